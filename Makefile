@@ -1,0 +1,60 @@
+# `make demo` and `make test` work on a fresh machine with Python >= 3.10, venv and make.
+PYTHON ?= python3
+VENV ?= .venv
+JOBS ?= 2
+
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: demo test build check lint format types layers aot wheel ci clean help
+
+help:  ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+		|| { echo "lossgen needs Python >= 3.10; choose one with make PYTHON=..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --editable ".[examples]"
+	@touch $@
+
+demo: $(READY)  ## build one loss and train with three of them on real data
+	$(BIN)/lossgen build specs/gce.yaml
+	OMP_NUM_THREADS=2 $(BIN)/python examples/noisy_digits.py
+
+test: $(READY)  ## the whole test suite
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
+
+build: $(READY)  ## rebuild generated/ from specs/
+	$(BIN)/lossgen build --all
+
+check: $(READY)  ## is generated/ what specs/ says?
+	$(BIN)/lossgen build --all --check
+
+lint: $(READY)  ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(READY)  ## apply what lint would complain about
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(READY)  ## mypy
+	$(BIN)/mypy lossgen
+
+layers: $(READY)  ## the import rule
+	$(BIN)/lint-imports
+
+aot: $(READY)  ## compile every kernel for two GPUs, without one
+	$(BIN)/lossgen build --all --check --aot sm_90,gfx942
+
+wheel: $(READY)  ## build the wheel, install it elsewhere, run a loss from it
+	VENV=$(VENV) bash .ci/wheel
+
+ci: $(READY)  ## everything CI runs
+	bash .ci/run
+
+clean:  ## remove the environment and every cache
+	rm -rf $(VENV) build dist .hypothesis .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

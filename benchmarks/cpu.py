@@ -1,0 +1,110 @@
+"""CPU speed: generated losses against the composites that people write, eager and compiled.
+
+Forward and backward, float32, torch backend of lossgen, all candidates interleaved in one process:
+
+    OMP_NUM_THREADS=2 python benchmarks/cpu.py [--quick]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import shutil
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from rich.console import Console
+from torch import Tensor
+from torch.nn import functional as F
+
+from lossgen.bench.report import paired, ratio, rich_table
+from lossgen.losses import comp_sum_loss, focal_loss, gce_loss
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+# The composites: each through log_softmax, the usual way and the fastest eager one.
+def log_p(logits: Tensor, target: Tensor) -> Tensor:
+    return F.log_softmax(logits, -1).gather(-1, target[:, None]).squeeze(-1)
+
+
+def gce(logits: Tensor, target: Tensor, q: float = 0.7) -> Tensor:
+    return ((1 - (q * log_p(logits, target)).exp()) / q).mean()
+
+
+def focal(logits: Tensor, target: Tensor, gamma: float = 2.0) -> Tensor:
+    logp = log_p(logits, target)
+    return (-((1 - logp.exp()) ** gamma) * logp).mean()
+
+
+def comp_sum(logits: Tensor, target: Tensor, tau: float = 1.5) -> Tensor:
+    return ((1 - ((tau - 1) * log_p(logits, target)).exp()) / (tau - 1)).mean()
+
+
+LOSSES: dict[str, tuple[Loss, Loss]] = {
+    "gce": (partial(gce_loss, q=0.7, backend="torch"), gce),
+    "focal": (partial(focal_loss, gamma=2.0, backend="torch"), focal),
+    "comp_sum": (partial(comp_sum_loss, tau=1.5, backend="torch"), comp_sum),
+}
+
+
+def step(loss: Loss, logits: Tensor, target: Tensor) -> Tensor:
+    """One forward and backward; the gradient is dropped, as an optimiser would use it up."""
+    logits.grad = None
+    loss(logits, target).backward()
+    assert logits.grad is not None
+    return logits.grad
+
+
+def agree(candidates: dict[str, Callable[[], Tensor]]) -> None:
+    """The candidates must compute the same thing before they are timed."""
+    gold, *others = (run().clone() for run in candidates.values())
+    for other in others:
+        worst = (gold - other).norm() / gold.norm()
+        assert worst < 1e-4, f"candidates disagree: {worst:.1e}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="a sixteenth of the rows, 5 rounds")
+    parser.add_argument("--rows", type=int, default=2048)
+    parser.add_argument("--classes", type=int, default=32768)
+    parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    if options.quick:
+        options.rows, options.rounds = max(1, options.rows // 16), 5
+    torch.set_num_threads(options.threads)
+    console = Console(width=100)
+    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
+    if not compiler:
+        console.print("no C++ compiler: torch.compile is left out")
+
+    logits = torch.randn(options.rows, options.classes).requires_grad_()
+    target = torch.randint(options.classes, (options.rows,))
+    rows = []
+    for name, (generated, composite) in LOSSES.items():
+        losses = {"lossgen": generated, "eager composite": composite}
+        if compiler:
+            losses["torch.compile of it"] = torch.compile(composite)
+        runs = {key: partial(step, loss, logits, target) for key, loss in losses.items()}
+        agree(runs)
+        timings = paired(runs, options.rounds)
+        for key, timing in timings.items():
+            low, high = (f"{1e3 * t:.1f}" for t in timing.quartiles)
+            against = f"{ratio(timing, timings['lossgen']):.2f}"
+            cells = (f"{1e3 * timing.median:.1f}", f"{low} to {high}", against)
+            rows.append((f"{name}: {key}", *cells))
+    columns = ("forward + backward", "median ms", "quartiles ms", "÷ lossgen")
+    title = f"N = {options.rows}, V = {options.classes}, float32, {options.threads} threads"
+    console.print(rich_table(title, columns, rows))
+    console.print(
+        f"torch {torch.__version__}, {platform.machine()}, {options.rounds} interleaved rounds; "
+        "÷ lossgen: median of the ratios within a round"
+    )
+
+
+if __name__ == "__main__":
+    main()

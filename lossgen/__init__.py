@@ -1,0 +1,65 @@
+"""lossgen: a compiler for loss functions.
+
+A loss is a formula in a YAML file; lossgen differentiates it, makes it accurate in float32,
+fuses it into Triton kernels and proves the result against autograd and mpmath::
+
+    import lossgen
+    loss = lossgen.load("my_loss.yaml")           # the path of a spec, or a catalogue name
+    from lossgen.losses import gce_loss, GCELoss   # the same functions by name
+
+``import lossgen`` is cheap: torch, SymPy and the compiler are imported at first use.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lossgen.build import build
+    from lossgen.cache import load
+    from lossgen.compiler import compile_loss
+    from lossgen.derivation import explain
+    from lossgen.errors import LossgenError
+    from lossgen.spec.model import LossSpec
+    from lossgen.verify import verify
+
+__all__ = [
+    "LossSpec",
+    "LossgenError",
+    "__version__",
+    "build",
+    "compile_loss",
+    "explain",
+    "load",
+    "verify",
+]
+
+__version__ = "0.1.0"
+
+# `build` and `verify` are also modules of those names, which are callable.
+_HOMES = {
+    "LossSpec": "lossgen.spec.model",
+    "LossgenError": "lossgen.errors",
+    "build": "lossgen.build",
+    "compile_loss": "lossgen.compiler",
+    "explain": "lossgen.derivation",
+    "load": "lossgen.cache",
+    "verify": "lossgen.verify",
+}
+
+
+def __getattr__(name: str) -> object:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = import_module(home)
+    if home == f"{__name__}.{name}":
+        return module
+    value = getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -1,0 +1,225 @@
+"""The process that compiles: jobs as JSON lines on standard input, results on standard output.
+
+Run as ``python -m lossgen.aot.worker`` with TRITON_INTERPRET unset.  It is a process of its own
+because an assertion of the compiler ends the process, and because the interpreter and the
+compiler cannot share one.  Requests:
+
+    {"list": PATH, "targets": [...], "full": bool}     → {"jobs": [job, ...]}
+    job (see :func:`jobs_of`)                          → {"registers": ..., "shared": ..., ...}
+
+Requires no GPU and no driver: nothing is loaded, only compiled.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from functools import lru_cache
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+__all__ = ["compile_job", "jobs_of", "main"]
+
+ROLES = ("forward", "merge", "backward", "fused")
+
+#: What the launch table is asked for.  V = 32000 and 128256 are Llama's two vocabularies; 50257
+#: (GPT-2's) is odd, so that its rows are not aligned and its loads are narrower.
+VOCABULARIES = (32000, 128256)
+UNALIGNED = 50257
+ROWS = 4096
+
+SHARED_LIMIT = {
+    "sm_80": 166912, "sm_86": 101376, "sm_89": 101376, "sm_90": 232448, "sm_100": 232448,
+    "sm_103": 232448, "sm_120": 101376, "gfx90a": 65536, "gfx942": 65536, "gfx950": 163840,
+}
+
+
+@lru_cache(maxsize=64)
+def _module(path: str) -> ModuleType:
+    spec = spec_from_file_location(f"lossgen_aot_{Path(path).stem}", path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"cannot import {path}")
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+# ---------------------------------------------------------------------------------- jobs
+def jobs_of(path: str, targets: list[str], full: bool) -> list[dict[str, Any]]:
+    """Every kernel of every variant × target × dtype × launch configuration, without repeats.
+
+    Not ``full``: bfloat16 and the largest vocabulary, whose configuration is the most demanding
+    one, and the fused kernel once for a row of one tile and once for a longer row.
+    """
+    jobs: list[dict[str, Any]] = []
+    for index, variant in enumerate(_module(path).LOSS.variants):
+        for role in ROLES:
+            if getattr(variant, f"{role}_kernel", None) is None:
+                continue
+            for target in targets:
+                for config in _configurations(role, target, full):
+                    job = {"path": path, "variant": index, "role": role, "target": target}
+                    job |= {"uses": sorted(variant.uses), **config}
+                    if job not in jobs:
+                        jobs.append(job)
+    return jobs
+
+
+def _configurations(role: str, target: str, full: bool) -> list[dict[str, Any]]:
+    from lossgen.aot.launches import launches
+
+    found = []
+    for dtype, itemsize in (("bf16", 2), ("fp32", 4)) if full else (("bf16", 2),):
+        for classes in (*VOCABULARIES, UNALIGNED) if full else VOCABULARIES[-1:]:
+            for constants, warps in launches(role, target, ROWS, classes, itemsize):
+                aligned = classes % 16 == 0
+                found.append(
+                    {"dtype": dtype, "aligned": aligned, "constants": constants, "warps": warps}
+                )
+    return found
+
+
+# ---------------------------------------------------------------------------------- compiling
+def compile_job(job: dict[str, Any]) -> dict[str, Any]:
+    """Compile one kernel for one target and read what the compiler used.
+
+    Returns:
+        registers per thread, spill_stores and spill_loads in bytes per thread (AMD: vector
+        registers spilled × 4), shared memory in bytes per program and its limit.
+    """
+    from triton import compile as compile_kernel
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    variant = _module(job["path"]).LOSS.variants[job["variant"]]
+    kernel = getattr(variant, f"{job['role']}_kernel")
+    signature, constants, divisible = _specialisation(kernel, job)
+    attributes = {(kernel.arg_names.index(a),): [["tt.divisibility", 16]] for a in divisible}
+    name: str = job["target"]
+    cuda = name.startswith("sm_")
+    target = GPUTarget("cuda", int(name[3:]), 32) if cuda else GPUTarget("hip", name, 64)
+    compiled = compile_kernel(
+        ASTSource(kernel, signature=signature, constexprs=constants, attrs=attributes),
+        target=target,
+        options={"enable_fp_fusion": True, "num_warps": job["warps"]},
+    )
+    used = _nvidia(compiled, int(name[3:])) if cuda else _amd(compiled)
+    return {**used, "shared": compiled.metadata.shared, "limit": SHARED_LIMIT.get(name, 65536)}
+
+
+def _specialisation(
+    kernel: Any, job: dict[str, Any]
+) -> tuple[dict[str, str], dict[str, Any], list[str]]:
+    """Types, constants and 16-divisible arguments, as the just-in-time compiler would see them."""
+    fixed = {p.name for p in kernel.params if p.do_not_specialize}
+    constants: dict[str, Any] = {n: v for n, v in job["constants"].items() if n in kernel.arg_names}
+    signature, divisible = {}, []
+    for name in kernel.arg_names:
+        if name in constants:
+            kind = "constexpr"
+        elif name in ("logits", "grad_logits"):
+            kind = f"*{job['dtype']}"
+        elif name == "target":
+            kind = "*i64"
+        elif name in ("loss", "saved", "state", "grad_rows") or name.endswith("_ptr"):
+            kind = "*fp32"
+        elif name.startswith("stride_") or name in ("n_rows", "n_classes", "ignore_index"):
+            kind = "i32"
+            rows = ("stride_row", "stride_grad", "n_rows", "n_classes")
+            if name not in rows and name.startswith("stride_") and name not in fixed:
+                kind, constants[name] = "constexpr", 1  # contiguous vectors: the compiler knows 1
+        else:
+            kind = "fp32"
+        signature[name] = kind
+        by_row = name in ("stride_row", "stride_grad", "n_classes")
+        aligned = name == "n_rows" or (by_row and job["aligned"])
+        if (kind[0] == "*" or aligned) and name not in fixed:
+            divisible.append(name)
+    return signature, constants, divisible
+
+
+# ---------------------------------------------------------------------------------- reading
+def _nvidia(compiled: Any, arch: int) -> dict[str, int]:
+    """From the cubin; the bytes of a spill are known only to the assembler, which is asked when
+    there is local memory at all."""
+    from triton.backends.nvidia import compiler as backend
+
+    tool = Path(backend.__file__).parent / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(compiled.asm["cubin"])
+        file.flush()
+        command = [str(tool), "-res-usage", file.name]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    text = (done.stdout + done.stderr).split("Function", 1)[-1]
+    usage = {k: int(v) for k, v in re.findall(r"(\w+)(?:\[\d+\])?:(\d+)", text)}
+    used = {"registers": usage["REG"], "spill_stores": 0, "spill_loads": 0}
+    if usage.get("STACK", 0) or usage.get("LOCAL", 0):
+        used |= _assembler(compiled.asm["ptx"], arch)
+    return used
+
+
+def _assembler(ptx: str, arch: int) -> dict[str, int]:
+    """Run the assembler again as Triton does, and read its report."""
+    import inspect
+
+    from triton.backends.nvidia import compiler as backend
+
+    try:
+        program = backend.get_ptxas(arch).path
+    except TypeError:  # triton 3.4 and 3.5 have one assembler
+        program = backend.get_ptxas().path
+    flags = ["-lineinfo", "-v"]
+    if "regAllocOptLevel" in inspect.getsource(backend):
+        flags.append("--regAllocOptLevel=2")
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "kernel.ptx"
+        source.write_text(ptx, encoding="utf-8")
+        flags += [f"--gpu-name=sm_{arch}{'a' if arch >= 90 else ''}", str(source)]
+        command = [program, *flags, "-o", str(Path(folder) / "kernel.cubin")]
+        log = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    stores = re.search(r"(\d+) bytes spill stores", log)
+    loads = re.search(r"(\d+) bytes spill loads", log)
+    return {
+        "spill_stores": int(stores.group(1)) if stores else 0,
+        "spill_loads": int(loads.group(1)) if loads else 0,
+    }
+
+
+def _amd(compiled: Any) -> dict[str, int]:
+    text = compiled.asm["amdgcn"]
+
+    def read(key: str) -> int:
+        found = re.search(rf"^\s*(?:- )?\.{key}:\s*(\d+)", text, re.MULTILINE)
+        return int(found.group(1)) if found else 0
+
+    spilled = 4 * read("vgpr_spill_count")
+    return {"registers": read("vgpr_count"), "spill_stores": spilled, "spill_loads": spilled}
+
+
+# ---------------------------------------------------------------------------------- the loop
+def main() -> None:
+    """Answer requests until standard input ends."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # the compiler prints to standard output when it fails
+    sys.stdout = sys.stderr
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            if "list" in request:
+                jobs = jobs_of(request["list"], request["targets"], request["full"])
+                answer: dict[str, Any] = {"jobs": jobs}
+            else:
+                answer = compile_job(request)
+        except Exception as error:
+            answer = {"error": f"{type(error).__name__}: {error}"[:2000]}
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()

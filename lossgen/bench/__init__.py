@@ -1,0 +1,1 @@
+"""Measuring: bytes moved, time against peers, ahead of and on a device."""

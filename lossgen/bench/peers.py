@@ -1,0 +1,228 @@
+"""What lossgen is compared with: the losses as they are written by hand in PyTorch.
+
+``composite_source`` writes a loss's formula as a plain function of torch operations, in the order
+of the formula, from the spec alone: no derivation, no rewriting.  In float32 that is the eager
+peer and, through ``torch.compile``, the compiled one; in float64 it is the reference of a
+machine that has torch but not the compiler.  ``benchmarks/composites.py`` keeps the text of the
+whole catalogue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fractions import Fraction
+from math import inf, isinf
+
+from lossgen.spec.expr import Call, NameKind, walk
+from lossgen.spec.model import LossSpec
+
+__all__ = ["HEADER", "composite_source", "composites_module"]
+
+HEADER = '''"""The catalogue as hand-written PyTorch: written by `python benchmarks/write_composites.py`.
+
+Each function takes logits [N, V] (already in the dtype to compute in), target [N], then the
+inputs (vocab [V], row [N]) and parameters of its base variant, and returns the loss per row [N].
+"""
+
+import math
+
+import torch
+from torch.nn import functional as F
+
+
+def _at(e, y):
+    return e.expand(y.shape[0], -1).gather(-1, y)
+
+
+def _hot(y, classes):
+    return torch.arange(classes, device=y.device) == y
+'''
+
+
+@dataclass(frozen=True)
+class Value:
+    """Text of a Python expression; ``constant`` if its value is known, ``tensor`` if it is one."""
+
+    text: str
+    tensor: bool
+    constant: Fraction | float | None = None
+
+
+def _constant(value: Fraction | float) -> Value:
+    if isinstance(value, Fraction) and value.denominator == 1:
+        text = f"{value.numerator}.0"
+    elif isinf(value):
+        text = "math.inf" if value > 0 else "-math.inf"
+    else:
+        text = repr(float(value))
+    return Value(f"({text})" if value < 0 else text, False, value)
+
+
+_MATH = {
+    name: f"math.{name}" for name in ("exp", "log", "log1p", "expm1", "sqrt", "tanh", "erf")
+} | {"abs": "abs", "minimum": "min", "maximum": "max"}
+_TORCH = {
+    name: f"torch.{name}"
+    for name in ("exp", "log", "log1p", "expm1", "sqrt", "tanh", "abs", "relu", "sigmoid", "erf")
+} | {
+    "sign": "torch.sign", "softplus": "F.softplus", "log_sigmoid": "F.logsigmoid",
+    "softmax": "torch.softmax", "log_softmax": "torch.log_softmax",
+}
+_REDUCTIONS = {  # text, and what the target's place holds under over=others
+    "sum": ("{e}.sum(-1, keepdim=True)", "0.0"),
+    "mean": ("{e}.sum(-1, keepdim=True) / {n}", "0.0"),
+    "max": ("{e}.max(-1, keepdim=True).values", "-math.inf"),
+    "logsumexp": ("torch.logsumexp({e}, -1, keepdim=True)", "-math.inf"),
+    "norm": ("torch.linalg.vector_norm({e}, dim=-1, keepdim=True)", "0.0"),
+    "argmax": ("{e}.argmax(-1, keepdim=True)", "-math.inf"),
+}
+
+
+class _Writer:
+    """An algebra of :func:`lossgen.spec.expr.walk` whose values are Python text, line by line."""
+
+    def __init__(self, constants: dict[str, float]) -> None:
+        self.lines: list[str] = []
+        self.known = {name: _constant(_exact(value)) for name, value in constants.items()}
+
+    def _assign(self, text: str, tensor: bool = True) -> Value:
+        name = f"t{len(self.lines) + 1}"
+        self.lines.append(f"{name} = {text}")
+        return Value(name, tensor)
+
+    def number(self, value: Fraction) -> Value:
+        return _constant(value)
+
+    def name(self, name: str, kind: NameKind) -> Value:
+        if name in self.known:
+            return self.known[name]
+        texts = {
+            NameKind.LOGITS: "x", NameKind.CLASSES: "float(x.shape[-1])",
+            NameKind.ONEHOT: "_hot(y, x.shape[-1]).to(x.dtype)", NameKind.CONSTANT: "math.pi",
+        }
+        scalar = kind in (NameKind.PARAMETER, NameKind.CLASSES, NameKind.CONSTANT)
+        return Value(texts.get(kind, name), not scalar)
+
+    def negate(self, operand: Value) -> Value:
+        if operand.constant is not None:
+            return _constant(-operand.constant)
+        return self._assign(f"-{operand.text}", operand.tensor)
+
+    def binary(self, op: str, left: Value, right: Value) -> Value:
+        a, b = left.constant, right.constant
+        if a is not None and b is not None and not (op == "/" and b == 0):
+            folded = {"+": a + b, "-": a - b, "*": a * b}.get(op)
+            return _constant(folded if folded is not None else a / b if op == "/" else a**b)
+        if op in "+-" and b == 0:
+            return left
+        if op == "+" and a == 0:
+            return right
+        if (op == "*" and 0 in (a, b)) or (op == "/" and a == 0):
+            return _constant(Fraction(0))
+        if (op == "*" and a == 1) or (op in ("*", "/", "**") and b == 1):
+            return right if op == "*" and a == 1 else left
+        tensor = left.tensor or right.tensor
+        return self._assign(f"{left.text} {op} {right.text}", tensor)
+
+    def compare(self, op: str, left: Value, right: Value) -> Value:
+        tensor = left.tensor or right.tensor
+        return self._assign(f"{left.text} {op} {right.text}", tensor)
+
+    def gather(self, vector: Value) -> Value:
+        return self._assign(f"_at({vector.text}, y)") if vector.tensor else vector
+
+    def call(self, node: Call, args: tuple[Value, ...]) -> Value:
+        func, texts = node.func, [arg.text for arg in args]
+        if func in _REDUCTIONS:
+            return self._reduce(func, texts[0], node.others)
+        if func in ("softmax", "log_softmax"):
+            masked = self._masked(texts[0], "-math.inf") if node.others else texts[0]
+            return self._assign(f"{_TORCH[func]}({masked}, -1)")
+        if func == "softcap" and args[1].constant == inf:
+            return args[0]
+        if func == "stop_gradient":
+            return self._assign(f"{texts[0]}.detach()") if args[0].tensor else args[0]
+        return self._elementwise(func, args, texts)
+
+    def _masked(self, text: str, fill: str) -> str:
+        whole = f"torch.broadcast_to({text}, x.shape)"
+        return f"{whole}.masked_fill(_hot(y, x.shape[-1]), {fill})"
+
+    def _reduce(self, func: str, text: str, others: bool) -> Value:
+        pattern, fill = _REDUCTIONS[func]
+        size = "(x.shape[-1] - 1)" if others else "x.shape[-1]"
+        body = self._masked(text, fill) if others else f"torch.broadcast_to({text}, x.shape)"
+        if not others and text.isidentifier():
+            body = text
+        return self._assign(pattern.format(e=body, n=size))
+
+    def _elementwise(self, func: str, args: tuple[Value, ...], texts: list[str]) -> Value:
+        tensor = any(arg.tensor for arg in args)
+        joined = ", ".join(texts)
+        if func == "where":
+            if args[0].tensor:
+                return self._assign(f"torch.where({joined})")
+            return self._assign(f"{texts[1]} if {texts[0]} else {texts[2]}", tensor)
+        if func == "softcap":
+            return self._assign(f"{texts[1]} * torch.tanh({texts[0]} / {texts[1]})")
+        if func == "mercator":
+            series = f"{texts[0]} ** k / k for k in range(1, int({texts[1]}) + 1)"
+            return self._assign(f"sum({series})", tensor)
+        if func == "clip" and tensor:
+            return self._assign(f"torch.clamp({joined})")
+        if func == "clip":
+            return self._assign(f"min(max({texts[0]}, {texts[1]}), {texts[2]})", False)
+        if not tensor:
+            return self._assign(self._scalar(func, joined), False)
+        if func in ("minimum", "maximum"):
+            if all(arg.tensor for arg in args):
+                return self._assign(f"torch.{func}({joined})")
+            values = texts if args[0].tensor else texts[::-1]
+            bound = "max" if func == "minimum" else "min"
+            return self._assign(f"torch.clamp({values[0]}, {bound}={values[1]})")
+        return self._assign(f"{_TORCH[func]}({joined})")
+
+    def _scalar(self, func: str, joined: str) -> str:
+        if func in _MATH:
+            return f"{_MATH[func]}({joined})"
+        return f"float({_TORCH[func]}(torch.tensor({joined}, dtype=torch.float64)))"
+
+
+def _exact(value: float) -> Fraction | float:
+    return float(value) if isinf(value) else Fraction(str(value))
+
+
+def composite_source(spec: LossSpec) -> str:
+    """``spec``'s base variant as a Python function of torch operations.
+
+    Options that have an ``off`` value are set to it and vanish where that is a neutral element.
+    """
+    parameters = {n: p for n, p in spec.parameters.items() if p.off is None}
+    inputs = {n: i for n, i in spec.inputs.items() if i.off is None}
+    every = [*spec.parameters.items(), *spec.inputs.items()]
+    writer = _Writer({name: entry.off for name, entry in every if entry.off is not None})
+    for name, entry in inputs.items():
+        shape = "[None]" if entry.kind == "vocab" else "[:, None]"
+        writer.lines.append(f"{name} = {name}.to(x.dtype){shape}")
+    for name, expr in spec.let.items():
+        writer.known[name] = walk(expr, writer)
+    total = _constant(Fraction(0))
+    for term in spec.terms:
+        weight = Fraction(1) if term.weight is None else None
+        factor = writer.known.get(term.weight or "", Value(term.weight or "", False, weight))
+        scale = _constant(weight) if weight is not None else factor
+        if scale.constant != 0:
+            total = writer.binary("+", total, writer.binary("*", scale, walk(term.expr, writer)))
+    target = ["y"] if spec.has_target else []
+    arguments = ", ".join(["x", *target, *inputs, *parameters])
+    setup = ["y = y[:, None]"] if spec.has_target else []
+    body = [*setup, *writer.lines, f"return {total.text}.expand(x.shape[0], 1).squeeze(-1)"]
+    title = " ".join(spec.title.split())
+    lines = [f"def {spec.name}({arguments}):", f'    """{title}."""', *(f"    {b}" for b in body)]
+    return "\n".join(lines) + "\n"
+
+
+def composites_module(specs: Iterable[LossSpec]) -> str:
+    """The text of ``benchmarks/composites.py``."""
+    return "\n\n".join([HEADER, *(composite_source(spec) for spec in specs)])

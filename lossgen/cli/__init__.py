@@ -1,0 +1,45 @@
+"""The ``lossgen`` command: one module per subcommand, and what they share.
+
+Exit codes: 0 done; 1 ``build --check`` or ``verify`` found something; 2 wrong usage or a wrong
+spec, with the reason on stderr.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from lossgen.cli.app import app
+from lossgen.errors import CompilerBug, LossgenError
+
+__all__ = ["app", "main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run a command line, by default this process's own; exits, and hides our stack."""
+    from lossgen.options import options
+
+    try:
+        traceback = options().traceback
+    except LossgenError as error:
+        _fail(error)
+    try:
+        app(arguments, prog_name="lossgen")
+    except LossgenError as error:
+        if traceback:
+            raise
+        _fail(error)
+    except BrokenPipeError:  # `lossgen list | head`
+        sys.stderr.close()
+        sys.exit(0)
+    except Exception as error:
+        if traceback:
+            raise
+        _fail(CompilerBug(f"{type(error).__name__}: {error}"))
+    sys.exit(0)
+
+
+def _fail(error: LossgenError) -> NoReturn:
+    print(error, file=sys.stderr)
+    sys.exit(2)

@@ -1,0 +1,29 @@
+"""``lossgen explain``: how the compiler got from the formula to the kernels."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+__all__ = ["explain"]
+
+
+def explain(
+    loss: Annotated[str, typer.Argument(metavar="NAME|PATH", help="Catalogue name or spec.")],
+    stage: Annotated[
+        str | None,
+        typer.Option(metavar="STAGE", help="One stage alone: parse, differentiate, …"),
+    ] = None,
+    diff: Annotated[bool, typer.Option("--diff", help="What each pass changed.")] = False,
+    latex: Annotated[bool, typer.Option("--latex", help="Loss and gradient as LaTeX.")] = False,
+) -> None:
+    """Show the derivation: formula, statistics, z form, gradient, traffic, saved scalars.
+
+    Example: [bold]lossgen explain gce --diff[/bold]
+    """
+    from lossgen.derivation import explain as explain_loss
+
+    if sum((stage is not None, diff, latex)) > 1:
+        raise typer.BadParameter("give one of --stage, --diff and --latex")
+    typer.echo(explain_loss(loss, stage=stage, diff=diff, latex=latex))

@@ -1,0 +1,55 @@
+"""The driver: a spec through the pipeline, one variant at a time, every pass timed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+from lossgen.ir.check import check
+from lossgen.ir.stages import KernelPlan, SymbolicLoss
+from lossgen.passes.certify import certify
+from lossgen.passes.differentiate import differentiate
+from lossgen.passes.parse import parse
+from lossgen.passes.schedule import schedule
+from lossgen.passes.stabilize import stabilize
+from lossgen.spec.model import LossSpec
+
+__all__ = ["PIPELINE", "Compiled", "compile_loss"]
+
+PIPELINE: tuple[Callable[[Any], Any], ...] = (differentiate, stabilize, certify, schedule)
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A compiled loss: one plan per variant, smallest first."""
+
+    spec: LossSpec
+    variants: tuple[KernelPlan, ...]
+    stages: dict[str, Any]  # of the base variant, by pass name, in pipeline order
+    timings: dict[str, float]  # seconds per pass, all variants together
+
+
+def compile_loss(spec: LossSpec) -> Compiled:
+    """Compile every variant of ``spec``.
+
+    Raises:
+        SpecError, CompileError: with the place in the spec.
+    """
+    stages: dict[str, Any] = {}
+    timings: dict[str, float] = {}
+    plans = []
+    for uses in spec.variants:
+        stage: Any = None
+        for run in (parse, *PIPELINE):
+            began = perf_counter()
+            stage = run(stage) if stage is not None else parse(spec, uses)
+            if isinstance(stage, SymbolicLoss):
+                check(stage)
+            timings[run.__name__] = timings.get(run.__name__, 0.0) + perf_counter() - began
+            if not plans:
+                stages[run.__name__] = stage
+        plans.append(stage)
+    return Compiled(spec, tuple(plans), stages, timings)
+

@@ -1,0 +1,121 @@
+"""The derivation as text: what ``lossgen explain`` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from difflib import unified_diff
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lossgen import paths
+from lossgen.errors import BuildError
+
+if TYPE_CHECKING:
+    from lossgen.compiler import Compiled
+    from lossgen.ir.stages import KernelPlan
+
+__all__ = ["explain"]
+
+
+class UnknownStage(BuildError):
+    id = "LG310"
+    template = "no stage {name!r}"
+
+
+def explain(
+    name_or_path: str | Path,
+    stage: str | None = None,
+    *,
+    diff: bool = False,
+    latex: bool = False,
+) -> str:
+    """How the compiler got from the formula to the kernels.
+
+    Args:
+        name_or_path: catalogue name, or path of a spec.
+        stage: this stage alone: "parse", "differentiate", "stabilize" or "schedule".
+        diff: what each pass changed, as unified diffs.
+        latex: loss and gradient as LaTeX.
+
+    Raises:
+        UnknownSpec, UnknownStage: no such spec, or no such stage.
+        SpecError, CompileError: the spec is wrong.
+    """
+    from lossgen.compiler import compile_loss
+    from lossgen.spec.load import load_spec
+
+    compiled = compile_loss(load_spec(paths.require_spec(name_or_path)))
+    stages = {name: str(value) for name, value in compiled.stages.items()}
+    if stage is not None:
+        if stage not in stages:
+            raise UnknownStage(name=stage, hint=f"stages: {', '.join(stages)}")
+        return stages[stage]
+    if diff:
+        return "\n".join(_diffs(stages))
+    if latex:
+        return _latex(compiled)
+    return "\n".join([*_summary(compiled), *_sections(stages)])
+
+
+def _summary(compiled: Compiled) -> Iterator[str]:
+    spec, plan = compiled.spec, compiled.variants[0]
+    yield f"{spec.name}: {spec.title}"
+    yield spec.reference
+    yield ""
+    rows = {
+        "formula": plan.formula,
+        "statistics": f"{plan.statistics} in {_plural(plan.sweeps, 'sweep')} over the classes",
+        "saved": ", ".join(plan.saved) or "nothing",
+        "traffic": _traffic(plan),
+        "certificate": str(plan.certificate or "none"),
+        "variants": _variants(compiled),
+        "passes": ", ".join(f"{name} {1e3 * t:.0f} ms" for name, t in compiled.timings.items()),
+    }
+    yield from (f"{key:<12} {value}" for key, value in rows.items())
+
+
+def _traffic(plan: KernelPlan) -> str:
+    forward, backward, fused = plan.bytes_per_logit(4)
+    return (
+        f"{forward} bytes per float32 logit forward, {backward} backward, "
+        f"{fused} for both in one kernel"
+    )
+
+
+def _variants(compiled: Compiled) -> str:
+    uses = (variant.stable.uses for variant in compiled.variants)
+    return "; ".join(", ".join(sorted(names)) or "plain" for names in uses)
+
+
+def _sections(stages: Mapping[str, str]) -> Iterator[str]:
+    for name, text in stages.items():
+        yield f"\n== {name}\n{text}"
+
+
+def _diffs(stages: Mapping[str, str]) -> Iterator[str]:
+    for number, ((before, old), (after, new)) in enumerate(pairwise(stages.items())):
+        if number == 0:
+            yield f"== {before}\n{old}"
+        yield f"\n== {after}"
+        # The headers and hunk positions say nothing here: a stage is one hunk.
+        lines = old.splitlines(), new.splitlines()
+        yield from list(unified_diff(*lines, n=10**6, lineterm=""))[3:] or ["(no change)"]
+
+
+def _latex(compiled: Compiled) -> str:
+    from sympy import Add, Mul, latex
+
+    stable = compiled.variants[0].stable
+    gradient = Add(*(Mul(coefficient, basis) for coefficient, basis in stable.gradient))
+    return "\n".join(
+        [
+            rf"\ell &= {latex(stable.loss)} \\",
+            rf"\partial \ell / \partial x_j &= {latex(gradient)} \quad (j \ne y) \\",
+            rf"\partial \ell / \partial x_y &= {latex(stable.gradient_y)}",
+        ]
+    )
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -1,0 +1,1 @@
+"""The intermediate representation: the elementwise vocabulary, symbols and pipeline stages."""

@@ -1,0 +1,62 @@
+"""Invariants of every stage, checked after every pass; a violation is a bug of the compiler.
+
+- A row expression mentions symbols of the program only, and a class symbol never.
+- A sum's weight needs no statistic.
+- No node outside the vocabulary: a printer would refuse it later, with less to say.
+"""
+
+from __future__ import annotations
+
+from sympy import Add, Expr, Function, Mul, Pow, Symbol, exp, log
+
+from lossgen.errors import CompilerBug
+from lossgen.ir.ops import OPS
+from lossgen.ir.stages import GradedLoss, StableLoss, SymbolicLoss
+
+__all__ = ["check"]
+
+
+def check(stage: SymbolicLoss) -> None:
+    """Raises CompilerBug where an invariant does not hold."""
+    names = stage.vocabulary
+    raw_row = {names.x_y, names.classes, *names.parameters.values(), *names.rows.values()}
+    raw_row |= {pair[1] for pair in names.vocab.values()}
+    raw_class = {names.x, *(pair[0] for pair in names.vocab.values())}
+    statistics = {s.symbol for s in stage.sums} | {m.symbol for m in stage.maxes}
+    class_symbols = raw_class | {m.select for m in stage.maxes}
+    for form in stage.forms:
+        statistics |= set(form.row_symbols)
+        class_symbols |= set(form.class_symbols)
+    frozen = set(stage.twins.values())
+    row_known = raw_row | statistics | frozen
+    for entry in stage.sums:
+        _symbols(entry.weight, raw_class | raw_row | frozen, f"the weight of {entry.symbol}")
+    rows = [("the loss", stage.loss)]
+    if isinstance(stage, GradedLoss):
+        row_known -= frozen
+        rows += [("a gradient coefficient", c) for c, _ in stage.gradient]
+        rows.append(("the gradient at y", stage.gradient_y))
+        for _, basis in stage.gradient:
+            _symbols(basis, class_symbols | row_known, "a gradient basis")
+    if isinstance(stage, StableLoss):
+        halves = {s for f in stage.forms for s in (f.P, f.Q, f.s, f.r)}
+        row_known -= halves
+    for what, expr in rows:
+        _symbols(expr, row_known, what)
+        _nodes(expr, what)
+
+
+def _symbols(expr: Expr, known: set[Symbol], what: str) -> None:
+    strange = expr.free_symbols - known
+    if strange:
+        names = ", ".join(sorted(str(s) for s in strange))
+        raise CompilerBug(f"{what} mentions {names}: {expr}")
+
+
+def _nodes(expr: Expr, what: str) -> None:
+    for node in expr.atoms(Function):
+        if not isinstance(node, (exp, log)) and node.func.__name__ not in OPS:
+            raise CompilerBug(f"{what} holds {node.func.__name__}, which no kernel can compute")
+    for node in expr.args:
+        if isinstance(node, (Add, Mul, Pow, Function)):
+            _nodes(node, what)

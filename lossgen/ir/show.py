@@ -1,0 +1,79 @@
+"""The readable dump of a stage: ``str(stage)`` is the IR."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from lossgen.ir.stages import GradedLoss, KernelPlan, Pivot, StableLoss, Sum, SymbolicLoss
+
+__all__ = ["show"]
+
+_PIVOT = {
+    Pivot.TARGET: "y is the target",
+    Pivot.ARGMAX: "y is the class with the largest exponent (no target)",
+    Pivot.NONE: "no distinguished class",
+}
+
+
+def show(stage: SymbolicLoss | KernelPlan) -> str:
+    """One fact per line; the same facts in the same order at every stage, so that diffs read."""
+    return "\n".join(_plan(stage) if isinstance(stage, KernelPlan) else _loss(stage))
+
+
+def _loss(stage: SymbolicLoss) -> Iterator[str]:
+    over = "j" if stage.pivot is Pivot.NONE else "j != y"
+    yield f"pivot        {_PIVOT[stage.pivot]}"
+    for f in stage.forms:
+        i = f.index
+        yield f"softmax {i}    l{i}_j = {f.ell}"
+        if f.ell_y != f.ell.xreplace({stage.vocabulary.x: stage.vocabulary.x_y}):
+            yield f"             l{i}_y = {f.ell_y}"
+        yield f"             z{i} = log sum_({over}) exp(l{i}_j) - l{i}_y"
+        yield f"             p_y = P{i} = sigmoid(-z{i}), Q{i} = 1 - P{i}"
+        yield f"             s{i} = softplus(z{i}) = -log P{i}, r{i} = softplus(-z{i}) = -log Q{i}"
+        yield f"             L{i} = logsumexp l{i}, logp{i} = l{i} - L{i}, R{i} = p_j / Q{i}"
+    for s in _needed(stage):
+        yield f"sum          {s.symbol} = sum_({over}) {s.body}"
+    for m in stage.maxes:
+        yield f"max          {m.symbol} = max_({over}) {m.body}"
+    yield f"loss         {stage.loss}"
+    if isinstance(stage, GradedLoss):
+        for k, (coefficient, basis) in enumerate(stage.gradient):
+            yield f"{'gradient' if k == 0 else '       +':<12} ({coefficient}) * ({basis})"
+        if stage.pivot is not Pivot.NONE:
+            yield f"at y         {stage.gradient_y}"
+    if isinstance(stage, StableLoss):
+        yield f"rules        {', '.join(stage.rules) or 'none'}"
+        if stage.certificate is not None:
+            yield f"certificate  {stage.certificate}"
+
+
+def _needed(stage: SymbolicLoss) -> Iterator[Sum]:
+    """The sums that the stage still mentions."""
+    used = set(stage.loss.free_symbols)
+    if isinstance(stage, GradedLoss):
+        used |= stage.gradient_y.free_symbols
+        used = used.union(*(c.free_symbols for c, _ in stage.gradient))
+    yield from (s for s in stage.sums if s.symbol in used)
+
+
+def _plan(plan: KernelPlan) -> Iterator[str]:
+    yield f"sweeps       {plan.sweeps}"
+    yield f"statistics   {plan.statistics}"
+    for form in plan.stable.forms:
+        yield f"maximum      m{form.index} = max of {form.base}; t = {form.scale} * (. - m)"
+    for m in plan.moments:
+        exponent = f"exp({m.kappa} * t)" if m.kappa != 1 else "exp(t)"
+        parts = [exponent] if m.form is not None and m.kappa != 0 else []
+        parts += [f"t**{m.power}"] if m.power else []
+        parts += [f"({m.weight})"] if m.weight != 1 else []
+        yield f"accumulate   {m.name} = sum {' * '.join(parts) or '1'}"
+    for k in range(len(plan.stable.maxes)):
+        yield f"accumulate   max{k} and its first index"
+    yield f"save         {', '.join(plan.saved) or 'nothing'}"
+    yield f"loss         {plan.stable.loss}"
+    for scalar in plan.coefficients:
+        yield f"per row      {scalar.symbol} = {scalar.expr}"
+    yield f"per logit    {plan.gradient}"
+    if plan.stable.pivot is not Pivot.NONE:
+        yield f"at y         {plan.stable.gradient_y}"

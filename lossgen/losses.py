@@ -1,0 +1,53 @@
+"""The catalogue as Python names: ``from lossgen.losses import gce_loss, GCELoss``.
+
+The generated files are this module's submodules (``lossgen.losses.<name>`` is
+``generated/<name>.py``), found by the ordinary import system through ``__path__``; the two names
+of each are looked up in an index of the files' ``__all__`` and imported at first use.
+"""
+
+from __future__ import annotations
+
+import ast
+from functools import lru_cache
+from importlib import import_module
+from pathlib import Path
+
+from lossgen import paths
+
+__path__ = [str(paths.generated_dir())]
+
+
+def __getattr__(name: str) -> object:
+    if name == "__all__":
+        return [*_index()]
+    if name.startswith("__"):
+        raise AttributeError(name)
+    if (paths.generated_dir() / f"{name}.py").is_file():
+        return import_module(f"{__name__}.{name}")
+    module = _index().get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no loss {name!r}; see `lossgen list`")
+    value = getattr(import_module(f"{__name__}.{module}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_index(), *_index().values()})
+
+
+@lru_cache(maxsize=1)
+def _index() -> dict[str, str]:
+    """Public name → module, from the ``__all__`` of each generated file, without importing it."""
+    return {
+        name: path.stem
+        for path in sorted(paths.generated_dir().glob("*.py"))
+        for name in _exports(path)
+    }
+
+
+def _exports(path: Path) -> list[str]:
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.startswith("__all__ = "):
+            return list(ast.literal_eval(line.removeprefix("__all__ = ")))
+    return []

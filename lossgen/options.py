@@ -1,0 +1,94 @@
+"""Settings: one frozen object, the only reader of ``LOSSGEN_*`` environment variables.
+
+=====================  ==================  =====================================================
+variable               default             meaning
+=====================  ==================  =====================================================
+``LOSSGEN_CACHE_DIR``  the user cache      where ``lossgen.load(path)`` puts what it builds
+``LOSSGEN_JOBS``       2                   processes of ``lossgen build --all``; 1 uses none
+``LOSSGEN_TRACEBACK``  0                   1 shows the Python traceback of every error
+=====================  ==================  =====================================================
+
+A variable that is set to something else than its accepted values is an error, and so is a
+``LOSSGEN_*`` variable that this table does not name: a misspelled setting is never silent.
+(``LOSSGEN_TEST_*`` variables belong to the test suite.)
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from lossgen.errors import BuildError
+
+__all__ = ["Options", "options"]
+
+_PREFIX = "LOSSGEN_"
+_SWITCH = {"0": False, "1": True}
+
+
+class UnknownOption(BuildError):
+    id = "LG311"
+    template = "unknown environment variable {name}"
+    advice = "known: LOSSGEN_CACHE_DIR, LOSSGEN_JOBS, LOSSGEN_TRACEBACK"
+
+
+class BadOption(BuildError):
+    id = "LG312"
+    template = "{name}={value!r} is not accepted"
+
+
+@dataclass(frozen=True)
+class Options:
+    """One value per row of the module's table."""
+
+    cache_dir: Path | None = None  # None: platformdirs' user cache, found when it is needed
+    jobs: int = 2  # the catalogue builds in half the time; more gains little on few cores
+    traceback: bool = False  # off: users see errors, not our stack
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> Options:
+        """Read and check every ``LOSSGEN_*`` variable.
+
+        Raises:
+            UnknownOption, BadOption: unknown variable, or a value that is not accepted.
+        """
+        given = {
+            name.removeprefix(_PREFIX): value
+            for name, value in environment.items()
+            if name.startswith(_PREFIX) and not name.startswith(f"{_PREFIX}TEST_")
+        }
+        options = cls(
+            cache_dir=_path(given.pop("CACHE_DIR", "")),
+            jobs=_count("JOBS", given.pop("JOBS", str(cls.jobs))),
+            traceback=_switch("TRACEBACK", given.pop("TRACEBACK", "0")),
+        )
+        for name in sorted(given):
+            raise UnknownOption(name=f"{_PREFIX}{name}")
+        return options
+
+
+def options() -> Options:
+    """The settings of this process, read anew at each call."""
+    return Options.from_environment(os.environ)
+
+
+def _path(value: str) -> Path | None:
+    return Path(value).expanduser() if value else None
+
+
+def _count(name: str, value: str) -> int:
+    if value.isascii() and value.isdigit() and int(value) >= 1:
+        return int(value)
+    raise _rejected(name, value, "a positive integer")
+
+
+def _switch(name: str, value: str) -> bool:
+    if value in _SWITCH:
+        return _SWITCH[value]
+    raise _rejected(name, value, " or ".join(_SWITCH))
+
+
+def _rejected(name: str, value: str, accepted: str) -> BuildError:
+    return BadOption(name=f"{_PREFIX}{name}", value=value, hint=f"accepted: {accepted}")

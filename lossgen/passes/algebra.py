@@ -1,0 +1,168 @@
+"""The algebra of P = p_y and Q = 1 - p_y, and the choice between equal expressions.
+
+    c - c·P  →  c·Q          c - c·Q  →  c·P          log P → -s        log Q → -r
+
+No power is expanded and `simplify` is never called: candidates are few and named, and the one
+with the fewest additions of terms of unknown or opposite sign wins (cancellation is what costs
+accuracy), then the shortest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+
+from sympy import Add, Dummy, Expr, Integer, Mul, Pow, Symbol, cancel, exp, expand, factor_terms, log, together
+
+from lossgen.ir.stages import Form
+
+__all__ = ["cancel_parameters", "complement", "cost", "tidy"]
+
+_MAX_OPS = 150  # larger expressions keep their form: expansion is not worth its time
+
+
+def complement(expr: Expr, forms: Iterable[Form]) -> Expr:
+    """Bottom-up: write 1 - P as Q and 1 - Q as P, and logarithms of products of both as sums."""
+    forms = tuple(forms)
+    if not forms or not expr.free_symbols & {a for f in forms for a in (f.P, f.Q, f.s, f.r)}:
+        return expr
+    if not expr.args:
+        return expr
+    expr = expr.func(*(complement(a, forms) for a in expr.args))
+    if isinstance(expr, Add):
+        return _complement_sum(expr, forms)
+    if isinstance(expr, exp):
+        return _power_of_half(expr, forms)
+    if isinstance(expr, log):
+        return _log_of_product(expr, forms)
+    return expr
+
+
+def _complement_sum(expr: Expr, forms: Sequence[Form]) -> Expr:
+    terms = list(Add.make_args(expr))
+    for form in forms:
+        for half, other in ((form.P, form.Q), (form.Q, form.P)):
+            for term in list(terms):
+                if not term.is_Mul and term != half or half not in Mul.make_args(term):
+                    continue
+                for partner, joined in ((-term / half, other), (term / half * other, 1 / other)):
+                    if partner in terms and term in terms and partner != term:
+                        terms.remove(term)
+                        terms.remove(partner)
+                        terms.append(partner * joined)
+    return Add(*terms)
+
+
+def _log_of_product(expr: Expr, forms: Sequence[Form]) -> Expr:
+    """A product inside a real logarithm is positive: so is its last factor of unknown sign."""
+    known = {f.P: -f.s for f in forms} | {f.Q: -f.r for f in forms}
+    factors = [f.as_base_exp() for f in Mul.make_args(expr.args[0])]
+    if sum(not base.is_positive for base, _ in factors) > 1:
+        return expr
+    return Add(*(exponent * known.get(base, log(base)) for base, exponent in factors))
+
+
+def _power_of_half(expr: Expr, forms: Sequence[Form]) -> Expr:
+    """exp(a·s + b·r + c)  →  P^-a·Q^-b·exp(c)."""
+    exponent, powers = expr.args[0], Integer(1)
+    for form in forms:
+        for half, logarithm in ((form.P, form.s), (form.Q, form.r)):
+            rate = exponent.coeff(logarithm)
+            if rate != 0:
+                exponent = exponent - rate * logarithm
+                powers = powers * half**-rate
+    return powers * exp(exponent)
+
+
+def _sign(term: Expr) -> int:
+    if term.is_nonnegative:
+        return 1
+    if term.is_nonpositive:
+        return -1
+    return 0
+
+
+def cost(expr: Expr) -> tuple[int, int, str]:
+    """(terms that may cancel, operations, text): smaller is better, total and reproducible."""
+    mixed = 0
+    for node in expr.atoms(Add):
+        if not node.free_symbols:
+            continue
+        signs = {_sign(t) for t in node.args}
+        mixed += 0 if signs in ({1}, {-1}) else len(node.args) - 1
+    return mixed, int(expr.count_ops()), str(expr)
+
+
+def cancel_parameters(expr: Expr, parameters: frozenset[Symbol]) -> Expr:
+    """Cancel common factors in the parts of products that consist of parameters alone."""
+    if not expr.args:
+        return expr
+    expr = expr.func(*(cancel_parameters(a, parameters) for a in expr.args))
+    if isinstance(expr, Mul):
+        own = [a for a in expr.args if a.free_symbols and a.free_symbols <= parameters]
+        if any(isinstance(a.as_base_exp()[0], Add) for a in own):
+            rest = [a for a in expr.args if a not in own]
+            return Mul(_rational(Mul(*own)), *rest)
+    elif isinstance(expr, Add) and expr.free_symbols <= parameters:
+        return _rational(expr)
+    return expr
+
+
+@lru_cache(maxsize=4096)
+def _rational(expr: Expr) -> Expr:
+    """Rational normal form, only where every generator is a plain symbol (SymPy splits exp)."""
+    if not expr.is_rational_function(*expr.free_symbols) or expr.count_ops() > 60:
+        return expr
+    result = cancel(expr)
+    return result if result.count_ops() < expr.count_ops() else expr
+
+
+def tidy(expr: Expr, forms: Iterable[Form], parameters: frozenset[Symbol]) -> Expr:
+    """The cheapest of a few equal forms of a row expression in P, Q, s, r, L and sums."""
+    forms = tuple(forms)
+    expr = complement(expr, forms)
+    if expr.count_ops() > _MAX_OPS or not expr.args:
+        return expr
+    candidates = [expr]
+    flat = _expand(expr)
+    starts = [flat]
+    for form in forms:
+        starts += [_eliminate(flat, form.P, form.Q), _eliminate(flat, form.Q, form.P)]
+    for start in starts:
+        for shaped in (start, _fraction(start)):
+            candidates.append(complement(shaped, forms))
+            candidates.append(complement(factor_terms(complement(shaped, forms)), forms))
+    candidates = [cancel_parameters(c, parameters) for c in candidates]
+    return min(candidates, key=cost)
+
+
+def _expand(expr: Expr) -> Expr:
+    """Expand products and positive integer powers; other powers of sums stay whole."""
+    kept: dict[Expr, Expr] = {}
+    for node in sorted(expr.atoms(Pow), key=str):
+        if node.base.is_Add and not (node.exp.is_Integer and node.exp > 0):
+            base = kept.setdefault(node.base, Dummy(f"base{len(kept)}", positive=True))
+            expr = expr.xreplace({node: base**node.exp})
+    flat = expand(expr, deep=True, power_base=False, power_exp=False, log=False)
+    return flat.xreplace({dummy: base for base, dummy in kept.items()})
+
+
+def _eliminate(expr: Expr, half: Symbol, other: Symbol) -> Expr:
+    """Expand with half = 1 - other in its integer powers only, so that what cancels, cancels."""
+    if half not in expr.free_symbols:
+        return expr
+    terms = []
+    for term in Add.make_args(expr):
+        power = term.as_powers_dict().get(half, Integer(0))
+        whole = power.is_Integer and power > 0
+        terms.append(term / half**power * (1 - other) ** power if whole else term)
+    return _expand(Add(*terms))
+
+
+def _fraction(expr: Expr) -> Expr:
+    """One fraction with an expanded numerator, where the terms share a power of a sum."""
+    if not any(e.base.is_Add for e in expr.atoms(Pow)) or expr.count_ops() > 80:
+        return expr
+    numerator, denominator = together(expr).as_numer_denom()
+    return expand(numerator, power_base=False, power_exp=False, log=False) / denominator
+

@@ -1,0 +1,295 @@
+"""Formula → statistics: the spec's expression tree becomes a row expression over sums.
+
+    sum(p * logp)   →   T0 - P·s        T0 = Σ_{j≠y} p_j·logp_j
+
+Class values are pairs (j ≠ y, j = y), so one-hot algebra disappears and the target never hides
+inside a sum.  Parameters and inputs that a variant does not use are their neutral values here.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any
+
+from sympy import Expr, Integer, Rational, Symbol, exp, expand, log, oo, pi, sqrt
+
+from lossgen.errors import CompileError, LossgenError
+from lossgen.ir.ops import OPS, absf, compare, log_sigmoid, maximum, sgn
+from lossgen.ir.stages import Cls, Pivot, SymbolicLoss, Vocabulary
+from lossgen.passes.algebra import complement
+from lossgen.passes.reductions import Reductions
+from lossgen.spec.expr import Call, NameKind, walk
+from lossgen.spec.expr import Expr as Tree
+from lossgen.spec.model import LossSpec
+
+__all__ = ["parse"]
+
+Value = Expr | Cls
+_NEEDS_PIVOT = {"softmax", "log_softmax", "logsumexp", "exp", "max"}
+_FUNCTIONS = {name: op.symbol for name, op in OPS.items()} | {
+    "exp": exp, "log": log, "sqrt": sqrt, "sign": sgn, "log_sigmoid": log_sigmoid,
+}
+
+
+def parse(spec: LossSpec, uses: frozenset[str]) -> SymbolicLoss:
+    """The symbolic loss of one variant of ``spec`` (``uses``: the optional names it keeps)."""
+    algebra = _Pairs(spec, uses)
+    total: Expr = Integer(0)
+    for term in spec.terms:
+        try:
+            value = walk(term.expr, algebra)
+        except LossgenError as error:
+            if error.location is None:
+                error.location = spec.location_of(term.name or term.role, term.expr.span)
+            raise
+        weight = algebra.parameter(term.weight) if term.weight else Integer(1)
+        assert isinstance(value, Expr)
+        total += weight * value
+    built = algebra.built
+    loss = _shift_invariant(complement(total, built.forms), built)
+    return SymbolicLoss(
+        spec=spec, uses=uses, pivot=built.pivot, vocabulary=built.vocabulary,
+        forms=tuple(built.forms), sums=tuple(built.sums), maxes=tuple(built.maxes), loss=loss,
+        twins=built.twins,
+    )
+
+
+def _shift_invariant(loss: Expr, built: Reductions) -> Expr:
+    """Write x_y through L where L then drops out: the loss depends on differences only.
+
+    logsumexp(x) - x[y]  →  L - (L - s) = s
+    """
+    names = built.vocabulary
+    for form in built.forms:
+        slope = form.ell_y.diff(names.x_y)
+        if slope == 0 or slope.has(names.x_y) or names.x_y not in loss.free_symbols:
+            continue
+        offset = form.ell_y - slope * names.x_y
+        replaced = loss.xreplace({names.x_y: (form.L - form.s - expand(offset)) / slope})
+        flat = expand(replaced, power_base=False, power_exp=False, log=False)
+        for candidate in (replaced, flat):
+            if form.L not in candidate.free_symbols:
+                return complement(candidate, built.forms)
+    return loss
+
+
+def _vocabulary(spec: LossSpec) -> Vocabulary:
+    def real(name: str, low: float | None = None, strict: bool = False) -> Symbol:
+        if low is not None and (low > 0 or (low == 0 and strict)):
+            return Symbol(name, positive=True)
+        if low == 0:
+            return Symbol(name, nonnegative=True)
+        return Symbol(name, real=True)
+
+    vocab, rows = {}, {}
+    for name, entry in spec.inputs.items():
+        domain = entry.domain
+        low = (domain.lo, domain.lo_open) if domain else (None, False)
+        if entry.kind == "vocab":
+            vocab[name] = (real(name, *low), real(f"{name}_y", *low))
+        else:
+            rows[name] = real(name, *low)
+    parameters = {
+        name: real(name, entry.domain.lo, entry.domain.lo_open)
+        for name, entry in spec.parameters.items()
+    }
+    return Vocabulary(
+        x=Symbol("x", real=True), x_y=Symbol("x_y", real=True), vocab=vocab, rows=rows,
+        parameters=parameters, classes=Symbol("V", positive=True, integer=True),
+    )
+
+
+def _calls(tree: Tree) -> set[str]:
+    found: set[str] = set()
+    stack: list[Any] = [tree]
+    while stack:
+        node = stack.pop()
+        if isinstance(node, Call):
+            found.add(node.func)
+            stack.extend(node.args)
+        elif isinstance(node, Tree):
+            stack.extend(v for v in vars(node).values() if isinstance(v, Tree))
+    return found
+
+
+class _Pairs:
+    """The Algebra of pairs: Cls for class rank, a plain expression for row and parameter rank."""
+
+    def __init__(self, spec: LossSpec, uses: frozenset[str]) -> None:
+        trees = [t.expr for t in spec.terms] + list(spec.let.values())
+        calls = set().union(*(_calls(t) for t in trees))
+        pivot = Pivot.TARGET if spec.has_target else (
+            Pivot.ARGMAX if calls & _NEEDS_PIVOT else Pivot.NONE
+        )
+        self.spec, self.uses = spec, uses
+        self.built = Reductions(_vocabulary(spec), pivot)
+        self.lets: dict[str, Value] = {}
+
+    # ------------------------------------------------------------------ leaves
+    def number(self, value: Fraction) -> Value:
+        return Rational(value.numerator, value.denominator)
+
+    def parameter(self, name: str) -> Expr:
+        off = self.spec.parameters[name].off
+        if off is not None and name not in self.uses:
+            return _exact(off)
+        return self.built.vocabulary.parameters[name]
+
+    def name(self, name: str, kind: NameKind) -> Value:
+        names = self.built.vocabulary
+        match kind:
+            case NameKind.LOGITS:
+                return Cls(names.x, names.x_y)
+            case NameKind.PARAMETER:
+                return self.parameter(name)
+            case NameKind.CLASSES:
+                return names.classes
+            case NameKind.CONSTANT:
+                return pi
+            case NameKind.ONEHOT:
+                return Cls(Integer(0), Integer(1))
+            case NameKind.LET:
+                if name not in self.lets:
+                    self.lets[name] = walk(self.spec.let[name], self)
+                return self.lets[name]
+        off = self.spec.inputs[name].off
+        if off is not None and name not in self.uses:
+            constant = _exact(off)
+            return Cls(constant, constant) if kind is NameKind.VOCAB_INPUT else constant
+        if kind is NameKind.VOCAB_INPUT:
+            return Cls(*names.vocab[name])
+        return names.rows[name]
+
+    # ------------------------------------------------------------------ elementwise
+    def _map(self, function: Any, *values: Value) -> Value:
+        if not any(isinstance(v, Cls) for v in values):
+            return complement(function(*values), self.built.forms)
+        pairs = [v if isinstance(v, Cls) else Cls(v, v) for v in values]
+        return Cls(
+            function(*(p.o for p in pairs)),
+            complement(function(*(p.y for p in pairs)), self.built.forms),
+        )
+
+    def negate(self, operand: Value) -> Value:
+        return self._map(lambda a: -a, operand)
+
+    def binary(self, op: str, left: Value, right: Value) -> Value:
+        table = {
+            "+": lambda a, b: a + b,
+            "-": lambda a, b: a - b,
+            "*": lambda a, b: a * b,
+            "/": lambda a, b: a / b,
+            "**": _power,
+        }
+        return self._map(table[op], left, right)
+
+    def compare(self, op: str, left: Value, right: Value) -> Value:
+        return self._map(lambda a, b: compare(op, a, b), left, right)
+
+    def gather(self, vector: Value) -> Value:
+        return vector.y if isinstance(vector, Cls) else vector
+
+    def call(self, node: Call, args: tuple[Value, ...]) -> Value:
+        special = getattr(self, f"_{node.func}", None)
+        if special is not None:
+            return special(args[0], node.others)
+        return self._map(_FUNCTIONS[node.func], *args)
+
+    def _exp(self, value: Value, others: bool) -> Value:
+        if not isinstance(value, Cls) or not self._is_raw(value.o):
+            return self._map(_expand_exp, value)
+        form, constant = self.built.form(value.o, value.y)
+        scale = exp(form.L + constant)
+        return Cls(exp(form.logp) * scale, form.P * scale)
+
+    def _is_raw(self, expr: Expr) -> bool:
+        built = self.built
+        known = built.statistics() | {f.logp for f in built.forms}
+        return built.varies(expr) and not expr.free_symbols & known
+
+    def _stop_gradient(self, value: Value, others: bool) -> Value:
+        return self._map(self.built.freeze, value)
+
+    def _abs(self, value: Value, others: bool) -> Value:
+        return self._map(lambda a: _absolute(a), value)
+
+    # ------------------------------------------------------------------ softmax and reductions
+    def _form(self, value: Value) -> tuple[Any, Expr]:
+        assert isinstance(value, Cls)
+        if not self._is_raw(value.o):
+            if self.built.varies(value.o):
+                raise CompileError(
+                    "a softmax of something that already holds a softmax needs a second sweep, "
+                    "which is not in this release"
+                )
+            raise CompileError("the softmax of a vector that is the same for every class")
+        return self.built.form(value.o, value.y)
+
+    def _softmax(self, value: Value, others: bool) -> Value:
+        form, _ = self._form(value)
+        if others:
+            return Cls(exp(form.logp) / form.Q, Integer(0))
+        return Cls(exp(form.logp), form.P)
+
+    def _log_softmax(self, value: Value, others: bool) -> Value:
+        form, _ = self._form(value)
+        if others:
+            return Cls(form.logp + form.r, -oo)
+        return Cls(form.logp, -form.s)
+
+    def _logsumexp(self, value: Value, others: bool) -> Value:
+        form, constant = self._form(value)
+        return form.L + constant - (form.r if others else 0)
+
+    def _sum(self, value: Value, others: bool) -> Value:
+        assert isinstance(value, Cls)
+        total = self.built.sum(value.o)
+        if not others and self.built.pivot is not Pivot.NONE:
+            total += value.y
+        return complement(total, self.built.forms)
+
+    def _mean(self, value: Value, others: bool) -> Value:
+        classes = self.built.vocabulary.classes
+        return self._sum(value, others) / (classes - 1 if others else classes)
+
+    def _norm(self, value: Value, others: bool) -> Value:
+        return sqrt(self._sum(self._map(lambda a: a**2, value), others))
+
+    def _max(self, value: Value, others: bool) -> Value:
+        assert isinstance(value, Cls)
+        if not self._is_raw(value.o):
+            raise CompileError(
+                "max over classes of an expression with a softmax in it: take the maximum of the "
+                "logits instead (softmax is monotone)"
+            )
+        constant, rest = value.o.as_independent(*self.built.class_symbols(), as_Add=True)
+        largest = self.built.maximum(rest) + constant
+        if others or self.built.pivot is Pivot.NONE:
+            return largest
+        return maximum(largest, value.y)
+
+    def _argmax(self, value: Value, others: bool) -> Value:
+        raise CompileError("argmax is not in this release; max is, with its first index")
+
+
+def _exact(number: float) -> Expr:
+    if number in (float("inf"), float("-inf")):
+        return oo if number > 0 else -oo
+    fraction = Fraction(str(number))
+    return Rational(fraction.numerator, fraction.denominator)
+
+
+def _power(base: Expr, exponent: Expr) -> Expr:
+    if isinstance(base, exp):
+        return exp(expand(base.args[0] * exponent))
+    return base**exponent
+
+
+def _expand_exp(argument: Expr) -> Expr:
+    return exp(expand(argument))
+
+
+def _absolute(expr: Expr) -> Expr:
+    if expr.is_nonnegative:
+        return expr
+    return -expr if expr.is_nonpositive else absf(expr)

@@ -1,0 +1,100 @@
+"""Where ``templates/``, ``specs/`` and ``generated/`` are.
+
+In a checkout they stand beside the package; the wheel carries them in ``lossgen/_data/``.
+An editable install is a checkout.  Nothing here depends on the current directory.
+"""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from pathlib import Path
+
+from lossgen.errors import BuildError
+
+__all__ = [
+    "PACKAGE",
+    "UnknownSpec",
+    "data_root",
+    "find_spec",
+    "generated_dir",
+    "installed",
+    "require_spec",
+    "runtime_dir",
+    "spec_names",
+    "specs_dir",
+    "templates_dir",
+]
+
+
+class UnknownSpec(BuildError):
+    id = "LG301"
+    template = "no spec {name!r}: neither a file nor a name of the catalogue"
+
+
+PACKAGE = Path(__file__).resolve().parent
+
+
+def installed() -> bool:
+    """True where the package runs from a wheel, so that its catalogue is not for editing."""
+    return (PACKAGE / "_data").is_dir()
+
+
+def data_root() -> Path:
+    """The folder that holds ``templates/``, ``specs/`` and ``generated/``."""
+    return PACKAGE / "_data" if installed() else PACKAGE.parent
+
+
+def templates_dir() -> Path:
+    """The Jinja templates, one per schedule."""
+    return data_root() / "templates"
+
+
+def specs_dir() -> Path:
+    """The catalogue: one YAML file per loss."""
+    return data_root() / "specs"
+
+
+def generated_dir() -> Path:
+    """The checked-in output of ``lossgen build --all``."""
+    return data_root() / "generated"
+
+
+def runtime_dir() -> Path:
+    """What generated code imports; ``--standalone`` copies it beside the module."""
+    return PACKAGE / "runtime"
+
+
+def spec_names() -> tuple[str, ...]:
+    """The catalogue's names, sorted."""
+    return tuple(sorted(path.stem for path in specs_dir().glob("*.yaml")))
+
+
+def find_spec(name_or_path: str | Path) -> Path | None:
+    """The file that ``name_or_path`` means, or None.
+
+    A string without a separator and without a suffix is looked up in the catalogue first and
+    then as a path; everything else is a path.
+    """
+    text = str(name_or_path)
+    if isinstance(name_or_path, str) and text.isidentifier():
+        entry = specs_dir() / f"{text}.yaml"
+        if entry.is_file():
+            return entry
+    path = Path(name_or_path)
+    return path if path.is_file() else None
+
+
+def require_spec(name_or_path: str | Path) -> Path:
+    """As ``find_spec``, but a spec that is not there is an error.
+
+    Raises:
+        UnknownSpec: neither a file nor a name of the catalogue; names close ones.
+    """
+    path = find_spec(name_or_path)
+    if path is not None:
+        return path
+    close = get_close_matches(str(name_or_path), spec_names(), n=3)
+    raise UnknownSpec(
+        name=str(name_or_path),
+        hint=f"did you mean {' or '.join(close)}?" if close else "see `lossgen list`",
+    )
