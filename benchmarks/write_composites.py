@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 from lossgen import paths
@@ -12,7 +14,12 @@ PATH = Path(__file__).with_name("composites.py")
 
 
 def text() -> str:
-    return composites_module(load_spec(path) for path in sorted(paths.specs_dir().glob("*.yaml")))
+    """The file as it should be, formatted."""
+    specs = [load_spec(path) for path in sorted(paths.specs_dir().glob("*.yaml"))]
+    command = [sys.executable, "-m", "ruff", "format", "--line-length", "100", "-"]
+    source = composites_module(specs)
+    done = subprocess.run(command, input=source, capture_output=True, text=True, check=True)
+    return done.stdout
 
 
 if __name__ == "__main__":

@@ -67,7 +67,10 @@ class Data:
 
 def network() -> nn.Module:
     return nn.Sequential(
-        nn.Linear(64, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, HIDDEN), nn.ReLU(),
+        nn.Linear(64, HIDDEN),
+        nn.ReLU(),
+        nn.Linear(HIDDEN, HIDDEN),
+        nn.ReLU(),
         nn.Linear(HIDDEN, CLASSES),
     )
 
@@ -94,8 +97,11 @@ def run(seeds: int, epochs: int, noise: float, console: Console) -> dict[str, Te
     """Accuracy by loss [seeds, epochs]."""
     draws = [Data(noise, seed) for seed in range(seeds)]
     columns = (
-        TextColumn("{task.description:<22}"), BarColumn(), MofNCompleteColumn(),
-        TextColumn("epochs"), TimeElapsedColumn(),
+        TextColumn("{task.description:<22}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("epochs"),
+        TimeElapsedColumn(),
     )
     results = {}
     with Progress(*columns, console=console) as progress:
@@ -113,8 +119,7 @@ def run(seeds: int, epochs: int, noise: float, console: Console) -> dict[str, Te
 def table(results: dict[str, Tensor], noise: float) -> Table:
     seeds, epochs = next(iter(results.values())).shape
     view = Table(
-        title=f"Clean test accuracy, {noise:.0%} wrong training labels "
-        f"(mean ± sd of {seeds} seeds)"
+        title=f"Clean test accuracy, {noise:.0%} wrong training labels (mean ± sd of {seeds} seeds)"
     )
     view.add_column("loss")
     view.add_column(f"after {epochs} epochs", justify="right")

@@ -104,13 +104,12 @@ class Report:
     seconds: float
 
     def diff(self, limit: int = _DIFF_LINES) -> str:
-        """Every change with its diff, cut after ``limit`` lines."""
-        lines: list[str] = []
-        for change in self.changes:
-            lines += [f"{change.path}: {change}", *change.diff()]
+        """The list of changes, then their diffs, which are cut after ``limit`` lines."""
+        names = [f"{change.path}: {change}" for change in self.changes]
+        lines = [line for change in self.changes for line in change.diff()]
         hidden = len(lines) - limit
         cut = [*lines[:limit], f"... {hidden} more lines"] if hidden > 0 else lines
-        return "\n".join(cut)
+        return "\n".join([*names, *cut])
 
 
 def build(

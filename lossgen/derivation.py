@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from difflib import unified_diff
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,8 +13,10 @@ from lossgen import paths
 from lossgen.errors import BuildError
 
 if TYPE_CHECKING:
+    from sympy import Symbol
+
     from lossgen.compiler import Compiled
-    from lossgen.ir.stages import KernelPlan
+    from lossgen.ir.stages import KernelPlan, StableLoss
 
 __all__ = ["explain"]
 
@@ -104,17 +107,49 @@ def _diffs(stages: Mapping[str, str]) -> Iterator[str]:
 
 
 def _latex(compiled: Compiled) -> str:
+    """Loss, gradient and the meaning of z and R, as the lines of one ``aligned``."""
     from sympy import Add, Mul, latex
 
     stable = compiled.variants[0].stable
+    spelled = partial(latex, symbol_names=_symbol_names(stable))
+    pivot, kept = ("y", r"j \ne y") if stable.pivot.value != "none" else ("", "j")
     gradient = Add(*(Mul(coefficient, basis) for coefficient, basis in stable.gradient))
-    return "\n".join(
-        [
-            rf"\ell &= {latex(stable.loss)} \\",
-            rf"\partial \ell / \partial x_j &= {latex(gradient)} \quad (j \ne y) \\",
-            rf"\partial \ell / \partial x_y &= {latex(stable.gradient_y)}",
-        ]
+    lines = [("", r"\ell", spelled(stable.loss))]
+    lines.append((kept, r"\partial \ell / \partial x_j", spelled(gradient)))
+    if pivot:
+        lines.append(("", r"\partial \ell / \partial x_y", spelled(stable.gradient_y)))
+    for form in stable.forms:
+        exponent = spelled(form.ell)
+        total = rf"\sum_{{{kept}}} e^{{{exponent}}}"
+        if pivot:
+            lines.append(("", spelled(form.z), rf"\log {total} - {spelled(form.ell_y)}"))
+        if form.R in gradient.free_symbols:
+            lines.append((kept, spelled(form.R), rf"e^{{{exponent}}} / {total}"))
+    for item in stable.sums:
+        lines.append(("", spelled(item.symbol), rf"\sum_{{{kept}}} {spelled(item.body)}"))
+    rows = (
+        f"{left} &= {right}" + (rf" \quad ({when})" if when else "") for when, left, right in lines
     )
+    return "\\begin{aligned}\n" + " \\\\\n".join(rows) + "\n\\end{aligned}"
+
+
+def _symbol_names(stable: StableLoss) -> dict[Symbol, str]:
+    """Class vectors get their index j or y, and words are set upright."""
+    from sympy.core.alphabets import greeks
+
+    names = {stable.vocabulary.x: "x_j", stable.vocabulary.x_y: "x_y"}
+    for vector, at_target in stable.vocabulary.vocab.values():
+        names |= {vector: rf"\mathrm{{{vector}}}_j", at_target: rf"\mathrm{{{vector}}}_y"}
+    for symbol in stable.vocabulary.parameters.values():
+        if len(symbol.name) > 1 and symbol.name not in greeks:
+            names[symbol] = rf"\mathrm{{{symbol.name}}}".replace("_", r"\_")
+    for form in stable.forms:
+        index = str(form.index) if len(stable.forms) > 1 else ""
+        letters = {form.z: "z", form.L: "L", form.P: "P", form.Q: "Q", form.s: "s", form.r: "r"}
+        names |= {symbol: f"{letter}_{{{index}}}" for symbol, letter in letters.items() if index}
+        names |= {symbol: letter for symbol, letter in letters.items() if not index}
+        names |= {form.R: f"R_{{{index}j}}", form.logp: rf"\log p_{{{index}j}}"}
+    return names
 
 
 def _plural(count: int, noun: str) -> str:

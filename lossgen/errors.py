@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 _WINDOW = 110  # characters of a source line that are shown
-_TABLE = {i: "?" for i in (*range(32), 127)} | {9: " "}
+_TABLE = dict.fromkeys((*range(32), 127), "?") | {9: " "}
 
 
 @dataclass(frozen=True)

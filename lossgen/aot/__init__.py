@@ -209,7 +209,8 @@ class _Worker:
         environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
         environment["PYTHONPATH"] = os.pathsep.join([str(paths.PACKAGE.parent), *sys.path[1:]])
         environment["OMP_NUM_THREADS"] = "1"
-        self._log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
+        # Open as long as the process; close() closes it.
+        self._log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
         self._process = subprocess.Popen(
             [sys.executable, "-m", "lossgen.aot.worker"],
             stdin=subprocess.PIPE,

@@ -26,17 +26,31 @@ from typing import Any
 
 __all__ = ["compile_job", "jobs_of", "main"]
 
-ROLES = ("forward", "merge", "backward", "fused")
+#: Kernels of a variant, and the compile-time constants that their launch chooses.
+CONSTANTS = {
+    "forward": ("SPLITS", "BLOCK"),
+    "merge": ("SPLITS", "BLOCK"),
+    "backward": ("BLOCK",),
+    "fused": ("ONE_TILE", "BLOCK"),
+}
+SPLITS = 4  # programs to a row, where it is split at all
 
 #: What the launch table is asked for.  V = 32000 and 128256 are Llama's two vocabularies; 50257
 #: (GPT-2's) is odd, so that its rows are not aligned and its loads are narrower.
 VOCABULARIES = (32000, 128256)
 UNALIGNED = 50257
-ROWS = 4096
 
 SHARED_LIMIT = {
-    "sm_80": 166912, "sm_86": 101376, "sm_89": 101376, "sm_90": 232448, "sm_100": 232448,
-    "sm_103": 232448, "sm_120": 101376, "gfx90a": 65536, "gfx942": 65536, "gfx950": 163840,
+    "sm_80": 166912,
+    "sm_86": 101376,
+    "sm_89": 101376,
+    "sm_90": 232448,
+    "sm_100": 232448,
+    "sm_103": 232448,
+    "sm_120": 101376,
+    "gfx90a": 65536,
+    "gfx942": 65536,
+    "gfx950": 163840,
 }
 
 
@@ -54,12 +68,12 @@ def _module(path: str) -> ModuleType:
 def jobs_of(path: str, targets: list[str], full: bool) -> list[dict[str, Any]]:
     """Every kernel of every variant × target × dtype × launch configuration, without repeats.
 
-    Not ``full``: bfloat16 and the largest vocabulary, whose configuration is the most demanding
-    one, and the fused kernel once for a row of one tile and once for a longer row.
+    Not ``full``: bfloat16 logits and two vocabularies, one of which the fused kernel keeps on
+    chip.  Launches that the table makes equal are compiled once.
     """
     jobs: list[dict[str, Any]] = []
     for index, variant in enumerate(_module(path).LOSS.variants):
-        for role in ROLES:
+        for role in CONSTANTS:
             if getattr(variant, f"{role}_kernel", None) is None:
                 continue
             for target in targets:
@@ -72,16 +86,20 @@ def jobs_of(path: str, targets: list[str], full: bool) -> list[dict[str, Any]]:
 
 
 def _configurations(role: str, target: str, full: bool) -> list[dict[str, Any]]:
-    from lossgen.aot.launches import launches
+    """The launches that the runtime's table chooses."""
+    from lossgen.runtime.launch import config
 
     found = []
-    for dtype, itemsize in (("bf16", 2), ("fp32", 4)) if full else (("bf16", 2),):
-        for classes in (*VOCABULARIES, UNALIGNED) if full else VOCABULARIES[-1:]:
-            for constants, warps in launches(role, target, ROWS, classes, itemsize):
-                aligned = classes % 16 == 0
-                found.append(
-                    {"dtype": dtype, "aligned": aligned, "constants": constants, "warps": warps}
-                )
+    vocabularies = (*VOCABULARIES, UNALIGNED) if full else VOCABULARIES
+    for dtype in ("bf16", "fp32") if full else ("bf16",):
+        for classes in vocabularies:
+            chosen = config(role, classes, hip=target.startswith("gfx"))
+            known = {"BLOCK": chosen.block, "ONE_TILE": chosen.one_tile}
+            for splits in {"forward": (1, SPLITS), "merge": (SPLITS,)}.get(role, (1,)):
+                constants = {**known, "SPLITS": splits}
+                wanted = {name: constants[name] for name in CONSTANTS[role]}
+                launch = {"constants": wanted, "warps": 1 if role == "merge" else chosen.warps}
+                found.append({"dtype": dtype, "aligned": classes % 16 == 0, **launch})
     return found
 
 

@@ -9,6 +9,7 @@ whole catalogue.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -19,23 +20,26 @@ from lossgen.spec.model import LossSpec
 
 __all__ = ["HEADER", "composite_source", "composites_module"]
 
-HEADER = '''"""The catalogue as hand-written PyTorch: written by `python benchmarks/write_composites.py`.
+HEADER = '''"""The catalogue as plain PyTorch, written by `python benchmarks/write_composites.py`.
 
 Each function takes logits [N, V] (already in the dtype to compute in), target [N], then the
 inputs (vocab [V], row [N]) and parameters of its base variant, and returns the loss per row [N].
 """
 
+from __future__ import annotations
+
 import math
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 
-def _at(e, y):
+def _at(e: Tensor, y: Tensor) -> Tensor:
     return e.expand(y.shape[0], -1).gather(-1, y)
 
 
-def _hot(y, classes):
+def _hot(y: Tensor, classes: int) -> Tensor:
     return torch.arange(classes, device=y.device) == y
 '''
 
@@ -66,8 +70,11 @@ _TORCH = {
     name: f"torch.{name}"
     for name in ("exp", "log", "log1p", "expm1", "sqrt", "tanh", "abs", "relu", "sigmoid", "erf")
 } | {
-    "sign": "torch.sign", "softplus": "F.softplus", "log_sigmoid": "F.logsigmoid",
-    "softmax": "torch.softmax", "log_softmax": "torch.log_softmax",
+    "sign": "torch.sign",
+    "softplus": "F.softplus",
+    "log_sigmoid": "F.logsigmoid",
+    "softmax": "torch.softmax",
+    "log_softmax": "torch.log_softmax",
 }
 _REDUCTIONS = {  # text, and what the target's place holds under over=others
     "sum": ("{e}.sum(-1, keepdim=True)", "0.0"),
@@ -98,8 +105,10 @@ class _Writer:
         if name in self.known:
             return self.known[name]
         texts = {
-            NameKind.LOGITS: "x", NameKind.CLASSES: "float(x.shape[-1])",
-            NameKind.ONEHOT: "_hot(y, x.shape[-1]).to(x.dtype)", NameKind.CONSTANT: "math.pi",
+            NameKind.LOGITS: "x",
+            NameKind.CLASSES: "float(x.shape[-1])",
+            NameKind.ONEHOT: "_hot(y, x.shape[-1]).to(x.dtype)",
+            NameKind.CONSTANT: "math.pi",
         }
         scalar = kind in (NameKind.PARAMETER, NameKind.CLASSES, NameKind.CONSTANT)
         return Value(texts.get(kind, name), not scalar)
@@ -120,6 +129,8 @@ class _Writer:
             return right
         if (op == "*" and 0 in (a, b)) or (op == "/" and a == 0):
             return _constant(Fraction(0))
+        if op == "*" and -1 in (a, b):
+            return self.negate(right if a == -1 else left)
         if (op == "*" and a == 1) or (op in ("*", "/", "**") and b == 1):
             return right if op == "*" and a == 1 else left
         tensor = left.tensor or right.tensor
@@ -146,7 +157,7 @@ class _Writer:
         return self._elementwise(func, args, texts)
 
     def _masked(self, text: str, fill: str) -> str:
-        whole = f"torch.broadcast_to({text}, x.shape)"
+        whole = text if text == "x" else f"torch.broadcast_to({text}, x.shape)"
         return f"{whole}.masked_fill(_hot(y, x.shape[-1]), {fill})"
 
     def _reduce(self, func: str, text: str, others: bool) -> Value:
@@ -167,7 +178,7 @@ class _Writer:
         if func == "softcap":
             return self._assign(f"{texts[1]} * torch.tanh({texts[0]} / {texts[1]})")
         if func == "mercator":
-            series = f"{texts[0]} ** k / k for k in range(1, int({texts[1]}) + 1)"
+            series = f"{texts[0]} ** _k / _k for _k in range(1, int({texts[1]}) + 1)"
             return self._assign(f"sum({series})", tensor)
         if func == "clip" and tensor:
             return self._assign(f"torch.clamp({joined})")
@@ -214,13 +225,25 @@ def composite_source(spec: LossSpec) -> str:
         scale = _constant(weight) if weight is not None else factor
         if scale.constant != 0:
             total = writer.binary("+", total, writer.binary("*", scale, walk(term.expr, writer)))
-    target = ["y"] if spec.has_target else []
-    arguments = ", ".join(["x", *target, *inputs, *parameters])
+    tensors = ["x", *(["y"] if spec.has_target else []), *inputs]
+    typed = [f"{n}: Tensor" for n in tensors] + [f"{n}: float" for n in parameters]
     setup = ["y = y[:, None]"] if spec.has_target else []
-    body = [*setup, *writer.lines, f"return {total.text}.expand(x.shape[0], 1).squeeze(-1)"]
+    result = f"return {total.text}.expand(x.shape[0], 1).squeeze(-1)"
+    body = [*setup, *_live(writer.lines, result), result]
     title = " ".join(spec.title.split())
-    lines = [f"def {spec.name}({arguments}):", f'    """{title}."""', *(f"    {b}" for b in body)]
-    return "\n".join(lines) + "\n"
+    head = f"def {spec.name}({', '.join(typed)}) -> Tensor:"
+    return "\n".join([head, f'    """{title}."""', *(f"    {line}" for line in body)]) + "\n"
+
+
+def _live(lines: list[str], result: str) -> list[str]:
+    """The assignments that the result needs: options that are off leave others behind."""
+    needed, kept = set(re.findall(r"\w+", result)), []
+    for line in reversed(lines):
+        name, _, text = line.partition(" = ")
+        if name in needed:
+            needed |= set(re.findall(r"\w+", text))
+            kept.append(line)
+    return kept[::-1]
 
 
 def composites_module(specs: Iterable[LossSpec]) -> str:

@@ -44,8 +44,8 @@ class Traffic:
     """
 
     def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        self.read: Counter[str] = Counter({name: 0 for name in tensors})
-        self.written: Counter[str] = Counter({name: 0 for name in tensors})
+        self.read: Counter[str] = Counter(dict.fromkeys(tensors, 0))
+        self.written: Counter[str] = Counter(dict.fromkeys(tensors, 0))
         self.loads = {name: _zeros(tensor) for name, tensor in tensors.items()}
         self.stores = {name: _zeros(tensor) for name, tensor in tensors.items()}
         self._ranges = {name: _range(tensor) for name, tensor in tensors.items()}
@@ -56,7 +56,7 @@ class Traffic:
         from triton.runtime import interpreter
 
         if not triton.knobs.runtime.interpret:
-            raise RuntimeError("the traffic meter needs TRITON_INTERPRET=1 before triton is imported")
+            raise RuntimeError("set TRITON_INTERPRET=1 before triton is imported")
         if self._undo:
             raise RuntimeError("this traffic meter is running already")
         builder = interpreter.InterpreterBuilder

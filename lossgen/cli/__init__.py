@@ -42,4 +42,6 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def _fail(error: LossgenError) -> NoReturn:
     print(error, file=sys.stderr)
+    if isinstance(error, CompilerBug):
+        print("LOSSGEN_TRACEBACK=1 shows where it happened", file=sys.stderr)
     sys.exit(2)

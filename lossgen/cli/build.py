@@ -86,15 +86,19 @@ def _print_report(report: Report, check: bool) -> None:
     if check and report.changes:
         typer.echo(report.diff(), err=True)
         typer.echo(
-            f"\n{len(report.changes)} of {len(report.files)} files are not in step with the specs; "
+            f"\nfiles that differ from their specs: {len(report.changes)}; "
             f"to repair: {report.command}",
             err=True,
         )
         return
     for change in report.changes:
         typer.echo(f"{'removed' if change.new is None else 'wrote'} {change.path}")
-    unchanged = len(report.files) - sum(change.new is not None for change in report.changes)
-    typer.echo(f"{unchanged} of {len(report.files)} files unchanged, {report.seconds:.1f} s")
+    removed = sum(change.new is None for change in report.changes)
+    written = len(report.changes) - removed
+    typer.echo(
+        f"{written} written, {removed} removed, {len(report.files) - written} unchanged, "
+        f"{report.seconds:.1f} s"
+    )
 
 
 def _print_sums(report: Report) -> None:

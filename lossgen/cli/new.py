@@ -48,7 +48,7 @@ transform: -(1 - p[y])**strength * logp[y]
 
 # Identities that `lossgen verify` checks: another loss of the catalogue, or a formula.
 limits:
-  - {{when: {{strength: 0}}, equals: -logp[y]}}
+  - {{when: {{strength: 0}}, equals: "-logp[y]"}}
 """
 
 

@@ -99,7 +99,8 @@ def cancel_parameters(expr: Expr, parameters: frozenset[Symbol]) -> Expr:
         return expr
     expr = expr.func(*(cancel_parameters(a, parameters) for a in expr.args))
     if isinstance(expr, Mul):
-        own = [a for a in expr.args if a.free_symbols and a.free_symbols <= parameters]
+        own = [a for a in expr.args if a.free_symbols and a.free_symbols <= parameters
+               and a.is_rational_function(*a.free_symbols)]
         if any(isinstance(a.as_base_exp()[0], Add) for a in own):
             rest = [a for a in expr.args if a not in own]
             return Mul(_rational(Mul(*own)), *rest)

@@ -15,7 +15,7 @@ from sympy import Add, Expr, Integer, Mul, Symbol, exp, expand
 
 from lossgen.errors import CompileError
 from lossgen.ir.stages import Form, GradedLoss, Pivot, SymbolicLoss
-from lossgen.passes.algebra import complement, tidy
+from lossgen.passes.algebra import tidy
 from lossgen.passes.reductions import Reductions
 
 __all__ = ["differentiate"]
@@ -60,9 +60,9 @@ def differentiate(loss: SymbolicLoss) -> GradedLoss:
 
     parameters = frozenset(names.parameters.values()) | {names.classes}
     gradient = _collect(terms, built, parameters)
-    at_y = tidy(built.unfreeze(at_y), built.forms, parameters)
-    if gradient and loss.pivot is not Pivot.NONE:
-        at_y = _share(gradient, at_y, loss)
+    at_y = built.unfreeze(at_y)
+    shared = _share(gradient, at_y, loss) if loss.pivot is not Pivot.NONE else None
+    at_y = tidy(at_y, built.forms, parameters) if shared is None else shared
     return GradedLoss(
         spec=loss.spec, uses=loss.uses, pivot=loss.pivot, vocabulary=names, forms=loss.forms,
         sums=built.without_twins(tuple(built.sums)), maxes=loss.maxes,
@@ -107,15 +107,12 @@ def _collect(
     for form in built.forms:
         p = exp(form.logp)
         for basis in [b for b in by_basis if form.R in b.free_symbols]:
-            twin = basis.xreplace({form.R: p})
-            coefficient = tidy(by_basis[basis], built.forms, parameters)
-            if twin in by_basis or len(by_basis) > 1:
-                reduced = _divide(coefficient, form.Q)
-                if reduced is not None:
-                    del by_basis[basis]
-                    add(reduced, twin)
-                    continue
-            by_basis[basis] = coefficient
+            if len(by_basis) == 1:
+                break
+            reduced = _divide(tidy(by_basis[basis], built.forms, parameters), form.Q)
+            if reduced is not None:
+                del by_basis[basis]
+                add(reduced, basis.xreplace({form.R: p}))
     result = []
     for basis in sorted(by_basis, key=str):
         coefficient = tidy(by_basis[basis], built.forms, parameters)
@@ -137,7 +134,7 @@ def _divide(expr: Expr, factor: Symbol) -> Expr | None:
 
 def _share(
     gradient: tuple[tuple[Expr, Expr], ...], at_y: Expr, loss: SymbolicLoss
-) -> Expr:
+) -> Expr | None:
     """Use the coefficient of R itself at y where it is its negative: one row scalar for both."""
     for form in loss.forms:
         slope, slope_y = form.ell.diff(loss.vocabulary.x), form.ell_y.diff(loss.vocabulary.x_y)
@@ -145,7 +142,17 @@ def _share(
             ratio = basis / form.R
             if ratio != slope or len(gradient) > 1 or slope != slope_y:
                 continue
-            candidate = complement(expand(at_y + coefficient * slope_y), loss.forms)
-            if candidate == 0:
+            if _is_zero(at_y + coefficient * slope_y, form):
                 return Mul(-1, coefficient, slope_y)
-    return at_y
+    return None
+
+
+def _is_zero(expr: Expr, form: Form) -> bool:
+    """Exactly zero, by expansion in P with Q = 1 - P."""
+    if expand(expr, power_exp=False) == 0:
+        return True
+    return bool(_collapse(expr, form) == 0)
+
+
+def _collapse(expr: Expr, form: Form) -> Expr:
+    return expand(expr.xreplace({form.Q: 1 - form.P}), power_base=False, power_exp=False)

@@ -1,1 +1,1 @@
-"""The spec language: model, loader, formula parser."""
+"""The spec language: YAML text to a checked, typed :class:`~lossgen.spec.model.LossSpec`."""

@@ -1,83 +1,340 @@
-"""What a well-formed spec must also satisfy: ranks, dependence on the logits, nothing unused."""
+"""SpecFile → LossSpec: names, values, formulas and their ranks, in the order of the file."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import keyword
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
 
-from lossgen.spec.expr import Expr, Name, NameKind, Rank
-from lossgen.spec.model import LossSpec
+from lossgen.errors import (
+    BadDomain,
+    BadLimit,
+    BadName,
+    BadNormalizer,
+    BadRange,
+    BadValue,
+    ConstantLoss,
+    DuplicateName,
+    NoFormula,
+    NotInteger,
+    OutsideDomain,
+    RankError,
+    ReservedName,
+    SpecError,
+    UnknownParameter,
+    UnknownVariant,
+    Unused,
+)
+from lossgen.spec.domain import Interval
+from lossgen.spec.expr import Call, Expr, Name, NameKind, Rank
+from lossgen.spec.model import (
+    Accuracy,
+    Input,
+    Limit,
+    LossSpec,
+    Parameter,
+    SpecFile,
+    Term,
+    TermEntry,
+)
+from lossgen.spec.parser import Scope, parse_formula
+from lossgen.spec.source import Formula, Node, Source, shorten
+from lossgen.spec.trees import culprit, depends_on_logits, names, nodes, uses_target
+from lossgen.spec.vocabulary import LEAVES, RESERVED, SUGAR, repair
 
-if TYPE_CHECKING:
-    from lossgen.spec.load import _Loader
+__all__ = ["check"]
 
-__all__ = ["check_spec"]
-
-
-def check_spec(spec: LossSpec, loader: _Loader) -> None:
-    """Raises SpecError at the place that is wrong."""
-    for term in spec.terms:
-        name = term.name or term.role
-        place = loader.inside(term.expr.span, *loader.paths[name])
-        if term.expr.rank is Rank.CLASS:
-            loader.fail(
-                f"the {term.role} is one number per row, but {_short(term.source)} has rank class",
-                place, "did you forget sum(...), or [y]?", "LG111",
-            )
-    used = _names([t.expr for t in spec.terms], spec)
-    _check_logits(spec, loader, used)
-    known = used | {t.weight for t in spec.terms if t.weight}
-    normalizer = _names([spec.normalizer], spec) if spec.normalizer is not None else set()
-    for where, table in (("parameters", spec.parameters), ("inputs", spec.inputs),
-                         ("let", spec.let)):
-        for name in table:
-            if name not in known | (normalizer if where == "inputs" else set()):
-                kind = {"parameters": "parameter", "inputs": "input", "let": "let"}[where]
-                loader.fail(f"the {kind} {name!r} is not used in any formula",
-                            loader.key(where, name), "use it, or remove it", "LG112")
-    if spec.normalizer is not None:
-        _check_normalizer(spec, loader)
-
-
-def _check_logits(spec: LossSpec, loader: _Loader, used: set[str]) -> None:
-    if "x" not in used:
-        first = spec.terms[0]
-        loader.fail("the loss does not depend on the logits: it is constant",
-                    loader.inside(first.expr.span, *loader.paths[first.name or first.role]),
-                    "write it in terms of x, p, logp or u", "LG113")
-
-
-def _check_normalizer(spec: LossSpec, loader: _Loader) -> None:
-    from lossgen.spec.load import nodes_of
-
-    assert spec.normalizer is not None
-    for node in nodes_of(spec.normalizer):
-        bare_vector = isinstance(node, Name) and node.kind in (NameKind.LOGITS, NameKind.ONEHOT)
-        if bare_vector or (isinstance(node, Name) and node.kind is NameKind.LET):
-            loader.fail("the normalizer may use parameters, row inputs and vocab inputs at [y]",
-                        loader.inside(node.span, "normalizer"), id="LG114")
-    if spec.normalizer.rank is Rank.CLASS:
-        loader.fail("the normalizer is one number per row",
-                    loader.inside(spec.normalizer.span, "normalizer"),
-                    "did you forget [y]?", "LG111")
+_IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,39}")
+_LOSS_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
+_ROLES = ("transform", "regularizer", "adversarial")
 
 
-def _names(trees: list[Expr], spec: LossSpec) -> set[str]:
-    """Every name the trees mention, through lets."""
-    from lossgen.spec.load import nodes_of
+def check(spec: SpecFile, root: Node, source: Source, path: Path | None) -> LossSpec:
+    """Turn a spec's data into a checked spec.
 
-    found: set[str] = set()
-    stack = list(trees)
-    while stack:
-        for node in nodes_of(stack.pop()):
-            if isinstance(node, Name) and node.name not in found:
-                found.add(node.name)
-                if node.kind is NameKind.LET:
-                    stack.append(spec.let[node.name])
-    return found
+    Raises:
+        SpecError: at the first thing that is wrong.
+    """
+    return _Checker(spec, root, source).build(path)
 
 
-def _short(source: str) -> str:
-    text = " ".join(source.split())
-    return text if len(text) <= 60 else text[:57] + "..."
+class _Checker:
+    def __init__(self, spec: SpecFile, root: Node, source: Source) -> None:
+        self.spec, self.root, self.source = spec, root, source
+        self.declared: dict[str, str] = {}  # every declared name and what it is
+        self.names: dict[str, tuple[NameKind, Rank]] = {}
+        self.integers: dict[str, Interval] = {}
+        self.formulas: dict[str, Formula] = {}
+        self.let: dict[str, Expr] = {}
+
+    # ------------------------------------------------------------------ places
+    def node(self, *path: str | int) -> Node:
+        node = self.root
+        for part in path:
+            node = node.get(part) or node
+        return node
+
+    def fail(
+        self, error: type[SpecError], *path: str | int, key: bool = False, **fields: Any
+    ) -> NoReturn:
+        """Raise ``error`` at a value of the file, or at its key."""
+        node = self.node(*path)
+        if key:
+            node = self.node(*path[:-1]).key(path[-1]) or node
+        raise error(location=self.source.of(node), **fields)
+
+    # ------------------------------------------------------------------ the whole
+    def build(self, path: Path | None) -> LossSpec:
+        spec = self.spec
+        if not _LOSS_NAME.fullmatch(spec.name) or keyword.iskeyword(spec.name):
+            self.fail(BadName, "name", name=repr(shorten(spec.name)),
+                      hint="lower-case letters, digits and _, as in my_loss")
+        camel = "".join(part.capitalize() for part in spec.name.split("_")) + "Loss"
+        class_name = spec.class_name or camel
+        if not _IDENTIFIER.fullmatch(class_name) or keyword.iskeyword(class_name):
+            self.fail(BadName, "class", name=repr(shorten(class_name)),
+                      hint=f"a Python class name, as in {camel}")
+        if spec.min_classes < 1:
+            self.fail(BadValue, "min_classes", problem="min_classes must be at least 1")
+        if spec.accuracy and not 0 < spec.accuracy.ulp < math.inf:
+            self.fail(BadValue, "accuracy", "ulp", problem="accuracy.ulp must be positive")
+        parameters = {name: self.parameter(name) for name in spec.parameters}
+        inputs = {name: self.input(name) for name in spec.inputs}
+        self.lets()
+        terms = tuple(self.terms())
+        if not terms:
+            raise NoFormula(location=self.source.location(0))
+        normalizer = self.normalizer()
+        limits = tuple(self.limit(i, parameters) for i in range(len(spec.limits)))
+        self.check_use(terms, normalizer)
+        trees = [*(t.expr for t in terms), *self.let.values()]
+        return LossSpec(
+            name=spec.name, class_name=class_name,
+            title=spec.title or spec.name.replace("_", " ").capitalize(),
+            reference=spec.reference, parameters=parameters, inputs=inputs, let=self.let,
+            let_sources={name: self.formulas[name].text for name in self.let},
+            terms=terms, limits=limits, normalizer=normalizer,
+            normalizer_source=self.formulas["normalizer"].text if normalizer else None,
+            variants=self.variants(), notes=spec.notes,
+            accuracy=Accuracy(ulp=float(accuracy.ulp), reason=accuracy.reason)
+            if (accuracy := spec.accuracy) else None,
+            min_classes=spec.min_classes,
+            has_target=any(map(uses_target, [*trees, *([normalizer] if normalizer else [])])),
+            path=path, source=self.source.text, file=self.source.file, formulas=self.formulas,
+        )
+
+    def declare(self, name: str, what: str, *path: str | int, key: bool = True) -> None:
+        if not _IDENTIFIER.fullmatch(name) or keyword.iskeyword(name):
+            self.fail(BadName, *path, key=key, name=repr(shorten(name)),
+                      hint="letters, digits and _, starting with a letter; at most 40")
+        if name in RESERVED and not (name == "logits" and what == "a let"):
+            self.fail(ReservedName, *path, key=key, name=name, what=RESERVED[name])
+        if name in self.declared:
+            self.fail(DuplicateName, *path, key=key, name=name, first=self.declared[name],
+                      second=what)
+        self.declared[name] = what
+
+    # ------------------------------------------------------------------ parameters and inputs
+    def parameter(self, name: str) -> Parameter:
+        entry, path = self.spec.parameters[name], ("parameters", name)
+        self.declare(name, "a parameter", *path)
+        domain = self.domain(entry.domain, *path)
+        for what, value in (("default", entry.default), ("off", entry.off)):
+            if value is None:
+                continue
+            if entry.integer and not (math.isfinite(value) and value == int(value)):
+                self.fail(NotInteger, *path, what, what=what, value=_spell(value), name=name)
+            if not domain.contains(value):
+                self.fail(OutsideDomain, *path, what, what=what, value=_spell(value),
+                          name=name, domain=domain)
+        self.names[name] = (NameKind.PARAMETER, Rank.PARAMETER)
+        if entry.integer:
+            self.integers[name] = domain
+        return Parameter(
+            default=int(entry.default) if entry.integer else entry.default, domain=domain,
+            doc=entry.doc, off=None if entry.off is None else float(entry.off),
+            integer=entry.integer,
+        )
+
+    def input(self, name: str) -> Input:
+        entry, path = self.spec.inputs[name], ("inputs", name)
+        self.declare(name, "an input", *path)
+        domain = None if entry.domain is None else self.domain(entry.domain, *path)
+        if entry.off is not None and not (domain or _FINITE).contains(entry.off):
+            self.fail(OutsideDomain, *path, "off", what="off", value=_spell(entry.off),
+                      name=name, domain=domain or _FINITE)
+        if entry.kind == "vocab":
+            self.names[name] = (NameKind.VOCAB_INPUT, Rank.CLASS)
+        else:
+            self.names[name] = (NameKind.ROW_INPUT, Rank.ROW)
+        return Input(
+            kind=entry.kind, doc=entry.doc, off=None if entry.off is None else float(entry.off),
+            domain=domain, range=self.range(name, domain),
+        )
+
+    def domain(self, text: str, *path: str | int) -> Interval:
+        try:
+            return Interval.parse(text)
+        except ValueError as error:
+            self.fail(BadDomain, *path, "domain", text=repr(shorten(text)), problem=error)
+
+    def range(self, name: str, domain: Interval | None) -> tuple[float, float] | None:
+        values = self.spec.inputs[name].range
+        if values is None:
+            return None
+        path = ("inputs", name, "range")
+        if len(values) != 2:
+            self.fail(BadValue, *path, problem="a range is two numbers: [low, high]")
+        lo, hi = map(float, values)
+        problem = (
+            "it is empty" if not lo < hi
+            else "it is not finite" if not math.isfinite(hi - lo)
+            else f"it leaves the domain {domain}"
+            if domain and not (domain.contains(lo) and domain.contains(hi)) else None
+        )
+        if problem:
+            self.fail(BadRange, *path, lo=_spell(lo), hi=_spell(hi), name=name,
+                      problem=problem)
+        return lo, hi
+
+    # ------------------------------------------------------------------ formulas
+    def parse(self, label: str, *path: str | int, later: frozenset[str] = frozenset()) -> Expr:
+        formula = self.source.formula(self.node(*path))
+        self.formulas[label] = formula
+        return parse_formula(
+            formula.text, Scope(self.names, self.integers, later),
+            lambda span: self.source.at(formula, span),
+        )
+
+    def lets(self) -> None:
+        order = list(self.spec.let)
+        for i, name in enumerate(order):
+            self.declare(name, "a let", "let", name)
+            expr = self.parse(name, "let", name, later=frozenset(order[i:]))
+            self.let[name] = expr
+            self.names[name] = (NameKind.LET, expr.rank)
+
+    def terms(self) -> Iterator[Term]:
+        for role in _ROLES:
+            entry = getattr(self.spec, role)
+            if isinstance(entry, str):
+                yield self.term(role, None, role)
+            for i, item in enumerate(entry if isinstance(entry, list) else ()):
+                yield self.term(role, item, role, i)
+
+    def term(self, role: Any, entry: TermEntry | None, *path: str | int) -> Term:
+        name = weight = None
+        label = role
+        if entry is not None:
+            name, weight, label = entry.name, entry.weight, entry.name
+            self.declare(name, "a term", *path, "name", key=False)
+            if weight is not None and weight not in self.spec.parameters:
+                self.fail(UnknownParameter, *path, "weight", where="weight", name=shorten(weight),
+                          hint=repair(weight, list(self.spec.parameters)))
+            path = (*path, "value")
+        expr = self.parse(label, *path)
+        formula = self.formulas[label]
+        if expr.rank == Rank.CLASS:
+            self.not_a_row(expr, formula)
+        if not depends_on_logits(expr, self.let):
+            what = f"the term '{label}'" if name else f"the {label}"
+            self.fail(ConstantLoss, *path, what=what)
+        return Term(role=role, name=name, weight=weight, expr=expr, source=formula.text)
+
+    def not_a_row(self, expr: Expr, formula: Formula, what: str = "a loss") -> NoReturn:
+        found = culprit(expr)
+        text = formula.text[found.span.start : found.span.end]
+        reduced = f"sum({text})" if len(text) <= 30 else "sum(…)"
+        short = isinstance(found, (Name, Call)) and len(text) <= 30
+        gathered = f", or {text}[y]?" if short else "?"
+        raise RankError(
+            what=f"{what} is one number per row", text=shorten(text), rank=found.rank,
+            meaning="one number per row and class",
+            hint=f"did you forget {reduced}{gathered}",
+            location=self.source.at(formula, found.span),
+        )
+
+    def normalizer(self) -> Expr | None:
+        if self.spec.normalizer is None:
+            return None
+        expr = self.parse("normalizer", "normalizer")
+        formula = self.formulas["normalizer"]
+        for node in nodes(expr):
+            if not isinstance(node, Name):
+                continue
+            if node.kind in (NameKind.ROW_INPUT, NameKind.VOCAB_INPUT, NameKind.CONSTANT):
+                continue
+            text = formula.text[node.span.start : node.span.end]
+            raise BadNormalizer(what=f"'{text}'", location=self.source.at(formula, node.span))
+        if expr.rank == Rank.CLASS:
+            self.not_a_row(expr, formula, "a normalizer")
+        if expr.rank == Rank.PARAMETER:
+            self.fail(BadNormalizer, "normalizer", what="constants alone")
+        return expr
+
+    # ------------------------------------------------------------------ limits and variants
+    def limit(self, i: int, parameters: dict[str, Parameter]) -> Limit:
+        entry, path = self.spec.limits[i], ("limits", i)
+        for name, value in entry.when.items():
+            if name not in parameters:
+                self.fail(UnknownParameter, *path, "when", name, key=True, where="when",
+                          name=shorten(name), hint=repair(name, list(parameters)))
+            domain = parameters[name].domain
+            if not Interval(domain.lo, domain.hi, False, False).contains(value):
+                self.fail(OutsideDomain, *path, "when", name, what="the limit's value",
+                          value=_spell(value), name=name, domain=domain)
+        text = entry.equals.strip()
+        catalogue = _LOSS_NAME.fullmatch(text) and text not in {*self.names, *LEAVES, *SUGAR}
+        equals: str | Expr = text
+        if not catalogue:
+            label = f"limits[{i}]"
+            equals = self.parse(label, *path, "equals")
+            if equals.rank == Rank.CLASS:
+                self.not_a_row(equals, self.formulas[label], "the limit of a loss")
+            if entry.with_:
+                self.fail(BadLimit, *path, "with", key=True,
+                          problem="'with' sets the parameters of another loss, not of a formula")
+        return Limit(
+            when={k: float(v) for k, v in entry.when.items()}, equals=equals,
+            with_={k: float(v) for k, v in entry.with_.items()}, source=text,
+        )
+
+    def optional(self) -> list[str]:
+        """The parameters and inputs that have a neutral value."""
+        parameters, inputs = self.spec.parameters, self.spec.inputs
+        return [*(n for n, e in parameters.items() if e.off is not None),
+                *(n for n, e in inputs.items() if e.off is not None)]
+
+    def variants(self) -> tuple[frozenset[str], ...]:
+        optional = self.optional()
+        for i, names_ in enumerate(self.spec.variants):
+            for j, name in enumerate(names_):
+                if name in optional:
+                    continue
+                known = name in self.spec.parameters or name in self.spec.inputs
+                problem = "has no neutral value" if known else "is not declared"
+                hint = "give it `off`" if known else repair(name, optional)
+                self.fail(UnknownVariant, "variants", i, j, name=shorten(name), problem=problem,
+                          hint=hint)
+        every = {frozenset(), frozenset(optional), *map(frozenset, self.spec.variants)}
+        return tuple(sorted(every, key=lambda uses: (len(uses), sorted(uses))))
+
+    def check_use(self, terms: tuple[Term, ...], normalizer: Expr | None) -> None:
+        trees = [*(t.expr for t in terms), *self.let.values()]
+        used = set().union(*map(names, [*trees, *([normalizer] if normalizer else [])]))
+        used |= {t.weight for t in terms if t.weight}
+        for section in ("parameters", "inputs", "let"):
+            for name in getattr(self.spec, section):
+                if name not in used:
+                    what = {"parameters": "parameter", "inputs": "input"}.get(section, section)
+                    self.fail(Unused, section, name, key=True, what=what, name=name)
 
 
+_FINITE = Interval(-math.inf, math.inf, True, True)
+
+
+def _spell(value: float) -> str:
+    return str(int(value)) if float(value).is_integer() else str(value)

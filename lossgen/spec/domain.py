@@ -12,7 +12,7 @@ from dataclasses import dataclass
 __all__ = ["Interval"]
 
 _NUMBER = r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?|[-+]?\.?inf"
-_INTERVAL = re.compile(rf"([\[(])\s*({_NUMBER})\s*,\s*({_NUMBER})\s*([\])])")
+_INTERVAL = re.compile(rf"([\[(])\s*({_NUMBER})\s*,\s*({_NUMBER})\s*([\])])", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,11 @@ class Interval:
 
     def __str__(self) -> str:
         left, right = "[("[self.lo_open], "])"[self.hi_open]
-        return f"{left}{self.lo:.17g}, {self.hi:.17g}{right}".replace("-0,", "0,")
+        return f"{left}{_spell(self.lo)}, {_spell(self.hi)}{right}"
+
+
+def _spell(value: float) -> str:
+    return str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
 
 
 def _float(text: str) -> float:

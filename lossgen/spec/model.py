@@ -1,166 +1,233 @@
-"""The data model of a spec: what the YAML may say (pydantic) and what the compiler reads (frozen).
+"""The spec as data: ``SpecFile`` is what the author writes, ``LossSpec`` what the compiler reads.
 
-``RawSpec`` is the file as written, checked key by key; its JSON schema serves editors.
-``LossSpec`` is the same with formulas parsed, domains read and defaults filled in.
+``SpecFile.model_json_schema(by_alias=True)`` is the schema for editors.  All models are frozen;
+formulas of a ``LossSpec`` are trees of :mod:`lossgen.spec.expr`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import math
+import re
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, InstanceOf, Tag
+from pydantic_core import PydanticCustomError
 
 from lossgen.errors import Location
 from lossgen.spec.domain import Interval
 from lossgen.spec.expr import Expr, Span
+from lossgen.spec.source import Formula, Source
 
-__all__ = ["Accuracy", "Input", "Limit", "LossSpec", "Parameter", "RawSpec", "Role", "Term"]
+__all__ = [
+    "Accuracy", "AccuracyEntry", "Input", "InputEntry", "Limit", "LimitEntry", "LossSpec",
+    "Parameter", "ParameterEntry", "PlainText", "SpecFile", "Term", "TermEntry",
+]
 
-Role = Literal["transform", "regularizer", "adversarial"]
-
-
-class _Raw(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
-
-
-class RawParameter(_Raw):
-    """A run-time scalar."""
-
-    default: int | float
-    domain: str = Field(description='an interval such as "(0, 1]"')
-    doc: str
-    off: int | float | None = Field(
-        None, description="the value at which the term is compiled out"
-    )
-    integer: bool = False
+_NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?", re.ASCII)
+_INFINITE = re.compile(r"([-+]?)\.?inf")
 
 
-class RawInput(_Raw):
-    """A tensor beside the logits."""
+class PlainText(str):
+    """The text of an unquoted YAML scalar: the only one that may also be a number or a flag."""
 
-    kind: Literal["vocab", "row"] = Field(description="[V], shared by all rows, or one per row")
-    doc: str
-    off: int | float | None = Field(None, description="makes it optional: None stands for this")
+    __slots__ = ()
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, PlainText):
+        if found := _INFINITE.fullmatch(value):
+            return -math.inf if found[1] == "-" else math.inf
+        if len(value) <= 40 and _NUMBER.fullmatch(value):
+            number = int(value) if value.lstrip("+-").isdigit() else float(value)
+            if abs(number) < 1e300:
+                return number
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        return value
+    raise PydanticCustomError("number", "a number")
+
+
+def _whole(value: Any) -> Any:
+    number = _number(value)
+    if not isinstance(number, int):
+        raise PydanticCustomError("whole", "a whole number")
+    return number
+
+
+def _flag(value: Any) -> Any:
+    if isinstance(value, PlainText) and value in ("true", "false"):
+        return value == "true"
+    if isinstance(value, bool):
+        return value
+    raise PydanticCustomError("flag", "true or false")
+
+
+Real = Annotated[int | float, BeforeValidator(_number)]
+Whole = Annotated[int, BeforeValidator(_whole)]
+Flag = Annotated[bool, BeforeValidator(_flag)]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+
+# ------------------------------------------------------------------------- what the author writes
+class ParameterEntry(_Model):
+    """A run-time scalar of the loss."""
+
+    default: Real
+    domain: str = Field(description='an interval: "(0, 1]", "[0, inf)"')
+    doc: str = ""
+    off: Real | None = Field(None, description="neutral value: there the term is compiled out")
+    integer: Flag = False
+
+
+class InputEntry(_Model):
+    """An extra tensor: one value per class, or one per row."""
+
+    kind: Literal["vocab", "row"] = Field(description="vocab: [V], shared by all rows; row: [N]")
+    doc: str = ""
+    off: Real | None = Field(None, description="what an absent input stands for; none: required")
     domain: str | None = None
-    range: tuple[float, float] | None = Field(None, description="where tests draw it from")
+    range: list[Real] | None = Field(None, description="[low, high], for tests")
 
 
-class RawTerm(_Raw):
-    """One named regularizer or adversarial term."""
+class TermEntry(_Model):
+    """One named term of the loss."""
 
     name: str
-    value: str
-    weight: str | None = None
+    weight: str | None = Field(None, description="the parameter that multiplies the term")
+    value: str = Field(description="a formula")
 
 
-class RawLimit(_Raw):
+class LimitEntry(_Model):
     """An identity that the verifier checks."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
-    when: dict[str, float]
-    equals: str
-    with_: dict[str, float] = Field(default_factory=dict, alias="with")
+    when: dict[str, Real] = {}
+    equals: str = Field(description="a loss of the catalogue, or a formula")
+    with_: dict[str, Real] = Field({}, alias="with", description="that loss's parameters")
 
 
-class Accuracy(_Raw):
-    """A wider bound than 4·(1 + kappa) ulp, and why."""
+class AccuracyEntry(_Model):
+    """A bound of the certificate other than the usual one, and why."""
 
-    ulp: float = Field(gt=0)
+    ulp: Real
     reason: str
 
 
-class RawSpec(_Raw):
-    """A spec as written in YAML."""
+Terms = Annotated[
+    Annotated[str, Tag("<formula>")] | Annotated[list[TermEntry], Tag("<terms>")],
+    Discriminator(lambda value: "<terms>" if isinstance(value, (list, tuple)) else "<formula>"),
+]
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
-    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
-    title: str
-    reference: str
-    class_: str | None = Field(None, alias="class", pattern=r"^[A-Z][A-Za-z0-9]*$")
-    parameters: dict[str, RawParameter] = Field(default_factory=dict)
-    inputs: dict[str, RawInput] = Field(default_factory=dict)
-    let: dict[str, str] = Field(default_factory=dict)
-    transform: str | None = None
-    regularizer: str | list[RawTerm] | None = None
-    adversarial: str | list[RawTerm] | None = None
+
+class SpecFile(_Model):
+    """A loss, as its YAML file says it."""
+
+    name: str
+    class_name: str | None = Field(None, alias="class", description="name of the nn.Module")
+    title: str | None = None
+    reference: str = ""
+    parameters: dict[str, ParameterEntry] = {}
+    inputs: dict[str, InputEntry] = {}
+    let: dict[str, str] = Field({}, description="named subexpressions, in order")
+    transform: str | None = Field(None, description="a formula")
+    regularizer: Terms | None = None
+    adversarial: Terms | None = None
     normalizer: str | None = None
-    variants: list[list[str]] = Field(default_factory=list)
-    limits: list[RawLimit] = Field(default_factory=list)
-    accuracy: Accuracy | None = None
-    min_classes: int = Field(1, ge=1)
+    variants: list[list[str]] = []
+    limits: list[LimitEntry] = []
     notes: str = ""
+    accuracy: AccuracyEntry | None = None
+    min_classes: Whole = 1
 
 
-@dataclass(frozen=True)
-class Parameter:
-    """A run-time scalar of the loss; never recompiles."""
+# ------------------------------------------------------------------------- what the compiler reads
+class Parameter(_Model):
+    """A run-time scalar, within ``domain``; at ``off`` (if any) its terms drop out."""
 
-    default: float
-    domain: Interval
+    default: float | int
+    domain: InstanceOf[Interval]
     doc: str
-    off: float | None = None  # structural neutral value: at it, the term is compiled out
-    integer: bool = False
+    off: float | None
+    integer: bool
 
 
-@dataclass(frozen=True)
-class Input:
-    """A tensor beside the logits: [V] shared by the rows, or one number per row."""
+class Input(_Model):
+    """An extra tensor: [V] (vocab) or [N] (row). ``off`` is what None stands for; else required.
+
+    ``range`` is where tests sample, if the author said.
+    """
 
     kind: Literal["vocab", "row"]
     doc: str
-    off: float | None = None  # optional, and None stands for this constant
-    domain: Interval | None = None
-    range: tuple[float, float] | None = None  # where tests draw it from
+    off: float | None
+    domain: InstanceOf[Interval] | None
+    range: tuple[float, float] | None
 
 
-@dataclass(frozen=True)
-class Term:
-    """One summand of the loss."""
+class Term(_Model):
+    """A summand of the loss: ``weight`` (a parameter's name; None is 1) times ``expr``."""
 
-    role: Role
+    role: Literal["transform", "regularizer", "adversarial"]
     name: str | None
-    weight: str | None  # a parameter
-    expr: Expr
-    source: str  # the formula as written
+    weight: str | None
+    expr: InstanceOf[Expr]
+    source: str  # the formula as written, on one line
 
 
-@dataclass(frozen=True)
-class Limit:
-    """At ``when``, the loss equals another loss of the catalogue or an expression."""
+class Limit(_Model):
+    """With parameters at ``when``, the loss equals another one (with ``with_``) or an expression.
+
+    A value of ``when`` may be an open end of the domain: a limit.
+    """
 
     when: dict[str, float]
-    equals: str | Expr
+    equals: str | InstanceOf[Expr]
     with_: dict[str, float]
-    source: str
+    source: str  # ``equals`` as written
 
 
-@dataclass(frozen=True)
-class LossSpec:
-    """One loss family, checked and parsed: loss = Σ weight·term, a number per row."""
+class Accuracy(_Model):
+    """The certificate's bound, in ulp, and why it is not the usual one."""
+
+    ulp: float
+    reason: str
+
+
+class LossSpec(_Model):
+    """A checked spec: every name is known, every rank fits, every value is in its domain."""
 
     name: str
+    class_name: str
     title: str
     reference: str
-    class_name: str
     parameters: dict[str, Parameter]
     inputs: dict[str, Input]
-    let: dict[str, Expr]
+    let: dict[str, InstanceOf[Expr]]
+    let_sources: dict[str, str]  # the lets' formulas as written
     terms: tuple[Term, ...]
     limits: tuple[Limit, ...]
-    normalizer: Expr | None
+    normalizer: InstanceOf[Expr] | None
     normalizer_source: str | None
-    variants: tuple[frozenset[str], ...]  # the empty and the full set included, smallest first
+    variants: tuple[frozenset[str], ...]  # with ∅ and the full set; by size, then names
     notes: str
     accuracy: Accuracy | None
     min_classes: int
     has_target: bool
     path: Path | None
-    source: str  # the YAML text
-    locate: Callable[[str, Span], Location | None] = field(repr=False, compare=False)
+    source: str = Field(repr=False)  # the YAML text
+    file: str = Field(repr=False)  # what error messages call it
+    formulas: dict[str, InstanceOf[Formula]] = Field(repr=False, exclude=True)
 
-    def location_of(self, name: str, span: Span) -> Location | None:
-        """Where a span of the formula of a term or let lies in the file."""
-        return self.locate(name, span)
+    def location_of(self, name: str, span: Span) -> Location:
+        """Where a part of a formula stands.
+
+        Args:
+            name: a term's name (its role, if it has none), a let's name, or "normalizer".
+            span: characters of the formula, as the nodes of its tree have.
+
+        Raises:
+            KeyError: no such formula.
+        """
+        return Source(self.source, self.file).at(self.formulas[name], span)

@@ -1,19 +1,36 @@
-"""Formula text → typed expression tree, through Python's ``ast`` and an allow-list.
+"""Formula text → expression tree, with ranks.  Nothing is ever evaluated as code.
 
-A spec may come from a stranger: nothing is ever evaluated.  Length, nesting, node count and the
-size of numbers are limited before SymPy sees anything.
+A formula passes three gates: its characters and words are checked first (length, nesting,
+numbers, only the language's operators), so that Python's parser sees nothing dangerous; then
+``ast.parse`` orders the operations; then an allow-list turns the nodes it knows into
+:mod:`lossgen.spec.expr`, checking names, arguments and ranks.
 """
 
 from __future__ import annotations
 
 import ast
-import difflib
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import NoReturn
+from typing import Any, NoReturn
 
+from lossgen.errors import (
+    BareFunction,
+    BareTarget,
+    FormulaSyntax,
+    FormulaTooLarge,
+    Location,
+    MisplacedComparison,
+    NotAFunction,
+    NotInLanguage,
+    RankError,
+    SpecError,
+    UnknownFunction,
+    UnknownName,
+    WrongArguments,
+)
+from lossgen.spec.constants import Constants
+from lossgen.spec.domain import Interval
 from lossgen.spec.expr import (
     Binary,
     Call,
@@ -27,255 +44,248 @@ from lossgen.spec.expr import (
     Span,
     Unary,
 )
+from lossgen.spec.source import shorten
+from lossgen.spec.vocabulary import (
+    ARGUMENTS,
+    CLASS_MAPS,
+    FUNCTIONS,
+    LEAVES,
+    REDUCTIONS,
+    SUGAR,
+    repair,
+)
+from lossgen.spec.words import check_words
 
-__all__ = ["ELEMENTWISE", "REDUCTIONS", "VOCABULARY", "FormulaError", "parse_formula"]
+__all__ = ["Scope", "parse_formula"]
 
-MAX_LENGTH, MAX_DEPTH, MAX_NODES, MAX_DIGITS, MAX_EXPONENT = 4000, 60, 1000, 40, 400
-
-ELEMENTWISE: dict[str, int] = dict.fromkeys(
-    ["exp", "log", "log1p", "expm1", "sqrt", "tanh", "abs", "relu", "sigmoid", "softplus",
-     "log_sigmoid", "erf", "sign", "stop_gradient"], 1,
-) | {"minimum": 2, "maximum": 2, "softcap": 2, "mercator": 2, "clip": 3, "where": 3}
-REDUCTIONS = ("sum", "mean", "max", "logsumexp", "norm", "argmax")
-_SOFTMAX = ("softmax", "log_softmax")
-_NAMES = ("x", "p", "logp", "u", "V", "onehot", "pi")
-VOCABULARY = frozenset({*ELEMENTWISE, *REDUCTIONS, *_SOFTMAX, *_NAMES, "y", "others"})
+MAX_DEPTH = 100
+MAX_MERCATOR = 16
 
 _BINARY = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/", ast.Pow: "**"}
 _COMPARE = {ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">=", ast.Eq: "==", ast.NotEq: "!="}
+_MEANING = {
+    Rank.PARAMETER: "one number per call",
+    Rank.ROW: "one number per row",
+    Rank.CLASS: "one number per row and class",
+}
 
 
-class FormulaError(Exception):
-    """What is wrong with a formula, and where in its text."""
+@dataclass(frozen=True)
+class Scope:
+    """The names that a formula may use besides the language's own words."""
 
-    def __init__(self, message: str, span: Span, hint: str = "") -> None:
-        super().__init__(message)
-        self.message, self.span, self.hint = message, span, hint
+    names: Mapping[str, tuple[NameKind, Rank]] = field(default_factory=dict)
+    integers: Mapping[str, Interval] = field(default_factory=dict)  # integer parameters' domains
+    later: frozenset[str] = frozenset()  # lets that are declared further down
 
 
-def parse_formula(text: str, names: Mapping[str, Name], uses_target: bool = True) -> Expr:
-    """The tree of ``text``; ``names`` are the declared parameters, inputs and lets.
+def parse_formula(text: str, scope: Scope, locate: Callable[[Span], Location]) -> Expr:
+    """The typed tree of a formula; any rank (see ``check`` for what each place requires).
+
+    Args:
+        text: the formula, on one line and stripped; spans count its characters.
+        scope: the names it may use.
+        locate: where a span stands in the spec.
 
     Raises:
-        FormulaError: with the span of the offending characters.
+        SpecError: with the place of the character, word or subexpression that is wrong.
     """
-    _check_text(text)
+    check_words(text, locate)
     try:
-        node = ast.parse(text.strip(), mode="eval")
+        tree = ast.parse(text, mode="eval")
     except SyntaxError as error:
-        column = max(0, (error.offset or 1) - 1)
-        raise FormulaError(
-            f"syntax error: {error.msg}", Span(min(column, len(text) - 1), column + 1)
+        start = max(0, min((error.offset or 1) - 1, len(text) - 1))
+        raise FormulaSyntax(
+            problem="a value or an operator is misplaced",
+            location=locate(Span(start, start + 1)),
         ) from None
-    except (ValueError, MemoryError, RecursionError):
-        raise FormulaError("this text cannot be parsed", Span(0, len(text))) from None
-    return _Reader(text.strip(), names)(node.body)
+    except (RecursionError, MemoryError, ValueError):
+        raise FormulaTooLarge(
+            what="operations nest too deeply", location=locate(Span(0, 1))
+        ) from None
+    return _Builder(text, scope, locate).visit(tree.body, 0)
 
 
-def _check_text(text: str) -> None:
-    if not text.strip():
-        raise FormulaError("the formula is empty", Span(0, 1))
-    if len(text) > MAX_LENGTH:
-        raise FormulaError(
-            f"the formula has {len(text)} characters; at most {MAX_LENGTH} are allowed",
-            Span(0, 1), "name parts of it with `let`",
-        )
-    strange = next((k for k, c in enumerate(text) if not c.isascii() or c in "\0\\"), None)
-    if strange is not None:
-        raise FormulaError(f"the character {text[strange]!r}", Span(strange, strange + 1))
-    depth = 0
-    for k, c in enumerate(text):
-        depth += (c in "([{") - (c in ")]}")
-        if depth > MAX_DEPTH:
-            raise FormulaError(
-                f"more than {MAX_DEPTH} nested parentheses", Span(k, k + 1),
-                "name parts of the formula with `let`",
-            )
-    for match in re.finditer(r"[\d_]+(?:\.\d*)?(?:[eE][-+]?(\d+))?", text):
-        if len(match[0]) > MAX_DIGITS or int(match[1] or 0) > MAX_EXPONENT:
-            raise FormulaError("a number of this size", Span(*match.span()))
+class _Builder:
+    """Python's syntax tree → ours, one visit per node."""
 
+    def __init__(self, text: str, scope: Scope, locate: Callable[[Span], Location]) -> None:
+        self.text, self.scope, self.locate = text, scope, locate
+        self.constants = Constants()
+        self.known = sorted({*scope.names, *LEAVES, *SUGAR, *FUNCTIONS})
 
-@dataclass
-class _Reader:
-    text: str
-    names: Mapping[str, Name]
-    count: int = 0
+    def fail(self, error: type[SpecError], span: Span, **fields: Any) -> NoReturn:
+        raise error(location=self.locate(span), **fields)
 
-    def __call__(self, node: ast.expr) -> Expr:
-        return self.visit(node, 0)
-
-    def span(self, node: ast.expr) -> Span:
-        return Span(node.col_offset, node.end_col_offset or node.col_offset + 1)
-
-    def source(self, node: ast.expr) -> str:
-        span = self.span(node)
-        text = self.text[span.start:span.end]
-        return text if len(text) <= 60 else text[:57] + "..."
-
-    def fail(self, message: str, node: ast.expr, hint: str = "") -> NoReturn:
-        raise FormulaError(message, self.span(node), hint)
+    def words(self, span: Span) -> str:
+        return shorten(self.text[span.start : span.end])
 
     def visit(self, node: ast.expr, depth: int) -> Expr:
-        self.count += 1
-        if depth > MAX_DEPTH or self.count > MAX_NODES:
-            self.fail("the formula is too large", node, "name parts of it with `let`")
-        handler = getattr(self, f"_{type(node).__name__.lower()}", None)
-        if handler is None:
-            self.fail(f"{self._kind(node)} is not part of the spec language", node)
-        result: Expr = handler(node, depth + 1)
-        return result
+        span = Span(node.col_offset, node.end_col_offset or node.col_offset + 1)
+        if depth > MAX_DEPTH:
+            what = f"operations nest more than {MAX_DEPTH} deep"
+            self.fail(FormulaTooLarge, span, what=what)
+        match node:
+            case ast.Constant(value=int() | float()) if not isinstance(node.value, bool):
+                value = Fraction(self.text[span.start : span.end])
+                return self.checked(Number(Rank.PARAMETER, span, value))
+            case ast.Name(id=name):
+                return self.name(name, span)
+            case ast.UnaryOp(op=ast.UAdd(), operand=operand):
+                return self.visit(operand, depth + 1)
+            case ast.UnaryOp(op=ast.USub(), operand=operand):
+                inner = self.visit(operand, depth + 1)
+                return self.checked(Unary(inner.rank, span, "-", inner))
+            case ast.BinOp(left=a, op=op, right=b) if type(op) in _BINARY:
+                left, right = self.visit(a, depth + 1), self.visit(b, depth + 1)
+                rank = max(left.rank, right.rank)
+                return self.checked(Binary(rank, span, _BINARY[type(op)], left, right))
+            case ast.Compare():
+                self.fail(MisplacedComparison, span)
+            case ast.Subscript(value=vector, slice=index):
+                return self.gather(vector, index, span, depth)
+            case ast.Call(func=ast.Name(id=name) as function):
+                return self.call(name, function, node, span, depth)
+            case ast.Call():
+                self.fail(NotInLanguage, span, what="calling an expression is",
+                          hint="multiplication is written with *")
+            case ast.Tuple() | ast.List():
+                self.fail(NotInLanguage, span, what="a list of values is")
+            case ast.Starred():
+                self.fail(NotInLanguage, span, what="unpacking with * is")
+        self.fail(NotInLanguage, span, what=f"{type(node).__name__} expressions are")
 
-    @staticmethod
-    def _kind(node: ast.expr) -> str:
-        return {
-            "Attribute": "attribute access", "Lambda": "a lambda", "List": "a list",
-            "Tuple": "a tuple", "Dict": "a dictionary", "IfExp": "a conditional expression",
-            "BoolOp": "and/or", "Starred": "a starred expression", "JoinedStr": "a string",
-            "ListComp": "a comprehension", "GeneratorExp": "a comprehension",
-            "NamedExpr": "an assignment",
-        }.get(type(node).__name__, type(node).__name__)
+    def checked(self, expr: Expr) -> Expr:
+        """Refuse constants that are no finite number, or too large to be worth forming."""
+        if error := self.constants.record(expr):
+            self.fail(error.kind, error.span, text=self.words(error.span),
+                      what=f"'{self.words(error.span)}' {error.problem}")
+        return expr
 
-    # ------------------------------------------------------------------ leaves
-    def _constant(self, node: ast.Constant, depth: int) -> Expr:
-        if isinstance(node.value, bool) or not isinstance(node.value, (int, float)):
-            kind = "a string" if isinstance(node.value, (str, bytes)) else repr(node.value)
-            self.fail(f"{kind} is not part of the spec language", node)
-        return Number(Rank.PARAMETER, self.span(node), Fraction(self.source(node)))
-
-    def _name(self, node: ast.Name, depth: int) -> Expr:
-        span, name = self.span(node), node.id
-        logits = Name(Rank.CLASS, span, "x", NameKind.LOGITS)
-        if name == "x":
-            return logits
-        if name in ("p", "logp"):
-            return Call(Rank.CLASS, span, "softmax" if name == "p" else "log_softmax", (logits,))
-        if name == "u":
-            gap = Binary(Rank.CLASS, span, "-", logits, Gather(Rank.ROW, span, logits))
-            return Call(Rank.ROW, span, "sum", (Call(Rank.CLASS, span, "exp", (gap,)),), True)
-        if name == "V":
-            return Name(Rank.PARAMETER, span, "V", NameKind.CLASSES)
-        if name == "pi":
-            return Name(Rank.PARAMETER, span, "pi", NameKind.CONSTANT)
-        if name == "onehot":
-            return Name(Rank.CLASS, span, "onehot", NameKind.ONEHOT)
+    def name(self, name: str, span: Span) -> Expr:
+        if name in LEAVES:
+            kind, rank = LEAVES[name]
+            return self.checked(Name(rank, span, name, kind))
+        if name in SUGAR:
+            return _expand(name, span)
+        if name in self.scope.names:
+            kind, rank = self.scope.names[name]
+            return Name(rank, span, name, kind)
         if name == "y":
-            self.fail("y is the target class and stands only in brackets", node,
-                      "write p[y], or onehot for the indicator of the target")
-        if name in self.names:
-            return replace(self.names[name], span=span)
-        known = [*self.names, *_NAMES]
-        close = difflib.get_close_matches(name, known, 1)
-        if name in VOCABULARY:
-            self.fail(f"{name} is a function: call it", node, f"{name}(...)")
-        self.fail(f"unknown name {name!r}", node,
-                  f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}")
+            self.fail(BareTarget, span)
+        if name in FUNCTIONS:
+            arguments = ", ".join(ARGUMENTS[name])
+            self.fail(BareFunction, span, name=name, hint=f"write {name}({arguments})")
+        if name in self.scope.later:
+            hint = "a let may use only the lets above it"
+        elif name == "others":
+            hint = "it stands only in over=others"
+        else:
+            hint = repair(name, self.known) or ""
+        self.fail(UnknownName, span, name=shorten(name), hint=hint or None)
 
-    # ------------------------------------------------------------------ operators
-    def _unaryop(self, node: ast.UnaryOp, depth: int) -> Expr:
-        operand = self.visit(node.operand, depth)
-        if isinstance(node.op, ast.UAdd):
-            return operand
-        if not isinstance(node.op, ast.USub):
-            self.fail("only + - * / ** are operators of the spec language", node)
-        return Unary(operand.rank, self.span(node), "-", operand)
+    def gather(self, vector: ast.expr, index: ast.expr, span: Span, depth: int) -> Expr:
+        if not (isinstance(index, ast.Name) and index.id == "y"):
+            start, end = index.col_offset, index.end_col_offset or index.col_offset + 1
+            self.fail(NotInLanguage, Span(start, end), what="an index other than [y] is")
+        inner = self.visit(vector, depth + 1)
+        if inner.rank < Rank.CLASS:
+            self.rank_error("[y] takes one class of a class vector", inner, "remove the [y]")
+        return Gather(Rank.ROW, span, inner)
 
-    def _binop(self, node: ast.BinOp, depth: int) -> Expr:
-        op = _BINARY.get(type(node.op))
-        if op is None:
-            hint = "a power is written **" if isinstance(node.op, ast.BitXor) else ""
-            self.fail("only + - * / ** are operators of the spec language", node, hint)
-        left, right = self.visit(node.left, depth), self.visit(node.right, depth)
-        if op == "**":
-            exponent = _constant_value(right)
-            if _constant_value(left) is not None and (exponent is None or abs(exponent) > 64):
-                if exponent is not None:
-                    self.fail("a constant power of this size", node)
-            if exponent is not None and abs(exponent) > 64:
-                self.fail("an exponent of this size", node.right)
-        if op == "/" and _constant_value(right) == 0:
-            self.fail("division by zero", node)
-        return Binary(max(left.rank, right.rank), self.span(node), op, left, right)
+    def rank_error(self, what: str, expr: Expr, hint: str) -> NoReturn:
+        self.fail(RankError, expr.span, what=what, text=self.words(expr.span), rank=expr.rank,
+                  meaning=_MEANING[expr.rank], hint=hint)
 
-    def _compare(self, node: ast.Compare, depth: int) -> Expr:
-        self.fail("a comparison stands only as the first argument of where", node,
-                  "where(a < b, value, other)")
+    def call(
+        self, name: str, function: ast.expr, node: ast.Call, span: Span, depth: int
+    ) -> Expr:
+        where = Span(function.col_offset, function.end_col_offset or 0)
+        if name not in FUNCTIONS:
+            what = "the target class" if name == "y" else "a value"
+            if name in self.scope.names or name in SUGAR or name in LEAVES or name == "y":
+                self.fail(NotAFunction, where, name=name, what=what)
+            hint = repair(name, sorted(FUNCTIONS))
+            if name == "min":
+                hint = "minimum(a, b) is elementwise; the least over the classes is -max(-e)"
+            self.fail(UnknownFunction, where, name=shorten(name), hint=hint)
+        others = self.over_others(name, node)
+        wanted = ARGUMENTS[name]
+        if any(isinstance(a, ast.Starred) for a in node.args):
+            self.fail(NotInLanguage, span, what="unpacking with * is")
+        if len(node.args) != len(wanted):
+            hint = {"max": "maximum(a, b) is the elementwise one"}.get(name)
+            self.wrong_arguments(
+                span, f"{name}({', '.join(wanted)}) takes {len(wanted)} "
+                f"argument{'s'[: len(wanted) > 1]}, not {len(node.args)}", hint,
+            )
+        if name == "where":
+            arguments = (self.condition(node.args[0], depth + 1),
+                         *(self.visit(a, depth + 1) for a in node.args[1:]))
+        else:
+            arguments = tuple(self.visit(a, depth + 1) for a in node.args)
+        rank = max(a.rank for a in arguments)
+        if name in REDUCTIONS or name in CLASS_MAPS:
+            if rank < Rank.CLASS:
+                hint = f"remove the {name}, or give it a class vector such as x, p or logp"
+                self.rank_error(f"{name} needs a class vector", arguments[0], hint)
+            rank = Rank.CLASS if name in CLASS_MAPS else Rank.ROW
+        if name == "mercator":
+            self.check_order(arguments[1])
+        return self.checked(Call(rank, span, name, arguments, others))
 
-    def _condition(self, node: ast.expr, depth: int) -> Expr:
-        if not isinstance(node, ast.Compare) or len(node.ops) != 1:
-            self.fail("the first argument of where is one comparison", node,
-                      "where(a < b, value, other)")
-        op = _COMPARE.get(type(node.ops[0]))
-        if op is None:
-            self.fail("a comparison is one of < <= > >= == !=", node)
-        left, right = self.visit(node.left, depth), self.visit(node.comparators[0], depth)
-        return Compare(max(left.rank, right.rank), self.span(node), op, left, right)
-
-    def _subscript(self, node: ast.Subscript, depth: int) -> Expr:
-        if not (isinstance(node.slice, ast.Name) and node.slice.id == "y"):
-            self.fail("the only subscript is [y], the target class", node)
-        vector = self.visit(node.value, depth)
-        if vector.rank is not Rank.CLASS:
-            self.fail(f"[y] takes an entry of a class vector, but {self.source(node.value)} has "
-                      f"rank {vector.rank}", node.value)
-        return Gather(Rank.ROW, self.span(node), vector)
-
-    # ------------------------------------------------------------------ calls
-    def _call(self, node: ast.Call, depth: int) -> Expr:
-        if not isinstance(node.func, ast.Name):
-            self.fail(f"{self._kind(node.func)} is not part of the spec language", node.func)
-        func = node.func.id
-        arity = 1 if func in (*REDUCTIONS, *_SOFTMAX) else ELEMENTWISE.get(func)
-        if arity is None:
-            known = [*ELEMENTWISE, *REDUCTIONS, *_SOFTMAX]
-            close = difflib.get_close_matches(func, known, 1)
-            self.fail(f"unknown function {func!r}", node.func,
-                      f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}")
-        if len(node.args) != arity or any(isinstance(a, ast.Starred) for a in node.args):
-            self.fail(f"{func} takes {arity} argument{'s' if arity > 1 else ''}, "
-                      f"not {len(node.args)}", node)
-        others = self._others(node, func)
-        first = (self._condition if func == "where" else self.visit)(node.args[0], depth)
-        args = (first, *(self.visit(a, depth) for a in node.args[1:]))
-        span = self.span(node)
-        if func in REDUCTIONS or func in _SOFTMAX:
-            if args[0].rank is not Rank.CLASS:
-                self.fail(f"{func} runs over the classes, but {self.source(node.args[0])} has "
-                          f"rank {args[0].rank}", node.args[0],
-                          "reduce a class vector such as p, logp or x")
-            rank = Rank.CLASS if func in _SOFTMAX else Rank.ROW
-            return Call(rank, span, func, args, others)
-        return Call(max(a.rank for a in args), span, func, args)
-
-    def _others(self, node: ast.Call, func: str) -> bool:
-        for keyword in node.keywords:
-            value = keyword.value
-            reduces = func in REDUCTIONS or func in _SOFTMAX
-            if keyword.arg != "over" or not reduces:
-                self.fail(f"{func} takes no argument {keyword.arg!r}", value,
-                          "reductions and softmax take over=others")
-            if not (isinstance(value, ast.Name) and value.id == "others"):
-                self.fail("over is others: the classes that are not the target", value)
+    def over_others(self, name: str, node: ast.Call) -> bool:
+        for entry in node.keywords:
+            span = Span(entry.col_offset, entry.end_col_offset or entry.col_offset + 1)
+            if entry.arg is None:
+                self.fail(NotInLanguage, span, what="unpacking with ** is")
+            if entry.arg != "over":
+                problem = f"{name} takes no keyword '{shorten(entry.arg)}'"
+                self.wrong_arguments(span, problem, "the only keyword is over=others")
+            if not (isinstance(entry.value, ast.Name) and entry.value.id == "others"):
+                problem = "the only value of over is others: the classes besides the target"
+                self.wrong_arguments(span, problem, "without it, all classes are meant")
+            if name not in REDUCTIONS and name not in CLASS_MAPS:
+                hint = f"functions that do: {', '.join(CLASS_MAPS + REDUCTIONS)}"
+                self.wrong_arguments(span, f"{name} does not look over the classes", hint)
         return bool(node.keywords)
 
+    def wrong_arguments(self, span: Span, problem: str, hint: str | None = None) -> NoReturn:
+        self.fail(WrongArguments, span, problem=problem, hint=hint)
 
-def _constant_value(node: Expr) -> Fraction | None:
-    """The value of an expression of numbers, if it is small enough to have one."""
-    match node:
-        case Number(value=value):
-            return value
-        case Unary(operand=operand):
-            inner = _constant_value(operand)
-            return None if inner is None else -inner
-        case Binary(op=op, left=left, right=right):
-            a, b = _constant_value(left), _constant_value(right)
-            if a is None or b is None:
-                return None
-            if op == "**":
-                size = len(str(a.numerator)) + len(str(a.denominator))
-                whole = b.denominator == 1 and abs(b) * size <= 400 and (a != 0 or b > 0)
-                return a ** int(b) if whole else Fraction(10**9)
-            if op == "/":
-                return a / b if b else None
-            return a + b if op == "+" else a - b if op == "-" else a * b
-    return None
+    def condition(self, node: ast.expr, depth: int) -> Expr:
+        span = Span(node.col_offset, node.end_col_offset or node.col_offset + 1)
+        if not isinstance(node, ast.Compare):
+            self.wrong_arguments(span, "the first argument of where must be a comparison",
+                                 "one of < <= > >= == !=")
+        if len(node.ops) > 1:
+            self.fail(NotInLanguage, span, what="a chain of comparisons is",
+                      hint="nest where(…), or use clip")
+        left, right = self.visit(node.left, depth), self.visit(node.comparators[0], depth)
+        rank = max(left.rank, right.rank)
+        return Compare(rank, span, _COMPARE[type(node.ops[0])], left, right)
+
+    def check_order(self, order: Expr) -> None:
+        domain = self.scope.integers.get(order.name) if isinstance(order, Name) else None
+        if domain is not None and domain.lo >= 0 and domain.hi <= MAX_MERCATOR:
+            return
+        if isinstance(order, Number) and order.value.denominator == 1 and (
+            order.value <= MAX_MERCATOR
+        ):
+            return
+        self.wrong_arguments(
+            order.span, "the order of mercator must be a whole number, or an integer parameter, "
+            f"between 0 and {MAX_MERCATOR}",
+        )
+
+
+def _expand(name: str, span: Span) -> Expr:
+    """p → softmax(x), logp → log_softmax(x), u → sum(exp(x - x[y]), over=others)."""
+    x = Name(Rank.CLASS, span, "x", NameKind.LOGITS)
+    if name == "p":
+        return Call(Rank.CLASS, span, "softmax", (x,))
+    if name == "logp":
+        return Call(Rank.CLASS, span, "log_softmax", (x,))
+    difference = Binary(Rank.CLASS, span, "-", x, Gather(Rank.ROW, span, x))
+    grown = Call(Rank.CLASS, span, "exp", (difference,))
+    return Call(Rank.ROW, span, "sum", (grown,), others=True)

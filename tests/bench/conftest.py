@@ -18,7 +18,8 @@ GENERATED = sorted((ROOT / "generated").glob("[!_]*.py"))
 
 def import_file(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"bench_{path.stem}", path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -41,14 +42,20 @@ class Problem:
         target = torch.randint(self.classes, (self.rows,), generator=generator)
         n_saved, n_state = max(1, self.variant.n_saved), max(1, self.variant.n_state)
         self.values = {
-            "logits": logits, "target": target, "ignore_index": -100, "stride_target": 1,
+            "logits": logits,
+            "target": target,
+            "ignore_index": -100,
+            "stride_target": 1,
             "loss": torch.full((self.rows,), torch.nan),
             "saved": torch.full((n_saved, self.rows), torch.nan),
             "state": torch.full((n_state, 8, self.rows), torch.nan),
-            "grad_rows": torch.ones(self.rows), "stride_grad_rows": 1,
+            "grad_rows": torch.ones(self.rows),
+            "stride_grad_rows": 1,
             "grad_logits": torch.full_like(logits, torch.nan),
-            "stride_row": self.classes, "stride_grad": self.classes,
-            "n_rows": self.rows, "n_classes": self.classes,
+            "stride_row": self.classes,
+            "stride_grad": self.classes,
+            "n_rows": self.rows,
+            "n_classes": self.classes,
         }
         self.values |= {p.name: float(p.default) for p in self.loss.parameters}
         for entry in self.loss.inputs:

@@ -9,7 +9,7 @@ import pytest
 from lossgen.aot import Report, Row, compile_all
 from lossgen.errors import BuildError
 
-MODULE = '''
+MODULE = """
 import os
 from types import SimpleNamespace
 from lossgen.runtime import device as dl
@@ -51,7 +51,12 @@ class Dies:
 
 
 LOSS = SimpleNamespace(variants=(SimpleNamespace(uses=frozenset(), KERNELS),))
-'''
+"""
+
+
+@pytest.fixture(autouse=True)
+def _fresh_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "triton"))
 
 
 def write(tmp_path, kernels):

@@ -1,0 +1,293 @@
+"""A generated loss on a device, at real sizes, against float64: what must hold before it is timed.
+
+Needs torch and the generated modules alone, so that a machine with a GPU and without the compiler
+can run it.  The reference is the loss's composite (``benchmarks/composites.py``) in float64, the
+yardstick the same composite in float32: a kernel may be four times as wrong as it, plus eight
+units of the output's own dtype.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["CHECKS", "Check", "Outcome", "Shape", "Subject", "check_huge", "run_check"]
+
+Composite = Callable[..., Tensor]
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class Shape:
+    rows: int
+    classes: int
+    dtype: torch.dtype
+
+    def __str__(self) -> str:
+        return f"{self.rows} × {self.classes} {str(self.dtype).removeprefix('torch.')}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One check of one loss at one shape; ``detail`` says what was wrong, "" if nothing."""
+
+    loss: str
+    check: str
+    shape: str
+    detail: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One generated loss with its plain-PyTorch counterpart, on a device."""
+
+    name: str
+    module: ModuleType
+    composite: Composite
+    device: torch.device
+    backend: str = "auto"
+
+    @property
+    def loss(self) -> Any:
+        return self.module.LOSS
+
+    def inputs(self, shape: Shape) -> dict[str, Tensor]:
+        """The required inputs: [V] and [N] in [0.2, 0.8], which every declared domain contains."""
+        generator = torch.Generator(self.device).manual_seed(7)
+        found = {}
+        for entry in self.loss.inputs:
+            if entry.off is None:
+                size = shape.classes if entry.kind == "vocab" else shape.rows
+                values = torch.rand(size, device=self.device, generator=generator)
+                found[entry.name] = 0.2 + 0.6 * values
+        return found
+
+    def draw(self, shape: Shape, seed: int = 0, scale: float = 3.0) -> tuple[Tensor, Tensor]:
+        generator = torch.Generator(self.device).manual_seed(seed)
+        size = (shape.rows, shape.classes)
+        logits = torch.empty(size, device=self.device, dtype=shape.dtype)
+        logits.normal_(0, scale, generator=generator)
+        target = torch.randint(
+            shape.classes, (shape.rows,), device=self.device, generator=generator
+        )
+        return logits, target
+
+    def call(self, logits: Tensor, target: Tensor, inputs: dict[str, Tensor], **how: Any) -> Tensor:
+        function = getattr(self.module, f"{self.name}_loss")
+        positional = (logits, target) if self.loss.has_target else (logits,)
+        return function(*positional, **inputs, backend=self.backend, **how)
+
+    def plain(self, logits: Tensor, target: Tensor, inputs: dict[str, Tensor]) -> Tensor:
+        """The composite per row, in the dtype of ``logits``, at the default parameters."""
+        values = [p.default for p in self.loss.parameters if p.off is None]
+        positional = (logits, target) if self.loss.has_target else (logits,)
+        return self.composite(*positional, *inputs.values(), *values)
+
+    def rows(
+        self, logits: Tensor, target: Tensor, inputs: dict[str, Tensor], weight: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Loss per row, and the gradient of its sum weighted by ``weight`` [N]."""
+        leaf = logits.detach().requires_grad_()
+        loss = self.call(leaf, target, inputs, reduction="none")
+        (grad,) = torch.autograd.grad(loss, leaf, weight)
+        return loss.detach(), grad
+
+    def reference(
+        self, logits: Tensor, target: Tensor, inputs: dict[str, Tensor], weight: Tensor, to: Any
+    ) -> tuple[Tensor, Tensor]:
+        leaf = logits.detach().to(to).requires_grad_()
+        loss = self.plain(leaf, target, inputs)
+        (grad,) = torch.autograd.grad(loss, leaf, weight.to(to))
+        return loss.detach(), grad
+
+
+def excess(out: Tensor, gold: Tensor, eager: Tensor, dtype: torch.dtype) -> float:
+    """Largest error over what is allowed (≤ 1 passes); rows are the first axis.
+
+    NaN or infinity where the reference is finite is infinite excess; where the reference itself
+    is not finite nothing is asked.
+    """
+    out, gold, eager = (t.reshape(len(t), -1).double() for t in (out, gold, eager))
+    if not out.numel():
+        return 0.0
+    known = gold.isfinite()
+    if not out[known].isfinite().all():
+        return float("inf")
+    zero = torch.zeros_like(gold)
+    size = torch.where(known, gold.abs(), zero).amax(-1, keepdim=True)
+    yardstick = torch.where(known & eager.isfinite(), (eager - gold).abs(), zero)
+    allowed = 4 * yardstick.amax(-1, keepdim=True) + 8 * torch.finfo(dtype).eps * size
+    error = torch.where(known, (out - gold).abs(), zero)
+    return float((error / allowed.clamp_min(torch.finfo(dtype).tiny)).max())
+
+
+def _compare(subject: Subject, logits: Tensor, target: Tensor, shape: Shape) -> str:
+    inputs = subject.inputs(shape)
+    weight = torch.linspace(-1.0, 2.0, shape.rows, device=subject.device)
+    loss, grad = subject.rows(logits, target, inputs, weight)
+    gold = subject.reference(logits, target, inputs, weight, torch.float64)
+    eager = subject.reference(logits, target, inputs, weight, torch.float32)
+    parts = {
+        "loss": excess(loss, gold[0], eager[0], torch.float32),
+        "gradient": excess(grad, gold[1], eager[1].to(shape.dtype), shape.dtype),
+    }
+    return "; ".join(f"{name} {value:.2g} × allowed" for name, value in parts.items() if value > 1)
+
+
+# ---------------------------------------------------------------------------------- the checks
+def values(subject: Subject, shape: Shape) -> str:
+    """Loss and gradient, rows weighted differently, against float64."""
+    return _compare(subject, *subject.draw(shape), shape)
+
+
+def confident(subject: Subject, shape: Shape) -> str:
+    """Rows whose target has nearly all of the probability."""
+    logits, target = subject.draw(shape, scale=1.0)
+    top = torch.linspace(10.0, 40.0, shape.rows, device=subject.device).to(shape.dtype)
+    logits.scatter_(1, target[:, None], top[:, None])
+    return _compare(subject, logits, target, shape)
+
+
+def masked(subject: Subject, shape: Shape) -> str:
+    """The first half of the classes is −inf, the target is not."""
+    logits, target = subject.draw(shape)
+    logits[:, : shape.classes // 2] = -torch.inf
+    target = target.clamp_min(shape.classes // 2)
+    return _compare(subject, logits, target, shape)
+
+
+def strided(subject: Subject, shape: Shape) -> str:
+    """Rows of a wider tensor, at an offset that no vector load likes."""
+    wide, target = subject.draw(Shape(shape.rows, shape.classes + 3, shape.dtype))
+    return _compare(subject, wide[:, 1:-2], target.clamp_max(shape.classes - 1), shape)
+
+
+def repeatable(subject: Subject, shape: Shape) -> str:
+    """Twice the same bits."""
+    (logits, target), inputs = subject.draw(shape), subject.inputs(shape)
+    weight = torch.ones(shape.rows, device=subject.device)
+    first, second = (subject.rows(logits, target, inputs, weight) for _ in range(2))
+    same = all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    return "" if same or first[0].isnan().any() else "two runs differ"
+
+
+def ignored(subject: Subject, shape: Shape) -> str:
+    """Every third row is ignored: loss and gradient exactly 0, the others as without them."""
+    if not subject.loss.has_target:
+        return ""
+    (logits, target), inputs = subject.draw(shape), subject.inputs(shape)
+    weight = torch.ones(shape.rows, device=subject.device)
+    whole = subject.rows(logits, target, inputs, weight)
+    hidden = torch.arange(shape.rows, device=subject.device) % 3 == 1
+    for _ in range(2):  # poison what the allocator hands out next
+        torch.full((2 * shape.rows, shape.classes), torch.nan, device=subject.device)
+    logits[hidden] = torch.nan
+    loss, grad = subject.rows(logits, torch.where(hidden, IGNORED, target), inputs, weight)
+    if loss[hidden].any() or grad[hidden].any():
+        return "an ignored row is not zero"
+    same = torch.equal(loss[~hidden], whole[0][~hidden])
+    return "" if same and torch.equal(grad[~hidden], whole[1][~hidden]) else "other rows changed"
+
+
+def fused(subject: Subject, shape: Shape) -> str:
+    """Mean with gradient in the forward = rows then backward; a second backward agrees."""
+    (logits, target), inputs = subject.draw(shape), subject.inputs(shape)
+    leaf = logits.detach().requires_grad_()
+    loss = subject.call(leaf, target, inputs, reduction="sum")
+    (first,) = torch.autograd.grad(loss, leaf, retain_graph=True)
+    (second,) = torch.autograd.grad(loss, leaf, torch.full_like(loss, 2.0))
+    weight = torch.ones(shape.rows, device=subject.device)
+    rows, grad = subject.rows(logits, target, inputs, weight)
+    size = grad.abs().amax(-1, keepdim=True).float()
+    bound = 4 * torch.finfo(shape.dtype).eps * size + 1e-30
+    if not ((first.float() - grad.float()).abs() <= bound).all():
+        return "the fused gradient is another one"
+    if not ((second.float() - 2 * grad.float()).abs() <= 2 * bound).all():
+        return "a second backward differs"
+    total = rows.double().sum()
+    good = (loss.double() - total).abs() <= 1e-5 * rows.double().abs().sum()
+    return "" if good else f"sum {loss.item()} of rows {total.item()}"
+
+
+def unchanged(subject: Subject, shape: Shape) -> str:
+    """The caller's logits and labels are not written to."""
+    (logits, target), inputs = subject.draw(shape), subject.inputs(shape)
+    before = logits.clone(), target.clone()
+    subject.rows(logits, target, inputs, torch.ones(shape.rows, device=subject.device))
+    leaf = logits.detach().requires_grad_()
+    subject.call(leaf, target, inputs).backward()
+    same = torch.equal(logits, before[0]) and torch.equal(target, before[1])
+    return "" if same else "an argument was changed"
+
+
+def compiled(subject: Subject, shape: Shape) -> str:
+    """torch.compile(fullgraph=True) gives the same values."""
+    (logits, target), inputs = subject.draw(shape), subject.inputs(shape)
+    leaf = logits.detach().requires_grad_()
+
+    def objective(x: Tensor) -> Tensor:
+        return subject.call(x, target, inputs)
+
+    found = []
+    for function in (objective, torch.compile(objective, fullgraph=True)):
+        loss = function(leaf)
+        found.append((loss.detach(), *torch.autograd.grad(loss, leaf)))
+    close = [
+        torch.allclose(a, b, rtol=8 * torch.finfo(a.dtype).eps, atol=1e-7, equal_nan=True)
+        for a, b in zip(*found, strict=True)
+    ]
+    return "" if all(close) else f"compiled loss, gradient equal: {close}"
+
+
+Check = Callable[[Subject, Shape], str]
+CHECKS: dict[str, Check] = {
+    check.__name__: check
+    for check in (
+        values,
+        confident,
+        masked,
+        strided,
+        repeatable,
+        ignored,
+        fused,
+        unchanged,
+        compiled,
+    )
+}
+
+
+def run_check(subject: Subject, check: Check, shape: Shape) -> Outcome:
+    """The outcome of one check; an exception is a failed check."""
+    began = time.perf_counter()
+    try:
+        detail = check(subject, shape)
+    except Exception as error:
+        detail = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+    return Outcome(subject.name, check.__name__, str(shape), detail, time.perf_counter() - began)
+
+
+def check_huge(subject: Subject, shape: Shape) -> str:
+    """N·V > 2^31: the last rows, which an int32 offset would not reach, against float64."""
+    logits, target = subject.draw(shape)
+    inputs = subject.inputs(shape)
+    loss, grad = subject.rows(logits, target, inputs, torch.ones(shape.rows, device=subject.device))
+    last = slice(shape.rows - 4, shape.rows)
+    kinds = {entry.name: entry.kind for entry in subject.loss.inputs}
+    part = {n: t if kinds[n] == "vocab" else t[last] for n, t in inputs.items()}
+    weight = torch.ones(4, device=subject.device)
+    gold, eager = (
+        subject.reference(logits[last], target[last], part, weight, to)
+        for to in (torch.float64, torch.float32)
+    )
+    worst = max(
+        excess(loss[last], gold[0], eager[0], torch.float32),
+        excess(grad[last], gold[1], eager[1].to(shape.dtype), shape.dtype),
+    )
+    return "" if worst <= 1 else f"{worst:.2g} × allowed"

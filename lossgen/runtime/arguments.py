@@ -1,0 +1,193 @@
+"""What a loss takes, and the checks of a call: before any launch, with errors like torch's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["Input", "Parameter", "Variant", "check_call", "check_parameters", "check_target_range"]
+
+_FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+REDUCTIONS = ("mean", "sum", "none")
+BACKENDS = ("auto", "triton", "torch")
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A run-time scalar and its domain; ``off`` is the value that compiles its term out."""
+
+    name: str
+    default: float
+    lo: float = -math.inf
+    hi: float = math.inf
+    lo_open: bool = True
+    hi_open: bool = True
+    off: float | None = None
+    integer: bool = False
+
+    @property
+    def domain(self) -> str:
+        """The interval as text."""
+        left, right = "(" if self.lo_open else "[", ")" if self.hi_open else "]"
+        return f"{left}{self.lo:g}, {self.hi:g}{right}"
+
+    def contains(self, value: float) -> bool:
+        """NaN is outside."""
+        above = value > self.lo or (value == self.lo and not self.lo_open)
+        return above and (value < self.hi or (value == self.hi and not self.hi_open))
+
+
+@dataclass(frozen=True)
+class Input:
+    """A tensor beside the logits: kind "vocab" is [V], "row" is one number per row.
+
+    With ``off`` the input is optional, and None stands for that constant.
+    """
+
+    name: str
+    kind: str
+    off: float | None = None
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One compiled plan: its kernels, and the parameters and inputs that they take, in order."""
+
+    uses: frozenset[str]
+    parameters: tuple[str, ...]
+    inputs: tuple[str, ...]
+    n_saved: int
+    n_state: int
+    torch_forward: Callable[..., tuple[Tensor, Tensor]]
+    torch_backward: Callable[..., Tensor]
+    torch_fused: Callable[..., tuple[Tensor, Tensor]]
+    forward_kernel: Any
+    merge_kernel: Any
+    backward_kernel: Any
+    fused_kernel: Any
+
+
+def check_parameters(loss: str, declared: Sequence[Parameter], values: Sequence[Any]) -> None:
+    """Raises TypeError, ValueError."""
+    for parameter, value in zip(declared, values, strict=True):
+        if isinstance(value, Tensor) or isinstance(value, bool) or not _is_number(value):
+            raise TypeError(
+                f"{loss}: {parameter.name} must be a number, not {type(value).__name__}"
+            )
+        if not parameter.contains(value):
+            raise ValueError(
+                f"{loss}: {parameter.name} = {value:g} is outside its domain {parameter.domain}"
+            )
+        if parameter.integer and value != int(value):
+            raise ValueError(f"{loss}: {parameter.name} = {value:g} must be a whole number")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float, torch.SymInt, torch.SymFloat)) or (
+        hasattr(value, "__float__") and not hasattr(value, "__len__")
+    )
+
+
+def check_call(
+    loss: str,
+    logits: Any,
+    target: Any,
+    inputs: Sequence[tuple[Input, Any]],
+    has_target: bool,
+    min_classes: int,
+    ignore_index: Any,
+    reduction: Any,
+    backend: Any,
+    inplace_grad: bool,
+) -> None:
+    """Shapes, dtypes, devices and options. Raises TypeError, ValueError."""
+    if not isinstance(logits, Tensor):
+        raise TypeError(f"{loss}: logits must be a tensor, not {type(logits).__name__}")
+    if logits.dtype not in _FLOATS:
+        raise TypeError(
+            f"{loss}: logits must be float32, bfloat16, float16 or float64, not {_name(logits)}"
+        )
+    if logits.dim() == 0:
+        raise ValueError(f"{loss}: logits must have a class axis, but they have no axes")
+    if logits.shape[-1] < min_classes:
+        raise ValueError(
+            f"{loss}: logits have {logits.shape[-1]} classes; at least {min_classes} are needed"
+        )
+    if has_target:
+        _check_target(loss, logits, target, ignore_index)
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"{loss}: reduction must be one of {_list(REDUCTIONS)}, not {reduction!r}")
+    if backend not in BACKENDS:
+        raise ValueError(f"{loss}: backend must be one of {_list(BACKENDS)}, not {backend!r}")
+    for declared, value in inputs:
+        _check_input(loss, logits, declared, value)
+    if inplace_grad and logits.requires_grad and logits.is_leaf:
+        raise ValueError(f"{loss}: inplace_grad would overwrite logits that are a leaf of autograd")
+
+
+def _check_target(loss: str, logits: Tensor, target: Any, ignore_index: Any) -> None:
+    if not isinstance(target, Tensor):
+        raise TypeError(f"{loss}: target must be a tensor, not {type(target).__name__}")
+    if target.dtype.is_floating_point or target.dtype.is_complex or target.dtype is torch.bool:
+        raise TypeError(f"{loss}: target must have an integer dtype, not {_name(target)}")
+    if target.shape != logits.shape[:-1]:
+        raise ValueError(
+            f"{loss}: target has shape {_shape(target.shape)}, but logits of shape "
+            f"{_shape(logits.shape)} need {_shape(logits.shape[:-1])}"
+        )
+    if target.device != logits.device:
+        raise ValueError(
+            f"{loss}: target is on {target.device}, but logits are on {logits.device}"
+        )
+    if isinstance(ignore_index, bool) or not isinstance(ignore_index, (int, torch.SymInt)):
+        raise TypeError(
+            f"{loss}: ignore_index must be an integer, not {type(ignore_index).__name__}"
+        )
+
+
+def _check_input(loss: str, logits: Tensor, declared: Input, value: Any) -> None:
+    name = declared.name
+    if value is None:
+        if declared.off is None:
+            raise ValueError(f"{loss}: {name} is required")
+        return
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{loss}: {name} must be a tensor, not {type(value).__name__}")
+    shape = logits.shape[-1:] if declared.kind == "vocab" else logits.shape[:-1]
+    if value.shape != shape:
+        raise ValueError(
+            f"{loss}: {name} has shape {_shape(value.shape)}, but logits of shape "
+            f"{_shape(logits.shape)} need {_shape(shape)}"
+        )
+    if value.dtype.is_complex or value.dtype is torch.bool:
+        raise TypeError(f"{loss}: {name} must hold real numbers, not {_name(value)}")
+    if value.device != logits.device:
+        raise ValueError(
+            f"{loss}: {name} is on {value.device}, but logits are on {logits.device}"
+        )
+    if value.requires_grad and torch.is_grad_enabled():
+        raise ValueError(f"{loss}: no gradient is computed for {name}; pass {name}.detach()")
+
+
+def check_target_range(target: Tensor, ignored: Tensor, n_classes: int) -> None:
+    """IndexError like torch's where a target is neither a class nor ignored (CPU tensors)."""
+    wrong = ((target < 0) | (target >= n_classes)) & ~ignored
+    if bool(wrong.any()):
+        raise IndexError(f"Target {int(target[wrong][0])} is out of bounds.")
+
+
+def _name(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return "[" + ", ".join(str(int(n)) for n in shape) + "]"
+
+
+def _list(options: Sequence[str]) -> str:
+    return ", ".join(repr(o) for o in options)

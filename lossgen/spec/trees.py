@@ -1,0 +1,85 @@
+"""Questions about expression trees: what they use, and where a rank comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from lossgen.spec.expr import (
+    Binary,
+    Call,
+    Compare,
+    Expr,
+    Gather,
+    Name,
+    NameKind,
+    Rank,
+    Unary,
+)
+
+__all__ = ["children", "culprit", "depends_on_logits", "names", "nodes", "uses_target"]
+
+
+def children(expr: Expr) -> tuple[Expr, ...]:
+    """The operands of a node, left to right."""
+    match expr:
+        case Unary(operand=operand):
+            return (operand,)
+        case Binary(left=left, right=right) | Compare(left=left, right=right):
+            return (left, right)
+        case Call(args=args):
+            return args
+        case Gather(vector=vector):
+            return (vector,)
+    return ()
+
+
+def nodes(expr: Expr) -> Iterator[Expr]:
+    """All nodes of a tree, parents first, left to right."""
+    stack = [expr]
+    while stack:
+        node = stack.pop()
+        yield node
+        stack.extend(reversed(children(node)))
+
+
+def names(expr: Expr) -> set[str]:
+    """The names that occur, the language's own among them; lets are not opened."""
+    return {node.name for node in nodes(expr) if isinstance(node, Name)}
+
+
+def uses_target(expr: Expr) -> bool:
+    """Whether the target class occurs: e[y], onehot, over=others, u."""
+    return any(
+        isinstance(node, Gather)
+        or (isinstance(node, Call) and node.others)
+        or (isinstance(node, Name) and node.kind is NameKind.ONEHOT)
+        for node in nodes(expr)
+    )
+
+
+def depends_on_logits(expr: Expr, let: Mapping[str, Expr]) -> bool:
+    """Whether x occurs where a gradient can reach it: not under stop_gradient or in a condition."""
+    seen: set[str] = set()
+    stack = [expr]
+    while stack:
+        node = stack.pop()
+        match node:
+            case Name(kind=NameKind.LOGITS):
+                return True
+            case Name(kind=NameKind.LET, name=name) if name not in seen:
+                seen.add(name)
+                stack.append(let[name])
+            case Call(func="stop_gradient" | "sign" | "argmax") | Compare():
+                continue
+        stack.extend(children(node))
+    return False
+
+
+def culprit(expr: Expr) -> Expr:
+    """The smallest subexpression that gives a class-rank expression its rank."""
+    while True:
+        guilty = [child for child in children(expr) if child.rank == Rank.CLASS]
+        is_softmax = isinstance(expr, Call) and expr.func in ("softmax", "log_softmax")
+        if len(guilty) != 1 or is_softmax:
+            return expr
+        expr = guilty[0]
