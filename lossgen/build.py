@@ -20,7 +20,7 @@ from secrets import token_hex
 from time import perf_counter
 
 from lossgen import paths
-from lossgen.errors import BuildError, CompilerBug, LossgenError
+from lossgen.errors import BuildError, CompilerBug, Location, LossgenError
 from lossgen.verbs import make_callable
 
 __all__ = ["MARK", "Change", "Rendered", "Report", "build", "render", "write_atomically"]
@@ -98,7 +98,8 @@ class Report:
     """What a build did, or with ``check`` would do."""
 
     rendered: tuple[Rendered, ...]  # in the order of the specs
-    files: tuple[Path, ...]  # every file that belongs to the output
+    modules: tuple[Path, ...]  # where each of them goes
+    files: tuple[Path, ...]  # every file of the output: modules, and the runtime if standalone
     changes: tuple[Change, ...]  # made; or, with check, found missing
     command: str  # repairs what check finds
     seconds: float
@@ -140,10 +141,10 @@ def build(
     sources = _sources(specs, all_specs)
     folders = _folders(sources, out_dir, check)
     rendered = _render_all(sources, standalone, jobs, on_rendered or (lambda _: None))
-    wanted = {
-        folder / f"{item.name}.py": item.text
-        for folder, item in zip(folders, rendered, strict=True)
-    }
+    modules = tuple(
+        folder / f"{item.name}.py" for folder, item in zip(folders, rendered, strict=True)
+    )
+    wanted = {path: item.text for path, item in zip(modules, rendered, strict=True)}
     for folder in sorted(set(folders)) if standalone else ():
         wanted |= _vendored_runtime(folder)
     orphans = _orphans(set(folders), wanted) if all_specs else []
@@ -156,6 +157,7 @@ def build(
             _apply(change)
     return Report(
         rendered=tuple(rendered),
+        modules=modules,
         files=tuple(wanted),
         changes=tuple(changes),
         command=_command(specs, out_dir, all_specs, standalone),
@@ -177,7 +179,8 @@ def render(path: Path, standalone: bool = False) -> Rendered:
         passed = perf_counter()
         text = render_module(compiled, standalone=standalone)
         done = perf_counter()
-    except (LossgenError, OSError):
+    except LossgenError as error:
+        error.location = error.location or Location(str(path), 1, 1)
         raise
     except Exception as error:
         raise CompilerBug(f"while compiling {path}: {type(error).__name__}: {error}") from error
@@ -260,7 +263,7 @@ def _attempts(
 def _attempt(standalone: bool, path: Path) -> Rendered | str:
     try:
         return render(path, standalone)
-    except (LossgenError, OSError) as error:
+    except LossgenError as error:
         return str(error)
 
 

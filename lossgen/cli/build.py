@@ -113,7 +113,7 @@ def _print_sums(report: Report) -> None:
 def _compile_ahead(report: Report, targets: str) -> None:
     from lossgen.aot import compile_all
 
-    result = compile_all([rendered.name for rendered in report.rendered], tuple(targets.split(",")))
+    result = compile_all(report.modules, tuple(targets.split(",")))
     typer.echo(str(result))
     if not result.ok:
         raise typer.Exit(1)

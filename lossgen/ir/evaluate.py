@@ -17,12 +17,12 @@ from typing import Any
 import mpmath as mp
 import numpy as np
 from numpy.typing import NDArray
-from sympy import Add, Expr, Mul, Pow, Symbol, exp, lambdify, log
+from sympy import Add, Dummy, Expr, Mul, Pow, Symbol, exp, lambdify, log
 
 from lossgen.ir.ops import BUILTINS, OPS
 from lossgen.ir.stages import Form, GradedLoss, Pivot, Sum
 
-__all__ = ["Row", "float32", "high_precision", "rows_float32", "rows_mpmath"]
+__all__ = ["Row", "float32", "high_precision", "paired", "rows_float32", "rows_mpmath"]
 
 Array = NDArray[np.float32]
 Env = Mapping[Symbol, Any]
@@ -46,7 +46,7 @@ def _float32(expr: Expr, env: Env, memo: dict[Expr, Any]) -> Any:
         return np.float32(float(expr))
     if isinstance(expr, (Add, Mul)):
         operation = np.add if isinstance(expr, Add) else np.multiply
-        parts = [float32(a, env, memo) for a in sorted(expr.args, key=str)]
+        parts = [float32(a, env, memo) for a in paired(expr)]
         total = parts[0]
         for part in parts[1:]:
             total = operation(total, part).astype(np.float32)
@@ -61,6 +61,15 @@ def _float32(expr: Expr, env: Env, memo: dict[Expr, Any]) -> Any:
     return OPS[expr.func.__name__].numpy(*arguments)
 
 
+def paired(expr: Expr) -> list[Expr]:
+    """The operands in the order of evaluation: x - x_y first, which is exact."""
+    args = sorted(expr.args, key=str)
+    names = {str(a) for a in args}
+    if expr.is_Add and {"x", "-x_y"} <= names:
+        args.sort(key=lambda a: {"x": 0, "-x_y": 1}.get(str(a), 2))
+    return args
+
+
 def high_precision(expr: Expr, symbols: Sequence[Symbol]) -> Callable[..., Any]:
     """``expr`` as a function of mpmath numbers, at the working precision of the caller."""
     return _compiled(expr, tuple(symbols))
@@ -69,7 +78,9 @@ def high_precision(expr: Expr, symbols: Sequence[Symbol]) -> Callable[..., Any]:
 @lru_cache(maxsize=1024)
 def _compiled(expr: Expr, symbols: tuple[Symbol, ...]) -> Callable[..., Any]:
     table = {name: op.mp for name, op in OPS.items()}
-    return lambdify(list(symbols), expr, modules=[table, "mpmath"])
+    # A parameter may be named like a function of the vocabulary: its symbol must not be.
+    plain = {s: Dummy(f"v{k}") for k, s in enumerate(symbols)}
+    return lambdify(list(plain.values()), expr.xreplace(plain), modules=[table, "mpmath"])
 
 
 @dataclass(frozen=True)

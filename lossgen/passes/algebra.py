@@ -43,7 +43,7 @@ def _complement_sum(expr: Expr, forms: Sequence[Form]) -> Expr:
     for form in forms:
         for half, other in ((form.P, form.Q), (form.Q, form.P)):
             for term in list(terms):
-                if not term.is_Mul and term != half or half not in Mul.make_args(term):
+                if half not in term.as_powers_dict():
                     continue
                 for partner, joined in ((-term / half, other), (term / half * other, 1 / other)):
                     if partner in terms and term in terms and partner != term:

@@ -271,15 +271,15 @@ def _row(stable: StableLoss, row: Row, worst: _Worst) -> None:
         where = f"a row with logits {', '.join(f'{v:.4g}' for v in row.x)}, target {row.y}"
         where += "".join(f", {n} = {v:g}" for n, v in row.parameters.items())
         error = abs(mp.mpf(value) - loss)
+        by_loss, by_gradient = _parameter_condition(before, row, loss, gradient)
         if error > _TINY:
-            kappa = float(scale / abs(loss)) if loss != 0 else 0.0
-            kappa += _parameter_condition(before, row, loss)
+            kappa = by_loss + (float(scale / abs(loss)) if loss != 0 else 0.0)
             worst.add("loss", float(error / max(abs(loss), mp.mpf(_TINY)) / _ULP), kappa, where)
         largest = max(abs(g) for g in gradient)
         error = max(abs(mp.mpf(float(s)) - g) for s, g in zip(slopes, gradient, strict=True))
         if error > _TINY:
             ulp = float(error / max(largest, mp.mpf(_TINY)) / _ULP)
-            worst.add("gradient", ulp, spread + _scales(row), where)
+            worst.add("gradient", ulp, by_gradient + spread + _scales(row), where)
 
 
 def _scales(row: Row) -> float:
@@ -288,15 +288,23 @@ def _scales(row: Row) -> float:
                default=0.0)
 
 
-def _parameter_condition(before: GradedLoss, row: Row, loss: Any) -> float:
-    total = 0.0
+def _parameter_condition(
+    before: GradedLoss, row: Row, loss: Any, gradient: list[Any]
+) -> tuple[float, float]:
+    """Relative change of loss and gradient per relative change of a parameter, summed."""
+    of_loss = of_gradient = 0.0
+    largest = max(abs(g) for g in gradient)
     for name, value in row.parameters.items():
-        if not value or not loss:
+        if not value:
             continue
         moved = replace(row, parameters={**row.parameters, name: value * (1 + 2.0**-40)})
         try:
-            shifted, _ = rows_mpmath(before, moved)
+            shifted, slopes = rows_mpmath(before, moved)
         except (ZeroDivisionError, ValueError):
             continue
-        total += float(abs((shifted - loss) / loss) * 2**40)
-    return total
+        if loss:
+            of_loss += float(abs((shifted - loss) / loss) * 2**40)
+        if largest:
+            change = max(abs(a - b) for a, b in zip(slopes, gradient, strict=True))
+            of_gradient += float(change / largest * 2**40)
+    return of_loss, of_gradient

@@ -102,6 +102,11 @@ class Reductions:
         if not scale.is_positive:
             scale, body = Integer(1), ell
         offset, base = body.as_independent(*symbols, as_Add=True)
+        x, x_y = self.vocabulary.x, self.vocabulary.x_y
+        rest = base - x
+        if self.pivot is Pivot.TARGET and rest != 0 and x not in rest.free_symbols:
+            # x - x_y is exact where it matters, x + rest at |x| = 3000 is not
+            offset, base = offset + x_y, base - x_y
         constant = scale * offset
         along, shift_y = [], []
         for term in Add.make_args(expand(ell_y - constant)):

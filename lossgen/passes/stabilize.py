@@ -7,6 +7,7 @@ stable).  Every rule is one row of ``RULES``, tried on each node from the root d
     log_near_one        log(1 - c·Q)           →  log1p(-c·Q)
     expm1_quotient      B^N / (1 - B^N)        →  recipexpm1x(-N·log B) / (-N·log B)
     power_difference    A^e - B^e              →  -A^e · e · expm1div(log(B/A), e)
+                        B^a - B^b              →  B^b · (a-b) · expm1div(log B, a-b)
     bounded_quotient    P / softplus(-z)       →  sigrel(-z)
     one_exponential     P^a · Q^b · e^c        →  exp(c - a·s - b·r), integer units as sigmoids
 
@@ -190,13 +191,17 @@ def _difference(first: Expr, second: Expr, rw: _Rewriter) -> Expr | None:
         if not _is_power(base, exponent):
             continue
         scale = -_without(second, factor)
-        if not exponent.free_symbols:
+        if not exponent.free_symbols and base not in rw.logs:
             continue
         if first == scale:  # c - c·B^e
             small = rw.rewrite(rw.log(base))
             return -rw.rewrite(scale) * exponent * _f["expm1div"](small, exponent)
         ratio = first / scale
         top, top_exponent = ratio.as_base_exp()
+        if top == base and base in rw.logs and top_exponent != exponent:
+            rise = top_exponent - exponent  # c·B^a - c·B^b
+            grown = _f["expm1div"](rw.rewrite(rw.log(base)), rise)
+            return rw.rewrite(scale * factor) * rise * grown
         if top_exponent != exponent or not _is_power(top, exponent) or exponent == 1:
             continue
         small_top = rw.small_difference(base - top)

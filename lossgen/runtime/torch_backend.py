@@ -15,8 +15,9 @@ from lossgen.runtime.arguments import Variant
 
 __all__ = ["backward", "compute_dtype", "forward", "fused"]
 
-#: Elements per chunk: 1 MiB of float32, about one core's share of the last-level cache.
-CHUNK = 1 << 18
+#: Elements per chunk: 4 MiB of float32. Smaller chunks stay in a nearer cache, but pay torch's
+#: cost per operation more often (measured: 170 ms at 1 << 19, 140 at 1 << 20, 161 at 1 << 21).
+CHUNK = 1 << 20
 
 
 def compute_dtype(logits: Tensor) -> torch.dtype:

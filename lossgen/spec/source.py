@@ -31,6 +31,8 @@ __all__ = ["FLOW_HINT", "Formula", "Node", "Source", "compose", "shorten"]
 MAX_CHARACTERS = 250_000
 MAX_DEPTH = 10
 FLOW_HINT = "inside { } or [ ], a formula with commas or brackets needs quotes"
+_SPACE = re.compile(r"\s*")
+_BLANK = re.compile(r"(?:\s|\\[ \n\t_nrtvfNLP]|\\x20|\\u0020)*")  # in a double-quoted scalar
 _ESCAPE_LENGTHS = {"x": 4, "u": 6, "U": 10}
 
 
@@ -96,29 +98,23 @@ class Source:
         elif node.style:
             position += 1
         offsets = []
-        for character in text:
-            if node.style == '"':
-                position = self._skip_continuation(position)
-            escaped = node.style == '"' and raw[position : position + 1] == "\\"
-            if character.isspace() and not escaped:
-                offsets.append(min(position, node.end))
-                continue
-            if not escaped:
-                while position < node.end and raw[position].isspace():
-                    position += 1
+        for character in text:  # blanks fold and move, so only the other characters are matched
+            if not character.isspace():
+                blank = _BLANK if node.style == '"' else _SPACE
+                found = blank.match(raw, position, node.end)
+                position = found.end() if found else position
             offsets.append(min(position, node.end))
-            if escaped:
-                position += _ESCAPE_LENGTHS.get(raw[position + 1 : position + 2], 2)
-            else:
-                position += 2 if node.style == "'" and character == "'" else 1
+            if not character.isspace():
+                position += self._written(position, character, node.style)
         flat = re.sub(r"\s", " ", text)
         left, right = len(flat) - len(flat.lstrip()), len(flat.rstrip())
         return Formula(flat.strip(), tuple(offsets[left:right]) or (node.start,))
 
-    def _skip_continuation(self, position: int) -> int:
-        while found := re.compile(r"\s*\\\n\s*").match(self.text, position):
-            position = found.end()
-        return position
+    def _written(self, position: int, character: str, style: str | None) -> int:
+        """How many source characters spell one character of a scalar."""
+        if style == '"' and self.text[position : position + 1] == "\\":
+            return _ESCAPE_LENGTHS.get(self.text[position + 1 : position + 2], 2)
+        return 2 if style == "'" and character == "'" else 1
 
     def at(self, formula: Formula, span: Span) -> Location:
         """The place of a part of a formula."""
@@ -209,7 +205,7 @@ def _events(source: Source) -> Iterator[Any]:
         yield from YAML(typ="safe", pure=True).parse(source.text)
     except MarkedYAMLError as error:
         mark, problem = error.problem_mark, str(error.problem or error.context or "unreadable")
-        if "<stream end>" in problem or not mark:
+        if not mark or re.search("<stream end>|end of stream", problem):
             mark, problem = error.context_mark or mark, "this is never closed"
         place = source.location(mark.index if mark else 0)
         raise YamlSyntax(problem=problem, location=place, hint=_hint(problem)) from None

@@ -42,7 +42,8 @@ RESERVED = {
     **dict.fromkeys(("y", "target"), "the target class"),
     **dict.fromkeys(SUGAR, "a word of the formula language"),
     **dict.fromkeys(("onehot", "V", "pi", "over", "others"), "a word of the formula language"),
-    **dict.fromkeys(FUNCTIONS, "a function of the formula language"),
+    # softcap is also the customary name of its parameter, and a call is never a name
+    **dict.fromkeys(FUNCTIONS - {"softcap"}, "a function of the formula language"),
     **dict.fromkeys(("transform", "regularizer", "adversarial", "normalizer"), "a part of a spec"),
     **dict.fromkeys(
         ("ignore_index", "reduction", "backend", "inplace_grad"), "an argument of every loss"

@@ -1,0 +1,1 @@
+"""Plans as text: expression printers, the lines of each sweep, and the module around them."""
