@@ -16,10 +16,12 @@ PATH = Path(__file__).with_name("composites.py")
 def text() -> str:
     """The file as it should be, formatted."""
     specs = [load_spec(path) for path in sorted(paths.specs_dir().glob("*.yaml"))]
-    command = [sys.executable, "-m", "ruff", "format", "--line-length", "100", "-"]
     source = composites_module(specs)
-    done = subprocess.run(command, input=source, capture_output=True, text=True, check=True)
-    return done.stdout
+    for command in ("check --fix --select UP034", "format --line-length 100"):
+        program = [sys.executable, "-m", "ruff", *command.split(), "--isolated", "-"]
+        done = subprocess.run(program, input=source, capture_output=True, text=True, check=True)
+        source = done.stdout
+    return source
 
 
 if __name__ == "__main__":

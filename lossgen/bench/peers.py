@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import inf, isinf
 
@@ -43,14 +43,21 @@ def _hot(y: Tensor, classes: int) -> Tensor:
     return torch.arange(classes, device=y.device) == y
 '''
 
+_WIDTH = 88  # of a line of a function's body
+
 
 @dataclass(frozen=True)
 class Value:
-    """Text of a Python expression; ``constant`` if its value is known, ``tensor`` if it is one."""
+    """Text of a Python expression; ``constant`` if its value is known, ``tensor`` if it is one.
+
+    ``log`` names the logarithm where it is at hand: p[y] is written exp(logp[y]), not by a
+    softmax of its own.
+    """
 
     text: str
     tensor: bool
     constant: Fraction | float | None = None
+    log: str | None = None
 
 
 def _constant(value: Fraction | float) -> Value:
@@ -73,8 +80,6 @@ _TORCH = {
     "sign": "torch.sign",
     "softplus": "F.softplus",
     "log_sigmoid": "F.logsigmoid",
-    "softmax": "torch.softmax",
-    "log_softmax": "torch.log_softmax",
 }
 _REDUCTIONS = {  # text, and what the target's place holds under over=others
     "sum": ("{e}.sum(-1, keepdim=True)", "0.0"),
@@ -91,6 +96,7 @@ class _Writer:
 
     def __init__(self, constants: dict[str, float]) -> None:
         self.lines: list[str] = []
+        self.logs: dict[str, str] = {}  # argument of a log_softmax → its name
         self.known = {name: _constant(_exact(value)) for name, value in constants.items()}
 
     def _assign(self, text: str, tensor: bool = True) -> Value:
@@ -141,7 +147,11 @@ class _Writer:
         return self._assign(f"{left.text} {op} {right.text}", tensor)
 
     def gather(self, vector: Value) -> Value:
-        return self._assign(f"_at({vector.text}, y)") if vector.tensor else vector
+        if not vector.tensor:
+            return vector
+        if vector.log is not None:
+            return self._assign(f"torch.exp(_at({vector.log}, y))")
+        return self._assign(f"_at({vector.text}, y)")
 
     def call(self, node: Call, args: tuple[Value, ...]) -> Value:
         func, texts = node.func, [arg.text for arg in args]
@@ -149,7 +159,12 @@ class _Writer:
             return self._reduce(func, texts[0], node.others)
         if func in ("softmax", "log_softmax"):
             masked = self._masked(texts[0], "-math.inf") if node.others else texts[0]
-            return self._assign(f"{_TORCH[func]}({masked}, -1)")
+            if masked not in self.logs:
+                self.logs[masked] = self._assign(f"torch.log_softmax({masked}, -1)").text
+            log = self.logs[masked]
+            if func == "log_softmax":
+                return Value(log, True)
+            return replace(self._assign(f"torch.softmax({masked}, -1)"), log=log)
         if func == "softcap" and args[1].constant == inf:
             return args[0]
         if func == "stop_gradient":
@@ -229,23 +244,39 @@ def composite_source(spec: LossSpec) -> str:
     typed = [f"{n}: Tensor" for n in tensors] + [f"{n}: float" for n in parameters]
     setup = ["y = y[:, None]"] if spec.has_target else []
     result = f"return {total.text}.expand(x.shape[0], 1).squeeze(-1)"
-    body = [*setup, *_live(writer.lines, result), result]
+    body = [*setup, *_tidy(writer.lines, result)]
     title = " ".join(spec.title.split())
     head = f"def {spec.name}({', '.join(typed)}) -> Tensor:"
     return "\n".join([head, f'    """{title}."""', *(f"    {line}" for line in body)]) + "\n"
 
 
-def _live(lines: list[str], result: str) -> list[str]:
-    """The assignments that the result needs: options that are off leave others behind."""
-    needed, kept = set(re.findall(r"\w+", result)), []
-    for line in reversed(lines):
-        name, _, text = line.partition(" = ")
-        if name in needed:
-            needed |= set(re.findall(r"\w+", text))
-            kept.append(line)
-    return kept[::-1]
+def _tidy(lines: list[str], result: str) -> list[str]:
+    """What ``result`` needs, with assignments that are used once put where they are used."""
+    body = [*lines, result]
+    for at in range(len(lines) - 1, -1, -1):
+        name, _, text = body[at].partition(" = ")
+        pattern = re.compile(rf"\b{name}\b")
+        users = [k for k in range(at + 1, len(body)) if pattern.search(body[k])]
+        uses = sum(len(pattern.findall(body[k])) for k in users)
+        if name == "y" or text.startswith(f"{name}."):
+            continue  # an argument, reshaped
+        if uses == 1:
+            inner = f"({text})" if " " in re.sub(r"\(.*\)", "", text) or text[0] == "-" else text
+            joined = pattern.sub(lambda _, inner=inner: inner, body[users[0]])
+            if len(joined) > _WIDTH:
+                continue
+            body[users[0]] = joined
+        if uses <= 1:
+            del body[at]
+    return body
 
 
 def composites_module(specs: Iterable[LossSpec]) -> str:
     """The text of ``benchmarks/composites.py``."""
-    return "\n\n".join([HEADER, *(composite_source(spec) for spec in specs)])
+    functions = [composite_source(spec) for spec in specs]
+    text = "\n\n".join([HEADER, *functions])
+    imports = {"import math\n\n": "math.", "from torch.nn import functional as F\n": "F."}
+    for line, use in imports.items():
+        if not any(use in function for function in functions):
+            text = text.replace(line, "")
+    return text

@@ -41,16 +41,10 @@ def test_options_that_are_off_leave_nothing_behind():
         '    """A sample."""',
         "    y = y[:, None]",
         "    margin = margin.to(x.dtype)[None]",
-        "    t2 = x - margin",
-        "    t3 = torch.softmax(t2, -1)",
-        "    t4 = _at(t3, y)",
-        "    t5 = t4 ** q",
-        "    t6 = 1.0 - t5",
-        "    t7 = t6 / q",
-        "    t9 = x.masked_fill(_hot(y, x.shape[-1]), -math.inf).max(-1, keepdim=True).values",
-        "    t10 = t9 * 2.0",
-        "    t11 = t7 + t10",
-        "    return t11.expand(x.shape[0], 1).squeeze(-1)",
+        "    t5 = torch.exp(_at(torch.log_softmax((x - margin), -1), y))",
+        "    t8 = (1.0 - (t5 ** q)) / q",
+        "    t10 = x.masked_fill(_hot(y, x.shape[-1]), -math.inf).max(-1, keepdim=True).values",
+        "    return (t8 + (t10 * 2.0)).expand(x.shape[0], 1).squeeze(-1)",
     ]
 
 

@@ -1,0 +1,177 @@
+"""Hypothesis draws of whole calls, adversarial by construction.
+
+A case is a few small choices (shapes, kind of rows, dtype, storage, parameters) and a seed for
+the numbers, so that Hypothesis shrinks it to the simplest call that still fails.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from hypothesis import strategies as st
+from torch import Tensor
+
+from lossgen.passes.certify import parameter_points
+from lossgen.spec.model import LossSpec
+from lossgen.verify.reference import Arguments
+
+__all__ = ["KINDS", "LAYOUTS", "Case", "cases"]
+
+KINDS = ("plain", "peaked", "wrong", "tiny", "large", "offset", "masked")
+LAYOUTS = ("contiguous", "sliced", "transposed", "expanded")
+CLASSES = (1, 2, 3, 7, 8, 9, 16, 17, 31, 33, 64, 65)
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call of a loss, still without tensors."""
+
+    spec: LossSpec
+    rows: int
+    classes: int
+    kind: str
+    layout: str
+    dtype: torch.dtype
+    point: int  # which parameter setting
+    options: bool  # use the optional parameters and inputs too
+    block: int  # tile of the Triton kernels
+    seed: int
+
+    def __str__(self) -> str:
+        values = ", ".join(f"{k}={v:g}" for k, v in self.parameters().items())
+        dtype = str(self.dtype).removeprefix("torch.")
+        return (
+            f"{self.rows} x {self.classes} {self.kind} {dtype} logits, {self.layout}, tile "
+            f"{self.block}, seed {self.seed}{', ' + values if values else ''}"
+        )
+
+    def with_(self, **changes: Any) -> Case:
+        return replace(self, **changes)
+
+    # ------------------------------------------------------------------ numbers
+    def parameters(self) -> dict[str, float]:
+        """One setting from the ends of every domain; optional ones off unless asked."""
+        entries = self.spec.parameters
+        points = parameter_points(self.spec, entries)
+        chosen = dict(points[self.point % len(points)])
+        for name, entry in entries.items():
+            if entry.off is not None and not self.options:
+                chosen[name] = float(entry.off)
+            elif entry.off is not None and chosen[name] == entry.off:
+                low = entry.domain.lo if math.isfinite(entry.domain.lo) else 0.0
+                high = entry.domain.hi if math.isfinite(entry.domain.hi) else low + 4.0
+                chosen[name] = float(np.float32(low + 0.3 * (high - low)))
+        return chosen
+
+    def numbers(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        """Logits [N, V] in float64 (exact in ``dtype``) and targets [N]."""
+        rng = np.random.default_rng(self.seed)
+        rows, classes = self.rows, self.classes
+        x = rng.normal(0.0, 2.0, (rows, classes))
+        y = rng.integers(0, classes, rows)
+        at = np.arange(rows)
+        if self.kind == "peaked":
+            x[at, y] += rng.choice([6.9, 12.0, 17.0, 25.0], rows)
+        elif self.kind == "wrong" and classes > 1:
+            x[at, (y + 1) % classes] += rng.choice([6.0, 15.0], rows)
+        elif self.kind == "tiny":
+            x *= 1e-3
+        elif self.kind == "large":
+            x *= 40.0
+        elif self.kind == "offset":
+            x += rng.choice([1e3, -3e3, 1e4], (rows, 1))
+        elif self.kind == "masked":
+            hidden = rng.random((rows, classes)) < 0.4
+            hidden[:, : min(16, classes - 1)] = True  # the whole first tile of the smallest size
+            hidden[at, y] = False
+            x[hidden] = -np.inf
+        held = torch.from_numpy(x).to(self.dtype).double()
+        return held.numpy(), y
+
+    def inputs(self) -> dict[str, Tensor]:
+        """Vocab [V] and row [N] tensors; optional ones only with ``options``."""
+        rng = np.random.default_rng(self.seed + 1)
+        found = {}
+        for name, entry in self.spec.inputs.items():
+            if entry.off is not None and not self.options:
+                continue
+            low, high = entry.range or _range(entry.domain)
+            size = self.classes if entry.kind == "vocab" else self.rows
+            values = rng.uniform(low, high, size).astype(np.float32)
+            found[name] = torch.from_numpy(values)
+        return found
+
+    def arguments(self, dtype: torch.dtype = torch.float64) -> Arguments:
+        """What the literal formula needs."""
+        x, y = self.numbers()
+        given: dict[str, Tensor] = {}
+        for name, entry in self.spec.inputs.items():
+            size = self.classes if entry.kind == "vocab" else self.rows
+            given[name] = self.inputs().get(name, torch.full((size,), float(entry.off or 0.0)))
+        target = torch.from_numpy(y) if self.spec.has_target else None
+        return Arguments(torch.from_numpy(x).to(dtype), target, self.parameters(), given)
+
+    # ------------------------------------------------------------------ tensors
+    def tensors(self, device: str = "cpu") -> tuple[Tensor, Tensor | None]:
+        """Logits and target as the loss gets them, in the case's storage."""
+        x, y = self.numbers()
+        logits = _store(torch.from_numpy(x).to(self.dtype), self.layout).to(device)
+        if not self.spec.has_target:
+            return logits, None
+        target = torch.from_numpy(y)
+        if self.layout == "sliced":  # labels at an odd address of a larger tensor
+            target = torch.cat([target.new_zeros(1), target])[1:]
+        elif self.layout == "transposed":  # every second label of a larger tensor
+            target = torch.stack([target, target], 1).reshape(-1)[::2]
+        return logits, target.to(device)
+
+    def keywords(self, device: str = "cpu") -> dict[str, Any]:
+        """Parameters and inputs of the call."""
+        return {**self.parameters(), **{k: v.to(device) for k, v in self.inputs().items()}}
+
+
+def _range(domain: Any) -> tuple[float, float]:
+    low = domain.lo if domain and math.isfinite(domain.lo) else -2.0
+    high = domain.hi if domain and math.isfinite(domain.hi) else low + 4.0
+    return low + 1e-3, high
+
+
+def _store(values: Tensor, layout: str) -> Tensor:
+    rows, classes = values.shape
+    if layout == "sliced":
+        wide = torch.full((rows, classes + 3), math.nan, dtype=values.dtype)
+        wide[:, 2 : 2 + classes] = values
+        return wide[:, 2 : 2 + classes]
+    if layout == "transposed":
+        return values.t().contiguous().t()
+    if layout == "expanded":  # stride 0: every row is the first
+        return values[:1].expand(rows, classes)
+    return values.clone()
+
+
+def cases(
+    spec: LossSpec, dtypes: tuple[torch.dtype, ...] = DTYPES[:3],
+    fixed: Mapping[str, Any] | None = None,
+) -> st.SearchStrategy[Case]:
+    """Cases of ``spec``; ``fixed`` pins fields."""
+    classes = [v for v in CLASSES if v >= spec.min_classes]
+    strategies: dict[str, st.SearchStrategy[Any]] = {
+        "spec": st.just(spec),
+        "rows": st.integers(1, 4),
+        "classes": st.sampled_from(classes),
+        "kind": st.sampled_from(KINDS),
+        "layout": st.sampled_from(LAYOUTS[:3]),
+        "dtype": st.sampled_from(dtypes),
+        "point": st.integers(0, 12),
+        "options": st.booleans(),
+        "block": st.sampled_from((16, 32, 64)),
+        "seed": st.integers(0, 2**16),
+    }
+    strategies |= {k: st.just(v) for k, v in (fixed or {}).items()}
+    return st.builds(Case, **strategies)

@@ -1,0 +1,207 @@
+"""Run every property of a loss on every backend, and keep the smallest counter-example."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from hypothesis import HealthCheck, Phase, given, settings
+
+from lossgen import paths
+from lossgen.errors import BuildError, VerificationError
+from lossgen.spec.load import load_spec
+from lossgen.spec.model import LossSpec
+from lossgen.verify import interpreter
+from lossgen.verify.cases import KINDS, Case, cases
+from lossgen.verify.limits import check_limits
+from lossgen.verify.properties import PROPERTIES, Property
+from lossgen.verify.runner import Runner
+
+__all__ = ["PropertyResult", "VerificationResult", "check_property", "verify"]
+
+
+@dataclass(frozen=True)
+class PropertyResult:
+    """One property on one backend."""
+
+    name: str
+    doc: str
+    backend: str
+    passed: bool
+    examples: int
+    seconds: float
+    message: str = ""  # what was expected, if it failed
+    counterexample: str = ""  # the simplest case found
+
+
+@dataclass(frozen=True)
+class VerificationResult:
+    """All properties of one loss."""
+
+    loss: str
+    results: tuple[PropertyResult, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Did every property hold?"""
+        return all(r.passed for r in self.results)
+
+    passed = ok
+
+    @property
+    def failures(self) -> tuple[PropertyResult, ...]:
+        """The properties that did not hold."""
+        return tuple(r for r in self.results if not r.passed)
+
+    def to_json(self) -> str:
+        """The result as JSON; ``from_json`` reads it."""
+        return json.dumps({"loss": self.loss, "results": [asdict(r) for r in self.results]})
+
+    @classmethod
+    def from_json(cls, text: str) -> VerificationResult:
+        """The inverse of ``to_json``."""
+        data = json.loads(text)
+        return cls(data["loss"], tuple(PropertyResult(**r) for r in data["results"]))
+
+    def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]:
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(title=f"{self.loss}: {len(self.results)} checks")
+        for column in ("property", "backend", "", "examples", "seconds"):
+            table.add_column(column, justify="right" if column in ("examples", "seconds") else None)
+        for r in self.results:
+            verdict = Text("holds", "green") if r.passed else Text("FAILS", "bold red")
+            table.add_row(r.doc, r.backend, verdict, str(r.examples), f"{r.seconds:.1f}")
+        yield table
+        for r in self.failures:
+            yield Text(f"{r.name} on {r.backend}: {r.message}", "red")
+            yield Text(f"  smallest case: {r.counterexample}")
+
+
+def verify(
+    name_or_path: str | Path, examples: int = 20, device: str = "cpu",
+    backends: Sequence[str] = ("torch", "triton"),
+) -> VerificationResult:
+    """Test a loss of the catalogue, or of a spec file, against its literal formula.
+
+    Args:
+        name_or_path: catalogue name, or path of a spec (which is compiled).
+        examples: Hypothesis draws per property and backend, beside fixed adversarial cases.
+        device: "cpu" runs the Triton source in Triton's interpreter, "cuda" on the GPU.
+        backends: which backends to test.
+
+    Raises:
+        BuildError, SpecError, CompileError: the loss cannot be built.
+    """
+    spec = load_spec(paths.require_spec(name_or_path))
+    if device not in ("cpu", "cuda"):
+        raise BuildError(f"no device {device!r}", hint="cpu or cuda")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise BuildError("no CUDA device is available", hint="--device cpu runs the interpreter")
+    if device == "cpu" and "triton" in backends and not interpreter.active():
+        return _in_interpreter(name_or_path, examples, backends)
+    if device == "cpu" and "triton" in backends:
+        interpreter.install()
+    from lossgen.cache import load
+
+    module = load(name_or_path)
+    results = [_limits(spec)]
+    for backend in backends:
+        run = Runner(module, spec, backend, device)
+        for entry in PROPERTIES:
+            if entry.applies(spec, backend):
+                results.append(check_property(entry, spec, run, examples))
+    return VerificationResult(spec.name, tuple(results))
+
+
+def _in_interpreter(
+    name_or_path: str | Path, examples: int, backends: Sequence[str]
+) -> VerificationResult:
+    """The same in a new process: Triton decides at import whether it interprets."""
+    command = [sys.executable, "-m", "lossgen.verify.run", str(name_or_path), str(examples),
+               *backends]
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise VerificationError(f"the interpreter's process failed:\n{done.stderr.strip()}")
+    return VerificationResult.from_json(done.stdout.splitlines()[-1])
+
+
+def _limits(spec: LossSpec) -> PropertyResult:
+    began, message = perf_counter(), ""
+    try:
+        count = check_limits(spec)
+    except VerificationError as error:
+        count, message = len(spec.limits), error.message
+    doc = "The declared limits hold (mpmath)."
+    return PropertyResult("limits", doc, "formula", not message, count,
+                          perf_counter() - began, message, message)
+
+
+def check_property(
+    entry: Property, spec: LossSpec, run: Runner, examples: int
+) -> PropertyResult:
+    """Fixed adversarial cases first, then ``examples``·share draws."""
+    began = perf_counter()
+    tried = 0
+    failed: list[tuple[Case, Exception]] = []
+
+    def attempt(case: Case) -> None:
+        nonlocal tried
+        tried += 1
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                entry.check(case, run)
+        except Exception as error:
+            failed.append((case, error))
+            raise
+
+    count = max(1, round(examples * entry.share))
+    search = settings(
+        max_examples=count, deadline=None, derandomize=True, database=None,
+        suppress_health_check=list(HealthCheck), report_multiple_bugs=False,
+        phases=(Phase.generate, Phase.shrink),
+    )(given(cases(spec, entry.dtypes, entry.fixed))(attempt))
+    try:
+        for case in fixed_cases(entry, spec):
+            attempt(case)
+        search()
+    except Exception:  # the last failure is Hypothesis' smallest
+        case, error = failed[-1]
+        message = error.message if isinstance(error, VerificationError) else (
+            f"{type(error).__name__}: {error}"
+        )
+        return PropertyResult(entry.name, entry.doc, run.backend, False, tried,
+                              perf_counter() - began, message, str(case))
+    return PropertyResult(entry.name, entry.doc, run.backend, True, tried,
+                          perf_counter() - began)
+
+
+def fixed_cases(entry: Property, spec: LossSpec) -> list[Case]:
+    """One case per kind of row: always tried, whatever Hypothesis draws."""
+    kinds = [entry.fixed["kind"]] if "kind" in entry.fixed else list(KINDS)
+    found = []
+    for k, kind in enumerate(kinds):
+        case = Case(
+            spec=spec, rows=3, classes=33 if k % 2 else 17, kind=kind, layout="contiguous",
+            dtype=entry.dtypes[k % len(entry.dtypes)], point=0, options=k % 2 == 1, block=16,
+            seed=11 + k,
+        )
+        found.append(case.with_(**entry.fixed))
+    return found
+
+
+if __name__ == "__main__":
+    name, number, *chosen = sys.argv[1:]
+    print(verify(name, int(number), backends=chosen).to_json())

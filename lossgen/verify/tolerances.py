@@ -1,0 +1,74 @@
+"""How close is close enough: the one place that says so.
+
+    |out - gold| <= 4·max|eager - gold| + 8·eps·scale
+
+gold is the literal formula in float64, eager the same formula in the arithmetic of the kernel
+(float32), each maximum is over a row, and what the output dtype itself rounds is added.  A NaN or
+infinity where gold is finite always fails; a mean never hides one wrong class.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lossgen.errors import VerificationError
+from lossgen.spec.model import LossSpec
+
+__all__ = ["EAGER", "ROUNDING", "compare", "slack"]
+
+EAGER = 4.0
+ROUNDING = 8.0
+
+
+def slack(spec: LossSpec) -> float:
+    """A spec that states a wider bound for its certificate gets it here too."""
+    return max(1.0, spec.accuracy.ulp / 4.0) if spec.accuracy else 1.0
+
+
+def compare(
+    what: str, out: Tensor, gold: Tensor, eager: Tensor, scale: Tensor, factor: float = 1.0
+) -> None:
+    """Rows against rows: tensors [N] or [N, V] (``scale`` [N]).
+
+    Raises:
+        VerificationError: naming the entry that is off most.
+    """
+    dtype = out.dtype
+    out, gold, eager = out.detach().double(), gold.detach().double(), eager.detach().double()
+    if out.shape != gold.shape:
+        raise VerificationError(f"{what} has shape {tuple(out.shape)}, not {tuple(gold.shape)}")
+    if out.numel() == 0:
+        return
+    known = gold.abs() < torch.finfo(dtype).max  # also False for NaN
+    lost = known & ~out.isfinite()
+    if bool(lost.any()):
+        at = tuple(int(i) for i in lost.nonzero()[0])
+        raise VerificationError(f"{what}{list(at)} is {out[at]:g} where {gold[at]:g} is expected")
+    same = gold.isnan() | (out == gold)
+    same |= ~known & ~out.isfinite()
+    error = torch.where(same, 0.0, (out - gold).abs())
+    noise = torch.where(known & eager.isfinite(), (eager - gold).abs(), 0.0)
+    if out.dim() == 2:
+        noise, scale = noise.amax(1, keepdim=True), scale[:, None]
+    own = _rounding(dtype) * gold.nan_to_num(0.0).abs() + _smallest(dtype)
+    bound = EAGER * noise + ROUNDING * factor * torch.finfo(torch.float32).eps * scale + own
+    wrong = error > bound
+    if bool(wrong.any()):
+        worst = int((error / bound.expand_as(error)).argmax())
+        at = tuple(int(i) for i in torch.unravel_index(torch.tensor(worst), error.shape))
+        raise VerificationError(
+            f"{what}{list(at)} is {out[at]:.9g}, expected {gold[at]:.9g}: off by "
+            f"{error[at]:.3g}, allowed {bound.expand_as(error)[at]:.3g}"
+        )
+
+
+def _rounding(dtype: torch.dtype) -> float:
+    """What writing a number in ``dtype`` may cost, relative."""
+    return torch.finfo(dtype).eps if dtype in (torch.bfloat16, torch.float16) else 0.0
+
+
+def _smallest(dtype: torch.dtype) -> float:
+    """The spacing of the subnormal numbers, and what flushing to zero may cost."""
+    info = torch.finfo(dtype)
+    return max(info.smallest_normal * info.eps, 1e-37)
