@@ -8,7 +8,9 @@ import re
 import subprocess
 import sys
 import tokenize
+from collections import Counter
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from lossgen import paths
+from lossgen.errors import LossgenError
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -116,3 +119,13 @@ def test_wheel_carries_the_data_folders():
         assert wheel["sources"][folder] == f"lossgen/_data/{folder}"
         assert folder in wheel["only-include"]
     assert (paths.PACKAGE / "py.typed").is_file()
+
+
+def test_error_ids_are_unique():
+    for module in ("build", "cli", "derivation", "options", "paths"):
+        import_module(f"lossgen.{module}")
+    kinds = [LossgenError]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+    shared = [name for name, count in Counter(kind.id for kind in kinds).items() if count > 1]
+    assert not shared

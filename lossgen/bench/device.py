@@ -1,9 +1,10 @@
 """A generated loss on a device, at real sizes, against float64: what must hold before it is timed.
 
 Needs torch and the generated modules alone, so that a machine with a GPU and without the compiler
-can run it.  The reference is the loss's composite (``benchmarks/composites.py``) in float64, the
-yardstick the same composite in float32: a kernel may be four times as wrong as it, plus eight
-units of the output's own dtype.
+can run it.  The reference is the loss's composite (``benchmarks/composites.py``) in float64.  There
+are two yardsticks: the same composite in float32, and what the reference itself does when every
+logit moves by one float32 rounding, which is how well the value is determined at all.  A kernel may
+be four times as wrong as the worse of them, plus eight units of the output's own dtype.
 """
 
 from __future__ import annotations
@@ -99,46 +100,59 @@ class Subject:
         (grad,) = torch.autograd.grad(loss, leaf, weight)
         return loss.detach(), grad
 
-    def reference(
-        self, logits: Tensor, target: Tensor, inputs: dict[str, Tensor], weight: Tensor, to: Any
-    ) -> tuple[Tensor, Tensor]:
-        leaf = logits.detach().to(to).requires_grad_()
-        loss = self.plain(leaf, target, inputs)
-        (grad,) = torch.autograd.grad(loss, leaf, weight.to(to))
-        return loss.detach(), grad
+    def references(
+        self, logits: Tensor, target: Tensor, inputs: dict[str, Tensor], weight: Tensor
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Loss and gradient [float64, float32, float64 of logits off by a float32 rounding]."""
+        generator = torch.Generator(self.device).manual_seed(11)
+        sign = torch.empty(logits.shape, device=self.device, dtype=torch.float64)
+        sign.uniform_(-1, 1, generator=generator).sign_()
+        exact = logits.detach().double()
+        nudged = exact * (1 + torch.finfo(torch.float32).eps * sign)
+        found = []
+        for values in (exact, exact.float(), nudged):
+            leaf = values.clone().requires_grad_()
+            loss = self.plain(leaf, target, inputs)
+            (grad,) = torch.autograd.grad(loss, leaf, weight.to(leaf.dtype))
+            found.append((loss.detach(), grad))
+        return found
 
 
-def excess(out: Tensor, gold: Tensor, eager: Tensor, dtype: torch.dtype) -> float:
+def excess(out: Tensor, gold: Tensor, yardsticks: list[Tensor], dtype: torch.dtype) -> float:
     """Largest error over what is allowed (≤ 1 passes); rows are the first axis.
 
     NaN or infinity where the reference is finite is infinite excess; where the reference itself
-    is not finite nothing is asked.
+    is not finite nothing is asked.  Errors below 1e-12 are the reference's own.
     """
-    out, gold, eager = (t.reshape(len(t), -1).double() for t in (out, gold, eager))
     if not out.numel():
         return 0.0
-    known = gold.isfinite()
+    out, gold, *others = (t.reshape(len(t), -1).double() for t in (out, gold, *yardsticks))
+    known, zero = gold.isfinite(), torch.zeros_like(gold)
     if not out[known].isfinite().all():
         return float("inf")
-    zero = torch.zeros_like(gold)
-    size = torch.where(known, gold.abs(), zero).amax(-1, keepdim=True)
-    yardstick = torch.where(known & eager.isfinite(), (eager - gold).abs(), zero)
-    allowed = 4 * yardstick.amax(-1, keepdim=True) + 8 * torch.finfo(dtype).eps * size
-    error = torch.where(known, (out - gold).abs(), zero)
-    return float((error / allowed.clamp_min(torch.finfo(dtype).tiny)).max())
+    limits = torch.finfo(dtype)
+    allowed = 8 * limits.eps * torch.where(known, gold.abs(), zero).amax(-1, keepdim=True)
+    wrong = [torch.where(known & t.isfinite(), (t - gold).abs(), zero) for t in others]
+    allowed += 4 * torch.stack(wrong).amax(0).amax(-1, keepdim=True)
+    allowed += 1e-12 + limits.smallest_normal * limits.eps
+    return float((torch.where(known, (out - gold).abs(), zero) / allowed).max())
+
+
+def worst(out: tuple[Tensor, Tensor], references: list[tuple[Tensor, Tensor]]) -> str:
+    """The excess of loss and gradient where there is any."""
+    (loss, grad), (gold, gold_grad), *others = out, *references
+    parts = {
+        "loss": excess(loss, gold, [o[0] for o in others], torch.float32),
+        "gradient": excess(grad, gold_grad, [o[1] for o in others], grad.dtype),
+    }
+    return "; ".join(f"{name} {value:.2g} × allowed" for name, value in parts.items() if value > 1)
 
 
 def _compare(subject: Subject, logits: Tensor, target: Tensor, shape: Shape) -> str:
     inputs = subject.inputs(shape)
     weight = torch.linspace(-1.0, 2.0, shape.rows, device=subject.device)
-    loss, grad = subject.rows(logits, target, inputs, weight)
-    gold = subject.reference(logits, target, inputs, weight, torch.float64)
-    eager = subject.reference(logits, target, inputs, weight, torch.float32)
-    parts = {
-        "loss": excess(loss, gold[0], eager[0], torch.float32),
-        "gradient": excess(grad, gold[1], eager[1].to(shape.dtype), shape.dtype),
-    }
-    return "; ".join(f"{name} {value:.2g} × allowed" for name, value in parts.items() if value > 1)
+    out = subject.rows(logits, target, inputs, weight)
+    return worst(out, subject.references(logits, target, inputs, weight))
 
 
 # ---------------------------------------------------------------------------------- the checks
@@ -206,7 +220,8 @@ def fused(subject: Subject, shape: Shape) -> str:
     weight = torch.ones(shape.rows, device=subject.device)
     rows, grad = subject.rows(logits, target, inputs, weight)
     size = grad.abs().amax(-1, keepdim=True).float()
-    bound = 4 * torch.finfo(shape.dtype).eps * size + 1e-30
+    limits = torch.finfo(shape.dtype)
+    bound = 4 * limits.eps * (size + limits.smallest_normal)
     if not ((first.float() - grad.float()).abs() <= bound).all():
         return "the fused gradient is another one"
     if not ((second.float() - 2 * grad.float()).abs() <= 2 * bound).all():
@@ -277,17 +292,10 @@ def check_huge(subject: Subject, shape: Shape) -> str:
     """N·V > 2^31: the last rows, which an int32 offset would not reach, against float64."""
     logits, target = subject.draw(shape)
     inputs = subject.inputs(shape)
-    loss, grad = subject.rows(logits, target, inputs, torch.ones(shape.rows, device=subject.device))
+    weight = torch.ones(shape.rows, device=subject.device)
+    loss, grad = subject.rows(logits, target, inputs, weight)
     last = slice(shape.rows - 4, shape.rows)
     kinds = {entry.name: entry.kind for entry in subject.loss.inputs}
     part = {n: t if kinds[n] == "vocab" else t[last] for n, t in inputs.items()}
-    weight = torch.ones(4, device=subject.device)
-    gold, eager = (
-        subject.reference(logits[last], target[last], part, weight, to)
-        for to in (torch.float64, torch.float32)
-    )
-    worst = max(
-        excess(loss[last], gold[0], eager[0], torch.float32),
-        excess(grad[last], gold[1], eager[1].to(shape.dtype), shape.dtype),
-    )
-    return "" if worst <= 1 else f"{worst:.2g} × allowed"
+    references = subject.references(logits[last], target[last], part, weight[last])
+    return worst((loss[last], grad[last]), references)

@@ -16,7 +16,7 @@ from fractions import Fraction
 from math import inf, isinf
 
 from lossgen.spec.expr import Call, NameKind, walk
-from lossgen.spec.model import LossSpec
+from lossgen.spec.model import Input, LossSpec, Parameter
 
 __all__ = ["HEADER", "composite_source", "composites_module"]
 
@@ -226,7 +226,7 @@ def composite_source(spec: LossSpec) -> str:
     """
     parameters = {n: p for n, p in spec.parameters.items() if p.off is None}
     inputs = {n: i for n, i in spec.inputs.items() if i.off is None}
-    every = [*spec.parameters.items(), *spec.inputs.items()]
+    every: list[tuple[str, Parameter | Input]] = [*spec.parameters.items(), *spec.inputs.items()]
     writer = _Writer({name: entry.off for name, entry in every if entry.off is not None})
     for name, entry in inputs.items():
         shape = "[None]" if entry.kind == "vocab" else "[:, None]"
@@ -262,7 +262,7 @@ def _tidy(lines: list[str], result: str) -> list[str]:
             continue  # an argument, reshaped
         if uses == 1:
             inner = f"({text})" if " " in re.sub(r"\(.*\)", "", text) or text[0] == "-" else text
-            joined = pattern.sub(lambda _, inner=inner: inner, body[users[0]])
+            joined = pattern.sub(inner, body[users[0]])
             if len(joined) > _WIDTH:
                 continue
             body[users[0]] = joined

@@ -22,7 +22,7 @@ from lossgen.verify.reference import Arguments
 
 __all__ = ["KINDS", "LAYOUTS", "Case", "cases"]
 
-KINDS = ("plain", "peaked", "wrong", "tiny", "large", "offset", "masked")
+KINDS = ("plain", "peaked", "wrong", "tiny", "large", "offset", "masked", "tied")
 LAYOUTS = ("contiguous", "sliced", "transposed", "expanded")
 CLASSES = (1, 2, 3, 7, 8, 9, 16, 17, 31, 33, 64, 65)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -82,6 +82,8 @@ class Case:
             x[at, (y + 1) % classes] += rng.choice([6.0, 15.0], rows)
         elif self.kind == "tiny":
             x *= 1e-3
+        elif self.kind == "tied":
+            x = np.round(x)
         elif self.kind == "large":
             x *= 40.0
         elif self.kind == "offset":

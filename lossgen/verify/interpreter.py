@@ -8,14 +8,16 @@ this process only, once.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from lossgen.errors import VerificationError
 
-__all__ = ["active", "install"]
+__all__ = ["active", "install", "overflow_checks"]
 
 _installed = False
 
@@ -52,7 +54,31 @@ def install() -> None:
     _mend_exponentials(builder, handle)
     _mend_ranges(interpreter)
     _mend_lookup(interpreter)
+    _set_overflow(interpreter, False)  # costs time, and says nothing without the assertions
     _installed = True
+
+
+@contextmanager
+def overflow_checks() -> Iterator[None]:
+    """An int32 overflow is an error meanwhile; a GPU would wrap, and read somewhere else.
+
+    Does nothing where Triton does not interpret.
+    """
+    if not active():
+        yield
+        return
+    from triton.runtime import interpreter
+
+    _set_overflow(interpreter, True)
+    try:
+        yield
+    finally:
+        _set_overflow(interpreter, False)
+
+
+def _set_overflow(interpreter: Any, on: bool) -> None:
+    builder = interpreter.interpreter_builder
+    builder.options = replace(builder.options, debug=on, sanitize_overflow=on)
 
 
 def _widen(bits: Any) -> Any:

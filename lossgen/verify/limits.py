@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import mpmath as mp
@@ -10,11 +9,12 @@ import numpy as np
 
 from lossgen import paths
 from lossgen.errors import VerificationError
+from lossgen.spec.expr import Expr
 from lossgen.spec.load import load_spec
 from lossgen.spec.model import Limit, LossSpec, Term
 from lossgen.verify.reference import literal_mpmath
 
-__all__ = ["check_limits"]
+__all__ = ["check_limits", "replace_formula"]
 
 _NEAR = 1e-25  # how close to the limit a formula is evaluated that is 0/0 at it
 
@@ -91,13 +91,11 @@ def _other(spec: LossSpec, limit: Limit) -> tuple[LossSpec, dict[str, Any]]:
     if isinstance(limit.equals, str):
         other = load_spec(paths.require_spec(limit.equals))
         return other, _defaults(other) | dict(limit.with_)
-    term = Term(role="transform", name=None, weight=None, expr=limit.equals, source=limit.source)
     values = _defaults(spec) | dict(limit.when) | dict(limit.with_)
-    return replace_terms(spec, term), values
+    return replace_formula(spec, limit.equals), values
 
 
-def replace_terms(spec: LossSpec, term: Term) -> LossSpec:
+def replace_formula(spec: LossSpec, formula: Expr) -> LossSpec:
     """``spec`` with one formula in place of its own."""
-    if hasattr(spec, "model_copy"):
-        return spec.model_copy(update={"terms": (term,)})
-    return replace(spec, terms=(term,))
+    term = Term(role="transform", name=None, weight=None, expr=formula, source="")
+    return spec.model_copy(update={"terms": (term,)})

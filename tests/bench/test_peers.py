@@ -42,9 +42,8 @@ def test_options_that_are_off_leave_nothing_behind():
         "    y = y[:, None]",
         "    margin = margin.to(x.dtype)[None]",
         "    t5 = torch.exp(_at(torch.log_softmax((x - margin), -1), y))",
-        "    t8 = (1.0 - (t5 ** q)) / q",
         "    t10 = x.masked_fill(_hot(y, x.shape[-1]), -math.inf).max(-1, keepdim=True).values",
-        "    return (t8 + (t10 * 2.0)).expand(x.shape[0], 1).squeeze(-1)",
+        "    return (((1.0 - (t5 ** q)) / q) + (t10 * 2.0)).expand(x.shape[0], 1).squeeze(-1)",
     ]
 
 

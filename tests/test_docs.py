@@ -1,0 +1,274 @@
+"""The documentation says what the sources say.
+
+A block between ``<!-- from: SOURCE -->`` and ``<!-- end -->`` is a copy; ``SOURCE`` is one of
+
+    file PATH                          a whole file
+    source PATH NAME...                top-level functions and classes of a Python file, by name
+    explain LOSS SECTION...            what ``lossgen explain LOSS`` prints, cut to these sections:
+                                       "summary" or a stage, with ``:label,label`` cut to lines
+    rows                               the catalogue as the rows of a table
+
+    python -m tests.test_docs --update     writes the copies anew
+
+Examples at a Python prompt are run, commands are looked up in the command line's own tables, and
+every rule, property and template variable must be in its document.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import doctest
+import re
+import shlex
+from collections.abc import Callable, Iterator
+from functools import cache, partial
+from pathlib import Path
+
+import pytest
+
+from lossgen import paths
+
+ROOT = paths.PACKAGE.parent
+DOCUMENTS = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
+BLOCK = re.compile(r"<!-- from: (?P<source>.+?) -->\n(?P<text>.*?)<!-- end -->\n", re.DOTALL)
+FENCE = re.compile(r"^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE)
+LINK = re.compile(r"\]\((?P<path>[^)#:]*)(?P<anchor>#[^)]*)?\)")
+QUOTED_PATH = re.compile(
+    r"`((?:lossgen|templates|specs|generated|tests|docs|benchmarks|examples)/[\w./*{},-]*)`"
+)
+
+
+def short(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+# ------------------------------------------------------------------------------- the sources
+def fenced(text: str, language: str) -> str:
+    return f"```{language}\n{text.rstrip()}\n```\n"
+
+
+def file(path: str) -> str:
+    language = {".yaml": "yaml", ".py": "python"}.get(Path(path).suffix, "text")
+    return fenced((ROOT / path).read_text(encoding="utf-8"), language)
+
+
+def source(path: str, *names: str) -> str:
+    text = (ROOT / path).read_text(encoding="utf-8")
+    lines, found = text.splitlines(), {}
+    for node in ast.parse(text).body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name in names:
+            first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
+            found[node.name] = "\n".join(lines[first - 1 : node.end_lineno])
+    return fenced("\n\n\n".join(found[name] for name in names), "python")
+
+
+@cache
+def explained(loss: str) -> dict[str, list[str]]:
+    """Sections of the derivation: "summary" without the time each pass took, and the stages."""
+    from lossgen import explain
+
+    head, *stages = explain(loss).split("\n== ")
+    summary = [line for line in head.rstrip().splitlines() if not line.startswith("passes ")]
+    rest = (stage.rstrip().split("\n") for stage in stages)
+    return {"summary": summary, **{name: lines for name, *lines in rest}}
+
+
+def explanation(loss: str, *sections: str) -> str:
+    lines = [f"$ lossgen explain {loss}"]
+    for section in sections:
+        name, _, labels = section.partition(":")
+        lines += [] if name == "summary" else ["", f"== {name}"]
+        lines += cut(explained(loss)[name], labels.split(",") if labels else None)
+    return fenced("\n".join(lines), "text")
+
+
+def cut(lines: list[str], labels: list[str] | None) -> Iterator[str]:
+    keep = labels is None
+    for line in lines:
+        if labels is not None and not line.startswith(" "):
+            keep = line.split(" ")[0] in labels
+        if keep:
+            yield line
+
+
+def rows() -> str:
+    from lossgen.spec.load import load_spec
+
+    lines = ["| name | loss of a row | reference |", "| --- | --- | --- |"]
+    for name in paths.spec_names():
+        spec = load_spec(paths.require_spec(name))
+        terms = [f"{t.weight} * ({t.source})" if t.weight else t.source for t in spec.terms]
+        formula = f"`{' + '.join(terms)}`"
+        if spec.let_sources:
+            lets = ", ".join(f"`{k} = {v}`" for k, v in spec.let_sources.items())
+            formula += f" with {lets}"
+        cells = (f"[{name}](specs/{name}.yaml)", formula, " ".join(spec.reference.split()))
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+SOURCES: dict[str, Callable[..., str]] = {
+    "file": file, "source": source, "explain": explanation, "rows": rows,
+}
+
+
+def written_anew(match: re.Match[str]) -> str:
+    kind, *arguments = match["source"].split()
+    text = SOURCES[kind](*arguments)
+    return f"<!-- from: {match['source']} -->\n{text}<!-- end -->\n"
+
+
+# ------------------------------------------------------------------------------- copies, examples
+def blocks() -> Iterator[object]:
+    for document in DOCUMENTS:
+        for match in BLOCK.finditer(document.read_text(encoding="utf-8")):
+            yield pytest.param(match, id=f"{short(document)}: {match['source']}")
+
+
+@pytest.mark.parametrize("match", [*blocks()])
+def test_copy_is_current(match):
+    assert match[0] == written_anew(match), "run: python -m tests.test_docs --update"
+
+
+each_document = pytest.mark.parametrize("document", DOCUMENTS, ids=short)
+
+
+@each_document
+def test_examples_run(document):
+    text = document.read_text(encoding="utf-8")
+    prompts = "\n".join(m["text"] for m in FENCE.finditer(text) if m["language"] == "pycon")
+    test = doctest.DocTestParser().get_doctest(prompts, {}, short(document), short(document), 0)
+    report: list[str] = []
+    failed = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(test, out=report.append).failed
+    assert not failed, "".join(report)
+
+
+@each_document
+def test_links_and_paths_lead_somewhere(document):
+    text = document.read_text(encoding="utf-8")
+    for match in LINK.finditer(FENCE.sub("", text)):
+        target = document.parent / match["path"] if match["path"] else document
+        assert target.exists(), match[0]
+        if match["anchor"]:
+            assert match["anchor"][1:] in anchors(target), match[0]
+    for match in QUOTED_PATH.finditer(text):
+        for path in alternatives(match[1]):
+            assert any(ROOT.glob(path)), f"{path} is not there"
+
+
+def alternatives(path: str) -> Iterator[str]:
+    """``a/{b,c}.py`` as ``a/b.py`` and ``a/c.py``."""
+    head, brace, rest = path.rstrip("/").partition("{")
+    choices, _, tail = rest.partition("}")
+    yield from (f"{head}{choice}{tail}" for choice in choices.split(",")) if brace else [head]
+
+
+def anchors(document: Path) -> set[str]:
+    heads = re.findall(r"^#+ (.*)$", document.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+# ------------------------------------------------------------------------------- commands
+def commands() -> Iterator[object]:
+    for document in DOCUMENTS:
+        for fence in FENCE.finditer(document.read_text(encoding="utf-8")):
+            for line in fence["text"].splitlines() if fence["language"] == "sh" else ():
+                words = shlex.split(line, comments=True)
+                while words and re.fullmatch(r"[A-Z_]+=\S*", words[0]):
+                    words = words[1:]
+                if words:
+                    yield pytest.param(words, id=f"{short(document)}: {' '.join(words)}")
+
+
+@pytest.mark.parametrize("words", [*commands()])
+def test_command_exists(words):
+    program, *arguments = words
+    known: dict[str, Callable[[list[str]], None]] = {
+        "lossgen": check_lossgen, "make": check_make, "python": check_python,
+        "pytest": check_paths, "bash": check_paths, "pip": lambda _: None,
+    }
+    known[program](arguments)
+
+
+def check_lossgen(arguments: list[str]) -> None:
+    from typer.main import get_command
+
+    from lossgen.cli import app
+
+    context_free = get_command(app)
+    name, *rest = arguments
+    command = context_free.commands[name]  # type: ignore[attr-defined]
+    command.make_context(name, rest, resilient_parsing=False)
+
+
+def check_make(arguments: list[str]) -> None:
+    rules = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert {a for a in arguments if "=" not in a} <= set(rules)
+
+
+def check_python(arguments: list[str]) -> None:
+    if arguments[0] == "-m":
+        path = Path(*arguments[1].split("."))
+        assert (ROOT / f"{path}.py").is_file() or (ROOT / path / "__main__.py").is_file()
+        return
+    script = ROOT / arguments[0]
+    text = script.read_text(encoding="utf-8")
+    for flag in arguments[1:]:
+        assert not flag.startswith("--") or f'"{flag}"' in text, flag
+
+
+def check_paths(arguments: list[str]) -> None:
+    for argument in arguments:
+        assert argument.startswith("-") or "/" not in argument or (ROOT / argument).exists()
+
+
+# ------------------------------------------------------------------------------- nothing left out
+def template_variables() -> set[str]:
+    text = (paths.templates_dir() / "row.py.jinja").read_text(encoding="utf-8")
+    code = "".join(re.findall(r"\{\{.*?\}\}|\{%.*?%\}", text, re.DOTALL))
+    return set(re.findall(r"\b(?:v|loss)\.[a-z_]+", code))
+
+
+def named(document: str) -> set[str]:
+    return set(re.findall(r"`([\w.]+)`", (ROOT / "docs" / document).read_text(encoding="utf-8")))
+
+
+def test_every_template_variable_is_documented():
+    assert not template_variables() - named("templates.md")
+
+
+def test_every_rewrite_is_documented():
+    from lossgen.passes.stabilize import RULES
+
+    assert not {rule.name for rule in RULES} - named("rewrites.md")
+
+
+def test_every_property_is_documented():
+    from lossgen.verify.properties import PROPERTIES
+
+    assert not {p.name for p in PROPERTIES} - named("verification.md")
+
+
+def test_every_function_of_the_language_is_documented():
+    from lossgen.spec.vocabulary import FUNCTIONS, LEAVES, SUGAR
+
+    words = set(re.findall(r"\w+", (ROOT / "docs" / "language.md").read_text(encoding="utf-8")))
+    assert not {*FUNCTIONS, *LEAVES, *SUGAR} - words
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Compare the documentation with the sources.")
+    parser.add_argument("--update", action="store_true", help="write the copies anew")
+    update = parser.parse_args().update
+    for document in DOCUMENTS:
+        text = document.read_text(encoding="utf-8")
+        new = BLOCK.sub(partial(written_anew), text)
+        if new != text:
+            print(f"{'updated' if update else 'differs:'} {short(document)}")
+            if update:
+                document.write_text(new, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
