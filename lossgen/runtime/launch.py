@@ -23,7 +23,7 @@ __all__ = [
 
 ROLES = ("forward", "merge", "backward", "fused")
 _LARGEST_TILE = {"forward": 8192, "merge": 1024, "backward": 4096, "fused": 8192}
-_ONE_TILE = 32768  # the longest row that the fused kernel keeps on chip
+_ONE_TILE = 16384  # the longest row the fused kernel keeps on chip; 32768 spills on sm_90
 _MAX_SPLITS = 64
 
 

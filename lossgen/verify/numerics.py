@@ -124,7 +124,8 @@ def permutation(case: Case, run: Runner) -> None:
         loss.sum().backward()
         results.append((loss.detach(), held.grad))
     (loss, grad), (renamed, moved) = results
-    assert grad is not None and moved is not None
+    assert grad is not None
+    assert moved is not None
     close("the loss after a permutation", loss, renamed, 64.0 * slack(case.spec))
     ties = _has_ties(logits)
     if not ties:

@@ -87,7 +87,7 @@ PROPERTIES: tuple[Property, ...] = (
     Property("tile_independent", tile_independent, triton_only=True, share=0.5,
              fixed={"rows": 2, "block": 16}),
     Property("rows_independent", rows_independent, share=0.3),
-    Property("grad_output", grad_output, share=0.5, fixed={"rows": 3}),
+    Property("grad_output", grad_output, share=0.5, fixed={"rows": 3, "kind": "peaked"}),
     Property("ignored_rows", ignored_rows, needs_target=True, share=0.3,
              fixed={"rows": 4, "kind": "plain"}),
     Property("reductions", reductions, share=0.3, fixed={"kind": "plain"}),
