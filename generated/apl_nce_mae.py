@@ -32,8 +32,8 @@ __all__ = ["NCEMAELoss", "apl_nce_mae_loss"]
 # Active passive loss, NCE and MAE
 #   loss     = -alpha*softplus(z0)/(T0 - softplus(z0)) + beta*sigmoid(z0)
 #   c0       = alpha*softplus(z0)/(T0 - softplus(z0))**2
-#   c1       = -V*alpha*softplus(z0)/(T0**2 - 2*T0*softplus(z0) + softplus(z0)**2) - alpha/(T0 -
-#       softplus(z0)) + beta*sigmoid(-z0)
+#   c1       = -V*alpha*softplus(z0)/(T0 - softplus(z0))**2 - alpha/(T0 - softplus(z0)) +
+#       beta*sigmoid(-z0)
 #   dloss/dx = c0 + c1*exp(logp0)
 #   dloss/dx_y = -V*alpha*sigmoid(-z0)*softplus(z0)/(T0 - softplus(z0))**2 + alpha*sigmoid(z0)/(T0
 #       - softplus(z0)) + alpha*softplus(z0)/(T0 - softplus(z0))**2 -
@@ -112,14 +112,14 @@ def _coefficients(x_y, alpha, beta, V, m0, la0, T0):
     w0 = dl.softplus(zc0)
     w1 = T0 - w0
     w2 = 1.0 / (w1 * w1)
-    w3 = w0 * alpha
-    w4 = w2 * w3
-    w5 = dl.sigmoid(-zc0)
-    w6 = 1.0 / w1
+    w3 = w0 * w2 * alpha
+    w4 = dl.sigmoid(-zc0)
+    w5 = 1.0 / w1
+    w6 = w3 * V
     w7 = dl.sigmoid(zc0)
-    c0 = w4
-    c1 = w5 * beta - w3 * V / (T0 * T0 + w0 * w0 - 2.0 * w0 * T0) - w6 * alpha
-    grad_y = w0 * w2 * alpha + w6 * w7 * alpha - w4 * w5 * V - w5 * w7 * beta
+    c0 = w3
+    c1 = w4 * beta - w5 * alpha - w6
+    grad_y = w0 * w2 * alpha + w5 * w7 * alpha - w4 * w7 * beta - w4 * w6
     pinv0 = dl.exp_accurate(-lam0)
     return c0, c1, grad_y, m0, pinv0
 
@@ -378,14 +378,14 @@ def _torch_backward(x, y, alpha, beta, saved, g):
     w0 = el.softplus(zc0)
     w1 = T0 - w0
     w2 = 1.0 / (w1 * w1)
-    w3 = w0 * alpha
-    w4 = w2 * w3
-    w5 = el.sigmoid(-zc0)
-    w6 = 1.0 / w1
+    w3 = w0 * w2 * alpha
+    w4 = el.sigmoid(-zc0)
+    w5 = 1.0 / w1
+    w6 = w3 * V
     w7 = el.sigmoid(zc0)
-    c0 = w4
-    c1 = w5 * beta - w3 * V / (T0 * T0 + w0 * w0 - 2.0 * w0 * T0) - w6 * alpha
-    grad_y = w0 * w2 * alpha + w6 * w7 * alpha - w4 * w5 * V - w5 * w7 * beta
+    c0 = w3
+    c1 = w4 * beta - w5 * alpha - w6
+    grad_y = w0 * w2 * alpha + w5 * w7 * alpha - w4 * w7 * beta - w4 * w6
     pinv0 = el.exp(-lam0)
     t0 = x - m0
     e0 = t0.exp_()
@@ -420,14 +420,14 @@ def _torch_fused(x, y, alpha, beta, g):
     w0 = el.softplus(zc0)
     w1 = T0 - w0
     w2 = 1.0 / (w1 * w1)
-    w3 = w0 * alpha
-    w4 = w2 * w3
-    w5 = el.sigmoid(-zc0)
-    w6 = 1.0 / w1
+    w3 = w0 * w2 * alpha
+    w4 = el.sigmoid(-zc0)
+    w5 = 1.0 / w1
+    w6 = w3 * V
     w7 = el.sigmoid(zc0)
-    c0 = w4
-    c1 = w5 * beta - w3 * V / (T0 * T0 + w0 * w0 - 2.0 * w0 * T0) - w6 * alpha
-    grad_y = w0 * w2 * alpha + w6 * w7 * alpha - w4 * w5 * V - w5 * w7 * beta
+    c0 = w3
+    c1 = w4 * beta - w5 * alpha - w6
+    grad_y = w0 * w2 * alpha + w5 * w7 * alpha - w4 * w7 * beta - w4 * w6
     pinv0 = el.exp(-lam0)
     p0 = e0 * pinv0
     grad = c0 + c1 * p0

@@ -32,8 +32,8 @@ __all__ = ["NCERCELoss", "apl_nce_rce_loss"]
 # Active passive loss, NCE and reverse cross-entropy
 #   loss     = -A*beta*sigmoid(z0) - alpha*softplus(z0)/(T0 - softplus(z0))
 #   c0       = alpha*softplus(z0)/(T0 - softplus(z0))**2
-#   c1       = -A*beta*sigmoid(-z0) - V*alpha*softplus(z0)/(T0**2 - 2*T0*softplus(z0) +
-#       softplus(z0)**2) - alpha/(T0 - softplus(z0))
+#   c1       = -A*beta*sigmoid(-z0) - V*alpha*softplus(z0)/(T0 - softplus(z0))**2 - alpha/(T0 -
+#       softplus(z0))
 #   dloss/dx = c0 + c1*exp(logp0)
 #   dloss/dx_y = A*beta*sigmoid(-z0)*sigmoid(z0) - V*alpha*sigmoid(-z0)*softplus(z0)/(T0 -
 #       softplus(z0))**2 + alpha*sigmoid(z0)/(T0 - softplus(z0)) + alpha*softplus(z0)/(T0 -
@@ -111,15 +111,15 @@ def _coefficients(x_y, alpha, beta, A, V, m0, la0, T0):
     zc0 = dl.clip(z0, -3.0e38, 3.0e38)
     w0 = dl.softplus(zc0)
     w1 = T0 - w0
-    w2 = w0 * alpha
-    w3 = w2 / (w1 * w1)
-    w4 = dl.sigmoid(-zc0)
-    w5 = A * w4 * beta
-    w6 = alpha / w1
+    w2 = w0 * alpha / (w1 * w1)
+    w3 = dl.sigmoid(-zc0)
+    w4 = A * w3 * beta
+    w5 = alpha / w1
+    w6 = w2 * V
     w7 = dl.sigmoid(zc0)
-    c0 = w3
-    c1 = -w2 * V / (T0 * T0 + w0 * w0 - 2.0 * w0 * T0) - w5 - w6
-    grad_y = w3 + w5 * w7 + w6 * w7 - w3 * w4 * V
+    c0 = w2
+    c1 = -w4 - w5 - w6
+    grad_y = w2 + w4 * w7 + w5 * w7 - w3 * w6
     pinv0 = dl.exp_accurate(-lam0)
     return c0, c1, grad_y, m0, pinv0
 
@@ -385,15 +385,15 @@ def _torch_backward(x, y, alpha, beta, A, saved, g):
     zc0 = el.clip(z0, -3.0e38, 3.0e38)
     w0 = el.softplus(zc0)
     w1 = T0 - w0
-    w2 = w0 * alpha
-    w3 = w2 / (w1 * w1)
-    w4 = el.sigmoid(-zc0)
-    w5 = A * w4 * beta
-    w6 = alpha / w1
+    w2 = w0 * alpha / (w1 * w1)
+    w3 = el.sigmoid(-zc0)
+    w4 = A * w3 * beta
+    w5 = alpha / w1
+    w6 = w2 * V
     w7 = el.sigmoid(zc0)
-    c0 = w3
-    c1 = -w2 * V / (T0 * T0 + w0 * w0 - 2.0 * w0 * T0) - w5 - w6
-    grad_y = w3 + w5 * w7 + w6 * w7 - w3 * w4 * V
+    c0 = w2
+    c1 = -w4 - w5 - w6
+    grad_y = w2 + w4 * w7 + w5 * w7 - w3 * w6
     pinv0 = el.exp(-lam0)
     t0 = x - m0
     e0 = t0.exp_()
@@ -427,15 +427,15 @@ def _torch_fused(x, y, alpha, beta, A, g):
     zc0 = el.clip(z0, -3.0e38, 3.0e38)
     w0 = el.softplus(zc0)
     w1 = T0 - w0
-    w2 = w0 * alpha
-    w3 = w2 / (w1 * w1)
-    w4 = el.sigmoid(-zc0)
-    w5 = A * w4 * beta
-    w6 = alpha / w1
+    w2 = w0 * alpha / (w1 * w1)
+    w3 = el.sigmoid(-zc0)
+    w4 = A * w3 * beta
+    w5 = alpha / w1
+    w6 = w2 * V
     w7 = el.sigmoid(zc0)
-    c0 = w3
-    c1 = -w2 * V / (T0 * T0 + w0 * w0 - 2.0 * w0 * T0) - w5 - w6
-    grad_y = w3 + w5 * w7 + w6 * w7 - w3 * w4 * V
+    c0 = w2
+    c1 = -w4 - w5 - w6
+    grad_y = w2 + w4 * w7 + w5 * w7 - w3 * w6
     pinv0 = el.exp(-lam0)
     p0 = e0 * pinv0
     grad = c0 + c1 * p0

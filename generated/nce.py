@@ -32,11 +32,10 @@ __all__ = ["NCELoss", "nce_loss"]
 # Normalized cross-entropy
 #   loss     = -softplus(z0)/(T0 - softplus(z0))
 #   c0       = softplus(z0)/(T0 - softplus(z0))**2
-#   c1       = -V*softplus(z0)/(T0**2 - 2*T0*softplus(z0) + softplus(z0)**2) - 1/(T0 -
-#       softplus(z0))
+#   c1       = -(V*softplus(z0)/(T0 - softplus(z0)) + 1)/(T0 - softplus(z0))
 #   dloss/dx = c0 + c1*exp(logp0)
-#   dloss/dx_y = (T0*sigmoid(z0) - V*sigmoid(-z0)*softplus(z0) + sigmoid(-z0)*softplus(z0))/(T0 -
-#       softplus(z0))**2
+#   dloss/dx_y = (-V*sigmoid(-z0)*softplus(z0)/(T0 - softplus(z0)) + sigmoid(z0) +
+#       softplus(z0)/(T0 - softplus(z0)))/(T0 - softplus(z0))
 #   with l0_j = x, z0 = logsumexp_(j != y) l0_j - l0_y, R0_j = exp(l0_j - logsumexp_(j != y) l0_j)
 #   T0 = sum_(j != y) logp0
 # ======================================================================================
@@ -110,11 +109,12 @@ def _coefficients(x_y, V, m0, la0, T0):
     zc0 = dl.clip(z0, -3.0e38, 3.0e38)
     w0 = dl.softplus(zc0)
     w1 = T0 - w0
-    w2 = 1.0 / (w1 * w1)
-    w3 = w0 * dl.sigmoid(-zc0)
-    c0 = w0 * w2
-    c1 = -1.0 / w1 - w0 * V / (T0 * T0 + w0 * w0 - 2.0 * w0 * T0)
-    grad_y = w2 * (T0 * dl.sigmoid(zc0) + w3 - w3 * V)
+    w2 = 1.0 / w1
+    w3 = w0 * w2
+    w4 = w3 * V
+    c0 = w0 / (w1 * w1)
+    c1 = -w2 * (1.0 + w4)
+    grad_y = w2 * (dl.sigmoid(zc0) + w3 - w4 * dl.sigmoid(-zc0))
     pinv0 = dl.exp_accurate(-lam0)
     return c0, c1, grad_y, m0, pinv0
 
@@ -356,11 +356,12 @@ def _torch_backward(x, y, saved, g):
     zc0 = el.clip(z0, -3.0e38, 3.0e38)
     w0 = el.softplus(zc0)
     w1 = T0 - w0
-    w2 = 1.0 / (w1 * w1)
-    w3 = w0 * el.sigmoid(-zc0)
-    c0 = w0 * w2
-    c1 = -1.0 / w1 - w0 * V / (T0 * T0 + w0 * w0 - 2.0 * w0 * T0)
-    grad_y = w2 * (T0 * el.sigmoid(zc0) + w3 - w3 * V)
+    w2 = 1.0 / w1
+    w3 = w0 * w2
+    w4 = w3 * V
+    c0 = w0 / (w1 * w1)
+    c1 = -w2 * (1.0 + w4)
+    grad_y = w2 * (el.sigmoid(zc0) + w3 - w4 * el.sigmoid(-zc0))
     pinv0 = el.exp(-lam0)
     t0 = x - m0
     e0 = t0.exp_()
@@ -394,11 +395,12 @@ def _torch_fused(x, y, g):
     zc0 = el.clip(z0, -3.0e38, 3.0e38)
     w0 = el.softplus(zc0)
     w1 = T0 - w0
-    w2 = 1.0 / (w1 * w1)
-    w3 = w0 * el.sigmoid(-zc0)
-    c0 = w0 * w2
-    c1 = -1.0 / w1 - w0 * V / (T0 * T0 + w0 * w0 - 2.0 * w0 * T0)
-    grad_y = w2 * (T0 * el.sigmoid(zc0) + w3 - w3 * V)
+    w2 = 1.0 / w1
+    w3 = w0 * w2
+    w4 = w3 * V
+    c0 = w0 / (w1 * w1)
+    c1 = -w2 * (1.0 + w4)
+    grad_y = w2 * (el.sigmoid(zc0) + w3 - w4 * el.sigmoid(-zc0))
     pinv0 = el.exp(-lam0)
     p0 = e0 * pinv0
     grad = c0 + c1 * p0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -39,17 +40,19 @@ def compile_loss(spec: LossSpec) -> Compiled:
     """
     stages: dict[str, Any] = {}
     timings: dict[str, float] = {}
-    plans = []
+    plans: list[KernelPlan] = []
     for uses in spec.variants:
-        stage: Any = None
-        for run in (parse, *PIPELINE):
+        stage: Any = spec
+        passes: list[Callable[[Any], Any]] = [partial(parse, uses=uses), *PIPELINE]
+        for run in passes:
             began = perf_counter()
-            stage = run(stage) if stage is not None else parse(spec, uses)
+            stage = run(stage)
             if isinstance(stage, SymbolicLoss):
                 check(stage)
-            timings[run.__name__] = timings.get(run.__name__, 0.0) + perf_counter() - began
+            name = getattr(run, "__name__", parse.__name__)
+            timings[name] = timings.get(name, 0.0) + perf_counter() - began
             if not plans:
-                stages[run.__name__] = stage
+                stages[name] = stage
         plans.append(stage)
     return Compiled(spec, tuple(plans), stages, timings)
 

@@ -201,7 +201,7 @@ class RowModel:
                 lines.append(f"{entry.symbol} = {text}")
                 continue
             i, n = entry.form, entry.power
-            terms = []
+            terms: list[str] = []
             for power in range(n, -1, -1):
                 sign = " - " if (n - power) % 2 else (" + " if terms else "")
                 scale = [str(float(comb(n, power)))] if comb(n, power) > 1 else []

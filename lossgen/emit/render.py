@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
-import sys
 import textwrap
 from functools import cache
 from typing import Any
 
 import jinja2
+
 from lossgen.compiler import Compiled
 from lossgen.emit import sweep_triton
 from lossgen.emit.model import RowModel
@@ -56,7 +56,7 @@ def _digest(text: str) -> str:
 
 
 def _format(text: str, name: str) -> str:
-    from ruff.__main__ import find_ruff_bin  # type: ignore[import-untyped]
+    from ruff.__main__ import find_ruff_bin
 
     command = [
         find_ruff_bin(), "format", "--isolated", "--line-length", "100", "--target-version",

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
 
-from sympy import Expr, Integer, Symbol
+from sympy import Expr, S, Symbol
 
 from lossgen.spec.model import LossSpec
 
@@ -79,15 +79,15 @@ class Form:
         return self._row("z")
 
     @cached_property
-    def L(self) -> Symbol:  # noqa: N802 - the papers' name
+    def L(self) -> Symbol:
         return self._row("L")
 
     @cached_property
-    def P(self) -> Symbol:  # noqa: N802
+    def P(self) -> Symbol:
         return self._row("P", positive=True)
 
     @cached_property
-    def Q(self) -> Symbol:  # noqa: N802
+    def Q(self) -> Symbol:
         return self._row("Q", positive=True)
 
     @cached_property
@@ -105,7 +105,7 @@ class Form:
         return Symbol(f"logp{self.index}", real=True, nonpositive=True)
 
     @cached_property
-    def R(self) -> Symbol:  # noqa: N802
+    def R(self) -> Symbol:
         return self._row("R", positive=True)
 
     @property
@@ -128,9 +128,9 @@ class Sum:
     symbol: Symbol
     body: Expr
     form: int | None = None  # None: a plain sum
-    kappa: Expr = Integer(0)
+    kappa: Expr = S.Zero
     power: int = 0
-    weight: Expr = Integer(1)
+    weight: Expr = S.One
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ class GradedLoss(SymbolicLoss):
     """After ``differentiate``: dloss/dx_j = Σ coefficient·basis, and its value at y, written."""
 
     gradient: tuple[tuple[Expr, Expr], ...] = ()  # (coefficient: row, basis: class)
-    gradient_y: Expr = Integer(0)
+    gradient_y: Expr = S.Zero
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,25 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
-from sympy import Add, Dummy, Expr, Integer, Mul, Pow, Symbol, cancel, exp, expand, factor_terms, log, together
+from sympy import (
+    Add,
+    Dummy,
+    Expr,
+    Integer,
+    Mul,
+    Pow,
+    Symbol,
+    cancel,
+    exp,
+    expand,
+    factor_terms,
+    log,
+    together,
+)
 
 from lossgen.ir.stages import Form
 
-__all__ = ["cancel_parameters", "complement", "cost", "tidy"]
+__all__ = ["cancel_parameters", "complement", "cost", "expand_products", "tidy"]
 
 _MAX_OPS = 150  # larger expressions keep their form: expansion is not worth its time
 
@@ -125,7 +139,7 @@ def tidy(expr: Expr, forms: Iterable[Form], parameters: frozenset[Symbol]) -> Ex
     if expr.count_ops() > _MAX_OPS or not expr.args:
         return expr
     candidates = [expr]
-    flat = _expand(expr)
+    flat = expand_products(expr)
     starts = [flat]
     for form in forms:
         starts += [_eliminate(flat, form.P, form.Q), _eliminate(flat, form.Q, form.P)]
@@ -137,7 +151,7 @@ def tidy(expr: Expr, forms: Iterable[Form], parameters: frozenset[Symbol]) -> Ex
     return min(candidates, key=cost)
 
 
-def _expand(expr: Expr) -> Expr:
+def expand_products(expr: Expr) -> Expr:
     """Expand products and positive integer powers; other powers of sums stay whole."""
     kept: dict[Expr, Expr] = {}
     for node in sorted(expr.atoms(Pow), key=str):
@@ -157,12 +171,16 @@ def _eliminate(expr: Expr, half: Symbol, other: Symbol) -> Expr:
         power = term.as_powers_dict().get(half, Integer(0))
         whole = power.is_Integer and power > 0
         terms.append(term / half**power * (1 - other) ** power if whole else term)
-    return _expand(Add(*terms))
+    return expand_products(Add(*terms))
 
 
 def _fraction(expr: Expr) -> Expr:
-    """One fraction with an expanded numerator, where the terms share a power of a sum."""
-    if not any(e.base.is_Add for e in expr.atoms(Pow)) or expr.count_ops() > 80:
+    """One fraction with an expanded numerator, where the terms share a root of a sum.
+
+    Not for whole powers: numerator and denominator could both be infinite (a masked class).
+    """
+    roots = any(e.base.is_Add and not e.exp.is_Integer for e in expr.atoms(Pow))
+    if not roots or expr.count_ops() > 80:
         return expr
     numerator, denominator = together(expr).as_numer_denom()
     return expand(numerator, power_base=False, power_exp=False, log=False) / denominator

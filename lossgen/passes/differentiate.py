@@ -14,8 +14,8 @@ from __future__ import annotations
 from sympy import Add, Expr, Integer, Mul, Symbol, exp, expand
 
 from lossgen.errors import CompileError
-from lossgen.ir.stages import Form, GradedLoss, Pivot, SymbolicLoss
-from lossgen.passes.algebra import tidy
+from lossgen.ir.stages import Form, GradedLoss, Pivot, Sum, SymbolicLoss
+from lossgen.passes.algebra import expand_products, tidy
 from lossgen.passes.reductions import Reductions
 
 __all__ = ["differentiate"]
@@ -71,7 +71,10 @@ def differentiate(loss: SymbolicLoss) -> GradedLoss:
     )
 
 
-def _live(sums: tuple, by_sum: dict[Symbol, Expr]):  # type: ignore[no-untyped-def, type-arg]
+def _live(
+    sums: tuple[Sum, ...], by_sum: dict[Symbol, Expr]
+) -> list[tuple[Sum, Expr]]:
+    """The sums that the loss depends on, with its derivative by each."""
     return [(s, by_sum[s.symbol]) for s in sums if by_sum[s.symbol] != 0]
 
 
@@ -124,7 +127,7 @@ def _collect(
 def _divide(expr: Expr, factor: Symbol) -> Expr | None:
     """expr / factor if every term holds it, else None."""
     terms = []
-    for term in Add.make_args(expand(expr, power_base=False, power_exp=False, log=False)):
+    for term in Add.make_args(expand_products(expr)):
         powers = term.as_powers_dict()
         if not (powers.get(factor, Integer(0)) - 1).is_nonnegative:
             return None
@@ -149,10 +152,6 @@ def _share(
 
 def _is_zero(expr: Expr, form: Form) -> bool:
     """Exactly zero, by expansion in P with Q = 1 - P."""
-    if expand(expr, power_exp=False) == 0:
+    if expand_products(expr) == 0:
         return True
-    return bool(_collapse(expr, form) == 0)
-
-
-def _collapse(expr: Expr, form: Form) -> Expr:
-    return expand(expr.xreplace({form.Q: 1 - form.P}), power_base=False, power_exp=False)
+    return bool(expand_products(expr.xreplace({form.Q: 1 - form.P})) == 0)

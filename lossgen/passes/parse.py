@@ -9,7 +9,7 @@ inside a sum.  Parameters and inputs that a variant does not use are their neutr
 from __future__ import annotations
 
 from fractions import Fraction
-from typing import Any
+from typing import Any, TypeAlias
 
 from sympy import Expr, Integer, Rational, Symbol, exp, expand, log, oo, pi, sqrt
 
@@ -24,7 +24,7 @@ from lossgen.spec.model import LossSpec
 
 __all__ = ["parse"]
 
-Value = Expr | Cls
+Value: TypeAlias = Any  # Cls for class rank, Expr for row and parameter rank
 _NEEDS_PIVOT = {"softmax", "log_softmax", "logsumexp", "exp", "max"}
 _FUNCTIONS = {name: op.symbol for name, op in OPS.items()} | {
     "exp": exp, "log": log, "sqrt": sqrt, "sign": sgn, "log_sigmoid": log_sigmoid,

@@ -108,7 +108,8 @@ class Reductions:
             # x - x_y is exact where it matters, x + rest at |x| = 3000 is not
             offset, base = offset + x_y, base - x_y
         constant = scale * offset
-        along, shift_y = [], []
+        along: list[Expr] = []
+        shift_y: list[Expr] = []
         for term in Add.make_args(expand(ell_y - constant)):
             held = self.vocabulary.x_y in term.free_symbols
             (along if held else shift_y).append(term)
@@ -196,9 +197,8 @@ class Reductions:
         live = self.forms[owners.pop()]
         total_kappa, total_power = Add(*kappa.values()), sum(power.values())
         w = Mul(*weight)
-        if live.logp in {*kappa, *power} and len({*kappa, *power}) == 1 and w == 1:
-            if total_kappa == 1 and total_power == 0:
-                return live.Q
+        if {*kappa, *power} == {live.logp} and (total_kappa, total_power, w) == (1, 0, 1):
+            return live.Q
         if total_kappa.free_symbols & self.statistics():
             self._refuse(cls)
         return self._register(

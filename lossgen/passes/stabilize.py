@@ -87,13 +87,9 @@ class _Rewriter:
         """log(base), not yet rewritten, in s and r where base is a power of P or Q."""
         return complement(log(base), self.forms)
 
-    def others(self, half: Expr) -> tuple[Expr, Form] | None:
-        for form in self.forms:
-            if half == form.P:
-                return form.Q, form
-            if half == form.Q:
-                return form.P, form
-        return None
+    def owner(self, half: Expr) -> Form | None:
+        """The form whose P or Q this is."""
+        return next((f for f in self.forms if half in (f.P, f.Q)), None)
 
     def small_difference(self, expr: Expr) -> Expr | None:
         """A sum that loses all but one term when P is written as 1 - Q (or Q as 1 - P)."""
@@ -113,7 +109,8 @@ class _Rewriter:
 
 def _collect_on(expr: Expr, symbol: Symbol) -> Expr:
     """a·q + b·q → (a + b)·q."""
-    inside, rest = [], []
+    inside: list[Expr] = []
+    rest: list[Expr] = []
     for term in Add.make_args(expr):
         (inside if symbol in Mul.make_args(term) else rest).append(term)
     total = Add(*(t / symbol for t in inside))
@@ -128,9 +125,9 @@ def _log_of_power(expr: Expr, rw: _Rewriter) -> Expr | None:
     if split is None or split[0] != 1:
         return None
     _, base, exponent = split
-    if rw.others(base) is None:
+    form = rw.owner(base)
+    if form is None:
         return None
-    other, form = rw.others(base) or (None, None)
     argument = form.z if base == form.P else -form.z
     return _f["cloglog"](log(exponent) + _f["logsoftplus"](argument))
 
@@ -224,7 +221,7 @@ def _expm1_quotient(expr: Expr, rw: _Rewriter) -> Expr | None:
             continue
         scale, base, exponent = split
         held = powers.get(base, Integer(0))
-        if not expand(held - exponent).is_nonnegative or rw.others(base) is None:
+        if not expand(held - exponent).is_nonnegative or rw.owner(base) is None:
             continue
         powers.pop(divisor)
         powers[base] = expand(held - exponent)

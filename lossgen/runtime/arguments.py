@@ -75,7 +75,7 @@ class Variant:
 def check_parameters(loss: str, declared: Sequence[Parameter], values: Sequence[Any]) -> None:
     """Raises TypeError, ValueError."""
     for parameter, value in zip(declared, values, strict=True):
-        if isinstance(value, Tensor) or isinstance(value, bool) or not _is_number(value):
+        if isinstance(value, (Tensor, bool)) or not _is_number(value):
             raise TypeError(
                 f"{loss}: {parameter.name} must be a number, not {type(value).__name__}"
             )

@@ -146,7 +146,7 @@ def interpreting() -> bool:
 
 
 @jit
-def _scale_kernel(grad, factor, n_elements, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+def _scale_kernel(grad, factor, n_elements, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     # grad *= factor, and nothing at all where factor is 1: no host synchronisation.
     scale = tl.load(factor)
     if scale != 1.0:

@@ -233,7 +233,7 @@ class _Rows(torch.autograd.Function):
         return loss
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad_rows: Tensor) -> tuple[Tensor | None, ...]:
         logits, saved = ctx.saved_tensors
         return ctx.call.gradient(logits, saved, grad_rows), None
@@ -266,7 +266,7 @@ class _Fused(torch.autograd.Function):
         return total if count is None else total / count
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.grad is not None:
             kept, ctx.grad = ctx.grad, None

@@ -39,12 +39,14 @@ class Case:
     layout: str
     dtype: torch.dtype
     point: int  # which parameter setting
-    options: bool  # use the optional parameters and inputs too
+    variant: int  # which of the spec's sets of optional parameters and inputs is used
     block: int  # tile of the Triton kernels
     seed: int
 
     def __str__(self) -> str:
-        values = ", ".join(f"{k}={v:g}" for k, v in self.parameters().items())
+        values = ", ".join(
+            [f"{k}={v:g}" for k, v in self.parameters().items()] + list(self.inputs())
+        )
         dtype = str(self.dtype).removeprefix("torch.")
         return (
             f"{self.rows} x {self.classes} {self.kind} {dtype} logits, {self.layout}, tile "
@@ -54,14 +56,19 @@ class Case:
     def with_(self, **changes: Any) -> Case:
         return replace(self, **changes)
 
+    @property
+    def uses(self) -> frozenset[str]:
+        """The optional parameters and inputs that the call gives."""
+        return self.spec.variants[self.variant % len(self.spec.variants)]
+
     # ------------------------------------------------------------------ numbers
     def parameters(self) -> dict[str, float]:
-        """One setting from the ends of every domain; optional ones off unless asked."""
+        """One setting from the ends of every domain; optional ones off unless used."""
         entries = self.spec.parameters
         points = parameter_points(self.spec, entries)
         chosen = dict(points[self.point % len(points)])
         for name, entry in entries.items():
-            if entry.off is not None and not self.options:
+            if entry.off is not None and name not in self.uses:
                 chosen[name] = float(entry.off)
             elif entry.off is not None and chosen[name] == entry.off:
                 low = entry.domain.lo if math.isfinite(entry.domain.lo) else 0.0
@@ -97,11 +104,11 @@ class Case:
         return held.numpy(), y
 
     def inputs(self) -> dict[str, Tensor]:
-        """Vocab [V] and row [N] tensors; optional ones only with ``options``."""
+        """Vocab [V] and row [N] tensors; optional ones if used."""
         rng = np.random.default_rng(self.seed + 1)
         found = {}
         for name, entry in self.spec.inputs.items():
-            if entry.off is not None and not self.options:
+            if entry.off is not None and name not in self.uses:
                 continue
             low, high = entry.range or _range(entry.domain)
             size = self.classes if entry.kind == "vocab" else self.rows
@@ -171,7 +178,7 @@ def cases(
         "layout": st.sampled_from(LAYOUTS[:3]),
         "dtype": st.sampled_from(dtypes),
         "point": st.integers(0, 12),
-        "options": st.booleans(),
+        "variant": st.integers(0, len(spec.variants) - 1),
         "block": st.sampled_from((16, 32, 64)),
         "seed": st.integers(0, 2**16),
     }

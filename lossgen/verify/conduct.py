@@ -184,7 +184,7 @@ def backward_twice(case: Case, run: Runner) -> None:
 
 def parameters_matter(case: Case, run: Runner) -> None:
     """Every parameter and input changes the result for some logits."""
-    base = case.with_(options=True, kind="plain", rows=4, classes=max(5, case.classes))
+    base = case.with_(variant=-1, kind="plain", rows=4, classes=max(5, case.classes))
     logits, target = base.tensors()
     keys = base.keywords()
     for name, value in keys.items():

@@ -19,10 +19,13 @@ def fail(message: str) -> None:
 
 
 def _scales(case: Case, exact: Gold) -> tuple[Tensor, Tensor]:
-    """Per row: the size of the loss (at least 1), and of the largest gradient."""
+    """Per row: the size of the loss (at least 1), and of the gradient's terms.
+
+    A bounded loss of a confidently wrong row has a gradient far below its terms, which cancel.
+    """
     finite = torch.where(exact.loss.isfinite(), exact.loss.abs(), 0.0)
     slope = torch.where(exact.grad.isfinite(), exact.grad.abs(), 0.0).amax(1)
-    return finite.clamp_min(1.0), slope
+    return finite.clamp_min(1.0), torch.maximum(slope, finite.clamp_max(1.0))
 
 
 def check_literal(

@@ -77,7 +77,7 @@ PROPERTIES: tuple[Property, ...] = (
     Property("double_precision", double_precision, dtypes=(torch.float64,)),
     Property("accurate_when_confident", accurate_when_confident, needs_target=True, share=0.2,
              dtypes=(torch.float32,),
-             fixed={"kind": "peaked", "classes": 7, "layout": "contiguous", "options": False}),
+             fixed={"kind": "peaked", "classes": 7, "layout": "contiguous", "variant": 0}),
     Property("shift_invariant", shift_invariant, dtypes=(torch.float32,), share=0.5,
              fixed={"kind": "plain", "layout": "contiguous"}),
     Property("zero_sum_gradient", zero_sum_gradient, dtypes=(torch.float32,), share=0.5,

@@ -21,10 +21,10 @@ from lossgen.errors import BuildError, VerificationError
 from lossgen.spec.load import load_spec
 from lossgen.spec.model import LossSpec
 from lossgen.verify import interpreter
-from lossgen.verify.cases import KINDS, Case, cases
+from lossgen.verify.cases import KINDS, LAYOUTS, Case, cases
 from lossgen.verify.limits import check_limits
 from lossgen.verify.properties import PROPERTIES, Property
-from lossgen.verify.runner import Runner
+from lossgen.verify.runner import Runner, tiles
 
 __all__ = ["PropertyResult", "VerificationResult", "check_property", "verify"]
 
@@ -78,7 +78,8 @@ class VerificationResult:
 
         table = Table(title=f"{self.loss}: {len(self.results)} checks")
         for column in ("property", "backend", "", "examples", "seconds"):
-            table.add_column(column, justify="right" if column in ("examples", "seconds") else None)
+            number = column in ("examples", "seconds")
+            table.add_column(column, justify="right" if number else "left")
         for r in self.results:
             verdict = Text("holds", "green") if r.passed else Text("FAILS", "bold red")
             table.add_row(r.doc, r.backend, verdict, str(r.examples), f"{r.seconds:.1f}")
@@ -162,7 +163,8 @@ def check_property(
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                entry.check(case, run)
+                with tiles(run.tile(case)):
+                    entry.check(case, run)
         except Exception as error:
             failed.append((case, error))
             raise
@@ -189,17 +191,20 @@ def check_property(
 
 
 def fixed_cases(entry: Property, spec: LossSpec) -> list[Case]:
-    """One case per kind of row: always tried, whatever Hypothesis draws."""
-    kinds = [entry.fixed["kind"]] if "kind" in entry.fixed else list(KINDS)
-    found = []
-    for k, kind in enumerate(kinds):
-        case = Case(
-            spec=spec, rows=3, classes=33 if k % 2 else 17, kind=kind, layout="contiguous",
-            dtype=entry.dtypes[k % len(entry.dtypes)], point=0, options=k % 2 == 1, block=16,
-            seed=11 + k,
-        )
-        found.append(case.with_(**entry.fixed))
-    return found
+    """Always tried, whatever Hypothesis draws: every kind of row, storage, dtype and variant."""
+    axes: dict[str, Sequence[Any]] = {
+        "kind": KINDS, "layout": LAYOUTS[1:], "dtype": entry.dtypes[1:],
+        "variant": range(1, len(spec.variants)),
+    }
+    found: dict[str, Case] = {}
+    for axis, values in axes.items():
+        for value in values:
+            case = Case(
+                spec=spec, rows=3, classes=17, kind="plain", layout="contiguous",
+                dtype=entry.dtypes[0], point=0, variant=0, block=16, seed=11,
+            ).with_(**{axis: value, **entry.fixed})
+            found.setdefault(str(case), case)
+    return list(found.values())
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ def tiles(block: int | None, splits: int = 1) -> Iterator[None]:
             return launch.Config(block, 1, role == "fused" and block >= n_classes)
 
         launch.config = config
-        launch.n_splits = lambda rows, classes, tile, processors: splits
+        launch.n_splits = lambda n_rows, n_classes, block, processors: splits
     try:
         yield
     finally:
@@ -53,7 +53,7 @@ class Runner:
         """The loss without a gradient, per row unless told otherwise."""
         logits, target = case.tensors(self.device)
         options = {"reduction": "none", **case.keywords(self.device), **options}
-        with torch.no_grad(), tiles(self._tile(case), splits):
+        with torch.no_grad(), tiles(self.tile(case), splits):
             return self.loss(logits, target, **options).cpu()
 
     def gradient(
@@ -63,13 +63,14 @@ class Runner:
         logits, target = case.tensors(self.device)
         logits = logits.detach().requires_grad_()
         options = {"reduction": "none", **case.keywords(self.device), **options}
-        with tiles(self._tile(case), splits):
+        with tiles(self.tile(case), splits):
             loss = self.loss(logits, target, **options)
             loss.backward(torch.ones_like(loss) if weight is None else weight.to(loss))
         assert logits.grad is not None
         return loss.detach().cpu(), logits.grad.cpu()
 
-    def _tile(self, case: Case) -> int | None:
+    def tile(self, case: Case) -> int | None:
+        """The tile to launch with: the interpreter's rows are too short for the real ones."""
         return case.block if self.backend == "triton" and self.device == "cpu" else None
 
 

@@ -2,9 +2,10 @@
 
     |out - gold| <= 4·max|eager - gold| + 8·eps·scale + 1e-13
 
-(1e-13 is what float64 itself loses where 1 - p cancels.)  gold is the literal formula in float64, eager the same formula in the arithmetic of the kernel
-(float32), each maximum is over a row, and what the output dtype itself rounds is added.  A NaN or
-infinity where gold is finite always fails; a mean never hides one wrong class.
+gold is the literal formula in float64 (which itself loses 1e-13 where 1 - p cancels), eager the
+same formula in the arithmetic of the kernel (float32), each maximum is over a row, and what the
+output dtype itself rounds is added.  A NaN or infinity where gold is finite always fails; a mean
+never hides one wrong class.
 """
 
 from __future__ import annotations

@@ -1,0 +1,53 @@
+"""Every deliberately wrong kernel is caught: the properties bite."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lossgen import paths
+from lossgen.errors import VerificationError
+from lossgen.spec.load import load_spec
+from lossgen.verify import interpreter
+from lossgen.verify.mutate import MUTATIONS, Mutation, first_failure, load_mutant
+
+# A loss whose kernels contain the text that is made wrong; the first where none is named.
+LOSSES = {
+    "mask_before_transform": "cross_entropy",
+    "forgotten_weight": "cross_entropy",
+    "naive_log1p": "cross_entropy",
+    "dropped_moment_shift": "confidence_penalty",
+    "unguarded_moment": "confidence_penalty",
+    "wrong_rescale_power": "brier",
+    "no_tie_rule": "crammer_singer",
+    "later_tile_wins_ties": "crammer_singer",
+    "p_minus_one": "mae",
+    "low_precision_p_minus_one": "mae",
+}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _interpreter() -> None:
+    interpreter.install()
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda m: m.name)
+def test_wrong_kernels_are_caught(mutation: Mutation, tmp_path: Path) -> None:
+    name = LOSSES.get(mutation.name, "gce")
+    module = load_mutant(mutation, paths.generated_dir() / f"{name}.py", tmp_path)
+    spec = load_spec(paths.require_spec(name))
+    caught = first_failure(module, spec, mutation.backend)
+    assert caught is not None, f"{mutation.doc}: no property notices"
+    assert caught.message
+    assert caught.counterexample
+
+
+def test_there_are_enough() -> None:
+    assert len({m.name for m in MUTATIONS}) == len(MUTATIONS) >= 12
+    assert set(LOSSES) <= {m.name for m in MUTATIONS}
+
+
+def test_a_mutation_must_apply() -> None:
+    with pytest.raises(VerificationError, match="does not apply"):
+        MUTATIONS[0].apply("nothing of the kind")
