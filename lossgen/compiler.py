@@ -55,4 +55,3 @@ def compile_loss(spec: LossSpec) -> Compiled:
                 stages[name] = stage
         plans.append(stage)
     return Compiled(spec, tuple(plans), stages, timings)
-

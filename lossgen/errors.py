@@ -16,19 +16,55 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 __all__ = [
-    "Location", "LossgenError", "SpecError", "CompileError", "BuildError", "VerificationError",
+    "Location",
+    "LossgenError",
+    "SpecError",
+    "CompileError",
+    "BuildError",
+    "VerificationError",
     "CompilerBug",
     # the file
-    "UnreadableSpec", "YamlSyntax", "UnsupportedYaml", "DuplicateKey", "UnknownKey", "MissingKey",
-    "WrongType", "BadName", "ReservedName", "DuplicateName", "NoFormula", "FileNameMismatch",
+    "UnreadableSpec",
+    "YamlSyntax",
+    "UnsupportedYaml",
+    "DuplicateKey",
+    "UnknownKey",
+    "MissingKey",
+    "WrongType",
+    "BadName",
+    "ReservedName",
+    "DuplicateName",
+    "NoFormula",
+    "FileNameMismatch",
     "TooLarge",
     # values
-    "BadDomain", "OutsideDomain", "NotInteger", "UnknownParameter", "UnknownVariant",
-    "UnsupportedKind", "BadRange", "BadNormalizer", "Unused", "BadLimit", "BadValue",
+    "BadDomain",
+    "OutsideDomain",
+    "NotInteger",
+    "UnknownParameter",
+    "UnknownVariant",
+    "UnsupportedKind",
+    "BadRange",
+    "BadNormalizer",
+    "Unused",
+    "BadLimit",
+    "BadValue",
     # formulas
-    "FormulaSyntax", "BadCharacter", "FormulaTooLarge", "NumberTooLarge", "UnknownName",
-    "UnknownFunction", "RankError", "WrongArguments", "NotInLanguage", "BareTarget",
-    "ConstantLoss", "MisplacedComparison", "NotReal", "NotAFunction", "BareFunction",
+    "FormulaSyntax",
+    "BadCharacter",
+    "FormulaTooLarge",
+    "NumberTooLarge",
+    "UnknownName",
+    "UnknownFunction",
+    "RankError",
+    "WrongArguments",
+    "NotInLanguage",
+    "BareTarget",
+    "ConstantLoss",
+    "MisplacedComparison",
+    "NotReal",
+    "NotAFunction",
+    "BareFunction",
 ]
 
 _WINDOW = 110  # characters of a source line that are shown
@@ -77,7 +113,11 @@ class LossgenError(Exception):
     advice: ClassVar[str | None] = None  # the hint, where the raiser gives none
 
     def __init__(
-        self, message: str = "", *, location: Location | None = None, hint: str | None = None,
+        self,
+        message: str = "",
+        *,
+        location: Location | None = None,
+        hint: str | None = None,
         **fields: Any,
     ) -> None:
         self.message = self.template.format(message=message, **fields)

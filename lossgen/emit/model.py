@@ -100,9 +100,7 @@ class RowModel:
 
     @property
     def identity(self) -> list[str]:
-        return [
-            'float("-inf")' if n[0] == "m" else "0.0" for n in self.state
-        ]
+        return ['float("-inf")' if n[0] == "m" else "0.0" for n in self.state]
 
     @property
     def saved(self) -> list[str]:
@@ -170,9 +168,7 @@ class RowModel:
             gap = f"{printer(form.scale, 2)} * {gap}"
         return gap if form.shift_y == 0 else f"{gap} - {printer(form.shift_y, 2)}"
 
-    def _uses_lam(
-        self, form: Form, wanted: set[Symbol], saved: bool, gradient: bool
-    ) -> bool:
+    def _uses_lam(self, form: Form, wanted: set[Symbol], saved: bool, gradient: bool) -> bool:
         finishes = not saved and any(s.form == form.index for s in self._sums)
         reads = gradient and self.gradient_names & {f"p{form.index}", form.logp.name}
         return form.L in wanted or finishes or bool(reads)
@@ -218,8 +214,7 @@ class RowModel:
         if not clamp:
             return [], Printer(dialect)
         lines = [
-            f"zc{f.index} = {dialect.prefix}clip(z{f.index}, -{CLAMP}, {CLAMP})"
-            for f in self.forms
+            f"zc{f.index} = {dialect.prefix}clip(z{f.index}, -{CLAMP}, {CLAMP})" for f in self.forms
         ]
         return lines, Printer(dialect, {f.z: f"zc{f.index}" for f in self.forms})
 
@@ -230,7 +225,8 @@ class RowModel:
         wanted = set(stable.loss.free_symbols)
         if with_gradient:
             wanted |= self._gradient_symbols()
-        lines = self._softmax_lines(dialect, wanted, False, with_gradient) + self._sum_lines(dialect)
+        lines = self._softmax_lines(dialect, wanted, False, with_gradient)
+        lines += self._sum_lines(dialect)
         clamped, printer = self._clamp_lines(dialect, stable.clamp_loss)
         return lines + clamped + assignments([("loss", stable.loss)], printer)
 
@@ -245,9 +241,7 @@ class RowModel:
         if self.pivot != "none":
             targets.append(("grad_y", stable.gradient_y))
         known = {e: s.symbol for s in self.plan.coefficients for e in (s.expr,)}
-        targets = [
-            (n, e if n != "grad_y" else _in_terms_of(e, known)) for n, e in targets
-        ]
+        targets = [(n, e if n != "grad_y" else _in_terms_of(e, known)) for n, e in targets]
         lines = self._softmax_lines(dialect, wanted, True, True) if saved else []
         clamped, printer = self._clamp_lines(dialect, stable.clamp_gradient)
         lines += clamped + assignments(targets, printer)
@@ -294,4 +288,3 @@ def _in_terms_of(expr: Expr, known: dict[Expr, Symbol]) -> Expr:
         if body == rest:
             return coefficient / scale * symbol
     return expr
-

@@ -21,11 +21,53 @@ __all__ = ["assignments", "check_names", "named_weights"]
 
 _NUMBERED = re.compile(r"(l|m|t|u|e|a|b|c|d|f|k|la|ly|z|zc|lam|L|p|r|pinv|rinv|T|w|max|index)\d+")
 _RESERVED = {
-    "x", "x_y", "y", "V", "row", "cols", "inside", "valid", "others", "base", "loss", "saved",
-    "state", "logits", "target", "grad", "grad_y", "grad_rows", "grad_logits", "scale", "g",
-    "n_rows", "n_classes", "ignore_index", "ignored", "in_range", "split", "start", "stop",
-    "stride_row", "stride_grad", "stride_grad_rows", "stride_target", "pivot", "SPLITS", "BLOCK",
-    "ONE_TILE", "torch", "tl", "dl", "el", "rt", "nn", "Tensor", "LOSS", "reduction", "backend",
+    "x",
+    "x_y",
+    "y",
+    "V",
+    "row",
+    "cols",
+    "inside",
+    "valid",
+    "others",
+    "base",
+    "loss",
+    "saved",
+    "state",
+    "logits",
+    "target",
+    "grad",
+    "grad_y",
+    "grad_rows",
+    "grad_logits",
+    "scale",
+    "g",
+    "n_rows",
+    "n_classes",
+    "ignore_index",
+    "ignored",
+    "in_range",
+    "split",
+    "start",
+    "stop",
+    "stride_row",
+    "stride_grad",
+    "stride_grad_rows",
+    "stride_target",
+    "pivot",
+    "SPLITS",
+    "BLOCK",
+    "ONE_TILE",
+    "torch",
+    "tl",
+    "dl",
+    "el",
+    "rt",
+    "nn",
+    "Tensor",
+    "LOSS",
+    "reduction",
+    "backend",
     "inplace_grad",
 }
 
@@ -35,14 +77,10 @@ def check_names(stable: StableLoss) -> None:
     spec = stable.spec
     for name in (*spec.parameters, *spec.inputs):
         if name in _RESERVED or _NUMBERED.fullmatch(name) or keyword.iskeyword(name):
-            raise CompileError(
-                f"the name {name!r} is taken by the generated code; choose another"
-            )
+            raise CompileError(f"the name {name!r} is taken by the generated code; choose another")
 
 
-def assignments(
-    targets: list[tuple[str, Expr]], printer: Printer, prefix: str = "w"
-) -> list[str]:
+def assignments(targets: list[tuple[str, Expr]], printer: Printer, prefix: str = "w") -> list[str]:
     """``name = expression`` lines with common subexpressions named once, in order."""
     if not targets:
         return []

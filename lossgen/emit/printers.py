@@ -35,16 +35,35 @@ class Dialect:
 
 
 TRITON = Dialect(
-    "triton", "dl.exp_accurate", "dl.log_accurate", "dl.sqrt", "dl.safe_rsqrt", "dl.power",
-    "triton", "dl.",
+    "triton",
+    "dl.exp_accurate",
+    "dl.log_accurate",
+    "dl.sqrt",
+    "dl.safe_rsqrt",
+    "dl.power",
+    "triton",
+    "dl.",
 )
 # On tiles of logits exp is ex2 of a product: the terms of a sum need no more.
 TRITON_TILE = Dialect(
-    "triton tile", "tl.exp", "dl.log_accurate", "dl.sqrt", "dl.safe_rsqrt", "dl.power",
-    "triton", "dl.",
+    "triton tile",
+    "tl.exp",
+    "dl.log_accurate",
+    "dl.sqrt",
+    "dl.safe_rsqrt",
+    "dl.power",
+    "triton",
+    "dl.",
 )
 TORCH = Dialect(
-    "torch", "el.exp", "el.log", "el.sqrt", "el.safe_rsqrt", "el.power", "torch", "el.",
+    "torch",
+    "el.exp",
+    "el.log",
+    "el.sqrt",
+    "el.safe_rsqrt",
+    "el.power",
+    "torch",
+    "el.",
 )
 
 

@@ -37,8 +37,10 @@ def render_module(compiled: Compiled, standalone: bool = False) -> str:
     """
     for plan in compiled.variants:
         check_names(plan.stable)
-    text = _environment().get_template(_TEMPLATE).render(
-        loss=_loss(compiled), header=_header(compiled), standalone=standalone
+    text = (
+        _environment()
+        .get_template(_TEMPLATE)
+        .render(loss=_loss(compiled), header=_header(compiled), standalone=standalone)
     )
     return _format(text, compiled.spec.name)
 
@@ -46,8 +48,10 @@ def render_module(compiled: Compiled, standalone: bool = False) -> str:
 @cache
 def _environment() -> jinja2.Environment:
     return jinja2.Environment(
-        loader=jinja2.FileSystemLoader(templates_dir()), undefined=jinja2.StrictUndefined,
-        keep_trailing_newline=True, autoescape=False,
+        loader=jinja2.FileSystemLoader(templates_dir()),
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+        autoescape=False,
     )
 
 
@@ -59,9 +63,18 @@ def _format(text: str, name: str) -> str:
     from ruff.__main__ import find_ruff_bin
 
     command = [
-        find_ruff_bin(), "format", "--isolated", "--line-length", "100", "--target-version",
-        "py310", "--config", "format.skip-magic-trailing-comma=true", "--stdin-filename",
-        f"{name}.py", "-",
+        find_ruff_bin(),
+        "format",
+        "--isolated",
+        "--line-length",
+        "100",
+        "--target-version",
+        "py310",
+        "--config",
+        "format.skip-magic-trailing-comma=true",
+        "--stdin-filename",
+        f"{name}.py",
+        "-",
     ]
     done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -98,10 +111,14 @@ def _loss(compiled: Compiled) -> dict[str, Any]:
     spec = compiled.spec
     parameters = [
         {
-            "name": name, "default": _literal(p.default), "lo": _literal(p.domain.lo),
-            "hi": _literal(p.domain.hi), "lo_open": p.domain.lo_open,
+            "name": name,
+            "default": _literal(p.default),
+            "lo": _literal(p.domain.lo),
+            "hi": _literal(p.domain.hi),
+            "lo_open": p.domain.lo_open,
             "hi_open": p.domain.hi_open,
-            "off": "None" if p.off is None else _literal(p.off), "integer": p.integer,
+            "off": "None" if p.off is None else _literal(p.off),
+            "integer": p.integer,
         }
         for name, p in spec.parameters.items()
     ]
@@ -113,16 +130,25 @@ def _loss(compiled: Compiled) -> dict[str, Any]:
     common = (["ignore_index"] if spec.has_target else []) + ["reduction", "backend"]
     names = [str(p["name"]) for p in parameters]
     return {
-        "name": spec.name, "class_name": spec.class_name,
+        "name": spec.name,
+        "class_name": spec.class_name,
         "key": f"{spec.name}_{_digest(spec.source)[:8]}",
-        "parameters": parameters, "inputs": inputs, "vocab_inputs": vocab,
+        "parameters": parameters,
+        "inputs": inputs,
+        "vocab_inputs": vocab,
         "row_inputs": [i for i in inputs if i["kind"] == "row"],
-        "has_target": spec.has_target, "min_classes": spec.min_classes,
-        "docstring": _docstring(spec), "option_names": [
-            *names, *(str(i["name"]) for i in vocab), *common, "inplace_grad",
+        "has_target": spec.has_target,
+        "min_classes": spec.min_classes,
+        "docstring": _docstring(spec),
+        "option_names": [
+            *names,
+            *(str(i["name"]) for i in vocab),
+            *common,
+            "inplace_grad",
         ],
         "repr_names": [*names, *common],
-        "normalizer": _normalizer(spec), "normalizer_source": spec.normalizer_source or "1",
+        "normalizer": _normalizer(spec),
+        "normalizer_source": spec.normalizer_source or "1",
         "variants": [_variant(compiled, k) for k in range(len(compiled.variants))],
     }
 
@@ -135,10 +161,15 @@ def _literal(value: float) -> str:
 
 def _docstring(spec: LossSpec) -> str:
     lines = [f"{spec.title}.", ""]
-    lines += [f"    {t.source}" + (f"   (times {t.weight})" if t.weight else "")
-              for t in spec.terms]
-    lines += ["", "Args:", "    logits: [*, V], float32, bfloat16 or float16 (float64 on CPU).",
-              "        Any strides; -inf masks a class."]
+    lines += [
+        f"    {t.source}" + (f"   (times {t.weight})" if t.weight else "") for t in spec.terms
+    ]
+    lines += [
+        "",
+        "Args:",
+        "    logits: [*, V], float32, bfloat16 or float16 (float64 on CPU).",
+        "        Any strides; -inf masks a class.",
+    ]
     if spec.has_target:
         lines.append("    target: [*], integer class in [0, V), or ``ignore_index``.")
     for name, p in spec.parameters.items():
@@ -153,21 +184,32 @@ def _docstring(spec: LossSpec) -> str:
         '    reduction: "mean" (over the rows that count), "sum" or "none".',
         '    backend: "auto" (Triton on CUDA, torch on CPU), "triton" or "torch".',
         "    inplace_grad: let the gradient overwrite ``logits``.",
-        "", "Returns:",
+        "",
+        "Returns:",
         "    float32 (float64 for float64 logits): a scalar, or [*] for ``reduction='none'``.",
-        "", "Raises:",
+        "",
+        "Raises:",
         "    ValueError: a parameter outside its domain, shapes or devices that do not fit.",
         "    TypeError: logits that are not floating point, a target that is not integer.",
         "    IndexError: a target outside [0, V) (on CPU; on a GPU that row's loss is NaN).",
-        "", f"Source: {spec.reference}",
+        "",
+        f"Source: {spec.reference}",
     ]
     wrapped = []
     for line in lines:
         indent = " " * (len(line) - len(line.lstrip()))
-        wrapped += textwrap.wrap(
-            line, 90, initial_indent="", subsequent_indent=indent + "    ",
-            break_long_words=False, drop_whitespace=True,
-        ) if line.strip() else [""]
+        wrapped += (
+            textwrap.wrap(
+                line,
+                90,
+                initial_indent="",
+                subsequent_indent=indent + "    ",
+                break_long_words=False,
+                drop_whitespace=True,
+            )
+            if line.strip()
+            else [""]
+        )
     return "\n".join(f"    {w}".rstrip() if k else w for k, w in enumerate(wrapped))
 
 
@@ -194,15 +236,21 @@ class _VariantView:
         self.results = ["loss", *self.finished]
         self.parameters_tuple = repr(tuple(model.parameters))
         self.inputs_tuple = repr(tuple(model.inputs))
-        self.torch_arguments = ["x", *(["y"] if self.target else []), *model.inputs,
-                                *model.parameters]
+        self.torch_arguments = [
+            "x",
+            *(["y"] if self.target else []),
+            *model.inputs,
+            *model.parameters,
+        ]
         forward, fused = TorchSweep(model, False), TorchSweep(model, True)
         finish = model.loss_lines(TORCH)
         finish_fused = model.loss_lines(TORCH, with_gradient=True)
         self.torch_setup = ["V = float(x.shape[1])"] if model.needs_classes else []
         self.torch_forward = forward.lines() + finish
         self.torch_fused = (
-            fused.lines() + finish_fused + model.coefficient_lines(TORCH, saved=False)
+            fused.lines()
+            + finish_fused
+            + model.coefficient_lines(TORCH, saved=False)
             + fused.gradient()
         )
         self.torch_reload = _reload(model, self.target)
@@ -284,7 +332,8 @@ def _normalizer(spec: LossSpec) -> list[str]:
         if name in text:
             lines.append(f'{name} = inputs["{name}"]')
             off = 1.0 if entry.off is None else entry.off
-            lines += [f"if {name} is None:",
-                      f"    return torch.full_like(target, {off}, dtype=torch.float32)"]
+            lines += [
+                f"if {name} is None:",
+                f"    return torch.full_like(target, {off}, dtype=torch.float32)",
+            ]
     return [*lines, f"return {text.strip('()')}.to(torch.float32)"]
-

@@ -44,8 +44,12 @@ class TorchSweep:
 
     def _keeps_t(self, form: Form) -> bool:
         wanted = self.with_gradient and form.logp.name in self.model.gradient_names
-        return wanted or self.model.needs_powers(form) or any(
-            m.form == form.index and m.kappa == 0 and m.power for m in self.model.plan.moments
+        return (
+            wanted
+            or self.model.needs_powers(form)
+            or any(
+                m.form == form.index and m.kappa == 0 and m.power for m in self.model.plan.moments
+            )
         )
 
     def _fresh(self, expr: Expr) -> str:
@@ -96,9 +100,8 @@ class TorchSweep:
             lines.append(f"m{i} = l{i}.amax(1, keepdim=True)")
         lines += [
             f"m{i} = torch.where(m{i} == {_EMPTY}, 0.0, m{i})",
-            f"t{i} = l{i}.sub_(m{i})" + (
-                "" if form.scale == 1 else f".mul_({self._printer(form.scale)})"
-            ),
+            f"t{i} = l{i}.sub_(m{i})"
+            + ("" if form.scale == 1 else f".mul_({self._printer(form.scale)})"),
             f"e{i} = t{i}.exp()" if self._keeps_t(form) else f"e{i} = t{i}.exp_()",
         ]
         if self.model.needs_powers(form):

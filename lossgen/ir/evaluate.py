@@ -104,7 +104,8 @@ def _classes(row: Row, pivot: Pivot) -> tuple[int | None, list[int]]:
 def _raw(program: GradedLoss, row: Row, number: Callable[[float], Any]) -> dict[Symbol, Any]:
     names = program.vocabulary
     env: dict[Symbol, Any] = {names.classes: number(float(len(row.x)))}
-    env |= {s: number(row.parameters[n]) for n, s in names.parameters.items() if n in row.parameters}
+    given = row.parameters
+    env |= {s: number(given[n]) for n, s in names.parameters.items() if n in given}
     env |= {s: number(row.rows[n]) for n, s in names.rows.items() if n in row.rows}
     y, _ = _classes(row, program.pivot)
     if y is not None:
@@ -113,7 +114,9 @@ def _raw(program: GradedLoss, row: Row, number: Callable[[float], Any]) -> dict[
     return env
 
 
-def _tile(program: GradedLoss, row: Row, j: int, number: Callable[[float], Any]) -> dict[Symbol, Any]:
+def _tile(
+    program: GradedLoss, row: Row, j: int, number: Callable[[float], Any]
+) -> dict[Symbol, Any]:
     names = program.vocabulary
     env = {names.x: number(row.x[j])}
     env |= {s[0]: number(row.vocab[n][j]) for n, s in names.vocab.items() if n in row.vocab}
@@ -138,9 +141,14 @@ def rows_mpmath(program: GradedLoss, row: Row) -> tuple[Any, list[Any]]:
         low = mp.log(mp.fsum(mp.exp(value(form.ell, tiles[j])) for j in others))
         z = low - ell_y
         total = mp.log(mp.exp(low) + mp.exp(ell_y))
-        env |= {form.z: z, form.L: total, form.P: 1 / (1 + mp.exp(z)),
-                form.Q: 1 / (1 + mp.exp(-z)), form.s: mp.log1p(mp.exp(z)),
-                form.r: mp.log1p(mp.exp(-z))}
+        env |= {
+            form.z: z,
+            form.L: total,
+            form.P: 1 / (1 + mp.exp(z)),
+            form.Q: 1 / (1 + mp.exp(-z)),
+            form.s: mp.log1p(mp.exp(z)),
+            form.r: mp.log1p(mp.exp(-z)),
+        }
         for j in range(len(row.x)):
             ell = value(form.ell, tiles[j])
             tiles[j] |= {form.logp: ell - total, form.R: mp.exp(ell - low)}
@@ -152,7 +160,8 @@ def rows_mpmath(program: GradedLoss, row: Row) -> tuple[Any, list[Any]]:
         for j, v in zip(others, values, strict=True):
             tiles[j][largest.select] = mp.mpf(int(v == max(values)))
     gradient = [
-        value(program.gradient_y) if j == y
+        value(program.gradient_y)
+        if j == y
         else mp.fsum(value(c) * value(b, tiles[j]) for c, b in program.gradient)
         for j in range(len(row.x))
     ]
@@ -169,7 +178,8 @@ def rows_float32(program: GradedLoss, row: Row, clamp: bool = True) -> tuple[flo
     tile: dict[Symbol, Any] = {names.x: np.array([row.x[j] for j in others], np.float32)}
     tile |= {
         s[0]: np.array([row.vocab[n][j] for j in others], np.float32)
-        for n, s in names.vocab.items() if n in row.vocab
+        for n, s in names.vocab.items()
+        if n in row.vocab
     }
     known = lambda: env | tile  # noqa: E731
     with np.errstate(all="ignore"):
@@ -181,9 +191,12 @@ def rows_float32(program: GradedLoss, row: Row, clamp: bool = True) -> tuple[flo
             values = np.broadcast_to(float32(largest.body, known()), tile[names.x].shape)
             env[largest.symbol] = values.max()
             tile[largest.select] = (np.arange(len(values)) == values.argmax()).astype(np.float32)
-        clamped = env | {
-            f.z: np.clip(env[f.z], np.float32(-3e38), np.float32(3e38)) for f in program.forms
-        } if clamp else env
+        clamped = (
+            env
+            | {f.z: np.clip(env[f.z], np.float32(-3e38), np.float32(3e38)) for f in program.forms}
+            if clamp
+            else env
+        )
         loss = float32(program.loss, env)
         gradient = np.zeros(len(row.x), np.float32)
         total = np.float32(0.0)
@@ -208,7 +221,8 @@ def _softmax(
     log_a = np.log(np.exp(t).astype(np.float32).sum(dtype=np.float32)).astype(np.float32)
     z = np.float32(gap + log_a)
     lam = (
-        np.float32(log_a + np.float32(softplus(-z))) if z > 0
+        np.float32(log_a + np.float32(softplus(-z)))
+        if z > 0
         else np.float32(np.float32(softplus(z)) - gap)
     )
     tile[form.logp] = np.maximum(t, np.float32(-1e18)) - lam

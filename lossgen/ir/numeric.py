@@ -202,14 +202,28 @@ def geometric(q: Array, t: Array) -> Array:
 
 _erf = np.vectorize(math.erf, otypes=[np.float64])
 _SIMPLE: dict[str, Callable[..., Any]] = {
-    "exp": np.exp, "log": np.log, "sqrt": np.sqrt, "power": np.power, "expm1": np.expm1,
-    "log1p": np.log1p, "tanh": np.tanh, "erf": lambda a: _erf(a)[()], "absf": np.abs,
-    "sgn": np.sign, "relu": lambda a: np.maximum(a, 0.0), "minimum": np.minimum,
-    "maximum": np.maximum, "stop_gradient": lambda a: a, "logaddexp": np.logaddexp,
-    "lt": lambda a, b: np.where(a < b, 1.0, 0.0), "le": lambda a, b: np.where(a <= b, 1.0, 0.0),
-    "eq": lambda a, b: np.where(a == b, 1.0, 0.0), "ne": lambda a, b: np.where(a != b, 1.0, 0.0),
+    "exp": np.exp,
+    "log": np.log,
+    "sqrt": np.sqrt,
+    "power": np.power,
+    "expm1": np.expm1,
+    "log1p": np.log1p,
+    "tanh": np.tanh,
+    "erf": lambda a: _erf(a)[()],
+    "absf": np.abs,
+    "sgn": np.sign,
+    "relu": lambda a: np.maximum(a, 0.0),
+    "minimum": np.minimum,
+    "maximum": np.maximum,
+    "stop_gradient": lambda a: a,
+    "logaddexp": np.logaddexp,
+    "lt": lambda a, b: np.where(a < b, 1.0, 0.0),
+    "le": lambda a, b: np.where(a <= b, 1.0, 0.0),
+    "eq": lambda a, b: np.where(a == b, 1.0, 0.0),
+    "ne": lambda a, b: np.where(a != b, 1.0, 0.0),
 }
 for _name, _function in _SIMPLE.items():
+
     def _plain(*args: Any, _inner: Callable[..., Any] = _function) -> Any:
         return _inner(*args)
 
@@ -344,16 +358,27 @@ def _flag(condition: bool) -> Any:
 
 
 MPMATH |= {
-    "exp": mp.exp, "log": lambda a: -mp.inf if a == 0 else mp.log(a), "sqrt": mp.sqrt,
-    "expm1": mp.expm1, "log1p": lambda a: -mp.inf if a == -1 else mp.log1p(a), "tanh": mp.tanh,
-    "erf": mp.erf, "absf": abs, "sgn": mp.sign, "relu": lambda a: max(a, mp.mpf(0)),
-    "minimum": min, "maximum": max, "stop_gradient": lambda a: a,
+    "exp": mp.exp,
+    "log": lambda a: -mp.inf if a == 0 else mp.log(a),
+    "sqrt": mp.sqrt,
+    "expm1": mp.expm1,
+    "log1p": lambda a: -mp.inf if a == -1 else mp.log1p(a),
+    "tanh": mp.tanh,
+    "erf": mp.erf,
+    "absf": abs,
+    "sgn": mp.sign,
+    "relu": lambda a: max(a, mp.mpf(0)),
+    "minimum": min,
+    "maximum": max,
+    "stop_gradient": lambda a: a,
     "step": lambda a: (1 + mp.sign(a)) / 2,
     "above": lambda a, b: mp.mpf(1) if a > b else mp.mpf("0.5") if a == b else mp.mpf(0),
     "clip": lambda x, lo, hi: min(max(x, lo), hi),
     "inrange": lambda x, lo, hi: _flag(lo <= x <= hi),
-    "lt": lambda a, b: _flag(a < b), "le": lambda a, b: _flag(a <= b),
-    "eq": lambda a, b: _flag(a == b), "ne": lambda a, b: _flag(a != b),
+    "lt": lambda a, b: _flag(a < b),
+    "le": lambda a, b: _flag(a <= b),
+    "eq": lambda a, b: _flag(a == b),
+    "ne": lambda a, b: _flag(a != b),
     "where": lambda c, a, b: a if c else b,
     "xlogy": lambda a, b: mp.mpf(0) if a == 0 else a * (mp.log(b) if b else -mp.inf),
     "safe_rsqrt": lambda a: mp.mpf(0) if a == 0 or mp.isinf(a) else 1 / mp.sqrt(a),

@@ -14,8 +14,21 @@ from lossgen.ir.function import Binary, PiecewiseConstant, SignOfArgument, Terna
 from lossgen.ir.numeric import MPMATH
 
 __all__ = [
-    "above", "absf", "clip", "eq", "inrange", "le", "lt", "maximum", "minimum", "ne", "relu",
-    "sgn", "step", "stop_gradient", "where",
+    "above",
+    "absf",
+    "clip",
+    "eq",
+    "inrange",
+    "le",
+    "lt",
+    "maximum",
+    "minimum",
+    "ne",
+    "relu",
+    "sgn",
+    "step",
+    "stop_gradient",
+    "where",
 ]
 
 

@@ -17,9 +17,29 @@ from sympy.core.function import ArgumentIndexError
 from lossgen.ir.function import Binary, SignOfArgument, Unary
 
 __all__ = [
-    "cloglog", "erf", "expm1", "expm1div", "expm1x", "exprel", "geometric", "log1mexp", "log1p",
-    "log1pmx", "logaddexp", "logsoftplus", "mercator", "recipexpm1x", "safe_rsqrt", "sech2",
-    "sigmoid", "sigrel", "softcap", "softplus", "sprel", "tanh", "xlogy",
+    "cloglog",
+    "erf",
+    "expm1",
+    "expm1div",
+    "expm1x",
+    "exprel",
+    "geometric",
+    "log1mexp",
+    "log1p",
+    "log1pmx",
+    "logaddexp",
+    "logsoftplus",
+    "mercator",
+    "recipexpm1x",
+    "safe_rsqrt",
+    "sech2",
+    "sigmoid",
+    "sigrel",
+    "softcap",
+    "softplus",
+    "sprel",
+    "tanh",
+    "xlogy",
 ]
 
 
@@ -168,7 +188,7 @@ class erf(SignOfArgument, Unary):
     exact: ClassVar[Mapping[Expr, Expr]] = {S.Zero: S.Zero}
 
     def partial(self, i: int) -> Expr:
-        return 2 / sympy.sqrt(sympy.pi) * exp(-self.args[0] ** 2)
+        return 2 / sympy.sqrt(sympy.pi) * exp(-(self.args[0] ** 2))
 
 
 class expm1x(Unary):
@@ -197,7 +217,7 @@ class safe_rsqrt(Unary):
     is_nonnegative = True
 
     def partial(self, i: int) -> Expr:
-        return -safe_rsqrt(self.args[0]) ** 3 / 2
+        return -(safe_rsqrt(self.args[0]) ** 3) / 2
 
 
 class softcap(SignOfArgument, Binary):

@@ -25,8 +25,18 @@ from sympy import Expr, S, Symbol
 from lossgen.spec.model import LossSpec
 
 __all__ = [
-    "Cls", "Form", "GradedLoss", "KernelPlan", "Max", "Moment", "Pivot", "RowScalar", "StableLoss",
-    "Sum", "SymbolicLoss", "Vocabulary",
+    "Cls",
+    "Form",
+    "GradedLoss",
+    "KernelPlan",
+    "Max",
+    "Moment",
+    "Pivot",
+    "RowScalar",
+    "StableLoss",
+    "Sum",
+    "SymbolicLoss",
+    "Vocabulary",
 ]
 
 
@@ -273,10 +283,7 @@ class KernelPlan:
 def _is_mass(moment: Moment) -> bool:
     """True for A = Σ exp(t), which belongs to the form's (m, log A) pair."""
     return (
-        moment.form is not None
-        and moment.kappa == 1
-        and moment.power == 0
-        and moment.weight == 1
+        moment.form is not None and moment.kappa == 1 and moment.power == 0 and moment.weight == 1
     )
 
 

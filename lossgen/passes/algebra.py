@@ -113,8 +113,13 @@ def cancel_parameters(expr: Expr, parameters: frozenset[Symbol]) -> Expr:
         return expr
     expr = expr.func(*(cancel_parameters(a, parameters) for a in expr.args))
     if isinstance(expr, Mul):
-        own = [a for a in expr.args if a.free_symbols and a.free_symbols <= parameters
-               and a.is_rational_function(*a.free_symbols)]
+        own = [
+            a
+            for a in expr.args
+            if a.free_symbols
+            and a.free_symbols <= parameters
+            and a.is_rational_function(*a.free_symbols)
+        ]
         if any(isinstance(a.as_base_exp()[0], Add) for a in own):
             rest = [a for a in expr.args if a not in own]
             return Mul(_rational(Mul(*own)), *rest)
@@ -184,4 +189,3 @@ def _fraction(expr: Expr) -> Expr:
         return expr
     numerator, denominator = together(expr).as_numer_denom()
     return expand(numerator, power_base=False, power_exp=False, log=False) / denominator
-

@@ -29,8 +29,29 @@ __all__ = ["BOUND", "certify"]
 BOUND = 4.0
 _ULP = 2.0**-23
 _TINY = 1e-37
-_Z = (-100.0, -60.0, -30.0, -17.0, -12.0, -5.0, -2.0, -1.0, -0.3, -1e-3, 0.0, 1e-3, 0.4, 1.0, 2.5,
-      5.0, 9.0, 17.0, 30.0, 60.0, 100.0)
+_Z = (
+    -100.0,
+    -60.0,
+    -30.0,
+    -17.0,
+    -12.0,
+    -5.0,
+    -2.0,
+    -1.0,
+    -0.3,
+    -1e-3,
+    0.0,
+    1e-3,
+    0.4,
+    1.0,
+    2.5,
+    5.0,
+    9.0,
+    17.0,
+    30.0,
+    60.0,
+    100.0,
+)
 _FAR = (-1e4, -300.0, 300.0, 1e4)
 
 
@@ -46,7 +67,8 @@ def certify(stable: StableLoss) -> StableLoss:
     if _is_scalar(stable):
         _scalar(stable, worst)
     stable = replace(
-        stable, clamp_loss=_needs_clamp(stable, [stable.loss]),
+        stable,
+        clamp_loss=_needs_clamp(stable, [stable.loss]),
         clamp_gradient=_needs_clamp(stable, [c for c, _ in stable.gradient] + [stable.gradient_y]),
     )
     for row in sample_rows(stable):
@@ -60,8 +82,12 @@ def certify(stable: StableLoss) -> StableLoss:
             "a parameter's domain, or state a bound with `accuracy: {ulp: ..., reason: ...}`"
         )
     certificate = Certificate(
-        loss_ulp=worst.loss[0], loss_kappa=worst.loss[1], gradient_ulp=worst.gradient[0],
-        gradient_kappa=worst.gradient[1], points=worst.points, bound=bound,
+        loss_ulp=worst.loss[0],
+        loss_kappa=worst.loss[1],
+        gradient_ulp=worst.gradient[0],
+        gradient_kappa=worst.gradient[1],
+        points=worst.points,
+        bound=bound,
     )
     return replace(stable, certificate=certificate)
 
@@ -171,14 +197,23 @@ def _scalar(stable: StableLoss, worst: _Worst) -> None:
         for k, point in enumerate(parameter_points(stable.spec, wanted)):
             known = {n: point.get(n, 1.0) for n in names.parameters}
             grid = (*_Z, *_FAR) if k == 0 else _Z[::2]
-            env: dict[Any, Any] = {form.z: np.array(grid, np.float32),
-                                   names.classes: np.float32(8.0)}
+            env: dict[Any, Any] = {
+                form.z: np.array(grid, np.float32),
+                names.classes: np.float32(8.0),
+            }
             env |= {s: np.float32(known[n]) for n, s in names.parameters.items()}
             values = np.broadcast_to(float32(emitted, env), len(grid))
             for z, value in zip(grid, values, strict=True):
                 fixed = [*(known[n] for n in names.parameters), 8.0]
-                _point(worst, which, reference, float(np.float32(z)), fixed, float(value),
-                       {n: i for i, n in enumerate(names.parameters) if n in wanted})
+                _point(
+                    worst,
+                    which,
+                    reference,
+                    float(np.float32(z)),
+                    fixed,
+                    float(value),
+                    {n: i for i, n in enumerate(names.parameters) if n in wanted},
+                )
 
 
 def _in_z(expr: Expr, form: Form, symbols: list[Symbol]) -> Callable[..., Any]:
@@ -193,8 +228,13 @@ def _in_z(expr: Expr, form: Form, symbols: list[Symbol]) -> Callable[..., Any]:
 
 
 def _point(
-    worst: _Worst, which: str, function: Callable[..., Any], z: float, constants: list[float],
-    value: float, vary: dict[str, int],
+    worst: _Worst,
+    which: str,
+    function: Callable[..., Any],
+    z: float,
+    constants: list[float],
+    value: float,
+    vary: dict[str, int],
 ) -> None:
     digits = 60 + int(1.0 * abs(z)) if abs(z) < 1e3 else 60 + int(0.5 * abs(z))
     with mp.workdps(digits):
@@ -235,8 +275,9 @@ def _needs_clamp(stable: StableLoss, exprs: list[Expr]) -> bool:
     if not stable.forms:
         return False
     names = stable.vocabulary
-    defaults = {s: np.float32(stable.spec.parameters[n].default)
-                for n, s in names.parameters.items()}
+    defaults = {
+        s: np.float32(stable.spec.parameters[n].default) for n, s in names.parameters.items()
+    }
     for expr in exprs:
         for infinite, finite in ((np.inf, 3e38), (-np.inf, -3e38)):
             values = []
@@ -284,8 +325,9 @@ def _row(stable: StableLoss, row: Row, worst: _Worst) -> None:
 
 def _scales(row: Row) -> float:
     """How far parameters stretch the exponents: x/T and q·x round T or q times as often."""
-    return max((max(abs(v), 1 / abs(v)) if v else 0.0 for v in row.parameters.values()),
-               default=0.0)
+    return max(
+        (max(abs(v), 1 / abs(v)) if v else 0.0 for v in row.parameters.values()), default=0.0
+    )
 
 
 def _parameter_condition(

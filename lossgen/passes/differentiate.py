@@ -64,16 +64,20 @@ def differentiate(loss: SymbolicLoss) -> GradedLoss:
     shared = _share(gradient, at_y, loss) if loss.pivot is not Pivot.NONE else None
     at_y = tidy(at_y, built.forms, parameters) if shared is None else shared
     return GradedLoss(
-        spec=loss.spec, uses=loss.uses, pivot=loss.pivot, vocabulary=names, forms=loss.forms,
-        sums=built.without_twins(tuple(built.sums)), maxes=loss.maxes,
+        spec=loss.spec,
+        uses=loss.uses,
+        pivot=loss.pivot,
+        vocabulary=names,
+        forms=loss.forms,
+        sums=built.without_twins(tuple(built.sums)),
+        maxes=loss.maxes,
         loss=tidy(built.unfreeze(value), built.forms, parameters),
-        gradient=gradient, gradient_y=at_y,
+        gradient=gradient,
+        gradient_y=at_y,
     )
 
 
-def _live(
-    sums: tuple[Sum, ...], by_sum: dict[Symbol, Expr]
-) -> list[tuple[Sum, Expr]]:
+def _live(sums: tuple[Sum, ...], by_sum: dict[Symbol, Expr]) -> list[tuple[Sum, Expr]]:
     """The sums that the loss depends on, with its derivative by each."""
     return [(s, by_sum[s.symbol]) for s in sums if by_sum[s.symbol] != 0]
 
@@ -135,9 +139,7 @@ def _divide(expr: Expr, factor: Symbol) -> Expr | None:
     return Add(*terms)
 
 
-def _share(
-    gradient: tuple[tuple[Expr, Expr], ...], at_y: Expr, loss: SymbolicLoss
-) -> Expr | None:
+def _share(gradient: tuple[tuple[Expr, Expr], ...], at_y: Expr, loss: SymbolicLoss) -> Expr | None:
     """Use the coefficient of R itself at y where it is its negative: one row scalar for both."""
     for form in loss.forms:
         slope, slope_y = form.ell.diff(loss.vocabulary.x), form.ell_y.diff(loss.vocabulary.x_y)

@@ -27,7 +27,11 @@ __all__ = ["parse"]
 Value: TypeAlias = Any  # Cls for class rank, Expr for row and parameter rank
 _NEEDS_PIVOT = {"softmax", "log_softmax", "logsumexp", "exp", "max"}
 _FUNCTIONS = {name: op.symbol for name, op in OPS.items()} | {
-    "exp": exp, "log": log, "sqrt": sqrt, "sign": sgn, "log_sigmoid": log_sigmoid,
+    "exp": exp,
+    "log": log,
+    "sqrt": sqrt,
+    "sign": sgn,
+    "log_sigmoid": log_sigmoid,
 }
 
 
@@ -48,8 +52,14 @@ def parse(spec: LossSpec, uses: frozenset[str]) -> SymbolicLoss:
     built = algebra.built
     loss = _shift_invariant(complement(total, built.forms), built)
     return SymbolicLoss(
-        spec=spec, uses=uses, pivot=built.pivot, vocabulary=built.vocabulary,
-        forms=tuple(built.forms), sums=tuple(built.sums), maxes=tuple(built.maxes), loss=loss,
+        spec=spec,
+        uses=uses,
+        pivot=built.pivot,
+        vocabulary=built.vocabulary,
+        forms=tuple(built.forms),
+        sums=tuple(built.sums),
+        maxes=tuple(built.maxes),
+        loss=loss,
         twins=built.twins,
     )
 
@@ -94,8 +104,12 @@ def _vocabulary(spec: LossSpec) -> Vocabulary:
         for name, entry in spec.parameters.items()
     }
     return Vocabulary(
-        x=Symbol("x", real=True), x_y=Symbol("x_y", real=True), vocab=vocab, rows=rows,
-        parameters=parameters, classes=Symbol("V", positive=True, integer=True),
+        x=Symbol("x", real=True),
+        x_y=Symbol("x_y", real=True),
+        vocab=vocab,
+        rows=rows,
+        parameters=parameters,
+        classes=Symbol("V", positive=True, integer=True),
     )
 
 
@@ -118,8 +132,10 @@ class _Pairs:
     def __init__(self, spec: LossSpec, uses: frozenset[str]) -> None:
         trees = [t.expr for t in spec.terms] + list(spec.let.values())
         calls = set().union(*(_calls(t) for t in trees))
-        pivot = Pivot.TARGET if spec.has_target else (
-            Pivot.ARGMAX if calls & _NEEDS_PIVOT else Pivot.NONE
+        pivot = (
+            Pivot.TARGET
+            if spec.has_target
+            else (Pivot.ARGMAX if calls & _NEEDS_PIVOT else Pivot.NONE)
         )
         self.spec, self.uses = spec, uses
         self.built = Reductions(_vocabulary(spec), pivot)

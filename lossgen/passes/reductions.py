@@ -201,9 +201,7 @@ class Reductions:
             return live.Q
         if total_kappa.free_symbols & self.statistics():
             self._refuse(cls)
-        return self._register(
-            Sum(Symbol("_"), cls, live.index, total_kappa, total_power, w)
-        )
+        return self._register(Sum(Symbol("_"), cls, live.index, total_kappa, total_power, w))
 
     def _register(self, key: Sum) -> Symbol:
         for entry in self.sums:
@@ -213,9 +211,7 @@ class Reductions:
         if key.weight.is_nonnegative:
             sign = {"nonnegative": True} if key.power % 2 == 0 else {"nonpositive": True}
         symbol = Symbol(f"T{len(self.sums)}", real=True, **sign)
-        self.sums.append(
-            Sum(symbol, key.body, key.form, key.kappa, key.power, key.weight)
-        )
+        self.sums.append(Sum(symbol, key.body, key.form, key.kappa, key.power, key.weight))
         return symbol
 
     def _refuse(self, cls: Expr) -> None:
@@ -223,4 +219,3 @@ class Reductions:
             f"the sum over classes of {cls} is nonlinear in normalised probabilities: it needs a "
             "second sweep, which is not in this release"
         )
-

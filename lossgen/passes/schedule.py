@@ -30,9 +30,13 @@ def schedule(stable: StableLoss) -> KernelPlan:
     forward_sums = tuple(s for s in stable.sums if s.symbol in stable.loss.free_symbols)
     sums = tuple(s for s in stable.sums if s in gradient_sums or s in forward_sums)
     return KernelPlan(
-        stable=stable, moments=_moments(stable.forms, sums), saved=_saved(stable, needed),
-        forward_sums=forward_sums, gradient_sums=gradient_sums,
-        coefficients=coefficients, gradient=gradient,
+        stable=stable,
+        moments=_moments(stable.forms, sums),
+        saved=_saved(stable, needed),
+        forward_sums=forward_sums,
+        gradient_sums=gradient_sums,
+        coefficients=coefficients,
+        gradient=gradient,
     )
 
 

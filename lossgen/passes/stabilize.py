@@ -36,12 +36,19 @@ def stabilize(graded: GradedLoss) -> StableLoss:
     constants = frozenset(names.parameters.values()) | {names.classes}
     rewriter = _Rewriter(graded.forms, constants)
     return StableLoss(
-        spec=graded.spec, uses=graded.uses, pivot=graded.pivot, vocabulary=names,
-        forms=graded.forms, sums=graded.sums, maxes=graded.maxes, twins=graded.twins,
+        spec=graded.spec,
+        uses=graded.uses,
+        pivot=graded.pivot,
+        vocabulary=names,
+        forms=graded.forms,
+        sums=graded.sums,
+        maxes=graded.maxes,
+        twins=graded.twins,
         loss=rewriter(graded.loss),
         gradient=tuple((rewriter(c), rewriter.class_level(b)) for c, b in graded.gradient),
         gradient_y=rewriter(graded.gradient_y),
-        rules=tuple(sorted(rewriter.fired)), before=graded,
+        rules=tuple(sorted(rewriter.fired)),
+        before=graded,
     )
 
 
@@ -62,8 +69,10 @@ class _Rewriter:
         self.final: dict[Expr, Expr] = {}
         for f in forms:
             self.final |= {
-                f.P: _f["sigmoid"](-f.z), f.Q: _f["sigmoid"](f.z),
-                f.s: _f["softplus"](f.z), f.r: _f["softplus"](-f.z),
+                f.P: _f["sigmoid"](-f.z),
+                f.Q: _f["sigmoid"](f.z),
+                f.s: _f["softplus"](f.z),
+                f.r: _f["softplus"](-f.z),
             }
 
     def __call__(self, expr: Expr) -> Expr:
@@ -237,7 +246,8 @@ def _bounded_quotient(expr: Expr, rw: _Rewriter) -> Expr | None:
     powers = expr.as_powers_dict()
     for form in rw.forms:
         for half, logarithm, argument in (
-            (form.P, form.r, -form.z), (form.Q, form.s, form.z),
+            (form.P, form.r, -form.z),
+            (form.Q, form.s, form.z),
         ):
             if powers.get(half, 0) == 1 and powers.get(logarithm, 0) == -1:
                 rest = expr / half * logarithm

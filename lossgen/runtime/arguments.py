@@ -141,9 +141,7 @@ def _check_target(loss: str, logits: Tensor, target: Any, ignore_index: Any) -> 
             f"{_shape(logits.shape)} need {_shape(logits.shape[:-1])}"
         )
     if target.device != logits.device:
-        raise ValueError(
-            f"{loss}: target is on {target.device}, but logits are on {logits.device}"
-        )
+        raise ValueError(f"{loss}: target is on {target.device}, but logits are on {logits.device}")
     if isinstance(ignore_index, bool) or not isinstance(ignore_index, (int, torch.SymInt)):
         raise TypeError(
             f"{loss}: ignore_index must be an integer, not {type(ignore_index).__name__}"
@@ -167,9 +165,7 @@ def _check_input(loss: str, logits: Tensor, declared: Input, value: Any) -> None
     if value.dtype.is_complex or value.dtype is torch.bool:
         raise TypeError(f"{loss}: {name} must hold real numbers, not {_name(value)}")
     if value.device != logits.device:
-        raise ValueError(
-            f"{loss}: {name} is on {value.device}, but logits are on {logits.device}"
-        )
+        raise ValueError(f"{loss}: {name} is on {value.device}, but logits are on {logits.device}")
     if value.requires_grad and torch.is_grad_enabled():
         raise ValueError(f"{loss}: no gradient is computed for {name}; pass {name}.detach()")
 

@@ -22,12 +22,48 @@ import torch
 from torch import Tensor
 
 __all__ = [
-    "above", "absf", "clip", "cloglog", "eq", "erf", "exp", "expm1", "expm1div", "expm1x",
-    "exprel", "geometric", "inrange", "le", "log", "log1mexp", "log1p", "log1pmx", "logaddexp",
-    "logsoftplus", "lt", "maximum", "mercator", "minimum", "ne", "power", "recipexpm1x", "relu",
-    "safe_rsqrt", "sech2", "sgn", "sigmoid", "sigrel", "softcap", "softplus", "sprel", "sqrt",
+    "above",
+    "absf",
+    "clip",
+    "cloglog",
+    "eq",
+    "erf",
+    "exp",
+    "expm1",
+    "expm1div",
+    "expm1x",
+    "exprel",
+    "geometric",
+    "inrange",
+    "le",
+    "log",
+    "log1mexp",
+    "log1p",
+    "log1pmx",
+    "logaddexp",
+    "logsoftplus",
+    "lt",
+    "maximum",
+    "mercator",
+    "minimum",
+    "ne",
+    "power",
+    "recipexpm1x",
+    "relu",
+    "safe_rsqrt",
+    "sech2",
+    "sgn",
+    "sigmoid",
+    "sigrel",
+    "softcap",
+    "softplus",
+    "sprel",
+    "sqrt",
     "step",
-    "stop_gradient", "tanh", "where", "xlogy",
+    "stop_gradient",
+    "tanh",
+    "where",
+    "xlogy",
 ]
 
 LN2 = math.log(2.0)
@@ -48,9 +84,10 @@ def _numbers_too(function: Function) -> Function:
             dtype = torch.get_default_dtype()
         if dtype is None:
             return float(function(*(torch.tensor(a, dtype=torch.float64) for a in args)).item())
-        return cast(Tensor, function(*(
-            a if isinstance(a, Tensor) else torch.tensor(a, dtype=dtype) for a in args
-        )))
+        return cast(
+            Tensor,
+            function(*(a if isinstance(a, Tensor) else torch.tensor(a, dtype=dtype) for a in args)),
+        )
 
     return cast(Function, lifted)
 

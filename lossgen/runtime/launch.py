@@ -17,7 +17,13 @@ from lossgen.runtime.arguments import Variant
 from lossgen.runtime.device import HAS_TRITON, jit, tl, triton
 
 __all__ = [
-    "Config", "backward", "config", "forward", "fused", "interpreting", "n_splits",
+    "Config",
+    "backward",
+    "config",
+    "forward",
+    "fused",
+    "interpreting",
+    "n_splits",
     "scale_in_place",
 ]
 
@@ -75,8 +81,13 @@ def _strides(
 
 
 def forward(
-    variant: Variant, logits: Tensor, target: Tensor | None, inputs: Sequence[Tensor],
-    kinds: Sequence[str], parameters: Sequence[float], ignore_index: int,
+    variant: Variant,
+    logits: Tensor,
+    target: Tensor | None,
+    inputs: Sequence[Tensor],
+    kinds: Sequence[str],
+    parameters: Sequence[float],
+    ignore_index: int,
 ) -> tuple[Tensor, Tensor]:
     """Loss [N] and saved statistics [n_saved, N], float32."""
     rows, classes = logits.shape
@@ -90,8 +101,16 @@ def forward(
     if splits > 1:
         shape = (variant.n_state, splits, rows)
         state = torch.empty(shape, dtype=torch.float32, device=logits.device)
-    args = [*_pointers(logits, target, inputs, parameters), loss, saved, state,
-            logits.stride(0), rows, classes, *_strides(target, ignore_index, inputs, kinds)]
+    args = [
+        *_pointers(logits, target, inputs, parameters),
+        loss,
+        saved,
+        state,
+        logits.stride(0),
+        rows,
+        classes,
+        *_strides(target, ignore_index, inputs, kinds),
+    ]
     variant.forward_kernel[(rows, splits)](
         *args, SPLITS=splits, BLOCK=chosen.block, num_warps=chosen.warps
     )
@@ -101,9 +120,15 @@ def forward(
 
 
 def backward(
-    variant: Variant, logits: Tensor, target: Tensor | None, saved: Tensor,
-    inputs: Sequence[Tensor], kinds: Sequence[str], parameters: Sequence[float],
-    ignore_index: int, grad_rows: Tensor,
+    variant: Variant,
+    logits: Tensor,
+    target: Tensor | None,
+    saved: Tensor,
+    inputs: Sequence[Tensor],
+    kinds: Sequence[str],
+    parameters: Sequence[float],
+    ignore_index: int,
+    grad_rows: Tensor,
 ) -> Tensor:
     """Gradient [N, V] in the dtype of the logits; ``grad_rows`` is [N] float32, any stride."""
     rows, classes = logits.shape
@@ -112,17 +137,31 @@ def backward(
         return grad
     chosen = config("backward", classes, torch.version.hip is not None)
     variant.backward_kernel[(rows, -(-classes // chosen.block))](
-        *_pointers(logits, target, inputs, parameters), saved, grad_rows, grad,
-        logits.stride(0), grad.stride(0), rows, classes,
-        *_strides(target, ignore_index, inputs, kinds), grad_rows.stride(0),
-        BLOCK=chosen.block, num_warps=chosen.warps,
+        *_pointers(logits, target, inputs, parameters),
+        saved,
+        grad_rows,
+        grad,
+        logits.stride(0),
+        grad.stride(0),
+        rows,
+        classes,
+        *_strides(target, ignore_index, inputs, kinds),
+        grad_rows.stride(0),
+        BLOCK=chosen.block,
+        num_warps=chosen.warps,
     )
     return grad
 
 
 def fused(
-    variant: Variant, logits: Tensor, target: Tensor | None, inputs: Sequence[Tensor],
-    kinds: Sequence[str], parameters: Sequence[float], ignore_index: int, grad_rows: Tensor,
+    variant: Variant,
+    logits: Tensor,
+    target: Tensor | None,
+    inputs: Sequence[Tensor],
+    kinds: Sequence[str],
+    parameters: Sequence[float],
+    ignore_index: int,
+    grad_rows: Tensor,
     out: Tensor,
 ) -> Tensor:
     """Loss [N] float32; the gradient goes to ``out`` [N, V], which may be the logits."""
@@ -132,10 +171,19 @@ def fused(
         return loss
     chosen = config("fused", classes, torch.version.hip is not None)
     variant.fused_kernel[(rows,)](
-        *_pointers(logits, target, inputs, parameters), loss, grad_rows, out,
-        logits.stride(0), out.stride(0), rows, classes,
-        *_strides(target, ignore_index, inputs, kinds), grad_rows.stride(0),
-        ONE_TILE=chosen.one_tile, BLOCK=chosen.block, num_warps=chosen.warps,
+        *_pointers(logits, target, inputs, parameters),
+        loss,
+        grad_rows,
+        out,
+        logits.stride(0),
+        out.stride(0),
+        rows,
+        classes,
+        *_strides(target, ignore_index, inputs, kinds),
+        grad_rows.stride(0),
+        ONE_TILE=chosen.one_tile,
+        BLOCK=chosen.block,
+        num_warps=chosen.warps,
     )
     return loss
 

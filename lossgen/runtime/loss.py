@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from lossgen.runtime import launch, torch_backend
 from lossgen.runtime.arguments import (
@@ -69,8 +68,16 @@ class RowLoss:
         name = f"{self.name}_loss"
         check_parameters(name, self.parameters, parameters)
         check_call(
-            name, logits, target, tuple(zip(self.inputs, inputs, strict=True)), self.has_target,
-            max(1, self.min_classes), ignore_index, reduction, backend, inplace_grad,
+            name,
+            logits,
+            target,
+            tuple(zip(self.inputs, inputs, strict=True)),
+            self.has_target,
+            max(1, self.min_classes),
+            ignore_index,
+            reduction,
+            backend,
+            inplace_grad,
         )
         call = self._call(logits, target, parameters, inputs, ignore_index, backend)
         if torch.compiler.is_compiling():
@@ -92,15 +99,22 @@ class RowLoss:
 
     # ------------------------------------------------------------------ one call
     def _call(
-        self, logits: Tensor, target: Tensor | None, parameters: Sequence[float],
-        inputs: Sequence[Tensor | None], ignore_index: int, backend: str,
+        self,
+        logits: Tensor,
+        target: Tensor | None,
+        parameters: Sequence[float],
+        inputs: Sequence[Tensor | None],
+        ignore_index: int,
+        backend: str,
     ) -> _Call:
         changed = {
-            p.name for p, v in zip(self.parameters, parameters, strict=True)
+            p.name
+            for p, v in zip(self.parameters, parameters, strict=True)
             if p.off is not None and v != p.off
         }
         changed |= {
-            i.name for i, v in zip(self.inputs, inputs, strict=True)
+            i.name
+            for i, v in zip(self.inputs, inputs, strict=True)
             if i.off is not None and v is not None
         }
         index = next(k for k, v in enumerate(self.variants) if v.uses >= changed)
@@ -122,10 +136,15 @@ class RowLoss:
             tensors.append(value.contiguous() if kind == "vocab" else value)
             kinds.append(kind)
         return _Call(
-            loss=self, index=index, logits=flat,
-            target=None if target is None else target.reshape(-1), inputs=tuple(tensors),
-            kinds=tuple(kinds), parameters=tuple(float(values[n]) for n in variant.parameters),
-            ignore_index=ignore_index, backend=self._backend(logits, backend),
+            loss=self,
+            index=index,
+            logits=flat,
+            target=None if target is None else target.reshape(-1),
+            inputs=tuple(tensors),
+            kinds=tuple(kinds),
+            parameters=tuple(float(values[n]) for n in variant.parameters),
+            ignore_index=ignore_index,
+            backend=self._backend(logits, backend),
         )
 
     def _backend(self, logits: Tensor, backend: str) -> str:
@@ -194,8 +213,13 @@ class _Call:
     def operands(self) -> tuple[Any, ...]:
         """The arguments of the registered operators."""
         return (
-            self.logits, self.target, list(self.inputs), list(self.parameters),
-            self.ignore_index, self.index, self.backend,
+            self.logits,
+            self.target,
+            list(self.inputs),
+            list(self.parameters),
+            self.ignore_index,
+            self.index,
+            self.backend,
         )
 
     def _module(self) -> Any:
@@ -203,21 +227,40 @@ class _Call:
 
     def rows(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         return self._module().forward(
-            self.variant, logits, self.target, self.inputs, self.kinds, self.parameters,
+            self.variant,
+            logits,
+            self.target,
+            self.inputs,
+            self.kinds,
+            self.parameters,
             self.ignore_index,
         )
 
     def gradient(self, logits: Tensor, saved: Tensor, grad_rows: Tensor) -> Tensor:
         grad_rows = grad_rows.to(torch_backend.compute_dtype(logits))
         return self._module().backward(
-            self.variant, logits, self.target, saved, self.inputs, self.kinds, self.parameters,
-            self.ignore_index, grad_rows,
+            self.variant,
+            logits,
+            self.target,
+            saved,
+            self.inputs,
+            self.kinds,
+            self.parameters,
+            self.ignore_index,
+            grad_rows,
         )
 
     def fused(self, logits: Tensor, grad_rows: Tensor, out: Tensor) -> Tensor:
         return self._module().fused(
-            self.variant, logits, self.target, self.inputs, self.kinds, self.parameters,
-            self.ignore_index, grad_rows, out,
+            self.variant,
+            logits,
+            self.target,
+            self.inputs,
+            self.kinds,
+            self.parameters,
+            self.ignore_index,
+            grad_rows,
+            out,
         )
 
 
@@ -233,10 +276,11 @@ class _Rows(torch.autograd.Function):
         return loss
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_rows: Tensor) -> tuple[Tensor | None, ...]:
         logits, saved = ctx.saved_tensors
-        return ctx.call.gradient(logits, saved, grad_rows), None
+        with torch.no_grad():
+            grad = ctx.call.gradient(logits, saved, grad_rows)
+        return _once(grad, logits, ctx.call.loss.name), None
 
 
 class _Fused(torch.autograd.Function):
@@ -253,8 +297,10 @@ class _Fused(torch.autograd.Function):
         source = logits.detach()
         one = logits.new_ones((), dtype=torch_backend.compute_dtype(logits))
         scale = one if count is None else one / count
-        out = source if inplace else torch.empty(
-            logits.shape, dtype=logits.dtype, device=logits.device
+        out = (
+            source
+            if inplace
+            else torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
         )
         rows = call.fused(source, scale.expand(logits.shape[0]), out)
         if inplace:
@@ -266,17 +312,47 @@ class _Fused(torch.autograd.Function):
         return total if count is None else total / count
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        if ctx.grad is not None:
-            kept, ctx.grad = ctx.grad, None
-            return launch.scale_in_place(kept, grad), None, None, None
-        if not ctx.saved_tensors:
+        name = ctx.call.loss.name
+        kept = ctx.saved_tensors  # unpacked once: a checkpoint recomputes it
+        logits = kept[0] if kept else None
+        if ctx.grad is None and logits is None:
             raise RuntimeError(
-                f"{ctx.call.loss.name}_loss: a second backward needs the logits, which "
-                "inplace_grad=True has overwritten"
+                f"{name}_loss: a second backward needs the logits, which inplace_grad=True has "
+                "overwritten"
             )
-        (logits,) = ctx.saved_tensors
-        _, saved = ctx.call.rows(logits)
-        grad_rows = (grad * ctx.scale).expand(logits.shape[0])
-        return ctx.call.gradient(logits, saved, grad_rows), None, None, None
+        with torch.no_grad():
+            if ctx.grad is not None:
+                result, ctx.grad = launch.scale_in_place(ctx.grad, grad), None
+            else:
+                assert logits is not None
+                _, saved = ctx.call.rows(logits)
+                grad_rows = (grad * ctx.scale).expand(logits.shape[0])
+                result = ctx.call.gradient(logits, saved, grad_rows)
+        return _once(result, logits, name), None, None, None
+
+
+def _once(grad: Tensor, logits: Tensor | None, name: str) -> Tensor:
+    """With create_graph=True: the same gradient, which refuses to be differentiated.
+
+    Without this it would be a constant to autograd, and a gradient penalty silently zero.
+    """
+    if logits is None or not torch.is_grad_enabled():
+        return grad
+    return _Refuse.apply(grad, logits, name)
+
+
+class _Refuse(torch.autograd.Function):
+    """The identity; its backward is an error."""
+
+    @staticmethod
+    def forward(ctx: Any, grad: Tensor, logits: Tensor, name: str) -> Tensor:
+        ctx.name = name
+        return grad.view_as(grad)
+
+    @staticmethod
+    def backward(ctx: Any, _: Tensor) -> tuple[Tensor | None, ...]:
+        raise RuntimeError(
+            f"{ctx.name}_loss: the gradient cannot be differentiated a second time; use the "
+            "formula in torch where a second derivative is needed"
+        )

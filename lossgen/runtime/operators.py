@@ -1,7 +1,7 @@
 """Each loss as registered torch operators, for ``torch.compile`` and export.
 
-    lossgen::<key>_forward   (logits, target, inputs, parameters, …) -> (loss [N], saved [S, N])
-    lossgen::<key>_backward  (grad_rows, logits, target, saved, …)   -> grad_logits [N, V]
+lossgen::<key>_forward   (logits, target, inputs, parameters, …) -> (loss [N], saved [S, N])
+lossgen::<key>_backward  (grad_rows, logits, target, saved, …)   -> grad_logits [N, V]
 """
 
 from __future__ import annotations
@@ -52,21 +52,36 @@ def _kinds(loss: RowLoss, variant: int) -> tuple[str, ...]:
 
 def _define(key: str) -> Operators:
     def forward(
-        logits: Tensor, target: Tensor | None, inputs: list[Tensor], parameters: list[float],
-        ignore_index: int, variant: int, backend: str,
+        logits: Tensor,
+        target: Tensor | None,
+        inputs: list[Tensor],
+        parameters: list[float],
+        ignore_index: int,
+        variant: int,
+        backend: str,
     ) -> tuple[Tensor, Tensor]:
         loss = _LOSSES[key]
         if target is not None and not logits.is_cuda:
             check_target_range(target, target == ignore_index, logits.shape[1])
         module = launch if backend == "triton" else torch_backend
         return module.forward(
-            loss.variants[variant], logits, target, inputs, _kinds(loss, variant), parameters,
+            loss.variants[variant],
+            logits,
+            target,
+            inputs,
+            _kinds(loss, variant),
+            parameters,
             ignore_index,
         )
 
     def forward_fake(
-        logits: Tensor, target: Tensor | None, inputs: list[Tensor], parameters: list[float],
-        ignore_index: int, variant: int, backend: str,
+        logits: Tensor,
+        target: Tensor | None,
+        inputs: list[Tensor],
+        parameters: list[float],
+        ignore_index: int,
+        variant: int,
+        backend: str,
     ) -> tuple[Tensor, Tensor]:
         dtype = torch_backend.compute_dtype(logits)
         rows = logits.shape[0]
@@ -74,31 +89,54 @@ def _define(key: str) -> Operators:
         return logits.new_empty((rows,), dtype=dtype), saved
 
     def backward(
-        grad_rows: Tensor, logits: Tensor, target: Tensor | None, saved: Tensor,
-        inputs: list[Tensor], parameters: list[float], ignore_index: int, variant: int,
+        grad_rows: Tensor,
+        logits: Tensor,
+        target: Tensor | None,
+        saved: Tensor,
+        inputs: list[Tensor],
+        parameters: list[float],
+        ignore_index: int,
+        variant: int,
         backend: str,
     ) -> Tensor:
         loss = _LOSSES[key]
         module = launch if backend == "triton" else torch_backend
         return module.backward(
-            loss.variants[variant], logits, target, saved, inputs, _kinds(loss, variant),
-            parameters, ignore_index, grad_rows,
+            loss.variants[variant],
+            logits,
+            target,
+            saved,
+            inputs,
+            _kinds(loss, variant),
+            parameters,
+            ignore_index,
+            grad_rows,
         )
 
     def backward_fake(
-        grad_rows: Tensor, logits: Tensor, target: Tensor | None, saved: Tensor,
-        inputs: list[Tensor], parameters: list[float], ignore_index: int, variant: int,
+        grad_rows: Tensor,
+        logits: Tensor,
+        target: Tensor | None,
+        saved: Tensor,
+        inputs: list[Tensor],
+        parameters: list[float],
+        ignore_index: int,
+        variant: int,
         backend: str,
     ) -> Tensor:
         return logits.new_empty(logits.shape)
 
     ops = Operators(
         forward=torch.library.custom_op(
-            f"lossgen::{key}_forward", forward, mutates_args=(),
+            f"lossgen::{key}_forward",
+            forward,
+            mutates_args=(),
             schema=f"(Tensor logits, {_ARGUMENTS.format(saved='')}) -> (Tensor, Tensor)",
         ),
         backward=torch.library.custom_op(
-            f"lossgen::{key}_backward", backward, mutates_args=(),
+            f"lossgen::{key}_backward",
+            backward,
+            mutates_args=(),
             schema="(Tensor grad_rows, Tensor logits, "
             f"{_ARGUMENTS.format(saved='Tensor saved, ')}) -> Tensor",
         ),
@@ -121,6 +159,8 @@ def _differentiate(ops: Operators) -> Any:
     def backward(ctx: Any, grad_rows: Tensor, _: Tensor) -> tuple[Any, ...]:
         logits, target, saved, *tensors = ctx.saved_tensors
         grad = ops.backward(grad_rows, logits, target, saved, list(tensors), *ctx.rest)
-        return grad, None, [None] * ctx.count, None, None, None, None
+        # An empty list is taken for a list of tensors, whatever its type says.
+        numbers: list[Any] | None = None if ctx.rest[0] else []
+        return grad, None, [None] * ctx.count, numbers, None, None, None
 
     return backward

@@ -28,8 +28,17 @@ except ImportError:  # a CPU-only installation
 
 
 __all__ = [
-    "HAS_TRITON", "exp_accurate", "exp_nonpositive", "expm1_reduced", "jit", "log1p_tail",
-    "log1p_unit", "power_of_two", "split", "tl", "triton",
+    "HAS_TRITON",
+    "exp_accurate",
+    "exp_nonpositive",
+    "expm1_reduced",
+    "jit",
+    "log1p_tail",
+    "log1p_unit",
+    "power_of_two",
+    "split",
+    "tl",
+    "triton",
 ]
 
 # ruff: noqa: ANN001, ANN201

@@ -34,7 +34,10 @@ class _Chunks:
     """Slices of everything a torch function takes, in the dtype of the arithmetic."""
 
     def __init__(
-        self, logits: Tensor, target: Tensor | None, inputs: Sequence[Tensor],
+        self,
+        logits: Tensor,
+        target: Tensor | None,
+        inputs: Sequence[Tensor],
         ignore_index: int,
     ) -> None:
         self.logits = logits
@@ -59,8 +62,13 @@ class _Chunks:
 
 
 def forward(
-    variant: Variant, logits: Tensor, target: Tensor | None, inputs: Sequence[Tensor],
-    kinds: Sequence[str], parameters: Sequence[float], ignore_index: int,
+    variant: Variant,
+    logits: Tensor,
+    target: Tensor | None,
+    inputs: Sequence[Tensor],
+    kinds: Sequence[str],
+    parameters: Sequence[float],
+    ignore_index: int,
 ) -> tuple[Tensor, Tensor]:
     """Loss [N] and saved statistics [n_saved, N]."""
     chunks = _Chunks(logits, target, inputs, ignore_index)
@@ -80,9 +88,15 @@ def forward(
 
 
 def backward(
-    variant: Variant, logits: Tensor, target: Tensor | None, saved: Tensor,
-    inputs: Sequence[Tensor], kinds: Sequence[str], parameters: Sequence[float],
-    ignore_index: int, grad_rows: Tensor,
+    variant: Variant,
+    logits: Tensor,
+    target: Tensor | None,
+    saved: Tensor,
+    inputs: Sequence[Tensor],
+    kinds: Sequence[str],
+    parameters: Sequence[float],
+    ignore_index: int,
+    grad_rows: Tensor,
 ) -> Tensor:
     """Gradient [N, V] in the dtype of the logits; ``grad_rows`` is [N], any stride."""
     chunks = _Chunks(logits, target, inputs, ignore_index)
@@ -101,8 +115,14 @@ def backward(
 
 
 def fused(
-    variant: Variant, logits: Tensor, target: Tensor | None, inputs: Sequence[Tensor],
-    kinds: Sequence[str], parameters: Sequence[float], ignore_index: int, grad_rows: Tensor,
+    variant: Variant,
+    logits: Tensor,
+    target: Tensor | None,
+    inputs: Sequence[Tensor],
+    kinds: Sequence[str],
+    parameters: Sequence[float],
+    ignore_index: int,
+    grad_rows: Tensor,
     out: Tensor,
 ) -> Tensor:
     """Loss [N]; the gradient goes to ``out`` [N, V], which may be the logits themselves."""

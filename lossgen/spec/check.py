@@ -10,29 +10,23 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from lossgen.errors import (
-    BadDomain,
     BadLimit,
     BadName,
     BadNormalizer,
-    BadRange,
     BadValue,
     ConstantLoss,
-    DuplicateName,
     NoFormula,
-    NotInteger,
     OutsideDomain,
     RankError,
-    ReservedName,
-    SpecError,
     UnknownParameter,
     UnknownVariant,
     Unused,
 )
+from lossgen.spec.declarations import IDENTIFIER, Declarations, spell
 from lossgen.spec.domain import Interval
 from lossgen.spec.expr import Call, Expr, Name, NameKind, Rank
 from lossgen.spec.model import (
     Accuracy,
-    Input,
     Limit,
     LossSpec,
     Parameter,
@@ -43,11 +37,10 @@ from lossgen.spec.model import (
 from lossgen.spec.parser import Scope, parse_formula
 from lossgen.spec.source import Formula, Node, Source, shorten
 from lossgen.spec.trees import culprit, depends_on_logits, names, nodes, uses_target
-from lossgen.spec.vocabulary import LEAVES, RESERVED, SUGAR, repair
+from lossgen.spec.vocabulary import LEAVES, SUGAR, repair
 
 __all__ = ["check"]
 
-_IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,39}")
 _LOSS_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _ROLES = ("transform", "regularizer", "adversarial")
 
@@ -61,42 +54,26 @@ def check(spec: SpecFile, root: Node, source: Source, path: Path | None) -> Loss
     return _Checker(spec, root, source).build(path)
 
 
-class _Checker:
-    def __init__(self, spec: SpecFile, root: Node, source: Source) -> None:
-        self.spec, self.root, self.source = spec, root, source
-        self.declared: dict[str, str] = {}  # every declared name and what it is
-        self.names: dict[str, tuple[NameKind, Rank]] = {}
-        self.integers: dict[str, Interval] = {}
-        self.formulas: dict[str, Formula] = {}
-        self.let: dict[str, Expr] = {}
-
-    # ------------------------------------------------------------------ places
-    def node(self, *path: str | int) -> Node:
-        node = self.root
-        for part in path:
-            node = node.get(part) or node
-        return node
-
-    def fail(
-        self, error: type[SpecError], *path: str | int, key: bool = False, **fields: Any
-    ) -> NoReturn:
-        """Raise ``error`` at a value of the file, or at its key."""
-        node = self.node(*path)
-        if key:
-            node = self.node(*path[:-1]).key(path[-1]) or node
-        raise error(location=self.source.of(node), **fields)
-
+class _Checker(Declarations):
     # ------------------------------------------------------------------ the whole
     def build(self, path: Path | None) -> LossSpec:
         spec = self.spec
         if not _LOSS_NAME.fullmatch(spec.name) or keyword.iskeyword(spec.name):
-            self.fail(BadName, "name", name=repr(shorten(spec.name)),
-                      hint="lower-case letters, digits and _, as in my_loss")
+            self.fail(
+                BadName,
+                "name",
+                name=repr(shorten(spec.name)),
+                hint="lower-case letters, digits and _, as in my_loss",
+            )
         camel = "".join(part.capitalize() for part in spec.name.split("_")) + "Loss"
         class_name = spec.class_name or camel
-        if not _IDENTIFIER.fullmatch(class_name) or keyword.iskeyword(class_name):
-            self.fail(BadName, "class", name=repr(shorten(class_name)),
-                      hint=f"a Python class name, as in {camel}")
+        if not IDENTIFIER.fullmatch(class_name) or keyword.iskeyword(class_name):
+            self.fail(
+                BadName,
+                "class",
+                name=repr(shorten(class_name)),
+                hint=f"a Python class name, as in {camel}",
+            )
         if spec.min_classes < 1:
             self.fail(BadValue, "min_classes", problem="min_classes must be at least 1")
         if spec.accuracy and not 0 < spec.accuracy.ulp < math.inf:
@@ -112,100 +89,38 @@ class _Checker:
         self.check_use(terms, normalizer)
         trees = [*(t.expr for t in terms), *self.let.values()]
         return LossSpec(
-            name=spec.name, class_name=class_name,
+            name=spec.name,
+            class_name=class_name,
             title=spec.title or spec.name.replace("_", " ").capitalize(),
-            reference=spec.reference, parameters=parameters, inputs=inputs, let=self.let,
+            reference=spec.reference,
+            parameters=parameters,
+            inputs=inputs,
+            let=self.let,
             let_sources={name: self.formulas[name].text for name in self.let},
-            terms=terms, limits=limits, normalizer=normalizer,
+            terms=terms,
+            limits=limits,
+            normalizer=normalizer,
             normalizer_source=self.formulas["normalizer"].text if normalizer else None,
-            variants=self.variants(), notes=spec.notes,
+            variants=self.variants(),
+            notes=spec.notes,
             accuracy=Accuracy(ulp=float(accuracy.ulp), reason=accuracy.reason)
-            if (accuracy := spec.accuracy) else None,
+            if (accuracy := spec.accuracy)
+            else None,
             min_classes=spec.min_classes,
             has_target=any(map(uses_target, [*trees, *([normalizer] if normalizer else [])])),
-            path=path, source=self.source.text, file=self.source.file, formulas=self.formulas,
+            path=path,
+            source=self.source.text,
+            file=self.source.file,
+            formulas=self.formulas,
         )
-
-    def declare(self, name: str, what: str, *path: str | int, key: bool = True) -> None:
-        if not _IDENTIFIER.fullmatch(name) or keyword.iskeyword(name):
-            self.fail(BadName, *path, key=key, name=repr(shorten(name)),
-                      hint="letters, digits and _, starting with a letter; at most 40")
-        if name in RESERVED and not (name == "logits" and what == "a let"):
-            self.fail(ReservedName, *path, key=key, name=name, what=RESERVED[name])
-        if name in self.declared:
-            self.fail(DuplicateName, *path, key=key, name=name, first=self.declared[name],
-                      second=what)
-        self.declared[name] = what
-
-    # ------------------------------------------------------------------ parameters and inputs
-    def parameter(self, name: str) -> Parameter:
-        entry, path = self.spec.parameters[name], ("parameters", name)
-        self.declare(name, "a parameter", *path)
-        domain = self.domain(entry.domain, *path)
-        for what, value in (("default", entry.default), ("off", entry.off)):
-            if value is None:
-                continue
-            if entry.integer and not (math.isfinite(value) and value == int(value)):
-                self.fail(NotInteger, *path, what, what=what, value=_spell(value), name=name)
-            if not domain.contains(value):
-                self.fail(OutsideDomain, *path, what, what=what, value=_spell(value),
-                          name=name, domain=domain)
-        self.names[name] = (NameKind.PARAMETER, Rank.PARAMETER)
-        if entry.integer:
-            self.integers[name] = domain
-        return Parameter(
-            default=int(entry.default) if entry.integer else entry.default, domain=domain,
-            doc=entry.doc, off=None if entry.off is None else float(entry.off),
-            integer=entry.integer,
-        )
-
-    def input(self, name: str) -> Input:
-        entry, path = self.spec.inputs[name], ("inputs", name)
-        self.declare(name, "an input", *path)
-        domain = None if entry.domain is None else self.domain(entry.domain, *path)
-        if entry.off is not None and not (domain or _FINITE).contains(entry.off):
-            self.fail(OutsideDomain, *path, "off", what="off", value=_spell(entry.off),
-                      name=name, domain=domain or _FINITE)
-        if entry.kind == "vocab":
-            self.names[name] = (NameKind.VOCAB_INPUT, Rank.CLASS)
-        else:
-            self.names[name] = (NameKind.ROW_INPUT, Rank.ROW)
-        return Input(
-            kind=entry.kind, doc=entry.doc, off=None if entry.off is None else float(entry.off),
-            domain=domain, range=self.range(name, domain),
-        )
-
-    def domain(self, text: str, *path: str | int) -> Interval:
-        try:
-            return Interval.parse(text)
-        except ValueError as error:
-            self.fail(BadDomain, *path, "domain", text=repr(shorten(text)), problem=error)
-
-    def range(self, name: str, domain: Interval | None) -> tuple[float, float] | None:
-        values = self.spec.inputs[name].range
-        if values is None:
-            return None
-        path = ("inputs", name, "range")
-        if len(values) != 2:
-            self.fail(BadValue, *path, problem="a range is two numbers: [low, high]")
-        lo, hi = map(float, values)
-        problem = (
-            "it is empty" if not lo < hi
-            else "it is not finite" if not math.isfinite(hi - lo)
-            else f"it leaves the domain {domain}"
-            if domain and not (domain.contains(lo) and domain.contains(hi)) else None
-        )
-        if problem:
-            self.fail(BadRange, *path, lo=_spell(lo), hi=_spell(hi), name=name,
-                      problem=problem)
-        return lo, hi
 
     # ------------------------------------------------------------------ formulas
     def parse(self, label: str, *path: str | int, later: frozenset[str] = frozenset()) -> Expr:
         formula = self.source.formula(self.node(*path))
         self.formulas[label] = formula
         return parse_formula(
-            formula.text, Scope(self.names, self.integers, later),
+            formula.text,
+            Scope(self.names, self.integers, later),
             lambda span: self.source.at(formula, span),
         )
 
@@ -232,8 +147,14 @@ class _Checker:
             name, weight, label = entry.name, entry.weight, entry.name
             self.declare(name, "a term", *path, "name", key=False)
             if weight is not None and weight not in self.spec.parameters:
-                self.fail(UnknownParameter, *path, "weight", where="weight", name=shorten(weight),
-                          hint=repair(weight, list(self.spec.parameters)))
+                self.fail(
+                    UnknownParameter,
+                    *path,
+                    "weight",
+                    where="weight",
+                    name=shorten(weight),
+                    hint=repair(weight, list(self.spec.parameters)),
+                )
             path = (*path, "value")
         expr = self.parse(label, *path)
         formula = self.formulas[label]
@@ -251,7 +172,9 @@ class _Checker:
         short = isinstance(found, (Name, Call)) and len(text) <= 30
         gathered = f", or {text}[y]?" if short else "?"
         raise RankError(
-            what=f"{what} is one number per row", text=shorten(text), rank=found.rank,
+            what=f"{what} is one number per row",
+            text=shorten(text),
+            rank=found.rank,
             meaning="one number per row and class",
             hint=f"did you forget {reduced}{gathered}",
             location=self.source.at(formula, found.span),
@@ -280,12 +203,28 @@ class _Checker:
         entry, path = self.spec.limits[i], ("limits", i)
         for name, value in entry.when.items():
             if name not in parameters:
-                self.fail(UnknownParameter, *path, "when", name, key=True, where="when",
-                          name=shorten(name), hint=repair(name, list(parameters)))
+                self.fail(
+                    UnknownParameter,
+                    *path,
+                    "when",
+                    name,
+                    key=True,
+                    where="when",
+                    name=shorten(name),
+                    hint=repair(name, list(parameters)),
+                )
             domain = parameters[name].domain
             if not Interval(domain.lo, domain.hi, False, False).contains(value):
-                self.fail(OutsideDomain, *path, "when", name, what="the limit's value",
-                          value=_spell(value), name=name, domain=domain)
+                self.fail(
+                    OutsideDomain,
+                    *path,
+                    "when",
+                    name,
+                    what="the limit's value",
+                    value=spell(value),
+                    name=name,
+                    domain=domain,
+                )
         text = entry.equals.strip()
         catalogue = _LOSS_NAME.fullmatch(text) and text not in {*self.names, *LEAVES, *SUGAR}
         equals: str | Expr = text
@@ -295,18 +234,27 @@ class _Checker:
             if equals.rank == Rank.CLASS:
                 self.not_a_row(equals, self.formulas[label], "the limit of a loss")
             if entry.with_:
-                self.fail(BadLimit, *path, "with", key=True,
-                          problem="'with' sets the parameters of another loss, not of a formula")
+                self.fail(
+                    BadLimit,
+                    *path,
+                    "with",
+                    key=True,
+                    problem="'with' sets the parameters of another loss, not of a formula",
+                )
         return Limit(
-            when={k: float(v) for k, v in entry.when.items()}, equals=equals,
-            with_={k: float(v) for k, v in entry.with_.items()}, source=text,
+            when={k: float(v) for k, v in entry.when.items()},
+            equals=equals,
+            with_={k: float(v) for k, v in entry.with_.items()},
+            source=text,
         )
 
     def optional(self) -> list[str]:
         """The parameters and inputs that have a neutral value."""
         parameters, inputs = self.spec.parameters, self.spec.inputs
-        return [*(n for n, e in parameters.items() if e.off is not None),
-                *(n for n, e in inputs.items() if e.off is not None)]
+        return [
+            *(n for n, e in parameters.items() if e.off is not None),
+            *(n for n, e in inputs.items() if e.off is not None),
+        ]
 
     def variants(self) -> tuple[frozenset[str], ...]:
         optional = self.optional()
@@ -317,8 +265,9 @@ class _Checker:
                 known = name in self.spec.parameters or name in self.spec.inputs
                 problem = "has no neutral value" if known else "is not declared"
                 hint = "give it `off`" if known else repair(name, optional)
-                self.fail(UnknownVariant, "variants", i, j, name=shorten(name), problem=problem,
-                          hint=hint)
+                self.fail(
+                    UnknownVariant, "variants", i, j, name=shorten(name), problem=problem, hint=hint
+                )
         every = {frozenset(), frozenset(optional), *map(frozenset, self.spec.variants)}
         return tuple(sorted(every, key=lambda uses: (len(uses), sorted(uses))))
 
@@ -331,10 +280,3 @@ class _Checker:
                 if name not in used:
                     what = {"parameters": "parameter", "inputs": "input"}.get(section, section)
                     self.fail(Unused, section, name, key=True, what=what, name=name)
-
-
-_FINITE = Interval(-math.inf, math.inf, True, True)
-
-
-def _spell(value: float) -> str:
-    return str(int(value)) if float(value).is_integer() else str(value)

@@ -21,8 +21,14 @@ MAX_BITS = 4096
 Value = Fraction | float
 _INFINITE_BITS = 1024
 _FUNCTIONS: dict[str, Callable[[float], float]] = {
-    "exp": math.exp, "expm1": math.expm1, "log": math.log, "log1p": math.log1p,
-    "sqrt": math.sqrt, "tanh": math.tanh, "abs": abs, "erf": math.erf,
+    "exp": math.exp,
+    "expm1": math.expm1,
+    "log": math.log,
+    "log1p": math.log1p,
+    "sqrt": math.sqrt,
+    "tanh": math.tanh,
+    "abs": abs,
+    "erf": math.erf,
 }
 
 

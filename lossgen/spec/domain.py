@@ -1,6 +1,6 @@
 """Intervals: where a parameter may lie.
 
-    "(0, 1]"  →  Interval(lo=0.0, hi=1.0, lo_open=True, hi_open=False)
+"(0, 1]"  →  Interval(lo=0.0, hi=1.0, lo_open=True, hi_open=False)
 """
 
 from __future__ import annotations

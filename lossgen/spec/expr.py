@@ -17,8 +17,19 @@ from fractions import Fraction
 from typing import Generic, Protocol, TypeVar
 
 __all__ = [
-    "Algebra", "Binary", "Call", "Compare", "Expr", "Gather", "Name", "NameKind", "Number",
-    "Rank", "Span", "Unary", "walk",
+    "Algebra",
+    "Binary",
+    "Call",
+    "Compare",
+    "Expr",
+    "Gather",
+    "Name",
+    "NameKind",
+    "Number",
+    "Rank",
+    "Span",
+    "Unary",
+    "walk",
 ]
 
 

@@ -41,13 +41,23 @@ from lossgen.spec.source import FLOW_HINT, Node, Source, compose, shorten
 __all__ = ["load_spec", "load_text"]
 
 _EXPECTED = {
-    "string_type": "text", "dict_type": "a mapping", "model_type": "a mapping",
-    "model_attributes_type": "a mapping", "list_type": "a list", "literal_error": "vocab or row",
-    "number": "a number", "whole": "a whole number", "flag": "true or false",
+    "string_type": "text",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+    "model_attributes_type": "a mapping",
+    "list_type": "a list",
+    "literal_error": "vocab or row",
+    "number": "a number",
+    "whole": "a whole number",
+    "flag": "true or false",
 }
 _ENTRIES: dict[str, type[BaseModel]] = {
-    "parameters": ParameterEntry, "inputs": InputEntry, "regularizer": TermEntry,
-    "adversarial": TermEntry, "limits": LimitEntry, "accuracy": AccuracyEntry,
+    "parameters": ParameterEntry,
+    "inputs": InputEntry,
+    "regularizer": TermEntry,
+    "adversarial": TermEntry,
+    "limits": LimitEntry,
+    "accuracy": AccuracyEntry,
 }
 
 

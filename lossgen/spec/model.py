@@ -20,8 +20,19 @@ from lossgen.spec.expr import Expr, Span
 from lossgen.spec.source import Formula, Source
 
 __all__ = [
-    "Accuracy", "AccuracyEntry", "Input", "InputEntry", "Limit", "LimitEntry", "LossSpec",
-    "Parameter", "ParameterEntry", "PlainText", "SpecFile", "Term", "TermEntry",
+    "Accuracy",
+    "AccuracyEntry",
+    "Input",
+    "InputEntry",
+    "Limit",
+    "LimitEntry",
+    "LossSpec",
+    "Parameter",
+    "ParameterEntry",
+    "PlainText",
+    "SpecFile",
+    "Term",
+    "TermEntry",
 ]
 
 _NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?", re.ASCII)

@@ -147,8 +147,12 @@ class _Builder:
             case ast.Call(func=ast.Name(id=name) as function):
                 return self.call(name, function, node, span, depth)
             case ast.Call():
-                self.fail(NotInLanguage, span, what="calling an expression is",
-                          hint="multiplication is written with *")
+                self.fail(
+                    NotInLanguage,
+                    span,
+                    what="calling an expression is",
+                    hint="multiplication is written with *",
+                )
             case ast.Tuple() | ast.List():
                 self.fail(NotInLanguage, span, what="a list of values is")
             case ast.Starred():
@@ -158,8 +162,12 @@ class _Builder:
     def checked(self, expr: Expr) -> Expr:
         """Refuse constants that are no finite number, or too large to be worth forming."""
         if error := self.constants.record(expr):
-            self.fail(error.kind, error.span, text=self.words(error.span),
-                      what=f"'{self.words(error.span)}' {error.problem}")
+            self.fail(
+                error.kind,
+                error.span,
+                text=self.words(error.span),
+                what=f"'{self.words(error.span)}' {error.problem}",
+            )
         return expr
 
     def name(self, name: str, span: Span) -> Expr:
@@ -194,12 +202,17 @@ class _Builder:
         return Gather(Rank.ROW, span, inner)
 
     def rank_error(self, what: str, expr: Expr, hint: str) -> NoReturn:
-        self.fail(RankError, expr.span, what=what, text=self.words(expr.span), rank=expr.rank,
-                  meaning=_MEANING[expr.rank], hint=hint)
+        self.fail(
+            RankError,
+            expr.span,
+            what=what,
+            text=self.words(expr.span),
+            rank=expr.rank,
+            meaning=_MEANING[expr.rank],
+            hint=hint,
+        )
 
-    def call(
-        self, name: str, function: ast.expr, node: ast.Call, span: Span, depth: int
-    ) -> Expr:
+    def call(self, name: str, function: ast.expr, node: ast.Call, span: Span, depth: int) -> Expr:
         where = Span(function.col_offset, function.end_col_offset or 0)
         if name not in FUNCTIONS:
             what = "the target class" if name == "y" else "a value"
@@ -216,12 +229,16 @@ class _Builder:
         if len(node.args) != len(wanted):
             hint = {"max": "maximum(a, b) is the elementwise one"}.get(name)
             self.wrong_arguments(
-                span, f"{name}({', '.join(wanted)}) takes {len(wanted)} "
-                f"argument{'s'[: len(wanted) > 1]}, not {len(node.args)}", hint,
+                span,
+                f"{name}({', '.join(wanted)}) takes {len(wanted)} "
+                f"argument{'s'[: len(wanted) > 1]}, not {len(node.args)}",
+                hint,
             )
         if name == "where":
-            arguments = (self.condition(node.args[0], depth + 1),
-                         *(self.visit(a, depth + 1) for a in node.args[1:]))
+            arguments = (
+                self.condition(node.args[0], depth + 1),
+                *(self.visit(a, depth + 1) for a in node.args[1:]),
+            )
         else:
             arguments = tuple(self.visit(a, depth + 1) for a in node.args)
         rank = max(a.rank for a in arguments)
@@ -256,11 +273,16 @@ class _Builder:
     def condition(self, node: ast.expr, depth: int) -> Expr:
         span = Span(node.col_offset, node.end_col_offset or node.col_offset + 1)
         if not isinstance(node, ast.Compare):
-            self.wrong_arguments(span, "the first argument of where must be a comparison",
-                                 "one of < <= > >= == !=")
+            self.wrong_arguments(
+                span, "the first argument of where must be a comparison", "one of < <= > >= == !="
+            )
         if len(node.ops) > 1:
-            self.fail(NotInLanguage, span, what="a chain of comparisons is",
-                      hint="nest where(…), or use clip")
+            self.fail(
+                NotInLanguage,
+                span,
+                what="a chain of comparisons is",
+                hint="nest where(…), or use clip",
+            )
         left, right = self.visit(node.left, depth), self.visit(node.comparators[0], depth)
         rank = max(left.rank, right.rank)
         return Compare(rank, span, _COMPARE[type(node.ops[0])], left, right)
@@ -269,12 +291,15 @@ class _Builder:
         domain = self.scope.integers.get(order.name) if isinstance(order, Name) else None
         if domain is not None and domain.lo >= 0 and domain.hi <= MAX_MERCATOR:
             return
-        if isinstance(order, Number) and order.value.denominator == 1 and (
-            order.value <= MAX_MERCATOR
+        if (
+            isinstance(order, Number)
+            and order.value.denominator == 1
+            and (order.value <= MAX_MERCATOR)
         ):
             return
         self.wrong_arguments(
-            order.span, "the order of mercator must be a whole number, or an integer parameter, "
+            order.span,
+            "the order of mercator must be a whole number, or an integer parameter, "
             f"between 0 and {MAX_MERCATOR}",
         )
 

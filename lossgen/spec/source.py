@@ -214,8 +214,16 @@ def _events(source: Source) -> Iterator[Any]:
         problem = f"character U+{code:04X} is not allowed"
         place = source.location(int(error.position))
         raise YamlSyntax(problem=problem, location=place) from None
-    except (YAMLError, ValueError, LookupError, TypeError, AttributeError, AssertionError,
-            OverflowError, RecursionError) as error:  # ruamel's own slips on odd input
+    except (
+        YAMLError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        AssertionError,
+        OverflowError,
+        RecursionError,
+    ) as error:  # ruamel's own slips on odd input
         problem = f"{type(error).__name__} in the YAML reader"
         raise YamlSyntax(problem=problem, location=source.location(0)) from error
 

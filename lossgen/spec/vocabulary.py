@@ -7,7 +7,14 @@ from difflib import get_close_matches
 from lossgen.spec.expr import NameKind, Rank
 
 __all__ = [
-    "ARGUMENTS", "CLASS_MAPS", "FUNCTIONS", "LEAVES", "REDUCTIONS", "RESERVED", "repair", "SUGAR",
+    "ARGUMENTS",
+    "CLASS_MAPS",
+    "FUNCTIONS",
+    "LEAVES",
+    "REDUCTIONS",
+    "RESERVED",
+    "repair",
+    "SUGAR",
 ]
 
 LEAVES: dict[str, tuple[NameKind, Rank]] = {
@@ -21,8 +28,22 @@ SUGAR = {"p": "softmax(x)", "logp": "log_softmax(x)", "u": "sum(exp(x - x[y]), o
 # elementwise functions and the names of their arguments
 ELEMENTWISE = {
     **dict.fromkeys(
-        ("exp", "log", "log1p", "expm1", "sqrt", "tanh", "abs", "relu", "sigmoid", "softplus",
-         "log_sigmoid", "erf", "sign", "stop_gradient"),
+        (
+            "exp",
+            "log",
+            "log1p",
+            "expm1",
+            "sqrt",
+            "tanh",
+            "abs",
+            "relu",
+            "sigmoid",
+            "softplus",
+            "log_sigmoid",
+            "erf",
+            "sign",
+            "stop_gradient",
+        ),
         ("e",),
     ),
     "minimum": ("a", "b"),
@@ -51,11 +72,30 @@ RESERVED = {
 }
 
 _ALIASES = {
-    "ln": "log", "lse": "logsumexp", "logsoftmax": "log_softmax", "logsigmoid": "log_sigmoid",
-    "sigma": "sigmoid", "pow": "**", "power": "**", "min": "minimum", "fmax": "maximum",
-    "one_hot": "onehot", "clamp": "clip", "K": "V", "C": "V", "n_classes": "V", "logits": "x",
-    "detach": "stop_gradient", "log_p": "logp", "log_prob": "logp", "amax": "max", "avg": "mean",
-    "probs": "p", "z": "x", "if_else": "where", "norm2": "norm",
+    "ln": "log",
+    "lse": "logsumexp",
+    "logsoftmax": "log_softmax",
+    "logsigmoid": "log_sigmoid",
+    "sigma": "sigmoid",
+    "pow": "**",
+    "power": "**",
+    "min": "minimum",
+    "fmax": "maximum",
+    "one_hot": "onehot",
+    "clamp": "clip",
+    "K": "V",
+    "C": "V",
+    "n_classes": "V",
+    "logits": "x",
+    "detach": "stop_gradient",
+    "log_p": "logp",
+    "log_prob": "logp",
+    "amax": "max",
+    "avg": "mean",
+    "probs": "p",
+    "z": "x",
+    "if_else": "where",
+    "norm2": "norm",
 }
 
 

@@ -51,8 +51,19 @@ _KEYWORD_HINTS = {
     **dict.fromkeys(("and", "or", "not"), "nest where(…) instead"),
 }
 _TYPOGRAPHY = {
-    "−": "-", "–": "-", "·": "*", "×": "*", "÷": "/", "²": "**2", "≤": "<=", "≥": ">=",
-    "≠": "!=", "√": "sqrt", "π": "pi", "Σ": "sum", "∑": "sum",
+    "−": "-",
+    "–": "-",
+    "·": "*",
+    "×": "*",
+    "÷": "/",
+    "²": "**2",
+    "≤": "<=",
+    "≥": ">=",
+    "≠": "!=",
+    "√": "sqrt",
+    "π": "pi",
+    "Σ": "sum",
+    "∑": "sum",
 }
 
 
@@ -129,9 +140,7 @@ class _Words:
         if word not in _ALLOWED or (word == "=" and not self.brackets):
             hint = _OPERATOR_HINTS.get(word)
             self.fail(NotInLanguage, start, end, what=f"the operator '{word}' is", hint=hint)
-        if word in _CLOSING and (
-            not self.brackets or self.brackets[-1][0] != _CLOSING[word]
-        ):
+        if word in _CLOSING and (not self.brackets or self.brackets[-1][0] != _CLOSING[word]):
             self.fail(FormulaSyntax, start, end, problem=f"nothing for this '{word}' to close")
         empty = word == ")" and self.before == "("  # f() is the builder's to judge
         if self.due and word not in ("(", "[", "+", "-") and not empty:

@@ -20,11 +20,18 @@ from lossgen.verify.conduct import (
     grad_output,
     ignored_rows,
     inputs_unchanged,
-    large_offsets,
     no_grad_value,
     parameters_matter,
     reductions,
     rows_independent,
+)
+from lossgen.verify.context import (
+    autocast,
+    backends_agree,
+    inplace_gradient,
+    label_types,
+    large_offsets,
+    shared_logits,
 )
 from lossgen.verify.numerics import (
     accurate_when_confident,
@@ -55,7 +62,9 @@ class Property:
     dtypes: tuple[torch.dtype, ...] = DTYPES[:3]
     needs_target: bool = False
     triton_only: bool = False
+    torch_only: bool = False
     share: float = 1.0  # of the examples asked for
+    axes: tuple[str, ...] = ("kind", "layout", "dtype", "variant")  # each value is always tried
 
     @property
     def doc(self) -> str:
@@ -64,42 +73,57 @@ class Property:
 
     def applies(self, spec: LossSpec, backend: str) -> bool:
         """Does the property say anything about this loss and backend?"""
-        if self.triton_only and backend != "triton":
+        if (self.triton_only and backend != "triton") or (self.torch_only and backend != "torch"):
             return False
         if self.fixed.get("classes", spec.min_classes) < spec.min_classes:
             return False
         return spec.has_target or not self.needs_target
 
 
+_FLOAT = DTYPES[:1]
+_PLAIN = {"kind": "plain", "layout": "contiguous"}
+_SETTING = ("variant",)
+
 PROPERTIES: tuple[Property, ...] = (
     Property("value_and_gradient", value_and_gradient),
     Property("fused_gradient", fused_gradient),
-    Property("double_precision", double_precision, dtypes=(torch.float64,)),
+    Property("double_precision", double_precision, dtypes=(torch.float64,), torch_only=True,
+             axes=("kind", "variant")),
     Property("accurate_when_confident", accurate_when_confident, needs_target=True, share=0.2,
-             dtypes=(torch.float32,),
+             dtypes=_FLOAT, axes=(),
              fixed={"kind": "peaked", "classes": 7, "layout": "contiguous", "variant": 0}),
-    Property("shift_invariant", shift_invariant, dtypes=(torch.float32,), share=0.5,
-             fixed={"kind": "plain", "layout": "contiguous"}),
-    Property("zero_sum_gradient", zero_sum_gradient, dtypes=(torch.float32,), share=0.5,
+    Property("half_precision_target", half_precision_target, needs_target=True, share=0.5,
+             dtypes=DTYPES[1:3], axes=("dtype", "variant"),
+             fixed={"kind": "peaked", "classes": 17}),
+    Property("never_nan", never_nan, dtypes=_FLOAT, share=0.5, axes=("kind", "variant")),
+    Property("shift_invariant", shift_invariant, dtypes=_FLOAT, share=0.5, axes=_SETTING,
+             fixed=_PLAIN),
+    Property("zero_sum_gradient", zero_sum_gradient, dtypes=_FLOAT, share=0.5, axes=_SETTING,
              fixed={"kind": "peaked", "layout": "contiguous"}),
-    Property("permutation", permutation, dtypes=(torch.float32,), share=0.5,
-             fixed={"layout": "contiguous", "kind": "plain"}),
+    Property("permutation", permutation, dtypes=_FLOAT, share=0.5, axes=_SETTING, fixed=_PLAIN),
+    Property("parameters_matter", parameters_matter, dtypes=_FLOAT, share=0.1, axes=(),
+             torch_only=True, fixed={"layout": "contiguous"}),
     Property("tile_independent", tile_independent, triton_only=True, share=0.5,
-             fixed={"rows": 2, "block": 16}),
-    Property("rows_independent", rows_independent, share=0.3),
-    Property("grad_output", grad_output, share=0.5, fixed={"rows": 3, "kind": "peaked"}),
-    Property("ignored_rows", ignored_rows, needs_target=True, share=0.3,
-             fixed={"rows": 4, "kind": "plain"}),
-    Property("reductions", reductions, share=0.3, fixed={"kind": "plain"}),
-    Property("large_offsets", large_offsets, share=0.1, triton_only=True,
-             dtypes=(torch.bfloat16,), fixed={"rows": 3, "kind": "plain", "classes": 17}),
-    Property("degenerate_shapes", degenerate_shapes, share=0.2, dtypes=(torch.float32,)),
-    Property("never_nan", never_nan, share=0.5, dtypes=(torch.float32,)),
-    Property("no_grad_value", no_grad_value, share=0.3),
-    Property("inputs_unchanged", inputs_unchanged, share=0.3),
-    Property("backward_twice", backward_twice, share=0.3),
-    Property("half_precision_target", half_precision_target, share=0.5, needs_target=True,
-             dtypes=DTYPES[1:3], fixed={"kind": "peaked", "classes": 17}),
-    Property("parameters_matter", parameters_matter, share=0.1, dtypes=(torch.float32,),
-             fixed={"layout": "contiguous"}),
+             axes=("kind", "variant"), fixed={"rows": 2, "block": 16}),
+    Property("backends_agree", backends_agree, triton_only=True, axes=("kind", "variant"),
+             share=0.5),
+    Property("rows_independent", rows_independent, share=0.3, axes=("layout",)),
+    Property("degenerate_shapes", degenerate_shapes, dtypes=_FLOAT, share=0.2, axes=_SETTING),
+    Property("reductions", reductions, share=0.3, axes=_SETTING, fixed={"kind": "plain"}),
+    Property("grad_output", grad_output, share=0.5, fixed={"rows": 3},
+             axes=("layout", "dtype", "variant")),
+    Property("ignored_rows", ignored_rows, needs_target=True, share=0.3, axes=_SETTING,
+             fixed={"rows": 3, "kind": "plain"}),
+    Property("label_types", label_types, needs_target=True, share=0.1, axes=(),
+             fixed={"kind": "plain"}),
+    Property("no_grad_value", no_grad_value, share=0.3, axes=("kind", "variant")),
+    Property("inputs_unchanged", inputs_unchanged, share=0.3, axes=("layout", "variant")),
+    Property("backward_twice", backward_twice, share=0.3, axes=_SETTING),
+    Property("shared_logits", shared_logits, share=0.2, axes=("variant",), fixed=_PLAIN),
+    Property("inplace_gradient", inplace_gradient, share=0.3, axes=("dtype", "variant"),
+             fixed=_PLAIN),
+    Property("autocast", autocast, share=0.2, axes=("dtype",), fixed={"kind": "plain"}),
+    Property("large_offsets", large_offsets, triton_only=True, share=0.1, axes=_SETTING,
+             dtypes=(torch.bfloat16,),
+             fixed={"rows": 3, "kind": "plain", "classes": 17, "layout": "contiguous"}),
 )

@@ -57,8 +57,34 @@ class Points:
 def _line(lo: float, hi: float) -> list[float]:
     ladder = np.geomspace(1e-8, 1e4, 49)
     dense = np.linspace(-4.9, 4.9, 61)
-    wide = np.array([-150, -104, -95, -90, -88.5, -87.2, -60, -40, -30, -17.5, -12, 12, 17.5, 30,
-                     40, 60, 87.2, 88.5, 88.9, 92, 93.5, 95, 104, 150])
+    wide = np.array(
+        [
+            -150,
+            -104,
+            -95,
+            -90,
+            -88.5,
+            -87.2,
+            -60,
+            -40,
+            -30,
+            -17.5,
+            -12,
+            12,
+            17.5,
+            30,
+            40,
+            60,
+            87.2,
+            88.5,
+            88.9,
+            92,
+            93.5,
+            95,
+            104,
+            150,
+        ]
+    )
     ends = [-math.inf, 0.0, 1.0, -1.0, math.inf, -0.99999]
     values = np.concatenate([ladder, -ladder, dense, wide, ends]).astype(np.float32)
     return sorted({float(v) for v in values if lo <= v <= hi})
@@ -99,7 +125,7 @@ def _kappa(op: Op, x: list[mp.mpf], value: mp.mpf) -> mp.mpf:
         if v == 0 or mp.isinf(v) or v in (lo, hi) or (op.name, i) in INTEGERS:
             continue
         step = mp.mpf(10) ** -15
-        below, over = (op.mp(*x[:i], v * (1 + s), *x[i + 1:]) for s in (-step, step))
+        below, over = (op.mp(*x[:i], v * (1 + s), *x[i + 1 :]) for s in (-step, step))
         total += abs((over - below) / (2 * step * value))
     return min(total, mp.mpf(10) ** 6)  # a jump is not a condition number
 

@@ -17,11 +17,19 @@ from lossgen.runtime.device import HAS_TRITON
 
 ALL = {**OPS, **BUILTINS}
 LITERALS = (
-    "dl.maximum(x, 0.0)", "dl.minimum(0.5, x)", "dl.clip(x, -1.0, 1.0)", "dl.lt(0.0, x)",
-    "dl.where(dl.le(x, y), 1.0, 0.0)", "dl.power(x, 0.7)", "dl.softcap(x, 30.0)",
-    "dl.above(x, 0.0)", "dl.mercator(x, 3.0)", "dl.expm1div(x, -0.5)", "dl.xlogy(0.3, x)",
+    "dl.maximum(x, 0.0)",
+    "dl.minimum(0.5, x)",
+    "dl.clip(x, -1.0, 1.0)",
+    "dl.lt(0.0, x)",
+    "dl.where(dl.le(x, y), 1.0, 0.0)",
+    "dl.power(x, 0.7)",
+    "dl.softcap(x, 30.0)",
+    "dl.above(x, 0.0)",
+    "dl.mercator(x, 3.0)",
+    "dl.expm1div(x, -0.5)",
+    "dl.xlogy(0.3, x)",
 )
-MAIN = '''
+MAIN = """
 import sys
 import triton
 from triton.backends.compiler import GPUTarget
@@ -34,7 +42,7 @@ for name in sys.argv[1:]:
     source = ASTSource(everything, signature=signature, constexprs={"BLOCK": 256})
     kernel = triton.compile(source, target=target, options={"enable_fp_fusion": True})
     print(name, len(kernel.asm["ptx" if cuda else "amdgcn"]))
-'''
+"""
 
 
 def _program() -> str:
@@ -66,7 +74,11 @@ def test_every_device_function_compiles_ahead_of_time(tmp_path):
     environment["TRITON_CACHE_DIR"] = str(tmp_path / "cache")
     done = subprocess.run(
         [sys.executable, str(program), "sm_90", "gfx942"],
-        env=environment, capture_output=True, text=True, timeout=300, check=False,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-4000:]
     assert [line.split()[0] for line in done.stdout.splitlines()] == ["sm_90", "gfx942"]

@@ -53,7 +53,7 @@ def test_derivative_is_right_and_inside_the_vocabulary(name):
             with mp.workdps(40):
                 x = [mp.mpf(v) for v in row]
                 got = formula(*x)
-                want = mp.diff(lambda v, x=x, i=i: op.mp(*x[:i], v, *x[i + 1:]), x[i])
+                want = mp.diff(lambda v, x=x, i=i: op.mp(*x[:i], v, *x[i + 1 :]), x[i])
             assert got == pytest.approx(want, rel=1e-18, abs=1e-25), (row, symbol, derivative)
 
 
@@ -78,8 +78,14 @@ def test_where_differentiates_only_its_branches():
 
 @pytest.mark.parametrize(
     ("op", "kind", "swapped"),
-    [("<", ops.lt, False), ("<=", ops.le, False), (">", ops.lt, True), (">=", ops.le, True),
-     ("==", ops.eq, False), ("!=", ops.ne, False)],
+    [
+        ("<", ops.lt, False),
+        ("<=", ops.le, False),
+        (">", ops.lt, True),
+        (">=", ops.le, True),
+        ("==", ops.eq, False),
+        ("!=", ops.ne, False),
+    ],
 )
 def test_compare(op, kind, swapped):
     assert ops.compare(op, A, B) == (kind(B, A) if swapped else kind(A, B))
@@ -92,8 +98,8 @@ def test_always_positive(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["relu", "absf", "expm1x", "safe_rsqrt", "step", "lt", "le", "eq", "ne", "above",
-             "inrange"],
+    "name",
+    ["relu", "absf", "expm1x", "safe_rsqrt", "step", "lt", "le", "eq", "ne", "above", "inrange"],
 )
 def test_always_nonnegative(name):
     op = OPS[name]

@@ -79,8 +79,10 @@ def test_nan_stays_nan(name):
             continue
         expected_nan = name not in COMPARISONS
         assert math.isnan(op.numpy(*args)) == expected_nan
-        values = [torch.tensor([a]) if j == 0 or name not in ("mercator", "geometric") else 2.0
-                  for j, a in enumerate(args)]
+        values = [
+            torch.tensor([a]) if j == 0 or name not in ("mercator", "geometric") else 2.0
+            for j, a in enumerate(args)
+        ]
         got = getattr(el, name)(*values).item()
         assert math.isnan(got) == expected_nan, f"argument {i} of {name}: {got}"
 

@@ -38,11 +38,7 @@ def test_place_may_be_set_later():
     error = CompileError("needs two sweeps")
     error.location = Location("a.yaml", 3, 9, 4, "    let: x[y]")
     assert error.source_line == "    let: x[y]"
-    assert str(error) == (
-        "a.yaml:3:9: error LG200: needs two sweeps\n"
-        "  let: x[y]\n"
-        "      ^^^^"
-    )
+    assert str(error) == ("a.yaml:3:9: error LG200: needs two sweeps\n  let: x[y]\n      ^^^^")
 
 
 @pytest.mark.parametrize(
@@ -68,7 +64,9 @@ def test_caret_stands_under_the_word():
 def test_errors_cross_processes():
     place = Location("a.yaml", 1, 1, 1, "x")
     for error in (
-        errors.UnknownName(name="q", location=place, hint="h"), BuildError("m"), CompilerBug("m"),
+        errors.UnknownName(name="q", location=place, hint="h"),
+        BuildError("m"),
+        CompilerBug("m"),
     ):
         copy = pickle.loads(pickle.dumps(error))
         assert type(copy) is type(error)

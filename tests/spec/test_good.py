@@ -76,8 +76,10 @@ def test_full_spec(tmp_path):
     assert [e.rank for e in spec.let.values()] == [Rank.CLASS, Rank.ROW]
     assert spec.let_sources["logits"] == "softcap(x, cap)"
     assert [(t.role, t.name, t.weight) for t in spec.terms] == [
-        ("transform", None, None), ("regularizer", "z_loss", "penalty"),
-        ("regularizer", "series", None), ("adversarial", None, None),
+        ("transform", None, None),
+        ("regularizer", "z_loss", "penalty"),
+        ("regularizer", "series", None),
+        ("adversarial", None, None),
     ]
     assert spec.terms[0].source == "(1 - p[y]**q) / q + ce * smoothing * weight[y] * token"
     assert spec.normalizer_source == "weight[y] * token"
@@ -93,7 +95,10 @@ def test_variants_have_the_ends_and_an_order():
     spec = load_text(FULL, "full.yaml")
     every = frozenset({"smoothing", "cap", "penalty", "weight"})
     assert spec.variants == (
-        frozenset(), frozenset({"smoothing"}), frozenset({"cap", "weight"}), every,
+        frozenset(),
+        frozenset({"smoothing"}),
+        frozenset({"cap", "weight"}),
+        every,
     )
     plain = load_text("name: t\ntransform: -logp[y]\n")
     assert plain.variants == (frozenset(),)
@@ -117,15 +122,21 @@ def test_location_of():
     spec = load_text(FULL, "full.yaml")
     lines = FULL.splitlines()
     for name, text in [
-        ("transform", "smoothing"), ("z_loss", "logsumexp"), ("series", "mercator"),
-        ("logits", "softcap"), ("normalizer", "token"), ("adversarial", "others"),
+        ("transform", "smoothing"),
+        ("z_loss", "logsumexp"),
+        ("series", "mercator"),
+        ("logits", "softcap"),
+        ("normalizer", "token"),
+        ("adversarial", "others"),
     ]:
         formula = spec.formulas[name].text
         start = formula.index(text)
         place = spec.location_of(name, Span(start, start + len(text)))
         assert lines[place.line - 1][place.column - 1 :].startswith(text)
         assert (place.file, place.width, place.text) == (
-            "full.yaml", len(text), lines[place.line - 1]
+            "full.yaml",
+            len(text),
+            lines[place.line - 1],
         )
     with pytest.raises(KeyError):
         spec.location_of("nothing", Span(0, 1))
@@ -134,8 +145,14 @@ def test_location_of():
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        ("0.7", F(7, 10)), ("1e-4", F(1, 10000)), ("2", F(2)), (".5", F(1, 2)), ("1.", F(1)),
-        ("1.5E+2", F(150)), ("0", F(0)), ("3.14159265358979323846", F("3.14159265358979323846")),
+        ("0.7", F(7, 10)),
+        ("1e-4", F(1, 10000)),
+        ("2", F(2)),
+        (".5", F(1, 2)),
+        ("1.", F(1)),
+        ("1.5E+2", F(150)),
+        ("0", F(0)),
+        ("3.14159265358979323846", F("3.14159265358979323846")),
     ],
 )
 def test_numbers_are_exact(text, value):
@@ -153,8 +170,11 @@ def test_sugar_is_expanded():
 @pytest.mark.parametrize(
     ("formula", "rank"),
     [
-        ("x[y]", Rank.ROW), ("sum(x * onehot)", Rank.ROW), ("sum(x) / V", Rank.ROW),
-        ("where(x[y] > 0, 1, pi) * x[y]", Rank.ROW), ("norm(p - onehot)", Rank.ROW),
+        ("x[y]", Rank.ROW),
+        ("sum(x * onehot)", Rank.ROW),
+        ("sum(x) / V", Rank.ROW),
+        ("where(x[y] > 0, 1, pi) * x[y]", Rank.ROW),
+        ("norm(p - onehot)", Rank.ROW),
     ],
 )
 def test_rank_of_a_loss(formula, rank):
@@ -164,10 +184,15 @@ def test_rank_of_a_loss(formula, rank):
 @pytest.mark.parametrize(
     ("formula", "rank"),
     [
-        ("exp(2) + V", Rank.PARAMETER), ("x * w[y]", Rank.CLASS), ("w + r", Rank.CLASS),
-        ("r * 2", Rank.ROW), ("where(x > r, 1, 2)", Rank.CLASS),
+        ("exp(2) + V", Rank.PARAMETER),
+        ("x * w[y]", Rank.CLASS),
+        ("w + r", Rank.CLASS),
+        ("r * 2", Rank.ROW),
+        ("where(x > r, 1, 2)", Rank.CLASS),
         ("softmax(x, over=others)", Rank.CLASS),
-        ("logsumexp(x)", Rank.ROW), ("minimum(r, 1)", Rank.ROW), ("stop_gradient(p)", Rank.CLASS),
+        ("logsumexp(x)", Rank.ROW),
+        ("minimum(r, 1)", Rank.ROW),
+        ("stop_gradient(p)", Rank.CLASS),
     ],
 )
 def test_rank_of_a_let(formula, rank):
@@ -191,8 +216,13 @@ def test_structure_keeps_the_authors_operations():
 @pytest.mark.parametrize(
     ("formula", "has_target"),
     [
-        ("-sum(p * logp)", False), ("logsumexp(x)", False), ("x[y]", True), ("log(u)", True),
-        ("sum(x * onehot)", True), ("max(x, over=others)", True), ("sum(a)", False),
+        ("-sum(p * logp)", False),
+        ("logsumexp(x)", False),
+        ("x[y]", True),
+        ("log(u)", True),
+        ("sum(x * onehot)", True),
+        ("max(x, over=others)", True),
+        ("sum(a)", False),
         ("sum(b)", True),
     ],
 )
@@ -210,7 +240,11 @@ def test_domain_text_is_canonical(text):
 def test_domain_membership():
     half = Interval.parse("(0, 1]")
     assert [half.contains(v) for v in (0, 1e-9, 1, 1.1, float("nan"))] == [
-        False, True, True, False, False,
+        False,
+        True,
+        True,
+        False,
+        False,
     ]
     assert Interval.parse("(0, .inf]").contains(float("inf"))
     assert not Interval.parse("(0, inf)").contains(float("inf"))
@@ -218,8 +252,16 @@ def test_domain_membership():
 
 @pytest.mark.parametrize(
     "written",
-    ["'1 - q9[y]'", '"1 - q9[y]"', ">-\n  1 -\n  q9[y]", "|\n  1 - q9[y]", "1 -\n  q9[y]",
-     '"1\\t- \\x20 q9[y]"', ">2-\n    1 - q9[y]", '"1 \\\n   -\n  \n   q9[y]"'],
+    [
+        "'1 - q9[y]'",
+        '"1 - q9[y]"',
+        ">-\n  1 -\n  q9[y]",
+        "|\n  1 - q9[y]",
+        "1 -\n  q9[y]",
+        '"1\\t- \\x20 q9[y]"',
+        ">2-\n    1 - q9[y]",
+        '"1 \\\n   -\n  \n   q9[y]"',
+    ],
 )
 def test_places_in_every_kind_of_scalar(written):
     text = f"name: t\ntransform: {written}\n"

@@ -1,0 +1,165 @@
+"""The declarations of a spec: places, names, parameters and inputs, in the order of the file."""
+
+from __future__ import annotations
+
+import keyword
+import math
+import re
+from typing import Any, NoReturn
+
+from lossgen.errors import (
+    BadDomain,
+    BadName,
+    BadRange,
+    BadValue,
+    DuplicateName,
+    NotInteger,
+    OutsideDomain,
+    ReservedName,
+    SpecError,
+)
+from lossgen.spec.domain import Interval
+from lossgen.spec.expr import Expr, NameKind, Rank
+from lossgen.spec.model import Input, Parameter, SpecFile
+from lossgen.spec.source import Formula, Node, Source, shorten
+from lossgen.spec.vocabulary import RESERVED
+
+__all__ = ["FINITE", "IDENTIFIER", "Declarations", "spell"]
+
+IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,39}")
+
+
+class Declarations:
+    """What a spec declares, and where it says so."""
+
+    def __init__(self, spec: SpecFile, root: Node, source: Source) -> None:
+        self.spec, self.root, self.source = spec, root, source
+        self.declared: dict[str, str] = {}  # every declared name and what it is
+        self.names: dict[str, tuple[NameKind, Rank]] = {}
+        self.integers: dict[str, Interval] = {}
+        self.formulas: dict[str, Formula] = {}
+        self.let: dict[str, Expr] = {}
+
+    # ------------------------------------------------------------------ places
+    def node(self, *path: str | int) -> Node:
+        node = self.root
+        for part in path:
+            node = node.get(part) or node
+        return node
+
+    def fail(
+        self, error: type[SpecError], *path: str | int, key: bool = False, **fields: Any
+    ) -> NoReturn:
+        """Raise ``error`` at a value of the file, or at its key."""
+        node = self.node(*path)
+        if key:
+            node = self.node(*path[:-1]).key(path[-1]) or node
+        raise error(location=self.source.of(node), **fields)
+
+    def declare(self, name: str, what: str, *path: str | int, key: bool = True) -> None:
+        if not IDENTIFIER.fullmatch(name) or keyword.iskeyword(name):
+            self.fail(
+                BadName,
+                *path,
+                key=key,
+                name=repr(shorten(name)),
+                hint="letters, digits and _, starting with a letter; at most 40",
+            )
+        if name in RESERVED and not (name == "logits" and what == "a let"):
+            self.fail(ReservedName, *path, key=key, name=name, what=RESERVED[name])
+        if name in self.declared:
+            self.fail(
+                DuplicateName, *path, key=key, name=name, first=self.declared[name], second=what
+            )
+        self.declared[name] = what
+
+    # ------------------------------------------------------------------ parameters and inputs
+    def parameter(self, name: str) -> Parameter:
+        entry, path = self.spec.parameters[name], ("parameters", name)
+        self.declare(name, "a parameter", *path)
+        domain = self.domain(entry.domain, *path)
+        for what, value in (("default", entry.default), ("off", entry.off)):
+            if value is None:
+                continue
+            if entry.integer and not (math.isfinite(value) and value == int(value)):
+                self.fail(NotInteger, *path, what, what=what, value=spell(value), name=name)
+            if not domain.contains(value):
+                self.fail(
+                    OutsideDomain,
+                    *path,
+                    what,
+                    what=what,
+                    value=spell(value),
+                    name=name,
+                    domain=domain,
+                )
+        self.names[name] = (NameKind.PARAMETER, Rank.PARAMETER)
+        if entry.integer:
+            self.integers[name] = domain
+        return Parameter(
+            default=int(entry.default) if entry.integer else entry.default,
+            domain=domain,
+            doc=entry.doc,
+            off=None if entry.off is None else float(entry.off),
+            integer=entry.integer,
+        )
+
+    def input(self, name: str) -> Input:
+        entry, path = self.spec.inputs[name], ("inputs", name)
+        self.declare(name, "an input", *path)
+        domain = None if entry.domain is None else self.domain(entry.domain, *path)
+        if entry.off is not None and not (domain or FINITE).contains(entry.off):
+            self.fail(
+                OutsideDomain,
+                *path,
+                "off",
+                what="off",
+                value=spell(entry.off),
+                name=name,
+                domain=domain or FINITE,
+            )
+        if entry.kind == "vocab":
+            self.names[name] = (NameKind.VOCAB_INPUT, Rank.CLASS)
+        else:
+            self.names[name] = (NameKind.ROW_INPUT, Rank.ROW)
+        return Input(
+            kind=entry.kind,
+            doc=entry.doc,
+            off=None if entry.off is None else float(entry.off),
+            domain=domain,
+            range=self.range(name, domain),
+        )
+
+    def domain(self, text: str, *path: str | int) -> Interval:
+        try:
+            return Interval.parse(text)
+        except ValueError as error:
+            self.fail(BadDomain, *path, "domain", text=repr(shorten(text)), problem=error)
+
+    def range(self, name: str, domain: Interval | None) -> tuple[float, float] | None:
+        values = self.spec.inputs[name].range
+        if values is None:
+            return None
+        path = ("inputs", name, "range")
+        if len(values) != 2:
+            self.fail(BadValue, *path, problem="a range is two numbers: [low, high]")
+        lo, hi = map(float, values)
+        problem = (
+            "it is empty"
+            if not lo < hi
+            else "it is not finite"
+            if not math.isfinite(hi - lo)
+            else f"it leaves the domain {domain}"
+            if domain and not (domain.contains(lo) and domain.contains(hi))
+            else None
+        )
+        if problem:
+            self.fail(BadRange, *path, lo=spell(lo), hi=spell(hi), name=name, problem=problem)
+        return lo, hi
+
+
+FINITE = Interval(-math.inf, math.inf, True, True)
+
+
+def spell(value: float) -> str:
+    return str(int(value)) if float(value).is_integer() else str(value)
