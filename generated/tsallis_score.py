@@ -31,10 +31,9 @@ __all__ = ["TsallisScoreLoss", "tsallis_score_loss"]
 # ======================================================================================
 # Tsallis (power) score
 #   loss     = T0 - beta*exp(-(beta - 1)*softplus(z0))/(beta - 1) + exp(-beta*softplus(z0))
-#   c0       = beta*(-T0 - exp(-beta*softplus(z0))*expm1div(-softplus(z0), -1))
+#   c0       = beta*(-T0 + exp(-(beta - 1)*softplus(z0))*sigmoid(z0))
 #   dloss/dx = beta*exp(beta*logp0) + c0*exp(logp0)
-#   dloss/dx_y = beta*(-T0*sigmoid(-z0) + exp(-(beta - 1)*softplus(z0))*expm1div(-softplus(z0),
-#       1)*sigmoid(z0))
+#   dloss/dx_y = beta*(-T0*sigmoid(-z0) - exp(-(beta - 1)*softplus(z0))*sigmoid(z0)**2)
 #   with l0_j = x, z0 = logsumexp_(j != y) l0_j - l0_y, R0_j = exp(l0_j - logsumexp_(j != y) l0_j)
 #   T0 = sum_(j != y) exp(beta*logp0)
 # ======================================================================================
@@ -103,13 +102,10 @@ def _coefficients(x_y, beta, m0, la0, T0):
     ly0 = x_y
     z0 = (m0 - ly0) + la0
     lam0 = tl.where(z0 > 0.0, la0 + dl.softplus(-z0), dl.softplus(z0) - (m0 - ly0))
-    w0 = dl.softplus(z0)
-    w1 = -w0
-    c0 = beta * (-T0 - dl.exp_accurate(-w0 * beta) * dl.expm1div(w1, -1.0))
-    grad_y = beta * (
-        dl.exp_accurate(-w0 * (beta - 1.0)) * dl.expm1div(w1, 1.0) * dl.sigmoid(z0)
-        - T0 * dl.sigmoid(-z0)
-    )
+    w0 = dl.sigmoid(z0)
+    w1 = dl.exp_accurate(-(beta - 1.0) * dl.softplus(z0))
+    c0 = beta * (w0 * w1 - T0)
+    grad_y = beta * (-T0 * dl.sigmoid(-z0) - w1 * w0 * w0)
     pinv0 = dl.exp_accurate(-lam0)
     return c0, grad_y, m0, pinv0, lam0
 
@@ -348,12 +344,10 @@ def _torch_backward(x, y, beta, saved, g):
     ly0 = x_y
     z0 = (m0 - ly0) + la0
     lam0 = torch.where(z0 > 0.0, la0 + el.softplus(-z0), el.softplus(z0) - (m0 - ly0))
-    w0 = el.softplus(z0)
-    w1 = -w0
-    c0 = beta * (-T0 - el.exp(-w0 * beta) * el.expm1div(w1, -1.0))
-    grad_y = beta * (
-        el.exp(-w0 * (beta - 1.0)) * el.expm1div(w1, 1.0) * el.sigmoid(z0) - T0 * el.sigmoid(-z0)
-    )
+    w0 = el.sigmoid(z0)
+    w1 = el.exp(-(beta - 1.0) * el.softplus(z0))
+    c0 = beta * (w0 * w1 - T0)
+    grad_y = beta * (-T0 * el.sigmoid(-z0) - w1 * w0 * w0)
     pinv0 = el.exp(-lam0)
     t0 = x - m0
     logp0 = t0.clamp_min(-1.0e18) - lam0
@@ -384,12 +378,10 @@ def _torch_fused(x, y, beta, g):
     w0 = el.softplus(z0)
     w1 = beta - 1.0
     loss = T0 + el.exp(-w0 * beta) - beta * el.exp(-w0 * w1) / w1
-    w0 = el.softplus(z0)
-    w1 = -w0
-    c0 = beta * (-T0 - el.exp(-w0 * beta) * el.expm1div(w1, -1.0))
-    grad_y = beta * (
-        el.exp(-w0 * (beta - 1.0)) * el.expm1div(w1, 1.0) * el.sigmoid(z0) - T0 * el.sigmoid(-z0)
-    )
+    w0 = el.sigmoid(z0)
+    w1 = el.exp(-(beta - 1.0) * el.softplus(z0))
+    c0 = beta * (w0 * w1 - T0)
+    grad_y = beta * (-T0 * el.sigmoid(-z0) - w1 * w0 * w0)
     pinv0 = el.exp(-lam0)
     logp0 = t0.clamp_min(-1.0e18) - lam0
     p0 = e0 * pinv0

@@ -277,6 +277,13 @@ def test_every_function_of_the_language_is_documented():
     assert not {*FUNCTIONS, *LEAVES, *SUGAR} - words
 
 
+def test_readme_says_how_long_a_row_stays_on_chip():
+    from lossgen.runtime.launch import config
+
+    longest = max(2**k for k in range(4, 20) if config("fused", 2**k).one_tile)
+    assert f"rows of up to {longest} classes" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Compare the documentation with the sources.")
     parser.add_argument("--update", action="store_true", help="write the copies anew")

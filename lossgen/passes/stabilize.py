@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sympy import Add, Expr, Integer, Mul, Pow, Symbol, exp, expand, log
+from sympy import Add, Expr, Integer, Mul, Pow, Symbol, exp, expand, log, sympify
 
 from lossgen.ir.ops import OPS
 from lossgen.ir.stages import Form, GradedLoss, StableLoss
@@ -34,7 +34,11 @@ def stabilize(graded: GradedLoss) -> StableLoss:
     """The same functions in the accurate vocabulary; records which rules fired."""
     names = graded.vocabulary
     constants = frozenset(names.parameters.values()) | {names.classes}
-    rewriter = _Rewriter(graded.forms, constants)
+    defaults = {
+        symbol: sympify(graded.spec.parameters[name].default)
+        for name, symbol in names.parameters.items()
+    }
+    rewriter = _Rewriter(graded.forms, constants, defaults)
     return StableLoss(
         spec=graded.spec,
         uses=graded.uses,
@@ -61,7 +65,13 @@ class Rule:
 
 
 class _Rewriter:
-    def __init__(self, forms: tuple[Form, ...], constants: frozenset[Symbol]) -> None:
+    def __init__(
+        self,
+        forms: tuple[Form, ...],
+        constants: frozenset[Symbol],
+        defaults: dict[Symbol, Expr],
+    ) -> None:
+        self.defaults = defaults  # decide the sign of a difference of exponents
         self.forms = forms
         self.constants = constants
         self.fired: set[str] = set()
@@ -99,6 +109,19 @@ class _Rewriter:
     def owner(self, half: Expr) -> Form | None:
         """The form whose P or Q this is."""
         return next((f for f in self.forms if half in (f.P, f.Q)), None)
+
+    def same_base(self, scale: Expr, base: Expr, a: Expr, b: Expr) -> Expr:
+        """c·B^a - c·B^b, with the smaller power outside: B^(a-b) could overflow."""
+        rise = expand(a - b)
+        if rise.xreplace(self.defaults).is_negative:
+            return -self.same_base(scale, base, b, a)
+        if rise == 1:
+            form = self.owner(base)
+            assert form is not None
+            other = form.Q if base == form.P else form.P
+            return -self.rewrite(scale * base**b * other)
+        grown = _f["expm1div"](self.rewrite(self.log(base)), rise)
+        return self.rewrite(scale * base**b) * rise * grown
 
     def small_difference(self, expr: Expr) -> Expr | None:
         """A sum that loses all but one term when P is written as 1 - Q (or Q as 1 - P)."""
@@ -205,9 +228,7 @@ def _difference(first: Expr, second: Expr, rw: _Rewriter) -> Expr | None:
         ratio = first / scale
         top, top_exponent = ratio.as_base_exp()
         if top == base and base in rw.logs and top_exponent != exponent:
-            rise = top_exponent - exponent  # c·B^a - c·B^b
-            grown = _f["expm1div"](rw.rewrite(rw.log(base)), rise)
-            return rw.rewrite(scale * factor) * rise * grown
+            return rw.same_base(scale, base, top_exponent, exponent)
         if top_exponent != exponent or not _is_power(top, exponent) or exponent == 1:
             continue
         small_top = rw.small_difference(base - top)

@@ -1,14 +1,12 @@
 """Deliberately wrong kernels: the proof that the properties can fail.
 
 A mutation is a substitution in the text of a generated module, one historical bug each.  The
-mutant is imported like any other generated module and put before the same properties;
-``first_failure`` says which of them noticed.
+mutant is imported like any other generated module and put before the property that has to fail.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -20,7 +18,7 @@ from lossgen.verify.properties import PROPERTIES
 from lossgen.verify.run import PropertyResult, check_property
 from lossgen.verify.runner import Runner
 
-__all__ = ["MUTATIONS", "Mutation", "first_failure", "load_mutant"]
+__all__ = ["MUTATIONS", "Mutation", "load_mutant", "noticed"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +29,7 @@ class Mutation:
     doc: str  # what is wrong, and who shipped it where that is known
     old: str  # a regular expression
     new: str
+    by: str = "value_and_gradient"  # the property that has to notice
     backend: str = "triton"
 
     def apply(self, source: str) -> str:
@@ -54,21 +53,10 @@ def load_mutant(mutation: Mutation, original: Path, folder: Path) -> ModuleType:
     return _import_file(f"lossgen_mutant_{path.stem}", path)
 
 
-def first_failure(
-    module: ModuleType, spec: LossSpec, backend: str, examples: int = 2,
-    names: Sequence[str] = (),
-) -> PropertyResult | None:
-    """The first property that notices, or None if the module passes them all.
-
-    ``names`` limits the search to these properties.
-    """
-    run = Runner(module, spec, backend)
-    for entry in PROPERTIES:
-        if entry.applies(spec, backend) and (not names or entry.name in names):
-            result = check_property(entry, spec, run, examples)
-            if not result.passed:
-                return result
-    return None
+def noticed(mutation: Mutation, module: ModuleType, spec: LossSpec) -> PropertyResult:
+    """What the property that the mutation names says about the mutant (``passed`` is bad)."""
+    (entry,) = (p for p in PROPERTIES if p.name == mutation.by)
+    return check_property(entry, spec, Runner(module, spec, mutation.backend), examples=2)
 
 
 _INF = r'float\("-inf"\)'
@@ -98,9 +86,9 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation("low_precision_sum", "the exponentials are summed in bfloat16",
              r"a0 = tl\.sum\(e0\)", "a0 = tl.sum(e0.to(tl.bfloat16).to(tl.float32))"),
     Mutation("overlapping_splits", "every program reads to the end of the row",
-             r"stop = tl\.minimum\(start \+ share, n_classes\)", "stop = n_classes"),
+             r"stop = tl\.minimum\(start \+ share, n_classes\)", "stop = n_classes", by="tile_independent"),
     Mutation("lost_split", "the last partial state is not merged",
-             r"range\(1, SPLITS\)", "range(1, SPLITS - 1)"),
+             r"range\(1, SPLITS\)", "range(1, SPLITS - 1)", by="tile_independent"),
     Mutation("no_tie_rule", "among equal maxima every tile keeps its last",
              r"tl\.min\(tl\.where\(f0 == max0, cols, 2147483647\)\)",
              "tl.max(tl.where(f0 == max0, cols, -1))"),
@@ -108,12 +96,12 @@ MUTATIONS: tuple[Mutation, ...] = (
              r"max0_a >= max0_b", "max0_a > max0_b"),
     # ------------------------------------------------------------ the row's scalars
     Mutation("naive_log1p", "log(1 + e^z) loses confident rows",
-             r"loss = dl\.softplus\(z0\)", "loss = dl.log_accurate(1.0 + dl.exp_accurate(z0))"),
+             r"loss = dl\.softplus\(z0\)", "loss = dl.log_accurate(1.0 + dl.exp_accurate(z0))", by="accurate_when_confident"),
     Mutation("p_minus_one", "the target's gradient as p - 1 (Liger and others)",
              r"grad_y = -c0\n", "grad_y = dl.sigmoid(-z0) - 1.0\n"),
     Mutation("low_precision_p_minus_one", "p - 1 after rounding p to bfloat16",
              r"grad_y = -c0\n",
-             "grad_y = dl.sigmoid(-z0).to(tl.bfloat16).to(tl.float32) - 1.0\n"),
+             "grad_y = dl.sigmoid(-z0).to(tl.bfloat16).to(tl.float32) - 1.0\n", by="half_precision_target"),
     Mutation("wrong_sign", "the target's gradient points uphill", r"grad_y = -c0\n",
              "grad_y = c0\n"),
     Mutation("wrong_saved", "the maximum is saved in place of the logarithm of the sum",
@@ -128,29 +116,32 @@ MUTATIONS: tuple[Mutation, ...] = (
              r"c0 = weight_y \* dl\.sigmoid", "c0 = dl.sigmoid"),
     # ------------------------------------------------------------ rows and storage
     Mutation("first_grad_output", "every row takes the first row's grad_output (Liger #968)",
-             r"grad_rows \+ row \* stride_grad_rows", "grad_rows"),
+             r"grad_rows \+ row \* stride_grad_rows", "grad_rows", by="grad_output"),
     Mutation("forgotten_grad_output", "grad_output is taken for 1",
-             r"g = tl\.load\(grad_rows .*", "g = 1.0"),
+             r"g = tl\.load\(grad_rows .*", "g = 1.0", by="grad_output"),
     Mutation("dense_grad_output", "the stride of grad_output is taken for 1 (TransformerEngine)",
-             r"grad_rows \+ row \* stride_grad_rows", "grad_rows + row"),
+             r"grad_rows \+ row \* stride_grad_rows", "grad_rows + row", by="grad_output"),
     Mutation("ignored_gradient_unwritten", "an ignored row's gradient keeps what was in memory",
-             r"(\.element_ty\), mask=inside)\)", r"\1 & ~ignored)"),
+             r"(\.element_ty\), mask=inside)\)", r"\1 & ~ignored)", by="ignored_rows"),
     Mutation("ignored_loss_unwritten", "an ignored row's loss keeps what was in memory",
              r"tl\.store\(loss \+ row, tl\.where\(ignored, 0\.0, loss_row\)\)",
-             "tl.store(loss + row, loss_row, mask=~ignored)"),
+             "tl.store(loss + row, loss_row, mask=~ignored)", by="ignored_rows"),
     Mutation("int32_offset", "row * stride_row overflows 32 bits (flash-attention #714)",
-             r"row = tl\.program_id\(0\)\.to\(tl\.int64\)", "row = tl.program_id(0)"),
+             r"row = tl\.program_id\(0\)\.to\(tl\.int64\)", "row = tl.program_id(0)", by="large_offsets"),
     Mutation("dense_logits", "the row stride of the logits is taken for V",
              r"logits \+ row \* stride_row", "logits + row * n_classes"),
     Mutation("dense_target", "the stride of the labels is taken for 1",
              r"target \+ row \* stride_target", "target + row"),
     # ------------------------------------------------------------ the torch backend
     Mutation("torch_forgotten_grad_output", "grad_output does not reach the target's gradient",
-             r"\(grad_y \* g\)\.expand_as", "grad_y.expand_as", "torch"),
+             r"\(grad_y \* g\)\.expand_as", "grad_y.expand_as", "grad_output", "torch"),
     Mutation("torch_wrong_sign", "the other classes' gradient points downhill",
-             r"e0\.mul_\(g \* rinv0", "e0.mul_(-g * rinv0", "torch"),
+             r"e0\.mul_\(g \* rinv0", "e0.mul_(-g * rinv0",
+             backend="torch"),
     Mutation("torch_target_counted", "the target is not left out of the sum over the others",
-             r"l0 = x\.scatter_\(1, y, float\(\"-inf\"\)\)", "l0 = x", "torch"),
+             r"l0 = x\.scatter_\(1, y, float\(\"-inf\"\)\)", "l0 = x",
+             backend="torch"),
     Mutation("torch_unguarded", "-inf minus -inf where all other classes are masked",
-             r'    m0 = torch\.where\(m0 == float\("-inf"\), 0\.0, m0\)\n', "", "torch"),
+             r'    m0 = torch\.where\(m0 == float\("-inf"\), 0\.0, m0\)\n', "",
+             backend="torch"),
 )

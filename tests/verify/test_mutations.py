@@ -10,7 +10,7 @@ from lossgen import paths
 from lossgen.errors import VerificationError
 from lossgen.spec.load import load_spec
 from lossgen.verify import interpreter
-from lossgen.verify.mutate import MUTATIONS, Mutation, first_failure, load_mutant
+from lossgen.verify.mutate import MUTATIONS, Mutation, load_mutant, noticed
 
 # A loss whose kernels contain the text that is made wrong; the first where none is named.
 LOSSES = {
@@ -37,10 +37,10 @@ def test_wrong_kernels_are_caught(mutation: Mutation, tmp_path: Path) -> None:
     name = LOSSES.get(mutation.name, "gce")
     module = load_mutant(mutation, paths.generated_dir() / f"{name}.py", tmp_path)
     spec = load_spec(paths.require_spec(name))
-    caught = first_failure(module, spec, mutation.backend)
-    assert caught is not None, f"{mutation.doc}: no property notices"
-    assert caught.message
-    assert caught.counterexample
+    result = noticed(mutation, module, spec)
+    assert not result.passed, f"survived: {mutation.doc}"
+    assert result.message
+    assert result.counterexample
 
 
 def test_there_are_enough() -> None:
