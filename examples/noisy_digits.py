@@ -119,7 +119,8 @@ def run(seeds: int, epochs: int, noise: float, console: Console) -> dict[str, Te
 def table(results: dict[str, Tensor], noise: float) -> Table:
     seeds, epochs = next(iter(results.values())).shape
     view = Table(
-        title=f"Clean test accuracy, {noise:.0%} wrong training labels (mean ± sd of {seeds} seeds)"
+        title=f"Clean test accuracy (%), {noise:.0%} wrong training labels",
+        caption=f"mean ± standard deviation of {seeds} seeds",
     )
     view.add_column("loss")
     view.add_column(f"after {epochs} epochs", justify="right")
@@ -151,7 +152,7 @@ def plot(results: dict[str, Tensor], noise: float, path: Path) -> None:
     axes.set_ylim(60, 100)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="lower left")
+    axes.legend(frameon=False, loc="lower center")
     figure.savefig(path, dpi=150)
     plt.close(figure)
 

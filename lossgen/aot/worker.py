@@ -68,8 +68,8 @@ def _module(path: str) -> ModuleType:
 def jobs_of(path: str, targets: list[str], full: bool) -> list[dict[str, Any]]:
     """Every kernel of every variant × target × dtype × launch configuration, without repeats.
 
-    Not ``full``: bfloat16 logits and two vocabularies, one of which the fused kernel keeps on
-    chip.  Launches that the table makes equal are compiled once.
+    Not ``full``: bfloat16 logits, two vocabularies, and the longest row that the fused kernel
+    keeps on chip.  Launches that the table makes equal are compiled once.
     """
     jobs: list[dict[str, Any]] = []
     for index, variant in enumerate(_module(path).LOSS.variants):
@@ -90,10 +90,13 @@ def _configurations(role: str, target: str, full: bool) -> list[dict[str, Any]]:
     from lossgen.runtime.launch import config
 
     found = []
+    hip = target.startswith("gfx")
     vocabularies = (*VOCABULARIES, UNALIGNED) if full else VOCABULARIES
+    on_chip = [1 << k for k in range(18) if config(role, 1 << k, hip).one_tile]
+    vocabularies += tuple(on_chip[-1:])  # the longest row that is kept in registers
     for dtype in ("bf16", "fp32") if full else ("bf16",):
         for classes in vocabularies:
-            chosen = config(role, classes, hip=target.startswith("gfx"))
+            chosen = config(role, classes, hip)
             known = {"BLOCK": chosen.block, "ONE_TILE": chosen.one_tile}
             for splits in {"forward": (1, SPLITS), "merge": (SPLITS,)}.get(role, (1,)):
                 constants = {**known, "SPLITS": splits}

@@ -316,7 +316,7 @@ class _TorchText:
         return f"({left} {op} {right})"
 
     def gather(self, vector: str) -> str:
-        return f"{vector}[target]"
+        return f"{vector}_y"
 
     def call(self, node: Any, args: tuple[str, ...]) -> str:
         return f"el.{node.func}({', '.join(args)})"
@@ -329,11 +329,14 @@ def _normalizer(spec: LossSpec) -> list[str]:
     text = walk(spec.normalizer, algebra)
     lines = []
     for name, entry in spec.inputs.items():
-        if name in text:
-            lines.append(f'{name} = inputs["{name}"]')
-            off = 1.0 if entry.off is None else entry.off
-            lines += [
-                f"if {name} is None:",
-                f"    return torch.full_like(target, {off}, dtype=torch.float32)",
-            ]
-    return [*lines, f"return {text.strip('()')}.to(torch.float32)"]
+        if name not in spec.normalizer_source:
+            continue
+        local = f"{name}_y" if entry.kind == "vocab" else name
+        value = f"{name}[target]" if entry.kind == "vocab" else name
+        if entry.off is None:
+            lines.append(f'{local} = inputs["{name}"]' + ("[target]" if value != name else ""))
+            continue
+        constant = f"torch.full_like(target, {float(entry.off)}, dtype=torch.float32)"
+        lines.append(f'{name} = inputs["{name}"]')
+        lines.append(f"{local} = {constant} if {name} is None else {value}")
+    return [*lines, f"return ({text}).to(torch.float32)"]

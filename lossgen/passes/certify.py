@@ -315,6 +315,7 @@ def _row(stable: StableLoss, row: Row, worst: _Worst) -> None:
         by_loss, by_gradient = _parameter_condition(before, row, loss, gradient)
         if error > _TINY:
             kappa = by_loss + (float(scale / abs(loss)) if loss != 0 else 0.0)
+            kappa += spread if stable.twins else 0.0  # its gradient says nothing of the value
             worst.add("loss", float(error / max(abs(loss), mp.mpf(_TINY)) / _ULP), kappa, where)
         largest = max(abs(g) for g in gradient)
         error = max(abs(mp.mpf(float(s)) - g) for s, g in zip(slopes, gradient, strict=True))

@@ -71,6 +71,7 @@ def differentiate(loss: SymbolicLoss) -> GradedLoss:
         forms=loss.forms,
         sums=built.without_twins(tuple(built.sums)),
         maxes=loss.maxes,
+        twins=loss.twins,
         loss=tidy(built.unfreeze(value), built.forms, parameters),
         gradient=gradient,
         gradient_y=at_y,

@@ -23,6 +23,8 @@ def schedule(stable: StableLoss) -> KernelPlan:
         raise CompileError(
             "two different softmaxes in a loss without a target: not in this release"
         )
+    if stable.pivot is Pivot.ARGMAX:
+        _check_pivot(stable)
     coefficients, gradient = _coefficients(stable)
     needed = {s for c in coefficients for s in c.expr.free_symbols}
     needed |= gradient.free_symbols | stable.gradient_y.free_symbols
@@ -38,6 +40,22 @@ def schedule(stable: StableLoss) -> KernelPlan:
         coefficients=coefficients,
         gradient=gradient,
     )
+
+
+def _check_pivot(stable: StableLoss) -> None:
+    """The arg-max class is known after the sweep, so nothing else may be needed of it."""
+    vocab = {s for pair in stable.vocabulary.vocab.values() for s in pair}
+    used = {s for e in stable.sums for s in e.body.free_symbols}
+    used |= {s for f in stable.forms for s in f.ell.free_symbols}
+    if used & vocab:
+        raise CompileError(
+            "a vocab input in a loss with a softmax and no target: not in this release"
+        )
+    if any(e.form is not None and e.weight != 1 for e in stable.sums):
+        raise CompileError(
+            "a sum of probabilities times logits in a loss without a target: write it with logp, "
+            "which the softmax keeps accurate"
+        )
 
 
 def _moments(forms: tuple[Form, ...], sums: tuple[Sum, ...]) -> tuple[Moment, ...]:

@@ -174,7 +174,10 @@ class RowLoss:
             return (target != call.ignore_index).to(dtype)
         classes = call.logits.shape[1]
         inside = (target >= 0) & (target < classes) & (target != call.ignore_index)
-        given = dict(zip((i.name for i in self.inputs), inputs, strict=True))
+        given = {
+            i.name: value.reshape(-1) if value is not None else None
+            for i, value in zip(self.inputs, inputs, strict=True)
+        }
         weight = self.normalizer(torch.where(inside, target, 0).long(), given)
         return torch.where(target == call.ignore_index, 0.0, weight.to(dtype))
 

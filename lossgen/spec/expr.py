@@ -1,6 +1,6 @@
 """The typed expression tree of the spec language: what the parser makes and every reader walks.
 
-Values are typed by *rank* (DESIGN: parameter < row < class).  The tree keeps the author's
+Values are typed by *rank* (parameter < row < class).  The tree keeps the author's
 operations exactly: no algebra happens here, so that the literal formula can be evaluated
 independently of the compiler.
 

@@ -114,7 +114,9 @@ class Case:
             low, high = entry.range or _range(entry.domain)
             size = self.classes if entry.kind == "vocab" else self.rows
             values = rng.uniform(low, high, size).astype(np.float32)
-            found[name] = torch.from_numpy(values)
+            held = torch.from_numpy(values)
+            # every second number of a larger tensor
+            found[name] = held.repeat_interleave(2)[::2] if self.layout == "transposed" else held
         return found
 
     def arguments(self, dtype: torch.dtype = torch.float64) -> Arguments:
@@ -131,15 +133,15 @@ class Case:
     def tensors(self, device: str = "cpu") -> tuple[Tensor, Tensor | None]:
         """Logits and target as the loss gets them, in the case's storage."""
         x, y = self.numbers()
-        logits = _store(torch.from_numpy(x).to(self.dtype), self.layout).to(device)
+        logits = _store(torch.from_numpy(x).to(device, self.dtype), self.layout)
         if not self.spec.has_target:
             return logits, None
-        target = torch.from_numpy(y)
+        target = torch.from_numpy(y).to(device)
         if self.layout == "sliced":  # labels at an odd address of a larger tensor
             target = torch.cat([target.new_zeros(1), target])[1:]
         elif self.layout == "transposed":  # every second label of a larger tensor
             target = torch.stack([target, target], 1).reshape(-1)[::2]
-        return logits, target.to(device)
+        return logits, target
 
     def keywords(self, device: str = "cpu") -> dict[str, Any]:
         """Parameters and inputs of the call."""
@@ -155,7 +157,7 @@ def _range(domain: Any) -> tuple[float, float]:
 def _store(values: Tensor, layout: str) -> Tensor:
     rows, classes = values.shape
     if layout == "sliced":
-        wide = torch.full((rows, classes + 3), math.nan, dtype=values.dtype)
+        wide = values.new_full((rows, classes + 3), math.nan)
         wide[:, 2 : 2 + classes] = values
         return wide[:, 2 : 2 + classes]
     if layout == "transposed":

@@ -39,7 +39,7 @@ def shared_logits(case: Case, run: Runner) -> None:
             lambda: run.loss(hidden, target, reduction="sum", **keys),
             lambda: run.loss(hidden, target, reduction="none", **keys).sum(),
         )
-        sum(parts[k]() for k in order).backward()  # type: ignore[union-attr]
+        sum(parts[k]() for k in order).backward()
         assert held.grad is not None
         return held.grad.cpu()
 
@@ -71,14 +71,16 @@ def large_offsets(case: Case, run: Runner) -> None:
     x, y = case.numbers()
     apart = 2**30
     try:  # 4 GB that are never touched: no cost
-        storage = torch.empty((case.rows - 1) * apart + case.classes, dtype=torch.bfloat16)
+        storage = torch.empty(
+            (case.rows - 1) * apart + case.classes, dtype=torch.bfloat16, device=run.device
+        )
     except RuntimeError:
         return
     far = storage.as_strided((case.rows, case.classes), (apart, 1))
     far.copy_(torch.from_numpy(x))
     near = far.clone().requires_grad_()
-    target = torch.from_numpy(y) if case.spec.has_target else None
-    keys = case.keywords()
+    target = torch.from_numpy(y).to(run.device) if case.spec.has_target else None
+    keys = case.keywords(run.device)
     expected = run.loss(near, target, reduction="sum", **keys)
     expected.backward()
     assert near.grad is not None

@@ -45,9 +45,14 @@ class Runner:
     device: str = "cpu"
 
     def loss(self, logits: Tensor, target: Tensor | None, **options: Any) -> Tensor:
+        """One call on the runner's device; the loss comes back to where the logits are."""
         function = getattr(self.module, f"{self.spec.name}_loss")
-        positional = (logits,) if target is None else (logits, target)
-        return function(*positional, backend=self.backend, **options)
+        given = (logits,) if target is None else (logits, target)
+        keywords = {
+            k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in options.items()
+        }
+        loss = function(*(t.to(self.device) for t in given), backend=self.backend, **keywords)
+        return loss.to(logits.device)
 
     def value(self, case: Case, splits: int = 1, **options: Any) -> Tensor:
         """The loss without a gradient, per row unless told otherwise."""

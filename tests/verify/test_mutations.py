@@ -22,8 +22,8 @@ LOSSES = {
     "wrong_rescale_power": "brier",
     "no_tie_rule": "crammer_singer",
     "later_tile_wins_ties": "crammer_singer",
-    "p_minus_one": "mae",
-    "low_precision_p_minus_one": "mae",
+    "p_minus_one": "cross_entropy",
+    "low_precision_p_minus_one": "cross_entropy",
 }
 
 

@@ -1,0 +1,131 @@
+"""What the compiler must find: statistics, sweeps, saved scalars, shared gradients."""
+
+from __future__ import annotations
+
+import pytest
+from sympy import exp
+
+from lossgen import paths
+from lossgen.compiler import compile_loss
+from lossgen.errors import CompileError
+from lossgen.ir.stages import KernelPlan
+from lossgen.spec.load import load_spec, load_text
+
+#: name -> (statistics, saved scalars) of the base variant; every loss takes one sweep
+PINS = {
+    "aexp": (1, 2), "agce": (1, 2), "aul": (1, 2), "balanced_softmax": (1, 2), "comp_sum": (1, 2),
+    "cross_entropy": (1, 2), "dco": (1, 2), "focal": (1, 2), "gce": (1, 2), "gjs": (1, 2),
+    "ldam": (1, 2), "ldr_kl": (1, 2), "logit_adjustment": (1, 2), "mae": (1, 2), "poly1": (1, 2),
+    "pseudo_spherical": (1, 2), "sce": (1, 2), "taylor_ce": (1, 2), "truncated_gce": (1, 2),
+    "brier": (2, 3), "confidence_penalty": (2, 3), "logit_l2": (2, 2), "ngce": (2, 3),
+    "soft_bootstrap": (2, 3), "spherical": (2, 3), "tsallis_score": (2, 3),
+    "entropy_min": (2, 4), "nce": (3, 3), "apl_nce_mae": (3, 3), "apl_nce_rce": (3, 3),
+    "crammer_singer": (1, 2), "weston_watkins": (2, 1),
+}
+#: losses of p_y alone: one scalar f'(z), the gradient f'(z)·R_j and -f'(z), which sum to zero
+OF_TARGET_PROBABILITY = [
+    "aexp", "agce", "aul", "comp_sum", "cross_entropy", "dco", "focal", "gce", "gjs", "mae",
+    "poly1", "sce", "taylor_ce", "truncated_gce",
+]
+
+
+def plan(name: str) -> KernelPlan:
+    return compile_loss(load_spec(paths.require_spec(name))).variants[0]
+
+
+def formula(text: str, parameters: str = "") -> KernelPlan:
+    spec = f"name: t\ntitle: T\nreference: R\n{parameters}transform: '{text}'\n"
+    return compile_loss(load_text(spec)).variants[0]
+
+
+def test_every_loss_is_pinned() -> None:
+    assert set(PINS) == set(paths.spec_names())
+
+
+@pytest.mark.parametrize("name", PINS)
+def test_statistics_sweeps_and_saved(name: str) -> None:
+    found = plan(name)
+    assert (found.statistics, len(found.saved)) == PINS[name]
+    assert found.sweeps == 1
+    assert found.certificate is not None
+    assert max(found.certificate.loss_kappa, found.certificate.gradient_kappa) <= (
+        found.certificate.bound
+    )
+
+
+@pytest.mark.parametrize("name", OF_TARGET_PROBABILITY)
+def test_gradient_is_one_scalar(name: str) -> None:
+    stable = plan(name).stable
+    ((coefficient, basis),) = stable.gradient
+    assert basis == stable.forms[0].R
+    assert stable.gradient_y == -coefficient
+
+
+TAU = 'parameters:\n  tau: {default: 1.5, domain: "[0, inf)", doc: d}\n'
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "(p[y]**(tau - 1) - 1) / (1 - tau)",
+        "((1 + u)**(1 - tau) - 1) / (1 - tau)",
+        "((1 + sum(exp(x - x[y]), over=others))**(1 - tau) - 1) / (1 - tau)",
+        "((1 + exp(logsumexp(x, over=others) - x[y]))**(1 - tau) - 1) / (1 - tau)",
+    ],
+)
+def test_one_loss_written_in_four_ways(text: str) -> None:
+    found, expected = formula(text, TAU), formula("(p[y]**(tau - 1) - 1) / (1 - tau)", TAU)
+    assert found.stable.loss == expected.stable.loss
+    assert found.stable.gradient == expected.stable.gradient
+
+
+def test_identities() -> None:
+    absolute = formula("sum(abs(p - onehot))")
+    assert str(absolute.stable.loss) == "2*sigmoid(z0)"
+    assert str(formula("logsumexp(x) - x[y]").stable.loss) == "softplus(z0)"
+    assert str(formula("log(1 + u)").stable.loss) == "softplus(z0)"
+    assert formula("sum(p**2) - 2*p[y] + 1").stable.gradient_y == (
+        formula("sum((p - onehot)**2)").stable.gradient_y
+    )
+
+
+def test_stage_dump() -> None:
+    compiled = compile_loss(load_spec(paths.require_spec("brier")))
+    assert str(compiled.stages["schedule"]) == "\n".join([
+        "sweeps       1",
+        "statistics   2",
+        "maximum      m0 = max of x; t = 1 * (. - m)",
+        "accumulate   a0 = sum exp(t)",
+        "accumulate   b0 = sum exp(2 * t)",
+        "save         m0, la0, T0",
+        "loss         T0 + sigmoid(z0)**2",
+        "per row      c0 = -2*T0 + 2*sigmoid(-z0)*sigmoid(z0)",
+        "per logit    c0*exp(logp0) + 2*exp(2*logp0)",
+        "at y         -2*(T0 + sigmoid(z0)**2)*sigmoid(-z0)",
+    ])
+
+
+def test_stop_gradient() -> None:
+    weighted = formula("-stop_gradient(p[y]) * logp[y]")
+    assert str(weighted.stable.gradient_y) == "-sigmoid(-z0)*sigmoid(z0)"
+    entropy = formula("-sum(stop_gradient(p) * logp)")
+    assert exp(entropy.stable.forms[0].logp) in {b for _, b in entropy.stable.gradient}
+
+
+TWO_SWEEPS = [
+    "-sum(log(1 - p), over=others)", "sum(abs(p - 1/V))", "-log_softmax(x / norm(p))[y]",
+]
+
+
+@pytest.mark.parametrize("text", TWO_SWEEPS)
+def test_two_sweeps_are_refused(text: str) -> None:
+    with pytest.raises(CompileError, match="second sweep") as caught:
+        formula(text)
+    assert caught.value.location is not None
+
+
+def test_inaccurate_formulas_are_refused() -> None:
+    """tanh(1) - tanh(p_y) vanishes for a confident row, and no rule knows tanh."""
+    with pytest.raises(CompileError, match="the loss is not accurate in float32") as caught:
+        formula("tanh(1) - tanh(p[y])")
+    assert "accuracy: {ulp: ..., reason: ...}" in caught.value.message

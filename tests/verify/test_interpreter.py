@@ -1,0 +1,129 @@
+"""The repaired interpreter computes as a GPU does, and says so when it cannot be used."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+import triton
+import triton.language as tl
+
+from lossgen.verify import interpreter
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _interpreter() -> None:
+    interpreter.install()
+    interpreter.install()  # harmless
+
+
+@triton.jit
+def _copy(source, out, BLOCK: tl.constexpr):
+    at = tl.arange(0, BLOCK)
+    tl.store(out + at, tl.load(source + at).to(out.dtype.element_ty))
+
+
+@triton.jit
+def _low_precision_sum(a, b, out, BLOCK: tl.constexpr):
+    at = tl.arange(0, BLOCK)
+    tl.store(out + at, tl.load(a + at) * tl.load(b + at) + tl.load(a + at))
+
+
+@triton.jit
+def _exp_log(source, exp, log, BLOCK: tl.constexpr):
+    at = tl.arange(0, BLOCK)
+    x = tl.load(source + at)
+    tl.store(exp + at, tl.exp(x))
+    tl.store(log + at, tl.log(tl.abs(x)))
+
+
+@triton.jit
+def _extremes(source, out, BLOCK: tl.constexpr):
+    x = tl.load(source + tl.arange(0, BLOCK))
+    tl.store(out, tl.max(x))
+    tl.store(out + 1, tl.min(x))
+    tl.store(out + 2, tl.max(tl.maximum(x, 1.0)))
+
+
+@triton.jit
+def _count(out, start, stop):
+    total = 0
+    for _ in range(start, stop, 4):
+        total += 1
+    tl.store(out, total)
+
+
+@triton.jit
+def _product(out, a, b):
+    tl.store(out, a * b)
+
+
+def test_rounding_to_bfloat16_is_to_nearest_even() -> None:
+    values = torch.tensor([1.0, 1.00390625, 1.01171875, -0.1, 3e38, 1e-40, torch.inf, torch.nan])
+    out = torch.empty(8, dtype=torch.bfloat16)
+    _copy[(1,)](values, out, BLOCK=8)
+    assert torch.equal(out[:7], values.bfloat16()[:7])
+    assert out[7].isnan()
+    back = torch.empty(8)
+    _copy[(1,)](out, back, BLOCK=8)
+    assert torch.equal(back[:7], out.float()[:7])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_low_precision_arithmetic(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.randn(2, 64, generator=generator).to(dtype)
+    out = torch.empty(64, dtype=dtype)
+    _low_precision_sum[(1,)](a, b, out, BLOCK=64)
+    assert torch.equal(out, a * b + a)
+
+
+def test_exponentials_are_correctly_rounded() -> None:
+    x = torch.linspace(-80.0, 80.0, 1024)
+    exp, log = torch.empty(2, 1024)
+    _exp_log[(1,)](x, exp, log, BLOCK=1024)
+    assert torch.equal(exp, x.double().exp().float())
+    assert torch.equal(log, x.double().abs().log().float())
+
+
+def test_maxima_drop_nan() -> None:
+    out = torch.empty(3)
+    _extremes[(1,)](torch.tensor([2.0, torch.nan, -3.0, -torch.inf]), out, BLOCK=4)
+    assert out.tolist() == [2.0, -np.inf, 2.0]
+
+
+def test_loops_with_bounds_known_at_run_time() -> None:
+    out = torch.zeros(1, dtype=torch.int32)
+    _count[(1,)](out, 3, 17)
+    assert out.item() == 4
+
+
+def test_int32_overflow_is_an_error_only_when_asked() -> None:
+    out = torch.zeros(1, dtype=torch.int32)
+    with np.errstate(over="ignore"):
+        _product[(1,)](out, 2**16, 2**16)
+    with (
+        interpreter.overflow_checks(),
+        pytest.raises(Exception, match="int32 overflow detected for operation mul"),
+    ):
+        _product[(1,)](out, 2**16, 2**16)
+    _product[(1,)](out, 3, 5)
+    assert out.item() == 15
+
+
+def test_without_the_interpreter_there_is_a_clear_error() -> None:
+    program = "from lossgen.verify import interpreter\ninterpreter.install()"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "TRITON_INTERPRET": "0"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "error LG400: Triton's interpreter is not active" in done.stderr
+    assert "set TRITON_INTERPRET=1 before triton is imported" in done.stderr
