@@ -3,8 +3,8 @@
 scikit-learn's handwritten digits (1797 images, 8 × 8), a small network, and labels of the training
 half of which 40 % are replaced by a digit drawn at random from the other nine.  The test labels
 are clean.  Every loss gets the same data, the same initial network, the same optimiser, learning
-rate and number of epochs; nothing is chosen by looking at the test accuracy of a run, and the
-accuracy that counts is that of the last epoch.
+rate and number of epochs (Adam's default rate; the number of epochs was set for running time), and
+the accuracy that counts is that of the last epoch.
 
     python examples/noisy_digits.py [--seeds 5] [--epochs 80] [--plot noisy_digits.png]
 """

@@ -7,7 +7,7 @@
 # statistics: 1
 # sweeps: 1
 # saved: m0, la0
-# certificate: loss <= 0.7*(1+kappa) ulp, gradient <= 0.8*(1+kappa) ulp (bound 4, 159 points)
+# certificate: loss <= 0.7, gradient <= 0.8 (1 + kappa) ulp at 159 points
 """Asymmetric exponential loss.
 
 Zhou et al. 2021, arXiv:2106.03110

@@ -7,7 +7,7 @@
 # statistics: 3
 # sweeps: 1
 # saved: m0, la0, T0
-# certificate: loss <= 0.7*(1+kappa) ulp, gradient <= 0.6*(1+kappa) ulp (bound 4, 28 points)
+# certificate: loss <= 0.7, gradient <= 0.6 (1 + kappa) ulp at 28 points
 """Active passive loss, NCE and MAE.
 
 Ma et al. 2020, arXiv:2006.13554

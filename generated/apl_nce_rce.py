@@ -7,7 +7,7 @@
 # statistics: 3
 # sweeps: 1
 # saved: m0, la0, T0
-# certificate: loss <= 0.6*(1+kappa) ulp, gradient <= 0.6*(1+kappa) ulp (bound 4, 36 points)
+# certificate: loss <= 0.6, gradient <= 0.6 (1 + kappa) ulp at 36 points
 """Active passive loss, NCE and reverse cross-entropy.
 
 Ma et al. 2020, arXiv:2006.13554

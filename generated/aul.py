@@ -7,7 +7,7 @@
 # statistics: 1
 # sweeps: 1
 # saved: m0, la0
-# certificate: loss <= 0.8*(1+kappa) ulp, gradient <= 0.6*(1+kappa) ulp (bound 4, 256 points)
+# certificate: loss <= 0.8, gradient <= 0.6 (1 + kappa) ulp at 256 points
 """Asymmetric unhinged loss.
 
 Zhou et al. 2021, arXiv:2106.03110

@@ -7,7 +7,7 @@
 # statistics: 1
 # sweeps: 1
 # saved: m0, la0
-# certificate: loss <= 0.9*(1+kappa) ulp, gradient <= 0.7*(1+kappa) ulp (bound 4, 64 points)
+# certificate: loss <= 0.9, gradient <= 0.7 (1 + kappa) ulp at 64 points
 """Balanced softmax.
 
 Ren et al. 2020, arXiv:2007.10740

@@ -7,7 +7,7 @@
 # statistics: 2
 # sweeps: 1
 # saved: m0, la0, T0
-# certificate: loss <= 1.1*(1+kappa) ulp, gradient <= 1.2*(1+kappa) ulp (bound 4, 12 points)
+# certificate: loss <= 1.1, gradient <= 1.2 (1 + kappa) ulp at 12 points
 """Brier (quadratic) score.
 
 Brier 1950, Monthly Weather Review 78

@@ -7,7 +7,7 @@
 # statistics: 1
 # sweeps: 1
 # saved: m0, la0
-# certificate: loss <= 0.7*(1+kappa) ulp, gradient <= 0.5*(1+kappa) ulp (bound 4, 157 points)
+# certificate: loss <= 0.7, gradient <= 0.5 (1 + kappa) ulp at 157 points
 """Comp-sum loss.
 
 Mao, Mohri, Zhong 2023, arXiv:2304.07288

@@ -7,7 +7,7 @@
 # statistics: 2
 # sweeps: 1
 # saved: m0, la0, T0
-# certificate: loss <= 0.4*(1+kappa) ulp, gradient <= 0.3*(1+kappa) ulp (bound 4, 20 points)
+# certificate: loss <= 0.4, gradient <= 0.3 (1 + kappa) ulp at 20 points
 """Cross-entropy with a confidence penalty.
 
 Pereyra et al. 2017, arXiv:1701.06548

@@ -7,7 +7,7 @@
 # statistics: 1
 # sweeps: 1
 # saved: m0, la0
-# certificate: loss <= 0.4*(1+kappa) ulp, gradient <= 0.3*(1+kappa) ulp (bound 4, 64 points)
+# certificate: loss <= 0.4, gradient <= 0.3 (1 + kappa) ulp at 64 points
 """Cross-entropy with label smoothing, z-loss, class weights, softcap and temperature.
 
 Equal to torch.nn.functional.cross_entropy where that has the option; z-loss as in PaLM
@@ -2341,9 +2341,10 @@ def _torch_fused_all(x, y, weight, label_smoothing, z_loss, softcap, temperature
 def _normalizer(target: Tensor, inputs: dict[str, Tensor | None]) -> Tensor:
     """weight[y] per row [N]: what the mean divides by the sum of."""
     weight = inputs["weight"]
-    if weight is None:
-        return torch.full_like(target, 1.0, dtype=torch.float32)
-    return weight[target].to(torch.float32)
+    weight_y = (
+        torch.full_like(target, 1.0, dtype=torch.float32) if weight is None else weight[target]
+    )
+    return (weight_y).to(torch.float32)
 
 
 LOSS = rt.RowLoss(

@@ -7,7 +7,7 @@
 # statistics: 1
 # sweeps: 1
 # saved: m0, la0
-# certificate: loss <= 0.7*(1+kappa) ulp, gradient <= 0.4*(1+kappa) ulp (bound 4, 150 points)
+# certificate: loss <= 0.7, gradient <= 0.4 (1 + kappa) ulp at 150 points
 """Direct coverage optimization.
 
 Chen et al. 2025, arXiv:2502.07154

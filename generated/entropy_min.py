@@ -7,7 +7,7 @@
 # statistics: 2
 # sweeps: 1
 # saved: m0, la0, pivot, T0
-# certificate: loss <= 0.4*(1+kappa) ulp, gradient <= 515.4*(1+kappa) ulp (bound 1000, 12 points)
+# certificate: loss <= 0.4, gradient <= 515.4 (1 + kappa) ulp at 12 points
 """Entropy minimisation.
 
 Grandvalet & Bengio 2004, NeurIPS; Tent, Wang et al. 2021, arXiv:2006.10726

@@ -7,7 +7,7 @@
 # statistics: 1
 # sweeps: 1
 # saved: m0, la0
-# certificate: loss <= 0.4*(1+kappa) ulp, gradient <= 0.8*(1+kappa) ulp (bound 4, 156 points)
+# certificate: loss <= 0.4, gradient <= 0.8 (1 + kappa) ulp at 156 points
 """Focal loss.
 
 Lin et al. 2017, arXiv:1708.02002

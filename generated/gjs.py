@@ -7,7 +7,7 @@
 # statistics: 1
 # sweeps: 1
 # saved: m0, la0
-# certificate: loss <= 130.9*(1+kappa) ulp, gradient <= 449.1*(1+kappa) ulp (bound 600, 160 points)
+# certificate: loss <= 130.9, gradient <= 449.1 (1 + kappa) ulp at 160 points
 """Generalized Jensen-Shannon divergence, hard label.
 
 Englesson & Azizpour 2021, arXiv:2105.04522

@@ -7,7 +7,7 @@
 # statistics: 1
 # sweeps: 1
 # saved: m0, la0
-# certificate: loss <= 0.3*(1+kappa) ulp, gradient <= 0.3*(1+kappa) ulp (bound 4, 150 points)
+# certificate: loss <= 0.3, gradient <= 0.3 (1 + kappa) ulp at 150 points
 """Label-distribution-aware margin loss.
 
 Cao et al. 2019, arXiv:1906.07413

@@ -7,7 +7,7 @@
 # statistics: 1
 # sweeps: 1
 # saved: m0, la0
-# certificate: loss <= 1.2*(1+kappa) ulp, gradient <= 0.4*(1+kappa) ulp (bound 4, 256 points)
+# certificate: loss <= 1.2, gradient <= 0.4 (1 + kappa) ulp at 256 points
 """Label-distributionally robust loss with KL regularisation.
 
 Zhu, Ying, Yang 2023, arXiv:2112.14869

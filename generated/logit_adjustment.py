@@ -7,7 +7,7 @@
 # statistics: 1
 # sweeps: 1
 # saved: m0, la0
-# certificate: loss <= 0.7*(1+kappa) ulp, gradient <= 0.6*(1+kappa) ulp (bound 4, 160 points)
+# certificate: loss <= 0.7, gradient <= 0.6 (1 + kappa) ulp at 160 points
 """Logit-adjusted cross-entropy.
 
 Menon et al. 2021, arXiv:2007.07314

@@ -7,7 +7,7 @@
 # statistics: 2
 # sweeps: 1
 # saved: m0, la0
-# certificate: loss <= 0.6*(1+kappa) ulp, gradient <= 0.1*(1+kappa) ulp (bound 4, 22 points)
+# certificate: loss <= 0.6, gradient <= 0.1 (1 + kappa) ulp at 22 points
 """Cross-entropy with a penalty on the squared logits.
 
 Standard ridge penalty on the logits; compare arXiv:1803.06373 (logit squeezing)

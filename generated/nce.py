@@ -7,7 +7,7 @@
 # statistics: 3
 # sweeps: 1
 # saved: m0, la0, T0
-# certificate: loss <= 0.9*(1+kappa) ulp, gradient <= 0.5*(1+kappa) ulp (bound 4, 12 points)
+# certificate: loss <= 0.9, gradient <= 0.5 (1 + kappa) ulp at 12 points
 """Normalized cross-entropy.
 
 Ma et al. 2020, arXiv:2006.13554

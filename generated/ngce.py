@@ -7,7 +7,7 @@
 # statistics: 2
 # sweeps: 1
 # saved: m0, la0, T0
-# certificate: loss <= 0.6*(1+kappa) ulp, gradient <= 2.5*(1+kappa) ulp (bound 4, 22 points)
+# certificate: loss <= 0.6, gradient <= 2.5 (1 + kappa) ulp at 22 points
 """Normalized generalized cross-entropy.
 
 Ma et al. 2020, arXiv:2006.13554; generalized cross-entropy of arXiv:1805.07836

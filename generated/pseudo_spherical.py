@@ -7,7 +7,7 @@
 # statistics: 1
 # sweeps: 1
 # saved: m0, la0
-# certificate: loss <= 0.8*(1+kappa) ulp, gradient <= 0.7*(1+kappa) ulp (bound 4, 154 points)
+# certificate: loss <= 0.8, gradient <= 0.7 (1 + kappa) ulp at 154 points
 """Pseudo-spherical score.
 
 Gneiting & Raftery 2007, JASA 102, section 4

@@ -7,7 +7,7 @@
 # statistics: 1
 # sweeps: 1
 # saved: m0, la0
-# certificate: loss <= 0.6*(1+kappa) ulp, gradient <= 0.5*(1+kappa) ulp (bound 4, 352 points)
+# certificate: loss <= 0.6, gradient <= 0.5 (1 + kappa) ulp at 352 points
 """Symmetric cross-entropy.
 
 Wang et al. 2019, arXiv:1908.06112

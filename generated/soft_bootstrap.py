@@ -7,7 +7,7 @@
 # statistics: 2
 # sweeps: 1
 # saved: m0, la0, T0
-# certificate: loss <= 0.4*(1+kappa) ulp, gradient <= 0.2*(1+kappa) ulp (bound 64, 20 points)
+# certificate: loss <= 0.4, gradient <= 0.2 (1 + kappa) ulp at 20 points
 """Soft bootstrapping.
 
 Reed et al. 2014, arXiv:1412.6596

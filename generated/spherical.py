@@ -7,7 +7,7 @@
 # statistics: 2
 # sweeps: 1
 # saved: m0, la0, T0
-# certificate: loss <= 1.0*(1+kappa) ulp, gradient <= 0.5*(1+kappa) ulp (bound 4, 13 points)
+# certificate: loss <= 1.0, gradient <= 0.5 (1 + kappa) ulp at 13 points
 """Spherical score.
 
 Gneiting & Raftery 2007, JASA 102, section 4

@@ -7,7 +7,7 @@
 # statistics: 1
 # sweeps: 1
 # saved: m0, la0
-# certificate: loss <= 0.6*(1+kappa) ulp, gradient <= 0.7*(1+kappa) ulp (bound 4, 160 points)
+# certificate: loss <= 0.6, gradient <= 0.7 (1 + kappa) ulp at 160 points
 """Taylor cross-entropy.
 
 Feng et al. 2020, IJCAI, "Can cross entropy loss be robust to label noise?"

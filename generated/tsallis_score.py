@@ -7,7 +7,7 @@
 # statistics: 2
 # sweeps: 1
 # saved: m0, la0, T0
-# certificate: loss <= 0.3*(1+kappa) ulp, gradient <= 0.4*(1+kappa) ulp (bound 4, 21 points)
+# certificate: loss <= 0.3, gradient <= 0.4 (1 + kappa) ulp at 21 points
 """Tsallis (power) score.
 
 Gneiting & Raftery 2007, JASA 102, section 4

@@ -91,7 +91,7 @@ def _configurations(role: str, target: str, full: bool) -> list[dict[str, Any]]:
 
     found = []
     hip = target.startswith("gfx")
-    vocabularies = (*VOCABULARIES, UNALIGNED) if full else VOCABULARIES
+    vocabularies: tuple[int, ...] = (*VOCABULARIES, UNALIGNED) if full else VOCABULARIES
     on_chip = [1 << k for k in range(18) if config(role, 1 << k, hip).one_tile]
     vocabularies += tuple(on_chip[-1:])  # the longest row that is kept in registers
     for dtype in ("bf16", "fp32") if full else ("bf16",):

@@ -303,7 +303,6 @@ class Certificate:
 
     def __str__(self) -> str:
         return (
-            f"loss <= {self.loss_kappa:.1f}*(1+kappa) ulp, "
-            f"gradient <= {self.gradient_kappa:.1f}*(1+kappa) ulp "
-            f"(bound {self.bound:g}, {self.points} points)"
+            f"loss <= {self.loss_kappa:.1f}, gradient <= {self.gradient_kappa:.1f} "
+            f"(1 + kappa) ulp at {self.points} points"
         )

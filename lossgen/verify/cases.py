@@ -168,7 +168,8 @@ def _store(values: Tensor, layout: str) -> Tensor:
 
 
 def cases(
-    spec: LossSpec, dtypes: tuple[torch.dtype, ...] = DTYPES[:3],
+    spec: LossSpec,
+    dtypes: tuple[torch.dtype, ...] = DTYPES[:3],
     fixed: Mapping[str, Any] | None = None,
 ) -> st.SearchStrategy[Case]:
     """Cases of ``spec``; ``fixed`` pins fields."""

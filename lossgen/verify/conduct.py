@@ -18,8 +18,15 @@ from lossgen.verify.runner import Runner
 from lossgen.verify.tolerances import slack
 
 __all__ = [
-    "backward_twice", "degenerate_shapes", "grad_output", "ignored_rows", "inputs_unchanged",
-    "no_grad_value", "parameters_matter", "reductions", "rows_independent",
+    "backward_twice",
+    "degenerate_shapes",
+    "grad_output",
+    "ignored_rows",
+    "inputs_unchanged",
+    "no_grad_value",
+    "parameters_matter",
+    "reductions",
+    "rows_independent",
 ]
 
 
@@ -29,8 +36,10 @@ def rows_independent(case: Case, run: Runner) -> None:
     keys = case.keywords()
     loss = run.loss(logits, target, reduction="none", **keys)
     for i in range(case.rows):
-        own = {k: (v[i : i + 1] if isinstance(v, Tensor) and case.spec.inputs[k].kind == "row"
-                   else v) for k, v in keys.items()}
+        own = {
+            k: (v[i : i + 1] if isinstance(v, Tensor) and case.spec.inputs[k].kind == "row" else v)
+            for k, v in keys.items()
+        }
         part = None if target is None else target[i : i + 1]
         alone = run.loss(logits[i : i + 1], part, reduction="none", **own)
         close(f"row {i} alone and among others", alone, loss[i : i + 1], 16.0)
@@ -65,8 +74,9 @@ def ignored_rows(case: Case, run: Runner) -> None:
         for reduction in ("none", "sum", "mean"):
             held = spoiled.clone().requires_grad_()
             with _poisoned():
-                loss = run.loss(held, labels, ignore_index=ignore, reduction=reduction,
-                                **case.keywords())
+                loss = run.loss(
+                    held, labels, ignore_index=ignore, reduction=reduction, **case.keywords()
+                )
                 loss.sum().backward()
             assert held.grad is not None
             if bool((held.grad[~kept] != 0).any()):
@@ -105,8 +115,8 @@ def reductions(case: Case, run: Runner) -> None:
         loss = run.loss(held, target, reduction=reduction, **case.keywords())
         close(f"the {reduction} with a gradient", loss.detach()[None].double(), value[None], 64.0)
         loss.backward()
-        weight = torch.ones(case.rows) if reduction == "sum" else (1.0 / count.sum()).expand(
-            case.rows
+        weight = (
+            torch.ones(case.rows) if reduction == "sum" else (1.0 / count.sum()).expand(case.rows)
         )
         check_literal(case, None, held.grad, weight.double())
 
@@ -116,8 +126,10 @@ def degenerate_shapes(case: Case, run: Runner) -> None:
     empty = torch.empty(0, 5, requires_grad=True)
     labels = torch.empty(0, dtype=torch.int64) if case.spec.has_target else None
     keys = case.with_(classes=5, rows=1).keywords()
-    keys = {k: (v[:0] if isinstance(v, Tensor) and case.spec.inputs[k].kind == "row" else v)
-            for k, v in keys.items()}
+    keys = {
+        k: (v[:0] if isinstance(v, Tensor) and case.spec.inputs[k].kind == "row" else v)
+        for k, v in keys.items()
+    }
     loss = run.loss(empty, labels, reduction="sum", **keys)
     loss.backward()
     if float(loss) != 0.0 or empty.grad is None or empty.grad.shape != (0, 5):
@@ -137,8 +149,10 @@ def no_grad_value(case: Case, run: Runner) -> None:
     if not torch.equal(loss.nan_to_num(7.0), value.nan_to_num(7.0)):
         fail(f"with gradient {loss.tolist()}, without {value.tolist()}")
     again, slopes = run.gradient(case)
-    if not (torch.equal(again.nan_to_num(7.0), loss.nan_to_num(7.0))
-            and torch.equal(slopes.nan_to_num(7.0), grad.nan_to_num(7.0))):
+    if not (
+        torch.equal(again.nan_to_num(7.0), loss.nan_to_num(7.0))
+        and torch.equal(slopes.nan_to_num(7.0), grad.nan_to_num(7.0))
+    ):
         fail("two calls differ")
 
 

@@ -12,7 +12,11 @@ from lossgen.verify.runner import Runner
 from lossgen.verify.tolerances import slack
 
 __all__ = [
-    "autocast", "backends_agree", "inplace_gradient", "label_types", "large_offsets",
+    "autocast",
+    "backends_agree",
+    "inplace_gradient",
+    "label_types",
+    "large_offsets",
     "shared_logits",
 ]
 

@@ -153,8 +153,12 @@ def _mend_exponentials(builder: Any, handle: Any) -> None:
         return operation
 
     table: dict[str, Callable[[Any], Any]] = {
-        "exp": np.exp, "exp2": np.exp2, "log": np.log, "log2": np.log2,
-        "sqrt": np.sqrt, "rsqrt": lambda v: 1.0 / np.sqrt(v),
+        "exp": np.exp,
+        "exp2": np.exp2,
+        "log": np.log,
+        "log2": np.log2,
+        "sqrt": np.sqrt,
+        "rsqrt": lambda v: 1.0 / np.sqrt(v),
     }
     for name, function in table.items():
         setattr(builder, f"create_{name}", rounded(function))
@@ -185,6 +189,16 @@ class _Nothing:
 
 def _mend_lookup(interpreter: Any) -> None:
     """Patch the language once per kernel, not once per call of a device function."""
+    types: dict[str, Any] = {}
+    type_of = interpreter._get_np_dtype
+
+    def remembered(kind: Any) -> Any:
+        name = kind.name
+        if name not in types:
+            types[name] = type_of(kind)
+        return types[name]
+
+    interpreter._get_np_dtype = remembered
     stock = interpreter._patch_lang
     seen: set[int] = set()
     inner: list[Any] = []

@@ -16,8 +16,15 @@ from lossgen.verify.runner import Runner, gold
 from lossgen.verify.tolerances import slack
 
 __all__ = [
-    "accurate_when_confident", "double_precision", "fused_gradient", "half_precision_target",
-    "never_nan", "permutation", "shift_invariant", "tile_independent", "value_and_gradient",
+    "accurate_when_confident",
+    "double_precision",
+    "fused_gradient",
+    "half_precision_target",
+    "never_nan",
+    "permutation",
+    "shift_invariant",
+    "tile_independent",
+    "value_and_gradient",
     "zero_sum_gradient",
 ]
 
@@ -57,8 +64,9 @@ def accurate_when_confident(case: Case, run: Runner) -> None:
                 case.spec, [float(v) for v in x[i]], int(y[i]), case.parameters(), row
             )
             spread = float(x[i].max() - x[i].min())
-            stretch = max((abs(v) for v in case.parameters().values() if math.isfinite(v)),
-                          default=1.0)
+            stretch = max(
+                (abs(v) for v in case.parameters().values() if math.isfinite(v)), default=1.0
+            )
             bound = 16.0 * slack(case.spec) * (1.0 + spread) * max(1.0, stretch) * 2.0**-23
             bound = max(bound, 4.0 * torch.finfo(case.dtype).eps * (case.dtype != torch.float32))
             size = max((abs(s) for s in slopes), default=mp.mpf(0))
@@ -73,8 +81,10 @@ def _relative(what: str, out: Tensor, exact: list[Any], bound: float, size: Any)
             continue
         error = abs(mp.mpf(value) - expected)
         if not error <= bound * size + 1e-37:
-            fail(f"{what}[{j}] is {value:.9g}, expected {mp.nstr(expected, 9)}: relative error "
-                 f"{mp.nstr(error / max(size, mp.mpf(10)**-300), 3)}, allowed {bound:.3g}")
+            fail(
+                f"{what}[{j}] is {value:.9g}, expected {mp.nstr(expected, 9)}: relative error "
+                f"{mp.nstr(error / max(size, mp.mpf(10) ** -300), 3)}, allowed {bound:.3g}"
+            )
 
 
 def shift_invariant(case: Case, run: Runner) -> None:
@@ -115,7 +125,8 @@ def permutation(case: Case, run: Runner) -> None:
     target = None if given.target is None else order.argsort()[given.target]
     results = []
     for values, labels, options in (
-        (logits, given.target, case.keywords()), (logits[:, order], target, keys),
+        (logits, given.target, case.keywords()),
+        (logits[:, order], target, keys),
     ):
         held = values.clone().requires_grad_()
         loss = run.loss(held, labels, reduction="none", **options)

@@ -95,7 +95,9 @@ class _Torch:
         if op == "*":
             return self._times(left, right)
         table: dict[str, Callable[[Value, Value], Value]] = {
-            "+": lambda a, b: a + b, "-": lambda a, b: a - b, "/": lambda a, b: a / b,
+            "+": lambda a, b: a + b,
+            "-": lambda a, b: a - b,
+            "/": lambda a, b: a / b,
             "**": lambda a, b: a**b,
         }
         return table[op](left, right)
@@ -132,13 +134,17 @@ class _Torch:
         first = args[0]
         log_sigmoid = torch.nn.functional.logsigmoid
         table: dict[str, Callable[[], Tensor]] = {
-            "relu": lambda: torch.relu(first), "sign": lambda: torch.sign(first),
+            "relu": lambda: torch.relu(first),
+            "sign": lambda: torch.sign(first),
             # torch's softplus is the identity above 20
-            "softplus": lambda: -log_sigmoid(-first), "log_sigmoid": lambda: log_sigmoid(first),
-            "minimum": lambda: torch.minimum(*args), "maximum": lambda: torch.maximum(*args),
+            "softplus": lambda: -log_sigmoid(-first),
+            "log_sigmoid": lambda: log_sigmoid(first),
+            "minimum": lambda: torch.minimum(*args),
+            "maximum": lambda: torch.maximum(*args),
             "clip": lambda: torch.clamp(first, args[1], args[2]),
-            "softcap": lambda: first if bool(args[1].isinf().all())
-            else args[1] * torch.tanh(first / args[1]),
+            "softcap": lambda: (
+                first if bool(args[1].isinf().all()) else args[1] * torch.tanh(first / args[1])
+            ),
             "mercator": lambda: torch.stack(
                 [first**k / k for k in range(1, int(args[1].item()) + 1)]
             ).sum(0),
@@ -190,8 +196,12 @@ class _Torch:
 
 # ---------------------------------------------------------------------------- mpmath
 def literal_mpmath(
-    spec: LossSpec, logits: Sequence[float], target: int | None,
-    parameters: Mapping[str, float], inputs: Mapping[str, Any], gradient: bool = True,
+    spec: LossSpec,
+    logits: Sequence[float],
+    target: int | None,
+    parameters: Mapping[str, float],
+    inputs: Mapping[str, Any],
+    gradient: bool = True,
 ) -> tuple[Any, list[Any]]:
     """(loss, gradient) of one row at the caller's precision.
 
@@ -274,7 +284,9 @@ class _Precise:
 
     def binary(self, op: str, left: Any, right: Any) -> Any:
         table: dict[str, Callable[[Any, Any], Any]] = {
-            "+": lambda a, b: a + b, "-": lambda a, b: a - b, "/": lambda a, b: a / b,
+            "+": lambda a, b: a + b,
+            "-": lambda a, b: a - b,
+            "/": lambda a, b: a / b,
             "*": lambda a, b: mp.mpf(0) if a == 0 or b == 0 else a * b,
             "**": lambda a, b: mp.power(a, b),
         }
@@ -282,8 +294,12 @@ class _Precise:
 
     def compare(self, op: str, left: Any, right: Any) -> Any:
         table: dict[str, Callable[[Any, Any], bool]] = {
-            "<": lambda a, b: a < b, "<=": lambda a, b: a <= b, ">": lambda a, b: a > b,
-            ">=": lambda a, b: a >= b, "==": lambda a, b: a == b, "!=": lambda a, b: a != b,
+            "<": lambda a, b: a < b,
+            "<=": lambda a, b: a <= b,
+            ">": lambda a, b: a > b,
+            ">=": lambda a, b: a >= b,
+            "==": lambda a, b: a == b,
+            "!=": lambda a, b: a != b,
         }
         return self._map(lambda a, b: mp.mpf(int(table[op](a, b))), left, right)
 
@@ -294,8 +310,9 @@ class _Precise:
     def call(self, node: Call, args: tuple[Any, ...]) -> Any:
         func, first = node.func, args[0]
         if func in _REDUCTIONS:
-            return _REDUCTIONS[func]([v for j, v in enumerate(first)
-                                      if not node.others or j != self.target])
+            return _REDUCTIONS[func](
+                [v for j, v in enumerate(first) if not node.others or j != self.target]
+            )
         if func in ("softmax", "log_softmax"):
             kept = [j for j in range(len(first)) if not node.others or j != self.target]
             total = _logsumexp([first[j] for j in kept])

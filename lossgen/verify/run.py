@@ -90,7 +90,9 @@ class VerificationResult:
 
 
 def verify(
-    name_or_path: str | Path, examples: int = 20, device: str = "cpu",
+    name_or_path: str | Path,
+    examples: int = 20,
+    device: str = "cpu",
     backends: Sequence[str] = ("torch", "triton"),
 ) -> VerificationResult:
     """Test a loss of the catalogue, or of a spec file, against its literal formula.
@@ -129,8 +131,14 @@ def _in_interpreter(
     name_or_path: str | Path, examples: int, backends: Sequence[str]
 ) -> VerificationResult:
     """The same in a new process: Triton decides at import whether it interprets."""
-    command = [sys.executable, "-m", "lossgen.verify.run", str(name_or_path), str(examples),
-               *backends]
+    command = [
+        sys.executable,
+        "-m",
+        "lossgen.verify.run",
+        str(name_or_path),
+        str(examples),
+        *backends,
+    ]
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -145,13 +153,12 @@ def _limits(spec: LossSpec) -> PropertyResult:
     except VerificationError as error:
         count, message = len(spec.limits), error.message
     doc = "The declared limits hold (mpmath)."
-    return PropertyResult("limits", doc, "formula", not message, count,
-                          perf_counter() - began, message, message)
+    return PropertyResult(
+        "limits", doc, "formula", not message, count, perf_counter() - began, message, message
+    )
 
 
-def check_property(
-    entry: Property, spec: LossSpec, run: Runner, examples: int
-) -> PropertyResult:
+def check_property(entry: Property, spec: LossSpec, run: Runner, examples: int) -> PropertyResult:
     """Fixed adversarial cases first, then ``examples``·share draws."""
     began = perf_counter()
     tried = 0
@@ -171,8 +178,12 @@ def check_property(
 
     count = max(1, round(examples * entry.share))
     search = settings(
-        max_examples=count, deadline=None, derandomize=True, database=None,
-        suppress_health_check=list(HealthCheck), report_multiple_bugs=False,
+        max_examples=count,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+        report_multiple_bugs=False,
         phases=(Phase.generate, Phase.shrink),
     )(given(cases(spec, entry.dtypes, entry.fixed))(attempt))
     try:
@@ -181,24 +192,43 @@ def check_property(
         search()
     except Exception:  # the last failure is Hypothesis' smallest
         case, error = failed[-1]
-        message = error.message if isinstance(error, VerificationError) else (
-            f"{type(error).__name__}: {error}"
+        message = (
+            error.message
+            if isinstance(error, VerificationError)
+            else (f"{type(error).__name__}: {error}")
         )
-        return PropertyResult(entry.name, entry.doc, run.backend, False, tried,
-                              perf_counter() - began, message, str(case))
-    return PropertyResult(entry.name, entry.doc, run.backend, True, tried,
-                          perf_counter() - began)
+        return PropertyResult(
+            entry.name,
+            entry.doc,
+            run.backend,
+            False,
+            tried,
+            perf_counter() - began,
+            message,
+            str(case),
+        )
+    return PropertyResult(entry.name, entry.doc, run.backend, True, tried, perf_counter() - began)
 
 
 def fixed_cases(entry: Property, spec: LossSpec) -> list[Case]:
     """Always tried, whatever Hypothesis draws: every value of each of the property's axes."""
     axes: dict[str, Sequence[Any]] = {
-        "kind": KINDS, "layout": LAYOUTS, "dtype": entry.dtypes,
+        "kind": KINDS,
+        "layout": LAYOUTS,
+        "dtype": entry.dtypes,
         "variant": range(len(spec.variants)),
     }
     plain = Case(
-        spec=spec, rows=3, classes=17, kind="plain", layout="contiguous", dtype=entry.dtypes[0],
-        point=0, variant=0, block=16, seed=11,
+        spec=spec,
+        rows=3,
+        classes=17,
+        kind="plain",
+        layout="contiguous",
+        dtype=entry.dtypes[0],
+        point=0,
+        variant=0,
+        block=16,
+        seed=11,
     )
     drawn = [plain, *(plain.with_(**{axis: v}) for axis in entry.axes for v in axes[axis])]
     return list({str(c): c for c in (d.with_(**entry.fixed) for d in drawn)}.values())

@@ -24,6 +24,7 @@ def tiles(block: int | None, splits: int = 1) -> Iterator[None]:
     """Launch the Triton kernels with this tile and number of splits."""
     stock = launch.config, launch.n_splits
     if block is not None:
+
         def config(role: str, n_classes: int, hip: bool = False) -> launch.Config:
             return launch.Config(block, 1, role == "fused" and block >= n_classes)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from sympy import exp
 
 from lossgen import paths
 from lossgen.compiler import compile_loss
@@ -109,7 +108,7 @@ def test_stop_gradient() -> None:
     weighted = formula("-stop_gradient(p[y]) * logp[y]")
     assert str(weighted.stable.gradient_y) == "-sigmoid(-z0)*sigmoid(z0)"
     entropy = formula("-sum(stop_gradient(p) * logp)")
-    assert exp(entropy.stable.forms[0].logp) in {b for _, b in entropy.stable.gradient}
+    assert entropy.stable.gradient == ()  # -sum(p̄·logp) is stationary at p̄ = p
 
 
 TWO_SWEEPS = [

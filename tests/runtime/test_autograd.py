@@ -238,6 +238,7 @@ def test_splits_fill_the_processors() -> None:
     assert n_splits(4096, 128256, 8192, 132) == 1
     assert n_splits(1, 128256, 8192, 132) == 16  # as many tiles as there are, as a power of two
     assert n_splits(8, 1_000_000, 8192, 132) == 32
-    assert config("fused", 16384).one_tile
-    assert not config("fused", 32768).one_tile
+    assert config("fused", 8192).one_tile
+    assert not config("fused", 8193).one_tile
+    assert config("fused", 8192, hip=True).warps == 16
     assert config("forward", 1).block == 16

@@ -38,8 +38,16 @@ def evaluate(
 def test_torch_and_mpmath_agree(name: str) -> None:
     spec = load_spec(paths.require_spec(name))
     case = Case(
-        spec=spec, rows=2, classes=5, kind="plain", layout="contiguous", dtype=torch.float64,
-        point=0, variant=-1, block=16, seed=3,
+        spec=spec,
+        rows=2,
+        classes=5,
+        kind="plain",
+        layout="contiguous",
+        dtype=torch.float64,
+        point=0,
+        variant=-1,
+        block=16,
+        seed=3,
     )
     given = case.arguments()
     x = given.logits.clone().requires_grad_()
@@ -52,7 +60,7 @@ def test_torch_and_mpmath_agree(name: str) -> None:
         }
         target = None if given.target is None else int(given.target[i])
         with mp.workdps(90):
-            row = [float(v) for v in x[i]]
+            row = [float(v) for v in given.logits[i]]
             value, slopes = literal_mpmath(spec, row, target, given.parameters, inputs)
         np.testing.assert_allclose(float(loss[i]), float(value), rtol=1e-11, atol=1e-13)
         expected = [float(s) for s in slopes]
