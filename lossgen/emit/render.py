@@ -329,7 +329,7 @@ def _normalizer(spec: LossSpec) -> list[str]:
     text = walk(spec.normalizer, algebra)
     lines = []
     for name, entry in spec.inputs.items():
-        if name not in spec.normalizer_source:
+        if name not in (spec.normalizer_source or ""):
             continue
         local = f"{name}_y" if entry.kind == "vocab" else name
         value = f"{name}[target]" if entry.kind == "vocab" else name

@@ -158,15 +158,15 @@ def no_grad_value(case: Case, run: Runner) -> None:
 
 def inputs_unchanged(case: Case, run: Runner) -> None:
     """Nothing that the caller owns is written to."""
-    logits, target = case.tensors()
-    before = logits.clone()
-    labels = None if target is None else target.clone()
-    held = logits.detach().requires_grad_()
-    run.loss(held, target, **case.keywords()).backward()
-    if not torch.equal(held.detach().nan_to_num(7.0), before.nan_to_num(7.0)):
-        fail("the logits were written to")
-    if target is not None and labels is not None and not torch.equal(target, labels):
-        fail("the target was written to")
+    logits, target = case.tensors(run.device)
+    keys = case.keywords(run.device)
+    owned = {"logits": logits, "target": target, **keys}
+    tensors = {name: value for name, value in owned.items() if isinstance(value, Tensor)}
+    before = {name: value.clone() for name, value in tensors.items()}
+    run.loss(logits.detach().requires_grad_(), target, **keys).backward()
+    for name, value in tensors.items():
+        if not torch.equal(value.nan_to_num(7.0), before[name].nan_to_num(7.0)):
+            fail(f"{name} was written to")
 
 
 def backward_twice(case: Case, run: Runner) -> None:

@@ -12,19 +12,55 @@ from lossgen.spec.load import load_spec, load_text
 
 #: name -> (statistics, saved scalars) of the base variant; every loss takes one sweep
 PINS = {
-    "aexp": (1, 2), "agce": (1, 2), "aul": (1, 2), "balanced_softmax": (1, 2), "comp_sum": (1, 2),
-    "cross_entropy": (1, 2), "dco": (1, 2), "focal": (1, 2), "gce": (1, 2), "gjs": (1, 2),
-    "ldam": (1, 2), "ldr_kl": (1, 2), "logit_adjustment": (1, 2), "mae": (1, 2), "poly1": (1, 2),
-    "pseudo_spherical": (1, 2), "sce": (1, 2), "taylor_ce": (1, 2), "truncated_gce": (1, 2),
-    "brier": (2, 3), "confidence_penalty": (2, 3), "logit_l2": (2, 2), "ngce": (2, 3),
-    "soft_bootstrap": (2, 3), "spherical": (2, 3), "tsallis_score": (2, 3),
-    "entropy_min": (2, 4), "nce": (3, 3), "apl_nce_mae": (3, 3), "apl_nce_rce": (3, 3),
-    "crammer_singer": (1, 2), "weston_watkins": (2, 1),
+    "aexp": (1, 2),
+    "agce": (1, 2),
+    "aul": (1, 2),
+    "balanced_softmax": (1, 2),
+    "comp_sum": (1, 2),
+    "cross_entropy": (1, 2),
+    "dco": (1, 2),
+    "focal": (1, 2),
+    "gce": (1, 2),
+    "gjs": (1, 2),
+    "ldam": (1, 2),
+    "ldr_kl": (1, 2),
+    "logit_adjustment": (1, 2),
+    "mae": (1, 2),
+    "poly1": (1, 2),
+    "pseudo_spherical": (1, 2),
+    "sce": (1, 2),
+    "taylor_ce": (1, 2),
+    "truncated_gce": (1, 2),
+    "brier": (2, 3),
+    "confidence_penalty": (2, 3),
+    "logit_l2": (2, 2),
+    "ngce": (2, 3),
+    "soft_bootstrap": (2, 3),
+    "spherical": (2, 3),
+    "tsallis_score": (2, 3),
+    "entropy_min": (2, 4),
+    "nce": (3, 3),
+    "apl_nce_mae": (3, 3),
+    "apl_nce_rce": (3, 3),
+    "crammer_singer": (1, 2),
+    "weston_watkins": (2, 1),
 }
 #: losses of p_y alone: one scalar f'(z), the gradient f'(z)·R_j and -f'(z), which sum to zero
 OF_TARGET_PROBABILITY = [
-    "aexp", "agce", "aul", "comp_sum", "cross_entropy", "dco", "focal", "gce", "gjs", "mae",
-    "poly1", "sce", "taylor_ce", "truncated_gce",
+    "aexp",
+    "agce",
+    "aul",
+    "comp_sum",
+    "cross_entropy",
+    "dco",
+    "focal",
+    "gce",
+    "gjs",
+    "mae",
+    "poly1",
+    "sce",
+    "taylor_ce",
+    "truncated_gce",
 ]
 
 
@@ -90,18 +126,20 @@ def test_identities() -> None:
 
 def test_stage_dump() -> None:
     compiled = compile_loss(load_spec(paths.require_spec("brier")))
-    assert str(compiled.stages["schedule"]) == "\n".join([
-        "sweeps       1",
-        "statistics   2",
-        "maximum      m0 = max of x; t = 1 * (. - m)",
-        "accumulate   a0 = sum exp(t)",
-        "accumulate   b0 = sum exp(2 * t)",
-        "save         m0, la0, T0",
-        "loss         T0 + sigmoid(z0)**2",
-        "per row      c0 = -2*T0 + 2*sigmoid(-z0)*sigmoid(z0)",
-        "per logit    c0*exp(logp0) + 2*exp(2*logp0)",
-        "at y         -2*(T0 + sigmoid(z0)**2)*sigmoid(-z0)",
-    ])
+    assert str(compiled.stages["schedule"]) == "\n".join(
+        [
+            "sweeps       1",
+            "statistics   2",
+            "maximum      m0 = max of x; t = 1 * (. - m)",
+            "accumulate   a0 = sum exp(t)",
+            "accumulate   b0 = sum exp(2 * t)",
+            "save         m0, la0, T0",
+            "loss         T0 + sigmoid(z0)**2",
+            "per row      c0 = -2*T0 + 2*sigmoid(-z0)*sigmoid(z0)",
+            "per logit    c0*exp(logp0) + 2*exp(2*logp0)",
+            "at y         -2*(T0 + sigmoid(z0)**2)*sigmoid(-z0)",
+        ]
+    )
 
 
 def test_stop_gradient() -> None:
@@ -112,7 +150,9 @@ def test_stop_gradient() -> None:
 
 
 TWO_SWEEPS = [
-    "-sum(log(1 - p), over=others)", "sum(abs(p - 1/V))", "-log_softmax(x / norm(p))[y]",
+    "-sum(log(1 - p), over=others)",
+    "sum(abs(p - 1/V))",
+    "-log_softmax(x / norm(p))[y]",
 ]
 
 
