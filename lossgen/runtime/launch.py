@@ -8,6 +8,7 @@ AMD has 64 threads to a warp, so its warps are halved.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -32,6 +33,8 @@ _LARGEST_TILE = {"forward": 4096, "merge": 1024, "backward": 4096, "fused": 4096
 _VALUES = {"forward": 8, "merge": 8, "backward": 16, "fused": 8}  # of a tile, per thread
 _ONE_TILE = 8192  # the longest row that the fused kernel keeps on chip
 _MAX_SPLITS = 64
+# Read once, as triton does when it decorates a kernel; and the compiler cannot trace the question.
+_INTERPRETING = bool(HAS_TRITON and triton.knobs.runtime.interpret)
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,11 @@ def _processors(logits: Tensor) -> int:
     if logits.is_cuda:
         return int(torch.cuda.get_device_properties(logits.device).multi_processor_count)
     return 1
+
+
+def _on(tensor: Tensor) -> AbstractContextManager[object]:
+    """Kernels are launched on the current device: make it that of ``tensor``."""
+    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
 
 
 def _pointers(
@@ -112,11 +120,12 @@ def forward(
         classes,
         *_strides(target, ignore_index, inputs, kinds),
     ]
-    variant.forward_kernel[(rows, splits)](
-        *args, SPLITS=splits, BLOCK=chosen.block, num_warps=chosen.warps
-    )
-    if splits > 1:
-        variant.merge_kernel[(rows,)](*args, SPLITS=splits, BLOCK=chosen.block, num_warps=1)
+    with _on(logits):
+        variant.forward_kernel[(rows, splits)](
+            *args, SPLITS=splits, BLOCK=chosen.block, num_warps=chosen.warps
+        )
+        if splits > 1:
+            variant.merge_kernel[(rows,)](*args, SPLITS=splits, BLOCK=chosen.block, num_warps=1)
     return loss, saved
 
 
@@ -137,20 +146,21 @@ def backward(
     if rows == 0:
         return grad
     chosen = config("backward", classes, torch.version.hip is not None)
-    variant.backward_kernel[(rows, -(-classes // chosen.block))](
-        *_pointers(logits, target, inputs, parameters),
-        saved,
-        grad_rows,
-        grad,
-        logits.stride(0),
-        grad.stride(0),
-        rows,
-        classes,
-        *_strides(target, ignore_index, inputs, kinds),
-        grad_rows.stride(0),
-        BLOCK=chosen.block,
-        num_warps=chosen.warps,
-    )
+    with _on(logits):
+        variant.backward_kernel[(rows, -(-classes // chosen.block))](
+            *_pointers(logits, target, inputs, parameters),
+            saved,
+            grad_rows,
+            grad,
+            logits.stride(0),
+            grad.stride(0),
+            rows,
+            classes,
+            *_strides(target, ignore_index, inputs, kinds),
+            grad_rows.stride(0),
+            BLOCK=chosen.block,
+            num_warps=chosen.warps,
+        )
     return grad
 
 
@@ -171,27 +181,28 @@ def fused(
     if rows == 0:
         return loss
     chosen = config("fused", classes, torch.version.hip is not None)
-    variant.fused_kernel[(rows,)](
-        *_pointers(logits, target, inputs, parameters),
-        loss,
-        grad_rows,
-        out,
-        logits.stride(0),
-        out.stride(0),
-        rows,
-        classes,
-        *_strides(target, ignore_index, inputs, kinds),
-        grad_rows.stride(0),
-        ONE_TILE=chosen.one_tile,
-        BLOCK=chosen.block,
-        num_warps=chosen.warps,
-    )
+    with _on(logits):
+        variant.fused_kernel[(rows,)](
+            *_pointers(logits, target, inputs, parameters),
+            loss,
+            grad_rows,
+            out,
+            logits.stride(0),
+            out.stride(0),
+            rows,
+            classes,
+            *_strides(target, ignore_index, inputs, kinds),
+            grad_rows.stride(0),
+            ONE_TILE=chosen.one_tile,
+            BLOCK=chosen.block,
+            num_warps=chosen.warps,
+        )
     return loss
 
 
 def interpreting() -> bool:
     """Was triton imported with TRITON_INTERPRET=1?"""
-    return bool(triton.knobs.runtime.interpret) if HAS_TRITON else False
+    return _INTERPRETING
 
 
 @jit
@@ -210,9 +221,10 @@ def scale_in_place(grad: Tensor, factor: Tensor) -> Tensor:
     if grad.is_cuda and HAS_TRITON and grad.dtype is not torch.float64 and grad.is_contiguous():
         block = 4096
         if grad.numel():
-            _scale_kernel[(-(-grad.numel() // block),)](
-                grad, factor.to(torch.float32), grad.numel(), BLOCK=block, num_warps=8
-            )
+            with _on(grad):
+                _scale_kernel[(-(-grad.numel() // block),)](
+                    grad, factor.to(torch.float32), grad.numel(), BLOCK=block, num_warps=8
+                )
         return grad
     if not grad.is_cuda and float(factor) == 1.0:
         return grad

@@ -9,7 +9,7 @@ the compiler sees as one node.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -89,13 +89,14 @@ class RowLoss:
             assert call.target is not None
             check_target_range(call.target, call.ignored, call.logits.shape[1])
         wants_grad = torch.is_grad_enabled() and logits.requires_grad
-        if not wants_grad or reduction == "none":
+        # float16 cannot hold a gradient before the caller's scale (a GradScaler's 65536) is known.
+        if not wants_grad or reduction == "none" or logits.dtype is torch.float16:
             rows = _Rows.apply(call.logits, call)
             if reduction == "none":
                 return rows.reshape(logits.shape[:-1])
             return self._reduce(rows, call, inputs, reduction)
         count = None if reduction == "sum" else self._weights(call, inputs).sum()
-        return _Fused.apply(call.logits, call, count, inplace_grad)
+        return _Fused.apply(call.logits, call, count, inplace_grad and call.disjoint)
 
     # ------------------------------------------------------------------ one call
     def _call(
@@ -139,7 +140,8 @@ class RowLoss:
             loss=self,
             index=index,
             logits=flat,
-            target=None if target is None else target.reshape(-1),
+            # Narrow types cannot be compared with every V or ignore_index: those would wrap.
+            target=None if target is None else target.reshape(-1).long(),
             inputs=tuple(tensors),
             kinds=tuple(kinds),
             parameters=tuple(float(values[n]) for n in variant.parameters),
@@ -210,6 +212,17 @@ class _Call:
         return self.target == self.ignore_index
 
     @property
+    def disjoint(self) -> bool:
+        """Does each logit have memory of its own? Not if rows are expanded."""
+        rows, classes = self.logits.shape
+        return rows < 2 or self.logits.stride(0) >= classes
+
+    def without_logits(self) -> _Call:
+        """For the backward, which has them from autograd: a second reference would keep them
+        alive past it, and past checkpointing or offloading."""
+        return replace(self, logits=self.logits.new_empty(0))
+
+    @property
     def variant(self) -> Variant:
         return self.loss.variants[self.index]
 
@@ -275,7 +288,7 @@ class _Rows(torch.autograd.Function):
         loss, saved = call.rows(logits)
         if ctx.needs_input_grad[0]:
             ctx.save_for_backward(logits, saved)
-            ctx.call = call
+            ctx.call = call.without_logits()
         return loss
 
     @staticmethod
@@ -310,7 +323,7 @@ class _Fused(torch.autograd.Function):
             torch.autograd.graph.increment_version(logits)
         else:
             ctx.save_for_backward(logits)
-        ctx.call, ctx.scale, ctx.grad = call, scale, out
+        ctx.call, ctx.scale, ctx.grad = call.without_logits(), scale, out
         total = rows.sum()
         return total if count is None else total / count
 

@@ -50,6 +50,11 @@ def _kinds(loss: RowLoss, variant: int) -> tuple[str, ...]:
     return tuple(declared[n] for n in loss.variants[variant].inputs)
 
 
+def _unit_stride(logits: Tensor) -> Tensor:
+    """A compiler may have chosen other strides than the caller's."""
+    return logits if logits.stride(-1) == 1 or logits.shape[1] == 1 else logits.contiguous()
+
+
 def _define(key: str) -> Operators:
     def forward(
         logits: Tensor,
@@ -66,7 +71,7 @@ def _define(key: str) -> Operators:
         module = launch if backend == "triton" else torch_backend
         return module.forward(
             loss.variants[variant],
-            logits,
+            _unit_stride(logits),
             target,
             inputs,
             _kinds(loss, variant),
@@ -103,7 +108,7 @@ def _define(key: str) -> Operators:
         module = launch if backend == "triton" else torch_backend
         return module.backward(
             loss.variants[variant],
-            logits,
+            _unit_stride(logits),
             target,
             saved,
             inputs,

@@ -6,6 +6,7 @@ and to memory about once, although torch runs one operation at a time.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -43,10 +44,11 @@ class _Chunks:
         self.logits = logits
         self.dtype = compute_dtype(logits)
         self.ignored = None if target is None else target == ignore_index
-        self.y = None
+        self.y = self.wrong = None
         if target is not None and self.ignored is not None:
             inside = (target >= 0) & (target < logits.shape[1]) & ~self.ignored
             self.y = torch.where(inside, target, 0).to(torch.int64).unsqueeze(1)
+            self.wrong = ~(inside | self.ignored)
         self.inputs = [i.to(self.dtype) for i in inputs]
 
     def arguments(self, start: int, stop: int, kinds: Sequence[str]) -> list[Tensor]:
@@ -54,6 +56,19 @@ class _Chunks:
         for value, kind in zip(self.inputs, kinds, strict=True):
             args.append(value[start:stop].unsqueeze(1) if kind == "row" else value)
         return args
+
+    def weights(self, grad_rows: Tensor) -> Tensor:
+        """``grad_rows`` as [N, 1]; NaN, to be loud, where the target is out of range."""
+        weight = grad_rows.to(self.dtype)
+        if self.wrong is not None:
+            weight = torch.where(self.wrong, math.nan, weight)
+        return weight.unsqueeze(1)
+
+    def finish(self, loss: Tensor) -> Tensor:
+        """Zero for ignored rows, NaN for targets out of range (checked before on a CPU)."""
+        if self.ignored is None or self.wrong is None:
+            return loss
+        return loss.masked_fill_(self.ignored, 0.0).masked_fill_(self.wrong, math.nan)
 
     def copy(self, start: int, stop: int) -> Tensor:
         """A chunk that the torch functions may overwrite."""
@@ -82,9 +97,7 @@ def forward(
         value, kept = variant.torch_forward(chunks.copy(start, stop), *args, *parameters)
         loss[start:stop] = value.squeeze(1)
         saved[:, start:stop] = kept
-    if chunks.ignored is not None:
-        loss.masked_fill_(chunks.ignored, 0.0)
-    return loss, saved
+    return chunks.finish(loss), saved
 
 
 def backward(
@@ -102,7 +115,7 @@ def backward(
     chunks = _Chunks(logits, target, inputs, ignore_index)
     rows = logits.shape[0]
     grad = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
-    weight = grad_rows.to(chunks.dtype).unsqueeze(1)
+    weight = chunks.weights(grad_rows)
     spans = _spans(logits)
     for start in spans:
         stop = min(start + spans.step, rows)
@@ -129,7 +142,7 @@ def fused(
     chunks = _Chunks(logits, target, inputs, ignore_index)
     rows = logits.shape[0]
     loss = torch.empty(rows, dtype=chunks.dtype, device=logits.device)
-    weight = grad_rows.to(chunks.dtype).unsqueeze(1)
+    weight = chunks.weights(grad_rows)
     in_place = out.dtype is chunks.dtype and out.is_contiguous()
     spans = _spans(logits)
     for start in spans:
@@ -141,10 +154,8 @@ def fused(
         loss[start:stop] = value.squeeze(1)
         if grad.data_ptr() != part.data_ptr():
             part.copy_(grad)
-    if chunks.ignored is not None:
-        loss.masked_fill_(chunks.ignored, 0.0)
     _clear_ignored(out, chunks.ignored)
-    return loss
+    return chunks.finish(loss)
 
 
 def _clear_ignored(grad: Tensor, ignored: Tensor | None) -> Tensor:

@@ -1,0 +1,214 @@
+"""Where a loss as a library function goes wrong: labels' types, memory, scaling, devices."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from contextlib import contextmanager
+
+import pytest
+import torch
+from torch import Tensor
+
+from lossgen.losses import cross_entropy_loss, entropy_min_loss, gce, gce_loss
+from lossgen.runtime import launch, torch_backend
+
+both = pytest.mark.parametrize("backend", ["torch", "triton"])
+
+
+def draw(n: int = 6, classes: int = 11) -> tuple[Tensor, Tensor]:
+    g = torch.Generator().manual_seed(0)
+    return 3 * torch.randn(n, classes, generator=g), torch.randint(classes, (n,), generator=g)
+
+
+# ------------------------------------------------------------------------------- labels
+@both
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.uint16, torch.int16])
+@pytest.mark.parametrize("classes", [256, 300])
+def test_labels_narrower_than_the_classes(backend: str, dtype: torch.dtype, classes: int) -> None:
+    """V and ignore_index do not fit the type of the labels."""
+    x, _ = draw(3, classes)
+    y = torch.tensor([3, 100, 0])
+    exact = gce_loss(x, y, reduction="none", backend=backend)
+    assert torch.equal(gce_loss(x, y.to(dtype), reduction="none", backend=backend), exact)
+
+
+def test_unsigned_label_is_not_ignore_index() -> None:
+    x, _ = draw(2, 300)
+    y = torch.tensor([156, 7])  # 156 is -100 modulo 256
+    assert gce_loss(x, y.to(torch.uint8), reduction="none").count_nonzero() == 2
+
+
+def test_out_of_range_is_loud_without_a_check() -> None:
+    """On a GPU nobody looks at the labels before the launch; float64 uses torch there."""
+    x, _ = draw(3)
+    y = torch.tensor([1, 11, -1])
+    variant = gce.LOSS.variants[0]
+    loss, saved = torch_backend.forward(variant, x, y, [], [], [0.7], -100)
+    assert loss.isnan().tolist() == [False, True, True]
+    grad = torch_backend.backward(variant, x, y, saved, [], [], [0.7], -100, torch.ones(3))
+    assert grad.isnan().all(1).tolist() == [False, True, True]
+    out = torch.empty_like(x)
+    loss = torch_backend.fused(variant, x, y, [], [], [0.7], -100, torch.ones(3), out)
+    assert loss.isnan().tolist() == [False, True, True]
+    assert out.isnan().all(1).tolist() == [False, True, True]
+
+
+# ------------------------------------------------------------------------------ scaling
+@both
+def test_float16_gradient_survives_loss_scaling(backend: str) -> None:
+    """p / N underflows in float16; 65536 p / N, what a GradScaler asks for, does not."""
+    x, y = draw(64, 500)
+    half = x.half().requires_grad_()
+    exact = half.detach().double().requires_grad_()
+    (65536 * gce_loss(half, y, backend=backend)).backward()
+    (65536 * gce_loss(exact, y)).backward()
+    assert half.grad is not None
+    assert exact.grad is not None
+    torch.testing.assert_close(half.grad.double(), exact.grad, rtol=2e-3, atol=1e-6)
+
+
+# ------------------------------------------------------------------------------- memory
+@both
+def test_inplace_grad_spares_expanded_logits(backend: str) -> None:
+    """Rows that share memory cannot each hold a gradient."""
+    _, y = draw()
+    grads = []
+    for inplace in (False, True):
+        leaf = torch.linspace(-1, 1, 11).reshape(1, 11).requires_grad_()
+        gce_loss((leaf * 2).expand(6, 11), y, backend=backend, inplace_grad=inplace).backward()
+        grads.append(leaf.grad)
+    torch.testing.assert_close(grads[0], grads[1])
+
+
+@both
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_saved_logits_can_be_offloaded(backend: str, reduction: str) -> None:
+    """Nothing but autograd's saved tensors may hold the logits."""
+    x, y = draw()
+    leaf = x.clone().requires_grad_()
+    logits = leaf * 1.0
+    alive = weakref.ref(logits.untyped_storage())
+    store: list[Tensor] = []
+
+    def pack(tensor: Tensor) -> int:
+        store.append(tensor.detach().clone())
+        return len(store) - 1
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda i: store[i]):
+        loss = gce_loss(logits, y, reduction=reduction, backend=backend)
+    del logits
+    gc.collect()  # the interpreter's frames
+    assert alive() is None
+    loss.sum().backward()
+    exact = x.clone().requires_grad_()
+    gce_loss(exact, y, reduction=reduction, backend=backend).sum().backward()
+    torch.testing.assert_close(leaf.grad, exact.grad)
+
+
+def test_operators_take_any_strides() -> None:
+    x, y = draw(11, 6)
+    wide = x.t()  # [6, 11], class stride 6
+    target = y[:6]
+    call = (target, [], [0.7], -100, 0, "triton")
+    loss, saved = gce.LOSS.operators.forward(wide, *call)
+    torch.testing.assert_close(loss, gce_loss(wide, target, reduction="none", backend="triton"))
+    grad = gce.LOSS.operators.backward(torch.ones(6), wide, target, saved, *call[1:])
+    leaf = wide.clone().requires_grad_()
+    gce_loss(leaf, target, reduction="sum", backend="triton").backward()
+    torch.testing.assert_close(grad, leaf.grad)
+
+
+# ------------------------------------------------------------------------------- device
+def test_kernels_are_launched_on_the_device_of_the_logits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The current device may be another GPU: every launch must happen under the guard."""
+    depth = 0
+    launches: list[int] = []
+
+    @contextmanager
+    def guard(_: Tensor):
+        nonlocal depth
+        depth += 1
+        yield
+        depth -= 1
+
+    class Spy:
+        def __getitem__(self, grid: tuple[int, ...]):
+            return lambda *_, **__: launches.append(depth)
+
+    monkeypatch.setattr(launch, "_on", guard)
+    monkeypatch.setattr(launch, "_processors", lambda _: 64)
+    variant = gce.LOSS.variants[0]
+    from dataclasses import replace
+
+    spied = replace(variant, **{f"{role}_kernel": Spy() for role in launch.ROLES})
+    x, y = draw(2, 50000)
+    common = ([], [], [0.7], -100)
+    _, saved = launch.forward(spied, x, y, *common)
+    launch.backward(spied, x, y, saved, *common, torch.ones(2))
+    launch.fused(spied, x, y, *common, torch.ones(2), torch.empty_like(x))
+    assert launches == [1, 1, 1, 1]
+
+
+# ------------------------------------------------------------------------------ compile
+def test_triton_backend_compiles_under_the_interpreter() -> None:
+    torch.compiler.reset()
+    compiled = torch.compile(gce_loss, fullgraph=True, backend="aot_eager")
+    x, y = draw()
+    torch.testing.assert_close(compiled(x, y, backend="triton"), gce_loss(x, y, backend="triton"))
+
+
+@pytest.mark.slow
+def test_inductor() -> None:
+    torch.compiler.reset()
+
+    def step(x: Tensor, y: Tensor) -> Tensor:
+        return gce_loss((2 * x).transpose(0, 1), y, ignore_index=0).square()
+
+    compiled = torch.compile(step, fullgraph=True)
+    x, y = draw(11, 6)
+    y = y[:6]
+    a, b = x.clone().requires_grad_(), x.clone().requires_grad_()
+    one, two = step(a, y), compiled(b, y)
+    torch.testing.assert_close(one, two)
+    one.backward()
+    two.backward()
+    torch.testing.assert_close(a.grad, b.grad)
+
+
+# ---------------------------------------------------------------------------- transforms
+@pytest.mark.parametrize("transform", ["grad", "vmap", "jvp", "jacrev", "hessian", "forward_ad"])
+def test_transforms_raise_and_never_answer_wrongly(transform: str) -> None:
+    x, y = draw()
+
+    def forward_ad() -> Tensor:
+        with torch.autograd.forward_ad.dual_level():
+            return gce_loss(torch.autograd.forward_ad.make_dual(x, x), y)
+
+    def value(v: Tensor) -> Tensor:
+        return gce_loss(v, y)
+
+    calls = {
+        "grad": lambda: torch.func.grad(value)(x),
+        "vmap": lambda: torch.vmap(value)(x.expand(2, 6, 11)),
+        "jvp": lambda: torch.func.jvp(value, (x,), (x,)),
+        "jacrev": lambda: torch.func.jacrev(value)(x),
+        "hessian": lambda: torch.func.hessian(value)(x),
+        "forward_ad": forward_ad,
+    }
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        calls[transform]()
+
+
+def test_second_derivative_is_not_silently_zero() -> None:
+    """A gradient penalty beside another term: the sum has a gradient even if ours is lost."""
+    x, y = draw()
+    for loss in (
+        gce_loss(x.requires_grad_(), y),
+        gce_loss(x, y, reduction="none").sum(),
+        entropy_min_loss(x),
+        cross_entropy_loss(x, y, label_smoothing=0.1),
+    ):
+        (grad,) = torch.autograd.grad(loss, x, create_graph=True)
+        with pytest.raises(RuntimeError, match="cannot be differentiated a second time"):
+            (grad.square().sum() + x.square().sum()).backward()
