@@ -334,9 +334,10 @@ def _normalizer(spec: LossSpec) -> list[str]:
         local = f"{name}_y" if entry.kind == "vocab" else name
         value = f"{name}[target]" if entry.kind == "vocab" else name
         if entry.off is None:
-            lines.append(f'{local} = inputs["{name}"]' + ("[target]" if value != name else ""))
+            gathered = "[target]" if value != name else ""
+            lines.append(f'{local} = inputs["{name}"]{gathered}.to(dtype)')
             continue
-        constant = f"torch.full_like(target, {float(entry.off)}, dtype=torch.float32)"
+        constant = f"torch.full_like(target, {float(entry.off)}, dtype=dtype)"
         lines.append(f'{name} = inputs["{name}"]')
-        lines.append(f"{local} = {constant} if {name} is None else {value}")
-    return [*lines, f"return ({text}).to(torch.float32)"]
+        lines.append(f"{local} = {constant} if {name} is None else {value}.to(dtype)")
+    return [*lines, f"return {text}"]

@@ -29,7 +29,7 @@ from lossgen.runtime.operators import register
 
 __all__ = ["RowLoss"]
 
-Normalizer = Callable[[Tensor, dict[str, Tensor | None]], Tensor]
+Normalizer = Callable[[Tensor, dict[str, Tensor | None], torch.dtype], Tensor]
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class RowLoss:
     """One loss: its declared arguments and its compiled variants, smallest first.
 
     ``key`` names the operators ``lossgen::<key>_forward`` and ``lossgen::<key>_backward``.
-    ``normalizer(target, inputs)`` is what the mean divides by the sum of, default one per row.
+    ``normalizer(target, inputs, dtype)`` is what the mean divides by the sum of, default one per row.
     """
 
     name: str
@@ -180,8 +180,8 @@ class RowLoss:
             i.name: value.reshape(-1) if value is not None else None
             for i, value in zip(self.inputs, inputs, strict=True)
         }
-        weight = self.normalizer(torch.where(inside, target, 0).long(), given)
-        return torch.where(target == call.ignore_index, 0.0, weight.to(dtype))
+        weight = self.normalizer(torch.where(inside, target, 0).long(), given, dtype)
+        return torch.where(target == call.ignore_index, 0.0, weight)
 
     def _reduce(
         self, rows: Tensor, call: _Call, inputs: Sequence[Tensor | None], reduction: str

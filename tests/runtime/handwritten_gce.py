@@ -291,9 +291,11 @@ def _torch_fused_all(
     return loss * factor, grad
 
 
-def _normalizer(target: Tensor, inputs: dict[str, Tensor | None]) -> Tensor:
+def _normalizer(
+    target: Tensor, inputs: dict[str, Tensor | None], dtype: torch.dtype
+) -> Tensor:
     weight = inputs["weight"]
-    return torch.ones(target.shape, device=target.device) if weight is None else weight[target]
+    return torch.ones_like(target, dtype=dtype) if weight is None else weight[target].to(dtype)
 
 
 LOSS = rt.RowLoss(
