@@ -9,7 +9,8 @@ from time import perf_counter
 from typing import Any
 
 from lossgen.ir.check import check
-from lossgen.ir.stages import KernelPlan, SymbolicLoss
+from lossgen.ir.plan import KernelPlan
+from lossgen.ir.stages import SymbolicLoss
 from lossgen.passes.certify import certify
 from lossgen.passes.differentiate import differentiate
 from lossgen.passes.parse import parse

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from sympy import Symbol
 
     from lossgen.compiler import Compiled
-    from lossgen.ir.stages import KernelPlan, StableLoss
+    from lossgen.ir.plan import KernelPlan
+from lossgen.ir.stages import StableLoss
 
 __all__ = ["explain"]
 
@@ -113,17 +114,24 @@ def _latex(compiled: Compiled) -> str:
     stable = compiled.variants[0].stable
     spelled = partial(latex, symbol_names=_symbol_names(stable))
     pivot, kept = ("y", r"j \ne y") if stable.pivot.value != "none" else ("", "j")
-    gradient = Add(*(Mul(coefficient, basis) for coefficient, basis in stable.gradient))
-    lines = [("", r"\ell", spelled(stable.loss))]
-    lines.append((kept, r"\partial \ell / \partial x_j", spelled(gradient)))
-    if pivot:
-        lines.append(("", r"\partial \ell / \partial x_y", spelled(stable.gradient_y)))
+    results = stable.outputs or ((r"\ell", stable.loss),)
+    lines = [
+        ("", name if name[0] == "\\" else rf"\mathrm{{{name}}}", spelled(v)) for name, v in results
+    ]
+    used: set[Symbol] = set()
+    for entry in stable.gradients:
+        gradient = Add(*(Mul(coefficient, basis) for coefficient, basis in entry.terms))
+        used |= gradient.free_symbols
+        vector, at_y = map(spelled, stable.vocabulary.streams[entry.stream])
+        lines.append((kept, rf"\partial \ell / \partial {vector}", spelled(gradient)))
+        if pivot:
+            lines.append(("", rf"\partial \ell / \partial {at_y}", spelled(entry.at_y)))
     for form in stable.forms:
         exponent = spelled(form.ell)
         total = rf"\sum_{{{kept}}} e^{{{exponent}}}"
         if pivot:
             lines.append(("", spelled(form.z), rf"\log {total} - {spelled(form.ell_y)}"))
-        if form.R in gradient.free_symbols:
+        if form.R in used:
             lines.append((kept, spelled(form.R), rf"e^{{{exponent}}} / {total}"))
     for item in stable.sums:
         lines.append(("", spelled(item.symbol), rf"\sum_{{{kept}}} {spelled(item.body)}"))
@@ -138,7 +146,8 @@ def _symbol_names(stable: StableLoss) -> dict[Symbol, str]:
     from sympy.core.alphabets import greeks
 
     names = {stable.vocabulary.x: "x_j", stable.vocabulary.x_y: "x_y"}
-    for vector, at_target in stable.vocabulary.vocab.values():
+    words = {k: v for k, v in stable.vocabulary.streams.items() if k != "x"}
+    for vector, at_target in (*words.values(), *stable.vocabulary.vocab.values()):
         names |= {vector: rf"\mathrm{{{vector}}}_j", at_target: rf"\mathrm{{{vector}}}_y"}
     for symbol in stable.vocabulary.parameters.values():
         if len(symbol.name) > 1 and symbol.name not in greeks:

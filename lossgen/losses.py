@@ -22,13 +22,13 @@ def __getattr__(name: str) -> object:
         return [*_index()]
     if name.startswith("__"):
         raise AttributeError(name)
-    if (paths.generated_dir() / f"{name}.py").is_file():
-        return import_module(f"{__name__}.{name}")
     module = _index().get(name)
+    if module is None and (paths.generated_dir() / f"{name}.py").is_file():
+        return import_module(f"{__name__}.{name}")
     if module is None:
         raise AttributeError(f"module {__name__!r} has no loss {name!r}; see `lossgen list`")
     value = getattr(import_module(f"{__name__}.{module}"), name)
-    globals()[name] = value
+    globals()[name] = value  # also where a function has the name of its module
     return value
 
 

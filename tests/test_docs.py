@@ -265,7 +265,7 @@ def test_every_template_variable_is_documented():
 
 
 def test_every_rewrite_is_documented():
-    from lossgen.passes.stabilize import RULES
+    from lossgen.passes.rules import RULES
 
     assert not {rule.name for rule in RULES} - named("rewrites.md")
 

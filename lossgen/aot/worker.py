@@ -18,6 +18,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from functools import lru_cache
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -30,8 +31,8 @@ __all__ = ["compile_job", "jobs_of", "main"]
 CONSTANTS = {
     "forward": ("SPLITS", "BLOCK"),
     "merge": ("SPLITS", "BLOCK"),
-    "backward": ("BLOCK",),
-    "fused": ("ONE_TILE", "BLOCK"),
+    "backward": ("WANT", "BLOCK"),
+    "fused": ("ONE_TILE", "WANT", "BLOCK"),
 }
 SPLITS = 4  # programs to a row, where it is split at all
 
@@ -78,6 +79,8 @@ def jobs_of(path: str, targets: list[str], full: bool) -> list[dict[str, Any]]:
                 continue
             for target in targets:
                 for config in _configurations(role, target, full):
+                    if config["constants"].get("SPLITS", 1) > 1 and variant.merge_kernel is None:
+                        continue
                     job = {"path": path, "variant": index, "role": role, "target": target}
                     job |= {"uses": sorted(variant.uses), **config}
                     if job not in jobs:
@@ -97,7 +100,8 @@ def _configurations(role: str, target: str, full: bool) -> list[dict[str, Any]]:
     for dtype in ("bf16", "fp32") if full else ("bf16",):
         for classes in vocabularies:
             chosen = config(role, classes, hip)
-            known = {"BLOCK": chosen.block, "ONE_TILE": chosen.one_tile}
+            # a kernel without WANT ignores it; -1: every gradient
+            known = {"BLOCK": chosen.block, "ONE_TILE": chosen.one_tile, "WANT": -1}
             for splits in {"forward": (1, SPLITS), "merge": (SPLITS,)}.get(role, (1,)):
                 constants = {**known, "SPLITS": splits}
                 wanted = {name: constants[name] for name in CONSTANTS[role]}
@@ -120,7 +124,7 @@ def compile_job(job: dict[str, Any]) -> dict[str, Any]:
 
     variant = _module(job["path"]).LOSS.variants[job["variant"]]
     kernel = getattr(variant, f"{job['role']}_kernel")
-    signature, constants, divisible = _specialisation(kernel, job)
+    signature, constants, divisible = _specialisation(kernel, job, variant.streams)
     attributes = {(kernel.arg_names.index(a),): [["tt.divisibility", 16]] for a in divisible}
     name: str = job["target"]
     cuda = name.startswith("sm_")
@@ -135,16 +139,20 @@ def compile_job(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def _specialisation(
-    kernel: Any, job: dict[str, Any]
+    kernel: Any, job: dict[str, Any], streams: Sequence[str]
 ) -> tuple[dict[str, str], dict[str, Any], list[str]]:
     """Types, constants and 16-divisible arguments, as the just-in-time compiler would see them."""
     fixed = {p.name for p in kernel.params if p.do_not_specialize}
     constants: dict[str, Any] = {n: v for n, v in job["constants"].items() if n in kernel.arg_names}
     signature, divisible = {}, []
+    by_class = {f"{kind}{n}_ptr" for n in streams for kind in ("", "grad_")}
+    by_class |= {"logits", "grad_logits"}
+    by_row = {f"stride_{kind}{n}" for n in streams for kind in ("", "grad_")}
+    by_row |= {"stride_row", "stride_grad", "n_classes"}
     for name in kernel.arg_names:
         if name in constants:
             kind = "constexpr"
-        elif name in ("logits", "grad_logits"):
+        elif name in by_class:
             kind = f"*{job['dtype']}"
         elif name == "target":
             kind = "*i64"
@@ -152,14 +160,13 @@ def _specialisation(
             kind = "*fp32"
         elif name.startswith("stride_") or name in ("n_rows", "n_classes", "ignore_index"):
             kind = "i32"
-            rows = ("stride_row", "stride_grad", "n_rows", "n_classes")
+            rows = {*by_row, "n_rows", "stride_grad_out"}
             if name not in rows and name.startswith("stride_") and name not in fixed:
                 kind, constants[name] = "constexpr", 1  # contiguous vectors: the compiler knows 1
         else:
             kind = "fp32"
         signature[name] = kind
-        by_row = name in ("stride_row", "stride_grad", "n_classes")
-        aligned = name == "n_rows" or (by_row and job["aligned"])
+        aligned = name in ("n_rows", "stride_grad_out") or (name in by_row and job["aligned"])
         if (kind[0] == "*" or aligned) and name not in fixed:
             divisible.append(name)
     return signature, constants, divisible

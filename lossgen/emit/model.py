@@ -1,4 +1,4 @@
-"""A kernel plan as lines of text: the view that the row templates render.
+"""A kernel plan as names and lines of text: the view that the row templates render.
 
 The templates own loops, memory and masks; everything a loss decides is a line of this model.
 """
@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from math import comb
 
 from sympy import Expr, Symbol
 
-from lossgen.emit.names import assignments, named_weights
-from lossgen.emit.printers import TRITON, Dialect, Printer
-from lossgen.ir.stages import Form, KernelPlan, Moment, Sum
+from lossgen.emit.names import named_weights
+from lossgen.ir.plan import KernelPlan, Moment
+from lossgen.ir.stages import Centre, Form, Max, Sum
 
 __all__ = ["CLAMP", "FLOOR", "RowModel", "whole"]
 
@@ -28,22 +27,33 @@ class RowModel:
     plan: KernelPlan
     suffix: str
 
-    # ------------------------------------------------------------------ names and arguments
+    # ------------------------------------------------------------------ what is used
     @cached_property
     def used(self) -> set[Symbol]:
-        stable = self.plan.stable
-        found = stable.loss.free_symbols | stable.gradient_y.free_symbols
-        found |= self.plan.gradient.free_symbols
-        for scalar in self.plan.coefficients:
+        stable, plan = self.plan.stable, self.plan
+        found = stable.loss.free_symbols.union(*(e.free_symbols for e in stable.results))
+        for gradient in plan.gradients:
+            found |= gradient.expr.free_symbols | gradient.at_y.free_symbols
+        for scalar in plan.coefficients:
             found |= scalar.expr.free_symbols
         for form in stable.forms:
             found |= form.ell.free_symbols | form.ell_y.free_symbols
             found |= form.scale.free_symbols
-        for moment in self.plan.moments:
+        for moment in plan.moments:
             found |= moment.weight.free_symbols | moment.kappa.free_symbols
+        for centre in self.centres:
+            found |= centre.expr.free_symbols | centre.expr_y.free_symbols
+            found |= centre.factor.free_symbols
         for largest in stable.maxes:
             found |= largest.body.free_symbols
         return found
+
+    @cached_property
+    def centres(self) -> tuple[Centre, ...]:
+        wanted = {m.centre for m in self.plan.moments}
+        wanted = wanted.union(*(m.weight.free_symbols for m in self.plan.moments))
+        wanted = wanted.union(*(g.expr.free_symbols for g in self.plan.gradients))
+        return tuple(c for c in self.plan.stable.centres if c.symbol in wanted)
 
     @property
     def pivot(self) -> str:
@@ -53,6 +63,16 @@ class RowModel:
     def parameters(self) -> list[str]:
         table = self.plan.stable.vocabulary.parameters
         return [name for name, symbol in table.items() if symbol in self.used]
+
+    @property
+    def streams(self) -> list[str]:
+        """The class streams beside the logits."""
+        return [name for name in self.plan.stable.vocabulary.streams if name != "x"]
+
+    @property
+    def differentiable(self) -> list[str]:
+        """Those of them that get a gradient."""
+        return [n for n in self.plan.stable.vocabulary.differentiable if n != "x"]
 
     @property
     def vocab(self) -> list[str]:
@@ -74,33 +94,47 @@ class RowModel:
         return self.plan.stable.vocabulary.classes in self.used
 
     @property
+    def needs_index(self) -> bool:
+        return bool(set(self.plan.stable.vocabulary.index) & self.used)
+
+    @property
+    def outputs(self) -> list[str]:
+        """Names of the results of a row."""
+        return [name for name, _ in self.plan.stable.outputs] or ["loss"]
+
+    @property
+    def cotangents(self) -> list[str]:
+        return [g.name for g in self.plan.stable.vocabulary.cotangents]
+
+    # ------------------------------------------------------------------ names and arguments
+    @cached_property
+    def at_y(self) -> list[str]:
+        """Values at y that anything may mention; an arg-max pivot carries them in the state."""
+        if self.pivot == "none":
+            return []
+        names = self.plan.stable.vocabulary
+        found = [f"{n}_y" for n in names.streams] + [f"{n}_y" for n in self.vocab]
+        return found + (["index_y"] if self.needs_index else [])
+
+    @property
     def row_context(self) -> list[str]:
         """What row expressions may mention besides statistics."""
-        names = ["x_y"] if self.pivot != "none" else []
-        names += [f"{v}_y" for v in self.vocab] if self.pivot == "target" else []
-        return [*names, *self.rows, *self.parameters, *(["V"] if self.needs_classes else [])]
+        constants = [*self.rows, *self.parameters, *(["V"] if self.needs_classes else [])]
+        return [*self.at_y, *constants]
+
+    @property
+    def lift_row_context(self) -> list[str]:
+        return [n for n in self.row_context if self.pivot == "target" or n not in self.at_y]
+
+    @property
+    def tile_streams(self) -> list[str]:
+        """What is loaded per class."""
+        return ["x", *self.streams, *self.vocab]
 
     @property
     def tile_context(self) -> list[str]:
         """What class expressions may mention: one tile of every stream, and the row context."""
-        return ["x", *self.vocab, *self.lift_row_context]
-
-    @property
-    def lift_row_context(self) -> list[str]:
-        return [n for n in self.row_context if self.pivot == "target" or n != "x_y"]
-
-    @cached_property
-    def state(self) -> list[str]:
-        names = [f"m{f.index}" for f in self.forms] + [m.name for m in self.plan.moments]
-        if self.pivot == "argmax":
-            names.append("pivot")
-        for k in range(len(self.plan.stable.maxes)):
-            names += [f"max{k}", f"index{k}"]
-        return names
-
-    @property
-    def identity(self) -> list[str]:
-        return ['float("-inf")' if n[0] == "m" else "0.0" for n in self.state]
+        return [*self.tile_streams, *self.lift_row_context]
 
     @property
     def saved(self) -> list[str]:
@@ -110,12 +144,19 @@ class RowModel:
     def forms(self) -> tuple[Form, ...]:
         return self.plan.stable.forms
 
-    def lower(self, moment: Moment, power: int) -> str:
-        """Name of the moment of the same kind with another power."""
-        key = (moment.form, moment.kappa, power, moment.weight)
-        return next(
-            m.name for m in self.plan.moments if (m.form, m.kappa, m.power, m.weight) == key
-        )
+    @property
+    def maxes(self) -> tuple[Max, ...]:
+        return self.plan.stable.maxes
+
+    @property
+    def sums(self) -> tuple[Sum, ...]:
+        return self.plan.sums
+
+    def lower(self, moment: Moment, power: int, centred: bool = True) -> str:
+        """Name of the moment of the same kind with another power, or without its centre."""
+        centre = moment.centre if centred else None
+        kind = (moment.form, moment.kappa, power, moment.weight, centre, moment.level)
+        return next(m.name for m in self.plan.moments if m.kind == kind)
 
     def needs_powers(self, form: Form) -> bool:
         """Does any moment of the form need t beyond exp(t)?"""
@@ -124,167 +165,154 @@ class RowModel:
             for m in self.plan.moments
         )
 
+    # ------------------------------------------------------------------ sweeps
+    @property
+    def levels(self) -> range:
+        return range(1, 1 + max(1, self.plan.sweeps))
+
+    @cached_property
+    def sweep_models(self) -> list[Sweep]:
+        return [Sweep(self, level) for level in self.levels]
+
+    @property
+    def state(self) -> list[str]:
+        """Everything that the sweeps reduce."""
+        return [n for sweep in self.sweep_models for n in sweep.state]
+
+    def tile_symbols(self, exprs: list[Expr]) -> set[str]:
+        """The names that class expressions mention, with p{i} and r{i} named."""
+        found: set[str] = set()
+        for expr in exprs:
+            found |= named_weights(expr, self.forms)[1]
+        deltas = {c.symbol.name for c in self.centres}
+        return found | ({"delta"} if found & deltas else set())
+
     @cached_property
     def gradient_names(self) -> set[str]:
-        """The symbols of the gradient of a tile, with p{i} and r{i} named."""
-        return named_weights(self.plan.gradient, self.forms)[1]
+        return self._with_exponents(self.tile_symbols([g.expr for g in self.plan.gradients]))
 
-    # ------------------------------------------------------------------ row scalars
-    def _softmax_lines(
-        self, dialect: Dialect, wanted: set[Symbol], saved: bool, gradient: bool
-    ) -> list[str]:
-        """z, lam = L - m, L of every form, from the state (m, a) or the saved (m, log a)."""
-        where, printer = ("tl.where" if dialect is TRITON else "torch.where"), Printer(dialect)
-        prefix, lines = dialect.prefix, []
+    def named(self, expr: Expr) -> Expr:
+        """A class expression with p{i} and r{i} for the exponentials."""
+        return named_weights(expr, self.forms)[0]
+
+    def tile_scalars(self, names: set[str], level: int) -> list[str]:
+        """The row scalars that class expressions with ``names`` need, of sweeps up to ``level``."""
+        names = self._with_exponents(names)
+        found: list[str] = []
         for form in self.forms:
             i = form.index
-            if saved and f"m{i}" not in self.saved:
+            if form.level > level:
                 continue
-            if not saved:
-                lines.append(f"la{i} = {dialect.log}(a{i})")
-            if self.pivot == "argmax":
-                lines.append(f"z{i} = la{i}")
-                lines.append(f"lam{i} = {prefix}softplus(z{i})")
-            else:
-                gap = self._gap(form, printer)
-                lines.append(f"ly{i} = {printer(form.base_y)}")
-                # An empty set of other classes has log a = -inf and m = 0: z = -inf.
-                lines.append(f"z{i} = {gap} + la{i}")
-                if self._uses_lam(form, wanted, saved, gradient):
-                    lines.append(
-                        f"lam{i} = {where}(z{i} > 0.0, la{i} + {prefix}softplus(-z{i}), "
-                        f"{prefix}softplus(z{i}) - ({gap}))"
-                    )
-            if form.L in wanted:
-                scaled = "" if form.scale == 1 else f"{printer(form.scale, 2)} * "
-                lines.append(f"L{i} = {scaled}m{i} + lam{i}")
-        return lines
-
-    def _gap(self, form: Form, printer: Printer) -> str:
-        """scale·(m - base_y) - shift_y: how far the largest other exponent is above l_y."""
-        i = form.index
-        gap = f"(m{i} - ly{i})"
-        if form.scale != 1:
-            gap = f"{printer(form.scale, 2)} * {gap}"
-        return gap if form.shift_y == 0 else f"{gap} - {printer(form.shift_y, 2)}"
-
-    def _uses_lam(self, form: Form, wanted: set[Symbol], saved: bool, gradient: bool) -> bool:
-        finishes = not saved and any(s.form == form.index for s in self._sums)
-        reads = gradient and self.gradient_names & {f"p{form.index}", form.logp.name}
-        return form.L in wanted or finishes or bool(reads)
-
-    def _gradient_symbols(self) -> set[Symbol]:
-        """The symbols of the gradient's row scalars, and of its class expression."""
-        stable = self.plan.stable
-        found = stable.gradient_y.free_symbols | self.plan.gradient.free_symbols
-        return found.union(*(c.expr.free_symbols for c in self.plan.coefficients))
-
-    @property
-    def _sums(self) -> list[Sum]:
-        keep = {*self.plan.forward_sums, *self.plan.gradient_sums}
-        return [s for s in self.plan.stable.sums if s in keep]
-
-    def _sum_lines(self, dialect: Dialect) -> list[str]:
-        """Finished sums: exp(-kappa·lam)·Σ binomial·(-lam)^(n-k)·M_k."""
-        printer, lines = Printer(dialect), []
-        for entry in self._sums:
-            moment = Moment("", entry.form, entry.kappa, entry.power, entry.weight)
-            if entry.form is None:
-                text = self.lower(moment, 0)
-                if self.pivot == "argmax":
-                    names = self.plan.stable.vocabulary
-                    text += f" - {printer(entry.body.xreplace({names.x: names.x_y}), 2)}"
-                lines.append(f"{entry.symbol} = {text}")
-                continue
-            i, n = entry.form, entry.power
-            terms: list[str] = []
-            for power in range(n, -1, -1):
-                sign = " - " if (n - power) % 2 else (" + " if terms else "")
-                scale = [str(float(comb(n, power)))] if comb(n, power) > 1 else []
-                factors = [*scale, *[f"lam{i}"] * (n - power), self.lower(moment, power)]
-                terms.append(sign + " * ".join(factors))
-            total = "".join(terms)
-            if entry.kappa != 0:
-                exponent = printer(-entry.kappa * Symbol(f"lam{i}"))
-                total = f"{dialect.exp}({exponent}) * ({total})"
-            lines.append(f"{entry.symbol} = {total}")
-        return lines
-
-    def _clamp_lines(self, dialect: Dialect, clamp: bool) -> tuple[list[str], Printer]:
-        if not clamp:
-            return [], Printer(dialect)
-        lines = [
-            f"zc{f.index} = {dialect.prefix}clip(z{f.index}, -{CLAMP}, {CLAMP})" for f in self.forms
-        ]
-        return lines, Printer(dialect, {f.z: f"zc{f.index}" for f in self.forms})
-
-    def loss_lines(self, dialect: Dialect, with_gradient: bool = False) -> list[str]:
-        """From the finished state to ``loss``, everything that is saved, and, if the gradient
-        follows at once, what it reads."""
-        stable = self.plan.stable
-        wanted = set(stable.loss.free_symbols)
-        if with_gradient:
-            wanted |= self._gradient_symbols()
-        lines = self._softmax_lines(dialect, wanted, False, with_gradient)
-        lines += self._sum_lines(dialect)
-        clamped, printer = self._clamp_lines(dialect, stable.clamp_loss)
-        return lines + clamped + assignments([("loss", stable.loss)], printer)
-
-    def coefficient_lines(self, dialect: Dialect, saved: bool) -> list[str]:
-        """The row scalars of the gradient; ``saved``: from what the forward stored."""
-        stable = self.plan.stable
-        wanted = set(stable.gradient_y.free_symbols)
-        targets: list[tuple[str, Expr]] = []
-        for scalar in self.plan.coefficients:
-            wanted |= scalar.expr.free_symbols
-            targets.append((scalar.symbol.name, scalar.expr))
-        if self.pivot != "none":
-            targets.append(("grad_y", stable.gradient_y))
-        known = {e: s.symbol for s in self.plan.coefficients for e in (s.expr,)}
-        targets = [(n, e if n != "grad_y" else _in_terms_of(e, known)) for n, e in targets]
-        lines = self._softmax_lines(dialect, wanted, True, True) if saved else []
-        clamped, printer = self._clamp_lines(dialect, stable.clamp_gradient)
-        lines += clamped + assignments(targets, printer)
-        names = self.gradient_names
-        where = "tl.where" if dialect is TRITON else "torch.where"
-        for form in self.forms:
-            i = form.index
-            if f"p{i}" in names:
-                lines.append(f"pinv{i} = {dialect.exp}(-lam{i})")
-            if f"r{i}" in names:
-                lines.append(
-                    f'rinv{i} = {where}(la{i} == float("-inf"), 0.0, {dialect.exp}(-la{i}))'
-                )
-        return lines
-
-    @property
-    def coefficient_names(self) -> list[str]:
-        """What the gradient of a tile needs from its row."""
-        names = self.gradient_names
-        found = [s.symbol.name for s in self.plan.coefficients]
-        found += ["grad_y"] if self.pivot != "none" else []
-        for form in self.forms:
-            i = form.index
             exponentials = {f"p{i}", f"r{i}", form.logp.name} & names
             found += [f"m{i}"] if exponentials else []
             found += [f"pinv{i}"] if f"p{i}" in names else []
             found += [f"rinv{i}"] if f"r{i}" in names else []
-            found += [f"lam{i}"] if form.logp.name in names else []
-        return found + [n for n in self.saved if n.startswith("index")]
+            found += [f"lam{i}"] if {form.logp.name, f"lam{i}"} & names else []
+            found += [n for n in (f"z{i}", f"L{i}") if n in names]
+        found += [s.symbol.name for s in self.sums if s.level <= level and s.symbol.name in names]
+        for k, largest in enumerate(self.maxes):
+            if largest.level <= level:
+                found += [f"max{k}"] if f"max{k}" in names else []
+                found += [f"index{k}"] if {f"index{k}", f"is_max{k}"} & names else []
+        return found
+
+    def _with_exponents(self, names: set[str]) -> set[str]:
+        """``names``, and those that the exponents of their softmaxes mention."""
+        found = set(names)
+        for form in reversed(self.forms):
+            if form.level > 1 and {f"p{form.index}", f"r{form.index}", form.logp.name} & found:
+                found |= self.tile_symbols([form.base, form.scale])
+        return found
+
+    @property
+    def coefficient_names(self) -> list[str]:
+        """What the gradient of a tile needs from its row."""
+        found = [s.symbol.name for s in self.plan.coefficients]
+        if self.pivot != "none":
+            found += [f"grad_{g.stream}_y" for g in self.plan.gradients]
+        last = self.levels[-1]
+        return found + self.tile_scalars(self.gradient_names, last)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One reduction over the classes: what it accumulates and what it needs to know."""
+
+    model: RowModel
+    level: int
+
+    @property
+    def suffix(self) -> str:
+        """Of its functions: _2 for the second sweep."""
+        return self.model.suffix + (f"_{self.level}" if self.level > 1 else "")
+
+    @property
+    def forms(self) -> list[Form]:
+        return [f for f in self.model.forms if f.level == self.level]
+
+    @property
+    def moments(self) -> list[Moment]:
+        return [m for m in self.model.plan.moments if m.level == self.level]
+
+    @property
+    def maxes(self) -> list[tuple[int, Max]]:
+        return [(k, m) for k, m in enumerate(self.model.maxes) if m.level == self.level]
+
+    @cached_property
+    def carries_pivot(self) -> bool:
+        return self.model.pivot == "argmax" and self.level == 1
+
+    @cached_property
+    def state(self) -> list[str]:
+        names = [f"m{f.index}" for f in self.forms] + [m.name for m in self.moments]
+        if self.carries_pivot:
+            names += ["pivot", *self.model.at_y]
+        for k, _ in self.maxes:
+            names += [f"max{k}", f"index{k}"]
+        return names
+
+    @property
+    def identity(self) -> list[str]:
+        return ['float("-inf")' if n[0] == "m" else "0.0" for n in self.state]
+
+    @property
+    def bodies(self) -> list[Expr]:
+        """The class expressions of its lift."""
+        found = [m.weight for m in self.moments]
+        found += [e for f in self.forms for e in (f.base, f.scale)]
+        found += [m.body for _, m in self.maxes]
+        return found + [m.centre for m in self.moments if m.centre is not None]
+
+    @property
+    def known(self) -> list[str]:
+        """Row scalars of the sweeps before it."""
+        if self.level == 1:
+            return []
+        return self.model.tile_scalars(self.model.tile_symbols(self.bodies), self.level - 1)
+
+    @property
+    def context(self) -> list[str]:
+        """What the lift takes besides cols, inside and y."""
+        at_y = self.model.at_y if self.model.pivot == "argmax" and self.level > 1 else []
+        pivot = ["pivot"] if at_y else []
+        return [*self.model.tile_context, *pivot, *at_y, *self.known]
+
+    @property
+    def row_arguments(self) -> list[str]:
+        """The part of ``context`` that is not loaded per class."""
+        return [n for n in self.context if n not in self.model.tile_streams]
+
+    @property
+    def merge_context(self) -> list[str]:
+        """Row scalars that a merge needs: rates, scales, and what a weight at the pivot needs."""
+        wanted = {s.name for m in self.moments for s in m.kappa.free_symbols}
+        wanted |= {s.name for f in self.forms for s in f.scale.free_symbols}
+        if self.carries_pivot:
+            wanted |= {s.name for e in self.bodies for s in e.free_symbols}
+            wanted |= {s.name for c in self.model.centres for s in (c.factor * c.expr).free_symbols}
+        return [n for n in self.row_arguments if n in wanted and n not in self.state]
 
 
 def whole(kappa: Expr) -> int:
     """kappa as a positive integer, or 0."""
     return int(kappa) if kappa.is_Integer and kappa > 0 else 0
-
-
-def _in_terms_of(expr: Expr, known: dict[Expr, Symbol]) -> Expr:
-    """Use a named coefficient where the expression is one, up to sign or a constant factor."""
-    coefficient, rest = expr.as_coeff_Mul()
-    for value, symbol in known.items():
-        if expr in (value, -value):
-            return symbol if expr == value else -symbol
-        scale, body = value.as_coeff_Mul()
-        if body == rest:
-            return coefficient / scale * symbol
-    return expr

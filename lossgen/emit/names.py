@@ -19,10 +19,15 @@ from lossgen.ir.stages import Form, StableLoss
 
 __all__ = ["assignments", "check_names", "named_weights"]
 
-_NUMBERED = re.compile(r"(l|m|t|u|e|a|b|c|d|f|k|la|ly|z|zc|lam|L|p|r|pinv|rinv|T|w|max|index)\d+")
+_NUMBERED = re.compile(
+    r"(l|m|t|u|e|a|b|c|d|f|g|k|v|la|ly|z|zc|lam|L|p|r|pinv|rinv|T|w|max|index|is_max|delta)\d+"
+)
 _RESERVED = {
     "x",
     "x_y",
+    "index",
+    "index_y",
+    "WANT",
     "y",
     "V",
     "row",
@@ -37,7 +42,6 @@ _RESERVED = {
     "logits",
     "target",
     "grad",
-    "grad_y",
     "grad_rows",
     "grad_logits",
     "scale",

@@ -16,14 +16,16 @@ import jinja2
 
 from lossgen.compiler import Compiled
 from lossgen.emit import sweep_triton
+from lossgen.emit.docstring import docstring
 from lossgen.emit.model import RowModel
 from lossgen.emit.names import check_names
 from lossgen.emit.printers import TORCH, TRITON
-from lossgen.emit.sweep_torch import TorchSweep
+from lossgen.emit.scalars import RowScalars
+from lossgen.emit.sweep_torch import TorchSweep, values_at_y
 from lossgen.errors import CompilerBug
 from lossgen.paths import templates_dir
 from lossgen.spec.expr import Algebra, NameKind, walk
-from lossgen.spec.model import LossSpec
+from lossgen.spec.model import Input, LossSpec
 
 __all__ = ["render_module"]
 
@@ -122,10 +124,7 @@ def _loss(compiled: Compiled) -> dict[str, Any]:
         }
         for name, p in spec.parameters.items()
     ]
-    inputs = [
-        {"name": n, "kind": i.kind, "off": "None" if i.off is None else _literal(i.off)}
-        for n, i in spec.inputs.items()
-    ]
+    inputs = [_input(name, entry) for name, entry in spec.inputs.items()]
     vocab = [i for i in inputs if i["kind"] == "vocab"]
     common = (["ignore_index"] if spec.has_target else []) + ["reduction", "backend"]
     names = [str(p["name"]) for p in parameters]
@@ -135,11 +134,14 @@ def _loss(compiled: Compiled) -> dict[str, Any]:
         "key": f"{spec.name}_{_digest(spec.source)[:8]}",
         "parameters": parameters,
         "inputs": inputs,
+        "streams": [i for i in inputs if i["kind"] == "class"],
+        "keyword_inputs": [i for i in inputs if i["kind"] != "class"],
+        "outputs": [o.name for o in spec.outputs],
         "vocab_inputs": vocab,
         "row_inputs": [i for i in inputs if i["kind"] == "row"],
         "has_target": spec.has_target,
         "min_classes": spec.min_classes,
-        "docstring": _docstring(spec),
+        "docstring": docstring(spec),
         "option_names": [
             *names,
             *(str(i["name"]) for i in vocab),
@@ -153,64 +155,24 @@ def _loss(compiled: Compiled) -> dict[str, Any]:
     }
 
 
+def _input(name: str, entry: Input) -> dict[str, Any]:
+    domain = entry.domain
+    return {
+        "name": name,
+        "kind": entry.kind,
+        "off": "None" if entry.off is None else _literal(entry.off),
+        "differentiable": entry.differentiable,
+        "lo": _literal(domain.lo) if domain else None,
+        "hi": _literal(domain.hi) if domain else None,
+        "lo_open": domain.lo_open if domain else None,
+        "hi_open": domain.hi_open if domain else None,
+    }
+
+
 def _literal(value: float) -> str:
     if value in (float("inf"), float("-inf")):
         return f'float("{value}")'
     return repr(float(value))
-
-
-def _docstring(spec: LossSpec) -> str:
-    lines = [f"{spec.title}.", ""]
-    lines += [
-        f"    {t.source}" + (f"   (times {t.weight})" if t.weight else "") for t in spec.terms
-    ]
-    lines += [
-        "",
-        "Args:",
-        "    logits: [*, V], float32, bfloat16 or float16 (float64 on CPU).",
-        "        Any strides; -inf masks a class.",
-    ]
-    if spec.has_target:
-        lines.append("    target: [*], integer class in [0, V), or ``ignore_index``.")
-    for name, p in spec.parameters.items():
-        lines.append(f"    {name}: {p.doc.rstrip('.')}. Domain {p.domain}.")
-    for name, i in spec.inputs.items():
-        shape = "[V]" if i.kind == "vocab" else "[*]"
-        optional = "" if i.off is None else f" None stands for {i.off:g}."
-        lines.append(f"    {name}: {shape}. {i.doc.rstrip('.')}.{optional}")
-    if spec.has_target:
-        lines.append("    ignore_index: rows with this target have loss 0 and gradient 0.")
-    lines += [
-        '    reduction: "mean" (over the rows that count), "sum" or "none".',
-        '    backend: "auto" (Triton on CUDA, torch on CPU), "triton" or "torch".',
-        "    inplace_grad: let the gradient overwrite ``logits``.",
-        "",
-        "Returns:",
-        "    float32 (float64 for float64 logits): a scalar, or [*] for ``reduction='none'``.",
-        "",
-        "Raises:",
-        "    ValueError: a parameter outside its domain, shapes or devices that do not fit.",
-        "    TypeError: logits that are not floating point, a target that is not integer.",
-        "    IndexError: a target outside [0, V) (on CPU; on a GPU that row's loss is NaN).",
-        "",
-        f"Source: {spec.reference}",
-    ]
-    wrapped = []
-    for line in lines:
-        indent = " " * (len(line) - len(line.lstrip()))
-        wrapped += (
-            textwrap.wrap(
-                line,
-                90,
-                initial_indent="",
-                subsequent_indent=indent + "    ",
-                break_long_words=False,
-                drop_whitespace=True,
-            )
-            if line.strip()
-            else [""]
-        )
-    return "\n".join(f"    {w}".rstrip() if k else w for k, w in enumerate(wrapped))
 
 
 # ---------------------------------------------------------------------------- one variant
@@ -220,54 +182,75 @@ class _VariantView:
     def __init__(self, model: RowModel, title: str, comments: list[str]) -> None:
         self._model = model
         self.title, self.comments = title, comments
-        stable = model.plan.stable
+        stable, sweeps = model.plan.stable, model.sweep_models
         self.target = model.pivot == "target"
         self.uses = sorted(stable.uses)
-        self.lift = sweep_triton.lift(model)
-        self.merge = sweep_triton.merge(model)
+        self.gradients = model.plan.gradients
+        triton, torch = RowScalars(model, TRITON), RowScalars(model, TORCH)
+        self.lift = {s.level: sweep_triton.lift(s) for s in sweeps}
+        self.merge = {s.level: sweep_triton.merge(s) for s in sweeps}
+        self.between = {s.level: triton.between(s.level) for s in sweeps[:-1]}
+        self.known_after = {s.level: sweeps[s.level].known for s in sweeps[:-1]}
+        self.between_arguments = {
+            s.level: _unique(model.row_context, *(e.state for e in sweeps[: s.level]))
+            for s in sweeps[:-1]
+        }
+        self.finish_arguments = _unique(model.row_context, model.state)
         self.gradient = sweep_triton.gradient(model)
-        self.finish = model.loss_lines(TRITON)
-        self.coefficients = model.coefficient_lines(TRITON, saved=True)
-        kappas = {s.name for m in model.plan.moments for s in m.kappa.free_symbols}
-        kappas |= {s.name for f in model.forms for s in f.scale.free_symbols}
-        self.merge_context = [p for p in model.row_context if p in kappas]
+        self.finish = triton.results()
+        self.coefficients = triton.coefficients(saved=True)
+        self.gradient_arguments = _unique(
+            ["cols"],
+            ["y"] if self.target else [],
+            ["pivot", *model.at_y] if model.pivot == "argmax" else [],
+            model.tile_context,
+            model.coefficient_names,
+        )
         state = set(model.state)
         self.finished = [n for n in model.saved if n not in state]
-        self.results = ["loss", *self.finished]
+        named = model.outputs
+        self.loss_names = [f"{n}_row" for n in named]
+        results = [n if n == "loss" else f"out_{n}" for n in named]
+        self.results = [*results, *self.finished]
         self.parameters_tuple = repr(tuple(model.parameters))
         self.inputs_tuple = repr(tuple(model.inputs))
+        self.streams_tuple = repr(tuple(model.streams))
         self.torch_arguments = [
             "x",
             *(["y"] if self.target else []),
+            *model.streams,
             *model.inputs,
             *model.parameters,
         ]
         forward, fused = TorchSweep(model, False), TorchSweep(model, True)
-        finish = model.loss_lines(TORCH)
-        finish_fused = model.loss_lines(TORCH, with_gradient=True)
+        self.torch_loss = "loss" if results == ["loss"] else f"torch.cat([{', '.join(results)}], 1)"
         self.torch_setup = ["V = float(x.shape[1])"] if model.needs_classes else []
-        self.torch_forward = forward.lines() + finish
+        outputs = [f"{n} = g[:, {k} : {k + 1}]" for k, n in enumerate(model.cotangents)]
+        self.torch_forward = forward.lines() + torch.results()
         self.torch_fused = (
-            fused.lines()
-            + finish_fused
-            + model.coefficient_lines(TORCH, saved=False)
+            outputs
+            + fused.lines()
+            + torch.results(with_gradient=True)
+            + torch.coefficients(saved=False)
             + fused.gradient()
         )
-        self.torch_reload = _reload(model, self.target)
-        self.torch_coefficients_saved = model.coefficient_lines(TORCH, saved=True)
+        self.torch_reload = outputs + _reload(model)
+        self.torch_coefficients_saved = torch.coefficients(saved=True)
         self.torch_backward = forward.gradient()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
 
 
-def _reload(model: RowModel, target: bool) -> list[str]:
+def _unique(*lists: list[str]) -> list[str]:
+    return list(dict.fromkeys(name for names in lists for name in names))
+
+
+def _reload(model: RowModel) -> list[str]:
     lines = [f"{n} = saved[{k}].unsqueeze(1)" for k, n in enumerate(model.saved)]
-    if target:
-        lines += ["x_y = x.gather(1, y)", *(f"{v}_y = {v}[y]" for v in model.vocab)]
-    elif model.pivot == "argmax":
-        lines += ["pivot = pivot.to(torch.int64)", "x_y = x.gather(1, pivot)"]
-    return lines
+    if model.pivot == "argmax":
+        lines.append("pivot = pivot.to(torch.int64)")
+    return lines + values_at_y(model)
 
 
 def _variant(compiled: Compiled, index: int) -> _VariantView:
@@ -277,18 +260,22 @@ def _variant(compiled: Compiled, index: int) -> _VariantView:
     suffix = "_all" if full else "".join(f"_{n}" for n in uses)
     title = f"{compiled.spec.title}" + (f", with {', '.join(uses)}" if uses else "")
     stable = plan.stable
-    comments = [f"loss     = {stable.loss}"]
+    results = stable.outputs or (("loss", stable.loss),)
+    comments = [f"{name:<8} = {value}" for name, value in results]
     comments += [f"{c.symbol}       = {c.expr}" for c in plan.coefficients]
-    comments.append(f"dloss/dx = {plan.gradient}")
-    if stable.pivot.value != "none":
-        comments.append(f"dloss/dx_y = {stable.gradient_y}")
+    for gradient in plan.gradients:
+        comments.append(f"dloss/d{gradient.stream} = {gradient.expr}")
+        if stable.pivot.value != "none":
+            comments.append(f"dloss/d{gradient.stream}_y = {gradient.at_y}")
+    comments += [f"{c.symbol} = {c.factor * (c.expr - c.expr_y)}" for c in stable.centres]
     for form in stable.forms:
         i = form.index
         comments.append(
             f"with l{i}_j = {form.ell}, z{i} = logsumexp_(j != y) l{i}_j - l{i}_y, "
             f"R{i}_j = exp(l{i}_j - logsumexp_(j != y) l{i}_j)"
         )
-    comments += [f"{s.symbol} = sum_(j != y) {s.body}" for s in stable.sums]
+    over = "j" if stable.pivot.value == "none" else "j != y"
+    comments += [f"{s.symbol} = sum_({over}) {s.body}" for s in plan.sums]
     wrapped = [w for c in comments for w in textwrap.wrap(c, 94, subsequent_indent="    ")]
     return _VariantView(RowModel(plan, suffix), title, wrapped)
 

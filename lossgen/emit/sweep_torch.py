@@ -1,7 +1,8 @@
-"""The same row program in torch, for a chunk of whole rows: statistics, then the gradient.
+"""The same row program in torch, for a chunk of whole rows: statistics, then the gradients.
 
 A chunk is small enough to stay in cache, and ``x`` is a buffer of the caller's that may be
-overwritten: with one softmax of x itself, x → t → exp(t) → gradient all live in it.
+overwritten: with one softmax of x itself, x → t → exp(t) → gradient all live in it.  The other
+streams are only read.
 """
 
 from __future__ import annotations
@@ -10,15 +11,27 @@ from dataclasses import dataclass
 
 from sympy import Expr, Symbol
 
-from lossgen.emit.model import FLOOR, RowModel, whole
-from lossgen.emit.names import assignments, named_weights
+from lossgen.emit.model import FLOOR, RowModel, Sweep, whole
+from lossgen.emit.names import assignments
 from lossgen.emit.printers import TORCH, Printer
-from lossgen.emit.sweep_triton import scaled
-from lossgen.ir.stages import Form, Moment
+from lossgen.emit.scalars import RowScalars
+from lossgen.emit.sweep_triton import deltas, scaled
+from lossgen.ir.plan import Moment
+from lossgen.ir.stages import Form
 
-__all__ = ["TorchSweep"]
+__all__ = ["TorchSweep", "values_at_y"]
 
 _EMPTY = 'float("-inf")'
+
+
+def values_at_y(model: RowModel) -> list[str]:
+    """The streams' values at y, once y or the pivot is known."""
+    if model.pivot == "none":
+        return []
+    at = "y" if model.pivot == "target" else "pivot"
+    lines = [f"{n}_y = {n}.gather(1, {at})" for n in ["x", *model.streams]]
+    lines += [f"{v}_y = {v}[{at}]" for v in model.vocab]
+    return lines + ([f"index_y = {at}.to(x.dtype)"] if model.needs_index else [])
 
 
 @dataclass(frozen=True)
@@ -32,18 +45,27 @@ class TorchSweep:
     def _printer(self) -> Printer:
         return Printer(TORCH)
 
+    @property
+    def _pivot(self) -> str:
+        return {"target": "y", "argmax": "pivot", "none": ""}[self.model.pivot]
+
     def _keeps_x(self) -> bool:
         """Is x read again after the first exponent has been formed?"""
         model = self.model
         x = model.plan.stable.vocabulary.x
-        expr, _ = named_weights(model.plan.gradient, model.forms)
-        later = [m.weight for m in model.plan.moments if m.form is not None]
+        later = [m.weight for m in model.plan.moments if m.form is not None or m.level > 1]
         later += [f.base for f in model.forms[1:]]
-        later += [expr] if self.with_gradient else []
+        later += [c.expr for c in model.centres]
+        if self.with_gradient:
+            later += [g.expr for g in model.plan.gradients]
+        if model.pivot == "argmax" and self.model.plan.sums:
+            later += [m.weight for m in model.plan.moments if m.form is None]
         return any(x in e.free_symbols for e in later)
 
     def _keeps_t(self, form: Form) -> bool:
-        wanted = self.with_gradient and form.logp.name in self.model.gradient_names
+        later = [b for s in self.model.sweep_models if s.level > form.level for b in s.bodies]
+        wanted = form.logp.name in self.model.tile_symbols(later)
+        wanted |= self.with_gradient and form.logp.name in self.model.gradient_names
         return (
             wanted
             or self.model.needs_powers(form)
@@ -55,7 +77,9 @@ class TorchSweep:
     def _fresh(self, expr: Expr) -> str:
         """Text of a [rows, V] tensor that may be written to."""
         text = self._printer(expr)
-        if isinstance(expr, Symbol) or self._x not in expr.free_symbols:
+        tiles = {self._x, *(Symbol(n, real=True) for n in self.model.streams)}
+        tiles |= {s for s in expr.free_symbols if s.name in self.model.streams}
+        if isinstance(expr, Symbol) or not tiles & expr.free_symbols:
             return f"({text} + torch.zeros_like(x))"
         return f"({text})"
 
@@ -65,38 +89,64 @@ class TorchSweep:
 
     # ------------------------------------------------------------------ statistics
     def lines(self) -> list[str]:
-        """From x, y and the parameters to the state: m{i}, moments, maxima with index."""
+        """From the streams, y and the parameters to the state: m{i}, moments, maxima with index."""
         model, lines = self.model, []
-        pivot = {"target": "y", "argmax": "pivot", "none": ""}[model.pivot]
+        if model.needs_index:
+            lines.append("index = torch.arange(x.shape[1], dtype=x.dtype, device=x.device)[None]")
         if model.pivot == "target":
-            lines.append("x_y = x.gather(1, y)")
-            lines += [f"{v}_y = {v}[y]" for v in model.vocab]
-        for moment in model.plan.moments:
-            if moment.form is None:
-                write = f".scatter_(1, {pivot}, 0.0)" if model.pivot == "target" else ""
-                lines.append(
-                    f"{moment.name} = {self._fresh(moment.weight)}{write}.sum(1, keepdim=True)"
-                )
-        for k, largest in enumerate(model.plan.stable.maxes):
-            write = f".scatter_(1, {pivot}, {_EMPTY})" if model.pivot == "target" else ""
-            lines.append(
-                f"max{k}, index{k} = {self._fresh(largest.body)}{write}.max(1, keepdim=True)"
-            )
-        for form in model.forms:
-            lines += self._softmax(form, pivot)
+            lines += values_at_y(model)
+        for sweep in model.sweep_models:
+            lines += self._sweep(sweep)
+            if sweep.level < len(model.sweep_models):
+                lines += RowScalars(model, TORCH).between(sweep.level)
         return lines
 
-    def _softmax(self, form: Form, pivot: str) -> list[str]:
-        i, ell, lines = form.index, self._printer(form.base), []
-        if form.base == self._x:
-            ell = "x.clone()" if self._keeps_x() else "x"
-        if self.model.pivot == "argmax":
+    def _sweep(self, sweep: Sweep) -> list[str]:
+        model, lines = self.model, []
+        names = model.tile_symbols(sweep.bodies)
+        lines += self._exponentials(names, sweep.level - 1, set())
+        lines += self._selects(names)
+        if not sweep.carries_pivot:
+            lines += deltas(model, names, self._printer, "torch.where")
+        plain = [m for m in sweep.moments if m.form is None]
+        if sweep.level > 1:
+            bodies = [(f"v{k}", model.named(m.weight)) for k, m in enumerate(plain)]
+            lines += assignments(bodies, self._printer)
+        for k, moment in enumerate(plain):
+            body = self._fresh(moment.weight)
+            if sweep.level > 1:
+                body = f"(v{k} + torch.zeros_like(x))"
+            whole_row = (model.pivot == "argmax" and sweep.level == 1) or model.pivot == "none"
+            write = "" if whole_row else f".scatter_(1, {self._pivot}, 0.0)"
+            lines.append(f"{moment.name} = {body}{write}.sum(1, keepdim=True)")
+        for k, largest in sweep.maxes:
+            write = f".scatter_(1, {self._pivot}, {_EMPTY})" if model.pivot == "target" else ""
+            if largest.below is not None:
+                write += f".scatter_(1, index{largest.below}, {_EMPTY})"
+            body = self._fresh(model.named(largest.body))
+            lines.append(f"max{k}, index{k} = {body}{write}.max(1, keepdim=True)")
+        for form in sweep.forms:
+            lines += self._softmax(form, sweep)
+        if sweep.carries_pivot:
+            lines += deltas(model, names, self._printer, "torch.where")
+        for form in sweep.forms:
             lines += [
-                f"m{i}, pivot = {'x' if form.base == self._x else f'({ell})'}.max(1, keepdim=True)",
-                "x_y = x.gather(1, pivot)",
+                f"{m.name} = {self._moment(m)}" for m in sweep.moments if m.form == form.index
             ]
-        lines.append(f"l{i} = ({ell}).scatter_(1, {pivot}, {_EMPTY})".replace("(x)", "x"))
-        if self.model.pivot != "argmax":
+        return lines
+
+    def _softmax(self, form: Form, sweep: Sweep) -> list[str]:
+        i, lines = form.index, []
+        base = self.model.named(form.base)
+        ell, scatter = f"({self._printer(base)})", "scatter_"
+        if isinstance(base, Symbol):
+            ell = base.name
+            scatter = "scatter" if base != self._x or self._keeps_x() else "scatter_"
+        if sweep.carries_pivot and i == 0:
+            lines.append(f"m{i}, pivot = {ell}.max(1, keepdim=True)")
+            lines += values_at_y(self.model)
+        lines.append(f"l{i} = {ell}.{scatter}(1, {self._pivot}, {_EMPTY})")
+        if not (sweep.carries_pivot and i == 0):
             lines.append(f"m{i} = l{i}.amax(1, keepdim=True)")
         lines += [
             f"m{i} = torch.where(m{i} == {_EMPTY}, 0.0, m{i})",
@@ -106,81 +156,124 @@ class TorchSweep:
         ]
         if self.model.needs_powers(form):
             lines.append(f"u{i} = t{i}.clamp_min({FLOOR})")
-        for moment in self.model.plan.moments:
-            if moment.form == i:
-                lines.append(f"{moment.name} = {self._moment(moment, pivot)}")
         return lines
 
-    def _moment(self, moment: Moment, pivot: str) -> str:
+    def _moment(self, moment: Moment) -> str:
         i, parts = moment.form, []
         if moment.kappa != 0:
             count = whole(moment.kappa)
-            scaled = f"torch.exp({self._printer(moment.kappa, 2)} * u{i})"
-            parts += [f"e{i}"] * count if 0 < count <= 4 else [scaled]
+            exponential = f"torch.exp({self._printer(moment.kappa, 2)} * u{i})"
+            parts += [f"e{i}"] * count if 0 < count <= 4 else [exponential]
         parts += [f"u{i}" if moment.kappa != 0 else f"t{i}"] * moment.power
+        parts += [moment.centre.name] if moment.centre is not None else []
         if moment.weight != 1:
             parts.append(self._printer(moment.weight, 2))
         body = " * ".join(parts) or "1.0"
         if moment.kappa == 0:
-            body = f"({body} + torch.zeros_like(x)).scatter_(1, {pivot}, 0.0)"
+            body = f"({body} + torch.zeros_like(x)).scatter_(1, {self._pivot}, 0.0)"
+            if moment.weight != 1:  # 0·∞ is 0: a class of weight zero may be masked
+                weight = self._printer(moment.weight, 2)
+                body = f"torch.where({weight} != 0.0, {body}, 0.0)"
+        elif moment.weight != 1 or moment.centre is not None:
+            body = f"torch.where(e{i} > 0.0, {body}, 0.0)"
         elif len(parts) > 1:
             body = f"({body})"
         return f"{body}.sum(1, keepdim=True)"
 
+    def _selects(self, names: set[str]) -> list[str]:
+        cols = "torch.arange(x.shape[1], device=x.device)"
+        return [
+            f"{m.select} = ({cols} == index{k}).to(x.dtype)"
+            for k, m in enumerate(self.model.maxes)
+            if m.select.name in names
+        ]
+
     # ------------------------------------------------------------------ gradient
     def gradient(self) -> list[str]:
-        """grad = g·dloss/dx of the chunk; reads t{i}, e{i} of the statistics if these ran."""
+        """grad_<stream> = g·dloss/d<stream> of the chunk; reads t{i}, e{i} where these are."""
         model = self.model
-        expr, names = named_weights(model.plan.gradient, model.forms)
-        pivot = {"target": "y", "argmax": "pivot", "none": ""}[model.pivot]
+        names = model.gradient_names
+        gradients = [(g.stream, model.named(g.expr)) for g in model.plan.gradients]
+        single = self._one_exponential([e for _, e in gradients])
         lines: list[str] = []
-        single = self._one_exponential(expr)
-        for form in model.forms:
-            lines += self._exponentials(form, names, single is not None)
+        if not self.with_gradient and model.needs_index:
+            lines.append("index = torch.arange(x.shape[1], dtype=x.dtype, device=x.device)[None]")
+        done = set() if not self.with_gradient else self._already(names)
+        last = model.levels[-1]
+        lines += self._exponentials(names, last, done, single is not None)
         if single is not None:
             symbol, row = single
             i = symbol.name[1:]
             scale = self._printer(row * Symbol("g") * Symbol(f"{symbol.name[0]}inv{i}"))
-            lines.append(f"grad = e{i}.mul_({scale})")
-            return [*lines, f"grad.scatter_(1, {pivot}, (grad_y * g).expand_as(x_y))"]
-        for k, largest in enumerate(model.plan.stable.maxes):
-            if largest.select.name in names:
-                cols = "torch.arange(x.shape[1], device=x.device)"
-                lines.append(f"{largest.select} = ({cols} == index{k}).to(x.dtype)")
-        lines += assignments([("grad", expr)], self._printer)
-        if lines[-1] == "grad = x" or not self._is_tile(expr):
-            lines.append("grad = grad + torch.zeros_like(x)")
-        if pivot:
-            lines.append(f"grad = grad.scatter(1, {pivot}, grad_y + torch.zeros_like(x_y))")
-        return [*lines, "grad = grad * g"]
+            lines.append(f"grad_x = e{i}.mul_({scale})")
+            return [
+                *lines,
+                f"grad_x.scatter_(1, {self._pivot}, (grad_x_y * g).expand_as(x_y))",
+            ]
+        lines += self._selects(names)
+        if not self.with_gradient:
+            lines += deltas(model, names, self._printer, "torch.where")
+        lines += assignments([(f"grad_{s}", e) for s, e in gradients], self._printer)
+        for stream, expr in gradients:
+            lines += self._finished(stream, expr)
+        return lines
+
+    def _finished(self, stream: str, expr: Expr) -> list[str]:
+        """The value at y, and the factor g."""
+        name, lines = f"grad_{stream}", []
+        if isinstance(expr, Symbol) or not self._is_tile(expr):
+            lines.append(f"{name} = {name} + torch.zeros_like(x)")
+        if self._pivot:
+            value = f"{name}_y + torch.zeros_like(x_y)"
+            lines.append(f"{name} = {name}.scatter(1, {self._pivot}, {value})")
+        if not self.model.cotangents:
+            lines.append(f"{name} = {name}.mul_(g)" if self._pivot else f"{name} = {name} * g")
+        return lines
+
+    def _already(self, names: set[str]) -> set[str]:
+        """What the sweeps before the gradient have computed per class."""
+        done: set[str] = set()
+        for sweep in self.model.sweep_models:
+            done |= self.model.tile_symbols(sweep.bodies)
+        return names & done
 
     def _is_tile(self, expr: Expr) -> bool:
         names = {s.name for s in expr.free_symbols}
         tiles = {f"{k}{f.index}" for f in self.model.forms for k in ("p", "r", "logp")}
-        tiles |= {m.select.name for m in self.model.plan.stable.maxes} | {"x"}
+        tiles |= {m.select.name for m in self.model.plan.stable.maxes}
+        tiles |= {"x", *self.model.streams, *(c.symbol.name for c in self.model.centres)}
         return bool(names & tiles)
 
-    def _one_exponential(self, expr: Expr) -> tuple[Symbol, Expr] | None:
+    def _one_exponential(self, exprs: list[Expr]) -> tuple[Symbol, Expr] | None:
         """(p or R symbol, row factor) where the gradient is just their product."""
+        if len(exprs) > 1 or len(self.model.sweep_models) > 1 or self.model.cotangents:
+            return None
         weights = {Symbol(f"{k}{f.index}", positive=True) for f in self.model.forms for k in "pr"}
-        row, cls = expr.as_independent(*weights, as_Add=False)
-        tile = {self._x, *(v for v, _ in self.model.plan.stable.vocabulary.vocab.values())}
+        row, cls = exprs[0].as_independent(*weights, as_Add=False)
+        tile = {pair[0] for pair in self.model.plan.stable.vocabulary.pairs}
+        tile |= {c.symbol for c in self.model.centres}
         if cls in weights and not row.free_symbols & tile:
             return cls, row
         return None
 
-    def _exponentials(self, form: Form, names: set[str], single: bool) -> list[str]:
-        i, lines = form.index, []
-        if not {f"p{i}", f"r{i}", form.logp.name} & names:
-            return []
-        if not self.with_gradient:
-            difference = f"{self._printer(form.base, 1)} - m{i}"
-            lines.append(f"t{i} = {scaled(form, difference, self._printer)}")
-        if form.logp.name in names:
-            lines.append(f"{form.logp} = t{i}.clamp_min({FLOOR}) - lam{i}")
-        if not self.with_gradient and {f"p{i}", f"r{i}"} & names:
-            lines.append(f"e{i} = t{i}.exp_()")
-        if not single:
-            lines += [f"p{i} = e{i} * pinv{i}"] if f"p{i}" in names else []
-            lines += [f"r{i} = e{i} * rinv{i}"] if f"r{i}" in names else []
+    def _exponentials(
+        self, names: set[str], level: int, done: set[str], single: bool = False
+    ) -> list[str]:
+        lines: list[str] = []
+        for form in self.model.forms:
+            i = form.index
+            wanted = {f"p{i}", f"r{i}", form.logp.name} & names
+            if form.level > level or not wanted - done:
+                continue
+            computed = self.with_gradient or level < self.model.levels[-1]
+            if not computed:
+                difference = f"{self._printer(self.model.named(form.base), 1)} - m{i}"
+                lines.append(f"t{i} = {scaled(form, difference, self._printer)}")
+            if form.logp.name in wanted - done:
+                lines.append(f"{form.logp} = t{i}.clamp_min({FLOOR}) - lam{i}")
+            if not computed and {f"p{i}", f"r{i}"} & wanted:
+                lines.append(f"e{i} = t{i}.exp_()")
+            if not single:
+                lines += [f"p{i} = e{i} * pinv{i}"] if f"p{i}" in wanted - done else []
+                lines += [f"r{i} = e{i} * rinv{i}"] if f"r{i}" in wanted - done else []
         return lines

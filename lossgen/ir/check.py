@@ -1,7 +1,7 @@
 """Invariants of every stage, checked after every pass; a violation is a bug of the compiler.
 
 - A row expression mentions symbols of the program only, and a class symbol never.
-- A sum's weight needs no statistic.
+- A sum of one sweep needs the statistics of earlier ones only.
 - No node outside the vocabulary: a printer would refuse it later, with less to say.
 """
 
@@ -11,7 +11,7 @@ from sympy import Add, Expr, Function, Mul, Pow, Symbol, exp, log
 
 from lossgen.errors import CompilerBug
 from lossgen.ir.ops import OPS
-from lossgen.ir.stages import GradedLoss, StableLoss, SymbolicLoss
+from lossgen.ir.stages import GradedLoss, StableLoss, Sum, SymbolicLoss
 
 __all__ = ["check"]
 
@@ -19,10 +19,11 @@ __all__ = ["check"]
 def check(stage: SymbolicLoss) -> None:
     """Raises CompilerBug where an invariant does not hold."""
     names = stage.vocabulary
-    raw_row = {names.x_y, names.classes, *names.parameters.values(), *names.rows.values()}
-    raw_row |= {pair[1] for pair in names.vocab.values()}
-    raw_class = {names.x, *(pair[0] for pair in names.vocab.values())}
-    statistics = {s.symbol for s in stage.sums} | {m.symbol for m in stage.maxes}
+    raw_row = {names.classes, *names.parameters.values(), *names.rows.values()}
+    raw_row |= {*(pair[1] for pair in names.pairs), *names.cotangents}
+    raw_class = {*names.class_symbols, *(c.symbol for c in stage.centres)}
+    statistics = {s.symbol for s in stage.sums}
+    statistics |= {s for m in stage.maxes for s in (m.symbol, m.index)}
     class_symbols = raw_class | {m.select for m in stage.maxes}
     for form in stage.forms:
         statistics |= set(form.row_symbols)
@@ -30,13 +31,12 @@ def check(stage: SymbolicLoss) -> None:
     frozen = set(stage.twins.values())
     row_known = raw_row | statistics | frozen
     for entry in stage.sums:
-        _symbols(entry.weight, raw_class | raw_row | frozen, f"the weight of {entry.symbol}")
-    rows = [("the loss", stage.loss)]
+        _earlier(stage, entry)
+    rows = [("the loss", stage.loss), *stage.outputs]
     if isinstance(stage, GradedLoss):
         row_known -= frozen
-        rows += [("a gradient coefficient", c) for c, _ in stage.gradient]
-        rows.append(("the gradient at y", stage.gradient_y))
-        for _, basis in stage.gradient:
+        rows += [("a gradient coefficient", c) for c in stage.coefficients]
+        for basis in stage.bases:
             _symbols(basis, class_symbols | row_known, "a gradient basis")
     if isinstance(stage, StableLoss):
         halves = {s for f in stage.forms for s in (f.P, f.Q, f.s, f.r)}
@@ -44,6 +44,15 @@ def check(stage: SymbolicLoss) -> None:
     for what, expr in rows:
         _symbols(expr, row_known, what)
         _nodes(expr, what)
+
+
+def _earlier(stage: SymbolicLoss, entry: Sum) -> None:
+    """A sum is over what sweeps before its own have found, besides its softmax."""
+    late = {f.index: f for f in stage.forms if f.level >= entry.level and f.index != entry.form}
+    strange = {s for f in late.values() for s in (*f.row_symbols, *f.class_symbols)}
+    strange |= {s.symbol for s in stage.sums if s.level >= entry.level}
+    if entry.body.free_symbols & strange:
+        raise CompilerBug(f"{entry.symbol} of sweep {entry.level} sums {entry.body}")
 
 
 def _symbols(expr: Expr, known: set[Symbol], what: str) -> None:

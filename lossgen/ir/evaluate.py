@@ -9,8 +9,9 @@ with running maximum and moments, or mpmath with sums as defined.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import cycle
 from math import comb
 from typing import Any
 
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from sympy import Add, Dummy, Expr, Mul, Pow, Symbol, exp, lambdify, log
 
 from lossgen.ir.ops import BUILTINS, OPS
-from lossgen.ir.stages import Form, GradedLoss, Pivot, Sum
+from lossgen.ir.stages import Centre, Form, GradedLoss, Pivot, Sum
 
 __all__ = ["Row", "float32", "high_precision", "paired", "rows_float32", "rows_mpmath"]
 
@@ -62,11 +63,13 @@ def _float32(expr: Expr, env: Env, memo: dict[Expr, Any]) -> Any:
 
 
 def paired(expr: Expr) -> list[Expr]:
-    """The operands in the order of evaluation: x - x_y first, which is exact."""
+    """The operands in the order of evaluation: x - x_y first, which is exact; so for streams."""
     args = sorted(expr.args, key=str)
-    names = {str(a) for a in args}
-    if expr.is_Add and {"x", "-x_y"} <= names:
-        args.sort(key=lambda a: {"x": 0, "-x_y": 1}.get(str(a), 2))
+    if expr.is_Add:
+        names = {str(a) for a in args}
+        held = [n for n in sorted(names) if f"-{n}_y" in names]
+        order = {text: k for k, n in enumerate(held) for text in (n, f"-{n}_y")}
+        args.sort(key=lambda a: order.get(str(a), len(held)))
     return args
 
 
@@ -92,6 +95,19 @@ class Row:
     vocab: Mapping[str, tuple[float, ...]]
     rows: Mapping[str, float]
     parameters: Mapping[str, float]
+    streams: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # beside the logits
+
+    def along(self) -> dict[str, tuple[float, ...]]:
+        """Everything that has a value per class, by name."""
+        return {"x": self.x, **self.streams, **self.vocab}
+
+
+#: What multiplies the outputs of a program that has several, to differentiate them at once.
+_COTANGENTS = (0.75, -1.25, 0.5, 2.0, -0.625, 1.5)
+
+
+def _pairs(program: GradedLoss) -> dict[str, tuple[Symbol, Symbol]]:
+    return {**program.vocabulary.streams, **program.vocabulary.vocab}
 
 
 def _classes(row: Row, pivot: Pivot) -> tuple[int | None, list[int]]:
@@ -107,25 +123,35 @@ def _raw(program: GradedLoss, row: Row, number: Callable[[float], Any]) -> dict[
     given = row.parameters
     env |= {s: number(given[n]) for n, s in names.parameters.items() if n in given}
     env |= {s: number(row.rows[n]) for n, s in names.rows.items() if n in row.rows}
+    env |= {g: number(v) for g, v in zip(names.cotangents, cycle(_COTANGENTS), strict=False)}
     y, _ = _classes(row, program.pivot)
     if y is not None:
-        env[names.x_y] = number(row.x[y])
-        env |= {s[1]: number(row.vocab[n][y]) for n, s in names.vocab.items() if n in row.vocab}
+        along = row.along()
+        env |= {s[1]: number(along[n][y]) for n, s in _pairs(program).items() if n in along}
+        env[names.index[1]] = number(float(y))
     return env
 
 
 def _tile(
     program: GradedLoss, row: Row, j: int, number: Callable[[float], Any]
 ) -> dict[Symbol, Any]:
-    names = program.vocabulary
-    env = {names.x: number(row.x[j])}
-    env |= {s[0]: number(row.vocab[n][j]) for n, s in names.vocab.items() if n in row.vocab}
-    return env
+    along = row.along()
+    env = {s[0]: number(along[n][j]) for n, s in _pairs(program).items() if n in along}
+    return env | {program.vocabulary.index[0]: number(float(j))}
+
+
+def _levels(program: GradedLoss) -> range:
+    return range(1, 1 + program.last_level)
+
+
+def _over(program: GradedLoss, others: list[int], size: int) -> list[int]:
+    """The classes that a maximum runs over."""
+    return others if program.pivot is Pivot.TARGET else list(range(size))
 
 
 # ---------------------------------------------------------------------------- reference
-def rows_mpmath(program: GradedLoss, row: Row) -> tuple[Any, list[Any]]:
-    """(loss, gradient) of the differentiated, not yet stabilised program, in mpmath."""
+def rows_mpmath(program: GradedLoss, row: Row) -> tuple[list[Any], list[list[Any]]]:
+    """(results, gradient per stream) of the differentiated, not yet stabilised program."""
     number = mp.mpf
     env = _raw(program, row, number)
     y, others = _classes(row, program.pivot)
@@ -136,83 +162,143 @@ def rows_mpmath(program: GradedLoss, row: Row) -> tuple[Any, list[Any]]:
         symbols = sorted(expr.free_symbols, key=str)
         return high_precision(expr, symbols)(*(known[s] for s in symbols))
 
-    for form in program.forms:
-        ell_y = value(form.ell_y)
-        low = mp.log(mp.fsum(mp.exp(value(form.ell, tiles[j])) for j in others))
-        z = low - ell_y
-        total = mp.log(mp.exp(low) + mp.exp(ell_y))
-        env |= {
-            form.z: z,
-            form.L: total,
-            form.P: 1 / (1 + mp.exp(z)),
-            form.Q: 1 / (1 + mp.exp(-z)),
-            form.s: mp.log1p(mp.exp(z)),
-            form.r: mp.log1p(mp.exp(-z)),
-        }
-        for j in range(len(row.x)):
-            ell = value(form.ell, tiles[j])
-            tiles[j] |= {form.logp: ell - total, form.R: mp.exp(ell - low)}
-    for entry in program.sums:
-        env[entry.symbol] = mp.fsum(value(entry.body, tiles[j]) for j in others)
-    for largest in program.maxes:
-        values = [value(largest.body, tiles[j]) for j in others]
-        env[largest.symbol] = max(values)
-        for j, v in zip(others, values, strict=True):
-            tiles[j][largest.select] = mp.mpf(int(v == max(values)))
-    gradient = [
-        value(program.gradient_y)
-        if j == y
-        else mp.fsum(value(c) * value(b, tiles[j]) for c, b in program.gradient)
-        for j in range(len(row.x))
+    for centre in program.centres:
+        for j in tiles:
+            apart = value(centre.expr, tiles[j]) - value(centre.expr_y)
+            tiles[j][centre.symbol] = value(centre.factor) * apart
+    for level in _levels(program):
+        for form in (f for f in program.forms if f.level == level):
+            ell_y = value(form.ell_y)
+            low = mp.log(mp.fsum(mp.exp(value(form.ell, tiles[j])) for j in others))
+            z = low - ell_y
+            total = mp.log(mp.exp(low) + mp.exp(ell_y))
+            env |= {
+                form.z: z,
+                form.L: total,
+                form.lam: total - max((value(form.ell, tiles[j]) for j in others), default=low),
+                form.P: 1 / (1 + mp.exp(z)),
+                form.Q: 1 / (1 + mp.exp(-z)),
+                form.s: mp.log1p(mp.exp(z)),
+                form.r: mp.log1p(mp.exp(-z)),
+            }
+            for j in range(len(row.x)):
+                ell = value(form.ell, tiles[j])
+                tiles[j] |= {form.logp: ell - total, form.R: mp.exp(ell - low)}
+        for entry in (e for e in program.sums if e.level == level):
+            env[entry.symbol] = mp.fsum(value(entry.body, tiles[j]) for j in others)
+        for largest in (m for m in program.maxes if m.level == level):
+            left = _over(program, others, len(row.x))
+            if largest.below is not None:
+                left = [j for j in left if tiles[j][program.maxes[largest.below].select] == 0]
+            values = [value(largest.body, tiles[j]) for j in left]
+            best = max(values, default=-mp.inf)
+            env[largest.symbol] = best
+            first = next((j for j, v in zip(left, values, strict=True) if v == best), -1)
+            env[largest.index] = number(max(first, 0))
+            for j in tiles:
+                tiles[j][largest.select] = mp.mpf(int(j == first))
+    gradients = [
+        [
+            value(gradient.at_y)
+            if j == y
+            else mp.fsum(value(c) * value(b, tiles[j]) for c, b in gradient.terms)
+            for j in range(len(row.x))
+        ]
+        for gradient in program.gradients
     ]
-    return value(program.loss), gradient
+    return [value(e) for e in program.results], gradients
 
 
 # ---------------------------------------------------------------------------- as the kernel
-def rows_float32(program: GradedLoss, row: Row, clamp: bool = True) -> tuple[float, Array]:
-    """(loss, gradient) of the stabilised program in float32, through (m, log A) and moments."""
+def rows_float32(
+    program: GradedLoss, row: Row, clamp: bool = True
+) -> tuple[list[float], list[Array]]:
+    """(results, gradient per stream) of the stabilised program in float32, through (m, log A)
+    and moments."""
     number = np.float32
     env = _raw(program, row, number)
     y, others = _classes(row, program.pivot)
-    names = program.vocabulary
-    tile: dict[Symbol, Any] = {names.x: np.array([row.x[j] for j in others], np.float32)}
-    tile |= {
-        s[0]: np.array([row.vocab[n][j] for j in others], np.float32)
-        for n, s in names.vocab.items()
-        if n in row.vocab
+    size = len(others)
+    along = row.along()
+    tile: dict[Symbol, Any] = {
+        s[0]: np.array([along[n][j] for j in others], np.float32)
+        for n, s in _pairs(program).items()
+        if n in along
     }
+    tile[program.vocabulary.index[0]] = np.array(others, np.float32)
     known = lambda: env | tile  # noqa: E731
     with np.errstate(all="ignore"):
-        for form in program.forms:
-            env |= _softmax(form, env, tile, y, float32(form.base, known()), tile)
-        for entry in program.sums:
-            env[entry.symbol] = _sum(entry, program.forms, known())
-        for largest in program.maxes:
-            values = np.broadcast_to(float32(largest.body, known()), tile[names.x].shape)
-            env[largest.symbol] = values.max()
-            tile[largest.select] = (np.arange(len(values)) == values.argmax()).astype(np.float32)
+        for centre in program.centres:
+            tile[centre.symbol] = _centred(centre, env, known())
+        for level in _levels(program):
+            for form in (f for f in program.forms if f.level == level):
+                env |= _softmax(form, env, size, float32(form.base, known()), tile)
+            for entry in (e for e in program.sums if e.level == level):
+                env[entry.symbol] = _sum(entry, program.forms, known(), size)
+            for k, largest in enumerate(program.maxes):
+                if largest.level == level:
+                    _maximum(program, k, row, env, tile, others)
         clamped = (
             env
             | {f.z: np.clip(env[f.z], np.float32(-3e38), np.float32(3e38)) for f in program.forms}
             if clamp
             else env
         )
-        loss = float32(program.loss, env)
-        gradient = np.zeros(len(row.x), np.float32)
-        total = np.float32(0.0)
-        for coefficient, basis in program.gradient:
-            total = total + float32(coefficient, clamped) * float32(basis, clamped | tile)
-        gradient[others] = total
-        if y is not None:
-            gradient[y] = float32(program.gradient_y, clamped)
-    return float(loss), gradient
+        results = [float(float32(e, env)) for e in program.results]
+        gradients = []
+        for gradient in program.gradients:
+            values = np.zeros(len(row.x), np.float32)
+            total = np.float32(0.0)
+            for coefficient, basis in gradient.terms:
+                total = total + float32(coefficient, clamped) * float32(basis, clamped | tile)
+            values[others] = total
+            if y is not None:
+                values[y] = float32(gradient.at_y, clamped)
+            gradients.append(values)
+    return results, gradients
+
+
+def _centred(centre: Centre, env: Env, known: Env) -> Array:
+    """factor·(c_j - c_y) in the order of the kernels."""
+    near = float32(centre.expr_y, env)
+    far = np.abs(near) > 1 if len(centre.pairs) > 1 else np.True_
+    total = -np.where(far, 0, near).astype(np.float32)
+    for term, at_y in centre.pairs[::-1]:
+        apart = float32(term, known) - np.where(far, float32(at_y, env), 0).astype(np.float32)
+        total = (apart + total).astype(np.float32)
+    return (total * float32(centre.factor, env)).astype(np.float32)
+
+
+def _maximum(
+    program: GradedLoss,
+    k: int,
+    row: Row,
+    env: dict[Symbol, Any],
+    tile: dict[Symbol, Any],
+    others: list[int],
+) -> None:
+    """The value of a maximum, its index, and where it is among the other classes."""
+    largest = program.maxes[k]
+    over = _over(program, others, len(row.x))
+    everywhere = {s: np.array([v], np.float32) for s, v in env.items()}
+    values = []
+    for j in over:
+        raw = _tile(program, row, j, np.float32)
+        values.append(float(np.max(float32(largest.body, everywhere | raw))))
+    if largest.below is not None:
+        taken = int(env[program.maxes[largest.below].index])
+        values = [-np.inf if j == taken else v for j, v in zip(over, values, strict=True)]
+    first = int(np.argmax(values)) if values else 0
+    env[largest.symbol] = np.float32(values[first] if values else -np.inf)
+    env[largest.index] = np.float32(over[first] if over else 0)
+    tile[largest.select] = (np.array(others) == env[largest.index]).astype(np.float32)
 
 
 def _softmax(
-    form: Form, env: Env, raw: Env, y: int | None, ell: Array, tile: dict[Symbol, Any]
+    form: Form, env: Env, size: int, ell: Array, tile: dict[Symbol, Any]
 ) -> dict[Symbol, Any]:
     softplus = OPS["softplus"].numpy
-    ell = np.broadcast_to(ell, raw_shape(raw)).astype(np.float32)
+    ell = np.broadcast_to(ell, (size,)).astype(np.float32)
     ell_y, shift, scale = (float32(e, env) for e in (form.base_y, form.shift_y, form.scale))
     m = ell.max() if ell.size else np.float32(-np.inf)
     m = np.float32(0) if np.isneginf(m) else m
@@ -228,25 +314,26 @@ def _softmax(
     tile[form.logp] = np.maximum(t, np.float32(-1e18)) - lam
     tile[form.R] = np.exp(t) * (np.float32(0) if np.isneginf(log_a) else np.exp(-log_a))
     tile[Symbol(f"t{form.index}")] = t
-    return {form.z: z, form.L: np.float32(scale * m + lam), Symbol(f"lam{form.index}"): lam}
+    tile[Symbol(f"la{form.index}")] = log_a
+    return {form.z: z, form.L: np.float32(scale * m + lam), form.lam: lam}
 
 
-def raw_shape(tile: Env) -> tuple[int, ...]:
-    """The shape of one row's tile."""
-    return max((np.shape(v) for v in tile.values()), key=len)
-
-
-def _sum(entry: Sum, forms: tuple[Form, ...], env: Env) -> Any:
+def _sum(entry: Sum, forms: tuple[Form, ...], env: Env, size: int) -> Any:
     if entry.form is None:
-        return np.sum(np.broadcast_to(float32(entry.body, env), raw_shape(env)), dtype=np.float32)
+        return np.sum(np.broadcast_to(float32(entry.body, env), (size,)), dtype=np.float32)
     form = forms[entry.form]
-    t, lam = env[Symbol(f"t{form.index}")], env[Symbol(f"lam{form.index}")]
+    t, lam = env[Symbol(f"t{form.index}")], env[form.lam]
+    if entry.others:
+        lam = env[Symbol(f"la{form.index}")]
     kappa = float32(entry.kappa, env)
     weight = float32(entry.weight, env)
+    if entry.centre is not None:
+        weight = weight * env[entry.centre]
     finite = np.maximum(t, np.float32(-1e18)) if kappa != 0 else t
-    exponential = np.exp(kappa * finite).astype(np.float32)
+    exponential = np.exp(kappa * finite).astype(np.float32) if kappa != 0 else np.ones_like(t)
     total = np.float32(0)
     for k in range(entry.power + 1):
-        moment = np.sum(weight * exponential * finite**k, dtype=np.float32)
+        parts = weight * exponential * finite**k
+        moment = np.sum(np.where(exponential == 0, np.float32(0), parts), dtype=np.float32)
         total = total + np.float32(comb(entry.power, k)) * (-lam) ** (entry.power - k) * moment
     return np.float32(np.exp(-kappa * lam) * total)

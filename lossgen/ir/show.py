@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lossgen.ir.stages import GradedLoss, KernelPlan, Pivot, StableLoss, Sum, SymbolicLoss
+from lossgen.ir.plan import KernelPlan
+from lossgen.ir.stages import GradedLoss, Pivot, StableLoss, Sum, SymbolicLoss
 
 __all__ = ["show"]
 
@@ -26,22 +27,29 @@ def _loss(stage: SymbolicLoss) -> Iterator[str]:
     for f in stage.forms:
         i = f.index
         yield f"softmax {i}    l{i}_j = {f.ell}"
-        if f.ell_y != f.ell.xreplace({stage.vocabulary.x: stage.vocabulary.x_y}):
+        if f.ell_y != f.ell.xreplace(stage.vocabulary.at_y):
             yield f"             l{i}_y = {f.ell_y}"
         yield f"             z{i} = log sum_({over}) exp(l{i}_j) - l{i}_y"
         yield f"             p_y = P{i} = sigmoid(-z{i}), Q{i} = 1 - P{i}"
         yield f"             s{i} = softplus(z{i}) = -log P{i}, r{i} = softplus(-z{i}) = -log Q{i}"
         yield f"             L{i} = logsumexp l{i}, logp{i} = l{i} - L{i}, R{i} = p_j / Q{i}"
+    for c in stage.centres:
+        yield f"difference   {c.symbol}_j = {c.factor * (c.expr - c.expr_y)}"
     for s in _needed(stage):
-        yield f"sum          {s.symbol} = sum_({over}) {s.body}"
+        sweep = f"   (sweep {s.level})" if s.level > 1 else ""
+        yield f"sum          {s.symbol} = sum_({over}) {s.body}{sweep}"
     for m in stage.maxes:
-        yield f"max          {m.symbol} = max_({over}) {m.body}"
-    yield f"loss         {stage.loss}"
+        left = "" if m.below is None else f" without the class of {stage.maxes[m.below].symbol}"
+        yield f"max          {m.symbol} = max_({over}) {m.body}{left}"
+    for name, value in stage.outputs or (("loss", stage.loss),):
+        yield f"{name:<12} {value}"
     if isinstance(stage, GradedLoss):
-        for k, (coefficient, basis) in enumerate(stage.gradient):
-            yield f"{'gradient' if k == 0 else '       +':<12} ({coefficient}) * ({basis})"
-        if stage.pivot is not Pivot.NONE:
-            yield f"at y         {stage.gradient_y}"
+        for gradient in stage.gradients:
+            head = "gradient" if len(stage.gradients) == 1 else f"d/d {gradient.stream}"
+            for k, (coefficient, basis) in enumerate(gradient.terms):
+                yield f"{head if k == 0 else '       +':<12} ({coefficient}) * ({basis})"
+            if stage.pivot is not Pivot.NONE:
+                yield f"at y         {gradient.at_y}"
     if isinstance(stage, StableLoss):
         yield f"rules        {', '.join(stage.rules) or 'none'}"
         if stage.certificate is not None:
@@ -50,10 +58,12 @@ def _loss(stage: SymbolicLoss) -> Iterator[str]:
 
 def _needed(stage: SymbolicLoss) -> Iterator[Sum]:
     """The sums that the stage still mentions."""
-    used = set(stage.loss.free_symbols)
+    used = stage.loss.free_symbols.union(*(e.free_symbols for _, e in stage.outputs))
     if isinstance(stage, GradedLoss):
-        used |= stage.gradient_y.free_symbols
-        used = used.union(*(c.free_symbols for c, _ in stage.gradient))
+        used = used.union(*(c.free_symbols for c in stage.coefficients))
+    for entry in sorted(stage.sums, key=lambda e: -e.level):
+        if entry.symbol in used:
+            used |= entry.body.free_symbols
     yield from (s for s in stage.sums if s.symbol in used)
 
 
@@ -67,13 +77,18 @@ def _plan(plan: KernelPlan) -> Iterator[str]:
         parts = [exponent] if m.form is not None and m.kappa != 0 else []
         parts += [f"t**{m.power}"] if m.power else []
         parts += [f"({m.weight})"] if m.weight != 1 else []
-        yield f"accumulate   {m.name} = sum {' * '.join(parts) or '1'}"
+        parts += [str(m.centre)] if m.centre is not None else []
+        sweep = f"   (sweep {m.level})" if m.level > 1 else ""
+        yield f"accumulate   {m.name} = sum {' * '.join(parts) or '1'}{sweep}"
     for k in range(len(plan.stable.maxes)):
         yield f"accumulate   max{k} and its first index"
     yield f"save         {', '.join(plan.saved) or 'nothing'}"
-    yield f"loss         {plan.stable.loss}"
+    for name, value in plan.stable.outputs or (("loss", plan.stable.loss),):
+        yield f"{name:<12} {value}"
     for scalar in plan.coefficients:
         yield f"per row      {scalar.symbol} = {scalar.expr}"
-    yield f"per logit    {plan.gradient}"
-    if plan.stable.pivot is not Pivot.NONE:
-        yield f"at y         {plan.stable.gradient_y}"
+    for gradient in plan.gradients:
+        head = "per logit" if len(plan.gradients) == 1 else f"d/d {gradient.stream}"
+        yield f"{head:<12} {gradient.expr}"
+        if plan.stable.pivot is not Pivot.NONE:
+            yield f"at y         {gradient.at_y}"

@@ -12,6 +12,9 @@ Principles
       z = lo - l_y      P = p_y = sigmoid(-z)    s = softplus(z)  = -log P
       L = logsumexp_j l_j    Q = 1 - P = sigmoid(z)    r = softplus(-z) = -log Q
   and class symbols  logp_j = l_j - L (<= 0)  and  R_j = exp(l_j - lo) = p_j / Q.
+- A statistic has a *level*: the sweep over the classes that reduces it.  What a sweep sums may
+  mention the statistics of earlier sweeps, so the softmax of raw logits is level 1, and a sum of
+  something nonlinear in its probabilities is level 2.
 """
 
 from __future__ import annotations
@@ -20,19 +23,18 @@ from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
 
-from sympy import Expr, S, Symbol
+from sympy import Add, Expr, S, Symbol
 
 from lossgen.spec.model import LossSpec
 
 __all__ = [
+    "Centre",
     "Cls",
     "Form",
     "GradedLoss",
-    "KernelPlan",
+    "Gradient",
     "Max",
-    "Moment",
     "Pivot",
-    "RowScalar",
     "StableLoss",
     "Sum",
     "SymbolicLoss",
@@ -70,6 +72,7 @@ class Form:
     base: Expr  # class expression that needs no statistic, without additive row constants
     base_y: Expr
     shift_y: Expr
+    level: int = 1
 
     @cached_property
     def ell(self) -> Expr:
@@ -111,6 +114,11 @@ class Form:
         return self._row("r", positive=True)
 
     @cached_property
+    def lam(self) -> Symbol:
+        """L - max_{j≠y} l_j, which keeps the digits that L loses to an offset."""
+        return self._row("lam", nonnegative=True)
+
+    @cached_property
     def logp(self) -> Symbol:
         return Symbol(f"logp{self.index}", real=True, nonpositive=True)
 
@@ -124,48 +132,107 @@ class Form:
 
     @property
     def row_symbols(self) -> tuple[Symbol, ...]:
-        return (self.z, self.L, self.P, self.Q, self.s, self.r)
+        return (self.z, self.L, self.lam, self.P, self.Q, self.s, self.r)
+
+
+@dataclass(frozen=True)
+class Centre:
+    """A class symbol for factor·(c_j - c_y), a difference of raw streams taken before anything is
+    summed: what two close rows share, and what all classes share, cancels there.
+
+    Where c_y is small, the streams are subtracted class by class, which is exact where the rows
+    are close; where it is large (rows with different offsets), each loses its own value at y.
+    """
+
+    symbol: Symbol
+    expr: Expr  # c_j
+    expr_y: Expr  # c_y
+    factor: Expr = S.One  # a row expression
+
+    @cached_property
+    def pairs(self) -> tuple[tuple[Expr, Expr], ...]:
+        """The summands of c_j, each with the part of c_y that stands at its place."""
+        terms = sorted(Add.make_args(self.expr), key=lambda t: (str(t)[0] == "-", str(t)))
+        left, found = list(Add.make_args(self.expr_y)), []
+        for term in terms:
+            names = {f"{s}_y" for s in term.free_symbols}
+            own = [t for t in left if names & {s.name for s in t.free_symbols}]
+            left = [t for t in left if t not in own]
+            found.append((term, Add(*own)))
+        found[0] = (found[0][0], Add(found[0][1], *left))
+        return tuple(found)
 
 
 @dataclass(frozen=True)
 class Sum:
     """Σ_{j≠y} body: one number per row.
 
-    ``body`` is either free of statistics (an elementwise function of the raw streams) or the
-    monomial exp(kappa·logp)·logp^power·weight of one form; ``symbol`` stands for the result.
+    ``body`` is the monomial exp(kappa·logp)·logp^power·weight·centre of one form, reduced in the
+    form's own sweep, or (``form`` None) any class expression, summed as it stands.
     """
 
     symbol: Symbol
     body: Expr
-    form: int | None = None  # None: a plain sum
+    form: int | None = None
     kappa: Expr = S.Zero
     power: int = 0
     weight: Expr = S.One
+    centre: Symbol | None = None
+    others: bool = False  # exp(logp) is R: normalised over the classes j ≠ y
+    level: int = 1
 
 
 @dataclass(frozen=True)
 class Max:
-    """max_{j≠y} body, with the index of its first maximum (``select`` is 1 there, else 0)."""
+    """max_{j≠y} body, with the index of its first maximum (``select`` is 1 there, else 0).
+
+    Without a target it runs over all classes.
+    ``below`` is the statistic whose index is left out: the second largest is the maximum of the
+    others.
+    """
 
     symbol: Symbol
     select: Symbol
+    index: Symbol  # the class, as a number
     body: Expr
+    below: int | None = None
+    level: int = 1
 
 
 @dataclass(frozen=True)
 class Vocabulary:
     """The raw symbols of a program: streams along classes, and their values at ``y``."""
 
-    x: Symbol
-    x_y: Symbol
+    streams: dict[str, tuple[Symbol, Symbol]]  # "x" first -> (class symbol, value at y)
+    differentiable: tuple[str, ...]  # streams that get a gradient
     vocab: dict[str, tuple[Symbol, Symbol]]  # input name -> (class symbol, value at y)
     rows: dict[str, Symbol]  # row input name -> row symbol
     parameters: dict[str, Symbol]
     classes: Symbol  # V
+    index: tuple[Symbol, Symbol]  # the class as a number: j, y
+    cotangents: tuple[Symbol, ...] = ()  # dL/d(output), where a program has several
+
+    @property
+    def x(self) -> Symbol:
+        return self.streams["x"][0]
+
+    @property
+    def x_y(self) -> Symbol:
+        return self.streams["x"][1]
+
+    @cached_property
+    def pairs(self) -> tuple[tuple[Symbol, Symbol], ...]:
+        """(class symbol, value at y) of everything that varies along the classes."""
+        return (*self.streams.values(), *self.vocab.values(), self.index)
 
     @cached_property
     def class_symbols(self) -> frozenset[Symbol]:
-        return frozenset({self.x, *(v for v, _ in self.vocab.values())})
+        return frozenset(pair[0] for pair in self.pairs)
+
+    @cached_property
+    def at_y(self) -> dict[Symbol, Symbol]:
+        """Class symbol -> its value at y."""
+        return dict(self.pairs)
 
 
 @dataclass(frozen=True)
@@ -179,8 +246,16 @@ class SymbolicLoss:
     forms: tuple[Form, ...]
     sums: tuple[Sum, ...]
     maxes: tuple[Max, ...]
-    loss: Expr
+    loss: Expr  # of several outputs: their sum, each times its cotangent
+    centres: tuple[Centre, ...] = ()
+    outputs: tuple[tuple[str, Expr], ...] = ()  # named row results; none: the loss
     twins: dict[Symbol, Symbol] = field(default_factory=dict)  # live symbol -> its constant twin
+
+    @property
+    def last_level(self) -> int:
+        """The last sweep that reduces anything."""
+        levels = [s.level for s in self.sums] + [f.level for f in self.forms]
+        return max([*levels, *(m.level for m in self.maxes)], default=0)
 
     def __str__(self) -> str:
         from lossgen.ir.show import show
@@ -189,26 +264,40 @@ class SymbolicLoss:
 
 
 @dataclass(frozen=True)
-class RowScalar:
-    """A named row expression: what the backward kernel computes once per row."""
+class Gradient:
+    """dloss/dv_j = Σ coefficient·basis of one stream v, and its value at y, written, not added."""
 
-    symbol: Symbol
-    expr: Expr
+    stream: str
+    terms: tuple[tuple[Expr, Expr], ...]  # (coefficient: row, basis: class)
+    at_y: Expr
 
 
 @dataclass(frozen=True)
 class GradedLoss(SymbolicLoss):
-    """After ``differentiate``: dloss/dx_j = Σ coefficient·basis, and its value at y, written."""
+    """After ``differentiate``: the gradient of every differentiable stream."""
 
-    gradient: tuple[tuple[Expr, Expr], ...] = ()  # (coefficient: row, basis: class)
-    gradient_y: Expr = S.Zero
+    gradients: tuple[Gradient, ...] = ()
+
+    @property
+    def coefficients(self) -> tuple[Expr, ...]:
+        """Every row expression of the gradients."""
+        return tuple(e for g in self.gradients for e in (*(c for c, _ in g.terms), g.at_y))
+
+    @property
+    def bases(self) -> tuple[Expr, ...]:
+        return tuple(basis for g in self.gradients for _, basis in g.terms)
+
+    @property
+    def results(self) -> tuple[Expr, ...]:
+        """What the forward returns per row."""
+        return tuple(e for _, e in self.outputs) or (self.loss,)
 
 
 @dataclass(frozen=True)
 class StableLoss(GradedLoss):
     """After ``stabilize``: the same functions in the accurate vocabulary of ``ir.ops``.
 
-    ``loss`` and ``gradient_y`` mention z, L, sums and raw symbols only (no P, Q, s, r).
+    row expressions mention z, L, sums and raw symbols only (no P, Q, s, r).
     ``clamp_loss``/``clamp_gradient``: evaluate at z clamped to the finite float range, where
     the unclamped form is 0·∞ although the limit is finite.
     """
@@ -218,73 +307,6 @@ class StableLoss(GradedLoss):
     certificate: Certificate | None = field(default=None, compare=False)
     clamp_loss: bool = False
     clamp_gradient: bool = False
-
-
-@dataclass(frozen=True)
-class Moment:
-    """One accumulator: Σ_{j≠y} weight·exp(kappa·t_j)·t_j^power with t = l - m, m the running max.
-
-    Merging two maxima multiplies by exp(kappa·d) and shifts t by d (binomial rule), so lower
-    powers of the same (form, kappa, weight) are kept beside it.
-    """
-
-    name: str
-    form: int | None
-    kappa: Expr
-    power: int
-    weight: Expr
-
-
-@dataclass(frozen=True)
-class KernelPlan:
-    """After ``schedule``: everything a template needs, still symbolic."""
-
-    stable: StableLoss
-    moments: tuple[Moment, ...]
-    saved: tuple[str, ...]  # names of the row scalars the backward reads, in storage order
-    forward_sums: tuple[Sum, ...]  # sums that the loss needs
-    gradient_sums: tuple[Sum, ...]  # sums that the gradient needs
-    coefficients: tuple[RowScalar, ...]  # row scalars of the gradient
-    gradient: Expr  # class expression in the coefficients' symbols
-
-    @property
-    def certificate(self) -> Certificate | None:
-        """The accuracy measured by ``certify``."""
-        return self.stable.certificate
-
-    @property
-    def statistics(self) -> int:
-        """How many numbers are reduced over the classes (the pair (m, log A) of a form is one)."""
-        own = {(m.form, m.kappa, m.power, m.weight) for m in self.moments if not _is_mass(m)}
-        return len(self.stable.forms) + len(own) + len(self.stable.maxes)
-
-    @property
-    def sweeps(self) -> int:
-        """Reduction sweeps over the classes before the gradient: one in this release."""
-        return 1 if self.moments or self.stable.maxes else 0
-
-    @property
-    def formula(self) -> str:
-        spec = self.stable.spec
-        return " + ".join(
-            (f"{t.weight} * ({t.source})" if t.weight else t.source) for t in spec.terms
-        )
-
-    def bytes_per_logit(self, itemsize: int) -> tuple[int, int, int]:
-        """Traffic per logit: (forward, backward, forward with gradient while on chip)."""
-        return itemsize, 2 * itemsize, 2 * itemsize
-
-    def __str__(self) -> str:
-        from lossgen.ir.show import show
-
-        return show(self)
-
-
-def _is_mass(moment: Moment) -> bool:
-    """True for A = Σ exp(t), which belongs to the form's (m, log A) pair."""
-    return (
-        moment.form is not None and moment.kappa == 1 and moment.power == 0 and moment.weight == 1
-    )
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from sympy import (
     Add,
     Dummy,
     Expr,
+    Function,
     Integer,
     Mul,
     Pow,
@@ -30,7 +31,7 @@ from sympy import (
 
 from lossgen.ir.stages import Form
 
-__all__ = ["cancel_parameters", "complement", "cost", "expand_products", "tidy"]
+__all__ = ["cancel_fractions", "cancel_parameters", "complement", "cost", "expand_products", "tidy"]
 
 _MAX_OPS = 150  # larger expressions keep their form: expansion is not worth its time
 
@@ -64,6 +65,12 @@ def _complement_sum(expr: Expr, forms: Sequence[Form]) -> Expr:
                         terms.remove(term)
                         terms.remove(partner)
                         terms.append(partner * joined)
+        for term in list(terms):  # softplus(z) - softplus(-z) = z
+            partner = -term / form.s * form.r
+            if form.s in Mul.make_args(term) and partner in terms:
+                terms.remove(term)
+                terms.remove(partner)
+                terms.append(term / form.s * form.z)
     return Add(*terms)
 
 
@@ -140,6 +147,7 @@ def _rational(expr: Expr) -> Expr:
 def tidy(expr: Expr, forms: Iterable[Form], parameters: frozenset[Symbol]) -> Expr:
     """The cheapest of a few equal forms of a row expression in P, Q, s, r, L and sums."""
     forms = tuple(forms)
+    expr = cancel_fractions(expr, [half for f in forms for half in (f.P, f.Q)])
     expr = complement(expr, forms)
     if expr.count_ops() > _MAX_OPS or not expr.args:
         return expr
@@ -189,3 +197,35 @@ def _fraction(expr: Expr) -> Expr:
         return expr
     numerator, denominator = together(expr).as_numer_denom()
     return expand(numerator, power_base=False, power_exp=False, log=False) / denominator
+
+
+def cancel_fractions(expr: Expr, symbols: Iterable[Symbol]) -> Expr:
+    """Cancel what an expression shares with its denominators in ``symbols``:
+
+    p - p·(a·p + b·q)/(a·p + b·q)  →  0
+
+    Every exponential and logarithm is a generator of its own (SymPy would split their arguments).
+    """
+    varying = set(symbols)
+    if not any(
+        e.base.is_Add and e.exp.is_negative and e.base.free_symbols & varying
+        for e in expr.atoms(Pow)
+    ):
+        return expr
+    kept = {
+        node: Dummy(f"g{k}", positive=True)
+        for k, node in enumerate(sorted(_outermost(expr), key=str))
+    }
+    plain = expr.xreplace(kept)
+    if not plain.is_rational_function(*plain.free_symbols) or plain.count_ops() > _MAX_OPS:
+        return expr
+    result = cancel(plain).xreplace({dummy: node for node, dummy in kept.items()})
+    result = expand_products(result) if result.is_Mul else result
+    return result if result.count_ops() < expr.count_ops() else expr
+
+
+def _outermost(expr: Expr) -> set[Expr]:
+    """The largest subexpressions that are not rational in symbols."""
+    if isinstance(expr, Function) or (isinstance(expr, Pow) and not expr.exp.is_Integer):
+        return {expr}
+    return set().union(*(_outermost(a) for a in expr.args)) if expr.args else set()

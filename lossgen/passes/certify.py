@@ -11,7 +11,7 @@ An error below 1e-37 absolute is underflow, not inaccuracy.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -22,7 +22,7 @@ from sympy import Expr, Symbol
 from lossgen.errors import CompileError
 from lossgen.ir.evaluate import Row, float32, high_precision, rows_float32, rows_mpmath
 from lossgen.ir.stages import Certificate, Form, GradedLoss, Pivot, StableLoss
-from lossgen.spec.model import LossSpec
+from lossgen.passes.samples import parameter_points, sample_rows, used_symbols
 
 __all__ = ["BOUND", "certify"]
 
@@ -68,8 +68,8 @@ def certify(stable: StableLoss) -> StableLoss:
         _scalar(stable, worst)
     stable = replace(
         stable,
-        clamp_loss=_needs_clamp(stable, [stable.loss]),
-        clamp_gradient=_needs_clamp(stable, [c for c, _ in stable.gradient] + [stable.gradient_y]),
+        clamp_loss=_needs_clamp(stable, list(stable.results)),
+        clamp_gradient=_needs_clamp(stable, list(stable.coefficients)),
     )
     for row in sample_rows(stable):
         _row(stable, row, worst)
@@ -109,75 +109,12 @@ class _Worst:
 def _is_scalar(stable: StableLoss) -> bool:
     """Does the row matter through one z alone?"""
     names = stable.vocabulary
-    if len(stable.forms) != 1 or stable.pivot is not Pivot.TARGET or len(stable.gradient) != 1:
+    terms = [t for g in stable.gradients for t in g.terms]
+    if len(stable.forms) != 1 or stable.pivot is not Pivot.TARGET or len(terms) != 1:
         return False
     allowed = {stable.forms[0].z, *names.parameters.values(), names.classes}
-    used = stable.loss.free_symbols | stable.gradient[0][0].free_symbols
-    return used <= allowed
-
-
-# ---------------------------------------------------------------------------- sample points
-def parameter_points(spec: LossSpec, names: Iterable[str]) -> list[dict[str, float]]:
-    """The defaults, and each parameter at and near the ends of its domain, one at a time."""
-    chosen = list(names)
-    defaults = {n: float(np.float32(spec.parameters[n].default)) for n in chosen}
-    points = [defaults]
-    for name in chosen:
-        entry = spec.parameters[name]
-        domain, default = entry.domain, float(entry.default)
-        low = domain.lo if np.isfinite(domain.lo) else -4.0 * max(1.0, abs(default))
-        high = domain.hi if np.isfinite(domain.hi) else 4.0 * max(1.0, abs(default))
-        step = (high - low) * 2.0**-10
-        ends = [low + step if domain.lo_open else low, high - step if domain.hi_open else high]
-        ends += [low + 0.37 * (high - low), low + 0.8 * (high - low)]
-        for end in ends:
-            value = float(round(end)) if entry.integer else float(np.float32(end))
-            if domain.contains(value) and value != defaults[name]:
-                points.append(defaults | {name: value})
-    return points
-
-
-def sample_rows(stable: GradedLoss) -> list[Row]:
-    """Deterministic rows: confident, flat, wrong, masked, offset; every parameter point."""
-    rng = np.random.default_rng(20230711)
-    spec, names, size = stable.spec, stable.vocabulary, 7
-    used = _used(stable)
-    points = parameter_points(spec, [n for n, s in names.parameters.items() if s in used])
-    vocab, rows = {}, {}
-    for name, entry in spec.inputs.items():
-        low, high = entry.range or (0.2, 2.0)
-        if entry.kind == "vocab":
-            values = rng.uniform(low, high, size).astype(np.float32)
-            vocab[name] = tuple(float(v) for v in values)
-        else:
-            rows[name] = float(np.float32(rng.uniform(low, high)))
-    result = []
-    for k, point in enumerate(points):
-        shapes = range(8) if k == 0 else ((1, 2, 4)[k % 3],)
-        for shape in shapes:
-            x = rng.normal(0, 1.5, size)
-            y = int(rng.integers(size))
-            x[y] += (0.0, 12.0, 40.0, 4.0, -12.0, 0.0, 20.0, 90.0)[shape]
-            if shape == 5:
-                x *= 1e-3
-            if shape == 3:
-                x += 3000.0
-            x = x.astype(np.float32)
-            if shape == 6:
-                x[(y + 1) % size] = -np.inf
-            result.append(Row(tuple(float(v) for v in x), y, vocab, rows, point))
-    return result
-
-
-def _used(stable: GradedLoss) -> set[Symbol]:
-    found = stable.loss.free_symbols | stable.gradient_y.free_symbols
-    for coefficient, basis in stable.gradient:
-        found |= coefficient.free_symbols | basis.free_symbols
-    for form in stable.forms:
-        found |= form.ell.free_symbols | form.ell_y.free_symbols
-    for entry in stable.sums:
-        found |= entry.body.free_symbols
-    return found
+    used = stable.loss.free_symbols | terms[0][0].free_symbols
+    return not stable.outputs and used <= allowed
 
 
 # ---------------------------------------------------------------------------- scalar functions
@@ -188,9 +125,9 @@ def _scalar(stable: StableLoss, worst: _Worst) -> None:
     symbols = [form.z, *names.parameters.values(), names.classes]
     pairs = [
         ("loss", before.loss, stable.loss),
-        ("gradient", before.gradient[0][0], stable.gradient[0][0]),
+        ("gradient", before.gradients[0].terms[0][0], stable.gradients[0].terms[0][0]),
     ]
-    used = _used(stable)
+    used = used_symbols(stable)
     wanted = [n for n, s in names.parameters.items() if s in used]
     for which, literal, emitted in pairs:
         reference = _in_z(literal, form, symbols)
@@ -297,31 +234,54 @@ def _row(stable: StableLoss, row: Row, worst: _Worst) -> None:
     assert before is not None
     with mp.workdps(150):
         try:
-            loss, gradient = rows_mpmath(before, row)
+            results, gradients = rows_mpmath(before, row)
         except (ZeroDivisionError, ValueError):
             return
-        if not mp.isfinite(loss) or not all(mp.isfinite(g) for g in gradient):
+        flat = [g for gradient in gradients for g in gradient]
+        if not all(mp.isfinite(v) and mp.im(v) == 0 for v in (*results, *flat)):
             return
-        value, slopes = rows_float32(stable, row)
-        finite = [v for v in row.x if np.isfinite(v)]
-        centre = row.x[row.y] if stable.pivot is not Pivot.NONE else 0.0
-        spread = max(finite) - min(finite)
-        scale = mp.fsum(
-            abs((v - centre) * g) for v, g in zip(row.x, gradient, strict=True) if np.isfinite(v)
-        )
+        values, slopes = rows_float32(stable, row)
+        spread = _spread(row, stable)
         where = f"a row with logits {', '.join(f'{v:.4g}' for v in row.x)}, target {row.y}"
         where += "".join(f", {n} = {v:g}" for n, v in row.parameters.items())
-        error = abs(mp.mpf(value) - loss)
-        by_loss, by_gradient = _parameter_condition(before, row, loss, gradient)
-        if error > _TINY:
-            kappa = by_loss + (float(scale / abs(loss)) if loss != 0 else 0.0)
-            kappa += spread if stable.twins else 0.0  # its gradient says nothing of the value
-            worst.add("loss", float(error / max(abs(loss), mp.mpf(_TINY)) / _ULP), kappa, where)
-        largest = max(abs(g) for g in gradient)
-        error = max(abs(mp.mpf(float(s)) - g) for s, g in zip(slopes, gradient, strict=True))
-        if error > _TINY:
-            ulp = float(error / max(largest, mp.mpf(_TINY)) / _ULP)
-            worst.add("gradient", ulp, by_gradient + spread + _scales(row), where)
+        by_loss, by_gradient = _parameter_condition(before, row, results, gradients)
+        for k, (value, gold) in enumerate(zip(values, results, strict=True)):
+            error = abs(mp.mpf(value) - gold)
+            if error <= _TINY:
+                continue
+            kappa = by_loss[k]
+            if stable.outputs or stable.twins:
+                kappa += spread  # the gradient says nothing of one value
+            elif gold != 0:
+                kappa += float(_sensitivity(stable, row, gradients) / abs(gold))
+            worst.add("loss", float(error / max(abs(gold), mp.mpf(_TINY)) / _ULP), kappa, where)
+        for slope, gradient in zip(slopes, gradients, strict=True):
+            largest = max(abs(g) for g in gradient)
+            error = max(abs(mp.mpf(float(s)) - g) for s, g in zip(slope, gradient, strict=True))
+            if error > _TINY:
+                ulp = float(error / max(largest, mp.mpf(_TINY)) / _ULP)
+                worst.add("gradient", ulp, by_gradient + spread + _scales(row), where)
+
+
+def _spread(row: Row, stable: StableLoss) -> float:
+    """The largest distance of two logits: how much an exponential amplifies."""
+    names = stable.vocabulary.streams
+    rows = [[v for v in row.along()[n] if np.isfinite(v)] for n in names]
+    return max(max(r) - min(r) for r in rows)
+
+
+def _sensitivity(stable: StableLoss, row: Row, gradients: list[list[Any]]) -> Any:
+    """Σ |v·dL/dv| over the logits, measured from their value at y."""
+    total = mp.mpf(0)
+    for gradient, stream in zip(gradients, stable.gradients, strict=True):
+        values = row.along()[stream.stream]
+        centre = values[row.y] if stable.pivot is not Pivot.NONE else 0.0
+        total += mp.fsum(
+            abs((v - centre) * g)
+            for v, g in zip(values, gradient, strict=True)
+            if np.isfinite(v) and np.isfinite(centre)
+        )
+    return total
 
 
 def _scales(row: Row) -> float:
@@ -332,22 +292,29 @@ def _scales(row: Row) -> float:
 
 
 def _parameter_condition(
-    before: GradedLoss, row: Row, loss: Any, gradient: list[Any]
-) -> tuple[float, float]:
-    """Relative change of loss and gradient per relative change of a parameter, summed."""
-    of_loss = of_gradient = 0.0
-    largest = max(abs(g) for g in gradient)
-    for name, value in row.parameters.items():
+    before: GradedLoss, row: Row, results: list[Any], gradients: list[list[Any]]
+) -> tuple[list[float], float]:
+    """Relative change of results and gradient per relative change of a parameter or row input."""
+    of_loss, of_gradient = [0.0] * len(results), 0.0
+    flat = [g for gradient in gradients for g in gradient]
+    largest = max(abs(g) for g in flat)
+    for name, value in (*row.parameters.items(), *row.rows.items()):
         if not value:
             continue
-        moved = replace(row, parameters={**row.parameters, name: value * (1 + 2.0**-40)})
+        changed = {name: value * (1 + 2.0**-40)}
+        if name in row.rows:
+            moved = replace(row, rows={**row.rows, **changed})
+        else:
+            moved = replace(row, parameters={**row.parameters, **changed})
         try:
             shifted, slopes = rows_mpmath(before, moved)
         except (ZeroDivisionError, ValueError):
             continue
-        if loss:
-            of_loss += float(abs((shifted - loss) / loss) * 2**40)
+        for k, (after, value_) in enumerate(zip(shifted, results, strict=True)):
+            if value_:
+                of_loss[k] += float(abs((after - value_) / value_) * 2**40)
         if largest:
-            change = max(abs(a - b) for a, b in zip(slopes, gradient, strict=True))
+            after_flat = [g for gradient in slopes for g in gradient]
+            change = max(abs(a - b) for a, b in zip(after_flat, flat, strict=True))
             of_gradient += float(change / largest * 2**40)
     return of_loss, of_gradient

@@ -1,96 +1,186 @@
-"""Reverse mode over the reduction graph: the gradient of the loss with respect to the logits.
+"""Reverse mode over the reduction graph: the gradient of the loss with respect to each stream.
 
     F(z, L, T, …)   →   dF/dx_j = Σ coefficient(row)·basis_j,   dF/dx_y written, not added
 
 With lo = logsumexp_{j≠y} l_j:   z = lo - l_y,  L = lo + softplus(-z), so
     ∂P/∂z = -PQ    ∂Q/∂z = PQ    ∂s/∂z = Q    ∂r/∂z = -P    ∂L/∂lo = Q    ∂L/∂l_y = P
     dF/dlo = F_z + Q·F_L          dF/dl_y = -F_z + P·F_L
-and a sum T = Σ_{j≠y} b(logp_j, x_j) sends F_T·∂b/∂logp_j to l_j and -F_T·Σ ∂b/∂logp_j to L.
+and a sum T = Σ_{j≠y} b(logp_j, x_j, T') sends F_T·∂b/∂logp_j to l_j, -F_T·Σ ∂b/∂logp_j to L, and
+F_T·Σ ∂b/∂T' to the statistics T' of earlier sweeps.  Later sweeps come first.
 The sums this creates are put in normal form together, so that what cancels between them, cancels.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 from sympy import Add, Expr, Integer, Mul, Symbol, exp, expand
 
 from lossgen.errors import CompileError
-from lossgen.ir.stages import Form, GradedLoss, Pivot, Sum, SymbolicLoss
-from lossgen.passes.algebra import expand_products, tidy
+from lossgen.ir.stages import Form, GradedLoss, Gradient, Pivot, SymbolicLoss
+from lossgen.passes.algebra import cancel_fractions, expand_products, tidy
 from lossgen.passes.reductions import Reductions
 
 __all__ = ["differentiate"]
 
 
 def differentiate(loss: SymbolicLoss) -> GradedLoss:
-    """Add dloss/dx_j (j ≠ y) as coefficient·basis pairs, and dloss/dx_y."""
-    built = Reductions(loss.vocabulary, loss.pivot, loss.forms, loss.sums, loss.maxes)
+    """Add dloss/dv_j (j ≠ y) as coefficient·basis pairs, and dloss/dv_y, for every stream v."""
+    built = Reductions(loss.vocabulary, loss.pivot, loss.forms, loss.sums, loss.maxes, loss.centres)
     built.adopt_twins(loss.twins)
     names = loss.vocabulary
-    x, x_y = names.x, names.x_y
-    value, sums = loss.loss, tuple(built.sums)
-    by_sum = {s.symbol: value.diff(s.symbol) for s in sums}
-
-    terms: list[tuple[Expr, Expr]] = []
-    at_y = value.diff(x_y)
-    for form in loss.forms:
-        to_z = _along_z(value, form)
-        moved = Add(*(g * s.body.diff(form.logp) for s, g in _live(sums, by_sum)))
-        to_l = value.diff(form.L) - (built.sum(moved) if moved != 0 else 0)
-        low = built.unfreeze(to_z + form.Q * to_l)
-        slope, slope_y = form.ell.diff(x), form.ell_y.diff(x_y)
-        terms.append((low, form.R * slope))
-        for entry, grad in _live(sums, by_sum):
-            terms.append((built.unfreeze(grad), entry.body.diff(form.logp) * slope))
-        at_y += (-to_z + form.P * to_l) * slope_y
-        coupled = form.ell.diff(x_y)
-        if coupled != 0:
-            at_y += built.sum((low * form.R + moved) * coupled)
-    for entry, grad in _live(sums, by_sum):
-        terms.append((built.unfreeze(grad), entry.body.diff(x)))
-        coupled = entry.body.diff(x_y)
-        if coupled != 0:
-            at_y += grad * built.sum(coupled)
-    for largest in loss.maxes:
-        grad = value.diff(largest.symbol)
-        terms.append((built.unfreeze(grad), largest.select * largest.body.diff(x)))
-        coupled = largest.body.diff(x_y)
-        if built.varies(coupled):
-            raise CompileError("max over classes of a product of x[y] and a class vector")
-        at_y += grad * coupled
-
-    parameters = frozenset(names.parameters.values()) | {names.classes}
-    gradient = _collect(terms, built, parameters)
-    at_y = built.unfreeze(at_y)
-    shared = _share(gradient, at_y, loss) if loss.pivot is not Pivot.NONE else None
-    at_y = tidy(at_y, built.forms, parameters) if shared is None else shared
+    value = loss.loss
+    reverse = _Reverse(loss, built)
+    reverse.run()
+    constants = frozenset(names.parameters.values()) | {names.classes}
+    gradients = []
+    for stream in names.differentiable:
+        terms = _collect(reverse.terms[stream], built, constants)
+        at_y = built.unfreeze(reverse.at_y[stream])
+        shared = None
+        if loss.pivot is not Pivot.NONE:
+            shared = _share(terms, at_y, loss, names.streams[stream])
+        at_y = tidy(at_y, built.forms, constants) if shared is None else shared
+        gradients.append(Gradient(stream, terms, at_y))
+    results = [tidy(built.unfreeze(v), built.forms, constants) for _, v in loss.outputs]
     return GradedLoss(
         spec=loss.spec,
         uses=loss.uses,
         pivot=loss.pivot,
         vocabulary=names,
-        forms=loss.forms,
+        forms=tuple(built.forms),
         sums=built.without_twins(tuple(built.sums)),
         maxes=loss.maxes,
         twins=loss.twins,
-        loss=tidy(built.unfreeze(value), built.forms, parameters),
-        gradient=gradient,
-        gradient_y=at_y,
+        centres=tuple(built.centres),
+        loss=tidy(built.unfreeze(value), built.forms, constants),
+        outputs=tuple((n, v) for (n, _), v in zip(loss.outputs, results, strict=True)),
+        gradients=tuple(gradients),
     )
 
 
-def _live(sums: tuple[Sum, ...], by_sum: dict[Symbol, Expr]) -> list[tuple[Sum, Expr]]:
-    """The sums that the loss depends on, with its derivative by each."""
-    return [(s, by_sum[s.symbol]) for s in sums if by_sum[s.symbol] != 0]
+@dataclass
+class _Reverse:
+    """Cotangents of the statistics, and what they send to the streams."""
 
+    loss: SymbolicLoss
+    built: Reductions
+    cotangents: dict[Symbol, Expr] = field(default_factory=dict)
+    moved: dict[Symbol, list[tuple[Expr, Expr]]] = field(default_factory=dict)  # of logp and R
+    terms: dict[str, list[tuple[Expr, Expr]]] = field(default_factory=dict)
+    at_y: dict[str, Expr] = field(default_factory=dict)
 
-def _along_z(value: Expr, form: Form) -> Expr:
-    return Add(
-        value.diff(form.z),
-        value.diff(form.P) * -form.P * form.Q,
-        value.diff(form.Q) * form.P * form.Q,
-        value.diff(form.s) * form.Q,
-        value.diff(form.r) * -form.P,
-    )
+    def run(self) -> None:
+        names, forms = self.loss.vocabulary, self.loss.forms
+        sums, maxes = self.loss.sums, self.loss.maxes
+        for symbol in self.built.statistics():
+            self.cotangents[symbol] = self.loss.loss.diff(symbol)
+        self.moved = {s: [] for f in forms for s in f.class_symbols}
+        self.terms = {n: [] for n in names.differentiable}
+        self.at_y = {n: self.loss.loss.diff(names.streams[n][1]) for n in names.differentiable}
+        for level in range(self.loss.last_level, 0, -1):
+            for form in forms:
+                self._pull_largest(form)
+            for entry in sums:
+                if entry.level == level:
+                    self._pull(self.cotangents[entry.symbol], entry.body)
+            for largest in maxes:
+                if largest.level == level:
+                    self._pull_max(self.cotangents[largest.symbol], largest.select, largest.body)
+            for form in reversed(forms):
+                if form.level == level:
+                    self._pull_form(form)
+
+    def _streams(self) -> list[tuple[str, Symbol, Symbol]]:
+        names = self.loss.vocabulary
+        return [(n, *names.streams[n]) for n in names.differentiable]
+
+    def _pull(self, cotangent: Expr, body: Expr) -> None:
+        """Send the cotangent of Σ_{j≠y} body to what the body mentions."""
+        if cotangent == 0:
+            return
+        for form in self.loss.forms:
+            for symbol, slope in (
+                (form.logp, body.diff(form.logp)),
+                (form.R, body.diff(form.R) * form.R),
+            ):
+                if slope != 0:
+                    self.moved[symbol].append((cotangent, slope))
+        for name, symbol, at_y in self._streams():
+            slope = self._slope(body, symbol)
+            self.terms[name].append((self.built.unfreeze(cotangent), slope))
+            coupled = self._slope(body, at_y)
+            if coupled != 0:
+                self.at_y[name] += cotangent * self.built.sum(coupled)
+        self._pull_statistics(cotangent, body)
+
+    def _slope(self, body: Expr, symbol: Symbol) -> Expr:
+        """dbody/dsymbol, through the centred differences too."""
+        through = [
+            body.diff(c.symbol) * c.factor * (c.expr.diff(symbol) - c.expr_y.diff(symbol))
+            for c in self.loss.centres
+        ]
+        return Add(body.diff(symbol), *through)
+
+    def _pull_statistics(self, cotangent: Expr, body: Expr) -> None:
+        statistics = self.built.statistics() & body.free_symbols
+        for symbol in sorted(statistics & set(self.cotangents), key=str):
+            slope = body.diff(symbol)
+            if slope != 0:
+                self.cotangents[symbol] += cotangent * self.built.sum(slope)
+
+    def _pull_max(self, cotangent: Expr, select: Symbol, body: Expr) -> None:
+        for name, symbol, at_y in self._streams():
+            self.terms[name].append((self.built.unfreeze(cotangent), select * body.diff(symbol)))
+            coupled = body.diff(at_y)
+            if self.built.varies(coupled):
+                raise CompileError("max over classes of a product of x[y] and a class vector")
+            self.at_y[name] += cotangent * coupled
+
+    def _pull_largest(self, form: Form) -> None:
+        """lam = L - scale·max of the base."""
+        cotangent, self.cotangents[form.lam] = self.cotangents[form.lam], Integer(0)
+        if cotangent == 0:
+            return
+        self.cotangents[form.L] += cotangent
+        for entry in self.loss.maxes:
+            if entry.below is None and entry.body == form.base:
+                self.cotangents[entry.symbol] -= form.scale * cotangent
+
+    def _pull_form(self, form: Form) -> None:
+        cotangents, built = self.cotangents, self.built
+        to_z = Add(
+            cotangents[form.z],
+            cotangents[form.P] * -form.P * form.Q,
+            cotangents[form.Q] * form.P * form.Q,
+            cotangents[form.s] * form.Q,
+            cotangents[form.r] * -form.P,
+        )
+        to_p, to_r = (Add(*(c * slope for c, slope in self.moved[s])) for s in form.class_symbols)
+        to_l = cotangents[form.L] - (built.sum(to_p) if to_p != 0 else 0)
+        to_low = -built.sum(to_r) if to_r != 0 else Integer(0)
+        low = built.unfreeze(to_z + form.Q * to_l + to_low)
+        to_y = -to_z + form.P * to_l
+        moved = to_p + to_r
+        along = [(low, form.R), *(pair for s in form.class_symbols for pair in self.moved[s])]
+        for name, symbol, at_y in self._streams():
+            for cotangent, basis in along:
+                slope = basis * form.ell.diff(symbol)
+                self.terms[name].append((built.unfreeze(cotangent), slope))
+            self.at_y[name] += to_y * form.ell_y.diff(at_y)
+            coupled = form.ell.diff(at_y)
+            if coupled != 0:
+                self.at_y[name] += built.sum((low * form.R + moved) * coupled)
+        for lower in self.loss.forms:
+            slope = form.ell.diff(lower.logp)
+            if slope != 0:
+                self.moved[lower.logp] += [(c, b * slope) for c, b in along]
+        used = built.statistics() & (form.ell.free_symbols | form.ell_y.free_symbols)
+        for symbol in sorted(used & set(cotangents), key=str):
+            slope = form.ell.diff(symbol)
+            if slope != 0:
+                cotangents[symbol] += built.sum((low * form.R + moved) * slope)
+            cotangents[symbol] += to_y * form.ell_y.diff(symbol)
 
 
 def _collect(
@@ -107,8 +197,9 @@ def _collect(
         if coefficient != 0 and basis != 0:
             by_basis[basis] = by_basis.get(basis, Integer(0)) + coefficient
 
-    for coefficient, basis in terms:
-        flat = expand(built.unfreeze(basis), power_base=False, power_exp=False, log=False)
+    for coefficient, basis in _together(terms, built, parameters):
+        whole = cancel_fractions(basis, class_symbols)
+        flat = expand(whole, power_base=False, power_exp=False, log=False)
         for part in Add.make_args(flat):
             row, cls = part.as_independent(*class_symbols, as_Add=False)
             add(coefficient * row, cls)
@@ -121,12 +212,37 @@ def _collect(
             if reduced is not None:
                 del by_basis[basis]
                 add(reduced, basis.xreplace({form.R: p}))
-    result = []
+    result: dict[Expr, Expr] = {}
     for basis in sorted(by_basis, key=str):
         coefficient = tidy(by_basis[basis], built.forms, parameters)
+        sign = -1 if -coefficient in result else 1
         if coefficient != 0:
-            result.append((coefficient, basis))
-    return tuple(result)
+            result[sign * coefficient] = result.get(sign * coefficient, Integer(0)) + sign * basis
+    split = [(c, part) for c, basis in result.items() for part in _by_weight(basis)]
+    return tuple(sorted(split, key=lambda pair: str(pair[1])))
+
+
+def _by_weight(basis: Expr) -> list[Expr]:
+    """The parts of a basis, one per product of exponentials: logp - log m stays one part."""
+    parts: dict[Expr, Expr] = {}
+    for term in Add.make_args(basis):
+        weight = Mul(*(f for f in Mul.make_args(term) if isinstance(f, exp)))
+        parts[weight] = parts.get(weight, Integer(0)) + term / weight
+    return [weight * rest for weight, rest in parts.items()]
+
+
+def _together(
+    terms: list[tuple[Expr, Expr]], built: Reductions, parameters: frozenset[Symbol]
+) -> list[tuple[Expr, Expr]]:
+    """Terms whose coefficients are parameters are one class expression, in which they cancel."""
+    fixed, rest = Integer(0), []
+    for coefficient, basis in terms:
+        basis = built.unfreeze(basis)
+        if coefficient.free_symbols <= parameters:
+            fixed += coefficient * basis
+        else:
+            rest.append((coefficient, basis))
+    return [(Integer(1), fixed), *rest]
 
 
 def _divide(expr: Expr, factor: Symbol) -> Expr | None:
@@ -140,10 +256,15 @@ def _divide(expr: Expr, factor: Symbol) -> Expr | None:
     return Add(*terms)
 
 
-def _share(gradient: tuple[tuple[Expr, Expr], ...], at_y: Expr, loss: SymbolicLoss) -> Expr | None:
+def _share(
+    gradient: tuple[tuple[Expr, Expr], ...],
+    at_y: Expr,
+    loss: SymbolicLoss,
+    stream: tuple[Symbol, Symbol],
+) -> Expr | None:
     """Use the coefficient of R itself at y where it is its negative: one row scalar for both."""
     for form in loss.forms:
-        slope, slope_y = form.ell.diff(loss.vocabulary.x), form.ell_y.diff(loss.vocabulary.x_y)
+        slope, slope_y = form.ell.diff(stream[0]), form.ell_y.diff(stream[1])
         for coefficient, basis in gradient:
             ratio = basis / form.R
             if ratio != slope or len(gradient) > 1 or slope != slope_y:

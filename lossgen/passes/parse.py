@@ -8,14 +8,17 @@ inside a sum.  Parameters and inputs that a variant does not use are their neutr
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fractions import Fraction
+from functools import partial
 from typing import Any, TypeAlias
 
-from sympy import Expr, Integer, Rational, Symbol, exp, expand, log, oo, pi, sqrt
+from sympy import Add, Expr, Integer, Rational, Symbol, exp, expand, log, oo, pi, sqrt
 
 from lossgen.errors import CompileError, LossgenError
 from lossgen.ir.ops import OPS, absf, compare, log_sigmoid, maximum, sgn
-from lossgen.ir.stages import Cls, Pivot, SymbolicLoss, Vocabulary
+from lossgen.ir.piecewise import eq, lt, minimum, where
+from lossgen.ir.stages import Cls, Form, Max, Pivot, SymbolicLoss, Vocabulary
 from lossgen.passes.algebra import complement
 from lossgen.passes.reductions import Reductions
 from lossgen.spec.expr import Call, NameKind, walk
@@ -25,7 +28,7 @@ from lossgen.spec.model import LossSpec
 __all__ = ["parse"]
 
 Value: TypeAlias = Any  # Cls for class rank, Expr for row and parameter rank
-_NEEDS_PIVOT = {"softmax", "log_softmax", "logsumexp", "exp", "max"}
+_NEEDS_PIVOT = {"softmax", "log_softmax", "logsumexp", "exp"}
 _FUNCTIONS = {name: op.symbol for name, op in OPS.items()} | {
     "exp": exp,
     "log": log,
@@ -38,19 +41,16 @@ _FUNCTIONS = {name: op.symbol for name, op in OPS.items()} | {
 def parse(spec: LossSpec, uses: frozenset[str]) -> SymbolicLoss:
     """The symbolic loss of one variant of ``spec`` (``uses``: the optional names it keeps)."""
     algebra = _Pairs(spec, uses)
+    built = algebra.built
     total: Expr = Integer(0)
     for term in spec.terms:
-        try:
-            value = walk(term.expr, algebra)
-        except LossgenError as error:
-            if error.location is None:
-                error.location = spec.location_of(term.name or term.role, term.expr.span)
-            raise
         weight = algebra.parameter(term.weight) if term.weight else Integer(1)
-        assert isinstance(value, Expr)
-        total += weight * value
-    built = algebra.built
+        total += weight * _row(spec, algebra, term.name or term.role, term.expr)
+    values = [_row(spec, algebra, o.name, o.expr) for o in spec.outputs]
+    values = [_shift_invariant(complement(v, built.forms), built) for v in values]
+    outputs = tuple((o.name, v) for o, v in zip(spec.outputs, values, strict=True))
     loss = _shift_invariant(complement(total, built.forms), built)
+    loss += Add(*(g * v for g, v in zip(built.vocabulary.cotangents, values, strict=True)))
     return SymbolicLoss(
         spec=spec,
         uses=uses,
@@ -60,26 +60,46 @@ def parse(spec: LossSpec, uses: frozenset[str]) -> SymbolicLoss:
         sums=tuple(built.sums),
         maxes=tuple(built.maxes),
         loss=loss,
+        centres=tuple(built.centres),
+        outputs=outputs,
         twins=built.twins,
     )
 
 
+def _row(spec: LossSpec, algebra: _Pairs, name: str, tree: Tree) -> Expr:
+    """The value of a formula, with errors placed at it."""
+    try:
+        value = walk(tree, algebra)
+    except LossgenError as error:
+        if error.location is None:
+            error.location = spec.location_of(name, tree.span)
+        raise
+    assert isinstance(value, Expr)
+    return value
+
+
 def _shift_invariant(loss: Expr, built: Reductions) -> Expr:
-    """Write x_y through L where L then drops out: the loss depends on differences only.
+    """Write x_y through L where L then drops out: the value depends on differences only.
 
     logsumexp(x) - x[y]  →  L - (L - s) = s
     """
     names = built.vocabulary
     for form in built.forms:
-        slope = form.ell_y.diff(names.x_y)
-        if slope == 0 or slope.has(names.x_y) or names.x_y not in loss.free_symbols:
-            continue
-        offset = form.ell_y - slope * names.x_y
-        replaced = loss.xreplace({names.x_y: (form.L - form.s - expand(offset)) / slope})
-        flat = expand(replaced, power_base=False, power_exp=False, log=False)
-        for candidate in (replaced, flat):
-            if form.L not in candidate.free_symbols:
-                return complement(candidate, built.forms)
+        for raw in (pair[1] for pair in names.streams.values()):
+            loss = _without_level(loss, form, raw, built)
+    return loss
+
+
+def _without_level(loss: Expr, form: Form, raw: Symbol, built: Reductions) -> Expr:
+    slope = form.ell_y.diff(raw)
+    if slope == 0 or slope.has(raw) or raw not in loss.free_symbols:
+        return loss
+    offset = form.ell_y - slope * raw
+    replaced = loss.xreplace({raw: (form.L - form.s - expand(offset)) / slope})
+    flat = expand(replaced, power_base=False, power_exp=False, log=False)
+    for candidate in (replaced, flat):
+        if form.L not in candidate.free_symbols:
+            return complement(candidate, built.forms)
     return loss
 
 
@@ -91,25 +111,31 @@ def _vocabulary(spec: LossSpec) -> Vocabulary:
             return Symbol(name, nonnegative=True)
         return Symbol(name, real=True)
 
-    vocab, rows = {}, {}
+    streams = {"x": (real("x"), real("x_y"))}
+    vocab: dict[str, tuple[Symbol, Symbol]] = {}
+    rows: dict[str, Symbol] = {}
     for name, entry in spec.inputs.items():
         domain = entry.domain
         low = (domain.lo, domain.lo_open) if domain else (None, False)
-        if entry.kind == "vocab":
-            vocab[name] = (real(name, *low), real(f"{name}_y", *low))
-        else:
+        if entry.kind == "row":
             rows[name] = real(name, *low)
+        else:
+            table = vocab if entry.kind == "vocab" else streams
+            table[name] = (real(name, *low), real(f"{name}_y", *low))
     parameters = {
         name: real(name, entry.domain.lo, entry.domain.lo_open)
         for name, entry in spec.parameters.items()
     }
+    differentiable = [n for n, i in spec.inputs.items() if i.kind == "class" and i.differentiable]
     return Vocabulary(
-        x=Symbol("x", real=True),
-        x_y=Symbol("x_y", real=True),
+        streams=streams,
+        differentiable=("x", *differentiable),
         vocab=vocab,
         rows=rows,
         parameters=parameters,
         classes=Symbol("V", positive=True, integer=True),
+        index=(Symbol("index", nonnegative=True), Symbol("index_y", nonnegative=True)),
+        cotangents=tuple(Symbol(f"g{k}", real=True) for k in range(len(spec.outputs))),
     )
 
 
@@ -130,7 +156,8 @@ class _Pairs:
     """The Algebra of pairs: Cls for class rank, a plain expression for row and parameter rank."""
 
     def __init__(self, spec: LossSpec, uses: frozenset[str]) -> None:
-        trees = [t.expr for t in spec.terms] + list(spec.let.values())
+        trees = [t.expr for t in spec.terms] + [o.expr for o in spec.outputs]
+        trees += spec.let.values()
         calls = set().union(*(_calls(t) for t in trees))
         pivot = (
             Pivot.TARGET
@@ -156,6 +183,10 @@ class _Pairs:
         match kind:
             case NameKind.LOGITS:
                 return Cls(names.x, names.x_y)
+            case NameKind.STREAM:
+                return Cls(*names.streams[name])
+            case NameKind.INDEX:
+                return Cls(*names.index)
             case NameKind.PARAMETER:
                 return self.parameter(name)
             case NameKind.CLASSES:
@@ -232,19 +263,14 @@ class _Pairs:
     # ------------------------------------------------------------------ softmax and reductions
     def _form(self, value: Value) -> tuple[Any, Expr]:
         assert isinstance(value, Cls)
-        if not self._is_raw(value.o):
-            if self.built.varies(value.o):
-                raise CompileError(
-                    "a softmax of something that already holds a softmax needs a second sweep, "
-                    "which is not in this release"
-                )
+        if not self.built.varies(value.o):
             raise CompileError("the softmax of a vector that is the same for every class")
         return self.built.form(value.o, value.y)
 
     def _softmax(self, value: Value, others: bool) -> Value:
         form, _ = self._form(value)
         if others:
-            return Cls(exp(form.logp) / form.Q, Integer(0))
+            return Cls(form.R, Integer(0))
         return Cls(exp(form.logp), form.P)
 
     def _log_softmax(self, value: Value, others: bool) -> Value:
@@ -272,20 +298,52 @@ class _Pairs:
         return sqrt(self._sum(self._map(lambda a: a**2, value), others))
 
     def _max(self, value: Value, others: bool) -> Value:
-        assert isinstance(value, Cls)
-        if not self._is_raw(value.o):
-            raise CompileError(
-                "max over classes of an expression with a softmax in it: take the maximum of the "
-                "logits instead (softmax is monotone)"
-            )
-        constant, rest = value.o.as_independent(*self.built.class_symbols(), as_Add=True)
-        largest = self.built.maximum(rest) + constant
-        if others or self.built.pivot is Pivot.NONE:
-            return largest
-        return maximum(largest, value.y)
+        return self._largest(value, others)[0]
 
     def _argmax(self, value: Value, others: bool) -> Value:
-        raise CompileError("argmax is not in this release; max is, with its first index")
+        return self._largest(value, others)[1]
+
+    def _second_max(self, value: Value, others: bool) -> Value:
+        assert isinstance(value, Cls)
+        outer, inner = self._monotone(value)
+        first = self.built.maximum(inner.o)
+        second = self.built.maximum(inner.o, self.built.maxes.index(first))
+        if others or self.built.pivot is not Pivot.TARGET:
+            return outer(second)
+        return maximum(outer(second), minimum(outer(first), value.y))
+
+    def _largest(self, value: Value, others: bool) -> tuple[Expr, Expr]:
+        """(value, index) of the first largest entry."""
+        assert isinstance(value, Cls)
+        outer, inner = self._monotone(value)
+        entry = self.built.maximum(inner.o)
+        if others or self.built.pivot is not Pivot.TARGET:
+            return outer(entry), entry.index
+        at_y = self.built.vocabulary.index[1]
+        later = where(lt(inner.y, entry.symbol), entry.index, at_y)
+        index = where(eq(inner.y, entry.symbol), minimum(entry.index, at_y), later)
+        return maximum(outer(entry), value.y), index
+
+    def _monotone(self, value: Cls) -> tuple[Callable[[Max], Expr], Cls]:
+        """Write an increasing function of a class vector as (outer, inner): softmax of x as
+        exp(· - L) of x, so that the maximum is one of raw values."""
+        for form in self.built.forms:
+            logarithm = value.o == form.logp
+            if logarithm or value.o == exp(form.logp):
+                raw = Cls(form.base, form.base_y)
+                return partial(_largest_of, form, logarithm, self.built.pivot), raw
+        constant, _ = value.o.as_independent(*self.built.class_symbols(), as_Add=True)
+        return (lambda m: m.symbol + constant), Cls(value.o - constant, value.y - constant)
+
+
+def _largest_of(form: Form, logarithm: bool, pivot: Pivot, entry: Max) -> Expr:
+    """max of logp, or of p: the largest l_j is the running maximum of the softmax."""
+    best = form.scale * entry.symbol - form.L
+    if entry.below is None and pivot is Pivot.TARGET:
+        best = -form.lam
+    elif entry.below is None and form.index == 0:
+        best = -form.s  # the pivot is the largest
+    return best if logarithm else exp(best)
 
 
 def _exact(number: float) -> Expr:

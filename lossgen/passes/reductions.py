@@ -5,17 +5,20 @@
 A body without statistics is already one online sum and is never expanded.  A body with
 statistics is expanded in exp(κ·logp), logp and the statistics only; every other class expression
 is an opaque weight.  Identities: Σ_{j≠y} p_j = Q, Σ_{j≠y} 1 = V - 1.  Equal sums are one sum.
-What does not separate (log(1 - p_j), |p_j - q_j|) needs a second sweep and is refused.
+Products of powers of several softmaxes are one softmax: Σ t^a·p^b = exp(L' - a·L_t - b·L_p) with
+l' = a·l_t + b·l_p.  What does not separate (log(1 - p_j), |p_j - q_j|) is summed whole, one level
+up: in a sweep of its own, where the softmax is known.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from sympy import Add, Expr, Integer, Mul, Symbol, exp, expand
+from sympy import Add, Expr, Integer, Symbol, exp, expand, factor_terms
 
-from lossgen.errors import CompileError
-from lossgen.ir.stages import Form, Max, Pivot, Sum, Vocabulary
+from lossgen.ir.stages import Centre, Form, Max, Pivot, Sum, Vocabulary
+from lossgen.passes.algebra import cancel_fractions
+from lossgen.passes.separate import Piece, separate
 
 __all__ = ["Reductions"]
 
@@ -32,12 +35,14 @@ class Reductions:
         forms: tuple[Form, ...] = (),
         sums: tuple[Sum, ...] = (),
         maxes: tuple[Max, ...] = (),
+        centres: tuple[Centre, ...] = (),
     ) -> None:
         self.vocabulary = vocabulary
         self.pivot = pivot
         self.forms = list(forms)
         self.sums = list(sums)
         self.maxes = list(maxes)
+        self.centres = list(centres)
         self._twins: dict[Symbol, Symbol] = {}
 
     @property
@@ -52,23 +57,36 @@ class Reductions:
         for form in self.forms:
             found.update(form.class_symbols)
         found.update(m.select for m in self.maxes)
+        found.update(c.symbol for c in self.centres)
         return found | {t for live, t in self._twins.items() if live in found}
 
-    def statistics(self) -> set[Symbol]:
-        """Row symbols that are known only after the sweep."""
-        found: set[Symbol] = {s.symbol for s in self.sums} | {m.symbol for m in self.maxes}
+    def levels(self) -> dict[Symbol, int]:
+        """Every symbol that is known only after a sweep, and which."""
+        found: dict[Symbol, int] = {s.symbol: s.level for s in self.sums}
+        for entry in self.maxes:
+            found |= dict.fromkeys((entry.symbol, entry.select, entry.index), entry.level)
         for form in self.forms:
-            found.update(form.row_symbols)
-        return found | {t for live, t in self._twins.items() if live in found}
+            found |= dict.fromkeys((*form.row_symbols, *form.class_symbols), form.level)
+        return found | {t: found[live] for live, t in self._twins.items() if live in found}
+
+    def level(self, expr: Expr) -> int:
+        """The sweep after which ``expr`` is known; 0: before any."""
+        levels = self.levels()
+        return max((levels.get(s, 0) for s in expr.free_symbols), default=0)
+
+    def statistics(self) -> set[Symbol]:
+        """Row symbols that are known only after a sweep."""
+        return set(self.levels()) - self.class_symbols()
 
     def varies(self, expr: Expr) -> bool:
         return bool(expr.free_symbols & self.class_symbols())
 
     # ------------------------------------------------------------------ stop_gradient
     def freeze(self, expr: Expr) -> Expr:
-        """Replace every symbol that depends on the logits by a twin with zero derivative."""
+        """Replace every symbol that depends on a stream by a twin with zero derivative."""
         names = self.vocabulary
-        live = self.statistics() | self.class_symbols() | {names.x, names.x_y}
+        live = set(self.levels()) | self.class_symbols()
+        live |= {s for pair in names.streams.values() for s in pair}
         for symbol in sorted(expr.free_symbols & live, key=str):
             if symbol not in self._twins and not symbol.name.endswith(_FIXED):
                 self._twins[symbol] = Symbol(symbol.name + _FIXED, **symbol.assumptions0)
@@ -104,118 +122,146 @@ class Reductions:
         offset, base = body.as_independent(*symbols, as_Add=True)
         x, x_y = self.vocabulary.x, self.vocabulary.x_y
         rest = base - x
-        if self.pivot is Pivot.TARGET and rest != 0 and x not in rest.free_symbols:
+        alone = not rest.free_symbols & {pair[0] for pair in self.vocabulary.streams.values()}
+        if self.pivot is Pivot.TARGET and rest != 0 and alone:
             # x - x_y is exact where it matters, x + rest at |x| = 3000 is not
             offset, base = offset + x_y, base - x_y
         constant = scale * offset
+        raw_y = {pair[1] for pair in self.vocabulary.streams.values()}
         along: list[Expr] = []
         shift_y: list[Expr] = []
         for term in Add.make_args(expand(ell_y - constant)):
-            held = self.vocabulary.x_y in term.free_symbols
-            (along if held else shift_y).append(term)
+            (along if term.free_symbols & raw_y else shift_y).append(term)
         base_y = Add(*(term / scale for term in along))
-        found = Form(len(self.forms), scale, base, base_y, Add(*shift_y))
+        level = self.level(ell) + 1
+        found = Form(len(self.forms), scale, base, base_y, Add(*shift_y), level)
         for form in self.forms:
             if replace(found, index=form.index) == form:
                 return form, constant
         self.forms.append(found)
         return found, constant
 
-    def maximum(self, body: Expr) -> Symbol:
-        for entry in self.maxes:
-            if entry.body == body:
+    def centre(self, expr: Expr, expr_y: Expr) -> Symbol:
+        """The class symbol of expr - expr_y."""
+        symbols = self.class_symbols()
+        row, _ = expr.as_independent(*symbols, as_Add=True)
+        expr, expr_y = expand(expr - row), expand(expr_y - row)
+        factor, expr = factor_terms(expr).as_independent(*symbols, as_Add=False)
+        expr_y = expand(expr_y / factor)
+        for entry in self.centres:
+            if (entry.expr, entry.expr_y, entry.factor) == (expr, expr_y, factor):
                 return entry.symbol
+        symbol = Symbol(f"delta{len(self.centres)}", real=True)
+        self.centres.append(Centre(symbol, expr, expr_y, factor))
+        return symbol
+
+    def maximum(self, body: Expr, below: int | None = None) -> Max:
+        """The largest of ``body``, or of what statistic ``below`` leaves."""
+        for entry in self.maxes:
+            if (entry.body, entry.below) == (body, below):
+                return entry
         k = len(self.maxes)
-        select = Symbol(f"is_max{k}", nonnegative=True)
-        entry = Max(Symbol(f"max{k}", real=True), select, body)
+        entry = Max(
+            Symbol(f"max{k}", real=True),
+            Symbol(f"is_max{k}", nonnegative=True),
+            Symbol(f"index{k}", nonnegative=True),
+            body,
+            below,
+            self.level(body) + 1,
+        )
         self.maxes.append(entry)
-        return entry.symbol
+        return entry
 
     def sum(self, body: Expr) -> Expr:
         """Σ_{j≠y} body as a row expression in sum symbols."""
-        body = body.xreplace({f.R: exp(f.logp) / f.Q for f in self.forms})
         if not self.varies(body):
             return self.count * body
-        logps = {f.logp for f in self.forms}
-        logps |= {t for live, t in self._twins.items() if live in logps}
-        if not body.free_symbols & (self.statistics() | logps):
-            return self._plain(body)
-        body = self._one_form(body)
-        total: list[Expr] = []
+        if self.level(body) == 0:
+            return self._whole(body)
+        groups = self._by_row(cancel_fractions(body, self.class_symbols()))
+        return Add(*(row * self._class_sum(cls) for row, cls in groups))
+
+    def _by_row(self, body: Expr) -> list[tuple[Expr, Expr]]:
+        """Σ row·class, with class parts together whose rows differ by a number only."""
         symbols = self.class_symbols()
-        for outer in Add.make_args(body):
-            row, cls = outer.as_independent(*symbols, as_Add=False)
-            for term in Add.make_args(expand(cls, deep=True, power_base=False, log=False)):
-                inner, own = term.as_independent(*symbols, as_Add=False)
-                total.append(row * inner * (self._monomial(own) if own != 1 else self.count))
-        return Add(*total)
-
-    def _plain(self, body: Expr) -> Expr:
-        row, cls = body.as_independent(*self.class_symbols(), as_Add=False)
-        key = Sum(Symbol("_"), cls, None, Integer(0), 0, cls)
-        return row * self._register(key)
-
-    def _one_form(self, body: Expr) -> Expr:
-        """Keep logp of the form under exp; write the other forms' logp as l_j - L."""
-        used = [f for f in self.forms if f.logp in body.free_symbols]
-        if len(used) < 2:
-            return body
-        inside = {s for e in body.atoms(exp) for s in e.free_symbols}
-        keep = [f for f in used if f.logp in inside] or used[:1]
-        if len(keep) > 1:
-            raise CompileError(
-                "a sum over classes multiplies the probabilities of two different softmaxes: "
-                "not in this release"
-            )
-        return body.xreplace({f.logp: f.ell - f.L for f in used if f is not keep[0]})
-
-    def _monomial(self, cls: Expr) -> Expr:
-        """T for one product of exp(κ·logp), powers of logp and a weight."""
-        kappa: dict[Symbol, Expr] = {}
-        power: dict[Symbol, int] = {}
-        weight: list[Expr] = []
-        logps = {f.logp: f for f in self.forms}
-        logps.update({self._twins[f.logp]: f for f in self.forms if f.logp in self._twins})
-        for factor in Mul.make_args(cls):
-            if isinstance(factor, exp):
-                for part in Add.make_args(expand(factor.args[0])):
-                    coefficient, symbol = part.as_independent(*logps, as_Add=False)
-                    if symbol not in logps or self.varies(coefficient):
-                        self._refuse(cls)
-                    kappa[symbol] = kappa.get(symbol, Integer(0)) + coefficient
-                continue
-            base, exponent = factor.as_base_exp()
-            if base in logps and exponent.is_Integer and exponent > 0:
-                power[base] = power.get(base, 0) + int(exponent)
-            elif factor.free_symbols & (set(logps) | self.statistics()):
-                self._refuse(cls)
+        by_class: dict[Expr, Expr] = {}
+        for term in Add.make_args(body):
+            row, cls = term.as_independent(*symbols, as_Add=False)
+            by_class[cls] = by_class.get(cls, Integer(0)) + row
+        groups: list[tuple[Expr, list[Expr]]] = []
+        for cls, row in by_class.items():
+            number, row = factor_terms(row).as_coeff_Mul()
+            for known, parts in groups:
+                if known in (row, -row):
+                    parts.append(number * cls if known == row else -number * cls)
+                    break
             else:
-                weight.append(factor)
-        owners = {logps[s].index for s in (*kappa, *power)}
-        if len(owners) != 1:
-            self._refuse(cls)
-        live = self.forms[owners.pop()]
-        total_kappa, total_power = Add(*kappa.values()), sum(power.values())
-        w = Mul(*weight)
-        if {*kappa, *power} == {live.logp} and (total_kappa, total_power, w) == (1, 0, 1):
-            return live.Q
-        if total_kappa.free_symbols & self.statistics():
-            self._refuse(cls)
-        return self._register(Sum(Symbol("_"), cls, live.index, total_kappa, total_power, w))
+                groups.append((row, [number * cls]))
+        return [(row, Add(*parts)) for row, parts in groups]
+
+    def _class_sum(self, body: Expr) -> Expr:
+        if not self.varies(body):
+            return self.count * body
+        if self.level(body) == 0:
+            return self._whole(body)
+        pieces = separate(body, self)
+        if pieces is None:
+            return self._whole(body)
+        return Add(*(piece.row * self._piece(piece) for piece in pieces))
+
+    def _piece(self, piece: Piece) -> Expr:
+        """One monomial as a row expression."""
+        if not piece.kappa and not piece.power:
+            return self.count if piece.body == 1 else self._whole(piece.body)
+        if len(piece.kappa) > 1:
+            return self._joint(piece)
+        (index,) = {*piece.kappa, *piece.power}
+        form = self.forms[index]
+        kappa, power = piece.kappa.get(index, Integer(0)), piece.power.get(index, 0)
+        if piece.is_mass and kappa == 1:
+            return Integer(1) if piece.others else form.Q
+        return self._register(
+            Sum(
+                Symbol("_"),
+                piece.body,
+                index,
+                kappa,
+                power,
+                piece.weight,
+                piece.centre,
+                piece.others,
+                form.level,
+            )
+        )
+
+    def _joint(self, piece: Piece) -> Expr:
+        """Σ exp(Σ κ_f·logp_f) = Q'·exp(s' - Σ κ_f·s_f) of the form with l' = Σ κ_f·l_f."""
+        forms = [(self.forms[index], kappa) for index, kappa in piece.kappa.items()]
+        ell = Add(*(expand(kappa * f.ell) for f, kappa in forms))
+        ell_y = Add(*(expand(kappa * f.ell_y) for f, kappa in forms))
+        joint, _ = self.form(ell, ell_y)
+        # with every L_f as s_f + l_f(y) the l(y) cancel, and common offsets with them
+        return joint.Q * exp(joint.s - Add(*(kappa * f.s for f, kappa in forms)))
+
+    def _whole(self, body: Expr) -> Expr:
+        row, cls = body.as_independent(*self.class_symbols(), as_Add=False)
+        key = Sum(Symbol("_"), cls, weight=cls, level=self.level(cls) + 1)
+        return row * self._register(key)
 
     def _register(self, key: Sum) -> Symbol:
         for entry in self.sums:
-            if entry.body == key.body:
+            if entry.form == key.form and (entry.body == key.body or _same(entry.body, key.body)):
                 return entry.symbol
         sign = {}
-        if key.weight.is_nonnegative:
+        if key.weight.is_nonnegative and key.centre is None:
             sign = {"nonnegative": True} if key.power % 2 == 0 else {"nonpositive": True}
         symbol = Symbol(f"T{len(self.sums)}", real=True, **sign)
-        self.sums.append(Sum(symbol, key.body, key.form, key.kappa, key.power, key.weight))
+        self.sums.append(replace(key, symbol=symbol))
         return symbol
 
-    def _refuse(self, cls: Expr) -> None:
-        raise CompileError(
-            f"the sum over classes of {cls} is nonlinear in normalised probabilities: it needs a "
-            "second sweep, which is not in this release"
-        )
+
+def _same(a: Expr, b: Expr) -> bool:
+    """Equal once expanded, and short enough to ask."""
+    if a.free_symbols != b.free_symbols or max(a.count_ops(), b.count_ops()) > 80:
+        return False
+    return bool(expand(a, power_base=False, log=False) == expand(b, power_base=False, log=False))

@@ -1,4 +1,4 @@
-"""Statistics → one sweep: which numbers are accumulated, which are saved, what runs per element.
+"""Statistics → sweeps: which numbers are accumulated, which are saved, what runs per element.
 
     T = Σ_{j≠y} w·exp(κ·logp_j)·logp_j^n   →   moments  M_k = Σ w·exp(κ·t_j)·t_j^k,  k ≤ n
                                                with t = l - m and m the running maximum
@@ -12,61 +12,84 @@ from __future__ import annotations
 from sympy import Add, Expr, Integer, Mul, Symbol, exp
 
 from lossgen.errors import CompileError
-from lossgen.ir.stages import Form, KernelPlan, Moment, Pivot, RowScalar, StableLoss, Sum
+from lossgen.ir.piecewise import lt, where
+from lossgen.ir.plan import KernelPlan, Moment, RowScalar, StreamGradient
+from lossgen.ir.stages import Form, Pivot, StableLoss, Sum
 
 __all__ = ["schedule"]
 
 
 def schedule(stable: StableLoss) -> KernelPlan:
     """The plan that the templates render."""
-    if stable.pivot is Pivot.ARGMAX and len(stable.forms) > 1:
-        raise CompileError(
-            "two different softmaxes in a loss without a target: not in this release"
-        )
     if stable.pivot is Pivot.ARGMAX:
         _check_pivot(stable)
-    coefficients, gradient = _coefficients(stable)
+    coefficients, gradients = _coefficients(stable)
     needed = {s for c in coefficients for s in c.expr.free_symbols}
-    needed |= gradient.free_symbols | stable.gradient_y.free_symbols
-    gradient_sums = tuple(s for s in stable.sums if s.symbol in needed)
-    forward_sums = tuple(s for s in stable.sums if s.symbol in stable.loss.free_symbols)
-    sums = tuple(s for s in stable.sums if s in gradient_sums or s in forward_sums)
+    needed = needed.union(*(g.expr.free_symbols | g.at_y.free_symbols for g in gradients))
+    wanted = needed.union(*(e.free_symbols for e in stable.results))
+    live = _live(stable, wanted)
     return KernelPlan(
         stable=stable,
-        moments=_moments(stable.forms, sums),
+        moments=_moments(stable.forms, live),
         saved=_saved(stable, needed),
-        forward_sums=forward_sums,
-        gradient_sums=gradient_sums,
+        sums=live,
         coefficients=coefficients,
-        gradient=gradient,
+        gradients=gradients,
     )
 
 
+def _live(stable: StableLoss, wanted: set[Symbol]) -> tuple[Sum, ...]:
+    """The sums that are needed, and those that their bodies need."""
+    known = set(wanted)
+    for form in stable.forms:
+        known |= form.ell.free_symbols | form.ell_y.free_symbols
+    kept: list[Sum] = []
+    for entry in sorted(stable.sums, key=lambda e: -e.level):
+        if entry.symbol in known:
+            kept.append(entry)
+            known |= entry.body.free_symbols
+    return tuple(e for e in stable.sums if e in kept)
+
+
 def _check_pivot(stable: StableLoss) -> None:
-    """The arg-max class is known after the sweep, so nothing else may be needed of it."""
-    vocab = {s for pair in stable.vocabulary.vocab.values() for s in pair}
-    used = {s for e in stable.sums for s in e.body.free_symbols}
-    used |= {s for f in stable.forms for s in f.ell.free_symbols}
-    if used & vocab:
-        raise CompileError(
-            "a vocab input in a loss with a softmax and no target: not in this release"
-        )
-    if any(e.form is not None and e.weight != 1 for e in stable.sums):
-        raise CompileError(
-            "a sum of probabilities times logits in a loss without a target: write it with logp, "
-            "which the softmax keeps accurate"
-        )
+    """The arg-max class is known after the sweep, so no exponent may mention it."""
+    at_y = {pair[1] for pair in stable.vocabulary.pairs}
+    for form in stable.forms:
+        if form.level > 1 or form.ell.free_symbols & at_y:
+            _refuse_pivot()
+    for entry in stable.sums:
+        if entry.level == 1 and entry.form is not None and entry.weight.free_symbols & at_y:
+            _refuse_pivot()
+
+
+def _refuse_pivot() -> None:
+    raise CompileError(
+        "a loss without a target whose sums need the largest class, which is known only after "
+        "them: not in this release"
+    )
 
 
 def _moments(forms: tuple[Form, ...], sums: tuple[Sum, ...]) -> tuple[Moment, ...]:
-    found = [Moment(f"a{f.index}", f.index, Integer(1), 0, Integer(1)) for f in forms]
-    known = {(m.form, m.kappa, m.power, m.weight) for m in found}
+    found = [
+        Moment(f"a{f.index}", f.index, Integer(1), 0, Integer(1), level=f.level) for f in forms
+    ]
+    known = {m.kind for m in found}
     for entry in sums:
-        for power in range(entry.power + 1):
-            key = (entry.form, entry.kappa, power, entry.weight)
-            if key not in known:
-                known.add(key)
-                found.append(Moment(f"b{len(found) - len(forms)}", *key))
+        centres = [None, entry.centre] if entry.centre else [None]
+        for centre in centres:
+            for power in range(entry.power + 1):
+                moment = Moment(
+                    f"b{len(found) - len(forms)}",
+                    entry.form,
+                    entry.kappa,
+                    power,
+                    entry.weight,
+                    centre,
+                    entry.level,
+                )
+                if moment.kind not in known:
+                    known.add(moment.kind)
+                    found.append(moment)
     return tuple(found)
 
 
@@ -75,18 +98,21 @@ def _saved(stable: StableLoss, needed: set[Symbol]) -> tuple[str, ...]:
     for form in stable.forms:
         if needed & {form.z, form.L, *form.class_symbols}:
             names += [f"m{form.index}", f"la{form.index}"]
+            needed = needed | form.ell.free_symbols | form.ell_y.free_symbols
     if stable.pivot is Pivot.ARGMAX:
         names.append("pivot")
     names += [s.symbol.name for s in stable.sums if s.symbol in needed]
     for k, largest in enumerate(stable.maxes):
         if largest.symbol in needed:
             names.append(largest.symbol.name)
-        if largest.select in needed:
+        if {largest.select, largest.index} & needed:
             names.append(f"index{k}")
     return tuple(names)
 
 
-def _coefficients(stable: StableLoss) -> tuple[tuple[RowScalar, ...], Expr]:
+def _coefficients(
+    stable: StableLoss,
+) -> tuple[tuple[RowScalar, ...], tuple[StreamGradient, ...]]:
     """Name the row coefficients and group the bases by exponential weight:
 
     p_j·c0 + p_j·logp_j·c1 + c2  →  p_j·(c0 + c1·logp_j) + c2
@@ -94,20 +120,31 @@ def _coefficients(stable: StableLoss) -> tuple[tuple[RowScalar, ...], Expr]:
     names = stable.vocabulary
     constants = set(names.parameters.values()) | {names.classes}
     scalars: dict[Expr, Symbol] = {}
-    groups: dict[Expr, list[Expr]] = {}
-    for coefficient, basis in stable.gradient:
-        factor = coefficient
-        if coefficient.free_symbols - constants:
-            if -coefficient in scalars:
-                factor = -scalars[-coefficient]
-            else:
-                if coefficient not in scalars:
-                    scalars[coefficient] = Symbol(f"c{len(scalars)}", real=True)
-                factor = scalars[coefficient]
-        weight = Mul(*(f for f in Mul.make_args(basis) if _is_weight(f, stable.forms)))
-        groups.setdefault(weight, []).append(factor * (basis / weight))
-    gradient = Add(*(weight * Add(*terms) for weight, terms in groups.items()))
-    return tuple(RowScalar(s, e) for e, s in scalars.items()), gradient
+    gradients: list[StreamGradient] = []
+    for gradient in stable.gradients:
+        groups: dict[Expr, list[Expr]] = {}
+        for coefficient, basis in gradient.terms:
+            factor = coefficient
+            if coefficient.free_symbols - constants:
+                if -coefficient in scalars:
+                    factor = -scalars[-coefficient]
+                else:
+                    if coefficient not in scalars:
+                        scalars[coefficient] = Symbol(f"c{len(scalars)}", real=True)
+                    factor = scalars[coefficient]
+            weight = Mul(*(f for f in Mul.make_args(basis) if _is_weight(f, stable.forms)))
+            groups.setdefault(weight, []).append(factor * (basis / weight))
+        centres = {c.symbol for c in stable.centres}
+        total = Add(*(_weighted(weight, Add(*terms), centres) for weight, terms in groups.items()))
+        gradients.append(StreamGradient(gradient.stream, total, gradient.at_y))
+    return tuple(RowScalar(s, e) for e, s in scalars.items()), tuple(gradients)
+
+
+def _weighted(weight: Expr, inner: Expr, unbounded: set[Symbol]) -> Expr:
+    """weight·inner, and 0 where a masked class makes that 0·∞."""
+    if weight == 1 or not inner.free_symbols & unbounded:
+        return weight * inner
+    return where(lt(0, weight), weight * inner, 0)
 
 
 def _is_weight(factor: Expr, forms: tuple[Form, ...]) -> bool:

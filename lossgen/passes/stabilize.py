@@ -1,33 +1,18 @@
-"""Rewrite row expressions so that they are accurate in float32.
-
-Applied after differentiation, never before it (the derivative of a stabilised form is not
-stable).  Every rule is one row of ``RULES``, tried on each node from the root down, in order:
-
-    log_of_power        log(1 - P^N)           →  cloglog(log N + logsoftplus(z))
-    log_near_one        log(1 - c·Q)           →  log1p(-c·Q)
-    expm1_quotient      B^N / (1 - B^N)        →  recipexpm1x(-N·log B) / (-N·log B)
-    power_difference    A^e - B^e              →  -A^e · e · expm1div(log(B/A), e)
-                        B^a - B^b              →  B^b · (a-b) · expm1div(log B, a-b)
-    bounded_quotient    P / softplus(-z)       →  sigrel(-z)
-    one_exponential     P^a · Q^b · e^c        →  exp(c - a·s - b·r), integer units as sigmoids
-
-with  expm1div(v, e) = (exp(e·v) - 1)/e.  ``simplify`` is banned: it goes the other way.
+"""Write a graded loss in the accurate vocabulary, after differentiation and never before it: the
+derivative of a stabilised form is not stable.  The rewrites are ``passes.rules`` (row expressions)
+and ``passes.mixtures`` (class expressions, and mixtures of two probabilities).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 
-from sympy import Add, Expr, Integer, Mul, Pow, Symbol, exp, expand, log, sympify
+from sympy import sympify
 
-from lossgen.ir.ops import OPS
-from lossgen.ir.stages import Form, GradedLoss, StableLoss
-from lossgen.passes.algebra import cancel_parameters, complement
+from lossgen.ir.stages import Form, GradedLoss, Gradient, StableLoss, Sum
+from lossgen.passes.rules import Rewriter
 
-__all__ = ["RULES", "stabilize"]
-
-_f = {name: op.symbol for name, op in OPS.items()}
+__all__ = ["stabilize"]
 
 
 def stabilize(graded: GradedLoss) -> StableLoss:
@@ -38,288 +23,48 @@ def stabilize(graded: GradedLoss) -> StableLoss:
         symbol: sympify(graded.spec.parameters[name].default)
         for name, symbol in names.parameters.items()
     }
-    rewriter = _Rewriter(graded.forms, constants, defaults)
+    rewriter = Rewriter(graded.forms, constants, defaults)
     return StableLoss(
         spec=graded.spec,
         uses=graded.uses,
         pivot=graded.pivot,
         vocabulary=names,
-        forms=graded.forms,
-        sums=graded.sums,
+        forms=tuple(_stable_form(f, rewriter) for f in graded.forms),
+        sums=tuple(_stable_sum(e, rewriter) for e in graded.sums),
         maxes=graded.maxes,
         twins=graded.twins,
+        centres=graded.centres,
         loss=rewriter(graded.loss),
-        gradient=tuple((rewriter(c), rewriter.class_level(b)) for c, b in graded.gradient),
-        gradient_y=rewriter(graded.gradient_y),
+        outputs=tuple((name, rewriter(value)) for name, value in graded.outputs),
+        gradients=tuple(
+            Gradient(
+                g.stream,
+                tuple((rewriter(c), rewriter.class_level(b)) for c, b in g.terms),
+                rewriter(g.at_y),
+            )
+            for g in graded.gradients
+        ),
         rules=tuple(sorted(rewriter.fired)),
         before=graded,
     )
 
 
-@dataclass(frozen=True)
-class Rule:
-    """One rewrite: ``apply`` returns the new node, or None where the pattern is absent."""
-
-    name: str
-    apply: Callable[[Expr, _Rewriter], Expr | None]
-
-
-class _Rewriter:
-    def __init__(
-        self,
-        forms: tuple[Form, ...],
-        constants: frozenset[Symbol],
-        defaults: dict[Symbol, Expr],
-    ) -> None:
-        self.defaults = defaults  # decide the sign of a difference of exponents
-        self.forms = forms
-        self.constants = constants
-        self.fired: set[str] = set()
-        self.logs: dict[Expr, Expr] = {f.P: -f.s for f in forms} | {f.Q: -f.r for f in forms}
-        self.final: dict[Expr, Expr] = {}
-        for f in forms:
-            self.final |= {
-                f.P: _f["sigmoid"](-f.z),
-                f.Q: _f["sigmoid"](f.z),
-                f.s: _f["softplus"](f.z),
-                f.r: _f["softplus"](-f.z),
-            }
-
-    def __call__(self, expr: Expr) -> Expr:
-        return cancel_parameters(self.rewrite(expr), self.constants).xreplace(self.final)
-
-    def class_level(self, expr: Expr) -> Expr:
-        """Class expressions hold logp and raw streams: exponentials stay as they are."""
-        return expr
-
-    def rewrite(self, expr: Expr) -> Expr:
-        for rule in RULES:
-            result = rule.apply(expr, self)
-            if result is not None:
-                self.fired.add(rule.name)
-                return result
-        if not expr.args:
-            return expr
-        return expr.func(*(self.rewrite(a) for a in expr.args))
-
-    def log(self, base: Expr) -> Expr:
-        """log(base), not yet rewritten, in s and r where base is a power of P or Q."""
-        return complement(log(base), self.forms)
-
-    def owner(self, half: Expr) -> Form | None:
-        """The form whose P or Q this is."""
-        return next((f for f in self.forms if half in (f.P, f.Q)), None)
-
-    def same_base(self, scale: Expr, base: Expr, a: Expr, b: Expr) -> Expr:
-        """c·B^a - c·B^b, with the smaller power outside: B^(a-b) could overflow."""
-        rise = expand(a - b)
-        if rise.xreplace(self.defaults).is_negative:
-            return -self.same_base(scale, base, b, a)
-        if rise == 1:
-            form = self.owner(base)
-            assert form is not None
-            other = form.Q if base == form.P else form.P
-            return -self.rewrite(scale * base**b * other)
-        grown = _f["expm1div"](self.rewrite(self.log(base)), rise)
-        return self.rewrite(scale * base**b) * rise * grown
-
-    def small_difference(self, expr: Expr) -> Expr | None:
-        """A sum that loses all but one term when P is written as 1 - Q (or Q as 1 - P)."""
-        best = None
-        for form in self.forms:
-            for half, other in ((form.P, form.Q), (form.Q, form.P)):
-                if half not in expr.free_symbols:
-                    continue
-                candidate = cancel_parameters(
-                    expand(expr.xreplace({half: 1 - other}), power_base=False), self.constants
-                )
-                candidate = cancel_parameters(_collect_on(candidate, other), self.constants)
-                if len(Add.make_args(candidate)) == 1:
-                    best = candidate
-        return best
+def _stable_form(form: Form, rewriter: Rewriter) -> Form:
+    """The exponent of a later sweep mentions statistics of earlier ones."""
+    if form.level == 1:
+        return form
+    return replace(
+        form,
+        scale=rewriter(form.scale),
+        base=rewriter.class_level(form.base).xreplace(rewriter.final),
+        base_y=rewriter(form.base_y),
+        shift_y=rewriter(form.shift_y),
+    )
 
 
-def _collect_on(expr: Expr, symbol: Symbol) -> Expr:
-    """a·q + b·q → (a + b)·q."""
-    inside: list[Expr] = []
-    rest: list[Expr] = []
-    for term in Add.make_args(expr):
-        (inside if symbol in Mul.make_args(term) else rest).append(term)
-    total = Add(*(t / symbol for t in inside))
-    return Add(total * symbol, *rest) if inside else expr
-
-
-# ---------------------------------------------------------------------------- the rules
-def _log_of_power(expr: Expr, rw: _Rewriter) -> Expr | None:
-    if not (isinstance(expr, log) and isinstance(expr.args[0], Add)):
-        return None
-    split = _one_minus_power(expr.args[0])
-    if split is None or split[0] != 1:
-        return None
-    _, base, exponent = split
-    form = rw.owner(base)
-    if form is None:
-        return None
-    argument = form.z if base == form.P else -form.z
-    return _f["cloglog"](log(exponent) + _f["logsoftplus"](argument))
-
-
-def _log_near_one(expr: Expr, rw: _Rewriter) -> Expr | None:
-    if not (isinstance(expr, log) and isinstance(expr.args[0], Add)):
-        return None
-    inside = rw.small_difference(expr.args[0] - 1)
-    return None if inside is None else _f["log1p"](rw.rewrite(inside))
-
-
-def _one_minus_power(expr: Expr) -> tuple[Expr, Expr, Expr] | None:
-    """(c, B, e) with expr = c·(1 - B^e), in either order of signs."""
-    terms = Add.make_args(expr)
-    if len(terms) != 2:
-        return None
-    for constant, other in (terms, terms[::-1]):
-        for factor in Mul.make_args(other):
-            base, exponent = factor.as_base_exp()
-            if _without(other, factor) == -constant and _is_power(base, exponent):
-                return constant, base, exponent
-    return None
-
-
-def _without(product: Expr, factor: Expr) -> Expr:
-    """product / factor for one of its factors (SymPy leaves B^(e-1)·B^(1-e) uncombined)."""
-    factors = list(Mul.make_args(product))
-    factors.remove(factor)
-    return Mul(*factors)
-
-
-def _is_power(base: Expr, exponent: Expr) -> bool:
-    if exponent == 0:
-        return False
-    # A sum under a symbolic exponent is positive, or the author's formula is not real.
-    return bool(base.is_positive) or (base.is_Add and bool(exponent.free_symbols))
-
-
-def _power_difference(expr: Expr, rw: _Rewriter) -> Expr | None:
-    if not isinstance(expr, Add):
-        return None
-    terms = list(expr.args)
-    for i, first in enumerate(terms):
-        for k, second in enumerate(terms):
-            if i == k:
-                continue
-            result = _difference(first, second, rw)
-            if result is not None:
-                rest = [t for n, t in enumerate(terms) if n not in (i, k)]
-                return Add(result, *(rw.rewrite(t) for t in rest))
-    return None
-
-
-def _difference(first: Expr, second: Expr, rw: _Rewriter) -> Expr | None:
-    """c·A^e - c·B^e, where A or B holds P or Q; A may be 1."""
-    for factor in Mul.make_args(second):
-        base, exponent = factor.as_base_exp()
-        if not _is_power(base, exponent):
-            continue
-        scale = -_without(second, factor)
-        if not exponent.free_symbols and base not in rw.logs:
-            continue
-        if first == scale:  # c - c·B^e
-            small = rw.rewrite(rw.log(base))
-            return -rw.rewrite(scale) * exponent * _f["expm1div"](small, exponent)
-        ratio = first / scale
-        top, top_exponent = ratio.as_base_exp()
-        if top == base and base in rw.logs and top_exponent != exponent:
-            return rw.same_base(scale, base, top_exponent, exponent)
-        if top_exponent != exponent or not _is_power(top, exponent) or exponent == 1:
-            continue
-        small_top = rw.small_difference(base - top)
-        if small_top is None:
-            continue
-        small = _f["log1p"](rw.rewrite(small_top) / rw.rewrite(top))
-        return -rw.rewrite(scale * ratio) * exponent * _f["expm1div"](small, exponent)
-    return None
-
-
-def _expm1_quotient(expr: Expr, rw: _Rewriter) -> Expr | None:
-    if not isinstance(expr, Mul):
-        return None
-    powers = dict(expr.as_powers_dict())
-    for divisor, order in list(powers.items()):
-        if order != -1 or not isinstance(divisor, Add):
-            continue
-        split = _one_minus_power(divisor)
-        if split is None:
-            continue
-        scale, base, exponent = split
-        held = powers.get(base, Integer(0))
-        if not expand(held - exponent).is_nonnegative or rw.owner(base) is None:
-            continue
-        powers.pop(divisor)
-        powers[base] = expand(held - exponent)
-        small = -exponent * rw.log(base)
-        rest = Mul(*(b**e for b, e in powers.items())) / scale
-        return rw.rewrite(rest / small) * _f["recipexpm1x"](small.xreplace(rw.final))
-    return None
-
-
-def _bounded_quotient(expr: Expr, rw: _Rewriter) -> Expr | None:
-    if not isinstance(expr, Mul):
-        return None
-    powers = expr.as_powers_dict()
-    for form in rw.forms:
-        for half, logarithm, argument in (
-            (form.P, form.r, -form.z),
-            (form.Q, form.s, form.z),
-        ):
-            if powers.get(half, 0) == 1 and powers.get(logarithm, 0) == -1:
-                rest = expr / half * logarithm
-                return rw.rewrite(rest) * _f["sigrel"](argument)
-    return None
-
-
-def _one_exponential(expr: Expr, rw: _Rewriter) -> Expr | None:
-    if not isinstance(expr, (Mul, Pow)):
-        return None
-    halves: list[tuple[Expr, Expr]] = []
-    rest: list[Expr] = []
-    exponent: Expr = Integer(0)
-    for factor in Mul.make_args(expr):
-        base, power = factor.as_base_exp()
-        if base in rw.logs:
-            halves.append((base, power))
-        elif isinstance(factor, exp):
-            exponent += factor.args[0]
-        else:
-            rest.append(factor)
-    if not halves or (all(p == 1 for _, p in halves) and exponent == 0):
-        return None
-    units: list[Expr] = []
-    for base, power in halves:
-        whole = _integer_units(power)
-        units.extend([base] * whole)
-        exponent += (power - whole) * rw.logs[base]
-    for form in rw.forms:  # e^{c·s - c·r} = e^{c·z}
-        up, down = exponent.coeff(form.s), exponent.coeff(form.r)
-        if up != 0 and expand(up + down) == 0:
-            exponent = expand(exponent - up * form.s - down * form.r) + up * form.z
-    total = exp(exponent) if exponent != 0 else Integer(1)
-    return Mul(*(rw.rewrite(r) for r in rest), *units, total)
-
-
-def _integer_units(power: Expr) -> int:
-    """How many whole sigmoids to take out of sigmoid^power."""
-    constant = power.as_coeff_Add()[0] if isinstance(power, Add) else power
-    if not constant.is_Integer:
-        return 0
-    if isinstance(power, Add):
-        return 1 if constant >= 1 and (power - 1).is_nonnegative else 0
-    return int(constant) if 0 < constant <= 3 else 0
-
-
-RULES: tuple[Rule, ...] = (
-    Rule("log_of_power", _log_of_power),
-    Rule("log_near_one", _log_near_one),
-    Rule("expm1_quotient", _expm1_quotient),
-    Rule("power_difference", _power_difference),
-    Rule("bounded_quotient", _bounded_quotient),
-    Rule("one_exponential", _one_exponential),
-)
+def _stable_sum(entry: Sum, rewriter: Rewriter) -> Sum:
+    """What is summed in a later sweep is evaluated as it stands: rewrite it."""
+    if entry.form is not None or entry.level == 1:
+        return entry
+    body = rewriter.class_level(entry.body).xreplace(rewriter.final)
+    return replace(entry, body=body, weight=body)

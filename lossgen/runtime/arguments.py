@@ -10,11 +10,42 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Input", "Parameter", "Variant", "check_call", "check_parameters", "check_target_range"]
+__all__ = [
+    "Input",
+    "Parameter",
+    "Variant",
+    "check_call",
+    "check_parameters",
+    "check_stream_range",
+    "check_target_range",
+]
 
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 REDUCTIONS = ("mean", "sum", "none")
 BACKENDS = ("auto", "triton", "torch")
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Numbers from ``lo`` to ``hi``, each end in or out. NaN is outside."""
+
+    lo: float = -math.inf
+    hi: float = math.inf
+    lo_open: bool = True
+    hi_open: bool = True
+
+    def __str__(self) -> str:
+        left, right = "(" if self.lo_open else "[", ")" if self.hi_open else "]"
+        return f"{left}{self.lo:g}, {self.hi:g}{right}"
+
+    def contains(self, value: float) -> bool:
+        above = value > self.lo or (value == self.lo and not self.lo_open)
+        return above and (value < self.hi or (value == self.hi and not self.hi_open))
+
+    @property
+    def everything(self) -> bool:
+        """Are there no bounds?"""
+        return math.isinf(self.lo) and math.isinf(self.hi)
 
 
 @dataclass(frozen=True)
@@ -31,41 +62,49 @@ class Parameter:
     integer: bool = False
 
     @property
-    def domain(self) -> str:
-        """The interval as text."""
-        left, right = "(" if self.lo_open else "[", ")" if self.hi_open else "]"
-        return f"{left}{self.lo:g}, {self.hi:g}{right}"
-
-    def contains(self, value: float) -> bool:
-        """NaN is outside."""
-        above = value > self.lo or (value == self.lo and not self.lo_open)
-        return above and (value < self.hi or (value == self.hi and not self.hi_open))
+    def domain(self) -> Interval:
+        return Interval(self.lo, self.hi, self.lo_open, self.hi_open)
 
 
 @dataclass(frozen=True)
 class Input:
-    """A tensor beside the logits: kind "vocab" is [V], "row" is one number per row.
+    """A tensor beside the logits: kind "class" is [N, V], "vocab" [V], "row" one number per row.
 
-    With ``off`` the input is optional, and None stands for that constant.
+    With ``off`` the input is optional, and None stands for that constant.  A class input may be
+    ``differentiable``; its domain is checked on the CPU.
     """
 
     name: str
     kind: str
     off: float | None = None
+    differentiable: bool = False
+    lo: float = -math.inf
+    hi: float = math.inf
+    lo_open: bool = True
+    hi_open: bool = True
+
+    @property
+    def domain(self) -> Interval:
+        return Interval(self.lo, self.hi, self.lo_open, self.hi_open)
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One compiled plan: its kernels, and the parameters and inputs that they take, in order."""
+    """One compiled plan: its kernels, and the parameters and inputs that they take, in order.
+
+    ``streams`` are all class inputs of the loss.  There is no ``merge_kernel`` where a row takes
+    several sweeps: one program then does the whole row.
+    """
 
     uses: frozenset[str]
     parameters: tuple[str, ...]
     inputs: tuple[str, ...]
+    streams: tuple[str, ...]
     n_saved: int
     n_state: int
     torch_forward: Callable[..., tuple[Tensor, Tensor]]
-    torch_backward: Callable[..., Tensor]
-    torch_fused: Callable[..., tuple[Tensor, Tensor]]
+    torch_backward: Callable[..., tuple[Tensor, ...]]
+    torch_fused: Callable[..., tuple[Tensor, tuple[Tensor, ...]]]
     forward_kernel: Any
     merge_kernel: Any
     backward_kernel: Any
@@ -79,7 +118,7 @@ def check_parameters(loss: str, declared: Sequence[Parameter], values: Sequence[
             raise TypeError(
                 f"{loss}: {parameter.name} must be a number, not {type(value).__name__}"
             )
-        if not parameter.contains(value):
+        if not parameter.domain.contains(value):
             raise ValueError(
                 f"{loss}: {parameter.name} = {value:g} is outside its domain {parameter.domain}"
             )
@@ -156,6 +195,9 @@ def _check_input(loss: str, logits: Tensor, declared: Input, value: Any) -> None
         return
     if not isinstance(value, Tensor):
         raise TypeError(f"{loss}: {name} must be a tensor, not {type(value).__name__}")
+    if declared.kind == "class":
+        _check_stream(loss, logits, declared, value)
+        return
     shape = logits.shape[-1:] if declared.kind == "vocab" else logits.shape[:-1]
     if value.shape != shape:
         raise ValueError(
@@ -168,6 +210,33 @@ def _check_input(loss: str, logits: Tensor, declared: Input, value: Any) -> None
         raise ValueError(f"{loss}: {name} is on {value.device}, but logits are on {logits.device}")
     if value.requires_grad and torch.is_grad_enabled():
         raise ValueError(f"{loss}: no gradient is computed for {name}; pass {name}.detach()")
+
+
+def _check_stream(loss: str, logits: Tensor, declared: Input, value: Tensor) -> None:
+    name = declared.name
+    if not value.dtype.is_floating_point:
+        raise TypeError(f"{loss}: {name} must be floating point, not {_name(value)}")
+    if value.shape != logits.shape:
+        raise ValueError(
+            f"{loss}: {name} has shape {_shape(value.shape)}, but logits have shape "
+            f"{_shape(logits.shape)}"
+        )
+    if value.dtype != logits.dtype:
+        raise TypeError(f"{loss}: {name} is {_name(value)}, but logits are {_name(logits)}")
+    if value.device != logits.device:
+        raise ValueError(f"{loss}: {name} is on {value.device}, but logits are on {logits.device}")
+    if value.requires_grad and torch.is_grad_enabled() and not declared.differentiable:
+        raise ValueError(f"{loss}: no gradient is computed for {name}; pass {name}.detach()")
+
+
+def check_stream_range(loss: str, declared: Input, value: Tensor) -> None:
+    """ValueError where a class input leaves its domain (CPU tensors: it reads them)."""
+    domain = declared.domain
+    if domain.everything or value.numel() == 0:
+        return
+    low, high = (float(v) for v in value.detach().aminmax())
+    if not (domain.contains(low) and domain.contains(high)):
+        raise ValueError(f"{loss}: {declared.name} has values outside its domain {domain}")
 
 
 def check_target_range(target: Tensor, ignored: Tensor, n_classes: int) -> None:

@@ -107,7 +107,7 @@ def sqrt(a):
 def power(a, b):
     """a^b for a >= 0 as e^(b log a); 0.8 ulp."""
     y = exp_accurate(b * tl.log(a))
-    return tl.where((b == 0.0) | (a == 1.0), 1.0, y)
+    return tl.where(b == 0.0, 1.0, tl.where(a == 1.0, 1.0, y))
 
 
 @jit

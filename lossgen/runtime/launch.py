@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from lossgen.runtime.arguments import Variant
+from lossgen.runtime.batch import Batch
 from lossgen.runtime.device import HAS_TRITON, jit, tl, triton
 
 __all__ = [
@@ -75,50 +76,59 @@ def _on(tensor: Tensor) -> AbstractContextManager[object]:
     return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
 
 
-def _pointers(
-    logits: Tensor, target: Tensor | None, inputs: Sequence[Tensor], parameters: Sequence[float]
-) -> list[object]:
-    head: list[object] = [logits] if target is None else [logits, target]
-    return [*head, *inputs, *(float(p) for p in parameters)]
+def _pointers(batch: Batch) -> list[object]:
+    head: list[object] = [batch.logits] if batch.target is None else [batch.logits, batch.target]
+    return [*head, *batch.streams, *batch.inputs, *(float(p) for p in batch.parameters)]
 
 
-def _strides(
-    target: Tensor | None, ignore_index: int, inputs: Sequence[Tensor], kinds: Sequence[str]
-) -> list[int]:
-    head = [] if target is None else [ignore_index, target.stride(0)]
-    return [*head, *(i.stride(0) for i, k in zip(inputs, kinds, strict=True) if k == "row")]
+def _row_strides(batch: Batch) -> list[int]:
+    return [batch.logits.stride(0), *(s.stride(0) for s in batch.streams)]
 
 
-def forward(
-    variant: Variant,
-    logits: Tensor,
-    target: Tensor | None,
-    inputs: Sequence[Tensor],
-    kinds: Sequence[str],
-    parameters: Sequence[float],
-    ignore_index: int,
-) -> tuple[Tensor, Tensor]:
-    """Loss [N] and saved statistics [n_saved, N], float32."""
+def _strides(batch: Batch) -> list[int]:
+    head = [] if batch.target is None else [batch.ignore_index, batch.target.stride(0)]
+    pairs = zip(batch.inputs, batch.kinds, strict=True)
+    return [*head, *(i.stride(0) for i, kind in pairs if kind == "row")]
+
+
+def _grad_strides(batch: Batch, grad_rows: Tensor) -> list[int]:
+    return [grad_rows.stride(-1), *([grad_rows.stride(0)] if batch.outputs else [])]
+
+
+def _targets(
+    batch: Batch, outs: Sequence[Tensor | None]
+) -> tuple[list[Tensor], list[int], dict[str, int]]:
+    """Pointers, row strides and the mask of the gradients; one not wanted has the logits' place."""
+    pointers = [batch.logits if out is None else out for out in outs]
+    mask = sum(2**k for k, out in enumerate(outs) if out is not None)
+    return pointers, [p.stride(0) for p in pointers], {"WANT": mask} if len(outs) > 1 else {}
+
+
+def forward(variant: Variant, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Results [outputs, N] and saved statistics [n_saved, N], float32."""
+    logits = batch.logits
     rows, classes = logits.shape
-    loss = torch.empty(rows, dtype=torch.float32, device=logits.device)
+    loss = torch.empty(batch.n_out, rows, dtype=torch.float32, device=logits.device)
     saved = torch.empty(variant.n_saved, rows, dtype=torch.float32, device=logits.device)
     if rows == 0:
         return loss, saved
     chosen = config("forward", classes, torch.version.hip is not None)
-    splits = n_splits(rows, classes, chosen.block, _processors(logits))
+    splits = 1
+    if variant.merge_kernel is not None:
+        splits = n_splits(rows, classes, chosen.block, _processors(logits))
     state = saved
     if splits > 1:
         shape = (variant.n_state, splits, rows)
         state = torch.empty(shape, dtype=torch.float32, device=logits.device)
     args = [
-        *_pointers(logits, target, inputs, parameters),
+        *_pointers(batch),
         loss,
         saved,
         state,
-        logits.stride(0),
+        *_row_strides(batch),
         rows,
         classes,
-        *_strides(target, ignore_index, inputs, kinds),
+        *_strides(batch),
     ]
     with _on(logits):
         variant.forward_kernel[(rows, splits)](
@@ -130,70 +140,65 @@ def forward(
 
 
 def backward(
-    variant: Variant,
-    logits: Tensor,
-    target: Tensor | None,
-    saved: Tensor,
-    inputs: Sequence[Tensor],
-    kinds: Sequence[str],
-    parameters: Sequence[float],
-    ignore_index: int,
-    grad_rows: Tensor,
-) -> Tensor:
-    """Gradient [N, V] in the dtype of the logits; ``grad_rows`` is [N] float32, any stride."""
+    variant: Variant, batch: Batch, saved: Tensor, grad_rows: Tensor, wanted: Sequence[bool]
+) -> tuple[Tensor | None, ...]:
+    """Gradients [N, V] in the dtype of the logits: of the logits and of each differentiable
+    stream, where ``wanted``; ``grad_rows`` is [outputs, N] float32, any stride."""
+    logits = batch.logits
     rows, classes = logits.shape
-    grad = torch.empty((rows, classes), dtype=logits.dtype, device=logits.device)
+    outs = tuple(
+        torch.empty((rows, classes), dtype=logits.dtype, device=logits.device) if want else None
+        for want in wanted
+    )
     if rows == 0:
-        return grad
+        return outs
     chosen = config("backward", classes, torch.version.hip is not None)
+    pointers, strides, want = _targets(batch, outs)
     with _on(logits):
         variant.backward_kernel[(rows, -(-classes // chosen.block))](
-            *_pointers(logits, target, inputs, parameters),
+            *_pointers(batch),
             saved,
             grad_rows,
-            grad,
-            logits.stride(0),
-            grad.stride(0),
+            *pointers,
+            *_row_strides(batch),
+            *strides,
             rows,
             classes,
-            *_strides(target, ignore_index, inputs, kinds),
-            grad_rows.stride(0),
+            *_strides(batch),
+            *_grad_strides(batch, grad_rows),
+            **want,
             BLOCK=chosen.block,
             num_warps=chosen.warps,
         )
-    return grad
+    return outs
 
 
 def fused(
-    variant: Variant,
-    logits: Tensor,
-    target: Tensor | None,
-    inputs: Sequence[Tensor],
-    kinds: Sequence[str],
-    parameters: Sequence[float],
-    ignore_index: int,
-    grad_rows: Tensor,
-    out: Tensor,
+    variant: Variant, batch: Batch, grad_rows: Tensor, outs: Sequence[Tensor | None]
 ) -> Tensor:
-    """Loss [N] float32; the gradient goes to ``out`` [N, V], which may be the logits."""
+    """Results [outputs, N] float32; the gradients go to ``outs`` [N, V] each, the first of which
+    may be the logits; None: not wanted."""
+    logits = batch.logits
     rows, classes = logits.shape
-    loss = torch.empty(rows, dtype=torch.float32, device=logits.device)
+    loss = torch.empty(batch.n_out, rows, dtype=torch.float32, device=logits.device)
     if rows == 0:
         return loss
     chosen = config("fused", classes, torch.version.hip is not None)
+    pointers, strides, want = _targets(batch, outs)
     with _on(logits):
         variant.fused_kernel[(rows,)](
-            *_pointers(logits, target, inputs, parameters),
+            *_pointers(batch),
             loss,
             grad_rows,
-            out,
-            logits.stride(0),
-            out.stride(0),
+            *pointers,
+            *_row_strides(batch),
+            *strides,
             rows,
             classes,
-            *_strides(target, ignore_index, inputs, kinds),
-            grad_rows.stride(0),
+            *_strides(batch),
+            *_grad_strides(batch, grad_rows),
             ONE_TILE=chosen.one_tile,
+            **want,
             BLOCK=chosen.block,
             num_warps=chosen.warps,
         )

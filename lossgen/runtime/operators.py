@@ -1,7 +1,7 @@
 """Each loss as registered torch operators, for ``torch.compile`` and export.
 
-lossgen::<key>_forward   (logits, target, inputs, parameters, …) -> (loss [N], saved [S, N])
-lossgen::<key>_backward  (grad_rows, logits, target, saved, …)   -> grad_logits [N, V]
+lossgen::<key>_forward   (logits, target, streams, …) -> (loss [outputs, N], saved [S, N])
+lossgen::<key>_backward  (grad_rows, saved, logits, …) -> gradients [N, V], one per source
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lossgen.runtime import launch, torch_backend
 from lossgen.runtime.arguments import check_target_range
+from lossgen.runtime.autograd import module_of
+from lossgen.runtime.batch import Batch, compute_dtype, unit_stride
 
 if TYPE_CHECKING:
     from lossgen.runtime.loss import RowLoss
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["Operators", "register"]
 
 _ARGUMENTS = (
-    "Tensor? target, {saved}Tensor[] inputs, float[] parameters, int ignore_index, int variant, "
-    "str backend"
+    "Tensor logits, Tensor? target, Tensor[] streams, Tensor[] inputs, float[] parameters, "
+    "int ignore_index, int variant, str backend"
 )
 _LOSSES: dict[str, RowLoss] = {}  # by key; a module loaded again replaces its own entry
 _OPERATORS: dict[str, Operators] = {}
@@ -45,20 +46,36 @@ def register(loss: RowLoss) -> Operators:
     return _OPERATORS[key]
 
 
-def _kinds(loss: RowLoss, variant: int) -> tuple[str, ...]:
-    declared = {i.name: i.kind for i in loss.inputs}
-    return tuple(declared[n] for n in loss.variants[variant].inputs)
-
-
-def _unit_stride(logits: Tensor) -> Tensor:
+def _batch(
+    loss: RowLoss,
+    logits: Tensor,
+    target: Tensor | None,
+    streams: list[Tensor],
+    inputs: list[Tensor],
+    parameters: list[float],
+    ignore_index: int,
+    variant: int,
+) -> Batch:
     """A compiler may have chosen other strides than the caller's."""
-    return logits if logits.stride(-1) == 1 or logits.shape[1] == 1 else logits.contiguous()
+    kinds = {i.name: i.kind for i in loss.inputs}
+    return Batch(
+        logits=unit_stride(logits),
+        target=target,
+        streams=tuple(unit_stride(s) for s in streams),
+        differentiable=tuple(i.differentiable for i in loss.streams),
+        inputs=tuple(inputs),
+        kinds=tuple(kinds[n] for n in loss.variants[variant].inputs),
+        parameters=tuple(parameters),
+        ignore_index=ignore_index,
+        outputs=loss.outputs,
+    )
 
 
 def _define(key: str) -> Operators:
     def forward(
         logits: Tensor,
         target: Tensor | None,
+        streams: list[Tensor],
         inputs: list[Tensor],
         parameters: list[float],
         ignore_index: int,
@@ -68,104 +85,101 @@ def _define(key: str) -> Operators:
         loss = _LOSSES[key]
         if target is not None and not logits.is_cuda:
             check_target_range(target, target == ignore_index, logits.shape[1])
-        module = launch if backend == "triton" else torch_backend
-        return module.forward(
-            loss.variants[variant],
-            _unit_stride(logits),
-            target,
-            inputs,
-            _kinds(loss, variant),
-            parameters,
-            ignore_index,
-        )
+        batch = _batch(loss, logits, target, streams, inputs, parameters, ignore_index, variant)
+        return module_of(backend).forward(loss.variants[variant], batch)
 
     def forward_fake(
         logits: Tensor,
         target: Tensor | None,
+        streams: list[Tensor],
         inputs: list[Tensor],
         parameters: list[float],
         ignore_index: int,
         variant: int,
         backend: str,
     ) -> tuple[Tensor, Tensor]:
-        dtype = torch_backend.compute_dtype(logits)
-        rows = logits.shape[0]
-        saved = logits.new_empty((_LOSSES[key].variants[variant].n_saved, rows), dtype=dtype)
-        return logits.new_empty((rows,), dtype=dtype), saved
+        loss, dtype, rows = _LOSSES[key], compute_dtype(logits), logits.shape[0]
+        saved = logits.new_empty((loss.variants[variant].n_saved, rows), dtype=dtype)
+        return logits.new_empty((max(1, len(loss.outputs)), rows), dtype=dtype), saved
 
     def backward(
         grad_rows: Tensor,
+        saved: Tensor,
+        wanted: list[bool],
         logits: Tensor,
         target: Tensor | None,
-        saved: Tensor,
+        streams: list[Tensor],
         inputs: list[Tensor],
         parameters: list[float],
         ignore_index: int,
         variant: int,
         backend: str,
-    ) -> Tensor:
+    ) -> list[Tensor]:
         loss = _LOSSES[key]
-        module = launch if backend == "triton" else torch_backend
-        return module.backward(
-            loss.variants[variant],
-            _unit_stride(logits),
-            target,
-            saved,
-            inputs,
-            _kinds(loss, variant),
-            parameters,
-            ignore_index,
-            grad_rows,
+        batch = _batch(loss, logits, target, streams, inputs, parameters, ignore_index, variant)
+        found = module_of(backend).backward(
+            loss.variants[variant], batch, saved, grad_rows, tuple(wanted)
         )
+        return [g for g in found if g is not None]
 
     def backward_fake(
         grad_rows: Tensor,
+        saved: Tensor,
+        wanted: list[bool],
         logits: Tensor,
         target: Tensor | None,
-        saved: Tensor,
+        streams: list[Tensor],
         inputs: list[Tensor],
         parameters: list[float],
         ignore_index: int,
         variant: int,
         backend: str,
-    ) -> Tensor:
-        return logits.new_empty(logits.shape)
+    ) -> list[Tensor]:
+        return [logits.new_empty(logits.shape) for want in wanted if want]
 
     ops = Operators(
         forward=torch.library.custom_op(
             f"lossgen::{key}_forward",
             forward,
             mutates_args=(),
-            schema=f"(Tensor logits, {_ARGUMENTS.format(saved='')}) -> (Tensor, Tensor)",
+            schema=f"({_ARGUMENTS}) -> (Tensor, Tensor)",
         ),
         backward=torch.library.custom_op(
             f"lossgen::{key}_backward",
             backward,
             mutates_args=(),
-            schema="(Tensor grad_rows, Tensor logits, "
-            f"{_ARGUMENTS.format(saved='Tensor saved, ')}) -> Tensor",
+            schema=f"(Tensor grad_rows, Tensor saved, bool[] wanted, {_ARGUMENTS}) -> Tensor[]",
         ),
     )
     ops.forward.register_fake(forward_fake)
     ops.backward.register_fake(backward_fake)
-    ops.forward.register_autograd(_differentiate(ops), setup_context=_save)
+    ops.forward.register_autograd(_differentiate(ops, key), setup_context=_save)
     return ops
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    logits, target, tensors, *rest = inputs
-    ctx.save_for_backward(logits, target, output[1], *tensors)
+    logits, target, streams, tensors, *rest = inputs
+    ctx.save_for_backward(logits, target, output[1], *streams, *tensors)
     ctx.rest = rest
-    ctx.count = len(tensors)
+    ctx.counts = len(streams), len(tensors)
+    ctx.needs = [logits.requires_grad, *(s.requires_grad for s in streams)]
     ctx.set_materialize_grads(True)
 
 
-def _differentiate(ops: Operators) -> Any:
+def _differentiate(ops: Operators, key: str) -> Any:
     def backward(ctx: Any, grad_rows: Tensor, _: Tensor) -> tuple[Any, ...]:
-        logits, target, saved, *tensors = ctx.saved_tensors
-        grad = ops.backward(grad_rows, logits, target, saved, list(tensors), *ctx.rest)
+        n_streams, n_inputs = ctx.counts
+        logits, target, saved, *rest = ctx.saved_tensors
+        streams, tensors = rest[:n_streams], rest[n_streams:]
+        flags = [i.differentiable for i in _LOSSES[key].streams]
+        needs = [ctx.needs[0], *(n and f for n, f in zip(ctx.needs[1:], flags, strict=True))]
+        wanted = [needs[0], *(n for n, f in zip(needs[1:], flags, strict=True) if f)]
+        found = iter(
+            ops.backward(grad_rows, saved, wanted, logits, target, streams, tensors, *ctx.rest)
+        )
+        grads = [next(found) if need else None for need in needs]
         # An empty list is taken for a list of tensors, whatever its type says.
         numbers: list[Any] | None = None if ctx.rest[0] else []
-        return grad, None, [None] * ctx.count, numbers, None, None, None
+        return grads[0], None, grads[1:], [None] * n_inputs, numbers, None, None, None
 
     return backward

@@ -13,56 +13,50 @@ import torch
 from torch import Tensor
 
 from lossgen.runtime.arguments import Variant
+from lossgen.runtime.batch import Batch, compute_dtype
 
-__all__ = ["backward", "compute_dtype", "forward", "fused"]
+__all__ = ["backward", "forward", "fused"]
 
 #: Elements per chunk: 4 MiB of float32. Smaller chunks stay in a nearer cache, but pay torch's
 #: cost per operation more often (measured: 170 ms at 1 << 19, 140 at 1 << 20, 161 at 1 << 21).
 CHUNK = 1 << 20
 
 
-def compute_dtype(logits: Tensor) -> torch.dtype:
-    """float64 for float64 logits, else float32."""
-    return torch.float64 if logits.dtype is torch.float64 else torch.float32
-
-
-def _spans(logits: Tensor) -> range:
-    rows, classes = logits.shape
-    return range(0, rows, max(1, CHUNK // max(1, classes)))
-
-
 class _Chunks:
     """Slices of everything a torch function takes, in the dtype of the arithmetic."""
 
-    def __init__(
-        self,
-        logits: Tensor,
-        target: Tensor | None,
-        inputs: Sequence[Tensor],
-        ignore_index: int,
-    ) -> None:
-        self.logits = logits
-        self.dtype = compute_dtype(logits)
-        self.ignored = None if target is None else target == ignore_index
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
+        self.dtype = compute_dtype(batch.logits)
+        self.ignored = batch.ignored
         self.y = self.wrong = None
-        if target is not None and self.ignored is not None:
-            inside = (target >= 0) & (target < logits.shape[1]) & ~self.ignored
+        if batch.target is not None and self.ignored is not None:
+            target = batch.target
+            inside = (target >= 0) & (target < batch.logits.shape[1]) & ~self.ignored
             self.y = torch.where(inside, target, 0).to(torch.int64).unsqueeze(1)
             self.wrong = ~(inside | self.ignored)
-        self.inputs = [i.to(self.dtype) for i in inputs]
+        self.inputs = [i.to(self.dtype) for i in batch.inputs]
 
-    def arguments(self, start: int, stop: int, kinds: Sequence[str]) -> list[Tensor]:
-        args = [] if self.y is None else [self.y[start:stop]]
-        for value, kind in zip(self.inputs, kinds, strict=True):
-            args.append(value[start:stop].unsqueeze(1) if kind == "row" else value)
-        return args
+    def spans(self) -> list[slice]:
+        """The rows of each chunk."""
+        rows, classes = self.batch.logits.shape
+        step = max(1, CHUNK // max(1, classes * (1 + len(self.batch.streams))))
+        return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
+
+    def arguments(self, span: slice) -> list[Tensor | float]:
+        args: list[Tensor | float] = [] if self.y is None else [self.y[span]]
+        args += [stream[span].to(self.dtype) for stream in self.batch.streams]
+        for value, kind in zip(self.inputs, self.batch.kinds, strict=True):
+            args.append(value[span].unsqueeze(1) if kind == "row" else value)
+        return [*args, *self.batch.parameters]
 
     def weights(self, grad_rows: Tensor) -> Tensor:
-        """``grad_rows`` as [N, 1]; NaN, to be loud, where the target is out of range."""
+        """``grad_rows`` [outputs, N] as [N, outputs]; NaN, to be loud, where the target is out of
+        range."""
         weight = grad_rows.to(self.dtype)
         if self.wrong is not None:
             weight = torch.where(self.wrong, math.nan, weight)
-        return weight.unsqueeze(1)
+        return weight.t()
 
     def finish(self, loss: Tensor) -> Tensor:
         """Zero for ignored rows, NaN for targets out of range (checked before on a CPU)."""
@@ -70,99 +64,74 @@ class _Chunks:
             return loss
         return loss.masked_fill_(self.ignored, 0.0).masked_fill_(self.wrong, math.nan)
 
-    def copy(self, start: int, stop: int) -> Tensor:
+    def copy(self, span: slice) -> Tensor:
         """A chunk that the torch functions may overwrite."""
-        part = self.logits[start:stop]
+        part = self.batch.logits[span]
         return part.to(self.dtype, copy=True, memory_format=torch.contiguous_format)
 
+    def clear_ignored(self, grad: Tensor) -> Tensor:
+        """Exactly zero, whatever the row held."""
+        if self.ignored is None:
+            return grad
+        if grad.is_cuda:  # no host synchronisation
+            return grad.masked_fill_(self.ignored.unsqueeze(1), 0.0)
+        rows = self.ignored.nonzero().squeeze(1)
+        return grad.index_fill_(0, rows, 0.0) if rows.numel() else grad
 
-def forward(
-    variant: Variant,
-    logits: Tensor,
-    target: Tensor | None,
-    inputs: Sequence[Tensor],
-    kinds: Sequence[str],
-    parameters: Sequence[float],
-    ignore_index: int,
-) -> tuple[Tensor, Tensor]:
-    """Loss [N] and saved statistics [n_saved, N]."""
-    chunks = _Chunks(logits, target, inputs, ignore_index)
+
+def forward(variant: Variant, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Results [outputs, N] and saved statistics [n_saved, N]."""
+    chunks, logits = _Chunks(batch), batch.logits
     rows = logits.shape[0]
-    loss = torch.empty(rows, dtype=chunks.dtype, device=logits.device)
+    loss = torch.empty(batch.n_out, rows, dtype=chunks.dtype, device=logits.device)
     saved = torch.empty(variant.n_saved, rows, dtype=chunks.dtype, device=logits.device)
-    spans = _spans(logits)
-    for start in spans:
-        stop = min(start + spans.step, rows)
-        args = chunks.arguments(start, stop, kinds)
-        value, kept = variant.torch_forward(chunks.copy(start, stop), *args, *parameters)
-        loss[start:stop] = value.squeeze(1)
-        saved[:, start:stop] = kept
+    for span in chunks.spans():
+        value, kept = variant.torch_forward(chunks.copy(span), *chunks.arguments(span))
+        loss[:, span] = value.t()
+        saved[:, span] = kept
     return chunks.finish(loss), saved
 
 
 def backward(
-    variant: Variant,
-    logits: Tensor,
-    target: Tensor | None,
-    saved: Tensor,
-    inputs: Sequence[Tensor],
-    kinds: Sequence[str],
-    parameters: Sequence[float],
-    ignore_index: int,
-    grad_rows: Tensor,
-) -> Tensor:
-    """Gradient [N, V] in the dtype of the logits; ``grad_rows`` is [N], any stride."""
-    chunks = _Chunks(logits, target, inputs, ignore_index)
-    rows = logits.shape[0]
-    grad = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
+    variant: Variant, batch: Batch, saved: Tensor, grad_rows: Tensor, wanted: Sequence[bool]
+) -> tuple[Tensor | None, ...]:
+    """Gradients [N, V] in the dtype of the logits: of the logits and of each differentiable
+    stream, where ``wanted``; ``grad_rows`` is [outputs, N], any stride."""
+    chunks, logits = _Chunks(batch), batch.logits
+    found = [
+        torch.empty(logits.shape, dtype=logits.dtype, device=logits.device) if want else None
+        for want in wanted
+    ]
     weight = chunks.weights(grad_rows)
-    spans = _spans(logits)
-    for start in spans:
-        stop = min(start + spans.step, rows)
-        args = chunks.arguments(start, stop, kinds)
-        x = logits[start:stop].to(chunks.dtype)
-        grad[start:stop] = variant.torch_backward(
-            x, *args, *parameters, saved[:, start:stop], weight[start:stop]
-        )
-    return _clear_ignored(grad, chunks.ignored)
+    for span in chunks.spans():
+        x = logits[span].to(chunks.dtype)
+        grads = variant.torch_backward(x, *chunks.arguments(span), saved[:, span], weight[span])
+        for out, grad in zip(found, grads, strict=True):
+            if out is not None:
+                out[span] = grad
+    return tuple(None if out is None else chunks.clear_ignored(out) for out in found)
 
 
 def fused(
-    variant: Variant,
-    logits: Tensor,
-    target: Tensor | None,
-    inputs: Sequence[Tensor],
-    kinds: Sequence[str],
-    parameters: Sequence[float],
-    ignore_index: int,
-    grad_rows: Tensor,
-    out: Tensor,
+    variant: Variant, batch: Batch, grad_rows: Tensor, outs: Sequence[Tensor | None]
 ) -> Tensor:
-    """Loss [N]; the gradient goes to ``out`` [N, V], which may be the logits themselves."""
-    chunks = _Chunks(logits, target, inputs, ignore_index)
-    rows = logits.shape[0]
-    loss = torch.empty(rows, dtype=chunks.dtype, device=logits.device)
+    """Results [outputs, N]; the gradients go to ``outs`` [N, V] each, the first of which may be
+    the logits themselves; None: not wanted."""
+    chunks, logits = _Chunks(batch), batch.logits
+    loss = torch.empty(batch.n_out, logits.shape[0], dtype=chunks.dtype, device=logits.device)
     weight = chunks.weights(grad_rows)
-    in_place = out.dtype is chunks.dtype and out.is_contiguous()
-    spans = _spans(logits)
-    for start in spans:
-        stop = min(start + spans.step, rows)
-        args = chunks.arguments(start, stop, kinds)
-        part = out[start:stop]
-        x = part.copy_(logits[start:stop]) if in_place else chunks.copy(start, stop)
-        value, grad = variant.torch_fused(x, *args, *parameters, weight[start:stop])
-        loss[start:stop] = value.squeeze(1)
-        if grad.data_ptr() != part.data_ptr():
-            part.copy_(grad)
-    _clear_ignored(out, chunks.ignored)
+    reused = outs[0]  # the chunk is worked on where its gradient will stand
+    if reused is not None and not (reused.dtype is chunks.dtype and reused.is_contiguous()):
+        reused = None
+    for span in chunks.spans():
+        args = chunks.arguments(span)
+        x = chunks.copy(span) if reused is None else reused[span].copy_(logits[span])
+        value, grads = variant.torch_fused(x, *args, weight[span])
+        loss[:, span] = value.t()
+        for out, grad in zip(outs, grads, strict=True):
+            if out is not None and grad.data_ptr() != out[span].data_ptr():
+                out[span].copy_(grad)
+    for out in outs:
+        if out is not None:
+            chunks.clear_ignored(out)
     return chunks.finish(loss)
-
-
-def _clear_ignored(grad: Tensor, ignored: Tensor | None) -> Tensor:
-    """Exactly zero, whatever the row held."""
-    if ignored is None:
-        return grad
-    if grad.is_cuda:  # no host synchronisation
-        return grad.masked_fill_(ignored.unsqueeze(1), 0.0)
-    rows = ignored.nonzero().squeeze(1)
-    return grad.index_fill_(0, rows, 0.0) if rows.numel() else grad

@@ -29,6 +29,7 @@ from lossgen.spec.model import (
     Accuracy,
     Limit,
     LossSpec,
+    Output,
     Parameter,
     SpecFile,
     Term,
@@ -82,12 +83,16 @@ class _Checker(Declarations):
         inputs = {name: self.input(name) for name in spec.inputs}
         self.lets()
         terms = tuple(self.terms())
-        if not terms:
+        outputs = tuple(
+            Output(name=n, expr=self.parse(n, "outputs", n), source=self.formulas[n].text)
+            for n in spec.outputs
+        )
+        if not terms and not outputs:
             raise NoFormula(location=self.source.location(0))
         normalizer = self.normalizer()
         limits = tuple(self.limit(i, parameters) for i in range(len(spec.limits)))
-        self.check_use(terms, normalizer)
-        trees = [*(t.expr for t in terms), *self.let.values()]
+        self.check_use(terms, outputs, normalizer)
+        trees = [*(t.expr for t in terms), *(o.expr for o in outputs), *self.let.values()]
         return LossSpec(
             name=spec.name,
             class_name=class_name,
@@ -98,6 +103,7 @@ class _Checker(Declarations):
             let=self.let,
             let_sources={name: self.formulas[name].text for name in self.let},
             terms=terms,
+            outputs=outputs,
             limits=limits,
             normalizer=normalizer,
             normalizer_source=self.formulas["normalizer"].text if normalizer else None,
@@ -271,8 +277,10 @@ class _Checker(Declarations):
         every = {frozenset(), frozenset(optional), *map(frozenset, self.spec.variants)}
         return tuple(sorted(every, key=lambda uses: (len(uses), sorted(uses))))
 
-    def check_use(self, terms: tuple[Term, ...], normalizer: Expr | None) -> None:
-        trees = [*(t.expr for t in terms), *self.let.values()]
+    def check_use(
+        self, terms: tuple[Term, ...], outputs: tuple[Output, ...], normalizer: Expr | None
+    ) -> None:
+        trees = [*(t.expr for t in terms), *(o.expr for o in outputs), *self.let.values()]
         used = set().union(*map(names, [*trees, *([normalizer] if normalizer else [])]))
         used |= {t.weight for t in terms if t.weight}
         for section in ("parameters", "inputs", "let"):

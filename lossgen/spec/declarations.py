@@ -120,9 +120,12 @@ class Declarations:
             )
         if entry.kind == "vocab":
             self.names[name] = (NameKind.VOCAB_INPUT, Rank.CLASS)
+        elif entry.kind == "class":
+            self.names[name] = (NameKind.STREAM, Rank.CLASS)
         else:
             self.names[name] = (NameKind.ROW_INPUT, Rank.ROW)
         return Input(
+            differentiable=entry.differentiable,
             kind=entry.kind,
             doc=entry.doc,
             off=None if entry.off is None else float(entry.off),

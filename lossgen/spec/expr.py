@@ -55,6 +55,8 @@ class NameKind(IntEnum):
     CLASSES = 5  # V, the number of classes
     ONEHOT = 6  # 1 at the target class, 0 elsewhere
     CONSTANT = 7  # pi
+    STREAM = 8
+    INDEX = 9
 
 
 @dataclass(frozen=True)

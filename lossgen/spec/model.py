@@ -96,7 +96,8 @@ class ParameterEntry(_Model):
 class InputEntry(_Model):
     """An extra tensor: one value per class, or one per row."""
 
-    kind: Literal["vocab", "row"] = Field(description="vocab: [V], shared by all rows; row: [N]")
+    kind: Literal["class", "vocab", "row"]
+    differentiable: Flag = False
     doc: str = ""
     off: Real | None = Field(None, description="what an absent input stands for; none: required")
     domain: str | None = None
@@ -145,6 +146,7 @@ class SpecFile(_Model):
     transform: str | None = Field(None, description="a formula")
     regularizer: Terms | None = None
     adversarial: Terms | None = None
+    outputs: dict[str, str] = {}
     normalizer: str | None = None
     variants: list[list[str]] = []
     limits: list[LimitEntry] = []
@@ -170,7 +172,8 @@ class Input(_Model):
     ``range`` is where tests sample, if the author said.
     """
 
-    kind: Literal["vocab", "row"]
+    kind: Literal["class", "vocab", "row"]
+    differentiable: bool
     doc: str
     off: float | None
     domain: InstanceOf[Interval] | None
@@ -185,6 +188,12 @@ class Term(_Model):
     weight: str | None
     expr: InstanceOf[Expr]
     source: str  # the formula as written, on one line
+
+
+class Output(_Model):
+    name: str
+    expr: InstanceOf[Expr]
+    source: str
 
 
 class Limit(_Model):
@@ -218,6 +227,7 @@ class LossSpec(_Model):
     let: dict[str, InstanceOf[Expr]]
     let_sources: dict[str, str]  # the lets' formulas as written
     terms: tuple[Term, ...]
+    outputs: tuple[Output, ...] = ()
     limits: tuple[Limit, ...]
     normalizer: InstanceOf[Expr] | None
     normalizer_source: str | None

@@ -22,6 +22,7 @@ LEAVES: dict[str, tuple[NameKind, Rank]] = {
     "onehot": (NameKind.ONEHOT, Rank.CLASS),
     "V": (NameKind.CLASSES, Rank.PARAMETER),
     "pi": (NameKind.CONSTANT, Rank.PARAMETER),
+    "index": (NameKind.INDEX, Rank.CLASS),
 }
 SUGAR = {"p": "softmax(x)", "logp": "log_softmax(x)", "u": "sum(exp(x - x[y]), over=others)"}
 
@@ -54,7 +55,7 @@ ELEMENTWISE = {
     "mercator": ("q", "t"),
 }
 CLASS_MAPS = ("softmax", "log_softmax")  # class → class
-REDUCTIONS = ("sum", "mean", "max", "logsumexp", "norm", "argmax")  # class → row
+REDUCTIONS = ("sum", "mean", "max", "logsumexp", "norm", "argmax", "second_max")  # class → row
 ARGUMENTS: dict[str, tuple[str, ...]] = ELEMENTWISE | dict.fromkeys(CLASS_MAPS + REDUCTIONS, ("e",))
 FUNCTIONS = frozenset(ARGUMENTS)
 

@@ -16,11 +16,12 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lossgen.passes.certify import parameter_points
+from lossgen.passes.samples import parameter_points
 from lossgen.spec.model import LossSpec
 from lossgen.verify.reference import Arguments
+from lossgen.verify.streams import RELATIONS, draw, streams, uniform
 
-__all__ = ["KINDS", "LAYOUTS", "Case", "cases"]
+__all__ = ["DTYPES", "KINDS", "LAYOUTS", "Case", "cases", "store"]
 
 KINDS = ("plain", "peaked", "wrong", "tiny", "large", "offset", "masked", "tied")
 LAYOUTS = ("contiguous", "sliced", "transposed", "expanded")
@@ -42,10 +43,14 @@ class Case:
     variant: int  # which of the spec's sets of optional parameters and inputs is used
     block: int  # tile of the Triton kernels
     seed: int
+    relation: str = "free"  # how the first class input lies to the logits
 
     def __str__(self) -> str:
         values = ", ".join(
-            [f"{k}={v:g}" for k, v in self.parameters().items()] + list(self.inputs())
+            [f"{k}={v:g}" for k, v in self.parameters().items()]
+            + list(self.inputs())
+            + [f"{name} ({self.relation})" for name in streams(self.spec)[:1]]
+            + list(streams(self.spec)[1:])
         )
         dtype = str(self.dtype).removeprefix("torch.")
         return (
@@ -101,17 +106,28 @@ class Case:
             hidden[:, : min(16, classes - 1)] = True  # the whole first tile of the smallest size
             hidden[at, y] = False
             x[hidden] = -np.inf
-        held = torch.from_numpy(x).to(self.dtype).double()
-        return held.numpy(), y
+        if self.layout == "expanded":
+            x[:] = x[0]
+        return self._round(x), y
+
+    def streams(self) -> dict[str, np.ndarray[Any, Any]]:
+        """Class inputs [N, V] in float64, exact in ``dtype``."""
+        drawn = draw(self.spec, self.numbers()[0], self.kind, self.relation, self.seed)
+        if self.layout == "expanded":
+            drawn = {name: np.broadcast_to(v[0], v.shape) for name, v in drawn.items()}
+        return {name: self._round(v) for name, v in drawn.items()}
+
+    def _round(self, values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        return torch.from_numpy(values.copy()).to(self.dtype).double().numpy()
 
     def inputs(self) -> dict[str, Tensor]:
         """Vocab [V] and row [N] tensors; optional ones if used."""
         rng = np.random.default_rng(self.seed + 1)
         found = {}
         for name, entry in self.spec.inputs.items():
-            if entry.off is not None and name not in self.uses:
+            if entry.kind == "class" or (entry.off is not None and name not in self.uses):
                 continue
-            low, high = entry.range or _range(entry.domain)
+            low, high = entry.range or uniform(entry.domain)
             size = self.classes if entry.kind == "vocab" else self.rows
             values = rng.uniform(low, high, size).astype(np.float32)
             held = torch.from_numpy(values)
@@ -122,10 +138,12 @@ class Case:
     def arguments(self, dtype: torch.dtype = torch.float64) -> Arguments:
         """What the literal formula needs."""
         x, y = self.numbers()
-        given: dict[str, Tensor] = {}
+        given = {name: torch.from_numpy(v).to(dtype) for name, v in self.streams().items()}
+        inputs = self.inputs()
         for name, entry in self.spec.inputs.items():
-            size = self.classes if entry.kind == "vocab" else self.rows
-            given[name] = self.inputs().get(name, torch.full((size,), float(entry.off or 0.0)))
+            if entry.kind != "class":
+                size = self.classes if entry.kind == "vocab" else self.rows
+                given[name] = inputs.get(name, torch.full((size,), float(entry.off or 0.0)))
         target = torch.from_numpy(y) if self.spec.has_target else None
         return Arguments(torch.from_numpy(x).to(dtype), target, self.parameters(), given)
 
@@ -133,7 +151,7 @@ class Case:
     def tensors(self, device: str = "cpu") -> tuple[Tensor, Tensor | None]:
         """Logits and target as the loss gets them, in the case's storage."""
         x, y = self.numbers()
-        logits = _store(torch.from_numpy(x).to(device, self.dtype), self.layout)
+        logits = store(torch.from_numpy(x).to(device, self.dtype), self.layout)
         if not self.spec.has_target:
             return logits, None
         target = torch.from_numpy(y).to(device)
@@ -144,20 +162,22 @@ class Case:
         return logits, target
 
     def keywords(self, device: str = "cpu") -> dict[str, Any]:
-        """Parameters and inputs of the call."""
-        return {**self.parameters(), **{k: v.to(device) for k, v in self.inputs().items()}}
+        """Parameters and inputs of the call, the class inputs in the case's storage."""
+        return {
+            **self.parameters(),
+            **{k: v.to(device) for k, v in self.inputs().items()},
+            **{
+                name: store(torch.from_numpy(v).to(device, self.dtype), self.layout, 4 + k)
+                for k, (name, v) in enumerate(self.streams().items())
+            },
+        }
 
 
-def _range(domain: Any) -> tuple[float, float]:
-    low = domain.lo if domain and math.isfinite(domain.lo) else -2.0
-    high = domain.hi if domain and math.isfinite(domain.hi) else low + 4.0
-    return low + 1e-3, high
-
-
-def _store(values: Tensor, layout: str) -> Tensor:
+def store(values: Tensor, layout: str, pad: int = 3) -> Tensor:
+    """The same numbers in another storage; a slice's rows are ``pad`` apart."""
     rows, classes = values.shape
     if layout == "sliced":
-        wide = values.new_full((rows, classes + 3), math.nan)
+        wide = values.new_full((rows, classes + pad), math.nan)
         wide[:, 2 : 2 + classes] = values
         return wide[:, 2 : 2 + classes]
     if layout == "transposed":
@@ -185,6 +205,7 @@ def cases(
         "variant": st.integers(0, len(spec.variants) - 1),
         "block": st.sampled_from((16, 32, 64)),
         "seed": st.integers(0, 2**16),
+        "relation": st.sampled_from(RELATIONS if streams(spec) else RELATIONS[:1]),
     }
     strategies |= {k: st.just(v) for k, v in (fixed or {}).items()}
     return st.builds(Case, **strategies)

@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lossgen.spec.model import LossSpec
 from lossgen.verify.cases import Case
-from lossgen.verify.judge import check_literal, close, fail
+from lossgen.verify.judge import check_literal, close, close_gradients, fail, naming
 from lossgen.verify.limits import replace_formula
 from lossgen.verify.reference import literal
 from lossgen.verify.runner import Runner
+from lossgen.verify.streams import LOGITS, normal, streams, vectors
 from lossgen.verify.tolerances import slack
 
 __all__ = [
@@ -30,32 +32,45 @@ __all__ = [
 ]
 
 
+def _rows(spec: LossSpec, keys: dict[str, Any], at: slice) -> dict[str, Any]:
+    """The keywords of a call of some of the rows."""
+    return {
+        k: v[at] if isinstance(v, Tensor) and spec.inputs[k].kind != "vocab" else v
+        for k, v in keys.items()
+    }
+
+
 def rows_independent(case: Case, run: Runner) -> None:
     """A row's result does not depend on the other rows."""
     logits, target = case.tensors()
     keys = case.keywords()
     loss = run.loss(logits, target, reduction="none", **keys)
     for i in range(case.rows):
-        own = {
-            k: (v[i : i + 1] if isinstance(v, Tensor) and case.spec.inputs[k].kind == "row" else v)
-            for k, v in keys.items()
-        }
-        part = None if target is None else target[i : i + 1]
-        alone = run.loss(logits[i : i + 1], part, reduction="none", **own)
-        close(f"row {i} alone and among others", alone, loss[i : i + 1], 16.0)
+        at = slice(i, i + 1)
+        own = _rows(case.spec, keys, at)
+        part = None if target is None else target[at]
+        alone = run.loss(logits[at], part, reduction="none", **own)
+        close(f"row {i} alone and among others", alone, loss[at], 16.0)
 
 
 def grad_output(case: Case, run: Runner) -> None:
     """Every row's gradient is scaled by its own grad_output, zeros and stride 0 included."""
-    weight = torch.linspace(-1.5, 2.0, case.rows)
+    shape = (case.rows, *([len(case.spec.outputs)] if case.spec.outputs else []))
+    weight = torch.linspace(-1.5, 2.0, math.prod(shape)).reshape(shape)
     weight[0] = 0.0
-    _, grad = run.gradient(case, weight)
-    if bool((grad[0] != 0).any()):
-        fail("grad_output 0 leaves a gradient")
-    check_literal(case, None, grad, weight.double())
-    same = torch.full((1,), 0.5).expand(case.rows)
-    _, grad = run.gradient(case, same)
-    check_literal(case, None, grad, same.double())
+    _, grads = run.gradient(case, weight)
+    for name, grad in grads.items():
+        if bool((grad[0] != 0).any()):
+            fail(f"grad_output 0 leaves {naming(name)}")
+    check_literal(case, None, grads, weight.double())
+    same = torch.full((1,), 0.5).expand(shape)
+    _, grads = run.gradient(case, same)
+    check_literal(case, None, grads, same.double())
+    for k in range(len(case.spec.outputs)):  # one output alone
+        alone = torch.zeros(shape)
+        alone[:, k] = weight[:, k]
+        _, grads = run.gradient(case, alone)
+        check_literal(case, None, grads, alone.double())
 
 
 def ignored_rows(case: Case, run: Runner) -> None:
@@ -69,24 +84,31 @@ def ignored_rows(case: Case, run: Runner) -> None:
         if ignore == 0:  # a class that is ignored
             labels = torch.where(kept, target.clamp_min(min(1, case.classes - 1)), ignore)
             kept = labels != ignore
-        spoiled = logits.clone()
-        spoiled[~kept] = math.nan
-        for reduction in ("none", "sum", "mean"):
-            held = spoiled.clone().requires_grad_()
+        keys = case.keywords()
+        spoilt = [n for n in streams(case.spec) if normal(case.spec.inputs[n])]
+        keys |= {name: _spoil(keys[name], kept) for name in spoilt}
+        spoiled = _spoil(logits, kept)
+        for reduction in ("none",) if case.spec.outputs else ("none", "sum", "mean"):
             with _poisoned():
-                loss = run.loss(
-                    held, labels, ignore_index=ignore, reduction=reduction, **case.keywords()
-                )
-                loss.sum().backward()
-            assert held.grad is not None
-            if bool((held.grad[~kept] != 0).any()):
-                fail(f"an ignored row has a gradient (reduction {reduction})")
+                options = {**keys, "ignore_index": ignore, "reduction": reduction}
+                loss, grads = run.slopes(spoiled, labels, options)
+            for name, grad in grads.items():
+                if bool((grad[~kept] != 0).any()):
+                    what = "a gradient" if name == LOGITS else naming(name)
+                    fail(f"an ignored row has {what} (reduction {reduction})")
             if reduction == "none" and bool((loss[~kept] != 0).any()):
                 fail("an ignored row has a loss")
             if reduction == "sum" and bool(loss.isnan()):
                 fail("the sum takes in an ignored row")
             if reduction == "mean" and bool(loss.isnan()) != (not bool(kept.any())):
                 fail("the mean over the rows that count is NaN, or should be")
+
+
+def _spoil(values: Tensor, kept: Tensor) -> Tensor:
+    """NaN in the rows that do not count."""
+    spoiled = values.clone()
+    spoiled[~kept] = math.nan
+    return spoiled
 
 
 @contextmanager
@@ -110,102 +132,105 @@ def reductions(case: Case, run: Runner) -> None:
     for reduction, expected in (("sum", rows.sum()), ("mean", rows.sum() / count.sum())):
         value = run.value(case, reduction=reduction).double()
         close(f"the {reduction}", value[None], expected[None], 64.0)
-        held, target = case.tensors()
-        held = held.detach().requires_grad_()
-        loss = run.loss(held, target, reduction=reduction, **case.keywords())
-        close(f"the {reduction} with a gradient", loss.detach()[None].double(), value[None], 64.0)
-        loss.backward()
+        loss, grads = run.gradient(case, reduction=reduction)
+        close(f"the {reduction} with a gradient", loss[None].double(), value[None], 64.0)
         weight = (
             torch.ones(case.rows) if reduction == "sum" else (1.0 / count.sum()).expand(case.rows)
         )
-        check_literal(case, None, held.grad, weight.double())
+        check_literal(case, None, grads, weight.double())
 
 
 def degenerate_shapes(case: Case, run: Runner) -> None:
     """N = 0 and V = 1 have defined results."""
-    empty = torch.empty(0, 5, requires_grad=True)
+    empty = torch.empty(0, 5)
     labels = torch.empty(0, dtype=torch.int64) if case.spec.has_target else None
-    keys = case.with_(classes=5, rows=1).keywords()
-    keys = {
-        k: (v[:0] if isinstance(v, Tensor) and case.spec.inputs[k].kind == "row" else v)
-        for k, v in keys.items()
-    }
-    loss = run.loss(empty, labels, reduction="sum", **keys)
-    loss.backward()
-    if float(loss) != 0.0 or empty.grad is None or empty.grad.shape != (0, 5):
-        fail(f"N = 0 sums to {float(loss)}")
-    if not bool(run.loss(empty.detach(), labels, **keys).isnan()):
+    keys = _rows(case.spec, case.with_(classes=5, rows=1).keywords(), slice(0, 0))
+    reduction = "none" if case.spec.outputs else "sum"
+    loss, grads = run.slopes(empty, labels, {**keys, "reduction": reduction})
+    if float(loss.sum()) != 0.0 or loss.numel() != (reduction == "sum"):
+        fail(f"N = 0 gives {loss.tolist()}")
+    for name, grad in grads.items():
+        if grad.shape != (0, 5):
+            fail(f"{naming(name)} has shape {tuple(grad.shape)} where N = 0")
+    if not case.spec.outputs and not bool(run.loss(empty, labels, **keys).isnan()):
         fail("the mean over no rows is not NaN")
     if case.spec.min_classes == 1:
         one = case.with_(classes=1, kind="plain")
-        value, grad = run.gradient(one)
-        check_literal(one, value, grad)
+        value, grads = run.gradient(one)
+        check_literal(one, value, grads)
 
 
 def no_grad_value(case: Case, run: Runner) -> None:
     """The value without a gradient is the value with one; calls repeat bit for bit."""
-    loss, grad = run.gradient(case)
+    loss, grads = run.gradient(case)
     value = run.value(case)
-    if not torch.equal(loss.nan_to_num(7.0), value.nan_to_num(7.0)):
+    if not _same(loss, value):
         fail(f"with gradient {loss.tolist()}, without {value.tolist()}")
     again, slopes = run.gradient(case)
-    if not (
-        torch.equal(again.nan_to_num(7.0), loss.nan_to_num(7.0))
-        and torch.equal(slopes.nan_to_num(7.0), grad.nan_to_num(7.0))
-    ):
+    if not (_same(again, loss) and all(_same(slopes[n], grad) for n, grad in grads.items())):
         fail("two calls differ")
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Equal, NaN included."""
+    return torch.equal(one.nan_to_num(7.0), other.nan_to_num(7.0))
 
 
 def inputs_unchanged(case: Case, run: Runner) -> None:
     """Nothing that the caller owns is written to."""
     logits, target = case.tensors(run.device)
     keys = case.keywords(run.device)
-    owned = {"logits": logits, "target": target, **keys}
+    owned = {LOGITS: logits, "target": target, **keys}
     tensors = {name: value for name, value in owned.items() if isinstance(value, Tensor)}
     before = {name: value.clone() for name, value in tensors.items()}
-    run.loss(logits.detach().requires_grad_(), target, **keys).backward()
-    for name, value in tensors.items():
-        if not torch.equal(value.nan_to_num(7.0), before[name].nan_to_num(7.0)):
-            fail(f"{name} was written to")
+    for reduction in ("none",) if case.spec.outputs else ("mean", "none"):
+        run.slopes(logits, target, {**keys, "reduction": reduction})
+        for name, value in tensors.items():
+            if not _same(value, before[name]):
+                fail(f"{name} was written to")
 
 
 def backward_twice(case: Case, run: Runner) -> None:
     """A second backward through the same graph gives the same gradient."""
     logits, target = case.tensors()
-    for reduction in ("mean", "none"):
-        held = logits.detach().clone().requires_grad_()
-        total = run.loss(held, target, reduction=reduction, **case.keywords()).sum()
-        (first,) = torch.autograd.grad(total, held, retain_graph=True)
-        first = first.clone()
-        (second,) = torch.autograd.grad(total, held)
-        close(f"the second gradient ({reduction})", second, first, 16.0 * slack(case.spec))
+    keys = case.keywords()
+    owned = {LOGITS: logits, **keys}
+    for reduction in ("none",) if case.spec.outputs else ("mean", "none"):
+        held = {n: owned[n].detach().clone().requires_grad_() for n in vectors(case.spec)}
+        options = {**keys, **held}
+        total = run.loss(options.pop(LOGITS), target, reduction=reduction, **options).sum()
+        leaves = list(held.values())
+        first = torch.autograd.grad(total, leaves, retain_graph=True)
+        once = {n: grad.clone() for n, grad in zip(held, first, strict=True)}
+        twice = dict(zip(held, torch.autograd.grad(total, leaves), strict=True))
+        limit = 16.0 * slack(case.spec)
+        close_gradients(f"the second time and the first ({reduction})", twice, once, limit)
 
 
 def parameters_matter(case: Case, run: Runner) -> None:
     """Every parameter and input changes the result for some logits."""
-    base = case.with_(variant=-1, kind="plain", rows=4, classes=max(5, case.classes))
+    classes = max(5, case.spec.min_classes)  # few classes, many rows: a rare event happens
+    base = case.with_(variant=-1, kind="plain", rows=32, classes=classes, dtype=torch.float64)
     logits, target = base.tensors()
     keys = base.keywords()
+    torch_run = Runner(run.module, run.spec, "torch")
+    plain = torch_run.slopes(logits, target, keys)
     for name, value in keys.items():
-        changed = dict(keys)
-        if isinstance(value, Tensor):
-            changed[name] = value * 0.5
-        else:
-            changed[name] = _another(case.spec, name, value)
-        logits64, target64 = logits.double(), target
-        torch_run = Runner(run.module, run.spec, "torch")
-        grads = []
-        for options in (keys, changed):
-            held = logits64.clone().requires_grad_()
-            loss = torch_run.loss(held, target64, reduction="none", **options)
-            loss.sum().backward()
-            assert held.grad is not None
-            grads.append((loss.detach(), held.grad))
-        if torch.equal(grads[0][0], grads[1][0]) and torch.equal(grads[0][1], grads[1][1]):
+        changed = {**keys, name: _another(case.spec, name, value)}
+        loss, grads = torch_run.slopes(logits, target, changed)
+        same = torch.equal(loss, plain[0])
+        if same and all(torch.equal(grads[n], grad) for n, grad in plain[1].items()):
             fail(f"{name} changes nothing")
 
 
-def _another(spec: LossSpec, name: str, value: float) -> float:
+def _another(spec: LossSpec, name: str, value: Any) -> Any:
+    """Another value of a parameter or an input, in its domain."""
+    if isinstance(value, Tensor):
+        declared, half = spec.inputs[name], value * 0.5
+        domain = declared.domain
+        if domain is not None and not all(map(domain.contains, half.flatten().tolist())):
+            return value.flip(-1)
+        return half.flip(-1) if declared.kind == "class" else half  # flipped: another argmax
     entry = spec.parameters[name]
     for candidate in (value * 0.5, value * 2.0, value + 0.25, value - 0.25, value + 1, value - 1):
         usable = entry.domain.contains(candidate) and math.isfinite(candidate)

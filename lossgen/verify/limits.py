@@ -13,6 +13,7 @@ from lossgen.spec.expr import Expr
 from lossgen.spec.load import load_spec
 from lossgen.spec.model import Limit, LossSpec, Term
 from lossgen.verify.reference import literal_mpmath
+from lossgen.verify.streams import onto
 
 __all__ = ["check_limits", "replace_formula"]
 
@@ -57,6 +58,10 @@ def _inputs(spec: LossSpec, rng: Any, classes: int, known: Any = None) -> dict[s
     found: dict[str, Any] = {}
     for name, entry in spec.inputs.items():
         if known and name in known:
+            continue
+        if entry.kind == "class":
+            drawn = onto(entry, rng.normal(0, 2, (1, classes)), rng)
+            found[name] = [float(v) for v in drawn[0]]
             continue
         if entry.off is not None:
             found[name] = [entry.off] * classes if entry.kind == "vocab" else entry.off

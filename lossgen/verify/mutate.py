@@ -161,18 +161,18 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "p_minus_one",
         "the target's gradient as p - 1 (Liger and others)",
-        r"grad_y = -c0\n",
-        "grad_y = dl.sigmoid(-z0) - 1.0\n",
+        r"grad_x_y = -c0\n",
+        "grad_x_y = dl.sigmoid(-z0) - 1.0\n",
     ),
     Mutation(
         "low_precision_p_minus_one",
         "p - 1 after rounding p to bfloat16",
-        r"grad_y = -c0\n",
-        "grad_y = dl.sigmoid(-z0).to(tl.bfloat16).to(tl.float32) - 1.0\n",
+        r"grad_x_y = -c0\n",
+        "grad_x_y = dl.sigmoid(-z0).to(tl.bfloat16).to(tl.float32) - 1.0\n",
         by="half_precision_target",
     ),
     Mutation(
-        "wrong_sign", "the target's gradient points uphill", r"grad_y = -c0\n", "grad_y = c0\n"
+        "wrong_sign", "the target's gradient points uphill", r"grad_x_y = -c0\n", "grad_x_y = c0\n"
     ),
     Mutation(
         "wrong_saved",
@@ -189,7 +189,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "forgotten_target",
         "the gradient at y is never written",
-        r"    grad = tl\.where\(cols == y, grad_y, grad\)\n",
+        r"    grad_x = tl\.where\(cols == y, grad_x_y, grad_x\)\n",
         "",
     ),
     Mutation(
@@ -257,8 +257,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "torch_forgotten_grad_output",
         "grad_output does not reach the target's gradient",
-        r"\(grad_y \* g\)\.expand_as",
-        "grad_y.expand_as",
+        r"\(grad_x_y \* g\)\.expand_as",
+        "grad_x_y.expand_as",
         "grad_output",
         "torch",
     ),

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from lossgen.spec.model import LossSpec
+from lossgen.verify.beside import constant_streams, stream_storage, wanted_gradients
 from lossgen.verify.cases import DTYPES, Case
 from lossgen.verify.conduct import (
     backward_twice,
@@ -46,6 +47,7 @@ from lossgen.verify.numerics import (
     zero_sum_gradient,
 )
 from lossgen.verify.runner import Runner
+from lossgen.verify.streams import streams, vectors
 
 __all__ = ["PROPERTIES", "Property"]
 
@@ -61,10 +63,12 @@ class Property:
     fixed: Mapping[str, Any] = field(default_factory=dict)
     dtypes: tuple[torch.dtype, ...] = DTYPES[:3]
     needs_target: bool = False
+    needs: Callable[[LossSpec], bool] | None = None  # what else the loss must have
     triton_only: bool = False
     torch_only: bool = False
     share: float = 1.0  # of the examples asked for
-    axes: tuple[str, ...] = ("kind", "layout", "dtype", "variant")  # each value is always tried
+    # each value is always tried
+    axes: tuple[str, ...] = ("kind", "layout", "dtype", "variant", "relation")
 
     @property
     def doc(self) -> str:
@@ -77,22 +81,39 @@ class Property:
             return False
         if self.fixed.get("classes", spec.min_classes) < spec.min_classes:
             return False
+        if self.needs is not None and not self.needs(spec):
+            return False
         return spec.has_target or not self.needs_target
 
 
+def _reduces(spec: LossSpec) -> bool:
+    return not spec.outputs
+
+
+def _constant(spec: LossSpec) -> bool:
+    return len(vectors(spec)) <= len(streams(spec))
+
+
+def _differentiable(spec: LossSpec) -> bool:
+    return len(vectors(spec)) > 1
+
+
 _FLOAT = DTYPES[:1]
-_PLAIN = {"kind": "plain", "layout": "contiguous"}
+# Two results are compared on the scale of the result: nothing may cancel.
+_FREE = {"relation": "free"}
+_PLAIN = {"kind": "plain", "layout": "contiguous", **_FREE}
 _SETTING = ("variant",)
 
 PROPERTIES: tuple[Property, ...] = (
     Property("value_and_gradient", value_and_gradient),
-    Property("fused_gradient", fused_gradient),
+    Property("fused_gradient", fused_gradient, needs=_reduces),
     Property(
         "double_precision",
         double_precision,
         dtypes=(torch.float64,),
         torch_only=True,
         axes=("kind", "variant"),
+        fixed=_FREE,
     ),
     Property(
         "accurate_when_confident",
@@ -100,7 +121,7 @@ PROPERTIES: tuple[Property, ...] = (
         needs_target=True,
         share=0.2,
         dtypes=_FLOAT,
-        axes=(),
+        axes=("relation",),
         fixed={"kind": "peaked", "classes": 7, "layout": "contiguous", "variant": 0},
     ),
     Property(
@@ -109,10 +130,12 @@ PROPERTIES: tuple[Property, ...] = (
         needs_target=True,
         share=0.5,
         dtypes=DTYPES[1:3],
-        axes=("dtype", "variant"),
+        axes=("dtype", "variant", "relation"),
         fixed={"kind": "peaked", "classes": 17},
     ),
-    Property("never_nan", never_nan, dtypes=_FLOAT, share=0.5, axes=("kind", "variant")),
+    Property(
+        "never_nan", never_nan, dtypes=_FLOAT, share=0.5, axes=("kind", "variant", "relation")
+    ),
     Property(
         "shift_invariant", shift_invariant, dtypes=_FLOAT, share=0.5, axes=_SETTING, fixed=_PLAIN
     ),
@@ -122,7 +145,7 @@ PROPERTIES: tuple[Property, ...] = (
         dtypes=_FLOAT,
         share=0.5,
         axes=_SETTING,
-        fixed={"kind": "peaked", "layout": "contiguous"},
+        fixed={"kind": "peaked", "layout": "contiguous", **_FREE},
     ),
     Property("permutation", permutation, dtypes=_FLOAT, share=0.5, axes=_SETTING, fixed=_PLAIN),
     Property(
@@ -140,14 +163,26 @@ PROPERTIES: tuple[Property, ...] = (
         triton_only=True,
         share=0.5,
         axes=("kind", "variant"),
-        fixed={"rows": 2, "block": 16},
+        fixed={"rows": 2, "block": 16, **_FREE},
     ),
     Property(
-        "backends_agree", backends_agree, triton_only=True, axes=("kind", "variant"), share=0.5
+        "backends_agree",
+        backends_agree,
+        triton_only=True,
+        axes=("kind", "variant"),
+        share=0.5,
+        fixed=_FREE,
     ),
     Property("rows_independent", rows_independent, share=0.3, axes=("layout",)),
     Property("degenerate_shapes", degenerate_shapes, dtypes=_FLOAT, share=0.2, axes=_SETTING),
-    Property("reductions", reductions, share=0.3, axes=_SETTING, fixed={"kind": "plain"}),
+    Property(
+        "reductions",
+        reductions,
+        share=0.3,
+        axes=_SETTING,
+        fixed={"kind": "plain"},
+        needs=_reduces,
+    ),
     Property(
         "grad_output",
         grad_output,
@@ -168,10 +203,15 @@ PROPERTIES: tuple[Property, ...] = (
     ),
     Property("no_grad_value", no_grad_value, share=0.3, axes=("kind", "variant")),
     Property("inputs_unchanged", inputs_unchanged, share=0.3, axes=("layout", "variant")),
-    Property("backward_twice", backward_twice, share=0.3, axes=_SETTING),
+    Property("backward_twice", backward_twice, share=0.3, axes=_SETTING, fixed=_FREE),
     Property("shared_logits", shared_logits, share=0.2, axes=("variant",), fixed=_PLAIN),
     Property(
-        "inplace_gradient", inplace_gradient, share=0.3, axes=("dtype", "variant"), fixed=_PLAIN
+        "inplace_gradient",
+        inplace_gradient,
+        share=0.3,
+        axes=("dtype", "variant"),
+        fixed=_PLAIN,
+        needs=_reduces,
     ),
     Property("autocast", autocast, share=0.2, axes=("dtype",), fixed={"kind": "plain"}),
     Property(
@@ -181,6 +221,30 @@ PROPERTIES: tuple[Property, ...] = (
         share=0.1,
         axes=_SETTING,
         dtypes=(torch.bfloat16,),
-        fixed={"rows": 3, "kind": "plain", "classes": 17, "layout": "contiguous"},
+        fixed={"rows": 3, "classes": 17, **_PLAIN},
+    ),
+    Property(
+        "wanted_gradients",
+        wanted_gradients,
+        share=0.3,
+        axes=("kind", "dtype", "variant"),
+        fixed=_FREE,
+        needs=_differentiable,
+    ),
+    Property(
+        "constant_streams",
+        constant_streams,
+        share=0.1,
+        axes=(),
+        fixed=_PLAIN,
+        needs=_constant,
+    ),
+    Property(
+        "stream_storage",
+        stream_storage,
+        share=0.1,
+        axes=("dtype",),
+        fixed=_PLAIN,
+        needs=lambda spec: bool(streams(spec)),
     ),
 )

@@ -1,31 +1,31 @@
 """The literal formula, evaluated without the compiler: torch under autograd, and mpmath.
 
-Both walk the parsed formula as the author wrote it and share nothing with the passes: no
-rewrite, no statistic, no derivative.
+Both (the second is in :mod:`lossgen.verify.precise`) walk the parsed formula as the author wrote
+it and share nothing with the passes: no rewrite, no statistic, no derivative.
 
-Conventions where the formula alone is silent: 0·∞ is 0 (a masked class contributes nothing), the
-maximum's subgradient goes to the first index, minimum and maximum split ties, relu'(0) = 0.
+Conventions where the formula alone is silent: 0·∞ is 0 (a masked class contributes nothing), also
+where the other factor is ∞ - ∞; the maximum's subgradient goes to the first index, the second
+maximum's to the second occurrence; minimum and maximum split ties, relu'(0) = 0.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
-import mpmath as mp
 import torch
 from torch import Tensor
 
-from lossgen.ir.ops import BUILTINS, OPS
-from lossgen.spec.expr import Call, Expr, NameKind, walk
+from lossgen.spec.expr import Call, NameKind, walk
 from lossgen.spec.model import LossSpec
+from lossgen.verify.precise import literal_mpmath
 
 __all__ = ["Arguments", "literal", "literal_mpmath"]
 
-Value = Any  # float, or Tensor: row [N, 1], vocab [1, V], class [N, V]
+Value = Any  # float, or Tensor: row [N, 1], vocab and index [1, V], class [N, V]
 
 
 @dataclass(frozen=True)
@@ -35,18 +35,24 @@ class Arguments:
     logits: Tensor
     target: Tensor | None
     parameters: Mapping[str, float]
-    inputs: Mapping[str, Tensor]  # vocab [V], row [N]
+    inputs: Mapping[str, Tensor]  # vocab [V], row [N], class [N, V]
+
+    def with_(self, **vectors: Tensor) -> Arguments:
+        """With other logits, or other class inputs by name."""
+        logits = vectors.pop("logits", self.logits)
+        return replace(self, logits=logits, inputs={**self.inputs, **vectors})
 
 
 def literal(spec: LossSpec, arguments: Arguments) -> Tensor:
-    """Loss per row [N] in the dtype of the logits; differentiable."""
+    """Loss per row [N], or outputs [N, n_out], in the dtype of the logits; differentiable."""
     algebra = _Torch(spec, arguments)
+    if spec.outputs:
+        return torch.cat([algebra.rows(walk(o.expr, algebra)) for o in spec.outputs], 1)
     total: Value = 0.0
     for term in spec.terms:
         value = walk(term.expr, algebra)
         total = total + (arguments.parameters[term.weight] if term.weight else 1.0) * value
-    rows = arguments.logits.shape[0]
-    return torch.as_tensor(total, dtype=arguments.logits.dtype).expand(rows, 1).squeeze(1)
+    return algebra.rows(total).squeeze(1)
 
 
 class _Torch:
@@ -60,6 +66,10 @@ class _Torch:
 
     def tensor(self, value: Value) -> Tensor:
         return torch.as_tensor(value, dtype=self.x.dtype)
+
+    def rows(self, value: Value) -> Tensor:
+        """A row value as [N, 1]."""
+        return self.tensor(value).expand(self.x.shape[0], 1)
 
     # ------------------------------------------------------------------ leaves
     def number(self, value: Fraction) -> Value:
@@ -80,12 +90,16 @@ class _Torch:
                 return torch.nn.functional.one_hot(self.given.target, self.x.shape[1]).to(
                     self.x.dtype
                 )
+            case NameKind.INDEX:
+                return torch.arange(self.x.shape[1], dtype=self.x.dtype)[None, :]
             case NameKind.LET:
                 if name not in self.lets:
                     self.lets[name] = walk(self.spec.let[name], self)
                 return self.lets[name]
-        vector = self.given.inputs[name].to(self.x.dtype)
-        return vector[None, :] if kind is NameKind.VOCAB_INPUT else vector[:, None]
+        values = self.given.inputs[name].to(self.x.dtype)
+        if kind is NameKind.STREAM:
+            return values
+        return values[None, :] if kind is NameKind.VOCAB_INPUT else values[:, None]
 
     # ------------------------------------------------------------------ elementwise
     def negate(self, operand: Value) -> Value:
@@ -103,10 +117,10 @@ class _Torch:
         return table[op](left, right)
 
     def _times(self, a: Value, b: Value) -> Value:
-        """The product, with 0·∞ = 0."""
+        """The product, with 0·∞ = 0 and 0·(∞ - ∞) = 0."""
         if not (isinstance(a, Tensor) and isinstance(b, Tensor)):
             return a * b
-        void = ((a == 0) & b.isinf()) | ((b == 0) & a.isinf())
+        void = ((a == 0) & ~b.isfinite()) | ((b == 0) & ~a.isfinite())
         if not void.any():
             return a * b
         return torch.where(void, 0.0, a) * torch.where(void, 0.0, b)
@@ -193,156 +207,19 @@ class _Torch:
             return torch.full_like(self.x[:, :1], -math.inf)
         return over.max(1, keepdim=True).values
 
+    def _second_max(self, value: Value, others: bool) -> Value:
+        over = self._over(value, others)
+        if over.shape[1] < 2:
+            return torch.full_like(self.x[:, :1], -math.inf)
+        order = over.detach().sort(dim=1, descending=True, stable=True).indices
+        return over.gather(1, order[:, 1:2])
 
-# ---------------------------------------------------------------------------- mpmath
-def literal_mpmath(
-    spec: LossSpec,
-    logits: Sequence[float],
-    target: int | None,
-    parameters: Mapping[str, float],
-    inputs: Mapping[str, Any],
-    gradient: bool = True,
-) -> tuple[Any, list[Any]]:
-    """(loss, gradient) of one row at the caller's precision.
-
-    The gradient is a central difference at 1e-30: work with at least 90 digits.
-    """
-    base = _Precise(spec, [mp.mpf(v) for v in logits], target, parameters, inputs)
-    loss = base.total()
-    slopes = []
-    step = mp.mpf(10) ** -30
-    for j in range(len(logits) if gradient else 0):
-        if math.isinf(logits[j]):
-            slopes.append(mp.mpf(0))
-            continue
-        ends = []
-        for sign in (1, -1):
-            moved = list(base.x)
-            moved[j] = moved[j] + sign * step
-            again = _Precise(spec, moved, target, parameters, inputs, frozen=base.recorded)
-            ends.append(again.total())
-        slopes.append((ends[0] - ends[1]) / (2 * step))
-    return loss, slopes
-
-
-@dataclass
-class _Precise:
-    """Class vectors are lists of mpf, everything else is an mpf."""
-
-    spec: LossSpec
-    x: list[Any]
-    target: int | None
-    parameters: Mapping[str, float]
-    inputs: Mapping[str, Any]
-    frozen: list[Any] | None = None  # the values under stop_gradient, in order of evaluation
-    recorded: list[Any] = field(default_factory=list)
-    lets: dict[str, Any] = field(default_factory=dict)
-
-    def total(self) -> Any:
-        total = mp.mpf(0)
-        for term in self.spec.terms:
-            weight = mp.mpf(self.parameters[term.weight]) if term.weight else mp.mpf(1)
-            total += weight * walk(term.expr, self)
-        return total
-
-    def evaluate(self, expr: Expr) -> Any:
-        return walk(expr, self)
-
-    def number(self, value: Fraction) -> Any:
-        return mp.mpf(value.numerator) / value.denominator
-
-    def name(self, name: str, kind: NameKind) -> Any:
-        match kind:
-            case NameKind.LOGITS:
-                return self.x
-            case NameKind.PARAMETER:
-                return mp.mpf(self.parameters[name])
-            case NameKind.CLASSES:
-                return mp.mpf(len(self.x))
-            case NameKind.CONSTANT:
-                return mp.pi
-            case NameKind.ONEHOT:
-                return [mp.mpf(int(j == self.target)) for j in range(len(self.x))]
-            case NameKind.LET:
-                if name not in self.lets:
-                    self.lets[name] = walk(self.spec.let[name], self)
-                return self.lets[name]
-        value = self.inputs[name]
-        if kind is NameKind.VOCAB_INPUT:
-            return [mp.mpf(v) for v in value]
-        return mp.mpf(value)
-
-    def _map(self, function: Callable[..., Any], *values: Any) -> Any:
-        if not any(isinstance(v, list) for v in values):
-            return function(*values)
-        size = len(self.x)
-        columns = [v if isinstance(v, list) else [v] * size for v in values]
-        return [function(*row) for row in zip(*columns, strict=True)]
-
-    def negate(self, operand: Any) -> Any:
-        return self._map(lambda a: -a, operand)
-
-    def binary(self, op: str, left: Any, right: Any) -> Any:
-        table: dict[str, Callable[[Any, Any], Any]] = {
-            "+": lambda a, b: a + b,
-            "-": lambda a, b: a - b,
-            "/": lambda a, b: a / b,
-            "*": lambda a, b: mp.mpf(0) if a == 0 or b == 0 else a * b,
-            "**": lambda a, b: mp.power(a, b),
-        }
-        return self._map(table[op], left, right)
-
-    def compare(self, op: str, left: Any, right: Any) -> Any:
-        table: dict[str, Callable[[Any, Any], bool]] = {
-            "<": lambda a, b: a < b,
-            "<=": lambda a, b: a <= b,
-            ">": lambda a, b: a > b,
-            ">=": lambda a, b: a >= b,
-            "==": lambda a, b: a == b,
-            "!=": lambda a, b: a != b,
-        }
-        return self._map(lambda a, b: mp.mpf(int(table[op](a, b))), left, right)
-
-    def gather(self, vector: Any) -> Any:
-        assert self.target is not None
-        return vector[self.target]
-
-    def call(self, node: Call, args: tuple[Any, ...]) -> Any:
-        func, first = node.func, args[0]
-        if func in _REDUCTIONS:
-            return _REDUCTIONS[func](
-                [v for j, v in enumerate(first) if not node.others or j != self.target]
-            )
-        if func in ("softmax", "log_softmax"):
-            kept = [j for j in range(len(first)) if not node.others or j != self.target]
-            total = _logsumexp([first[j] for j in kept])
-            logs = [first[j] - total if j in kept else -mp.inf for j in range(len(first))]
-            return logs if func == "log_softmax" else [mp.exp(v) for v in logs]
-        if func == "stop_gradient":
-            return self._freeze(first)
-        if func == "log_sigmoid":
-            return self._map(lambda a: -OPS["softplus"].mp(-a), first)
-        twin = {"abs": "absf", "sign": "sgn"}.get(func, func)
-        table = OPS | BUILTINS
-        return self._map(table[twin].mp, *args)
-
-    def _freeze(self, value: Any) -> Any:
-        kept = value if self.frozen is None else self.frozen[len(self.recorded)]
-        self.recorded.append(kept)
-        return kept
-
-
-def _logsumexp(values: list[Any]) -> Any:
-    top = max(values, default=-mp.inf)
-    if mp.isinf(top):
-        return top
-    return top + mp.log(mp.fsum(mp.exp(v - top) for v in values))
-
-
-_REDUCTIONS: dict[str, Callable[[list[Any]], Any]] = {
-    "sum": mp.fsum,
-    "mean": lambda v: mp.fsum(v) / len(v),
-    "max": lambda v: max(v, default=-mp.inf),
-    "logsumexp": _logsumexp,
-    "norm": lambda v: mp.sqrt(mp.fsum(a * a for a in v)),
-}
+    def _argmax(self, value: Value, others: bool) -> Value:
+        over = self._over(value, others).detach()
+        if over.shape[1] == 0:
+            return torch.zeros_like(self.x[:, :1])
+        first = over.argmax(1, keepdim=True)
+        if others:
+            assert self.given.target is not None
+            first = first + (first >= self.given.target[:, None])
+        return first.to(self.x.dtype)

@@ -25,6 +25,7 @@ from lossgen.verify.cases import KINDS, LAYOUTS, Case, cases
 from lossgen.verify.limits import check_limits
 from lossgen.verify.properties import PROPERTIES, Property
 from lossgen.verify.runner import Runner, tiles
+from lossgen.verify.streams import RELATIONS, streams
 
 __all__ = ["PropertyResult", "VerificationResult", "check_property", "verify"]
 
@@ -217,6 +218,7 @@ def fixed_cases(entry: Property, spec: LossSpec) -> list[Case]:
         "layout": LAYOUTS,
         "dtype": entry.dtypes,
         "variant": range(len(spec.variants)),
+        "relation": RELATIONS if streams(spec) else (),
     }
     plain = Case(
         spec=spec,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType
@@ -11,12 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lossgen.errors import VerificationError
 from lossgen.runtime import launch
 from lossgen.spec.model import LossSpec
 from lossgen.verify.cases import Case
 from lossgen.verify.reference import Arguments, literal
+from lossgen.verify.streams import LOGITS, normal, streams, vectors
 
-__all__ = ["Gold", "Runner", "gold", "tiles"]
+__all__ = ["Gold", "Gradients", "Runner", "gold", "gradients", "shaken", "tiles"]
+
+Gradients = Mapping[str, Tensor]  # [N, V] each: "logits", and the differentiable class inputs
 
 
 @contextmanager
@@ -45,15 +49,51 @@ class Runner:
     backend: str
     device: str = "cpu"
 
-    def loss(self, logits: Tensor, target: Tensor | None, **options: Any) -> Tensor:
-        """One call on the runner's device; the loss comes back to where the logits are."""
-        function = getattr(self.module, f"{self.spec.name}_loss")
-        given = (logits,) if target is None else (logits, target)
+    def loss(self, logits: Tensor, target: Tensor | None, /, **options: Any) -> Tensor:
+        """One call on the runner's device; the loss comes back to where the logits are.
+
+        Class inputs are among ``options``.  Several outputs come as one tensor [N, n_out].
+        """
+        outputs = bool(self.spec.outputs)
+        function = getattr(self.module, self.spec.name + ("" if outputs else "_loss"))
         keywords = {
             k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in options.items()
         }
-        loss = function(*(t.to(self.device) for t in given), backend=self.backend, **keywords)
-        return loss.to(logits.device)
+        if outputs and keywords.pop("reduction", "none") != "none":
+            raise TypeError("outputs are not reduced")
+        given = [logits.to(self.device)] + ([] if target is None else [target.to(self.device)])
+        given += [keywords.pop(name) for name in streams(self.spec)]
+        result = function(*given, backend=self.backend, **keywords)
+        return (torch.stack(tuple(result), -1) if outputs else result).to(logits.device)
+
+    def slopes(
+        self,
+        logits: Tensor,
+        target: Tensor | None,
+        options: Mapping[str, Any],
+        weight: Tensor | None = None,
+        wanted: Collection[str] | None = None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """(loss, gradients) of one call, per row unless told otherwise.
+
+        Args:
+            options: the call's keywords and class inputs.
+            weight: what the loss is weighted by before the backward.
+            wanted: the vectors that require a gradient; all that can have one if not given.
+        """
+        chosen = [n for n in vectors(self.spec) if wanted is None or n in wanted]
+        held = {
+            n: (logits if n == LOGITS else options[n]).detach().requires_grad_() for n in chosen
+        }
+        given = {"reduction": "none", **options, **_but_logits(held)}
+        loss = self.loss(held.get(LOGITS, logits), target, **given)
+        loss.backward(torch.ones_like(loss) if weight is None else weight.to(loss))
+        found = {}
+        for name, leaf in held.items():
+            if leaf.grad is None:
+                raise VerificationError(f"{name} requires a gradient, and gets none")
+            found[name] = leaf.grad
+        return loss.detach(), found
 
     def value(self, case: Case, splits: int = 1, **options: Any) -> Tensor:
         """The loss without a gradient, per row unless told otherwise."""
@@ -64,39 +104,64 @@ class Runner:
 
     def gradient(
         self, case: Case, weight: Tensor | None = None, splits: int = 1, **options: Any
-    ) -> tuple[Tensor, Tensor]:
-        """(loss, gradient), the loss weighted by ``weight`` before the backward."""
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """(loss, gradients), the loss weighted by ``weight`` before the backward."""
         logits, target = case.tensors(self.device)
-        logits = logits.detach().requires_grad_()
-        options = {"reduction": "none", **case.keywords(self.device), **options}
+        options = {**case.keywords(self.device), **options}
         with tiles(self.tile(case), splits):
-            loss = self.loss(logits, target, **options)
-            loss.backward(torch.ones_like(loss) if weight is None else weight.to(loss))
-        assert logits.grad is not None
-        return loss.detach().cpu(), logits.grad.cpu()
+            loss, grads = self.slopes(logits, target, options, weight)
+        return loss.cpu(), {name: grad.cpu() for name, grad in grads.items()}
 
     def tile(self, case: Case) -> int | None:
         """The tile to launch with: the interpreter's rows are too short for the real ones."""
         return case.block if self.backend == "triton" and self.device == "cpu" else None
 
 
+def _but_logits(held: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in held.items() if name != LOGITS}
+
+
 @dataclass(frozen=True)
 class Gold:
-    """The literal formula: loss [N], gradient [N, V]."""
+    """The literal formula: loss [N] or outputs [N, n_out], and gradients [N, V]."""
 
     loss: Tensor
-    grad: Tensor
+    grads: Gradients
 
 
 def gold(case: Case, dtype: torch.dtype = torch.float64, weight: Tensor | None = None) -> Gold:
-    """Value and gradient of the literal formula in ``dtype``, for the case's numbers."""
-    given = case.arguments(dtype)
-    if case.layout == "expanded":
-        given = Arguments(
-            given.logits[:1].expand_as(given.logits), given.target, given.parameters, given.inputs
-        )
-    logits = given.logits.clone().requires_grad_()
-    rows = literal(case.spec, Arguments(logits, given.target, given.parameters, given.inputs))
-    total = rows if weight is None else rows * weight.to(rows)
-    (grad,) = torch.autograd.grad(total.sum(), logits)
-    return Gold(rows.detach(), grad)
+    """Value and gradients of the literal formula in ``dtype``, for the case's numbers."""
+    return Gold(*gradients(case.spec, case.arguments(dtype), weight))
+
+
+def shaken(case: Case) -> Arguments:
+    """The case's numbers, each off by one ulp of float32, in float64.
+
+    Logits are taken relative to the row's largest: a shift of the row is no error.
+    """
+    given = case.arguments()
+    generator = torch.Generator().manual_seed(case.seed)
+    owned = {LOGITS: given.logits, **{n: given.inputs[n] for n in streams(case.spec)}}
+    moved = {}
+    for name, values in owned.items():
+        like_logits = name == LOGITS or normal(case.spec.inputs[name])
+        top = values.amax(1, keepdim=True) if like_logits else torch.zeros(1)
+        signs = torch.randint(0, 2, values.shape, generator=generator) * 2.0 - 1.0
+        moved[name] = top + (values - top) * (1.0 + 2.0**-23 * signs)
+    return given.with_(**moved)
+
+
+def gradients(
+    spec: LossSpec, given: Arguments, weight: Tensor | None = None
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The literal formula at ``given``: its value, and the gradients of its weighted sum."""
+    held = {
+        name: (given.logits if name == LOGITS else given.inputs[name]).clone().requires_grad_()
+        for name in vectors(spec)
+    }
+    rows = literal(spec, given.with_(**held))
+    total = (rows if weight is None else rows * weight.to(rows)).sum()
+    if not total.requires_grad:
+        return rows, {name: torch.zeros_like(vector) for name, vector in held.items()}
+    slopes = torch.autograd.grad(total, list(held.values()), materialize_grads=True)
+    return rows.detach(), dict(zip(held, slopes, strict=True))

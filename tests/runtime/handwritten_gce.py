@@ -257,17 +257,22 @@ def _torch_forward(x: Tensor, y: Tensor, q: float) -> tuple[Tensor, Tensor]:
     return _value(z, q), torch.cat([m, a.log()], 1).t()
 
 
-def _torch_backward(x: Tensor, y: Tensor, q: float, saved: Tensor, g: Tensor) -> Tensor:
+def _torch_backward(
+    x: Tensor, y: Tensor, q: float, saved: Tensor, g: Tensor
+) -> tuple[Tensor, ...]:
     m, la = saved[0].unsqueeze(1), saved[1].unsqueeze(1)
     slope = g * _slope((m - x.gather(1, y) + la).clamp_min(-3e38), q)
     inverse = torch.where(la == float("-inf"), 0.0, (-la).exp())
-    return (x - m).exp_().mul_(slope * inverse).scatter_(1, y, -slope)
+    return ((x - m).exp_().mul_(slope * inverse).scatter_(1, y, -slope),)
 
 
-def _torch_fused(x: Tensor, y: Tensor, q: float, g: Tensor) -> tuple[Tensor, Tensor]:
+def _torch_fused(
+    x: Tensor, y: Tensor, q: float, g: Tensor
+) -> tuple[Tensor, tuple[Tensor, ...]]:
     _, _, a, z = _statistics(x, y)
     slope = g * _slope(z, q)
-    return _value(z, q), x.mul_(torch.where(a == 0, 0.0, slope / a)).scatter_(1, y, -slope)
+    grad = x.mul_(torch.where(a == 0, 0.0, slope / a)).scatter_(1, y, -slope)
+    return _value(z, q), (grad,)
 
 
 def _torch_forward_all(
@@ -279,13 +284,13 @@ def _torch_forward_all(
 
 def _torch_backward_all(
     x: Tensor, y: Tensor, weight: Tensor, scale: Tensor, q: float, saved: Tensor, g: Tensor
-) -> Tensor:
+) -> tuple[Tensor, ...]:
     return _torch_backward(x, y, q, saved, g * weight[y] * scale)
 
 
 def _torch_fused_all(
     x: Tensor, y: Tensor, weight: Tensor, scale: Tensor, q: float, g: Tensor
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, tuple[Tensor, ...]]:
     factor = weight[y] * scale
     loss, grad = _torch_fused(x, y, q, g * factor)
     return loss * factor, grad
@@ -308,14 +313,14 @@ LOSS = rt.RowLoss(
     normalizer=_normalizer,
     variants=(
         rt.Variant(
-            uses=frozenset(), parameters=("q",), inputs=(), n_saved=2, n_state=2,
+            uses=frozenset(), parameters=("q",), inputs=(), streams=(), n_saved=2, n_state=2,
             torch_forward=_torch_forward, torch_backward=_torch_backward,
             torch_fused=_torch_fused, forward_kernel=_forward_kernel, merge_kernel=_merge_kernel,
             backward_kernel=_backward_kernel, fused_kernel=_fused_kernel,
         ),
         rt.Variant(
             uses=frozenset({"weight", "scale"}), parameters=("q",), inputs=("weight", "scale"),
-            n_saved=2, n_state=2, torch_forward=_torch_forward_all,
+            streams=(), n_saved=2, n_state=2, torch_forward=_torch_forward_all,
             torch_backward=_torch_backward_all, torch_fused=_torch_fused_all,
             forward_kernel=_forward_kernel_all, merge_kernel=_merge_kernel_all,
             backward_kernel=_backward_kernel_all, fused_kernel=_fused_kernel_all,
@@ -330,7 +335,7 @@ def handwritten_gce_loss(
     backend: str = "auto", inplace_grad: bool = False,
 ) -> Tensor:
     return LOSS(
-        logits, target, (q,), (weight, scale), ignore_index, reduction, backend, inplace_grad
+        logits, target, (), (q,), (weight, scale), ignore_index, reduction, backend, inplace_grad
     )
 
 

@@ -42,10 +42,10 @@ def test_operators_pass_opcheck(module: object, backend: str) -> None:
     target = y if loss.has_target else None
     parameters = [p.default for p in loss.parameters if p.name in loss.variants[0].parameters]
     forward, backward = loss.operators.forward, loss.operators.backward
-    call = (target, [], parameters, -100, 0, backend)
+    call = (target, [], [], parameters, -100, 0, backend)
     opcheck(forward, (x.clone().requires_grad_(), *call))
     saved = forward(x, *call)[1]
-    opcheck(backward, (torch.rand(6), x, target, saved, *call[1:]))
+    opcheck(backward, (torch.rand(1, 6), saved, [True], x, *call))
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])

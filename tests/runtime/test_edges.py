@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lossgen.losses import cross_entropy_loss, entropy_min_loss, gce, gce_loss
 from lossgen.runtime import launch, torch_backend
+from lossgen.runtime.batch import Batch
 
 both = pytest.mark.parametrize("backend", ["torch", "triton"])
 
@@ -44,14 +45,21 @@ def test_out_of_range_is_loud_without_a_check() -> None:
     x, _ = draw(3)
     y = torch.tensor([1, 11, -1])
     variant = gce.LOSS.variants[0]
-    loss, saved = torch_backend.forward(variant, x, y, [], [], [0.7], -100)
-    assert loss.isnan().tolist() == [False, True, True]
-    grad = torch_backend.backward(variant, x, y, saved, [], [], [0.7], -100, torch.ones(3))
+    rows = batch(x, y)
+    loss, saved = torch_backend.forward(variant, rows)
+    assert loss[0].isnan().tolist() == [False, True, True]
+    (grad,) = torch_backend.backward(variant, rows, saved, torch.ones(1, 3), [True])
+    assert grad is not None
     assert grad.isnan().all(1).tolist() == [False, True, True]
     out = torch.empty_like(x)
-    loss = torch_backend.fused(variant, x, y, [], [], [0.7], -100, torch.ones(3), out)
-    assert loss.isnan().tolist() == [False, True, True]
+    loss = torch_backend.fused(variant, rows, torch.ones(1, 3), [out])
+    assert loss[0].isnan().tolist() == [False, True, True]
     assert out.isnan().all(1).tolist() == [False, True, True]
+
+
+def batch(x: Tensor, y: Tensor) -> Batch:
+    """A call of gce with q = 0.7."""
+    return Batch(x, y, (), (), (), (), (0.7,), -100, ())
 
 
 # ------------------------------------------------------------------------------ scaling
@@ -110,10 +118,10 @@ def test_operators_take_any_strides() -> None:
     x, y = draw(11, 6)
     wide = x.t()  # [6, 11], class stride 6
     target = y[:6]
-    call = (target, [], [0.7], -100, 0, "triton")
+    call = (target, [], [], [0.7], -100, 0, "triton")
     loss, saved = gce.LOSS.operators.forward(wide, *call)
-    torch.testing.assert_close(loss, gce_loss(wide, target, reduction="none", backend="triton"))
-    grad = gce.LOSS.operators.backward(torch.ones(6), wide, target, saved, *call[1:])
+    torch.testing.assert_close(loss[0], gce_loss(wide, target, reduction="none", backend="triton"))
+    (grad,) = gce.LOSS.operators.backward(torch.ones(1, 6), saved, [True], wide, *call)
     leaf = wide.clone().requires_grad_()
     gce_loss(leaf, target, reduction="sum", backend="triton").backward()
     torch.testing.assert_close(grad, leaf.grad)
@@ -143,10 +151,10 @@ def test_kernels_are_launched_on_the_device_of_the_logits(monkeypatch: pytest.Mo
 
     spied = replace(variant, **{f"{role}_kernel": Spy() for role in launch.ROLES})
     x, y = draw(2, 50000)
-    common = ([], [], [0.7], -100)
-    _, saved = launch.forward(spied, x, y, *common)
-    launch.backward(spied, x, y, saved, *common, torch.ones(2))
-    launch.fused(spied, x, y, *common, torch.ones(2), torch.empty_like(x))
+    rows = batch(x, y)
+    _, saved = launch.forward(spied, rows)
+    launch.backward(spied, rows, saved, torch.ones(1, 2), [True])
+    launch.fused(spied, rows, torch.ones(1, 2), [torch.empty_like(x)])
     assert launches == [1, 1, 1, 1]
 
 

@@ -294,11 +294,11 @@ def test_opcheck(backend: str, variant: int) -> None:
     x, y = draw()
     y[0] = -100
     inputs = [torch.rand(11), torch.rand(6)] if variant else []
-    call = (y, inputs, [0.7], -100, variant, backend)
+    call = (y, [], inputs, [0.7], -100, variant, backend)
     operators = hand.LOSS.operators
     opcheck(operators.forward, (x.clone().requires_grad_(), *call))
     saved = operators.forward(x, *call)[1]
-    opcheck(operators.backward, (torch.randn(6), x, y, saved, *call[1:]))
+    opcheck(operators.backward, (torch.randn(1, 6), saved, [True], x, *call))
 
 
 def test_registering_a_key_twice() -> None:

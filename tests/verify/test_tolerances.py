@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lossgen.errors import VerificationError
-from lossgen.verify.tolerances import compare
+from lossgen.verify.tolerances import compare, further
 
 EPS = 2.0**-23
 
@@ -49,3 +49,10 @@ def test_nan_and_infinity_fail_where_a_number_is_expected(bad: float) -> None:
 def test_shapes_must_agree() -> None:
     with pytest.raises(VerificationError, match="has shape"):
         judge([1.0, 1.0], [1.0])
+
+
+def test_of_two_opinions_the_further_one_counts() -> None:
+    gold = torch.tensor([1.0, 1.0, 1.0, 1.0], dtype=torch.float64)
+    one = torch.tensor([1.1, 1.0, math.inf, 0.9])
+    other = torch.tensor([1.0, 0.8, 1.2, math.nan], dtype=torch.float64)
+    assert further(gold, one, other).tolist() == pytest.approx([1.1, 0.8, 1.2, 0.9])

@@ -1,0 +1,197 @@
+"""Row scalars as lines: from the state of the sweeps to the results and the coefficients.
+
+Per form, from (m, a) or the saved (m, log a):   z = scale·(m - l_y) + log a,   lam = L - m
+Per sum, from its moments:                       T = exp(-κ·lam)·Σ binomial·(-lam)^(n-k)·M_k
+"""
+
+from __future__ import annotations
+
+from math import comb
+
+from sympy import Expr, Symbol
+
+from lossgen.emit.model import CLAMP, RowModel
+from lossgen.emit.names import assignments
+from lossgen.emit.printers import TRITON, Dialect, Printer
+from lossgen.ir.plan import Moment
+from lossgen.ir.stages import Form, Sum
+
+__all__ = ["RowScalars"]
+
+
+class RowScalars:
+    """The lines of one model in one language."""
+
+    def __init__(self, model: RowModel, dialect: Dialect) -> None:
+        self.model, self.dialect = model, dialect
+        self.printer = Printer(dialect)
+        self.where = "tl.where" if dialect is TRITON else "torch.where"
+
+    # ------------------------------------------------------------------ the whole
+    def results(self, with_gradient: bool = False) -> list[str]:
+        """From the finished state to the results, everything that is saved, and, if the gradient
+        follows at once, what it reads."""
+        stable = self.model.plan.stable
+        wanted = set[Symbol]().union(*(e.free_symbols for e in stable.results))
+        wanted |= {s for e in self.model.sums for s in e.body.free_symbols if e.level > 1}
+        if with_gradient:
+            wanted |= self._gradient_symbols()
+        lines = self._settled(self.model.levels[-1], wanted, with_gradient)
+        clamped, printer = self._clamp(stable.clamp_loss)
+        named = list(zip(self.model.outputs, stable.results, strict=True))
+        targets = [(n if n == "loss" else f"out_{n}", e) for n, e in named]
+        return lines + clamped + assignments(targets, printer)
+
+    def between(self, level: int) -> list[str]:
+        """From the state of the first ``level`` sweeps to what the next one needs."""
+        following = self.model.sweep_models[level]
+        wanted = {s for e in following.bodies for s in e.free_symbols}
+        wanted |= {s for e in self.model.sums for s in e.body.free_symbols if e.level > 1}
+        lines = self._settled(level, wanted, False)
+        names = self.model.tile_symbols(following.bodies)
+        return lines + self._inverses(names, level)
+
+    def coefficients(self, saved: bool) -> list[str]:
+        """The row scalars of the gradient; ``saved``: from what the forward stored."""
+        model, stable = self.model, self.model.plan.stable
+        wanted: set[Symbol] = set()
+        targets: list[tuple[str, Expr]] = []
+        for scalar in model.plan.coefficients:
+            wanted |= scalar.expr.free_symbols
+            targets.append((scalar.symbol.name, scalar.expr))
+        known = {s.expr: s.symbol for s in model.plan.coefficients}
+        if model.pivot != "none":
+            for gradient in model.plan.gradients:
+                wanted |= gradient.at_y.free_symbols
+                value = _in_terms_of(gradient.at_y, known)
+                targets.append((f"grad_{gradient.stream}_y", value))
+        lines: list[str] = []
+        if saved:
+            for form in model.forms:
+                lines += self._softmax(form, wanted, True, True)
+        clamped, printer = self._clamp(stable.clamp_gradient)
+        lines += clamped + assignments(targets, printer)
+        return lines + self._inverses(model.gradient_names, model.levels[-1])
+
+    # ------------------------------------------------------------------ parts
+    def _settled(self, level: int, wanted: set[Symbol], gradient: bool) -> list[str]:
+        lines = []
+        for k in range(1, level + 1):
+            for form in self.model.forms:
+                if form.level == k:
+                    lines += self._softmax(form, wanted, False, gradient)
+            lines += [self._sum(e) for e in self.model.sums if e.level == k]
+        return lines
+
+    def _softmax(self, form: Form, wanted: set[Symbol], saved: bool, gradient: bool) -> list[str]:
+        i, prefix, lines = form.index, self.dialect.prefix, []
+        if saved and f"m{i}" not in self.model.saved:
+            return []
+        if not saved:
+            lines.append(f"la{i} = {self.dialect.log}(a{i})")
+        if self.model.pivot == "argmax" and i == 0:
+            lines.append(f"z{i} = la{i}")
+            lines.append(f"lam{i} = {prefix}softplus(z{i})")
+        else:
+            gap = self._gap(form)
+            lines.append(f"ly{i} = {self.printer(form.base_y)}")
+            # An empty set of other classes has log a = -inf and m = 0: z = -inf.
+            lines.append(f"z{i} = {gap} + la{i}")
+            if self._uses_lam(form, wanted, saved, gradient):
+                lines.append(
+                    f"lam{i} = {self.where}(z{i} > 0.0, la{i} + {prefix}softplus(-z{i}), "
+                    f"{prefix}softplus(z{i}) - ({gap}))"
+                )
+        if form.L in wanted:
+            scaled = "" if form.scale == 1 else f"{self.printer(form.scale, 2)} * "
+            lines.append(f"L{i} = {scaled}m{i} + lam{i}")
+        return lines
+
+    def _gap(self, form: Form) -> str:
+        """scale·(m - base_y) - shift_y: how far the largest other exponent is above l_y."""
+        i = form.index
+        gap = f"(m{i} - ly{i})"
+        if form.scale != 1:
+            gap = f"{self.printer(form.scale, 2)} * {gap}"
+        return gap if form.shift_y == 0 else f"{gap} - {self.printer(form.shift_y, 2)}"
+
+    def _uses_lam(self, form: Form, wanted: set[Symbol], saved: bool, gradient: bool) -> bool:
+        finishes = not saved and any(s.form == form.index and not s.others for s in self.model.sums)
+        names = self.model.gradient_names if gradient else set()
+        if not saved:
+            later = [b for s in self.model.sweep_models[1:] for b in s.bodies]
+            names = names | self.model.tile_symbols(later)
+        reads = names & {f"p{form.index}", form.logp.name}
+        return bool({form.L, form.lam} & wanted) or finishes or bool(reads)
+
+    def _gradient_symbols(self) -> set[Symbol]:
+        """The symbols of the gradient's row scalars, and of its class expressions."""
+        plan = self.model.plan
+        found = set[Symbol]().union(*(c.expr.free_symbols for c in plan.coefficients))
+        return found.union(*(g.at_y.free_symbols | g.expr.free_symbols for g in plan.gradients))
+
+    def _sum(self, entry: Sum) -> str:
+        """A finished sum."""
+        moment = Moment(
+            "", entry.form, entry.kappa, entry.power, entry.weight, entry.centre, level=entry.level
+        )
+        if entry.form is None:
+            text = self.model.lower(moment, 0)
+            if self.model.pivot == "argmax" and entry.level == 1:
+                at_pivot = entry.body.xreplace(self.model.plan.stable.vocabulary.at_y)
+                text += f" - {self.printer(at_pivot, 2)}"
+            return f"{entry.symbol} = {text}"
+        i, n = entry.form, entry.power
+        if entry.others:  # b/a, and nothing where there is no other class
+            return (
+                f'{entry.symbol} = {self.where}(la{i} == float("-inf"), 0.0, '
+                f"{self.dialect.exp}(-la{i}) * {self.model.lower(moment, 0)})"
+            )
+        terms: list[str] = []
+        for power in range(n, -1, -1):
+            sign = " - " if (n - power) % 2 else (" + " if terms else "")
+            scale = [str(float(comb(n, power)))] if comb(n, power) > 1 else []
+            factors = [*scale, *[f"lam{i}"] * (n - power), self.model.lower(moment, power)]
+            terms.append(sign + " * ".join(factors))
+        total = "".join(terms)
+        if entry.kappa != 0:
+            exponent = self.printer(-entry.kappa * Symbol(f"lam{i}"))
+            total = f"{self.dialect.exp}({exponent}) * ({total})"
+        return f"{entry.symbol} = {total}"
+
+    def _inverses(self, names: set[str], level: int) -> list[str]:
+        """1/Σ exp(t), over all classes and over the others, for the tiles' p and R."""
+        lines = []
+        for form in self.model.forms:
+            i = form.index
+            if form.level > level:
+                continue
+            if f"p{i}" in names:
+                lines.append(f"pinv{i} = {self.dialect.exp}(-lam{i})")
+            if f"r{i}" in names:
+                lines.append(
+                    f'rinv{i} = {self.where}(la{i} == float("-inf"), 0.0, '
+                    f"{self.dialect.exp}(-la{i}))"
+                )
+        return lines
+
+    def _clamp(self, clamp: bool) -> tuple[list[str], Printer]:
+        if not clamp:
+            return [], self.printer
+        forms = self.model.forms
+        lines = [
+            f"zc{f.index} = {self.dialect.prefix}clip(z{f.index}, -{CLAMP}, {CLAMP})" for f in forms
+        ]
+        return lines, Printer(self.dialect, {f.z: f"zc{f.index}" for f in forms})
+
+
+def _in_terms_of(expr: Expr, known: dict[Expr, Symbol]) -> Expr:
+    """Use a named coefficient where the expression is one, up to sign or a constant factor."""
+    coefficient, rest = expr.as_coeff_Mul()
+    for value, symbol in known.items():
+        if expr in (value, -value):
+            return symbol if expr == value else -symbol
+        scale, body = value.as_coeff_Mul()
+        if body == rest:
+            return coefficient / scale * symbol
+    return expr

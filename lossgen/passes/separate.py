@@ -1,0 +1,174 @@
+"""Take the body of a sum apart: which sweep can reduce it, and as which monomials.
+
+    t·(logt - logp)   →   t·δ + (s_p - s_t)·t          δ_j = (l^t_j - l^p_j) - (l^t_y - l^p_y)
+    t·logp            →   t·(l^p_j - l^p_y) - s_p·t
+
+A monomial exp(κ·logp)·logp^n·w belongs to the sweep of its softmax.  Logarithms of another softmax
+under the same weight are differences of raw exponents, centred on y: nothing that has a common
+offset, and nothing that two close rows share, is ever added up.  All or nothing: a body with one
+term that does not separate is not touched.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from sympy import Add, Expr, Integer, Mul, Symbol, exp, expand
+
+from lossgen.ir.stages import Form
+
+if TYPE_CHECKING:
+    from lossgen.passes.reductions import Reductions
+
+__all__ = ["Piece", "separate"]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """row · exp(Σ kappa·logp)·Π logp^power·weight·(centre - centre_y), forms by index."""
+
+    row: Expr
+    kappa: dict[int, Expr]
+    power: dict[int, int]
+    weight: Expr
+    body: Expr  # the class part as an expression
+    live: bool  # no part of it is under stop_gradient
+    centre: Symbol | None = None
+    others: bool = False  # exp(logp) stands for R
+
+    @property
+    def is_mass(self) -> bool:
+        """Nothing but exp(κ·logp) of one softmax."""
+        return self.live and not self.power and self.weight == 1 and self.centre is None
+
+
+def separate(body: Expr, built: Reductions) -> list[Piece] | None:
+    """The monomials of ``body``, or None where it does not separate."""
+    return _Separation(built)(body)
+
+
+class _Separation:
+    def __init__(self, built: Reductions) -> None:
+        self.built = built
+        twins = built.twins
+        self.others = {f.R: exp(f.logp) for f in built.forms}
+        self.logps: dict[Symbol, Form] = {f.logp: f for f in built.forms}
+        self.logps |= {twins[f.logp]: f for f in built.forms if f.logp in twins}
+
+    def __call__(self, body: Expr) -> list[Piece] | None:
+        held = [f for f in self.built.forms if f.R in body.free_symbols]
+        alone = len(held) == 1 and not body.atoms(exp) & set(self.others.values())
+        if held and not alone:
+            body = body.xreplace({f.R: exp(f.logp) / f.Q for f in held})
+        pieces = self._pieces(body.xreplace(self.others) if alone else body)
+        if not alone or pieces is None:
+            return pieces
+        if any(p.power or p.kappa != {held[0].index: 1} for p in pieces):
+            return None
+        back = {value: symbol for symbol, value in self.others.items()}
+        return [replace(p, others=True, body=p.body.xreplace(back)) for p in pieces]
+
+    def _pieces(self, body: Expr) -> list[Piece] | None:
+        flat = expand(body, deep=True, power_base=False, log=False)
+        groups: dict[Expr, list[Expr]] = {}
+        for term in Add.make_args(flat):
+            weight = Mul(*(f for f in Mul.make_args(term) if self._exponential(f)))
+            groups.setdefault(weight, []).append(term / weight)
+        pieces: list[Piece] = []
+        for weight, parts in groups.items():
+            total = self._one_form(weight, Add(*parts))
+            if total is None:
+                return None
+            for term in Add.make_args(total):
+                piece = self._monomial(term * weight)
+                if piece is None:
+                    return None
+                pieces.append(piece)
+        return pieces
+
+    def _exponential(self, factor: Expr) -> bool:
+        return isinstance(factor, exp) and bool(factor.free_symbols & set(self.logps))
+
+    # ------------------------------------------------------------------ several softmaxes
+    def _one_form(self, weight: Expr, rest: Expr) -> Expr | None:
+        """``rest`` with the logp of at most one softmax: that of the weight, if it has one."""
+        used = {s for s in rest.free_symbols if s in self.logps}
+        owners = {self.logps[s].index for s in weight.free_symbols if s in self.logps}
+        foreign = [s for s in sorted(used, key=str) if self.logps[s].index not in owners]
+        if not foreign or (not owners and len(foreign) == 1):
+            return rest
+        if len(owners) != 1 or any(s not in {f.logp for f in self.built.forms} for s in used):
+            return None
+        (own,) = (f for f in self.built.forms if f.index in owners)
+        for symbol in foreign:
+            rest = self._foreign(rest, own, self.logps[symbol])
+        return rest
+
+    def _foreign(self, rest: Expr, own: Form, other: Form) -> Expr:
+        """logp' = logp - δ + s - s', if logp then drops out; else (l' - l'_y) - s'."""
+        delta = self.built.centre(own.ell - other.ell, own.ell_y - other.ell_y)
+        fused = expand(
+            rest.xreplace({other.logp: own.logp - delta + own.s - other.s}),
+            power_base=False,
+            log=False,
+        )
+        if own.logp not in fused.free_symbols:
+            return fused
+        alone = self.built.centre(other.ell, other.ell_y)
+        return expand(rest.xreplace({other.logp: alone - other.s}), power_base=False, log=False)
+
+    # ------------------------------------------------------------------ one monomial
+    def _monomial(self, term: Expr) -> Piece | None:
+        row, cls = term.as_independent(*self.built.class_symbols(), as_Add=False)
+        kappa: dict[int, Expr] = {}
+        power: dict[int, int] = {}
+        weight: list[Expr] = []
+        centre: Symbol | None = None
+        deltas = {c.symbol for c in self.built.centres}
+        for factor in Mul.make_args(cls):
+            if self._exponential(factor):
+                rates = self._rates(factor)
+                if rates is None:
+                    return None
+                for index, rate in rates.items():
+                    kappa[index] = kappa.get(index, Integer(0)) + rate
+                continue
+            base, exponent = factor.as_base_exp()
+            if base in deltas:
+                if exponent != 1 or centre is not None:
+                    return None
+                centre = base
+            elif base in self.logps and exponent.is_Integer and exponent > 0:
+                index = self.logps[base].index
+                power[index] = power.get(index, 0) + int(exponent)
+            else:
+                weight.append(factor)
+        kappa = {i: k for i, k in kappa.items() if k != 0}
+        owners = {*kappa, *power}
+        rest = Mul(*weight)
+        before = min((self.built.forms[i].level for i in owners), default=1)
+        if any(self.built.level(e) >= before for e in (rest, *kappa.values())):
+            return None
+        if len(owners) > 1 and (power or rest != 1 or centre):
+            return None
+        return Piece(
+            row=row,
+            kappa=kappa,
+            power=power,
+            weight=rest,
+            body=cls,
+            live=not cls.free_symbols & set(self.built.twins.values()),
+            centre=centre,
+        )
+
+    def _rates(self, factor: Expr) -> dict[int, Expr] | None:
+        """κ by form of exp(Σ κ·logp)."""
+        found: dict[int, Expr] = {}
+        for part in Add.make_args(expand(factor.args[0])):
+            coefficient, symbol = part.as_independent(*self.logps, as_Add=False)
+            if symbol not in self.logps or self.built.varies(coefficient):
+                return None
+            index = self.logps[symbol].index
+            found[index] = found.get(index, Integer(0)) + coefficient
+        return found

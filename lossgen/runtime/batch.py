@@ -1,0 +1,70 @@
+"""The checked and flattened arguments of one call, as the backends take them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+__all__ = ["Batch", "compute_dtype", "unit_stride"]
+
+
+def compute_dtype(logits: Tensor) -> torch.dtype:
+    """float64 for float64 logits, else float32."""
+    return torch.float64 if logits.dtype is torch.float64 else torch.float32
+
+
+def unit_stride(rows: Tensor) -> Tensor:
+    """[N, V] with class stride 1."""
+    return rows if rows.stride(-1) == 1 or rows.shape[-1] == 1 else rows.contiguous()
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of one call: everything [N, V] has class stride 1."""
+
+    logits: Tensor  # [N, V]
+    target: Tensor | None  # [N] int64
+    streams: tuple[Tensor, ...]  # [N, V] each, dtype of the logits
+    differentiable: tuple[bool, ...]  # which of them get a gradient
+    inputs: tuple[Tensor, ...]  # [V] or [N]
+    kinds: tuple[str, ...]  # "vocab" or "row"
+    parameters: tuple[float, ...]
+    ignore_index: int
+    outputs: tuple[str, ...]  # names of the results; none: the loss
+
+    @property
+    def n_out(self) -> int:
+        """Results per row."""
+        return max(1, len(self.outputs))
+
+    @property
+    def n_gradients(self) -> int:
+        """The logits, and the differentiable streams."""
+        return 1 + sum(self.differentiable)
+
+    @property
+    def sources(self) -> tuple[Tensor, ...]:
+        """What the gradients belong to."""
+        pairs = zip(self.streams, self.differentiable, strict=True)
+        return (self.logits, *(stream for stream, wanted in pairs if wanted))
+
+    @property
+    def ignored(self) -> Tensor | None:
+        return None if self.target is None else self.target == self.ignore_index
+
+    @property
+    def disjoint(self) -> bool:
+        """Does each logit have memory of its own? Not if rows are expanded."""
+        rows, classes = self.logits.shape
+        return rows < 2 or self.logits.stride(0) >= classes
+
+    def of(self, logits: Tensor, streams: tuple[Tensor, ...]) -> Batch:
+        """The same call with other tensors: autograd hands back its own."""
+        return replace(self, logits=logits, streams=streams)
+
+    def without_rows(self) -> Batch:
+        """For the backward, which has them from autograd: a second reference would keep them
+        alive past it, and past checkpointing or offloading."""
+        return self.of(self.logits.new_empty(0), ())

@@ -1,0 +1,69 @@
+"""Properties of class inputs beside the logits: which gradients are computed, and their storage."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import torch
+
+from lossgen.verify.cases import LAYOUTS, Case, store
+from lossgen.verify.judge import close, close_gradients, fail
+from lossgen.verify.runner import Runner
+from lossgen.verify.streams import streams, vectors
+from lossgen.verify.tolerances import slack
+
+__all__ = ["constant_streams", "stream_storage", "wanted_gradients"]
+
+
+def wanted_gradients(case: Case, run: Runner) -> None:
+    """Whichever of logits and class inputs require a gradient, the numbers are the same."""
+    logits, target = case.tensors(run.device)
+    keys = case.keywords(run.device)
+    names = vectors(case.spec)
+    subsets = [{n} for n in names] + [set(names) - {n} for n in names if len(names) > 2]
+    for reduction in ("none",) if case.spec.outputs else ("none", "sum"):
+        options = {**keys, "reduction": reduction}
+        loss, grads = run.slopes(logits, target, options)
+        for wanted in subsets:
+            part, slopes = run.slopes(logits, target, options, wanted=wanted)
+            which = " and ".join(sorted(wanted))
+            close(f"the loss where only {which} need a gradient", part, loss, 4.0)
+            expected = {name: grads[name] for name in sorted(wanted)}
+            limit = 4.0 * slack(case.spec)
+            close_gradients(f"computed for {which} only ({reduction})", slopes, expected, limit)
+
+
+def constant_streams(case: Case, run: Runner) -> None:
+    """A class input that gets no gradient may not require one."""
+    logits, target = case.tensors(run.device)
+    keys = case.keywords(run.device)
+    for name in streams(case.spec):
+        if case.spec.inputs[name].differentiable:
+            continue
+        changed = {**keys, name: keys[name].detach().requires_grad_()}
+        try:
+            run.loss(logits, target, **changed)
+        except ValueError as error:
+            if f"no gradient is computed for {name}" not in str(error):
+                raise
+        else:
+            fail(f"{name} may require a gradient, and silently gets none")
+        with torch.no_grad():
+            run.loss(logits, target, **changed)
+
+
+def stream_storage(case: Case, run: Runner) -> None:
+    """Logits and class inputs may be stored differently."""
+    logits, target = case.tensors(run.device)
+    keys = case.keywords(run.device)
+    names = streams(case.spec)
+    loss, grads = run.slopes(logits, target, keys)
+    for outer, inner in product(LAYOUTS[:3], LAYOUTS[:3]):
+        stored = {
+            name: store(keys[name], LAYOUTS[(LAYOUTS.index(inner) + k) % 3], 5 + 2 * k)
+            for k, name in enumerate(names)
+        }
+        other, slopes = run.slopes(store(logits, outer), target, {**keys, **stored})
+        what = f"{outer} logits beside {inner} {names[0]}"
+        close(f"the loss of {what}", other, loss, 4.0)
+        close_gradients(f"of {what}", slopes, grads, 4.0 * slack(case.spec))
