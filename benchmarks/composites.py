@@ -1,7 +1,8 @@
 """The catalogue as plain PyTorch, written by `python benchmarks/write_composites.py`.
 
 Each function takes logits [N, V] (already in the dtype to compute in), target [N], then the
-inputs (vocab [V], row [N]) and parameters of its base variant, and returns the loss per row [N].
+inputs (class [N, V], vocab [V], row [N]) and parameters of its base variant, and returns the loss
+per row [N], or its outputs stacked [N, outputs].
 """
 
 from __future__ import annotations
@@ -142,10 +143,11 @@ def gjs(x: Tensor, y: Tensor, pi1: float) -> Tensor:
     t1 = 1.0 - pi1
     t2 = torch.log_softmax(x, -1)
     t6 = pi1 + (t1 * torch.exp(_at(t2, y)))
-    t9 = (-pi1) * torch.log(t6)
+    t7 = -pi1
+    t9 = t7 * torch.log(t6)
     t11 = torch.exp(_at(t2, y))
     t14 = t11 * torch.log(t11 / t6)
-    t16 = math.log(t1)
+    t16 = math.log1p(t7)
     t17 = (1.0 - t11) * t16
     return ((t9 + (t1 * (t14 - t17))) / ((-t1) * t16)).expand(x.shape[0], 1).squeeze(-1)
 

@@ -20,9 +20,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lossgen.bench.report import paired, ratio, rich_table
-from lossgen.losses import comp_sum_loss, focal_loss, gce_loss
+from lossgen.losses import (
+    comp_sum_loss,
+    focal_loss,
+    gce_loss,
+    jsd_beta_loss,
+    kd_forward_kl_loss,
+    trades_loss,
+)
 
-Loss = Callable[[Tensor, Tensor], Tensor]
+Loss = Callable[[Tensor, Tensor, Tensor], Tensor]  # logits, target, a second row of logits
 
 
 # The composites: each through log_softmax, the usual way and the fastest eager one.
@@ -43,17 +50,59 @@ def comp_sum(logits: Tensor, target: Tensor, tau: float = 1.5) -> Tensor:
     return ((1 - ((tau - 1) * log_p(logits, target)).exp()) / (tau - 1)).mean()
 
 
+def kd_forward_kl(logits: Tensor, teacher: Tensor, temperature: float = 4.0) -> Tensor:
+    student = F.log_softmax(logits / temperature, -1)
+    wanted = F.log_softmax(teacher / temperature, -1)
+    rows = F.kl_div(student, wanted, reduction="none", log_target=True).sum(-1)
+    return temperature**2 * rows.mean()
+
+
+def jsd(logits: Tensor, teacher: Tensor, beta: float = 0.5) -> Tensor:
+    p, t = F.log_softmax(logits, -1), F.log_softmax(teacher, -1)
+    mixed = torch.lerp(p.exp(), t.exp(), beta).log()
+    up = F.kl_div(mixed, t, reduction="none", log_target=True).sum(-1)
+    down = F.kl_div(mixed, p, reduction="none", log_target=True).sum(-1)
+    return (beta * up + (1 - beta) * down).mean()
+
+
+def trades(logits: Tensor, target: Tensor, other: Tensor, beta: float = 6.0) -> Tensor:
+    clean, adversarial = F.log_softmax(logits, -1), F.log_softmax(other, -1)
+    apart = F.kl_div(adversarial, clean, reduction="none", log_target=True).sum(-1)
+    return F.nll_loss(clean, target) + beta * apart.mean()
+
+
 LOSSES: dict[str, tuple[Loss, Loss]] = {
-    "gce": (partial(gce_loss, q=0.7, backend="torch"), gce),
-    "focal": (partial(focal_loss, gamma=2.0, backend="torch"), focal),
-    "comp_sum": (partial(comp_sum_loss, tau=1.5, backend="torch"), comp_sum),
+    "gce": (
+        lambda x, y, u: gce_loss(x, y, q=0.7, backend="torch"),
+        lambda x, y, u: gce(x, y),
+    ),
+    "focal": (
+        lambda x, y, u: focal_loss(x, y, gamma=2.0, backend="torch"),
+        lambda x, y, u: focal(x, y),
+    ),
+    "comp_sum": (
+        lambda x, y, u: comp_sum_loss(x, y, tau=1.5, backend="torch"),
+        lambda x, y, u: comp_sum(x, y),
+    ),
+    "kd_forward_kl": (
+        lambda x, y, u: kd_forward_kl_loss(x, u.detach(), T=4.0, backend="torch"),
+        lambda x, y, u: kd_forward_kl(x, u.detach()),
+    ),
+    "jsd_beta": (
+        lambda x, y, u: jsd_beta_loss(x, u.detach(), beta=0.5, backend="torch"),
+        lambda x, y, u: jsd(x, u.detach()),
+    ),
+    "trades": (
+        lambda x, y, u: trades_loss(x, y, u, beta=6.0, backend="torch"),
+        trades,
+    ),
 }
 
 
-def step(loss: Loss, logits: Tensor, target: Tensor) -> Tensor:
-    """One forward and backward; the gradient is dropped, as an optimiser would use it up."""
-    logits.grad = None
-    loss(logits, target).backward()
+def step(loss: Loss, logits: Tensor, target: Tensor, other: Tensor) -> Tensor:
+    """One forward and backward; the gradients are dropped, as an optimiser would use them up."""
+    logits.grad = other.grad = None
+    loss(logits, target, other).backward()
     assert logits.grad is not None
     return logits.grad
 
@@ -69,6 +118,7 @@ def agree(candidates: dict[str, Callable[[], Tensor]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a sixteenth of the rows, 5 rounds")
+    parser.add_argument("--only", nargs="*", choices=list(LOSSES), default=list(LOSSES))
     parser.add_argument("--rows", type=int, default=2048)
     parser.add_argument("--classes", type=int, default=32768)
     parser.add_argument("--rounds", type=int, default=11)
@@ -84,12 +134,14 @@ def main() -> None:
 
     logits = torch.randn(options.rows, options.classes).requires_grad_()
     target = torch.randint(options.classes, (options.rows,))
+    other = (logits.detach() + torch.randn(options.rows, options.classes)).requires_grad_()
     rows = []
-    for name, (generated, composite) in LOSSES.items():
+    for name in options.only:
+        generated, composite = LOSSES[name]
         losses = {"lossgen": generated, "eager composite": composite}
         if compiler:
             losses["torch.compile of it"] = torch.compile(composite)
-        runs = {key: partial(step, loss, logits, target) for key, loss in losses.items()}
+        runs = {key: partial(step, loss, logits, target, other) for key, loss in losses.items()}
         agree(runs)
         timings = paired(runs, options.rounds)
         for key, timing in timings.items():

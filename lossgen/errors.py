@@ -43,7 +43,7 @@ __all__ = [
     "NotInteger",
     "UnknownParameter",
     "UnknownVariant",
-    "UnsupportedKind",
+    "NotForKind",
     "BadRange",
     "BadNormalizer",
     "Unused",
@@ -230,7 +230,7 @@ class DuplicateName(SpecError):
 class NoFormula(SpecError):
     id = "LG110"
     template = "the spec has no formula"
-    advice = "give at least one of transform, regularizer, adversarial"
+    advice = "give at least one of transform, regularizer, adversarial, or outputs"
 
 
 class FileNameMismatch(SpecError):
@@ -281,10 +281,9 @@ class BadLimit(SpecError):
     template = "{problem}"
 
 
-class UnsupportedKind(SpecError):
+class NotForKind(SpecError):
     id = "LG126"
-    template = "inputs of kind class ([N, V], one value per logit) are not in this release"
-    advice = "kinds: vocab ([V], shared by all rows), row ([N])"
+    template = "'{name}' has no place in an input of kind {kind}"
 
 
 class BadRange(SpecError):
@@ -359,12 +358,15 @@ class NotInLanguage(SpecError):
 class BareTarget(SpecError):
     id = "LG149"
     template = "y is the target class; it occurs only as an index"
-    advice = "write x[y] or p[y] for the value at the target, onehot for the indicator vector"
+    advice = (
+        "write x[y] or p[y] for the value at the target, index[y] for its number, "
+        "onehot for the indicator vector"
+    )
 
 
 class ConstantLoss(SpecError):
     id = "LG150"
-    template = "{what} does not depend on the logits: its gradient is zero everywhere"
+    template = "{what} does not depend on {vectors}: its gradient is zero everywhere"
 
 
 class MisplacedComparison(SpecError):

@@ -79,7 +79,8 @@ def jobs_of(path: str, targets: list[str], full: bool) -> list[dict[str, Any]]:
                 continue
             for target in targets:
                 for config in _configurations(role, target, full):
-                    if config["constants"].get("SPLITS", 1) > 1 and variant.merge_kernel is None:
+                    splits = config["constants"].get("SPLITS", 1)
+                    if splits > 1 and getattr(variant, "merge_kernel", None) is None:
                         continue
                     job = {"path": path, "variant": index, "role": role, "target": target}
                     job |= {"uses": sorted(variant.uses), **config}

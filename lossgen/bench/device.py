@@ -60,11 +60,18 @@ class Subject:
         return self.module.LOSS
 
     def inputs(self, shape: Shape) -> dict[str, Tensor]:
-        """The required inputs: [V] and [N] in [0.2, 0.8], which every declared domain contains."""
+        """The required inputs, [V] and [N], in [0.2, 0.8], which every declared domain contains;
+        and the class inputs [N, V]: like logits, or probabilities where a domain is declared."""
         generator = torch.Generator(self.device).manual_seed(7)
         found = {}
         for entry in self.loss.inputs:
-            if entry.off is None:
+            if entry.kind == "class":
+                grid = (shape.rows, shape.classes)
+                scores = torch.empty(grid, device=self.device, dtype=torch.float32)
+                scores.normal_(0, 2, generator=generator)
+                bounded = not entry.domain.everything
+                found[entry.name] = (scores.softmax(-1) if bounded else scores).to(shape.dtype)
+            elif entry.off is None:
                 size = shape.classes if entry.kind == "vocab" else shape.rows
                 values = torch.rand(size, device=self.device, generator=generator)
                 found[entry.name] = 0.2 + 0.6 * values
@@ -81,15 +88,21 @@ class Subject:
         return logits, target
 
     def call(self, logits: Tensor, target: Tensor, inputs: dict[str, Tensor], **how: Any) -> Tensor:
-        function = getattr(self.module, f"{self.name}_loss")
+        function = getattr(self.module, self.loss.function)
         positional = (logits, target) if self.loss.has_target else (logits,)
-        return function(*positional, **inputs, backend=self.backend, **how)
+        if not self.loss.outputs:
+            return function(*positional, **inputs, backend=self.backend, **how)
+        reduction = how.pop("reduction", "mean")
+        rows = torch.stack(function(*positional, **inputs, backend=self.backend, **how), -1).sum(-1)
+        return rows if reduction == "none" else getattr(rows, reduction)()
 
     def plain(self, logits: Tensor, target: Tensor, inputs: dict[str, Tensor]) -> Tensor:
         """The composite per row, in the dtype of ``logits``, at the default parameters."""
         values = [p.default for p in self.loss.parameters if p.off is None]
         positional = (logits, target) if self.loss.has_target else (logits,)
-        return self.composite(*positional, *inputs.values(), *values)
+        given = [v.to(logits.dtype) if v.dim() == 2 else v for v in inputs.values()]
+        found = self.composite(*positional, *given, *values)
+        return found.sum(-1) if self.loss.outputs else found
 
     def rows(
         self, logits: Tensor, target: Tensor, inputs: dict[str, Tensor], weight: Tensor

@@ -23,7 +23,8 @@ __all__ = ["HEADER", "composite_source", "composites_module"]
 HEADER = '''"""The catalogue as plain PyTorch, written by `python benchmarks/write_composites.py`.
 
 Each function takes logits [N, V] (already in the dtype to compute in), target [N], then the
-inputs (vocab [V], row [N]) and parameters of its base variant, and returns the loss per row [N].
+inputs (class [N, V], vocab [V], row [N]) and parameters of its base variant, and returns the loss
+per row [N], or its outputs stacked [N, outputs].
 """
 
 from __future__ import annotations
@@ -88,6 +89,7 @@ _REDUCTIONS = {  # text, and what the target's place holds under over=others
     "logsumexp": ("torch.logsumexp({e}, -1, keepdim=True)", "-math.inf"),
     "norm": ("torch.linalg.vector_norm({e}, dim=-1, keepdim=True)", "0.0"),
     "argmax": ("{e}.argmax(-1, keepdim=True)", "-math.inf"),
+    "second_max": ("{e}.topk(2, -1).values[..., 1:]", "-math.inf"),
 }
 
 
@@ -115,6 +117,7 @@ class _Writer:
             NameKind.CLASSES: "float(x.shape[-1])",
             NameKind.ONEHOT: "_hot(y, x.shape[-1]).to(x.dtype)",
             NameKind.CONSTANT: "math.pi",
+            NameKind.INDEX: "torch.arange(x.shape[-1], dtype=x.dtype, device=x.device)[None]",
         }
         scalar = kind in (NameKind.PARAMETER, NameKind.CLASSES, NameKind.CONSTANT)
         return Value(texts.get(kind, name), not scalar)
@@ -229,7 +232,7 @@ def composite_source(spec: LossSpec) -> str:
     every: list[tuple[str, Parameter | Input]] = [*spec.parameters.items(), *spec.inputs.items()]
     writer = _Writer({name: entry.off for name, entry in every if entry.off is not None})
     for name, entry in inputs.items():
-        shape = "[None]" if entry.kind == "vocab" else "[:, None]"
+        shape = {"class": "", "vocab": "[None]", "row": "[:, None]"}[entry.kind]
         writer.lines.append(f"{name} = {name}.to(x.dtype){shape}")
     for name, expr in spec.let.items():
         writer.known[name] = walk(expr, writer)
@@ -244,6 +247,9 @@ def composite_source(spec: LossSpec) -> str:
     typed = [f"{n}: Tensor" for n in tensors] + [f"{n}: float" for n in parameters]
     setup = ["y = y[:, None]"] if spec.has_target else []
     result = f"return {total.text}.expand(x.shape[0], 1).squeeze(-1)"
+    if spec.outputs:
+        columns = ", ".join(walk(o.expr, writer).text for o in spec.outputs)
+        result = f"return torch.cat([{columns}], -1)"
     body = [*setup, *_tidy(writer.lines, result)]
     title = " ".join(spec.title.split())
     head = f"def {spec.name}({', '.join(typed)}) -> Tensor:"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import keyword
 import math
 import re
@@ -18,11 +19,12 @@ from lossgen.errors import (
     NoFormula,
     OutsideDomain,
     RankError,
+    SpecError,
     UnknownParameter,
     UnknownVariant,
     Unused,
 )
-from lossgen.spec.declarations import IDENTIFIER, Declarations, spell
+from lossgen.spec.declarations import IDENTIFIER, REQUIRED, Declarations, spell
 from lossgen.spec.domain import Interval
 from lossgen.spec.expr import Call, Expr, Name, NameKind, Rank
 from lossgen.spec.model import (
@@ -37,13 +39,26 @@ from lossgen.spec.model import (
 )
 from lossgen.spec.parser import Scope, parse_formula
 from lossgen.spec.source import Formula, Node, Source, shorten
-from lossgen.spec.trees import culprit, depends_on_logits, names, nodes, uses_target
+from lossgen.spec.trees import culprit, depends_on, names, nodes, reaches, uses_target
 from lossgen.spec.vocabulary import LEAVES, SUGAR, repair
 
 __all__ = ["check"]
 
 _LOSS_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _ROLES = ("transform", "regularizer", "adversarial")
+_OF_A_LOSS = (*_ROLES, "normalizer", "limits")  # what a spec with outputs has not
+
+
+class BesideOutputs(SpecError):
+    id = "LG131"
+    template = "'{name}' has no place beside outputs"
+    advice = "a spec gives either outputs, each a result per row, or the terms of one loss"
+
+
+class ConstantOutput(SpecError):
+    id = "LG155"
+    template = "the output '{name}' uses neither the logits nor an input of kind class"
+    advice = "an output is computed from a row of V classes"
 
 
 def check(spec: SpecFile, root: Node, source: Source, path: Path | None) -> LossSpec:
@@ -66,15 +81,10 @@ class _Checker(Declarations):
                 name=repr(shorten(spec.name)),
                 hint="lower-case letters, digits and _, as in my_loss",
             )
-        camel = "".join(part.capitalize() for part in spec.name.split("_")) + "Loss"
-        class_name = spec.class_name or camel
-        if not IDENTIFIER.fullmatch(class_name) or keyword.iskeyword(class_name):
-            self.fail(
-                BadName,
-                "class",
-                name=repr(shorten(class_name)),
-                hint=f"a Python class name, as in {camel}",
-            )
+        if spec.outputs and hasattr(builtins, spec.name):
+            hint = "the function is called so, and Python has one of this name"
+            self.fail(BadName, "name", name=repr(spec.name), hint=hint)
+        class_name = self.class_name()
         if spec.min_classes < 1:
             self.fail(BadValue, "min_classes", problem="min_classes must be at least 1")
         if spec.accuracy and not 0 < spec.accuracy.ulp < math.inf:
@@ -82,17 +92,14 @@ class _Checker(Declarations):
         parameters = {name: self.parameter(name) for name in spec.parameters}
         inputs = {name: self.input(name) for name in spec.inputs}
         self.lets()
-        terms = tuple(self.terms())
-        outputs = tuple(
-            Output(name=n, expr=self.parse(n, "outputs", n), source=self.formulas[n].text)
-            for n in spec.outputs
-        )
+        outputs, terms = tuple(self.outputs()), tuple(self.terms())
         if not terms and not outputs:
             raise NoFormula(location=self.source.location(0))
         normalizer = self.normalizer()
         limits = tuple(self.limit(i, parameters) for i in range(len(spec.limits)))
-        self.check_use(terms, outputs, normalizer)
         trees = [*(t.expr for t in terms), *(o.expr for o in outputs), *self.let.values()]
+        trees += [normalizer] if normalizer else []
+        self.check_use(trees, {t.weight for t in terms if t.weight})
         return LossSpec(
             name=spec.name,
             class_name=class_name,
@@ -113,12 +120,26 @@ class _Checker(Declarations):
             if (accuracy := spec.accuracy)
             else None,
             min_classes=spec.min_classes,
-            has_target=any(map(uses_target, [*trees, *([normalizer] if normalizer else [])])),
+            has_target=any(map(uses_target, trees)),
             path=path,
             source=self.source.text,
             file=self.source.file,
             formulas=self.formulas,
         )
+
+    def class_name(self) -> str:
+        """The class of the module: an nn.Module, or a named tuple of outputs."""
+        spec = self.spec
+        suffix = "" if spec.outputs else "Loss"
+        camel = "".join(part.capitalize() for part in spec.name.split("_")) + suffix
+        function = f"{spec.name}{suffix and '_loss'}"
+        name = spec.class_name or camel
+        hint = f"a Python class name, as in {camel}"
+        if name == function:
+            hint = f"it is the name of the function; a class is named as in {camel}"
+        elif IDENTIFIER.fullmatch(name) and not keyword.iskeyword(name):
+            return name
+        self.fail(BadName, "class", name=repr(shorten(name)), hint=hint)
 
     # ------------------------------------------------------------------ formulas
     def parse(self, label: str, *path: str | int, later: frozenset[str] = frozenset()) -> Expr:
@@ -126,7 +147,7 @@ class _Checker(Declarations):
         self.formulas[label] = formula
         return parse_formula(
             formula.text,
-            Scope(self.names, self.integers, later),
+            Scope(self.names, self.integers, later, frozenset(self.spec.outputs or ())),
             lambda span: self.source.at(formula, span),
         )
 
@@ -166,10 +187,45 @@ class _Checker(Declarations):
         formula = self.formulas[label]
         if expr.rank == Rank.CLASS:
             self.not_a_row(expr, formula)
-        if not depends_on_logits(expr, self.let):
-            what = f"the term '{label}'" if name else f"the {label}"
-            self.fail(ConstantLoss, *path, what=what)
+        self.check_gradient(expr, f"the term '{label}'" if name else f"the {label}", *path)
         return Term(role=role, name=name, weight=weight, expr=expr, source=formula.text)
+
+    def check_gradient(self, expr: Expr, what: str, *path: str | int) -> None:
+        """Refuse a term that no gradient leaves, neither to the logits nor to a stream."""
+        streams = self.streams()
+        moving = [n for n in streams if self.spec.inputs[n].differentiable]
+        if reaches(expr, self.let, ["x", *moving]):
+            return
+        fixed = next((n for n in streams if reaches(expr, self.let, [n])), None)
+        self.fail(
+            ConstantLoss,
+            *path,
+            what=what,
+            vectors=" or ".join(["the logits", *(f"'{n}'" for n in moving)]),
+            hint=fixed and f"does '{fixed}' get a gradient? then give it `differentiable: true`",
+        )
+
+    def streams(self) -> list[str]:
+        """The inputs of kind class."""
+        return [name for name, entry in self.spec.inputs.items() if entry.kind == "class"]
+
+    def outputs(self) -> Iterator[Output]:
+        if self.spec.outputs is None:
+            return
+        for key in _OF_A_LOSS:
+            if self.root.get(key):
+                self.fail(BesideOutputs, key, key=True, name=key)
+        if not self.spec.outputs:
+            hint = 'give at least one, as in {entropy: "-sum(p * logp)"}'
+            self.fail(BadValue, "outputs", problem="'outputs' is empty", hint=hint)
+        for name in self.spec.outputs:
+            self.declare(name, "an output", "outputs", name)
+            expr = self.parse(name, "outputs", name)
+            if expr.rank == Rank.CLASS:
+                self.not_a_row(expr, self.formulas[name], "an output")
+            if not depends_on(expr, self.let, ["x", *self.streams()]):
+                self.fail(ConstantOutput, "outputs", name, name=name)
+            yield Output(name=name, expr=expr, source=self.formulas[name].text)
 
     def not_a_row(self, expr: Expr, formula: Formula, what: str = "a loss") -> NoReturn:
         found = culprit(expr)
@@ -271,18 +327,16 @@ class _Checker(Declarations):
                 known = name in self.spec.parameters or name in self.spec.inputs
                 problem = "has no neutral value" if known else "is not declared"
                 hint = "give it `off`" if known else repair(name, optional)
+                hint = REQUIRED if name in self.streams() else hint
                 self.fail(
                     UnknownVariant, "variants", i, j, name=shorten(name), problem=problem, hint=hint
                 )
         every = {frozenset(), frozenset(optional), *map(frozenset, self.spec.variants)}
         return tuple(sorted(every, key=lambda uses: (len(uses), sorted(uses))))
 
-    def check_use(
-        self, terms: tuple[Term, ...], outputs: tuple[Output, ...], normalizer: Expr | None
-    ) -> None:
-        trees = [*(t.expr for t in terms), *(o.expr for o in outputs), *self.let.values()]
-        used = set().union(*map(names, [*trees, *([normalizer] if normalizer else [])]))
-        used |= {t.weight for t in terms if t.weight}
+    def check_use(self, trees: list[Expr], used: set[str]) -> None:
+        """Refuse declarations that neither the formulas mention nor ``used`` holds."""
+        used = used.union(*map(names, trees))
         for section in ("parameters", "inputs", "let"):
             for name in getattr(self.spec, section):
                 if name not in used:

@@ -13,6 +13,7 @@ from lossgen.errors import (
     BadRange,
     BadValue,
     DuplicateName,
+    NotForKind,
     NotInteger,
     OutsideDomain,
     ReservedName,
@@ -22,11 +23,21 @@ from lossgen.spec.domain import Interval
 from lossgen.spec.expr import Expr, NameKind, Rank
 from lossgen.spec.model import Input, Parameter, SpecFile
 from lossgen.spec.source import Formula, Node, Source, shorten
-from lossgen.spec.vocabulary import RESERVED
+from lossgen.spec.vocabulary import RESERVED, RESERVED_OUTPUTS
 
-__all__ = ["FINITE", "IDENTIFIER", "Declarations", "spell"]
+__all__ = ["FINITE", "IDENTIFIER", "REQUIRED", "Declarations", "spell"]
 
 IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,39}")
+_TAKEN = {  # names that a kind of declaration may not have; RESERVED for the others
+    "a let": {name: what for name, what in RESERVED.items() if name != "logits"},
+    "an output": RESERVED_OUTPUTS,
+}
+REQUIRED = "inputs of kind class are always required"
+_KINDS = {
+    "class": (NameKind.STREAM, Rank.CLASS),
+    "vocab": (NameKind.VOCAB_INPUT, Rank.CLASS),
+    "row": (NameKind.ROW_INPUT, Rank.ROW),
+}
 
 
 class Declarations:
@@ -65,8 +76,9 @@ class Declarations:
                 name=repr(shorten(name)),
                 hint="letters, digits and _, starting with a letter; at most 40",
             )
-        if name in RESERVED and not (name == "logits" and what == "a let"):
-            self.fail(ReservedName, *path, key=key, name=name, what=RESERVED[name])
+        taken = _TAKEN.get(what, RESERVED)
+        if name in taken:
+            self.fail(ReservedName, *path, key=key, name=name, what=taken[name])
         if name in self.declared:
             self.fail(
                 DuplicateName, *path, key=key, name=name, first=self.declared[name], second=what
@@ -107,6 +119,7 @@ class Declarations:
     def input(self, name: str) -> Input:
         entry, path = self.spec.inputs[name], ("inputs", name)
         self.declare(name, "an input", *path)
+        self.fits(entry.kind, *path)
         domain = None if entry.domain is None else self.domain(entry.domain, *path)
         if entry.off is not None and not (domain or FINITE).contains(entry.off):
             self.fail(
@@ -118,20 +131,25 @@ class Declarations:
                 name=name,
                 domain=domain or FINITE,
             )
-        if entry.kind == "vocab":
-            self.names[name] = (NameKind.VOCAB_INPUT, Rank.CLASS)
-        elif entry.kind == "class":
-            self.names[name] = (NameKind.STREAM, Rank.CLASS)
-        else:
-            self.names[name] = (NameKind.ROW_INPUT, Rank.ROW)
+        self.names[name] = _KINDS[entry.kind]
         return Input(
-            differentiable=entry.differentiable,
             kind=entry.kind,
+            differentiable=entry.differentiable,
             doc=entry.doc,
             off=None if entry.off is None else float(entry.off),
             domain=domain,
             range=self.range(name, domain),
         )
+
+    def fits(self, kind: str, *path: str | int) -> None:
+        """Refuse keys that have no meaning for an input of this kind."""
+        key, hint = (
+            ("off", REQUIRED)
+            if kind == "class"
+            else ("differentiable", "only inputs of kind class get a gradient")
+        )
+        if self.node(*path).get(key):
+            self.fail(NotForKind, *path, key, key=True, name=key, kind=kind, hint=hint)
 
     def domain(self, text: str, *path: str | int) -> Interval:
         try:

@@ -38,7 +38,7 @@ class Rank(IntEnum):
 
     PARAMETER = 0  # one number per call: parameters, numbers, V
     ROW = 1  # one number per row: x[y], reductions, row inputs
-    CLASS = 2  # one number per row and class: x, p, logp, vocab inputs, onehot
+    CLASS = 2  # one number per row and class: x, p, logp, onehot, class and vocab inputs
 
     def __str__(self) -> str:
         return self.name.lower()
@@ -55,8 +55,8 @@ class NameKind(IntEnum):
     CLASSES = 5  # V, the number of classes
     ONEHOT = 6  # 1 at the target class, 0 elsewhere
     CONSTANT = 7  # pi
-    STREAM = 8
-    INDEX = 9
+    STREAM = 8  # declared input of kind "class", [N, V]
+    INDEX = 9  # 0, 1, …, V - 1
 
 
 @dataclass(frozen=True)

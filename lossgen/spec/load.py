@@ -22,7 +22,6 @@ from lossgen.errors import (
     SpecError,
     UnknownKey,
     UnreadableSpec,
-    UnsupportedKind,
     WrongType,
 )
 from lossgen.spec.check import check
@@ -46,7 +45,7 @@ _EXPECTED = {
     "model_type": "a mapping",
     "model_attributes_type": "a mapping",
     "list_type": "a list",
-    "literal_error": "vocab or row",
+    "literal_error": "class, vocab or row",
     "number": "a number",
     "whole": "a whole number",
     "flag": "true or false",
@@ -155,13 +154,13 @@ def _translate(entry: dict[str, Any], root: Node, source: Source) -> SpecError:
             if isinstance(path[-2] if len(path) > 1 else "", int):
                 place = source.location(node.start)
             return MissingKey(key=last, location=place)
-        case "literal_error" if entry["input"] == "class":
-            return UnsupportedKind(location=source.of(node))
     expected = _EXPECTED.get(entry["type"])
     if expected is None:  # a pydantic check that no test has met yet
         return BadValue(problem=f"'{shown}': {entry['msg']}", location=source.of(node))
     if entry["type"] == "string_type" and path[-1] in ("transform", "regularizer", "adversarial"):
         expected = "a formula" if path[-1] == "transform" else "a formula or a list of terms"
+    elif entry["type"] == "string_type" and path[0] == "outputs":
+        expected = "a formula"
     quotes = "remove the quotes" if node.style in ("'", '"') and node.text else None
     return WrongType(key=shorten(shown), expected=expected, location=source.of(node), hint=quotes)
 

@@ -27,6 +27,7 @@ __all__ = [
     "Limit",
     "LimitEntry",
     "LossSpec",
+    "Output",
     "Parameter",
     "ParameterEntry",
     "PlainText",
@@ -94,10 +95,12 @@ class ParameterEntry(_Model):
 
 
 class InputEntry(_Model):
-    """An extra tensor: one value per class, or one per row."""
+    """An extra tensor: one value per logit, per class, or per row."""
 
-    kind: Literal["class", "vocab", "row"]
-    differentiable: Flag = False
+    kind: Literal["class", "vocab", "row"] = Field(
+        description="class: [N, V]; vocab: [V], shared by all rows; row: [N]"
+    )
+    differentiable: Flag = Field(False, description="kind class: it gets a gradient")
     doc: str = ""
     off: Real | None = Field(None, description="what an absent input stands for; none: required")
     domain: str | None = None
@@ -146,7 +149,7 @@ class SpecFile(_Model):
     transform: str | None = Field(None, description="a formula")
     regularizer: Terms | None = None
     adversarial: Terms | None = None
-    outputs: dict[str, str] = {}
+    outputs: dict[str, str] | None = Field(None, description="row results in place of a loss")
     normalizer: str | None = None
     variants: list[list[str]] = []
     limits: list[LimitEntry] = []
@@ -167,9 +170,10 @@ class Parameter(_Model):
 
 
 class Input(_Model):
-    """An extra tensor: [V] (vocab) or [N] (row). ``off`` is what None stands for; else required.
+    """An extra tensor: [N, V] (class, a *stream* like the logits), [V] (vocab) or [N] (row).
 
-    ``range`` is where tests sample, if the author said.
+    ``off`` is what None stands for; without it, as for every stream, the input is required.  Only
+    a stream can be ``differentiable``.  ``range`` is where tests sample, if the author said.
     """
 
     kind: Literal["class", "vocab", "row"]
@@ -191,9 +195,11 @@ class Term(_Model):
 
 
 class Output(_Model):
+    """One of several row results, given in place of a loss."""
+
     name: str
     expr: InstanceOf[Expr]
-    source: str
+    source: str  # the formula as written, on one line
 
 
 class Limit(_Model):
@@ -226,8 +232,8 @@ class LossSpec(_Model):
     inputs: dict[str, Input]
     let: dict[str, InstanceOf[Expr]]
     let_sources: dict[str, str]  # the lets' formulas as written
-    terms: tuple[Term, ...]
-    outputs: tuple[Output, ...] = ()
+    terms: tuple[Term, ...]  # empty if there are outputs
+    outputs: tuple[Output, ...]  # empty if this is a loss
     limits: tuple[Limit, ...]
     normalizer: InstanceOf[Expr] | None
     normalizer_source: str | None
@@ -245,7 +251,8 @@ class LossSpec(_Model):
         """Where a part of a formula stands.
 
         Args:
-            name: a term's name (its role, if it has none), a let's name, or "normalizer".
+            name: a term's name (its role, if it has none), a let's or an output's name, or
+                "normalizer".
             span: characters of the formula, as the nodes of its tree have.
 
         Raises:

@@ -77,6 +77,7 @@ class Scope:
     names: Mapping[str, tuple[NameKind, Rank]] = field(default_factory=dict)
     integers: Mapping[str, Interval] = field(default_factory=dict)  # integer parameters' domains
     later: frozenset[str] = frozenset()  # lets that are declared further down
+    outputs: frozenset[str] = frozenset()  # results of the spec, which no formula may use
 
 
 def parse_formula(text: str, scope: Scope, locate: Callable[[Span], Location]) -> Expr:
@@ -186,6 +187,8 @@ class _Builder:
             self.fail(BareFunction, span, name=name, hint=f"write {name}({arguments})")
         if name in self.scope.later:
             hint = "a let may use only the lets above it"
+        elif name in self.scope.outputs:
+            hint = "a formula cannot use an output; name the value with let"
         elif name == "others":
             hint = "it stands only in over=others"
         else:
@@ -217,7 +220,9 @@ class _Builder:
         if name not in FUNCTIONS:
             what = "the target class" if name == "y" else "a value"
             if name in self.scope.names or name in SUGAR or name in LEAVES or name == "y":
-                self.fail(NotAFunction, where, name=name, what=what)
+                at_target = [getattr(a, "id", "") for a in node.args] == ["y"] and name != "y"
+                hint = f"write {name}[y]" if at_target else None
+                self.fail(NotAFunction, where, name=name, what=what, hint=hint)
             hint = repair(name, sorted(FUNCTIONS))
             if name == "min":
                 hint = "minimum(a, b) is elementwise; the least over the classes is -max(-e)"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from lossgen.spec.expr import (
     Binary,
@@ -16,7 +16,7 @@ from lossgen.spec.expr import (
     Unary,
 )
 
-__all__ = ["children", "culprit", "depends_on_logits", "names", "nodes", "uses_target"]
+__all__ = ["children", "culprit", "depends_on", "names", "nodes", "reaches", "uses_target"]
 
 
 def children(expr: Expr) -> tuple[Expr, ...]:
@@ -57,19 +57,30 @@ def uses_target(expr: Expr) -> bool:
     )
 
 
-def depends_on_logits(expr: Expr, let: Mapping[str, Expr]) -> bool:
-    """Whether x occurs where a gradient can reach it: not under stop_gradient or in a condition."""
+def depends_on(expr: Expr, let: Mapping[str, Expr], vectors: Collection[str]) -> bool:
+    """Whether one of ``vectors`` (x, or streams) occurs, in ``expr`` or in its lets."""
+    return _occurs(expr, let, vectors, everywhere=True)
+
+
+def reaches(expr: Expr, let: Mapping[str, Expr], vectors: Collection[str]) -> bool:
+    """Whether a gradient reaches one of ``vectors``: not under stop_gradient or in a condition."""
+    return _occurs(expr, let, vectors, everywhere=False)
+
+
+def _occurs(
+    expr: Expr, let: Mapping[str, Expr], vectors: Collection[str], everywhere: bool
+) -> bool:
     seen: set[str] = set()
     stack = [expr]
     while stack:
         node = stack.pop()
         match node:
-            case Name(kind=NameKind.LOGITS):
+            case Name(kind=NameKind.LOGITS | NameKind.STREAM, name=name) if name in vectors:
                 return True
             case Name(kind=NameKind.LET, name=name) if name not in seen:
                 seen.add(name)
                 stack.append(let[name])
-            case Call(func="stop_gradient" | "sign" | "argmax") | Compare():
+            case Call(func="stop_gradient" | "sign" | "argmax") | Compare() if not everywhere:
                 continue
         stack.extend(children(node))
     return False

@@ -13,6 +13,7 @@ __all__ = [
     "LEAVES",
     "REDUCTIONS",
     "RESERVED",
+    "RESERVED_OUTPUTS",
     "repair",
     "SUGAR",
 ]
@@ -22,7 +23,7 @@ LEAVES: dict[str, tuple[NameKind, Rank]] = {
     "onehot": (NameKind.ONEHOT, Rank.CLASS),
     "V": (NameKind.CLASSES, Rank.PARAMETER),
     "pi": (NameKind.CONSTANT, Rank.PARAMETER),
-    "index": (NameKind.INDEX, Rank.CLASS),
+    "index": (NameKind.INDEX, Rank.CLASS),  # 0, 1, …, V - 1
 }
 SUGAR = {"p": "softmax(x)", "logp": "log_softmax(x)", "u": "sum(exp(x - x[y]), over=others)"}
 
@@ -60,10 +61,10 @@ ARGUMENTS: dict[str, tuple[str, ...]] = ELEMENTWISE | dict.fromkeys(CLASS_MAPS +
 FUNCTIONS = frozenset(ARGUMENTS)
 
 RESERVED = {
+    **dict.fromkeys(SUGAR, "a word of the formula language"),
+    **dict.fromkeys((*LEAVES, "over", "others"), "a word of the formula language"),
     **dict.fromkeys(("x", "logits"), "the logits"),
     **dict.fromkeys(("y", "target"), "the target class"),
-    **dict.fromkeys(SUGAR, "a word of the formula language"),
-    **dict.fromkeys(("onehot", "V", "pi", "over", "others"), "a word of the formula language"),
     # softcap is also the customary name of its parameter, and a call is never a name
     **dict.fromkeys(FUNCTIONS - {"softcap"}, "a function of the formula language"),
     **dict.fromkeys(("transform", "regularizer", "adversarial", "normalizer"), "a part of a spec"),
@@ -71,6 +72,8 @@ RESERVED = {
         ("ignore_index", "reduction", "backend", "inplace_grad"), "an argument of every loss"
     ),
 }
+# an output is a field of a named tuple, and no formula can name it
+RESERVED_OUTPUTS = dict.fromkeys(("count", "index"), "a method of every tuple")
 
 _ALIASES = {
     "ln": "log",
@@ -97,6 +100,8 @@ _ALIASES = {
     "z": "x",
     "if_else": "where",
     "norm2": "norm",
+    "arange": "index",
+    "second_largest": "second_max",
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -130,8 +131,16 @@ class Gold:
 
 
 def gold(case: Case, dtype: torch.dtype = torch.float64, weight: Tensor | None = None) -> Gold:
-    """Value and gradients of the literal formula in ``dtype``, for the case's numbers."""
-    return Gold(*gradients(case.spec, case.arguments(dtype), weight))
+    """Value and gradients of the literal formula in ``dtype``, for the case's numbers.
+
+    Where logits and streams mask different classes a loss may be infinite: there the gradients
+    are NaN, and nothing is asked of them.
+    """
+    loss, grads = gradients(case.spec, case.arguments(dtype), weight)
+    if streams(case.spec):
+        lost = ~loss.isfinite().reshape(len(loss), -1).all(1, keepdim=True)
+        grads = {name: torch.where(lost, math.nan, grad) for name, grad in grads.items()}
+    return Gold(loss, grads)
 
 
 def shaken(case: Case) -> Arguments:

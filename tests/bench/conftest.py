@@ -46,10 +46,12 @@ class Problem:
             "target": target,
             "ignore_index": -100,
             "stride_target": 1,
-            "loss": torch.full((self.rows,), torch.nan),
+            "loss": torch.full((max(1, len(self.loss.outputs)), self.rows), torch.nan),
             "saved": torch.full((n_saved, self.rows), torch.nan),
             "state": torch.full((n_state, 8, self.rows), torch.nan),
-            "grad_rows": torch.ones(self.rows),
+            "grad_rows": torch.ones(max(1, len(self.loss.outputs)), self.rows),
+            "stride_grad_out": self.rows,
+            "WANT": -1,
             "stride_grad_rows": 1,
             "grad_logits": torch.full_like(logits, torch.nan),
             "stride_row": self.classes,
@@ -59,9 +61,31 @@ class Problem:
         }
         self.values |= {p.name: float(p.default) for p in self.loss.parameters}
         for entry in self.loss.inputs:
+            if entry.kind == "class":
+                stream = 0.1 + 0.1 * torch.rand(self.rows, self.classes, generator=generator)
+                self.values[f"{entry.name}_ptr"] = stream.to(self.dtype)
+                self.values[f"grad_{entry.name}_ptr"] = torch.full_like(logits, torch.nan)
+                self.values[f"stride_{entry.name}"] = self.classes
+                self.values[f"stride_grad_{entry.name}"] = self.classes
+                continue
             size = self.classes if entry.kind == "vocab" else self.rows
             self.values[f"{entry.name}_ptr"] = torch.full((size,), 0.5)
             self.values[f"stride_{entry.name}"] = 1
+
+    @property
+    def read(self) -> dict[str, torch.Tensor]:
+        """What is read along the classes, by stream."""
+        named = {n: self.values[f"{n}_ptr"] for n in self.variant.streams}
+        return {"logits": self.values["logits"], **named}
+
+    @property
+    def written(self) -> dict[str, torch.Tensor]:
+        """The gradients, by stream."""
+        named = [i.name for i in self.loss.inputs if i.differentiable]
+        return {
+            "grad": self.values["grad_logits"],
+            **{f"grad_{n}": self.values[f"grad_{n}_ptr"] for n in named},
+        }
 
     def launch(self, role: str, grid: tuple[int, ...], **constants: Any) -> None:
         kernel = getattr(self.variant, f"{role}_kernel")

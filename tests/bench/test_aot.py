@@ -50,7 +50,7 @@ class Dies:
         os._exit(134)
 
 
-LOSS = SimpleNamespace(variants=(SimpleNamespace(uses=frozenset(), KERNELS),))
+LOSS = SimpleNamespace(variants=(SimpleNamespace(uses=frozenset(), streams=(), KERNELS),))
 """
 
 

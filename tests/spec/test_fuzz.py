@@ -23,7 +23,9 @@ WORDS = [
     "V",
     "pi",
     "onehot",
+    "index",
     "q",
+    "t",
     "over=others",
     "1",
     "0.5",
@@ -71,6 +73,13 @@ LINES = [
     "  w:",
     "    kind: row",
     "    kind: vocab",
+    "    kind: class",
+    "    differentiable: true",
+    "    off: 1",
+    "outputs:",
+    "  lse: logsumexp(x)",
+    "  logp: sum(w)",
+    "normalizer: w",
     "limits: [{when: {q: 0}, equals: mae}]",
     "variants: [[q]]",
     "regularizer:",
@@ -93,6 +102,14 @@ LINES = [
     "min_classes: .inf",
 ]
 
+HEAD = """\
+name: t
+parameters:
+  q: {default: 1, domain: '[0, 2]'}
+inputs:
+  t: {kind: class, differentiable: true}
+"""
+
 
 def _loads(text):
     with warnings.catch_warnings():
@@ -101,7 +118,7 @@ def _loads(text):
             spec = load_text(text)
         except LossgenError as error:
             return str(error), error.location.line
-    return spec.terms[0]
+    return spec.terms or spec.outputs
 
 
 @FUZZ
@@ -121,7 +138,8 @@ def test_any_formula(text):
 @given(st.lists(st.sampled_from(WORDS), max_size=25))
 def test_words_in_any_order(words):
     formula = "".join(words).replace("'", "''")
-    _loads(f"name: t\nparameters:\n  q: {{default: 1, domain: '[0, 2]'}}\ntransform: '{formula}'\n")
+    for key in ("transform: ", "outputs:\n  lse: "):
+        _loads(f"{HEAD}{key}'{formula}'\n")
 
 
 @FUZZ
@@ -130,7 +148,9 @@ def test_lines_in_any_order(lines):
     _loads("\n".join(lines))
 
 
-_LEAVES = st.sampled_from(["x", "p", "logp", "onehot", "x[y]", "u", "q", "2", "0.5", "V", "1e9"])
+_LEAVES = st.sampled_from(
+    ["x", "p", "logp", "t", "index", "onehot", "x[y]", "u", "q", "2", "0.5", "V", "1e9"]
+)
 
 
 def _grow(inner):
@@ -148,6 +168,4 @@ def _grow(inner):
 @FUZZ
 @given(st.recursive(_LEAVES, _grow, max_leaves=12))
 def test_formulas_of_the_grammar(formula):
-    _loads(
-        f"name: t\nparameters:\n  q: {{default: 1, domain: '[0, 2]'}}\ntransform: {formula} * q\n"
-    )
+    _loads(f"{HEAD}transform: {formula} * q * sum(t * p)\n")

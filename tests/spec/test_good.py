@@ -49,6 +49,7 @@ notes: |
 accuracy: {ulp: 8, reason: "because"}
 min_classes: 2
 """
+STREAM = NameKind.STREAM
 X = Name(Rank.CLASS, Span(0, 0), "x", NameKind.LOGITS)
 
 
@@ -89,6 +90,64 @@ def test_full_spec(tmp_path):
     ]
     assert spec.limits[1].equals == Name(Rank.ROW, Span(0, 2), "ce", NameKind.LET)
     assert spec.limits[2].source == "1 - p[y]"
+
+
+STREAMS = """\
+name: streams
+parameters:
+  tau: {default: 2, domain: "(0, inf)"}
+inputs:
+  teacher: {kind: class, doc: logits of another model}
+  view: {kind: class, differentiable: true, domain: "[0, inf)", range: [0, 2], doc: weights}
+  w: {kind: vocab, off: 1}
+let: {t: softmax(teacher / tau)}
+transform: sum(t * (log(t) - logp)) + w[y]
+adversarial: sum(view, over=others) * (index[y] - argmax(x)) - view[y]
+"""
+OUTPUTS = """\
+name: token_stats
+inputs: {teacher: {kind: class}, w: {kind: row}}
+let: {h: -sum(p * logp)}
+outputs:
+  logp: log(p[y])
+  entropy: h * w
+  max: >-
+    max(x)
+  hit: where(argmax(x) == index[y], 1, 0)
+  theirs: sum(teacher)
+"""
+
+
+def test_streams():
+    spec = load_text(STREAMS)
+    teacher, view, w = spec.inputs.values()
+    assert (teacher.kind, teacher.differentiable, teacher.off) == ("class", False, None)
+    assert (teacher.domain, teacher.range) == (None, None)
+    assert (view.kind, view.differentiable, view.off) == ("class", True, None)
+    assert (str(view.domain), view.range) == ("[0, inf)", (0.0, 2.0))
+    assert (w.kind, w.differentiable) == ("vocab", False)
+    assert spec.variants == (frozenset(), frozenset({"w"}))
+    assert spec.outputs == ()
+    last = spec.terms[1].expr.right
+    assert last == Gather(Rank.ROW, Span(0, 0), Name(Rank.CLASS, Span(0, 0), "view", STREAM))
+
+
+def test_outputs():
+    spec = load_text(OUTPUTS, "token_stats.yaml")
+    assert [o.name for o in spec.outputs] == ["logp", "entropy", "max", "hit", "theirs"]
+    assert spec.outputs[2].source == "max(x)"
+    assert (spec.terms, spec.limits, spec.normalizer) == ((), (), None)
+    assert (spec.class_name, spec.has_target) == ("TokenStats", True)
+    assert spec.outputs[0].expr == _tree("log(p[y])")
+    place = spec.location_of("max", Span(0, 3))
+    assert (place.line, place.column, place.width) == (8, 5, 3)
+    assert load_text(OUTPUTS.replace("name:", "class: Stats\nname:")).class_name == "Stats"
+    assert not load_text("name: t\noutputs: {lse: logsumexp(x)}\n").has_target
+
+
+def test_a_gradient_for_a_stream_is_enough():
+    head = "inputs: {teacher: {kind: class, differentiable: true}}\n"
+    assert _tree("second_max(teacher)", head).func == "second_max"
 
 
 def test_variants_have_the_ends_and_an_order():
@@ -175,6 +234,9 @@ def test_sugar_is_expanded():
         ("sum(x) / V", Rank.ROW),
         ("where(x[y] > 0, 1, pi) * x[y]", Rank.ROW),
         ("norm(p - onehot)", Rank.ROW),
+        ("second_max(x, over=others)", Rank.ROW),
+        ("sum(p * index)", Rank.ROW),
+        ("where(argmax(x) == index[y], x[y], 0)", Rank.ROW),
     ],
 )
 def test_rank_of_a_loss(formula, rank):
@@ -193,13 +255,18 @@ def test_rank_of_a_loss(formula, rank):
         ("logsumexp(x)", Rank.ROW),
         ("minimum(r, 1)", Rank.ROW),
         ("stop_gradient(p)", Rank.CLASS),
+        ("t - logp", Rank.CLASS),
+        ("t[y]", Rank.ROW),
+        ("softmax(t, over=others)", Rank.CLASS),
+        ("abs(index - index[y])", Rank.CLASS),
+        ("argmax(t)", Rank.ROW),
     ],
 )
 def test_rank_of_a_let(formula, rank):
     use = {Rank.CLASS: "a[y]"}.get(rank, "a")
     spec = load_text(
-        "name: t\ninputs: {w: {kind: vocab}, r: {kind: row}}\n"
-        f"let:\n  a: {formula}\ntransform: {use} * w[y] * r * x[y]\n"
+        "name: t\ninputs: {w: {kind: vocab}, r: {kind: row}, t: {kind: class}}\n"
+        f"let:\n  a: {formula}\ntransform: {use} * w[y] * r * x[y] * t[y]\n"
     )
     assert spec.let["a"].rank == rank
     assert spec.terms[0].expr.rank == Rank.ROW
@@ -221,6 +288,10 @@ def test_structure_keeps_the_authors_operations():
         ("x[y]", True),
         ("log(u)", True),
         ("sum(x * onehot)", True),
+        ("sum(x * index)", False),
+        ("argmax(x) * max(x)", False),
+        ("index[y] * max(x)", True),
+        ("second_max(x, over=others)", True),
         ("max(x, over=others)", True),
         ("sum(a)", False),
         ("sum(b)", True),
@@ -281,7 +352,7 @@ def test_line_ends_do_not_matter():
 def test_schema_for_editors():
     schema = SpecFile.model_json_schema(by_alias=True)
     assert json.loads(json.dumps(schema)) == schema
-    assert {"name", "class", "transform", "limits"} <= set(schema["properties"])
+    assert {"name", "class", "transform", "outputs", "limits"} <= set(schema["properties"])
     assert schema["additionalProperties"] is False
 
 

@@ -36,7 +36,8 @@ SPECS = {
         """,
     # The class's number counts; an input of each kind.
     "ordinal": """
-        transform: importance * sum(p * abs(index - index[y]) * w) + where(argmax(t) == index[y], 1, 2)
+        let: {votes: "where(argmax(t) == index[y], 1, 2)"}
+        transform: importance * votes * sum(p * abs(index - index[y]) * w)
         inputs:
           t: {kind: class, range: [-1, 1], doc: votes}
           importance: {kind: row, range: [0.5, 2], doc: weight of the row}
