@@ -273,7 +273,9 @@ class Sweep:
 
     @property
     def identity(self) -> list[str]:
-        return ['float("-inf")' if n[0] == "m" else "0.0" for n in self.state]
+        # A pivot of -1: no class yet.
+        known = {"pivot": "-1.0"}
+        return [known.get(n, 'float("-inf")' if n[0] == "m" else "0.0") for n in self.state]
 
     @property
     def bodies(self) -> list[Expr]:

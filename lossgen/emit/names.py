@@ -8,6 +8,7 @@ Per form i: ``l{i}`` exponent, ``m{i}`` its running maximum over j ≠ y (0 wher
 
 from __future__ import annotations
 
+import builtins
 import keyword
 import re
 
@@ -77,11 +78,16 @@ _RESERVED = {
 
 
 def check_names(stable: StableLoss) -> None:
-    """Refuse parameters and inputs whose names the generated code needs for itself."""
+    """Refuse names that the generated code needs for itself."""
     spec = stable.spec
-    for name in (*spec.parameters, *spec.inputs):
-        if name in _RESERVED or _NUMBERED.fullmatch(name) or keyword.iskeyword(name):
+    declared = [*spec.parameters, *spec.inputs]
+    at_y = {f"{n}_y" for n in ("x", *spec.inputs)}
+    for name in declared:
+        taken = name in _RESERVED or _NUMBERED.fullmatch(name) or name in at_y
+        if taken or keyword.iskeyword(name) or name in vars(builtins):
             raise CompileError(f"the name {name!r} is taken by the generated code; choose another")
+    if spec.outputs and {spec.name, spec.class_name} & (_RESERVED | {"NamedTuple"}):
+        raise CompileError("the names of the function and its results are taken by the module")
 
 
 def assignments(targets: list[tuple[str, Expr]], printer: Printer, prefix: str = "w") -> list[str]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from sympy import Add, Expr, Function, Mul, Pow, Rational, Symbol, exp, log, nan, oo, pi
 
 from lossgen.errors import CompilerBug
+from lossgen.ir.evaluate import paired
 from lossgen.ir.ops import OPS
 
 __all__ = ["TORCH", "TRITON", "TRITON_TILE", "Dialect", "Printer"]
@@ -109,9 +110,15 @@ class Printer:
     def _add(self, expr: Add) -> str:
         parts: list[str] = []
         terms = sorted(expr.args, key=_order)
-        if {"x", "-x_y"} <= {str(t) for t in terms}:  # x - x_y first: it is exact
-            terms = [t for t in terms if str(t) not in ("x", "-x_y")]
-            parts.append("(x - x_y)")
+        groups = paired(expr)
+        for group in groups:
+            if len(group) == 2 and str(group[1]) == f"-{group[0]}_y" and len(terms) > 2:
+                parts.append(f"{' + ' if parts else ''}({self(group[0])} - {group[0]}_y)")
+            elif len(group) == 2 and str(group[0]) == f"{-group[1]}_y" and len(terms) > 2:
+                parts.append(f"{' + ' if parts else ''}({self(group[0])} - {self(-group[1])})")
+            else:
+                continue
+            terms = [t for t in terms if t not in group]
         for term in terms:
             text = self(term, _ADD)
             if parts and text.startswith("-"):

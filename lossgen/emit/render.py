@@ -208,9 +208,8 @@ class _VariantView:
         )
         state = set(model.state)
         self.finished = [n for n in model.saved if n not in state]
-        named = model.outputs
-        self.loss_names = [f"{n}_row" for n in named]
-        results = [n if n == "loss" else f"out_{n}" for n in named]
+        results = ["loss"] if not stable.outputs else [f"out_{n}" for n in model.outputs]
+        self.loss_names = ["loss_row"] if not stable.outputs else results
         self.results = [*results, *self.finished]
         self.parameters_tuple = repr(tuple(model.parameters))
         self.inputs_tuple = repr(tuple(model.inputs))

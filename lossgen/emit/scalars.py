@@ -38,8 +38,8 @@ class RowScalars:
             wanted |= self._gradient_symbols()
         lines = self._settled(self.model.levels[-1], wanted, with_gradient)
         clamped, printer = self._clamp(stable.clamp_loss)
-        named = list(zip(self.model.outputs, stable.results, strict=True))
-        targets = [(n if n == "loss" else f"out_{n}", e) for n, e in named]
+        names = [f"out_{n}" for n in self.model.outputs] if stable.outputs else ["loss"]
+        targets = list(zip(names, stable.results, strict=True))
         return lines + clamped + assignments(targets, printer)
 
     def between(self, level: int) -> list[str]:

@@ -211,10 +211,13 @@ def merge(sweep: Sweep) -> list[str]:
 def _merge_pivot(sweep: Sweep, printer: Printer) -> list[str]:
     """The winner's values, the loser's (``_lost``), and the loser's distance to each maximum."""
     model = sweep.model
-    lines = ["first = m0_a >= m0_b", "pivot = tl.where(first, pivot_a, pivot_b)"]
+    lines = [
+        "first = (m0_a > m0_b) | ((m0_a == m0_b) & (pivot_a >= 0.0))",
+        "pivot = tl.where(first, pivot_a, pivot_b)",
+    ]
     for name in model.at_y:
         lines.append(f"{name} = tl.where(first, {name}_a, {name}_b)")
-    lines.append(f"lost = tl.where(first, m0_b, m0_a) > {_EMPTY}")
+    lines.append("lost = tl.where(first, pivot_b, pivot_a) >= 0.0")
     wanted = {s.name for e in sweep.bodies for s in e.free_symbols}
     wanted |= {s.name for c in model.centres for s in c.expr.free_symbols}
     for name in model.at_y:
@@ -225,7 +228,10 @@ def _merge_pivot(sweep: Sweep, printer: Printer) -> list[str]:
     for form in sweep.forms:
         i = form.index
         if i == 0:
-            lines.append("d0 = tl.where(first, d0_b, d0_a)")
+            lines += [  # a pivot at -inf adds nothing
+                f"low = tl.where(first, m0_b, m0_a) == {_EMPTY}",
+                f"d0 = tl.where(low, {FLOOR}, tl.where(first, d0_b, d0_a))",
+            ]
         else:
             lines.append(
                 f"d{i} = tl.where(lost, {scaled(form, f'{printer(form.base, 1)} - m{i}', printer)}"
@@ -242,7 +248,8 @@ def _joining(moment: Moment, printer: Printer) -> str:
     parts = [*([factor] if factor else []), *[f"d{i}"] * moment.power]
     parts += [moment.centre.name] if moment.centre is not None else []
     parts += [printer(moment.weight, 2)] if moment.weight != 1 else []
-    return f"tl.where(lost, {' * '.join(parts) or '1.0'}, 0.0)"
+    inside = "lost" if moment.kappa == 0 else f"lost & (k{i} > 0.0)"
+    return f"tl.where({inside}, {' * '.join(parts) or '1.0'}, 0.0)"
 
 
 def _factor(moment: Moment, d: str, k: str, printer: Printer) -> str:
@@ -267,7 +274,8 @@ def _rescaled(sweep: Sweep, moment: Moment, side: str, printer: Printer) -> str:
         if moves:  # the loser's centre moves by c_lost - c_y
             still = f"{sweep.model.lower(moment, power, centred=False)}_{side}"
             gone = "first" if side == "b" else "~first"
-            name = f"({name} + tl.where({gone} & lost, {moment.centre}, 0.0) * {still})"
+            moved = f"tl.where({gone} & lost & ({still} != 0.0), {moment.centre}, 0.0)"
+            name = f"({name} + {moved} * {still})"
         terms.append(" * ".join([*scale, *[d] * (n - power), name]))
     total = " + ".join(terms)
     factor = _factor(moment, d, f"k{i}_{side}", printer)

@@ -47,9 +47,15 @@ def _float32(expr: Expr, env: Env, memo: dict[Expr, Any]) -> Any:
         return np.float32(float(expr))
     if isinstance(expr, (Add, Mul)):
         operation = np.add if isinstance(expr, Add) else np.multiply
-        parts = [float32(a, env, memo) for a in paired(expr)]
-        total = parts[0]
-        for part in parts[1:]:
+        groups = paired(expr) if isinstance(expr, Add) else [sorted(expr.args, key=str)]
+        totals = []
+        for group in groups:
+            total = float32(group[0], env, memo)
+            for part in group[1:]:
+                total = operation(total, float32(part, env, memo)).astype(np.float32)
+            totals.append(total)
+        total = totals[0]
+        for part in totals[1:]:
             total = operation(total, part).astype(np.float32)
         return total
     if isinstance(expr, (exp, log)):
@@ -62,15 +68,20 @@ def _float32(expr: Expr, env: Env, memo: dict[Expr, Any]) -> Any:
     return OPS[expr.func.__name__].numpy(*arguments)
 
 
-def paired(expr: Expr) -> list[Expr]:
-    """The operands in the order of evaluation: x - x_y first, which is exact; so for streams."""
+def paired(expr: Add) -> list[list[Expr]]:
+    """The terms in the order of evaluation: first each v - v_y, a difference of its own, which
+    is exact; then the rest as one group."""
     args = sorted(expr.args, key=str)
-    if expr.is_Add:
-        names = {str(a) for a in args}
-        held = [n for n in sorted(names) if f"-{n}_y" in names]
-        order = {text: k for k, n in enumerate(held) for text in (n, f"-{n}_y")}
-        args.sort(key=lambda a: order.get(str(a), len(held)))
-    return args
+    by_text = {str(a): a for a in args}
+    groups = []
+    for text, term in by_text.items():
+        if f"-{text}_y" in by_text:
+            groups.append([term, by_text[f"-{text}_y"]])
+        elif text[0] == "-" and f"{text[1:]}_y" in by_text:
+            groups.append([by_text[f"{text[1:]}_y"], term])
+    used = [t for group in groups for t in group]
+    rest = [a for a in args if a not in used]
+    return [*groups, rest] if rest else groups
 
 
 def high_precision(expr: Expr, symbols: Sequence[Symbol]) -> Callable[..., Any]:

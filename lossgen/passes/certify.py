@@ -125,7 +125,7 @@ def _scalar(stable: StableLoss, worst: _Worst) -> None:
     symbols = [form.z, *names.parameters.values(), names.classes]
     pairs = [
         ("loss", before.loss, stable.loss),
-        ("gradient", before.gradients[0].terms[0][0], stable.gradients[0].terms[0][0]),
+        ("gradient", *(c for s in (before, stable) for g in s.gradients for c, _ in g.terms)),
     ]
     used = used_symbols(stable)
     wanted = [n for n, s in names.parameters.items() if s in used]

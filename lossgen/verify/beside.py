@@ -30,7 +30,9 @@ def wanted_gradients(case: Case, run: Runner) -> None:
             close(f"the loss where only {which} need a gradient", part, loss, 4.0)
             expected = {name: grads[name] for name in sorted(wanted)}
             limit = 4.0 * slack(case.spec)
-            close_gradients(f"computed for {which} only ({reduction})", slopes, expected, limit)
+            close_gradients(
+                case, f"computed for {which} only ({reduction})", slopes, expected, limit
+            )
 
 
 def constant_streams(case: Case, run: Runner) -> None:
@@ -66,4 +68,4 @@ def stream_storage(case: Case, run: Runner) -> None:
         other, slopes = run.slopes(store(logits, outer), target, {**keys, **stored})
         what = f"{outer} logits beside {inner} {names[0]}"
         close(f"the loss of {what}", other, loss, 4.0)
-        close_gradients(f"of {what}", slopes, grads, 4.0 * slack(case.spec))
+        close_gradients(case, f"of {what}", slopes, grads, 4.0 * slack(case.spec))

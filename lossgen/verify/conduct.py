@@ -204,7 +204,7 @@ def backward_twice(case: Case, run: Runner) -> None:
         once = {n: grad.clone() for n, grad in zip(held, first, strict=True)}
         twice = dict(zip(held, torch.autograd.grad(total, leaves), strict=True))
         limit = 16.0 * slack(case.spec)
-        close_gradients(f"the second time and the first ({reduction})", twice, once, limit)
+        close_gradients(case, f"the second time and the first ({reduction})", twice, once, limit)
 
 
 def parameters_matter(case: Case, run: Runner) -> None:

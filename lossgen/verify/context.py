@@ -30,7 +30,7 @@ def backends_agree(case: Case, run: Runner) -> None:
     loss, grads = run.gradient(case)
     value, slopes = other.gradient(case)
     close("the loss in triton and torch", loss, value, 64.0 * slack(case.spec))
-    close_gradients("in triton and torch", grads, slopes, 64.0 * slack(case.spec))
+    close_gradients(case, "in triton and torch", grads, slopes, 64.0 * slack(case.spec))
 
 
 def shared_logits(case: Case, run: Runner) -> None:
@@ -58,7 +58,7 @@ def shared_logits(case: Case, run: Runner) -> None:
     doubled = {n: 2.0 * grad for n, grad in once.items()}
     limit = 64.0 * slack(case.spec)
     for order in ((0, 1), (1, 0), (0, 0)):
-        close_gradients(f"of two losses, order {order}", gradient(order), doubled, limit)
+        close_gradients(case, f"of two losses, order {order}", gradient(order), doubled, limit)
 
 
 def _gradient(leaf: Tensor) -> Tensor:
@@ -82,7 +82,7 @@ def inplace_gradient(case: Case, run: Runner) -> None:
         results.append((loss.detach()[None].cpu(), grads))
     (loss, grads), (again, slopes) = results
     close("the loss with its gradient in place", again, loss, 1.0)
-    close_gradients("in place", slopes, grads, 1.0)
+    close_gradients(case, "in place", slopes, grads, 1.0)
 
 
 def large_offsets(case: Case, run: Runner) -> None:
@@ -105,13 +105,13 @@ def large_offsets(case: Case, run: Runner) -> None:
         close("the loss of rows far apart", rows.sum()[None], expected.sum()[None], 4.0)
         for kind in kinds:
             _, slopes = run.slopes(logits, target, {**beside, "reduction": kind})
-            close_gradients(f"of rows far apart ({kind})", slopes, grads, 4.0)
+            close_gradients(case, f"of rows far apart ({kind})", slopes, grads, 4.0)
         if case.spec.outputs:
             return
         hidden = logits.detach().requires_grad_().view_as(logits)
         run.loss(hidden, target, reduction="sum", inplace_grad=True, **beside)
         one, other = {LOGITS: logits}, {LOGITS: grads[LOGITS]}
-        close_gradients("in place of rows far apart", one, other, 4.0)
+        close_gradients(case, "in place of rows far apart", one, other, 4.0)
 
 
 def _far(values: Any, device: str) -> Tensor:

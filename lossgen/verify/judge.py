@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -80,24 +82,41 @@ def check_literal(
 
 def close(what: str, one: Tensor, other: Tensor, ulps: float = 8.0) -> None:
     """Two losses of the same kernel arithmetic, equal up to the order of sums."""
-    _close(what, one, other, ulps, rows=False)
+    _close(what, one, other, ulps, lambda size: size.clamp_min(1.0))
 
 
-def close_gradients(what: str, one: Gradients, other: Gradients, ulps: float = 8.0) -> None:
-    """The same for gradients, on the scale of each row; ``what`` says when they were computed."""
+def close_gradients(
+    case: Case, what: str, one: Gradients, other: Gradients, ulps: float = 8.0
+) -> None:
+    """The same for gradients, on the scale of each row.
+
+    With streams that is at least 1/V: a gradient may be the difference of two softmaxes.
+
+    Args:
+        what: of what or when, "the gradient" being said already.
+    """
+    floor = 1.0 / case.classes if streams(case.spec) else 0.0
     for name in other:
-        _close(f"{naming(name)} {what}", one[name], other[name], ulps, rows=True)
+        which = f"{naming(name)} {what}"
+        _close(
+            which,
+            one[name],
+            other[name],
+            ulps,
+            lambda size: size.amax(-1, keepdim=True).clamp_min(floor),
+        )
 
 
-def _close(what: str, one: Tensor, other: Tensor, ulps: float, rows: bool) -> None:
+def _close(
+    what: str, one: Tensor, other: Tensor, ulps: float, scale: Callable[[Tensor], Tensor]
+) -> None:
     a, b = one.double(), other.double()
     if a.shape != b.shape:
         fail(f"{what}: shapes {tuple(a.shape)} and {tuple(b.shape)}")
     same = (a == b) | (a.isnan() & b.isnan())
     size = torch.maximum(a.abs(), b.abs()).nan_to_num(0.0, 0.0, 0.0)
-    scale = size.amax(-1, keepdim=True) if rows else size.clamp_min(1.0)
     eps = max(torch.finfo(torch.float32).eps, torch.finfo(one.dtype).eps)
-    wrong = ~same & ~((a - b).abs() <= ulps * eps * scale + 1e-37)
+    wrong = ~same & ~((a - b).abs() <= ulps * eps * scale(size) + 1e-37)
     if bool(wrong.any()):
         at = tuple(int(i) for i in wrong.nonzero()[0])
         fail(f"{what} at {list(at)}: {a[at]:.9g} and {b[at]:.9g}")

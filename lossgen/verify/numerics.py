@@ -184,7 +184,7 @@ def permutation(case: Case, run: Runner) -> None:
     close("the loss after a permutation", loss, renamed, 64.0 * slack(case.spec))
     if not ties:
         expected = {name: grad[:, order] for name, grad in grads.items()}
-        close_gradients("after a permutation", expected, moved, 64.0 * slack(case.spec))
+        close_gradients(case, "after a permutation", expected, moved, 64.0 * slack(case.spec))
 
 
 def _numbers_classes(case: Case) -> bool:
@@ -210,7 +210,7 @@ def tile_independent(case: Case, run: Runner) -> None:
     for splits in (1, 2, 4):
         other, slopes = run.gradient(case, splits=splits)
         close(f"the loss with {splits} splits", other, loss, 64.0)
-        close_gradients(f"with {splits} splits", slopes, grads, 64.0 * slack(case.spec))
+        close_gradients(case, f"with {splits} splits", slopes, grads, 64.0 * slack(case.spec))
 
 
 def never_nan(case: Case, run: Runner) -> None:

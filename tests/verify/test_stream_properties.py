@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from lossgen.spec.load import load_text
 from lossgen.spec.model import LossSpec
+from lossgen.verify import verify
 from lossgen.verify.properties import PROPERTIES
 from lossgen.verify.run import check_property
 from lossgen.verify.runner import Runner
@@ -56,9 +58,13 @@ SPECS = {
 }
 
 
-def spec_of(name: str) -> LossSpec:
+def text_of(name: str) -> str:
     lines = [line[8:] for line in SPECS[name].splitlines()]
-    return load_text("\n".join([f"name: {name}", *lines]), f"{name}.yaml")
+    return "\n".join([f"name: {name}", *lines]) + "\n"
+
+
+def spec_of(name: str) -> LossSpec:
+    return load_text(text_of(name), f"{name}.yaml")
 
 
 def failures(spec: LossSpec, module: Any, only: str = "") -> dict[str, str]:
@@ -77,6 +83,15 @@ def test_every_property_holds_for_the_literal_formula(name: str) -> None:
     spec = spec_of(name)
     # float64 autograd has not the digits that this one asks for
     assert not failures(spec, composite(spec)).keys() - {"accurate_when_confident"}
+
+
+@pytest.mark.parametrize("name", ["distillation", "ordinal", "report"])
+def test_every_property_holds_for_what_is_compiled(name: str, tmp_path: Path) -> None:
+    path = tmp_path / f"{name}.yaml"
+    path.write_text(text_of(name))
+    result = verify(path, examples=1)
+    assert result.ok, [(f.backend, f.name, f.message, f.counterexample) for f in result.failures]
+    assert {r.backend for r in result.results} == {"formula", "torch", "triton"}
 
 
 def test_which_properties_say_something() -> None:
