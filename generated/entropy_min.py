@@ -67,15 +67,20 @@ def _merge(m0_a, a0_a, b0_a, pivot_a, x_y_a, m0_b, a0_b, b0_b, pivot_b, x_y_b):
     d0_b = tl.where((m0_b == m0) | (m0_b == float("-inf")), 0.0, m0_b - m0)
     k0_a = tl.exp(d0_a)
     k0_b = tl.exp(d0_b)
-    first = m0_a >= m0_b
+    first = (m0_a > m0_b) | ((m0_a == m0_b) & (pivot_a >= 0.0))
     pivot = tl.where(first, pivot_a, pivot_b)
     x_y = tl.where(first, x_y_a, x_y_b)
-    lost = tl.where(first, m0_b, m0_a) > float("-inf")
+    lost = tl.where(first, pivot_b, pivot_a) >= 0.0
     x = tl.where(first, x_y_b, x_y_a)
-    d0 = tl.where(first, d0_b, d0_a)
+    low = tl.where(first, m0_b, m0_a) == float("-inf")
+    d0 = tl.where(low, -1.0e18, tl.where(first, d0_b, d0_a))
     k0 = tl.exp(d0)
-    a0 = k0_a * a0_a + k0_b * a0_b + tl.where(lost, k0, 0.0)
-    b0 = k0_a * (b0_a + d0_a * a0_a) + k0_b * (b0_b + d0_b * a0_b) + tl.where(lost, k0 * d0, 0.0)
+    a0 = k0_a * a0_a + k0_b * a0_b + tl.where(lost & (k0 > 0.0), k0, 0.0)
+    b0 = (
+        k0_a * (b0_a + d0_a * a0_a)
+        + k0_b * (b0_b + d0_b * a0_b)
+        + tl.where(lost & (k0 > 0.0), k0 * d0, 0.0)
+    )
     return m0, a0, b0, pivot, x_y
 
 
@@ -85,7 +90,7 @@ def _sweep(base, start, stop, n_classes, BLOCK: tl.constexpr):
     m0 = tl.full((), float("-inf"), tl.float32)
     a0 = tl.full((), 0.0, tl.float32)
     b0 = tl.full((), 0.0, tl.float32)
-    pivot = tl.full((), 0.0, tl.float32)
+    pivot = tl.full((), -1.0, tl.float32)
     x_y = tl.full((), 0.0, tl.float32)
     for first_col in range(start, stop, BLOCK):
         cols = first_col + tl.arange(0, BLOCK)

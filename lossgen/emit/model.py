@@ -155,7 +155,7 @@ class RowModel:
     def lower(self, moment: Moment, power: int, centred: bool = True) -> str:
         """Name of the moment of the same kind with another power, or without its centre."""
         centre = moment.centre if centred else None
-        kind = (moment.form, moment.kappa, power, moment.weight, centre, moment.level)
+        kind = (moment.form, moment.kappa, power, moment.weight, centre, moment.level, False)
         return next(m.name for m in self.plan.moments if m.kind == kind)
 
     def needs_powers(self, form: Form) -> bool:
@@ -184,6 +184,9 @@ class RowModel:
         found: set[str] = set()
         for expr in exprs:
             found |= named_weights(expr, self.forms)[1]
+        for k, largest in enumerate(self.maxes):
+            if f"rise{k}" in found:  # built of p, top and where the maximum is
+                found |= {f"p{largest.form}", f"top{largest.form}", largest.select.name}
         deltas = {c.symbol.name for c in self.centres}
         return found | ({"delta"} if found & deltas else set())
 
@@ -207,8 +210,8 @@ class RowModel:
             found += [f"m{i}"] if exponentials else []
             found += [f"pinv{i}"] if f"p{i}" in names else []
             found += [f"rinv{i}"] if f"r{i}" in names else []
-            found += [f"lam{i}"] if {form.logp.name, f"lam{i}"} & names else []
-            found += [n for n in (f"z{i}", f"L{i}") if n in names]
+            found += [f"lam{i}"] if form.logp.name in names else []
+            found += [n for n in (f"z{i}", f"L{i}", f"top{i}") if n in names]
         found += [s.symbol.name for s in self.sums if s.level <= level and s.symbol.name in names]
         for k, largest in enumerate(self.maxes):
             if largest.level <= level:

@@ -54,7 +54,7 @@ class RowScalars:
     def coefficients(self, saved: bool) -> list[str]:
         """The row scalars of the gradient; ``saved``: from what the forward stored."""
         model, stable = self.model, self.model.plan.stable
-        wanted: set[Symbol] = set()
+        wanted: set[Symbol] = self._tops()
         targets: list[tuple[str, Expr]] = []
         for scalar in model.plan.coefficients:
             wanted |= scalar.expr.free_symbols
@@ -102,6 +102,14 @@ class RowScalars:
                     f"lam{i} = {self.where}(z{i} > 0.0, la{i} + {prefix}softplus(-z{i}), "
                     f"{prefix}softplus(z{i}) - ({gap}))"
                 )
+        if form.top in wanted:
+            gap = self._gap(form)
+            lines.append(
+                f"top{i} = {self.where}(z{i} > 0.0, {prefix}log1p(rest{i} + "
+                f"{self.dialect.exp}(-({gap}))), {prefix}softplus(z{i}) - ({gap}))"
+            )
+            infinite = 'float("inf")'
+            lines.append(f'top{i} = {self.where}(la{i} == float("-inf"), {infinite}, top{i})')
         if form.L in wanted:
             scaled = "" if form.scale == 1 else f"{self.printer(form.scale, 2)} * "
             lines.append(f"L{i} = {scaled}m{i} + lam{i}")
@@ -122,13 +130,19 @@ class RowScalars:
             later = [b for s in self.model.sweep_models[1:] for b in s.bodies]
             names = names | self.model.tile_symbols(later)
         reads = names & {f"p{form.index}", form.logp.name}
-        return bool({form.L, form.lam} & wanted) or finishes or bool(reads)
+        return form.L in wanted or finishes or bool(reads)
 
     def _gradient_symbols(self) -> set[Symbol]:
         """The symbols of the gradient's row scalars, and of its class expressions."""
         plan = self.model.plan
-        found = set[Symbol]().union(*(c.expr.free_symbols for c in plan.coefficients))
+        found = self._tops().union(*(c.expr.free_symbols for c in plan.coefficients))
         return found.union(*(g.at_y.free_symbols | g.expr.free_symbols for g in plan.gradients))
+
+    def _tops(self) -> set[Symbol]:
+        """What the gradient's select - p is made of."""
+        names = self.model.gradient_names
+        owners = {m.form for m in self.model.maxes if m.rise.name in names}
+        return {f.top for f in self.model.forms if f.index in owners}
 
     def _sum(self, entry: Sum) -> str:
         """A finished sum."""

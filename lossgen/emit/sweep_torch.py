@@ -160,6 +160,10 @@ class TorchSweep:
 
     def _moment(self, moment: Moment) -> str:
         i, parts = moment.form, []
+        if moment.rest:
+            small = f"torch.where(e{i} == 1.0, 0.0, e{i}).sum(1, keepdim=True)"
+            ties = f"((e{i} == 1.0).sum(1, keepdim=True) - 1)"
+            return f"({small} + {ties}).clamp_min(0.0)"
         if moment.kappa != 0:
             count = whole(moment.kappa)
             exponential = f"torch.exp({self._printer(moment.kappa, 2)} * u{i})"
@@ -182,11 +186,17 @@ class TorchSweep:
 
     def _selects(self, names: set[str]) -> list[str]:
         cols = "torch.arange(x.shape[1], device=x.device)"
-        return [
-            f"{m.select} = ({cols} == index{k}).to(x.dtype)"
-            for k, m in enumerate(self.model.maxes)
-            if m.select.name in names
-        ]
+        lines = []
+        for k, largest in enumerate(self.model.maxes):
+            if largest.select.name in names:
+                lines.append(f"{largest.select} = ({cols} == index{k}).to(x.dtype)")
+            if largest.rise.name in names:
+                i = largest.form
+                lines.append(
+                    f"{largest.rise} = torch.where({largest.select} > 0.0, "
+                    f"-el.expm1(-top{i}), -p{i})"
+                )
+        return lines
 
     # ------------------------------------------------------------------ gradient
     def gradient(self) -> list[str]:
@@ -240,7 +250,7 @@ class TorchSweep:
     def _is_tile(self, expr: Expr) -> bool:
         names = {s.name for s in expr.free_symbols}
         tiles = {f"{k}{f.index}" for f in self.model.forms for k in ("p", "r", "logp")}
-        tiles |= {m.select.name for m in self.model.plan.stable.maxes}
+        tiles |= {s.name for m in self.model.maxes for s in (m.select, m.rise)}
         tiles |= {"x", *self.model.streams, *(c.symbol.name for c in self.model.centres)}
         return bool(names & tiles)
 

@@ -138,6 +138,13 @@ def _moments(sweep: Sweep, printer: Printer) -> list[str]:
         lines += assignments(targets, printer)
     for moment in sweep.moments:
         body = _integrand(moment, printer)
+        if moment.rest:
+            i = moment.form
+            lines.append(
+                f"{moment.name} = tl.maximum(tl.sum(tl.where(e{i} == 1.0, 0.0, e{i})) + "
+                f"(tl.sum(tl.where(e{i} == 1.0, 1.0, 0.0)) - 1.0), 0.0)"
+            )
+            continue
         if moment.form is None:
             body = f"v{plain.index(moment)}" if sweep.level > 1 else body
             body = f"tl.where(valid, {body}, 0.0)"
@@ -185,6 +192,9 @@ def merge(sweep: Sweep) -> list[str]:
         lines += _merge_pivot(sweep, printer)
     for moment in sweep.moments:
         text = " + ".join(_rescaled(sweep, moment, side, printer) for side in "ab")
+        if moment.rest:  # the smaller maximum of two joins what is beside the larger
+            both = f"(m{moment.form}_a > {_EMPTY}) & (m{moment.form}_b > {_EMPTY})"
+            text += f" + tl.where({both}, tl.minimum(k{moment.form}_a, k{moment.form}_b), 0.0)"
         if sweep.carries_pivot and moment.form is not None:
             text += f" + {_joining(moment, printer)}"
         lines.append(f"{moment.name} = {text}")
@@ -270,7 +280,7 @@ def _rescaled(sweep: Sweep, moment: Moment, side: str, printer: Printer) -> str:
     moves = sweep.carries_pivot and moment.centre is not None
     for power in range(n, -1, -1):
         scale = [str(float(comb(n, power)))] if comb(n, power) > 1 else []
-        name = f"{sweep.model.lower(moment, power)}_{side}"
+        name = f"{moment.name if moment.rest else sweep.model.lower(moment, power)}_{side}"
         if moves:  # the loser's centre moves by c_lost - c_y
             still = f"{sweep.model.lower(moment, power, centred=False)}_{side}"
             gone = "first" if side == "b" else "~first"
@@ -281,7 +291,10 @@ def _rescaled(sweep: Sweep, moment: Moment, side: str, printer: Printer) -> str:
     factor = _factor(moment, d, f"k{i}_{side}", printer)
     if not factor:
         return total
-    return f"{factor} * ({total})" if n else f"{factor} * {total}"
+    product = f"{factor} * ({total})" if n else f"{factor} * {total}"
+    if moment.weight == 1 and moment.centre is None:
+        return product
+    return f"tl.where(k{i}_{side} > 0.0, {product}, 0.0)"  # weights may be infinite
 
 
 # ---------------------------------------------------------------------------- gradient
@@ -311,6 +324,9 @@ def gradient(model: RowModel) -> list[str]:
     for k, largest in enumerate(model.maxes):
         if largest.select.name in names:
             lines.append(f"{largest.select} = tl.where(cols == index{k}, 1.0, 0.0)")
+        if largest.rise.name in names:
+            i, at = largest.form, f"cols == index{k}"
+            lines.append(f"{largest.rise} = tl.where({at}, -dl.expm1(-top{i}), -p{i})")
     lines += deltas(model, names, printer, "tl.where")
     targets: list[tuple[str, Expr]] = []
     for entry in model.plan.gradients:

@@ -24,7 +24,7 @@ def check(stage: SymbolicLoss) -> None:
     raw_class = {*names.class_symbols, *(c.symbol for c in stage.centres)}
     statistics = {s.symbol for s in stage.sums}
     statistics |= {s for m in stage.maxes for s in (m.symbol, m.index)}
-    class_symbols = raw_class | {m.select for m in stage.maxes}
+    class_symbols = raw_class | {s for m in stage.maxes for s in (m.select, m.rise)}
     for form in stage.forms:
         statistics |= set(form.row_symbols)
         class_symbols |= set(form.class_symbols)

@@ -186,7 +186,7 @@ def rows_mpmath(program: GradedLoss, row: Row) -> tuple[list[Any], list[list[Any
             env |= {
                 form.z: z,
                 form.L: total,
-                form.lam: total - max((value(form.ell, tiles[j]) for j in others), default=low),
+                form.top: total - max((value(form.ell, tiles[j]) for j in others), default=low),
                 form.P: 1 / (1 + mp.exp(z)),
                 form.Q: 1 / (1 + mp.exp(-z)),
                 form.s: mp.log1p(mp.exp(z)),
@@ -208,6 +208,9 @@ def rows_mpmath(program: GradedLoss, row: Row) -> tuple[list[Any], list[list[Any
             env[largest.index] = number(max(first, 0))
             for j in tiles:
                 tiles[j][largest.select] = mp.mpf(int(j == first))
+                if largest.form is not None:
+                    p = mp.exp(tiles[j][program.forms[largest.form].logp])
+                    tiles[j][largest.rise] = tiles[j][largest.select] - p
     gradients = [
         [
             value(gradient.at_y)
@@ -302,7 +305,12 @@ def _maximum(
     first = int(np.argmax(values)) if values else 0
     env[largest.symbol] = np.float32(values[first] if values else -np.inf)
     env[largest.index] = np.float32(over[first] if over else 0)
-    tile[largest.select] = (np.array(others) == env[largest.index]).astype(np.float32)
+    chosen = np.array(others) == env[largest.index]
+    tile[largest.select] = chosen.astype(np.float32)
+    if largest.form is not None:
+        form = program.forms[largest.form]
+        beside = np.float32(-np.expm1(-env[form.top].astype(np.float64)))
+        tile[largest.rise] = np.where(chosen, beside, -np.exp(tile[form.logp]))
 
 
 def _softmax(
@@ -325,15 +333,27 @@ def _softmax(
     tile[form.logp] = np.maximum(t, np.float32(-1e18)) - lam
     tile[form.R] = np.exp(t) * (np.float32(0) if np.isneginf(log_a) else np.exp(-log_a))
     tile[Symbol(f"t{form.index}")] = t
-    tile[Symbol(f"la{form.index}")] = log_a
-    return {form.z: z, form.L: np.float32(scale * m + lam), form.lam: lam}
+    tile |= {Symbol(f"la{form.index}"): log_a, Symbol(f"lam{form.index}"): lam}
+    top = _top(np.exp(t).astype(np.float32), gap, z)
+    return {form.z: z, form.L: np.float32(scale * m + lam), form.top: top}
+
+
+def _top(exponentials: Array, gap: Any, z: Any) -> Any:
+    """L - m from what the other classes beside the largest hold."""
+    if not exponentials.any():
+        return np.float32(np.inf)
+    largest = exponentials == 1
+    rest = np.float32(exponentials[~largest].sum(dtype=np.float32) + (largest.sum() - 1))
+    if z > 0:
+        return np.float32(np.log1p(np.float32(rest + np.exp(np.float32(-gap)))))
+    return np.float32(np.float32(OPS["softplus"].numpy(z)) - gap)
 
 
 def _sum(entry: Sum, forms: tuple[Form, ...], env: Env, size: int) -> Any:
     if entry.form is None:
         return np.sum(np.broadcast_to(float32(entry.body, env), (size,)), dtype=np.float32)
     form = forms[entry.form]
-    t, lam = env[Symbol(f"t{form.index}")], env[form.lam]
+    t, lam = env[Symbol(f"t{form.index}")], env[Symbol(f"lam{form.index}")]
     if entry.others:
         lam = env[Symbol(f"la{form.index}")]
     kappa = float32(entry.kappa, env)

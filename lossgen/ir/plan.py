@@ -38,11 +38,13 @@ class Moment:
     weight: Expr
     centre: Symbol | None = None
     level: int = 1
+    rest: bool = False  # without the largest term: Σ exp(t) - 1, which loses nothing to the 1
 
     @property
     def kind(self) -> tuple[object, ...]:
         """What it accumulates."""
-        return (self.form, self.kappa, self.power, self.weight, self.centre, self.level)
+        own = (self.form, self.kappa, self.power, self.weight, self.centre)
+        return (*own, self.level, self.rest)
 
 
 @dataclass(frozen=True)
@@ -106,4 +108,4 @@ class KernelPlan:
 
 def _is_mass(moment: Moment) -> bool:
     """True for A = Σ exp(t), which belongs to the form's (m, log A) pair."""
-    return moment.form is not None and moment.kind[1:5] == (1, 0, 1, None)
+    return moment.form is not None and moment.kind[1:5] == (1, 0, 1, None) and not moment.rest

@@ -114,9 +114,9 @@ class Form:
         return self._row("r", positive=True)
 
     @cached_property
-    def lam(self) -> Symbol:
-        """L - max_{j≠y} l_j, which keeps the digits that L loses to an offset."""
-        return self._row("lam", nonnegative=True)
+    def top(self) -> Symbol:
+        """L - max_{j≠y} l_j = -log of the largest other probability, accurate where that is 1."""
+        return self._row("top", nonnegative=True)
 
     @cached_property
     def logp(self) -> Symbol:
@@ -132,7 +132,7 @@ class Form:
 
     @property
     def row_symbols(self) -> tuple[Symbol, ...]:
-        return (self.z, self.L, self.lam, self.P, self.Q, self.s, self.r)
+        return (self.z, self.L, self.top, self.P, self.Q, self.s, self.r)
 
 
 @dataclass(frozen=True)
@@ -197,6 +197,12 @@ class Max:
     body: Expr
     below: int | None = None
     level: int = 1
+    form: int | None = None  # the softmax whose exponent this is the maximum of
+
+    @property
+    def rise(self) -> Symbol:
+        """select - p_j of that softmax: 1 - p at the maximum itself, without the difference."""
+        return Symbol(f"rise{self.symbol.name.removeprefix('max')}", real=True)
 
 
 @dataclass(frozen=True)

@@ -138,8 +138,8 @@ class _Reverse:
             self.at_y[name] += cotangent * coupled
 
     def _pull_largest(self, form: Form) -> None:
-        """lam = L - scale·max of the base."""
-        cotangent, self.cotangents[form.lam] = self.cotangents[form.lam], Integer(0)
+        """top = L - scale·max of the base."""
+        cotangent, self.cotangents[form.top] = self.cotangents[form.top], Integer(0)
         if cotangent == 0:
             return
         self.cotangents[form.L] += cotangent
@@ -212,6 +212,13 @@ def _collect(
             if reduced is not None:
                 del by_basis[basis]
                 add(reduced, basis.xreplace({form.R: p}))
+    for entry in built.maxes:  # a·p + b·select  →  (a + b)·p + b·(select - p)
+        p = exp(built.forms[entry.form].logp) if entry.form is not None else Integer(0)
+        for basis in [b for b in by_basis if p in b.args or p == b]:
+            chosen = basis / p * entry.select
+            if p != 0 and chosen in by_basis:
+                add(by_basis[chosen], basis)
+                add(by_basis.pop(chosen), chosen.xreplace({entry.select: entry.rise}))
     result: dict[Expr, Expr] = {}
     for basis in sorted(by_basis, key=str):
         coefficient = tidy(by_basis[basis], built.forms, parameters)

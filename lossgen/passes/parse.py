@@ -16,8 +16,8 @@ from typing import Any, TypeAlias
 from sympy import Add, Expr, Integer, Rational, Symbol, exp, expand, log, oo, pi, sqrt
 
 from lossgen.errors import CompileError, LossgenError
-from lossgen.ir.ops import OPS, absf, compare, log_sigmoid, maximum, sgn
-from lossgen.ir.piecewise import eq, lt, minimum, where
+from lossgen.ir.ops import OPS, absf, compare, log_sigmoid, sgn
+from lossgen.ir.piecewise import eq, lt, where
 from lossgen.ir.stages import Cls, Form, Max, Pivot, SymbolicLoss, Vocabulary
 from lossgen.passes.algebra import complement
 from lossgen.passes.reductions import Reductions
@@ -310,19 +310,22 @@ class _Pairs:
         second = self.built.maximum(inner.o, self.built.maxes.index(first))
         if others or self.built.pivot is not Pivot.TARGET:
             return outer(second)
-        return maximum(outer(second), minimum(outer(first), value.y))
+        at_y = self.built.vocabulary.index[1]
+        behind = where(_beats(inner.y, at_y, second), value.y, outer(second))
+        return where(_beats(inner.y, at_y, first), outer(first), behind)
 
     def _largest(self, value: Value, others: bool) -> tuple[Expr, Expr]:
         """(value, index) of the first largest entry."""
         assert isinstance(value, Cls)
         outer, inner = self._monotone(value)
-        entry = self.built.maximum(inner.o)
+        target = self.built.pivot is Pivot.TARGET
+        owner = next((f.index for f in self.built.forms if f.base == inner.o and target), None)
+        entry = self.built.maximum(inner.o, form=owner)
         if others or self.built.pivot is not Pivot.TARGET:
             return outer(entry), entry.index
         at_y = self.built.vocabulary.index[1]
-        later = where(lt(inner.y, entry.symbol), entry.index, at_y)
-        index = where(eq(inner.y, entry.symbol), minimum(entry.index, at_y), later)
-        return maximum(outer(entry), value.y), index
+        wins = _beats(inner.y, at_y, entry)
+        return where(wins, value.y, outer(entry)), where(wins, at_y, entry.index)
 
     def _monotone(self, value: Cls) -> tuple[Callable[[Max], Expr], Cls]:
         """Write an increasing function of a class vector as (outer, inner): softmax of x as
@@ -330,17 +333,23 @@ class _Pairs:
         for form in self.built.forms:
             logarithm = value.o == form.logp
             if logarithm or value.o == exp(form.logp):
-                raw = Cls(form.base, form.base_y)
+                raw = Cls(form.base, form.base_y + form.shift_y / form.scale)
                 return partial(_largest_of, form, logarithm, self.built.pivot), raw
         constant, _ = value.o.as_independent(*self.built.class_symbols(), as_Add=True)
         return (lambda m: m.symbol + constant), Cls(value.o - constant, value.y - constant)
+
+
+def _beats(value: Expr, index: Expr, entry: Max) -> Expr:
+    """1 where ``value`` at class ``index`` comes before the maximum: larger, or equal and first."""
+    tie = eq(value, entry.symbol) * lt(index, entry.index)
+    return lt(entry.symbol, value) + tie
 
 
 def _largest_of(form: Form, logarithm: bool, pivot: Pivot, entry: Max) -> Expr:
     """max of logp, or of p: the largest l_j is the running maximum of the softmax."""
     best = form.scale * entry.symbol - form.L
     if entry.below is None and pivot is Pivot.TARGET:
-        best = -form.lam
+        best = -form.top
     elif entry.below is None and form.index == 0:
         best = -form.s  # the pivot is the largest
     return best if logarithm else exp(best)

@@ -56,7 +56,7 @@ class Reductions:
         found: set[Symbol] = set(self.vocabulary.class_symbols)
         for form in self.forms:
             found.update(form.class_symbols)
-        found.update(m.select for m in self.maxes)
+        found.update(s for m in self.maxes for s in (m.select, m.rise))
         found.update(c.symbol for c in self.centres)
         return found | {t for live, t in self._twins.items() if live in found}
 
@@ -64,7 +64,8 @@ class Reductions:
         """Every symbol that is known only after a sweep, and which."""
         found: dict[Symbol, int] = {s.symbol: s.level for s in self.sums}
         for entry in self.maxes:
-            found |= dict.fromkeys((entry.symbol, entry.select, entry.index), entry.level)
+            own = (entry.symbol, entry.select, entry.index, entry.rise)
+            found |= dict.fromkeys(own, entry.level)
         for form in self.forms:
             found |= dict.fromkeys((*form.row_symbols, *form.class_symbols), form.level)
         return found | {t: found[live] for live, t in self._twins.items() if live in found}
@@ -155,10 +156,10 @@ class Reductions:
         self.centres.append(Centre(symbol, expr, expr_y, factor))
         return symbol
 
-    def maximum(self, body: Expr, below: int | None = None) -> Max:
+    def maximum(self, body: Expr, below: int | None = None, form: int | None = None) -> Max:
         """The largest of ``body``, or of what statistic ``below`` leaves."""
         for entry in self.maxes:
-            if (entry.body, entry.below) == (body, below):
+            if (entry.body, entry.below, entry.form) == (body, below, form):
                 return entry
         k = len(self.maxes)
         entry = Max(
@@ -168,6 +169,7 @@ class Reductions:
             body,
             below,
             self.level(body) + 1,
+            form,
         )
         self.maxes.append(entry)
         return entry

@@ -26,11 +26,15 @@ def schedule(stable: StableLoss) -> KernelPlan:
     coefficients, gradients = _coefficients(stable)
     needed = {s for c in coefficients for s in c.expr.free_symbols}
     needed = needed.union(*(g.expr.free_symbols | g.at_y.free_symbols for g in gradients))
+    for largest in stable.maxes:
+        if largest.form is not None and largest.rise in needed:
+            owner = stable.forms[largest.form]
+            needed |= {owner.top, owner.logp, largest.select}
     wanted = needed.union(*(e.free_symbols for e in stable.results))
     live = _live(stable, wanted)
     return KernelPlan(
         stable=stable,
-        moments=_moments(stable.forms, live),
+        moments=_moments(stable.forms, live, wanted),
         saved=_saved(stable, needed),
         sums=live,
         coefficients=coefficients,
@@ -69,9 +73,16 @@ def _refuse_pivot() -> None:
     )
 
 
-def _moments(forms: tuple[Form, ...], sums: tuple[Sum, ...]) -> tuple[Moment, ...]:
+def _moments(
+    forms: tuple[Form, ...], sums: tuple[Sum, ...], wanted: set[Symbol]
+) -> tuple[Moment, ...]:
     found = [
         Moment(f"a{f.index}", f.index, Integer(1), 0, Integer(1), level=f.level) for f in forms
+    ]
+    tops = [f for f in forms if f.top in wanted]
+    found += [
+        Moment(f"rest{f.index}", f.index, Integer(1), 0, Integer(1), level=f.level, rest=True)
+        for f in tops
     ]
     known = {m.kind for m in found}
     for entry in sums:
@@ -79,7 +90,7 @@ def _moments(forms: tuple[Form, ...], sums: tuple[Sum, ...]) -> tuple[Moment, ..
         for centre in centres:
             for power in range(entry.power + 1):
                 moment = Moment(
-                    f"b{len(found) - len(forms)}",
+                    f"b{len(found) - len(forms) - len(tops)}",
                     entry.form,
                     entry.kappa,
                     power,
@@ -96,8 +107,9 @@ def _moments(forms: tuple[Form, ...], sums: tuple[Sum, ...]) -> tuple[Moment, ..
 def _saved(stable: StableLoss, needed: set[Symbol]) -> tuple[str, ...]:
     names: list[str] = []
     for form in stable.forms:
-        if needed & {form.z, form.L, *form.class_symbols}:
+        if needed & {form.z, form.L, form.top, *form.class_symbols}:
             names += [f"m{form.index}", f"la{form.index}"]
+            names += [f"rest{form.index}"] if form.top in needed else []
             needed = needed | form.ell.free_symbols | form.ell_y.free_symbols
     if stable.pivot is Pivot.ARGMAX:
         names.append("pivot")
