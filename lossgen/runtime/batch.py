@@ -20,6 +20,15 @@ def unit_stride(rows: Tensor) -> Tensor:
     return rows if rows.stride(-1) == 1 or rows.shape[-1] == 1 else rows.contiguous()
 
 
+def _addresses(tensor: Tensor) -> tuple[int, int]:
+    """From the first element to the end of the last."""
+    start = tensor.data_ptr()
+    if not tensor.numel():
+        return start, start
+    last = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
+    return start, start + (1 + last) * tensor.element_size()
+
+
 @dataclass(frozen=True)
 class Batch:
     """Rows of one call: everything [N, V] has class stride 1."""
@@ -56,9 +65,14 @@ class Batch:
 
     @property
     def disjoint(self) -> bool:
-        """Does each logit have memory of its own? Not if rows are expanded."""
+        """Does each logit have memory of its own? Not if rows are expanded, or if another
+        argument is a view of the logits."""
         rows, classes = self.logits.shape
-        return rows < 2 or self.logits.stride(0) >= classes
+        if rows > 1 and self.logits.stride(0) < classes:
+            return False
+        first, end = _addresses(self.logits)
+        others = (_addresses(tensor) for tensor in (*self.streams, *self.inputs))
+        return all(stop <= first or end <= start for start, stop in others)
 
     def of(self, logits: Tensor, streams: tuple[Tensor, ...]) -> Batch:
         """The same call with other tensors: autograd hands back its own."""

@@ -16,13 +16,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
+import pytest
 import torch
 from torch import Tensor
 
 import lossgen.runtime as rt
 from lossgen.runtime import device as dl
+from lossgen.runtime import launch
 from lossgen.runtime.device import tl
 
 # mypy: ignore-errors
@@ -341,3 +345,56 @@ def reference_moments(logits: Tensor, score: Tensor) -> Moments:
     p = logits.softmax(-1)
     mean = (p * score).sum(-1)
     return Moments(mean, (p * (score - mean[..., None]) ** 2).sum(-1))
+
+
+# ---------------------------------------------------------------------------- for tests
+def draw(n: int = 6, classes: int = 11, seed: int = 0) -> dict[str, Tensor]:
+    """x logits, y target, t teacher, c cost, s one number per row."""
+    g = torch.Generator().manual_seed(seed)
+    x, t = (2 * torch.randn(n, classes, generator=g) for _ in range(2))
+    y, c = torch.randint(classes, (n,), generator=g), torch.rand(n, classes, generator=g)
+    return {"x": x, "y": y, "t": t, "c": c, "s": 0.5 + torch.rand(n, generator=g)}
+
+
+def call(f: Callable[..., Tensor], a: dict[str, Tensor], **options: object) -> Tensor:
+    return f(a["x"], a["y"], a["t"], a["c"], scale=a["s"], **options)
+
+
+def leaves(a: dict[str, Tensor], want: tuple[str, ...], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Copies, floating point as ``dtype``, of which ``want`` require a gradient."""
+    moved = {k: v.clone() if k == "y" else v.detach().to(dtype, copy=True) for k, v in a.items()}
+    return {k: v.requires_grad_(k in want) for k, v in moved.items()}
+
+
+def close(a: Tensor, b: Tensor, rtol: float = 2e-5) -> None:
+    torch.testing.assert_close(a.double(), b.double(), rtol=rtol, atol=rtol * 0.2, equal_nan=True)
+
+
+class Spy:
+    """Records a kernel's grid and compile-time arguments, and launches it."""
+
+    def __init__(self, kernel: object, seen: list[dict[str, object]]) -> None:
+        self.kernel, self.seen = kernel, seen
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+        def run(*args: object, **constants: object) -> None:
+            self.seen.append({"grid": grid, **constants})
+            self.kernel[grid](*args, **constants)
+
+        return run
+
+
+def spy(monkeypatch: pytest.MonkeyPatch, loss: rt.RowLoss, role: str) -> list[dict[str, object]]:
+    """What the launches of one kernel of ``loss`` were given, from now on."""
+    seen: list[dict[str, object]] = []
+    (variant,) = loss.variants
+    kernel = Spy(getattr(variant, f"{role}_kernel"), seen)
+    monkeypatch.setitem(vars(loss), "variants", (replace(variant, **{f"{role}_kernel": kernel}),))
+    return seen
+
+
+def small_tiles(monkeypatch: pytest.MonkeyPatch, processors: int) -> None:
+    """Tiles of 16 classes; several programs per row where there are more processors than rows."""
+    monkeypatch.setattr(launch, "_processors", lambda _: processors)
+    monkeypatch.setattr(launch, "_LARGEST_TILE", dict.fromkeys(launch.ROLES, 16))
+    monkeypatch.setattr(launch, "_ONE_TILE", 0)
