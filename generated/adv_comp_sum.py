@@ -4,10 +4,10 @@
 # rebuild: lossgen build specs/adv_comp_sum.yaml
 #
 # formula: ((1 + sum(exp(margins / rho), over=others))**(1 - tau) - 1) / (1 - tau) + nu * norm(moved - margins)
-# statistics: 4
+# statistics: 3
 # sweeps: 1
-# saved: m0, la0, T0, T1, T2
-# certificate: loss <= 0.2, gradient <= 2.2 (1 + kappa) ulp at 56 points
+# saved: m0, la0, T0, T1
+# certificate: loss <= 0.1, gradient <= 0.1 (1 + kappa) ulp at 56 points
 """Smooth adversarial comp-sum loss.
 
 Mao, Mohri, Zhong 2023, arXiv:2304.07288
@@ -31,19 +31,17 @@ __all__ = ["AdvCompSumLoss", "adv_comp_sum_loss"]
 # ======================================================================================
 # Smooth adversarial comp-sum loss
 #   loss     = sqrt(T0)*nu - expm1div(-softplus(z0), tau - 1)
-#   c0       = nu*(adversarial_x_y - x_y)/sqrt(T0)
-#   c1       = -nu/sqrt(T0)
-#   c2       = exp(-(tau - 1)*softplus(z0))/rho
-#   c3       = nu*(-adversarial_x_y + x_y)/sqrt(T0)
-#   dloss/dx = c0 + c1*(adversarial_x - x) + c2*exp(logp0)
-#   dloss/dx_y = -exp(-(tau - 1)*softplus(z0))*sigmoid(z0)/rho + T1*nu/(2*sqrt(T0))
-#   dloss/dadversarial_x = -c1*(adversarial_x - x) + c3
-#   dloss/dadversarial_x_y = T2*nu/(2*sqrt(T0))
+#   c0       = -nu/sqrt(T0)
+#   c1       = exp(-(tau - 1)*softplus(z0))/rho
+#   dloss/dx = c0*delta0 + c1*exp(logp0)
+#   dloss/dx_y = -exp(-(tau - 1)*softplus(z0))*sigmoid(z0)/rho + T1*nu/sqrt(T0)
+#   dloss/dadversarial_x = -c0*delta0
+#   dloss/dadversarial_x_y = -T1*nu/sqrt(T0)
+#   delta0 = adversarial_x - adversarial_x_y - x + x_y
 #   with l0_j = x/rho, z0 = logsumexp_(j != y) l0_j - l0_y, R0_j = exp(l0_j - logsumexp_(j != y)
 #       l0_j)
-#   T0 = sum_(j != y) (adversarial_x - adversarial_x_y - x + x_y)**2
-#   T1 = sum_(j != y) 2*adversarial_x - 2*adversarial_x_y - 2*x + 2*x_y
-#   T2 = sum_(j != y) -2*adversarial_x + 2*adversarial_x_y + 2*x - 2*x_y
+#   T0 = sum_(j != y) delta0**2
+#   T1 = sum_(j != y) delta0
 # ======================================================================================
 
 
@@ -52,30 +50,24 @@ def _lift(cols, inside, y, x, adversarial_x, x_y, adversarial_x_y, tau, rho, nu)
     # State of one tile, relative to the tile's own maximum: M = sum of w * exp(kappa * t) * t^n
     # with t = l - m, over the classes other than the target.
     valid = inside & (cols != y)
+    near_delta0 = adversarial_x_y - x_y
+    far_delta0 = (near_delta0 > 1.0) | (near_delta0 < -1.0)
+    off0_delta0 = tl.where(far_delta0, adversarial_x_y, 0.0)
+    off1_delta0 = tl.where(far_delta0, -x_y, 0.0)
+    near_delta0 = tl.where(far_delta0, 0.0, near_delta0)
+    delta0 = (adversarial_x - off0_delta0) + (-x - off1_delta0) - near_delta0
     l0 = tl.where(valid, x, float("-inf"))
     m0 = tl.max(l0)
     t0 = 1.0 / rho * (l0 - tl.where(m0 == float("-inf"), 0.0, m0))
     e0 = tl.exp(t0)
     a0 = tl.sum(e0)
-    b0 = tl.sum(
-        tl.where(
-            valid,
-            ((x_y - x) + adversarial_x - adversarial_x_y)
-            * ((x_y - x) + adversarial_x - adversarial_x_y),
-            0.0,
-        )
-    )
-    b1 = tl.sum(
-        tl.where(valid, ((2.0 * x_y - 2.0 * x) + 2.0 * adversarial_x - 2.0 * adversarial_x_y), 0.0)
-    )
-    b2 = tl.sum(
-        tl.where(valid, ((2.0 * adversarial_x_y - 2.0 * adversarial_x) + 2.0 * x - 2.0 * x_y), 0.0)
-    )
-    return m0, a0, b0, b1, b2
+    b0 = tl.sum(tl.where(valid, delta0 * delta0, 0.0))
+    b1 = tl.sum(tl.where(valid, delta0, 0.0))
+    return m0, a0, b0, b1
 
 
 @dl.jit
-def _merge(rho, m0_a, a0_a, b0_a, b1_a, b2_a, m0_b, a0_b, b0_b, b1_b, b2_b):
+def _merge(rho, m0_a, a0_a, b0_a, b1_a, m0_b, a0_b, b0_b, b1_b):
     # Two states as one: m = max(m_a, m_b), d = m_side - m, M = sum of exp(kappa * d) * shifted M_side.
     m0 = tl.maximum(m0_a, m0_b)
     d0_a = tl.where((m0_a == m0) | (m0_a == float("-inf")), 0.0, 1.0 / rho * (m0_a - m0))
@@ -85,8 +77,7 @@ def _merge(rho, m0_a, a0_a, b0_a, b1_a, b2_a, m0_b, a0_b, b0_b, b1_b, b2_b):
     a0 = k0_a * a0_a + k0_b * a0_b
     b0 = b0_a + b0_b
     b1 = b1_a + b1_b
-    b2 = b2_a + b2_b
-    return m0, a0, b0, b1, b2
+    return m0, a0, b0, b1
 
 
 @dl.jit
@@ -109,50 +100,45 @@ def _sweep(
     a0 = tl.full((), 0.0, tl.float32)
     b0 = tl.full((), 0.0, tl.float32)
     b1 = tl.full((), 0.0, tl.float32)
-    b2 = tl.full((), 0.0, tl.float32)
     for first_col in range(start, stop, BLOCK):
         cols = first_col + tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
         adversarial_x = tl.load(adversarial_x_base + cols, mask=inside, other=0.0).to(tl.float32)
-        m0_b, a0_b, b0_b, b1_b, b2_b = _lift(
+        m0_b, a0_b, b0_b, b1_b = _lift(
             cols, inside, y, x, adversarial_x, x_y, adversarial_x_y, tau, rho, nu
         )
-        m0, a0, b0, b1, b2 = _merge(rho, m0, a0, b0, b1, b2, m0_b, a0_b, b0_b, b1_b, b2_b)
-    return m0, a0, b0, b1, b2
+        m0, a0, b0, b1 = _merge(rho, m0, a0, b0, b1, m0_b, a0_b, b0_b, b1_b)
+    return m0, a0, b0, b1
 
 
 @dl.jit
-def _finish(x_y, adversarial_x_y, tau, rho, nu, m0, a0, b0, b1, b2):
+def _finish(x_y, adversarial_x_y, tau, rho, nu, m0, a0, b0, b1):
     # From the merged state to the results of the row, and the statistics that the gradient reads.
     la0 = dl.log_accurate(a0)
     ly0 = x_y
     z0 = 1.0 / rho * (m0 - ly0) + la0
     T0 = b0
     T1 = b1
-    T2 = b2
     loss = nu * dl.sqrt(T0) - dl.expm1div(-dl.softplus(z0), tau - 1.0)
-    return loss, la0, T0, T1, T2
+    return loss, la0, T0, T1
 
 
 @dl.jit
-def _coefficients(x_y, adversarial_x_y, tau, rho, nu, m0, la0, T0, T1, T2):
+def _coefficients(x_y, adversarial_x_y, tau, rho, nu, m0, la0, T0, T1):
     # Row scalars of the gradient.
     ly0 = x_y
     z0 = 1.0 / rho * (m0 - ly0) + la0
     lam0 = tl.where(z0 > 0.0, la0 + dl.softplus(-z0), dl.softplus(z0) - (1.0 / rho * (m0 - ly0)))
-    w0 = adversarial_x_y - x_y
-    w1 = dl.safe_rsqrt(T0)
-    w2 = w1 * nu
-    w3 = dl.exp_accurate(-(tau - 1.0) * dl.softplus(z0)) / rho
-    c0 = w0 * w2
-    c1 = -w2
-    c2 = w3
-    c3 = -w0 * w2
-    grad_x_y = 0.5 * T1 * w1 * nu - w3 * dl.sigmoid(z0)
-    grad_adversarial_x_y = 0.5 * T2 * w2
+    w0 = nu * dl.safe_rsqrt(T0)
+    w1 = dl.exp_accurate(-(tau - 1.0) * dl.softplus(z0)) / rho
+    w2 = -T1 * w0
+    c0 = -w0
+    c1 = w1
+    grad_x_y = -w1 * dl.sigmoid(z0) - w2
+    grad_adversarial_x_y = w2
     pinv0 = dl.exp_accurate(-lam0)
-    return c0, c1, c2, c3, grad_x_y, grad_adversarial_x_y, m0, pinv0
+    return c0, c1, grad_x_y, grad_adversarial_x_y, m0, pinv0
 
 
 @dl.jit
@@ -168,8 +154,6 @@ def _gradient(
     nu,
     c0,
     c1,
-    c2,
-    c3,
     grad_x_y,
     grad_adversarial_x_y,
     m0,
@@ -179,9 +163,15 @@ def _gradient(
     t0 = 1.0 / rho * (x - m0)
     e0 = tl.exp(t0)
     p0 = e0 * pinv0
-    w0 = c1 * (adversarial_x - x)
-    grad_x = c0 + c2 * p0 + w0
-    grad_adversarial_x = c3 - w0
+    near_delta0 = adversarial_x_y - x_y
+    far_delta0 = (near_delta0 > 1.0) | (near_delta0 < -1.0)
+    off0_delta0 = tl.where(far_delta0, adversarial_x_y, 0.0)
+    off1_delta0 = tl.where(far_delta0, -x_y, 0.0)
+    near_delta0 = tl.where(far_delta0, 0.0, near_delta0)
+    delta0 = (adversarial_x - off0_delta0) + (-x - off1_delta0) - near_delta0
+    w0 = c0 * delta0
+    grad_x = c1 * p0 + w0
+    grad_adversarial_x = -w0
     grad_x = tl.where(cols == y, grad_x_y, grad_x)
     grad_adversarial_x = tl.where(cols == y, grad_adversarial_x_y, grad_adversarial_x)
     return grad_x, grad_adversarial_x
@@ -226,7 +216,7 @@ def _forward_kernel(
     start = split * share
     stop = tl.minimum(start + share, n_classes)
     stop = tl.where(ignored, start, stop)  # ignored rows read nothing
-    m0, a0, b0, b1, b2 = _sweep(
+    m0, a0, b0, b1 = _sweep(
         base,
         adversarial_x_base,
         y,
@@ -242,21 +232,19 @@ def _forward_kernel(
     )
     if SPLITS == 1:
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-        loss_row, la0, T0, T1, T2 = _finish(x_y, adversarial_x_y, tau, rho, nu, m0, a0, b0, b1, b2)
+        loss_row, la0, T0, T1 = _finish(x_y, adversarial_x_y, tau, rho, nu, m0, a0, b0, b1)
         loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
         tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
         tl.store(saved + 0 * n_rows + row, m0)
         tl.store(saved + 1 * n_rows + row, la0)
         tl.store(saved + 2 * n_rows + row, T0)
         tl.store(saved + 3 * n_rows + row, T1)
-        tl.store(saved + 4 * n_rows + row, T2)
     else:
         at = split * n_rows + row
         tl.store(state + 0 * SPLITS * n_rows + at, m0)
         tl.store(state + 1 * SPLITS * n_rows + at, a0)
         tl.store(state + 2 * SPLITS * n_rows + at, b0)
         tl.store(state + 3 * SPLITS * n_rows + at, b1)
-        tl.store(state + 4 * SPLITS * n_rows + at, b2)
 
 
 @dl.jit
@@ -296,24 +284,21 @@ def _merge_kernel(
     a0 = tl.load(state + 1 * SPLITS * n_rows + row)
     b0 = tl.load(state + 2 * SPLITS * n_rows + row)
     b1 = tl.load(state + 3 * SPLITS * n_rows + row)
-    b2 = tl.load(state + 4 * SPLITS * n_rows + row)
     for split in range(1, SPLITS):
         at = split * n_rows + row
         m0_b = tl.load(state + 0 * SPLITS * n_rows + at)
         a0_b = tl.load(state + 1 * SPLITS * n_rows + at)
         b0_b = tl.load(state + 2 * SPLITS * n_rows + at)
         b1_b = tl.load(state + 3 * SPLITS * n_rows + at)
-        b2_b = tl.load(state + 4 * SPLITS * n_rows + at)
-        m0, a0, b0, b1, b2 = _merge(rho, m0, a0, b0, b1, b2, m0_b, a0_b, b0_b, b1_b, b2_b)
+        m0, a0, b0, b1 = _merge(rho, m0, a0, b0, b1, m0_b, a0_b, b0_b, b1_b)
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0, T0, T1, T2 = _finish(x_y, adversarial_x_y, tau, rho, nu, m0, a0, b0, b1, b2)
+    loss_row, la0, T0, T1 = _finish(x_y, adversarial_x_y, tau, rho, nu, m0, a0, b0, b1)
     loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
     tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
     tl.store(saved + 0 * n_rows + row, m0)
     tl.store(saved + 1 * n_rows + row, la0)
     tl.store(saved + 2 * n_rows + row, T0)
     tl.store(saved + 3 * n_rows + row, T1)
-    tl.store(saved + 4 * n_rows + row, T2)
 
 
 @dl.jit
@@ -359,9 +344,8 @@ def _backward_kernel(
     la0 = tl.load(saved + 1 * n_rows + row)
     T0 = tl.load(saved + 2 * n_rows + row)
     T1 = tl.load(saved + 3 * n_rows + row)
-    T2 = tl.load(saved + 4 * n_rows + row)
-    c0, c1, c2, c3, grad_x_y, grad_adversarial_x_y, m0, pinv0 = _coefficients(
-        x_y, adversarial_x_y, tau, rho, nu, m0, la0, T0, T1, T2
+    c0, c1, grad_x_y, grad_adversarial_x_y, m0, pinv0 = _coefficients(
+        x_y, adversarial_x_y, tau, rho, nu, m0, la0, T0, T1
     )
     cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = cols < n_classes
@@ -381,8 +365,6 @@ def _backward_kernel(
         nu,
         c0,
         c1,
-        c2,
-        c3,
         grad_x_y,
         grad_adversarial_x_y,
         m0,
@@ -448,13 +430,13 @@ def _fused_kernel(
         adversarial_x = tl.load(adversarial_x_base + cols, mask=inside & ~ignored, other=0.0).to(
             tl.float32
         )
-        m0, a0, b0, b1, b2 = _lift(
+        m0, a0, b0, b1 = _lift(
             cols, inside, y, x, adversarial_x, x_y, adversarial_x_y, tau, rho, nu
         )
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
     else:
         stop = tl.where(ignored, 0, n_classes)
-        m0, a0, b0, b1, b2 = _sweep(
+        m0, a0, b0, b1 = _sweep(
             base,
             adversarial_x_base,
             y,
@@ -469,11 +451,11 @@ def _fused_kernel(
             BLOCK,
         )
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0, T0, T1, T2 = _finish(x_y, adversarial_x_y, tau, rho, nu, m0, a0, b0, b1, b2)
+    loss_row, la0, T0, T1 = _finish(x_y, adversarial_x_y, tau, rho, nu, m0, a0, b0, b1)
     loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
     tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
-    c0, c1, c2, c3, grad_x_y, grad_adversarial_x_y, m0, pinv0 = _coefficients(
-        x_y, adversarial_x_y, tau, rho, nu, m0, la0, T0, T1, T2
+    c0, c1, grad_x_y, grad_adversarial_x_y, m0, pinv0 = _coefficients(
+        x_y, adversarial_x_y, tau, rho, nu, m0, la0, T0, T1
     )
     if ONE_TILE:
         grad_x, grad_adversarial_x = _gradient(
@@ -488,8 +470,6 @@ def _fused_kernel(
             nu,
             c0,
             c1,
-            c2,
-            c3,
             grad_x_y,
             grad_adversarial_x_y,
             m0,
@@ -527,8 +507,6 @@ def _fused_kernel(
                 nu,
                 c0,
                 c1,
-                c2,
-                c3,
                 grad_x_y,
                 grad_adversarial_x_y,
                 m0,
@@ -553,25 +531,15 @@ def _torch_forward(x, y, adversarial_x, tau, rho, nu):
     """Loss [rows, outputs] and saved statistics [n_saved, rows] of a chunk of whole rows."""
     x_y = x.gather(1, y)
     adversarial_x_y = adversarial_x.gather(1, y)
-    b0 = (
-        (
-            ((x_y - x) + adversarial_x - adversarial_x_y)
-            * ((x_y - x) + adversarial_x - adversarial_x_y)
-        )
-        .scatter_(1, y, 0.0)
-        .sum(1, keepdim=True)
-    )
-    b1 = (
-        ((2.0 * x_y - 2.0 * x) + 2.0 * adversarial_x - 2.0 * adversarial_x_y)
-        .scatter_(1, y, 0.0)
-        .sum(1, keepdim=True)
-    )
-    b2 = (
-        ((2.0 * adversarial_x_y - 2.0 * adversarial_x) + 2.0 * x - 2.0 * x_y)
-        .scatter_(1, y, 0.0)
-        .sum(1, keepdim=True)
-    )
-    l0 = x.scatter_(1, y, float("-inf"))
+    near_delta0 = adversarial_x_y - x_y
+    far_delta0 = (near_delta0 > 1.0) | (near_delta0 < -1.0)
+    off0_delta0 = torch.where(far_delta0, adversarial_x_y, 0.0)
+    off1_delta0 = torch.where(far_delta0, -x_y, 0.0)
+    near_delta0 = torch.where(far_delta0, 0.0, near_delta0)
+    delta0 = (adversarial_x - off0_delta0) + (-x - off1_delta0) - near_delta0
+    b0 = (delta0 * delta0 + torch.zeros_like(x)).scatter_(1, y, 0.0).sum(1, keepdim=True)
+    b1 = (delta0 + torch.zeros_like(x)).scatter_(1, y, 0.0).sum(1, keepdim=True)
+    l0 = x.scatter(1, y, float("-inf"))
     m0 = l0.amax(1, keepdim=True)
     m0 = torch.where(m0 == float("-inf"), 0.0, m0)
     t0 = l0.sub_(m0).mul_(1.0 / rho)
@@ -582,11 +550,8 @@ def _torch_forward(x, y, adversarial_x, tau, rho, nu):
     z0 = 1.0 / rho * (m0 - ly0) + la0
     T0 = b0
     T1 = b1
-    T2 = b2
     loss = nu * el.sqrt(T0) - el.expm1div(-el.softplus(z0), tau - 1.0)
-    return loss, torch.cat(
-        [m0.to(x.dtype), la0.to(x.dtype), T0.to(x.dtype), T1.to(x.dtype), T2.to(x.dtype)], 1
-    ).t()
+    return loss, torch.cat([m0.to(x.dtype), la0.to(x.dtype), T0.to(x.dtype), T1.to(x.dtype)], 1).t()
 
 
 def _torch_backward(x, y, adversarial_x, tau, rho, nu, saved, g):
@@ -595,29 +560,31 @@ def _torch_backward(x, y, adversarial_x, tau, rho, nu, saved, g):
     la0 = saved[1].unsqueeze(1)
     T0 = saved[2].unsqueeze(1)
     T1 = saved[3].unsqueeze(1)
-    T2 = saved[4].unsqueeze(1)
     x_y = x.gather(1, y)
     adversarial_x_y = adversarial_x.gather(1, y)
     ly0 = x_y
     z0 = 1.0 / rho * (m0 - ly0) + la0
     lam0 = torch.where(z0 > 0.0, la0 + el.softplus(-z0), el.softplus(z0) - (1.0 / rho * (m0 - ly0)))
-    w0 = adversarial_x_y - x_y
-    w1 = el.safe_rsqrt(T0)
-    w2 = w1 * nu
-    w3 = el.exp(-(tau - 1.0) * el.softplus(z0)) / rho
-    c0 = w0 * w2
-    c1 = -w2
-    c2 = w3
-    c3 = -w0 * w2
-    grad_x_y = 0.5 * T1 * w1 * nu - w3 * el.sigmoid(z0)
-    grad_adversarial_x_y = 0.5 * T2 * w2
+    w0 = nu * el.safe_rsqrt(T0)
+    w1 = el.exp(-(tau - 1.0) * el.softplus(z0)) / rho
+    w2 = -T1 * w0
+    c0 = -w0
+    c1 = w1
+    grad_x_y = -w1 * el.sigmoid(z0) - w2
+    grad_adversarial_x_y = w2
     pinv0 = el.exp(-lam0)
     t0 = 1.0 / rho * (x - m0)
     e0 = t0.exp_()
     p0 = e0 * pinv0
-    w0 = c1 * (adversarial_x - x)
-    grad_x = c0 + c2 * p0 + w0
-    grad_adversarial_x = c3 - w0
+    near_delta0 = adversarial_x_y - x_y
+    far_delta0 = (near_delta0 > 1.0) | (near_delta0 < -1.0)
+    off0_delta0 = torch.where(far_delta0, adversarial_x_y, 0.0)
+    off1_delta0 = torch.where(far_delta0, -x_y, 0.0)
+    near_delta0 = torch.where(far_delta0, 0.0, near_delta0)
+    delta0 = (adversarial_x - off0_delta0) + (-x - off1_delta0) - near_delta0
+    w0 = c0 * delta0
+    grad_x = c1 * p0 + w0
+    grad_adversarial_x = -w0
     grad_x = grad_x.scatter(1, y, grad_x_y + torch.zeros_like(x_y))
     grad_x = grad_x.mul_(g)
     grad_adversarial_x = grad_adversarial_x.scatter(
@@ -631,24 +598,14 @@ def _torch_fused(x, y, adversarial_x, tau, rho, nu, g):
     """Loss [rows, outputs] and g * dloss/dx [rows, V] for each stream while the chunk is in cache."""
     x_y = x.gather(1, y)
     adversarial_x_y = adversarial_x.gather(1, y)
-    b0 = (
-        (
-            ((x_y - x) + adversarial_x - adversarial_x_y)
-            * ((x_y - x) + adversarial_x - adversarial_x_y)
-        )
-        .scatter_(1, y, 0.0)
-        .sum(1, keepdim=True)
-    )
-    b1 = (
-        ((2.0 * x_y - 2.0 * x) + 2.0 * adversarial_x - 2.0 * adversarial_x_y)
-        .scatter_(1, y, 0.0)
-        .sum(1, keepdim=True)
-    )
-    b2 = (
-        ((2.0 * adversarial_x_y - 2.0 * adversarial_x) + 2.0 * x - 2.0 * x_y)
-        .scatter_(1, y, 0.0)
-        .sum(1, keepdim=True)
-    )
+    near_delta0 = adversarial_x_y - x_y
+    far_delta0 = (near_delta0 > 1.0) | (near_delta0 < -1.0)
+    off0_delta0 = torch.where(far_delta0, adversarial_x_y, 0.0)
+    off1_delta0 = torch.where(far_delta0, -x_y, 0.0)
+    near_delta0 = torch.where(far_delta0, 0.0, near_delta0)
+    delta0 = (adversarial_x - off0_delta0) + (-x - off1_delta0) - near_delta0
+    b0 = (delta0 * delta0 + torch.zeros_like(x)).scatter_(1, y, 0.0).sum(1, keepdim=True)
+    b1 = (delta0 + torch.zeros_like(x)).scatter_(1, y, 0.0).sum(1, keepdim=True)
     l0 = x.scatter(1, y, float("-inf"))
     m0 = l0.amax(1, keepdim=True)
     m0 = torch.where(m0 == float("-inf"), 0.0, m0)
@@ -661,23 +618,19 @@ def _torch_fused(x, y, adversarial_x, tau, rho, nu, g):
     lam0 = torch.where(z0 > 0.0, la0 + el.softplus(-z0), el.softplus(z0) - (1.0 / rho * (m0 - ly0)))
     T0 = b0
     T1 = b1
-    T2 = b2
     loss = nu * el.sqrt(T0) - el.expm1div(-el.softplus(z0), tau - 1.0)
-    w0 = adversarial_x_y - x_y
-    w1 = el.safe_rsqrt(T0)
-    w2 = w1 * nu
-    w3 = el.exp(-(tau - 1.0) * el.softplus(z0)) / rho
-    c0 = w0 * w2
-    c1 = -w2
-    c2 = w3
-    c3 = -w0 * w2
-    grad_x_y = 0.5 * T1 * w1 * nu - w3 * el.sigmoid(z0)
-    grad_adversarial_x_y = 0.5 * T2 * w2
+    w0 = nu * el.safe_rsqrt(T0)
+    w1 = el.exp(-(tau - 1.0) * el.softplus(z0)) / rho
+    w2 = -T1 * w0
+    c0 = -w0
+    c1 = w1
+    grad_x_y = -w1 * el.sigmoid(z0) - w2
+    grad_adversarial_x_y = w2
     pinv0 = el.exp(-lam0)
     p0 = e0 * pinv0
-    w0 = c1 * (adversarial_x - x)
-    grad_x = c0 + c2 * p0 + w0
-    grad_adversarial_x = c3 - w0
+    w0 = c0 * delta0
+    grad_x = c1 * p0 + w0
+    grad_adversarial_x = -w0
     grad_x = grad_x.scatter(1, y, grad_x_y + torch.zeros_like(x_y))
     grad_x = grad_x.mul_(g)
     grad_adversarial_x = grad_adversarial_x.scatter(
@@ -732,8 +685,8 @@ LOSS = rt.RowLoss(
             parameters=("tau", "rho", "nu"),
             inputs=(),
             streams=("adversarial_x",),
-            n_saved=5,
-            n_state=5,
+            n_saved=4,
+            n_state=4,
             torch_forward=_torch_forward,
             torch_backward=_torch_backward,
             torch_fused=_torch_fused,

@@ -4,10 +4,10 @@
 # rebuild: lossgen build specs/hl_gauss.yaml
 #
 # formula: -sum((erf((edge + width - v) / scale) - erf((edge - v) / scale)) * logp) / mass
-# statistics: 6
+# statistics: 4
 # sweeps: 1
-# saved: m0, la0, pivot, T2
-# certificate: loss <= 7.1, gradient <= 0.2 (1 + kappa) ulp at 36 points
+# saved: m0, la0, pivot, T1
+# certificate: loss <= 2.3, gradient <= 0.2 (1 + kappa) ulp at 36 points
 """HL-Gauss, a histogram of a Gaussian around the value.
 
 Imani & White 2018, arXiv:1806.04613; Farebrother et al. 2024, arXiv:2403.03950
@@ -30,40 +30,34 @@ __all__ = ["HLGaussLoss", "hl_gauss_loss"]
 
 # ======================================================================================
 # HL-Gauss, a histogram of a Gaussian around the value
-#   loss     = (-T0 + T1 + (-erf(sqrt(2)*(low - clip(value, low, high) + index_y*(high -
+#   loss     = (-T0 + (-erf(sqrt(2)*(low - clip(value, low, high) + index_y*(high -
 #       low)/V)/(2*sigma)) + erf(sqrt(2)*(low - clip(value, low, high) + index_y*(high - low)/V +
 #       (high - low)/V)/(2*sigma)))*softplus(z0))/(erf(sqrt(2)*(high - clip(value, low,
 #       high))/(2*sigma)) - erf(sqrt(2)*(low - clip(value, low, high))/(2*sigma)))
 #   c0       = -1/(erf(sqrt(2)*(high - clip(value, low, high))/(2*sigma)) - erf(sqrt(2)*(low -
 #       clip(value, low, high))/(2*sigma)))
-#   c1       = -T2 - erf(sqrt(2)*(low - clip(value, low, high) + high*index_y/V -
-#       index_y*low/V)/(2*sigma))/(erf(sqrt(2)*(high - clip(value, low, high))/(2*sigma)) -
-#       erf(sqrt(2)*(low - clip(value, low, high))/(2*sigma))) + erf(sqrt(2)*(low - clip(value,
-#       low, high) + high*index_y/V + high/V - index_y*low/V -
-#       low/V)/(2*sigma))/(erf(sqrt(2)*(high - clip(value, low, high))/(2*sigma)) -
-#       erf(sqrt(2)*(low - clip(value, low, high))/(2*sigma)))
+#   c1       = (T1 - erf(sqrt(2)*(low - clip(value, low, high) + high*index_y/V -
+#       index_y*low/V)/(2*sigma)) + erf(sqrt(2)*(low - clip(value, low, high) + high*index_y/V +
+#       high/V - index_y*low/V - low/V)/(2*sigma)))/(erf(sqrt(2)*(high - clip(value, low,
+#       high))/(2*sigma)) - erf(sqrt(2)*(low - clip(value, low, high))/(2*sigma)))
 #   dloss/dx = c0*(-erf(sqrt(2)*low/(2*sigma) - sqrt(2)*clip(value, low, high)/(2*sigma) +
 #       sqrt(2)*high*index/(2*V*sigma) - sqrt(2)*index*low/(2*V*sigma)) +
 #       erf(sqrt(2)*low/(2*sigma) - sqrt(2)*clip(value, low, high)/(2*sigma) +
 #       sqrt(2)*high*index/(2*V*sigma) + sqrt(2)*high/(2*V*sigma) - sqrt(2)*index*low/(2*V*sigma)
 #       - sqrt(2)*low/(2*V*sigma))) + c1*exp(logp0)
-#   dloss/dx_y = -T2*sigmoid(-z0) - (-erf(sqrt(2)*(low - clip(value, low, high) + index_y*(high -
-#       low)/V)/(2*sigma)) + erf(sqrt(2)*(low - clip(value, low, high) + index_y*(high - low)/V +
-#       (high - low)/V)/(2*sigma)))*sigmoid(z0)/(erf(sqrt(2)*(high - clip(value, low,
-#       high))/(2*sigma)) - erf(sqrt(2)*(low - clip(value, low, high))/(2*sigma)))
+#   dloss/dx_y = T1*sigmoid(-z0)/(erf(sqrt(2)*(high - clip(value, low, high))/(2*sigma)) -
+#       erf(sqrt(2)*(low - clip(value, low, high))/(2*sigma))) - (-erf(sqrt(2)*(low - clip(value,
+#       low, high) + index_y*(high - low)/V)/(2*sigma)) + erf(sqrt(2)*(low - clip(value, low,
+#       high) + index_y*(high - low)/V + (high -
+#       low)/V)/(2*sigma)))*sigmoid(z0)/(erf(sqrt(2)*(high - clip(value, low, high))/(2*sigma)) -
+#       erf(sqrt(2)*(low - clip(value, low, high))/(2*sigma)))
 #   with l0_j = x, z0 = logsumexp_(j != y) l0_j - l0_y, R0_j = exp(l0_j - logsumexp_(j != y) l0_j)
-#   T0 = sum_(j != y) logp0*erf(sqrt(2)*low/(2*sigma) - sqrt(2)*clip(value, low, high)/(2*sigma) +
-#       sqrt(2)*high*index/(2*V*sigma) + sqrt(2)*high/(2*V*sigma) - sqrt(2)*index*low/(2*V*sigma)
-#       - sqrt(2)*low/(2*V*sigma))
-#   T1 = sum_(j != y) logp0*erf(sqrt(2)*low/(2*sigma) - sqrt(2)*clip(value, low, high)/(2*sigma) +
-#       sqrt(2)*high*index/(2*V*sigma) - sqrt(2)*index*low/(2*V*sigma))
-#   T2 = sum_(j != y) erf(sqrt(2)*low/(2*sigma) - sqrt(2)*clip(value, low, high)/(2*sigma) +
-#       sqrt(2)*high*index/(2*V*sigma) - sqrt(2)*index*low/(2*V*sigma))/(erf(sqrt(2)*(high -
-#       clip(value, low, high))/(2*sigma)) - erf(sqrt(2)*(low - clip(value, low,
-#       high))/(2*sigma))) - erf(sqrt(2)*low/(2*sigma) - sqrt(2)*clip(value, low, high)/(2*sigma)
-#       + sqrt(2)*high*index/(2*V*sigma) + sqrt(2)*high/(2*V*sigma) -
-#       sqrt(2)*index*low/(2*V*sigma) - sqrt(2)*low/(2*V*sigma))/(erf(sqrt(2)*(high - clip(value,
-#       low, high))/(2*sigma)) - erf(sqrt(2)*(low - clip(value, low, high))/(2*sigma)))
+#   T0 = sum_(j != y) logp0*(-erf(sqrt(2)*(low - clip(value, low, high) + index*(high -
+#       low)/V)/(2*sigma)) + erf(sqrt(2)*(low - clip(value, low, high) + index*(high - low)/V +
+#       (high - low)/V)/(2*sigma)))
+#   T1 = sum_(j != y) -erf(sqrt(2)*(low - clip(value, low, high) + index*(high -
+#       low)/V)/(2*sigma)) + erf(sqrt(2)*(low - clip(value, low, high) + index*(high - low)/V +
+#       (high - low)/V)/(2*sigma))
 # ======================================================================================
 
 
@@ -87,23 +81,45 @@ def _lift(cols, inside, x, value, low, high, sigma, V):
         tl.where(
             (others)
             & (
-                dl.erf(
-                    0.5 * high * index * dl.sqrt(2.0) / sigma / V
-                    + 0.5 * high * dl.sqrt(2.0) / sigma / V
-                    + 0.5 * low * dl.sqrt(2.0) / sigma
-                    - 0.5 * dl.sqrt(2.0) * dl.clip(value, low, high) / sigma
-                    - 0.5 * low * index * dl.sqrt(2.0) / sigma / V
-                    - 0.5 * low * dl.sqrt(2.0) / sigma / V
+                (
+                    dl.erf(
+                        0.5
+                        * dl.sqrt(2.0)
+                        * (
+                            (high - low) / V
+                            + index * (high - low) / V
+                            + low
+                            - dl.clip(value, low, high)
+                        )
+                        / sigma
+                    )
+                    - dl.erf(
+                        0.5
+                        * dl.sqrt(2.0)
+                        * (index * (high - low) / V + low - dl.clip(value, low, high))
+                        / sigma
+                    )
                 )
                 != 0.0
             ),
-            dl.erf(
-                0.5 * high * index * dl.sqrt(2.0) / sigma / V
-                + 0.5 * high * dl.sqrt(2.0) / sigma / V
-                + 0.5 * low * dl.sqrt(2.0) / sigma
-                - 0.5 * dl.sqrt(2.0) * dl.clip(value, low, high) / sigma
-                - 0.5 * low * index * dl.sqrt(2.0) / sigma / V
-                - 0.5 * low * dl.sqrt(2.0) / sigma / V
+            (
+                dl.erf(
+                    0.5
+                    * dl.sqrt(2.0)
+                    * (
+                        (high - low) / V
+                        + index * (high - low) / V
+                        + low
+                        - dl.clip(value, low, high)
+                    )
+                    / sigma
+                )
+                - dl.erf(
+                    0.5
+                    * dl.sqrt(2.0)
+                    * (index * (high - low) / V + low - dl.clip(value, low, high))
+                    / sigma
+                )
             ),
             0.0,
         )
@@ -112,103 +128,77 @@ def _lift(cols, inside, x, value, low, high, sigma, V):
         tl.where(
             (others)
             & (
-                dl.erf(
-                    0.5 * high * index * dl.sqrt(2.0) / sigma / V
-                    + 0.5 * high * dl.sqrt(2.0) / sigma / V
-                    + 0.5 * low * dl.sqrt(2.0) / sigma
-                    - 0.5 * dl.sqrt(2.0) * dl.clip(value, low, high) / sigma
-                    - 0.5 * low * index * dl.sqrt(2.0) / sigma / V
-                    - 0.5 * low * dl.sqrt(2.0) / sigma / V
+                (
+                    dl.erf(
+                        0.5
+                        * dl.sqrt(2.0)
+                        * (
+                            (high - low) / V
+                            + index * (high - low) / V
+                            + low
+                            - dl.clip(value, low, high)
+                        )
+                        / sigma
+                    )
+                    - dl.erf(
+                        0.5
+                        * dl.sqrt(2.0)
+                        * (index * (high - low) / V + low - dl.clip(value, low, high))
+                        / sigma
+                    )
                 )
                 != 0.0
             ),
             t0
-            * dl.erf(
-                0.5 * high * index * dl.sqrt(2.0) / sigma / V
-                + 0.5 * high * dl.sqrt(2.0) / sigma / V
-                + 0.5 * low * dl.sqrt(2.0) / sigma
-                - 0.5 * dl.sqrt(2.0) * dl.clip(value, low, high) / sigma
-                - 0.5 * low * index * dl.sqrt(2.0) / sigma / V
-                - 0.5 * low * dl.sqrt(2.0) / sigma / V
+            * (
+                dl.erf(
+                    0.5
+                    * dl.sqrt(2.0)
+                    * (
+                        (high - low) / V
+                        + index * (high - low) / V
+                        + low
+                        - dl.clip(value, low, high)
+                    )
+                    / sigma
+                )
+                - dl.erf(
+                    0.5
+                    * dl.sqrt(2.0)
+                    * (index * (high - low) / V + low - dl.clip(value, low, high))
+                    / sigma
+                )
             ),
             0.0,
         )
     )
     b2 = tl.sum(
         tl.where(
-            (others)
-            & (
-                dl.erf(
-                    0.5 * high * index * dl.sqrt(2.0) / sigma / V
-                    + 0.5 * low * dl.sqrt(2.0) / sigma
-                    - 0.5 * dl.sqrt(2.0) * dl.clip(value, low, high) / sigma
-                    - 0.5 * low * index * dl.sqrt(2.0) / sigma / V
-                )
-                != 0.0
-            ),
-            dl.erf(
-                0.5 * high * index * dl.sqrt(2.0) / sigma / V
-                + 0.5 * low * dl.sqrt(2.0) / sigma
-                - 0.5 * dl.sqrt(2.0) * dl.clip(value, low, high) / sigma
-                - 0.5 * low * index * dl.sqrt(2.0) / sigma / V
-            ),
-            0.0,
-        )
-    )
-    b3 = tl.sum(
-        tl.where(
-            (others)
-            & (
-                dl.erf(
-                    0.5 * high * index * dl.sqrt(2.0) / sigma / V
-                    + 0.5 * low * dl.sqrt(2.0) / sigma
-                    - 0.5 * dl.sqrt(2.0) * dl.clip(value, low, high) / sigma
-                    - 0.5 * low * index * dl.sqrt(2.0) / sigma / V
-                )
-                != 0.0
-            ),
-            t0
-            * dl.erf(
-                0.5 * high * index * dl.sqrt(2.0) / sigma / V
-                + 0.5 * low * dl.sqrt(2.0) / sigma
-                - 0.5 * dl.sqrt(2.0) * dl.clip(value, low, high) / sigma
-                - 0.5 * low * index * dl.sqrt(2.0) / sigma / V
-            ),
-            0.0,
-        )
-    )
-    b4 = tl.sum(
-        tl.where(
             valid,
             (
                 dl.erf(
-                    0.5 * high * index * dl.sqrt(2.0) / sigma / V
-                    + 0.5 * low * dl.sqrt(2.0) / sigma
-                    - 0.5 * dl.sqrt(2.0) * dl.clip(value, low, high) / sigma
-                    - 0.5 * low * index * dl.sqrt(2.0) / sigma / V
-                )
-                / (
-                    dl.erf(0.5 * dl.sqrt(2.0) * (high - dl.clip(value, low, high)) / sigma)
-                    - dl.erf(0.5 * dl.sqrt(2.0) * (low - dl.clip(value, low, high)) / sigma)
+                    0.5
+                    * dl.sqrt(2.0)
+                    * (
+                        (high - low) / V
+                        + index * (high - low) / V
+                        + low
+                        - dl.clip(value, low, high)
+                    )
+                    / sigma
                 )
                 - dl.erf(
-                    0.5 * high * index * dl.sqrt(2.0) / sigma / V
-                    + 0.5 * high * dl.sqrt(2.0) / sigma / V
-                    + 0.5 * low * dl.sqrt(2.0) / sigma
-                    - 0.5 * dl.sqrt(2.0) * dl.clip(value, low, high) / sigma
-                    - 0.5 * low * index * dl.sqrt(2.0) / sigma / V
-                    - 0.5 * low * dl.sqrt(2.0) / sigma / V
-                )
-                / (
-                    dl.erf(0.5 * dl.sqrt(2.0) * (high - dl.clip(value, low, high)) / sigma)
-                    - dl.erf(0.5 * dl.sqrt(2.0) * (low - dl.clip(value, low, high)) / sigma)
+                    0.5
+                    * dl.sqrt(2.0)
+                    * (index * (high - low) / V + low - dl.clip(value, low, high))
+                    / sigma
                 )
             ),
             0.0,
         )
     )
     pivot = pivot.to(tl.float32)
-    return m0, a0, b0, b1, b2, b3, b4, pivot, x_y, index_y
+    return m0, a0, b0, b1, b2, pivot, x_y, index_y
 
 
 @dl.jit
@@ -223,8 +213,6 @@ def _merge(
     b0_a,
     b1_a,
     b2_a,
-    b3_a,
-    b4_a,
     pivot_a,
     x_y_a,
     index_y_a,
@@ -233,8 +221,6 @@ def _merge(
     b0_b,
     b1_b,
     b2_b,
-    b3_b,
-    b4_b,
     pivot_b,
     x_y_b,
     index_y_b,
@@ -261,13 +247,24 @@ def _merge(
         + b0_b
         + tl.where(
             lost,
-            dl.erf(
-                0.5 * high * index * dl.sqrt(2.0) / sigma / V
-                + 0.5 * high * dl.sqrt(2.0) / sigma / V
-                + 0.5 * low * dl.sqrt(2.0) / sigma
-                - 0.5 * dl.sqrt(2.0) * dl.clip(value, low, high) / sigma
-                - 0.5 * low * index * dl.sqrt(2.0) / sigma / V
-                - 0.5 * low * dl.sqrt(2.0) / sigma / V
+            (
+                dl.erf(
+                    0.5
+                    * dl.sqrt(2.0)
+                    * (
+                        (high - low) / V
+                        + index * (high - low) / V
+                        + low
+                        - dl.clip(value, low, high)
+                    )
+                    / sigma
+                )
+                - dl.erf(
+                    0.5
+                    * dl.sqrt(2.0)
+                    * (index * (high - low) / V + low - dl.clip(value, low, high))
+                    / sigma
+                )
             ),
             0.0,
         )
@@ -280,50 +277,30 @@ def _merge(
         + tl.where(
             lost,
             d0
-            * dl.erf(
-                0.5 * high * index * dl.sqrt(2.0) / sigma / V
-                + 0.5 * high * dl.sqrt(2.0) / sigma / V
-                + 0.5 * low * dl.sqrt(2.0) / sigma
-                - 0.5 * dl.sqrt(2.0) * dl.clip(value, low, high) / sigma
-                - 0.5 * low * index * dl.sqrt(2.0) / sigma / V
-                - 0.5 * low * dl.sqrt(2.0) / sigma / V
+            * (
+                dl.erf(
+                    0.5
+                    * dl.sqrt(2.0)
+                    * (
+                        (high - low) / V
+                        + index * (high - low) / V
+                        + low
+                        - dl.clip(value, low, high)
+                    )
+                    / sigma
+                )
+                - dl.erf(
+                    0.5
+                    * dl.sqrt(2.0)
+                    * (index * (high - low) / V + low - dl.clip(value, low, high))
+                    / sigma
+                )
             ),
             0.0,
         )
     )
-    b2 = (
-        b2_a
-        + b2_b
-        + tl.where(
-            lost,
-            dl.erf(
-                0.5 * high * index * dl.sqrt(2.0) / sigma / V
-                + 0.5 * low * dl.sqrt(2.0) / sigma
-                - 0.5 * dl.sqrt(2.0) * dl.clip(value, low, high) / sigma
-                - 0.5 * low * index * dl.sqrt(2.0) / sigma / V
-            ),
-            0.0,
-        )
-    )
-    b3 = (
-        b3_a
-        + d0_a * b2_a
-        + b3_b
-        + d0_b * b2_b
-        + tl.where(
-            lost,
-            d0
-            * dl.erf(
-                0.5 * high * index * dl.sqrt(2.0) / sigma / V
-                + 0.5 * low * dl.sqrt(2.0) / sigma
-                - 0.5 * dl.sqrt(2.0) * dl.clip(value, low, high) / sigma
-                - 0.5 * low * index * dl.sqrt(2.0) / sigma / V
-            ),
-            0.0,
-        )
-    )
-    b4 = b4_a + b4_b
-    return m0, a0, b0, b1, b2, b3, b4, pivot, x_y, index_y
+    b2 = b2_a + b2_b
+    return m0, a0, b0, b1, b2, pivot, x_y, index_y
 
 
 @dl.jit
@@ -334,8 +311,6 @@ def _sweep(base, value, low, high, sigma, V, start, stop, n_classes, BLOCK: tl.c
     b0 = tl.full((), 0.0, tl.float32)
     b1 = tl.full((), 0.0, tl.float32)
     b2 = tl.full((), 0.0, tl.float32)
-    b3 = tl.full((), 0.0, tl.float32)
-    b4 = tl.full((), 0.0, tl.float32)
     pivot = tl.full((), -1.0, tl.float32)
     x_y = tl.full((), 0.0, tl.float32)
     index_y = tl.full((), 0.0, tl.float32)
@@ -343,10 +318,10 @@ def _sweep(base, value, low, high, sigma, V, start, stop, n_classes, BLOCK: tl.c
         cols = first_col + tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
-        m0_b, a0_b, b0_b, b1_b, b2_b, b3_b, b4_b, pivot_b, x_y_b, index_y_b = _lift(
+        m0_b, a0_b, b0_b, b1_b, b2_b, pivot_b, x_y_b, index_y_b = _lift(
             cols, inside, x, value, low, high, sigma, V
         )
-        m0, a0, b0, b1, b2, b3, b4, pivot, x_y, index_y = _merge(
+        m0, a0, b0, b1, b2, pivot, x_y, index_y = _merge(
             value,
             low,
             high,
@@ -357,8 +332,6 @@ def _sweep(base, value, low, high, sigma, V, start, stop, n_classes, BLOCK: tl.c
             b0,
             b1,
             b2,
-            b3,
-            b4,
             pivot,
             x_y,
             index_y,
@@ -367,45 +340,32 @@ def _sweep(base, value, low, high, sigma, V, start, stop, n_classes, BLOCK: tl.c
             b0_b,
             b1_b,
             b2_b,
-            b3_b,
-            b4_b,
             pivot_b,
             x_y_b,
             index_y_b,
         )
-    return m0, a0, b0, b1, b2, b3, b4, pivot, x_y, index_y
+    return m0, a0, b0, b1, b2, pivot, x_y, index_y
 
 
 @dl.jit
-def _finish(x_y, index_y, value, low, high, sigma, V, m0, a0, b0, b1, b2, b3, b4, pivot):
+def _finish(x_y, index_y, value, low, high, sigma, V, m0, a0, b0, b1, b2, pivot):
     # From the merged state to the results of the row, and the statistics that the gradient reads.
     la0 = dl.log_accurate(a0)
     z0 = la0
     lam0 = dl.softplus(z0)
     T0 = b1 - lam0 * b0
-    T1 = b3 - lam0 * b2
-    T2 = b4 - (
+    T1 = b2 - (
         dl.erf(
-            0.5 * high * index_y * dl.sqrt(2.0) / sigma / V
-            + 0.5 * low * dl.sqrt(2.0) / sigma
-            - 0.5 * dl.sqrt(2.0) * dl.clip(value, low, high) / sigma
-            - 0.5 * low * index_y * dl.sqrt(2.0) / sigma / V
-        )
-        / (
-            dl.erf(0.5 * dl.sqrt(2.0) * (high - dl.clip(value, low, high)) / sigma)
-            - dl.erf(0.5 * dl.sqrt(2.0) * (low - dl.clip(value, low, high)) / sigma)
+            0.5
+            * dl.sqrt(2.0)
+            * ((high - low) / V + index_y * (high - low) / V + low - dl.clip(value, low, high))
+            / sigma
         )
         - dl.erf(
-            0.5 * high * index_y * dl.sqrt(2.0) / sigma / V
-            + 0.5 * high * dl.sqrt(2.0) / sigma / V
-            + 0.5 * low * dl.sqrt(2.0) / sigma
-            - 0.5 * dl.sqrt(2.0) * dl.clip(value, low, high) / sigma
-            - 0.5 * low * index_y * dl.sqrt(2.0) / sigma / V
-            - 0.5 * low * dl.sqrt(2.0) / sigma / V
-        )
-        / (
-            dl.erf(0.5 * dl.sqrt(2.0) * (high - dl.clip(value, low, high)) / sigma)
-            - dl.erf(0.5 * dl.sqrt(2.0) * (low - dl.clip(value, low, high)) / sigma)
+            0.5
+            * dl.sqrt(2.0)
+            * (index_y * (high - low) / V + low - dl.clip(value, low, high))
+            / sigma
         )
     )
     w0 = -dl.clip(value, low, high)
@@ -413,14 +373,14 @@ def _finish(x_y, index_y, value, low, high, sigma, V, m0, a0, b0, b1, b2, b3, b4
     w2 = low + w0
     w3 = (high - low) / V
     w4 = w3 * index_y + w2
-    loss = ((dl.erf(w1 * (w3 + w4)) - dl.erf(w1 * w4)) * dl.softplus(z0) + T1 - T0) / (
+    loss = ((dl.erf(w1 * (w3 + w4)) - dl.erf(w1 * w4)) * dl.softplus(z0) - T0) / (
         dl.erf(w1 * (high + w0)) - dl.erf(w1 * w2)
     )
-    return loss, la0, T2
+    return loss, la0, T1
 
 
 @dl.jit
-def _coefficients(x_y, index_y, value, low, high, sigma, V, m0, la0, pivot, T2):
+def _coefficients(x_y, index_y, value, low, high, sigma, V, m0, la0, pivot, T1):
     # Row scalars of the gradient.
     z0 = la0
     lam0 = dl.softplus(z0)
@@ -435,10 +395,10 @@ def _coefficients(x_y, index_y, value, low, high, sigma, V, m0, la0, pivot, T2):
     w8 = w4 * (high - low)
     w9 = w8 * index_y + w2
     c0 = -w3
-    c1 = w3 * dl.erf(w1 * (w5 + w7 - w6)) - T2 - w3 * dl.erf(w1 * w7)
-    grad_x_y = -T2 * dl.sigmoid(-z0) - w3 * (dl.erf(w1 * (w8 + w9)) - dl.erf(w1 * w9)) * dl.sigmoid(
-        z0
-    )
+    c1 = w3 * (T1 + dl.erf(w1 * (w5 + w7 - w6)) - dl.erf(w1 * w7))
+    grad_x_y = T1 * w3 * dl.sigmoid(-z0) - w3 * (
+        dl.erf(w1 * (w8 + w9)) - dl.erf(w1 * w9)
+    ) * dl.sigmoid(z0)
     pinv0 = dl.exp_accurate(-lam0)
     return c0, c1, grad_x_y, m0, pinv0
 
@@ -493,19 +453,19 @@ def _forward_kernel(
     share = tl.cdiv(tl.cdiv(n_classes, BLOCK), SPLITS) * BLOCK
     start = split * share
     stop = tl.minimum(start + share, n_classes)
-    m0, a0, b0, b1, b2, b3, b4, pivot, x_y, index_y = _sweep(
+    m0, a0, b0, b1, b2, pivot, x_y, index_y = _sweep(
         base, value, low, high, sigma, V, start, stop, n_classes, BLOCK
     )
     if SPLITS == 1:
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-        loss_row, la0, T2 = _finish(
-            x_y, index_y, value, low, high, sigma, V, m0, a0, b0, b1, b2, b3, b4, pivot
+        loss_row, la0, T1 = _finish(
+            x_y, index_y, value, low, high, sigma, V, m0, a0, b0, b1, b2, pivot
         )
         tl.store(loss + row, loss_row)
         tl.store(saved + 0 * n_rows + row, m0)
         tl.store(saved + 1 * n_rows + row, la0)
         tl.store(saved + 2 * n_rows + row, pivot)
-        tl.store(saved + 3 * n_rows + row, T2)
+        tl.store(saved + 3 * n_rows + row, T1)
     else:
         at = split * n_rows + row
         tl.store(state + 0 * SPLITS * n_rows + at, m0)
@@ -513,11 +473,9 @@ def _forward_kernel(
         tl.store(state + 2 * SPLITS * n_rows + at, b0)
         tl.store(state + 3 * SPLITS * n_rows + at, b1)
         tl.store(state + 4 * SPLITS * n_rows + at, b2)
-        tl.store(state + 5 * SPLITS * n_rows + at, b3)
-        tl.store(state + 6 * SPLITS * n_rows + at, b4)
-        tl.store(state + 7 * SPLITS * n_rows + at, pivot)
-        tl.store(state + 8 * SPLITS * n_rows + at, x_y)
-        tl.store(state + 9 * SPLITS * n_rows + at, index_y)
+        tl.store(state + 5 * SPLITS * n_rows + at, pivot)
+        tl.store(state + 6 * SPLITS * n_rows + at, x_y)
+        tl.store(state + 7 * SPLITS * n_rows + at, index_y)
 
 
 @dl.jit
@@ -550,11 +508,9 @@ def _merge_kernel(
     b0 = tl.load(state + 2 * SPLITS * n_rows + row)
     b1 = tl.load(state + 3 * SPLITS * n_rows + row)
     b2 = tl.load(state + 4 * SPLITS * n_rows + row)
-    b3 = tl.load(state + 5 * SPLITS * n_rows + row)
-    b4 = tl.load(state + 6 * SPLITS * n_rows + row)
-    pivot = tl.load(state + 7 * SPLITS * n_rows + row)
-    x_y = tl.load(state + 8 * SPLITS * n_rows + row)
-    index_y = tl.load(state + 9 * SPLITS * n_rows + row)
+    pivot = tl.load(state + 5 * SPLITS * n_rows + row)
+    x_y = tl.load(state + 6 * SPLITS * n_rows + row)
+    index_y = tl.load(state + 7 * SPLITS * n_rows + row)
     for split in range(1, SPLITS):
         at = split * n_rows + row
         m0_b = tl.load(state + 0 * SPLITS * n_rows + at)
@@ -562,12 +518,10 @@ def _merge_kernel(
         b0_b = tl.load(state + 2 * SPLITS * n_rows + at)
         b1_b = tl.load(state + 3 * SPLITS * n_rows + at)
         b2_b = tl.load(state + 4 * SPLITS * n_rows + at)
-        b3_b = tl.load(state + 5 * SPLITS * n_rows + at)
-        b4_b = tl.load(state + 6 * SPLITS * n_rows + at)
-        pivot_b = tl.load(state + 7 * SPLITS * n_rows + at)
-        x_y_b = tl.load(state + 8 * SPLITS * n_rows + at)
-        index_y_b = tl.load(state + 9 * SPLITS * n_rows + at)
-        m0, a0, b0, b1, b2, b3, b4, pivot, x_y, index_y = _merge(
+        pivot_b = tl.load(state + 5 * SPLITS * n_rows + at)
+        x_y_b = tl.load(state + 6 * SPLITS * n_rows + at)
+        index_y_b = tl.load(state + 7 * SPLITS * n_rows + at)
+        m0, a0, b0, b1, b2, pivot, x_y, index_y = _merge(
             value,
             low,
             high,
@@ -578,8 +532,6 @@ def _merge_kernel(
             b0,
             b1,
             b2,
-            b3,
-            b4,
             pivot,
             x_y,
             index_y,
@@ -588,21 +540,17 @@ def _merge_kernel(
             b0_b,
             b1_b,
             b2_b,
-            b3_b,
-            b4_b,
             pivot_b,
             x_y_b,
             index_y_b,
         )
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0, T2 = _finish(
-        x_y, index_y, value, low, high, sigma, V, m0, a0, b0, b1, b2, b3, b4, pivot
-    )
+    loss_row, la0, T1 = _finish(x_y, index_y, value, low, high, sigma, V, m0, a0, b0, b1, b2, pivot)
     tl.store(loss + row, loss_row)
     tl.store(saved + 0 * n_rows + row, m0)
     tl.store(saved + 1 * n_rows + row, la0)
     tl.store(saved + 2 * n_rows + row, pivot)
-    tl.store(saved + 3 * n_rows + row, T2)
+    tl.store(saved + 3 * n_rows + row, T1)
 
 
 @dl.jit
@@ -635,12 +583,12 @@ def _backward_kernel(
     m0 = tl.load(saved + 0 * n_rows + row)
     la0 = tl.load(saved + 1 * n_rows + row)
     pivot = tl.load(saved + 2 * n_rows + row)
-    T2 = tl.load(saved + 3 * n_rows + row)
+    T1 = tl.load(saved + 3 * n_rows + row)
     at_pivot = pivot.to(tl.int64)
     x_y = tl.load(base + at_pivot).to(tl.float32)
     index_y = pivot
     c0, c1, grad_x_y, m0, pinv0 = _coefficients(
-        x_y, index_y, value, low, high, sigma, V, m0, la0, pivot, T2
+        x_y, index_y, value, low, high, sigma, V, m0, la0, pivot, T1
     )
     cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = cols < n_classes
@@ -686,22 +634,18 @@ def _fused_kernel(
         cols = tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
-        m0, a0, b0, b1, b2, b3, b4, pivot, x_y, index_y = _lift(
-            cols, inside, x, value, low, high, sigma, V
-        )
+        m0, a0, b0, b1, b2, pivot, x_y, index_y = _lift(cols, inside, x, value, low, high, sigma, V)
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
     else:
         stop = n_classes
-        m0, a0, b0, b1, b2, b3, b4, pivot, x_y, index_y = _sweep(
+        m0, a0, b0, b1, b2, pivot, x_y, index_y = _sweep(
             base, value, low, high, sigma, V, 0, stop, n_classes, BLOCK
         )
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0, T2 = _finish(
-        x_y, index_y, value, low, high, sigma, V, m0, a0, b0, b1, b2, b3, b4, pivot
-    )
+    loss_row, la0, T1 = _finish(x_y, index_y, value, low, high, sigma, V, m0, a0, b0, b1, b2, pivot)
     tl.store(loss + row, loss_row)
     c0, c1, grad_x_y, m0, pinv0 = _coefficients(
-        x_y, index_y, value, low, high, sigma, V, m0, la0, pivot, T2
+        x_y, index_y, value, low, high, sigma, V, m0, la0, pivot, T1
     )
     if ONE_TILE:
         (grad_x,) = _gradient(
@@ -742,28 +686,18 @@ def _torch_forward(x, value, low, high, sigma):
     """Loss [rows, outputs] and saved statistics [n_saved, rows] of a chunk of whole rows."""
     V = float(x.shape[1])
     index = torch.arange(x.shape[1], dtype=x.dtype, device=x.device)[None]
-    b4 = (
+    b2 = (
         el.erf(
-            0.5 * high * index * el.sqrt(2.0) / sigma / V
-            + 0.5 * low * el.sqrt(2.0) / sigma
-            - 0.5 * el.sqrt(2.0) * el.clip(value, low, high) / sigma
-            - 0.5 * low * index * el.sqrt(2.0) / sigma / V
-        )
-        / (
-            el.erf(0.5 * el.sqrt(2.0) * (high - el.clip(value, low, high)) / sigma)
-            - el.erf(0.5 * el.sqrt(2.0) * (low - el.clip(value, low, high)) / sigma)
+            0.5
+            * el.sqrt(2.0)
+            * ((high - low) / V + index * (high - low) / V + low - el.clip(value, low, high))
+            / sigma
         )
         - el.erf(
-            0.5 * high * index * el.sqrt(2.0) / sigma / V
-            + 0.5 * high * el.sqrt(2.0) / sigma / V
-            + 0.5 * low * el.sqrt(2.0) / sigma
-            - 0.5 * el.sqrt(2.0) * el.clip(value, low, high) / sigma
-            - 0.5 * low * index * el.sqrt(2.0) / sigma / V
-            - 0.5 * low * el.sqrt(2.0) / sigma / V
-        )
-        / (
-            el.erf(0.5 * el.sqrt(2.0) * (high - el.clip(value, low, high)) / sigma)
-            - el.erf(0.5 * el.sqrt(2.0) * (low - el.clip(value, low, high)) / sigma)
+            0.5
+            * el.sqrt(2.0)
+            * (index * (high - low) / V + low - el.clip(value, low, high))
+            / sigma
         )
         + torch.zeros_like(x)
     ).sum(1, keepdim=True)
@@ -776,86 +710,81 @@ def _torch_forward(x, value, low, high, sigma):
     e0 = t0.exp()
     a0 = e0.sum(1, keepdim=True)
     b0 = torch.where(
-        el.erf(
-            0.5 * high * index * el.sqrt(2.0) / sigma / V
-            + 0.5 * high * el.sqrt(2.0) / sigma / V
-            + 0.5 * low * el.sqrt(2.0) / sigma
-            - 0.5 * el.sqrt(2.0) * el.clip(value, low, high) / sigma
-            - 0.5 * low * index * el.sqrt(2.0) / sigma / V
-            - 0.5 * low * el.sqrt(2.0) / sigma / V
+        (
+            el.erf(
+                0.5
+                * el.sqrt(2.0)
+                * ((high - low) / V + index * (high - low) / V + low - el.clip(value, low, high))
+                / sigma
+            )
+            - el.erf(
+                0.5
+                * el.sqrt(2.0)
+                * (index * (high - low) / V + low - el.clip(value, low, high))
+                / sigma
+            )
         )
         != 0.0,
         (
-            el.erf(
-                0.5 * high * index * el.sqrt(2.0) / sigma / V
-                + 0.5 * high * el.sqrt(2.0) / sigma / V
-                + 0.5 * low * el.sqrt(2.0) / sigma
-                - 0.5 * el.sqrt(2.0) * el.clip(value, low, high) / sigma
-                - 0.5 * low * index * el.sqrt(2.0) / sigma / V
-                - 0.5 * low * el.sqrt(2.0) / sigma / V
+            (
+                el.erf(
+                    0.5
+                    * el.sqrt(2.0)
+                    * (
+                        (high - low) / V
+                        + index * (high - low) / V
+                        + low
+                        - el.clip(value, low, high)
+                    )
+                    / sigma
+                )
+                - el.erf(
+                    0.5
+                    * el.sqrt(2.0)
+                    * (index * (high - low) / V + low - el.clip(value, low, high))
+                    / sigma
+                )
             )
             + torch.zeros_like(x)
         ).scatter_(1, pivot, 0.0),
         0.0,
     ).sum(1, keepdim=True)
     b1 = torch.where(
-        el.erf(
-            0.5 * high * index * el.sqrt(2.0) / sigma / V
-            + 0.5 * high * el.sqrt(2.0) / sigma / V
-            + 0.5 * low * el.sqrt(2.0) / sigma
-            - 0.5 * el.sqrt(2.0) * el.clip(value, low, high) / sigma
-            - 0.5 * low * index * el.sqrt(2.0) / sigma / V
-            - 0.5 * low * el.sqrt(2.0) / sigma / V
-        )
-        != 0.0,
-        (
-            t0
-            * el.erf(
-                0.5 * high * index * el.sqrt(2.0) / sigma / V
-                + 0.5 * high * el.sqrt(2.0) / sigma / V
-                + 0.5 * low * el.sqrt(2.0) / sigma
-                - 0.5 * el.sqrt(2.0) * el.clip(value, low, high) / sigma
-                - 0.5 * low * index * el.sqrt(2.0) / sigma / V
-                - 0.5 * low * el.sqrt(2.0) / sigma / V
-            )
-            + torch.zeros_like(x)
-        ).scatter_(1, pivot, 0.0),
-        0.0,
-    ).sum(1, keepdim=True)
-    b2 = torch.where(
-        el.erf(
-            0.5 * high * index * el.sqrt(2.0) / sigma / V
-            + 0.5 * low * el.sqrt(2.0) / sigma
-            - 0.5 * el.sqrt(2.0) * el.clip(value, low, high) / sigma
-            - 0.5 * low * index * el.sqrt(2.0) / sigma / V
-        )
-        != 0.0,
         (
             el.erf(
-                0.5 * high * index * el.sqrt(2.0) / sigma / V
-                + 0.5 * low * el.sqrt(2.0) / sigma
-                - 0.5 * el.sqrt(2.0) * el.clip(value, low, high) / sigma
-                - 0.5 * low * index * el.sqrt(2.0) / sigma / V
+                0.5
+                * el.sqrt(2.0)
+                * ((high - low) / V + index * (high - low) / V + low - el.clip(value, low, high))
+                / sigma
             )
-            + torch.zeros_like(x)
-        ).scatter_(1, pivot, 0.0),
-        0.0,
-    ).sum(1, keepdim=True)
-    b3 = torch.where(
-        el.erf(
-            0.5 * high * index * el.sqrt(2.0) / sigma / V
-            + 0.5 * low * el.sqrt(2.0) / sigma
-            - 0.5 * el.sqrt(2.0) * el.clip(value, low, high) / sigma
-            - 0.5 * low * index * el.sqrt(2.0) / sigma / V
+            - el.erf(
+                0.5
+                * el.sqrt(2.0)
+                * (index * (high - low) / V + low - el.clip(value, low, high))
+                / sigma
+            )
         )
         != 0.0,
         (
             t0
-            * el.erf(
-                0.5 * high * index * el.sqrt(2.0) / sigma / V
-                + 0.5 * low * el.sqrt(2.0) / sigma
-                - 0.5 * el.sqrt(2.0) * el.clip(value, low, high) / sigma
-                - 0.5 * low * index * el.sqrt(2.0) / sigma / V
+            * (
+                el.erf(
+                    0.5
+                    * el.sqrt(2.0)
+                    * (
+                        (high - low) / V
+                        + index * (high - low) / V
+                        + low
+                        - el.clip(value, low, high)
+                    )
+                    / sigma
+                )
+                - el.erf(
+                    0.5
+                    * el.sqrt(2.0)
+                    * (index * (high - low) / V + low - el.clip(value, low, high))
+                    / sigma
+                )
             )
             + torch.zeros_like(x)
         ).scatter_(1, pivot, 0.0),
@@ -865,29 +794,18 @@ def _torch_forward(x, value, low, high, sigma):
     z0 = la0
     lam0 = el.softplus(z0)
     T0 = b1 - lam0 * b0
-    T1 = b3 - lam0 * b2
-    T2 = b4 - (
+    T1 = b2 - (
         el.erf(
-            0.5 * high * index_y * el.sqrt(2.0) / sigma / V
-            + 0.5 * low * el.sqrt(2.0) / sigma
-            - 0.5 * el.sqrt(2.0) * el.clip(value, low, high) / sigma
-            - 0.5 * low * index_y * el.sqrt(2.0) / sigma / V
-        )
-        / (
-            el.erf(0.5 * el.sqrt(2.0) * (high - el.clip(value, low, high)) / sigma)
-            - el.erf(0.5 * el.sqrt(2.0) * (low - el.clip(value, low, high)) / sigma)
+            0.5
+            * el.sqrt(2.0)
+            * ((high - low) / V + index_y * (high - low) / V + low - el.clip(value, low, high))
+            / sigma
         )
         - el.erf(
-            0.5 * high * index_y * el.sqrt(2.0) / sigma / V
-            + 0.5 * high * el.sqrt(2.0) / sigma / V
-            + 0.5 * low * el.sqrt(2.0) / sigma
-            - 0.5 * el.sqrt(2.0) * el.clip(value, low, high) / sigma
-            - 0.5 * low * index_y * el.sqrt(2.0) / sigma / V
-            - 0.5 * low * el.sqrt(2.0) / sigma / V
-        )
-        / (
-            el.erf(0.5 * el.sqrt(2.0) * (high - el.clip(value, low, high)) / sigma)
-            - el.erf(0.5 * el.sqrt(2.0) * (low - el.clip(value, low, high)) / sigma)
+            0.5
+            * el.sqrt(2.0)
+            * (index_y * (high - low) / V + low - el.clip(value, low, high))
+            / sigma
         )
     )
     w0 = -el.clip(value, low, high)
@@ -895,11 +813,11 @@ def _torch_forward(x, value, low, high, sigma):
     w2 = low + w0
     w3 = (high - low) / V
     w4 = w3 * index_y + w2
-    loss = ((el.erf(w1 * (w3 + w4)) - el.erf(w1 * w4)) * el.softplus(z0) + T1 - T0) / (
+    loss = ((el.erf(w1 * (w3 + w4)) - el.erf(w1 * w4)) * el.softplus(z0) - T0) / (
         el.erf(w1 * (high + w0)) - el.erf(w1 * w2)
     )
     return loss, torch.cat(
-        [m0.to(x.dtype), la0.to(x.dtype), pivot.to(x.dtype), T2.to(x.dtype)], 1
+        [m0.to(x.dtype), la0.to(x.dtype), pivot.to(x.dtype), T1.to(x.dtype)], 1
     ).t()
 
 
@@ -909,7 +827,7 @@ def _torch_backward(x, value, low, high, sigma, saved, g):
     m0 = saved[0].unsqueeze(1)
     la0 = saved[1].unsqueeze(1)
     pivot = saved[2].unsqueeze(1)
-    T2 = saved[3].unsqueeze(1)
+    T1 = saved[3].unsqueeze(1)
     pivot = pivot.to(torch.int64)
     x_y = x.gather(1, pivot)
     index_y = pivot.to(x.dtype)
@@ -926,10 +844,10 @@ def _torch_backward(x, value, low, high, sigma, saved, g):
     w8 = w4 * (high - low)
     w9 = w8 * index_y + w2
     c0 = -w3
-    c1 = w3 * el.erf(w1 * (w5 + w7 - w6)) - T2 - w3 * el.erf(w1 * w7)
-    grad_x_y = -T2 * el.sigmoid(-z0) - w3 * (el.erf(w1 * (w8 + w9)) - el.erf(w1 * w9)) * el.sigmoid(
-        z0
-    )
+    c1 = w3 * (T1 + el.erf(w1 * (w5 + w7 - w6)) - el.erf(w1 * w7))
+    grad_x_y = T1 * w3 * el.sigmoid(-z0) - w3 * (
+        el.erf(w1 * (w8 + w9)) - el.erf(w1 * w9)
+    ) * el.sigmoid(z0)
     pinv0 = el.exp(-lam0)
     index = torch.arange(x.shape[1], dtype=x.dtype, device=x.device)[None]
     t0 = x - m0
@@ -951,28 +869,18 @@ def _torch_fused(x, value, low, high, sigma, g):
     """Loss [rows, outputs] and g * dloss/dx [rows, V] for each stream while the chunk is in cache."""
     V = float(x.shape[1])
     index = torch.arange(x.shape[1], dtype=x.dtype, device=x.device)[None]
-    b4 = (
+    b2 = (
         el.erf(
-            0.5 * high * index * el.sqrt(2.0) / sigma / V
-            + 0.5 * low * el.sqrt(2.0) / sigma
-            - 0.5 * el.sqrt(2.0) * el.clip(value, low, high) / sigma
-            - 0.5 * low * index * el.sqrt(2.0) / sigma / V
-        )
-        / (
-            el.erf(0.5 * el.sqrt(2.0) * (high - el.clip(value, low, high)) / sigma)
-            - el.erf(0.5 * el.sqrt(2.0) * (low - el.clip(value, low, high)) / sigma)
+            0.5
+            * el.sqrt(2.0)
+            * ((high - low) / V + index * (high - low) / V + low - el.clip(value, low, high))
+            / sigma
         )
         - el.erf(
-            0.5 * high * index * el.sqrt(2.0) / sigma / V
-            + 0.5 * high * el.sqrt(2.0) / sigma / V
-            + 0.5 * low * el.sqrt(2.0) / sigma
-            - 0.5 * el.sqrt(2.0) * el.clip(value, low, high) / sigma
-            - 0.5 * low * index * el.sqrt(2.0) / sigma / V
-            - 0.5 * low * el.sqrt(2.0) / sigma / V
-        )
-        / (
-            el.erf(0.5 * el.sqrt(2.0) * (high - el.clip(value, low, high)) / sigma)
-            - el.erf(0.5 * el.sqrt(2.0) * (low - el.clip(value, low, high)) / sigma)
+            0.5
+            * el.sqrt(2.0)
+            * (index * (high - low) / V + low - el.clip(value, low, high))
+            / sigma
         )
         + torch.zeros_like(x)
     ).sum(1, keepdim=True)
@@ -985,86 +893,81 @@ def _torch_fused(x, value, low, high, sigma, g):
     e0 = t0.exp()
     a0 = e0.sum(1, keepdim=True)
     b0 = torch.where(
-        el.erf(
-            0.5 * high * index * el.sqrt(2.0) / sigma / V
-            + 0.5 * high * el.sqrt(2.0) / sigma / V
-            + 0.5 * low * el.sqrt(2.0) / sigma
-            - 0.5 * el.sqrt(2.0) * el.clip(value, low, high) / sigma
-            - 0.5 * low * index * el.sqrt(2.0) / sigma / V
-            - 0.5 * low * el.sqrt(2.0) / sigma / V
+        (
+            el.erf(
+                0.5
+                * el.sqrt(2.0)
+                * ((high - low) / V + index * (high - low) / V + low - el.clip(value, low, high))
+                / sigma
+            )
+            - el.erf(
+                0.5
+                * el.sqrt(2.0)
+                * (index * (high - low) / V + low - el.clip(value, low, high))
+                / sigma
+            )
         )
         != 0.0,
         (
-            el.erf(
-                0.5 * high * index * el.sqrt(2.0) / sigma / V
-                + 0.5 * high * el.sqrt(2.0) / sigma / V
-                + 0.5 * low * el.sqrt(2.0) / sigma
-                - 0.5 * el.sqrt(2.0) * el.clip(value, low, high) / sigma
-                - 0.5 * low * index * el.sqrt(2.0) / sigma / V
-                - 0.5 * low * el.sqrt(2.0) / sigma / V
+            (
+                el.erf(
+                    0.5
+                    * el.sqrt(2.0)
+                    * (
+                        (high - low) / V
+                        + index * (high - low) / V
+                        + low
+                        - el.clip(value, low, high)
+                    )
+                    / sigma
+                )
+                - el.erf(
+                    0.5
+                    * el.sqrt(2.0)
+                    * (index * (high - low) / V + low - el.clip(value, low, high))
+                    / sigma
+                )
             )
             + torch.zeros_like(x)
         ).scatter_(1, pivot, 0.0),
         0.0,
     ).sum(1, keepdim=True)
     b1 = torch.where(
-        el.erf(
-            0.5 * high * index * el.sqrt(2.0) / sigma / V
-            + 0.5 * high * el.sqrt(2.0) / sigma / V
-            + 0.5 * low * el.sqrt(2.0) / sigma
-            - 0.5 * el.sqrt(2.0) * el.clip(value, low, high) / sigma
-            - 0.5 * low * index * el.sqrt(2.0) / sigma / V
-            - 0.5 * low * el.sqrt(2.0) / sigma / V
-        )
-        != 0.0,
-        (
-            t0
-            * el.erf(
-                0.5 * high * index * el.sqrt(2.0) / sigma / V
-                + 0.5 * high * el.sqrt(2.0) / sigma / V
-                + 0.5 * low * el.sqrt(2.0) / sigma
-                - 0.5 * el.sqrt(2.0) * el.clip(value, low, high) / sigma
-                - 0.5 * low * index * el.sqrt(2.0) / sigma / V
-                - 0.5 * low * el.sqrt(2.0) / sigma / V
-            )
-            + torch.zeros_like(x)
-        ).scatter_(1, pivot, 0.0),
-        0.0,
-    ).sum(1, keepdim=True)
-    b2 = torch.where(
-        el.erf(
-            0.5 * high * index * el.sqrt(2.0) / sigma / V
-            + 0.5 * low * el.sqrt(2.0) / sigma
-            - 0.5 * el.sqrt(2.0) * el.clip(value, low, high) / sigma
-            - 0.5 * low * index * el.sqrt(2.0) / sigma / V
-        )
-        != 0.0,
         (
             el.erf(
-                0.5 * high * index * el.sqrt(2.0) / sigma / V
-                + 0.5 * low * el.sqrt(2.0) / sigma
-                - 0.5 * el.sqrt(2.0) * el.clip(value, low, high) / sigma
-                - 0.5 * low * index * el.sqrt(2.0) / sigma / V
+                0.5
+                * el.sqrt(2.0)
+                * ((high - low) / V + index * (high - low) / V + low - el.clip(value, low, high))
+                / sigma
             )
-            + torch.zeros_like(x)
-        ).scatter_(1, pivot, 0.0),
-        0.0,
-    ).sum(1, keepdim=True)
-    b3 = torch.where(
-        el.erf(
-            0.5 * high * index * el.sqrt(2.0) / sigma / V
-            + 0.5 * low * el.sqrt(2.0) / sigma
-            - 0.5 * el.sqrt(2.0) * el.clip(value, low, high) / sigma
-            - 0.5 * low * index * el.sqrt(2.0) / sigma / V
+            - el.erf(
+                0.5
+                * el.sqrt(2.0)
+                * (index * (high - low) / V + low - el.clip(value, low, high))
+                / sigma
+            )
         )
         != 0.0,
         (
             t0
-            * el.erf(
-                0.5 * high * index * el.sqrt(2.0) / sigma / V
-                + 0.5 * low * el.sqrt(2.0) / sigma
-                - 0.5 * el.sqrt(2.0) * el.clip(value, low, high) / sigma
-                - 0.5 * low * index * el.sqrt(2.0) / sigma / V
+            * (
+                el.erf(
+                    0.5
+                    * el.sqrt(2.0)
+                    * (
+                        (high - low) / V
+                        + index * (high - low) / V
+                        + low
+                        - el.clip(value, low, high)
+                    )
+                    / sigma
+                )
+                - el.erf(
+                    0.5
+                    * el.sqrt(2.0)
+                    * (index * (high - low) / V + low - el.clip(value, low, high))
+                    / sigma
+                )
             )
             + torch.zeros_like(x)
         ).scatter_(1, pivot, 0.0),
@@ -1074,29 +977,18 @@ def _torch_fused(x, value, low, high, sigma, g):
     z0 = la0
     lam0 = el.softplus(z0)
     T0 = b1 - lam0 * b0
-    T1 = b3 - lam0 * b2
-    T2 = b4 - (
+    T1 = b2 - (
         el.erf(
-            0.5 * high * index_y * el.sqrt(2.0) / sigma / V
-            + 0.5 * low * el.sqrt(2.0) / sigma
-            - 0.5 * el.sqrt(2.0) * el.clip(value, low, high) / sigma
-            - 0.5 * low * index_y * el.sqrt(2.0) / sigma / V
-        )
-        / (
-            el.erf(0.5 * el.sqrt(2.0) * (high - el.clip(value, low, high)) / sigma)
-            - el.erf(0.5 * el.sqrt(2.0) * (low - el.clip(value, low, high)) / sigma)
+            0.5
+            * el.sqrt(2.0)
+            * ((high - low) / V + index_y * (high - low) / V + low - el.clip(value, low, high))
+            / sigma
         )
         - el.erf(
-            0.5 * high * index_y * el.sqrt(2.0) / sigma / V
-            + 0.5 * high * el.sqrt(2.0) / sigma / V
-            + 0.5 * low * el.sqrt(2.0) / sigma
-            - 0.5 * el.sqrt(2.0) * el.clip(value, low, high) / sigma
-            - 0.5 * low * index_y * el.sqrt(2.0) / sigma / V
-            - 0.5 * low * el.sqrt(2.0) / sigma / V
-        )
-        / (
-            el.erf(0.5 * el.sqrt(2.0) * (high - el.clip(value, low, high)) / sigma)
-            - el.erf(0.5 * el.sqrt(2.0) * (low - el.clip(value, low, high)) / sigma)
+            0.5
+            * el.sqrt(2.0)
+            * (index_y * (high - low) / V + low - el.clip(value, low, high))
+            / sigma
         )
     )
     w0 = -el.clip(value, low, high)
@@ -1104,7 +996,7 @@ def _torch_fused(x, value, low, high, sigma, g):
     w2 = low + w0
     w3 = (high - low) / V
     w4 = w3 * index_y + w2
-    loss = ((el.erf(w1 * (w3 + w4)) - el.erf(w1 * w4)) * el.softplus(z0) + T1 - T0) / (
+    loss = ((el.erf(w1 * (w3 + w4)) - el.erf(w1 * w4)) * el.softplus(z0) - T0) / (
         el.erf(w1 * (high + w0)) - el.erf(w1 * w2)
     )
     w0 = -el.clip(value, low, high)
@@ -1118,10 +1010,10 @@ def _torch_fused(x, value, low, high, sigma, g):
     w8 = w4 * (high - low)
     w9 = w8 * index_y + w2
     c0 = -w3
-    c1 = w3 * el.erf(w1 * (w5 + w7 - w6)) - T2 - w3 * el.erf(w1 * w7)
-    grad_x_y = -T2 * el.sigmoid(-z0) - w3 * (el.erf(w1 * (w8 + w9)) - el.erf(w1 * w9)) * el.sigmoid(
-        z0
-    )
+    c1 = w3 * (T1 + el.erf(w1 * (w5 + w7 - w6)) - el.erf(w1 * w7))
+    grad_x_y = T1 * w3 * el.sigmoid(-z0) - w3 * (
+        el.erf(w1 * (w8 + w9)) - el.erf(w1 * w9)
+    ) * el.sigmoid(z0)
     pinv0 = el.exp(-lam0)
     p0 = e0 * pinv0
     w0 = 0.5 * el.sqrt(2.0) / sigma
@@ -1182,7 +1074,7 @@ LOSS = rt.RowLoss(
             inputs=("value",),
             streams=(),
             n_saved=4,
-            n_state=10,
+            n_state=8,
             torch_forward=_torch_forward,
             torch_backward=_torch_backward,
             torch_fused=_torch_fused,

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sympy import Add, Expr, Integer, Symbol, exp, expand, factor_terms
+from sympy import Add, Expr, Integer, Symbol, collect, exp, expand, factor_terms
 
 from lossgen.ir.stages import Centre, Form, Max, Pivot, Sum, Vocabulary
 from lossgen.passes.algebra import cancel_fractions
@@ -131,7 +131,7 @@ class Reductions:
         raw_y = {pair[1] for pair in self.vocabulary.streams.values()}
         along: list[Expr] = []
         shift_y: list[Expr] = []
-        for term in Add.make_args(expand(ell_y - constant)):
+        for term in Add.make_args(collect(expand(ell_y - constant), sorted(raw_y, key=str))):
             (along if term.free_symbols & raw_y else shift_y).append(term)
         base_y = Add(*(term / scale for term in along))
         level = self.level(ell) + 1
@@ -178,10 +178,28 @@ class Reductions:
         """Σ_{j≠y} body as a row expression in sum symbols."""
         if not self.varies(body):
             return self.count * body
+        body = self._centred(body)
         if self.level(body) == 0:
             return self._whole(body)
         groups = self._by_row(cancel_fractions(body, self.class_symbols()))
         return Add(*(row * self._class_sum(cls) for row, cls in groups))
+
+    def _centred(self, body: Expr) -> Expr:
+        """Differences of several streams, each from its value at y, as one class symbol."""
+        if self.pivot is not Pivot.TARGET or not body.args:
+            return body
+        body = body.func(*(self._centred(a) for a in body.args))
+        if not body.is_Add:
+            return body
+        pairs = []
+        for raw, raw_y in self.vocabulary.streams.values():
+            pairs += [(t, t.xreplace({raw: raw_y})) for t in body.args if t.has(raw)]
+        matched = [(t, t_y) for t, t_y in pairs if t != t_y and -t_y in body.args]
+        streams = {s for t, _ in matched for s in t.free_symbols & self.vocabulary.class_symbols}
+        if len(streams) < 2:
+            return body
+        apart = self.centre(Add(*(t for t, _ in matched)), Add(*(t_y for _, t_y in matched)))
+        return body - Add(*(t - t_y for t, t_y in matched)) + apart
 
     def _by_row(self, body: Expr) -> list[tuple[Expr, Expr]]:
         """Σ row·class, with class parts together whose rows differ by a number only."""
@@ -239,8 +257,10 @@ class Reductions:
     def _joint(self, piece: Piece) -> Expr:
         """Σ exp(Σ κ_f·logp_f) = Q'·exp(s' - Σ κ_f·s_f) of the form with l' = Σ κ_f·l_f."""
         forms = [(self.forms[index], kappa) for index, kappa in piece.kappa.items()]
-        ell = Add(*(expand(kappa * f.ell) for f, kappa in forms))
-        ell_y = Add(*(expand(kappa * f.ell_y) for f, kappa in forms))
+        names = self.vocabulary.pairs
+        # (1 - a)·v stays a product: v - a·v is NaN for a masked class
+        ell = collect(Add(*(expand(k * f.ell) for f, k in forms)), [v for v, _ in names])
+        ell_y = collect(Add(*(expand(k * f.ell_y) for f, k in forms)), [v for _, v in names])
         joint, _ = self.form(ell, ell_y)
         # with every L_f as s_f + l_f(y) the l(y) cancel, and common offsets with them
         return joint.Q * exp(joint.s - Add(*(kappa * f.s for f, kappa in forms)))

@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from sympy import Add, Expr, Integer, Mul, Symbol, exp, expand
+from sympy import Add, Dummy, Expr, Integer, Mul, Symbol, exp, expand
 
 from lossgen.ir.stages import Form
 
@@ -70,7 +70,9 @@ class _Separation:
         return [replace(p, others=True, body=p.body.xreplace(back)) for p in pieces]
 
     def _pieces(self, body: Expr) -> list[Piece] | None:
-        flat = expand(body, deep=True, power_base=False, log=False)
+        opaque = self._opaque(body)
+        flat = expand(body.xreplace(opaque), deep=True, power_base=False, log=False)
+        flat = flat.xreplace({dummy: node for node, dummy in opaque.items()})
         groups: dict[Expr, list[Expr]] = {}
         for term in Add.make_args(flat):
             weight = Mul(*(f for f in Mul.make_args(term) if self._exponential(f)))
@@ -86,6 +88,19 @@ class _Separation:
                     return None
                 pieces.append(piece)
         return pieces
+
+    def _opaque(self, body: Expr) -> dict[Expr, Dummy]:
+        """Sums of raw streams, which expansion must not take apart: 1 - t is exact, p - t·p not."""
+        found: dict[Expr, Dummy] = {}
+        stack = [body]
+        while stack:
+            node = stack.pop()
+            raw = self.built.varies(node) and self.built.level(node) == 0
+            if raw and node.is_Add:
+                found[node] = Dummy(f"raw{len(found)}", real=True)
+            elif not raw:
+                stack.extend(node.args)
+        return found
 
     def _exponential(self, factor: Expr) -> bool:
         return isinstance(factor, exp) and bool(factor.free_symbols & set(self.logps))

@@ -22,11 +22,13 @@ __all__ = ["EAGER", "FLOOR", "ROUNDING", "compare", "further", "slack"]
 EAGER = 4.0
 ROUNDING = 8.0
 FLOOR = 1e-13
+WIDEST = 256.0
 
 
 def slack(spec: LossSpec) -> float:
-    """A spec that states a wider bound for its certificate gets it here too."""
-    return max(1.0, spec.accuracy.ulp / 4.0) if spec.accuracy else 1.0
+    """A spec that states a wider bound for its certificate gets it here too, up to ``WIDEST``:
+    beyond that the bound is about points that are 0/0, relative errors of numbers near 0."""
+    return min(WIDEST, max(1.0, spec.accuracy.ulp / 4.0)) if spec.accuracy else 1.0
 
 
 def further(gold: Tensor, one: Tensor, other: Tensor) -> Tensor:

@@ -68,7 +68,15 @@ def _cases():
 
 
 #: losses that take two reduction sweeps before the gradient; all others take one
-TWO_SWEEPS: set[str] = set()
+TWO_SWEEPS = {
+    "dice",
+    "jsd_beta",
+    "logit_norm",
+    "nfl",
+    "skew_kl",
+    "skew_reverse_kl",
+    "tvd",
+}
 
 
 @pytest.mark.parametrize("path", _cases())
