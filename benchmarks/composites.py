@@ -65,14 +65,6 @@ def agce(x: Tensor, y: Tensor, a: float, q: float) -> Tensor:
     return ((t2 - ((a + torch.exp(_at(t3, y))) ** q)) / q).expand(x.shape[0], 1).squeeze(-1)
 
 
-def alpha_divergence(x: Tensor, teacher: Tensor, alpha: float) -> Tensor:
-    """Amari alpha divergence."""
-    teacher = teacher.to(x.dtype)
-    t3 = torch.softmax(teacher, -1)
-    t10 = ((t3**alpha) * (torch.softmax(x, -1) ** (1.0 - alpha))).sum(-1, keepdim=True)
-    return ((t10 - 1.0) / (alpha * (alpha - 1.0))).expand(x.shape[0], 1).squeeze(-1)
-
-
 def apl_nce_mae(x: Tensor, y: Tensor, alpha: float, beta: float) -> Tensor:
     """Active passive loss, NCE and MAE."""
     y = y[:, None]
@@ -90,15 +82,22 @@ def apl_nce_rce(x: Tensor, y: Tensor, alpha: float, beta: float, A: float) -> Te
     return (t5 - (t6 * (1.0 - torch.exp(_at(t1, y))))).expand(x.shape[0], 1).squeeze(-1)
 
 
-def asl_single_label(x: Tensor, y: Tensor, gamma: float) -> Tensor:
+def asl_single_label(
+    x: Tensor, y: Tensor, gamma_pos: float, gamma_neg: float, smoothing: float
+) -> Tensor:
     """Asymmetric loss, single label."""
     y = y[:, None]
-    t4 = torch.softmax(x, -1)
-    t8 = (t4**gamma) * torch.log(1.0 - t4)
-    t9 = (
-        torch.broadcast_to(t8, x.shape).masked_fill(_hot(y, x.shape[-1]), 0.0).sum(-1, keepdim=True)
+    t2 = smoothing / float(x.shape[-1])
+    t3 = (1.0 - smoothing) + t2
+    t5 = torch.log_softmax(x, -1)
+    t9 = (1.0 - torch.exp(_at(t5, y))) ** gamma_pos
+    t14 = (torch.softmax(x, -1) ** gamma_neg) * t5
+    t15 = (
+        torch.broadcast_to(t14, x.shape)
+        .masked_fill(_hot(y, x.shape[-1]), 0.0)
+        .sum(-1, keepdim=True)
     )
-    return ((-_at(torch.log_softmax(x, -1), y)) - t9).expand(x.shape[0], 1).squeeze(-1)
+    return ((((-t3) * t9) * _at(t5, y)) - (t2 * t15)).expand(x.shape[0], 1).squeeze(-1)
 
 
 def aul(x: Tensor, y: Tensor, a: float, q: float) -> Tensor:
@@ -180,57 +179,6 @@ def dice(x: Tensor, y: Tensor, alpha: float, smooth: float) -> Tensor:
     t7 = (t5 - _hot(y, x.shape[-1]).to(x.dtype)) ** 2.0
     t9 = (t5**2.0) + _hot(y, x.shape[-1]).to(x.dtype)
     return (t7 / (t9 + smooth)).sum(-1, keepdim=True).expand(x.shape[0], 1).squeeze(-1)
-
-
-def dist_row(x: Tensor, teacher: Tensor) -> Tensor:
-    """DIST, inter-class relation."""
-    teacher = teacher.to(x.dtype)
-    t3 = torch.softmax(teacher, -1)
-    t5 = torch.softmax(x, -1)
-    t8 = 1.0 / float(x.shape[-1])
-    t9 = (t5 * t3).sum(-1, keepdim=True) - t8
-    t12 = (t5**2.0).sum(-1, keepdim=True) - t8
-    t14 = (t3**2.0).sum(-1, keepdim=True)
-    return (1.0 - (t9 / torch.sqrt(t12 * (t14 - t8)))).expand(x.shape[0], 1).squeeze(-1)
-
-
-def dkd(x: Tensor, y: Tensor, teacher: Tensor, alpha: float, beta: float, T: float) -> Tensor:
-    """Decoupled knowledge distillation."""
-    y = y[:, None]
-    teacher = teacher.to(x.dtype)
-    t8 = torch.exp(_at(torch.log_softmax((teacher / T), -1), y))
-    t9 = torch.log(t8)
-    t10 = torch.exp(_at(torch.log_softmax((x / T), -1), y))
-    t14 = 1.0 - t8
-    t20 = (t8 * (t9 - torch.log(t10))) + (t14 * (torch.log(t14) - torch.log(1.0 - t10)))
-    t21 = teacher / T
-    t22 = torch.log_softmax(
-        torch.broadcast_to(t21, x.shape).masked_fill(_hot(y, x.shape[-1]), -math.inf), -1
-    )
-    t23 = x / T
-    t24 = torch.log_softmax(
-        torch.broadcast_to(t23, x.shape).masked_fill(_hot(y, x.shape[-1]), -math.inf), -1
-    )
-    t25 = teacher / T
-    t27 = torch.softmax(
-        torch.broadcast_to(t25, x.shape).masked_fill(_hot(y, x.shape[-1]), -math.inf), -1
-    )
-    t29 = t27 * (t22 - t24)
-    t30 = (
-        torch.broadcast_to(t29, x.shape)
-        .masked_fill(_hot(y, x.shape[-1]), 0.0)
-        .sum(-1, keepdim=True)
-    )
-    return ((T**2.0) * ((alpha * t20) + (beta * t30))).expand(x.shape[0], 1).squeeze(-1)
-
-
-def elr(x: Tensor, y: Tensor, ensemble: Tensor, weight: float) -> Tensor:
-    """Early-learning regularization, row term."""
-    y = y[:, None]
-    ensemble = ensemble.to(x.dtype)
-    t3 = _at(torch.log_softmax(x, -1), y)
-    t7 = (ensemble * torch.softmax(x, -1)).sum(-1, keepdim=True)
-    return ((-t3) + (weight * torch.log(1.0 - t7))).expand(x.shape[0], 1).squeeze(-1)
 
 
 def emo(x: Tensor, y: Tensor, cost: Tensor) -> Tensor:
@@ -508,14 +456,6 @@ def pseudo_spherical(x: Tensor, y: Tensor, a: float) -> Tensor:
     y = y[:, None]
     t2 = torch.log_softmax((a * x), -1)
     return (-(torch.exp(_at(t2, y)) ** ((a - 1.0) / a))).expand(x.shape[0], 1).squeeze(-1)
-
-
-def renyi(x: Tensor, teacher: Tensor, alpha: float) -> Tensor:
-    """Renyi divergence."""
-    teacher = teacher.to(x.dtype)
-    t3 = torch.softmax(teacher, -1)
-    t10 = ((t3**alpha) * (torch.softmax(x, -1) ** (1.0 - alpha))).sum(-1, keepdim=True)
-    return (torch.log(t10) / (alpha - 1.0)).expand(x.shape[0], 1).squeeze(-1)
 
 
 def reverse_kl(x: Tensor, teacher: Tensor) -> Tensor:
