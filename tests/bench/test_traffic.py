@@ -72,7 +72,6 @@ TWO_SWEEPS = {
     "dice",
     "jsd_beta",
     "logit_norm",
-    "nfl",
     "skew_kl",
     "skew_reverse_kl",
     "tvd",
