@@ -171,16 +171,6 @@ def dco(x: Tensor, y: Tensor, n: float) -> Tensor:
     return (-torch.log(1.0 - ((1.0 - t3) ** n))).expand(x.shape[0], 1).squeeze(-1)
 
 
-def dice(x: Tensor, y: Tensor, alpha: float, smooth: float) -> Tensor:
-    """Self-adjusting Dice loss, row form."""
-    y = y[:, None]
-    t2 = torch.softmax(x, -1)
-    t5 = ((1.0 - t2) ** alpha) * t2
-    t7 = (t5 - _hot(y, x.shape[-1]).to(x.dtype)) ** 2.0
-    t9 = (t5**2.0) + _hot(y, x.shape[-1]).to(x.dtype)
-    return (t7 / (t9 + smooth)).sum(-1, keepdim=True).expand(x.shape[0], 1).squeeze(-1)
-
-
 def emo(x: Tensor, y: Tensor, cost: Tensor) -> Tensor:
     """Earth mover distance optimisation."""
     y = y[:, None]
@@ -604,18 +594,6 @@ def tvd(x: Tensor, teacher: Tensor) -> Tensor:
     teacher = teacher.to(x.dtype)
     t6 = torch.softmax(x, -1) - torch.softmax(teacher, -1)
     return (torch.abs(t6).sum(-1, keepdim=True) / 2.0).expand(x.shape[0], 1).squeeze(-1)
-
-
-def two_hot(x: Tensor, value: Tensor, low: float, high: float) -> Tensor:
-    """Two-hot regression target."""
-    value = value.to(x.dtype)[:, None]
-    t3 = torch.clamp(value, low, high) - low
-    t4 = float(x.shape[-1]) - 1.0
-    t6 = high - low
-    t8 = ((t3 * t4) / t6) - torch.arange(x.shape[-1], dtype=x.dtype, device=x.device)[None]
-    t11 = torch.relu(1.0 - torch.abs(t8))
-    t12 = torch.log_softmax(x, -1)
-    return (-(t11 * t12).sum(-1, keepdim=True)).expand(x.shape[0], 1).squeeze(-1)
 
 
 def vat(x: Tensor, perturbed_x: Tensor) -> Tensor:

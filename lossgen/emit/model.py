@@ -14,9 +14,10 @@ from lossgen.emit.names import named_weights
 from lossgen.ir.plan import KernelPlan, Moment
 from lossgen.ir.stages import Centre, Form, Max, Sum
 
-__all__ = ["CLAMP", "FLOOR", "RowModel", "whole"]
+__all__ = ["CLAMP", "FAR", "FLOOR", "RowModel", "whole"]
 
 CLAMP = "3.0e38"  # finite float32 (and float64) stand-in for an infinite z
+FAR = "-1.0e4"  # a logit that no class of weight has
 FLOOR = "-1.0e18"  # finite stand-in for logp = -inf: exp of it is 0, so 0·logp is 0
 
 
@@ -73,6 +74,15 @@ class RowModel:
     def differentiable(self) -> list[str]:
         """Those of them that get a gradient."""
         return [n for n in self.plan.stable.vocabulary.differentiable if n != "x"]
+
+    @cached_property
+    def floored(self) -> list[str]:
+        """Streams whose value at the target stands in a difference of streams: a masked target
+        counts as ``FAR`` there, so that the difference has a finite centre."""
+        if self.pivot != "target":
+            return []
+        used = {s.name for c in self.centres if len(c.pairs) > 1 for s in c.expr.free_symbols}
+        return [n for n in self.streams if n in used]
 
     @property
     def vocab(self) -> list[str]:

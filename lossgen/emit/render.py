@@ -17,7 +17,7 @@ import jinja2
 from lossgen.compiler import Compiled
 from lossgen.emit import sweep_triton
 from lossgen.emit.docstring import docstring
-from lossgen.emit.model import RowModel
+from lossgen.emit.model import FAR, RowModel
 from lossgen.emit.names import check_names
 from lossgen.emit.printers import TORCH, TRITON
 from lossgen.emit.scalars import RowScalars
@@ -186,6 +186,7 @@ class _VariantView:
         self.target = model.pivot == "target"
         self.uses = sorted(stable.uses)
         self.gradients = model.plan.gradients
+        self.far = FAR
         triton, torch = RowScalars(model, TRITON), RowScalars(model, TORCH)
         self.lift = {s.level: sweep_triton.lift(s) for s in sweeps}
         self.merge = {s.level: sweep_triton.merge(s) for s in sweeps}

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from sympy import Expr, Symbol
 
-from lossgen.emit.model import FLOOR, RowModel, Sweep, whole
+from lossgen.emit.model import FAR, FLOOR, RowModel, Sweep, whole
 from lossgen.emit.names import assignments
 from lossgen.emit.printers import TORCH, Printer
 from lossgen.emit.scalars import RowScalars
@@ -30,6 +30,7 @@ def values_at_y(model: RowModel) -> list[str]:
         return []
     at = "y" if model.pivot == "target" else "pivot"
     lines = [f"{n}_y = {n}.gather(1, {at})" for n in ["x", *model.streams]]
+    lines += [f"{n}_y = {n}_y.clamp_min({FAR})" for n in model.floored]
     lines += [f"{v}_y = {v}[{at}]" for v in model.vocab]
     return lines + ([f"index_y = {at}.to(x.dtype)"] if model.needs_index else [])
 

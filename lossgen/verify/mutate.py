@@ -218,7 +218,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         "the stride of grad_output is taken for 1 (TransformerEngine)",
         r"grad_rows \+ row \* stride_grad_rows",
         "grad_rows + row",
-        by="grad_output",
+        by="fused_gradient",
     ),
     Mutation(
         "ignored_gradient_unwritten",

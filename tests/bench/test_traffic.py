@@ -69,7 +69,6 @@ def _cases():
 
 #: losses that take two reduction sweeps before the gradient; all others take one
 TWO_SWEEPS = {
-    "dice",
     "jsd_beta",
     "logit_norm",
     "skew_kl",

@@ -57,7 +57,6 @@ PINS = {
     "adaptive_smoothing": (2, 4),
     "adv_comp_sum": (4, 5),
     "asl_single_label": (3, 4),
-    "dice": (4, 4),
     "emo": (2, 3),
     "hl_gauss": (6, 4),
     "jsd_beta": (4, 6),
@@ -74,12 +73,10 @@ PINS = {
     "soft_target_ce": (4, 4),
     "trades": (3, 5),
     "tvd": (4, 6),
-    "two_hot": (4, 4),
     "vat": (3, 5),
 }
 #: what no algebra makes one sweep; everything else takes one
 TWO_SWEEPS = {
-    "dice",
     "jsd_beta",
     "logit_norm",
     "skew_kl",
