@@ -44,7 +44,10 @@ def short(path: Path) -> str:
 
 @pytest.mark.parametrize("path", CODE, ids=short)
 def test_file_is_short(path):
-    lines = len(path.read_text(encoding="utf-8").splitlines())
+    text = path.read_text(encoding="utf-8")
+    if ", written by `python" in text.partition("\n\n")[0]:
+        pytest.skip("a program wrote it")
+    lines = len(text.splitlines())
     assert lines <= MAX_LINES, f"{lines} lines: is there a seam?"
     assert path.stem not in {"utils", "helpers", "common"}
 

@@ -108,10 +108,17 @@ class Subject:
         self, logits: Tensor, target: Tensor, inputs: dict[str, Tensor], weight: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Loss per row, and the gradient of its sum weighted by ``weight`` [N]."""
-        leaf = logits.detach().requires_grad_()
-        loss = self.call(leaf, target, inputs, reduction="none")
-        (grad,) = torch.autograd.grad(loss, leaf, weight)
-        return loss.detach(), grad
+        leaves, inputs = self.leaves(logits.detach(), inputs)
+        loss = self.call(leaves[0], target, inputs, reduction="none")
+        return loss.detach(), gradient(loss, leaves, weight)
+
+    def leaves(
+        self, logits: Tensor, inputs: dict[str, Tensor]
+    ) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """What a gradient is wanted for, the logits first; the inputs with those leaves in."""
+        wanted = [entry.name for entry in self.loss.inputs if entry.differentiable]
+        streams = {name: inputs[name].detach().requires_grad_() for name in wanted}
+        return [logits.requires_grad_(), *streams.values()], inputs | streams
 
     def references(
         self, logits: Tensor, target: Tensor, inputs: dict[str, Tensor], weight: Tensor
@@ -124,11 +131,22 @@ class Subject:
         nudged = exact * (1 + torch.finfo(torch.float32).eps * sign)
         found = []
         for values in (exact, exact.float(), nudged):
-            leaf = values.clone().requires_grad_()
-            loss = self.plain(leaf, target, inputs)
-            (grad,) = torch.autograd.grad(loss, leaf, weight.to(leaf.dtype))
-            found.append((loss.detach(), grad))
+            given = {n: v.to(values.dtype) if v.dim() == 2 else v for n, v in inputs.items()}
+            leaves, given = self.leaves(values.clone(), given)
+            loss = self.plain(leaves[0], target, given)
+            found.append((loss.detach(), gradient(loss, leaves, weight.to(values.dtype))))
+        if exact.isinf().any():
+            # where() turns the NaN of 0·∞ into a number: what a finite mask contradicts is unknown
+            finite = self.plain(exact.clamp_min(-1e30), target, inputs).detach()
+            agrees = torch.isclose(finite, found[0][0])
+            found[0] = (found[0][0].where(agrees, torch.nan), found[0][1])
         return found
+
+
+def gradient(loss: Tensor, leaves: list[Tensor], weight: Tensor, **how: bool) -> Tensor:
+    """The gradients [N, n·V] side by side; zeros for a stream that the loss holds constant."""
+    how |= {"allow_unused": True, "materialize_grads": True}
+    return torch.cat(torch.autograd.grad(loss, leaves, weight, **how), -1)
 
 
 def excess(out: Tensor, gold: Tensor, yardsticks: list[Tensor], dtype: torch.dtype) -> float:
@@ -226,10 +244,10 @@ def ignored(subject: Subject, shape: Shape) -> str:
 def fused(subject: Subject, shape: Shape) -> str:
     """Mean with gradient in the forward = rows then backward; a second backward agrees."""
     (logits, target), inputs = subject.draw(shape), subject.inputs(shape)
-    leaf = logits.detach().requires_grad_()
-    loss = subject.call(leaf, target, inputs, reduction="sum")
-    (first,) = torch.autograd.grad(loss, leaf, retain_graph=True)
-    (second,) = torch.autograd.grad(loss, leaf, torch.full_like(loss, 2.0))
+    leaves, given = subject.leaves(logits.detach(), inputs)
+    loss = subject.call(leaves[0], target, given, reduction="sum")
+    first = gradient(loss, leaves, torch.ones_like(loss), retain_graph=True)
+    second = gradient(loss, leaves, torch.full_like(loss, 2.0))
     weight = torch.ones(shape.rows, device=subject.device)
     rows, grad = subject.rows(logits, target, inputs, weight)
     size = grad.abs().amax(-1, keepdim=True).float()
