@@ -253,7 +253,7 @@ def check_paths(arguments: list[str]) -> None:
 def template_variables() -> set[str]:
     texts = [p.read_text(encoding="utf-8") for p in sorted(paths.templates_dir().glob("*.jinja"))]
     code = "".join(re.findall(r"\{\{.*?\}\}|\{%.*?%\}", "".join(texts), re.DOTALL))
-    return set(re.findall(r"\b(?:v|loss)\.[a-z_]+", code))
+    return set(re.findall(r"\b(?:v|loss|c)\.[a-z_]+", code))
 
 
 def named(document: str) -> set[str]:

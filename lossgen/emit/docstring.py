@@ -58,7 +58,7 @@ def _lines(spec: LossSpec) -> Iterator[str]:
         yield f"    ignore_index: rows with this target have {what} 0 and gradient 0."
     if not spec.outputs:
         yield '    reduction: "mean" (over the rows that count), "sum" or "none".'
-    yield '    backend: "auto" (Triton on CUDA, torch on CPU), "triton" or "torch".'
+    yield '    backend: "auto" (Triton on CUDA, C on CPU), "triton", "c" or "torch".'
     if not spec.outputs:
         yield "    inplace_grad: let the gradient overwrite ``logits``."
     yield from ("", "Returns:")

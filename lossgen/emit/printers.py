@@ -8,7 +8,7 @@ reach a kernel).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sympy import Add, Expr, Function, Mul, Pow, Rational, Symbol, exp, log, nan, oo, pi
 
@@ -16,7 +16,7 @@ from lossgen.errors import CompilerBug
 from lossgen.ir.evaluate import paired
 from lossgen.ir.ops import OPS
 
-__all__ = ["TORCH", "TRITON", "TRITON_TILE", "Dialect", "Printer"]
+__all__ = ["C_ROW", "TORCH", "TRITON", "TRITON_TILE", "Dialect", "Printer"]
 
 _ADD, _MUL, _UNARY, _ATOM = 1, 2, 3, 9
 
@@ -33,6 +33,7 @@ class Dialect:
     power: str
     op: str  # attribute of ir.ops.Op with the function's name
     prefix: str
+    sums_pivot: bool = True  # sums of the first sweep count an arg-max pivot: it is not known yet
 
 
 TRITON = Dialect(
@@ -56,6 +57,8 @@ TRITON_TILE = Dialect(
     "triton",
     "dl.",
 )
+# Row values of the C program; ``emit.c_text`` respells them.
+C_ROW = replace(TRITON, name="C", sums_pivot=False)
 TORCH = Dialect(
     "torch",
     "el.exp",

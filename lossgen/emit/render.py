@@ -20,6 +20,7 @@ from lossgen.emit.docstring import docstring
 from lossgen.emit.model import FAR, RowModel
 from lossgen.emit.names import check_names
 from lossgen.emit.printers import TORCH, TRITON
+from lossgen.emit.row_c import CRow, wrapped
 from lossgen.emit.scalars import RowScalars
 from lossgen.emit.sweep_torch import TorchSweep, values_at_y
 from lossgen.errors import CompilerBug
@@ -237,6 +238,8 @@ class _VariantView:
         self.torch_reload = outputs + _reload(model)
         self.torch_coefficients_saved = torch.coefficients(saved=True)
         self.torch_backward = forward.gradient()
+        view = _environment().get_template("row_c.jinja").render(v=self, c=CRow(model))
+        self.c_source = wrapped(view)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)

@@ -12,7 +12,7 @@ from sympy import Expr, Symbol
 
 from lossgen.emit.model import CLAMP, RowModel
 from lossgen.emit.names import assignments
-from lossgen.emit.printers import TRITON, Dialect, Printer
+from lossgen.emit.printers import TORCH, Dialect, Printer
 from lossgen.ir.plan import Moment
 from lossgen.ir.stages import Form, Sum
 
@@ -25,7 +25,7 @@ class RowScalars:
     def __init__(self, model: RowModel, dialect: Dialect) -> None:
         self.model, self.dialect = model, dialect
         self.printer = Printer(dialect)
-        self.where = "tl.where" if dialect is TRITON else "torch.where"
+        self.where = "torch.where" if dialect is TORCH else "tl.where"
 
     # ------------------------------------------------------------------ the whole
     def results(self, with_gradient: bool = False) -> list[str]:
@@ -151,7 +151,8 @@ class RowScalars:
         )
         if entry.form is None:
             text = self.model.lower(moment, 0)
-            if self.model.pivot == "argmax" and entry.level == 1:
+            counted = self.dialect.sums_pivot and entry.level == 1
+            if self.model.pivot == "argmax" and counted:
                 at_pivot = entry.body.xreplace(self.model.plan.stable.vocabulary.at_y)
                 text += f" - {self.printer(at_pivot, 2)}"
             return f"{entry.symbol} = {text}"

@@ -29,8 +29,9 @@ def scaled(form: Form, difference: str, printer: Printer) -> str:
 
 
 # ---------------------------------------------------------------------------- lift
-def lift(sweep: Sweep) -> list[str]:
-    """State of one tile relative to the tile's own maximum."""
+def lift(sweep: Sweep, whole_row: bool = False) -> list[str]:
+    """State of one tile relative to the tile's own maximum; of a ``whole_row``, the largest class
+    is the pivot for good, and every sum leaves it out."""
     model, printer = sweep.model, Printer(TRITON_TILE)
     lines = ["valid = inside & (cols != y)" if model.pivot == "target" else "valid = inside"]
     if model.pivot == "argmax" and sweep.level > 1:
@@ -43,7 +44,7 @@ def lift(sweep: Sweep) -> list[str]:
         lines += _softmax(sweep, form, printer)
     if sweep.carries_pivot:
         lines += _tile_values(sweep, printer)
-    lines += _moments(sweep, printer)
+    lines += _moments(sweep, printer, whole_row)
     for k, largest in sweep.maxes:
         valid = "valid"
         if largest.below is not None:
@@ -130,7 +131,7 @@ def _delta(centre: Centre, printer: Printer, where: str) -> list[str]:
     return [*lines, f"{symbol} = {factor}({' + '.join(parts)} - {near})"]
 
 
-def _moments(sweep: Sweep, printer: Printer) -> list[str]:
+def _moments(sweep: Sweep, printer: Printer, whole_row: bool) -> list[str]:
     lines: list[str] = []
     plain = [m for m in sweep.moments if m.form is None]
     targets = [(f"v{k}", sweep.model.named(m.weight)) for k, m in enumerate(plain)]
@@ -147,7 +148,8 @@ def _moments(sweep: Sweep, printer: Printer) -> list[str]:
             continue
         if moment.form is None:
             body = f"v{plain.index(moment)}" if sweep.level > 1 else body
-            body = f"tl.where(valid, {body}, 0.0)"
+            inside = "others" if sweep.carries_pivot and whole_row else "valid"
+            body = f"tl.where({inside}, {body}, 0.0)"
         elif moment.kappa == 0:
             inside = _inside(sweep, moment)
             if moment.weight != 1:  # 0·∞ is 0: a class of weight zero may be masked

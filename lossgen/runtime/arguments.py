@@ -22,7 +22,7 @@ __all__ = [
 
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 REDUCTIONS = ("mean", "sum", "none")
-BACKENDS = ("auto", "triton", "torch")
+BACKENDS = ("auto", "triton", "c", "torch")
 
 
 @dataclass(frozen=True)
@@ -109,6 +109,7 @@ class Variant:
     merge_kernel: Any
     backward_kernel: Any
     fused_kernel: Any
+    c_source: str = ""  # none: torch on the CPU
 
 
 def check_parameters(loss: str, declared: Sequence[Parameter], values: Sequence[Any]) -> None:

@@ -9,15 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lossgen.runtime import launch, torch_backend
+from lossgen.runtime import c_backend, launch, torch_backend
 from lossgen.runtime.arguments import Variant
 from lossgen.runtime.batch import Batch, compute_dtype
 
 __all__ = ["Call", "Fused", "Rows", "module_of"]
 
 
-def module_of(backend: str) -> ModuleType:
-    """The backend's functions."""
+def module_of(backend: str, variant: Variant, dtype: torch.dtype) -> ModuleType:
+    """The backend's functions: torch's where the C program cannot be compiled."""
+    if backend == "c" and c_backend.available(variant, dtype):
+        return c_backend
     return launch if backend == "triton" else torch_backend
 
 
@@ -34,14 +36,18 @@ class Call:
         """Without the tensors that autograd holds."""
         return Call(self.loss, self.variant, self.batch.without_rows(), self.backend)
 
+    @property
+    def module(self) -> ModuleType:
+        return module_of(self.backend, self.variant, self.batch.logits.dtype)
+
     def rows(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        return module_of(self.backend).forward(self.variant, batch)
+        return self.module.forward(self.variant, batch)
 
     def gradients(
         self, batch: Batch, saved: Tensor, grad_rows: Tensor, wanted: tuple[bool, ...]
     ) -> tuple[Tensor | None, ...]:
         grad_rows = grad_rows.to(compute_dtype(batch.logits))
-        return module_of(self.backend).backward(self.variant, batch, saved, grad_rows, wanted)
+        return self.module.backward(self.variant, batch, saved, grad_rows, wanted)
 
     def wanted(self, needs: tuple[bool, ...]) -> tuple[bool, ...]:
         """Of the logits and the differentiable streams, given autograd's flags of all."""
@@ -105,9 +111,7 @@ class Fused(torch.autograd.Function):
         if inplace and wanted[0]:
             outs[0] = source
         plain = batch.of(source, tuple(s.detach() for s in streams))
-        rows = module_of(call.backend).fused(
-            call.variant, plain, scale.expand(1, logits.shape[0]), outs
-        )
+        rows = call.module.fused(call.variant, plain, scale.expand(1, logits.shape[0]), outs)
         if inplace and wanted[0]:
             torch.autograd.graph.increment_version(logits)
             ctx.kept = False

@@ -47,13 +47,20 @@ class Config:
     one_tile: bool = False
 
 
-def config(role: str, n_classes: int, hip: bool = False) -> Config:
-    """The launch of kernel ``role`` for rows of ``n_classes``."""
+def config(role: str, n_classes: int, hip: bool = False, streams: int = 0) -> Config:
+    """The launch of kernel ``role`` for rows of ``n_classes``; ``streams``: class inputs beside
+    the logits, which share the registers."""
     width = max(16, 1 << max(0, n_classes - 1).bit_length())
-    one_tile = role == "fused" and width <= _ONE_TILE
-    block = width if one_tile else min(width, _LARGEST_TILE[role])
+    share = streams.bit_length()  # halve for one, quarter for two or three
+    one_tile = role == "fused" and width <= _ONE_TILE >> share
+    block = width if one_tile else min(width, _LARGEST_TILE[role] >> share)
     warps = max(1, min(32, block // (32 * _VALUES[role])))
     return Config(block, max(1, warps // 2) if hip else warps, one_tile)
+
+
+def _config(role: str, batch: Batch) -> Config:
+    hip = torch.version.hip is not None
+    return config(role, batch.logits.shape[1], hip, len(batch.streams))
 
 
 def n_splits(n_rows: int, n_classes: int, block: int, processors: int) -> int:
@@ -112,7 +119,7 @@ def forward(variant: Variant, batch: Batch) -> tuple[Tensor, Tensor]:
     saved = torch.empty(variant.n_saved, rows, dtype=torch.float32, device=logits.device)
     if rows == 0:
         return loss, saved
-    chosen = config("forward", classes, torch.version.hip is not None)
+    chosen = _config("forward", batch)
     splits = 1
     if variant.merge_kernel is not None:
         splits = n_splits(rows, classes, chosen.block, _processors(logits))
@@ -152,7 +159,7 @@ def backward(
     )
     if rows == 0:
         return outs
-    chosen = config("backward", classes, torch.version.hip is not None)
+    chosen = _config("backward", batch)
     pointers, strides, want = _targets(batch, outs)
     with _on(logits):
         variant.backward_kernel[(rows, -(-classes // chosen.block))](
@@ -183,7 +190,7 @@ def fused(
     loss = torch.empty(batch.n_out, rows, dtype=torch.float32, device=logits.device)
     if rows == 0:
         return loss
-    chosen = config("fused", classes, torch.version.hip is not None)
+    chosen = _config("fused", batch)
     pointers, strides, want = _targets(batch, outs)
     with _on(logits):
         variant.fused_kernel[(rows,)](

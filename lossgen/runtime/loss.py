@@ -226,9 +226,18 @@ class RowLoss:
     def _backend(self, logits: Tensor, backend: str) -> str:
         if backend == "torch":
             return "torch"
+        on_cpu = logits.device.type == "cpu"
+        if backend == "c":
+            if not on_cpu:
+                raise ValueError(
+                    f"{self.function}: backend 'c' needs CPU tensors, but logits are on "
+                    f"{logits.device}"
+                )
+            return "c"
         usable = HAS_TRITON and logits.dtype is not torch.float64
         if backend == "auto":
-            return "triton" if logits.is_cuda and usable else "torch"
+            on_gpu = "triton" if logits.is_cuda and usable else "torch"
+            return "c" if on_cpu else on_gpu
         if not HAS_TRITON:
             raise ValueError(f"{self.function}: backend 'triton' needs the package triton")
         if logits.dtype is torch.float64:

@@ -86,7 +86,8 @@ def _define(key: str) -> Operators:
         if target is not None and not logits.is_cuda:
             check_target_range(target, target == ignore_index, logits.shape[1])
         batch = _batch(loss, logits, target, streams, inputs, parameters, ignore_index, variant)
-        return module_of(backend).forward(loss.variants[variant], batch)
+        plan = loss.variants[variant]
+        return module_of(backend, plan, logits.dtype).forward(plan, batch)
 
     def forward_fake(
         logits: Tensor,
@@ -117,8 +118,9 @@ def _define(key: str) -> Operators:
     ) -> list[Tensor]:
         loss = _LOSSES[key]
         batch = _batch(loss, logits, target, streams, inputs, parameters, ignore_index, variant)
-        found = module_of(backend).backward(
-            loss.variants[variant], batch, saved, grad_rows, tuple(wanted)
+        plan = loss.variants[variant]
+        found = module_of(backend, plan, logits.dtype).backward(
+            plan, batch, saved, grad_rows, tuple(wanted)
         )
         return [g for g in found if g is not None]
 

@@ -94,7 +94,7 @@ def verify(
     name_or_path: str | Path,
     examples: int = 20,
     device: str = "cpu",
-    backends: Sequence[str] = ("torch", "triton"),
+    backends: Sequence[str] = ("torch", "c", "triton"),
 ) -> VerificationResult:
     """Test a loss of the catalogue, or of a spec file, against its literal formula.
 

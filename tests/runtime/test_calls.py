@@ -111,7 +111,7 @@ BAD: list[tuple[str, Callable[[], Any], type[Exception], str]] = [
         "backend",
         lambda: gce_loss(X, Y, backend="cuda"),
         ValueError,
-        "gce_loss: backend must be one of 'auto', 'triton', 'torch', not 'cuda'",
+        "gce_loss: backend must be one of 'auto', 'triton', 'c', 'torch', not 'cuda'",
     ),
     (
         "triton_float64",

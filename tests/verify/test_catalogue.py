@@ -1,4 +1,4 @@
-"""Every loss of the catalogue has every property, on the Triton source and in torch."""
+"""Every loss of the catalogue has every property, on the Triton source, in C and in torch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lossgen.verify.runner import Runner
 EXAMPLES = 2  # beside one fixed case per kind of row; `lossgen verify` draws more
 
 
-@pytest.mark.parametrize("backend", ["torch", "triton"])
+@pytest.mark.parametrize("backend", ["torch", "c", "triton"])
 @pytest.mark.parametrize("name", paths.spec_names())
 def test_properties(name: str, backend: str) -> None:
     interpreter.install()

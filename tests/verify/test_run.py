@@ -57,7 +57,7 @@ def shown(result: VerificationResult) -> str:
 def test_specs_of_a_user(name: str, tmp_path: Path) -> None:
     result = verify(write(tmp_path, name, SPECS[name]), examples=1)
     assert result.ok, shown(result)
-    assert {r.backend for r in result.results} == {"formula", "torch", "triton"}
+    assert {r.backend for r in result.results} == {"formula", "torch", "c", "triton"}
 
 
 def test_a_result_survives_json() -> None:

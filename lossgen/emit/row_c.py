@@ -1,0 +1,91 @@
+"""What ``templates/row_c.jinja`` renders of one variant: loops and row values as C lines."""
+
+from __future__ import annotations
+
+import textwrap
+
+from lossgen.emit.model import FAR, RowModel
+from lossgen.emit.printers import C_ROW
+from lossgen.emit.scalars import RowScalars
+from lossgen.emit.sweep_c import CSweep, GradientLoop, row_lines
+
+__all__ = ["CRow", "wrapped"]
+
+
+class _SweepView:
+    """One sweep and the row values after it."""
+
+    def __init__(self, sweep: CSweep, between: list[str]) -> None:
+        self.before, self.loops = sweep.before, sweep.loops
+        self.widest, self.results = sweep.widest, sweep.results
+        self.between = between
+
+
+class CRow:
+    """The C view of a ``RowModel``."""
+
+    def __init__(self, model: RowModel) -> None:
+        scalars, names = RowScalars(model, C_ROW), model.plan.stable
+        results = ["loss"] if not names.outputs else [f"out_{n}" for n in model.outputs]
+        factors = model.cotangents or ["g"]
+        known = dict.fromkeys([*model.at_y, *model.state, *model.saved, *results, *factors])
+        for sweep in model.sweep_models:
+            known |= dict.fromkeys(sweep.known)
+        self.variables = list(known)
+        self.results = results
+        declared = set(known)
+        self.sweeps = []
+        for sweep in model.sweep_models:
+            lines = [
+                f'm{f.index} = tl.where(m{f.index} == float("-inf"), 0.0, m{f.index})'
+                for f in sweep.forms
+            ]
+            if sweep.level < len(model.sweep_models):
+                lines += scalars.between(sweep.level)
+            view = CSweep(sweep, set(known))
+            self.sweeps.append(_SweepView(view, row_lines(lines, declared)))
+        self.finish = row_lines(scalars.results(), declared)
+        self.coefficients = row_lines(scalars.coefficients(saved=True), set(known))
+        self.gradient = GradientLoop(model)
+        self.at_target = _values_at(model, "y") if model.pivot == "target" else []
+        self.reload = [
+            f"{n} = call->saved[{k} * call->rows + row];" for k, n in enumerate(model.saved)
+        ]
+        if model.pivot == "argmax":
+            self.reload += _values_at(model, "(int64_t)pivot")
+        self.cotangents = []
+        for k, name in enumerate(factors):
+            at = f"call->grad_rows[{k} * call->grad_outputs_stride + row * call->grad_rows_stride]"
+            value = f"in_range ? {at} : NAN" if model.pivot == "target" else at
+            self.cotangents.append(f"{name} = {value};")
+
+
+def _finite(maximum: str) -> str:
+    """There may be no other class."""
+    return f'{maximum} = tl.where({maximum} == float("-inf"), 0.0, {maximum})'
+
+
+def _values_at(model: RowModel, at: str) -> list[str]:
+    """The streams' values at the pivot."""
+    lines = [f"{n}_y = {n}_ptr[{at}];" for n in model.tile_streams]
+    if model.needs_index:
+        lines.append(f"index_y = {at};")
+    return lines + [f"{n}_y = f_maximum({n}_y, {FAR});" for n in model.floored]
+
+
+def wrapped(text: str) -> str:
+    """C text with lines of at most 100 characters, and no trailing blanks."""
+    lines: list[str] = []
+    for line in text.splitlines():
+        own = line[: len(line) - len(line.lstrip())]
+        end = " \\" if line.startswith("#") else ""
+        parts = textwrap.wrap(
+            line.strip(),
+            100 - len(own) - len(end),
+            subsequent_indent="    ",
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        lines += [own + part + end for part in parts[:-1]]
+        lines.append(own + parts[-1] if parts else "")
+    return "\n".join(lines) + "\n"

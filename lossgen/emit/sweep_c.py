@@ -1,0 +1,338 @@
+"""The row program in C: the same lines as in Triton, with the whole row as one tile.
+
+A lift reduces a tile, and what it reduces needs earlier reductions (t = l - m needs m).  So it
+becomes a few loops over the row, which stays in cache between them: each loop computes the class
+values that its reductions need, and the row values between the loops are doubles.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from lossgen.emit import sweep_triton
+from lossgen.emit.c_text import CText, is_condition
+from lossgen.emit.model import RowModel, Sweep
+from lossgen.errors import CompilerBug
+
+__all__ = ["CSweep", "GradientLoop", "Loop", "row_lines"]
+
+_TILE, _ROW = CText(tile=True), CText(tile=False)
+_IDENTITY = {"sum": "0", "max": "-INFINITY", "min": "INT_MAX"}
+_INTEGERS = {"y", "cols"}
+
+
+@dataclass(frozen=True)
+class Reduction:
+    name: str
+    kind: str  # sum, max; min is of class indices
+    body: ast.expr
+
+    @property
+    def type(self) -> str:
+        return "int" if self.kind == "min" else "real"
+
+    @property
+    def identity(self) -> str:
+        return _IDENTITY[self.kind]
+
+    @property
+    def text(self) -> str:
+        return _TILE(self.body)
+
+    def join(self, total: str, value: str) -> str:
+        """Text of the two as one."""
+        sign = {"sum": "+", "max": ">", "min": "<"}[self.kind]
+        both = f"{value} {sign} {total}"
+        return f"{total} + {value}" if self.kind == "sum" else f"{both} ? {value} : {total}"
+
+
+@dataclass
+class Loop:
+    """One pass over the classes. ``scalars`` are (type, name) of what it reads of the row, and
+    ``streams`` what it loads per class."""
+
+    name: str
+    scalars: list[tuple[str, str]]
+    streams: list[str]
+    lines: list[str]
+    reductions: list[Reduction]
+    after: list[str] = field(default_factory=list)  # row values that follow from it
+
+
+@dataclass(frozen=True)
+class Statement:
+    name: str
+    value: ast.expr
+    tile: bool
+
+
+class _Renamed(ast.NodeTransformer):
+    """Names as they stand at this point of the lines; ``inside`` is true, as nothing is padding."""
+
+    def __init__(self, names: dict[str, str]) -> None:
+        self.names = names
+
+    def visit_Name(self, node: ast.Name) -> ast.AST:
+        return ast.Name(self.names.get(node.id, node.id))
+
+    def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
+        self.generic_visit(node)
+        return node.right if _is_inside(node.left) else node
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        self.generic_visit(node)
+        return node.args[1] if node.args and _is_inside(node.args[0]) else node
+
+
+def _is_inside(node: ast.expr) -> bool:
+    return isinstance(node, ast.Name) and node.id == "inside"
+
+
+class _Program:
+    """Lines in single assignment, with the reductions taken out of the expressions."""
+
+    def __init__(self, lines: Iterable[str], tiles: Iterable[str]) -> None:
+        self.statements: list[Statement] = []
+        self.reductions: dict[str, Reduction] = {}
+        self.streams = list(tiles)
+        self.tiles = {"cols", *self.streams}
+        self.names: dict[str, str] = {}  # the last version of each name
+        self.conditions: set[str] = set()
+        self.integers = set(_INTEGERS)
+        self._constants: dict[str, str] = {}  # names of row values that stood in class values
+        for line in lines:
+            self._add(line)
+
+    def _add(self, line: str) -> None:
+        (node,) = ast.parse(line).body
+        if not isinstance(node, ast.Assign) or not isinstance(node.targets[0], ast.Name):
+            raise CompilerBug(f"not an assignment: {line}")
+        target = node.targets[0].id
+        value = self._without_reductions(_Renamed(self.names).visit(node.value))
+        if _is_inside(value):
+            self.names[target] = "inside"
+            return
+        known = {s.name for s in self.statements} | self.tiles
+        version = target
+        for k in range(2, 9):
+            version = version if version not in known else f"{target}_{k}"
+        self.names[target] = version
+        tile = bool(names_of(value) & self.tiles)
+        if tile:
+            self.tiles.add(version)
+            value = self._hoisted(value)
+        if is_condition(value, self.conditions):
+            self.conditions.add(version)
+        if isinstance(value, ast.Name) and value.id in self.integers:
+            self.integers.add(version)
+        self.statements.append(Statement(version, value, tile))
+
+    def _hoisted(self, node: ast.expr) -> ast.expr:
+        """What is the same for all classes becomes a row value of its own."""
+        names = names_of(node)
+        if isinstance(node, (ast.Name, ast.Constant)) or not names:
+            return node
+        if names & self.tiles:
+            for field_, value in ast.iter_fields(node):
+                if isinstance(value, ast.expr) and field_ != "func":
+                    setattr(node, field_, self._hoisted(value))
+                elif isinstance(value, list):
+                    parts = [self._hoisted(v) if isinstance(v, ast.expr) else v for v in value]
+                    setattr(node, field_, parts)
+            return node
+        if is_condition(node, self.conditions) or isinstance(node, ast.Attribute):
+            return node
+        text = ast.unparse(node)
+        if text not in self._constants:
+            self._constants[text] = f"same{len(self._constants)}"
+            self.statements.append(Statement(self._constants[text], node, False))
+        return ast.Name(self._constants[text])
+
+    def _without_reductions(self, node: ast.expr) -> ast.expr:
+        program = self
+
+        class Extract(ast.NodeTransformer):
+            def visit_Call(self, call: ast.Call) -> ast.AST:
+                function = call.func
+                if isinstance(function, ast.Attribute) and function.attr in _IDENTITY:
+                    return program._reduction(function.attr, call.args[0])
+                self.generic_visit(call)
+                return call
+
+        found: ast.expr = Extract().visit(node)
+        return found
+
+    def _reduction(self, kind: str, body: ast.expr) -> ast.expr:
+        gathered = _gathered(body)
+        if gathered is not None:
+            return gathered
+        name = f"reduced{len(self.reductions)}"
+        self.reductions[name] = Reduction(name, kind, self._hoisted(body))
+        if kind == "min":
+            self.integers.add(name)
+        return ast.Name(name)
+
+    # ------------------------------------------------------------------ order
+    @cached_property
+    def of(self) -> dict[str, Statement]:
+        return {s.name: s for s in self.statements}
+
+    def tile_lines(self, values: Iterable[ast.expr]) -> tuple[list[Statement], set[str]]:
+        """The class values that ``values`` need, in order, and the row values they read."""
+        wanted, rows, todo = set[str](), set[str](), list(values)
+        while todo:
+            for name in sorted(names_of(todo.pop()) - wanted - rows):
+                entry = self.of.get(name)
+                if entry and entry.tile:
+                    wanted.add(name)
+                    todo.append(entry.value)
+                elif name not in self.tiles:
+                    rows.add(name)
+        return [s for s in self.statements if s.name in wanted], rows
+
+    def row_lines(self, names: set[str]) -> list[Statement]:
+        """The row values ``names``, and what they need, in order."""
+        wanted, todo = set[str](), sorted(names)
+        while todo:
+            entry = self.of.get(todo.pop())
+            if entry is not None and entry.name not in wanted:
+                wanted.add(entry.name)
+                todo += sorted(names_of(entry.value))
+        return [s for s in self.statements if s.name in wanted]
+
+    def rounds(self, known: set[str]) -> list[tuple[list[Reduction], list[Statement]]]:
+        """Reductions that can run together, and the row values that follow; until all is done."""
+        left = dict(self.reductions)
+        pending = [s for s in self.statements if not s.tile]
+        known = set(known)
+        found: list[tuple[list[Reduction], list[Statement]]] = [([], self._settle(pending, known))]
+        while left or pending:
+            ready = [r for r in left.values() if self._reads([r.body]) <= known]
+            if not ready:
+                raise CompilerBug(f"cannot order {[*left, *(s.name for s in pending)]}")
+            for reduction in ready:
+                del left[reduction.name]
+                known.add(reduction.name)
+            found.append((ready, self._settle(pending, known)))
+        return found
+
+    def loop(
+        self, name: str, lines: list[Statement], rows: set[str], reductions: list[Reduction]
+    ) -> Loop:
+        """The pass over the classes that computes ``lines`` and then ``reductions``."""
+        read = {n for s in lines for n in names_of(s.value)}
+        read |= {n for r in reductions for n in names_of(r.body)}
+        return Loop(
+            name,
+            [("int" if n in self.integers else "real", n) for n in sorted(rows)],
+            [n for n in self.streams if n in read],
+            [self.declared(s) for s in lines],
+            reductions,
+        )
+
+    def _settle(self, pending: list[Statement], known: set[str]) -> list[Statement]:
+        """The row values that can be computed now; moves them from ``pending`` to ``known``."""
+        found = []
+        for entry in list(pending):
+            if self._reads([entry.value]) <= known:
+                pending.remove(entry)
+                found.append(entry)
+                known.add(entry.name)
+        return found
+
+    def _reads(self, values: Iterable[ast.expr]) -> set[str]:
+        return {n for n in self.tile_lines(values)[1] if not n.endswith("_ptr")}
+
+    # ------------------------------------------------------------------ text
+    def declared(self, entry: Statement) -> str:
+        kind = "int" if entry.name in self.conditions | self.integers else "real"
+        return f"const {kind} {entry.name} = {_TILE(entry.value)};"
+
+
+def names_of(node: ast.expr) -> set[str]:
+    """The variables of an expression."""
+    modules = {"tl", "dl", "float"}
+    return {n.id for n in ast.walk(node) if isinstance(n, ast.Name)} - modules
+
+
+def _gathered(body: ast.expr) -> ast.expr | None:
+    """sum(where(cols == pivot, v, 0)) is v at the pivot."""
+    match body:
+        case ast.Call(
+            func=ast.Attribute(attr="where"),
+            args=[
+                ast.Compare(left=ast.Name(id="cols"), ops=[ast.Eq()], comparators=[at]),
+                ast.Name(id=name),
+                ast.Constant(value=0.0),
+            ],
+        ):
+            return ast.Subscript(ast.Name(f"{name}_ptr"), at)
+    return None
+
+
+# ---------------------------------------------------------------------------- what is rendered
+class CSweep:
+    """The loops of one sweep, and the lines after the last that name the state."""
+
+    def __init__(self, sweep: Sweep, variables: set[str]) -> None:
+        self.sweep, self._variables = sweep, variables
+        model = sweep.model
+        self._program = _Program(sweep_triton.lift(sweep, whole_row=True), model.tile_streams)
+        integers = self._program.integers
+        if model.pivot == "argmax" and sweep.level > 1:
+            integers.add("pivot")
+        first, *rest = self._program.rounds({"y", *sweep.row_arguments})
+        self.before = self._values(first[1])
+        self.loops = []
+        for k, (ready, follow) in enumerate(rest):
+            bodies, rows = self._program.tile_lines([r.body for r in ready])
+            loop = self._program.loop(f"lift{sweep.suffix}_{k + 1}", bodies, rows, ready)
+            loop.after = self._values(follow)
+            self.loops.append(loop)
+
+    def _values(self, statements: list[Statement]) -> list[str]:
+        new = {s.name: "" if s.name in self._variables else "const double " for s in statements}
+        return [f"{new[s.name]}{s.name} = {_ROW(s.value)};" for s in statements]
+
+    @property
+    def widest(self) -> int:
+        """The most reductions of a loop."""
+        return max([1, *(len(loop.reductions) for loop in self.loops)])
+
+    @property
+    def results(self) -> list[tuple[str, str]]:
+        """(name in the state, name in the loops), where it is another."""
+        pairs = [(n, self._program.names.get(n, n)) for n in self.sweep.state]
+        return [(n, version) for n, version in pairs if n != version]
+
+
+class GradientLoop:
+    """The gradients of all classes; the values at the pivot are written after it.
+
+    ``before``: the row values that it needs beside the coefficients.
+    """
+
+    def __init__(self, model: RowModel) -> None:
+        program = _Program(sweep_triton.gradient(model), model.tile_streams)
+        self.results = [program.names[f"grad_{g.stream}"] for g in model.plan.gradients]
+        bodies, rows = program.tile_lines([ast.Name(n) for n in self.results])
+        # A gradient that is the same for all classes is a row value.
+        first = program.row_lines(rows)
+        self.before = [f"const double {s.name} = {_ROW(s.value)};" for s in first]
+        self.loop = program.loop(f"gradient{model.suffix}", bodies, rows, [])
+
+
+def row_lines(lines: Iterable[str], declared: set[str]) -> list[str]:
+    """Lines of row values in C: doubles, declared the first time; adds to ``declared``."""
+    found = []
+    for line in lines:
+        (node,) = ast.parse(line).body
+        if not isinstance(node, ast.Assign) or not isinstance(node.targets[0], ast.Name):
+            raise CompilerBug(f"not an assignment: {line}")
+        name = node.targets[0].id
+        found.append(f"{'' if name in declared else 'double '}{name} = {_ROW(node.value)};")
+        declared.add(name)
+    return found

@@ -1,0 +1,172 @@
+/* What the C row programs share: the vocabulary in float and double, and the call.
+
+   A program is compiled once per type of its arithmetic: real is float (float32, bfloat16 and
+   float16 tensors) or double.  Row scalars are always double. */
+
+#include <float.h>
+#include <limits.h>
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define REAL float
+#define REAL_IS_FLOAT 1
+#include "vocabulary.h"
+#undef REAL
+#undef REAL_IS_FLOAT
+#define REAL double
+#define REAL_IS_FLOAT 0
+#include "vocabulary.h"
+#undef REAL
+#undef REAL_IS_FLOAT
+
+#ifdef LOSSGEN_DOUBLE
+typedef double real;
+#else
+typedef float real;
+#endif
+
+#define R(c) ((real)(c))
+#define BLOCK 1024 /* classes that are summed in real before they join a double */
+#define LANES 32   /* partial results side by side: what vectors are made of */
+
+/* Functions by the type of their first argument. */
+#define BY_TYPE(name, a) _Generic((a), float: name##_float, default: name##_double)
+#define f_exp(a) BY_TYPE(exp, a)(a)
+#define f_expm1(a) BY_TYPE(expm1, a)(a)
+#define f_log(a) BY_TYPE(log, a)(a)
+#define f_log1p(a) BY_TYPE(log1p, a)(a)
+#define f_sqrt(a) BY_TYPE(sqrt, a)(a)
+#define f_tanh(a) BY_TYPE(tanh, a)(a)
+#define f_erf(a) BY_TYPE(erf, a)(a)
+#define f_power(a, b) BY_TYPE(power, a)(a, b)
+#define f_softplus(a) BY_TYPE(softplus, a)(a)
+#define f_sigmoid(a) BY_TYPE(sigmoid, a)(a)
+#define f_log1mexp(a) BY_TYPE(log1mexp, a)(a)
+#define f_exprel(a) BY_TYPE(exprel, a)(a)
+#define f_expm1div(a, b) BY_TYPE(expm1div, a)(a, b)
+#define f_recipexpm1x(a) BY_TYPE(recipexpm1x, a)(a)
+#define f_cloglog(a) BY_TYPE(cloglog, a)(a)
+#define f_logsoftplus(a) BY_TYPE(logsoftplus, a)(a)
+#define f_sigrel(a) BY_TYPE(sigrel, a)(a)
+#define f_sprel(a) BY_TYPE(sprel, a)(a)
+#define f_sech2(a) BY_TYPE(sech2, a)(a)
+#define f_expm1x(a) BY_TYPE(expm1x, a)(a)
+#define f_log1pmx(a) BY_TYPE(log1pmx, a)(a)
+#define f_softcap(a, b) BY_TYPE(softcap, a)(a, b)
+#define f_xlogy(a, b) BY_TYPE(xlogy, a)(a, b)
+#define f_logaddexp(a, b) BY_TYPE(logaddexp, a)(a, b)
+#define f_mercator(a, b) BY_TYPE(mercator, a)(a, b)
+#define f_geometric(a, b) BY_TYPE(geometric, a)(a, b)
+#define f_safe_rsqrt(a) BY_TYPE(safe_rsqrt, a)(a)
+#define f_relu(a) BY_TYPE(relu, a)(a)
+#define f_absf(a) BY_TYPE(absf, a)(a)
+#define f_sgn(a) BY_TYPE(sgn, a)(a)
+#define f_step(a) BY_TYPE(step, a)(a)
+#define f_above(a, b) BY_TYPE(above, a)(a, b)
+#define f_minimum(a, b) BY_TYPE(minimum, a)(a, b)
+#define f_maximum(a, b) BY_TYPE(maximum, a)(a, b)
+#define f_clip(a, b, c) BY_TYPE(clip, a)(a, b, c)
+#define f_inrange(a, b, c) BY_TYPE(inrange, a)(a, b, c)
+#define f_lt(a, b) BY_TYPE(lt, a)(a, b)
+#define f_le(a, b) BY_TYPE(le, a)(a, b)
+#define f_eq(a, b) BY_TYPE(eq, a)(a, b)
+#define f_ne(a, b) BY_TYPE(ne, a)(a, b)
+#define f_where(a, b, c) BY_TYPE(where, a)(a, b, c)
+#define f_stop_gradient(a) (a)
+
+/* ------------------------------------------------------------------ the call
+   Mirrored by lossgen.runtime.c_backend.  Strides are in elements; classes have stride 1. */
+enum storage { SAME, BFLOAT16, FLOAT16 };
+enum mode { FORWARD, BACKWARD, FUSED };
+
+typedef struct {
+    int64_t rows, classes, ignore_index, target_stride;
+    int64_t storage;                /* of streams and gradients; SAME: real */
+    const int64_t *target;          /* [rows] */
+    const void *const *stream;      /* [rows, classes] each, the logits first */
+    const int64_t *stream_stride;
+    const real *const *input;       /* [classes] or [rows] */
+    const int64_t *input_stride;
+    const double *parameter;
+    real *result;                   /* [outputs, rows] */
+    real *saved;                    /* [n_saved, rows] */
+    const real *grad_rows;          /* [outputs, rows] */
+    int64_t grad_rows_stride, grad_outputs_stride;
+    void *const *grad;              /* [rows, classes] each; NULL: not wanted */
+    const int64_t *grad_stride;
+} Call;
+
+static inline float from_half(uint16_t h) {
+    const uint32_t sign = (uint32_t)(h & 0x8000u) << 16, body = h & 0x7fffu;
+    uint32_t bits = body << 13; /* the exponent is rebased by a product, subnormals included */
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    value *= 0x1p112f;
+    memcpy(&bits, &value, sizeof bits);
+    bits = body >= 0x7c00u ? 0x7f800000u | (body & 0x3ffu) << 13 : bits;
+    bits |= sign;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+static inline uint16_t to_half(float f) {
+    uint32_t bits;
+    memcpy(&bits, &f, sizeof bits);
+    const uint32_t sign = bits >> 16 & 0x8000u, body = bits & 0x7fffffffu;
+    float size, small;
+    memcpy(&size, &body, sizeof size);
+    small = size + 0.5f; /* rounds to a multiple of 2^-24, the subnormals' unit */
+    uint32_t low;
+    memcpy(&low, &small, sizeof low);
+    const uint32_t subnormal = low - 0x3f000000u;
+    const uint32_t normal = (body - 0x38000000u + 0xfffu + (body >> 13 & 1u)) >> 13;
+    uint32_t half = size < 0x1p-14f ? subnormal : normal;
+    half = size >= 65520.0f ? 0x7c00u : half;
+    half = f == f ? half : 0x7e00u;
+    return (uint16_t)(sign | half);
+}
+
+static inline float from_bfloat(uint16_t b) {
+    const uint32_t bits = (uint32_t)b << 16;
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+static inline uint16_t to_bfloat(float f) {
+    uint32_t bits;
+    memcpy(&bits, &f, sizeof bits);
+    const uint32_t rounded = (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
+    return (uint16_t)(f == f ? rounded : 0x7fc0u);
+}
+
+/* Row i of stream k in real; ``scratch`` holds it where it is stored in another type. */
+static inline const real *read_row(const Call *c, int k, int64_t i, real *scratch) {
+    const int64_t at = i * c->stream_stride[k];
+    if (c->storage == SAME) return (const real *)c->stream[k] + at;
+    const uint16_t *row = (const uint16_t *)c->stream[k] + at;
+    if (c->storage == BFLOAT16) {
+        for (int64_t j = 0; j < c->classes; ++j) scratch[j] = (real)from_bfloat(row[j]);
+    } else {
+        for (int64_t j = 0; j < c->classes; ++j) scratch[j] = (real)from_half(row[j]);
+    }
+    return scratch;
+}
+
+/* Where row i of gradient k is computed; NULL: not wanted. */
+static inline real *grad_row(const Call *c, int k, int64_t i, real *scratch) {
+    if (c->grad == NULL || c->grad[k] == NULL) return NULL;
+    return c->storage == SAME ? (real *)c->grad[k] + i * c->grad_stride[k] : scratch;
+}
+
+static inline void write_row(const Call *c, int k, int64_t i, const real *scratch) {
+    if (scratch == NULL || c->storage == SAME) return;
+    uint16_t *row = (uint16_t *)c->grad[k] + i * c->grad_stride[k];
+    if (c->storage == BFLOAT16) {
+        for (int64_t j = 0; j < c->classes; ++j) row[j] = to_bfloat((float)scratch[j]);
+    } else {
+        for (int64_t j = 0; j < c->classes; ++j) row[j] = to_half((float)scratch[j]);
+    }
+}

@@ -1,0 +1,336 @@
+/* The elementwise vocabulary for one type: include with REAL and REAL_IS_FLOAT defined.
+
+   Each function is total over its domain (infinities included; NaN in gives NaN out) and written
+   without branches, so that loops over it vectorise.  In float nothing but power and erf calls a
+   library; in double all but exp comes from libm.  Bounds as in lossgen.runtime.elementwise:
+   4 ulp (1 + condition number); results below the smallest normal number may be flushed to 0. */
+
+#define PASTE_(a, b) a##_##b
+#define PASTE(a, b) PASTE_(a, b)
+#define FN(name) PASTE(name, REAL)
+#define OPERATION static inline __attribute__((always_inline, unused)) REAL
+#define K(c) ((REAL)(c))
+
+/* ------------------------------------------------------------------ exp, expm1, log, log1p */
+#if REAL_IS_FLOAT
+
+#define ABS fabsf
+#define SQRT sqrtf
+#define EPSILON FLT_EPSILON
+#ifdef FP_FAST_FMAF
+#define FMA(a, b, c) __builtin_fmaf(a, b, c)
+#else
+#define FMA(a, b, c) ((a) * (b) + (c))
+#endif
+
+/* x = n log 2 + r with |r| <= 0.347; n << 23 == bits << 23 */
+#define SPLIT(x)                                               \
+    const float shifted = FMA((x), 1.4426950408889634f, 12582912.0f); \
+    const float n = shifted - 12582912.0f;                     \
+    const float high = FMA(n, -0.693145751953125f, (x));       \
+    const float r = FMA(n, -1.428606765330187e-06f, high);     \
+    uint32_t bits;                                             \
+    memcpy(&bits, &shifted, sizeof bits)
+
+/* e^r - 1 for |r| <= 0.347: minimax */
+OPERATION expm1_reduced(REAL r) {
+    float p = FMA(0.001388250500895083f, r, 0.008366595953702927f);
+    p = FMA(p, r, 0.04166720062494278f);
+    p = FMA(p, r, 0.1666654348373413f);
+    p = FMA(p, r, 0.4999999701976776f);
+    return FMA(p * r, r, r);
+}
+
+OPERATION FN(exp)(REAL x) {
+    const float inside = x > 89.0f ? 89.0f : x < -88.0f ? -88.0f : x;
+    SPLIT(inside);
+    float y = 1.0f + expm1_reduced(r);
+    uint32_t raised;
+    memcpy(&raised, &y, sizeof raised);
+    raised += bits << 23;
+    memcpy(&y, &raised, sizeof y);
+    y = x > 88.7228394f ? INFINITY : y;
+    return x >= -87.3365448f ? y : x == x ? 0.0f : x;
+}
+
+OPERATION FN(expm1)(REAL x) {
+    const float inside = x > 89.0f ? 89.0f : x < -18.0f ? -18.0f : x;
+    SPLIT(inside);
+    const uint32_t halved = (bits << 23) + (126u << 23);
+    float scale; /* 2^(n - 1) */
+    memcpy(&scale, &halved, sizeof scale);
+    const float y = 2.0f * FMA(expm1_reduced(r), scale, scale - 0.5f);
+    return x > 88.7228394f ? INFINITY : x == x ? y : x;
+}
+
+/* log(1 + m) for m in [-0.293, 0.415]: minimax */
+OPERATION log1p_reduced(REAL m) {
+    float p = FMA(0.06744550168514252f, m, -0.11674808710813522f);
+    p = FMA(p, m, 0.11888600885868073f);
+    p = FMA(p, m, -0.12405755370855331f);
+    p = FMA(p, m, 0.1421951949596405f);
+    p = FMA(p, m, -0.16667985916137695f);
+    p = FMA(p, m, 0.2000211924314499f);
+    p = FMA(p, m, -0.25000008940696716f);
+    p = FMA(p, m, 0.3333333134651184f);
+    const float t = m * m;
+    return FMA(t * m, p, FMA(t, -0.5f, m));
+}
+
+OPERATION FN(log)(REAL x) {
+    const int tiny = x < FLT_MIN;
+    const float normal = tiny ? x * 8388608.0f : x;
+    int32_t bits;
+    memcpy(&bits, &normal, sizeof bits);
+    const int32_t exponent = (bits - 0x3f3504f3) >> 23;
+    bits -= (int32_t)((uint32_t)exponent << 23);
+    float m;
+    memcpy(&m, &bits, sizeof m);
+    const float n = (float)exponent - (tiny ? 23.0f : 0.0f);
+    const float low = FMA(n, 1.428606765330187e-06f, log1p_reduced(m - 1.0f));
+    const float y = FMA(n, 0.693145751953125f, low);
+    return x > 0.0f ? (x < INFINITY ? y : x) : x == 0.0f ? -INFINITY : NAN;
+}
+
+OPERATION FN(log1p)(REAL x) {
+    const float u = 1.0f + x;
+    const float lost = x < 1e7f ? (x - (u - 1.0f)) / u : 0.0f;
+    const int small = x > -0.29f && x < 0.41f;
+    const float far = FN(log)(u) + (u > 0.0f ? lost : 0.0f);
+    return small ? log1p_reduced(x) : far;
+}
+
+/* log(1 + x) for 0 <= x <= 1 */
+OPERATION FN(log1p_unit)(REAL x) {
+    const int big = x > 0.41421356f;
+    const float y = log1p_reduced(big ? 0.5f * x - 0.5f : x);
+    return big ? y + 0.6931471805599453f : y;
+}
+
+OPERATION FN(tanh)(REAL x) {
+    const float a = fabsf(x);
+    const float t = FN(expm1)(-2.0f * (a > 20.0f ? 20.0f : a));
+    const float y = -t / (t + 2.0f);
+    return x < 0.0f ? -y : y;
+}
+
+OPERATION FN(power)(REAL a, REAL b) { return (float)pow((double)a, (double)b); }
+OPERATION FN(erf)(REAL a) { return (float)erf((double)a); }
+
+#undef SPLIT
+#else
+
+#define ABS fabs
+#define SQRT sqrt
+#define EPSILON DBL_EPSILON
+#ifdef FP_FAST_FMA
+#define FMA(a, b, c) __builtin_fma(a, b, c)
+#else
+#define FMA(a, b, c) ((a) * (b) + (c))
+#endif
+
+OPERATION FN(exp)(REAL x) {
+    const double inside = x > 710.0 ? 710.0 : x < -709.0 ? -709.0 : x;
+    const double shifted = FMA(inside, 1.4426950408889634, 6755399441055744.0);
+    const double n = shifted - 6755399441055744.0;
+    const double high = FMA(n, -0x1.62e42fefa0000p-1, inside);
+    const double r = FMA(n, -0x1.cf79abc9e3b3ap-40, high);
+    double p = 1.0 / 6227020800.0;
+    p = FMA(p, r, 1.0 / 479001600.0);
+    p = FMA(p, r, 1.0 / 39916800.0);
+    p = FMA(p, r, 1.0 / 3628800.0);
+    p = FMA(p, r, 1.0 / 362880.0);
+    p = FMA(p, r, 1.0 / 40320.0);
+    p = FMA(p, r, 1.0 / 5040.0);
+    p = FMA(p, r, 1.0 / 720.0);
+    p = FMA(p, r, 1.0 / 120.0);
+    p = FMA(p, r, 1.0 / 24.0);
+    p = FMA(p, r, 1.0 / 6.0);
+    p = FMA(p, r, 0.5);
+    double y = 1.0 + FMA(p * r, r, r);
+    uint64_t raised, bits;
+    memcpy(&bits, &shifted, sizeof bits);
+    memcpy(&raised, &y, sizeof raised);
+    raised += bits << 52;
+    memcpy(&y, &raised, sizeof y);
+    y = x > 709.782712893384 ? INFINITY : y;
+    return x >= -708.3964185322641 ? y : x == x ? 0.0 : x;
+}
+
+OPERATION FN(expm1)(REAL a) { return expm1(a); }
+OPERATION FN(log)(REAL a) { return log(a); }
+OPERATION FN(log1p)(REAL a) { return log1p(a); }
+OPERATION FN(log1p_unit)(REAL a) { return log1p(a); }
+OPERATION FN(tanh)(REAL a) { return tanh(a); }
+OPERATION FN(power)(REAL a, REAL b) { return pow(a, b); }
+OPERATION FN(erf)(REAL a) { return erf(a); }
+
+#endif
+
+/* ------------------------------------------------------------------ what is made of them */
+OPERATION FN(sqrt)(REAL a) { return SQRT(a); }
+
+OPERATION FN(softplus)(REAL a) {
+    return FN(log1p_unit)(FN(exp)(-ABS(a))) + (a > K(0) ? a : K(0));
+}
+
+OPERATION FN(sigmoid)(REAL a) {
+    const REAL e = FN(exp)(-ABS(a)), r = K(1) / (K(1) + e);
+    return a < K(0) ? e * r : r;
+}
+
+OPERATION FN(log1mexp)(REAL a) {
+    const int far = a > K(0.6931471805599453);
+    const REAL e = -FN(exp)(-a), near = -FN(expm1)(-a);
+    const REAL small = FN(log)(near), large = FN(log1p)(e);
+    return far ? large : small;
+}
+
+OPERATION FN(exprel)(REAL a) { /* e^a overflows before e^a / a does */
+    const REAL b = a > K(1e30) ? K(1e30) : a, half = FN(exp)(K(0.5) * b);
+    const REAL near = b == K(0) ? K(1) : FN(expm1)(b) / b;
+    return b > K(80) ? half / b * half : near;
+}
+
+OPERATION FN(expm1div)(REAL v, REAL c) {
+    const REAL a = c * v, half = FN(exp)(K(0.5) * a);
+    const REAL y = a > K(80) ? half / c * half : FN(expm1)(a) / c;
+    return v == K(0) || c == K(0) || ABS(a) < K(0.1) * EPSILON ? v : y;
+}
+
+OPERATION FN(recipexpm1x)(REAL a) { /* e^-a underflows before a e^-a does */
+    const REAL b = a > K(1e30) ? K(1e30) : a;
+    const REAL half = FN(exp)(K(-0.5) * (b > K(0) ? b : K(0)));
+    const REAL near = b == K(0) ? K(1) : b / FN(expm1)(b);
+    return b > K(60) ? b * half * half : near;
+}
+
+OPERATION FN(cloglog)(REAL a) {
+    const REAL inside = a < K(-40) ? K(-40) : a > K(10) ? K(10) : a;
+    const REAL y = FN(log1mexp)(FN(exp)(inside));
+    return a < K(-40) ? a : y;
+}
+
+OPERATION FN(logsoftplus)(REAL a) {
+    const REAL y = FN(log)(FN(softplus)(a < K(-40) ? K(-40) : a));
+    return a < K(-40) ? a : y;
+}
+
+OPERATION FN(sigrel)(REAL a) {
+    const REAL w = FN(exp)(a < K(-40) ? K(-40) : a > K(0) ? K(0) : a);
+    const REAL low = w / (FN(log1p_unit)(w) * (w + K(1)));
+    const REAL high = FN(sigmoid)(a) / FN(softplus)(a < K(0) ? K(0) : a);
+    return a <= K(0) ? low : high;
+}
+
+OPERATION FN(sprel)(REAL a) {
+    const REAL w = FN(exp)(a < K(-40) ? K(-40) : a > K(0) ? K(0) : a);
+    const REAL low = FN(log1p_unit)(w) / w;
+    const REAL half = FN(exp)(K(-0.5) * (a < K(0) ? K(0) : a));
+    const REAL high = FN(softplus)(a > K(1e30) ? K(1e30) : a) * half * half;
+    return a <= K(0) ? low : high;
+}
+
+OPERATION FN(sech2)(REAL a) {
+    const REAL e = FN(exp)(K(-2) * ABS(a)), d = K(1) + e;
+    return K(4) * e / (d * d);
+}
+
+OPERATION FN(expm1x)(REAL a) {
+    const REAL s = a < K(-1) ? K(-1) : a > K(1) ? K(1) : a;
+    REAL p = K(1) / K(2432902008176640000.0); /* 1/20! */
+    p = FMA(p, s, K(1) / K(121645100408832000.0));
+    p = FMA(p, s, K(1) / K(6402373705728000.0));
+    p = FMA(p, s, K(1) / K(355687428096000.0));
+    p = FMA(p, s, K(1) / K(20922789888000.0));
+    p = FMA(p, s, K(1) / K(1307674368000.0));
+    p = FMA(p, s, K(1) / K(87178291200.0));
+    p = FMA(p, s, K(1) / K(6227020800.0));
+    p = FMA(p, s, K(1) / K(479001600.0));
+    p = FMA(p, s, K(1) / K(39916800.0));
+    p = FMA(p, s, K(1) / K(3628800.0));
+    p = FMA(p, s, K(1) / K(362880.0));
+    p = FMA(p, s, K(1) / K(40320.0));
+    p = FMA(p, s, K(1) / K(5040.0));
+    p = FMA(p, s, K(1) / K(720.0));
+    p = FMA(p, s, K(1) / K(120.0));
+    p = FMA(p, s, K(1) / K(24.0));
+    p = FMA(p, s, K(1) / K(6.0));
+    p = FMA(p, s, K(0.5));
+    const REAL far = FN(expm1)(a) - (a > K(1e30) ? K(1e30) : a);
+    return ABS(a) <= K(1) ? p * s * s : far;
+}
+
+OPERATION FN(log1pmx)(REAL a) { /* log1p(b) = 2 atanh(s), and 2 s - b = -s b */
+    const REAL b = a < K(-0.5) ? K(-0.5) : a > K(1) ? K(1) : a;
+    const REAL s = b / (K(2) + b), s2 = s * s;
+    REAL p = K(0);
+    for (int k = REAL_IS_FLOAT ? 8 : 17; k >= 0; --k) p = FMA(p, s2, K(2) / K(2 * k + 3));
+    const REAL direct = FN(log1p)(a > K(1e30) ? K(1e30) : a) - a;
+    return a >= K(-0.5) && a <= K(1) ? s * (s2 * p - b) : direct;
+}
+
+OPERATION FN(softcap)(REAL x, REAL c) {
+    const REAL y = FN(tanh)(x / c) * c;
+    return c == INFINITY ? x : y;
+}
+
+OPERATION FN(xlogy)(REAL a, REAL b) {
+    const REAL y = a * FN(log)(b);
+    return a == K(0) && b == b ? K(0) : y;
+}
+
+OPERATION FN(logaddexp)(REAL a, REAL b) {
+    const REAL top = a > b ? a : b, gap = a == b ? K(0) : ABS(a - b);
+    const REAL y = top + FN(log1p_unit)(FN(exp)(-gap));
+    return a == a && b == b ? y : a + b;
+}
+
+OPERATION FN(mercator)(REAL q, REAL t) {
+    const int terms = (int)t;
+    REAL total = q / K(terms);
+    for (int k = terms - 1; k > 0; --k) total = (total + K(1) / K(k)) * q;
+    return total;
+}
+
+OPERATION FN(geometric)(REAL q, REAL t) {
+    REAL total = q == q ? K(1) : q;
+    for (int k = 1; k < (int)t; ++k) total = total * q + K(1);
+    return total;
+}
+
+/* ------------------------------------------------------------------ pieces */
+OPERATION FN(safe_rsqrt)(REAL a) { return a == K(0) ? K(0) : K(1) / SQRT(a); }
+OPERATION FN(relu)(REAL a) { return a < K(0) ? K(0) : a; }
+OPERATION FN(absf)(REAL a) { return ABS(a); }
+OPERATION FN(sgn)(REAL a) { return a > K(0) ? K(1) : a < K(0) ? K(-1) : a; }
+OPERATION FN(step)(REAL a) { return a > K(0) ? K(1) : a < K(0) ? K(0) : K(0.5) + a; }
+OPERATION FN(minimum)(REAL a, REAL b) { return a < b || a != a ? a : b; }
+OPERATION FN(maximum)(REAL a, REAL b) { return a > b || a != a ? a : b; }
+OPERATION FN(clip)(REAL x, REAL lo, REAL hi) { return FN(minimum)(FN(maximum)(x, lo), hi); }
+OPERATION FN(lt)(REAL a, REAL b) { return a < b ? K(1) : K(0); }
+OPERATION FN(le)(REAL a, REAL b) { return a <= b ? K(1) : K(0); }
+OPERATION FN(eq)(REAL a, REAL b) { return a == b ? K(1) : K(0); }
+OPERATION FN(ne)(REAL a, REAL b) { return a != b ? K(1) : K(0); }
+OPERATION FN(where)(REAL c, REAL a, REAL b) { return c != K(0) ? a : b; }
+OPERATION FN(stop_gradient)(REAL a) { return a; }
+
+OPERATION FN(above)(REAL a, REAL b) {
+    const REAL known = a > b ? K(1) : a == b ? K(0.5) : K(0);
+    return a == a && b == b ? known : a + b;
+}
+
+OPERATION FN(inrange)(REAL x, REAL lo, REAL hi) {
+    const REAL known = x >= lo && x <= hi ? K(1) : K(0);
+    return x == x && lo == lo && hi == hi ? known : x + lo + hi;
+}
+
+#undef PASTE_
+#undef PASTE
+#undef FN
+#undef OPERATION
+#undef K
+#undef ABS
+#undef SQRT
+#undef EPSILON
+#undef FMA

@@ -1,0 +1,168 @@
+"""The row program in C: rows in parallel, each in cache from its first read to its gradient."""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from ctypes import POINTER, Structure, c_double, c_int64, c_void_p
+
+import torch
+from torch import Tensor
+
+from lossgen.runtime.arguments import Variant
+from lossgen.runtime.batch import Batch, compute_dtype
+from lossgen.runtime.c_build import library
+
+__all__ = ["available", "backward", "forward", "fused"]
+
+_STORAGE = {torch.bfloat16: 1, torch.float16: 2}
+_SMALL = 1 << 15  # elements that are not worth a second thread
+_SHARES = 4  # parts per thread: a thread that is held up leaves the rest to the others
+
+
+class _Call(Structure):
+    """``Call`` of c/row.h."""
+
+    _fields_ = (
+        ("rows", c_int64),
+        ("classes", c_int64),
+        ("ignore_index", c_int64),
+        ("target_stride", c_int64),
+        ("storage", c_int64),
+        ("target", c_void_p),
+        ("stream", POINTER(c_void_p)),
+        ("stream_stride", POINTER(c_int64)),
+        ("input", POINTER(c_void_p)),
+        ("input_stride", POINTER(c_int64)),
+        ("parameter", POINTER(c_double)),
+        ("result", c_void_p),
+        ("saved", c_void_p),
+        ("grad_rows", c_void_p),
+        ("grad_rows_stride", c_int64),
+        ("grad_outputs_stride", c_int64),
+        ("grad", POINTER(c_void_p)),
+        ("grad_stride", POINTER(c_int64)),
+    )
+
+
+def available(variant: Variant, dtype: torch.dtype) -> bool:
+    """Can it run here? Compiles the program the first time."""
+    source = variant.c_source
+    return bool(source) and library(source, dtype is torch.float64) is not None
+
+
+def forward(variant: Variant, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Results [outputs, N] and saved statistics [n_saved, N], in the dtype of the arithmetic."""
+    saved = _rows(batch, variant.n_saved)
+    return _run(variant, batch, "forward", saved=saved), saved
+
+
+def backward(
+    variant: Variant, batch: Batch, saved: Tensor, grad_rows: Tensor, wanted: Sequence[bool]
+) -> tuple[Tensor | None, ...]:
+    """Gradients [N, V] in the dtype of the logits: of the logits and of each differentiable
+    stream, where ``wanted``; ``grad_rows`` is [outputs, N], any stride."""
+    shape, dtype = batch.logits.shape, batch.logits.dtype
+    outs = tuple(torch.empty(shape, dtype=dtype) if want else None for want in wanted)
+    _run(variant, batch, "backward", saved=saved, grad_rows=grad_rows, outs=outs)
+    return outs
+
+
+def fused(
+    variant: Variant, batch: Batch, grad_rows: Tensor, outs: Sequence[Tensor | None]
+) -> Tensor:
+    """Results [outputs, N]; the gradients go to ``outs`` [N, V] each, the first of which may be
+    the logits; None: not wanted."""
+    return _run(variant, batch, "fused", grad_rows=grad_rows, outs=outs)
+
+
+def _rows(batch: Batch, n: int) -> Tensor:
+    return torch.empty(n, batch.logits.shape[0], dtype=compute_dtype(batch.logits))
+
+
+def _run(
+    variant: Variant,
+    batch: Batch,
+    role: str,
+    saved: Tensor | None = None,
+    grad_rows: Tensor | None = None,
+    outs: Sequence[Tensor | None] = (),
+) -> Tensor:
+    logits, target, dtype = batch.logits, batch.target, compute_dtype(batch.logits)
+    program = library(variant.c_source, dtype is torch.float64)
+    if program is None:
+        raise RuntimeError("the C program of this loss could not be compiled; see the warning")
+    rows, classes = logits.shape
+    result = _rows(batch, batch.n_out)
+    inputs = [value.to(dtype) for value in batch.inputs]
+    streams = [logits, *batch.streams]
+    grad_rows = None if grad_rows is None else grad_rows.to(dtype)
+    call = _Call(
+        rows=rows,
+        classes=classes,
+        ignore_index=batch.ignore_index,
+        target_stride=0 if target is None else target.stride(0),
+        storage=_STORAGE.get(logits.dtype, 0),
+        target=_address(target),
+        stream=_addresses(streams),
+        stream_stride=_integers([s.stride(0) for s in streams]),
+        input=_addresses(inputs),
+        input_stride=_integers([i.stride(0) for i in inputs]),
+        parameter=(c_double * max(1, len(batch.parameters)))(*batch.parameters),
+        result=_address(result),
+        saved=_address(saved),
+        grad_rows=_address(grad_rows),
+        grad_rows_stride=0 if grad_rows is None else grad_rows.stride(1),
+        grad_outputs_stride=0 if grad_rows is None else grad_rows.stride(0),
+        grad=_addresses(outs),
+        grad_stride=_integers([0 if o is None else o.stride(0) for o in outs]),
+    )
+    _in_parallel(getattr(program, role), call, rows, classes * len(streams))
+    return result
+
+
+def _address(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+def _addresses(tensors: Sequence[Tensor | None]) -> ctypes.Array[c_void_p]:
+    return (c_void_p * max(1, len(tensors)))(*(_address(t) for t in tensors))
+
+
+def _integers(values: Sequence[int]) -> ctypes.Array[c_int64]:
+    return (c_int64 * max(1, len(values)))(*values)
+
+
+# ---------------------------------------------------------------------------- threads
+_POOLS: dict[int, ThreadPoolExecutor] = {}
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_POOLS.clear)  # threads do not survive a fork
+
+
+def _in_parallel(function: Callable[..., int], call: _Call, rows: int, width: int) -> None:
+    """Rows in shares; ctypes releases the interpreter's lock, so the threads are Python's."""
+    threads = min(torch.get_num_threads(), rows, 1 + rows * width // _SMALL)
+    step = max(1, -(-rows // (threads * _SHARES))) if threads > 1 else max(1, rows)
+    starts = itertools.islice(itertools.count(0, step), -(-rows // step))
+    pointer = ctypes.byref(call)
+
+    def work() -> int:
+        status = 0
+        for start in starts:
+            status |= function(pointer, c_int64(start), c_int64(min(start + step, rows)))
+        return status
+
+    if threads <= 1:
+        failed = work()
+    else:
+        if threads - 1 not in _POOLS:
+            _POOLS[threads - 1] = ThreadPoolExecutor(threads - 1, thread_name_prefix="lossgen")
+        others = [_POOLS[threads - 1].submit(work) for _ in range(threads - 1)]
+        failed = work()
+        for other in others:
+            failed |= other.result()
+    if failed:
+        raise MemoryError("a row program could not allocate its scratch rows")
