@@ -73,27 +73,27 @@ def trades(logits: Tensor, target: Tensor, other: Tensor, beta: float = 6.0) -> 
 
 LOSSES: dict[str, tuple[Loss, Loss]] = {
     "gce": (
-        lambda x, y, u: gce_loss(x, y, q=0.7, backend="torch"),
+        lambda x, y, u: gce_loss(x, y, q=0.7, backend="c"),
         lambda x, y, u: gce(x, y),
     ),
     "focal": (
-        lambda x, y, u: focal_loss(x, y, gamma=2.0, backend="torch"),
+        lambda x, y, u: focal_loss(x, y, gamma=2.0, backend="c"),
         lambda x, y, u: focal(x, y),
     ),
     "comp_sum": (
-        lambda x, y, u: comp_sum_loss(x, y, tau=1.5, backend="torch"),
+        lambda x, y, u: comp_sum_loss(x, y, tau=1.5, backend="c"),
         lambda x, y, u: comp_sum(x, y),
     ),
     "kd_forward_kl": (
-        lambda x, y, u: kd_forward_kl_loss(x, u.detach(), T=4.0, backend="torch"),
+        lambda x, y, u: kd_forward_kl_loss(x, u.detach(), T=4.0, backend="c"),
         lambda x, y, u: kd_forward_kl(x, u.detach()),
     ),
     "jsd_beta": (
-        lambda x, y, u: jsd_beta_loss(x, u.detach(), beta=0.5, backend="torch"),
+        lambda x, y, u: jsd_beta_loss(x, u.detach(), beta=0.5, backend="c"),
         lambda x, y, u: jsd(x, u.detach()),
     ),
     "trades": (
-        lambda x, y, u: trades_loss(x, y, u, beta=6.0, backend="torch"),
+        lambda x, y, u: trades_loss(x, y, u, beta=6.0, backend="c"),
         trades,
     ),
 }

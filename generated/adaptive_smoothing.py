@@ -671,10 +671,10 @@ static inline __attribute__((always_inline)) void lift_2_class(const int cols, c
     const int valid = cols != y;
     const real l0 = (valid ? x : -INFINITY);
     const real t0 = l0 - same0;
-    const real e0 = f_exp(t0);
+    const real e0 = f_exp_below(t0);
     const real l1 = (valid ? robust_x : -INFINITY);
     const real t1 = l1 - same1;
-    const real e1 = f_exp(t1);
+    const real e1 = f_exp_below(t1);
     *reduced2 = e0;
     *reduced3 = e1;
 }
@@ -725,10 +725,10 @@ static inline __attribute__((always_inline)) void gradient(const real *x_ptr, co
         const real x = x_ptr[cols];
         const real robust_x = robust_x_ptr[cols];
         const real t0 = x - m0;
-        const real e0 = f_exp(t0);
+        const real e0 = f_exp_below(t0);
         const real r0 = e0 * rinv0;
         const real t1 = robust_x - m1;
-        const real e1 = f_exp(t1);
+        const real e1 = f_exp_below(t1);
         const real r1 = e1 * rinv1;
         const real grad_x = c0 * r0;
         const real grad_robust_x = c1 * r1;
@@ -812,12 +812,12 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         double z0 = m0 - ly0 + la0;
         double ly1 = robust_x_y;
         double z1 = m1 - ly1 + la1;
-        double zc0 = f_clip(z0, -3e+38, 3e+38);
-        double zc1 = f_clip(z1, -3e+38, 3e+38);
+        double zc0 = f_clamp(z0, 3e+38);
+        double zc1 = f_clamp(z1, 3e+38);
         double w0 = 1.0 - alpha;
         double w1 = f_softplus(zc0) - f_softplus(zc1);
-        double c0 = w0 * f_sigmoid(zc0) / (1.0 + alpha * f_expm1(f_clip(w1, -80.0, 80.0)));
-        double c1 = alpha * f_sigmoid(zc1) / (1.0 + w0 * f_expm1(f_clip(-w1, -80.0, 80.0)));
+        double c0 = w0 * f_sigmoid(zc0) / (1.0 + alpha * f_expm1_within(f_clamp(w1, 80.0)));
+        double c1 = alpha * f_sigmoid(zc1) / (1.0 + w0 * f_expm1_within(f_clamp(-w1, 80.0)));
         double grad_x_y = -c0;
         double grad_robust_x_y = -c1;
         double rinv0 = (la0 == -INFINITY ? 0.0 : f_exp(-la0));

@@ -726,7 +726,7 @@ static inline __attribute__((always_inline)) void lift_2_class(const int cols, c
     const int valid = cols != y;
     const real l0 = (valid ? x : -INFINITY);
     const real t0 = same0 * (l0 - same1);
-    const real e0 = f_exp(t0);
+    const real e0 = f_exp_below(t0);
     *reduced1 = e0;
 }
 
@@ -767,7 +767,7 @@ static inline __attribute__((always_inline)) void gradient(const real *x_ptr, co
         const real x = x_ptr[cols];
         const real adversarial_x = adversarial_x_ptr[cols];
         const real t0 = same0 * (x - m0);
-        const real e0 = f_exp(t0);
+        const real e0 = f_exp_below(t0);
         const real p0 = e0 * pinv0;
         const real delta0 = adversarial_x - off0_delta0 + (-x - off1_delta0) - near_delta0_2;
         const real w0 = c0 * delta0;

@@ -552,7 +552,7 @@ static inline __attribute__((always_inline)) void lift_2_class(const int cols, c
     const int valid = cols != y;
     const real l0 = (valid ? x : -INFINITY);
     const real t0 = l0 - same0;
-    const real e0 = f_exp(t0);
+    const real e0 = f_exp_below(t0);
     const real u0 = f_maximum(t0, -R(1e+18));
     *reduced1 = e0;
     *reduced2 = f_exp(gamma_neg * u0);
@@ -611,7 +611,7 @@ static inline __attribute__((always_inline)) void gradient(const real *x_ptr, co
         const real x = x_ptr[cols];
         const real t0 = x - m0;
         const real logp0 = f_maximum(t0, -R(1e+18)) - lam0;
-        const real e0 = f_exp(t0);
+        const real e0 = f_exp_below(t0);
         const real r0 = e0 * rinv0;
         const real w0 = logp0 * gamma_neg;
         const real grad_x = (-w0 * w1 - w1) * f_exp(w0) + c0 * r0;
@@ -666,7 +666,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             double lam0 = (z0 > 0.0 ? la0 + f_softplus(-z0) : f_softplus(z0) - (m0 - ly0));
             T0 = f_exp(-lam0 * gamma_neg) * (b1 - lam0 * b0);
             T1 = f_exp(-lam0 * gamma_neg) * b0;
-            double zc0 = f_clip(z0, -3e+38, 3e+38);
+            double zc0 = f_clamp(z0, 3e+38);
             double w0 = smoothing / V;
             loss = -(smoothing - 1.0 - w0) * f_exp(-gamma_pos * f_softplus(-zc0)) * f_softplus(zc0)
                 - w0 * T0;
@@ -689,7 +689,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         double ly0 = x_y;
         double z0 = m0 - ly0 + la0;
         double lam0 = (z0 > 0.0 ? la0 + f_softplus(-z0) : f_softplus(z0) - (m0 - ly0));
-        double zc0 = f_clip(z0, -3e+38, 3e+38);
+        double zc0 = f_clamp(z0, 3e+38);
         double w0 = f_sigmoid(zc0);
         double w1 = smoothing / V;
         double w2 = w1 * (-T0 * gamma_neg - T1);

@@ -396,7 +396,7 @@ static inline __attribute__((always_inline)) void lift_2_class(const int cols, c
     const int valid = cols != y;
     const real l0 = (valid ? x : -INFINITY);
     const real t0 = l0 - same0;
-    const real e0 = f_exp(t0);
+    const real e0 = f_exp_below(t0);
     *reduced1 = e0;
 }
 
@@ -435,7 +435,7 @@ static inline __attribute__((always_inline)) void gradient(const real *x_ptr, co
     for (int cols = 0; cols < n_classes; ++cols) {
         const real x = x_ptr[cols];
         const real t0 = x - m0;
-        const real e0 = f_exp(t0);
+        const real e0 = f_exp_below(t0);
         const real r0 = e0 * rinv0;
         const real grad_x = c0 * r0;
         if (want & 1) grad_x_ptr[cols] = grad_x * g;
@@ -946,7 +946,7 @@ static inline __attribute__((always_inline)) void lift_label_smoothing_2_class(c
     const int valid = cols != y;
     const real l0 = (valid ? x : -INFINITY);
     const real t0 = l0 - same0;
-    const real e0 = f_exp(t0);
+    const real e0 = f_exp_below(t0);
     *reduced1 = e0;
     *reduced3 = (valid ? t0 : R(0.0));
 }
@@ -994,7 +994,7 @@ static inline __attribute__((always_inline)) void gradient_label_smoothing(const
     for (int cols = 0; cols < n_classes; ++cols) {
         const real x = x_ptr[cols];
         const real t0 = x - m0;
-        const real e0 = f_exp(t0);
+        const real e0 = f_exp_below(t0);
         const real p0 = e0 * pinv0;
         const real grad_x = p0 - same0;
         if (want & 1) grad_x_ptr[cols] = grad_x * g;
@@ -1470,7 +1470,7 @@ static inline __attribute__((always_inline)) void lift_softcap_2_class(const int
     const int valid = cols != y;
     const real l0 = (valid ? f_softcap(x, softcap) : -INFINITY);
     const real t0 = l0 - same0;
-    const real e0 = f_exp(t0);
+    const real e0 = f_exp_below(t0);
     *reduced1 = e0;
 }
 
@@ -1509,7 +1509,7 @@ static inline __attribute__((always_inline)) void gradient_softcap(const real *x
     for (int cols = 0; cols < n_classes; ++cols) {
         const real x = x_ptr[cols];
         const real t0 = f_softcap(x, softcap) - m0;
-        const real e0 = f_exp(t0);
+        const real e0 = f_exp_below(t0);
         const real r0 = e0 * rinv0;
         const real grad_x = c0 * r0 * f_sech2(x / softcap);
         if (want & 1) grad_x_ptr[cols] = grad_x * g;
@@ -1976,7 +1976,7 @@ static inline __attribute__((always_inline)) void lift_weight_2_class(const int 
     const int valid = cols != y;
     const real l0 = (valid ? x : -INFINITY);
     const real t0 = l0 - same0;
-    const real e0 = f_exp(t0);
+    const real e0 = f_exp_below(t0);
     *reduced1 = e0;
 }
 
@@ -2015,7 +2015,7 @@ static inline __attribute__((always_inline)) void gradient_weight(const real *x_
     for (int cols = 0; cols < n_classes; ++cols) {
         const real x = x_ptr[cols];
         const real t0 = x - m0;
-        const real e0 = f_exp(t0);
+        const real e0 = f_exp_below(t0);
         const real r0 = e0 * rinv0;
         const real grad_x = c0 * r0;
         if (want & 1) grad_x_ptr[cols] = grad_x * g;
@@ -2490,7 +2490,7 @@ static inline __attribute__((always_inline)) void lift_z_loss_2_class(const int 
     const int valid = cols != y;
     const real l0 = (valid ? x : -INFINITY);
     const real t0 = l0 - same0;
-    const real e0 = f_exp(t0);
+    const real e0 = f_exp_below(t0);
     *reduced1 = e0;
 }
 
@@ -2529,7 +2529,7 @@ static inline __attribute__((always_inline)) void gradient_z_loss(const real *x_
     for (int cols = 0; cols < n_classes; ++cols) {
         const real x = x_ptr[cols];
         const real t0 = x - m0;
-        const real e0 = f_exp(t0);
+        const real e0 = f_exp_below(t0);
         const real r0 = e0 * rinv0;
         const real grad_x = c0 * r0;
         if (want & 1) grad_x_ptr[cols] = grad_x * g;
@@ -3339,7 +3339,7 @@ static inline __attribute__((always_inline)) void lift_all_2_class(const int col
     const int valid = cols != y;
     const real l0 = (valid ? f_softcap(x, softcap) : -INFINITY);
     const real t0 = same0 * (l0 - same1);
-    const real e0 = f_exp(t0);
+    const real e0 = f_exp_below(t0);
     *reduced1 = e0;
     *reduced3 = (valid && weight != R(0.0) ? t0 * weight : R(0.0));
 }
@@ -3390,7 +3390,7 @@ static inline __attribute__((always_inline)) void gradient_all(const real *x_ptr
         const real x = x_ptr[cols];
         const real weight = weight_ptr[cols];
         const real t0 = same0 * (f_softcap(x, softcap) - m0);
-        const real e0 = f_exp(t0);
+        const real e0 = f_exp_below(t0);
         const real p0 = e0 * pinv0;
         const real w0 = f_sech2(x / softcap);
         const real grad_x = c0 * w0 * p0 - w0 * label_smoothing * weight / temperature / V;
@@ -3453,7 +3453,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             double L0 = 1.0 / temperature * m0 + lam0;
             double T0 = b1 - lam0 * b0;
             T1 = b2;
-            double zc0 = f_clip(z0, -3e+38, 3e+38);
+            double zc0 = f_clamp(z0, 3e+38);
             double w0 = weight_y * f_softplus(zc0);
             loss = z_loss * L0 * L0 - label_smoothing * (T0 - w0) / V - w0 * (label_smoothing -
                 1.0);

@@ -456,7 +456,7 @@ static inline __attribute__((always_inline)) void lift_3_class(const int cols, c
     const int others = cols != pivot;
     const real l0_2 = (others ? l0 : -INFINITY);
     const real t0 = l0_2 - same0;
-    const real e0 = f_exp(t0);
+    const real e0 = f_exp_below(t0);
     const real u0 = f_maximum(t0, -R(1e+18));
     *reduced2 = e0;
     *reduced3 = e0 * u0;
@@ -505,7 +505,7 @@ static inline __attribute__((always_inline)) void gradient(const real *x_ptr, co
         const real x = x_ptr[cols];
         const real t0 = x - m0;
         const real logp0 = f_maximum(t0, -R(1e+18)) - lam0;
-        const real e0 = f_exp(t0);
+        const real e0 = f_exp_below(t0);
         const real p0 = e0 * pinv0;
         const real grad_x = p0 * (c0 - logp0);
         if (want & 1) grad_x_ptr[cols] = grad_x * g;
@@ -546,7 +546,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             double z0 = la0;
             double lam0 = f_softplus(z0);
             T0 = f_exp(-lam0) * (b0 - lam0 * a0);
-            double zc0 = f_clip(z0, -3e+38, 3e+38);
+            double zc0 = f_clamp(z0, 3e+38);
             loss = f_sigmoid(-zc0) * f_softplus(zc0) - T0;
             call->result[0 * call->rows + row] = (real)loss;
         } else {
@@ -566,7 +566,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         g = call->grad_rows[0 * call->grad_outputs_stride + row * call->grad_rows_stride];
         double z0 = la0;
         double lam0 = f_softplus(z0);
-        double zc0 = f_clip(z0, -3e+38, 3e+38);
+        double zc0 = f_clamp(z0, 3e+38);
         double w0 = f_softplus(zc0);
         double w1 = f_sigmoid(-zc0);
         double c0 = T0 - w0 * w1;

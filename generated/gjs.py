@@ -436,7 +436,7 @@ static inline __attribute__((always_inline)) void lift_2_class(const int cols, c
     const int valid = cols != y;
     const real l0 = (valid ? x : -INFINITY);
     const real t0 = l0 - same0;
-    const real e0 = f_exp(t0);
+    const real e0 = f_exp_below(t0);
     *reduced1 = e0;
 }
 
@@ -475,7 +475,7 @@ static inline __attribute__((always_inline)) void gradient(const real *x_ptr, co
     for (int cols = 0; cols < n_classes; ++cols) {
         const real x = x_ptr[cols];
         const real t0 = x - m0;
-        const real e0 = f_exp(t0);
+        const real e0 = f_exp_below(t0);
         const real r0 = e0 * rinv0;
         const real grad_x = c0 * r0;
         if (want & 1) grad_x_ptr[cols] = grad_x * g;
@@ -519,7 +519,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             la0 = f_log(a0);
             double ly0 = x_y;
             double z0 = m0 - ly0 + la0;
-            double zc0 = f_clip(z0, -3e+38, 3e+38);
+            double zc0 = f_clamp(z0, 3e+38);
             double w0 = pi1 - 1.0;
             double w1 = f_log1p(-pi1);
             double w2 = f_sigmoid(zc0);
@@ -542,8 +542,8 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         double z0 = m0 - ly0 + la0;
         double w0 = -z0;
         double w1 = f_sigmoid(w0) * f_sigmoid(z0);
-        double c0 = w1 - w1 * f_log1p(pi1 * f_exp(f_clip(f_softplus(z0) - f_softplus(w0), -80.0,
-            80.0))) / f_log1p(-pi1);
+        double c0 = w1 - w1 * f_log1p(pi1 * f_exp(f_clamp(f_softplus(z0) - f_softplus(w0), 80.0))) /
+            f_log1p(-pi1);
         double grad_x_y = -c0;
         double rinv0 = (la0 == -INFINITY ? 0.0 : f_exp(-la0));
         {

@@ -600,7 +600,7 @@ static inline __attribute__((always_inline)) void lift_2_class(const int cols, c
     const int valid = cols != y;
     const real l0 = (valid ? x : -INFINITY);
     const real t0 = l0 - same0;
-    const real e0 = f_exp(t0);
+    const real e0 = f_exp_below(t0);
     *reduced1 = e0;
 }
 
@@ -639,7 +639,7 @@ static inline __attribute__((always_inline)) void gradient(const real *x_ptr, co
     for (int cols = 0; cols < n_classes; ++cols) {
         const real x = x_ptr[cols];
         const real t0 = x - m0;
-        const real e0 = f_exp(t0);
+        const real e0 = f_exp_below(t0);
         const real r0 = e0 * rinv0;
         const real grad_x = c0 * r0;
         if (want & 1) grad_x_ptr[cols] = grad_x * g;
@@ -689,8 +689,8 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             double ly0 = x_y;
             double z0 = m0 - ly0 + la0;
             double w0 = f_softplus(z0);
-            double w1 = f_clip(ref_logp + w0, -20.0, 20.0);
-            double w2 = f_exp(f_clip(-old_logp - w0, -20.0, 20.0));
+            double w1 = f_clamp(ref_logp + w0, 20.0);
+            double w2 = f_exp(f_clamp(-old_logp - w0, 20.0));
             loss = beta * (w1 * f_expm1div(1.0, w1) - w1) + f_maximum(-advantage * w2, -advantage *
                 f_clip(w2, 1.0 - low, 1.0 + high));
             call->result[0 * call->rows + row] = (real)(in_range ? loss : NAN);
@@ -709,9 +709,9 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         double z0 = m0 - ly0 + la0;
         double w0 = f_softplus(z0);
         double w1 = ref_logp + w0;
-        double w2 = f_clip(w1, -20.0, 20.0);
+        double w2 = f_clamp(w1, 20.0);
         double w3 = -old_logp - w0;
-        double w4 = f_exp(f_clip(w3, -20.0, 20.0));
+        double w4 = f_exp(f_clamp(w3, 20.0));
         double w5 = advantage * w4;
         double w6 = -w5;
         double w7 = 1.0 - low;

@@ -554,7 +554,7 @@ static inline __attribute__((always_inline)) void lift_2_class(const int cols, c
     const int valid = cols != y;
     const real l0 = (valid ? x : -INFINITY);
     const real t0 = l0 - same0;
-    const real e0 = f_exp(t0);
+    const real e0 = f_exp_below(t0);
     const real f0 = (valid ? x : -INFINITY);
     *reduced1 = e0;
     *reduced2 = (e0 == R(1.0) ? R(0.0) : e0);
@@ -620,7 +620,7 @@ static inline __attribute__((always_inline)) void gradient(const real *x_ptr, co
     for (int cols = 0; cols < n_classes; ++cols) {
         const real x = x_ptr[cols];
         const real t0 = x - m0;
-        const real e0 = f_exp(t0);
+        const real e0 = f_exp_below(t0);
         const real p0 = e0 * pinv0;
         const real rise0 = (cols == index0 ? same0 : -p0);
         const real grad_x = c0 * p0 + c1 * rise0;

@@ -1138,7 +1138,7 @@ static inline __attribute__((always_inline)) void lift_3_class(const int cols, c
     const int others = cols != pivot;
     const real l0_2 = (others ? l0 : -INFINITY);
     const real t0 = l0_2 - same0;
-    const real e0 = f_exp(t0);
+    const real e0 = f_exp_below(t0);
     *reduced2 = e0;
     *reduced3 = (others && f_erf(R(0.5) * f_sqrt(R(2.0)) * (same1 + index * same2 / V + low - same3)
         / sigma) - f_erf(R(0.5) * f_sqrt(R(2.0)) * (index * same2 / V + low - same3) / sigma) !=
@@ -1214,7 +1214,7 @@ static inline __attribute__((always_inline)) void gradient(const real *x_ptr, co
         const real x = x_ptr[cols];
         const real index = (real)(cols);
         const real t0 = x - m0;
-        const real e0 = f_exp(t0);
+        const real e0 = f_exp_below(t0);
         const real p0 = e0 * pinv0;
         const real w5 = w3 * index + w1 - w4 * index - same0;
         const real grad_x = c0 * (f_erf(w3 + w5 - w4) - f_erf(w5)) + c1 * p0;

@@ -792,11 +792,11 @@ static inline __attribute__((always_inline)) void lift_3_class(const int cols, c
     const int others = cols != pivot;
     const real l0_2 = (others ? l0 : -INFINITY);
     const real t0 = l0_2 - same0;
-    const real e0 = f_exp(t0);
+    const real e0 = f_exp_below(t0);
     const real l1 = x;
     const real l1_2 = (others ? l1 : -INFINITY);
     const real t1 = l1_2 - same1;
-    const real e1 = f_exp(t1);
+    const real e1 = f_exp_below(t1);
     *reduced3 = e0;
     *reduced4 = e1;
 }
@@ -840,29 +840,29 @@ static void lift_3(const real *x_ptr, const real *teacher_ptr, const int n_class
 
 static inline __attribute__((always_inline)) void lift_2_1_class(const int cols, const real *x_ptr,
     const real *teacher_ptr, const real beta, const real lam0, const real lam1, const real m0, const
-    real m1, const real pinv0, const real pinv1, const real same0, const real same1, real *reduced0,
+    real m1, const real pinv0, const real pinv1, const int pivot, const real same0, real *reduced0,
     real *reduced1) {
     const real x = x_ptr[cols];
     const real teacher = teacher_ptr[cols];
-    const int valid = cols != same0;
+    const int valid = cols != (int)(pivot);
     const real t0 = teacher - m0;
     const real logp0 = f_maximum(t0, -R(1e+18)) - lam0;
-    const real e0 = f_exp(t0);
+    const real e0 = f_exp_below(t0);
     const real p0 = e0 * pinv0;
     const real t1 = x - m1;
     const real logp1 = f_maximum(t1, -R(1e+18)) - lam1;
-    const real e1 = f_exp(t1);
+    const real e1 = f_exp_below(t1);
     const real p1 = e1 * pinv1;
     const real w0 = logp0 - logp1;
-    const real v0 = -p0 * f_log1p(same1 * f_expm1(f_clip(-w0, -R(80.0), R(80.0))));
-    const real v1 = -p1 * f_log1p(beta * f_expm1(f_clip(w0, -R(80.0), R(80.0))));
+    const real v0 = -p0 * f_log1p(same0 * f_expm1_within(f_clamp(-w0, R(80.0))));
+    const real v1 = -p1 * f_log1p(beta * f_expm1_within(f_clamp(w0, R(80.0))));
     *reduced0 = (valid ? v0 : R(0.0));
     *reduced1 = (valid ? v1 : R(0.0));
 }
 
 static void lift_2_1(const real *x_ptr, const real *teacher_ptr, const int n_classes, const real
     beta, const real lam0, const real lam1, const real m0, const real m1, const real pinv0, const
-    real pinv1, const real same0, const real same1, double *out) {
+    real pinv1, const int pivot, const real same0, double *out) {
     double reduced0_row = 0;
     double reduced1_row = 0;
     for (int first = 0; first < n_classes; first += BLOCK) {
@@ -878,14 +878,14 @@ static void lift_2_1(const real *x_ptr, const real *teacher_ptr, const int n_cla
 #pragma GCC ivdep
             for (int lane = 0; lane < LANES; ++lane) {
                 lift_2_1_class(cols + lane, x_ptr, teacher_ptr, beta, lam0, lam1, m0, m1, pinv0,
-                    pinv1, same0, same1, &reduced0_class, &reduced1_class);
+                    pinv1, pivot, same0, &reduced0_class, &reduced1_class);
                 reduced0[lane] = reduced0[lane] + reduced0_class;
                 reduced1[lane] = reduced1[lane] + reduced1_class;
             }
         }
         for (; cols < stop; ++cols) {
-            lift_2_1_class(cols, x_ptr, teacher_ptr, beta, lam0, lam1, m0, m1, pinv0, pinv1, same0,
-                same1, &reduced0_class, &reduced1_class);
+            lift_2_1_class(cols, x_ptr, teacher_ptr, beta, lam0, lam1, m0, m1, pinv0, pinv1, pivot,
+                same0, &reduced0_class, &reduced1_class);
             reduced0[0] = reduced0[0] + reduced0_class;
             reduced1[0] = reduced1[0] + reduced1_class;
         }
@@ -910,9 +910,9 @@ static inline __attribute__((always_inline)) void gradient(const real *x_ptr, co
         const real logp0 = f_maximum(t0, -R(1e+18)) - lam0;
         const real t1 = x - m1;
         const real logp1 = f_maximum(t1, -R(1e+18)) - lam1;
-        const real e1 = f_exp(t1);
+        const real e1 = f_exp_below(t1);
         const real p1 = e1 * pinv1;
-        const real grad_x = p1 * (same0 * f_log1p(beta * f_expm1(f_clip(logp0 - logp1, -R(80.0),
+        const real grad_x = p1 * (same0 * f_log1p(beta * f_expm1_within(f_clamp(logp0 - logp1,
             R(80.0)))) + c0);
         if (want & 1) grad_x_ptr[cols] = grad_x * g;
     }
@@ -966,11 +966,10 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             pinv0 = f_exp(-lam0);
             pinv1 = f_exp(-lam1);
             {
-                const double same0 = (int)(pivot);
-                const double same1 = 1.0 - beta;
+                const double same0 = 1.0 - beta;
                 double out[2];
                 lift_2_1(x_ptr, teacher_ptr, n_classes, beta, lam0, lam1, m0, m1, pinv0, pinv1,
-                    same0, same1, out);
+                    pivot, same0, out);
                 const double reduced0 = out[0];
                 const double reduced1 = out[1];
                 b0 = reduced0;
@@ -985,12 +984,12 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             lam1 = (z1 > 0.0 ? la1 + f_softplus(-z1) : f_softplus(z1) - (m1 - ly1));
             double T0 = b0;
             T1 = b1;
-            double zc0 = f_clip(z0, -3e+38, 3e+38);
-            double zc1 = f_clip(z1, -3e+38, 3e+38);
+            double zc0 = f_clamp(z0, 3e+38);
+            double zc1 = f_clamp(z1, 3e+38);
             double w0 = 1.0 - beta;
             double w1 = f_softplus(zc0) - f_softplus(zc1);
-            loss = T0 * beta + T1 * w0 - beta * f_log1p(w0 * f_expm1(f_clip(w1, -80.0, 80.0))) *
-                f_sigmoid(-zc0) - w0 * f_log1p(beta * f_expm1(f_clip(-w1, -80.0, 80.0))) *
+            loss = T0 * beta + T1 * w0 - beta * f_log1p(w0 * f_expm1_within(f_clamp(w1, 80.0))) *
+                f_sigmoid(-zc0) - w0 * f_log1p(beta * f_expm1_within(f_clamp(-w1, 80.0))) *
                 f_sigmoid(-zc1);
             call->result[0 * call->rows + row] = (real)loss;
         } else {
@@ -1018,11 +1017,11 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         double ly1 = x_y;
         double z1 = m1 - ly1 + la1;
         lam1 = (z1 > 0.0 ? la1 + f_softplus(-z1) : f_softplus(z1) - (m1 - ly1));
-        double zc0 = f_clip(z0, -3e+38, 3e+38);
-        double zc1 = f_clip(z1, -3e+38, 3e+38);
+        double zc0 = f_clamp(z0, 3e+38);
+        double zc1 = f_clamp(z1, 3e+38);
         double w0 = T1 * beta;
         double w1 = f_sigmoid(-zc1);
-        double w2 = w1 * f_log1p(beta * f_expm1(f_clip(f_softplus(zc1) - f_softplus(zc0), -80.0,
+        double w2 = w1 * f_log1p(beta * f_expm1_within(f_clamp(f_softplus(zc1) - f_softplus(zc0),
             80.0)));
         double w3 = w2 * beta;
         double w4 = f_sigmoid(zc1);

@@ -666,11 +666,11 @@ static inline __attribute__((always_inline)) void lift_3_class(const int cols, c
     const int others = cols != pivot;
     const real l0_2 = (others ? l0 : -INFINITY);
     const real t0 = same0 * (l0_2 - same1);
-    const real e0 = f_exp(t0);
+    const real e0 = f_exp_below(t0);
     const real l1 = x;
     const real l1_2 = (others ? l1 : -INFINITY);
     const real t1 = same0 * (l1_2 - same2);
-    const real e1 = f_exp(t1);
+    const real e1 = f_exp_below(t1);
     const real delta0 = same0 * (teacher - off0_delta0 + (-x - off1_delta0) - near_delta0_2);
     *reduced3 = e0;
     *reduced4 = e1;
@@ -731,10 +731,10 @@ static inline __attribute__((always_inline)) void gradient(const real *x_ptr, co
         const real x = x_ptr[cols];
         const real teacher = teacher_ptr[cols];
         const real t0 = same0 * (teacher - m0);
-        const real e0 = f_exp(t0);
+        const real e0 = f_exp_below(t0);
         const real p0 = e0 * pinv0;
         const real t1 = same0 * (x - m1);
-        const real e1 = f_exp(t1);
+        const real e1 = f_exp_below(t1);
         const real p1 = e1 * pinv1;
         const real grad_x = T * p1 - T * p0;
         if (want & 1) grad_x_ptr[cols] = grad_x * g;
@@ -794,8 +794,8 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             double ly1 = x_y;
             double z1 = 1.0 / T * (m1 - ly1) + la1;
             double T0 = f_exp(-lam0) * b0;
-            double zc0 = f_clip(z0, -3e+38, 3e+38);
-            double zc1 = f_clip(z1, -3e+38, 3e+38);
+            double zc0 = f_clamp(z0, 3e+38);
+            double zc1 = f_clamp(z1, 3e+38);
             loss = T * T * (T0 + f_softplus(zc1) - f_softplus(zc0));
             call->result[0 * call->rows + row] = (real)loss;
         } else {

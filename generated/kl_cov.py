@@ -482,7 +482,7 @@ static inline __attribute__((always_inline)) void lift_2_class(const int cols, c
     const int valid = cols != y;
     const real l0 = (valid ? x : -INFINITY);
     const real t0 = l0 - same0;
-    const real e0 = f_exp(t0);
+    const real e0 = f_exp_below(t0);
     *reduced1 = e0;
 }
 
@@ -521,7 +521,7 @@ static inline __attribute__((always_inline)) void gradient(const real *x_ptr, co
     for (int cols = 0; cols < n_classes; ++cols) {
         const real x = x_ptr[cols];
         const real t0 = x - m0;
-        const real e0 = f_exp(t0);
+        const real e0 = f_exp_below(t0);
         const real r0 = e0 * rinv0;
         const real grad_x = c0 * r0;
         if (want & 1) grad_x_ptr[cols] = grad_x * g;
@@ -568,7 +568,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             la0 = f_log(a0);
             double ly0 = x_y;
             double z0 = m0 - ly0 + la0;
-            double w0 = f_clip(-old_logp - f_softplus(z0), -20.0, 20.0);
+            double w0 = f_clamp(-old_logp - f_softplus(z0), 20.0);
             loss = selected * weight * f_absf(w0) - advantage * f_exp(w0);
             call->result[0 * call->rows + row] = (real)(in_range ? loss : NAN);
         } else {
@@ -585,7 +585,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         double ly0 = x_y;
         double z0 = m0 - ly0 + la0;
         double w0 = -old_logp - f_softplus(z0);
-        double w1 = f_clip(w0, -20.0, 20.0);
+        double w1 = f_clamp(w0, 20.0);
         double c0 = (advantage * f_exp(w1) - selected * weight * f_sgn(w1)) * f_inrange(w0, -20.0,
             20.0) * f_sigmoid(z0);
         double grad_x_y = -c0;

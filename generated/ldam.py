@@ -420,7 +420,7 @@ static inline __attribute__((always_inline)) void lift_2_class(const int cols, c
     const int valid = cols != y;
     const real l0 = (valid ? x : -INFINITY);
     const real t0 = s * (l0 - same0);
-    const real e0 = f_exp(t0);
+    const real e0 = f_exp_below(t0);
     *reduced1 = e0;
 }
 
@@ -459,7 +459,7 @@ static inline __attribute__((always_inline)) void gradient(const real *x_ptr, co
     for (int cols = 0; cols < n_classes; ++cols) {
         const real x = x_ptr[cols];
         const real t0 = s * (x - m0);
-        const real e0 = f_exp(t0);
+        const real e0 = f_exp_below(t0);
         const real r0 = e0 * rinv0;
         const real grad_x = c0 * r0;
         if (want & 1) grad_x_ptr[cols] = grad_x * g;

@@ -477,7 +477,7 @@ static inline __attribute__((always_inline)) void lift_2_2_class(const int cols,
     const int valid = cols != y;
     const real l0 = (valid ? x * same0 / T : -INFINITY);
     const real t0 = l0 - same1;
-    const real e0 = f_exp(t0);
+    const real e0 = f_exp_below(t0);
     *reduced1 = e0;
     *reduced2 = (e0 > R(0.0) ? e0 * x : R(0.0));
 }
@@ -525,7 +525,7 @@ static inline __attribute__((always_inline)) void gradient(const real *x_ptr, co
     for (int cols = 0; cols < n_classes; ++cols) {
         const real x = x_ptr[cols];
         const real t0 = x * same0 / T - m0;
-        const real e0 = f_exp(t0);
+        const real e0 = f_exp_below(t0);
         const real p0 = e0 * pinv0;
         const real grad_x = c0 * p0 + c1 * x;
         if (want & 1) grad_x_ptr[cols] = grad_x * g;

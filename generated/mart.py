@@ -946,10 +946,10 @@ static inline __attribute__((always_inline)) void lift_2_class(const int cols, c
     const real delta0 = x - off0_delta0 + (-adversarial_x - off1_delta0) - near_delta0_2;
     const real l0 = (valid ? adversarial_x : -INFINITY);
     const real t0 = l0 - same0;
-    const real e0 = f_exp(t0);
+    const real e0 = f_exp_below(t0);
     const real l1 = (valid ? x : -INFINITY);
     const real t1 = l1 - same1;
-    const real e1 = f_exp(t1);
+    const real e1 = f_exp_below(t1);
     const real f0 = (valid ? adversarial_x : -INFINITY);
     *reduced2 = e0;
     *reduced3 = e1;
@@ -1037,10 +1037,10 @@ static inline __attribute__((always_inline)) void gradient(const real *x_ptr, co
         const real x = x_ptr[cols];
         const real adversarial_x = adversarial_x_ptr[cols];
         const real t0 = adversarial_x - m0;
-        const real e0 = f_exp(t0);
+        const real e0 = f_exp_below(t0);
         const real p0 = e0 * pinv0;
         const real t1 = x - m1;
-        const real e1 = f_exp(t1);
+        const real e1 = f_exp_below(t1);
         const real p1 = e1 * pinv1;
         const real rise0 = (cols == index0 ? same0 : -p0);
         const real delta0 = x - off0_delta0 + (-adversarial_x - off1_delta0) - near_delta0_2;
@@ -1158,8 +1158,8 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         double ly1 = x_y;
         double z1 = m1 - ly1 + la1;
         double lam1 = (z1 > 0.0 ? la1 + f_softplus(-z1) : f_softplus(z1) - (m1 - ly1));
-        double zc0 = f_clip(z0, -3e+38, 3e+38);
-        double zc1 = f_clip(z1, -3e+38, 3e+38);
+        double zc0 = f_clamp(z0, 3e+38);
+        double zc1 = f_clamp(z1, 3e+38);
         double w0 = f_sigmoid(zc1);
         double w1 = w0 * beta;
         double w2 = f_sigmoid(-zc1);

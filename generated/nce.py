@@ -474,7 +474,7 @@ static inline __attribute__((always_inline)) void lift_2_class(const int cols, c
     const int valid = cols != y;
     const real l0 = (valid ? x : -INFINITY);
     const real t0 = l0 - same0;
-    const real e0 = f_exp(t0);
+    const real e0 = f_exp_below(t0);
     *reduced1 = e0;
     *reduced3 = (valid ? t0 : R(0.0));
 }
@@ -521,7 +521,7 @@ static inline __attribute__((always_inline)) void gradient(const real *x_ptr, co
     for (int cols = 0; cols < n_classes; ++cols) {
         const real x = x_ptr[cols];
         const real t0 = x - m0;
-        const real e0 = f_exp(t0);
+        const real e0 = f_exp_below(t0);
         const real p0 = e0 * pinv0;
         const real grad_x = c0 + c1 * p0;
         if (want & 1) grad_x_ptr[cols] = grad_x * g;
@@ -571,7 +571,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             double z0 = m0 - ly0 + la0;
             double lam0 = (z0 > 0.0 ? la0 + f_softplus(-z0) : f_softplus(z0) - (m0 - ly0));
             T0 = b1 - lam0 * b0;
-            double zc0 = f_clip(z0, -3e+38, 3e+38);
+            double zc0 = f_clamp(z0, 3e+38);
             double w0 = f_softplus(zc0);
             loss = -w0 / (T0 - w0);
             call->result[0 * call->rows + row] = (real)(in_range ? loss : NAN);
@@ -591,7 +591,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         double ly0 = x_y;
         double z0 = m0 - ly0 + la0;
         double lam0 = (z0 > 0.0 ? la0 + f_softplus(-z0) : f_softplus(z0) - (m0 - ly0));
-        double zc0 = f_clip(z0, -3e+38, 3e+38);
+        double zc0 = f_clamp(z0, 3e+38);
         double w0 = f_softplus(zc0);
         double w1 = T0 - w0;
         double w2 = 1.0 / w1;

@@ -497,7 +497,7 @@ static inline __attribute__((always_inline)) void lift_2_class(const int cols, c
     const int valid = cols != y;
     const real l0 = (valid ? x : -INFINITY);
     const real t0 = l0 - same0;
-    const real e0 = f_exp(t0);
+    const real e0 = f_exp_below(t0);
     const real u0 = f_maximum(t0, -R(1e+18));
     *reduced1 = e0;
     *reduced2 = f_exp(q * u0);
@@ -546,7 +546,7 @@ static inline __attribute__((always_inline)) void gradient(const real *x_ptr, co
         const real x = x_ptr[cols];
         const real t0 = x - m0;
         const real logp0 = f_maximum(t0, -R(1e+18)) - lam0;
-        const real e0 = f_exp(t0);
+        const real e0 = f_exp_below(t0);
         const real p0 = e0 * pinv0;
         const real grad_x = c0 * p0 + c1 * f_exp(logp0 * q);
         if (want & 1) grad_x_ptr[cols] = grad_x * g;

@@ -641,11 +641,11 @@ static inline __attribute__((always_inline)) void lift_3_class(const int cols, c
     const int others = cols != pivot;
     const real l0_2 = (others ? l0 : -INFINITY);
     const real t0 = l0_2 - same0;
-    const real e0 = f_exp(t0);
+    const real e0 = f_exp_below(t0);
     const real l1 = teacher;
     const real l1_2 = (others ? l1 : -INFINITY);
     const real t1 = l1_2 - same1;
-    const real e1 = f_exp(t1);
+    const real e1 = f_exp_below(t1);
     const real delta0 = x - off0_delta0 + (-teacher - off1_delta0) - near_delta0_2;
     *reduced3 = e0;
     *reduced4 = e1;
@@ -707,7 +707,7 @@ static inline __attribute__((always_inline)) void gradient(const real *x_ptr, co
         const real x = x_ptr[cols];
         const real teacher = teacher_ptr[cols];
         const real t0 = x - m0;
-        const real e0 = f_exp(t0);
+        const real e0 = f_exp_below(t0);
         const real p0 = e0 * pinv0;
         const real delta0 = x - off0_delta0 + (-teacher - off1_delta0) - near_delta0_2;
         const real grad_x = (f_lt(R(0.0), p0) ? p0 * (c0 + delta0) : R(0.0));
@@ -766,8 +766,8 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             double ly1 = teacher_y;
             double z1 = m1 - ly1 + la1;
             T0 = f_exp(-lam0) * b0;
-            double zc0 = f_clip(z0, -3e+38, 3e+38);
-            double zc1 = f_clip(z1, -3e+38, 3e+38);
+            double zc0 = f_clamp(z0, 3e+38);
+            double zc1 = f_clamp(z1, 3e+38);
             loss = T0 + f_softplus(zc1) - f_softplus(zc0);
             call->result[0 * call->rows + row] = (real)loss;
         } else {

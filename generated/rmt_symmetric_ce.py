@@ -718,11 +718,11 @@ static inline __attribute__((always_inline)) void lift_3_class(const int cols, c
     const int others = cols != pivot;
     const real l0_2 = (others ? l0 : -INFINITY);
     const real t0 = l0_2 - same0;
-    const real e0 = f_exp(t0);
+    const real e0 = f_exp_below(t0);
     const real l1 = x;
     const real l1_2 = (others ? l1 : -INFINITY);
     const real t1 = l1_2 - same1;
-    const real e1 = f_exp(t1);
+    const real e1 = f_exp_below(t1);
     const real delta1 = x - x_y;
     const real delta3 = teacher - teacher_y;
     *reduced3 = e0;
@@ -791,10 +791,10 @@ static inline __attribute__((always_inline)) void gradient(const real *x_ptr, co
         const real x = x_ptr[cols];
         const real teacher = teacher_ptr[cols];
         const real t0 = teacher - m0;
-        const real e0 = f_exp(t0);
+        const real e0 = f_exp_below(t0);
         const real p0 = e0 * pinv0;
         const real t1 = x - m1;
-        const real e1 = f_exp(t1);
+        const real e1 = f_exp_below(t1);
         const real p1 = e1 * pinv1;
         const real delta3 = teacher - teacher_y;
         const real grad_x = p0 * same0 + (f_lt(R(0.0), p1) ? p1 * (c0 - delta3 * alpha) : R(0.0));

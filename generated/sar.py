@@ -502,7 +502,7 @@ static inline __attribute__((always_inline)) void lift_3_class(const int cols, c
     const int others = cols != pivot;
     const real l0_2 = (others ? l0 : -INFINITY);
     const real t0 = l0_2 - same0;
-    const real e0 = f_exp(t0);
+    const real e0 = f_exp_below(t0);
     const real u0 = f_maximum(t0, -R(1e+18));
     *reduced2 = e0;
     *reduced3 = e0 * u0;
@@ -551,7 +551,7 @@ static inline __attribute__((always_inline)) void gradient(const real *x_ptr, co
         const real x = x_ptr[cols];
         const real t0 = x - m0;
         const real logp0 = f_maximum(t0, -R(1e+18)) - lam0;
-        const real e0 = f_exp(t0);
+        const real e0 = f_exp_below(t0);
         const real p0 = e0 * pinv0;
         const real grad_x = p0 * (c0 + c1 * logp0);
         if (want & 1) grad_x_ptr[cols] = grad_x * g;

@@ -889,11 +889,11 @@ static inline __attribute__((always_inline)) void lift_3_class(const int cols, c
     const int others = cols != pivot;
     const real l0_2 = (others ? l0 : -INFINITY);
     const real t0 = l0_2 - same1;
-    const real e0 = f_exp(t0);
+    const real e0 = f_exp_below(t0);
     const real l1 = same0 * f_softplus(-x);
     const real l1_2 = (others ? l1 : -INFINITY);
     const real t1 = l1_2 - same2;
-    const real e1 = f_exp(t1);
+    const real e1 = f_exp_below(t1);
     *reduced3 = e0;
     *reduced4 = e1;
     *reduced5 = (e0 > R(0.0) ? e0 * labels * f_softplus(-x) : R(0.0));
@@ -960,10 +960,10 @@ static inline __attribute__((always_inline)) void gradient(const real *x_ptr, co
         const real x = x_ptr[cols];
         const real labels = labels_ptr[cols];
         const real t0 = same0 * f_softplus(x) - m0;
-        const real e0 = f_exp(t0);
+        const real e0 = f_exp_below(t0);
         const real p0 = e0 * pinv0;
         const real t1 = same0 * f_softplus(-x) - m1;
-        const real e1 = f_exp(t1);
+        const real e1 = f_exp_below(t1);
         const real p1 = e1 * pinv1;
         const real w0 = -x;
         const real w1 = f_sigmoid(w0);

@@ -811,11 +811,11 @@ static inline __attribute__((always_inline)) void lift_3_class(const int cols, c
     const int others = cols != pivot;
     const real l0_2 = (others ? l0 : -INFINITY);
     const real t0 = l0_2 - same0;
-    const real e0 = f_exp(t0);
+    const real e0 = f_exp_below(t0);
     const real l1 = x;
     const real l1_2 = (others ? l1 : -INFINITY);
     const real t1 = l1_2 - same1;
-    const real e1 = f_exp(t1);
+    const real e1 = f_exp_below(t1);
     *reduced3 = e0;
     *reduced4 = e1;
 }
@@ -859,18 +859,18 @@ static void lift_3(const real *x_ptr, const real *teacher_ptr, const int n_class
 
 static inline __attribute__((always_inline)) void lift_2_1_class(const int cols, const real *x_ptr,
     const real *teacher_ptr, const real lam0, const real lam1, const real m0, const real m1, const
-    real pinv0, const real same0, const real same1, real *reduced0, real *reduced1) {
+    real pinv0, const int pivot, const real same0, real *reduced0, real *reduced1) {
     const real x = x_ptr[cols];
     const real teacher = teacher_ptr[cols];
-    const int valid = cols != same0;
+    const int valid = cols != (int)(pivot);
     const real t0 = teacher - m0;
     const real logp0 = f_maximum(t0, -R(1e+18)) - lam0;
-    const real e0 = f_exp(t0);
+    const real e0 = f_exp_below(t0);
     const real p0 = e0 * pinv0;
     const real t1 = x - m1;
     const real logp1 = f_maximum(t1, -R(1e+18)) - lam1;
-    const real w0 = f_clip(logp1 - logp0, -R(80.0), R(80.0));
-    const real w1 = same1 * f_expm1(w0);
+    const real w0 = f_clamp(logp1 - logp0, R(80.0));
+    const real w1 = same0 * f_expm1(w0);
     const real v0 = -p0 * f_log1p(w1);
     const real v1 = p0 * f_exp(w0) / (R(1.0) + w1);
     *reduced0 = (valid ? v0 : R(0.0));
@@ -878,8 +878,8 @@ static inline __attribute__((always_inline)) void lift_2_1_class(const int cols,
 }
 
 static void lift_2_1(const real *x_ptr, const real *teacher_ptr, const int n_classes, const real
-    lam0, const real lam1, const real m0, const real m1, const real pinv0, const real same0, const
-    real same1, double *out) {
+    lam0, const real lam1, const real m0, const real m1, const real pinv0, const int pivot, const
+    real same0, double *out) {
     double reduced0_row = 0;
     double reduced1_row = 0;
     for (int first = 0; first < n_classes; first += BLOCK) {
@@ -894,14 +894,14 @@ static void lift_2_1(const real *x_ptr, const real *teacher_ptr, const int n_cla
         for (; cols + LANES <= stop; cols += LANES) {
 #pragma GCC ivdep
             for (int lane = 0; lane < LANES; ++lane) {
-                lift_2_1_class(cols + lane, x_ptr, teacher_ptr, lam0, lam1, m0, m1, pinv0, same0,
-                    same1, &reduced0_class, &reduced1_class);
+                lift_2_1_class(cols + lane, x_ptr, teacher_ptr, lam0, lam1, m0, m1, pinv0, pivot,
+                    same0, &reduced0_class, &reduced1_class);
                 reduced0[lane] = reduced0[lane] + reduced0_class;
                 reduced1[lane] = reduced1[lane] + reduced1_class;
             }
         }
         for (; cols < stop; ++cols) {
-            lift_2_1_class(cols, x_ptr, teacher_ptr, lam0, lam1, m0, m1, pinv0, same0, same1,
+            lift_2_1_class(cols, x_ptr, teacher_ptr, lam0, lam1, m0, m1, pinv0, pivot, same0,
                 &reduced0_class, &reduced1_class);
             reduced0[0] = reduced0[0] + reduced0_class;
             reduced1[0] = reduced1[0] + reduced1_class;
@@ -925,13 +925,13 @@ static inline __attribute__((always_inline)) void gradient(const real *x_ptr, co
         const real teacher = teacher_ptr[cols];
         const real t0 = teacher - m0;
         const real logp0 = f_maximum(t0, -R(1e+18)) - lam0;
-        const real e0 = f_exp(t0);
+        const real e0 = f_exp_below(t0);
         const real p0 = e0 * pinv0;
         const real t1 = x - m1;
         const real logp1 = f_maximum(t1, -R(1e+18)) - lam1;
-        const real e1 = f_exp(t1);
+        const real e1 = f_exp_below(t1);
         const real p1 = e1 * pinv1;
-        const real w1 = f_clip(logp1 - logp0, -R(80.0), R(80.0));
+        const real w1 = f_clamp(logp1 - logp0, R(80.0));
         const real grad_x = c0 * p1 + w0 * p0 * f_exp(w1) / (R(1.0) - w0 * f_expm1(w1));
         if (want & 1) grad_x_ptr[cols] = grad_x * g;
     }
@@ -984,10 +984,9 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             lam1 = (z1 > 0.0 ? la1 + f_softplus(-z1) : f_softplus(z1) - (m1 - ly1));
             pinv0 = f_exp(-lam0);
             {
-                const double same0 = (int)(pivot);
-                const double same1 = 1.0 - skew;
+                const double same0 = 1.0 - skew;
                 double out[2];
-                lift_2_1(x_ptr, teacher_ptr, n_classes, lam0, lam1, m0, m1, pinv0, same0, same1,
+                lift_2_1(x_ptr, teacher_ptr, n_classes, lam0, lam1, m0, m1, pinv0, pivot, same0,
                     out);
                 const double reduced0 = out[0];
                 const double reduced1 = out[1];
@@ -1003,10 +1002,10 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             lam1 = (z1 > 0.0 ? la1 + f_softplus(-z1) : f_softplus(z1) - (m1 - ly1));
             double T0 = b0;
             T1 = b1;
-            double zc0 = f_clip(z0, -3e+38, 3e+38);
-            double zc1 = f_clip(z1, -3e+38, 3e+38);
-            loss = T0 - f_log1p((1.0 - skew) * f_expm1(f_clip(f_softplus(zc0) - f_softplus(zc1),
-                -80.0, 80.0))) * f_sigmoid(-zc0);
+            double zc0 = f_clamp(z0, 3e+38);
+            double zc1 = f_clamp(z1, 3e+38);
+            loss = T0 - f_log1p((1.0 - skew) * f_expm1_within(f_clamp(f_softplus(zc0) -
+                f_softplus(zc1), 80.0))) * f_sigmoid(-zc0);
             call->result[0 * call->rows + row] = (real)loss;
         } else {
             m0 = call->saved[0 * call->rows + row];
@@ -1033,10 +1032,10 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         double ly1 = x_y;
         double z1 = m1 - ly1 + la1;
         lam1 = (z1 > 0.0 ? la1 + f_softplus(-z1) : f_softplus(z1) - (m1 - ly1));
-        double zc0 = f_clip(z0, -3e+38, 3e+38);
-        double zc1 = f_clip(z1, -3e+38, 3e+38);
+        double zc0 = f_clamp(z0, 3e+38);
+        double zc1 = f_clamp(z1, 3e+38);
         double w0 = f_sigmoid(-zc0);
-        double w1 = f_clip(f_softplus(zc0) - f_softplus(zc1), -80.0, 80.0);
+        double w1 = f_clamp(f_softplus(zc0) - f_softplus(zc1), 80.0);
         double w2 = f_exp(w1);
         double w3 = skew - 1.0;
         double w4 = -w3;

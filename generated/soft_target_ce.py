@@ -567,7 +567,7 @@ static inline __attribute__((always_inline)) void lift_3_class(const int cols, c
     const int others = cols != pivot;
     const real l0_2 = (others ? l0 : -INFINITY);
     const real t0 = l0_2 - same0;
-    const real e0 = f_exp(t0);
+    const real e0 = f_exp_below(t0);
     *reduced2 = e0;
     *reduced3 = (others && probabilities != R(0.0) ? probabilities : R(0.0));
     *reduced4 = (others && probabilities != R(0.0) ? t0 * probabilities : R(0.0));
@@ -633,7 +633,7 @@ static inline __attribute__((always_inline)) void gradient(const real *x_ptr, co
         const real x = x_ptr[cols];
         const real probabilities = probabilities_ptr[cols];
         const real t0 = x - m0;
-        const real e0 = f_exp(t0);
+        const real e0 = f_exp_below(t0);
         const real p0 = e0 * pinv0;
         const real grad_x = c0 * p0 - probabilities;
         if (want & 1) grad_x_ptr[cols] = grad_x * g;

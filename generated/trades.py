@@ -727,10 +727,10 @@ static inline __attribute__((always_inline)) void lift_2_class(const int cols, c
     const real delta0 = x - off0_delta0 + (-adversarial_x - off1_delta0) - near_delta0_2;
     const real l0 = (valid ? x : -INFINITY);
     const real t0 = l0 - same0;
-    const real e0 = f_exp(t0);
+    const real e0 = f_exp_below(t0);
     const real l1 = (valid ? adversarial_x : -INFINITY);
     const real t1 = l1 - same1;
-    const real e1 = f_exp(t1);
+    const real e1 = f_exp_below(t1);
     *reduced2 = e0;
     *reduced3 = e1;
     *reduced4 = (e0 > R(0.0) ? e0 * delta0 : R(0.0));
@@ -792,10 +792,10 @@ static inline __attribute__((always_inline)) void gradient(const real *x_ptr, co
         const real x = x_ptr[cols];
         const real adversarial_x = adversarial_x_ptr[cols];
         const real t0 = x - m0;
-        const real e0 = f_exp(t0);
+        const real e0 = f_exp_below(t0);
         const real p0 = e0 * pinv0;
         const real t1 = adversarial_x - m1;
-        const real e1 = f_exp(t1);
+        const real e1 = f_exp_below(t1);
         const real p1 = e1 * pinv1;
         const real delta0 = x - off0_delta0 + (-adversarial_x - off1_delta0) - near_delta0_2;
         const real grad_x = (f_lt(R(0.0), p0) ? p0 * (delta0 * beta + c0) : R(0.0));

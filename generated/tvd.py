@@ -703,11 +703,11 @@ static inline __attribute__((always_inline)) void lift_3_class(const int cols, c
     const int others = cols != pivot;
     const real l0_2 = (others ? l0 : -INFINITY);
     const real t0 = l0_2 - same0;
-    const real e0 = f_exp(t0);
+    const real e0 = f_exp_below(t0);
     const real l1 = teacher;
     const real l1_2 = (others ? l1 : -INFINITY);
     const real t1 = l1_2 - same1;
-    const real e1 = f_exp(t1);
+    const real e1 = f_exp_below(t1);
     *reduced3 = e0;
     *reduced4 = e1;
 }
@@ -751,15 +751,15 @@ static void lift_3(const real *x_ptr, const real *teacher_ptr, const int n_class
 
 static inline __attribute__((always_inline)) void lift_2_1_class(const int cols, const real *x_ptr,
     const real *teacher_ptr, const real m0, const real m1, const real pinv0, const real pinv1, const
-    real same0, real *reduced0, real *reduced1) {
+    int pivot, real *reduced0, real *reduced1) {
     const real x = x_ptr[cols];
     const real teacher = teacher_ptr[cols];
-    const int valid = cols != same0;
+    const int valid = cols != (int)(pivot);
     const real t0 = x - m0;
-    const real e0 = f_exp(t0);
+    const real e0 = f_exp_below(t0);
     const real p0 = e0 * pinv0;
     const real t1 = teacher - m1;
-    const real e1 = f_exp(t1);
+    const real e1 = f_exp_below(t1);
     const real p1 = e1 * pinv1;
     const real w0 = p0 - p1;
     const real v0 = f_absf(w0);
@@ -769,7 +769,7 @@ static inline __attribute__((always_inline)) void lift_2_1_class(const int cols,
 }
 
 static void lift_2_1(const real *x_ptr, const real *teacher_ptr, const int n_classes, const real m0,
-    const real m1, const real pinv0, const real pinv1, const real same0, double *out) {
+    const real m1, const real pinv0, const real pinv1, const int pivot, double *out) {
     double reduced0_row = 0;
     double reduced1_row = 0;
     for (int first = 0; first < n_classes; first += BLOCK) {
@@ -784,14 +784,14 @@ static void lift_2_1(const real *x_ptr, const real *teacher_ptr, const int n_cla
         for (; cols + LANES <= stop; cols += LANES) {
 #pragma GCC ivdep
             for (int lane = 0; lane < LANES; ++lane) {
-                lift_2_1_class(cols + lane, x_ptr, teacher_ptr, m0, m1, pinv0, pinv1, same0,
+                lift_2_1_class(cols + lane, x_ptr, teacher_ptr, m0, m1, pinv0, pinv1, pivot,
                     &reduced0_class, &reduced1_class);
                 reduced0[lane] = reduced0[lane] + reduced0_class;
                 reduced1[lane] = reduced1[lane] + reduced1_class;
             }
         }
         for (; cols < stop; ++cols) {
-            lift_2_1_class(cols, x_ptr, teacher_ptr, m0, m1, pinv0, pinv1, same0, &reduced0_class,
+            lift_2_1_class(cols, x_ptr, teacher_ptr, m0, m1, pinv0, pinv1, pivot, &reduced0_class,
                 &reduced1_class);
             reduced0[0] = reduced0[0] + reduced0_class;
             reduced1[0] = reduced1[0] + reduced1_class;
@@ -813,10 +813,10 @@ static inline __attribute__((always_inline)) void gradient(const real *x_ptr, co
         const real x = x_ptr[cols];
         const real teacher = teacher_ptr[cols];
         const real t0 = x - m0;
-        const real e0 = f_exp(t0);
+        const real e0 = f_exp_below(t0);
         const real p0 = e0 * pinv0;
         const real t1 = teacher - m1;
-        const real e1 = f_exp(t1);
+        const real e1 = f_exp_below(t1);
         const real p1 = e1 * pinv1;
         const real grad_x = p0 * (c0 + R(0.5) * f_sgn(p0 - p1));
         if (want & 1) grad_x_ptr[cols] = grad_x * g;
@@ -869,9 +869,8 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             pinv0 = f_exp(-lam0);
             pinv1 = f_exp(-lam1);
             {
-                const double same0 = (int)(pivot);
                 double out[2];
-                lift_2_1(x_ptr, teacher_ptr, n_classes, m0, m1, pinv0, pinv1, same0, out);
+                lift_2_1(x_ptr, teacher_ptr, n_classes, m0, m1, pinv0, pinv1, pivot, out);
                 const double reduced0 = out[0];
                 const double reduced1 = out[1];
                 b0 = reduced0;

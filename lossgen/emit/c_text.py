@@ -8,6 +8,7 @@ conditions, the vocabulary of ``lossgen.runtime.device`` and ``tl.where``, ``tl.
 from __future__ import annotations
 
 import ast
+import re
 from dataclasses import dataclass
 
 from lossgen.errors import CompilerBug
@@ -33,6 +34,7 @@ _COMPARE = {
 _RENAMED = {"exp_accurate": "exp", "log_accurate": "log"}
 _CASTS = {"float32": "real", "int32": "int"}
 _UNARY, _ATOM = 6, 9
+_EXPONENT = re.compile(r"t\d+(_\d+)?")
 
 
 def is_condition(node: ast.expr, conditions: set[str]) -> bool:
@@ -79,10 +81,32 @@ class CText:
                 return f"({_CASTS[kind]})({self(_receiver(node))})", _UNARY
             case ast.Call(func=ast.Attribute(attr="where"), args=[c, a, b]):
                 return f"{self(c, 1)} ? {self(a, 1)} : {self(b, 1)}", -1
+            case ast.Call(func=ast.Attribute(attr="clip"), args=[x, _, high]) if _within(node):
+                return f"f_clamp({self(x)}, {self(high)})", _ATOM
             case ast.Call(func=ast.Attribute(attr=name), args=args):
                 listed = ", ".join(self(a) for a in args)
-                return f"f_{_RENAMED.get(name, name)}({listed})", _ATOM
+                return f"f_{self._function(name, args[0])}({listed})", _ATOM
         raise CompilerBug(f"no C spelling of {ast.unparse(node)}")
+
+    def _function(self, name: str, argument: ast.expr) -> str:
+        """By its name in the vocabulary; without bounds of its own where the argument has them:
+        t = l - max l is at most 0 where its exponential counts."""
+        name = _RENAMED.get(name, name)
+        if self.tile and name == "exp" and _EXPONENT.fullmatch(ast.unparse(argument)):
+            return "exp_below"
+        bound = _within(argument)
+        return "expm1_within" if name == "expm1" and bound and bound <= 80.0 else name
+
+
+def _within(node: ast.expr) -> float | None:
+    """c where this is clip(…, -c, c)."""
+    match node:
+        case ast.Call(
+            func=ast.Attribute(attr="clip"),
+            args=[_, ast.UnaryOp(ast.USub(), ast.Constant(float() as low)), ast.Constant(high)],
+        ):
+            return low if low == high else None
+    return None
 
 
 def _receiver(node: ast.Call) -> ast.expr:

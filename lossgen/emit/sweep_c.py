@@ -143,7 +143,8 @@ class _Program:
                     parts = [self._hoisted(v) if isinstance(v, ast.expr) else v for v in value]
                     setattr(node, field_, parts)
             return node
-        if is_condition(node, self.conditions) or isinstance(node, ast.Attribute):
+        cast = isinstance(node, ast.Call) and ast.unparse(node.func).endswith(".to")
+        if cast or is_condition(node, self.conditions):
             return node
         text = ast.unparse(node)
         if text not in self._constants:

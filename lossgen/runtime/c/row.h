@@ -34,6 +34,8 @@ typedef float real;
 /* Functions by the type of their first argument. */
 #define BY_TYPE(name, a) _Generic((a), float: name##_float, default: name##_double)
 #define f_exp(a) BY_TYPE(exp, a)(a)
+#define f_exp_below(a) BY_TYPE(exp_below, a)(a)
+#define f_expm1_within(a) BY_TYPE(expm1_within, a)(a)
 #define f_expm1(a) BY_TYPE(expm1, a)(a)
 #define f_log(a) BY_TYPE(log, a)(a)
 #define f_log1p(a) BY_TYPE(log1p, a)(a)
@@ -67,6 +69,7 @@ typedef float real;
 #define f_above(a, b) BY_TYPE(above, a)(a, b)
 #define f_minimum(a, b) BY_TYPE(minimum, a)(a, b)
 #define f_maximum(a, b) BY_TYPE(maximum, a)(a, b)
+#define f_clamp(a, b) BY_TYPE(clamp, a)(a, b)
 #define f_clip(a, b, c) BY_TYPE(clip, a)(a, b, c)
 #define f_inrange(a, b, c) BY_TYPE(inrange, a)(a, b, c)
 #define f_lt(a, b) BY_TYPE(lt, a)(a, b)

@@ -15,6 +15,7 @@
 #if REAL_IS_FLOAT
 
 #define ABS fabsf
+#define COPYSIGN copysignf
 #define SQRT sqrtf
 #define EPSILON FLT_EPSILON
 #ifdef FP_FAST_FMAF
@@ -32,79 +33,88 @@
     uint32_t bits;                                             \
     memcpy(&bits, &shifted, sizeof bits)
 
-/* e^r - 1 for |r| <= 0.347: minimax */
+/* e^r - 1 for |r| <= 0.347: minimax.  Both polynomials are summed in pairs: short chains. */
 OPERATION expm1_reduced(REAL r) {
-    float p = FMA(0.001388250500895083f, r, 0.008366595953702927f);
-    p = FMA(p, r, 0.04166720062494278f);
-    p = FMA(p, r, 0.1666654348373413f);
-    p = FMA(p, r, 0.4999999701976776f);
-    return FMA(p * r, r, r);
+    const float r2 = r * r;
+    const float low = FMA(0.1666654348373413f, r, 0.4999999701976776f);
+    const float high = FMA(0.008366595953702927f, r, 0.04166720062494278f);
+    return FMA(FMA(FMA(0.001388250500895083f, r2, high), r2, low), r2, r);
+}
+
+/* 2^(n - 1), for n from -126 (then it is 0) to 128 */
+OPERATION half_power(uint32_t bits) {
+    const uint32_t halved = (bits << 23) + (126u << 23);
+    float scale;
+    memcpy(&scale, &halved, sizeof scale);
+    return scale;
+}
+
+/* For x <= 0: any other result is unspecified. */
+OPERATION FN(exp_below)(REAL x) {
+    const float inside = x < -87.3f ? -87.3f : x; /* keeps NaN, as all bounds here do */
+    SPLIT(inside);
+    return (1.0f + expm1_reduced(r)) * half_power(bits) * 2.0f;
 }
 
 OPERATION FN(exp)(REAL x) {
-    const float inside = x > 89.0f ? 89.0f : x < -88.0f ? -88.0f : x;
-    SPLIT(inside);
-    float y = 1.0f + expm1_reduced(r);
-    uint32_t raised;
-    memcpy(&raised, &y, sizeof raised);
-    raised += bits << 23;
-    memcpy(&y, &raised, sizeof y);
-    y = x > 88.7228394f ? INFINITY : y;
-    return x >= -87.3365448f ? y : x == x ? 0.0f : x;
+    const float inside = 89.0f < x ? 89.0f : x;
+    return FN(exp_below)(inside);
+}
+
+/* For |x| <= 80: any other result is unspecified. */
+OPERATION FN(expm1_within)(REAL x) {
+    SPLIT(x);
+    const float scale = half_power(bits);
+    return 2.0f * FMA(expm1_reduced(r), scale, scale - 0.5f);
 }
 
 OPERATION FN(expm1)(REAL x) {
-    const float inside = x > 89.0f ? 89.0f : x < -18.0f ? -18.0f : x;
-    SPLIT(inside);
-    const uint32_t halved = (bits << 23) + (126u << 23);
-    float scale; /* 2^(n - 1) */
-    memcpy(&scale, &halved, sizeof scale);
-    const float y = 2.0f * FMA(expm1_reduced(r), scale, scale - 0.5f);
-    return x > 88.7228394f ? INFINITY : x == x ? y : x;
+    const float below = 89.0f < x ? 89.0f : x;
+    return FN(expm1_within)(below < -18.0f ? -18.0f : below);
 }
 
 /* log(1 + m) for m in [-0.293, 0.415]: minimax */
 OPERATION log1p_reduced(REAL m) {
-    float p = FMA(0.06744550168514252f, m, -0.11674808710813522f);
-    p = FMA(p, m, 0.11888600885868073f);
-    p = FMA(p, m, -0.12405755370855331f);
-    p = FMA(p, m, 0.1421951949596405f);
-    p = FMA(p, m, -0.16667985916137695f);
-    p = FMA(p, m, 0.2000211924314499f);
-    p = FMA(p, m, -0.25000008940696716f);
-    p = FMA(p, m, 0.3333333134651184f);
-    const float t = m * m;
-    return FMA(t * m, p, FMA(t, -0.5f, m));
+    const float m2 = m * m, m3 = m2 * m, m4 = m2 * m2;
+    const float p0 = FMA(-0.25000008940696716f, m, 0.3333333134651184f);
+    const float p2 = FMA(-0.16667985916137695f, m, 0.2000211924314499f);
+    const float p4 = FMA(-0.12405755370855331f, m, 0.1421951949596405f);
+    const float p6 = FMA(-0.11674808710813522f, m, 0.11888600885868073f);
+    const float high = FMA(0.06744550168514252f, m4, FMA(p6, m2, p4));
+    return FMA(m3, FMA(high, m4, FMA(p2, m2, p0)), FMA(m2, -0.5f, m));
 }
 
 OPERATION FN(log)(REAL x) {
-    const int tiny = x < FLT_MIN;
-    const float normal = tiny ? x * 8388608.0f : x;
-    int32_t bits;
+    const float lift = x < FLT_MIN ? 8388608.0f : 1.0f, lifted = x < FLT_MIN ? 23.0f : 0.0f;
+    const float normal = x * lift;
+    uint32_t bits;
     memcpy(&bits, &normal, sizeof bits);
-    const int32_t exponent = (bits - 0x3f3504f3) >> 23;
-    bits -= (int32_t)((uint32_t)exponent << 23);
+    const int32_t exponent = (int32_t)(bits - 0x3f3504f3u) >> 23;
+    bits -= (uint32_t)exponent << 23;
     float m;
     memcpy(&m, &bits, sizeof m);
-    const float n = (float)exponent - (tiny ? 23.0f : 0.0f);
-    const float low = FMA(n, 1.428606765330187e-06f, log1p_reduced(m - 1.0f));
-    const float y = FMA(n, 0.693145751953125f, low);
-    return x > 0.0f ? (x < INFINITY ? y : x) : x == 0.0f ? -INFINITY : NAN;
+    const float n = (float)exponent - lifted;
+    float y = FMA(n, 1.428606765330187e-06f, log1p_reduced(m - 1.0f));
+    y = FMA(n, 0.693145751953125f, y);
+    y = x < INFINITY ? y : x;
+    y = x == 0.0f ? -INFINITY : y;
+    return x < 0.0f ? NAN : y;
 }
 
-OPERATION FN(log1p)(REAL x) {
+OPERATION FN(log1p)(REAL x) { /* 1 + x = 2^n (1 + m), and m = x 2^-n + (2^-n - 1) in one rounding */
     const float u = 1.0f + x;
-    const float lost = x < 1e7f ? (x - (u - 1.0f)) / u : 0.0f;
-    const int small = x > -0.29f && x < 0.41f;
-    const float far = FN(log)(u) + (u > 0.0f ? lost : 0.0f);
-    return small ? log1p_reduced(x) : far;
-}
-
-/* log(1 + x) for 0 <= x <= 1 */
-OPERATION FN(log1p_unit)(REAL x) {
-    const int big = x > 0.41421356f;
-    const float y = log1p_reduced(big ? 0.5f * x - 0.5f : x);
-    return big ? y + 0.6931471805599453f : y;
+    uint32_t bits;
+    memcpy(&bits, &u, sizeof bits);
+    const int32_t exponent = (int32_t)(bits - 0x3f3504f3u) >> 23;
+    const uint32_t inverse = (uint32_t)(129 - exponent) << 23;
+    float scale; /* 2^(2 - n), which is not subnormal */
+    memcpy(&scale, &inverse, sizeof scale);
+    const float n = (float)exponent, m = FMA(0.25f * x, scale, FMA(0.25f, scale, -1.0f));
+    float y = FMA(n, 1.428606765330187e-06f, log1p_reduced(m));
+    y = FMA(n, 0.693145751953125f, y);
+    y = x < INFINITY ? y : x;
+    y = x == -1.0f ? -INFINITY : y;
+    return x < -1.0f ? NAN : y;
 }
 
 OPERATION FN(tanh)(REAL x) {
@@ -121,6 +131,7 @@ OPERATION FN(erf)(REAL a) { return (float)erf((double)a); }
 #else
 
 #define ABS fabs
+#define COPYSIGN copysign
 #define SQRT sqrt
 #define EPSILON DBL_EPSILON
 #ifdef FP_FAST_FMA
@@ -157,10 +168,11 @@ OPERATION FN(exp)(REAL x) {
     return x >= -708.3964185322641 ? y : x == x ? 0.0 : x;
 }
 
+OPERATION FN(exp_below)(REAL a) { return FN(exp)(a); }
 OPERATION FN(expm1)(REAL a) { return expm1(a); }
+OPERATION FN(expm1_within)(REAL a) { return expm1(a); }
 OPERATION FN(log)(REAL a) { return log(a); }
 OPERATION FN(log1p)(REAL a) { return log1p(a); }
-OPERATION FN(log1p_unit)(REAL a) { return log1p(a); }
 OPERATION FN(tanh)(REAL a) { return tanh(a); }
 OPERATION FN(power)(REAL a, REAL b) { return pow(a, b); }
 OPERATION FN(erf)(REAL a) { return erf(a); }
@@ -171,7 +183,7 @@ OPERATION FN(erf)(REAL a) { return erf(a); }
 OPERATION FN(sqrt)(REAL a) { return SQRT(a); }
 
 OPERATION FN(softplus)(REAL a) {
-    return FN(log1p_unit)(FN(exp)(-ABS(a))) + (a > K(0) ? a : K(0));
+    return FN(log1p)(FN(exp)(-ABS(a))) + (a > K(0) ? a : K(0));
 }
 
 OPERATION FN(sigmoid)(REAL a) {
@@ -218,14 +230,14 @@ OPERATION FN(logsoftplus)(REAL a) {
 
 OPERATION FN(sigrel)(REAL a) {
     const REAL w = FN(exp)(a < K(-40) ? K(-40) : a > K(0) ? K(0) : a);
-    const REAL low = w / (FN(log1p_unit)(w) * (w + K(1)));
+    const REAL low = w / (FN(log1p)(w) * (w + K(1)));
     const REAL high = FN(sigmoid)(a) / FN(softplus)(a < K(0) ? K(0) : a);
     return a <= K(0) ? low : high;
 }
 
 OPERATION FN(sprel)(REAL a) {
     const REAL w = FN(exp)(a < K(-40) ? K(-40) : a > K(0) ? K(0) : a);
-    const REAL low = FN(log1p_unit)(w) / w;
+    const REAL low = FN(log1p)(w) / w;
     const REAL half = FN(exp)(K(-0.5) * (a < K(0) ? K(0) : a));
     const REAL high = FN(softplus)(a > K(1e30) ? K(1e30) : a) * half * half;
     return a <= K(0) ? low : high;
@@ -282,7 +294,7 @@ OPERATION FN(xlogy)(REAL a, REAL b) {
 
 OPERATION FN(logaddexp)(REAL a, REAL b) {
     const REAL top = a > b ? a : b, gap = a == b ? K(0) : ABS(a - b);
-    const REAL y = top + FN(log1p_unit)(FN(exp)(-gap));
+    const REAL y = top + FN(log1p)(FN(exp)(-gap));
     return a == a && b == b ? y : a + b;
 }
 
@@ -305,9 +317,10 @@ OPERATION FN(relu)(REAL a) { return a < K(0) ? K(0) : a; }
 OPERATION FN(absf)(REAL a) { return ABS(a); }
 OPERATION FN(sgn)(REAL a) { return a > K(0) ? K(1) : a < K(0) ? K(-1) : a; }
 OPERATION FN(step)(REAL a) { return a > K(0) ? K(1) : a < K(0) ? K(0) : K(0.5) + a; }
-OPERATION FN(minimum)(REAL a, REAL b) { return a < b || a != a ? a : b; }
-OPERATION FN(maximum)(REAL a, REAL b) { return a > b || a != a ? a : b; }
+OPERATION FN(minimum)(REAL a, REAL b) { return b < a || b != b ? b : a; }
+OPERATION FN(maximum)(REAL a, REAL b) { return b > a || b != b ? b : a; }
 OPERATION FN(clip)(REAL x, REAL lo, REAL hi) { return FN(minimum)(FN(maximum)(x, lo), hi); }
+OPERATION FN(clamp)(REAL x, REAL c) { return ABS(x) > c ? COPYSIGN(c, x) : x; }
 OPERATION FN(lt)(REAL a, REAL b) { return a < b ? K(1) : K(0); }
 OPERATION FN(le)(REAL a, REAL b) { return a <= b ? K(1) : K(0); }
 OPERATION FN(eq)(REAL a, REAL b) { return a == b ? K(1) : K(0); }
@@ -331,6 +344,7 @@ OPERATION FN(inrange)(REAL x, REAL lo, REAL hi) {
 #undef OPERATION
 #undef K
 #undef ABS
+#undef COPYSIGN
 #undef SQRT
 #undef EPSILON
 #undef FMA
