@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test build check lint format types layers aot wheel ci clean help
+.PHONY: demo test peers build check lint format types layers aot wheel ci clean help
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -26,6 +26,11 @@ demo: $(READY)  ## build one loss and train with three of them on real data
 
 test: $(READY)  ## the whole test suite
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
+
+peers: $(READY)  ## compare with what others publish (downloads four packages)
+	$(BIN)/python -m pip install --quiet --no-deps liger-kernel==0.8.5 torchmetrics==1.9.0 \
+		lightning-utilities==0.15.3 timm==1.0.31
+	$(BIN)/python -m pytest tests/runtime/test_against_others.py
 
 build: $(READY)  ## rebuild generated/ from specs/
 	$(BIN)/lossgen build --all

@@ -17,25 +17,18 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")  # a file, not a window
-
-import matplotlib.pyplot as plt
 import torch
+from digits import Digits, accuracy, network, progress, spread
+from matplotlib import pyplot as plt
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from lossgen.losses import comp_sum_loss, gce_loss, sce_loss
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
-CLASSES = 10
 BATCH = 64
 HIDDEN = 256
 LEARNING_RATE = 1e-3
@@ -49,67 +42,32 @@ LOSSES: dict[str, Loss] = {
 }
 
 
-class Data:
-    """One draw of the split and of the wrong labels."""
-
-    def __init__(self, noise: float, seed: int) -> None:
-        digits = load_digits()
-        parts = train_test_split(
-            digits.data, digits.target, test_size=0.5, stratify=digits.target, random_state=seed
-        )
-        self.images, self.test_images = (torch.tensor(a / 16).float() for a in parts[:2])
-        clean, self.test_labels = (torch.tensor(a).long() for a in parts[2:])
-        generator = torch.Generator().manual_seed(seed)
-        wrong = torch.rand(len(clean), generator=generator) < noise
-        shift = torch.randint(1, CLASSES, clean.shape, generator=generator)
-        self.labels = torch.where(wrong, (clean + shift) % CLASSES, clean)
-
-
-def network() -> nn.Module:
-    return nn.Sequential(
-        nn.Linear(64, HIDDEN),
-        nn.ReLU(),
-        nn.Linear(HIDDEN, HIDDEN),
-        nn.ReLU(),
-        nn.Linear(HIDDEN, CLASSES),
-    )
-
-
-def train(loss: Loss, data: Data, epochs: int, seed: int, advance: Callable[[], None]) -> Tensor:
-    """Test accuracy after each epoch [epochs]."""
+def train(loss: Loss, data: Digits, epochs: int, seed: int, advance: Callable[[], None]) -> Tensor:
+    """Test accuracy in percent after each epoch [epochs]."""
     torch.manual_seed(seed)  # the same initial network and the same batches for every loss
-    model = network()
+    model = network(HIDDEN)
     optimiser = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, fused=True)
-    accuracy = torch.zeros(epochs)
+    found = torch.zeros(epochs)
     for epoch in range(epochs):
         for batch in torch.randperm(len(data.labels)).split(BATCH):
             optimiser.zero_grad()
             loss(model(data.images[batch]), data.labels[batch]).backward()
             optimiser.step()
-        with torch.no_grad():
-            correct = model(data.test_images).argmax(-1) == data.test_labels
-        accuracy[epoch] = correct.float().mean()
+        found[epoch] = accuracy(model, data.test_images, data.test_labels)
         advance()
-    return accuracy
+    return found
 
 
 def run(seeds: int, epochs: int, noise: float, console: Console) -> dict[str, Tensor]:
-    """Accuracy by loss [seeds, epochs]."""
-    draws = [Data(noise, seed) for seed in range(seeds)]
-    columns = (
-        TextColumn("{task.description:<22}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("epochs"),
-        TimeElapsedColumn(),
-    )
+    """Accuracy in percent by loss [seeds, epochs]."""
+    draws = [Digits(seed, noise) for seed in range(seeds)]
     results = {}
-    with Progress(*columns, console=console) as progress:
+    with progress(console, "epochs") as bar:
         for name, loss in LOSSES.items():
-            task = progress.add_task(name, total=seeds * epochs)
+            task = bar.add_task(name, total=seeds * epochs)
             results[name] = torch.stack(
                 [
-                    train(loss, data, epochs, seed, partial(progress.advance, task))
+                    train(loss, data, epochs, seed, partial(bar.advance, task))
                     for seed, data in enumerate(draws)
                 ]
             )
@@ -125,11 +83,10 @@ def table(results: dict[str, Tensor], noise: float) -> Table:
     view.add_column("loss")
     view.add_column(f"after {epochs} epochs", justify="right")
     view.add_column("best epoch of the mean", justify="right")
-    for name, accuracy in results.items():
-        last, mean = 100 * accuracy[:, -1], 100 * accuracy.mean(0)
-        spread = last.std().item() if seeds > 1 else 0.0
+    for name, percent in results.items():
+        mean = percent.mean(0)
         best = f"{mean.max():.1f} (epoch {int(mean.argmax()) + 1})"
-        view.add_row(name, f"{last.mean():.1f} ± {spread:.1f}", best)
+        view.add_row(name, spread(percent[:, -1]), best)
     return view
 
 
@@ -137,14 +94,13 @@ def plot(results: dict[str, Tensor], noise: float, path: Path) -> None:
     """Mean over the seeds, with a band of one standard deviation."""
     figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
     colours = ("#777777", "#0072b2", "#d55e00", "#009e73")
-    for (name, accuracy), colour in zip(results.items(), colours, strict=True):
-        percent = 100 * accuracy
+    for (name, percent), colour in zip(results.items(), colours, strict=True):
         epochs = range(1, percent.shape[1] + 1)
         mean = percent.mean(0)
-        spread = percent.std(0) if len(percent) > 1 else torch.zeros_like(mean)
+        band = percent.std(0) if len(percent) > 1 else torch.zeros_like(mean)
         dashed = "--" if name.startswith("cross-entropy") else "-"
         axes.plot(epochs, mean, dashed, color=colour, label=name, linewidth=1.8)
-        axes.fill_between(epochs, mean - spread, mean + spread, color=colour, alpha=0.18, lw=0)
+        axes.fill_between(epochs, mean - band, mean + band, color=colour, alpha=0.18, lw=0)
     axes.set_xlabel("epoch")
     axes.set_ylabel("clean test accuracy (%)")
     axes.set_title(f"Handwritten digits, {noise:.0%} of the training labels wrong", fontsize=11)
