@@ -124,7 +124,8 @@ def plot(results: dict[str, Tensor], radius: float, path: Path) -> None:
         axes.plot(RADII, mean, "o-", color=colour, label=name, linewidth=1.8, markersize=4)
         axes.fill_between(RADII, mean - band, mean + band, color=colour, alpha=0.18, lw=0)
     axes.axvline(radius, color="#bbbbbb", linewidth=1, zorder=0)
-    axes.annotate("radius in training", (radius, 2), rotation=90, ha="right", color="#888888")
+    label = {"rotation": 90, "ha": "left", "va": "top", "color": "#888888"}
+    axes.annotate("radius in training", (radius + 0.002, 98), **label)
     axes.set_xlabel("radius of the attack (pixels in [0, 1])")
     axes.set_ylabel("test accuracy (%)")
     axes.set_title("Handwritten digits under a PGD attack", fontsize=11)

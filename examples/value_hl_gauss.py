@@ -3,9 +3,9 @@
 A smooth function of four variables, valued in [0, 1], is seen through noise: a tenth of the targets
 is replaced by a number drawn from [-1, 2], the others get a little Gaussian noise.  Two networks of
 the same size learn it: one with a single output and the squared error, one with 50 bins and
-HL-Gauss, whose prediction is the mean of the bins' centres.  (HL-Gauss clamps targets to [0, 1]; the
-squared error gets clamped targets as well, in a third run.)  The error that counts is against the
-clean function, on new points.
+HL-Gauss, whose prediction is the mean of the bins' centres.  HL-Gauss clamps targets to [0, 1], so
+the squared error gets clamped targets as well, in a third run.  The error that counts is against
+the clean function, on new points.
 
     python examples/value_hl_gauss.py [--seeds 5] [--steps 1500]
 """

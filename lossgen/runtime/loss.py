@@ -172,7 +172,7 @@ class RowLoss:
             backend,
             inplace_grad,
         )
-        if logits.is_cuda or torch.compiler.is_compiling():
+        if logits.device.type != "cpu" or torch.compiler.is_compiling():
             return
         for declared, value in zip(self.streams, streams, strict=True):
             check_stream_range(name, declared, value)

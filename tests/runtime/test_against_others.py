@@ -1,7 +1,7 @@
 """Losses against what others publish on PyPI; skipped where a package is not installed.
 
-``make peers`` installs them: liger-kernel, torchmetrics and timm, without their dependencies.  Of timm
-one file at a time is read, as importing the package needs torchvision.
+``make peers`` installs them: liger-kernel, torchmetrics and timm, without their dependencies.  Of
+timm one file at a time is read, as importing the package needs torchvision.
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ def of_timm(name: str) -> ModuleType:
     except importlib.metadata.PackageNotFoundError:
         pytest.skip("timm is not installed")
     spec = importlib.util.spec_from_file_location(f"timm_{name}", str(path))
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
