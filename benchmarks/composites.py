@@ -596,6 +596,18 @@ def tvd(x: Tensor, teacher: Tensor) -> Tensor:
     return (torch.abs(t6).sum(-1, keepdim=True) / 2.0).expand(x.shape[0], 1).squeeze(-1)
 
 
+def two_hot(x: Tensor, value: Tensor, low: float, high: float) -> Tensor:
+    """Two-hot regression target."""
+    value = value.to(x.dtype)[:, None]
+    t3 = torch.clamp(value, low, high) - low
+    t4 = float(x.shape[-1]) - 1.0
+    t6 = high - low
+    t8 = ((t3 * t4) / t6) - torch.arange(x.shape[-1], dtype=x.dtype, device=x.device)[None]
+    t11 = torch.relu(1.0 - torch.abs(t8))
+    t12 = torch.log_softmax(x, -1)
+    return (-(t11 * t12).sum(-1, keepdim=True)).expand(x.shape[0], 1).squeeze(-1)
+
+
 def vat(x: Tensor, perturbed_x: Tensor) -> Tensor:
     """Virtual adversarial training divergence."""
     perturbed_x = perturbed_x.to(x.dtype)

@@ -1,6 +1,6 @@
 """CPU speed: generated losses against the composites that people write, eager and compiled.
 
-Forward and backward, float32, torch backend of lossgen, all candidates interleaved in one process:
+Forward and backward, float32, C backend of lossgen, all candidates interleaved in one process:
 
     OMP_NUM_THREADS=2 python benchmarks/cpu.py [--quick]
 """

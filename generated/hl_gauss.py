@@ -238,8 +238,8 @@ def _merge(
     lost = tl.where(first, pivot_b, pivot_a) >= 0.0
     x = tl.where(first, x_y_b, x_y_a)
     index = tl.where(first, index_y_b, index_y_a)
-    low = tl.where(first, m0_b, m0_a) == float("-inf")
-    d0 = tl.where(low, -1.0e18, tl.where(first, d0_b, d0_a))
+    sunk = tl.where(first, m0_b, m0_a) == float("-inf")
+    d0 = tl.where(sunk, -1.0e18, tl.where(first, d0_b, d0_a))
     k0 = tl.exp(d0)
     a0 = k0_a * a0_a + k0_b * a0_b + tl.where(lost & (k0 > 0.0), k0, 0.0)
     b0 = (

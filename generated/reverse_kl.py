@@ -117,8 +117,8 @@ def _merge(
     off1_delta0 = tl.where(far_delta0, -teacher_y, 0.0)
     near_delta0 = tl.where(far_delta0, 0.0, near_delta0)
     delta0 = (x - off0_delta0) + (-teacher - off1_delta0) - near_delta0
-    low = tl.where(first, m0_b, m0_a) == float("-inf")
-    d0 = tl.where(low, -1.0e18, tl.where(first, d0_b, d0_a))
+    sunk = tl.where(first, m0_b, m0_a) == float("-inf")
+    d0 = tl.where(sunk, -1.0e18, tl.where(first, d0_b, d0_a))
     k0 = tl.exp(d0)
     d1 = tl.where(lost, teacher - m1, -1.0e18)
     k1 = tl.exp(d1)

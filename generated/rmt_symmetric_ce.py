@@ -118,8 +118,8 @@ def _merge(
     teacher = tl.where(first, teacher_y_b, teacher_y_a)
     delta1 = x - x_y
     delta3 = teacher - teacher_y
-    low = tl.where(first, m0_b, m0_a) == float("-inf")
-    d0 = tl.where(low, -1.0e18, tl.where(first, d0_b, d0_a))
+    sunk = tl.where(first, m0_b, m0_a) == float("-inf")
+    d0 = tl.where(sunk, -1.0e18, tl.where(first, d0_b, d0_a))
     k0 = tl.exp(d0)
     d1 = tl.where(lost, x - m1, -1.0e18)
     k1 = tl.exp(d1)

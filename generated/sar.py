@@ -80,8 +80,8 @@ def _merge(m0_a, a0_a, b0_a, pivot_a, x_y_a, m0_b, a0_b, b0_b, pivot_b, x_y_b):
     x_y = tl.where(first, x_y_a, x_y_b)
     lost = tl.where(first, pivot_b, pivot_a) >= 0.0
     x = tl.where(first, x_y_b, x_y_a)
-    low = tl.where(first, m0_b, m0_a) == float("-inf")
-    d0 = tl.where(low, -1.0e18, tl.where(first, d0_b, d0_a))
+    sunk = tl.where(first, m0_b, m0_a) == float("-inf")
+    d0 = tl.where(sunk, -1.0e18, tl.where(first, d0_b, d0_a))
     k0 = tl.exp(d0)
     a0 = k0_a * a0_a + k0_b * a0_b + tl.where(lost & (k0 > 0.0), k0, 0.0)
     b0 = (

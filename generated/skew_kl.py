@@ -112,8 +112,8 @@ def _merge(
     lost = tl.where(first, pivot_b, pivot_a) >= 0.0
     x = tl.where(first, x_y_b, x_y_a)
     teacher = tl.where(first, teacher_y_b, teacher_y_a)
-    low = tl.where(first, m0_b, m0_a) == float("-inf")
-    d0 = tl.where(low, -1.0e18, tl.where(first, d0_b, d0_a))
+    sunk = tl.where(first, m0_b, m0_a) == float("-inf")
+    d0 = tl.where(sunk, -1.0e18, tl.where(first, d0_b, d0_a))
     k0 = tl.exp(d0)
     d1 = tl.where(lost, x - m1, -1.0e18)
     k1 = tl.exp(d1)

@@ -71,6 +71,8 @@ _C = {
 _RESERVED = _C | {
     "x",
     "x_y",
+    "lost",
+    "sunk",
     "index",
     "index_y",
     "WANT",

@@ -241,8 +241,8 @@ def _merge_pivot(sweep: Sweep, printer: Printer) -> list[str]:
         i = form.index
         if i == 0:
             lines += [  # a pivot at -inf adds nothing
-                f"low = tl.where(first, m0_b, m0_a) == {_EMPTY}",
-                f"d0 = tl.where(low, {FLOOR}, tl.where(first, d0_b, d0_a))",
+                f"sunk = tl.where(first, m0_b, m0_a) == {_EMPTY}",
+                f"d0 = tl.where(sunk, {FLOOR}, tl.where(first, d0_b, d0_a))",
             ]
         else:
             lines.append(

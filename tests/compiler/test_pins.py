@@ -73,6 +73,7 @@ PINS = {
     "soft_target_ce": (4, 4),
     "trades": (3, 5),
     "tvd": (4, 6),
+    "two_hot": (4, 4),
     "vat": (3, 5),
 }
 #: what no algebra makes one sweep; everything else takes one
