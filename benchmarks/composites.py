@@ -401,6 +401,16 @@ def nce(x: Tensor, y: Tensor) -> Tensor:
     return (_at(t1, y) / t1.sum(-1, keepdim=True)).expand(x.shape[0], 1).squeeze(-1)
 
 
+def nfl(x: Tensor, y: Tensor, gamma: float) -> Tensor:
+    """Normalized focal loss."""
+    y = y[:, None]
+    t1 = torch.log_softmax(x, -1)
+    t5 = (1.0 - torch.exp(_at(t1, y))) ** gamma
+    t6 = _at(t1, y)
+    t9 = (1.0 - torch.softmax(x, -1)) ** gamma
+    return ((t5 * t6) / (t9 * t1).sum(-1, keepdim=True)).expand(x.shape[0], 1).squeeze(-1)
+
+
 def ngce(x: Tensor, y: Tensor, q: float) -> Tensor:
     """Normalized generalized cross-entropy."""
     y = y[:, None]

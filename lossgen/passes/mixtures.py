@@ -6,6 +6,7 @@
     log(a·P + b·P')    →   -softplus(log(a·Q + b·Q') - log(a·P + b·P'))     a + b = 1
     1 - p^k            →   -expm1(k·log p)
     log(1 - p)         →   log1mexp(-log p)
+    a / expm1(a)       →   recipexpm1x(a)
 
 The first two need the weight p (or q): d is clipped to ±80 there, an error of e^-80 that keeps a
 class of probability zero from making 0·∞.  Classes and the row's own P, Q obey the same rules.
@@ -172,7 +173,18 @@ class _Mixtures:
         if found is not None:
             self.fired.add("complement")
             return -found[0] * _f["expm1"](found[1])
-        return expr.func(*(self.complements(a) for a in expr.args))
+        return self._quotient(expr.func(*(self.complements(a) for a in expr.args)))
+
+    def _quotient(self, expr: Expr) -> Expr:
+        """a/expm1(a), which is 1 at 0."""
+        powers = expr.as_powers_dict() if isinstance(expr, Mul) else {}
+        for divisor, order in powers.items():
+            if order == -1 and divisor.func is _f["expm1"]:
+                (a,) = divisor.args
+                if powers.get(a, Integer(0)) == 1:
+                    self.fired.add("expm1_quotient")
+                    return expr / a * divisor * _f["recipexpm1x"](a)
+        return expr
 
     def _complement(self, expr: Expr) -> tuple[Expr, Expr] | None:
         """(c, k·log p) of c - c·p^k."""

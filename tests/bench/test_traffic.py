@@ -71,6 +71,7 @@ def _cases():
 TWO_SWEEPS = {
     "jsd_beta",
     "logit_norm",
+    "nfl",
     "skew_kl",
     "skew_reverse_kl",
     "tvd",

@@ -64,6 +64,7 @@ PINS = {
     "logit_norm": (3, 4),
     "logit_pairing": (3, 4),
     "mart": (5, 7),
+    "nfl": (3, 4),
     "reverse_kl": (3, 4),
     "rmt_symmetric_ce": (4, 6),
     "sigmoid_bce": (1, 0),
@@ -80,6 +81,7 @@ PINS = {
 TWO_SWEEPS = {
     "jsd_beta",
     "logit_norm",
+    "nfl",
     "skew_kl",
     "skew_reverse_kl",
     "tvd",
