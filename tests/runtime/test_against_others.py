@@ -1,18 +1,20 @@
 """Losses against what others publish on PyPI; skipped where a package is not installed.
 
 ``make peers`` installs them: liger-kernel, torchmetrics and timm, without their dependencies.  Of
-timm one file at a time is read, as importing the package needs torchvision.
+timm one file at a time is read, as importing the package needs torchvision.  Liger's Triton kernels
+run in the interpreter.  Where a package deviates from its paper, a test says by how much.
 """
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
-from collections.abc import Callable
+import math
+from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lossgen.losses import (
@@ -26,46 +28,24 @@ from lossgen.losses import (
     soft_target_ce_loss,
 )
 
-Loss = Callable[[Tensor], Tensor]
 
-
-@pytest.fixture(params=["c", "torch"])
-def backend(request) -> str:
-    return request.param
-
-
-def rows(seed: int, scale: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Two rows of logits [8, 21] and labels [8]."""
-    generator = torch.Generator().manual_seed(seed)
-    x, u = (scale * torch.randn(8, 21, generator=generator, dtype=torch.float64) for _ in range(2))
-    return x, u, torch.randint(0, 21, (8,), generator=generator)
-
-
-def check(ours: Loss, theirs: Loss, x: Tensor, rtol: float = 1e-9) -> None:
-    """Value and gradient; ``rtol`` of the largest gradient of the batch."""
-    found = []
-    for loss in (ours, theirs):
-        leaf = x.clone().requires_grad_()
-        value = loss(leaf)
-        (grad,) = torch.autograd.grad(value, leaf)
-        found.append((value.detach(), grad))
-    (a, da), (b, db) = found
-    torch.testing.assert_close(a, b, rtol=rtol, atol=rtol)
-    torch.testing.assert_close(da, db, rtol=0.0, atol=rtol * float(db.abs().max()))
-
-
-def of_timm(name: str) -> ModuleType:
-    """timm/loss/<name>.py of the installed distribution."""
-    try:
-        path = importlib.metadata.distribution("timm").locate_file(f"timm/loss/{name}.py")
-    except importlib.metadata.PackageNotFoundError:
-        pytest.skip("timm is not installed")
-    spec = importlib.util.spec_from_file_location(f"timm_{name}", str(path))
+def beside(name: str) -> ModuleType:
+    """A module of this folder, which is no package."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+cases = beside("others_cases")
+check, of_timm, plain, rows = cases.check, cases.of_timm, cases.plain, cases.rows
+
+
+@pytest.fixture(params=["c", "torch"])
+def backend(request) -> str:
+    return request.param
 
 
 SCALES = pytest.mark.parametrize("scale", [1.0, 10.0])
@@ -159,3 +139,89 @@ def test_binary_cross_entropy_of_timm_is_a_mean_over_the_classes(backend):
         lambda leaf: theirs(leaf, labels),
         x,
     )
+
+
+@SCALES
+@pytest.mark.parametrize("name", cases.CASES)
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # masked lanes, interpreted
+def test_value_and_gradient_are_theirs(name, scale):
+    check(*cases.CASES[name](scale))
+
+
+def test_asymmetric_loss_of_timm_may_detach_its_weights():
+    module = of_timm("asymmetric_loss")
+    x, u, _ = rows(9, 1.0)
+    labels = (u > 0).double()
+    options = {"gamma_neg": 2, "gamma_pos": 2, "clip": 0.0}
+    # unclipped and with equal exponents it is focal loss, of which alpha = 1/2 is one half
+    theirs = module.AsymmetricLossMultiLabel(**options)
+    check(
+        lambda leaf: 2 * plain.sigmoid_focal_loss(leaf, labels, alpha=0.5, gamma=2.0),
+        lambda leaf: theirs(leaf, labels),
+        x,
+        1e-5,
+    )
+    # the default of its authors' code: the same value, the gradient of a weighted cross-entropy
+    detached = module.AsymmetricLossMultiLabel(**options, disable_torch_grad_focal_loss=True)
+    weight = (x.sigmoid() - labels).abs() ** 2
+    options = {"weight": weight, "reduction": "sum"}
+    check(
+        lambda leaf: F.binary_cross_entropy_with_logits(leaf, labels, **options) / 8,
+        lambda leaf: detached(leaf, labels),
+        x,
+        1e-5,
+    )
+
+
+def test_divergence_of_timm_floors_the_mixture_at_1e_7():
+    x, u, y = rows(11, 10.0)
+    theirs = of_timm("jsd").JsdCrossEntropy(num_splits=2, alpha=1, smoothing=0.0)
+    found = theirs(torch.cat((x, u)), torch.cat((y, y))) - F.cross_entropy(x, y)
+    m = (x.softmax(-1) + u.softmax(-1)) / 2
+    lost = (m * (m.clamp(min=1e-7) / m).log()).sum(-1).mean()
+    assert lost > 1e-9
+    wanted = plain.jsd_beta_loss(x, u, beta=0.5) - lost
+    torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
+
+
+def test_divergence_of_torchmetrics_rounds_log_2_to_float32():
+    module = pytest.importorskip("torchmetrics.functional.regression", reason="not installed")
+    x, u, _ = rows(13, 1.0)
+    found = module.jensen_shannon_divergence(x.log_softmax(-1), u.log_softmax(-1), log_prob=True)
+    rounding = float(torch.tensor(2.0).log()) - math.log(2)  # 1.9e-9, in a float64 function
+    wanted = plain.jsd_beta_loss(x, u, beta=0.5) + rounding
+    torch.testing.assert_close(found, wanted, rtol=1e-13, atol=1e-13)
+
+
+def test_crammer_singer_of_torchmetrics_is_of_probabilities():
+    module = pytest.importorskip("torchmetrics.functional.classification", reason="not installed")
+    x, _, y = rows(14, 2.0)
+
+    def theirs(scores: Tensor) -> Tensor:
+        return module.multiclass_hinge_loss(scores, y, 21)
+
+    check(lambda leaf: plain.crammer_singer_loss(leaf, y), theirs, x.sigmoid())
+    # scores outside [0, 1], which the paper's are, it takes for logits of probabilities
+    check(lambda leaf: plain.crammer_singer_loss(leaf.softmax(-1), y), theirs, x)
+
+
+def test_emo_of_its_authors_caps_the_ratio_at_3():
+    module = pytest.importorskip("emo.loss", reason="EMOLoss is not installed")
+    x, _, y = rows(15, 1.0)
+    embedding = torch.randn(21, 16, generator=torch.Generator().manual_seed(0)).double()
+    unit = F.normalize(embedding, dim=-1)
+    cost = 1 - unit[y] @ unit.T
+
+    def distance(leaf: Tensor) -> Tensor:
+        return (leaf.softmax(-1) * cost).sum(-1)
+
+    def theirs(leaf: Tensor) -> Tensor:
+        """One sequence, whose labels are the next tokens: the last row and first label drop."""
+        return module.EMOLoss(F.pad(leaf, (0, 0, 0, 1))[None], F.pad(y, (1, 0))[None], embedding)
+
+    sure, unsure = x + 3 * F.one_hot(y, 21), x - 3 * F.one_hot(y, 21)
+    assert (F.cross_entropy(sure, y, reduction="none") / distance(sure)).max() < 3
+    assert (F.cross_entropy(unsure, y, reduction="none") / distance(unsure)).min() > 3
+    check(lambda leaf: plain.emo_loss(leaf, y, cost), theirs, sure)
+    # where the ratio is larger, value and gradient are of another loss
+    check(lambda leaf: (F.cross_entropy(leaf, y) + 3 * distance(leaf).mean()) / 2, theirs, unsure)

@@ -35,7 +35,7 @@ def rows(seed: int = 0, n: int = 6, classes: int = 11) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize(
     "module", [gce, brier, crammer_singer, cross_entropy, entropy_min], ids=lambda m: m.LOSS.name
 )
-@pytest.mark.parametrize("backend", ["torch", "triton"])
+@pytest.mark.parametrize("backend", ["torch", "c", "triton"])
 def test_operators_pass_opcheck(module: object, backend: str) -> None:
     loss = module.LOSS  # type: ignore[attr-defined]
     x, y = rows()
@@ -82,7 +82,7 @@ OPTIONS = [
 
 @pytest.mark.parametrize("options", OPTIONS, ids=["plain", "smoothing", "weight", "both"])
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
-@pytest.mark.parametrize("backend", ["torch", "triton"])
+@pytest.mark.parametrize("backend", ["torch", "c", "triton"])
 def test_cross_entropy_is_torchs(options: dict[str, Tensor], reduction: str, backend: str) -> None:
     x, y = rows()
     y[2] = -100

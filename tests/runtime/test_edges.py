@@ -14,7 +14,7 @@ from lossgen.losses import cross_entropy_loss, entropy_min_loss, gce, gce_loss
 from lossgen.runtime import launch, torch_backend
 from lossgen.runtime.batch import Batch
 
-both = pytest.mark.parametrize("backend", ["torch", "triton"])
+both = pytest.mark.parametrize("backend", ["torch", "c", "triton"])
 
 
 def draw(n: int = 6, classes: int = 11) -> tuple[Tensor, Tensor]:

@@ -46,7 +46,7 @@ def test_the_covering_properties_exist() -> None:
 
 
 @pytest.mark.parametrize("classes", [17, 33, 65, 1025])
-@pytest.mark.parametrize("backend", ["torch", "triton"])
+@pytest.mark.parametrize("backend", ["torch", "c", "triton"])
 def test_a_small_softcap_does_not_revive_padding(classes: int, backend: str) -> None:
     """unsloth #10616, Liger, CCE: V is a power of two plus one and the cap is 1."""
     logits = torch.full((2, classes), -4.0)
@@ -63,7 +63,7 @@ def test_a_small_softcap_does_not_revive_padding(classes: int, backend: str) -> 
     torch.testing.assert_close(logits.grad.double(), source.grad, rtol=1e-5, atol=1e-30)
 
 
-@pytest.mark.parametrize("backend", ["torch", "triton"])
+@pytest.mark.parametrize("backend", ["torch", "c", "triton"])
 def test_sequence_first_logits(backend: str) -> None:
     """TransformerEngine #2734: logits [S, B, V] seen as [B, S, V], labels sliced by one."""
     stored = torch.randn(5, 3, 9)
