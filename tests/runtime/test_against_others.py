@@ -2,7 +2,8 @@
 
 ``make peers`` installs them: liger-kernel, torchmetrics and timm, without their dependencies.  Of
 timm one file at a time is read, as importing the package needs torchvision.  Liger's Triton kernels
-run in the interpreter.  Where a package deviates from its paper, a test says by how much.
+run in the interpreter.  EMOLoss is compared where it is there.  Where a package deviates from its
+paper, a test says by how much.
 """
 
 from __future__ import annotations
