@@ -27,9 +27,9 @@ demo: $(READY)  ## build one loss and train with three of them on real data
 test: $(READY)  ## the whole test suite
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
 
-peers: $(READY)  ## compare with what others publish (downloads four packages)
+peers: $(READY)  ## compare with what others publish (downloads five packages)
 	$(BIN)/python -m pip install --quiet --no-deps liger-kernel==0.8.5 torchmetrics==1.9.0 \
-		lightning-utilities==0.15.3 timm==1.0.31
+		lightning-utilities==0.15.3 timm==1.0.31 EMOLoss==0.0.3
 	$(BIN)/python -m pytest tests/runtime/test_against_others.py
 
 build: $(READY)  ## rebuild generated/ from specs/

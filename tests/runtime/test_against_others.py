@@ -70,7 +70,10 @@ def test_grpo_of_liger(beta, backend):
     module = pytest.importorskip("liger_kernel.chunked_loss.grpo_loss", reason="not installed")
     function = module.LigerFusedLinearGRPOFunction.ppo_loss_fn
     x, _, y = rows(1, 1.0)
-    advantage, old, ref = (torch.randn(8, dtype=torch.float64) for _ in range(3))
+    generator = torch.Generator().manual_seed(1)
+    advantage, old, ref = (
+        torch.randn(8, dtype=torch.float64, generator=generator) for _ in range(3)
+    )
     old, ref = -3 + 0.3 * old, -3 + 0.3 * ref
 
     def theirs(leaf: Tensor) -> Tensor:
