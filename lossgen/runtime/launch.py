@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 ROLES = ("forward", "merge", "backward", "fused")
-_LARGEST_TILE = {"forward": 2048, "merge": 1024, "backward": 4096, "fused": 4096}
+_LARGEST_TILE = {"forward": 2048, "merge": 1024, "backward": 4096, "fused": 2048}
 _VALUES = {"forward": 8, "merge": 8, "backward": 16, "fused": 8}  # of a tile, per thread
 _ONE_TILE = 8192  # the longest row that the fused kernel keeps on chip
 _MAX_SPLITS = 64
