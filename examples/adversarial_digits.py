@@ -14,15 +14,14 @@ has the weight of its paper; ν was chosen among 0.05, 0.15, 0.3 and 0.4 on the 
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import torch
-from digits import Digits, accuracy, network, progress, spread
-from matplotlib import pyplot as plt
+from digits import Digits, accuracy, network
 from pgd import perturb
+from report import curves, figure, parser, progress, session, spread, table
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -101,14 +100,13 @@ def run(options: argparse.Namespace, console: Console) -> dict[str, Tensor]:
     return results
 
 
-def table(results: dict[str, Tensor], radius: float) -> Table:
-    view = Table(
-        title=f"Test accuracy (%), clean and under PGD of radius {radius:g}",
-        caption="mean ± standard deviation of the seeds",
+def shown(results: dict[str, Tensor], options: argparse.Namespace) -> Table:
+    view = table(
+        f"Test accuracy (%), clean and under PGD of radius {options.radius:g}",
+        options.seeds,
+        *("training", "clean", f"PGD {options.radius:g}"),
     )
-    for column in ("training", "clean", f"PGD {radius:g}"):
-        view.add_column(column, justify="left" if column == "training" else "right")
-    at = RADII.index(radius)
+    at = RADII.index(options.radius)
     for name, percent in results.items():
         view.add_row(name, spread(percent[:, 0]), spread(percent[:, at]))
     return view
@@ -116,41 +114,26 @@ def table(results: dict[str, Tensor], radius: float) -> Table:
 
 def plot(results: dict[str, Tensor], radius: float, path: Path) -> None:
     """Accuracy against the attacker's radius."""
-    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
-    colours = ("#777777", "#0072b2", "#d55e00")
-    for (name, percent), colour in zip(results.items(), colours, strict=True):
-        mean = percent.mean(0)
-        band = percent.std(0) if len(percent) > 1 else torch.zeros_like(mean)
-        axes.plot(RADII, mean, "o-", color=colour, label=name, linewidth=1.8, markersize=4)
-        axes.fill_between(RADII, mean - band, mean + band, color=colour, alpha=0.18, lw=0)
-    axes.axvline(radius, color="#bbbbbb", linewidth=1, zorder=0)
-    label = {"rotation": 90, "ha": "left", "va": "top", "color": "#888888"}
-    axes.annotate("radius in training", (radius + 0.002, 98), **label)
-    axes.set_xlabel("radius of the attack (pixels in [0, 1])")
-    axes.set_ylabel("test accuracy (%)")
-    axes.set_title("Handwritten digits under a PGD attack", fontsize=11)
-    axes.set_ylim(0, 101)
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="lower left")
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    title = "Handwritten digits under a PGD attack"
+    x, y = "radius of the attack (pixels in [0, 1])", "test accuracy (%)"
+    with figure(path, title, x, y) as axes:
+        curves(axes, RADII, results, "o-")
+        axes.axvline(radius, color="#bbbbbb", linewidth=1, zorder=0)
+        label = {"rotation": 90, "ha": "left", "va": "top", "color": "#888888"}
+        axes.annotate("radius in training", (radius + 0.002, 98), **label)
+        axes.set_ylim(0, 101)
+        axes.legend(frameon=False, loc="lower left")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=60)
-    parser.add_argument("--radius", type=float, default=0.15, choices=RADII[1:])
-    parser.add_argument("--plot", type=Path, default=Path("adversarial_digits.png"))
-    options = parser.parse_args()
-    began = time.perf_counter()
-    torch.set_num_threads(1)  # threads only get in the way of matrices this small
-    console = Console()
-    results = run(options, console)
-    console.print(table(results, options.radius))
-    plot(results, options.radius, options.plot)
-    console.print(f"{options.plot} written, {time.perf_counter() - began:.0f} s")
+    options_of = parser(__doc__, "adversarial_digits.png")
+    options_of.add_argument("--epochs", type=int, default=60)
+    options_of.add_argument("--radius", type=float, default=0.15, choices=RADII[1:])
+    options = options_of.parse_args()
+    with session(options.plot) as console:
+        results = run(options, console)
+        console.print(shown(results, options))
+        plot(results, options.radius, options.plot)
 
 
 if __name__ == "__main__":

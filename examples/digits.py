@@ -1,19 +1,13 @@
-"""What the digit examples share: data, networks, the progress bar, and the row of a table."""
+"""What the digit examples share: data and networks."""
 
 from __future__ import annotations
 
-import matplotlib
-
-matplotlib.use("Agg")  # a file, not a window
-
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 
-__all__ = ["CLASSES", "Digits", "accuracy", "network", "progress", "spread"]
+__all__ = ["CLASSES", "Digits", "accuracy", "network"]
 
 CLASSES = 10
 
@@ -50,21 +44,3 @@ def network(width: int) -> nn.Module:
 def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     """In percent."""
     return 100 * (model(images).argmax(-1) == labels).float().mean()
-
-
-def progress(console: Console, unit: str) -> Progress:
-    """A bar per task, counted in ``unit``."""
-    columns = (
-        TextColumn("{task.description:<22}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn(unit),
-        TimeElapsedColumn(),
-    )
-    return Progress(*columns, console=console)
-
-
-def spread(values: Tensor, digits: int = 1) -> str:
-    """``mean ± standard deviation`` of values [seeds]."""
-    deviation = values.std().item() if len(values) > 1 else 0.0
-    return f"{values.mean():.{digits}f} ± {deviation:.{digits}f}"

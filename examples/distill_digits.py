@@ -11,15 +11,13 @@ Every student gets the same data, the same initial network, optimiser, learning 
 
 from __future__ import annotations
 
-import argparse
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import torch
-from digits import Digits, accuracy, network, progress, spread
-from matplotlib import pyplot as plt
+from digits import Digits, accuracy, network
+from report import curves, figure, parser, progress, session, spread, table
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -98,13 +96,9 @@ def run(seeds: int, epochs: int, console: Console) -> tuple[dict[str, Tensor], T
     return results, torch.stack([found for _, found in taught])
 
 
-def table(results: dict[str, Tensor], teachers: Tensor) -> Table:
-    view = Table(
-        title=f"Test accuracy (%) with {LABELLED} labels",
-        caption=f"mean ± standard deviation of {len(teachers)} seeds",
-    )
-    view.add_column("student trained on")
-    view.add_column("last epoch", justify="right")
+def shown(results: dict[str, Tensor], teachers: Tensor) -> Table:
+    title = f"Test accuracy (%) with {LABELLED} labels"
+    view = table(title, len(teachers), "student trained on", "last epoch")
     for name, percent in results.items():
         view.add_row(name, spread(percent[:, -1]))
     view.add_section()
@@ -112,40 +106,22 @@ def table(results: dict[str, Tensor], teachers: Tensor) -> Table:
     return view
 
 
-def plot(results: dict[str, Tensor], teachers: Tensor, path: Path) -> None:
-    """Mean over the seeds, with a band of one standard deviation."""
-    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
-    colours = ("#777777", "#0072b2", "#d55e00", "#009e73")
-    for (name, percent), colour in zip(results.items(), colours, strict=True):
-        epochs, mean = range(1, percent.shape[1] + 1), percent.mean(0)
-        band = percent.std(0) if len(percent) > 1 else torch.zeros_like(mean)
-        axes.plot(epochs, mean, color=colour, label=name, linewidth=1.8)
-        axes.fill_between(epochs, mean - band, mean + band, color=colour, alpha=0.18, lw=0)
-    axes.axhline(teachers.mean(), color="#000000", linewidth=1, linestyle=":", label="the teacher")
-    axes.set_xlabel("epoch")
-    axes.set_ylabel("test accuracy (%)")
-    axes.set_title(f"Students with {LABELLED} labels", fontsize=11)
-    axes.set_ylim(40, 100)
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="lower right")
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+def plot(results: dict[str, Tensor], teachers: Tensor, epochs: int, path: Path) -> None:
+    with figure(path, f"Students with {LABELLED} labels", "epoch", "test accuracy (%)") as axes:
+        curves(axes, range(1, epochs + 1), results)
+        axes.axhline(teachers.mean(), color="k", linewidth=1, linestyle=":", label="the teacher")
+        axes.set_ylim(40, 100)
+        axes.legend(frameon=False, loc="lower right")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=150)
-    parser.add_argument("--plot", type=Path, default=Path("distill_digits.png"))
-    options = parser.parse_args()
-    began = time.perf_counter()
-    torch.set_num_threads(1)  # threads only get in the way of matrices this small
-    console = Console()
-    results, teachers = run(options.seeds, options.epochs, console)
-    console.print(table(results, teachers))
-    plot(results, teachers, options.plot)
-    console.print(f"{options.plot} written, {time.perf_counter() - began:.0f} s")
+    options_of = parser(__doc__, "distill_digits.png")
+    options_of.add_argument("--epochs", type=int, default=150)
+    options = options_of.parse_args()
+    with session(options.plot) as console:
+        results, teachers = run(options.seeds, options.epochs, console)
+        console.print(shown(results, teachers))
+        plot(results, teachers, options.epochs, options.plot)
 
 
 if __name__ == "__main__":

@@ -11,15 +11,13 @@ the accuracy that counts is that of the last epoch.
 
 from __future__ import annotations
 
-import argparse
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import torch
-from digits import Digits, accuracy, network, progress, spread
-from matplotlib import pyplot as plt
+from digits import Digits, accuracy, network
+from report import curves, figure, parser, progress, session, spread, table
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -74,15 +72,10 @@ def run(seeds: int, epochs: int, noise: float, console: Console) -> dict[str, Te
     return results
 
 
-def table(results: dict[str, Tensor], noise: float) -> Table:
+def shown(results: dict[str, Tensor], noise: float) -> Table:
     seeds, epochs = next(iter(results.values())).shape
-    view = Table(
-        title=f"Clean test accuracy (%), {noise:.0%} wrong training labels",
-        caption=f"mean ± standard deviation of {seeds} seeds",
-    )
-    view.add_column("loss")
-    view.add_column(f"after {epochs} epochs", justify="right")
-    view.add_column("best epoch of the mean", justify="right")
+    title = f"Clean test accuracy (%), {noise:.0%} wrong training labels"
+    view = table(title, seeds, "loss", f"after {epochs} epochs", "best epoch of the mean")
     for name, percent in results.items():
         mean = percent.mean(0)
         best = f"{mean.max():.1f} (epoch {int(mean.argmax()) + 1})"
@@ -90,43 +83,24 @@ def table(results: dict[str, Tensor], noise: float) -> Table:
     return view
 
 
-def plot(results: dict[str, Tensor], noise: float, path: Path) -> None:
-    """Mean over the seeds, with a band of one standard deviation."""
-    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
-    colours = ("#777777", "#0072b2", "#d55e00", "#009e73")
-    for (name, percent), colour in zip(results.items(), colours, strict=True):
-        epochs = range(1, percent.shape[1] + 1)
-        mean = percent.mean(0)
-        band = percent.std(0) if len(percent) > 1 else torch.zeros_like(mean)
-        dashed = "--" if name.startswith("cross-entropy") else "-"
-        axes.plot(epochs, mean, dashed, color=colour, label=name, linewidth=1.8)
-        axes.fill_between(epochs, mean - band, mean + band, color=colour, alpha=0.18, lw=0)
-    axes.set_xlabel("epoch")
-    axes.set_ylabel("clean test accuracy (%)")
-    axes.set_title(f"Handwritten digits, {noise:.0%} of the training labels wrong", fontsize=11)
-    axes.set_xlim(1, percent.shape[1])
-    axes.set_ylim(60, 100)
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="lower center")
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+def plot(results: dict[str, Tensor], epochs: int, noise: float, path: Path) -> None:
+    title = f"Handwritten digits, {noise:.0%} of the training labels wrong"
+    with figure(path, title, "epoch", "clean test accuracy (%)") as axes:
+        curves(axes, range(1, epochs + 1), results)
+        axes.set_xlim(1, epochs)
+        axes.set_ylim(60, 100)
+        axes.legend(frameon=False, loc="lower center")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=80)
-    parser.add_argument("--noise", type=float, default=0.4)
-    parser.add_argument("--plot", type=Path, default=Path("noisy_digits.png"))
-    options = parser.parse_args()
-    began = time.perf_counter()
-    torch.set_num_threads(1)  # threads only get in the way of matrices this small
-    console = Console()
-    results = run(options.seeds, options.epochs, options.noise, console)
-    console.print(table(results, options.noise))
-    plot(results, options.noise, options.plot)
-    console.print(f"{options.plot} written, {time.perf_counter() - began:.0f} s")
+    options_of = parser(__doc__, "noisy_digits.png")
+    options_of.add_argument("--epochs", type=int, default=80)
+    options_of.add_argument("--noise", type=float, default=0.4)
+    options = options_of.parse_args()
+    with session(options.plot) as console:
+        results = run(options.seeds, options.epochs, options.noise, console)
+        console.print(shown(results, options.noise))
+        plot(results, options.epochs, options.noise, options.plot)
 
 
 if __name__ == "__main__":

@@ -12,15 +12,12 @@ the clean function, on new points.
 
 from __future__ import annotations
 
-import argparse
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import torch
-from digits import progress, spread
-from matplotlib import pyplot as plt
+from report import curves, figure, parser, progress, session, spread, table
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -97,52 +94,31 @@ def run(seeds: int, steps: int, console: Console) -> dict[str, Tensor]:
     return results
 
 
-def table(results: dict[str, Tensor]) -> Table:
-    view = Table(
-        title="Root mean squared error against the clean function",
-        caption="mean ± standard deviation of the seeds",
-    )
-    view.add_column("loss")
-    view.add_column("last step", justify="right")
+def shown(results: dict[str, Tensor], seeds: int) -> Table:
+    title = "Root mean squared error against the clean function"
+    view = table(title, seeds, "loss", "last step")
     for name, error in results.items():
         view.add_row(name, spread(error[:, -1], digits=4))
     return view
 
 
 def plot(results: dict[str, Tensor], path: Path) -> None:
-    """Mean over the seeds, with a band of one standard deviation."""
-    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
-    for (name, error), colour in zip(
-        results.items(), ("#777777", "#0072b2", "#d55e00"), strict=True
-    ):
-        steps, mean = range(50, 50 * error.shape[1] + 1, 50), error.mean(0)
-        band = error.std(0) if len(error) > 1 else torch.zeros_like(mean)
-        axes.plot(steps, mean, color=colour, label=name, linewidth=1.8)
-        axes.fill_between(steps, mean - band, mean + band, color=colour, alpha=0.18, lw=0)
-    axes.set_xlabel("step")
-    axes.set_ylabel("error on clean values")
-    axes.set_yscale("log")
-    axes.set_title("A regression with a tenth of the targets at random", fontsize=11)
-    axes.grid(alpha=0.25, which="both")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    title = "A regression with a tenth of the targets at random"
+    points = next(iter(results.values())).shape[1]
+    with figure(path, title, "step", "error on clean values") as axes:
+        curves(axes, range(50, 50 * points + 1, 50), results)
+        axes.set_yscale("log")
+        axes.legend(frameon=False)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("--plot", type=Path, default=Path("value_hl_gauss.png"))
-    options = parser.parse_args()
-    began = time.perf_counter()
-    torch.set_num_threads(1)  # threads only get in the way of matrices this small
-    console = Console()
-    results = run(options.seeds, options.steps, console)
-    console.print(table(results))
-    plot(results, options.plot)
-    console.print(f"{options.plot} written, {time.perf_counter() - began:.0f} s")
+    options_of = parser(__doc__, "value_hl_gauss.png")
+    options_of.add_argument("--steps", type=int, default=1500)
+    options = options_of.parse_args()
+    with session(options.plot) as console:
+        results = run(options.seeds, options.steps, console)
+        console.print(shown(results, options.seeds))
+        plot(results, options.plot)
 
 
 if __name__ == "__main__":

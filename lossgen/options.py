@@ -1,16 +1,17 @@
-"""Settings: one frozen object, the only reader of ``LOSSGEN_*`` environment variables.
+"""Settings: one frozen object, read from ``LOSSGEN_*`` environment variables.
 
 =====================  ==================  =====================================================
 variable               default             meaning
 =====================  ==================  =====================================================
-``LOSSGEN_CACHE_DIR``  the user cache      where ``lossgen.load(path)`` puts what it builds
+``LOSSGEN_CACHE_DIR``  the user cache      built specs (``lossgen.load(path)``) and compiled C
 ``LOSSGEN_JOBS``       2                   processes of ``lossgen build --all``; 1 uses none
 ``LOSSGEN_TRACEBACK``  0                   1 shows the Python traceback of every error
 =====================  ==================  =====================================================
 
 A variable that is set to something else than its accepted values is an error, and so is a
 ``LOSSGEN_*`` variable that this table does not name: a misspelled setting is never silent.
-(``LOSSGEN_TEST_*`` variables belong to the test suite.)
+(``LOSSGEN_TEST_*`` variables belong to the test suite.)  The runtime, which is copied without
+this module, reads the cache folder itself.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from lossgen.errors import CompilerBug
 
-__all__ = ["CText", "is_condition"]
+__all__ = ["CText", "assignment", "is_condition"]
 
 _BINARY = {
     ast.Add: ("+", 4),
@@ -35,6 +35,14 @@ _RENAMED = {"exp_accurate": "exp", "log_accurate": "log"}
 _CASTS = {"float32": "real", "int32": "int"}
 _UNARY, _ATOM = 6, 9
 _EXPONENT = re.compile(r"t\d+(_\d+)?")
+
+
+def assignment(line: str) -> tuple[str, ast.expr]:
+    """Name and value of an emitted line."""
+    match ast.parse(line).body:
+        case [ast.Assign(targets=[ast.Name(id=name)], value=value)]:
+            return name, value
+    raise CompilerBug(f"not an assignment: {line}")
 
 
 def is_condition(node: ast.expr, conditions: set[str]) -> bool:

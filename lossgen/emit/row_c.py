@@ -12,15 +12,6 @@ from lossgen.emit.sweep_c import CSweep, GradientLoop, row_lines
 __all__ = ["CRow", "wrapped"]
 
 
-class _SweepView:
-    """One sweep and the row values after it."""
-
-    def __init__(self, sweep: CSweep, between: list[str]) -> None:
-        self.before, self.loops = sweep.before, sweep.loops
-        self.widest, self.results = sweep.widest, sweep.results
-        self.between = between
-
-
 class CRow:
     """The C view of a ``RowModel``."""
 
@@ -36,14 +27,13 @@ class CRow:
         declared = set(known)
         self.sweeps = []
         for sweep in model.sweep_models:
-            lines = [
+            lines = [  # there may be no other class
                 f'm{f.index} = tl.where(m{f.index} == float("-inf"), 0.0, m{f.index})'
                 for f in sweep.forms
             ]
             if sweep.level < len(model.sweep_models):
                 lines += scalars.between(sweep.level)
-            view = CSweep(sweep, set(known))
-            self.sweeps.append(_SweepView(view, row_lines(lines, declared)))
+            self.sweeps.append(CSweep(sweep, set(known), row_lines(lines, declared)))
         self.finish = row_lines(scalars.results(), declared)
         self.coefficients = row_lines(scalars.coefficients(saved=True), set(known))
         self.gradient = GradientLoop(model)
@@ -58,11 +48,6 @@ class CRow:
             at = f"call->grad_rows[{k} * call->grad_outputs_stride + row * call->grad_rows_stride]"
             value = f"in_range ? {at} : NAN" if model.pivot == "target" else at
             self.cotangents.append(f"{name} = {value};")
-
-
-def _finite(maximum: str) -> str:
-    """There may be no other class."""
-    return f'{maximum} = tl.where({maximum} == float("-inf"), 0.0, {maximum})'
 
 
 def _values_at(model: RowModel, at: str) -> list[str]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from lossgen.emit import sweep_triton
-from lossgen.emit.c_text import CText, is_condition
+from lossgen.emit.c_text import CText, assignment, is_condition
 from lossgen.emit.model import RowModel, Sweep
 from lossgen.errors import CompilerBug
 
@@ -21,6 +21,7 @@ __all__ = ["CSweep", "GradientLoop", "Loop", "row_lines"]
 
 _TILE, _ROW = CText(tile=True), CText(tile=False)
 _IDENTITY = {"sum": "0", "max": "-INFINITY", "min": "INT_MAX"}
+_BETTER = {"max": ">", "min": "<"}
 _INTEGERS = {"y", "cols"}
 
 
@@ -44,9 +45,9 @@ class Reduction:
 
     def join(self, total: str, value: str) -> str:
         """Text of the two as one."""
-        sign = {"sum": "+", "max": ">", "min": "<"}[self.kind]
-        both = f"{value} {sign} {total}"
-        return f"{total} + {value}" if self.kind == "sum" else f"{both} ? {value} : {total}"
+        if self.kind == "sum":
+            return f"{total} + {value}"
+        return f"{value} {_BETTER[self.kind]} {total} ? {value} : {total}"
 
 
 @dataclass
@@ -107,11 +108,8 @@ class _Program:
             self._add(line)
 
     def _add(self, line: str) -> None:
-        (node,) = ast.parse(line).body
-        if not isinstance(node, ast.Assign) or not isinstance(node.targets[0], ast.Name):
-            raise CompilerBug(f"not an assignment: {line}")
-        target = node.targets[0].id
-        value = self._without_reductions(_Renamed(self.names).visit(node.value))
+        target, value = assignment(line)
+        value = self._without_reductions(_Renamed(self.names).visit(value))
         if _is_inside(value):
             self.names[target] = "inside"
             return
@@ -276,38 +274,26 @@ def _gathered(body: ast.expr) -> ast.expr | None:
 
 # ---------------------------------------------------------------------------- what is rendered
 class CSweep:
-    """The loops of one sweep, and the lines after the last that name the state."""
+    """The loops of one sweep, the lines after the last that name the state, and the row values
+    ``between`` it and the next."""
 
-    def __init__(self, sweep: Sweep, variables: set[str]) -> None:
-        self.sweep, self._variables = sweep, variables
+    def __init__(self, sweep: Sweep, variables: set[str], between: list[str]) -> None:
         model = sweep.model
-        self._program = _Program(sweep_triton.lift(sweep, whole_row=True), model.tile_streams)
-        integers = self._program.integers
+        program = _Program(sweep_triton.lift(sweep, whole_row=True), model.tile_streams)
         if model.pivot == "argmax" and sweep.level > 1:
-            integers.add("pivot")
-        first, *rest = self._program.rounds({"y", *sweep.row_arguments})
-        self.before = self._values(first[1])
+            program.integers.add("pivot")
+        first, *rest = program.rounds({"y", *sweep.row_arguments})
+        self.before = _row_values(first[1], variables)
         self.loops = []
         for k, (ready, follow) in enumerate(rest):
-            bodies, rows = self._program.tile_lines([r.body for r in ready])
-            loop = self._program.loop(f"lift{sweep.suffix}_{k + 1}", bodies, rows, ready)
-            loop.after = self._values(follow)
+            bodies, rows = program.tile_lines([r.body for r in ready])
+            loop = program.loop(f"lift{sweep.suffix}_{k + 1}", bodies, rows, ready)
+            loop.after = _row_values(follow, variables)
             self.loops.append(loop)
-
-    def _values(self, statements: list[Statement]) -> list[str]:
-        new = {s.name: "" if s.name in self._variables else "const double " for s in statements}
-        return [f"{new[s.name]}{s.name} = {_ROW(s.value)};" for s in statements]
-
-    @property
-    def widest(self) -> int:
-        """The most reductions of a loop."""
-        return max([1, *(len(loop.reductions) for loop in self.loops)])
-
-    @property
-    def results(self) -> list[tuple[str, str]]:
-        """(name in the state, name in the loops), where it is another."""
-        pairs = [(n, self._program.names.get(n, n)) for n in self.sweep.state]
-        return [(n, version) for n, version in pairs if n != version]
+        self.widest = max([1, *(len(loop.reductions) for loop in self.loops)])
+        versions = [(n, program.names.get(n, n)) for n in sweep.state]
+        self.results = [f"{n} = {version};" for n, version in versions if n != version]
+        self.between = between
 
 
 class GradientLoop:
@@ -321,19 +307,21 @@ class GradientLoop:
         self.results = [program.names[f"grad_{g.stream}"] for g in model.plan.gradients]
         bodies, rows = program.tile_lines([ast.Name(n) for n in self.results])
         # A gradient that is the same for all classes is a row value.
-        first = program.row_lines(rows)
-        self.before = [f"const double {s.name} = {_ROW(s.value)};" for s in first]
+        self.before = _row_values(program.row_lines(rows), set())
         self.loop = program.loop(f"gradient{model.suffix}", bodies, rows, [])
+
+
+def _row_values(statements: list[Statement], variables: set[str]) -> list[str]:
+    """Lines of row values; ``variables`` are declared already."""
+    types = {s.name: "" if s.name in variables else "const double " for s in statements}
+    return [f"{types[s.name]}{s.name} = {_ROW(s.value)};" for s in statements]
 
 
 def row_lines(lines: Iterable[str], declared: set[str]) -> list[str]:
     """Lines of row values in C: doubles, declared the first time; adds to ``declared``."""
     found = []
     for line in lines:
-        (node,) = ast.parse(line).body
-        if not isinstance(node, ast.Assign) or not isinstance(node.targets[0], ast.Name):
-            raise CompilerBug(f"not an assignment: {line}")
-        name = node.targets[0].id
-        found.append(f"{'' if name in declared else 'double '}{name} = {_ROW(node.value)};")
+        name, value = assignment(line)
+        found.append(f"{'' if name in declared else 'double '}{name} = {_ROW(value)};")
         declared.add(name)
     return found

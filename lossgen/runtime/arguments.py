@@ -109,7 +109,7 @@ class Variant:
     merge_kernel: Any
     backward_kernel: Any
     fused_kernel: Any
-    c_source: str = ""  # none: torch on the CPU
+    c_source: str = ""  # a module written by hand may have none: torch on the CPU
 
 
 def check_parameters(loss: str, declared: Sequence[Parameter], values: Sequence[Any]) -> None:

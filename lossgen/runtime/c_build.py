@@ -35,7 +35,6 @@ FLAGS = (
     "-ffp-contract=off",
     "-fno-math-errno",
     "-fno-trapping-math",
-    "-fvisibility=default",
     "-fPIC",
     "-shared",
 )

@@ -154,7 +154,7 @@ def test_backward_is_told_what_requires_a_gradient(
 ) -> None:
     """Also where a second backward of a fused loss starts from the rows."""
     wanted: list[tuple[bool, ...]] = []
-    module = autograd.module_of(backend, None, torch.float32)
+    module = autograd.module_of(backend, hand.LOSS.variants[0], torch.float32)
     real = module.backward
 
     def recording(*args: Any) -> Any:
@@ -174,7 +174,7 @@ def test_backward_is_told_what_requires_a_gradient(
 def test_float16_is_not_fused(monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
     """Its gradient waits for the caller's scale; other dtypes are fused for any gradient."""
     calls: list[torch.dtype] = []
-    module = autograd.module_of(backend, None, torch.float32)
+    module = autograd.module_of(backend, hand.LOSS.variants[0], torch.float32)
     real = module.fused
 
     def recording(variant: Any, batch: Any, *rest: Any) -> Tensor:
