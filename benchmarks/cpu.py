@@ -30,6 +30,7 @@ from lossgen.losses import (
     kd_forward_kl_loss,
     trades_loss,
 )
+from lossgen.runtime.pages import empty_like
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]  # logits, target, a second row of logits
 
@@ -127,7 +128,7 @@ def floor(logits: Tensor, work: Tensor) -> Tensor:
     x = logits.detach()
     for part, rows in zip(work.split(32), x.split(32), strict=True):
         torch.exp(rows, out=part)
-    grad = torch.empty_like(x)
+    grad = empty_like(x)
     for part, rows in zip(grad.split(32), x.split(32), strict=True):
         torch.exp(rows, out=part)
     return grad

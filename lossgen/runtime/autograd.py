@@ -12,6 +12,7 @@ from torch import Tensor
 from lossgen.runtime import c_backend, launch, torch_backend
 from lossgen.runtime.arguments import Variant
 from lossgen.runtime.batch import Batch, compute_dtype
+from lossgen.runtime.pages import empty_like
 
 __all__ = ["Call", "Fused", "Rows", "module_of"]
 
@@ -104,15 +105,15 @@ class Fused(torch.autograd.Function):
         one = logits.new_ones((), dtype=compute_dtype(logits))
         scale = one if count is None else one / count
         wanted = call.wanted(ctx.needs_input_grad[3:])
+        reused = inplace and wanted[0]
         outs = [
-            torch.empty(logits.shape, dtype=logits.dtype, device=logits.device) if want else None
-            for want in wanted
+            empty_like(source) if want else None for want in (wanted[0] and not reused, *wanted[1:])
         ]
-        if inplace and wanted[0]:
+        if reused:
             outs[0] = source
         plain = batch.of(source, tuple(s.detach() for s in streams))
         rows = call.module.fused(call.variant, plain, scale.expand(1, logits.shape[0]), outs)
-        if inplace and wanted[0]:
+        if reused:
             torch.autograd.graph.increment_version(logits)
             ctx.kept = False
         else:

@@ -15,6 +15,7 @@ from torch import Tensor
 from lossgen.runtime.arguments import Variant
 from lossgen.runtime.batch import Batch, compute_dtype
 from lossgen.runtime.c_build import library
+from lossgen.runtime.pages import empty_like
 
 __all__ = ["available", "backward", "forward", "fused"]
 
@@ -65,8 +66,7 @@ def backward(
 ) -> tuple[Tensor | None, ...]:
     """Gradients [N, V] in the dtype of the logits: of the logits and of each differentiable
     stream, where ``wanted``; ``grad_rows`` is [outputs, N], any stride."""
-    shape, dtype = batch.logits.shape, batch.logits.dtype
-    outs = tuple(torch.empty(shape, dtype=dtype) if want else None for want in wanted)
+    outs = tuple(empty_like(batch.logits) if want else None for want in wanted)
     _run(variant, batch, "backward", saved=saved, grad_rows=grad_rows, outs=outs)
     return outs
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from lossgen.runtime.arguments import Variant
 from lossgen.runtime.batch import Batch
 from lossgen.runtime.device import HAS_TRITON, jit, tl, triton
+from lossgen.runtime.pages import empty_like
 
 __all__ = [
     "Config",
@@ -153,10 +154,7 @@ def backward(
     stream, where ``wanted``; ``grad_rows`` is [outputs, N] float32, any stride."""
     logits = batch.logits
     rows, classes = logits.shape
-    outs = tuple(
-        torch.empty((rows, classes), dtype=logits.dtype, device=logits.device) if want else None
-        for want in wanted
-    )
+    outs = tuple(empty_like(logits) if want else None for want in wanted)
     if rows == 0:
         return outs
     chosen = _config("backward", batch)

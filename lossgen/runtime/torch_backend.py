@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lossgen.runtime.arguments import Variant
 from lossgen.runtime.batch import Batch, compute_dtype
+from lossgen.runtime.pages import empty_like
 
 __all__ = ["backward", "forward", "fused"]
 
@@ -98,10 +99,7 @@ def backward(
     """Gradients [N, V] in the dtype of the logits: of the logits and of each differentiable
     stream, where ``wanted``; ``grad_rows`` is [outputs, N], any stride."""
     chunks, logits = _Chunks(batch), batch.logits
-    found = [
-        torch.empty(logits.shape, dtype=logits.dtype, device=logits.device) if want else None
-        for want in wanted
-    ]
+    found = [empty_like(logits) if want else None for want in wanted]
     weight = chunks.weights(grad_rows)
     for span in chunks.spans():
         x = logits[span].to(chunks.dtype)
