@@ -27,9 +27,10 @@ def __getattr__(name: str) -> object:
         return import_module(f"{__name__}.{name}")
     if module is None:
         raise AttributeError(f"module {__name__!r} has no loss {name!r}; see `lossgen list`")
-    value = getattr(import_module(f"{__name__}.{module}"), name)
-    globals()[name] = value  # also where a function has the name of its module
-    return value
+    found = import_module(f"{__name__}.{module}")
+    # All of them: where a function has the name of its module, importing hid it.
+    globals().update({n: getattr(found, n) for n in found.__all__})
+    return getattr(found, name)
 
 
 def __dir__() -> list[str]:
@@ -47,7 +48,6 @@ def _index() -> dict[str, str]:
 
 
 def _exports(path: Path) -> list[str]:
-    for line in path.read_text(encoding="utf-8").splitlines():
-        if line.startswith("__all__ = "):
-            return list(ast.literal_eval(line.removeprefix("__all__ = ")))
-    return []
+    text = path.read_text(encoding="utf-8")
+    _, found, rest = text.partition("\n__all__ = ")
+    return list(ast.literal_eval(rest[: rest.index("]") + 1])) if found else []

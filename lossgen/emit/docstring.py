@@ -10,10 +10,20 @@ from lossgen.spec.model import LossSpec
 __all__ = ["docstring"]
 
 
-def docstring(spec: LossSpec) -> str:
-    """The text between the quotes, indented as the function's body."""
+_LINEAR = {
+    "softcap": "logits become softcap * tanh(logits / softcap).",
+    "temperature": "logits are divided by it, after the softcap.",
+    "shift": "row s is judged by target[..., s + shift], and by the row inputs there: 1 for causal "
+    "language models. Results have shift rows fewer.",
+    "memory_budget": "bytes for chunks of logits; by default 512 rows on a CPU, 2048 on a GPU.",
+}
+
+
+def docstring(spec: LossSpec, linear: list[str] | None = None) -> str:
+    """The text between the quotes, indented as the function's body; of the linear function where
+    ``linear`` names its options."""
     wrapped = []
-    for line in _lines(spec):
+    for line in _lines(spec, linear):
         indent = " " * (len(line) - len(line.lstrip()))
         wrapped += (
             textwrap.wrap(
@@ -28,24 +38,29 @@ def docstring(spec: LossSpec) -> str:
     return "\n".join(f"    {w}".rstrip() if k else w for k, w in enumerate(wrapped))
 
 
-def _lines(spec: LossSpec) -> Iterator[str]:
-    yield f"{spec.title}."
+def _lines(spec: LossSpec, linear: list[str] | None) -> Iterator[str]:
+    yield f"{spec.title}{'' if linear is None else ', of a linear layer without its logits'}."
     yield ""
     for term in spec.terms:
         yield f"    {term.source}" + (f"   (times {term.weight})" if term.weight else "")
     for output in spec.outputs:
         yield f"    {output.name} = {output.source}"
     yield from ("", "Args:")
-    yield "    logits: [*, V], float32, bfloat16 or float16 (float64 on CPU)."
-    yield "        Any strides; -inf masks a class."
+    kinds = "float32, bfloat16 or float16 (float64 on CPU)"
+    if linear is None:
+        yield f"    logits: [*, V], {kinds}. Any strides; -inf masks a class."
+    else:
+        yield f"    hidden: [*, D], {kinds}."
+        yield "    linear_weight: [V, D], dtype of hidden; logits are hidden @ linear_weight.T."
     if spec.has_target:
         yield "    target: [*], integer class in [0, V), or ``ignore_index``."
     for name, entry in spec.inputs.items():
         if entry.kind == "class":
             gradient = "Gets a gradient" if entry.differentiable else "Gets no gradient"
             domain = f" Domain {entry.domain}." if entry.domain else ""
-            what = f"[*, V], dtype of the logits. {_sentence(entry.doc)}{domain}"
-            yield f"    {name}: {what} {gradient}."
+            shape = "[*, V], dtype of the logits"
+            shape += "" if linear is None else ", or a tuple (hidden, weight[, bias]) that makes it"
+            yield f"    {name}: {shape}. {_sentence(entry.doc)}{domain} {gradient}."
     for name, parameter in spec.parameters.items():
         yield f"    {name}: {parameter.doc.rstrip('.')}. Domain {parameter.domain}."
     for name, entry in spec.inputs.items():
@@ -53,13 +68,16 @@ def _lines(spec: LossSpec) -> Iterator[str]:
             shape = "[V]" if entry.kind == "vocab" else "[*]"
             optional = "" if entry.off is None else f" None stands for {entry.off:g}."
             yield f"    {name}: {shape}. {_sentence(entry.doc)}{optional}"
+    if linear is not None:
+        yield "    linear_bias: [V], added to the logits."
+        yield from (f"    {name}: {_LINEAR[name]}" for name in linear)
     if spec.has_target:
         what = "results" if spec.outputs else "loss"
         yield f"    ignore_index: rows with this target have {what} 0 and gradient 0."
     if not spec.outputs:
         yield '    reduction: "mean" (over the rows that count), "sum" or "none".'
     yield '    backend: "auto" (Triton on CUDA, C on CPU), "triton", "c" or "torch".'
-    if not spec.outputs:
+    if linear is None and not spec.outputs:
         yield "    inplace_grad: let the gradient overwrite ``logits``."
     yield from ("", "Returns:")
     if spec.outputs:

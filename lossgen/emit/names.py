@@ -121,6 +121,11 @@ _RESERVED = _C | {
     "reduction",
     "backend",
     "inplace_grad",
+    "hidden",
+    "linear_weight",
+    "linear_bias",
+    "shift",
+    "memory_budget",
 }
 
 

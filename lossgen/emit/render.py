@@ -16,12 +16,12 @@ import jinja2
 
 from lossgen.compiler import Compiled
 from lossgen.emit import sweep_triton
-from lossgen.emit.docstring import docstring
 from lossgen.emit.model import FAR, RowModel
 from lossgen.emit.names import check_names
 from lossgen.emit.printers import TORCH, TRITON
 from lossgen.emit.row_c import CRow, wrapped
 from lossgen.emit.scalars import RowScalars
+from lossgen.emit.signature import functions
 from lossgen.emit.sweep_torch import TorchSweep, values_at_y
 from lossgen.errors import CompilerBug
 from lossgen.paths import templates_dir
@@ -127,8 +127,8 @@ def _loss(compiled: Compiled) -> dict[str, Any]:
     ]
     inputs = [_input(name, entry) for name, entry in spec.inputs.items()]
     vocab = [i for i in inputs if i["kind"] == "vocab"]
-    common = (["ignore_index"] if spec.has_target else []) + ["reduction", "backend"]
-    names = [str(p["name"]) for p in parameters]
+    offered = functions(spec, parameters)
+    classes = [spec.class_name] if spec.outputs else [f.class_name for f in offered]
     return {
         "name": spec.name,
         "class_name": spec.class_name,
@@ -139,17 +139,11 @@ def _loss(compiled: Compiled) -> dict[str, Any]:
         "keyword_inputs": [i for i in inputs if i["kind"] != "class"],
         "outputs": [o.name for o in spec.outputs],
         "vocab_inputs": vocab,
-        "row_inputs": [i for i in inputs if i["kind"] == "row"],
         "has_target": spec.has_target,
         "min_classes": spec.min_classes,
-        "docstring": docstring(spec),
-        "option_names": [
-            *names,
-            *(str(i["name"]) for i in vocab),
-            *common,
-            "inplace_grad",
-        ],
-        "repr_names": [*names, *common],
+        "functions": offered,
+        "exports": sorted([*classes, *(f.name for f in offered)]),
+        "buffers": [i["name"] for i in vocab],
         "normalizer": _normalizer(spec),
         "normalizer_source": spec.normalizer_source or "1",
         "variants": [_variant(compiled, k) for k in range(len(compiled.variants))],

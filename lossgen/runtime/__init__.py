@@ -1,6 +1,18 @@
 """All that a generated module imports besides torch and Triton; never imports the compiler."""
 
 from lossgen.runtime.arguments import Input, Parameter, Variant
+from lossgen.runtime.linear import Arguments, linear_loss, linear_rows
+from lossgen.runtime.linear_arguments import Factors, LinearOptions
 from lossgen.runtime.loss import RowLoss
 
-__all__ = ["Input", "Parameter", "RowLoss", "Variant"]
+__all__ = [
+    "Arguments",
+    "Factors",
+    "Input",
+    "LinearOptions",
+    "Parameter",
+    "RowLoss",
+    "Variant",
+    "linear_loss",
+    "linear_rows",
+]

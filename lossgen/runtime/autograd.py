@@ -14,7 +14,7 @@ from lossgen.runtime.arguments import Variant
 from lossgen.runtime.batch import Batch, compute_dtype
 from lossgen.runtime.pages import empty_like
 
-__all__ = ["Call", "Fused", "Rows", "module_of"]
+__all__ = ["Call", "Fused", "Rows", "module_of", "once"]
 
 
 def module_of(backend: str, variant: Variant, dtype: torch.dtype) -> ModuleType:
@@ -81,7 +81,7 @@ class Rows(torch.autograd.Function):
         with torch.no_grad():
             wanted = call.wanted(ctx.needs_input_grad[1:])
             found = call.gradients(batch, saved, grad_rows, wanted)
-        return None, *call.spread(_once(found, batch.sources, call.loss))
+        return None, *call.spread(once(found, batch.sources, call.loss))
 
 
 class Fused(torch.autograd.Function):
@@ -145,10 +145,10 @@ class Fused(torch.autograd.Function):
                 grad_rows = (grad * ctx.scale).expand(1, batch.logits.shape[0])
                 found = call.gradients(batch, saved, grad_rows, ctx.wanted)
         sources = batch.sources if batch is not None else None
-        return None, None, None, *call.spread(_once(found, sources, call.loss))
+        return None, None, None, *call.spread(once(found, sources, call.loss))
 
 
-def _once(
+def once(
     gradients: tuple[Tensor | None, ...], sources: tuple[Tensor, ...] | None, name: str
 ) -> tuple[Tensor | None, ...]:
     """With create_graph=True: the same gradients, which refuse to be differentiated.

@@ -86,7 +86,7 @@ class RowLoss:
         inplace_grad: bool,
     ) -> Tensor:
         """The reduced loss; see the generated function for the contract."""
-        self._check(
+        self.check(
             logits,
             target,
             streams,
@@ -107,7 +107,7 @@ class RowLoss:
             if reduction == "none":
                 return rows.reshape(logits.shape[:-1])
             return self._reduce(rows, batch, inputs, reduction)
-        count = None if reduction == "sum" else self._weights(batch, inputs).sum()
+        count = None if reduction == "sum" else self.weights(batch, inputs).sum()
         inplace = inplace_grad and batch.disjoint
         return Fused.apply(call, count, inplace, batch.logits, *batch.streams)
 
@@ -122,7 +122,7 @@ class RowLoss:
         backend: str,
     ) -> tuple[Tensor, ...]:
         """The results of a program with several outputs, each of the shape of the target."""
-        self._check(
+        self.check(
             logits, target, streams, parameters, inputs, ignore_index, "none", backend, False
         )
         index, call = self._call(logits, target, streams, parameters, inputs, ignore_index, backend)
@@ -145,7 +145,7 @@ class RowLoss:
             call.backend,
         )[0]
 
-    def _check(
+    def check(
         self,
         logits: Tensor,
         target: Tensor | None,
@@ -156,8 +156,11 @@ class RowLoss:
         reduction: str,
         backend: str,
         inplace_grad: bool,
+        function: str | None = None,
     ) -> None:
-        name = self.function
+        """Raises TypeError, ValueError, IndexError before anything is computed, in the name of
+        ``function``."""
+        name = function or self.function
         check_parameters(name, self.parameters, parameters)
         given = (*zip(self.streams, streams, strict=True), *zip(self.others, inputs, strict=True))
         check_call(
@@ -191,29 +194,51 @@ class RowLoss:
         ignore_index: int,
         backend: str,
     ) -> tuple[int, Call]:
+        classes = logits.shape[-1]
+        flat = unit_stride(logits.reshape(-1, classes))
+        index, batch = self.bind(
+            flat,
+            None if target is None else target.reshape(-1),
+            tuple(unit_stride(s.reshape(-1, classes)) for s in streams),
+            parameters,
+            inputs,
+            ignore_index,
+        )
+        backend = self.backend_of(logits, backend)
+        return index, Call(self.function, self.variants[index], batch, backend)
+
+    def bind(
+        self,
+        logits: Tensor,
+        target: Tensor | None,
+        streams: tuple[Tensor, ...],
+        parameters: Sequence[float],
+        inputs: Sequence[Tensor | None],
+        ignore_index: int,
+    ) -> tuple[int, Batch]:
+        """The index of the smallest variant that covers the call, and what it takes: of rows
+        [N, V] and a target [N]."""
         values = dict(zip((p.name for p in self.parameters), parameters, strict=True))
         given = dict(zip((i.name for i in self.others), inputs, strict=True))
         changed = {p.name for p in self.parameters if p.off is not None and values[p.name] != p.off}
         changed |= {i.name for i in self.others if i.off is not None and given[i.name] is not None}
         index = next(k for k, v in enumerate(self.variants) if v.uses >= changed)
         variant = self.variants[index]
-        classes = logits.shape[-1]
-        flat = unit_stride(logits.reshape(-1, classes))
         declared = {i.name: i for i in self.others}
         tensors, kinds = [], []
         for name in variant.inputs:
             kind, value = declared[name].kind, given[name]
             if value is None:
-                size = classes if kind == "vocab" else flat.shape[0]
-                value = flat.new_full((size,), declared[name].off or 0.0, dtype=torch.float32)
+                size = logits.shape[1 if kind == "vocab" else 0]
+                value = logits.new_full((size,), declared[name].off or 0.0, dtype=torch.float32)
             value = value.detach().reshape(-1)
             tensors.append(value.contiguous() if kind == "vocab" else value)
             kinds.append(kind)
-        batch = Batch(
-            logits=flat,
+        return index, Batch(
+            logits=logits,
             # Narrow types cannot be compared with every V or ignore_index: those would wrap.
-            target=None if target is None else target.reshape(-1).long(),
-            streams=tuple(unit_stride(s.reshape(-1, classes)) for s in streams),
+            target=None if target is None else target.long(),
+            streams=streams,
             differentiable=tuple(i.differentiable for i in self.streams),
             inputs=tuple(tensors),
             kinds=tuple(kinds),
@@ -221,9 +246,9 @@ class RowLoss:
             ignore_index=ignore_index,
             outputs=self.outputs,
         )
-        return index, Call(self.function, variant, batch, self._backend(logits, backend))
 
-    def _backend(self, logits: Tensor, backend: str) -> str:
+    def backend_of(self, logits: Tensor, backend: str) -> str:
+        """The backend that ``backend`` stands for. Raises ValueError."""
         if backend == "torch":
             return "torch"
         on_cpu = logits.device.type == "cpu"
@@ -250,7 +275,7 @@ class RowLoss:
         return "triton"
 
     # ------------------------------------------------------------------ reduction
-    def _weights(self, batch: Batch, inputs: Sequence[Tensor | None]) -> Tensor:
+    def weights(self, batch: Batch, inputs: Sequence[Tensor | None]) -> Tensor:
         """What each row counts for in the mean [N]; 0 for ignored rows."""
         target, dtype = batch.target, compute_dtype(batch.logits)
         if target is None:
@@ -270,4 +295,4 @@ class RowLoss:
         self, rows: Tensor, batch: Batch, inputs: Sequence[Tensor | None], reduction: str
     ) -> Tensor:
         total = rows.sum()
-        return total if reduction == "sum" else total / self._weights(batch, inputs).sum()
+        return total if reduction == "sum" else total / self.weights(batch, inputs).sum()

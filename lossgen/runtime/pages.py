@@ -20,9 +20,9 @@ _MADV_HUGEPAGE = 14
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
-def empty_like(rows: Tensor) -> Tensor:
-    """Uninitialised and contiguous, in the shape, dtype and device of ``rows``."""
-    found = torch.empty(rows.shape, dtype=rows.dtype, device=rows.device)
+def empty_like(rows: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """Uninitialised and contiguous, in the shape, dtype (unless given) and device of ``rows``."""
+    found = torch.empty(rows.shape, dtype=dtype or rows.dtype, device=rows.device)
     size = found.numel() * found.element_size()
     if _LIBC is not None and found.device.type == "cpu" and size >= _WORTH_IT:
         begin = -(-found.data_ptr() // _HUGE) * _HUGE

@@ -34,6 +34,7 @@ from lossgen.verify.context import (
     large_offsets,
     shared_logits,
 )
+from lossgen.verify.linear import linear_is_rows
 from lossgen.verify.numerics import (
     accurate_when_confident,
     double_precision,
@@ -212,6 +213,14 @@ PROPERTIES: tuple[Property, ...] = (
         axes=("dtype", "variant"),
         fixed=_PLAIN,
         needs=_reduces,
+    ),
+    Property(
+        "linear_is_rows",
+        linear_is_rows,
+        dtypes=_FLOAT,
+        share=0.2,
+        axes=_SETTING,
+        fixed={"rows": 3, **_PLAIN},
     ),
     Property("autocast", autocast, share=0.2, axes=("dtype",), fixed={"kind": "plain"}),
     Property(

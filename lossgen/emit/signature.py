@@ -1,0 +1,79 @@
+"""The functions of a generated module: of logits, and of hidden states and a weight."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lossgen.emit.docstring import docstring
+from lossgen.spec.model import LossSpec
+
+__all__ = ["Argument", "FunctionView", "functions"]
+
+
+@dataclass(frozen=True)
+class Argument:
+    """As Python source; without ``default`` it is required."""
+
+    name: str
+    type: str
+    default: str | None = None
+
+
+_HIDDEN = (Argument("hidden", "Tensor"), Argument("linear_weight", "Tensor"))
+_BIAS = Argument("linear_bias", "Tensor | None", "None")
+_SOFTCAP = Argument("softcap", "float | None", "None")
+_TEMPERATURE = Argument("temperature", "float", "1.0")
+_SHIFT = Argument("shift", "int", "0")
+_BUDGET = Argument("memory_budget", "int | None", "None")
+_IGNORE = Argument("ignore_index", "int", "-100")
+_REDUCTION = Argument("reduction", "str", '"mean"')
+_BACKEND = Argument("backend", "str", '"auto"')
+_INPLACE = Argument("inplace_grad", "bool", "False")
+
+
+class FunctionView:
+    """What ``templates/row_api.jinja`` renders of one function and its module."""
+
+    def __init__(self, spec: LossSpec, parameters: Sequence[dict[str, Any]], linear: bool) -> None:
+        self.linear = linear
+        prefix = "linear_" if linear else ""
+        self.name = f"{prefix}{spec.name}{'' if spec.outputs else '_loss'}"
+        self.class_name = f"{'Linear' if linear else ''}{spec.class_name}"
+        classes = [n for n, i in spec.inputs.items() if i.kind == "class"]
+        stream = "Tensor | tuple[Tensor, ...]" if linear else "Tensor"
+        target = (Argument("target", "Tensor"),) if spec.has_target else ()
+        first = _HIDDEN if linear else (Argument("logits", "Tensor"),)
+        self.arguments = (*first, *target, *(Argument(n, stream) for n in classes))
+        declared = [Argument(p["name"], "float", p["default"]) for p in parameters]
+        vocab, rows = (
+            [_input(n, spec) for n in spec.inputs if spec.inputs[n].kind == kind]
+            for kind in ("vocab", "row")
+        )
+        taken = {*spec.parameters, *spec.inputs}
+        scaling = [a for a in (_SOFTCAP, _TEMPERATURE) if a.name not in taken]
+        #: fields of LinearOptions
+        self.scaling = [*scaling, *([_SHIFT] if spec.has_target else []), _BUDGET] if linear else []
+        common = [_IGNORE] if spec.has_target else []
+        common += [_BACKEND] if spec.outputs else [_REDUCTION, _BACKEND]
+        common += [] if linear or spec.outputs else [_INPLACE]
+        #: options that a module keeps, and what its forward takes by name
+        self.kept = [*declared, *vocab, *self.scaling, *common]
+        self.given = [*rows, *([_BIAS] if linear else [])]
+        in_order = [_input(n, spec) for n in spec.inputs if spec.inputs[n].kind != "class"]
+        self.options = [*declared, *in_order, *([_BIAS] if linear else []), *self.scaling, *common]
+        shapes = ["hidden [*, D]", "linear_weight [V, D]"] if linear else ["logits [*, V]"]
+        self.shapes = ", ".join([*shapes, *(["target [*]"] if target else [])])
+        self.docstring = docstring(spec, [a.name for a in self.scaling] if linear else None)
+
+
+def functions(spec: LossSpec, parameters: Sequence[dict[str, Any]]) -> list[FunctionView]:
+    """Of logits that exist, and of logits that do not."""
+    return [FunctionView(spec, parameters, linear) for linear in (False, True)]
+
+
+def _input(name: str, spec: LossSpec) -> Argument:
+    if spec.inputs[name].off is None:
+        return Argument(name, "Tensor")
+    return Argument(name, "Tensor | None", "None")

@@ -1,0 +1,143 @@
+"""The arguments that only ``linear_<name>_loss`` has, and their checks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lossgen.runtime.arguments import Input
+
+__all__ = [
+    "Factors",
+    "LinearOptions",
+    "autocast",
+    "check_constant",
+    "check_linear",
+    "chunk_rows",
+    "shifted",
+    "stand_in",
+]
+
+#: Rows of a chunk unless memory_budget says otherwise: GPUs want long products; on a CPU the chunk
+#: should be in cache between the products (benchmarks/linear.py).
+_ROWS = {"cpu": 512}
+_ROWS_ON_GPU = 2048
+
+
+class Factors(NamedTuple):
+    """Logits hidden · weightᵀ + bias that do not exist."""
+
+    hidden: Tensor  # [*, D]
+    weight: Tensor  # [V, D]
+    bias: Tensor | None = None  # [V]
+
+
+@dataclass(frozen=True)
+class LinearOptions:
+    """``softcap`` and ``temperature`` act on the logits of ``hidden``, not on other streams."""
+
+    softcap: float | None = None
+    temperature: float = 1.0
+    shift: int = 0
+    memory_budget: int | None = None
+
+
+def check_linear(loss: str, sources: Sequence[Any], options: LinearOptions) -> None:
+    """Of the logits and each class input, factors or rows. Raises TypeError, ValueError."""
+    for name, value in (("softcap", options.softcap), ("temperature", options.temperature)):
+        if value is None and name == "softcap":
+            continue
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise TypeError(f"{loss}: {name} must be a number, not {type(value).__name__}")
+        if not (value > 0 and math.isfinite(value)):
+            raise ValueError(f"{loss}: {name} = {value:g} must be positive and finite")
+    for name, value in (("shift", options.shift), ("memory_budget", options.memory_budget)):
+        if value is None and name == "memory_budget":
+            continue
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise TypeError(f"{loss}: {name} must be an integer, not {type(value).__name__}")
+        if value < 0:
+            raise ValueError(f"{loss}: {name} = {value} must not be negative")
+    for source in sources:
+        if isinstance(source, Factors):
+            _check_factors(loss, source)
+
+
+def _check_factors(loss: str, factors: Factors) -> None:
+    hidden, weight, bias = factors
+    named = {"hidden": hidden, "weight": weight} | ({} if bias is None else {"bias": bias})
+    for name, value in named.items():
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{loss}: {name} must be a tensor, not {type(value).__name__}")
+        if value.dtype != hidden.dtype:
+            raise TypeError(f"{loss}: {name} is {_name(value)}, but hidden is {_name(hidden)}")
+        if value.device != hidden.device:
+            raise ValueError(
+                f"{loss}: {name} is on {value.device}, but hidden is on {hidden.device}"
+            )
+    if not hidden.dtype.is_floating_point:
+        raise TypeError(f"{loss}: hidden must be floating point, not {_name(hidden)}")
+    if hidden.dim() == 0:
+        raise ValueError(f"{loss}: hidden must have a feature axis, but it has no axes")
+    if weight.dim() != 2 or weight.shape[1] != hidden.shape[-1]:
+        raise ValueError(
+            f"{loss}: weight has shape {[*weight.shape]}, but hidden of shape {[*hidden.shape]} "
+            f"needs [V, {hidden.shape[-1]}]"
+        )
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(
+            f"{loss}: bias has shape {[*bias.shape]}, but weight of shape {[*weight.shape]} needs "
+            f"[{weight.shape[0]}]"
+        )
+
+
+def check_constant(loss: str, declared: Input, source: Factors | Tensor) -> None:
+    """ValueError where a gradient is wanted that nothing computes; rows are checked with the
+    other arguments."""
+    if declared.differentiable or isinstance(source, Tensor) or not torch.is_grad_enabled():
+        return
+    if any(part is not None and part.requires_grad for part in source):
+        raise ValueError(
+            f"{loss}: no gradient is computed for {declared.name}; pass detached tensors"
+        )
+
+
+def stand_in(source: Factors | Tensor) -> Tensor:
+    """A tensor of the shape, dtype and device of the logits, without their memory."""
+    if isinstance(source, Tensor):
+        return source
+    hidden, weight, _ = source
+    return hidden.detach().new_zeros(()).expand(*hidden.shape[:-1], weight.shape[0])
+
+
+def chunk_rows(loss: str, logits: Tensor, budget: int | None, buffers: int) -> int:
+    """Rows of a chunk whose ``buffers`` fit in ``budget`` bytes. Raises ValueError."""
+    if budget is None:
+        return _ROWS.get(logits.device.type, _ROWS_ON_GPU)
+    row = max(1, buffers * logits.shape[1] * logits.element_size())
+    if budget < row:
+        raise ValueError(f"{loss}: memory_budget = {budget} bytes, but one row takes {row}")
+    return budget // row
+
+
+def autocast(factors: Factors) -> Factors:
+    """Under ``torch.autocast``: in its dtype, as ``torch.nn.functional.linear`` does."""
+    kind = factors.hidden.device.type
+    if not torch.is_autocast_enabled(kind):
+        return factors
+    dtype = torch.get_autocast_dtype(kind)
+    return Factors(*(None if t is None else t.to(dtype) for t in factors))
+
+
+def shifted(value: Tensor, kind: str, shift: int) -> Tensor:
+    """A target or row input [*, S] from the ``shift``-th position on; a vocab input as it is."""
+    return value[..., shift:] if shift and kind != "vocab" else value
+
+
+def _name(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
