@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test peers build check lint format types layers aot wheel ci clean help
+.PHONY: demo test peers sanitize build check lint format types layers aot wheel ci clean help
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -31,6 +31,9 @@ peers: $(READY)  ## compare with what others publish (downloads five packages)
 	$(BIN)/python -m pip install --quiet --no-deps liger-kernel==0.8.5 torchmetrics==1.9.0 \
 		lightning-utilities==0.15.3 timm==1.0.31 EMOLoss==0.0.3
 	$(BIN)/python -m pytest tests/runtime/test_against_others.py
+
+sanitize: $(READY)  ## every C program under the address, undefined-behaviour and thread sanitizers
+	$(BIN)/python -m tests.runtime.sanitize
 
 build: $(READY)  ## rebuild generated/ from specs/
 	$(BIN)/lossgen build --all

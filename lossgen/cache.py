@@ -29,8 +29,8 @@ def load(name_or_path: str | Path) -> ModuleType:
             the path of a spec, which is compiled (about a second) and cached.
 
     Returns:
-        A module with two public names, the function ``<name>_loss`` and the ``nn.Module`` class.
-        Loading the same spec twice gives the same module.
+        A module with the functions ``<name>_loss`` and ``linear_<name>_loss`` and their
+        ``nn.Module`` classes. Loading the same spec twice gives the same module.
 
     Raises:
         BuildError: no such spec.

@@ -11,8 +11,9 @@ import pytest
 
 import lossgen as package
 from lossgen import paths
+from lossgen.runtime import c_build
 
-COMMANDS = ("build", "list", "explain", "verify", "new")
+COMMANDS = ("build", "list", "explain", "verify", "new", "doctor")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -31,6 +32,21 @@ def test_help_names_every_command(lossgen):
 
 def test_version(lossgen):
     assert lossgen("--version").out == f"lossgen {package.__version__}\n"
+
+
+def test_doctor_says_what_runs_here(lossgen, monkeypatch):
+    ran = lossgen("doctor")
+    assert ran.code == 0
+    assert "ok: " in ran.out
+    assert "torch 2." in ran.out.replace("\n", " ")
+    monkeypatch.setenv("CC", "/no/such/compiler")
+    c_build.find_compiler.cache_clear()
+    try:
+        ran = lossgen("doctor")
+    finally:
+        c_build.find_compiler.cache_clear()
+    assert ran.code == 1
+    assert "no C compiler" in ran.out
 
 
 def test_unknown_command(lossgen):

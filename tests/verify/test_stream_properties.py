@@ -81,8 +81,9 @@ def failures(spec: LossSpec, module: Any, only: str = "") -> dict[str, str]:
 @pytest.mark.parametrize("name", SPECS)
 def test_every_property_holds_for_the_literal_formula(name: str) -> None:
     spec = spec_of(name)
-    # float64 autograd has not the digits that this one asks for
-    assert not failures(spec, composite(spec)).keys() - {"accurate_when_confident"}
+    # float64 autograd has not the digits that the first asks for; a formula has no linear layer
+    but = {"accurate_when_confident", "linear_is_rows"}
+    assert not failures(spec, composite(spec)).keys() - but
 
 
 @pytest.mark.parametrize("name", ["distillation", "ordinal", "report"])

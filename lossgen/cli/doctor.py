@@ -1,0 +1,92 @@
+"""``lossgen doctor``: what this machine has, and which backends that makes usable."""
+
+from __future__ import annotations
+
+import platform
+from importlib import metadata
+from pathlib import Path
+
+import typer
+
+__all__ = ["doctor"]
+
+
+def doctor() -> None:
+    """Show the backends that run here, the compiler, the caches and the versions.
+
+    Exit 1 if losses on the CPU would not run as a compiled C program.
+
+    Example: [bold]lossgen doctor[/bold]
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    compiled, reason = _c()
+    table = Table("what", "found", title="lossgen on this machine", title_justify="left")
+    table.add_row("C backend (CPU tensors)", reason)
+    table.add_row("Triton backend (CUDA tensors)", _triton())
+    table.add_row("torch backend (any device)", "ok")
+    table.add_row("caches", _caches())
+    table.add_row("versions", _versions())
+    Console(highlight=False).print(table)
+    if not compiled:
+        raise typer.Exit(1)
+
+
+def _c() -> tuple[bool, str]:
+    """By compiling and loading an empty program."""
+    import warnings
+
+    from lossgen.runtime import c_build
+
+    compiler = c_build.find_compiler()
+    if compiler is None:
+        return False, "no C compiler ($CC, cc, gcc, clang): losses run in torch operations"
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        loaded = c_build.library('#include "row.h"\nint answer(void) { return 42; }\n', False)
+    said = "".join(f"\n{warning.message}" for warning in caught)
+    if loaded is None or loaded.answer() != 42:
+        return False, f"{compiler} cannot build a library: losses run in torch operations{said}"
+    return True, f"ok: {compiler.version}{said}"
+
+
+def _triton() -> str:
+    import torch
+
+    from lossgen.runtime import launch
+    from lossgen.runtime.device import HAS_TRITON
+
+    if not HAS_TRITON:
+        return "the package triton is not installed"
+    if torch.cuda.is_available():
+        names = {torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())}
+        return f"ok: {', '.join(sorted(names))}"
+    if launch.interpreting():
+        return "no GPU; kernels run in the interpreter (TRITON_INTERPRET=1)"
+    return "no GPU; TRITON_INTERPRET=1 runs the kernels in the interpreter"
+
+
+def _caches() -> str:
+    from lossgen.cache import cache_dir
+    from lossgen.runtime.c_build import cache_folder
+
+    specs, programs = cache_dir(), cache_folder()
+    folders = [specs] if specs in programs.parents else [specs, programs]
+    return "\n".join(f"{path}: {_size(path)}" for path in folders)
+
+
+def _size(path: Path) -> str:
+    files = [file for file in path.rglob("*") if file.is_file()]
+    return f"{len(files)} files, {sum(f.stat().st_size for f in files) / 1e6:.1f} MB"
+
+
+def _versions() -> str:
+    packages = ("lossgen", "torch", "triton", "sympy", "jinja2")
+    found = [f"Python {platform.python_version()}"]
+    for package in packages:
+        try:
+            found.append(f"{package} {metadata.version(package)}")
+        except metadata.PackageNotFoundError:
+            found.append(f"{package} is not installed")
+    return ", ".join(found)
