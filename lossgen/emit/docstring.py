@@ -16,6 +16,12 @@ _LINEAR = {
     "shift": "row s is judged by target[..., s + shift], and by the row inputs there: 1 for causal "
     "language models. Results have shift rows fewer.",
     "memory_budget": "bytes for chunks of logits; by default 512 rows on a CPU, 2048 on a GPU.",
+    "schedule": '"chunked": the logits of one chunk of rows exist at a time; "tiled" (Triton): '
+    'none do, tiles of them stay on chip, which takes the least memory; "auto": tiled if the '
+    "backend is Triton and memory_budget holds fewer than 256 rows, else chunked.",
+    "filter": "of the tiled schedule: leave out tiles whose derivatives of a row's loss are all "
+    "below eps/32 of the dtype, where they fall with the probabilities (never the target's tile); "
+    "False: every tile.",
 }
 
 

@@ -27,6 +27,8 @@ _SOFTCAP = Argument("softcap", "float | None", "None")
 _TEMPERATURE = Argument("temperature", "float", "1.0")
 _SHIFT = Argument("shift", "int", "0")
 _BUDGET = Argument("memory_budget", "int | None", "None")
+_SCHEDULE = Argument("schedule", "str", '"auto"')
+_FILTER = Argument("filter", "bool", "True")
 _IGNORE = Argument("ignore_index", "int", "-100")
 _REDUCTION = Argument("reduction", "str", '"mean"')
 _BACKEND = Argument("backend", "str", '"auto"')
@@ -54,7 +56,8 @@ class FunctionView:
         taken = {*spec.parameters, *spec.inputs}
         scaling = [a for a in (_SOFTCAP, _TEMPERATURE) if a.name not in taken]
         #: fields of LinearOptions
-        self.scaling = [*scaling, *([_SHIFT] if spec.has_target else []), _BUDGET] if linear else []
+        shift = [_SHIFT] if spec.has_target else []
+        self.scaling = [*scaling, *shift, _BUDGET, _SCHEDULE, _FILTER] if linear else []
         common = [_IGNORE] if spec.has_target else []
         common += [_BACKEND] if spec.outputs else [_REDUCTION, _BACKEND]
         common += [] if linear or spec.outputs else [_INPLACE]

@@ -21,6 +21,7 @@ __all__ = ["CSweep", "GradientLoop", "Loop", "row_lines"]
 
 _TILE, _ROW = CText(tile=True), CText(tile=False)
 _IDENTITY = {"sum": "0", "max": "-INFINITY", "min": "INT_MAX"}
+_REDUCTIONS = {f"row_{kind}": kind for kind in _IDENTITY}
 _BETTER = {"max": ">", "min": "<"}
 _INTEGERS = {"y", "cols"}
 
@@ -156,8 +157,8 @@ class _Program:
         class Extract(ast.NodeTransformer):
             def visit_Call(self, call: ast.Call) -> ast.AST:
                 function = call.func
-                if isinstance(function, ast.Attribute) and function.attr in _IDENTITY:
-                    return program._reduction(function.attr, call.args[0])
+                if isinstance(function, ast.Attribute) and function.attr in _REDUCTIONS:
+                    return program._reduction(_REDUCTIONS[function.attr], call.args[0])
                 self.generic_visit(call)
                 return call
 

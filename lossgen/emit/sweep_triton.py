@@ -51,8 +51,8 @@ def lift(sweep: Sweep, whole_row: bool = False) -> list[str]:
             valid = f"valid & (cols.to(tl.float32) != index{largest.below})"
         lines += [
             f"f{k} = tl.where({valid}, {printer(sweep.model.named(largest.body))}, {_EMPTY})",
-            f"max{k} = tl.max(f{k})",
-            f"index{k} = tl.min(tl.where(f{k} == max{k}, cols, 2147483647)).to(tl.float32)",
+            f"max{k} = dl.row_max(f{k})",
+            f"index{k} = dl.row_min(tl.where(f{k} == max{k}, cols, 2147483647)).to(tl.float32)",
         ]
     if sweep.carries_pivot:
         lines.append("pivot = pivot.to(tl.float32)")
@@ -63,12 +63,12 @@ def _softmax(sweep: Sweep, form: Form, printer: Printer) -> list[str]:
     i, lines = form.index, []
     lines += [
         f"l{i} = tl.where(valid, {printer(sweep.model.named(form.base))}, {_EMPTY})",
-        f"m{i} = tl.max(l{i})",
+        f"m{i} = dl.row_max(l{i})",
     ]
     if sweep.carries_pivot:
         if i == 0:
             lines += [
-                f"pivot = tl.min(tl.where(l{i} == m{i}, cols, 2147483647))",
+                f"pivot = dl.row_min(tl.where(l{i} == m{i}, cols, 2147483647))",
                 "others = valid & (cols != pivot)",
             ]
             lines += [_value_at_pivot(name) for name in sweep.model.at_y]
@@ -85,7 +85,7 @@ def _softmax(sweep: Sweep, form: Form, printer: Printer) -> list[str]:
 def _value_at_pivot(name: str) -> str:
     if name == "index_y":
         return "index_y = pivot.to(tl.float32)"
-    return f"{name} = tl.sum(tl.where(cols == pivot, {name.removesuffix('_y')}, 0.0))"
+    return f"{name} = dl.row_sum(tl.where(cols == pivot, {name.removesuffix('_y')}, 0.0))"
 
 
 def _tile_values(sweep: Sweep, printer: Printer) -> list[str]:
@@ -142,8 +142,8 @@ def _moments(sweep: Sweep, printer: Printer, whole_row: bool) -> list[str]:
         if moment.rest:
             i = moment.form
             lines.append(
-                f"{moment.name} = tl.maximum(tl.sum(tl.where(e{i} == 1.0, 0.0, e{i})) + "
-                f"(tl.sum(tl.where(e{i} == 1.0, 1.0, 0.0)) - 1.0), 0.0)"
+                f"{moment.name} = tl.maximum(dl.row_sum(tl.where(e{i} == 1.0, 0.0, e{i})) + "
+                f"(dl.row_sum(tl.where(e{i} == 1.0, 1.0, 0.0)) - 1.0), 0.0)"
             )
             continue
         if moment.form is None:
@@ -157,7 +157,7 @@ def _moments(sweep: Sweep, printer: Printer, whole_row: bool) -> list[str]:
             body = f"tl.where({inside}, {body}, 0.0)"
         elif moment.weight != 1 or moment.centre is not None:
             body = f"tl.where(e{moment.form} > 0.0, {body}, 0.0)"
-        lines.append(f"{moment.name} = tl.sum({body})")
+        lines.append(f"{moment.name} = dl.row_sum({body})")
     return lines
 
 

@@ -54,6 +54,7 @@ class StreamGradient:
     stream: str
     expr: Expr  # class expression in the symbols of the coefficients
     at_y: Expr
+    sparse: bool = False  # every term of expr falls with a probability: tiny tiles may be left out
 
 
 @dataclass(frozen=True)

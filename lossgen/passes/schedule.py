@@ -148,7 +148,8 @@ def _coefficients(
             groups.setdefault(weight, []).append(factor * (basis / weight))
         centres = {c.symbol for c in stable.centres}
         total = Add(*(_weighted(weight, Add(*terms), centres) for weight, terms in groups.items()))
-        gradients.append(StreamGradient(gradient.stream, total, gradient.at_y))
+        sparse = all(_decays(weight, stable.forms) for weight in groups)
+        gradients.append(StreamGradient(gradient.stream, total, gradient.at_y, sparse))
     return tuple(RowScalar(s, e) for e, s in scalars.items()), tuple(gradients)
 
 
@@ -157,6 +158,21 @@ def _weighted(weight: Expr, inner: Expr, unbounded: set[Symbol]) -> Expr:
     if weight == 1 or not inner.free_symbols & unbounded:
         return weight * inner
     return where(lt(0, weight), weight * inner, 0)
+
+
+def _decays(weight: Expr, forms: tuple[Form, ...]) -> bool:
+    """Does it fall at least as fast as a probability? A sum of many such terms is small where all
+    of them are, as Σ p = 1; Σ p^κ with κ < 1, or a constant, need not be."""
+    rates = [
+        factor.args[0].coeff(form.logp)
+        for factor in Mul.make_args(weight)
+        if isinstance(factor, exp)
+        for form in forms
+    ]
+    rates += [Integer(1) for factor in Mul.make_args(weight) if any(factor == f.R for f in forms)]
+    return all(rate.is_nonnegative for rate in rates) and any(
+        rate.is_number and rate >= 1 for rate in rates
+    )
 
 
 def _is_weight(factor: Expr, forms: tuple[Form, ...]) -> bool:

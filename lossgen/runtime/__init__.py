@@ -1,6 +1,6 @@
 """All that a generated module imports besides torch and Triton; never imports the compiler."""
 
-from lossgen.runtime.arguments import Input, Parameter, Variant
+from lossgen.runtime.arguments import Input, Parameter, Tiled, Variant
 from lossgen.runtime.linear import Arguments, linear_loss, linear_rows
 from lossgen.runtime.linear_arguments import Factors, LinearOptions
 from lossgen.runtime.loss import RowLoss
@@ -12,6 +12,7 @@ __all__ = [
     "LinearOptions",
     "Parameter",
     "RowLoss",
+    "Tiled",
     "Variant",
     "linear_loss",
     "linear_rows",

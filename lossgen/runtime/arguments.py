@@ -13,6 +13,7 @@ from torch import Tensor
 __all__ = [
     "Input",
     "Parameter",
+    "Tiled",
     "Variant",
     "check_call",
     "check_parameters",
@@ -89,6 +90,19 @@ class Input:
 
 
 @dataclass(frozen=True)
+class Tiled:
+    """The kernels of logits that exist on chip only; see ``templates/tiled_triton.jinja``."""
+
+    sweeps: tuple[tuple[Any, Any, int], ...]  # reduce, merge, numbers per row, of each sweep
+    n_coefficients: int
+    row: Any  # None: the gradient needs no row scalars
+    hidden: Any
+    weight: Any
+    rows: Any  # None: no class input gets a gradient
+    sparse: tuple[bool, ...]  # of each gradient: may tiny tiles be left out?
+
+
+@dataclass(frozen=True)
 class Variant:
     """One compiled plan: its kernels, and the parameters and inputs that they take, in order.
 
@@ -110,6 +124,7 @@ class Variant:
     backward_kernel: Any
     fused_kernel: Any
     c_source: str = ""  # a module written by hand may have none: torch on the CPU
+    tiled: Tiled | None = None
 
 
 def check_parameters(loss: str, declared: Sequence[Parameter], values: Sequence[Any]) -> None:

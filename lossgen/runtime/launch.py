@@ -27,6 +27,8 @@ __all__ = [
     "fused",
     "interpreting",
     "n_splits",
+    "processors",
+    "running_on",
     "scale_in_place",
 ]
 
@@ -73,13 +75,14 @@ def n_splits(n_rows: int, n_classes: int, block: int, processors: int) -> int:
     return 1 << (min(wanted, most).bit_length() - 1)
 
 
-def _processors(logits: Tensor) -> int:
+def processors(logits: Tensor) -> int:
+    """Of its device; 1 on a CPU."""
     if logits.is_cuda:
         return int(torch.cuda.get_device_properties(logits.device).multi_processor_count)
     return 1
 
 
-def _on(tensor: Tensor) -> AbstractContextManager[object]:
+def running_on(tensor: Tensor) -> AbstractContextManager[object]:
     """Kernels are launched on the current device: make it that of ``tensor``."""
     return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
 
@@ -123,7 +126,7 @@ def forward(variant: Variant, batch: Batch) -> tuple[Tensor, Tensor]:
     chosen = _config("forward", batch)
     splits = 1
     if variant.merge_kernel is not None:
-        splits = n_splits(rows, classes, chosen.block, _processors(logits))
+        splits = n_splits(rows, classes, chosen.block, processors(logits))
     state = saved
     if splits > 1:
         shape = (variant.n_state, splits, rows)
@@ -138,7 +141,7 @@ def forward(variant: Variant, batch: Batch) -> tuple[Tensor, Tensor]:
         classes,
         *_strides(batch),
     ]
-    with _on(logits):
+    with running_on(logits):
         variant.forward_kernel[(rows, splits)](
             *args, SPLITS=splits, BLOCK=chosen.block, num_warps=chosen.warps
         )
@@ -159,7 +162,7 @@ def backward(
         return outs
     chosen = _config("backward", batch)
     pointers, strides, want = _targets(batch, outs)
-    with _on(logits):
+    with running_on(logits):
         variant.backward_kernel[(rows, -(-classes // chosen.block))](
             *_pointers(batch),
             saved,
@@ -190,7 +193,7 @@ def fused(
         return loss
     chosen = _config("fused", batch)
     pointers, strides, want = _targets(batch, outs)
-    with _on(logits):
+    with running_on(logits):
         variant.fused_kernel[(rows,)](
             *_pointers(batch),
             loss,
@@ -231,7 +234,7 @@ def scale_in_place(grad: Tensor, factor: Tensor) -> Tensor:
     if grad.is_cuda and HAS_TRITON and grad.dtype is not torch.float64 and grad.is_contiguous():
         block = 4096
         if grad.numel():
-            with _on(grad):
+            with running_on(grad):
                 _scale_kernel[(-(-grad.numel() // block),)](
                     grad, factor.to(torch.float32), grad.numel(), BLOCK=block, num_warps=8
                 )

@@ -19,6 +19,7 @@ __all__ = [
     "check_constant",
     "check_linear",
     "chunk_rows",
+    "is_tiled",
     "shifted",
     "stand_in",
 ]
@@ -27,6 +28,9 @@ __all__ = [
 #: should be in cache between the products (benchmarks/linear.py).
 _ROWS = {"cpu": 512}
 _ROWS_ON_GPU = 2048
+#: Products of fewer rows than this leave a GPU idle.
+_FEWEST_ROWS = 256
+SCHEDULES = ("auto", "chunked", "tiled")
 
 
 class Factors(NamedTuple):
@@ -45,6 +49,8 @@ class LinearOptions:
     temperature: float = 1.0
     shift: int = 0
     memory_budget: int | None = None
+    schedule: str = "auto"
+    filter: bool = True
 
 
 def check_linear(loss: str, sources: Sequence[Any], options: LinearOptions) -> None:
@@ -63,6 +69,13 @@ def check_linear(loss: str, sources: Sequence[Any], options: LinearOptions) -> N
             raise TypeError(f"{loss}: {name} must be an integer, not {type(value).__name__}")
         if value < 0:
             raise ValueError(f"{loss}: {name} = {value} must not be negative")
+    if options.schedule not in SCHEDULES:
+        raise ValueError(
+            f"{loss}: schedule must be one of {', '.join(map(repr, SCHEDULES))}, not "
+            f"{options.schedule!r}"
+        )
+    if not isinstance(options.filter, bool):
+        raise TypeError(f"{loss}: filter must be a bool, not {type(options.filter).__name__}")
     for source in sources:
         if isinstance(source, Factors):
             _check_factors(loss, source)
@@ -115,11 +128,23 @@ def stand_in(source: Factors | Tensor) -> Tensor:
     return hidden.detach().new_zeros(()).expand(*hidden.shape[:-1], weight.shape[0])
 
 
-def chunk_rows(loss: str, logits: Tensor, budget: int | None, buffers: int) -> int:
-    """Rows of a chunk whose ``buffers`` fit in ``budget`` bytes. Raises ValueError."""
+def is_tiled(loss: str, backend: str, options: LinearOptions, row: int) -> bool:
+    """Does the call run by the tile? ``auto``: where ``memory_budget`` holds fewer than 256 rows of
+    ``row`` bytes and the backend is Triton. Raises ValueError."""
+    if options.schedule == "tiled" and backend != "triton":
+        raise ValueError(
+            f"{loss}: schedule 'tiled' has no {backend!r} program; use backend 'triton' or "
+            "schedule 'chunked'"
+        )
+    if options.schedule != "auto" or backend != "triton":
+        return options.schedule == "tiled"
+    return options.memory_budget is not None and options.memory_budget < _FEWEST_ROWS * row
+
+
+def chunk_rows(loss: str, logits: Tensor, budget: int | None, row: int) -> int:
+    """Rows of ``row`` bytes to a chunk of at most ``budget`` bytes. Raises ValueError."""
     if budget is None:
         return _ROWS.get(logits.device.type, _ROWS_ON_GPU)
-    row = max(1, buffers * logits.shape[1] * logits.element_size())
     if budget < row:
         raise ValueError(f"{loss}: memory_budget = {budget} bytes, but one row takes {row}")
     return budget // row

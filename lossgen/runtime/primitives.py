@@ -36,6 +36,9 @@ __all__ = [
     "log1p_tail",
     "log1p_unit",
     "power_of_two",
+    "row_max",
+    "row_min",
+    "row_sum",
     "split",
     "tl",
     "triton",
@@ -108,3 +111,23 @@ def exp_accurate(x):
     half = tl.floor(n * 0.5)
     y = (1.0 + expm1_reduced(r)) * power_of_two(half) * power_of_two(n - half)
     return tl.where(x != x, x, tl.where(x > 88.7228394, float("inf"), y))
+
+
+# One text serves a tile of one row [C], whose reductions are scalars, and a tile of several rows
+# [R, C], whose reductions are [R, 1].
+@jit
+def row_sum(a):
+    """Sum over the classes."""
+    return tl.sum(a, axis=len(a.shape) - 1, keep_dims=len(a.shape) > 1)
+
+
+@jit
+def row_max(a):
+    """Largest over the classes."""
+    return tl.max(a, axis=len(a.shape) - 1, keep_dims=len(a.shape) > 1)
+
+
+@jit
+def row_min(a):
+    """Smallest over the classes."""
+    return tl.min(a, axis=len(a.shape) - 1, keep_dims=len(a.shape) > 1)

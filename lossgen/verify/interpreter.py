@@ -52,6 +52,7 @@ def install() -> None:
     _mend_bfloat16(builder, handle, interpreter, tl)
     _mend_nan(builder, interpreter, tl)
     _mend_exponentials(builder, handle)
+    _mend_splat(builder, handle)
     _mend_ranges(interpreter)
     _mend_lookup(interpreter)
     _set_overflow(interpreter, False)  # costs time, and says nothing without the assertions
@@ -169,6 +170,16 @@ def _mend_exponentials(builder: Any, handle: Any) -> None:
         return handle(total.astype(z.data.dtype), z.dtype.scalar)
 
     builder.create_fma = fma
+
+
+def _mend_splat(builder: Any, handle: Any) -> None:
+    """A condition of one value, as a block, stays a condition (stock: the type of its operands)."""
+
+    def splat(self: Any, shape: Any, value: Any) -> Any:
+        data = np.asarray(value.data).reshape(-1)[0]
+        return handle(np.full(shape.shape, data, dtype=data.dtype), value.dtype.scalar)
+
+    builder.create_splat = splat
 
 
 def _mend_ranges(interpreter: Any) -> None:

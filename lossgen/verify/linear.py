@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import linear
 
 from lossgen.verify.cases import Case
 from lossgen.verify.judge import close, fail
@@ -14,15 +15,26 @@ from lossgen.verify.runner import Runner, tiles
 from lossgen.verify.streams import LOGITS, normal, streams, vectors
 from lossgen.verify.tolerances import slack
 
-__all__ = ["linear_is_rows"]
+__all__ = ["linear_is_rows", "tiles_are_rows"]
 
 _FEATURES = 5
 _CHUNK = 1  # row
 _IGNORED = -100
+_ROWS = "rows"  # of a class input that is given as such
 
 
 def linear_is_rows(case: Case, run: Runner) -> None:
     """A linear layer without its logits has the loss and the gradients of one with them."""
+    buffers = 1 + 2 * len(streams(case.spec))
+    _compare(case, run, {"memory_budget": _CHUNK * buffers * case.classes * 4})
+
+
+def tiles_are_rows(case: Case, run: Runner) -> None:
+    """So does a linear layer whose logits stay on chip; its class inputs are rows or factors."""
+    _compare(case, run, {"schedule": "tiled", "filter": False}, existing=case.seed % 2 == 1)
+
+
+def _compare(case: Case, run: Runner, extra: Mapping[str, Any], existing: bool = False) -> None:
     generator = torch.Generator().manual_seed(case.seed)
     _, target = case.tensors(run.device)
     if target is not None and case.rows > 1:
@@ -31,14 +43,17 @@ def linear_is_rows(case: Case, run: Runner) -> None:
     options = case.keywords(run.device)
     made = [LOGITS, *(n for n in streams(case.spec) if normal(case.spec.inputs[n]))]
     factors = {name: _factors(case, generator, run.device) for name in made}
+    if existing:
+        factors |= {name: {_ROWS: linear(*factors[name].values())} for name in made[1:]}
     shape = (case.rows, len(case.spec.outputs)) if case.spec.outputs else (case.rows,)
     weights = [(torch.randn(shape, generator=generator), "none")]
     if not case.spec.outputs:
         weights += [(torch.tensor(1.5), "sum")]
     for weight, reduction in weights:
         given = {**options, "reduction": reduction}
+        with tiles(run.tile(case), splits=1 + case.seed % 3):
+            loss, found = _without_logits(case, run, factors, target, {**given, **extra}, weight)
         with tiles(run.tile(case)):
-            loss, found = _without_logits(case, run, factors, target, given, weight)
             value, slopes = _with_logits(case, run, factors, target, given, weight)
         close("the loss without logits and with them", loss, value, 64.0 * slack(case.spec))
         for name, parts in found.items():
@@ -83,19 +98,11 @@ def _without_logits(
         del keys["reduction"]
     own = held[LOGITS]
     first = [own["hidden"], own["linear_weight"], *([] if target is None else [target])]
-    first += [
-        tuple(held[name].values()) if name in held else keys[name] for name in streams(case.spec)
-    ]
+    for name in streams(case.spec):
+        parts = tuple(held[name].values()) if name in held else (keys[name].float(),)
+        first.append(parts if len(parts) > 1 else parts[0])
     keys = {n: v for n, v in keys.items() if n not in streams(case.spec)}
-    buffers = 1 + sum(2 for _ in streams(case.spec))
-    budget = _CHUNK * buffers * case.classes * 4
-    result = function(
-        *first,
-        linear_bias=own["linear_bias"],
-        memory_budget=budget,
-        backend=run.backend,
-        **keys,
-    )
+    result = function(*first, linear_bias=own["linear_bias"], backend=run.backend, **keys)
     loss = torch.stack(tuple(result), -1) if outputs else result
     loss.backward(weight.to(loss))
     found = {
@@ -115,7 +122,10 @@ def _with_logits(
     weight: Tensor,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss, and the gradients of the rows that the factors make."""
-    rows = {n: torch.nn.functional.linear(*parts.values()) for n, parts in factors.items()}
+    rows = {
+        n: parts[_ROWS] if _ROWS in parts else linear(*parts.values())
+        for n, parts in factors.items()
+    }
     keys = {
         **options,
         **rows,
@@ -135,12 +145,15 @@ def _same_gradients(
     g = rows.double()
     size = g.abs().amax(1, keepdim=True).expand_as(g)
     size = size.clamp_min(1.0 / case.classes) if streams(case.spec) else size
-    hidden, weight = factors["hidden"].double(), factors["linear_weight"].double()
-    wanted = {
-        "hidden": (g @ weight, size @ weight.abs()),
-        "linear_weight": (g.t() @ hidden, size.t() @ hidden.abs()),
-        "linear_bias": (g.sum(0), size.sum(0)),
-    }
+    if _ROWS in factors:
+        wanted = {_ROWS: (g, size)}
+    else:
+        hidden, weight = factors["hidden"].double(), factors["linear_weight"].double()
+        wanted = {
+            "hidden": (g @ weight, size @ weight.abs()),
+            "linear_weight": (g.t() @ hidden, size.t() @ hidden.abs()),
+            "linear_bias": (g.sum(0), size.sum(0)),
+        }
     eps = 128.0 * slack(case.spec) * torch.finfo(torch.float32).eps
     for part, (exact, scale) in wanted.items():
         if part not in found:

@@ -121,8 +121,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "low_precision_sum",
         "the exponentials are summed in bfloat16",
-        r"a0 = tl\.sum\(e0\)",
-        "a0 = tl.sum(e0.to(tl.bfloat16).to(tl.float32))",
+        r"a0 = dl\.row_sum\(e0\)",
+        "a0 = dl.row_sum(e0.to(tl.bfloat16).to(tl.float32))",
     ),
     Mutation(
         "overlapping_splits",
@@ -141,8 +141,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "no_tie_rule",
         "among equal maxima every tile keeps its last",
-        r"tl\.min\(tl\.where\(f0 == max0, cols, 2147483647\)\)",
-        "tl.max(tl.where(f0 == max0, cols, -1))",
+        r"dl\.row_min\(tl\.where\(f0 == max0, cols, 2147483647\)\)",
+        "dl.row_max(tl.where(f0 == max0, cols, -1))",
     ),
     Mutation(
         "later_tile_wins_ties",

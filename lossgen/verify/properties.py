@@ -34,7 +34,7 @@ from lossgen.verify.context import (
     large_offsets,
     shared_logits,
 )
-from lossgen.verify.linear import linear_is_rows
+from lossgen.verify.linear import linear_is_rows, tiles_are_rows
 from lossgen.verify.numerics import (
     accurate_when_confident,
     double_precision,
@@ -219,6 +219,15 @@ PROPERTIES: tuple[Property, ...] = (
         linear_is_rows,
         dtypes=_FLOAT,
         share=0.2,
+        axes=_SETTING,
+        fixed={"rows": 3, **_PLAIN},
+    ),
+    Property(
+        "tiles_are_rows",
+        tiles_are_rows,
+        triton_only=True,
+        dtypes=_FLOAT,
+        share=0.1,
         axes=_SETTING,
         fixed={"rows": 3, **_PLAIN},
     ),

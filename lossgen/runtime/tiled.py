@@ -1,0 +1,345 @@
+"""The loss of a linear layer whose logits exist on chip only, on a GPU (or Triton's interpreter).
+
+Forward: a program reduces the logits of one tile of rows and a part of the classes to the state of
+the loss's sweep; the states [SPLITS, N] are merged in order.  Backward: one kernel owns rows and
+sums gradient · weight, another owns classes and sums gradientᵀ · hidden; both make the logits
+again.  That is 2·N·V·D operations forward and up to 8 backward (a chunk needs 6 for both), without
+a lock or an atomic, so that results are the same bit for bit from run to run.  Where the compiler
+has shown that a gradient falls with the probabilities, tiles of gradients below eps/32 are left
+out: the first kernel notes which, and the second does not make their logits at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lossgen.runtime import tiles
+from lossgen.runtime.arguments import Tiled
+from lossgen.runtime.autograd import once
+from lossgen.runtime.batch import unit_stride
+from lossgen.runtime.launch import processors, running_on
+from lossgen.runtime.linear_call import LinearCall, present
+from lossgen.runtime.projected import Existing, Projected
+
+__all__ = ["Launch", "Rows", "shape_of"]
+
+_MAX_SPLITS = 64
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Launch constants of the kernels of one call."""
+
+    rows: int  # BM, of a tile
+    classes: int  # BV
+    features: int  # BK, of a product to logits
+    outputs: int  # BD, of a product to hidden or weight
+    stripe: int  # tiles that one program keeps before it takes them to hidden or weight
+    warps: int
+    stages: int
+
+
+#: By bytes of a factor and vectors of logits to make (2: or more): no spill and at most the shared
+#: memory of the architecture, as `lossgen build --aot` shows; not tuned on silicon.
+_LAUNCHES = {
+    (2, 1): Launch(128, 128, 64, 128, 8, 8, 3),
+    (2, 2): Launch(64, 128, 64, 128, 8, 8, 3),
+    (4, 1): Launch(64, 64, 32, 64, 8, 4, 2),
+    (4, 2): Launch(32, 64, 32, 64, 8, 4, 2),
+}
+
+
+def shape_of(itemsize: int, made: int) -> Launch:
+    """The launch for factors of ``itemsize`` bytes and ``made`` vectors of logits."""
+    return _LAUNCHES[itemsize, min(made, 2)]
+
+
+def n_splits(row_tiles: int, class_tiles: int, processors: int) -> int:
+    """Programs to a tile of rows, to keep all processors busy."""
+    return max(1, min(_MAX_SPLITS, -(-2 * processors // row_tiles), class_tiles))
+
+
+def programs(tensor: Tensor) -> int:
+    """Of a persistent kernel: one to a processor."""
+    return processors(tensor)
+
+
+@dataclass(frozen=True)
+class _Statistics:
+    """What the forward leaves for the backward, by row."""
+
+    saved: Tensor  # [n_saved, n_rows] float32
+    merged: Tensor  # [n_state, n_rows] float32
+    at_y: Tensor  # [1 + streams, n_rows] float32: logits and streams at the target
+
+
+class _Kernels:
+    """One call with its tensors: everything that its kernels take."""
+
+    def __init__(self, call: LinearCall, tensors: Sequence[Any], count: int) -> None:
+        self.call, self.batch, self.count = call, call.batch, count
+        contiguous = [None if t is None else unit_stride(t) for t in tensors]
+        self.sources = call.sources(contiguous)
+        assert call.variant.tiled is not None
+        self.kernels: Tiled = call.variant.tiled
+        first = self.sources[0].tensors[0]
+        self.shape = shape_of(first.element_size(), sum(call.projected))
+        self.n_rows = -(-count // self.shape.rows) * self.shape.rows
+        self.n_classes = self.batch.logits.shape[1]
+        self.taken = self._padded(call.results(first.device))
+        positions = call.positions
+        self.source_row = self.taken if positions is None else positions[self.taken]
+        target, kinds = self.batch.target, self.batch.kinds
+        self.target = None if target is None else target[self.taken].contiguous()
+        self.inputs = [
+            value[self.taken].contiguous() if kind == "row" else value
+            for value, kind in zip(self.batch.inputs, kinds, strict=True)
+        ]
+        self.meta = self._meta(first)
+
+    def _padded(self, rows: Tensor) -> Tensor:
+        """Up to whole tiles by repeating the last."""
+        more = self.n_rows - self.count
+        return torch.cat([rows, rows[-1:].expand(more)]) if more else rows.contiguous()
+
+    def _meta(self, first: Tensor) -> dict[str, Any]:
+        shape, made = self.shape, self.call.projected
+        bias, even = 0, 0
+        for k, source in enumerate(self.sources):
+            if isinstance(source, Projected):
+                bias |= (source.tensors[2] is not None) << k
+                even |= (source.tensors[0].shape[1] % shape.features == 0) << k
+        exact = first.dtype is not torch.float32 or not torch.backends.cuda.matmul.allow_tf32
+        return {
+            "MADE": sum(flag << k for k, flag in enumerate(made)),
+            "BIASED": bias,
+            "EVEN": even,
+            "CAPPED": self.call.options.softcap is not None,
+            "PRECISION": "ieee" if exact else "tf32",
+            "BM": shape.rows,
+            "BV": shape.classes,
+            "BK": shape.features,
+            "num_warps": shape.warps,
+            "num_stages": shape.stages,
+        }
+
+    # ------------------------------------------------------------------ arguments
+    def _scaling(self) -> tuple[float, float]:
+        logits = self.sources[0]
+        assert isinstance(logits, Projected)
+        return (1.0 if logits.cap is None else float(logits.cap)), float(logits.scale)
+
+    def arguments(self, at_y: Tensor) -> list[Any]:
+        """What every kernel begins with."""
+        pointers: list[Any] = []
+        strides: list[int] = []
+        for source in self.sources:
+            first, *rest = source.tensors
+            weight, bias = rest if rest else (first, None)
+            pointers += [first, weight, first if bias is None else bias]
+            width = 0 if isinstance(source, Existing) else first.shape[1]
+            strides += [first.stride(0), weight.stride(0), width]
+        target = [] if self.target is None else [self.target]
+        parameters = [float(p) for p in self.batch.parameters]
+        head = [*pointers, self.source_row, *target, *self.inputs, *parameters, at_y]
+        return [*head, *self._scaling(), *strides, self.n_rows, self.n_classes]
+
+    def empty(self, *shape: int) -> Tensor:
+        like = self.sources[0].tensors[0]
+        return torch.empty(shape, dtype=torch.float32, device=like.device)
+
+    def _small(self) -> dict[str, Any]:
+        return {"BM": self.shape.rows, "num_warps": 1}
+
+    @property
+    def row_tiles(self) -> int:
+        return self.n_rows // self.shape.rows
+
+    @property
+    def class_tiles(self) -> int:
+        return -(-self.n_classes // self.shape.classes)
+
+    # ------------------------------------------------------------------ forward
+    def at_target(self) -> Tensor:
+        """Logits and streams at the target [1 + streams, n_rows]."""
+        found = self.empty(len(self.sources), self.n_rows)
+        if self.target is None:
+            return found
+        column = self.target.clamp(0, self.n_classes - 1)
+        for k, source in enumerate(self.sources):
+            if isinstance(source, Existing):
+                found[k] = source.tensors[0][self.source_row, column].float()
+                continue
+            hidden, weight, bias = source.tensors
+            cap, scale = self._scaling() if k == 0 else (1.0, 1.0)
+            tiles.gather_kernel[(self.row_tiles,)](
+                hidden,
+                weight,
+                hidden if bias is None else bias,
+                self.source_row,
+                column,
+                found[k],
+                cap,
+                scale,
+                hidden.stride(0),
+                weight.stride(0),
+                hidden.shape[1],
+                BIASED=bias is not None,
+                CAPPED=k == 0 and self.meta["CAPPED"],
+                BM=self.shape.rows,
+                BK=self.shape.features,
+                num_warps=4,
+            )
+        return found
+
+    def forward(self) -> tuple[Tensor, _Statistics]:
+        """Results [outputs, n_rows], and the statistics."""
+        variant = self.call.variant
+        splits = n_splits(self.row_tiles, self.class_tiles, processors(self.source_row))
+        at_y = self.at_target()
+        head = self.arguments(at_y)
+        loss = self.empty(self.batch.n_out, self.n_rows)
+        saved = self.empty(variant.n_saved, self.n_rows)
+        merged = self.empty(variant.n_state, self.n_rows)
+        for k, (reduce, merge, n_state) in enumerate(self.kernels.sweeps):
+            state = self.empty(n_state, splits, self.n_rows)
+            reduce[self.row_tiles, splits](*head, merged, state, SPLITS=splits, **self.meta)
+            last = [loss, saved] if k == len(self.kernels.sweeps) - 1 else []
+            merge[(self.row_tiles,)](*head, merged, state, *last, SPLITS=splits, **self._small())
+        return loss, _Statistics(saved, merged, at_y)
+
+    # ------------------------------------------------------------------ backward
+    def backward(
+        self, found: _Statistics, grad_rows: Tensor, wanted: Sequence[bool]
+    ) -> list[Tensor | None]:
+        """Gradients of the tensors, three of each source, where ``wanted``; ``grad_rows`` is
+        [outputs, N]."""
+        weights = self.empty(self.batch.n_out, self.n_rows).zero_()
+        weights[:, : self.count] = grad_rows[:, self.taken[: self.count]]
+        head = self.arguments(found.at_y)
+        coefficients = self.empty(self.kernels.n_coefficients, self.n_rows)
+        if self.kernels.row is not None:
+            self.kernels.row[(self.row_tiles,)](
+                *head, found.merged, found.saved, weights, coefficients, **self._small()
+            )
+        head += [found.merged, coefficients, weights]
+        gradients: list[Tensor | None] = []
+        place = 0
+        for k, source in enumerate(self.sources):
+            flags = wanted[3 * k : 3 * k + 3]
+            gets_one = k == 0 or self.batch.differentiable[k - 1]
+            if not gets_one or not any(flags):
+                gradients += [None] * 3
+            elif isinstance(source, Existing):
+                gradients += [self._rows(head, place, source), None, None]
+            else:
+                gradients += self._factors(head, place, source, flags)
+            place += gets_one
+        return gradients
+
+    def _rows(self, head: list[Any], place: int, source: Existing) -> Tensor:
+        rows = source.tensors[0]
+        out = torch.zeros_like(rows, memory_format=torch.contiguous_format)
+        self.kernels.rows[self.row_tiles, self.class_tiles](
+            *head, 0.0, out, out.stride(0), self.count, SOURCE=place, **self.meta
+        )
+        return out
+
+    def _factors(
+        self, head: list[Any], place: int, source: Projected, wanted: Sequence[bool]
+    ) -> list[Tensor | None]:
+        hidden, weight, bias = source.tensors
+        shape, filtered = self.shape, self.kernels.sparse[place] and self.call.options.filter
+        tiny = torch.finfo(hidden.dtype).eps / 32
+        constants = {"SOURCE": place, "STRIPE": shape.stripe, "BD": shape.outputs, **self.meta}
+        alive = self.source_row.new_empty(self.row_tiles * self.class_tiles, dtype=torch.int32)
+        grad_hidden = grad_weight = grad_bias = None
+        if wanted[0]:
+            splits = max(1, min(programs(hidden) // self.row_tiles, self.class_tiles))
+            n = min(programs(hidden), self.row_tiles * splits)
+            total = self.empty(splits, self.n_rows, hidden.shape[1]).zero_()
+            self.kernels.hidden[(n,)](
+                *head,
+                tiny,
+                total,
+                alive,
+                *self._workspace(hidden, n),
+                n,
+                FILTER=filtered,
+                SPLITS=splits,
+                **constants,
+            )
+            grad_hidden = torch.zeros_like(hidden, memory_format=torch.contiguous_format)
+            rows = self.source_row[: self.count]
+            grad_hidden.index_copy_(0, rows, total.sum(0)[: self.count].to(hidden.dtype))
+        asked = wanted[1] + 2 * (wanted[2] and bias is not None)
+        if asked:
+            n = min(programs(hidden), self.class_tiles)
+            grad_weight = torch.empty_like(weight, memory_format=torch.contiguous_format)
+            grad_bias = hidden.new_empty(self.n_classes)
+            sums = self.empty(n, shape.classes, hidden.shape[1]) if wanted[1] else alive
+            self.kernels.weight[(n,)](
+                *head,
+                tiny,
+                grad_weight,
+                grad_bias,
+                alive,
+                sums,
+                *self._workspace(hidden, n),
+                n,
+                FILTER=filtered,
+                KNOWN=filtered and wanted[0],
+                WANT=asked,
+                **constants,
+            )
+        return [
+            grad_hidden,
+            grad_weight if wanted[1] else None,
+            grad_bias if asked & 2 else None,
+        ]
+
+    def _workspace(self, hidden: Tensor, n: int) -> tuple[Tensor, Tensor]:
+        """Of each program: the gradients of a stripe of tiles, and where they begin."""
+        shape = self.shape
+        tile = shape.rows * shape.classes
+        scratch = hidden.new_empty(n * shape.stripe * tile)
+        return scratch, self.source_row.new_empty(n * shape.stripe, dtype=torch.int32)
+
+
+class Rows(torch.autograd.Function):
+    """Results per row [outputs, N]; the backward makes the logits again, tile by tile."""
+
+    @staticmethod
+    def forward(ctx: Any, call: LinearCall, *tensors: Tensor | None) -> Tensor:
+        logits = call.batch.logits
+        results = logits.new_zeros((call.batch.n_out, logits.shape[0]), dtype=torch.float32)
+        count = logits.shape[0] if call.kept is None else len(call.kept)
+        ctx.call, ctx.count = call, count
+        ctx.save_for_backward(*tensors)
+        ctx.found = None
+        if count:
+            with running_on(logits):
+                run = _Kernels(call, tensors, count)
+                loss, ctx.found = run.forward()
+                results[:, run.taken[:count]] = loss[:, :count]
+        return results
+
+    @staticmethod
+    def backward(ctx: Any, grad_rows: Tensor) -> tuple[Tensor | None, ...]:
+        tensors, call = ctx.saved_tensors, ctx.call
+        wanted = ctx.needs_input_grad[1:]
+        with torch.no_grad(), running_on(call.batch.logits):
+            if ctx.found is None:
+                found = [
+                    torch.zeros_like(t) if t is not None and want else None
+                    for t, want in zip(tensors, wanted, strict=True)
+                ]
+            else:
+                run = _Kernels(call, tensors, ctx.count)
+                found = run.backward(ctx.found, grad_rows.float(), wanted)
+        return None, *once(tuple(found), present(tensors), call.loss)
