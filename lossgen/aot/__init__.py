@@ -43,7 +43,7 @@ class Row:
 
     loss: str
     uses: tuple[str, ...]  # the options of the variant
-    kernel: str  # forward, merge, backward or fused
+    kernel: str  # forward, merge, backward or fused; the tiled ones: see tiled_jobs.py
     target: str
     dtype: str  # of the logits
     config: str  # launch constants, e.g. "BLOCK=4096 warps=8"
@@ -119,6 +119,7 @@ def compile_all(
     *,
     jobs: int = 2,
     full: bool = False,
+    tiled: bool = False,
 ) -> Report:
     """Compile the kernels of generated modules.
 
@@ -127,6 +128,8 @@ def compile_all(
         targets: of ``sm_<number>`` (NVIDIA) and ``gfx<id>`` (AMD).
         jobs: worker processes.
         full: float32 logits, smaller and unaligned vocabularies too (about six times the work).
+        tiled: the kernels of logits that stay on chip, which must use the tensor cores, instead
+            of those of rows.
 
     Raises:
         BuildError: unknown target, a module that is missing or cannot be imported.
@@ -137,7 +140,7 @@ def compile_all(
         if not target.removeprefix("sm_").isdigit() and not target.startswith("gfx"):
             raise BuildError(f"unknown target {target!r}", hint=f"e.g. {', '.join(TARGETS)}")
     with _Worker() as worker:
-        wanted = [job for module in modules for job in _list(worker, module, targets, full)]
+        wanted = [job for module in modules for job in _list(worker, module, targets, full, tiled)]
     results: dict[int, Row] = {}
     queue: SimpleQueue[tuple[int, dict[str, Any]]] = SimpleQueue()
     for item in enumerate(wanted):
@@ -164,9 +167,10 @@ def _modules(names: Iterable[str | Path] | None) -> list[Path]:
 
 
 def _list(
-    worker: _Worker, module: Path, targets: Sequence[str], full: bool
+    worker: _Worker, module: Path, targets: Sequence[str], full: bool, tiled: bool
 ) -> list[dict[str, Any]]:
-    answer = worker.ask({"list": str(module), "targets": list(targets), "full": full})
+    request = {"list": str(module), "targets": list(targets), "full": full, "tiled": tiled}
+    answer = worker.ask(request)
     if "error" in answer:
         raise BuildError(f"cannot import {module}: {answer['error']}")
     return list(answer["jobs"])

@@ -4,7 +4,7 @@ Run as ``python -m lossgen.aot.worker`` with TRITON_INTERPRET unset.  It is a pr
 because an assertion of the compiler ends the process, and because the interpreter and the
 compiler cannot share one.  Requests:
 
-    {"list": PATH, "targets": [...], "full": bool}     → {"jobs": [job, ...]}
+    {"list": PATH, "targets": [...], "full": bool, "tiled": bool}     → {"jobs": [job, ...]}
     job (see :func:`jobs_of`)                          → {"registers": ..., "shared": ..., ...}
 
 Requires no GPU and no driver: nothing is loaded, only compiled.
@@ -24,6 +24,8 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+from lossgen.aot.tiled_jobs import kernel_of, needs_tensor_cores, signature_of, tiled_jobs
 
 __all__ = ["compile_job", "jobs_of", "main"]
 
@@ -66,14 +68,19 @@ def _module(path: str) -> ModuleType:
 
 
 # ---------------------------------------------------------------------------------- jobs
-def jobs_of(path: str, targets: list[str], full: bool) -> list[dict[str, Any]]:
+def jobs_of(path: str, targets: list[str], full: bool, tiled: bool) -> list[dict[str, Any]]:
     """Every kernel of every variant × target × dtype × launch configuration, without repeats.
 
     Not ``full``: bfloat16 logits, two vocabularies, and the longest row that the fused kernel
-    keeps on chip.  Launches that the table makes equal are compiled once.
+    keeps on chip.  Launches that the table makes equal are compiled once.  ``tiled``: the kernels
+    of logits that stay on chip, instead of those of rows.
     """
     jobs: list[dict[str, Any]] = []
     for index, variant in enumerate(_module(path).LOSS.variants):
+        own = {"path": path, "variant": index, "uses": sorted(variant.uses)}
+        if tiled:
+            jobs += [own | job for target in targets for job in tiled_jobs(variant, target, full)]
+            continue
         for role in CONSTANTS:
             if getattr(variant, f"{role}_kernel", None) is None:
                 continue
@@ -82,8 +89,7 @@ def jobs_of(path: str, targets: list[str], full: bool) -> list[dict[str, Any]]:
                     splits = config["constants"].get("SPLITS", 1)
                     if splits > 1 and getattr(variant, "merge_kernel", None) is None:
                         continue
-                    job = {"path": path, "variant": index, "role": role, "target": target}
-                    job |= {"uses": sorted(variant.uses), **config}
+                    job = {**own, "role": role, "target": target, **config}
                     if job not in jobs:
                         jobs.append(job)
     return jobs
@@ -124,8 +130,12 @@ def compile_job(job: dict[str, Any]) -> dict[str, Any]:
     from triton.compiler import ASTSource
 
     variant = _module(job["path"]).LOSS.variants[job["variant"]]
-    kernel = getattr(variant, f"{job['role']}_kernel")
-    signature, constants, divisible = _specialisation(kernel, job, variant.streams)
+    if job["role"] in CONSTANTS:
+        kernel = getattr(variant, f"{job['role']}_kernel")
+        signature, constants, divisible = _specialisation(kernel, job, variant.streams)
+    else:
+        kernel = kernel_of(variant, job["role"])
+        signature, constants, divisible = signature_of(kernel, job)
     attributes = {(kernel.arg_names.index(a),): [["tt.divisibility", 16]] for a in divisible}
     name: str = job["target"]
     cuda = name.startswith("sm_")
@@ -133,8 +143,11 @@ def compile_job(job: dict[str, Any]) -> dict[str, Any]:
     compiled = compile_kernel(
         ASTSource(kernel, signature=signature, constexprs=constants, attrs=attributes),
         target=target,
-        options={"enable_fp_fusion": True, "num_warps": job["warps"]},
+        options={"enable_fp_fusion": True, "num_warps": job["warps"]}
+        | ({"num_stages": job["stages"]} if "stages" in job else {}),
     )
+    if needs_tensor_cores(job) and not _tensor_instructions(compiled):
+        raise RuntimeError("no tensor-core instruction")
     used = _nvidia(compiled, int(name[3:])) if cuda else _amd(compiled)
     return {**used, "shared": compiled.metadata.shared, "limit": SHARED_LIMIT.get(name, 65536)}
 
@@ -193,6 +206,18 @@ def _nvidia(compiled: Any, arch: int) -> dict[str, int]:
     return used
 
 
+def _tensor_instructions(compiled: Any) -> int:
+    """Matrix instructions of the machine code: HMMA, HGMMA or UTCHMMA."""
+    from triton.backends.nvidia import compiler as backend
+
+    tool = Path(backend.__file__).parent / "bin" / "nvdisasm"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(compiled.asm["cubin"])
+        file.flush()
+        done = subprocess.run([str(tool), "-c", file.name], capture_output=True, text=True)
+    return len(re.findall(r"\b(?:HMMA|HGMMA|UTC\w*MMA)\b", done.stdout))
+
+
 def _assembler(ptx: str, arch: int) -> dict[str, int]:
     """Run the assembler again as Triton does, and read its report."""
     import inspect
@@ -241,7 +266,9 @@ def main() -> None:
         request = json.loads(line)
         try:
             if "list" in request:
-                jobs = jobs_of(request["list"], request["targets"], request["full"])
+                jobs = jobs_of(
+                    request["list"], request["targets"], request["full"], request["tiled"]
+                )
                 answer: dict[str, Any] = {"jobs": jobs}
             else:
                 answer = compile_job(request)

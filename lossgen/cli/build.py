@@ -50,6 +50,12 @@ def build(
             "e.g. sm_90,gfx942; exit 1 on a register spill.",
         ),
     ] = None,
+    tiled: Annotated[
+        bool,
+        typer.Option(
+            "--tiled", help="With --aot: the kernels of linear layers whose logits stay on chip."
+        ),
+    ] = False,
 ) -> None:
     """Compile specs into Python modules with fused Triton kernels.
 
@@ -71,7 +77,7 @@ def build(
     if check and report.changes:
         raise typer.Exit(1)
     if aot is not None:
-        _compile_ahead(report, aot)
+        _compile_ahead(report, aot, tiled)
 
 
 def _print_timings(rendered: Rendered) -> None:
@@ -110,10 +116,10 @@ def _print_sums(report: Report) -> None:
     typer.echo(f"{len(report.rendered)} specs, seconds per pass: {passes}")
 
 
-def _compile_ahead(report: Report, targets: str) -> None:
+def _compile_ahead(report: Report, targets: str, tiled: bool) -> None:
     from lossgen.aot import compile_all
 
-    result = compile_all(report.modules, tuple(targets.split(",")))
+    result = compile_all(report.modules, tuple(targets.split(",")), tiled=tiled)
     typer.echo(str(result))
     if not result.ok:
         raise typer.Exit(1)

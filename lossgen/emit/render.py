@@ -193,6 +193,7 @@ class _VariantView:
         }
         self.finish_arguments = _unique(model.row_context, model.state)
         self.gradient = sweep_triton.gradient(model)
+        self.work = max(map(_operations, [*self.lift.values(), self.gradient]))
         self.finish = triton.results()
         self.coefficients = triton.coefficients(saved=True)
         self.gradient_arguments = _unique(
@@ -237,6 +238,11 @@ class _VariantView:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
+
+
+def _operations(lines: list[str]) -> int:
+    """A rough count: a line is one, and a function of the vocabulary another."""
+    return len(lines) + sum(line.count("dl.") for line in lines)
 
 
 def _unique(*lists: list[str]) -> list[str]:

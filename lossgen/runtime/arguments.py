@@ -100,6 +100,7 @@ class Tiled:
     weight: Any
     rows: Any  # None: no class input gets a gradient
     sparse: tuple[bool, ...]  # of each gradient: may tiny tiles be left out?
+    work: int  # operations on a tile
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ out: the first kernel notes which, and the second does not make their logits at 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -26,37 +26,50 @@ from lossgen.runtime.launch import processors, running_on
 from lossgen.runtime.linear_call import LinearCall, present
 from lossgen.runtime.projected import Existing, Projected
 
-__all__ = ["Launch", "Rows", "shape_of"]
+__all__ = ["STRIPE", "Launch", "Rows", "launch_of"]
 
 _MAX_SPLITS = 64
 
 
 @dataclass(frozen=True)
 class Launch:
-    """Launch constants of the kernels of one call."""
+    """Launch constants of a kernel."""
 
     rows: int  # BM, of a tile
     classes: int  # BV
     features: int  # BK, of a product to logits
     outputs: int  # BD, of a product to hidden or weight
-    stripe: int  # tiles that one program keeps before it takes them to hidden or weight
     warps: int
     stages: int
 
 
-#: By bytes of a factor and vectors of logits to make (2: or more): no spill and at most the shared
-#: memory of the architecture, as `lossgen build --aot` shows; not tuned on silicon.
+#: By role, bytes of a factor, and whether one vector of logits is made for a loss that does little
+#: with it: no spill, and the shared memory of every architecture, as `lossgen build --aot --tiled`
+#: shows; not tuned on silicon.
 _LAUNCHES = {
-    (2, 1): Launch(128, 128, 64, 128, 8, 8, 3),
-    (2, 2): Launch(64, 128, 64, 128, 8, 8, 3),
-    (4, 1): Launch(64, 64, 32, 64, 8, 4, 2),
-    (4, 2): Launch(32, 64, 32, 64, 8, 4, 2),
+    ("sweep", 2, True): Launch(128, 128, 64, 64, 8, 3),
+    ("sweep", 2, False): Launch(64, 64, 64, 64, 8, 3),
+    ("gradient", 2, True): Launch(64, 128, 64, 64, 8, 3),
+    ("gradient", 2, False): Launch(64, 64, 64, 64, 8, 3),
+    ("sweep", 4, True): Launch(64, 64, 32, 64, 8, 3),
+    ("sweep", 4, False): Launch(64, 64, 32, 64, 8, 3),
+    ("gradient", 4, True): Launch(64, 64, 32, 64, 8, 3),
+    ("gradient", 4, False): Launch(32, 64, 32, 64, 8, 3),
 }
+#: AMD has 64 threads to a warp, and 64 KB of shared memory.
+_HIP = {True: {"stages": 2}, False: {"stages": 2, "warps": 4}}
+#: Operations on a tile: of the losses with fewer, a tile twice as high fits the registers.
+_LITTLE = 11
+#: Tiles of gradients that a program keeps before it takes them to hidden or weight.
+STRIPE = 8
 
 
-def shape_of(itemsize: int, made: int) -> Launch:
-    """The launch for factors of ``itemsize`` bytes and ``made`` vectors of logits."""
-    return _LAUNCHES[itemsize, min(made, 2)]
+def launch_of(role: str, itemsize: int, made: int, work: int, hip: bool) -> Launch:
+    """For factors of ``itemsize`` bytes, ``made`` vectors of logits, and a loss of ``work``
+    operations on a tile; role "sweep" or "gradient"."""
+    light = made == 1 and work <= _LITTLE
+    launch = _LAUNCHES[role, itemsize, light]
+    return replace(launch, **_HIP[light]) if hip else launch
 
 
 def n_splits(row_tiles: int, class_tiles: int, processors: int) -> int:
@@ -88,8 +101,11 @@ class _Kernels:
         assert call.variant.tiled is not None
         self.kernels: Tiled = call.variant.tiled
         first = self.sources[0].tensors[0]
-        self.shape = shape_of(first.element_size(), sum(call.projected))
-        self.n_rows = -(-count // self.shape.rows) * self.shape.rows
+        hip = torch.version.hip is not None
+        key = first.element_size(), sum(call.projected), self.kernels.work, hip
+        self.sweep, self.gradient = (launch_of(role, *key) for role in ("sweep", "gradient"))
+        tile = max(self.sweep.rows, self.gradient.rows)  # powers of two
+        self.n_rows = -(-count // tile) * tile
         self.n_classes = self.batch.logits.shape[1]
         self.taken = self._padded(call.results(first.device))
         positions = call.positions
@@ -100,32 +116,39 @@ class _Kernels:
             value[self.taken].contiguous() if kind == "row" else value
             for value, kind in zip(self.batch.inputs, kinds, strict=True)
         ]
-        self.meta = self._meta(first)
+        self.constants = self._constants(first)
 
     def _padded(self, rows: Tensor) -> Tensor:
         """Up to whole tiles by repeating the last."""
         more = self.n_rows - self.count
         return torch.cat([rows, rows[-1:].expand(more)]) if more else rows.contiguous()
 
-    def _meta(self, first: Tensor) -> dict[str, Any]:
-        shape, made = self.shape, self.call.projected
-        bias, even = 0, 0
+    def _constants(self, first: Tensor) -> dict[str, Any]:
+        bias = 0
         for k, source in enumerate(self.sources):
-            if isinstance(source, Projected):
-                bias |= (source.tensors[2] is not None) << k
-                even |= (source.tensors[0].shape[1] % shape.features == 0) << k
+            bias |= (isinstance(source, Projected) and source.tensors[2] is not None) << k
         exact = first.dtype is not torch.float32 or not torch.backends.cuda.matmul.allow_tf32
         return {
-            "MADE": sum(flag << k for k, flag in enumerate(made)),
+            "MADE": sum(flag << k for k, flag in enumerate(self.call.projected)),
             "BIASED": bias,
-            "EVEN": even,
             "CAPPED": self.call.options.softcap is not None,
             "PRECISION": "ieee" if exact else "tf32",
-            "BM": shape.rows,
-            "BV": shape.classes,
-            "BK": shape.features,
-            "num_warps": shape.warps,
-            "num_stages": shape.stages,
+        }
+
+    def _meta(self, launch: Launch) -> dict[str, Any]:
+        """Every compile-time constant of a kernel that makes logits."""
+        even = 0
+        for k, source in enumerate(self.sources):
+            if isinstance(source, Projected):
+                even |= (source.tensors[0].shape[1] % launch.features == 0) << k
+        return {
+            **self.constants,
+            "EVEN": even,
+            "BM": launch.rows,
+            "BV": launch.classes,
+            "BK": launch.features,
+            "num_warps": launch.warps,
+            "num_stages": launch.stages,
         }
 
     # ------------------------------------------------------------------ arguments
@@ -153,16 +176,14 @@ class _Kernels:
         like = self.sources[0].tensors[0]
         return torch.empty(shape, dtype=torch.float32, device=like.device)
 
-    def _small(self) -> dict[str, Any]:
-        return {"BM": self.shape.rows, "num_warps": 1}
+    def tiles(self, launch: Launch) -> tuple[int, int]:
+        """Of rows, and of classes."""
+        return self.n_rows // launch.rows, -(-self.n_classes // launch.classes)
 
-    @property
-    def row_tiles(self) -> int:
-        return self.n_rows // self.shape.rows
-
-    @property
-    def class_tiles(self) -> int:
-        return -(-self.n_classes // self.shape.classes)
+    def _by_row(self) -> tuple[tuple[int], dict[str, Any]]:
+        """Grid and constants of a kernel of row scalars."""
+        rows = self.sweep.rows
+        return (self.n_rows // rows,), {"BM": rows, "num_warps": max(1, rows // 32)}
 
     # ------------------------------------------------------------------ forward
     def at_target(self) -> Tensor:
@@ -177,7 +198,7 @@ class _Kernels:
                 continue
             hidden, weight, bias = source.tensors
             cap, scale = self._scaling() if k == 0 else (1.0, 1.0)
-            tiles.gather_kernel[(self.row_tiles,)](
+            tiles.gather_kernel[(self.n_rows // self.gradient.rows,)](
                 hidden,
                 weight,
                 hidden if bias is None else bias,
@@ -190,9 +211,9 @@ class _Kernels:
                 weight.stride(0),
                 hidden.shape[1],
                 BIASED=bias is not None,
-                CAPPED=k == 0 and self.meta["CAPPED"],
-                BM=self.shape.rows,
-                BK=self.shape.features,
+                CAPPED=k == 0 and self.constants["CAPPED"],
+                BM=self.gradient.rows,
+                BK=self.gradient.features,
                 num_warps=4,
             )
         return found
@@ -200,7 +221,9 @@ class _Kernels:
     def forward(self) -> tuple[Tensor, _Statistics]:
         """Results [outputs, n_rows], and the statistics."""
         variant = self.call.variant
-        splits = n_splits(self.row_tiles, self.class_tiles, processors(self.source_row))
+        row_tiles, class_tiles = self.tiles(self.sweep)
+        splits = n_splits(row_tiles, class_tiles, processors(self.source_row))
+        meta, (grid, small) = self._meta(self.sweep), self._by_row()
         at_y = self.at_target()
         head = self.arguments(at_y)
         loss = self.empty(self.batch.n_out, self.n_rows)
@@ -208,9 +231,9 @@ class _Kernels:
         merged = self.empty(variant.n_state, self.n_rows)
         for k, (reduce, merge, n_state) in enumerate(self.kernels.sweeps):
             state = self.empty(n_state, splits, self.n_rows)
-            reduce[self.row_tiles, splits](*head, merged, state, SPLITS=splits, **self.meta)
+            reduce[row_tiles, splits](*head, merged, state, SPLITS=splits, **meta)
             last = [loss, saved] if k == len(self.kernels.sweeps) - 1 else []
-            merge[(self.row_tiles,)](*head, merged, state, *last, SPLITS=splits, **self._small())
+            merge[grid](*head, merged, state, *last, SPLITS=splits, **small)
         return loss, _Statistics(saved, merged, at_y)
 
     # ------------------------------------------------------------------ backward
@@ -224,9 +247,8 @@ class _Kernels:
         head = self.arguments(found.at_y)
         coefficients = self.empty(self.kernels.n_coefficients, self.n_rows)
         if self.kernels.row is not None:
-            self.kernels.row[(self.row_tiles,)](
-                *head, found.merged, found.saved, weights, coefficients, **self._small()
-            )
+            grid, small = self._by_row()
+            self.kernels.row[grid](*head, found.merged, found.saved, weights, coefficients, **small)
         head += [found.merged, coefficients, weights]
         gradients: list[Tensor | None] = []
         place = 0
@@ -245,8 +267,8 @@ class _Kernels:
     def _rows(self, head: list[Any], place: int, source: Existing) -> Tensor:
         rows = source.tensors[0]
         out = torch.zeros_like(rows, memory_format=torch.contiguous_format)
-        self.kernels.rows[self.row_tiles, self.class_tiles](
-            *head, 0.0, out, out.stride(0), self.count, SOURCE=place, **self.meta
+        self.kernels.rows[self.tiles(self.gradient)](
+            *head, 0.0, out, out.stride(0), self.count, SOURCE=place, **self._meta(self.gradient)
         )
         return out
 
@@ -254,21 +276,23 @@ class _Kernels:
         self, head: list[Any], place: int, source: Projected, wanted: Sequence[bool]
     ) -> list[Tensor | None]:
         hidden, weight, bias = source.tensors
-        shape, filtered = self.shape, self.kernels.sparse[place] and self.call.options.filter
+        launch, (row_tiles, class_tiles) = self.gradient, self.tiles(self.gradient)
+        filtered = self.kernels.sparse[place] and self.call.options.filter
         tiny = torch.finfo(hidden.dtype).eps / 32
-        constants = {"SOURCE": place, "STRIPE": shape.stripe, "BD": shape.outputs, **self.meta}
-        alive = self.source_row.new_empty(self.row_tiles * self.class_tiles, dtype=torch.int32)
+        constants = {"SOURCE": place, "STRIPE": STRIPE, "BD": launch.outputs, **self._meta(launch)}
+        alive = self.source_row.new_empty(row_tiles * class_tiles, dtype=torch.int32)
         grad_hidden = grad_weight = grad_bias = None
+        workspace = self._workspace(hidden)
         if wanted[0]:
-            splits = max(1, min(programs(hidden) // self.row_tiles, self.class_tiles))
-            n = min(programs(hidden), self.row_tiles * splits)
+            splits = max(1, min(programs(hidden) // row_tiles, class_tiles))
+            n = min(programs(hidden), row_tiles * splits)
             total = self.empty(splits, self.n_rows, hidden.shape[1]).zero_()
             self.kernels.hidden[(n,)](
                 *head,
                 tiny,
                 total,
                 alive,
-                *self._workspace(hidden, n),
+                *workspace,
                 n,
                 FILTER=filtered,
                 SPLITS=splits,
@@ -279,10 +303,10 @@ class _Kernels:
             grad_hidden.index_copy_(0, rows, total.sum(0)[: self.count].to(hidden.dtype))
         asked = wanted[1] + 2 * (wanted[2] and bias is not None)
         if asked:
-            n = min(programs(hidden), self.class_tiles)
+            n = min(programs(hidden), class_tiles)
             grad_weight = torch.empty_like(weight, memory_format=torch.contiguous_format)
             grad_bias = hidden.new_empty(self.n_classes)
-            sums = self.empty(n, shape.classes, hidden.shape[1]) if wanted[1] else alive
+            sums = self.empty(n, launch.classes, hidden.shape[1]) if wanted[1] else alive
             self.kernels.weight[(n,)](
                 *head,
                 tiny,
@@ -290,7 +314,7 @@ class _Kernels:
                 grad_bias,
                 alive,
                 sums,
-                *self._workspace(hidden, n),
+                *workspace,
                 n,
                 FILTER=filtered,
                 KNOWN=filtered and wanted[0],
@@ -303,12 +327,11 @@ class _Kernels:
             grad_bias if asked & 2 else None,
         ]
 
-    def _workspace(self, hidden: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    def _workspace(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Of each program: the gradients of a stripe of tiles, and where they begin."""
-        shape = self.shape
-        tile = shape.rows * shape.classes
-        scratch = hidden.new_empty(n * shape.stripe * tile)
-        return scratch, self.source_row.new_empty(n * shape.stripe, dtype=torch.int32)
+        slots = programs(hidden) * STRIPE
+        scratch = hidden.new_empty(slots * self.gradient.rows * self.gradient.classes)
+        return scratch, self.source_row.new_empty(slots, dtype=torch.int32)
 
 
 class Rows(torch.autograd.Function):

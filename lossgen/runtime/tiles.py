@@ -70,7 +70,7 @@ def bent(total, cap, scale, CAPPED: tl.constexpr):
         slope = sech2(inner)
     else:
         value = scale * total
-        slope = total * 0.0 + 1.0
+        slope = 1.0
     return value, slope
 
 
@@ -143,9 +143,9 @@ def add_to_classes(
         part = tl.zeros([BV, BD], tl.float32)
         for slot in range(n_slots):
             at = tl.load(source_row + tl.load(slots + slot) + r)
-            tile = tl.load(scratch + slot * (BM * BV) + r[None, :] * BV + c[:, None])
+            tile = tl.load(scratch + slot * (BM * BV) + r[:, None] * BV + c[None, :])
             right = tl.load(hidden + at[:, None] * stride_hidden + d, mask=inside, other=0.0)
-            part = tl.dot(tile, right, part, input_precision=PRECISION)
+            part = tl.dot(tl.trans(tile), right, part, input_precision=PRECISION)
         to = total + c[:, None].to(tl.int64) * features + d
         old = tl.load(to, mask=inside & (begun != 0), other=0.0)
         tl.store(to, old + scale * part, mask=inside)

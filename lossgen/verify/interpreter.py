@@ -119,7 +119,14 @@ def _mend_bfloat16(builder: Any, handle: Any, interpreter: Any, tl: Any) -> None
         result = op(_widen(left.data), _widen(right.data))
         return handle(result if result.dtype == np.bool_ else _narrow(result), half)
 
+    def dot(self: Any, a: Any, b: Any, total: Any, *options: Any) -> Any:
+        left, right = (_widen(v.data) if v.dtype.scalar == half else v.data for v in (a, b))
+        with np.errstate(all="ignore"):
+            product = np.matmul(left, right, dtype=total.data.dtype) + total.data
+        return handle(product, total.dtype.scalar)
+
     builder.cast_impl, builder.create_fp_to_fp, builder.binary_op = cast_impl, fp_to_fp, binary_op
+    builder.create_dot = dot
 
 
 def _mend_nan(builder: Any, interpreter: Any, tl: Any) -> None:
@@ -148,8 +155,8 @@ def _mend_exponentials(builder: Any, handle: Any) -> None:
     def rounded(function: Callable[[Any], Any]) -> Callable[..., Any]:
         def operation(self: Any, value: Any) -> Any:
             with np.errstate(all="ignore"):
-                result = function(value.data.astype(np.float64))
-            return handle(result.astype(value.data.dtype), value.dtype.scalar)
+                result = function(value.data.astype(np.float64)).astype(value.data.dtype)
+            return handle(result, value.dtype.scalar)
 
         return operation
 
@@ -166,8 +173,8 @@ def _mend_exponentials(builder: Any, handle: Any) -> None:
 
     def fma(self: Any, x: Any, y: Any, z: Any) -> Any:
         with np.errstate(all="ignore"):
-            total = x.data.astype(np.float64) * y.data + z.data
-        return handle(total.astype(z.data.dtype), z.dtype.scalar)
+            total = (x.data.astype(np.float64) * y.data + z.data).astype(z.data.dtype)
+        return handle(total, z.dtype.scalar)
 
     builder.create_fma = fma
 

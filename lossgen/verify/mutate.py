@@ -253,6 +253,35 @@ MUTATIONS: tuple[Mutation, ...] = (
         r"target \+ row \* stride_target",
         "target + row",
     ),
+    # ------------------------------------------------------------ logits that stay on chip
+    Mutation(
+        "tiles_padded",
+        "the columns beyond V take part in the gradient",
+        r"inside = \(cols < n_classes\) & \(row >= 0\)",
+        "inside = (cols >= 0) & (row >= 0)",
+        by="tiles_are_rows",
+    ),
+    Mutation(
+        "tiles_forgotten_grad_output",
+        "grad_output does not reach the gradient of a tile",
+        r"    grad = grad \* g\n",
+        "",
+        by="tiles_are_rows",
+    ),
+    Mutation(
+        "tiles_not_merged",
+        "only the last of the partial states of a row is kept",
+        r"m0, a0 = _merge\(m0, a0, m0_b, a0_b\)\n(    tl\.store\(merged)",
+        r"m0, a0 = m0_b, a0_b\n\1",
+        by="tiles_are_rows",
+    ),
+    Mutation(
+        "tiles_of_one_row",
+        "every tile of rows has the first one's hidden states",
+        r"at = tl\.load\(source_row \+ row\)",
+        "at = tl.load(source_row + row * 0)",
+        by="tiles_are_rows",
+    ),
     # ------------------------------------------------------------ the torch backend
     Mutation(
         "torch_forgotten_grad_output",

@@ -21,7 +21,7 @@ from lossgen.verify.streams import LOGITS, normal, streams, vectors
 
 __all__ = ["Gold", "Gradients", "Runner", "gold", "gradients", "shaken", "tiles"]
 
-_SMALL = tiled.Launch(rows=16, classes=16, features=16, outputs=16, stripe=2, warps=1, stages=1)
+_SMALL = tiled.Launch(rows=16, classes=16, features=16, outputs=16, warps=1, stages=1)
 
 Gradients = Mapping[str, Tensor]  # [N, V] each: "logits", and the differentiable class inputs
 
@@ -29,7 +29,7 @@ Gradients = Mapping[str, Tensor]  # [N, V] each: "logits", and the differentiabl
 @contextmanager
 def tiles(block: int | None, splits: int = 1) -> Iterator[None]:
     """Launch the Triton kernels with this tile and number of splits."""
-    stock = launch.config, launch.n_splits, tiled.shape_of, tiled.n_splits, tiled.programs
+    stock = launch.config, launch.n_splits, tiled.launch_of, tiled.n_splits, tiled.programs
     if block is not None:
 
         def config(role: str, n_classes: int, hip: bool = False, streams: int = 0) -> launch.Config:
@@ -37,13 +37,13 @@ def tiles(block: int | None, splits: int = 1) -> Iterator[None]:
 
         launch.config = config
         launch.n_splits = lambda n_rows, n_classes, block, processors: splits
-        tiled.shape_of = lambda itemsize, made: _SMALL
+        tiled.launch_of = lambda role, itemsize, made, work, hip: _SMALL
         tiled.n_splits = lambda row_tiles, class_tiles, processors: min(splits, class_tiles)
         tiled.programs = lambda tensor: 1 + splits
     try:
         yield
     finally:
-        launch.config, launch.n_splits, tiled.shape_of, tiled.n_splits, tiled.programs = stock
+        launch.config, launch.n_splits, tiled.launch_of, tiled.n_splits, tiled.programs = stock
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -10,8 +9,6 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from lossgen.losses import (
     LinearGCELoss,
@@ -29,6 +26,7 @@ from lossgen.losses import (
     trades_loss,
 )
 from lossgen.runtime import projected
+from tests.runtime.memory import Peak
 
 N, D, V = 12, 6, 37
 BUDGET = 5 * V * 8  # five rows of float64: chunks of 5, 5 and 2 rows
@@ -259,46 +257,6 @@ def test_gradients_cannot_be_differentiated() -> None:
 
 
 # -------------------------------------------------------------------------------- memory
-def storages(tree: Any) -> list[torch.UntypedStorage]:
-    return [t.untyped_storage() for t in tree_leaves(tree) if isinstance(t, Tensor)]
-
-
-class Peak(TorchDispatchMode):
-    """The largest number of bytes of tensors that were alive at once."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.alive = self.peak = 0
-        self.known: set[int] = set()
-
-    def __torch_dispatch__(
-        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        found = function(*args, **(kwargs or {}))
-        before = {
-            t.untyped_storage().data_ptr()
-            for t in tree_leaves((args, kwargs))
-            if isinstance(t, Tensor)
-        }
-        for tensor in tree_leaves(found):
-            if isinstance(tensor, Tensor):
-                storage = tensor.untyped_storage()
-                if storage.data_ptr() not in before | self.known and storage.nbytes():
-                    self._add(storage)
-        return found
-
-    def _add(self, storage: torch.UntypedStorage) -> None:
-        at, size = storage.data_ptr(), storage.nbytes()
-        self.known.add(at)
-        self.alive += size
-        self.peak = max(self.peak, self.alive)
-        weakref.finalize(storage, self._drop, at, size)
-
-    def _drop(self, at: int, size: int) -> None:
-        self.known.discard(at)
-        self.alive -= size
-
-
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_memory_is_one_chunk_and_the_gradients(reduction: str) -> None:
     rows, features, classes = 2048, 8, 4096

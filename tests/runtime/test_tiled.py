@@ -1,0 +1,405 @@
+"""Losses of a linear layer whose logits stay on chip: the tiled schedule, in the interpreter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lossgen.losses import (
+    cross_entropy_loss,
+    gce_loss,
+    linear_cross_entropy_loss,
+    linear_focal_loss,
+    linear_gce_loss,
+    linear_jsd_beta_loss,
+    linear_kd_forward_kl_loss,
+    linear_logit_l2_loss,
+    linear_token_stats,
+    linear_trades_loss,
+    trades_loss,
+)
+from lossgen.runtime import tiled
+from lossgen.verify import interpreter
+from tests.runtime.memory import Peak
+
+TILED: dict[str, Any] = {"schedule": "tiled", "backend": "triton"}
+SMALL = tiled.Launch(rows=16, classes=16, features=16, outputs=16, warps=1, stages=1)
+
+
+@pytest.fixture(autouse=True)
+def _mended() -> None:
+    interpreter.install()
+
+
+@contextmanager
+def launched(
+    launch: tiled.Launch = SMALL, splits: int = 2, programs: int = 2, stripe: int = 2
+) -> Iterator[None]:
+    """Run with this launch; several programs share the work, as on a GPU."""
+    stock = tiled.launch_of, tiled.n_splits, tiled.programs, tiled.STRIPE
+    tiled.STRIPE = stripe
+    tiled.launch_of = lambda role, itemsize, made, work, hip: launch
+    tiled.n_splits = lambda row_tiles, class_tiles, processors: min(splits, class_tiles)
+    tiled.programs = lambda tensor: programs
+    try:
+        yield
+    finally:
+        tiled.launch_of, tiled.n_splits, tiled.programs, tiled.STRIPE = stock
+
+
+def draw(
+    rows: int = 37, features: int = 20, classes: int = 75, dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, ...]:
+    """hidden, weight, bias, target; two row tiles and some, a D and a V that no tile divides."""
+    g = torch.Generator().manual_seed(rows)
+    hidden = torch.randn(rows, features, generator=g).to(dtype).requires_grad_()
+    weight = (torch.randn(classes, features, generator=g) / 2).to(dtype).requires_grad_()
+    bias = torch.randn(classes, generator=g).to(dtype).requires_grad_()
+    return hidden, weight, bias, torch.randint(0, classes, (rows,), generator=g)
+
+
+def same(
+    ours: Tensor, theirs: Tensor, leaves: list[Tensor], rtol: float = 2e-5, atol: float = 2e-6
+) -> None:
+    """Value and gradients, with a grad_output of its own for each row."""
+    torch.testing.assert_close(ours.detach(), theirs.detach().to(ours), rtol=rtol, atol=atol)
+    weight = torch.randn(ours.shape, generator=torch.Generator().manual_seed(1))
+    found = torch.autograd.grad(ours, leaves, weight.to(ours), retain_graph=True)
+    wanted = torch.autograd.grad(theirs, leaves, weight.to(theirs))
+    for a, b in zip(found, wanted, strict=True):
+        torch.testing.assert_close(a, b.to(a), rtol=rtol, atol=rtol * float(b.abs().max()))
+
+
+# -------------------------------------------------------------------------- equal to the rows
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("softcap", [None, 2.0])
+def test_tiles_give_the_loss_of_logits_that_exist(softcap: float | None, reduction: str) -> None:
+    hidden, weight, bias, target = draw()
+    target[[0, 5, 36]] = -100
+    logits = F.linear(hidden, weight, bias)
+    capped = logits if softcap is None else softcap * torch.tanh(logits / softcap)
+    theirs = gce_loss(capped / 0.7, target, reduction=reduction)
+    with launched():
+        ours = linear_gce_loss(
+            hidden,
+            weight,
+            target,
+            linear_bias=bias,
+            softcap=softcap,
+            temperature=0.7,
+            reduction=reduction,
+            **TILED,
+        )
+        same(ours, theirs, [hidden, weight, bias])
+
+
+@pytest.mark.parametrize("splits", [1, 3, 64])
+@pytest.mark.parametrize("programs", [1, 4, 100])
+def test_results_do_not_depend_on_how_the_work_is_shared(splits: int, programs: int) -> None:
+    hidden, weight, bias, target = draw()
+    theirs = linear_focal_loss(hidden, weight, target, linear_bias=bias, reduction="none")
+    with launched(splits=splits, programs=programs):
+        ours = linear_focal_loss(
+            hidden, weight, target, linear_bias=bias, reduction="none", **TILED
+        )
+        same(ours, theirs, [hidden, weight, bias])
+
+
+def test_the_same_bits_every_time() -> None:
+    hidden, weight, _, target = draw(rows=100)
+    found = []
+    for _ in range(2):
+        with launched(splits=3, programs=4):
+            loss = linear_gce_loss(hidden, weight, target, **TILED)
+            found.append((loss.detach(), *torch.autograd.grad(loss, [hidden, weight])))
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("classes", [1, 2, 15, 16, 17, 33])
+@pytest.mark.parametrize("rows", [1, 16, 17])
+def test_sizes_around_a_tile(rows: int, classes: int) -> None:
+    hidden, weight, bias, target = draw(rows, 7, classes)
+    theirs = F.cross_entropy(F.linear(hidden, weight, bias), target)
+    with launched():
+        ours = linear_cross_entropy_loss(hidden, weight, target, linear_bias=bias, **TILED)
+        same(ours, theirs, [hidden, weight, bias])
+
+
+def test_many_stripes_are_summed() -> None:
+    """Rows and classes that take a program several stripes of tiles."""
+    hidden, weight, _, target = draw(rows=150, features=33, classes=200)
+    theirs = linear_gce_loss(hidden, weight, target)
+    with launched(splits=1, programs=1):
+        same(linear_gce_loss(hidden, weight, target, **TILED), theirs, [hidden, weight])
+
+
+# -------------------------------------------------------------------------- several rows
+@pytest.mark.parametrize("given", ["rows", "factors"])
+def test_a_second_row_of_logits(given: str) -> None:
+    hidden, weight, bias, target = draw()
+    moved = (hidden + 0.1).detach().requires_grad_()
+    other = F.linear(moved, weight, bias).detach().requires_grad_()
+    source = other if given == "rows" else F.linear(moved, weight, bias)
+    theirs = trades_loss(F.linear(hidden, weight, bias), target, source, reduction="none")
+    with launched():
+        ours = linear_trades_loss(
+            hidden,
+            weight,
+            target,
+            other if given == "rows" else (moved, weight, bias),
+            linear_bias=bias,
+            reduction="none",
+            **TILED,
+        )
+        leaves = [hidden, weight, bias, other if given == "rows" else moved]
+        same(ours, theirs, leaves, rtol=1e-4)
+
+
+def test_a_teacher_of_another_width() -> None:
+    hidden, weight, _, _ = draw()
+    states, head = torch.randn(37, 9), torch.randn(75, 9)
+    theirs = linear_kd_forward_kl_loss(hidden, weight, states @ head.t())
+    with launched():
+        ours = linear_kd_forward_kl_loss(hidden, weight, (states, head), **TILED)
+        same(ours, theirs, [hidden, weight], rtol=1e-4)
+
+
+def test_two_sweeps_make_the_logits_twice() -> None:
+    hidden, weight, _, _ = draw()
+    teacher = torch.randn(37, 75)
+    theirs = linear_jsd_beta_loss(hidden, weight, teacher, reduction="none")
+    with launched():
+        ours = linear_jsd_beta_loss(hidden, weight, teacher, reduction="none", **TILED)
+        same(ours, theirs, [hidden, weight], rtol=1e-4)
+
+
+def test_outputs() -> None:
+    hidden, weight, bias, target = draw()
+    theirs = linear_token_stats(hidden, weight, target, linear_bias=bias)
+    with launched():
+        ours = linear_token_stats(hidden, weight, target, linear_bias=bias, **TILED)
+        same(torch.stack(ours), torch.stack(theirs), [hidden, weight, bias], rtol=1e-4)
+
+
+def test_shift_and_options() -> None:
+    hidden, weight, bias, target = draw(rows=36)
+    wide, labels = hidden.reshape(3, 12, 20), target.reshape(3, 12)
+    options = {"label_smoothing": 0.1, "z_loss": 1e-3, "softcap": 5.0, "weight": torch.rand(75)}
+    theirs = cross_entropy_loss(F.linear(wide, weight, bias)[:, :-1], labels[:, 1:], **options)
+    with launched():
+        ours = linear_cross_entropy_loss(
+            wide, weight, labels, linear_bias=bias, shift=1, **options, **TILED
+        )
+        same(ours, theirs, [hidden, weight, bias])
+
+
+# -------------------------------------------------------------------------- edges
+def test_a_first_tile_of_masked_classes() -> None:
+    """-inf from the bias: the whole first tile of each split."""
+    hidden, weight, bias, target = draw()
+    masked = bias.detach().clone()
+    masked[:40] = -torch.inf
+    target = 40 + target % 35
+    theirs = F.cross_entropy(F.linear(hidden, weight, masked), target)
+    with launched(splits=3):
+        ours = linear_cross_entropy_loss(hidden, weight, target, linear_bias=masked, **TILED)
+        same(ours, theirs, [hidden, weight])
+
+
+@pytest.mark.parametrize("classes", [31, 32, 33])
+@pytest.mark.parametrize("softcap", [1.0, 5.0])
+def test_padding_is_masked_after_the_softcap(classes: int, softcap: float) -> None:
+    """A phantom class at softcap(0) = 0 shows where real logits are below."""
+    hidden, weight, _, target = draw(classes=classes)
+    bias = torch.full((classes,), -20.0)
+    bias[-1] = -3.0
+    logits = softcap * torch.tanh(F.linear(hidden, weight, bias) / softcap)
+    theirs = F.cross_entropy(logits, target)
+    with launched():
+        ours = linear_cross_entropy_loss(
+            hidden, weight, target, linear_bias=bias, softcap=softcap, **TILED
+        )
+        same(ours, theirs, [hidden, weight])
+
+
+def test_strides_and_frozen_factors() -> None:
+    hidden, weight, bias, target = draw()
+    theirs = gce_loss(F.linear(hidden, weight, bias), target)
+    column_major = weight.detach().t().contiguous().t().requires_grad_()
+    sliced = torch.randn(37, 40)
+    sliced[:, ::2] = hidden.detach()
+    with launched():
+        for leaf, name in ((hidden, "hidden"), (column_major, "linear_weight"), (bias, None)):
+            given = {"hidden": sliced[:, ::2], "linear_weight": weight.detach()}
+            if name is not None:
+                given[name] = leaf
+            extra = bias if name is None else bias.detach()
+            loss = linear_gce_loss(target=target, **given, linear_bias=extra, **TILED)
+            found = torch.autograd.grad(loss, leaf)[0]
+            like = {"hidden": hidden, "linear_weight": weight}.get(name, bias)
+            exact = torch.autograd.grad(theirs, like, retain_graph=True)[0]
+            torch.testing.assert_close(found, exact, rtol=2e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 5])
+def test_nothing_counts(rows: int) -> None:
+    hidden, weight, _, _ = draw(rows=rows)
+    ignored = torch.full((rows,), -100)
+    with launched():
+        assert bool(linear_gce_loss(hidden, weight, ignored, **TILED).isnan())
+        total = linear_gce_loss(hidden, weight, ignored, reduction="sum", **TILED)
+        total.backward()
+    assert float(total.detach()) == 0.0
+    assert not hidden.grad.any()
+    assert not weight.grad.any()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_factors(dtype: torch.dtype) -> None:
+    hidden, weight, _, target = draw(dtype=dtype)
+    exact = [t.detach().float().requires_grad_() for t in (hidden, weight)]
+    theirs = gce_loss(F.linear(*exact), target)
+    with launched():
+        loss = linear_gce_loss(hidden, weight, target, **TILED)
+        assert loss.dtype is torch.float32
+        found = torch.autograd.grad(loss, [hidden, weight])
+    torch.testing.assert_close(loss.detach(), theirs.detach(), rtol=1e-5, atol=1e-6)
+    eps = torch.finfo(dtype).eps
+    for a, b in zip(found, torch.autograd.grad(theirs, exact), strict=True):
+        assert a.dtype is dtype
+        torch.testing.assert_close(a.float(), b, rtol=2 * eps, atol=2 * eps * float(b.abs().max()))
+
+
+def test_a_weight_of_many_rows_is_summed_in_float32() -> None:
+    """In bfloat16 the sum of 4096 equal rows would stand still at 256 of them."""
+    hidden = torch.ones(4096, 16, dtype=torch.bfloat16)
+    weight = torch.zeros(16, 16, dtype=torch.bfloat16, requires_grad=True)
+    target = torch.zeros(4096, dtype=torch.long)
+    with launched(tiled.Launch(256, 16, 16, 16, 1, 1)):
+        linear_cross_entropy_loss(hidden, weight, target, reduction="sum", **TILED).backward()
+    assert weight.grad[1, 0].item() == 4096 / 16
+    assert weight.grad[0, 0].item() == -4096 * 15 / 16
+
+
+def test_no_second_derivative_and_a_second_backward() -> None:
+    hidden, weight, _, target = draw()
+    with launched():
+        loss = linear_gce_loss(hidden, weight, target, **TILED)
+        first = torch.autograd.grad(loss, hidden, retain_graph=True)[0]
+        (again,) = torch.autograd.grad(loss, hidden, create_graph=True)
+        assert torch.equal(first, again)
+        message = "linear_gce_loss: the gradient cannot be differentiated a second time"
+        with pytest.raises(RuntimeError, match=message):
+            again.sum().backward()
+
+
+# -------------------------------------------------------------------------- left out
+def confident(scale: float, classes: int = 320) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows whose softmax has its mass on the target and, at a small ``scale``, a few others."""
+    g = torch.Generator().manual_seed(3)
+    weight = F.normalize(torch.randn(classes, 16, generator=g), dim=1).to(torch.bfloat16)
+    target = torch.randint(0, classes, (32,), generator=g)
+    hidden = scale * weight[target].float() + torch.randn(32, 16, generator=g)
+    return hidden.to(torch.bfloat16).requires_grad_(), weight.requires_grad_(), target
+
+
+def kept_tiles(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """Where the tiles of gradients begin that a program keeps, of each call; -1: none."""
+    found: list[Tensor] = []
+    real = tiled._Kernels._workspace
+
+    def watched(self: Any, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        scratch, slots = real(self, hidden)
+        found.append(slots.fill_(-1))
+        return scratch, slots
+
+    monkeypatch.setattr(tiled._Kernels, "_workspace", watched)
+    return found
+
+
+def test_tiny_tiles_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    hidden, weight, target = confident(40.0)
+    slots = kept_tiles(monkeypatch)
+    for wanted in ([hidden], [weight], [hidden, weight]):
+        found = []
+        for everything in (True, False):
+            with launched(programs=1, splits=1, stripe=20):  # all tiles of a tile of rows
+                loss = linear_gce_loss(
+                    hidden, weight, target, reduction="sum", filter=not everything, **TILED
+                )
+                found.append(torch.autograd.grad(loss, wanted))
+        every, some = (int((s >= 0).sum()) for s in slots[-2:])
+        if wanted[0] is hidden:
+            assert every == 20
+            assert some < 16
+        most = 320 * torch.finfo(torch.bfloat16).eps / 32  # of a row's derivatives, each below
+        for exact, ours in zip(*found, strict=True):
+            assert float((exact.float() - ours.float()).abs().max()) < most
+
+
+@pytest.mark.parametrize(
+    ("call", "options"),
+    [
+        (linear_cross_entropy_loss, {"label_smoothing": 0.01}),  # dense: 3e-5 for each class
+        (linear_cross_entropy_loss, {"z_loss": 1e-7}),  # 8e-5 at the target, else nothing
+        (linear_logit_l2_loss, {"weight": 1e-4}),
+    ],
+)
+def test_small_derivatives_that_matter_are_not_left_out(
+    call: Any, options: dict[str, float]
+) -> None:
+    """All are below eps/32 = 1.2e-4, on rows so sure that cross-entropy has no gradient."""
+    hidden, weight, target = confident(400.0)
+    exact = [t.detach().float().requires_grad_() for t in (hidden, weight)]
+    wanted = torch.autograd.grad(call(*exact, target, reduction="sum", **options), exact)
+    with launched():
+        loss = call(hidden, weight, target, reduction="sum", **options, **TILED)
+        found = torch.autograd.grad(loss, [hidden, weight])
+    for ours, theirs in zip(found, wanted, strict=True):
+        atol = 0.01 * float(theirs.abs().max())
+        torch.testing.assert_close(ours.float(), theirs, rtol=0.02, atol=atol)
+
+
+# -------------------------------------------------------------------------- memory
+def test_memory_is_statistics_and_gradients() -> None:
+    """No tensor is as large as a chunk of logits; N·V is more than 50 times all of them."""
+    rows, features, classes = 2048, 4, 16384
+    hidden = torch.randn(rows, features, requires_grad=True)
+    weight = torch.randn(classes, features, requires_grad=True)
+    target = torch.randint(0, classes, (rows,))
+    launch = tiled.Launch(256, 1024, 16, 16, 1, 1)
+    splits, programs = 2, 1
+    with launched(launch, splits, programs, stripe=1), Peak() as peak:
+        linear_gce_loss(hidden, weight, target, **TILED).backward()
+    gradients = (rows + classes) * features * 4
+    tiles = programs * (launch.rows * launch.classes + launch.classes * features) * 4
+    by_row = 40 * rows * 4 + 2 * splits * rows * 4  # statistics, and the state of each split
+    assert peak.peak <= 2 * gradients + tiles + by_row
+    assert rows * classes * 4 >= 50 * peak.peak
+
+
+# -------------------------------------------------------------------------- what is chosen
+def test_auto_is_tiled_where_a_chunk_would_be_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    hidden, weight, _, target = draw()
+    chosen: list[str] = []
+    for name in ("chunked", "tiled"):
+        rows = getattr(__import__("lossgen.runtime", fromlist=[name]), name).Rows
+        real = rows.forward
+
+        def forward(ctx: Any, *args: Any, _real: Any = real, _name: str = name) -> Any:
+            chosen.append(_name)
+            return _real(ctx, *args)
+
+        monkeypatch.setattr(rows, "forward", staticmethod(forward))
+    row = 75 * 4
+    with launched(), torch.no_grad():
+        for backend in ("triton", "torch"):
+            for budget in (None, 256 * row, 255 * row):
+                linear_gce_loss(hidden, weight, target, memory_budget=budget, backend=backend)
+    assert chosen == ["chunked", "chunked", "tiled", "chunked", "chunked", "chunked"]
