@@ -6,6 +6,8 @@ JOBS ?= 2
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export OMP_NUM_THREADS ?= 1
+# Losses whose tiled kernels stand for the others: light, heavy, two sweeps, two vectors, outputs.
+TILED := gce cross_entropy nfl trades jsd_beta token_stats
 
 .PHONY: demo test peers sanitize build check lint format types layers aot wheel ci clean help
 
@@ -57,6 +59,7 @@ layers: $(READY)  ## the import rule
 
 aot: $(READY)  ## compile every kernel for two GPUs, without one
 	$(BIN)/lossgen build --all --check --aot sm_90,gfx942
+	$(BIN)/lossgen build $(TILED) --check --aot sm_90,gfx942 --tiled
 
 wheel: $(READY)  ## build the wheel, install it elsewhere, run a loss from it
 	VENV=$(VENV) bash .ci/wheel

@@ -1,12 +1,13 @@
 """One command on a machine with a GPU: correct first, then fast, then written down.
 
-    python benchmarks/gpu.py [--losses gce,focal] [--minutes 9] [--resume]
+    python benchmarks/gpu.py [linear] [--losses gce,focal] [--minutes 9] [--resume]
 
 1. Every loss against float64 on the device, in float32, bfloat16 and float16, at V = 32000, 128256
    and 256000, and once with N·V > 2^31.
 2. Forward + backward of every loss against its composite in eager PyTorch, under torch.compile,
    and against the time that a copy of as many bytes takes on this device.
-3. benchmarks/results/<gpu>.json (everything) and .md (the tables).
+3. ``linear``, alone if named: losses of a linear layer (benchmarks/gpu_linear.py).
+4. benchmarks/results/<gpu>.json (everything) and .md (the tables).
 
 Needs torch, triton, numpy and this checkout with its generated/; ``--dry-run`` shows on a CPU, in
 small, that the command works.  ``--minutes`` stops in time and ``--resume`` goes on from there.
@@ -72,7 +73,7 @@ class Bench:
         self.name = "dry-run" if options.dry_run else torch.cuda.get_device_name()
         stem = self.name.lower().replace(" ", "-")
         self.path = options.out / f"{stem}.json"
-        self.results: dict[str, Any] = {"checks": [], "timings": []}
+        self.results: dict[str, Any] = {"checks": [], "timings": [], "linear": []}
         if options.resume and self.path.is_file():
             self.results = json.loads(self.path.read_text(encoding="utf-8"))
         self.results |= self.about()
@@ -207,6 +208,48 @@ class Bench:
                 entry[name]["times"] = ratio(timing, timings["lossgen"])
         return entry
 
+    def linear(self) -> None:
+        """Losses of a linear layer, candidates interleaved."""
+        part = import_file(HERE / "gpu_linear.py")
+        folder = HERE.parent / "generated"
+        modules = {name: import_file(folder / f"{name}.py") for name in ("cross_entropy", "gce")}
+        small = self.options.dry_run
+        done = {entry["case"] for entry in self.results["linear"]}
+        for case in part.SMALL if small else part.CASES:
+            if str(case) in done or self.late:
+                continue
+            compiled = not self.options.no_compile
+            runs, data = part.candidates(modules, case, self.device, compiled, not small)
+            entry: dict[str, Any] = {"case": str(case), "runs": {}, "errors": {}}
+            for name in list(runs):
+                try:
+                    found: dict[str, float] = {"bytes": part.peak(runs[name], self.device)}
+                    if name != next(iter(runs)) and "gce" not in name:
+                        found["off"] = part.compared(case, data, runs[name])
+                    entry["runs"][name] = found
+                except Exception as error:
+                    entry["errors"][name] = f"{type(error).__name__}: {str(error)[:300]}"
+                    del runs[name]
+                self.free()
+            for name, timing in paired(runs, self.options.rounds, measure=self.measure).items():
+                entry["runs"][name] |= {"ms": 1e3 * timing.median, "samples": timing.samples}
+            self.results["linear"].append(entry)
+            self.write()
+            self.free()
+
+    def linear_table(self, entry: dict[str, Any]) -> list[list[str]]:
+        floor = next(iter(entry["runs"].values()))["ms"]
+        return [
+            [
+                name,
+                f"{run['ms']:.2f}",
+                f"{run['ms'] / floor:.2f}",
+                f"{run['bytes'] / 2**20:.0f}",
+                f"{run['off']:.1e}" if "off" in run else "–",
+            ]
+            for name, run in entry["runs"].items()
+        ]
+
     # ------------------------------------------------------------------ results
     def free(self) -> None:
         if self.device.type == "cuda":
@@ -246,6 +289,11 @@ class Bench:
             )
             for shape in dict.fromkeys(entry["shape"] for entry in self.results["timings"]):
                 lines += ["", f"## {shape}", "", markdown(COLUMNS, self.table(shape)).rstrip()]
+        columns = import_file(HERE / "gpu_linear.py").COLUMNS
+        for entry in self.results["linear"]:
+            lines += ["", f"## {entry['case']}", ""]
+            lines.append(markdown(columns, self.linear_table(entry)).rstrip())
+            lines += [f"- {name}: {text}" for name, text in entry["errors"].items()]
         return "\n".join(lines) + "\n"
 
     def write(self) -> None:
@@ -256,8 +304,10 @@ class Bench:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument(
+        "part", nargs="?", choices=("all", "check", "time", "linear"), default="all"
+    )
     parser.add_argument("--losses", default="", help="comma-separated names; default all")
-    parser.add_argument("--part", choices=("all", "check", "time"), default="all")
     parser.add_argument("--minutes", type=float, default=1e9, help="start nothing new after these")
     parser.add_argument("--resume", action="store_true", help="keep what the results file has")
     parser.add_argument("--out", type=Path, default=HERE / "results")
@@ -274,11 +324,13 @@ def main() -> int:
     # Sizes vary from loss to loss: let the allocator grow its segments instead of keeping holes.
     os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     bench = Bench(options)
-    subjects = bench.subjects()
-    if options.part != "time":
+    subjects = bench.subjects() if options.part != "linear" else []
+    if options.part in ("all", "check"):
         bench.check(subjects)
-    if options.part != "check":
+    if options.part in ("all", "time"):
         bench.time(subjects)
+    if options.part in ("all", "linear"):
+        bench.linear()
     bench.write()
     print(bench.summary())
     if bench.late:

@@ -4,6 +4,9 @@ Forward and backward of hidden [N, D], weight [V, D], float32; all candidates in
 process.  The floor is the three products that no such loss can avoid:
 
     OMP_NUM_THREADS=2 python benchmarks/linear.py [--rows 1024] [--features 512] [--classes 32768]
+
+Memory is of tensors alive at once, beside what was there before.  ``--every`` times every loss of
+the catalogue instead, each beside cross-entropy; class inputs are given as rows.
 """
 
 from __future__ import annotations
@@ -15,9 +18,13 @@ from functools import partial
 
 import torch
 from rich.console import Console
+from rich.progress import track
 from torch import Tensor
 from torch.nn import functional as F
 
+import lossgen
+from lossgen import paths
+from lossgen.bench.memory import Peak
 from lossgen.bench.report import paired, ratio, rich_table
 from lossgen.losses import linear_cross_entropy_loss, linear_focal_loss, linear_gce_loss
 
@@ -48,6 +55,44 @@ def step(loss: Loss, hidden: Tensor, weight: Tensor, target: Tensor) -> tuple[Te
     return torch.autograd.grad(loss(hidden, weight, target), (hidden, weight))
 
 
+def of_catalogue(name: str, hidden: Tensor, weight: Tensor, target: Tensor) -> Callable[[], object]:
+    """Forward and backward of a loss of the catalogue at its default parameters."""
+    module = lossgen.load(name)
+    declared = module.LOSS
+    call = getattr(module, f"linear_{declared.function}")
+    generator = torch.Generator().manual_seed(1)
+    given: dict[str, Tensor] = {}
+    for entry in declared.inputs:
+        if entry.kind == "class":
+            scores = torch.randn(len(hidden), len(weight), generator=generator)
+            given[entry.name] = scores if entry.domain.everything else scores.softmax(-1)
+        elif entry.off is None:
+            size = len(weight) if entry.kind == "vocab" else len(hidden)
+            given[entry.name] = 0.2 + 0.6 * torch.rand(size, generator=generator)
+    named = {"hidden": hidden, "linear_weight": weight, **given}
+    if declared.has_target:
+        named["target"] = target
+
+    def run() -> object:
+        found = call(**named)
+        total = torch.stack(found).sum() if isinstance(found, tuple) else found
+        return torch.autograd.grad(total, (hidden, weight))
+
+    return run
+
+
+def every(data: tuple[Tensor, Tensor, Tensor], rounds: int) -> list[tuple[str, ...]]:
+    """Each loss of the catalogue over cross-entropy, one pair after the other."""
+    rows = []
+    base = partial(step, linear_cross_entropy_loss, *data)
+    names = sorted(p.stem for p in paths.specs_dir().glob("*.yaml"))
+    for name in track(names, "losses"):
+        timings = paired({"base": base, name: of_catalogue(name, *data)}, rounds)
+        times = ratio(timings[name], timings["base"])
+        rows.append((name, f"{1e3 * timings[name].median:.0f}", f"{times:.2f}"))
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rows", type=int, default=1024)
@@ -55,6 +100,7 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=32768)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--every", action="store_true", help="all losses, beside cross-entropy")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
@@ -63,6 +109,13 @@ def main() -> None:
     weight = (weight / options.features**0.5).requires_grad_()
     target = torch.randint(options.classes, (options.rows,))
     data = (hidden, weight, target)
+    sizes = f"N = {options.rows}, D = {options.features}, V = {options.classes}"
+    title = f"{sizes}, float32, {options.threads} threads"
+    console = Console()
+    if options.every:
+        columns = ("forward + backward", "median ms", "÷ cross-entropy")
+        console.print(rich_table(title, columns, every(data, options.rounds)))
+        return
     losses: dict[str, Loss] = {
         "cross_entropy": linear_cross_entropy_loss,
         "gce": linear_gce_loss,
@@ -82,15 +135,19 @@ def main() -> None:
     }
     runs["floor: three products"] = partial(products, *data)
     timings = paired(runs, options.rounds)
+    memory = {}
+    for name, run in runs.items():
+        with Peak() as peak:
+            run()
+        memory[name] = peak.peak
     rows = []
     for name, timing in timings.items():
         low, high = (f"{1e3 * t:.0f}" for t in timing.quartiles)
         times = ratio(timing, timings["floor: three products"])
-        rows.append((name, f"{1e3 * timing.median:.0f}", f"{low} to {high}", f"{times:.2f}"))
-    sizes = f"N = {options.rows}, D = {options.features}, V = {options.classes}"
-    columns = ("forward + backward", "median ms", "quartiles ms", "÷ floor")
-    console = Console()
-    console.print(rich_table(f"{sizes}, float32, {options.threads} threads", columns, rows))
+        cells = (name, f"{1e3 * timing.median:.0f}", f"{low} to {high}", f"{times:.2f}")
+        rows.append((*cells, f"{memory[name] / 2**20:.0f}"))
+    columns = ("forward + backward", "median ms", "quartiles ms", "÷ floor", "peak MB")
+    console.print(rich_table(title, columns, rows))
     console.print(f"torch {torch.__version__}, {platform.machine()}, {options.rounds} rounds")
 
 

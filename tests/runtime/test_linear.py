@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lossgen.bench.memory import Peak
 from lossgen.losses import (
     LinearGCELoss,
     cross_entropy_loss,
@@ -26,7 +27,6 @@ from lossgen.losses import (
     trades_loss,
 )
 from lossgen.runtime import projected
-from tests.runtime.memory import Peak
 
 N, D, V = 12, 6, 37
 BUDGET = 5 * V * 8  # five rows of float64: chunks of 5, 5 and 2 rows

@@ -73,6 +73,31 @@ BAD: list[tuple[str, Callable[[], Any], type[Exception], str]] = [
         "linear_gce_loss: shift = -1 must not be negative",
     ),
     (
+        "schedule",
+        lambda: linear_gce_loss(H, W, Y, schedule="fast"),
+        ValueError,
+        "linear_gce_loss: schedule must be one of 'auto', 'chunked', 'tiled', not 'fast'",
+    ),
+    (
+        "schedule_on_c",
+        lambda: linear_gce_loss(H, W, Y, schedule="tiled", backend="c"),
+        ValueError,
+        "linear_gce_loss: schedule 'tiled' has no 'c' program; use backend 'triton' or schedule "
+        "'chunked'",
+    ),
+    (
+        "schedule_in_float64",
+        lambda: linear_gce_loss(H.double(), W.double(), Y, schedule="tiled"),
+        ValueError,
+        "gce_loss: backend 'triton' computes in float32, not float64",
+    ),
+    (
+        "filter",
+        lambda: linear_gce_loss(H, W, Y, filter=1),
+        TypeError,
+        "linear_gce_loss: filter must be a bool, not int",
+    ),
+    (
         "shift_type",
         lambda: linear_gce_loss(H, W, Y, shift=True),
         TypeError,

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor
@@ -19,49 +15,18 @@ from lossgen.losses import (
     linear_gce_loss,
     linear_jsd_beta_loss,
     linear_kd_forward_kl_loss,
-    linear_logit_l2_loss,
     linear_token_stats,
     linear_trades_loss,
     trades_loss,
 )
 from lossgen.runtime import tiled
 from lossgen.verify import interpreter
-from tests.runtime.memory import Peak
-
-TILED: dict[str, Any] = {"schedule": "tiled", "backend": "triton"}
-SMALL = tiled.Launch(rows=16, classes=16, features=16, outputs=16, warps=1, stages=1)
+from tests.runtime.tiled_calls import TILED, draw, launched
 
 
 @pytest.fixture(autouse=True)
 def _mended() -> None:
     interpreter.install()
-
-
-@contextmanager
-def launched(
-    launch: tiled.Launch = SMALL, splits: int = 2, programs: int = 2, stripe: int = 2
-) -> Iterator[None]:
-    """Run with this launch; several programs share the work, as on a GPU."""
-    stock = tiled.launch_of, tiled.n_splits, tiled.programs, tiled.STRIPE
-    tiled.STRIPE = stripe
-    tiled.launch_of = lambda role, itemsize, made, work, hip: launch
-    tiled.n_splits = lambda row_tiles, class_tiles, processors: min(splits, class_tiles)
-    tiled.programs = lambda tensor: programs
-    try:
-        yield
-    finally:
-        tiled.launch_of, tiled.n_splits, tiled.programs, tiled.STRIPE = stock
-
-
-def draw(
-    rows: int = 37, features: int = 20, classes: int = 75, dtype: torch.dtype = torch.float32
-) -> tuple[Tensor, ...]:
-    """hidden, weight, bias, target; two row tiles and some, a D and a V that no tile divides."""
-    g = torch.Generator().manual_seed(rows)
-    hidden = torch.randn(rows, features, generator=g).to(dtype).requires_grad_()
-    weight = (torch.randn(classes, features, generator=g) / 2).to(dtype).requires_grad_()
-    bias = torch.randn(classes, generator=g).to(dtype).requires_grad_()
-    return hidden, weight, bias, torch.randint(0, classes, (rows,), generator=g)
 
 
 def same(
@@ -297,109 +262,3 @@ def test_no_second_derivative_and_a_second_backward() -> None:
         message = "linear_gce_loss: the gradient cannot be differentiated a second time"
         with pytest.raises(RuntimeError, match=message):
             again.sum().backward()
-
-
-# -------------------------------------------------------------------------- left out
-def confident(scale: float, classes: int = 320) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows whose softmax has its mass on the target and, at a small ``scale``, a few others."""
-    g = torch.Generator().manual_seed(3)
-    weight = F.normalize(torch.randn(classes, 16, generator=g), dim=1).to(torch.bfloat16)
-    target = torch.randint(0, classes, (32,), generator=g)
-    hidden = scale * weight[target].float() + torch.randn(32, 16, generator=g)
-    return hidden.to(torch.bfloat16).requires_grad_(), weight.requires_grad_(), target
-
-
-def kept_tiles(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
-    """Where the tiles of gradients begin that a program keeps, of each call; -1: none."""
-    found: list[Tensor] = []
-    real = tiled._Kernels._workspace
-
-    def watched(self: Any, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        scratch, slots = real(self, hidden)
-        found.append(slots.fill_(-1))
-        return scratch, slots
-
-    monkeypatch.setattr(tiled._Kernels, "_workspace", watched)
-    return found
-
-
-def test_tiny_tiles_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    hidden, weight, target = confident(40.0)
-    slots = kept_tiles(monkeypatch)
-    for wanted in ([hidden], [weight], [hidden, weight]):
-        found = []
-        for everything in (True, False):
-            with launched(programs=1, splits=1, stripe=20):  # all tiles of a tile of rows
-                loss = linear_gce_loss(
-                    hidden, weight, target, reduction="sum", filter=not everything, **TILED
-                )
-                found.append(torch.autograd.grad(loss, wanted))
-        every, some = (int((s >= 0).sum()) for s in slots[-2:])
-        if wanted[0] is hidden:
-            assert every == 20
-            assert some < 16
-        most = 320 * torch.finfo(torch.bfloat16).eps / 32  # of a row's derivatives, each below
-        for exact, ours in zip(*found, strict=True):
-            assert float((exact.float() - ours.float()).abs().max()) < most
-
-
-@pytest.mark.parametrize(
-    ("call", "options"),
-    [
-        (linear_cross_entropy_loss, {"label_smoothing": 0.01}),  # dense: 3e-5 for each class
-        (linear_cross_entropy_loss, {"z_loss": 1e-7}),  # 8e-5 at the target, else nothing
-        (linear_logit_l2_loss, {"weight": 1e-4}),
-    ],
-)
-def test_small_derivatives_that_matter_are_not_left_out(
-    call: Any, options: dict[str, float]
-) -> None:
-    """All are below eps/32 = 1.2e-4, on rows so sure that cross-entropy has no gradient."""
-    hidden, weight, target = confident(400.0)
-    exact = [t.detach().float().requires_grad_() for t in (hidden, weight)]
-    wanted = torch.autograd.grad(call(*exact, target, reduction="sum", **options), exact)
-    with launched():
-        loss = call(hidden, weight, target, reduction="sum", **options, **TILED)
-        found = torch.autograd.grad(loss, [hidden, weight])
-    for ours, theirs in zip(found, wanted, strict=True):
-        atol = 0.01 * float(theirs.abs().max())
-        torch.testing.assert_close(ours.float(), theirs, rtol=0.02, atol=atol)
-
-
-# -------------------------------------------------------------------------- memory
-def test_memory_is_statistics_and_gradients() -> None:
-    """No tensor is as large as a chunk of logits; N·V is more than 50 times all of them."""
-    rows, features, classes = 2048, 4, 16384
-    hidden = torch.randn(rows, features, requires_grad=True)
-    weight = torch.randn(classes, features, requires_grad=True)
-    target = torch.randint(0, classes, (rows,))
-    launch = tiled.Launch(256, 1024, 16, 16, 1, 1)
-    splits, programs = 2, 1
-    with launched(launch, splits, programs, stripe=1), Peak() as peak:
-        linear_gce_loss(hidden, weight, target, **TILED).backward()
-    gradients = (rows + classes) * features * 4
-    tiles = programs * (launch.rows * launch.classes + launch.classes * features) * 4
-    by_row = 40 * rows * 4 + 2 * splits * rows * 4  # statistics, and the state of each split
-    assert peak.peak <= 2 * gradients + tiles + by_row
-    assert rows * classes * 4 >= 50 * peak.peak
-
-
-# -------------------------------------------------------------------------- what is chosen
-def test_auto_is_tiled_where_a_chunk_would_be_short(monkeypatch: pytest.MonkeyPatch) -> None:
-    hidden, weight, _, target = draw()
-    chosen: list[str] = []
-    for name in ("chunked", "tiled"):
-        rows = getattr(__import__("lossgen.runtime", fromlist=[name]), name).Rows
-        real = rows.forward
-
-        def forward(ctx: Any, *args: Any, _real: Any = real, _name: str = name) -> Any:
-            chosen.append(_name)
-            return _real(ctx, *args)
-
-        monkeypatch.setattr(rows, "forward", staticmethod(forward))
-    row = 75 * 4
-    with launched(), torch.no_grad():
-        for backend in ("triton", "torch"):
-            for budget in (None, 256 * row, 255 * row):
-                linear_gce_loss(hidden, weight, target, memory_budget=budget, backend=backend)
-    assert chosen == ["chunked", "chunked", "tiled", "chunked", "chunked", "chunked"]
