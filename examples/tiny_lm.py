@@ -6,7 +6,7 @@ chunk of rows at a time, and with ``linear_gce_loss`` in the same way.  The firs
 function, so their curves must lie on each other; the table says how far apart they are, and by how
 much the memory of the process (its high-water mark) grew during the training.
 
-    python examples/tiny_lm.py [--steps 60] [--tokens 2048]
+    python examples/tiny_lm.py [--steps 40] [--tokens 2048]
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def plot(runs: dict[str, Run], path: Path) -> None:
 
 def main() -> None:
     options_of = parser(__doc__, "tiny_lm.png")
-    options_of.add_argument("--steps", type=int, default=60)
+    options_of.add_argument("--steps", type=int, default=40)
     options_of.add_argument("--tokens", type=int, default=2048)
     options = options_of.parse_args()
     batch = max(1, options.tokens // LENGTH)

@@ -20,7 +20,7 @@ from lossgen.runtime.batch import Batch, compute_dtype, unit_stride
 from lossgen.runtime.linear_call import LinearCall, present
 from lossgen.runtime.projected import Gradients, Take, pick
 
-__all__ = ["Fused", "Rows"]
+__all__ = ["Fused", "Rows", "run"]
 
 
 def run(

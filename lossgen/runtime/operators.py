@@ -19,7 +19,7 @@ from lossgen.runtime.batch import Batch, compute_dtype, unit_stride
 if TYPE_CHECKING:
     from lossgen.runtime.loss import RowLoss
 
-__all__ = ["Operators", "register"]
+__all__ = ["Operators", "loss_of", "register"]
 
 _ARGUMENTS = (
     "Tensor logits, Tensor? target, Tensor[] streams, Tensor[] inputs, float[] parameters, "
@@ -44,6 +44,11 @@ def register(loss: RowLoss) -> Operators:
     if key not in _OPERATORS:
         _OPERATORS[key] = _define(key)
     return _OPERATORS[key]
+
+
+def loss_of(key: str) -> RowLoss:
+    """The registered loss."""
+    return _LOSSES[key]
 
 
 def _batch(

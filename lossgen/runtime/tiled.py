@@ -26,7 +26,7 @@ from lossgen.runtime.launch import processors, running_on
 from lossgen.runtime.linear_call import LinearCall, present
 from lossgen.runtime.projected import Existing, Projected
 
-__all__ = ["STRIPE", "Launch", "Rows", "launch_of"]
+__all__ = ["STRIPE", "Launch", "Rows", "launch_of", "run"]
 
 _MAX_SPLITS = 64
 
@@ -334,35 +334,61 @@ class _Kernels:
         return scratch, self.source_row.new_empty(slots, dtype=torch.int32)
 
 
+def run(
+    call: LinearCall, tensors: Sequence[Any], grad_rows: Tensor | None, wanted: Sequence[bool]
+) -> tuple[Tensor, list[Tensor | None]]:
+    """Results [outputs, N], and with ``grad_rows`` [outputs, N] the gradients of ``tensors``
+    where ``wanted``."""
+    results, kernels, found = _forward(call, tensors)
+    if grad_rows is None:
+        return results, []
+    return results, _backward(call, tensors, kernels, found, grad_rows, wanted)
+
+
+def _forward(
+    call: LinearCall, tensors: Sequence[Any]
+) -> tuple[Tensor, _Kernels | None, _Statistics | None]:
+    logits = call.batch.logits
+    results = logits.new_zeros((call.batch.n_out, logits.shape[0]), dtype=torch.float32)
+    count = logits.shape[0] if call.kept is None else len(call.kept)
+    if not count:
+        return results, None, None
+    with running_on(logits):
+        kernels = _Kernels(call, tensors, count)
+        loss, found = kernels.forward()
+        results[:, kernels.taken[:count]] = loss[:, :count]
+    return results, kernels, found
+
+
+def _backward(
+    call: LinearCall,
+    tensors: Sequence[Any],
+    kernels: _Kernels | None,
+    found: _Statistics | None,
+    grad_rows: Tensor,
+    wanted: Sequence[bool],
+) -> list[Tensor | None]:
+    if kernels is None or found is None:  # no row counts
+        pairs = zip(tensors, wanted, strict=True)
+        return [torch.zeros_like(t) if want and t is not None else None for t, want in pairs]
+    with torch.no_grad(), running_on(call.batch.logits):
+        return kernels.backward(found, grad_rows.float(), wanted)
+
+
 class Rows(torch.autograd.Function):
     """Results per row [outputs, N]; the backward makes the logits again, tile by tile."""
 
     @staticmethod
     def forward(ctx: Any, call: LinearCall, *tensors: Tensor | None) -> Tensor:
-        logits = call.batch.logits
-        results = logits.new_zeros((call.batch.n_out, logits.shape[0]), dtype=torch.float32)
-        count = logits.shape[0] if call.kept is None else len(call.kept)
-        ctx.call, ctx.count = call, count
+        results, kernels, ctx.found = _forward(call, tensors)
+        ctx.call, ctx.count = call, 0 if kernels is None else kernels.count
         ctx.save_for_backward(*tensors)
-        ctx.found = None
-        if count:
-            with running_on(logits):
-                run = _Kernels(call, tensors, count)
-                loss, ctx.found = run.forward()
-                results[:, run.taken[:count]] = loss[:, :count]
         return results
 
     @staticmethod
     def backward(ctx: Any, grad_rows: Tensor) -> tuple[Tensor | None, ...]:
         tensors, call = ctx.saved_tensors, ctx.call
+        kernels = _Kernels(call, tensors, ctx.count) if ctx.count else None
         wanted = ctx.needs_input_grad[1:]
-        with torch.no_grad(), running_on(call.batch.logits):
-            if ctx.found is None:
-                found = [
-                    torch.zeros_like(t) if t is not None and want else None
-                    for t, want in zip(tensors, wanted, strict=True)
-                ]
-            else:
-                run = _Kernels(call, tensors, ctx.count)
-                found = run.backward(ctx.found, grad_rows.float(), wanted)
+        found = _backward(call, tensors, kernels, ctx.found, grad_rows, wanted)
         return None, *once(tuple(found), present(tensors), call.loss)
