@@ -101,6 +101,10 @@ typedef struct {
     const int64_t *grad_stride;
 } Call;
 
+/* Scratch rows: whole vectors, and not a multiple of a page apart, which caches dislike. */
+#define ALIGNED 128
+static inline int64_t padded_row(int64_t classes) { return ((classes / LANES + 1) | 1) * LANES; }
+
 static inline float from_half(uint16_t h) {
     const uint32_t sign = (uint32_t)(h & 0x8000u) << 16, body = h & 0x7fffu;
     uint32_t bits = body << 13; /* the exponent is rebased by a product, subnormals included */

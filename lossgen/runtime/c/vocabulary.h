@@ -53,7 +53,8 @@ OPERATION half_power(uint32_t bits) {
 OPERATION FN(exp_below)(REAL x) {
     const float inside = x < -87.3f ? -87.3f : x; /* keeps NaN, as all bounds here do */
     SPLIT(inside);
-    return (1.0f + expm1_reduced(r)) * half_power(bits) * 2.0f;
+    const float scale = half_power(bits);
+    return 2.0f * FMA(expm1_reduced(r), scale, scale);
 }
 
 OPERATION FN(exp)(REAL x) {
