@@ -30,6 +30,7 @@ typedef float real;
 #define R(c) ((real)(c))
 #define BLOCK 1024 /* classes that are summed in real before they join a double */
 #define LANES 32   /* partial results side by side: what vectors are made of */
+#define PARTS 8    /* doubles side by side that they join */
 
 /* Functions by the type of their first argument. */
 #define BY_TYPE(name, a) _Generic((a), float: name##_float, default: name##_double)
