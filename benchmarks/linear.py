@@ -12,6 +12,7 @@ import argparse
 import platform
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -22,6 +23,7 @@ from lossgen.bench.report import paired, ratio, rich_table
 from lossgen.losses import linear_cross_entropy_loss, linear_focal_loss, linear_gce_loss
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
+FLOOR = "floor: three products"
 
 
 def products(hidden: Tensor, weight: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -48,21 +50,12 @@ def step(loss: Loss, hidden: Tensor, weight: Tensor, target: Tensor) -> tuple[Te
     return torch.autograd.grad(loss(hidden, weight, target), (hidden, weight))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rows", type=int, default=1024)
-    parser.add_argument("--features", type=int, default=512)
-    parser.add_argument("--classes", type=int, default=32768)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=2)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+def measure(rows: int, features: int, classes: int, rounds: int) -> dict[str, Any]:
+    """Milliseconds of each candidate, and how many times the floor that is."""
     torch.manual_seed(0)
-    hidden = torch.randn(options.rows, options.features).requires_grad_()
-    weight = torch.randn(options.classes, options.features)
-    weight = (weight / options.features**0.5).requires_grad_()
-    target = torch.randint(options.classes, (options.rows,))
-    data = (hidden, weight, target)
+    hidden = torch.randn(rows, features).requires_grad_()
+    weight = (torch.randn(classes, features) / features**0.5).requires_grad_()
+    data = (hidden, weight, torch.randint(classes, (rows,)))
     losses: dict[str, Loss] = {
         "cross_entropy": linear_cross_entropy_loss,
         "gce": linear_gce_loss,
@@ -80,17 +73,57 @@ def main() -> None:
     runs: dict[str, Callable[[], object]] = {
         name: partial(step, loss, *data) for name, loss in losses.items()
     }
-    runs["floor: three products"] = partial(products, *data)
-    timings = paired(runs, options.rounds)
-    rows = []
-    for name, timing in timings.items():
-        low, high = (f"{1e3 * t:.0f}" for t in timing.quartiles)
-        times = ratio(timing, timings["floor: three products"])
-        rows.append((name, f"{1e3 * timing.median:.0f}", f"{low} to {high}", f"{times:.2f}"))
-    sizes = f"N = {options.rows}, D = {options.features}, V = {options.classes}"
-    columns = ("forward + backward", "median ms", "quartiles ms", "÷ floor")
+    runs[FLOOR] = partial(products, *data)
+    timings = paired(runs, rounds)
+    return {
+        "sizes": {"rows": rows, "features": features, "classes": classes},
+        "rounds": rounds,
+        "candidates": [
+            {
+                "name": name,
+                "ms": 1e3 * timing.median,
+                "quartiles_ms": [1e3 * t for t in timing.quartiles],
+                "times_floor": ratio(timing, timings[FLOOR]),
+            }
+            for name, timing in timings.items()
+        ],
+    }
+
+
+def cells(found: dict[str, Any]) -> list[tuple[str, str, str, str]]:
+    """The rows of the table."""
+    return [
+        (
+            entry["name"],
+            f"{entry['ms']:.0f}",
+            " to ".join(f"{t:.0f}" for t in entry["quartiles_ms"]),
+            f"{entry['times_floor']:.2f}",
+        )
+        for entry in found["candidates"]
+    ]
+
+
+COLUMNS = ("linear layer, forward + backward", "median ms", "quartiles ms", "÷ floor")
+
+
+def title(found: dict[str, Any]) -> str:
+    sizes = found["sizes"]
+    return f"N = {sizes['rows']}, D = {sizes['features']}, V = {sizes['classes']}, float32"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rows", type=int, default=1024)
+    parser.add_argument("--features", type=int, default=512)
+    parser.add_argument("--classes", type=int, default=32768)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    found = measure(options.rows, options.features, options.classes, options.rounds)
     console = Console()
-    console.print(rich_table(f"{sizes}, float32, {options.threads} threads", columns, rows))
+    heading = f"{title(found)}, {options.threads} threads"
+    console.print(rich_table(heading, COLUMNS, cells(found)))
     console.print(f"torch {torch.__version__}, {platform.machine()}, {options.rounds} rounds")
 
 

@@ -3,7 +3,8 @@
    Each function is total over its domain (infinities included; NaN in gives NaN out) and written
    without branches, so that loops over it vectorise.  In float nothing but power and erf calls a
    library; in double all but exp comes from libm.  Bounds as in lossgen.runtime.elementwise:
-   4 ulp (1 + condition number); results below 2^-125, about the smallest normal number, may be flushed to 0. */
+   4 ulp (1 + condition number); results below 2^-125, about the smallest normal number, may be
+   flushed to 0. */
 
 #define PASTE_(a, b) a##_##b
 #define PASTE(a, b) PASTE_(a, b)
