@@ -199,7 +199,11 @@ def plot(results: dict[str, Any], path: Path) -> None:
         drawn = left.barh(at, times, height, color=COLOURS[key], label=key)
         left.bar_label(drawn, [f"{t:.0f}" for t in times], padding=3, fontsize=7)
     floors = [row["floor"]["ms"] for row in rows]
-    left.scatter(floors, range(len(rows)), marker="|", s=420, color=COLOURS["floor"], label="floor")
+    size = 230 / len(rows)  # in points: as tall as a group of bars
+    style = {"marker": "|", "linestyle": "", "color": COLOURS["floor"], "markeredgewidth": 1.5}
+    left.plot(floors, range(len(rows)), markersize=size, **style)
+    left.plot([], [], markersize=9, label="floor", **style)
+    left.margins(x=0.12)
     left.set_yticks(range(len(rows)), [row["loss"] for row in rows])
     left.set_xscale("log")
     left.set_xlabel("ms, forward + backward (log scale)")
