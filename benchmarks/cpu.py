@@ -1,25 +1,31 @@
-"""CPU speed: generated losses against the composites that people write, eager and compiled.
+"""CPU speed: generated losses against what people write, their floor, and how they scale.
 
 Forward and backward, float32, C backend of lossgen, all candidates interleaved in one process:
 
-    OMP_NUM_THREADS=2 python benchmarks/cpu.py [--quick]
+    OMP_NUM_THREADS=2 python benchmarks/cpu.py [--quick] [--out FOLDER]
+
+With ``--out`` the tables are also written there as cpu.json, cpu.md and cpu.png.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import platform
 import shutil
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
+from typing import Any
 
+import linear
 import torch
-from rich.console import Console
+from cpu_report import LONG, about, bars, console_tables, write
 from torch import Tensor
 from torch.nn import functional as F
 
-from lossgen.bench.report import paired, ratio, rich_table
+from lossgen.bench.report import Timing, paired, ratio
 from lossgen.losses import (
     brier_loss,
     comp_sum_loss,
@@ -33,6 +39,7 @@ from lossgen.losses import (
 from lossgen.runtime.pages import empty_like
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]  # logits, target, a second row of logits
+CLASSES = (10, 100, 1000, 4096, 10000, 32768, 100000, 262144)
 
 
 # The composites: each through log_softmax, the usual way and the fastest eager one.
@@ -79,39 +86,62 @@ def trades(logits: Tensor, target: Tensor, other: Tensor, beta: float = 6.0) -> 
     return F.nll_loss(clean, target) + beta * apart.mean()
 
 
-LOSSES: dict[str, tuple[Loss, Loss]] = {
+#: generated, composite, rows of logits that it reads, gradients that it writes
+LOSSES: dict[str, tuple[Loss, Loss, int, int]] = {
     "cross_entropy": (
         lambda x, y, u: cross_entropy_loss(x, y, backend="c"),
         lambda x, y, u: F.cross_entropy(x, y),
+        1,
+        1,
     ),
     "gce": (
         lambda x, y, u: gce_loss(x, y, q=0.7, backend="c"),
         lambda x, y, u: gce(x, y),
+        1,
+        1,
     ),
     "focal": (
         lambda x, y, u: focal_loss(x, y, gamma=2.0, backend="c"),
         lambda x, y, u: focal(x, y),
+        1,
+        1,
     ),
     "comp_sum": (
         lambda x, y, u: comp_sum_loss(x, y, tau=1.5, backend="c"),
         lambda x, y, u: comp_sum(x, y),
+        1,
+        1,
     ),
     "brier": (
         lambda x, y, u: brier_loss(x, y, backend="c"),
         lambda x, y, u: brier(x, y),
+        1,
+        1,
     ),
     "kd_forward_kl": (
         lambda x, y, u: kd_forward_kl_loss(x, u.detach(), T=4.0, backend="c"),
         lambda x, y, u: kd_forward_kl(x, u.detach()),
+        2,
+        1,
     ),
     "jsd_beta": (
         lambda x, y, u: jsd_beta_loss(x, u.detach(), beta=0.5, backend="c"),
         lambda x, y, u: jsd(x, u.detach()),
+        2,
+        1,
     ),
     "trades": (
         lambda x, y, u: trades_loss(x, y, u, beta=6.0, backend="c"),
         trades,
+        2,
+        2,
     ),
+}
+SCALED = {
+    "cross_entropy": LOSSES["cross_entropy"][0],
+    "gce": LOSSES["gce"][0],
+    "jsd_beta": LOSSES["jsd_beta"][0],
+    "F.cross_entropy": LOSSES["cross_entropy"][1],
 }
 
 
@@ -123,15 +153,33 @@ def step(loss: Loss, logits: Tensor, target: Tensor, other: Tensor) -> Tensor:
     return logits.grad
 
 
-def floor(logits: Tensor, work: Tensor) -> Tensor:
-    """What no loss of a softmax can avoid: two exponentials per logit, and a fresh gradient."""
-    x = logits.detach()
-    for part, rows in zip(work.split(32), x.split(32), strict=True):
-        torch.exp(rows, out=part)
-    grad = empty_like(x)
-    for part, rows in zip(grad.split(32), x.split(32), strict=True):
-        torch.exp(rows, out=part)
-    return grad
+class Floor:
+    """What no loss of softmaxes can avoid: two exponentials per logit of each stream, while the
+    row is in cache, and fresh gradients.  Each thread has rows of its own, as in lossgen."""
+
+    def __init__(self, threads: int) -> None:
+        self.pool = ThreadPoolExecutor(threads, initializer=partial(torch.set_num_threads, 1))
+        list(self.pool.map(time.sleep, [0.01] * threads))  # all of them exist
+        self.threads = threads
+        torch.set_num_threads(threads)
+
+    def __call__(self, streams: list[Tensor], gradients: int) -> list[Tensor]:
+        fresh = [empty_like(x) for x in streams[:gradients]]
+        parts = zip(*(x.tensor_split(4 * self.threads) for x in (*streams, *fresh)), strict=True)
+        list(self.pool.map(partial(self.rows, n_streams=len(streams)), parts))
+        return fresh
+
+    @staticmethod
+    def rows(part: tuple[Tensor, ...], n_streams: int) -> None:
+        streams, fresh = part[:n_streams], part[n_streams:]
+        several = max(1, (1 << 16) // streams[0].shape[1])
+        work = torch.empty(several, streams[0].shape[1])
+        for k, stream in enumerate(streams):
+            for n in range(0, len(stream), several):
+                rows = stream[n : n + several]
+                torch.exp(rows, out=work[: len(rows)])
+                out = fresh[k][n : n + several] if k < len(fresh) else work[: len(rows)]
+                torch.exp(rows, out=out)
 
 
 def agree(candidates: dict[str, Callable[[], Tensor]]) -> None:
@@ -142,49 +190,107 @@ def agree(candidates: dict[str, Callable[[], Tensor]]) -> None:
         assert worst < 1e-4, f"candidates disagree: {worst:.1e}"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="a sixteenth of the rows, 5 rounds")
-    parser.add_argument("--only", nargs="*", choices=list(LOSSES), default=list(LOSSES))
-    parser.add_argument("--rows", type=int, default=2048)
-    parser.add_argument("--classes", type=int, default=32768)
-    parser.add_argument("--rounds", type=int, default=11)
-    parser.add_argument("--threads", type=int, default=2)
-    options = parser.parse_args()
-    if options.quick:
-        options.rows, options.rounds = max(1, options.rows // 16), 5
-    torch.set_num_threads(options.threads)
-    console = Console(width=100)
-    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
-    if not compiler:
-        console.print("no C++ compiler: torch.compile is left out")
-
+# ---------------------------------------------------------------------------- what is measured
+def speed(options: argparse.Namespace, compiled: bool) -> list[dict[str, Any]]:
+    """One row per loss: milliseconds of each candidate, and the ratios that have a bar."""
     logits = torch.randn(options.rows, options.classes).requires_grad_()
     target = torch.randint(options.classes, (options.rows,))
     other = (logits.detach() + torch.randn(options.rows, options.classes)).requires_grad_()
-    work = torch.empty_like(logits, requires_grad=False)
-    rows = []
+    plain = [logits.detach(), other.detach()]
+    floor, found = Floor(options.threads), []
     for name in options.only:
-        generated, composite = LOSSES[name]
-        losses = {"lossgen": generated, "eager composite": composite}
-        if compiler:
-            losses["torch.compile of it"] = torch.compile(composite)
-        runs = {key: partial(step, loss, logits, target, other) for key, loss in losses.items()}
+        generated, composite, streams, gradients = LOSSES[name]
+        losses = {"lossgen": generated, "eager": composite}
+        if compiled:
+            losses["compiled"] = torch.compile(composite)
+        runs: dict[str, Callable[[], Any]] = {
+            key: partial(step, loss, logits, target, other) for key, loss in losses.items()
+        }
         agree(runs)
-        runs["floor: two exps, a fresh gradient"] = partial(floor, logits, work)
+        runs["floor"] = partial(floor, plain[:streams], gradients)
+        if (streams, gradients) != (1, 1):
+            runs["floor_of_one"] = partial(floor, plain[:1], 1)
         timings = paired(runs, options.rounds)
-        for key, timing in timings.items():
-            low, high = (f"{1e3 * t:.1f}" for t in timing.quartiles)
-            against = f"{ratio(timing, timings['lossgen']):.2f}"
-            cells = (f"{1e3 * timing.median:.1f}", f"{low} to {high}", against)
-            rows.append((f"{name}: {key}", *cells))
-    columns = ("forward + backward", "median ms", "quartiles ms", "÷ lossgen")
-    title = f"N = {options.rows}, V = {options.classes}, float32, {options.threads} threads"
-    console.print(rich_table(title, columns, rows))
-    console.print(
-        f"torch {torch.__version__}, {platform.machine()}, {options.rounds} interleaved rounds; "
-        "÷ lossgen: median of the ratios within a round"
-    )
+        logits.grad = other.grad = None
+        found.append({"loss": name, **_times(timings), **bars(name, timings)})
+    return found
+
+
+def _times(timings: dict[str, Timing]) -> dict[str, Any]:
+    return {
+        key: {
+            "ms": 1e3 * timing.median,
+            "quartiles_ms": [1e3 * t for t in timing.quartiles],
+            "times_lossgen": ratio(timing, timings["lossgen"]),
+        }
+        for key, timing in timings.items()
+    }
+
+
+def scaling(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Nanoseconds per logit for each number of classes and threads, at the same N·V."""
+    size = options.rows * options.classes // 4
+    base, second = torch.randn(size), torch.randn(size)
+    runs: dict[Any, Callable[[], object]] = {}
+
+    def run(loss: Loss, threads: int, *data: Tensor) -> None:
+        torch.set_num_threads(threads)
+        step(loss, *data)
+
+    for classes in (v for v in CLASSES if v <= size):
+        rows = size // classes
+        logits, other = (
+            b[: rows * classes].view(rows, classes).requires_grad_() for b in (base, second)
+        )
+        target = torch.randint(classes, (rows,))
+        for name, loss in SCALED.items():
+            for threads in sorted({1, options.threads}):
+                key = (name, threads, classes, rows)
+                runs[key] = partial(run, loss, threads, logits, target, other)
+    timings = paired(runs, options.rounds)
+    torch.set_num_threads(options.threads)
+    found = []
+    for (name, threads, classes, rows), timing in timings.items():
+        each = 1e9 * timing.median / (classes * rows)
+        found.append(
+            {"loss": name, "threads": threads, "classes": classes, "rows": rows, "ns": each}
+        )
+    for point in found:
+        like = [p for p in found if all(p[k] == point[k] for k in ("loss", "threads"))]
+        best = min(p["ns"] for p in like if p["classes"] >= min(LONG, size))
+        point["times_best"] = point["ns"] / best
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="an eighth of the rows, 3 rounds")
+    parser.add_argument("--only", nargs="*", choices=list(LOSSES), default=list(LOSSES))
+    parser.add_argument("--rows", type=int, default=2048)
+    parser.add_argument("--classes", type=int, default=32768)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
+    parser.add_argument("--no-linear", action="store_true", help="leave the linear layer out")
+    parser.add_argument("--out", type=Path, help="folder for cpu.json, cpu.md, cpu.png")
+    options = parser.parse_args()
+    if options.quick:
+        options.rows, options.rounds = max(1, options.rows // 8), 3
+    began, loaded = time.perf_counter(), os.getloadavg()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
+    compiled = bool(compiler) and not options.no_compile
+    results: dict[str, Any] = about(options)
+    results["speed"] = speed(options, compiled)
+    results["scaling"] = scaling(options)
+    if not options.no_linear:
+        results["linear"] = linear.measure(min(1024, options.rows), 512, options.classes, 5)
+    results["load_average"] = {"before": loaded[:2], "after": os.getloadavg()[:2]}
+    results["minutes"] = (time.perf_counter() - began) / 60
+    console_tables(results)
+    if options.out:
+        write(results, options.out)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@ process.  The floor is the three products that no such loss can avoid:
 
     OMP_NUM_THREADS=2 python benchmarks/linear.py [--rows 1024] [--features 512] [--classes 32768]
 
-Memory is of tensors alive at once, beside what was there before.  ``--every`` times every loss of
-the catalogue instead, each beside cross-entropy; class inputs are given as rows.
+Memory is of the tensors alive at once, beside what was there before.  ``--every`` times every loss
+of the catalogue instead, each beside cross-entropy; class inputs are given as rows.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import argparse
 import platform
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -29,6 +30,7 @@ from lossgen.bench.report import paired, ratio, rich_table
 from lossgen.losses import linear_cross_entropy_loss, linear_focal_loss, linear_gce_loss
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
+FLOOR = "floor: three products"
 
 
 def products(hidden: Tensor, weight: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -53,6 +55,14 @@ def chunked_of_torch() -> dict[str, Loss]:
 
 def step(loss: Loss, hidden: Tensor, weight: Tensor, target: Tensor) -> tuple[Tensor, ...]:
     return torch.autograd.grad(loss(hidden, weight, target), (hidden, weight))
+
+
+def drawn(rows: int, features: int, classes: int) -> tuple[Tensor, Tensor, Tensor]:
+    """hidden, weight, target."""
+    torch.manual_seed(0)
+    hidden = torch.randn(rows, features).requires_grad_()
+    weight = (torch.randn(classes, features) / features**0.5).requires_grad_()
+    return hidden, weight, torch.randint(classes, (rows,))
 
 
 def of_catalogue(name: str, hidden: Tensor, weight: Tensor, target: Tensor) -> Callable[[], object]:
@@ -81,7 +91,7 @@ def of_catalogue(name: str, hidden: Tensor, weight: Tensor, target: Tensor) -> C
     return run
 
 
-def every(data: tuple[Tensor, Tensor, Tensor], rounds: int) -> list[tuple[str, ...]]:
+def every(data: tuple[Tensor, Tensor, Tensor], rounds: int) -> list[tuple[str, str, str]]:
     """Each loss of the catalogue over cross-entropy, one pair after the other."""
     rows = []
     base = partial(step, linear_cross_entropy_loss, *data)
@@ -93,29 +103,16 @@ def every(data: tuple[Tensor, Tensor, Tensor], rounds: int) -> list[tuple[str, .
     return rows
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rows", type=int, default=1024)
-    parser.add_argument("--features", type=int, default=512)
-    parser.add_argument("--classes", type=int, default=32768)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--every", action="store_true", help="all losses, beside cross-entropy")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    torch.manual_seed(0)
-    hidden = torch.randn(options.rows, options.features).requires_grad_()
-    weight = torch.randn(options.classes, options.features)
-    weight = (weight / options.features**0.5).requires_grad_()
-    target = torch.randint(options.classes, (options.rows,))
-    data = (hidden, weight, target)
-    sizes = f"N = {options.rows}, D = {options.features}, V = {options.classes}"
-    title = f"{sizes}, float32, {options.threads} threads"
-    console = Console()
-    if options.every:
-        columns = ("forward + backward", "median ms", "÷ cross-entropy")
-        console.print(rich_table(title, columns, every(data, options.rounds)))
-        return
+def memory_of(run: Callable[[], object]) -> int:
+    """Bytes of the tensors alive at once."""
+    with Peak() as peak:
+        run()
+    return peak.peak
+
+
+def measure(rows: int, features: int, classes: int, rounds: int) -> dict[str, Any]:
+    """Milliseconds of each candidate, how many times the floor that is, and bytes."""
+    data = drawn(rows, features, classes)
     losses: dict[str, Loss] = {
         "cross_entropy": linear_cross_entropy_loss,
         "gce": linear_gce_loss,
@@ -133,21 +130,65 @@ def main() -> None:
     runs: dict[str, Callable[[], object]] = {
         name: partial(step, loss, *data) for name, loss in losses.items()
     }
-    runs["floor: three products"] = partial(products, *data)
-    timings = paired(runs, options.rounds)
-    memory = {}
-    for name, run in runs.items():
-        with Peak() as peak:
-            run()
-        memory[name] = peak.peak
-    rows = []
-    for name, timing in timings.items():
-        low, high = (f"{1e3 * t:.0f}" for t in timing.quartiles)
-        times = ratio(timing, timings["floor: three products"])
-        cells = (name, f"{1e3 * timing.median:.0f}", f"{low} to {high}", f"{times:.2f}")
-        rows.append((*cells, f"{memory[name] / 2**20:.0f}"))
-    columns = ("forward + backward", "median ms", "quartiles ms", "÷ floor", "peak MB")
-    console.print(rich_table(title, columns, rows))
+    runs[FLOOR] = partial(products, *data)
+    timings = paired(runs, rounds)
+    return {
+        "sizes": {"rows": rows, "features": features, "classes": classes},
+        "rounds": rounds,
+        "candidates": [
+            {
+                "name": name,
+                "ms": 1e3 * timing.median,
+                "quartiles_ms": [1e3 * t for t in timing.quartiles],
+                "times_floor": ratio(timing, timings[FLOOR]),
+                "peak_bytes": memory_of(runs[name]),
+            }
+            for name, timing in timings.items()
+        ],
+    }
+
+
+def cells(found: dict[str, Any]) -> list[tuple[str, str, str, str, str]]:
+    """The rows of the table."""
+    return [
+        (
+            entry["name"],
+            f"{entry['ms']:.0f}",
+            " to ".join(f"{t:.0f}" for t in entry["quartiles_ms"]),
+            f"{entry['times_floor']:.2f}",
+            f"{entry['peak_bytes'] / 2**20:.0f}",
+        )
+        for entry in found["candidates"]
+    ]
+
+
+COLUMNS = ("linear layer, forward + backward", "median ms", "quartiles ms", "÷ floor", "peak MB")
+
+
+def title(found: dict[str, Any]) -> str:
+    sizes = found["sizes"]
+    return f"N = {sizes['rows']}, D = {sizes['features']}, V = {sizes['classes']}, float32"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rows", type=int, default=1024)
+    parser.add_argument("--features", type=int, default=512)
+    parser.add_argument("--classes", type=int, default=32768)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--every", action="store_true", help="all losses, beside cross-entropy")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.every:
+        data = drawn(options.rows, options.features, options.classes)
+        columns = ("linear layer, forward + backward", "median ms", "÷ cross-entropy")
+        Console().print(rich_table("the catalogue", columns, every(data, options.rounds)))
+        return
+    found = measure(options.rows, options.features, options.classes, options.rounds)
+    console = Console()
+    heading = f"{title(found)}, {options.threads} threads"
+    console.print(rich_table(heading, COLUMNS, cells(found)))
     console.print(f"torch {torch.__version__}, {platform.machine()}, {options.rounds} rounds")
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import textwrap
 
+from lossgen.emit.kept_c import Keys, keep
+from lossgen.emit.mixture_c import pair_logarithms
 from lossgen.emit.model import FAR, RowModel
 from lossgen.emit.printers import C_ROW
 from lossgen.emit.scalars import RowScalars
@@ -37,6 +39,15 @@ class CRow:
         self.finish = row_lines(scalars.results(), declared)
         self.coefficients = row_lines(scalars.coefficients(saved=True), set(known))
         self.gradient = GradientLoop(model)
+        self.gradient_kept = self.gradient.loop.copy()
+        loops = [loop for sweep in self.sweeps for loop in sweep.loops]
+        loops.append(self.gradient_kept)
+        table: dict[str, str] = {}
+        keys = [Keys(loop.program, set(known), table) for loop in loops]
+        self.kept = keep(loops, keys)
+        for loop, key in zip([*loops, self.gradient.loop], [*keys, keys[-1]], strict=True):
+            pair_logarithms(loop, key)
+            loop.before = row_lines(loop.before, set())
         self.at_target = _values_at(model, "y") if model.pivot == "target" else []
         self.reload = [
             f"{n} = call->saved[{k} * call->rows + row];" for k, n in enumerate(model.saved)

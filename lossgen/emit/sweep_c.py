@@ -9,288 +9,106 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, replace
 
 from lossgen.emit import sweep_triton
-from lossgen.emit.c_text import CText, assignment, is_condition
+from lossgen.emit.c_text import CText, assignment
 from lossgen.emit.model import RowModel, Sweep
-from lossgen.errors import CompilerBug
+from lossgen.emit.program_c import Program, Reduction, Statement, names_of
 
 __all__ = ["CSweep", "GradientLoop", "Loop", "row_lines"]
 
 _TILE, _ROW = CText(tile=True), CText(tile=False)
-_IDENTITY = {"sum": "0", "max": "-INFINITY", "min": "INT_MAX"}
-_REDUCTIONS = {f"row_{kind}": kind for kind in _IDENTITY}
-_BETTER = {"max": ">", "min": "<"}
-_INTEGERS = {"y", "cols"}
-
-
-@dataclass(frozen=True)
-class Reduction:
-    name: str
-    kind: str  # sum, max; min is of class indices
-    body: ast.expr
-
-    @property
-    def type(self) -> str:
-        return "int" if self.kind == "min" else "real"
-
-    @property
-    def identity(self) -> str:
-        return _IDENTITY[self.kind]
-
-    @property
-    def text(self) -> str:
-        return _TILE(self.body)
-
-    def join(self, total: str, value: str) -> str:
-        """Text of the two as one."""
-        if self.kind == "sum":
-            return f"{total} + {value}"
-        return f"{value} {_BETTER[self.kind]} {total} ? {value} : {total}"
 
 
 @dataclass
 class Loop:
-    """One pass over the classes. ``scalars`` are (type, name) of what it reads of the row, and
-    ``streams`` what it loads per class."""
+    """One pass over the classes, which computes ``body`` and then ``roots``: what its reductions
+    sum, or its results.
 
+    ``loads`` and ``stores``: the buffer of each class value that an earlier loop kept, and that
+    it keeps for a later one; of those, ``late`` are for the gradient alone.
+    """
+
+    program: Program
     name: str
-    scalars: list[tuple[str, str]]
-    streams: list[str]
-    lines: list[str]
-    reductions: list[Reduction]
+    roots: list[ast.expr]
+    reductions: list[Reduction] = field(default_factory=list)
+    before: list[str] = field(default_factory=list)  # row values that it alone needs
     after: list[str] = field(default_factory=list)  # row values that follow from it
+    loads: dict[str, int] = field(default_factory=dict)
+    stores: dict[str, int] = field(default_factory=dict)
+    late: set[str] = field(default_factory=set)
 
+    def __post_init__(self) -> None:
+        self.body, self._rows = self.program.tile_lines(self.roots)
 
-@dataclass(frozen=True)
-class Statement:
-    name: str
-    value: ast.expr
-    tile: bool
+    def copy(self) -> Loop:
+        """The same pass, to be rewritten by itself."""
+        return replace(self, before=[], loads={}, stores={}, late=set())
 
-
-class _Renamed(ast.NodeTransformer):
-    """Names as they stand at this point of the lines; ``inside`` is true, as nothing is padding."""
-
-    def __init__(self, names: dict[str, str]) -> None:
-        self.names = names
-
-    def visit_Name(self, node: ast.Name) -> ast.AST:
-        return ast.Name(self.names.get(node.id, node.id))
-
-    def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
-        self.generic_visit(node)
-        return node.right if _is_inside(node.left) else node
-
-    def visit_Call(self, node: ast.Call) -> ast.AST:
-        self.generic_visit(node)
-        return node.args[1] if node.args and _is_inside(node.args[0]) else node
-
-
-def _is_inside(node: ast.expr) -> bool:
-    return isinstance(node, ast.Name) and node.id == "inside"
-
-
-class _Program:
-    """Lines in single assignment, with the reductions taken out of the expressions."""
-
-    def __init__(self, lines: Iterable[str], tiles: Iterable[str]) -> None:
-        self.statements: list[Statement] = []
-        self.reductions: dict[str, Reduction] = {}
-        self.streams = list(tiles)
-        self.tiles = {"cols", *self.streams}
-        self.names: dict[str, str] = {}  # the last version of each name
-        self.conditions: set[str] = set()
-        self.integers = set(_INTEGERS)
-        self._constants: dict[str, str] = {}  # names of row values that stood in class values
-        for line in lines:
-            self._add(line)
-
-    def _add(self, line: str) -> None:
-        target, value = assignment(line)
-        value = self._without_reductions(_Renamed(self.names).visit(value))
-        if _is_inside(value):
-            self.names[target] = "inside"
-            return
-        known = {s.name for s in self.statements} | self.tiles
-        version = target
-        for k in range(2, 9):
-            version = version if version not in known else f"{target}_{k}"
-        self.names[target] = version
-        tile = bool(names_of(value) & self.tiles)
-        if tile:
-            self.tiles.add(version)
-            value = self._hoisted(value)
-        if is_condition(value, self.conditions):
-            self.conditions.add(version)
-        if isinstance(value, ast.Name) and value.id in self.integers:
-            self.integers.add(version)
-        self.statements.append(Statement(version, value, tile))
-
-    def _hoisted(self, node: ast.expr) -> ast.expr:
-        """What is the same for all classes becomes a row value of its own."""
-        names = names_of(node)
-        if isinstance(node, (ast.Name, ast.Constant)) or not names:
-            return node
-        if names & self.tiles:
-            for field_, value in ast.iter_fields(node):
-                if isinstance(value, ast.expr) and field_ != "func":
-                    setattr(node, field_, self._hoisted(value))
-                elif isinstance(value, list):
-                    parts = [self._hoisted(v) if isinstance(v, ast.expr) else v for v in value]
-                    setattr(node, field_, parts)
-            return node
-        cast = isinstance(node, ast.Call) and ast.unparse(node.func).endswith(".to")
-        if cast or is_condition(node, self.conditions):
-            return node
-        text = ast.unparse(node)
-        if text not in self._constants:
-            self._constants[text] = f"same{len(self._constants)}"
-            self.statements.append(Statement(self._constants[text], node, False))
-        return ast.Name(self._constants[text])
-
-    def _without_reductions(self, node: ast.expr) -> ast.expr:
-        program = self
-
-        class Extract(ast.NodeTransformer):
-            def visit_Call(self, call: ast.Call) -> ast.AST:
-                function = call.func
-                if isinstance(function, ast.Attribute) and function.attr in _REDUCTIONS:
-                    return program._reduction(_REDUCTIONS[function.attr], call.args[0])
-                self.generic_visit(call)
-                return call
-
-        found: ast.expr = Extract().visit(node)
-        return found
-
-    def _reduction(self, kind: str, body: ast.expr) -> ast.expr:
-        gathered = _gathered(body)
-        if gathered is not None:
-            return gathered
-        name = f"reduced{len(self.reductions)}"
-        self.reductions[name] = Reduction(name, kind, self._hoisted(body))
-        if kind == "min":
-            self.integers.add(name)
-        return ast.Name(name)
-
-    # ------------------------------------------------------------------ order
-    @cached_property
-    def of(self) -> dict[str, Statement]:
-        return {s.name: s for s in self.statements}
-
-    def tile_lines(self, values: Iterable[ast.expr]) -> tuple[list[Statement], set[str]]:
-        """The class values that ``values`` need, in order, and the row values they read."""
-        wanted, rows, todo = set[str](), set[str](), list(values)
+    def rewrite(self, body: list[Statement], roots: list[ast.expr]) -> None:
+        """Compute this instead; ``loads`` and ``stores`` are known."""
+        known = {s.name: s for s in body}
+        wanted, rows, todo = set[str](), set[str](), [*roots, *(ast.Name(n) for n in self.stores)]
         while todo:
             for name in sorted(names_of(todo.pop()) - wanted - rows):
-                entry = self.of.get(name)
-                if entry and entry.tile:
+                if name in known:
                     wanted.add(name)
-                    todo.append(entry.value)
-                elif name not in self.tiles:
+                    todo.append(known[name].value)
+                elif name not in self.program.tiles and name not in self.loads:
                     rows.add(name)
-        return [s for s in self.statements if s.name in wanted], rows
+        self.body, self._rows = [s for s in body if s.name in wanted], rows
+        self.roots = roots
+        self.reductions = [
+            replace(r, body=root) for r, root in zip(self.reductions, roots, strict=False)
+        ]
 
-    def row_lines(self, names: set[str]) -> list[Statement]:
-        """The row values ``names``, and what they need, in order."""
-        wanted, todo = set[str](), sorted(names)
-        while todo:
-            entry = self.of.get(todo.pop())
-            if entry is not None and entry.name not in wanted:
-                wanted.add(entry.name)
-                todo += sorted(names_of(entry.value))
-        return [s for s in self.statements if s.name in wanted]
+    @property
+    def rows(self) -> set[str]:
+        """The row values that it reads."""
+        return set(self._rows)
 
-    def rounds(self, known: set[str]) -> list[tuple[list[Reduction], list[Statement]]]:
-        """Reductions that can run together, and the row values that follow; until all is done."""
-        left = dict(self.reductions)
-        pending = [s for s in self.statements if not s.tile]
-        known = set(known)
-        found: list[tuple[list[Reduction], list[Statement]]] = [([], self._settle(pending, known))]
-        while left or pending:
-            ready = [r for r in left.values() if self._reads([r.body]) <= known]
-            if not ready:
-                raise CompilerBug(f"cannot order {[*left, *(s.name for s in pending)]}")
-            for reduction in ready:
-                del left[reduction.name]
-                known.add(reduction.name)
-            found.append((ready, self._settle(pending, known)))
-        return found
+    # ------------------------------------------------------------------ for the template
+    @property
+    def scalars(self) -> list[tuple[str, str]]:
+        """(type, name) of what it reads of the row."""
+        kinds = self.program.integers
+        return [("int" if n in kinds else "real", n) for n in sorted(self._rows)]
 
-    def loop(
-        self, name: str, lines: list[Statement], rows: set[str], reductions: list[Reduction]
-    ) -> Loop:
-        """The pass over the classes that computes ``lines`` and then ``reductions``."""
-        read = {n for s in lines for n in names_of(s.value)}
-        read |= {n for r in reductions for n in names_of(r.body)}
-        return Loop(
-            name,
-            [("int" if n in self.integers else "real", n) for n in sorted(rows)],
-            [n for n in self.streams if n in read],
-            [self.declared(s) for s in lines],
-            reductions,
-        )
+    @property
+    def streams(self) -> list[str]:
+        """What it loads per class."""
+        values = [*(s.value for s in self.body), *self.roots]
+        read = {n for value in values for n in names_of(value)}
+        return [n for n in self.program.streams if n in read]
 
-    def _settle(self, pending: list[Statement], known: set[str]) -> list[Statement]:
-        """The row values that can be computed now; moves them from ``pending`` to ``known``."""
-        found = []
-        for entry in list(pending):
-            if self._reads([entry.value]) <= known:
-                pending.remove(entry)
-                found.append(entry)
-                known.add(entry.name)
-        return found
+    @property
+    def lines(self) -> list[str]:
+        kind = self.program.type_of
+        return [f"const {kind(s.name)} {s.name} = {_TILE(s.value)};" for s in self.body]
 
-    def _reads(self, values: Iterable[ast.expr]) -> set[str]:
-        return {n for n in self.tile_lines(values)[1] if not n.endswith("_ptr")}
-
-    # ------------------------------------------------------------------ text
-    def declared(self, entry: Statement) -> str:
-        kind = "int" if entry.name in self.conditions | self.integers else "real"
-        return f"const {kind} {entry.name} = {_TILE(entry.value)};"
+    @property
+    def results(self) -> list[str]:
+        return [_TILE(root) for root in self.roots]
 
 
-def names_of(node: ast.expr) -> set[str]:
-    """The variables of an expression."""
-    modules = {"tl", "dl", "float"}
-    return {n.id for n in ast.walk(node) if isinstance(n, ast.Name)} - modules
-
-
-def _gathered(body: ast.expr) -> ast.expr | None:
-    """sum(where(cols == pivot, v, 0)) is v at the pivot."""
-    match body:
-        case ast.Call(
-            func=ast.Attribute(attr="where"),
-            args=[
-                ast.Compare(left=ast.Name(id="cols"), ops=[ast.Eq()], comparators=[at]),
-                ast.Name(id=name),
-                ast.Constant(value=0.0),
-            ],
-        ):
-            return ast.Subscript(ast.Name(f"{name}_ptr"), at)
-    return None
-
-
-# ---------------------------------------------------------------------------- what is rendered
 class CSweep:
     """The loops of one sweep, the lines after the last that name the state, and the row values
     ``between`` it and the next."""
 
     def __init__(self, sweep: Sweep, variables: set[str], between: list[str]) -> None:
         model = sweep.model
-        program = _Program(sweep_triton.lift(sweep, whole_row=True), model.tile_streams)
+        program = Program(sweep_triton.lift(sweep, whole_row=True), model.tile_streams)
         if model.pivot == "argmax" and sweep.level > 1:
             program.integers.add("pivot")
         first, *rest = program.rounds({"y", *sweep.row_arguments})
         self.before = _row_values(first[1], variables)
         self.loops = []
         for k, (ready, follow) in enumerate(rest):
-            bodies, rows = program.tile_lines([r.body for r in ready])
-            loop = program.loop(f"lift{sweep.suffix}_{k + 1}", bodies, rows, ready)
-            loop.after = _row_values(follow, variables)
-            self.loops.append(loop)
+            name = f"lift{sweep.suffix}_{k + 1}"
+            after = _row_values(follow, variables)
+            self.loops.append(Loop(program, name, [r.body for r in ready], ready, after=after))
         self.widest = max([1, *(len(loop.reductions) for loop in self.loops)])
         versions = [(n, program.names.get(n, n)) for n in sweep.state]
         self.results = [f"{n} = {version};" for n, version in versions if n != version]
@@ -304,12 +122,11 @@ class GradientLoop:
     """
 
     def __init__(self, model: RowModel) -> None:
-        program = _Program(sweep_triton.gradient(model), model.tile_streams)
-        self.results = [program.names[f"grad_{g.stream}"] for g in model.plan.gradients]
-        bodies, rows = program.tile_lines([ast.Name(n) for n in self.results])
+        program = Program(sweep_triton.gradient(model), model.tile_streams)
+        results = [program.names[f"grad_{g.stream}"] for g in model.plan.gradients]
+        self.loop = Loop(program, f"gradient{model.suffix}", [ast.Name(n) for n in results])
         # A gradient that is the same for all classes is a row value.
-        self.before = _row_values(program.row_lines(rows), set())
-        self.loop = program.loop(f"gradient{model.suffix}", bodies, rows, [])
+        self.before = _row_values(program.row_lines(self.loop.rows), set())
 
 
 def _row_values(statements: list[Statement], variables: set[str]) -> list[str]:

@@ -256,9 +256,14 @@ def check_stream_range(loss: str, declared: Input, value: Tensor) -> None:
         raise ValueError(f"{loss}: {declared.name} has values outside its domain {domain}")
 
 
-def check_target_range(target: Tensor, ignored: Tensor, n_classes: int) -> None:
+def check_target_range(target: Tensor, ignore_index: int, n_classes: int) -> None:
     """IndexError like torch's where a target is neither a class nor ignored (CPU tensors)."""
-    wrong = ((target < 0) | (target >= n_classes)) & ~ignored
+    if target.numel() == 0:
+        return
+    low, high = target.aminmax()
+    if low >= 0 and high < n_classes:  # one pass over the rows where none is ignored
+        return
+    wrong = ((target < 0) | (target >= n_classes)) & (target != ignore_index)
     if bool(wrong.any()):
         raise IndexError(f"Target {int(target[wrong][0])} is out of bounds.")
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -76,7 +77,13 @@ class Batch:
 
     def of(self, logits: Tensor, streams: tuple[Tensor, ...]) -> Batch:
         """The same call with other tensors: autograd hands back its own."""
-        return replace(self, logits=logits, streams=streams)
+        return Batch(logits, self.target, streams, *self._rest)
+
+    @property
+    def _rest(self) -> tuple[Any, ...]:
+        """The fields after the streams; ``dataclasses.replace`` takes as long as a small loss."""
+        own = (self.differentiable, self.inputs, self.kinds)
+        return (*own, self.parameters, self.ignore_index, self.outputs)
 
     def without_rows(self) -> Batch:
         """For the backward, which has them from autograd: a second reference would keep them

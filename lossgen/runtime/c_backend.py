@@ -21,6 +21,7 @@ __all__ = ["available", "backward", "forward", "fused"]
 
 _STORAGE = {torch.bfloat16: 1, torch.float16: 2}
 _SMALL = 1 << 15  # elements that are not worth a second thread
+_ROW = 256  # elements that take as long as what every row takes beside its elements
 _SHARES = 4  # parts per thread: a thread that is held up leaves the rest to the others
 
 
@@ -144,7 +145,7 @@ if hasattr(os, "register_at_fork"):
 
 def _in_parallel(function: Callable[..., int], call: _Call, rows: int, width: int) -> None:
     """Rows in shares; ctypes releases the interpreter's lock, so the threads are Python's."""
-    threads = min(torch.get_num_threads(), rows, 1 + rows * width // _SMALL)
+    threads = min(torch.get_num_threads(), rows, 1 + rows * (width + _ROW) // _SMALL)
     step = max(1, -(-rows // (threads * _SHARES))) if threads > 1 else max(1, rows)
     starts = itertools.islice(itertools.count(0, step), -(-rows // step))
     pointer = ctypes.byref(call)

@@ -109,7 +109,9 @@ def _load(source: str, double: bool) -> ctypes.CDLL | None:
         try:
             return _cached(cache_folder(), name, source, command)
         except OSError as error:  # a library of this process alone
-            _warn(f"{error}; C code is compiled again in each process", fallback="")
+            # Named by the folder, not by the file: one warning for all losses.
+            reason = f"{cache_folder()}: {error.strerror or error}"
+            _warn(f"{reason}; C code is compiled again in each process", fallback="")
             with tempfile.TemporaryDirectory(prefix="lossgen-") as folder:
                 return _cached(Path(folder), name, source, command)
     except (OSError, _CompileError) as error:
@@ -123,12 +125,22 @@ class _CompileError(Exception):
 
 def _cached(folder: Path, name: str, source: str, command: list[str]) -> ctypes.CDLL:
     path = folder / f"{name}.so"
-    if not path.exists():
+    found = _loaded(path)
+    if found is None:
         folder.mkdir(parents=True, exist_ok=True)
         with _locked(folder / f"{name}.lock"):
-            if not path.exists():
+            found = _loaded(path)
+            if found is None:
                 _compile(path, source, command)
-    return ctypes.CDLL(str(path))
+    return found or ctypes.CDLL(str(path))
+
+
+def _loaded(path: Path) -> ctypes.CDLL | None:
+    """None where there is no library, or a damaged one: a crash of the system may leave one."""
+    try:
+        return ctypes.CDLL(str(path))
+    except OSError:
+        return None
 
 
 def _compile(path: Path, source: str, command: list[str]) -> None:

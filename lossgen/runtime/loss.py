@@ -180,8 +180,7 @@ class RowLoss:
         for declared, value in zip(self.streams, streams, strict=True):
             check_stream_range(name, declared, value)
         if target is not None and self.has_target:
-            flat = target.long()
-            check_target_range(flat, flat == ignore_index, logits.shape[-1])
+            check_target_range(target.long(), ignore_index, logits.shape[-1])
 
     # ------------------------------------------------------------------ one call
     def _call(

@@ -89,7 +89,7 @@ def _define(key: str) -> Operators:
     ) -> tuple[Tensor, Tensor]:
         loss = _LOSSES[key]
         if target is not None and not logits.is_cuda:
-            check_target_range(target, target == ignore_index, logits.shape[1])
+            check_target_range(target, ignore_index, logits.shape[1])
         batch = _batch(loss, logits, target, streams, inputs, parameters, ignore_index, variant)
         plan = loss.variants[variant]
         return module_of(backend, plan, logits.dtype).forward(plan, batch)

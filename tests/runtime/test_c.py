@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lossgen.losses import gce_loss, trades_loss
+from lossgen.losses import brier_loss, focal_loss, gce_loss, jsd_beta_loss, trades_loss
 from lossgen.runtime import c_backend, c_build
 
 needs_compiler = pytest.mark.skipif(c_build.find_compiler() is None, reason="no C compiler")
@@ -57,13 +58,26 @@ def test_flags_and_arithmetic_tell_libraries_apart(empty_cache, monkeypatch):
     assert len(list(empty_cache.glob("*.so"))) == 3
 
 
-@needs_compiler
-def test_processes_share_one_compilation(empty_cache, tmp_path):
-    log = tmp_path / "log"
-    wrapper = tmp_path / "cc"
+def slow_compiler(folder: Path) -> tuple[Path, Path]:
+    """A compiler whose output is garbage for a while, and the log of what it was asked to do."""
+    wrapper, log = folder / "cc", folder / "log"
     real = c_build.find_compiler().command[0]
-    wrapper.write_text(f'#!/bin/sh\n[ "$1" = --version ] || echo run >> {log}\nexec {real} "$@"\n')
+    wrapper.write_text(f"""#!/bin/sh
+[ "$1" = --version ] && exec {real} "$@"
+echo run >> {log}
+out= previous=
+for argument; do [ "$previous" = -o ] && out=$argument; previous=$argument; done
+printf 'half a library' > "$out"
+sleep 1
+exec {real} "$@"
+""")
     wrapper.chmod(0o755)
+    return wrapper, log
+
+
+@needs_compiler
+def test_processes_share_one_compilation_and_never_see_half_of_it(empty_cache, tmp_path):
+    wrapper, log = slow_compiler(tmp_path)
     code = textwrap.dedent("""
         import torch
         from lossgen.losses import gce_loss
@@ -73,7 +87,7 @@ def test_processes_share_one_compilation(empty_cache, tmp_path):
     command = [sys.executable, "-W", "error::RuntimeWarning", "-c", code]
     processes = [
         subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
-        for _ in range(4)
+        for _ in range(8)
     ]
     printed = {process.communicate()[0] for process in processes}
     assert printed == {f"{expected()!r}\n"}
@@ -116,11 +130,80 @@ def test_a_failing_compiler_is_reported(empty_cache, monkeypatch):
         torch.testing.assert_close(gce_loss(LOGITS, TARGET), expected())
 
 
+def works_with_one_warning(match: str) -> None:
+    """Two losses, each called twice, give what torch gives; one warning says what is missing."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for loss in (gce_loss, focal_loss, gce_loss, focal_loss):
+            gold = loss(LOGITS, TARGET, backend="torch")
+            torch.testing.assert_close(loss(LOGITS, TARGET), gold)
+    (said,) = {str(w.message) for w in caught}
+    assert match in said
+    assert len(caught) == 1
+
+
 @needs_compiler
-def test_a_cache_that_cannot_be_written_is_worked_around(empty_cache, monkeypatch):
+def test_a_cache_that_cannot_be_made_is_worked_around(empty_cache):
     empty_cache.write_text("a file where the folder should be")
-    with pytest.warns(RuntimeWarning, match="compiled again in each process"):
+    works_with_one_warning("compiled again in each process")
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("step", "number"),
+    [
+        ("mkdir", errno.EROFS),
+        ("open", errno.EACCES),
+        ("write_text", errno.ENOSPC),
+        ("replace", errno.ENOSPC),
+    ],
+)
+def test_a_folder_that_is_full_or_read_only_is_worked_around(
+    empty_cache, monkeypatch, step, number
+):
+    """Whichever step it stops: nothing is left in the cache, and the losses are compiled."""
+    owner = os if step == "replace" else Path
+    real = getattr(owner, step)
+
+    def refused(path, *args, **options):
+        where = Path(args[0]) if step == "replace" else path
+        if empty_cache in [where, *where.parents]:
+            raise OSError(number, os.strerror(number), str(where))
+        return real(path, *args, **options)
+
+    if step != "mkdir":
+        empty_cache.mkdir()
+    monkeypatch.setattr(owner, step, refused)
+    works_with_one_warning(f"{empty_cache}: {os.strerror(number)}; C code is compiled again")
+    assert not list(empty_cache.glob("*.so"))
+
+
+@needs_compiler
+def test_a_compiler_without_room_for_its_output_is_reported(empty_cache, monkeypatch, tmp_path):
+    wrapper = tmp_path / "cc"
+    wrapper.write_text(
+        "#!/bin/sh\necho 'row.so: final close failed: No space left on device' >&2\nexit 1"
+    )
+    wrapper.chmod(0o755)
+    compiler = c_build.CCompiler([str(wrapper)], "1")
+    monkeypatch.setattr(c_build, "find_compiler", lambda: compiler)
+    works_with_one_warning("No space left on device\n; losses on the CPU run in torch operations")
+
+
+@needs_compiler
+@pytest.mark.parametrize("content", [b"", b"half a library"])
+def test_a_damaged_library_is_replaced(empty_cache, monkeypatch, tmp_path, content):
+    gce_loss(LOGITS, TARGET)
+    (library,) = empty_cache.glob("*.so")
+    other = tmp_path / "other" / "c"
+    other.mkdir(parents=True)
+    (other / library.name).write_bytes(content)
+    monkeypatch.setenv("LOSSGEN_CACHE_DIR", str(other.parent))
+    monkeypatch.setattr(c_build, "_LOADED", {})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
         torch.testing.assert_close(gce_loss(LOGITS, TARGET), expected())
+    assert (other / library.name).read_bytes() == library.read_bytes()
 
 
 @needs_compiler
@@ -145,6 +228,44 @@ def test_results_do_not_depend_on_threads(monkeypatch, rows, threads):
         assert all(torch.equal(a, b) for a, b in zip(alone, run(), strict=True))
     finally:
         torch.set_num_threads(before)
+
+
+@needs_compiler
+@pytest.mark.parametrize("classes", [5, 31, 32, 70, 1500])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_masks_and_nan_go_through_the_flags(classes, dtype):
+    """-inf and NaN anywhere in a row, in vectors and in the classes beside them: a mask has
+    gradient 0 and changes nothing, a NaN is in its own row alone."""
+    generator = torch.Generator().manual_seed(classes)
+    plain = torch.randn(4, classes, generator=generator, dtype=torch.float64).to(dtype)
+    target = torch.zeros(4, dtype=torch.long)
+    places = sorted({1, 2, classes // 2, classes - 1})
+    for j in places:
+        masked, broken = plain.clone(), plain.clone()
+        masked[:, j], broken[1, j] = -torch.inf, torch.nan
+        without = torch.cat([plain[:, :j], plain[:, j + 1 :]], 1)
+        for run in (
+            lambda x: gce_loss(x, target, reduction="none"),
+            lambda x: brier_loss(x, target),
+            lambda x: trades_loss(x, target, x.detach(), reduction="none"),
+            lambda x: jsd_beta_loss(x, x.detach().roll(1, 0), reduction="none"),
+        ):
+            loss, grad = with_gradient(run, masked)
+            close, close_grad = with_gradient(run, without)
+            torch.testing.assert_close(loss, close, rtol=1e-4, atol=1e-6)
+            assert grad[:, j].count_nonzero() == 0
+            beside = torch.cat([grad[:, :j], grad[:, j + 1 :]], 1)
+            torch.testing.assert_close(beside, close_grad, rtol=1e-2, atol=1e-3)
+        loss, grad = with_gradient(lambda x: gce_loss(x, target, reduction="none"), broken)
+        assert loss.isnan().tolist() == [False, True, False, False]
+        assert grad.isnan().any(1).tolist() == [False, True, False, False]
+
+
+def with_gradient(run, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    leaf = x.clone().requires_grad_()
+    loss = run(leaf)
+    (grad,) = torch.autograd.grad(loss.sum(), leaf)
+    return loss.detach(), grad
 
 
 @needs_compiler

@@ -30,6 +30,7 @@ typedef float real;
 #define R(c) ((real)(c))
 #define BLOCK 1024 /* classes that are summed in real before they join a double */
 #define LANES 32   /* partial results side by side: what vectors are made of */
+#define PARTS 8    /* doubles side by side that they join */
 
 /* Functions by the type of their first argument. */
 #define BY_TYPE(name, a) _Generic((a), float: name##_float, default: name##_double)
@@ -100,6 +101,10 @@ typedef struct {
     void *const *grad;              /* [rows, classes] each; NULL: not wanted */
     const int64_t *grad_stride;
 } Call;
+
+/* Scratch rows: whole vectors, and not a multiple of a page apart, which caches dislike. */
+#define ALIGNED 128
+static inline int64_t padded_row(int64_t classes) { return ((classes / LANES + 1) | 1) * LANES; }
 
 static inline float from_half(uint16_t h) {
     const uint32_t sign = (uint32_t)(h & 0x8000u) << 16, body = h & 0x7fffu;

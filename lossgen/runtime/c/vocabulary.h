@@ -3,7 +3,8 @@
    Each function is total over its domain (infinities included; NaN in gives NaN out) and written
    without branches, so that loops over it vectorise.  In float nothing but power and erf calls a
    library; in double all but exp comes from libm.  Bounds as in lossgen.runtime.elementwise:
-   4 ulp (1 + condition number); results below the smallest normal number may be flushed to 0. */
+   4 ulp (1 + condition number); results below 2^-125, about the smallest normal number, may be
+   flushed to 0. */
 
 #define PASTE_(a, b) a##_##b
 #define PASTE(a, b) PASTE_(a, b)
@@ -53,7 +54,8 @@ OPERATION half_power(uint32_t bits) {
 OPERATION FN(exp_below)(REAL x) {
     const float inside = x < -87.3f ? -87.3f : x; /* keeps NaN, as all bounds here do */
     SPLIT(inside);
-    return (1.0f + expm1_reduced(r)) * half_power(bits) * 2.0f;
+    const float scale = half_power(bits);
+    return 2.0f * FMA(expm1_reduced(r), scale, scale);
 }
 
 OPERATION FN(exp)(REAL x) {

@@ -1,0 +1,168 @@
+"""Class values that loops of C hand on: which are the same, which are worth it, where they are."""
+
+from __future__ import annotations
+
+import ast
+
+import pytest
+
+from lossgen import paths
+from lossgen.compiler import compile_loss
+from lossgen.emit.kept_c import Keys, keep
+from lossgen.emit.model import RowModel
+from lossgen.emit.program_c import Program
+from lossgen.emit.row_c import CRow
+from lossgen.emit.sweep_c import Loop
+from lossgen.spec.load import load_spec
+
+
+def row(name: str) -> CRow:
+    return CRow(RowModel(compile_loss(load_spec(paths.require_spec(name))).variants[0], ""))
+
+
+def loop(lines: list[str], *roots: str) -> Loop:
+    return Loop(Program(lines, ["x", "u"]), "loop", [ast.Name(root) for root in roots])
+
+
+def kept(*loops: Loop, shared: frozenset[str] = frozenset({"m0"})) -> int:
+    table: dict[str, str] = {}
+    return keep(loops, [Keys(entry.program, set(shared), table) for entry in loops])
+
+
+def functions(entry: Loop) -> list[str]:
+    """The functions that a loop calls."""
+    nodes = [n for s in entry.body for n in ast.walk(s.value)]
+    nodes += [n for root in entry.roots for n in ast.walk(root)]
+    return sorted(n.func.attr for n in nodes if is_function(n))
+
+
+def is_function(node: ast.AST) -> bool:
+    called = isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+    return called and node.func.attr in {"exp", "expm1", "expm1_within", "log", "log1p"}
+
+
+def sums() -> Loop:
+    """A sum over the classes other than y, in the words of a sweep."""
+    lines = [
+        "valid = inside & (cols != y)",
+        "l0 = tl.where(valid, x, float('-inf'))",
+        "m0 = tl.max(l0)",
+        "t0 = l0 - tl.where(m0 == float('-inf'), 0.0, m0)",
+        "e0 = tl.exp(t0)",
+    ]
+    return loop(lines, "e0")
+
+
+# ------------------------------------------------------------------------------- what is the same
+def test_a_masked_value_is_the_same_value() -> None:
+    """The sweep masks the pivot and an empty maximum; the gradient does neither."""
+    first, last = sums(), loop(["t0 = x - m0", "e0 = tl.exp(t0)", "g = e0 * c0"], "g")
+    assert kept(first, last) == 1
+    assert (functions(first), functions(last)) == (["exp"], [])
+    assert (list(first.stores), list(last.loads), last.streams) == (["kept0"], ["kept0"], [])
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["e0 = tl.exp(u - m0)"],  # another stream
+        ["e0 = tl.exp(x - m1)"],  # another row value
+        ["e0 = tl.exp(m0 - x)"],
+        ["e0 = tl.exp(2.0 * (x - m0))"],
+        ["e0 = dl.expm1(x - m0)"],
+        ["e0 = tl.exp(tl.where(cols != index0, x, float('-inf')) - m0)"],  # another mask
+        ["e0 = tl.exp(tl.where(m0 == 0.0, 0.0, x) - m0)"],
+    ],
+)
+def test_another_value_is_not(lines: list[str]) -> None:
+    first, last = sums(), loop(lines, "e0")
+    assert kept(first, last) == 0
+    assert (first.stores, last.loads, len(functions(last))) == ({}, {}, 1)
+
+
+def test_a_row_value_of_one_program_alone_means_nothing_to_another() -> None:
+    one = loop(["a0 = tl.sum(x)", "e0 = tl.exp(x - a0)"], "e0")
+    other = loop(["a0 = tl.sum(u)", "e0 = tl.exp(x - a0)"], "e0")
+    assert kept(one, other) == 0
+    again = [loop(["a0 = tl.sum(x)", "e0 = tl.exp(x - a0)"], "e0") for _ in range(2)]
+    assert kept(*again, shared=frozenset({"a0"})) == 1
+
+
+# ------------------------------------------------------------------------------- what is worth it
+def test_cheap_values_are_computed_again() -> None:
+    lines = ["v = tl.maximum(x - m0, -1.0e18) * tl.where(cols < m0, x, u)"]
+    assert kept(loop(lines, "v"), loop(lines, "v")) == 0
+
+
+def test_the_largest_value_is_kept() -> None:
+    lines = ["w = dl.expm1(x - m0)", "v = dl.log1p(w)"]
+    first, last = loop(lines, "v"), loop([*lines, "g = v * v"], "g")
+    assert kept(first, last) == 1
+    assert (functions(first), functions(last)) == (["expm1", "log1p"], [])
+
+
+def test_parts_and_whole_are_declared_in_order() -> None:
+    whole = ["v = dl.log1p(tl.exp(x - m0))"]
+    first = loop(whole, "v")
+    last = loop([*whole, "w = tl.exp(x - m0)", "g = v * w"], "g")
+    assert kept(first, last) == 2
+    assert [s.name for s in first.body] == ["kept0", "kept1", "v"]
+    assert ast.unparse(first.body[1].value) == "dl.log1p(kept0)"
+    assert functions(last) == []
+
+
+# ------------------------------------------------------------------------------- where it is
+def test_a_row_is_used_again_by_the_loop_that_reads_it_last() -> None:
+    e, f = "e = tl.exp(x - m0)", "f = dl.log1p(u * m0)"
+    loops = [loop([e], "e"), loop([e, f, "g = e * f"], "g"), loop([f], "f")]
+    assert kept(*loops) == 1
+    both = [loop([e], "e"), loop([e, f, "g = e * f"], "g"), loop([e, f, "g = e + f"], "g")]
+    assert kept(*both) == 2
+
+
+def test_what_only_the_gradient_reads_is_late() -> None:
+    e, f = "e = tl.exp(x - m0)", "f = dl.log1p(u * m0)"
+    first, middle = loop([e], "e"), loop([e, f, "g = e * f"], "g")
+    kept(first, middle, loop([f], "f"))
+    assert (first.late, middle.late) == (set(), set(middle.stores))
+
+
+# ------------------------------------------------------------------------------- the catalogue
+@pytest.mark.parametrize(
+    ("name", "rows", "sweeps"),
+    [
+        ("gce", 1, ["exp"]),
+        ("brier", 1, ["exp"]),
+        ("kd_forward_kl", 2, ["exp", "exp"]),
+        ("trades", 2, ["exp", "exp"]),
+        ("jsd_beta", 2, ["exp", "exp", "expm1_within", "log1p"]),
+        ("sigmoid_bce", 0, None),
+    ],
+)
+def test_no_function_is_called_twice(name: str, rows: int, sweeps: list[str] | None) -> None:
+    """The gradient calls none, as the sweeps have called them."""
+    c = row(name)
+    assert c.kept == rows
+    found = sorted(f for sweep in c.sweeps for entry in sweep.loops for f in functions(entry))
+    if sweeps is not None:
+        assert found == sweeps
+        assert functions(c.gradient_kept) == []
+    assert not c.gradient.loop.loads  # the backward has no sweep before it
+
+
+def test_every_loss_keeps_what_it_repeats() -> None:
+    """No gradient calls a function of the sweeps' arguments again."""
+    for name in ("skew_kl", "skew_reverse_kl", "reverse_kl", "sar", "tvd", "two_hot", "mart"):
+        c = row(name)
+        loops = [entry for sweep in c.sweeps for entry in sweep.loops]
+        values, again = (
+            {
+                ast.unparse(n)
+                for e in some
+                for s in e.body
+                for n in ast.walk(s.value)
+                if is_function(n)
+            }
+            for some in (loops, [c.gradient_kept])
+        )
+        assert not values & again, name
