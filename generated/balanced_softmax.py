@@ -1161,7 +1161,7 @@ LOSS = rt.RowLoss(
                 weight=_tiled_weight_kernel,
                 rows=None,
                 sparse=(True,),
-                work=9,
+                work=12,
             ),
         ),
     ),

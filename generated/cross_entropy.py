@@ -7242,7 +7242,7 @@ LOSS = rt.RowLoss(
                 weight=_tiled_weight_kernel_softcap,
                 rows=None,
                 sparse=(True,),
-                work=9,
+                work=12,
             ),
         ),
         rt.Variant(
@@ -7320,7 +7320,7 @@ LOSS = rt.RowLoss(
                 weight=_tiled_weight_kernel_all,
                 rows=None,
                 sparse=(False,),
-                work=15,
+                work=18,
             ),
         ),
     ),

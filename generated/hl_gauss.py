@@ -2105,7 +2105,7 @@ LOSS = rt.RowLoss(
                 weight=_tiled_weight_kernel,
                 rows=None,
                 sparse=(False,),
-                work=53,
+                work=143,
             ),
         ),
     ),

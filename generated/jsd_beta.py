@@ -1999,7 +1999,7 @@ LOSS = rt.RowLoss(
                 weight=_tiled_weight_kernel,
                 rows=None,
                 sparse=(True,),
-                work=25,
+                work=40,
             ),
         ),
     ),

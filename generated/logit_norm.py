@@ -1389,7 +1389,7 @@ LOSS = rt.RowLoss(
                 weight=_tiled_weight_kernel,
                 rows=None,
                 sparse=(False,),
-                work=11,
+                work=14,
             ),
         ),
     ),

@@ -1567,7 +1567,7 @@ LOSS = rt.RowLoss(
                 weight=_tiled_weight_kernel,
                 rows=None,
                 sparse=(False,),
-                work=15,
+                work=24,
             ),
         ),
     ),

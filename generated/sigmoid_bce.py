@@ -916,7 +916,7 @@ LOSS = rt.RowLoss(
                 weight=_tiled_weight_kernel,
                 rows=None,
                 sparse=(False,),
-                work=4,
+                work=7,
             ),
         ),
     ),

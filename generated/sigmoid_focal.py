@@ -1989,7 +1989,7 @@ LOSS = rt.RowLoss(
                 weight=_tiled_weight_kernel,
                 rows=None,
                 sparse=(True,),
-                work=33,
+                work=45,
             ),
         ),
     ),

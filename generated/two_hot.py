@@ -1818,7 +1818,7 @@ LOSS = rt.RowLoss(
                 weight=_tiled_weight_kernel,
                 rows=None,
                 sparse=(False,),
-                work=43,
+                work=103,
             ),
         ),
     ),

@@ -1024,7 +1024,7 @@ LOSS = rt.RowLoss(
                 weight=_tiled_weight_kernel,
                 rows=None,
                 sparse=(False,),
-                work=7,
+                work=13,
             ),
         ),
     ),

@@ -23,8 +23,9 @@ _FACTORS = {"scratch", "grad_weight", "grad_bias", "out"}
 _COUNTS = {"n_rows", "n_classes", "n_programs", "n_counted", "first_row", "first_col"}
 
 
-def tiled_jobs(variant: Variant, target: str, full: bool) -> list[dict[str, Any]]:
-    """Every tiled kernel of a variant, for its class inputs as factors and as rows."""
+def tiled_jobs(variant: Variant, vocab: int, target: str, full: bool) -> list[dict[str, Any]]:
+    """Every tiled kernel of a variant with ``vocab`` inputs [V], for its class inputs as factors
+    and as rows."""
     tiled = variant.tiled
     if tiled is None:
         return []
@@ -37,7 +38,8 @@ def tiled_jobs(variant: Variant, target: str, full: bool) -> list[dict[str, Any]
         for made in dict.fromkeys((n, 1)):
             for role in roles:
                 kind = "sweep" if role[:-1] in ("sweep", "merge") else "gradient"
-                launch = launch_of(kind, _SIZES[dtype], made, tiled.work, target.startswith("gfx"))
+                hip = target.startswith("gfx")
+                launch = launch_of(kind, _SIZES[dtype], n + vocab, tiled.work, hip)
                 plain = role[:-1] == "merge" or role == "coefficients"
                 for even in (True,) if plain or not full else (True, False):
                     found.append(
@@ -46,7 +48,7 @@ def tiled_jobs(variant: Variant, target: str, full: bool) -> list[dict[str, Any]
                             "target": target,
                             "dtype": dtype,
                             "aligned": even,
-                            "constants": _constants(variant, launch, made, even),
+                            "constants": _constants(variant, role, launch, made, even),
                             "warps": max(1, launch.rows // 32) if plain else launch.warps,
                             "stages": launch.stages,
                         }
@@ -54,7 +56,9 @@ def tiled_jobs(variant: Variant, target: str, full: bool) -> list[dict[str, Any]
     return found
 
 
-def _constants(variant: Variant, launch: Launch, made: int, even: bool) -> dict[str, Any]:
+def _constants(
+    variant: Variant, role: str, launch: Launch, made: int, even: bool
+) -> dict[str, Any]:
     assert variant.tiled is not None
     mask = (1 << made) - 1
     sparse = variant.tiled.sparse[0]
@@ -65,7 +69,7 @@ def _constants(variant: Variant, launch: Launch, made: int, even: bool) -> dict[
         "CAPPED": False,
         "PRECISION": "ieee",
         "SPLITS": _SPLITS,
-        "SOURCE": 0,
+        "SOURCE": int(role == "rows"),
         "FILTER": sparse,
         "KNOWN": sparse,
         "WANT": 3,
@@ -101,7 +105,7 @@ def signature_of(
     divisible: list[str] = []
     for name in kernel.arg_names:
         by_feature = name.startswith(("stride_", "features_"))
-        part = name.rsplit("_", 1)[-1]
+        of, _, part = name.rpartition("_")
         if name in constants:
             signature[name] = "constexpr"
             continue
@@ -109,7 +113,7 @@ def signature_of(
             signature[name] = "i32"
         elif name in _INDICES:
             signature[name] = _INDICES[name]
-        elif name in _FACTORS or part in ("hidden", "weight", "bias"):
+        elif name in _FACTORS or (of and part in ("hidden", "weight", "bias")):
             signature[name] = f"*{job['dtype']}"
         elif name in _FLOATS or name.endswith("_ptr"):
             signature[name] = "*fp32"

@@ -76,10 +76,14 @@ def jobs_of(path: str, targets: list[str], full: bool, tiled: bool) -> list[dict
     of logits that stay on chip, instead of those of rows.
     """
     jobs: list[dict[str, Any]] = []
-    for index, variant in enumerate(_module(path).LOSS.variants):
+    loss = _module(path).LOSS
+    kinds = {i.name: i.kind for i in loss.inputs}
+    for index, variant in enumerate(loss.variants):
         own = {"path": path, "variant": index, "uses": sorted(variant.uses)}
         if tiled:
-            jobs += [own | job for target in targets for job in tiled_jobs(variant, target, full)]
+            vocab = sum(kinds[name] == "vocab" for name in variant.inputs)
+            for target in targets:
+                jobs += [own | job for job in tiled_jobs(variant, vocab, target, full)]
             continue
         for role in CONSTANTS:
             if getattr(variant, f"{role}_kernel", None) is None:

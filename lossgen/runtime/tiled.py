@@ -43,33 +43,38 @@ class Launch:
     stages: int
 
 
-#: By role, bytes of a factor, and whether one vector of logits is made for a loss that does little
-#: with it: no spill, and the shared memory of every architecture, as `lossgen build --aot --tiled`
-#: shows; not tuned on silicon.
+#: By role, bytes of a factor, and whether a loss takes the logits alone and does little with them:
+#: no spill, and the shared memory of every architecture, as `lossgen build --aot --tiled` shows;
+#: not tuned on silicon.
 _LAUNCHES = {
     ("sweep", 2, True): Launch(128, 128, 64, 64, 8, 3),
     ("sweep", 2, False): Launch(64, 64, 64, 64, 8, 3),
     ("gradient", 2, True): Launch(64, 128, 64, 64, 8, 3),
-    ("gradient", 2, False): Launch(64, 64, 64, 64, 8, 3),
+    ("gradient", 2, False): Launch(64, 64, 32, 32, 8, 3),
     ("sweep", 4, True): Launch(64, 64, 32, 64, 8, 3),
     ("sweep", 4, False): Launch(64, 64, 32, 64, 8, 3),
     ("gradient", 4, True): Launch(64, 64, 32, 64, 8, 3),
     ("gradient", 4, False): Launch(32, 64, 32, 64, 8, 3),
 }
 #: AMD has 64 threads to a warp, and 64 KB of shared memory.
-_HIP = {True: {"stages": 2}, False: {"stages": 2, "warps": 4}}
-#: Operations on a tile: of the losses with fewer, a tile twice as high fits the registers.
+_HIP: dict[tuple[str, bool], dict[str, int]] = {
+    ("sweep", True): {"rows": 64, "warps": 4, "stages": 2},
+    ("sweep", False): {"rows": 32, "warps": 4, "stages": 2},
+    ("gradient", True): {"warps": 4, "stages": 2},
+    ("gradient", False): {"warps": 4, "stages": 2},
+}
+#: Operations on a tile: of the losses with fewer, a larger one fits the registers.
 _LITTLE = 11
 #: Tiles of gradients that a program keeps before it takes them to hidden or weight.
 STRIPE = 8
 
 
-def launch_of(role: str, itemsize: int, made: int, work: int, hip: bool) -> Launch:
-    """For factors of ``itemsize`` bytes, ``made`` vectors of logits, and a loss of ``work``
-    operations on a tile; role "sweep" or "gradient"."""
-    light = made == 1 and work <= _LITTLE
+def launch_of(role: str, itemsize: int, vectors: int, work: int, hip: bool) -> Launch:
+    """For factors of ``itemsize`` bytes, and a loss that takes ``vectors`` tiles and does ``work``
+    operations on them; role "sweep" or "gradient"."""
+    light = vectors == 1 and work <= _LITTLE
     launch = _LAUNCHES[role, itemsize, light]
-    return replace(launch, **_HIP[light]) if hip else launch
+    return replace(launch, **_HIP[role, light]) if hip else launch
 
 
 def n_splits(row_tiles: int, class_tiles: int, processors: int) -> int:
@@ -102,7 +107,8 @@ class _Kernels:
         self.kernels: Tiled = call.variant.tiled
         first = self.sources[0].tensors[0]
         hip = torch.version.hip is not None
-        key = first.element_size(), sum(call.projected), self.kernels.work, hip
+        vectors = len(self.sources) + call.batch.kinds.count("vocab")
+        key = first.element_size(), vectors, self.kernels.work, hip
         self.sweep, self.gradient = (launch_of(role, *key) for role in ("sweep", "gradient"))
         tile = max(self.sweep.rows, self.gradient.rows)  # powers of two
         self.n_rows = -(-count // tile) * tile
