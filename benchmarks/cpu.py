@@ -39,6 +39,7 @@ from lossgen.losses import (
 from lossgen.runtime.pages import empty_like
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]  # logits, target, a second row of logits
+SECONDS = {"speed": 150.0, "scaling": 35.0, "linear": 30.0}  # at most, beside warming up
 CLASSES = (10, 100, 1000, 4096, 10000, 32768, 100000, 262144)
 
 
@@ -172,7 +173,7 @@ class Floor:
     @staticmethod
     def rows(part: tuple[Tensor, ...], n_streams: int) -> None:
         streams, fresh = part[:n_streams], part[n_streams:]
-        several = max(1, (1 << 16) // streams[0].shape[1])
+        several = max(1, (1 << 17) // streams[0].shape[1])
         work = torch.empty(several, streams[0].shape[1])
         for k, stream in enumerate(streams):
             for n in range(0, len(stream), several):
@@ -210,9 +211,10 @@ def speed(options: argparse.Namespace, compiled: bool) -> list[dict[str, Any]]:
         runs["floor"] = partial(floor, plain[:streams], gradients)
         if (streams, gradients) != (1, 1):
             runs["floor_of_one"] = partial(floor, plain[:1], 1)
-        timings = paired(runs, options.rounds)
+        timings = paired(runs, options.rounds, seconds=SECONDS["speed"] / len(options.only))
         logits.grad = other.grad = None
-        found.append({"loss": name, **_times(timings), **bars(name, timings)})
+        rounds = len(timings["lossgen"].samples)
+        found.append({"loss": name, "rounds": rounds, **_times(timings), **bars(name, timings)})
     return found
 
 
@@ -247,13 +249,20 @@ def scaling(options: argparse.Namespace) -> list[dict[str, Any]]:
             for threads in sorted({1, options.threads}):
                 key = (name, threads, classes, rows)
                 runs[key] = partial(run, loss, threads, logits, target, other)
-    timings = paired(runs, options.rounds)
+    timings = paired(runs, options.rounds, seconds=SECONDS["scaling"])
     torch.set_num_threads(options.threads)
     found = []
     for (name, threads, classes, rows), timing in timings.items():
         each = 1e9 * timing.median / (classes * rows)
         found.append(
-            {"loss": name, "threads": threads, "classes": classes, "rows": rows, "ns": each}
+            {
+                "loss": name,
+                "threads": threads,
+                "classes": classes,
+                "rows": rows,
+                "rounds": len(timing.samples),
+                "ns": each,
+            }
         )
     for point in found:
         like = [p for p in found if all(p[k] == point[k] for k in ("loss", "threads"))]
@@ -285,7 +294,8 @@ def main() -> None:
     results["speed"] = speed(options, compiled)
     results["scaling"] = scaling(options)
     if not options.no_linear:
-        results["linear"] = linear.measure(min(1024, options.rows), 512, options.classes, 5)
+        rows = min(1024, options.rows)
+        results["linear"] = linear.measure(rows, 512, options.classes, 5, SECONDS["linear"])
     results["load_average"] = {"before": loaded[:2], "after": os.getloadavg()[:2]}
     results["minutes"] = (time.perf_counter() - began) / 60
     console_tables(results)

@@ -121,12 +121,18 @@ def cliffs(results: dict[str, Any]) -> list[str]:
     ]
 
 
+def rounds(results: dict[str, Any]) -> str:
+    """Of all measurements: fewer where the machine was too busy for the time."""
+    found = {entry["rounds"] for entry in (*results["speed"], *results["scaling"])}
+    return str(max(found)) if len(found) == 1 else f"{min(found)} to {max(found)}"
+
+
 def notes(results: dict[str, Any]) -> list[str]:
     versions, load = results["versions"], results["load_average"]
     found = [
         f"{results['date']}; {results['processor']}; {results['threads']} threads; "
         f"torch {versions['torch']}, {versions['compiler']}, Python {versions['python']}; "
-        f"{results['rounds']} interleaved rounds, medians; load average "
+        f"medians of {rounds(results)} interleaved rounds; load average "
         f"{load['before'][0]:.1f} before, {load['after'][0]:.1f} after; "
         f"{results['minutes']:.1f} minutes.",
         "× and faster: median of the ratios within a round; faster: than the best of eager and "

@@ -12,6 +12,7 @@ of the catalogue instead, each beside cross-entropy; class inputs are given as r
 from __future__ import annotations
 
 import argparse
+import math
 import platform
 from collections.abc import Callable
 from functools import partial
@@ -50,7 +51,7 @@ def chunked_of_torch() -> dict[str, Loss]:
     except ImportError:
         return {}
     options = LinearCrossEntropyOptions()
-    return {"torch, chunked": partial(F.linear_cross_entropy, options=options)}
+    return {"F.linear_cross_entropy, chunked": partial(F.linear_cross_entropy, options=options)}
 
 
 def step(loss: Loss, hidden: Tensor, weight: Tensor, target: Tensor) -> tuple[Tensor, ...]:
@@ -110,31 +111,31 @@ def memory_of(run: Callable[[], object]) -> int:
     return peak.peak
 
 
-def measure(rows: int, features: int, classes: int, rounds: int) -> dict[str, Any]:
+def measure(
+    rows: int, features: int, classes: int, rounds: int, seconds: float = math.inf
+) -> dict[str, Any]:
     """Milliseconds of each candidate, how many times the floor that is, and bytes."""
     data = drawn(rows, features, classes)
     losses: dict[str, Loss] = {
-        "cross_entropy": linear_cross_entropy_loss,
-        "gce": linear_gce_loss,
-        "focal": linear_focal_loss,
-        "torch, logits exist": materialised,
+        "linear_cross_entropy": linear_cross_entropy_loss,
+        "linear_gce": linear_gce_loss,
+        "linear_focal": linear_focal_loss,
+        "F.cross_entropy of logits that exist": materialised,
         **chunked_of_torch(),
     }
-    for name in ("torch, logits exist", "torch, chunked"):
-        if name in losses:  # the candidates must compute the same thing before they are timed
-            pairs = zip(
-                step(losses["cross_entropy"], *data), step(losses[name], *data), strict=True
-            )
-            for ours, theirs in pairs:
+    gold = step(materialised, *data)
+    for name, loss in losses.items():
+        if "cross_entropy" in name:  # they must compute the same thing before they are timed
+            for ours, theirs in zip(gold, step(loss, *data), strict=True):
                 torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-8)
     runs: dict[str, Callable[[], object]] = {
         name: partial(step, loss, *data) for name, loss in losses.items()
     }
     runs[FLOOR] = partial(products, *data)
-    timings = paired(runs, rounds)
+    timings = paired(runs, rounds, seconds=seconds)
     return {
         "sizes": {"rows": rows, "features": features, "classes": classes},
-        "rounds": rounds,
+        "rounds": len(timings[FLOOR].samples),
         "candidates": [
             {
                 "name": name,

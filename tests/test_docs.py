@@ -8,6 +8,7 @@ A block between ``<!-- from: SOURCE -->`` and ``<!-- end -->`` is a copy; ``SOUR
                                        "summary" or a stage, with ``:label,label`` cut to lines
     catalogue                          the specs as a table
     properties                         what ``lossgen verify`` checks, as a table
+    measured speed|scaling|linear      what benchmarks/results/cpu.json holds, as a table
 
     python -m tests.test_docs --update     writes the copies anew
 
@@ -20,11 +21,13 @@ from __future__ import annotations
 import argparse
 import ast
 import doctest
+import json
 import re
 import shlex
 from collections.abc import Callable, Iterator
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -117,12 +120,65 @@ def properties() -> str:
     return "\n".join(lines) + "\n"
 
 
+def measured(what: str) -> str:
+    results = json.loads((ROOT / "benchmarks/results/cpu.json").read_text(encoding="utf-8"))
+    table, tail = {"speed": speed, "scaling": scaling, "linear": linear}[what](results)
+    head = f"|{'|'.join(['---', *['---:'] * (table[0].count('|') - 2)])}|"
+    return "\n".join([table[0], head, *table[1:], *tail]) + "\n"
+
+
+def speed(results: dict[str, Any]) -> tuple[list[str], list[str]]:
+    sizes = f"N = {results['rows']}, V = {results['classes']}"
+    lines = [f"| {sizes} | lossgen | eager composite | `torch.compile` of it | floor |"]
+    for row in results["speed"]:
+        cells = [f"{row[k]['ms']:.0f} ms (× {row[k]['times_lossgen']:.1f})" for k in RIVALS]
+        lines.append(f"| `{row['loss']}` | {row['lossgen']['ms']:.0f} ms | {' | '.join(cells)} |")
+    versions, load = results["versions"], results["load_average"]
+    counts = sorted({row["rounds"] for row in results["speed"]})
+    rounds = " to ".join(str(n) for n in dict.fromkeys((counts[0], counts[-1])))
+    return lines, [
+        "",
+        f"Medians of {rounds} interleaved rounds in one process; × is the median of the",
+        f"ratios within a round. {results['processor']}, {results['threads']} threads, load",
+        f"average {load['before'][0]:.1f}; torch {versions['torch']}, {versions['compiler']};",
+        f"{results['date']}.",
+    ]
+
+
+RIVALS = ("eager", "compiled", "floor")
+
+
+def scaling(results: dict[str, Any]) -> tuple[list[str], list[str]]:
+    points = results["scaling"]
+    sizes = sorted({p["classes"] for p in points})
+    lines = [f"| ns per logit | threads | {' | '.join(f'V = {v}' for v in sizes)} |"]
+    for loss, threads in dict.fromkeys((p["loss"], p["threads"]) for p in points):
+        own = {
+            p["classes"]: p["ns"] for p in points if (p["loss"], p["threads"]) == (loss, threads)
+        }
+        cells = " | ".join(f"{own[v]:.2f}" for v in sizes)
+        lines.append(f"| `{loss}` | {threads} | {cells} |")
+    return lines, []
+
+
+def linear(results: dict[str, Any]) -> tuple[list[str], list[str]]:
+    found = results["linear"]
+    sizes = ", ".join(
+        f"{k} = {found['sizes'][n]}" for k, n in zip("NDV", found["sizes"], strict=True)
+    )
+    *rows, floor = found["candidates"]
+    lines = [f"| {sizes} | time | ÷ the three products alone ({floor['ms']:.0f} ms) |"]
+    lines += [f"| {r['name']} | {r['ms']:.0f} ms | {r['times_floor']:.2f} |" for r in rows]
+    return lines, ["", f"Medians of {found['rounds']} rounds of the same run."]
+
+
 SOURCES: dict[str, Callable[..., str]] = {
     "file": file,
     "source": source,
     "explain": explanation,
     "catalogue": catalogue,
     "properties": properties,
+    "measured": measured,
 }
 
 

@@ -7,6 +7,7 @@ compared by the median over the rounds of the ratio within a round.
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -40,6 +41,7 @@ def paired(
     rounds: int,
     *,
     warmup: int = 1,
+    seconds: float = math.inf,
     measure: Callable[[Callable[[], object]], float] | None = None,
 ) -> dict[str, Timing]:
     """Time every candidate ``rounds`` times, interleaved.
@@ -48,17 +50,22 @@ def paired(
         candidates: what to run, by name; each call does the whole work.
         rounds: samples per candidate.
         warmup: rounds that are thrown away (compilation, first touches of memory).
+        seconds: no round after the third begins later than this; on a busy machine there are
+            fewer rounds.
         measure: seconds of one call; default the wall clock.  A device is measured with events.
     """
     clock = measure or _wall
     names = list(candidates)
     samples: dict[str, list[float]] = {name: [] for name in names}
+    began = time.perf_counter()
     for turn in range(warmup + rounds):
+        if turn >= warmup + 3 and time.perf_counter() - began > seconds:
+            break
         start = turn % len(names)
         for name in names[start:] + names[:start]:
-            seconds = clock(candidates[name])
+            taken = clock(candidates[name])
             if turn >= warmup:
-                samples[name].append(seconds)
+                samples[name].append(taken)
     return {name: Timing(tuple(values)) for name, values in samples.items()}
 
 
