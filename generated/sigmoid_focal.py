@@ -204,7 +204,7 @@ def _finish(x_y, labels_y, alpha, gamma, m0, m1, a0, a1, b0, b1, pivot):
     lam1 = tl.where(z1 > 0.0, la1 + dl.softplus(-z1), dl.softplus(z1) - (m1 - ly1))
     L1 = m1 + lam1
     T0 = dl.exp_accurate(-lam0) * (b0)
-    T1 = dl.exp_accurate(-lam1) * (b1)
+    T1 = tl.where(la1 == float("-inf"), 0.0, dl.exp_accurate(-lam1) * (b1))
     w0 = alpha * dl.exp_accurate(L0)
     w1 = (1.0 - alpha) * dl.exp_accurate(L1)
     loss = (
@@ -622,7 +622,7 @@ def _torch_forward(x, labels, alpha, gamma):
     lam1 = torch.where(z1 > 0.0, la1 + el.softplus(-z1), el.softplus(z1) - (m1 - ly1))
     L1 = m1 + lam1
     T0 = el.exp(-lam0) * (b0)
-    T1 = el.exp(-lam1) * (b1)
+    T1 = torch.where(la1 == float("-inf"), 0.0, el.exp(-lam1) * (b1))
     w0 = alpha * el.exp(L0)
     w1 = (1.0 - alpha) * el.exp(L1)
     loss = (
@@ -728,7 +728,7 @@ def _torch_fused(x, labels, alpha, gamma, g):
     lam1 = torch.where(z1 > 0.0, la1 + el.softplus(-z1), el.softplus(z1) - (m1 - ly1))
     L1 = m1 + lam1
     T0 = el.exp(-lam0) * (b0)
-    T1 = el.exp(-lam1) * (b1)
+    T1 = torch.where(la1 == float("-inf"), 0.0, el.exp(-lam1) * (b1))
     w0 = alpha * el.exp(L0)
     w1 = (1.0 - alpha) * el.exp(L1)
     loss = (
@@ -1035,7 +1035,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             double lam1 = (z1 > 0.0 ? la1 + f_softplus(-z1) : f_softplus(z1) - (m1 - ly1));
             double L1 = m1 + lam1;
             double T0 = f_exp(-lam0) * b0;
-            double T1 = f_exp(-lam1) * b1;
+            double T1 = (la1 == -INFINITY ? 0.0 : f_exp(-lam1) * b1);
             double w0 = alpha * f_exp(L0);
             double w1 = (1.0 - alpha) * f_exp(L1);
             loss = w0 * T0 + T1 * w1 + w0 * labels_y * f_sigmoid(-z0) * f_softplus(-x_y) + w1 * (1.0

@@ -5,7 +5,7 @@ The templates own loops, memory and masks; everything a loss decides is a line o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from sympy import Expr, Symbol
@@ -165,8 +165,14 @@ class RowModel:
     def lower(self, moment: Moment, power: int, centred: bool = True) -> str:
         """Name of the moment of the same kind with another power, or without its centre."""
         centre = moment.centre if centred else None
-        kind = (moment.form, moment.kappa, power, moment.weight, centre, moment.level, False)
+        kind = replace(moment, power=power, centre=centre, rest=False).kind
         return next(m.name for m in self.plan.moments if m.kind == kind)
+
+    def between(self, entry: Sum) -> tuple[str, str]:
+        """Names of the two moments of a divergence: of t - t', and the gap."""
+        own = [m for m in self.plan.moments if m.form == entry.form and m.against == entry.against]
+        plain, gap = sorted(own, key=lambda m: m.gap)
+        return plain.name, gap.name
 
     def needs_powers(self, form: Form) -> bool:
         """Does any moment of the form need t beyond exp(t)?"""

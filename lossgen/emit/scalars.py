@@ -80,7 +80,8 @@ class RowScalars:
             for form in self.model.forms:
                 if form.level == k:
                     lines += self._softmax(form, wanted, False, gradient)
-            lines += [self._sum(e) for e in self.model.sums if e.level == k]
+            for entry in (e for e in self.model.sums if e.level == k):
+                lines += [self._sum(entry)] if entry.against is None else self._divergence(entry)
         return lines
 
     def _softmax(self, form: Form, wanted: set[Symbol], saved: bool, gradient: bool) -> list[str]:
@@ -172,7 +173,25 @@ class RowScalars:
         if entry.kappa != 0:
             exponent = self.printer(-entry.kappa * Symbol(f"lam{i}"))
             total = f"{self.dialect.exp}({exponent}) * ({total})"
+            if self.model.pivot != "argmax" or i != 0:  # lam may be anything without other classes
+                total = f'{self.where}(la{i} == float("-inf"), 0.0, {total})'
         return f"{entry.symbol} = {total}"
+
+    def _divergence(self, entry: Sum) -> list[str]:
+        """Σ R·log(R/R') = Σ R·(t - t') + log(A'/A), and nothing where there is no other class.
+
+        A'/A is 1 + gap/A where it is near 1.
+        """
+        i, k, name, prefix = entry.form, entry.against, entry.symbol, self.dialect.prefix
+        mean, gap = self.model.between(entry)
+        near = f"(2.0 * {gap} < a{i}) & (-2.0 * {gap} < a{i})"
+        inf = 'float("inf")'
+        apart = f"{self.where}({near}, {prefix}log1p({gap} / a{i}), la{k} - la{i})"
+        whole = f"{self.where}({name} == {inf}, {name}, {name} + {apart})"
+        return [
+            f"{name} = {mean} / a{i}",  # infinite where the other softmax masks a class
+            f"{name} = {self.where}(la{i} == -{inf}, 0.0, {whole})",
+        ]
 
     def _inverses(self, names: set[str], level: int) -> list[str]:
         """1/Σ exp(t), over all classes and over the others, for the tiles' p and R."""

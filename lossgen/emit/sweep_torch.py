@@ -15,7 +15,7 @@ from lossgen.emit.model import FAR, FLOOR, RowModel, Sweep, whole
 from lossgen.emit.names import assignments
 from lossgen.emit.printers import TORCH, Printer
 from lossgen.emit.scalars import RowScalars
-from lossgen.emit.sweep_triton import deltas, scaled
+from lossgen.emit.sweep_triton import between, deltas, scaled
 from lossgen.ir.plan import Moment
 from lossgen.ir.stages import Form
 
@@ -70,6 +70,11 @@ class TorchSweep:
         return (
             wanted
             or self.model.needs_powers(form)
+            or any(
+                form.index in (m.form, m.against)
+                for m in self.model.plan.moments
+                if m.against is not None
+            )
             or any(
                 m.form == form.index and m.kappa == 0 and m.power for m in self.model.plan.moments
             )
@@ -131,9 +136,11 @@ class TorchSweep:
         if sweep.carries_pivot:
             lines += deltas(model, names, self._printer, "torch.where")
         for form in sweep.forms:
-            lines += [
-                f"{m.name} = {self._moment(m)}" for m in sweep.moments if m.form == form.index
-            ]
+            own = [m for m in sweep.moments if m.form == form.index]
+            for moment in own:
+                if moment.against is not None:
+                    lines += between(moment, "torch.where", "el.")
+                lines.append(f"{moment.name} = {self._moment(moment)}")
         return lines
 
     def _softmax(self, form: Form, sweep: Sweep) -> list[str]:
@@ -161,6 +168,8 @@ class TorchSweep:
 
     def _moment(self, moment: Moment) -> str:
         i, parts = moment.form, []
+        if moment.against is not None:
+            return f"{moment.name}_j.sum(1, keepdim=True)"
         if moment.rest:
             small = f"torch.where(e{i} == 1.0, 0.0, e{i}).sum(1, keepdim=True)"
             ties = f"((e{i} == 1.0).sum(1, keepdim=True) - 1)"

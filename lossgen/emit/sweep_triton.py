@@ -18,7 +18,7 @@ from lossgen.emit.printers import TRITON, TRITON_TILE, Printer
 from lossgen.ir.plan import Moment
 from lossgen.ir.stages import Centre, Form
 
-__all__ = ["deltas", "exponentials", "gradient", "lift", "merge", "scaled"]
+__all__ = ["between", "deltas", "exponentials", "gradient", "lift", "merge", "scaled"]
 
 _EMPTY = 'float("-inf")'
 
@@ -146,6 +146,10 @@ def _moments(sweep: Sweep, printer: Printer, whole_row: bool) -> list[str]:
                 f"(tl.sum(tl.where(e{i} == 1.0, 1.0, 0.0)) - 1.0), 0.0)"
             )
             continue
+        if moment.against is not None:
+            lines += between(moment, "tl.where")
+            lines.append(f"{moment.name} = tl.sum({moment.name}_j)")
+            continue
         if moment.form is None:
             body = f"v{plain.index(moment)}" if sweep.level > 1 else body
             inside = "others" if sweep.carries_pivot and whole_row else "valid"
@@ -159,6 +163,24 @@ def _moments(sweep: Sweep, printer: Printer, whole_row: bool) -> list[str]:
             body = f"tl.where(e{moment.form} > 0.0, {body}, 0.0)"
         lines.append(f"{moment.name} = tl.sum({body})")
     return lines
+
+
+def between(moment: Moment, where: str, function: str = "dl.") -> list[str]:
+    """What a class adds to a sum of two softmaxes, as {name}_j."""
+    i, k, name = moment.form, moment.against, moment.name
+    if not moment.gap:
+        return [f"{name}_j = {where}(e{i} > 0.0, e{i} * (t{i} - t{k}), 0.0)"]
+    return [
+        f"{name}_j = t{k} - t{i}",
+        f"{name}_j = {_gap(f'{name}_j', f'e{i}', f'e{k}', where, function)}",
+    ]
+
+
+def _gap(apart: str, e: str, other: str, where: str, function: str) -> str:
+    """exp(t') - exp(t) with ``apart`` = t' - t; NaN of two masked classes is not near."""
+    near = f"({apart} > -1.0) & ({apart} < 1.0)"
+    close = f"{e} * {function}expm1({function}clip({apart}, -1.0, 1.0))"
+    return f"{where}({near}, {close}, {other} - {e})"
 
 
 def _inside(sweep: Sweep, moment: Moment) -> str:
@@ -255,7 +277,11 @@ def _merge_pivot(sweep: Sweep, printer: Printer) -> list[str]:
 
 def _joining(moment: Moment, printer: Printer) -> str:
     """What the pivot that lost adds to a sum over the other classes."""
-    i = moment.form
+    i, k = moment.form, moment.against
+    if moment.gap:
+        return f"tl.where(lost, {_gap(f'(d{k} - d{i})', f'k{i}', f'k{k}', 'tl.where', 'dl.')}, 0.0)"
+    if k is not None:
+        return f"tl.where(lost & (k{i} > 0.0), k{i} * (d{i} - d{k}), 0.0)"
     factor = _factor(moment, f"d{i}", f"k{i}", printer)
     parts = [*([factor] if factor else []), *[f"d{i}"] * moment.power]
     parts += [moment.centre.name] if moment.centre is not None else []
@@ -278,6 +304,8 @@ def _rescaled(sweep: Sweep, moment: Moment, side: str, printer: Printer) -> str:
     i, n = moment.form, moment.power
     if i is None:
         return f"{moment.name}_{side}"
+    if moment.against is not None:
+        return _moved(moment, side)
     d, terms = f"d{i}_{side}", []
     moves = sweep.carries_pivot and moment.centre is not None
     for power in range(n, -1, -1):
@@ -297,6 +325,17 @@ def _rescaled(sweep: Sweep, moment: Moment, side: str, printer: Printer) -> str:
     if moment.weight == 1 and moment.centre is None:
         return product
     return f"tl.where(k{i}_{side} > 0.0, {product}, 0.0)"  # weights may be infinite
+
+
+def _moved(moment: Moment, side: str) -> str:
+    """The same of two softmaxes, whose maxima move by d and d'."""
+    i, k, name = moment.form, moment.against, f"{moment.name}_{side}"
+    d, factor = (f"d{n}_{side}" for n in (i, k)), (f"k{n}_{side}" for n in (i, k))
+    (one, other), (e, e_other) = d, factor
+    if moment.gap:
+        scale = _gap(f"({other} - {one})", e, e_other, "tl.where", "dl.")
+        return f"({e} * {name} + {scale} * a{k}_{side})"
+    return f"tl.where({e} > 0.0, {e} * ({name} + ({one} - {other}) * a{i}_{side}), 0.0)"
 
 
 # ---------------------------------------------------------------------------- gradient

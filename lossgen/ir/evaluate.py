@@ -353,6 +353,8 @@ def _sum(entry: Sum, forms: tuple[Form, ...], env: Env, size: int) -> Any:
     if entry.form is None:
         return np.sum(np.broadcast_to(float32(entry.body, env), (size,)), dtype=np.float32)
     form = forms[entry.form]
+    if entry.against is not None:
+        return _divergence(*(env[Symbol(f"t{k}")] for k in (entry.form, entry.against)))
     t, lam = env[Symbol(f"t{form.index}")], env[Symbol(f"lam{form.index}")]
     if entry.others:
         lam = env[Symbol(f"la{form.index}")]
@@ -368,3 +370,23 @@ def _sum(entry: Sum, forms: tuple[Form, ...], env: Env, size: int) -> Any:
         moment = np.sum(np.where(exponential == 0, np.float32(0), parts), dtype=np.float32)
         total = total + np.float32(comb(entry.power, k)) * (-lam) ** (entry.power - k) * moment
     return np.float32(np.exp(-kappa * lam) * total)
+
+
+def _divergence(t: Array, other: Array) -> Any:
+    """Σ R·log(R/R') from the two running maxima, as ``emit.scalars`` has it."""
+    e, e_other = (np.exp(v).astype(np.float32) for v in (t, other))
+    apart = (other - t).astype(np.float32)
+    near = np.abs(apart) < 1
+    close = e * np.expm1(np.clip(apart, -1, 1).astype(np.float64)).astype(np.float32)
+    gap = np.where(near, close, e_other - e).sum(dtype=np.float32)
+    mean = np.where(e > 0, e * -apart, np.float32(0)).sum(dtype=np.float32)
+    total, total_other = (v.sum(dtype=np.float32) for v in (e, e_other))
+    if total == 0:
+        return np.float32(0)
+    mean = np.float32(mean / total)
+    if np.isposinf(mean):
+        return mean
+    if abs(2 * gap) < total:
+        return np.float32(mean + np.float32(np.log1p(np.float64(np.float32(gap / total)))))
+    logs = [np.float32(np.log(np.float64(v))) for v in (total_other, total)]
+    return np.float32(mean + np.float32(logs[0] - logs[1]))

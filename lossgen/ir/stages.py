@@ -168,7 +168,8 @@ class Sum:
     """Σ_{j≠y} body: one number per row.
 
     ``body`` is the monomial exp(kappa·logp)·logp^power·weight·centre of one form, reduced in the
-    form's own sweep, or (``form`` None) any class expression, summed as it stands.
+    form's own sweep, or (``form`` None) any class expression, summed as it stands.  ``against``
+    another form it is R·log(R/R'), the divergence of the other classes.
     """
 
     symbol: Symbol
@@ -180,6 +181,7 @@ class Sum:
     centre: Symbol | None = None
     others: bool = False  # exp(logp) is R: normalised over the classes j ≠ y
     level: int = 1
+    against: int | None = None
 
 
 @dataclass(frozen=True)

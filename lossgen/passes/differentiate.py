@@ -12,6 +12,7 @@ The sums this creates are put in normal form together, so that what cancels betw
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from sympy import Add, Expr, Integer, Mul, Symbol, exp, expand
@@ -220,8 +221,7 @@ def _collect(
                 add(by_basis[chosen], basis)
                 add(by_basis.pop(chosen), chosen.xreplace({entry.select: entry.rise}))
     result: dict[Expr, Expr] = {}
-    for basis in sorted(by_basis, key=str):
-        coefficient = tidy(by_basis[basis], built.forms, parameters)
+    for coefficient, basis in _shared(by_basis, built, parameters):
         sign = -1 if -coefficient in result else 1
         if coefficient != 0:
             result[sign * coefficient] = result.get(sign * coefficient, Integer(0)) + sign * basis
@@ -229,12 +229,41 @@ def _collect(
     return tuple(sorted(split, key=lambda pair: str(pair[1])))
 
 
+def _shared(
+    by_basis: dict[Expr, Expr], built: Reductions, parameters: frozenset[Symbol]
+) -> Iterator[tuple[Expr, Expr]]:
+    """(coefficient, basis) in order; a term of a coefficient that another basis has with the
+    opposite sign stands alone, so that the bases meet in one difference:
+
+    (a + b)·R - a·R'  →  b·R + a·(R - R')
+    """
+    softmaxes = {s for f in built.forms for s in (f.R, exp(f.logp))}
+    tidied = {b: tidy(by_basis[b], built.forms, parameters) for b in sorted(by_basis, key=str)}
+    for basis, coefficient in tidied.items():
+        alone = {-c for b, c in tidied.items() if b != basis and b in softmaxes and not c.is_Add}
+        parts = []
+        if basis in softmaxes:
+            parts = [t for t in Add.make_args(expand_products(coefficient)) if t in alone]
+        yield from ((part, basis) for part in parts)
+        yield (
+            (tidy(coefficient - Add(*parts), built.forms, parameters), basis)
+            if parts
+            else (
+                coefficient,
+                basis,
+            )
+        )
+
+
 def _by_weight(basis: Expr) -> list[Expr]:
-    """The parts of a basis, one per product of exponentials: logp - log m stays one part."""
+    """The parts of a basis, one per product of exponentials: logp - log m stays one part, and so
+    does a difference of two softmaxes."""
     parts: dict[Expr, Expr] = {}
     for term in Add.make_args(basis):
         weight = Mul(*(f for f in Mul.make_args(term) if isinstance(f, exp)))
         parts[weight] = parts.get(weight, Integer(0)) + term / weight
+    if all(rest in (1, -1) for rest in parts.values()):
+        return [basis]
     return [weight * rest for weight, rest in parts.items()]
 
 

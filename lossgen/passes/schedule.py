@@ -85,7 +85,13 @@ def _moments(
         for f in tops
     ]
     known = {m.kind for m in found}
-    for entry in sums:
+    for entry in (e for e in sums if e.against is not None):
+        assert entry.form is not None
+        for gap in (False, True):
+            name = f"b{len(found) - len(forms) - len(tops)}"
+            one = Integer(1)
+            found.append(Moment(name, entry.form, one, 0, one, against=entry.against, gap=gap))
+    for entry in (e for e in sums if e.against is None):
         centres = [None, entry.centre] if entry.centre else [None]
         for centre in centres:
             for power in range(entry.power + 1):

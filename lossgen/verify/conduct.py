@@ -155,9 +155,10 @@ def degenerate_shapes(case: Case, run: Runner) -> None:
     if not case.spec.outputs and not bool(run.loss(empty, labels, **keys).isnan()):
         fail("the mean over no rows is not NaN")
     if case.spec.min_classes == 1:
-        one = case.with_(classes=1, kind="plain")
-        value, grads = run.gradient(one)
-        check_literal(one, value, grads)
+        for kind in ("plain", "offset"):
+            one = case.with_(classes=1, kind=kind, rows=3)
+            value, grads = run.gradient(one)
+            check_literal(one, value, grads)
 
 
 def no_grad_value(case: Case, run: Runner) -> None:

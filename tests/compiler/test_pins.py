@@ -45,6 +45,7 @@ PINS = {
     "crammer_singer": (1, 2),
     "weston_watkins": (2, 1),
     "dc_pdd": (1, 2),
+    "dkd": (4, 4),
     "grpo": (1, 2),
     "kl_cov": (1, 2),
     "mixce": (1, 2),
