@@ -14,9 +14,10 @@ from lossgen.emit.names import named_weights
 from lossgen.ir.plan import KernelPlan, Moment
 from lossgen.ir.stages import Centre, Form, Max, Sum
 
-__all__ = ["CLAMP", "FAR", "FLOOR", "RowModel", "whole"]
+__all__ = ["CLAMP", "FAR", "FAR_GAP", "FLOOR", "RowModel", "whole"]
 
 CLAMP = "3.0e38"  # finite float32 (and float64) stand-in for an infinite z
+FAR_GAP = "1.0e18"  # stands for the distance of a masked pivot
 FAR = "-1.0e4"  # a logit that no class of weight has
 FLOOR = "-1.0e18"  # finite stand-in for logp = -inf: exp of it is 0, so 0·logp is 0
 
@@ -40,6 +41,7 @@ class RowModel:
         for form in stable.forms:
             found |= form.ell.free_symbols | form.ell_y.free_symbols
             found |= form.scale.free_symbols
+            found = found.union(*(rate.free_symbols for _, rate in form.parts))
         for moment in plan.moments:
             found |= moment.weight.free_symbols | moment.kappa.free_symbols
         for centre in self.centres:
@@ -218,12 +220,12 @@ class RowModel:
         """The row scalars that class expressions with ``names`` need, of sweeps up to ``level``."""
         names = self._with_exponents(names)
         found: list[str] = []
+        exponents = self.exponents(names)
         for form in self.forms:
             i = form.index
             if form.level > level:
                 continue
-            exponentials = {f"p{i}", f"r{i}", form.logp.name} & names
-            found += [f"m{i}"] if exponentials else []
+            found += [f"m{i}"] if i in exponents else []
             found += [f"pinv{i}"] if f"p{i}" in names else []
             found += [f"rinv{i}"] if f"r{i}" in names else []
             found += [f"lam{i}"] if form.logp.name in names else []
@@ -233,6 +235,15 @@ class RowModel:
             if largest.level <= level:
                 found += [f"max{k}"] if f"max{k}" in names else []
                 found += [f"index{k}"] if {f"index{k}", f"is_max{k}"} & names else []
+        return found
+
+    def exponents(self, names: set[str]) -> set[int]:
+        """The forms whose t the class expressions with ``names`` need, parts of others included."""
+        found: set[int] = set()
+        for form in reversed(self.forms):
+            i = form.index
+            if i in found or {f"p{i}", f"r{i}", form.logp.name} & names:
+                found |= {i, *(k for k, _ in form.parts)}
         return found
 
     def _with_exponents(self, names: set[str]) -> set[str]:
@@ -300,7 +311,7 @@ class Sweep:
     def bodies(self) -> list[Expr]:
         """The class expressions of its lift."""
         found = [m.weight for m in self.moments]
-        found += [e for f in self.forms for e in (f.base, f.scale)]
+        found += [e for f in self.forms for e in (f.base, f.scale, *(r for _, r in f.parts))]
         found += [m.body for _, m in self.maxes]
         return found + [m.centre for m in self.moments if m.centre is not None]
 
@@ -328,6 +339,7 @@ class Sweep:
         """Row scalars that a merge needs: rates, scales, and what a weight at the pivot needs."""
         wanted = {s.name for m in self.moments for s in m.kappa.free_symbols}
         wanted |= {s.name for f in self.forms for s in f.scale.free_symbols}
+        wanted |= {s.name for f in self.forms for _, rate in f.parts for s in rate.free_symbols}
         if self.carries_pivot:
             wanted |= {s.name for e in self.bodies for s in e.free_symbols}
             wanted |= {s.name for c in self.model.centres for s in (c.factor * c.expr).free_symbols}

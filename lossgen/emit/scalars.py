@@ -10,9 +10,10 @@ from math import comb
 
 from sympy import Expr, Symbol
 
-from lossgen.emit.model import CLAMP, RowModel
+from lossgen.emit.model import CLAMP, FAR_GAP, RowModel
 from lossgen.emit.names import assignments
 from lossgen.emit.printers import TORCH, Dialect, Printer
+from lossgen.emit.sweep_triton import joint
 from lossgen.ir.plan import Moment
 from lossgen.ir.stages import Form, Sum
 
@@ -94,8 +95,14 @@ class RowScalars:
             lines.append(f"z{i} = la{i}")
             lines.append(f"lam{i} = {prefix}softplus(z{i})")
         else:
-            gap = self._gap(form)
-            lines.append(f"ly{i} = {self.printer(form.base_y)}")
+            gap, empty = self._gap(form), f'la{i} == float("-inf")'
+            if form.parts:  # a pivot that one part masks: its distance counts as finite
+                for k, _ in form.parts:
+                    own = self._gap(self.model.forms[k])
+                    far = f"{prefix}clip({own}, -{FAR_GAP}, {FAR_GAP})"
+                    lines.append(f"gap{k} = {far if own != '0.0' else own}")
+            else:
+                lines.append(f"ly{i} = {self.printer(form.base_y)}")
             # An empty set of other classes has log a = -inf and m = 0: z = -inf.
             lines.append(f"z{i} = {gap} + la{i}")
             if self._uses_lam(form, wanted, saved, gradient):
@@ -103,6 +110,10 @@ class RowScalars:
                     f"lam{i} = {self.where}(z{i} > 0.0, la{i} + {prefix}softplus(-z{i}), "
                     f"{prefix}softplus(z{i}) - ({gap}))"
                 )
+                if form.parts:
+                    lines.append(f"lam{i} = {self.where}({empty}, 0.0, lam{i})")
+        if form.joint in wanted:
+            lines.append(f"joint{i} = m{i} + la{i} - ({joint(form, self.printer, 'lam{}')})")
         if form.top in wanted:
             gap = self._gap(form)
             lines.append(
@@ -114,11 +125,18 @@ class RowScalars:
         if form.L in wanted:
             scaled = "" if form.scale == 1 else f"{self.printer(form.scale, 2)} * "
             lines.append(f"L{i} = {scaled}m{i} + lam{i}")
+            for k, rate in form.parts:
+                at = self.printer(rate * self.model.forms[k].scale * Symbol(f"m{k}"))
+                lines.append(f"L{i} = L{i} + {at}")
         return lines
 
     def _gap(self, form: Form) -> str:
         """scale·(m - base_y) - shift_y: how far the largest other exponent is above l_y."""
         i = form.index
+        if form.parts:
+            return f"(m{i} + {joint(form, self.printer, 'gap{}')})"
+        if self.model.pivot == "argmax" and i == 0:
+            return "0.0"
         gap = f"(m{i} - ly{i})"
         if form.scale != 1:
             gap = f"{self.printer(form.scale, 2)} * {gap}"
@@ -131,7 +149,8 @@ class RowScalars:
             later = [b for s in self.model.sweep_models[1:] for b in s.bodies]
             names = names | self.model.tile_symbols(later)
         reads = names & {f"p{form.index}", form.logp.name}
-        return form.L in wanted or finishes or bool(reads)
+        joint = any(f.joint in wanted for f in self.model.forms if form.index in dict(f.parts))
+        return form.L in wanted or finishes or joint or bool(reads)
 
     def _gradient_symbols(self) -> set[Symbol]:
         """The symbols of the gradient's row scalars, and of its class expressions."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from sympy import Add, Expr, Integer, Mul, Symbol, exp, expand
+from sympy import Add, Expr, Integer, Mul, Pow, Symbol, exp, expand
 
 from lossgen.errors import CompileError
 from lossgen.ir.stages import Form, GradedLoss, Gradient, Pivot, SymbolicLoss
@@ -210,7 +210,7 @@ def _collect(
             if len(by_basis) == 1:
                 break
             reduced = _divide(tidy(by_basis[basis], built.forms, parameters), form.Q)
-            if reduced is not None:
+            if reduced is not None and not _divided(reduced, form):
                 del by_basis[basis]
                 add(reduced, basis.xreplace({form.R: p}))
     for entry in built.maxes:  # a·p + b·select  →  (a + b)·p + b·(select - p)
@@ -253,6 +253,13 @@ def _shared(
                 basis,
             )
         )
+
+
+def _divided(expr: Expr, form: Form) -> bool:
+    """Does it divide by a·P + b·Q? That may be as small as Q, which should stay beside it."""
+    halves = {form.P, form.Q}
+    sums = (e.base for e in expr.atoms(Pow) if e.base.is_Add and e.exp == -1)
+    return any(halves <= total.free_symbols for total in sums)
 
 
 def _by_weight(basis: Expr) -> list[Expr]:

@@ -1,4 +1,4 @@
-"""The divergence of two softmaxes over the other classes, as one statistic.
+"""Divergences of two softmaxes.  Over the other classes, as one statistic:
 
     Σ_{j≠y} R_j·δ_j - z + z'   →   D = Σ_{j≠y} R_j·log(R_j/R'_j)
 
@@ -8,19 +8,26 @@ above all others; D is reduced relative to the two running maxima instead, as
 
     D = Σ R·(t - t') + log1p((A' - A)/A)       A' - A = Σ exp(t)·expm1(t' - t)
 
-so that it has the relative accuracy of what the two rows do not share.
+so that it has the relative accuracy of what the two rows do not share.  A product of powers has
+
+    s - Σ κ·s'   →   log Σ_{j≠y} Π p'^κ + r     where z > 0
+
+for the logarithm of Σ_j Π p'^κ: a part may mask the pivot, and then every s is infinite.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from sympy import Expr, Integer, Symbol, expand, log
+from sympy import Add, Expr, Integer, Symbol, expand, log
 
+from lossgen.ir.ops import OPS
 from lossgen.ir.stages import Form, GradedLoss, Gradient, Sum
 
-__all__ = ["with_divergences"]
+__all__ = ["joint_logarithms", "with_divergences"]
+
+_f = {name: op.symbol for name, op in OPS.items()}
 
 
 def with_divergences(graded: GradedLoss) -> GradedLoss:
@@ -77,3 +84,25 @@ def _mapped(graded: GradedLoss, row: Callable[[Expr], Expr]) -> GradedLoss:
             for g in graded.gradients
         ),
     )
+
+
+def joint_logarithms(expr: Expr, forms: Sequence[Form]) -> Expr:
+    """c·(s - Σ κ·s') of a product of softmaxes, by what the pivot holds of it."""
+    if not expr.args or not any(f.parts for f in forms):
+        return expr
+    expr = expr.func(*(joint_logarithms(a, forms) for a in expr.args))
+    if not isinstance(expr, Add):
+        return expr
+    for form in (f for f in forms if f.parts):
+        scale = expand(expr, power_base=False, log=False).coeff(form.s)
+        if scale == 0:
+            continue
+        parts = {k: forms[k] for k, _ in form.parts}
+        whole = form.s - Add(*(rate * parts[k].s for k, rate in form.parts))
+        rest = expand(expr - scale * whole)
+        if rest.free_symbols & {form.s, *(f.s for f in parts.values())}:
+            continue
+        low = form.joint + form.r
+        high = form.s - form.mixed({k: f.s for k, f in parts.items()})
+        expr = scale * _f["where"](_f["lt"](0, form.z), low, high) + rest
+    return expr

@@ -31,6 +31,7 @@ from sympy import Add, Expr, Integer, Mul, Pow, Symbol, exp, expand, log
 from lossgen.ir.ops import OPS
 from lossgen.ir.stages import Form
 from lossgen.passes.algebra import cancel_parameters, complement
+from lossgen.passes.divergences import joint_logarithms
 from lossgen.passes.mixtures import stabilize_class, stabilize_mixtures
 
 __all__ = ["RULES", "Rewriter", "Rule"]
@@ -72,7 +73,10 @@ class Rewriter:
     def __call__(self, expr: Expr) -> Expr:
         mixed, fired = stabilize_mixtures(expr, self.logs, self.halves)
         self.fired |= fired
-        return cancel_parameters(self.rewrite(mixed), self.constants).xreplace(self.final)
+        found = cancel_parameters(self.rewrite(mixed), self.constants)
+        whole = joint_logarithms(found, self.forms)
+        self.fired |= {"joint_logarithm"} if whole != found else set()
+        return whole.xreplace(self.final)
 
     def class_level(self, expr: Expr) -> Expr:
         """Class expressions hold logp and raw streams: see ``passes.mixtures``."""
@@ -268,8 +272,9 @@ def _power_difference(expr: Expr, rw: Rewriter) -> Expr | None:
 
 def _difference(first: Expr, second: Expr, rw: Rewriter) -> Expr | None:
     """c·A^e - c·B^e, where A or B holds P or Q; A may be 1."""
-    halves = [f for f in Mul.make_args(second) if f.as_base_exp()[0] in rw.logs]
-    if len(halves) > 1 and first == -second / Mul(*halves):  # c - c·A^a·B^b
+    factors = Mul.make_args(second)
+    halves = [f for f in factors if f.as_base_exp()[0] in rw.logs]
+    if len(halves) > 1 and first == -Mul(*(f for f in factors if f not in halves)):  # c - c·A^a·B^b
         total = Add(*(e * rw.logs[b] for b, e in (f.as_base_exp() for f in halves)))
         return -rw.rewrite(first) * _f["expm1"](total)
     for factor in Mul.make_args(second):

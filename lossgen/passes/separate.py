@@ -72,7 +72,7 @@ class _Separation:
     def _pieces(self, body: Expr) -> list[Piece] | None:
         opaque = self._opaque(body)
         flat = expand(body.xreplace(opaque), deep=True, power_base=False, log=False)
-        flat = flat.xreplace({dummy: node for node, dummy in opaque.items()})
+        back = {dummy: node for node, dummy in opaque.items()}
         groups: dict[Expr, list[Expr]] = {}
         for term in Add.make_args(flat):
             weight = Mul(*(f for f in Mul.make_args(term) if self._exponential(f)))
@@ -83,7 +83,7 @@ class _Separation:
             if total is None:
                 return None
             for term in Add.make_args(total):
-                piece = self._monomial(term * weight)
+                piece = self._monomial((term * weight).xreplace(back))
                 if piece is None:
                     return None
                 pieces.append(piece)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lossgen.losses import dkd_loss
+from lossgen.losses import alpha_divergence_loss, dkd_loss, renyi_loss
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -34,6 +34,19 @@ def dkd(x: Tensor, u: Tensor, y: Tensor, alpha: float, beta: float, tau: float) 
     return (alpha * binary + beta * among) * tau**2 / len(x)
 
 
+def alpha_divergence(x: Tensor, u: Tensor, alpha: float) -> Tensor:
+    """AlphaNet's f-divergence, f(w) = w^alpha / (alpha (alpha - 1)) of w = t/p, before its clipping
+    and detaching; it drops the constant."""
+    logs = F.log_softmax(u, 1) - F.log_softmax(x, 1)
+    whole = (F.softmax(x, 1) * (alpha * logs).exp()).sum(1) / (alpha * (alpha - 1))
+    return (whole - 1 / (alpha * (alpha - 1))).mean()
+
+
+def renyi(x: Tensor, u: Tensor, alpha: float) -> Tensor:
+    logs = alpha * F.log_softmax(u, 1) + (1 - alpha) * F.log_softmax(x, 1)
+    return (logs.logsumexp(1) / (alpha - 1)).mean()
+
+
 CASES: dict[str, tuple[Loss, Loss]] = {
     "dkd": (
         lambda x, u, y, **k: dkd_loss(x, y, u, **k),
@@ -42,6 +55,14 @@ CASES: dict[str, tuple[Loss, Loss]] = {
     "dkd, sharper": (
         lambda x, u, y, **k: dkd_loss(x, y, u, T=1.5, alpha=0.5, beta=2.0, **k),
         lambda x, u, y: dkd(x, u, y, 0.5, 2.0, 1.5),
+    ),
+    "alpha_divergence": (
+        lambda x, u, y, **k: alpha_divergence_loss(x, u, alpha=0.3, **k),
+        lambda x, u, y: alpha_divergence(x, u, 0.3),
+    ),
+    "renyi": (
+        lambda x, u, y, **k: renyi_loss(x, u, alpha=0.7, **k),
+        lambda x, u, y: renyi(x, u, 0.7),
     ),
 }
 
