@@ -21,6 +21,7 @@ from lossgen.errors import CompileError
 from lossgen.ir.stages import Form, GradedLoss, Gradient, Pivot, SymbolicLoss
 from lossgen.passes.algebra import cancel_fractions, expand_products, tidy
 from lossgen.passes.reductions import Reductions
+from lossgen.passes.separate import raw_sums
 
 __all__ = ["differentiate"]
 
@@ -200,10 +201,12 @@ def _collect(
 
     for coefficient, basis in _together(terms, built, parameters):
         whole = cancel_fractions(basis, class_symbols)
-        flat = expand(whole, power_base=False, power_exp=False, log=False)
+        kept = raw_sums(whole, built)
+        flat = expand(whole.xreplace(kept), power_base=False, power_exp=False, log=False)
+        back = {dummy: node for node, dummy in kept.items()}
         for part in Add.make_args(flat):
-            row, cls = part.as_independent(*class_symbols, as_Add=False)
-            add(coefficient * row, cls)
+            row, cls = part.as_independent(*class_symbols, *back, as_Add=False)
+            add(coefficient * row, cls.xreplace(back))
     for form in built.forms:
         p = exp(form.logp)
         for basis in [b for b in by_basis if form.R in b.free_symbols]:

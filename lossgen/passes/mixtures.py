@@ -165,7 +165,8 @@ class _Mixtures:
     def _of_complements(
         self, expr: Expr, factor: Expr, mixture: _Mixture, powers: dict[Expr, Expr]
     ) -> Expr:
-        """P·Q/(a·P + b·Q) as one exponential: P or Q may underflow, and a or b be 0."""
+        """P·Q/(a·P + b·Q) as one exponential: P or Q may underflow, and a or b be 0.  What stands
+        beside it vanishes with a or b, and is 0 where the ratio would be infinite."""
         held = {s: e for s, e in powers.items() if s in (mixture.p, mixture.q)}
         whole = [c for c in (mixture.a, mixture.b) if not c.is_Add] or [mixture.a]
         if whole[0].could_extract_minus_sign():  # 1/(-m): a mixture under a logarithm is positive
@@ -173,7 +174,8 @@ class _Mixtures:
             expr = expr * (-1) ** factor.as_base_exp()[1]
         rest = expr / factor / Mul(*(s**e for s, e in held.items()))
         logs = Add(*(e * self.logs[s] for s, e in held.items()))
-        return self(rest, {}) * exp(logs + factor.as_base_exp()[1] * self._log_sum(mixture))
+        ratio = logs + factor.as_base_exp()[1] * self._log_sum(mixture)
+        return self(rest, {}) * exp(_f["minimum"](ratio, _CLIP))
 
     def _factor(self, factor: Expr, weights: dict[Expr, Expr]) -> Expr:
         """A factor that is no ratio to its weights: 1/(a·p + b·q) stays."""

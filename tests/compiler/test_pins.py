@@ -38,6 +38,7 @@ PINS = {
     "soft_bootstrap": (2, 3),
     "spherical": (2, 3),
     "tsallis_score": (2, 3),
+    "elr": (2, 3),
     "entropy_min": (2, 4),
     "nce": (3, 3),
     "apl_nce_mae": (3, 3),

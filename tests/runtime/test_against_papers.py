@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lossgen.losses import alpha_divergence_loss, dkd_loss, renyi_loss
+from lossgen.losses import alpha_divergence_loss, dkd_loss, elr_loss, renyi_loss
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -42,6 +42,12 @@ def alpha_divergence(x: Tensor, u: Tensor, alpha: float) -> Tensor:
     return (whole - 1 / (alpha * (alpha - 1))).mean()
 
 
+def elr(x: Tensor, target: Tensor, y: Tensor, weight: float) -> Tensor:
+    """ELR's loss.py after its running average, without the clamp of p to [1e-4, 1 - 1e-4]."""
+    p = F.softmax(x, dim=1)
+    return F.cross_entropy(x, y) + weight * (1 - (target * p).sum(dim=1)).log().mean()
+
+
 def renyi(x: Tensor, u: Tensor, alpha: float) -> Tensor:
     logs = alpha * F.log_softmax(u, 1) + (1 - alpha) * F.log_softmax(x, 1)
     return (logs.logsumexp(1) / (alpha - 1)).mean()
@@ -59,6 +65,10 @@ CASES: dict[str, tuple[Loss, Loss]] = {
     "alpha_divergence": (
         lambda x, u, y, **k: alpha_divergence_loss(x, u, alpha=0.3, **k),
         lambda x, u, y: alpha_divergence(x, u, 0.3),
+    ),
+    "elr": (
+        lambda x, u, y, **k: elr_loss(x, y, u.softmax(1), strength=2.0, **k),
+        lambda x, u, y: elr(x, u.softmax(1), y, 2.0),
     ),
     "renyi": (
         lambda x, u, y, **k: renyi_loss(x, u, alpha=0.7, **k),
