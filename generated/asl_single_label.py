@@ -110,8 +110,8 @@ def _finish(x_y, gamma_pos, gamma_neg, smoothing, V, m0, a0, b0, b1):
     ly0 = x_y
     z0 = (m0 - ly0) + la0
     lam0 = tl.where(z0 > 0.0, la0 + dl.softplus(-z0), dl.softplus(z0) - (m0 - ly0))
-    T0 = dl.exp_accurate(-lam0 * gamma_neg) * (b1 - lam0 * b0)
-    T1 = dl.exp_accurate(-lam0 * gamma_neg) * (b0)
+    T0 = tl.where(la0 == float("-inf"), 0.0, dl.exp_accurate(-lam0 * gamma_neg) * (b1 - lam0 * b0))
+    T1 = tl.where(la0 == float("-inf"), 0.0, dl.exp_accurate(-lam0 * gamma_neg) * (b0))
     zc0 = dl.clip(z0, -3.0e38, 3.0e38)
     w0 = smoothing / V
     loss = (
@@ -988,8 +988,8 @@ def _torch_forward(x, y, gamma_pos, gamma_neg, smoothing):
     ly0 = x_y
     z0 = (m0 - ly0) + la0
     lam0 = torch.where(z0 > 0.0, la0 + el.softplus(-z0), el.softplus(z0) - (m0 - ly0))
-    T0 = el.exp(-lam0 * gamma_neg) * (b1 - lam0 * b0)
-    T1 = el.exp(-lam0 * gamma_neg) * (b0)
+    T0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0 * gamma_neg) * (b1 - lam0 * b0))
+    T1 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0 * gamma_neg) * (b0))
     zc0 = el.clip(z0, -3.0e38, 3.0e38)
     w0 = smoothing / V
     loss = (
@@ -1050,8 +1050,8 @@ def _torch_fused(x, y, gamma_pos, gamma_neg, smoothing, g):
     ly0 = x_y
     z0 = (m0 - ly0) + la0
     lam0 = torch.where(z0 > 0.0, la0 + el.softplus(-z0), el.softplus(z0) - (m0 - ly0))
-    T0 = el.exp(-lam0 * gamma_neg) * (b1 - lam0 * b0)
-    T1 = el.exp(-lam0 * gamma_neg) * (b0)
+    T0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0 * gamma_neg) * (b1 - lam0 * b0))
+    T1 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0 * gamma_neg) * (b0))
     zc0 = el.clip(z0, -3.0e38, 3.0e38)
     w0 = smoothing / V
     loss = (
@@ -1298,8 +1298,8 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             double ly0 = x_y;
             double z0 = m0 - ly0 + la0;
             double lam0 = (z0 > 0.0 ? la0 + f_softplus(-z0) : f_softplus(z0) - (m0 - ly0));
-            T0 = f_exp(-lam0 * gamma_neg) * (b1 - lam0 * b0);
-            T1 = f_exp(-lam0 * gamma_neg) * b0;
+            T0 = (la0 == -INFINITY ? 0.0 : f_exp(-lam0 * gamma_neg) * (b1 - lam0 * b0));
+            T1 = (la0 == -INFINITY ? 0.0 : f_exp(-lam0 * gamma_neg) * b0);
             double zc0 = f_clamp(z0, 3e+38);
             double w0 = smoothing / V;
             loss = -(smoothing - 1.0 - w0) * f_exp(-gamma_pos * f_softplus(-zc0)) * f_softplus(zc0)

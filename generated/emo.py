@@ -93,7 +93,7 @@ def _finish(x_y, cost_y, m0, a0, b0):
     ly0 = x_y
     z0 = (m0 - ly0) + la0
     lam0 = tl.where(z0 > 0.0, la0 + dl.softplus(-z0), dl.softplus(z0) - (m0 - ly0))
-    T0 = dl.exp_accurate(-lam0) * (b0)
+    T0 = tl.where(la0 == float("-inf"), 0.0, dl.exp_accurate(-lam0) * (b0))
     loss = dl.softplus(z0)
     return loss, la0, T0
 
@@ -967,7 +967,7 @@ def _torch_forward(x, y, cost):
     ly0 = x_y
     z0 = (m0 - ly0) + la0
     lam0 = torch.where(z0 > 0.0, la0 + el.softplus(-z0), el.softplus(z0) - (m0 - ly0))
-    T0 = el.exp(-lam0) * (b0)
+    T0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0) * (b0))
     loss = el.softplus(z0)
     return loss, torch.cat([m0.to(x.dtype), la0.to(x.dtype), T0.to(x.dtype)], 1).t()
 
@@ -1017,7 +1017,7 @@ def _torch_fused(x, y, cost, g):
     ly0 = x_y
     z0 = (m0 - ly0) + la0
     lam0 = torch.where(z0 > 0.0, la0 + el.softplus(-z0), el.softplus(z0) - (m0 - ly0))
-    T0 = el.exp(-lam0) * (b0)
+    T0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0) * (b0))
     loss = el.softplus(z0)
     zc0 = el.clip(z0, -3.0e38, 3.0e38)
     w0 = el.sigmoid(-zc0)
@@ -1233,7 +1233,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             double ly0 = x_y;
             double z0 = m0 - ly0 + la0;
             double lam0 = (z0 > 0.0 ? la0 + f_softplus(-z0) : f_softplus(z0) - (m0 - ly0));
-            T0 = f_exp(-lam0) * b0;
+            T0 = (la0 == -INFINITY ? 0.0 : f_exp(-lam0) * b0);
             loss = f_softplus(z0);
             call->result[0 * call->rows + row] = (real)(in_range ? loss : NAN);
         } else {

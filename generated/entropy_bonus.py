@@ -96,7 +96,7 @@ def _finish(x_y, advantage, weight, m0, a0, b0):
     ly0 = x_y
     z0 = (m0 - ly0) + la0
     lam0 = tl.where(z0 > 0.0, la0 + dl.softplus(-z0), dl.softplus(z0) - (m0 - ly0))
-    T0 = dl.exp_accurate(-lam0) * (b0 - lam0 * a0)
+    T0 = tl.where(la0 == float("-inf"), 0.0, dl.exp_accurate(-lam0) * (b0 - lam0 * a0))
     zc0 = dl.clip(z0, -3.0e38, 3.0e38)
     w0 = dl.softplus(zc0)
     loss = advantage * w0 + weight * (T0 - w0 * dl.sigmoid(-zc0))
@@ -908,7 +908,7 @@ def _torch_forward(x, y, advantage, weight):
     ly0 = x_y
     z0 = (m0 - ly0) + la0
     lam0 = torch.where(z0 > 0.0, la0 + el.softplus(-z0), el.softplus(z0) - (m0 - ly0))
-    T0 = el.exp(-lam0) * (b0 - lam0 * a0)
+    T0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0) * (b0 - lam0 * a0))
     zc0 = el.clip(z0, -3.0e38, 3.0e38)
     w0 = el.softplus(zc0)
     loss = advantage * w0 + weight * (T0 - w0 * el.sigmoid(-zc0))
@@ -955,7 +955,7 @@ def _torch_fused(x, y, advantage, weight, g):
     ly0 = x_y
     z0 = (m0 - ly0) + la0
     lam0 = torch.where(z0 > 0.0, la0 + el.softplus(-z0), el.softplus(z0) - (m0 - ly0))
-    T0 = el.exp(-lam0) * (b0 - lam0 * a0)
+    T0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0) * (b0 - lam0 * a0))
     zc0 = el.clip(z0, -3.0e38, 3.0e38)
     w0 = el.softplus(zc0)
     loss = advantage * w0 + weight * (T0 - w0 * el.sigmoid(-zc0))
@@ -1166,7 +1166,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             double ly0 = x_y;
             double z0 = m0 - ly0 + la0;
             double lam0 = (z0 > 0.0 ? la0 + f_softplus(-z0) : f_softplus(z0) - (m0 - ly0));
-            T0 = f_exp(-lam0) * (b0 - lam0 * a0);
+            T0 = (la0 == -INFINITY ? 0.0 : f_exp(-lam0) * (b0 - lam0 * a0));
             double zc0 = f_clamp(z0, 3e+38);
             double w0 = f_softplus(zc0);
             loss = advantage * w0 + weight * (T0 - w0 * f_sigmoid(-zc0));

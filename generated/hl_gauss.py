@@ -41,11 +41,9 @@ __all__ = ["HLGaussLoss", "LinearHLGaussLoss", "hl_gauss_loss", "linear_hl_gauss
 #       index_y*low/V)/(2*sigma)) + erf(sqrt(2)*(low - clip(value, low, high) + high*index_y/V +
 #       high/V - index_y*low/V - low/V)/(2*sigma)))/(erf(sqrt(2)*(high - clip(value, low,
 #       high))/(2*sigma)) - erf(sqrt(2)*(low - clip(value, low, high))/(2*sigma)))
-#   dloss/dx = c0*(-erf(sqrt(2)*low/(2*sigma) - sqrt(2)*clip(value, low, high)/(2*sigma) +
-#       sqrt(2)*high*index/(2*V*sigma) - sqrt(2)*index*low/(2*V*sigma)) +
-#       erf(sqrt(2)*low/(2*sigma) - sqrt(2)*clip(value, low, high)/(2*sigma) +
-#       sqrt(2)*high*index/(2*V*sigma) + sqrt(2)*high/(2*V*sigma) - sqrt(2)*index*low/(2*V*sigma)
-#       - sqrt(2)*low/(2*V*sigma))) + c1*exp(logp0)
+#   dloss/dx = c0*(-erf(sqrt(2)*(low - clip(value, low, high) + index*(high - low)/V)/(2*sigma)) +
+#       erf(sqrt(2)*(low - clip(value, low, high) + index*(high - low)/V + (high -
+#       low)/V)/(2*sigma))) + c1*exp(logp0)
 #   dloss/dx_y = T1*sigmoid(-z0)/(erf(sqrt(2)*(high - clip(value, low, high))/(2*sigma)) -
 #       erf(sqrt(2)*(low - clip(value, low, high))/(2*sigma))) - (-erf(sqrt(2)*(low - clip(value,
 #       low, high) + index_y*(high - low)/V)/(2*sigma)) + erf(sqrt(2)*(low - clip(value, low,
@@ -413,13 +411,10 @@ def _gradient(
     t0 = x - m0
     e0 = tl.exp(t0)
     p0 = e0 * pinv0
-    w0 = 0.5 * dl.sqrt(2.0) / sigma
-    w1 = low * w0
-    w2 = 1.0 / V
-    w3 = high * w0 * w2
-    w4 = w1 * w2
-    w5 = w3 * index + w1 - w4 * index - w0 * dl.clip(value, low, high)
-    grad_x = c0 * (dl.erf(w3 + w5 - w4) - dl.erf(w5)) + c1 * p0
+    w0 = (high - low) / V
+    w1 = w0 * index + low - dl.clip(value, low, high)
+    w2 = 0.5 * dl.sqrt(2.0) / sigma
+    grad_x = c0 * (dl.erf(w2 * (w0 + w1)) - dl.erf(w1 * w2)) + c1 * p0
     grad_x = tl.where(cols == pivot.to(tl.int32), grad_x_y, grad_x)
     return (grad_x,)
 
@@ -1493,13 +1488,10 @@ def _torch_backward(x, value, low, high, sigma, saved, g):
     t0 = x - m0
     e0 = t0.exp_()
     p0 = e0 * pinv0
-    w0 = 0.5 * el.sqrt(2.0) / sigma
-    w1 = low * w0
-    w2 = 1.0 / V
-    w3 = high * w0 * w2
-    w4 = w1 * w2
-    w5 = w3 * index + w1 - w4 * index - w0 * el.clip(value, low, high)
-    grad_x = c0 * (el.erf(w3 + w5 - w4) - el.erf(w5)) + c1 * p0
+    w0 = (high - low) / V
+    w1 = w0 * index + low - el.clip(value, low, high)
+    w2 = 0.5 * el.sqrt(2.0) / sigma
+    grad_x = c0 * (el.erf(w2 * (w0 + w1)) - el.erf(w1 * w2)) + c1 * p0
     grad_x = grad_x.scatter(1, pivot, grad_x_y + torch.zeros_like(x_y))
     grad_x = grad_x.mul_(g)
     return (grad_x,)
@@ -1656,13 +1648,10 @@ def _torch_fused(x, value, low, high, sigma, g):
     ) * el.sigmoid(z0)
     pinv0 = el.exp(-lam0)
     p0 = e0 * pinv0
-    w0 = 0.5 * el.sqrt(2.0) / sigma
-    w1 = low * w0
-    w2 = 1.0 / V
-    w3 = high * w0 * w2
-    w4 = w1 * w2
-    w5 = w3 * index + w1 - w4 * index - w0 * el.clip(value, low, high)
-    grad_x = c0 * (el.erf(w3 + w5 - w4) - el.erf(w5)) + c1 * p0
+    w0 = (high - low) / V
+    w1 = w0 * index + low - el.clip(value, low, high)
+    w2 = 0.5 * el.sqrt(2.0) / sigma
+    grad_x = c0 * (el.erf(w2 * (w0 + w1)) - el.erf(w1 * w2)) + c1 * p0
     grad_x = grad_x.scatter(1, pivot, grad_x_y + torch.zeros_like(x_y))
     grad_x = grad_x.mul_(g)
     return loss, (grad_x,)
@@ -1681,11 +1670,9 @@ _C_SOURCE = r"""#include "row.h"
          index_y*low/V)/(2*sigma)) + erf(sqrt(2)*(low - clip(value, low, high) + high*index_y/V +
          high/V - index_y*low/V - low/V)/(2*sigma)))/(erf(sqrt(2)*(high - clip(value, low,
          high))/(2*sigma)) - erf(sqrt(2)*(low - clip(value, low, high))/(2*sigma)))
-     dloss/dx = c0*(-erf(sqrt(2)*low/(2*sigma) - sqrt(2)*clip(value, low, high)/(2*sigma) +
-         sqrt(2)*high*index/(2*V*sigma) - sqrt(2)*index*low/(2*V*sigma)) +
-         erf(sqrt(2)*low/(2*sigma) - sqrt(2)*clip(value, low, high)/(2*sigma) +
-         sqrt(2)*high*index/(2*V*sigma) + sqrt(2)*high/(2*V*sigma) - sqrt(2)*index*low/(2*V*sigma)
-         - sqrt(2)*low/(2*V*sigma))) + c1*exp(logp0)
+     dloss/dx = c0*(-erf(sqrt(2)*(low - clip(value, low, high) + index*(high - low)/V)/(2*sigma)) +
+         erf(sqrt(2)*(low - clip(value, low, high) + index*(high - low)/V + (high -
+         low)/V)/(2*sigma))) + c1*exp(logp0)
      dloss/dx_y = T1*sigmoid(-z0)/(erf(sqrt(2)*(high - clip(value, low, high))/(2*sigma)) -
          erf(sqrt(2)*(low - clip(value, low, high))/(2*sigma))) - (-erf(sqrt(2)*(low - clip(value,
          low, high) + index_y*(high - low)/V)/(2*sigma)) + erf(sqrt(2)*(low - clip(value, low,
@@ -1887,8 +1874,8 @@ static inline __attribute__((always_inline)) void lift_3(const real *x_ptr, cons
 }
 
 static inline __attribute__((always_inline)) void gradient(const real *x_ptr, const int n_classes,
-    const real c0, const real c1, const real m0, const real pinv0, const real same0, const real w1,
-    const real w3, const real w4, const real g, real *grad_x_ptr, const int want) {
+    const real c0, const real c1, const real low, const real m0, const real pinv0, const real same0,
+    const real w0, const real w2, const real g, real *grad_x_ptr, const int want) {
 #pragma GCC ivdep
     for (int cols = 0; cols < n_classes; ++cols) {
         const real x = x_ptr[cols];
@@ -1896,15 +1883,15 @@ static inline __attribute__((always_inline)) void gradient(const real *x_ptr, co
         const real t0 = x - m0;
         const real e0 = f_exp_below(t0);
         const real p0 = e0 * pinv0;
-        const real w5 = w3 * index + w1 - w4 * index - same0;
-        const real grad_x = c0 * (f_erf(w3 + w5 - w4) - f_erf(w5)) + c1 * p0;
+        const real w1 = w0 * index + low - same0;
+        const real grad_x = c0 * (f_erf(w2 * (w0 + w1)) - f_erf(w1 * w2)) + c1 * p0;
         if (want & 1) grad_x_ptr[cols] = grad_x * g;
     }
 }
 
 static inline __attribute__((always_inline)) void gradient_kept(const real *x_ptr, const int
-    n_classes, const real *kept0_ptr, const real c0, const real c1, const real pinv0, const real
-    same0, const real w1, const real w3, const real w4, const real g, real *grad_x_ptr, const int
+    n_classes, const real *kept0_ptr, const real c0, const real c1, const real low, const real
+    pinv0, const real same0, const real w0, const real w2, const real g, real *grad_x_ptr, const int
     want) {
 #pragma GCC ivdep
     for (int cols = 0; cols < n_classes; ++cols) {
@@ -1912,8 +1899,8 @@ static inline __attribute__((always_inline)) void gradient_kept(const real *x_pt
         const real index = (real)(cols);
         const real e0 = kept0;
         const real p0 = e0 * pinv0;
-        const real w5 = w3 * index + w1 - w4 * index - same0;
-        const real grad_x = c0 * (f_erf(w3 + w5 - w4) - f_erf(w5)) + c1 * p0;
+        const real w1 = w0 * index + low - same0;
+        const real grad_x = c0 * (f_erf(w2 * (w0 + w1)) - f_erf(w1 * w2)) + c1 * p0;
         if (want & 1) grad_x_ptr[cols] = grad_x * g;
     }
 }
@@ -2011,18 +1998,15 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             f_sigmoid(z0);
         double pinv0 = f_exp(-lam0);
         {
-            const double w0 = 0.5 * f_sqrt(2.0) / sigma;
-            const double w1 = low * w0;
-            const double w2 = 1.0 / V;
-            const double w3 = high * w0 * w2;
-            const double w4 = w1 * w2;
-            const double same0 = w0 * f_clip(value, low, high);
+            const double w0 = (high - low) / V;
+            const double same0 = f_clip(value, low, high);
+            const double w2 = 0.5 * f_sqrt(2.0) / sigma;
             const int want = (grad_x_ptr ? 1 : 0);
             if (mode == FUSED) {
-                if (want == 1) gradient_kept(x_ptr, n_classes, kept + 0 * padded, c0, c1, pinv0,
-                    same0, w1, w3, w4, (real)g, grad_x_ptr, 1);
+                if (want == 1) gradient_kept(x_ptr, n_classes, kept + 0 * padded, c0, c1, low,
+                    pinv0, same0, w0, w2, (real)g, grad_x_ptr, 1);
             } else {
-                if (want == 1) gradient(x_ptr, n_classes, c0, c1, m0, pinv0, same0, w1, w3, w4,
+                if (want == 1) gradient(x_ptr, n_classes, c0, c1, low, m0, pinv0, same0, w0, w2,
                     (real)g, grad_x_ptr, 1);
             }
         }

@@ -7,7 +7,7 @@
 # statistics: 3
 # sweeps: 1
 # saved: m0, la0, m1, la1, pivot
-# certificate: loss <= 49.5, gradient <= 1.5 (1 + kappa) ulp at 20 points
+# certificate: loss <= 49.5, gradient <= 1.1 (1 + kappa) ulp at 20 points
 """Knowledge distillation, forward KL.
 
 Hinton, Vinyals, Dean 2015, arXiv:1503.02531
@@ -37,7 +37,7 @@ __all__ = [
 # ======================================================================================
 # Knowledge distillation, forward KL
 #   loss     = T**2*(T0 - softplus(z0) + softplus(z1))
-#   dloss/dx = -T*exp(logp0) + T*exp(logp1)
+#   dloss/dx = -T*(exp(logp0) - exp(logp1))
 #   dloss/dx_y = T*(-sigmoid(-z0)*sigmoid(z1) + sigmoid(z0)*sigmoid(-z1))
 #   delta0 = (teacher - teacher_y - x + x_y)/T
 #   with l0_j = teacher/T, z0 = logsumexp_(j != y) l0_j - l0_y, R0_j = exp(l0_j - logsumexp_(j !=
@@ -227,7 +227,7 @@ def _gradient(cols, pivot, x_y, teacher_y, x, teacher, T, grad_x_y, m0, pinv0, m
     t1 = 1.0 / T * (x - m1)
     e1 = tl.exp(t1)
     p1 = e1 * pinv1
-    grad_x = T * p1 - T * p0
+    grad_x = -T * (p0 - p1)
     grad_x = tl.where(cols == pivot.to(tl.int32), grad_x_y, grad_x)
     return (grad_x,)
 
@@ -1196,7 +1196,7 @@ def _torch_backward(x, teacher, T, saved, g):
     t1 = 1.0 / T * (x - m1)
     e1 = t1.exp_()
     p1 = e1 * pinv1
-    grad_x = T * p1 - T * p0
+    grad_x = -T * (p0 - p1)
     grad_x = grad_x.scatter(1, pivot, grad_x_y + torch.zeros_like(x_y))
     grad_x = grad_x.mul_(g)
     return (grad_x,)
@@ -1241,7 +1241,7 @@ def _torch_fused(x, teacher, T, g):
     pinv1 = el.exp(-lam1)
     p0 = e0 * pinv0
     p1 = e1 * pinv1
-    grad_x = T * p1 - T * p0
+    grad_x = -T * (p0 - p1)
     grad_x = grad_x.scatter(1, pivot, grad_x_y + torch.zeros_like(x_y))
     grad_x = grad_x.mul_(g)
     return loss, (grad_x,)
@@ -1251,7 +1251,7 @@ _C_SOURCE = r"""#include "row.h"
 
 /* Knowledge distillation, forward KL
      loss     = T**2*(T0 - softplus(z0) + softplus(z1))
-     dloss/dx = -T*exp(logp0) + T*exp(logp1)
+     dloss/dx = -T*(exp(logp0) - exp(logp1))
      dloss/dx_y = T*(-sigmoid(-z0)*sigmoid(z1) + sigmoid(z0)*sigmoid(-z1))
      delta0 = (teacher - teacher_y - x + x_y)/T
      with l0_j = teacher/T, z0 = logsumexp_(j != y) l0_j - l0_y, R0_j = exp(l0_j - logsumexp_(j !=
@@ -1452,8 +1452,8 @@ static inline __attribute__((always_inline)) void lift_3(const real *x_ptr, cons
 }
 
 static inline __attribute__((always_inline)) void gradient(const real *x_ptr, const real
-    *teacher_ptr, const int n_classes, const real T, const real m0, const real m1, const real pinv0,
-    const real pinv1, const real same0, const real g, real *grad_x_ptr, const int want) {
+    *teacher_ptr, const int n_classes, const real m0, const real m1, const real pinv0, const real
+    pinv1, const real same0, const real same1, const real g, real *grad_x_ptr, const int want) {
 #pragma GCC ivdep
     for (int cols = 0; cols < n_classes; ++cols) {
         const real x = x_ptr[cols];
@@ -1464,14 +1464,14 @@ static inline __attribute__((always_inline)) void gradient(const real *x_ptr, co
         const real t1 = same0 * (x - m1);
         const real e1 = f_exp_below(t1);
         const real p1 = e1 * pinv1;
-        const real grad_x = T * p1 - T * p0;
+        const real grad_x = same1 * (p0 - p1);
         if (want & 1) grad_x_ptr[cols] = grad_x * g;
     }
 }
 
 static inline __attribute__((always_inline)) void gradient_kept(const real *x_ptr, const real
-    *teacher_ptr, const int n_classes, const real *kept0_ptr, const real *kept1_ptr, const real T,
-    const real pinv0, const real pinv1, const real g, real *grad_x_ptr, const int want) {
+    *teacher_ptr, const int n_classes, const real *kept0_ptr, const real *kept1_ptr, const real
+    pinv0, const real pinv1, const real same1, const real g, real *grad_x_ptr, const int want) {
 #pragma GCC ivdep
     for (int cols = 0; cols < n_classes; ++cols) {
         const real kept0 = kept0_ptr[cols];
@@ -1480,7 +1480,7 @@ static inline __attribute__((always_inline)) void gradient_kept(const real *x_pt
         const real p0 = e0 * pinv0;
         const real e1 = kept1;
         const real p1 = e1 * pinv1;
-        const real grad_x = T * p1 - T * p0;
+        const real grad_x = same1 * (p0 - p1);
         if (want & 1) grad_x_ptr[cols] = grad_x * g;
     }
 }
@@ -1573,13 +1573,14 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         double pinv1 = f_exp(-lam1);
         {
             const double same0 = 1.0 / T;
+            const double same1 = -T;
             const int want = (grad_x_ptr ? 1 : 0);
             if (mode == FUSED) {
                 if (want == 1) gradient_kept(x_ptr, teacher_ptr, n_classes, kept + 0 * padded, kept
-                    + 1 * padded, T, pinv0, pinv1, (real)g, grad_x_ptr, 1);
+                    + 1 * padded, pinv0, pinv1, same1, (real)g, grad_x_ptr, 1);
             } else {
-                if (want == 1) gradient(x_ptr, teacher_ptr, n_classes, T, m0, m1, pinv0, pinv1,
-                    same0, (real)g, grad_x_ptr, 1);
+                if (want == 1) gradient(x_ptr, teacher_ptr, n_classes, m0, m1, pinv0, pinv1, same0,
+                    same1, (real)g, grad_x_ptr, 1);
             }
         }
         if (grad_x_ptr) grad_x_ptr[(int64_t)pivot] = (real)(grad_x_y * g);
@@ -1633,7 +1634,7 @@ LOSS = rt.RowLoss(
                 hidden=_tiled_hidden_kernel,
                 weight=_tiled_weight_kernel,
                 rows=None,
-                sparse=(True,),
+                sparse=(False,),
                 work=33,
             ),
         ),

@@ -36,11 +36,10 @@ __all__ = ["LinearMARTLoss", "MARTLoss", "linear_mart_loss", "mart_loss"]
 #   c0       = beta*sigmoid(z1)
 #   c1       = beta*(2*T0*sigmoid(-z1) - T0 + sigmoid(-z1)*softplus(z0) -
 #       sigmoid(-z1)*softplus(z1))
-#   c2       = beta*sigmoid(z1) + 1
-#   c3       = -exp(-top0)/expm1(-top0)
+#   c2       = -exp(-top0)/expm1(-top0)
 #   dloss/dx = where(lt(0, exp(logp1)), (c0*delta0 + c1)*exp(logp1), 0)
 #   dloss/dx_y = beta*(-2*T0 - softplus(z0) + softplus(z1))*sigmoid(-z1)*sigmoid(z1)
-#   dloss/dadversarial_x = -c0*exp(logp1) + c2*exp(logp0) + c3*rise0
+#   dloss/dadversarial_x = c0*(exp(logp0) - exp(logp1)) + c2*rise0 + exp(logp0)
 #   dloss/dadversarial_x_y = beta*sigmoid(z1)**2 - (beta*sigmoid(z1) + 1)*sigmoid(z0) +
 #       exp(-top0)*sigmoid(-z0)/expm1(-top0)
 #   delta0 = -adversarial_x + adversarial_x_y + x - x_y
@@ -192,7 +191,7 @@ def _finish(x_y, adversarial_x_y, beta, m0, m1, a0, a1, rest0, b0, max0, index0)
     ly1 = x_y
     z1 = (m1 - ly1) + la1
     lam1 = tl.where(z1 > 0.0, la1 + dl.softplus(-z1), dl.softplus(z1) - (m1 - ly1))
-    T0 = dl.exp_accurate(-lam1) * (b0)
+    T0 = tl.where(la1 == float("-inf"), 0.0, dl.exp_accurate(-lam1) * (b0))
     w0 = dl.softplus(z0)
     w1 = beta * dl.sigmoid(z1)
     loss = T0 * w1 + w0 + w0 * w1 - dl.log1mexp(top0) - w1 * dl.softplus(z1)
@@ -220,18 +219,16 @@ def _coefficients(x_y, adversarial_x_y, beta, m0, la0, rest0, m1, la1, T0, index
     w3 = 2.0 * T0
     w4 = dl.softplus(zc0)
     w5 = dl.softplus(zc1)
-    w6 = 1.0 + w1
-    w7 = -top0
-    w8 = dl.exp_accurate(w7) / dl.expm1(w7)
+    w6 = -top0
+    w7 = dl.exp_accurate(w6) / dl.expm1(w6)
     c0 = w1
     c1 = beta * (w2 * w3 + w2 * w4 - T0 - w2 * w5)
-    c2 = w6
-    c3 = -w8
+    c2 = -w7
     grad_x_y = w1 * w2 * (w5 - w3 - w4)
-    grad_adversarial_x_y = beta * w0 * w0 + w8 * dl.sigmoid(-zc0) - w6 * dl.sigmoid(zc0)
+    grad_adversarial_x_y = beta * w0 * w0 + w7 * dl.sigmoid(-zc0) - (1.0 + w1) * dl.sigmoid(zc0)
     pinv0 = dl.exp_accurate(-lam0)
     pinv1 = dl.exp_accurate(-lam1)
-    return c0, c1, c2, c3, grad_x_y, grad_adversarial_x_y, m0, pinv0, top0, m1, pinv1, index0
+    return c0, c1, c2, grad_x_y, grad_adversarial_x_y, m0, pinv0, top0, m1, pinv1, index0
 
 
 @dl.jit
@@ -246,7 +243,6 @@ def _gradient(
     c0,
     c1,
     c2,
-    c3,
     grad_x_y,
     grad_adversarial_x_y,
     m0,
@@ -272,7 +268,7 @@ def _gradient(
     near_delta0 = tl.where(far_delta0, 0.0, near_delta0)
     delta0 = (x - off0_delta0) + (-adversarial_x - off1_delta0) - near_delta0
     grad_x = dl.where(dl.lt(0.0, p1), p1 * (c0 * delta0 + c1), 0.0)
-    grad_adversarial_x = c2 * p0 + c3 * rise0 - c0 * p1
+    grad_adversarial_x = c0 * (p0 - p1) + c2 * rise0 + p0
     grad_x = tl.where(cols == y, grad_x_y, grad_x)
     grad_adversarial_x = tl.where(cols == y, grad_adversarial_x_y, grad_adversarial_x)
     return grad_x, grad_adversarial_x
@@ -469,8 +465,8 @@ def _backward_kernel(
     la1 = tl.load(saved + 4 * n_rows + row)
     T0 = tl.load(saved + 5 * n_rows + row)
     index0 = tl.load(saved + 6 * n_rows + row)
-    c0, c1, c2, c3, grad_x_y, grad_adversarial_x_y, m0, pinv0, top0, m1, pinv1, index0 = (
-        _coefficients(x_y, adversarial_x_y, beta, m0, la0, rest0, m1, la1, T0, index0)
+    c0, c1, c2, grad_x_y, grad_adversarial_x_y, m0, pinv0, top0, m1, pinv1, index0 = _coefficients(
+        x_y, adversarial_x_y, beta, m0, la0, rest0, m1, la1, T0, index0
     )
     cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = cols < n_classes
@@ -489,7 +485,6 @@ def _backward_kernel(
         c0,
         c1,
         c2,
-        c3,
         grad_x_y,
         grad_adversarial_x_y,
         m0,
@@ -573,8 +568,8 @@ def _fused_kernel(
     )
     loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
     tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
-    c0, c1, c2, c3, grad_x_y, grad_adversarial_x_y, m0, pinv0, top0, m1, pinv1, index0 = (
-        _coefficients(x_y, adversarial_x_y, beta, m0, la0, rest0, m1, la1, T0, index0)
+    c0, c1, c2, grad_x_y, grad_adversarial_x_y, m0, pinv0, top0, m1, pinv1, index0 = _coefficients(
+        x_y, adversarial_x_y, beta, m0, la0, rest0, m1, la1, T0, index0
     )
     if ONE_TILE:
         grad_x, grad_adversarial_x = _gradient(
@@ -588,7 +583,6 @@ def _fused_kernel(
             c0,
             c1,
             c2,
-            c3,
             grad_x_y,
             grad_adversarial_x_y,
             m0,
@@ -629,7 +623,6 @@ def _fused_kernel(
                 c0,
                 c1,
                 c2,
-                c3,
                 grad_x_y,
                 grad_adversarial_x_y,
                 m0,
@@ -979,21 +972,20 @@ def _tiled_row_kernel(
     la1 = tl.load(saved + 4 * n_rows + row)
     T0 = tl.load(saved + 5 * n_rows + row)
     index0 = tl.load(saved + 6 * n_rows + row)
-    c0, c1, c2, c3, grad_x_y, grad_adversarial_x_y, m0, pinv0, top0, m1, pinv1, index0 = (
-        _coefficients(x_y, adversarial_x_y, beta, m0, la0, rest0, m1, la1, T0, index0)
+    c0, c1, c2, grad_x_y, grad_adversarial_x_y, m0, pinv0, top0, m1, pinv1, index0 = _coefficients(
+        x_y, adversarial_x_y, beta, m0, la0, rest0, m1, la1, T0, index0
     )
     tl.store(coef + 0 * n_rows + row, c0)
     tl.store(coef + 1 * n_rows + row, c1)
     tl.store(coef + 2 * n_rows + row, c2)
-    tl.store(coef + 3 * n_rows + row, c3)
-    tl.store(coef + 4 * n_rows + row, grad_x_y)
-    tl.store(coef + 5 * n_rows + row, grad_adversarial_x_y)
-    tl.store(coef + 6 * n_rows + row, m0)
-    tl.store(coef + 7 * n_rows + row, pinv0)
-    tl.store(coef + 8 * n_rows + row, top0)
-    tl.store(coef + 9 * n_rows + row, m1)
-    tl.store(coef + 10 * n_rows + row, pinv1)
-    tl.store(coef + 11 * n_rows + row, index0)
+    tl.store(coef + 3 * n_rows + row, grad_x_y)
+    tl.store(coef + 4 * n_rows + row, grad_adversarial_x_y)
+    tl.store(coef + 5 * n_rows + row, m0)
+    tl.store(coef + 6 * n_rows + row, pinv0)
+    tl.store(coef + 7 * n_rows + row, top0)
+    tl.store(coef + 8 * n_rows + row, m1)
+    tl.store(coef + 9 * n_rows + row, pinv1)
+    tl.store(coef + 10 * n_rows + row, index0)
 
 
 @dl.jit
@@ -1047,15 +1039,14 @@ def _tiled_gradient(
     c0 = tl.load(coef + 0 * n_rows + row)
     c1 = tl.load(coef + 1 * n_rows + row)
     c2 = tl.load(coef + 2 * n_rows + row)
-    c3 = tl.load(coef + 3 * n_rows + row)
-    grad_x_y = tl.load(coef + 4 * n_rows + row)
-    grad_adversarial_x_y = tl.load(coef + 5 * n_rows + row)
-    m0 = tl.load(coef + 6 * n_rows + row)
-    pinv0 = tl.load(coef + 7 * n_rows + row)
-    top0 = tl.load(coef + 8 * n_rows + row)
-    m1 = tl.load(coef + 9 * n_rows + row)
-    pinv1 = tl.load(coef + 10 * n_rows + row)
-    index0 = tl.load(coef + 11 * n_rows + row)
+    grad_x_y = tl.load(coef + 3 * n_rows + row)
+    grad_adversarial_x_y = tl.load(coef + 4 * n_rows + row)
+    m0 = tl.load(coef + 5 * n_rows + row)
+    pinv0 = tl.load(coef + 6 * n_rows + row)
+    top0 = tl.load(coef + 7 * n_rows + row)
+    m1 = tl.load(coef + 8 * n_rows + row)
+    pinv1 = tl.load(coef + 9 * n_rows + row)
+    index0 = tl.load(coef + 10 * n_rows + row)
     at = tl.load(source_row + row)
     cols = first_col + tl.arange(0, BV)
     x, slope, adversarial_x = _tile(
@@ -1096,7 +1087,6 @@ def _tiled_gradient(
         c0,
         c1,
         c2,
-        c3,
         grad_x_y,
         grad_adversarial_x_y,
         m0,
@@ -1572,7 +1562,7 @@ def _torch_forward(x, y, adversarial_x, beta):
     ly1 = x_y
     z1 = (m1 - ly1) + la1
     lam1 = torch.where(z1 > 0.0, la1 + el.softplus(-z1), el.softplus(z1) - (m1 - ly1))
-    T0 = el.exp(-lam1) * (b0)
+    T0 = torch.where(la1 == float("-inf"), 0.0, el.exp(-lam1) * (b0))
     w0 = el.softplus(z0)
     w1 = beta * el.sigmoid(z1)
     loss = T0 * w1 + w0 + w0 * w1 - el.log1mexp(top0) - w1 * el.softplus(z1)
@@ -1620,15 +1610,13 @@ def _torch_backward(x, y, adversarial_x, beta, saved, g):
     w3 = 2.0 * T0
     w4 = el.softplus(zc0)
     w5 = el.softplus(zc1)
-    w6 = 1.0 + w1
-    w7 = -top0
-    w8 = el.exp(w7) / el.expm1(w7)
+    w6 = -top0
+    w7 = el.exp(w6) / el.expm1(w6)
     c0 = w1
     c1 = beta * (w2 * w3 + w2 * w4 - T0 - w2 * w5)
-    c2 = w6
-    c3 = -w8
+    c2 = -w7
     grad_x_y = w1 * w2 * (w5 - w3 - w4)
-    grad_adversarial_x_y = beta * w0 * w0 + w8 * el.sigmoid(-zc0) - w6 * el.sigmoid(zc0)
+    grad_adversarial_x_y = beta * w0 * w0 + w7 * el.sigmoid(-zc0) - (1.0 + w1) * el.sigmoid(zc0)
     pinv0 = el.exp(-lam0)
     pinv1 = el.exp(-lam1)
     t0 = adversarial_x - m0
@@ -1646,7 +1634,7 @@ def _torch_backward(x, y, adversarial_x, beta, saved, g):
     near_delta0 = torch.where(far_delta0, 0.0, near_delta0)
     delta0 = (x - off0_delta0) + (-adversarial_x - off1_delta0) - near_delta0
     grad_x = el.where(el.lt(0.0, p1), p1 * (c0 * delta0 + c1), 0.0)
-    grad_adversarial_x = c2 * p0 + c3 * rise0 - c0 * p1
+    grad_adversarial_x = c0 * (p0 - p1) + c2 * rise0 + p0
     grad_x = grad_x.scatter(1, y, grad_x_y + torch.zeros_like(x_y))
     grad_x = grad_x.mul_(g)
     grad_adversarial_x = grad_adversarial_x.scatter(
@@ -1699,7 +1687,7 @@ def _torch_fused(x, y, adversarial_x, beta, g):
     ly1 = x_y
     z1 = (m1 - ly1) + la1
     lam1 = torch.where(z1 > 0.0, la1 + el.softplus(-z1), el.softplus(z1) - (m1 - ly1))
-    T0 = el.exp(-lam1) * (b0)
+    T0 = torch.where(la1 == float("-inf"), 0.0, el.exp(-lam1) * (b0))
     w0 = el.softplus(z0)
     w1 = beta * el.sigmoid(z1)
     loss = T0 * w1 + w0 + w0 * w1 - el.log1mexp(top0) - w1 * el.softplus(z1)
@@ -1711,15 +1699,13 @@ def _torch_fused(x, y, adversarial_x, beta, g):
     w3 = 2.0 * T0
     w4 = el.softplus(zc0)
     w5 = el.softplus(zc1)
-    w6 = 1.0 + w1
-    w7 = -top0
-    w8 = el.exp(w7) / el.expm1(w7)
+    w6 = -top0
+    w7 = el.exp(w6) / el.expm1(w6)
     c0 = w1
     c1 = beta * (w2 * w3 + w2 * w4 - T0 - w2 * w5)
-    c2 = w6
-    c3 = -w8
+    c2 = -w7
     grad_x_y = w1 * w2 * (w5 - w3 - w4)
-    grad_adversarial_x_y = beta * w0 * w0 + w8 * el.sigmoid(-zc0) - w6 * el.sigmoid(zc0)
+    grad_adversarial_x_y = beta * w0 * w0 + w7 * el.sigmoid(-zc0) - (1.0 + w1) * el.sigmoid(zc0)
     pinv0 = el.exp(-lam0)
     pinv1 = el.exp(-lam1)
     p0 = e0 * pinv0
@@ -1727,7 +1713,7 @@ def _torch_fused(x, y, adversarial_x, beta, g):
     is_max0 = (torch.arange(x.shape[1], device=x.device) == index0).to(x.dtype)
     rise0 = torch.where(is_max0 > 0.0, -el.expm1(-top0), -p0)
     grad_x = el.where(el.lt(0.0, p1), p1 * (c0 * delta0 + c1), 0.0)
-    grad_adversarial_x = c2 * p0 + c3 * rise0 - c0 * p1
+    grad_adversarial_x = c0 * (p0 - p1) + c2 * rise0 + p0
     grad_x = grad_x.scatter(1, y, grad_x_y + torch.zeros_like(x_y))
     grad_x = grad_x.mul_(g)
     grad_adversarial_x = grad_adversarial_x.scatter(
@@ -1745,11 +1731,10 @@ _C_SOURCE = r"""#include "row.h"
      c0       = beta*sigmoid(z1)
      c1       = beta*(2*T0*sigmoid(-z1) - T0 + sigmoid(-z1)*softplus(z0) -
          sigmoid(-z1)*softplus(z1))
-     c2       = beta*sigmoid(z1) + 1
-     c3       = -exp(-top0)/expm1(-top0)
+     c2       = -exp(-top0)/expm1(-top0)
      dloss/dx = where(lt(0, exp(logp1)), (c0*delta0 + c1)*exp(logp1), 0)
      dloss/dx_y = beta*(-2*T0 - softplus(z0) + softplus(z1))*sigmoid(-z1)*sigmoid(z1)
-     dloss/dadversarial_x = -c0*exp(logp1) + c2*exp(logp0) + c3*rise0
+     dloss/dadversarial_x = c0*(exp(logp0) - exp(logp1)) + c2*rise0 + exp(logp0)
      dloss/dadversarial_x_y = beta*sigmoid(z1)**2 - (beta*sigmoid(z1) + 1)*sigmoid(z0) +
          exp(-top0)*sigmoid(-z0)/expm1(-top0)
      delta0 = -adversarial_x + adversarial_x_y + x - x_y
@@ -1956,9 +1941,9 @@ static inline __attribute__((always_inline)) void lift_2(const real *x_ptr, cons
 
 static inline __attribute__((always_inline)) void gradient(const real *x_ptr, const real
     *adversarial_x_ptr, const int n_classes, const real c0, const real c1, const real c2, const real
-    c3, const real index0, const real m0, const real m1, const real near_delta0_2, const real
-    off0_delta0, const real off1_delta0, const real pinv0, const real pinv1, const real same0, const
-    real g, real *grad_x_ptr, real *grad_adversarial_x_ptr, const int want) {
+    index0, const real m0, const real m1, const real near_delta0_2, const real off0_delta0, const
+    real off1_delta0, const real pinv0, const real pinv1, const real same0, const real g, real
+    *grad_x_ptr, real *grad_adversarial_x_ptr, const int want) {
 #pragma GCC ivdep
     for (int cols = 0; cols < n_classes; ++cols) {
         const real x = x_ptr[cols];
@@ -1972,7 +1957,7 @@ static inline __attribute__((always_inline)) void gradient(const real *x_ptr, co
         const real rise0 = (cols == index0 ? same0 : -p0);
         const real delta0 = x - off0_delta0 + (-adversarial_x - off1_delta0) - near_delta0_2;
         const real grad_x = (f_lt(R(0.0), p1) ? p1 * (c0 * delta0 + c1) : R(0.0));
-        const real grad_adversarial_x = c2 * p0 + c3 * rise0 - c0 * p1;
+        const real grad_adversarial_x = c0 * (p0 - p1) + c2 * rise0 + p0;
         if (want & 1) grad_x_ptr[cols] = grad_x * g;
         if (want & 2) grad_adversarial_x_ptr[cols] = grad_adversarial_x * g;
     }
@@ -1980,10 +1965,9 @@ static inline __attribute__((always_inline)) void gradient(const real *x_ptr, co
 
 static inline __attribute__((always_inline)) void gradient_kept(const real *x_ptr, const real
     *adversarial_x_ptr, const int n_classes, const real *kept0_ptr, const real *kept1_ptr, const
-    real c0, const real c1, const real c2, const real c3, const real index0, const real
-    near_delta0_2, const real off0_delta0, const real off1_delta0, const real pinv0, const real
-    pinv1, const real same0, const real g, real *grad_x_ptr, real *grad_adversarial_x_ptr, const int
-    want) {
+    real c0, const real c1, const real c2, const real index0, const real near_delta0_2, const real
+    off0_delta0, const real off1_delta0, const real pinv0, const real pinv1, const real same0, const
+    real g, real *grad_x_ptr, real *grad_adversarial_x_ptr, const int want) {
 #pragma GCC ivdep
     for (int cols = 0; cols < n_classes; ++cols) {
         const real x = x_ptr[cols];
@@ -1997,7 +1981,7 @@ static inline __attribute__((always_inline)) void gradient_kept(const real *x_pt
         const real rise0 = (cols == index0 ? same0 : -p0);
         const real delta0 = x - off0_delta0 + (-adversarial_x - off1_delta0) - near_delta0_2;
         const real grad_x = (f_lt(R(0.0), p1) ? p1 * (c0 * delta0 + c1) : R(0.0));
-        const real grad_adversarial_x = c2 * p0 + c3 * rise0 - c0 * p1;
+        const real grad_adversarial_x = c0 * (p0 - p1) + c2 * rise0 + p0;
         if (want & 1) grad_x_ptr[cols] = grad_x * g;
         if (want & 2) grad_adversarial_x_ptr[cols] = grad_adversarial_x * g;
     }
@@ -2078,7 +2062,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             double ly1 = x_y;
             double z1 = m1 - ly1 + la1;
             double lam1 = (z1 > 0.0 ? la1 + f_softplus(-z1) : f_softplus(z1) - (m1 - ly1));
-            T0 = f_exp(-lam1) * b0;
+            T0 = (la1 == -INFINITY ? 0.0 : f_exp(-lam1) * b0);
             double w0 = f_softplus(z0);
             double w1 = beta * f_sigmoid(z1);
             loss = T0 * w1 + w0 + w0 * w1 - f_log1mexp(top0) - w1 * f_softplus(z1);
@@ -2121,15 +2105,14 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         double w3 = 2.0 * T0;
         double w4 = f_softplus(zc0);
         double w5 = f_softplus(zc1);
-        double w6 = 1.0 + w1;
-        double w7 = -top0;
-        double w8 = f_exp(w7) / f_expm1(w7);
+        double w6 = -top0;
+        double w7 = f_exp(w6) / f_expm1(w6);
         double c0 = w1;
         double c1 = beta * (w2 * w3 + w2 * w4 - T0 - w2 * w5);
-        double c2 = w6;
-        double c3 = -w8;
+        double c2 = -w7;
         double grad_x_y = w1 * w2 * (w5 - w3 - w4);
-        double grad_adversarial_x_y = beta * w0 * w0 + w8 * f_sigmoid(-zc0) - w6 * f_sigmoid(zc0);
+        double grad_adversarial_x_y = beta * w0 * w0 + w7 * f_sigmoid(-zc0) - (1.0 + w1) *
+            f_sigmoid(zc0);
         double pinv0 = f_exp(-lam0);
         double pinv1 = f_exp(-lam1);
         {
@@ -2142,26 +2125,23 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             const int want = (grad_x_ptr ? 1 : 0) | (grad_adversarial_x_ptr ? 2 : 0);
             if (mode == FUSED) {
                 if (want == 1) gradient_kept(x_ptr, adversarial_x_ptr, n_classes, kept + 0 * padded,
-                    kept + 1 * padded, c0, c1, c2, c3, index0, near_delta0_2, off0_delta0,
-                    off1_delta0, pinv0, pinv1, same0, (real)g, grad_x_ptr, grad_adversarial_x_ptr,
-                    1);
+                    kept + 1 * padded, c0, c1, c2, index0, near_delta0_2, off0_delta0, off1_delta0,
+                    pinv0, pinv1, same0, (real)g, grad_x_ptr, grad_adversarial_x_ptr, 1);
                 if (want == 2) gradient_kept(x_ptr, adversarial_x_ptr, n_classes, kept + 0 * padded,
-                    kept + 1 * padded, c0, c1, c2, c3, index0, near_delta0_2, off0_delta0,
-                    off1_delta0, pinv0, pinv1, same0, (real)g, grad_x_ptr, grad_adversarial_x_ptr,
-                    2);
+                    kept + 1 * padded, c0, c1, c2, index0, near_delta0_2, off0_delta0, off1_delta0,
+                    pinv0, pinv1, same0, (real)g, grad_x_ptr, grad_adversarial_x_ptr, 2);
                 if (want == 3) gradient_kept(x_ptr, adversarial_x_ptr, n_classes, kept + 0 * padded,
-                    kept + 1 * padded, c0, c1, c2, c3, index0, near_delta0_2, off0_delta0,
-                    off1_delta0, pinv0, pinv1, same0, (real)g, grad_x_ptr, grad_adversarial_x_ptr,
-                    3);
+                    kept + 1 * padded, c0, c1, c2, index0, near_delta0_2, off0_delta0, off1_delta0,
+                    pinv0, pinv1, same0, (real)g, grad_x_ptr, grad_adversarial_x_ptr, 3);
             } else {
-                if (want == 1) gradient(x_ptr, adversarial_x_ptr, n_classes, c0, c1, c2, c3, index0,
-                    m0, m1, near_delta0_2, off0_delta0, off1_delta0, pinv0, pinv1, same0, (real)g,
+                if (want == 1) gradient(x_ptr, adversarial_x_ptr, n_classes, c0, c1, c2, index0, m0,
+                    m1, near_delta0_2, off0_delta0, off1_delta0, pinv0, pinv1, same0, (real)g,
                     grad_x_ptr, grad_adversarial_x_ptr, 1);
-                if (want == 2) gradient(x_ptr, adversarial_x_ptr, n_classes, c0, c1, c2, c3, index0,
-                    m0, m1, near_delta0_2, off0_delta0, off1_delta0, pinv0, pinv1, same0, (real)g,
+                if (want == 2) gradient(x_ptr, adversarial_x_ptr, n_classes, c0, c1, c2, index0, m0,
+                    m1, near_delta0_2, off0_delta0, off1_delta0, pinv0, pinv1, same0, (real)g,
                     grad_x_ptr, grad_adversarial_x_ptr, 2);
-                if (want == 3) gradient(x_ptr, adversarial_x_ptr, n_classes, c0, c1, c2, c3, index0,
-                    m0, m1, near_delta0_2, off0_delta0, off1_delta0, pinv0, pinv1, same0, (real)g,
+                if (want == 3) gradient(x_ptr, adversarial_x_ptr, n_classes, c0, c1, c2, index0, m0,
+                    m1, near_delta0_2, off0_delta0, off1_delta0, pinv0, pinv1, same0, (real)g,
                     grad_x_ptr, grad_adversarial_x_ptr, 3);
             }
         }
@@ -2220,7 +2200,7 @@ LOSS = rt.RowLoss(
             c_source=_C_SOURCE,
             tiled=rt.Tiled(
                 sweeps=((_tiled_sweep_kernel, _tiled_merge_kernel, 8),),
-                n_coefficients=12,
+                n_coefficients=11,
                 row=_tiled_row_kernel,
                 hidden=_tiled_hidden_kernel,
                 weight=_tiled_weight_kernel,

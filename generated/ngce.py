@@ -97,7 +97,7 @@ def _finish(x_y, q, V, m0, a0, b0):
     ly0 = x_y
     z0 = (m0 - ly0) + la0
     lam0 = tl.where(z0 > 0.0, la0 + dl.softplus(-z0), dl.softplus(z0) - (m0 - ly0))
-    T0 = dl.exp_accurate(-lam0 * q) * (b0)
+    T0 = tl.where(la0 == float("-inf"), 0.0, dl.exp_accurate(-lam0 * q) * (b0))
     w0 = dl.softplus(z0)
     loss = -q * dl.expm1div(-w0, q) / (V - T0 - dl.exp_accurate(-w0 * q))
     return loss, la0, T0
@@ -903,7 +903,7 @@ def _torch_forward(x, y, q):
     ly0 = x_y
     z0 = (m0 - ly0) + la0
     lam0 = torch.where(z0 > 0.0, la0 + el.softplus(-z0), el.softplus(z0) - (m0 - ly0))
-    T0 = el.exp(-lam0 * q) * (b0)
+    T0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0 * q) * (b0))
     w0 = el.softplus(z0)
     loss = -q * el.expm1div(-w0, q) / (V - T0 - el.exp(-w0 * q))
     return loss, torch.cat([m0.to(x.dtype), la0.to(x.dtype), T0.to(x.dtype)], 1).t()
@@ -961,7 +961,7 @@ def _torch_fused(x, y, q, g):
     ly0 = x_y
     z0 = (m0 - ly0) + la0
     lam0 = torch.where(z0 > 0.0, la0 + el.softplus(-z0), el.softplus(z0) - (m0 - ly0))
-    T0 = el.exp(-lam0 * q) * (b0)
+    T0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0 * q) * (b0))
     w0 = el.softplus(z0)
     loss = -q * el.expm1div(-w0, q) / (V - T0 - el.exp(-w0 * q))
     w0 = el.softplus(z0)
@@ -1188,7 +1188,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             double ly0 = x_y;
             double z0 = m0 - ly0 + la0;
             double lam0 = (z0 > 0.0 ? la0 + f_softplus(-z0) : f_softplus(z0) - (m0 - ly0));
-            T0 = f_exp(-lam0 * q) * b0;
+            T0 = (la0 == -INFINITY ? 0.0 : f_exp(-lam0 * q) * b0);
             double w0 = f_softplus(z0);
             loss = -q * f_expm1div(-w0, q) / (V - T0 - f_exp(-w0 * q));
             call->result[0 * call->rows + row] = (real)(in_range ? loss : NAN);

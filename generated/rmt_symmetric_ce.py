@@ -214,7 +214,7 @@ def _finish(x_y, teacher_y, alpha, m0, m1, a0, a1, b0, b1, pivot):
     z1 = (m1 - ly1) + la1
     lam1 = tl.where(z1 > 0.0, la1 + dl.softplus(-z1), dl.softplus(z1) - (m1 - ly1))
     T0 = dl.exp_accurate(-lam0) * (b0)
-    T1 = dl.exp_accurate(-lam1) * (b1)
+    T1 = tl.where(la1 == float("-inf"), 0.0, dl.exp_accurate(-lam1) * (b1))
     loss = (alpha - 1.0) * (T0 - dl.softplus(z1)) - alpha * (T1 - dl.softplus(z0))
     return loss, la0, la1, T1
 
@@ -1208,7 +1208,7 @@ def _torch_forward(x, teacher, alpha):
     z1 = (m1 - ly1) + la1
     lam1 = torch.where(z1 > 0.0, la1 + el.softplus(-z1), el.softplus(z1) - (m1 - ly1))
     T0 = el.exp(-lam0) * (b0)
-    T1 = el.exp(-lam1) * (b1)
+    T1 = torch.where(la1 == float("-inf"), 0.0, el.exp(-lam1) * (b1))
     loss = (alpha - 1.0) * (T0 - el.softplus(z1)) - alpha * (T1 - el.softplus(z0))
     return loss, torch.cat(
         [
@@ -1289,7 +1289,7 @@ def _torch_fused(x, teacher, alpha, g):
     z1 = (m1 - ly1) + la1
     lam1 = torch.where(z1 > 0.0, la1 + el.softplus(-z1), el.softplus(z1) - (m1 - ly1))
     T0 = el.exp(-lam0) * (b0)
-    T1 = el.exp(-lam1) * (b1)
+    T1 = torch.where(la1 == float("-inf"), 0.0, el.exp(-lam1) * (b1))
     loss = (alpha - 1.0) * (T0 - el.softplus(z1)) - alpha * (T1 - el.softplus(z0))
     w0 = T1 * alpha
     w1 = el.sigmoid(-z1)
@@ -1617,7 +1617,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             double z1 = m1 - ly1 + la1;
             double lam1 = (z1 > 0.0 ? la1 + f_softplus(-z1) : f_softplus(z1) - (m1 - ly1));
             double T0 = f_exp(-lam0) * b0;
-            T1 = f_exp(-lam1) * b1;
+            T1 = (la1 == -INFINITY ? 0.0 : f_exp(-lam1) * b1);
             loss = (alpha - 1.0) * (T0 - f_softplus(z1)) - alpha * (T1 - f_softplus(z0));
             call->result[0 * call->rows + row] = (real)loss;
         } else {

@@ -89,7 +89,7 @@ def _finish(x_y, m0, a0, b0):
     ly0 = x_y
     z0 = (m0 - ly0) + la0
     lam0 = tl.where(z0 > 0.0, la0 + dl.softplus(-z0), dl.softplus(z0) - (m0 - ly0))
-    T0 = dl.exp_accurate(-2.0 * lam0) * (b0)
+    T0 = tl.where(la0 == float("-inf"), 0.0, dl.exp_accurate(-2.0 * lam0) * (b0))
     w0 = dl.sigmoid(-z0)
     loss = -w0 * dl.safe_rsqrt(T0 + w0 * w0)
     return loss, la0, T0
@@ -849,7 +849,7 @@ def _torch_forward(x, y):
     ly0 = x_y
     z0 = (m0 - ly0) + la0
     lam0 = torch.where(z0 > 0.0, la0 + el.softplus(-z0), el.softplus(z0) - (m0 - ly0))
-    T0 = el.exp(-2.0 * lam0) * (b0)
+    T0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-2.0 * lam0) * (b0))
     w0 = el.sigmoid(-z0)
     loss = -w0 * el.safe_rsqrt(T0 + w0 * w0)
     return loss, torch.cat([m0.to(x.dtype), la0.to(x.dtype), T0.to(x.dtype)], 1).t()
@@ -892,7 +892,7 @@ def _torch_fused(x, y, g):
     ly0 = x_y
     z0 = (m0 - ly0) + la0
     lam0 = torch.where(z0 > 0.0, la0 + el.softplus(-z0), el.softplus(z0) - (m0 - ly0))
-    T0 = el.exp(-2.0 * lam0) * (b0)
+    T0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-2.0 * lam0) * (b0))
     w0 = el.sigmoid(-z0)
     loss = -w0 * el.safe_rsqrt(T0 + w0 * w0)
     w0 = el.sigmoid(-z0)
@@ -1092,7 +1092,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             double ly0 = x_y;
             double z0 = m0 - ly0 + la0;
             double lam0 = (z0 > 0.0 ? la0 + f_softplus(-z0) : f_softplus(z0) - (m0 - ly0));
-            T0 = f_exp(-2.0 * lam0) * b0;
+            T0 = (la0 == -INFINITY ? 0.0 : f_exp(-2.0 * lam0) * b0);
             double w0 = f_sigmoid(-z0);
             loss = -w0 * f_safe_rsqrt(T0 + w0 * w0);
             call->result[0 * call->rows + row] = (real)(in_range ? loss : NAN);

@@ -102,8 +102,8 @@ def _finish(x_y, m0, a0, b0, b1):
     z0 = (m0 - ly0) + la0
     lam0 = tl.where(z0 > 0.0, la0 + dl.softplus(-z0), dl.softplus(z0) - (m0 - ly0))
     L0 = m0 + lam0
-    T0 = dl.exp_accurate(-lam0) * (b0 - lam0 * a0)
-    T1 = dl.exp_accurate(-2.0 * lam0) * (b1)
+    T0 = tl.where(la0 == float("-inf"), 0.0, dl.exp_accurate(-lam0) * (b0 - lam0 * a0))
+    T1 = tl.where(la0 == float("-inf"), 0.0, dl.exp_accurate(-2.0 * lam0) * (b1))
     zc0 = dl.clip(z0, -3.0e38, 3.0e38)
     w0 = dl.softplus(zc0)
     w1 = dl.sigmoid(-zc0)
@@ -932,8 +932,8 @@ def _torch_forward(x, y):
     z0 = (m0 - ly0) + la0
     lam0 = torch.where(z0 > 0.0, la0 + el.softplus(-z0), el.softplus(z0) - (m0 - ly0))
     L0 = m0 + lam0
-    T0 = el.exp(-lam0) * (b0 - lam0 * a0)
-    T1 = el.exp(-2.0 * lam0) * (b1)
+    T0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0) * (b0 - lam0 * a0))
+    T1 = torch.where(la0 == float("-inf"), 0.0, el.exp(-2.0 * lam0) * (b1))
     zc0 = el.clip(z0, -3.0e38, 3.0e38)
     w0 = el.softplus(zc0)
     w1 = el.sigmoid(-zc0)
@@ -1002,8 +1002,8 @@ def _torch_fused(x, y, g):
     z0 = (m0 - ly0) + la0
     lam0 = torch.where(z0 > 0.0, la0 + el.softplus(-z0), el.softplus(z0) - (m0 - ly0))
     L0 = m0 + lam0
-    T0 = el.exp(-lam0) * (b0 - lam0 * a0)
-    T1 = el.exp(-2.0 * lam0) * (b1)
+    T0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0) * (b0 - lam0 * a0))
+    T1 = torch.where(la0 == float("-inf"), 0.0, el.exp(-2.0 * lam0) * (b1))
     zc0 = el.clip(z0, -3.0e38, 3.0e38)
     w0 = el.softplus(zc0)
     w1 = el.sigmoid(-zc0)
@@ -1246,8 +1246,8 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             double z0 = m0 - ly0 + la0;
             double lam0 = (z0 > 0.0 ? la0 + f_softplus(-z0) : f_softplus(z0) - (m0 - ly0));
             double L0 = m0 + lam0;
-            T0 = f_exp(-lam0) * (b0 - lam0 * a0);
-            T1 = f_exp(-2.0 * lam0) * b1;
+            T0 = (la0 == -INFINITY ? 0.0 : f_exp(-lam0) * (b0 - lam0 * a0));
+            T1 = (la0 == -INFINITY ? 0.0 : f_exp(-2.0 * lam0) * b1);
             double zc0 = f_clamp(z0, 3e+38);
             double w0 = f_softplus(zc0);
             double w1 = f_sigmoid(-zc0);

@@ -95,7 +95,7 @@ def _finish(x_y, beta, m0, a0, b0):
     ly0 = x_y
     z0 = (m0 - ly0) + la0
     lam0 = tl.where(z0 > 0.0, la0 + dl.softplus(-z0), dl.softplus(z0) - (m0 - ly0))
-    T0 = dl.exp_accurate(-lam0 * beta) * (b0)
+    T0 = tl.where(la0 == float("-inf"), 0.0, dl.exp_accurate(-lam0 * beta) * (b0))
     w0 = dl.softplus(z0)
     w1 = beta - 1.0
     loss = T0 + dl.exp_accurate(-w0 * beta) - beta * dl.exp_accurate(-w0 * w1) / w1
@@ -880,7 +880,7 @@ def _torch_forward(x, y, beta):
     ly0 = x_y
     z0 = (m0 - ly0) + la0
     lam0 = torch.where(z0 > 0.0, la0 + el.softplus(-z0), el.softplus(z0) - (m0 - ly0))
-    T0 = el.exp(-lam0 * beta) * (b0)
+    T0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0 * beta) * (b0))
     w0 = el.softplus(z0)
     w1 = beta - 1.0
     loss = T0 + el.exp(-w0 * beta) - beta * el.exp(-w0 * w1) / w1
@@ -926,7 +926,7 @@ def _torch_fused(x, y, beta, g):
     ly0 = x_y
     z0 = (m0 - ly0) + la0
     lam0 = torch.where(z0 > 0.0, la0 + el.softplus(-z0), el.softplus(z0) - (m0 - ly0))
-    T0 = el.exp(-lam0 * beta) * (b0)
+    T0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0 * beta) * (b0))
     w0 = el.softplus(z0)
     w1 = beta - 1.0
     loss = T0 + el.exp(-w0 * beta) - beta * el.exp(-w0 * w1) / w1
@@ -1135,7 +1135,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             double ly0 = x_y;
             double z0 = m0 - ly0 + la0;
             double lam0 = (z0 > 0.0 ? la0 + f_softplus(-z0) : f_softplus(z0) - (m0 - ly0));
-            T0 = f_exp(-lam0 * beta) * b0;
+            T0 = (la0 == -INFINITY ? 0.0 : f_exp(-lam0 * beta) * b0);
             double w0 = f_softplus(z0);
             double w1 = beta - 1.0;
             loss = T0 + f_exp(-w0 * beta) - beta * f_exp(-w0 * w1) / w1;

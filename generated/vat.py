@@ -1853,7 +1853,7 @@ LOSS = rt.RowLoss(
                 hidden=_tiled_hidden_kernel,
                 weight=_tiled_weight_kernel,
                 rows=_tiled_rows_kernel,
-                sparse=(True, True),
+                sparse=(True, False),
                 work=33,
             ),
         ),

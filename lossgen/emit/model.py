@@ -5,7 +5,7 @@ The templates own loops, memory and masks; everything a loss decides is a line o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from sympy import Expr, Symbol
@@ -14,9 +14,10 @@ from lossgen.emit.names import named_weights
 from lossgen.ir.plan import KernelPlan, Moment
 from lossgen.ir.stages import Centre, Form, Max, Sum
 
-__all__ = ["CLAMP", "FAR", "FLOOR", "RowModel", "whole"]
+__all__ = ["CLAMP", "FAR", "FAR_GAP", "FLOOR", "RowModel", "whole"]
 
 CLAMP = "3.0e38"  # finite float32 (and float64) stand-in for an infinite z
+FAR_GAP = "1.0e18"  # stands for the distance of a masked pivot
 FAR = "-1.0e4"  # a logit that no class of weight has
 FLOOR = "-1.0e18"  # finite stand-in for logp = -inf: exp of it is 0, so 0·logp is 0
 
@@ -40,6 +41,7 @@ class RowModel:
         for form in stable.forms:
             found |= form.ell.free_symbols | form.ell_y.free_symbols
             found |= form.scale.free_symbols
+            found = found.union(*(rate.free_symbols for _, rate in form.parts))
         for moment in plan.moments:
             found |= moment.weight.free_symbols | moment.kappa.free_symbols
         for centre in self.centres:
@@ -165,8 +167,14 @@ class RowModel:
     def lower(self, moment: Moment, power: int, centred: bool = True) -> str:
         """Name of the moment of the same kind with another power, or without its centre."""
         centre = moment.centre if centred else None
-        kind = (moment.form, moment.kappa, power, moment.weight, centre, moment.level, False)
+        kind = replace(moment, power=power, centre=centre, rest=False).kind
         return next(m.name for m in self.plan.moments if m.kind == kind)
+
+    def between(self, entry: Sum) -> tuple[str, str]:
+        """Names of the two moments of a divergence: of t - t', and the gap."""
+        own = [m for m in self.plan.moments if m.form == entry.form and m.against == entry.against]
+        plain, gap = sorted(own, key=lambda m: m.gap)
+        return plain.name, gap.name
 
     def needs_powers(self, form: Form) -> bool:
         """Does any moment of the form need t beyond exp(t)?"""
@@ -212,12 +220,12 @@ class RowModel:
         """The row scalars that class expressions with ``names`` need, of sweeps up to ``level``."""
         names = self._with_exponents(names)
         found: list[str] = []
+        exponents = self.exponents(names)
         for form in self.forms:
             i = form.index
             if form.level > level:
                 continue
-            exponentials = {f"p{i}", f"r{i}", form.logp.name} & names
-            found += [f"m{i}"] if exponentials else []
+            found += [f"m{i}"] if i in exponents else []
             found += [f"pinv{i}"] if f"p{i}" in names else []
             found += [f"rinv{i}"] if f"r{i}" in names else []
             found += [f"lam{i}"] if form.logp.name in names else []
@@ -227,6 +235,15 @@ class RowModel:
             if largest.level <= level:
                 found += [f"max{k}"] if f"max{k}" in names else []
                 found += [f"index{k}"] if {f"index{k}", f"is_max{k}"} & names else []
+        return found
+
+    def exponents(self, names: set[str]) -> set[int]:
+        """The forms whose t the class expressions with ``names`` need, parts of others included."""
+        found: set[int] = set()
+        for form in reversed(self.forms):
+            i = form.index
+            if i in found or {f"p{i}", f"r{i}", form.logp.name} & names:
+                found |= {i, *(k for k, _ in form.parts)}
         return found
 
     def _with_exponents(self, names: set[str]) -> set[str]:
@@ -294,7 +311,7 @@ class Sweep:
     def bodies(self) -> list[Expr]:
         """The class expressions of its lift."""
         found = [m.weight for m in self.moments]
-        found += [e for f in self.forms for e in (f.base, f.scale)]
+        found += [e for f in self.forms for e in (f.base, f.scale, *(r for _, r in f.parts))]
         found += [m.body for _, m in self.maxes]
         return found + [m.centre for m in self.moments if m.centre is not None]
 
@@ -322,6 +339,7 @@ class Sweep:
         """Row scalars that a merge needs: rates, scales, and what a weight at the pivot needs."""
         wanted = {s.name for m in self.moments for s in m.kappa.free_symbols}
         wanted |= {s.name for f in self.forms for s in f.scale.free_symbols}
+        wanted |= {s.name for f in self.forms for _, rate in f.parts for s in rate.free_symbols}
         if self.carries_pivot:
             wanted |= {s.name for e in self.bodies for s in e.free_symbols}
             wanted |= {s.name for c in self.model.centres for s in (c.factor * c.expr).free_symbols}

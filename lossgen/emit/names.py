@@ -21,8 +21,8 @@ from lossgen.ir.stages import Form, StableLoss
 __all__ = ["assignments", "check_names", "named_weights"]
 
 _NUMBERED = re.compile(
-    r"(l|m|t|u|e|a|b|c|d|f|g|k|v|la|ly|z|zc|lam|L|p|r|pinv|rinv|T|w|max|index|is_max|delta|rest|top|rise|"
-    r"apart|even|kept|near|reduced|same|smaller|turned)\d+"
+    r"(l|m|t|u|e|a|b|c|d|f|g|k|v|la|ly|z|zc|lam|L|p|r|pinv|rinv|T|w|max|index|is_max|delta|rest|"
+    r"top|joint|rise|apart|even|kept|near|reduced|same|smaller|turned)\d+"
 )
 # Names of C, and of templates/row_c.jinja.
 _C = {

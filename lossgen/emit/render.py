@@ -16,6 +16,7 @@ import jinja2
 
 from lossgen.compiler import Compiled
 from lossgen.emit import sweep_triton
+from lossgen.emit.merge_triton import merge
 from lossgen.emit.model import FAR, RowModel
 from lossgen.emit.names import check_names
 from lossgen.emit.printers import TORCH, TRITON
@@ -184,7 +185,7 @@ class _VariantView:
         self.far = FAR
         triton, torch = RowScalars(model, TRITON), RowScalars(model, TORCH)
         self.lift = {s.level: sweep_triton.lift(s) for s in sweeps}
-        self.merge = {s.level: sweep_triton.merge(s) for s in sweeps}
+        self.merge = {s.level: merge(s) for s in sweeps}
         self.between = {s.level: triton.between(s.level) for s in sweeps[:-1]}
         self.known_after = {s.level: sweeps[s.level].known for s in sweeps[:-1]}
         self.between_arguments = {

@@ -10,9 +10,10 @@ from math import comb
 
 from sympy import Expr, Symbol
 
-from lossgen.emit.model import CLAMP, RowModel
+from lossgen.emit.model import CLAMP, FAR_GAP, RowModel
 from lossgen.emit.names import assignments
 from lossgen.emit.printers import TORCH, Dialect, Printer
+from lossgen.emit.sweep_triton import joint
 from lossgen.ir.plan import Moment
 from lossgen.ir.stages import Form, Sum
 
@@ -80,7 +81,8 @@ class RowScalars:
             for form in self.model.forms:
                 if form.level == k:
                     lines += self._softmax(form, wanted, False, gradient)
-            lines += [self._sum(e) for e in self.model.sums if e.level == k]
+            for entry in (e for e in self.model.sums if e.level == k):
+                lines += [self._sum(entry)] if entry.against is None else self._divergence(entry)
         return lines
 
     def _softmax(self, form: Form, wanted: set[Symbol], saved: bool, gradient: bool) -> list[str]:
@@ -93,8 +95,14 @@ class RowScalars:
             lines.append(f"z{i} = la{i}")
             lines.append(f"lam{i} = {prefix}softplus(z{i})")
         else:
-            gap = self._gap(form)
-            lines.append(f"ly{i} = {self.printer(form.base_y)}")
+            gap, empty = self._gap(form), f'la{i} == float("-inf")'
+            if form.parts:  # a pivot that one part masks: its distance counts as finite
+                for k, _ in form.parts:
+                    own = self._gap(self.model.forms[k])
+                    far = f"{prefix}clip({own}, -{FAR_GAP}, {FAR_GAP})"
+                    lines.append(f"gap{k} = {far if own != '0.0' else own}")
+            else:
+                lines.append(f"ly{i} = {self.printer(form.base_y)}")
             # An empty set of other classes has log a = -inf and m = 0: z = -inf.
             lines.append(f"z{i} = {gap} + la{i}")
             if self._uses_lam(form, wanted, saved, gradient):
@@ -102,6 +110,10 @@ class RowScalars:
                     f"lam{i} = {self.where}(z{i} > 0.0, la{i} + {prefix}softplus(-z{i}), "
                     f"{prefix}softplus(z{i}) - ({gap}))"
                 )
+                if form.parts:
+                    lines.append(f"lam{i} = {self.where}({empty}, 0.0, lam{i})")
+        if form.joint in wanted:
+            lines.append(f"joint{i} = m{i} + la{i} - ({joint(form, self.printer, 'lam{}')})")
         if form.top in wanted:
             gap = self._gap(form)
             lines.append(
@@ -113,11 +125,18 @@ class RowScalars:
         if form.L in wanted:
             scaled = "" if form.scale == 1 else f"{self.printer(form.scale, 2)} * "
             lines.append(f"L{i} = {scaled}m{i} + lam{i}")
+            for k, rate in form.parts:
+                at = self.printer(rate * self.model.forms[k].scale * Symbol(f"m{k}"))
+                lines.append(f"L{i} = L{i} + {at}")
         return lines
 
     def _gap(self, form: Form) -> str:
         """scale·(m - base_y) - shift_y: how far the largest other exponent is above l_y."""
         i = form.index
+        if form.parts:
+            return f"(m{i} + {joint(form, self.printer, 'gap{}')})"
+        if self.model.pivot == "argmax" and i == 0:
+            return "0.0"
         gap = f"(m{i} - ly{i})"
         if form.scale != 1:
             gap = f"{self.printer(form.scale, 2)} * {gap}"
@@ -130,7 +149,8 @@ class RowScalars:
             later = [b for s in self.model.sweep_models[1:] for b in s.bodies]
             names = names | self.model.tile_symbols(later)
         reads = names & {f"p{form.index}", form.logp.name}
-        return form.L in wanted or finishes or bool(reads)
+        joint = any(f.joint in wanted for f in self.model.forms if form.index in dict(f.parts))
+        return form.L in wanted or finishes or joint or bool(reads)
 
     def _gradient_symbols(self) -> set[Symbol]:
         """The symbols of the gradient's row scalars, and of its class expressions."""
@@ -172,7 +192,25 @@ class RowScalars:
         if entry.kappa != 0:
             exponent = self.printer(-entry.kappa * Symbol(f"lam{i}"))
             total = f"{self.dialect.exp}({exponent}) * ({total})"
+            if self.model.pivot != "argmax" or i != 0:  # lam may be anything without other classes
+                total = f'{self.where}(la{i} == float("-inf"), 0.0, {total})'
         return f"{entry.symbol} = {total}"
+
+    def _divergence(self, entry: Sum) -> list[str]:
+        """Σ R·log(R/R') = Σ R·(t - t') + log(A'/A), and nothing where there is no other class.
+
+        A'/A is 1 + gap/A where it is near 1.
+        """
+        i, k, name, prefix = entry.form, entry.against, entry.symbol, self.dialect.prefix
+        mean, gap = self.model.between(entry)
+        near = f"(2.0 * {gap} < a{i}) & (-2.0 * {gap} < a{i})"
+        inf = 'float("inf")'
+        apart = f"{self.where}({near}, {prefix}log1p({gap} / a{i}), la{k} - la{i})"
+        whole = f"{self.where}({name} == {inf}, {name}, {name} + {apart})"
+        return [
+            f"{name} = {mean} / a{i}",  # infinite where the other softmax masks a class
+            f"{name} = {self.where}(la{i} == -{inf}, 0.0, {whole})",
+        ]
 
     def _inverses(self, names: set[str], level: int) -> list[str]:
         """1/Σ exp(t), over all classes and over the others, for the tiles' p and R."""

@@ -15,7 +15,7 @@ from lossgen.emit.model import FAR, FLOOR, RowModel, Sweep, whole
 from lossgen.emit.names import assignments
 from lossgen.emit.printers import TORCH, Printer
 from lossgen.emit.scalars import RowScalars
-from lossgen.emit.sweep_triton import deltas, scaled
+from lossgen.emit.sweep_triton import between, deltas, joint, scaled
 from lossgen.ir.plan import Moment
 from lossgen.ir.stages import Form
 
@@ -70,6 +70,12 @@ class TorchSweep:
         return (
             wanted
             or self.model.needs_powers(form)
+            or any(form.index == k for f in self.model.forms for k, _ in f.parts)
+            or any(
+                form.index in (m.form, m.against)
+                for m in self.model.plan.moments
+                if m.against is not None
+            )
             or any(
                 m.form == form.index and m.kappa == 0 and m.power for m in self.model.plan.moments
             )
@@ -131,13 +137,32 @@ class TorchSweep:
         if sweep.carries_pivot:
             lines += deltas(model, names, self._printer, "torch.where")
         for form in sweep.forms:
-            lines += [
-                f"{m.name} = {self._moment(m)}" for m in sweep.moments if m.form == form.index
-            ]
+            own = [m for m in sweep.moments if m.form == form.index]
+            for moment in own:
+                if moment.against is not None:
+                    lines += between(moment, "torch.where", "el.")
+                lines.append(f"{moment.name} = {self._moment(moment)}")
         return lines
 
     def _softmax(self, form: Form, sweep: Sweep) -> list[str]:
         i, lines = form.index, []
+        if form.parts:
+            part = "t{}.clamp_min(" + FLOOR + ")"
+            whole = f"l{i}.amax(1, keepdim=True)"
+            if sweep.carries_pivot:
+                for k, _ in form.parts:
+                    own = self.model.forms[k]
+                    apart = scaled(own, f"{self._printer(own.base_y, 1)} - m{k}", self._printer)
+                    lines.append(f"at_y{k} = ({apart}).clamp_min({FLOOR})")
+                whole = f"torch.maximum({whole}, {joint(form, self._printer, 'at_y{}')})"
+            return [
+                *lines,
+                f"l{i} = ({joint(form, self._printer, part)}).scatter_(1, {self._pivot}, {_EMPTY})",
+                f"m{i} = {whole}",
+                f"m{i} = torch.where(m{i} == {_EMPTY}, 0.0, m{i})",
+                f"t{i} = l{i}.sub_(m{i})",
+                f"e{i} = t{i}.exp()" if self._keeps_t(form) else f"e{i} = t{i}.exp_()",
+            ]
         base = self.model.named(form.base)
         ell, scatter = f"({self._printer(base)})", "scatter_"
         if isinstance(base, Symbol):
@@ -146,8 +171,11 @@ class TorchSweep:
         if sweep.carries_pivot and i == 0:
             lines.append(f"m{i}, pivot = {ell}.max(1, keepdim=True)")
             lines += values_at_y(self.model)
+        joined = sweep.carries_pivot and any(i in dict(f.parts) for f in self.model.forms)
+        if joined and i > 0:  # all parts with the pivot, or none: equal rows have equal t
+            lines.append(f"m{i} = {ell}.amax(1, keepdim=True)")
         lines.append(f"l{i} = {ell}.{scatter}(1, {self._pivot}, {_EMPTY})")
-        if not (sweep.carries_pivot and i == 0):
+        if not (sweep.carries_pivot and i == 0) and not joined:
             lines.append(f"m{i} = l{i}.amax(1, keepdim=True)")
         lines += [
             f"m{i} = torch.where(m{i} == {_EMPTY}, 0.0, m{i})",
@@ -161,6 +189,8 @@ class TorchSweep:
 
     def _moment(self, moment: Moment) -> str:
         i, parts = moment.form, []
+        if moment.against is not None:
+            return f"{moment.name}_j.sum(1, keepdim=True)"
         if moment.rest:
             small = f"torch.where(e{i} == 1.0, 0.0, e{i}).sum(1, keepdim=True)"
             ties = f"((e{i} == 1.0).sum(1, keepdim=True) - 1)"
@@ -271,19 +301,26 @@ class TorchSweep:
         self, names: set[str], level: int, done: set[str], single: bool = False
     ) -> list[str]:
         lines: list[str] = []
+        exponents = self.model.exponents(names)
+        joined = {k for f in self.model.forms for k, _ in f.parts}
         for form in self.model.forms:
             i = form.index
             wanted = {f"p{i}", f"r{i}", form.logp.name} & names
-            if form.level > level or not wanted - done:
+            part = i in exponents and not wanted
+            if form.level > level or not (wanted - done or part):
                 continue
             computed = self.with_gradient or level < self.model.levels[-1]
             if not computed:
                 difference = f"{self._printer(self.model.named(form.base), 1)} - m{i}"
-                lines.append(f"t{i} = {scaled(form, difference, self._printer)}")
+                value = scaled(form, difference, self._printer)
+                if form.parts:
+                    apart = "t{}.clamp_min(" + FLOOR + ")"
+                    value = f"{joint(form, self._printer, apart)} - m{i}"
+                lines.append(f"t{i} = {value}")
             if form.logp.name in wanted - done:
                 lines.append(f"{form.logp} = t{i}.clamp_min({FLOOR}) - lam{i}")
             if not computed and {f"p{i}", f"r{i}"} & wanted:
-                lines.append(f"e{i} = t{i}.exp_()")
+                lines.append(f"e{i} = t{i}.exp()" if i in joined else f"e{i} = t{i}.exp_()")
             if not single:
                 lines += [f"p{i} = e{i} * pinv{i}"] if f"p{i}" in wanted - done else []
                 lines += [f"r{i} = e{i} * rinv{i}"] if f"r{i}" in wanted - done else []

@@ -1,31 +1,45 @@
-"""The monoid of a row as Triton lines: ``lift`` a tile, ``merge`` two states; and the gradient.
+"""The state of a tile as Triton lines, and the gradient.  ``emit.merge_triton`` joins two states.
 
     lift:   m = max l,  M_n = Σ w·exp(κ·t)·t^n   with t = l - m
-    merge:  m = max(m_a, m_b), d = m_side - m:   M_n ← exp(κ·d)·Σ_k binomial(n, k)·d^(n-k)·M_k
-An arg-max pivot leaves the sums and is carried in the state with its values; the pivot that loses
-a merge joins the sums of the other side, and a centre c_y moves from its value to the winner's.
+An arg-max pivot leaves the sums and is carried in the state with its values.
 """
 
 from __future__ import annotations
 
-from math import comb
-
-from sympy import Expr
+from sympy import Expr, Symbol
 
 from lossgen.emit.model import FLOOR, RowModel, Sweep, whole
 from lossgen.emit.names import assignments
-from lossgen.emit.printers import TRITON, TRITON_TILE, Printer
+from lossgen.emit.printers import TRITON_TILE, Printer
 from lossgen.ir.plan import Moment
 from lossgen.ir.stages import Centre, Form
 
-__all__ = ["deltas", "exponentials", "gradient", "lift", "merge", "scaled"]
+__all__ = [
+    "between",
+    "centred",
+    "deltas",
+    "exponentials",
+    "gap_text",
+    "gradient",
+    "joint",
+    "lift",
+    "scaled",
+]
 
 _EMPTY = 'float("-inf")'
+_FINITE = f"tl.maximum(t{{}}, {FLOOR})"  # a part's exponent, of rate 0 too
 
 
 def scaled(form: Form, difference: str, printer: Printer) -> str:
     """scale·(difference) as text."""
     return difference if form.scale == 1 else f"{printer(form.scale, 2)} * ({difference})"
+
+
+def joint(form: Form, printer: Printer, part: str) -> str:
+    """Σ rate·part of a product of softmaxes; ``part`` has a place for the index."""
+    values = {k: Symbol(f"v{k}", real=True) for k, _ in form.parts}
+    names = {v: part.format(k) for k, v in values.items()}
+    return Printer(printer.dialect, names)(form.mixed(values))
 
 
 # ---------------------------------------------------------------------------- lift
@@ -61,6 +75,23 @@ def lift(sweep: Sweep, whole_row: bool = False) -> list[str]:
 
 def _softmax(sweep: Sweep, form: Form, printer: Printer) -> list[str]:
     i, lines = form.index, []
+    if form.parts:
+        inside = "others" if sweep.carries_pivot else "valid"
+        largest, at_y = f"dl.row_max(l{i})", list[str]()
+        if sweep.carries_pivot:
+            for k, _ in form.parts:
+                part = sweep.model.forms[k]
+                apart = scaled(part, f"{printer(part.base_y, 1)} - m{k}", printer)
+                own = f"tl.where(m{k} == {_EMPTY}, {FLOOR}, {apart})"
+                at_y.append(f"at_y{k} = tl.maximum({own}, {FLOOR})")
+            largest = f"tl.maximum({largest}, {joint(form, printer, 'at_y{}')})"
+        return [
+            *at_y,
+            f"l{i} = tl.where({inside}, {joint(form, printer, _FINITE)}, {_EMPTY})",
+            f"m{i} = {largest}",
+            f"t{i} = l{i} - tl.where(m{i} == {_EMPTY}, 0.0, m{i})",
+            f"e{i} = tl.exp(t{i})",
+        ]
     lines += [
         f"l{i} = tl.where(valid, {printer(sweep.model.named(form.base))}, {_EMPTY})",
         f"m{i} = dl.row_max(l{i})",
@@ -107,11 +138,11 @@ def deltas(model: RowModel, names: set[str], printer: Printer, where: str) -> li
         line
         for c in model.centres
         if c.symbol.name in names or c.symbol in carried
-        for line in _delta(c, printer, where)
+        for line in centred(c, printer, where)
     ]
 
 
-def _delta(centre: Centre, printer: Printer, where: str) -> list[str]:
+def centred(centre: Centre, printer: Printer, where: str) -> list[str]:
     """One stream: v_j - v_y. Several: see ``Centre``."""
     symbol = centre.symbol
     factor = "" if centre.factor == 1 else f"{printer(centre.factor, 2)} * "
@@ -146,6 +177,10 @@ def _moments(sweep: Sweep, printer: Printer, whole_row: bool) -> list[str]:
                 f"(dl.row_sum(tl.where(e{i} == 1.0, 1.0, 0.0)) - 1.0), 0.0)"
             )
             continue
+        if moment.against is not None:
+            lines += between(moment, "tl.where")
+            lines.append(f"{moment.name} = dl.row_sum({moment.name}_j)")
+            continue
         if moment.form is None:
             body = f"v{plain.index(moment)}" if sweep.level > 1 else body
             inside = "others" if sweep.carries_pivot and whole_row else "valid"
@@ -159,6 +194,24 @@ def _moments(sweep: Sweep, printer: Printer, whole_row: bool) -> list[str]:
             body = f"tl.where(e{moment.form} > 0.0, {body}, 0.0)"
         lines.append(f"{moment.name} = dl.row_sum({body})")
     return lines
+
+
+def between(moment: Moment, where: str, function: str = "dl.") -> list[str]:
+    """What a class adds to a sum of two softmaxes, as {name}_j."""
+    i, k, name = moment.form, moment.against, moment.name
+    if not moment.gap:
+        return [f"{name}_j = {where}(e{i} > 0.0, e{i} * (t{i} - t{k}), 0.0)"]
+    return [
+        f"{name}_j = t{k} - t{i}",
+        f"{name}_j = {gap_text(f'{name}_j', f'e{i}', f'e{k}', where, function)}",
+    ]
+
+
+def gap_text(apart: str, e: str, other: str, where: str, function: str) -> str:
+    """exp(t') - exp(t) with ``apart`` = t' - t; NaN of two masked classes is not near."""
+    near = f"({apart} > -1.0) & ({apart} < 1.0)"
+    close = f"{e} * {function}expm1({function}clip({apart}, -1.0, 1.0))"
+    return f"{where}({near}, {close}, {other} - {e})"
 
 
 def _inside(sweep: Sweep, moment: Moment) -> str:
@@ -178,137 +231,20 @@ def _integrand(moment: Moment, printer: Printer) -> str:
     return " * ".join(parts) or "1.0"
 
 
-# ---------------------------------------------------------------------------- merge
-def merge(sweep: Sweep) -> list[str]:
-    """One state from two: rescale both to the larger maximum."""
-    printer, lines = Printer(TRITON), []
-    for form in sweep.forms:
-        i = form.index
-        lines.append(f"m{i} = tl.maximum(m{i}_a, m{i}_b)")
-        for s in "ab":  # an empty side (m = -inf) must not make inf - inf
-            empty = f"(m{i}_{s} == m{i}) | (m{i}_{s} == {_EMPTY})"
-            distance = scaled(form, f"m{i}_{s} - m{i}", printer)
-            lines.append(f"d{i}_{s} = tl.where({empty}, 0.0, {distance})")
-        lines += [f"k{i}_{s} = tl.exp(d{i}_{s})" for s in "ab"]
-    if sweep.carries_pivot:
-        lines += _merge_pivot(sweep, printer)
-    for moment in sweep.moments:
-        text = " + ".join(_rescaled(sweep, moment, side, printer) for side in "ab")
-        if moment.rest:  # the smaller maximum of two joins what is beside the larger
-            both = f"(m{moment.form}_a > {_EMPTY}) & (m{moment.form}_b > {_EMPTY})"
-            text += f" + tl.where({both}, tl.minimum(k{moment.form}_a, k{moment.form}_b), 0.0)"
-        if sweep.carries_pivot and moment.form is not None:
-            text += f" + {_joining(moment, printer)}"
-        lines.append(f"{moment.name} = {text}")
-    for k, largest in sweep.maxes:
-        if largest.below is None:
-            lines += [
-                f"max{k} = tl.maximum(max{k}_a, max{k}_b)",
-                f"index{k} = tl.where(max{k}_a >= max{k}_b, index{k}_a, index{k}_b)",
-            ]
-        else:  # the loser among the largest, or the second of its side
-            n = largest.below
-            lines += [
-                f"near{k} = tl.where(max{n}_a >= max{n}_b, max{k}_a, max{k}_b)",
-                f"near_at{k} = tl.where(max{n}_a >= max{n}_b, index{k}_a, index{k}_b)",
-                f"far{k} = tl.minimum(max{n}_a, max{n}_b)",
-                f"far_at{k} = tl.where(max{n}_a >= max{n}_b, index{n}_b, index{n}_a)",
-                f"max{k} = tl.maximum(near{k}, far{k})",
-                f"index{k} = tl.where((near{k} > far{k}) | "
-                f"((near{k} == far{k}) & (near_at{k} < far_at{k})), near_at{k}, far_at{k})",
-            ]
-    return lines
-
-
-def _merge_pivot(sweep: Sweep, printer: Printer) -> list[str]:
-    """The winner's values, the loser's (``_lost``), and the loser's distance to each maximum."""
-    model = sweep.model
-    lines = [
-        "first = (m0_a > m0_b) | ((m0_a == m0_b) & (pivot_a >= 0.0))",
-        "pivot = tl.where(first, pivot_a, pivot_b)",
-    ]
-    for name in model.at_y:
-        lines.append(f"{name} = tl.where(first, {name}_a, {name}_b)")
-    lines.append("lost = tl.where(first, pivot_b, pivot_a) >= 0.0")
-    wanted = {s.name for e in sweep.bodies for s in e.free_symbols}
-    wanted |= {s.name for c in model.centres for s in c.expr.free_symbols}
-    for name in model.at_y:
-        if name.removesuffix("_y") in wanted:
-            lines.append(f"{name.removesuffix('_y')} = tl.where(first, {name}_b, {name}_a)")
-    for centre in model.centres:
-        lines += _delta(centre, printer, "tl.where")
-    for form in sweep.forms:
-        i = form.index
-        if i == 0:
-            lines += [  # a pivot at -inf adds nothing
-                f"sunk = tl.where(first, m0_b, m0_a) == {_EMPTY}",
-                f"d0 = tl.where(sunk, {FLOOR}, tl.where(first, d0_b, d0_a))",
-            ]
-        else:
-            lines.append(
-                f"d{i} = tl.where(lost, {scaled(form, f'{printer(form.base, 1)} - m{i}', printer)}"
-                f", {FLOOR})"
-            )
-        lines.append(f"k{i} = tl.exp(d{i})")
-    return lines
-
-
-def _joining(moment: Moment, printer: Printer) -> str:
-    """What the pivot that lost adds to a sum over the other classes."""
-    i = moment.form
-    factor = _factor(moment, f"d{i}", f"k{i}", printer)
-    parts = [*([factor] if factor else []), *[f"d{i}"] * moment.power]
-    parts += [moment.centre.name] if moment.centre is not None else []
-    parts += [printer(moment.weight, 2)] if moment.weight != 1 else []
-    inside = "lost" if moment.kappa == 0 else f"lost & (k{i} > 0.0)"
-    return f"tl.where({inside}, {' * '.join(parts) or '1.0'}, 0.0)"
-
-
-def _factor(moment: Moment, d: str, k: str, printer: Printer) -> str:
-    """exp(kappa·d) as text, "" for 1."""
-    if moment.kappa == 0 or moment.form is None:
-        return ""
-    count = whole(moment.kappa)
-    if 0 < count <= 4:
-        return " * ".join([k] * count)
-    return f"tl.exp({printer(moment.kappa, 2)} * {d})"
-
-
-def _rescaled(sweep: Sweep, moment: Moment, side: str, printer: Printer) -> str:
-    i, n = moment.form, moment.power
-    if i is None:
-        return f"{moment.name}_{side}"
-    d, terms = f"d{i}_{side}", []
-    moves = sweep.carries_pivot and moment.centre is not None
-    for power in range(n, -1, -1):
-        scale = [str(float(comb(n, power)))] if comb(n, power) > 1 else []
-        name = f"{moment.name if moment.rest else sweep.model.lower(moment, power)}_{side}"
-        if moves:  # the loser's centre moves by c_lost - c_y
-            still = f"{sweep.model.lower(moment, power, centred=False)}_{side}"
-            gone = "first" if side == "b" else "~first"
-            moved = f"tl.where({gone} & lost & ({still} != 0.0), {moment.centre}, 0.0)"
-            name = f"({name} + {moved} * {still})"
-        terms.append(" * ".join([*scale, *[d] * (n - power), name]))
-    total = " + ".join(terms)
-    factor = _factor(moment, d, f"k{i}_{side}", printer)
-    if not factor:
-        return total
-    product = f"{factor} * ({total})" if n else f"{factor} * {total}"
-    if moment.weight == 1 and moment.centre is None:
-        return product
-    return f"tl.where(k{i}_{side} > 0.0, {product}, 0.0)"  # weights may be infinite
-
-
 # ---------------------------------------------------------------------------- gradient
 def exponentials(model: RowModel, names: set[str], printer: Printer, level: int) -> list[str]:
     """t, logp, p and R of the softmaxes that are known after ``level`` sweeps, where used."""
     lines: list[str] = []
+    exponents = model.exponents(names)
     for form in model.forms:
         i = form.index
-        if form.level > level or not {f"p{i}", f"r{i}", form.logp.name} & names:
+        if form.level > level or i not in exponents:
             continue
         base = printer(model.named(form.base), 1)
-        lines.append(f"t{i} = {scaled(form, f'{base} - m{i}', printer)}")
+        value = scaled(form, f"{base} - m{i}", printer)
+        if form.parts:
+            value = f"{joint(form, printer, _FINITE)} - m{i}"
+        lines.append(f"t{i} = {value}")
         if form.logp.name in names:
             lines.append(f"{form.logp} = tl.maximum(t{i}, {FLOOR}) - lam{i}")
         if {f"p{i}", f"r{i}"} & names:

@@ -48,7 +48,8 @@ def check(stage: SymbolicLoss) -> None:
 
 def _earlier(stage: SymbolicLoss, entry: Sum) -> None:
     """A sum is over what sweeps before its own have found, besides its softmax."""
-    late = {f.index: f for f in stage.forms if f.level >= entry.level and f.index != entry.form}
+    own = (entry.form, entry.against)
+    late = {f.index: f for f in stage.forms if f.level >= entry.level and f.index not in own}
     strange = {s for f in late.values() for s in (*f.row_symbols, *f.class_symbols)}
     strange |= {s.symbol for s in stage.sums if s.level >= entry.level}
     if entry.body.free_symbols & strange:

@@ -29,6 +29,10 @@ class Moment:
     Merging two maxima multiplies by exp(kappa·d) and shifts t by d (binomial rule), so lower
     powers of the same kind are kept beside it; a pivot that moves shifts the centre c_y, so the
     same without the centre is kept too.
+
+    ``against`` another form, in place of the centre: t_j - t'_j, or as ``gap`` in place of the
+    exponential exp(t'_j) - exp(t_j).  Both maxima move in a merge, and what is between them with
+    them.
     """
 
     name: str
@@ -39,12 +43,14 @@ class Moment:
     centre: Symbol | None = None
     level: int = 1
     rest: bool = False  # without the largest term: Σ exp(t) - 1, which loses nothing to the 1
+    against: int | None = None
+    gap: bool = False
 
     @property
     def kind(self) -> tuple[object, ...]:
         """What it accumulates."""
         own = (self.form, self.kappa, self.power, self.weight, self.centre)
-        return (*own, self.level, self.rest)
+        return (*own, self.level, self.rest, self.against, self.gap)
 
 
 @dataclass(frozen=True)
@@ -109,4 +115,5 @@ class KernelPlan:
 
 def _is_mass(moment: Moment) -> bool:
     """True for A = Σ exp(t), which belongs to the form's (m, log A) pair."""
-    return moment.form is not None and moment.kind[1:5] == (1, 0, 1, None) and not moment.rest
+    plain = moment.kind[1:5] == (1, 0, 1, None) and moment.against is None
+    return moment.form is not None and plain and not moment.rest

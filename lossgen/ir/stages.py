@@ -19,11 +19,12 @@ Principles
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
 
-from sympy import Add, Expr, S, Symbol
+from sympy import Add, Expr, S, Symbol, expand
 
 from lossgen.spec.model import LossSpec
 
@@ -65,6 +66,10 @@ class Form:
     l_j = scale·base for j ≠ y and l_y = scale·base_y + shift_y.  The running maximum is of
     ``base``, and the exponent is scale·(base - max): forming x/T - m at |x| = 3000 would lose
     three digits that (x - m)/T keeps.
+
+    ``parts`` are other forms and rates with l = Σ rate·l', for a product of powers of softmaxes.
+    Its exponent is formed of their t', and its maximum is relative to theirs: offsets of the rows
+    never meet.
     """
 
     index: int  # numbers the forms of a program
@@ -73,6 +78,14 @@ class Form:
     base_y: Expr
     shift_y: Expr
     level: int = 1
+    parts: tuple[tuple[int, Expr], ...] = ()
+
+    def mixed(self, values: Mapping[int, Expr]) -> Expr:
+        """Σ rate·value of the parts, so that it is exactly their value where that is the same."""
+        if expand(Add(*(rate for _, rate in self.parts))) != 1:
+            return Add(*(rate * values[k] for k, rate in self.parts))
+        last = values[self.parts[-1][0]]
+        return Add(last, *(rate * (values[k] - last) for k, rate in self.parts[:-1]))
 
     @cached_property
     def ell(self) -> Expr:
@@ -119,6 +132,11 @@ class Form:
         return self._row("top", nonnegative=True)
 
     @cached_property
+    def joint(self) -> Symbol:
+        """log Σ_{j≠y} Π p'^rate of the parts."""
+        return self._row("joint")
+
+    @cached_property
     def logp(self) -> Symbol:
         return Symbol(f"logp{self.index}", real=True, nonpositive=True)
 
@@ -132,7 +150,7 @@ class Form:
 
     @property
     def row_symbols(self) -> tuple[Symbol, ...]:
-        return (self.z, self.L, self.top, self.P, self.Q, self.s, self.r)
+        return (self.z, self.L, self.top, self.joint, self.P, self.Q, self.s, self.r)
 
 
 @dataclass(frozen=True)
@@ -168,7 +186,8 @@ class Sum:
     """Σ_{j≠y} body: one number per row.
 
     ``body`` is the monomial exp(kappa·logp)·logp^power·weight·centre of one form, reduced in the
-    form's own sweep, or (``form`` None) any class expression, summed as it stands.
+    form's own sweep, or (``form`` None) any class expression, summed as it stands.  ``against``
+    another form it is R·log(R/R'), the divergence of the other classes.
     """
 
     symbol: Symbol
@@ -180,6 +199,7 @@ class Sum:
     centre: Symbol | None = None
     others: bool = False  # exp(logp) is R: normalised over the classes j ≠ y
     level: int = 1
+    against: int | None = None
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ def _power_of_half(expr: Expr, forms: Sequence[Form]) -> Expr:
         for half, logarithm in ((form.P, form.s), (form.Q, form.r)):
             rate = exponent.coeff(logarithm)
             if rate != 0:
-                exponent = exponent - rate * logarithm
+                exponent = expand(exponent - rate * logarithm)
                 powers = powers * half**-rate
     return powers * exp(exponent)
 

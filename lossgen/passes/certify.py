@@ -20,7 +20,8 @@ import numpy as np
 from sympy import Expr, Symbol
 
 from lossgen.errors import CompileError
-from lossgen.ir.evaluate import Row, float32, high_precision, rows_float32, rows_mpmath
+from lossgen.ir.evaluate import float32, high_precision
+from lossgen.ir.rows import Row, rows_float32, rows_mpmath
 from lossgen.ir.stages import Certificate, Form, GradedLoss, Pivot, StableLoss
 from lossgen.passes.samples import parameter_points, sample_rows, used_symbols
 
@@ -257,7 +258,8 @@ def _row(stable: StableLoss, row: Row, worst: _Worst) -> None:
             worst.add("loss", float(error / max(abs(gold), mp.mpf(_TINY)) / _ULP), kappa, where)
         for slope, gradient in zip(slopes, gradients, strict=True):
             largest = max(abs(g) for g in gradient)
-            error = max(abs(mp.mpf(float(s)) - g) for s, g in zip(slope, gradient, strict=True))
+            errors = [abs(mp.mpf(float(s)) - g) for s, g in zip(slope, gradient, strict=True)]
+            error = max(errors) if np.isfinite(slope).all() else mp.inf
             if error > _TINY:
                 ulp = float(error / max(largest, mp.mpf(_TINY)) / _ULP)
                 worst.add("gradient", ulp, by_gradient + spread + _scales(row), where)

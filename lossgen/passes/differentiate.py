@@ -12,14 +12,16 @@ The sums this creates are put in normal form together, so that what cancels betw
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from sympy import Add, Expr, Integer, Mul, Symbol, exp, expand
+from sympy import Add, Expr, Integer, Mul, Pow, Symbol, exp, expand
 
 from lossgen.errors import CompileError
 from lossgen.ir.stages import Form, GradedLoss, Gradient, Pivot, SymbolicLoss
 from lossgen.passes.algebra import cancel_fractions, expand_products, tidy
 from lossgen.passes.reductions import Reductions
+from lossgen.passes.separate import raw_sums
 
 __all__ = ["differentiate"]
 
@@ -199,17 +201,19 @@ def _collect(
 
     for coefficient, basis in _together(terms, built, parameters):
         whole = cancel_fractions(basis, class_symbols)
-        flat = expand(whole, power_base=False, power_exp=False, log=False)
+        kept = raw_sums(whole, built)
+        flat = expand(whole.xreplace(kept), power_base=False, power_exp=False, log=False)
+        back = {dummy: node for node, dummy in kept.items()}
         for part in Add.make_args(flat):
-            row, cls = part.as_independent(*class_symbols, as_Add=False)
-            add(coefficient * row, cls)
+            row, cls = part.as_independent(*class_symbols, *back, as_Add=False)
+            add(coefficient * row, cls.xreplace(back))
     for form in built.forms:
         p = exp(form.logp)
         for basis in [b for b in by_basis if form.R in b.free_symbols]:
             if len(by_basis) == 1:
                 break
             reduced = _divide(tidy(by_basis[basis], built.forms, parameters), form.Q)
-            if reduced is not None:
+            if reduced is not None and not _divided(reduced, form):
                 del by_basis[basis]
                 add(reduced, basis.xreplace({form.R: p}))
     for entry in built.maxes:  # a·p + b·select  →  (a + b)·p + b·(select - p)
@@ -220,8 +224,7 @@ def _collect(
                 add(by_basis[chosen], basis)
                 add(by_basis.pop(chosen), chosen.xreplace({entry.select: entry.rise}))
     result: dict[Expr, Expr] = {}
-    for basis in sorted(by_basis, key=str):
-        coefficient = tidy(by_basis[basis], built.forms, parameters)
+    for coefficient, basis in _shared(by_basis, built, parameters):
         sign = -1 if -coefficient in result else 1
         if coefficient != 0:
             result[sign * coefficient] = result.get(sign * coefficient, Integer(0)) + sign * basis
@@ -229,12 +232,48 @@ def _collect(
     return tuple(sorted(split, key=lambda pair: str(pair[1])))
 
 
+def _shared(
+    by_basis: dict[Expr, Expr], built: Reductions, parameters: frozenset[Symbol]
+) -> Iterator[tuple[Expr, Expr]]:
+    """(coefficient, basis) in order; a term of a coefficient that another basis has with the
+    opposite sign stands alone, so that the bases meet in one difference:
+
+    (a + b)·R - a·R'  →  b·R + a·(R - R')
+    """
+    softmaxes = {s for f in built.forms for s in (f.R, exp(f.logp))}
+    tidied = {b: tidy(by_basis[b], built.forms, parameters) for b in sorted(by_basis, key=str)}
+    for basis, coefficient in tidied.items():
+        alone = {-c for b, c in tidied.items() if b != basis and b in softmaxes and not c.is_Add}
+        parts = []
+        if basis in softmaxes:
+            parts = [t for t in Add.make_args(expand_products(coefficient)) if t in alone]
+        yield from ((part, basis) for part in parts)
+        yield (
+            (tidy(coefficient - Add(*parts), built.forms, parameters), basis)
+            if parts
+            else (
+                coefficient,
+                basis,
+            )
+        )
+
+
+def _divided(expr: Expr, form: Form) -> bool:
+    """Does it divide by a·P + b·Q? That may be as small as Q, which should stay beside it."""
+    halves = {form.P, form.Q}
+    sums = (e.base for e in expr.atoms(Pow) if e.base.is_Add and e.exp == -1)
+    return any(halves <= total.free_symbols for total in sums)
+
+
 def _by_weight(basis: Expr) -> list[Expr]:
-    """The parts of a basis, one per product of exponentials: logp - log m stays one part."""
+    """The parts of a basis, one per product of exponentials: logp - log m stays one part, and so
+    does a difference of two softmaxes."""
     parts: dict[Expr, Expr] = {}
     for term in Add.make_args(basis):
         weight = Mul(*(f for f in Mul.make_args(term) if isinstance(f, exp)))
         parts[weight] = parts.get(weight, Integer(0)) + term / weight
+    if all(rest in (1, -1) for rest in parts.values()):
+        return [basis]
     return [weight * rest for weight, rest in parts.items()]
 
 

@@ -2,6 +2,7 @@
 
     p·log(a·p + b·q)   →   p·(log p + log1p(b·expm1(d)))     a + b = 1,  d = log q - log p
     p·q/(a·p + b·q)    →   q/(a + b·exp(d))                  in powers of either
+    P·Q/(a·P + b·Q)    →   exp(log P + log Q - log(a·P + b·Q))   of complements
     log(a·p + b·q)     →   logaddexp(log a + log p, log b + log q)          without such a weight
     log(a·P + b·P')    →   -softplus(log(a·Q + b·Q') - log(a·P + b·P'))     a + b = 1
     1 - p^k            →   -expm1(k·log p)
@@ -145,6 +146,8 @@ class _Mixtures:
             if not (held + exponent).is_nonnegative:
                 continue
             self.fired.add("ratio_of_mixture")
+            if self.halves.get(mixture.p) == mixture.q:
+                return self._of_complements(expr, factor, mixture, powers)
             if powers.get(mixture.p, Integer(0)) == 0:
                 mixture = mixture.swapped()
             ratio = exp(self._distance(mixture))
@@ -152,12 +155,33 @@ class _Mixtures:
             other = powers.get(mixture.q, Integer(0))
             rest = rest / mixture.q**other * mixture.p ** (other + exponent) * ratio**other
             return self(rest, weights) * self._relative(mixture) ** exponent
-        done = [self(f, known) for f in factors]
+        done = [self._factor(f, known) for f in factors]
         split = [f for f, new in zip(factors, done, strict=True) if new != f and new.is_Add]
         if len(split) != 1:
             return Mul(*done)
         whole = done.pop(factors.index(split[0]))  # so that log p meets its like in other terms
         return Add(*(Mul(*done, part) for part in whole.args))
+
+    def _of_complements(
+        self, expr: Expr, factor: Expr, mixture: _Mixture, powers: dict[Expr, Expr]
+    ) -> Expr:
+        """P·Q/(a·P + b·Q) as one exponential: P or Q may underflow, and a or b be 0.  What stands
+        beside it vanishes with a or b, and is 0 where the ratio would be infinite."""
+        held = {s: e for s, e in powers.items() if s in (mixture.p, mixture.q)}
+        whole = [c for c in (mixture.a, mixture.b) if not c.is_Add] or [mixture.a]
+        if whole[0].could_extract_minus_sign():  # 1/(-m): a mixture under a logarithm is positive
+            mixture = replace(mixture, a=-mixture.a, b=-mixture.b)
+            expr = expr * (-1) ** factor.as_base_exp()[1]
+        rest = expr / factor / Mul(*(s**e for s, e in held.items()))
+        logs = Add(*(e * self.logs[s] for s, e in held.items()))
+        ratio = logs + factor.as_base_exp()[1] * self._log_sum(mixture)
+        return self(rest, {}) * exp(_f["minimum"](ratio, _CLIP))
+
+    def _factor(self, factor: Expr, weights: dict[Expr, Expr]) -> Expr:
+        """A factor that is no ratio to its weights: 1/(a·p + b·q) stays."""
+        if isinstance(factor, Pow) and self._mixture(factor.base):
+            return self(factor.base, {}) ** factor.exp
+        return self(factor, weights)
 
     # ------------------------------------------------------------------ 1 - p
     def complements(self, expr: Expr) -> Expr:

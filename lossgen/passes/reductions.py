@@ -137,7 +137,7 @@ class Reductions:
         level = self.level(ell) + 1
         found = Form(len(self.forms), scale, base, base_y, Add(*shift_y), level)
         for form in self.forms:
-            if replace(found, index=form.index) == form:
+            if replace(found, index=form.index, parts=form.parts) == form:
                 return form, constant
         self.forms.append(found)
         return found, constant
@@ -261,7 +261,11 @@ class Reductions:
         # (1 - a)·v stays a product: v - a·v is NaN for a masked class
         ell = collect(Add(*(expand(k * f.ell) for f, k in forms)), [v for v, _ in names])
         ell_y = collect(Add(*(expand(k * f.ell_y) for f, k in forms)), [v for _, v in names])
+        known = len(self.forms)
         joint, _ = self.form(ell, ell_y)
+        if joint.index == known:
+            joint = replace(joint, parts=tuple((f.index, kappa) for f, kappa in forms))
+            self.forms[known] = joint
         # with every L_f as s_f + l_f(y) the l(y) cancel, and common offsets with them
         return joint.Q * exp(joint.s - Add(*(kappa * f.s for f, kappa in forms)))
 

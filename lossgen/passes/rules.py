@@ -8,6 +8,8 @@ Every rule is one row of ``RULES``, tried on each node from the root down, in or
     complement          1 - e^-a, a > 0        →  -expm1(-a)
     expm1_quotient      B^N / (1 - B^N)        →  recipexpm1x(-N·log B) / (-N·log B)
     half_difference     P - P'                 →  P·Q' - Q·P'   (of two softmaxes)
+    log_difference      c·(s - s')             →  c·log1p(Q'·expm1(z - z'))   where z is near z'
+                        c·(r - r')             →  c·log1p(P'·expm1(z' - z))
     power_difference    A^e - B^e              →  -A^e · e · expm1div(log(B/A), e)
                         B^a - B^b              →  B^b · (a-b) · expm1div(log B, a-b)
                         1 - A^a·B^b            →  -expm1(a·log A + b·log B)
@@ -29,6 +31,7 @@ from sympy import Add, Expr, Integer, Mul, Pow, Symbol, exp, expand, log
 from lossgen.ir.ops import OPS
 from lossgen.ir.stages import Form
 from lossgen.passes.algebra import cancel_parameters, complement
+from lossgen.passes.divergences import joint_logarithms
 from lossgen.passes.mixtures import stabilize_class, stabilize_mixtures
 
 __all__ = ["RULES", "Rewriter", "Rule"]
@@ -70,7 +73,10 @@ class Rewriter:
     def __call__(self, expr: Expr) -> Expr:
         mixed, fired = stabilize_mixtures(expr, self.logs, self.halves)
         self.fired |= fired
-        return cancel_parameters(self.rewrite(mixed), self.constants).xreplace(self.final)
+        found = cancel_parameters(self.rewrite(mixed), self.constants)
+        whole = joint_logarithms(found, self.forms)
+        self.fired |= {"joint_logarithm"} if whole != found else set()
+        return whole.xreplace(self.final)
 
     def class_level(self, expr: Expr) -> Expr:
         """Class expressions hold logp and raw streams: see ``passes.mixtures``."""
@@ -228,6 +234,27 @@ def _half_difference(expr: Expr, rw: Rewriter) -> Expr | None:
     return None
 
 
+def _log_difference(expr: Expr, rw: Rewriter) -> Expr | None:
+    """c·(log P - log P') of two softmaxes, of which close ones leave nothing but what is between
+    z and z'; and of Q."""
+    if not isinstance(expr, Mul) or len(rw.forms) < 2:
+        return None
+    for factor in expr.args:
+        for one in rw.forms:
+            for other in rw.forms:
+                for symbol, symbol_b, half, apart in (
+                    (one.s, other.s, other.Q, one.z - other.z),
+                    (one.r, other.r, other.P, other.z - one.z),
+                ):
+                    if one is other or factor != symbol - symbol_b:
+                        continue
+                    near = _f["lt"](_f["absf"](apart), 1)
+                    close = _f["log1p"](half * _f["expm1"](_f["clip"](apart, -1, 1)))
+                    found = _f["where"](near, close, factor)
+                    return rw.rewrite(expr / factor) * found
+    return None
+
+
 def _power_difference(expr: Expr, rw: Rewriter) -> Expr | None:
     if not isinstance(expr, Add):
         return None
@@ -245,8 +272,9 @@ def _power_difference(expr: Expr, rw: Rewriter) -> Expr | None:
 
 def _difference(first: Expr, second: Expr, rw: Rewriter) -> Expr | None:
     """c·A^e - c·B^e, where A or B holds P or Q; A may be 1."""
-    halves = [f for f in Mul.make_args(second) if f.as_base_exp()[0] in rw.logs]
-    if len(halves) > 1 and first == -second / Mul(*halves):  # c - c·A^a·B^b
+    factors = Mul.make_args(second)
+    halves = [f for f in factors if f.as_base_exp()[0] in rw.logs]
+    if len(halves) > 1 and first == -Mul(*(f for f in factors if f not in halves)):  # c - c·A^a·B^b
         total = Add(*(e * rw.logs[b] for b, e in (f.as_base_exp() for f in halves)))
         return -rw.rewrite(first) * _f["expm1"](total)
     for factor in Mul.make_args(second):
@@ -356,6 +384,7 @@ RULES: tuple[Rule, ...] = (
     Rule("complement", _complement_of_exp),
     Rule("expm1_quotient", _expm1_quotient),
     Rule("half_difference", _half_difference),
+    Rule("log_difference", _log_difference),
     Rule("power_difference", _power_difference),
     Rule("bounded_quotient", _bounded_quotient),
     Rule("one_exponential", _one_exponential),

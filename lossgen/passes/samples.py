@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sympy import Symbol
 
-from lossgen.ir.evaluate import Row
+from lossgen.ir.rows import Row
 from lossgen.ir.stages import GradedLoss
 from lossgen.spec.model import Input, LossSpec
 

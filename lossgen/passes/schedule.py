@@ -85,7 +85,13 @@ def _moments(
         for f in tops
     ]
     known = {m.kind for m in found}
-    for entry in sums:
+    for entry in (e for e in sums if e.against is not None):
+        assert entry.form is not None
+        for gap in (False, True):
+            name = f"b{len(found) - len(forms) - len(tops)}"
+            one = Integer(1)
+            found.append(Moment(name, entry.form, one, 0, one, against=entry.against, gap=gap))
+    for entry in (e for e in sums if e.against is None):
         centres = [None, entry.centre] if entry.centre else [None]
         for centre in centres:
             for power in range(entry.power + 1):
@@ -106,8 +112,13 @@ def _moments(
 
 def _saved(stable: StableLoss, needed: set[Symbol]) -> tuple[str, ...]:
     names: list[str] = []
+    parts: set[int] = set()
+    for form in reversed(stable.forms):
+        if form.index in parts or needed & {*form.row_symbols, *form.class_symbols}:
+            parts |= {k for k, _ in form.parts}
     for form in stable.forms:
-        if needed & {form.z, form.L, form.top, *form.class_symbols}:
+        own = {form.z, form.L, form.top, *form.class_symbols}
+        if needed & own or form.index in parts:
             names += [f"m{form.index}", f"la{form.index}"]
             names += [f"rest{form.index}"] if form.top in needed else []
             needed = needed | form.ell.free_symbols | form.ell_y.free_symbols

@@ -21,7 +21,7 @@ from lossgen.ir.stages import Form
 if TYPE_CHECKING:
     from lossgen.passes.reductions import Reductions
 
-__all__ = ["Piece", "separate"]
+__all__ = ["Piece", "raw_sums", "separate"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,20 @@ def separate(body: Expr, built: Reductions) -> list[Piece] | None:
     return _Separation(built)(body)
 
 
+def raw_sums(body: Expr, built: Reductions) -> dict[Expr, Dummy]:
+    """Sums of raw streams, which expansion must not take apart: 1 - t is exact, p - t·p not."""
+    found: dict[Expr, Dummy] = {}
+    stack = [body]
+    while stack:
+        node = stack.pop()
+        raw = built.varies(node) and built.level(node) == 0
+        if raw and node.is_Add:
+            found[node] = Dummy(f"raw{len(found)}", real=True)
+        elif not raw:
+            stack.extend(node.args)
+    return found
+
+
 class _Separation:
     def __init__(self, built: Reductions) -> None:
         self.built = built
@@ -70,9 +84,9 @@ class _Separation:
         return [replace(p, others=True, body=p.body.xreplace(back)) for p in pieces]
 
     def _pieces(self, body: Expr) -> list[Piece] | None:
-        opaque = self._opaque(body)
+        opaque = raw_sums(body, self.built)
         flat = expand(body.xreplace(opaque), deep=True, power_base=False, log=False)
-        flat = flat.xreplace({dummy: node for node, dummy in opaque.items()})
+        back = {dummy: node for node, dummy in opaque.items()}
         groups: dict[Expr, list[Expr]] = {}
         for term in Add.make_args(flat):
             weight = Mul(*(f for f in Mul.make_args(term) if self._exponential(f)))
@@ -83,24 +97,11 @@ class _Separation:
             if total is None:
                 return None
             for term in Add.make_args(total):
-                piece = self._monomial(term * weight)
+                piece = self._monomial((term * weight).xreplace(back))
                 if piece is None:
                     return None
                 pieces.append(piece)
         return pieces
-
-    def _opaque(self, body: Expr) -> dict[Expr, Dummy]:
-        """Sums of raw streams, which expansion must not take apart: 1 - t is exact, p - t·p not."""
-        found: dict[Expr, Dummy] = {}
-        stack = [body]
-        while stack:
-            node = stack.pop()
-            raw = self.built.varies(node) and self.built.level(node) == 0
-            if raw and node.is_Add:
-                found[node] = Dummy(f"raw{len(found)}", real=True)
-            elif not raw:
-                stack.extend(node.args)
-        return found
 
     def _exponential(self, factor: Expr) -> bool:
         return isinstance(factor, exp) and bool(factor.free_symbols & set(self.logps))

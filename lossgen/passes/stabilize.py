@@ -10,6 +10,7 @@ from dataclasses import replace
 from sympy import sympify
 
 from lossgen.ir.stages import Form, GradedLoss, Gradient, StableLoss, Sum
+from lossgen.passes.divergences import with_divergences
 from lossgen.passes.rules import Rewriter
 
 __all__ = ["stabilize"]
@@ -17,6 +18,7 @@ __all__ = ["stabilize"]
 
 def stabilize(graded: GradedLoss) -> StableLoss:
     """The same functions in the accurate vocabulary; records which rules fired."""
+    before, graded = graded, with_divergences(graded)
     names = graded.vocabulary
     constants = frozenset(names.parameters.values()) | {names.classes}
     defaults = {
@@ -44,8 +46,10 @@ def stabilize(graded: GradedLoss) -> StableLoss:
             )
             for g in graded.gradients
         ),
-        rules=tuple(sorted(rewriter.fired)),
-        before=graded,
+        rules=tuple(
+            sorted(rewriter.fired | {"divergence" for e in graded.sums if e.against is not None})
+        ),
+        before=before,
     )
 
 

@@ -156,7 +156,10 @@ PROPERTIES: tuple[Property, ...] = (
         share=0.1,
         axes=(),
         torch_only=True,
-        fixed={"layout": "contiguous"},
+        fixed={
+            "layout": "contiguous",
+            **_FREE,
+        },  # of equal rows a divergence is 0 whatever they are
     ),
     Property(
         "tile_independent",

@@ -148,13 +148,13 @@ def gold(case: Case, dtype: torch.dtype = torch.float64, weight: Tensor | None =
     return Gold(loss, grads)
 
 
-def shaken(case: Case) -> Arguments:
+def shaken(case: Case, draw: int = 0) -> Arguments:
     """The case's numbers, each off by one ulp of float32, in float64.
 
     Logits are taken relative to the row's largest: a shift of the row is no error.
     """
     given = case.arguments()
-    generator = torch.Generator().manual_seed(case.seed)
+    generator = torch.Generator().manual_seed(case.seed + (draw << 20))
     owned = {LOGITS: given.logits, **{n: given.inputs[n] for n in streams(case.spec)}}
     moved = {}
     for name, values in owned.items():

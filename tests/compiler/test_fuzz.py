@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from lossgen.errors import CompileError, SpecError
 from lossgen.ir.check import check
-from lossgen.ir.evaluate import Row, rows_mpmath
+from lossgen.ir.rows import Row, rows_mpmath
 from lossgen.passes.differentiate import differentiate
 from lossgen.passes.parse import parse
 from lossgen.passes.schedule import schedule

@@ -1,0 +1,179 @@
+"""Two states of a row as one, as Triton lines.
+
+    m = max(m_a, m_b), d = m_side - m:   M_n ← exp(κ·d)·Σ_k binomial(n, k)·d^(n-k)·M_k
+
+The arg-max pivot that loses a merge joins the sums of the other side, and a centre c_y moves from
+its value to the winner's.
+"""
+
+from __future__ import annotations
+
+from math import comb
+
+from lossgen.emit.model import FLOOR, Sweep, whole
+from lossgen.emit.printers import TRITON, Printer
+from lossgen.emit.sweep_triton import centred, gap_text, joint, scaled
+from lossgen.ir.plan import Moment
+from lossgen.ir.stages import Form
+
+__all__ = ["merge"]
+
+_EMPTY = 'float("-inf")'
+_FINITE = f"tl.maximum(d{{}}, {FLOOR})"  # the distance of a pivot that a part masks
+
+
+def merge(sweep: Sweep) -> list[str]:
+    """One state from two: rescale both to the larger maximum."""
+    printer, lines = Printer(TRITON), []
+    for form in (f for f in sweep.forms if not f.parts):
+        i = form.index
+        lines.append(f"m{i} = tl.maximum(m{i}_a, m{i}_b)")
+        for s in "ab":  # an empty side (m = -inf) must not make inf - inf
+            empty = f"(m{i}_{s} == m{i}) | (m{i}_{s} == {_EMPTY})"
+            distance = scaled(form, f"m{i}_{s} - m{i}", printer)
+            lines.append(f"d{i}_{s} = tl.where({empty}, 0.0, {distance})")
+        lines += [f"k{i}_{s} = tl.exp(d{i}_{s})" for s in "ab"]
+    if sweep.carries_pivot:
+        lines += _merge_pivot(sweep, printer)
+    for form in (f for f in sweep.forms if f.parts):
+        lines += _merge_joint(form, sweep.carries_pivot, printer)
+    for moment in sweep.moments:
+        text = " + ".join(_rescaled(sweep, moment, side, printer) for side in "ab")
+        if moment.rest:  # the smaller maximum of two joins what is beside the larger
+            both = f"(m{moment.form}_a > {_EMPTY}) & (m{moment.form}_b > {_EMPTY})"
+            text += f" + tl.where({both}, tl.minimum(k{moment.form}_a, k{moment.form}_b), 0.0)"
+        if sweep.carries_pivot and moment.form is not None:
+            text += f" + {_joining(moment, printer)}"
+        lines.append(f"{moment.name} = {text}")
+    for k, largest in sweep.maxes:
+        if largest.below is None:
+            lines += [
+                f"max{k} = tl.maximum(max{k}_a, max{k}_b)",
+                f"index{k} = tl.where(max{k}_a >= max{k}_b, index{k}_a, index{k}_b)",
+            ]
+        else:  # the loser among the largest, or the second of its side
+            n = largest.below
+            lines += [
+                f"near{k} = tl.where(max{n}_a >= max{n}_b, max{k}_a, max{k}_b)",
+                f"near_at{k} = tl.where(max{n}_a >= max{n}_b, index{k}_a, index{k}_b)",
+                f"far{k} = tl.minimum(max{n}_a, max{n}_b)",
+                f"far_at{k} = tl.where(max{n}_a >= max{n}_b, index{n}_b, index{n}_a)",
+                f"max{k} = tl.maximum(near{k}, far{k})",
+                f"index{k} = tl.where((near{k} > far{k}) | "
+                f"((near{k} == far{k}) & (near_at{k} < far_at{k})), near_at{k}, far_at{k})",
+            ]
+    return lines
+
+
+def _merge_pivot(sweep: Sweep, printer: Printer) -> list[str]:
+    """The winner's values, the loser's (``_lost``), and the loser's distance to each maximum."""
+    model = sweep.model
+    lines = [
+        "first = (m0_a > m0_b) | ((m0_a == m0_b) & (pivot_a >= 0.0))",
+        "pivot = tl.where(first, pivot_a, pivot_b)",
+    ]
+    for name in model.at_y:
+        lines.append(f"{name} = tl.where(first, {name}_a, {name}_b)")
+    lines.append("lost = tl.where(first, pivot_b, pivot_a) >= 0.0")
+    wanted = {s.name for e in sweep.bodies for s in e.free_symbols}
+    wanted |= {s.name for c in model.centres for s in c.expr.free_symbols}
+    for name in model.at_y:
+        if name.removesuffix("_y") in wanted:
+            lines.append(f"{name.removesuffix('_y')} = tl.where(first, {name}_b, {name}_a)")
+    for centre in model.centres:
+        lines += centred(centre, printer, "tl.where")
+    for form in (f for f in sweep.forms if not f.parts):
+        i = form.index
+        if i == 0:
+            lines += [  # a pivot at -inf adds nothing
+                f"sunk = tl.where(first, m0_b, m0_a) == {_EMPTY}",
+                f"d0 = tl.where(sunk, {FLOOR}, tl.where(first, d0_b, d0_a))",
+            ]
+        else:
+            lines.append(
+                f"d{i} = tl.where(lost, {scaled(form, f'{printer(form.base, 1)} - m{i}', printer)}"
+                f", {FLOOR})"
+            )
+        lines.append(f"k{i} = tl.exp(d{i})")
+    return lines
+
+
+def _merge_joint(form: Form, carries_pivot: bool, printer: Printer) -> list[str]:
+    """Its maximum is relative to those of its parts, which move by their d."""
+    i, lines = form.index, list[str]()
+    for s in "ab":
+        lines.append(f"m{i}_{s} = m{i}_{s} + ({joint(form, printer, 'd{}_' + s)})")
+    if carries_pivot:
+        lines.append(f"d{i} = tl.where(lost, {joint(form, printer, _FINITE)}, {_EMPTY})")
+    lines.append(f"m{i} = tl.maximum(m{i}_a, m{i}_b)")
+    lines += [f"m{i} = tl.maximum(m{i}, d{i})"] if carries_pivot else []
+    for s in [f"{i}_a", f"{i}_b", *([f"{i}"] if carries_pivot else [])]:
+        own = f"m{s}" if s != str(i) else f"d{i}"
+        empty = 0.0 if s != str(i) else FLOOR
+        lines.append(f"d{s} = tl.where({own} == {_EMPTY}, {empty}, {own} - m{i})")
+        lines.append(f"k{s} = tl.exp(d{s})")
+    return lines
+
+
+def _joining(moment: Moment, printer: Printer) -> str:
+    """What the pivot that lost adds to a sum over the other classes."""
+    i, k = moment.form, moment.against
+    if moment.gap:
+        own = gap_text(f"(d{k} - d{i})", f"k{i}", f"k{k}", "tl.where", "dl.")
+        return f"tl.where(lost, {own}, 0.0)"
+    if k is not None:
+        return f"tl.where(lost & (k{i} > 0.0), k{i} * (d{i} - d{k}), 0.0)"
+    factor = _factor(moment, f"d{i}", f"k{i}", printer)
+    parts = [*([factor] if factor else []), *[f"d{i}"] * moment.power]
+    parts += [moment.centre.name] if moment.centre is not None else []
+    parts += [printer(moment.weight, 2)] if moment.weight != 1 else []
+    inside = "lost" if moment.kappa == 0 else f"lost & (k{i} > 0.0)"
+    return f"tl.where({inside}, {' * '.join(parts) or '1.0'}, 0.0)"
+
+
+def _factor(moment: Moment, d: str, k: str, printer: Printer) -> str:
+    """exp(kappa·d) as text, "" for 1."""
+    if moment.kappa == 0 or moment.form is None:
+        return ""
+    count = whole(moment.kappa)
+    if 0 < count <= 4:
+        return " * ".join([k] * count)
+    return f"tl.exp({printer(moment.kappa, 2)} * {d})"
+
+
+def _rescaled(sweep: Sweep, moment: Moment, side: str, printer: Printer) -> str:
+    i, n = moment.form, moment.power
+    if i is None:
+        return f"{moment.name}_{side}"
+    if moment.against is not None:
+        return _moved(moment, side)
+    d, terms = f"d{i}_{side}", []
+    moves = sweep.carries_pivot and moment.centre is not None
+    for power in range(n, -1, -1):
+        scale = [str(float(comb(n, power)))] if comb(n, power) > 1 else []
+        name = f"{moment.name if moment.rest else sweep.model.lower(moment, power)}_{side}"
+        if moves:  # the loser's centre moves by c_lost - c_y
+            still = f"{sweep.model.lower(moment, power, centred=False)}_{side}"
+            gone = "first" if side == "b" else "~first"
+            moved = f"tl.where({gone} & lost & ({still} != 0.0), {moment.centre}, 0.0)"
+            name = f"({name} + {moved} * {still})"
+        terms.append(" * ".join([*scale, *[d] * (n - power), name]))
+    total = " + ".join(terms)
+    factor = _factor(moment, d, f"k{i}_{side}", printer)
+    if not factor:
+        return total
+    product = f"{factor} * ({total})" if n else f"{factor} * {total}"
+    if moment.weight == 1 and moment.centre is None:
+        return product
+    return f"tl.where(k{i}_{side} > 0.0, {product}, 0.0)"  # weights may be infinite
+
+
+def _moved(moment: Moment, side: str) -> str:
+    """The same of two softmaxes, whose maxima move by d and d'."""
+    i, k, name = moment.form, moment.against, f"{moment.name}_{side}"
+    d, factor = (f"d{n}_{side}" for n in (i, k)), (f"k{n}_{side}" for n in (i, k))
+    (one, other), (e, e_other) = d, factor
+    if moment.gap:
+        scale = gap_text(f"({other} - {one})", e, e_other, "tl.where", "dl.")
+        return f"({e} * {name} + {scale} * a{k}_{side})"
+    return f"tl.where({e} > 0.0, {e} * ({name} + ({one} - {other}) * a{i}_{side}), 0.0)"
