@@ -65,6 +65,14 @@ def agce(x: Tensor, y: Tensor, a: float, q: float) -> Tensor:
     return ((t2 - ((a + torch.exp(_at(t3, y))) ** q)) / q).expand(x.shape[0], 1).squeeze(-1)
 
 
+def alpha_divergence(x: Tensor, teacher: Tensor, alpha: float) -> Tensor:
+    """Alpha divergence distillation."""
+    teacher = teacher.to(x.dtype)
+    t3 = torch.softmax(teacher, -1)
+    t10 = ((torch.softmax(x, -1) ** (1.0 - alpha)) * (t3**alpha)).sum(-1, keepdim=True)
+    return ((t10 - 1.0) / (alpha * (alpha - 1.0))).expand(x.shape[0], 1).squeeze(-1)
+
+
 def apl_nce_mae(x: Tensor, y: Tensor, alpha: float, beta: float) -> Tensor:
     """Active passive loss, NCE and MAE."""
     y = y[:, None]
@@ -169,6 +177,70 @@ def dco(x: Tensor, y: Tensor, n: float) -> Tensor:
     y = y[:, None]
     t3 = torch.exp(_at(torch.log_softmax(x, -1), y))
     return (-torch.log(1.0 - ((1.0 - t3) ** n))).expand(x.shape[0], 1).squeeze(-1)
+
+
+def dkd(x: Tensor, y: Tensor, teacher: Tensor, T: float, alpha: float, beta: float) -> Tensor:
+    """Decoupled knowledge distillation."""
+    y = y[:, None]
+    teacher = teacher.to(x.dtype)
+    t2 = teacher / T
+    t3 = torch.log_softmax(t2, -1)
+    t4 = torch.softmax(t2, -1)
+    t6 = torch.log_softmax((teacher / T), -1)
+    t8 = torch.log_softmax((x / T), -1)
+    t9 = teacher / T
+    t10 = torch.logsumexp(
+        torch.broadcast_to(t9, x.shape).masked_fill(_hot(y, x.shape[-1]), -math.inf),
+        -1,
+        keepdim=True,
+    )
+    t12 = t10 - torch.logsumexp(t9, -1, keepdim=True)
+    t13 = x / T
+    t14 = torch.logsumexp(
+        torch.broadcast_to(t13, x.shape).masked_fill(_hot(y, x.shape[-1]), -math.inf),
+        -1,
+        keepdim=True,
+    )
+    t15 = torch.logsumexp(t13, -1, keepdim=True)
+    t22 = (
+        torch.broadcast_to(t4, x.shape).masked_fill(_hot(y, x.shape[-1]), 0.0).sum(-1, keepdim=True)
+    )
+    t25 = (torch.exp(_at(t3, y)) * (_at(t6, y) - _at(t8, y))) + (t22 * (t12 - (t14 - t15)))
+    t26 = teacher / T
+    t27 = torch.log_softmax(
+        torch.broadcast_to(t26, x.shape).masked_fill(_hot(y, x.shape[-1]), -math.inf), -1
+    )
+    t28 = torch.softmax(
+        torch.broadcast_to(t26, x.shape).masked_fill(_hot(y, x.shape[-1]), -math.inf), -1
+    )
+    t29 = x / T
+    t30 = torch.log_softmax(
+        torch.broadcast_to(t29, x.shape).masked_fill(_hot(y, x.shape[-1]), -math.inf), -1
+    )
+    t32 = t28 * (t27 - t30)
+    t33 = (
+        torch.broadcast_to(t32, x.shape)
+        .masked_fill(_hot(y, x.shape[-1]), 0.0)
+        .sum(-1, keepdim=True)
+    )
+    return ((T**2.0) * ((alpha * t25) + (beta * t33))).expand(x.shape[0], 1).squeeze(-1)
+
+
+def elr(x: Tensor, y: Tensor, ensemble: Tensor, strength: float) -> Tensor:
+    """Early-learning regularisation."""
+    y = y[:, None]
+    ensemble = ensemble.to(x.dtype)
+    t3 = torch.softmax(x.masked_fill(_hot(y, x.shape[-1]), -math.inf), -1)
+    t5 = t3 * (1.0 - ensemble)
+    t6 = (
+        torch.broadcast_to(t5, x.shape).masked_fill(_hot(y, x.shape[-1]), 0.0).sum(-1, keepdim=True)
+    )
+    t7 = torch.log_softmax(x, -1)
+    t8 = _at(t7, y)
+    t11 = torch.exp(_at(t7, y))
+    t14 = t11 * (1.0 - _at(ensemble, y))
+    t16 = (1.0 - t11) * t6
+    return ((-t8) + (strength * torch.log(t14 + t16))).expand(x.shape[0], 1).squeeze(-1)
 
 
 def emo(x: Tensor, y: Tensor, cost: Tensor) -> Tensor:
@@ -446,6 +518,14 @@ def pseudo_spherical(x: Tensor, y: Tensor, a: float) -> Tensor:
     y = y[:, None]
     t2 = torch.log_softmax((a * x), -1)
     return (-(torch.exp(_at(t2, y)) ** ((a - 1.0) / a))).expand(x.shape[0], 1).squeeze(-1)
+
+
+def renyi(x: Tensor, teacher: Tensor, alpha: float) -> Tensor:
+    """Renyi divergence distillation."""
+    teacher = teacher.to(x.dtype)
+    t3 = torch.softmax(teacher, -1)
+    t10 = ((torch.softmax(x, -1) ** (1.0 - alpha)) * (t3**alpha)).sum(-1, keepdim=True)
+    return (torch.log(t10) / (alpha - 1.0)).expand(x.shape[0], 1).squeeze(-1)
 
 
 def reverse_kl(x: Tensor, teacher: Tensor) -> Tensor:

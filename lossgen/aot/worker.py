@@ -77,10 +77,10 @@ def jobs_of(path: str, targets: list[str], full: bool, tiled: bool) -> list[dict
     """
     jobs: list[dict[str, Any]] = []
     loss = _module(path).LOSS
-    kinds = {i.name: i.kind for i in loss.inputs}
     for index, variant in enumerate(loss.variants):
         own = {"path": path, "variant": index, "uses": sorted(variant.uses)}
         if tiled:
+            kinds = {i.name: i.kind for i in loss.inputs}
             vocab = sum(kinds[name] == "vocab" for name in variant.inputs)
             for target in targets:
                 jobs += [own | job for job in tiled_jobs(variant, vocab, target, full)]

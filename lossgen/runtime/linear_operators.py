@@ -102,7 +102,7 @@ def _run(
     call, tensors, _ = call_of(loss, sources, given, options)
     batch = call.batch
     if batch.target is not None and not batch.logits.is_cuda:
-        check_target_range(batch.target, batch.target == given.ignore_index, batch.logits.shape[1])
+        check_target_range(batch.target, given.ignore_index, batch.logits.shape[1])
     schedule = tiled if call.tiled else chunked
     return schedule.run(call, tensors, grad_rows, wanted)
 

@@ -395,6 +395,6 @@ def spy(monkeypatch: pytest.MonkeyPatch, loss: rt.RowLoss, role: str) -> list[di
 
 def small_tiles(monkeypatch: pytest.MonkeyPatch, processors: int) -> None:
     """Tiles of 16 classes; several programs per row where there are more processors than rows."""
-    monkeypatch.setattr(launch, "_processors", lambda _: processors)
+    monkeypatch.setattr(launch, "processors", lambda _: processors)
     monkeypatch.setattr(launch, "_LARGEST_TILE", dict.fromkeys(launch.ROLES, 16))
     monkeypatch.setattr(launch, "_ONE_TILE", 0)

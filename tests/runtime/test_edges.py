@@ -145,7 +145,7 @@ def test_kernels_are_launched_on_the_device_of_the_logits(monkeypatch: pytest.Mo
             return lambda *_, **__: launches.append(depth)
 
     monkeypatch.setattr(launch, "_on", guard)
-    monkeypatch.setattr(launch, "_processors", lambda _: 64)
+    monkeypatch.setattr(launch, "processors", lambda _: 64)
     variant = gce.LOSS.variants[0]
     from dataclasses import replace
 

@@ -332,7 +332,7 @@ def test_compiled_with_inputs() -> None:
 @pytest.mark.parametrize("masked", [False, True])
 def test_split_rows(monkeypatch: pytest.MonkeyPatch, processors: int, masked: bool) -> None:
     """One program per row, and several merged: tiles of 16 classes, the last one ragged."""
-    monkeypatch.setattr(launch, "_processors", lambda _: processors)
+    monkeypatch.setattr(launch, "processors", lambda _: processors)
     monkeypatch.setattr(launch, "_LARGEST_TILE", dict.fromkeys(launch.ROLES, 16))
     monkeypatch.setattr(launch, "_ONE_TILE", 0)
     x, y = draw(3, 83)
