@@ -46,7 +46,7 @@ def sums() -> Loop:
     lines = [
         "valid = inside & (cols != y)",
         "l0 = tl.where(valid, x, float('-inf'))",
-        "m0 = tl.max(l0)",
+        "m0 = dl.row_max(l0)",
         "t0 = l0 - tl.where(m0 == float('-inf'), 0.0, m0)",
         "e0 = tl.exp(t0)",
     ]
@@ -81,10 +81,10 @@ def test_another_value_is_not(lines: list[str]) -> None:
 
 
 def test_a_row_value_of_one_program_alone_means_nothing_to_another() -> None:
-    one = loop(["a0 = tl.sum(x)", "e0 = tl.exp(x - a0)"], "e0")
-    other = loop(["a0 = tl.sum(u)", "e0 = tl.exp(x - a0)"], "e0")
+    one = loop(["a0 = dl.row_sum(x)", "e0 = tl.exp(x - a0)"], "e0")
+    other = loop(["a0 = dl.row_sum(u)", "e0 = tl.exp(x - a0)"], "e0")
     assert kept(one, other) == 0
-    again = [loop(["a0 = tl.sum(x)", "e0 = tl.exp(x - a0)"], "e0") for _ in range(2)]
+    again = [loop(["a0 = dl.row_sum(x)", "e0 = tl.exp(x - a0)"], "e0") for _ in range(2)]
     assert kept(*again, shared=frozenset({"a0"})) == 1
 
 

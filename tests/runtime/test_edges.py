@@ -144,7 +144,7 @@ def test_kernels_are_launched_on_the_device_of_the_logits(monkeypatch: pytest.Mo
         def __getitem__(self, grid: tuple[int, ...]):
             return lambda *_, **__: launches.append(depth)
 
-    monkeypatch.setattr(launch, "_on", guard)
+    monkeypatch.setattr(launch, "running_on", guard)
     monkeypatch.setattr(launch, "processors", lambda _: 64)
     variant = gce.LOSS.variants[0]
     from dataclasses import replace
