@@ -17,8 +17,8 @@ __all__ = ["kernel_of", "needs_tensor_cores", "signature_of", "tiled_jobs"]
 _SPLITS = 2
 _SIZES = {"bf16": 2, "fp32": 4}
 #: Arguments that are vectors of one type whatever the dtype of the factors.
-_INDICES = {"target": "*i64", "source_row": "*i64", "slots": "*i32", "alive": "*i32"}
-_FLOATS = {"at_y", "merged", "state", "loss", "saved", "coef", "grad_rows", "total"}
+_INDICES = {"target": "*i64", "source_row": "*i64", "tile_slots": "*i32", "tiles_alive": "*i32"}
+_FLOATS = {"at_y", "row_merged", "state", "loss", "saved", "row_coef", "grad_rows", "grad_sums"}
 _FACTORS = {"scratch", "grad_weight", "grad_bias", "out"}
 _COUNTS = {"n_rows", "n_classes", "n_programs", "n_counted", "first_row", "first_col"}
 

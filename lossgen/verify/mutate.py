@@ -127,7 +127,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "overlapping_splits",
         "every program reads to the end of the row",
-        r"stop = tl\.minimum\(start \+ share, n_classes\)",
+        r"stop = tl\.minimum\(start \+ class_share, n_classes\)",
         "stop = n_classes",
         by="tile_independent",
     ),
@@ -271,15 +271,15 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "tiles_not_merged",
         "only the last of the partial states of a row is kept",
-        r"m0, a0 = _merge\(m0, a0, m0_b, a0_b\)\n(    tl\.store\(merged)",
+        r"m0, a0 = _merge\(m0, a0, m0_b, a0_b\)\n(    tl\.store\(row_merged)",
         r"m0, a0 = m0_b, a0_b\n\1",
         by="tiles_are_rows",
     ),
     Mutation(
         "tiles_of_one_row",
         "every tile of rows has the first one's hidden states",
-        r"at = tl\.load\(source_row \+ row\)",
-        "at = tl.load(source_row + row * 0)",
+        r"row_at = tl\.load\(source_row \+ row\)",
+        "row_at = tl.load(source_row + row * 0)",
         by="tiles_are_rows",
     ),
     # ------------------------------------------------------------ the torch backend
