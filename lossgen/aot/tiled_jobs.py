@@ -38,8 +38,7 @@ def tiled_jobs(variant: Variant, vocab: int, target: str, full: bool) -> list[di
         for made in dict.fromkeys((n, 1)):
             for role in roles:
                 kind = "sweep" if role[:-1] in ("sweep", "merge") else "gradient"
-                hip = target.startswith("gfx")
-                launch = launch_of(kind, _SIZES[dtype], n + vocab, tiled.work, hip)
+                launch = launch_of(kind, _SIZES[dtype], n + vocab, tiled.work, _family(target))
                 plain = role[:-1] == "merge" or role == "coefficients"
                 for even in (True,) if plain or not full else (True, False):
                     found.append(
@@ -54,6 +53,12 @@ def tiled_jobs(variant: Variant, vocab: int, target: str, full: bool) -> list[di
                         }
                     )
     return found
+
+
+def _family(target: str) -> str:
+    if target.startswith("gfx"):
+        return "hip"
+    return "blackwell" if target.startswith("sm_10") else "cuda"
 
 
 def _constants(

@@ -56,12 +56,16 @@ _LAUNCHES = {
     ("gradient", 4, True): Launch(64, 64, 32, 64, 8, 3),
     ("gradient", 4, False): Launch(32, 64, 32, 64, 8, 3),
 }
-#: AMD has 64 threads to a warp, and 64 KB of shared memory.
-_HIP: dict[tuple[str, bool], dict[str, int]] = {
-    ("sweep", True): {"rows": 64, "warps": 4, "stages": 2},
-    ("sweep", False): {"rows": 32, "warps": 4, "stages": 2},
-    ("gradient", True): {"warps": 4, "stages": 2},
-    ("gradient", False): {"warps": 4, "stages": 2},
+#: What other families of GPUs have instead: AMD has 64 threads to a warp and 64 KB of shared
+#: memory; Blackwell's products leave registers for a tile of fewer classes only.
+_INSTEAD: dict[tuple[str, str, bool], dict[str, int]] = {
+    ("hip", "sweep", True): {"rows": 64, "warps": 4, "stages": 2},
+    ("hip", "sweep", False): {"rows": 32, "warps": 4, "stages": 2},
+    ("hip", "gradient", True): {"warps": 4, "stages": 2},
+    ("hip", "gradient", False): {"warps": 4, "stages": 2},
+    ("blackwell", "sweep", False): {"classes": 32},
+    ("blackwell", "gradient", True): {"rows": 128, "classes": 32},
+    ("blackwell", "gradient", False): {"classes": 32, "features": 64},
 }
 #: Operations on a tile: of the losses with fewer, a larger one fits the registers.
 _LITTLE = 11
@@ -69,12 +73,20 @@ _LITTLE = 11
 STRIPE = 8
 
 
-def launch_of(role: str, itemsize: int, vectors: int, work: int, hip: bool) -> Launch:
+def launch_of(role: str, itemsize: int, vectors: int, work: int, family: str) -> Launch:
     """For factors of ``itemsize`` bytes, and a loss that takes ``vectors`` tiles and does ``work``
-    operations on them; role "sweep" or "gradient"."""
+    operations on them; role "sweep" or "gradient", family "cuda", "blackwell" or "hip"."""
     light = vectors == 1 and work <= _LITTLE
     launch = _LAUNCHES[role, itemsize, light]
-    return replace(launch, **_HIP[role, light]) if hip else launch
+    return replace(launch, **_INSTEAD.get((family, role, light), {})) if itemsize == 2 else launch
+
+
+def family_of(tensor: Tensor) -> str:
+    """Of GPUs, by the device of ``tensor``."""
+    if torch.version.hip is not None:
+        return "hip"
+    blackwell = tensor.is_cuda and torch.cuda.get_device_capability(tensor.device)[0] == 10
+    return "blackwell" if blackwell else "cuda"
 
 
 def n_splits(row_tiles: int, class_tiles: int, processors: int) -> int:
@@ -106,9 +118,8 @@ class _Kernels:
         assert call.variant.tiled is not None
         self.kernels: Tiled = call.variant.tiled
         first = self.sources[0].tensors[0]
-        hip = torch.version.hip is not None
         vectors = len(self.sources) + call.batch.kinds.count("vocab")
-        key = first.element_size(), vectors, self.kernels.work, hip
+        key = first.element_size(), vectors, self.kernels.work, family_of(first)
         self.sweep, self.gradient = (launch_of(role, *key) for role in ("sweep", "gradient"))
         tile = max(self.sweep.rows, self.gradient.rows)  # powers of two
         self.n_rows = -(-count // tile) * tile

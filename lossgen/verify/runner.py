@@ -37,7 +37,7 @@ def tiles(block: int | None, splits: int = 1) -> Iterator[None]:
 
         launch.config = config
         launch.n_splits = lambda n_rows, n_classes, block, processors: splits
-        tiled.launch_of = lambda role, itemsize, vectors, work, hip: _SMALL
+        tiled.launch_of = lambda role, itemsize, vectors, work, family: _SMALL
         tiled.n_splits = lambda row_tiles, class_tiles, processors: min(splits, class_tiles)
         tiled.programs = lambda tensor: 1 + splits
     try:

@@ -24,7 +24,7 @@ def launched(
     """Run with this launch; several programs share the work, as on a GPU."""
     stock = tiled.launch_of, tiled.n_splits, tiled.programs, tiled.STRIPE
     tiled.STRIPE = stripe
-    tiled.launch_of = lambda role, itemsize, vectors, work, hip: launch
+    tiled.launch_of = lambda role, itemsize, vectors, work, family: launch
     tiled.n_splits = lambda row_tiles, class_tiles, processors: min(splits, class_tiles)
     tiled.programs = lambda tensor: programs
     try:
