@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from lossgen.runtime.arguments import Variant
-from lossgen.runtime.tiled import STRIPE, Launch, launch_of
+from lossgen.runtime.tile_shapes import STRIPE, Launch, launch_of
 
 __all__ = ["kernel_of", "needs_tensor_cores", "signature_of", "tiled_jobs"]
 
