@@ -1,7 +1,7 @@
 """How the Triton kernels are launched: tile sizes and warps, in one table.
 
 Nothing here is tuned on silicon.  A thread holds 8 values of a tile, 16 in the elementwise
-backward: at 16 the sweeps of the heaviest losses spill on sm_90, as the ahead-of-time gate shows.
+backward, 4 in the fused loop of a loss with class inputs: at 16 the sweeps of the heaviest losses spill on sm_90, as the ahead-of-time gate shows.
 AMD has 64 threads to a warp, so its warps are halved.
 """
 
@@ -57,7 +57,10 @@ def config(role: str, n_classes: int, hip: bool = False, streams: int = 0) -> Co
     share = streams.bit_length()  # halve for one, quarter for two or three
     one_tile = role == "fused" and width <= _ONE_TILE >> share
     block = width if one_tile else min(width, _LARGEST_TILE[role] >> share)
-    warps = max(1, min(32, block // (32 * _VALUES[role])))
+    halved = (
+        role == "fused" and streams > 0 and not one_tile
+    )  # the loop keeps the row's scalars too
+    warps = max(1, min(32, block // (32 * (_VALUES[role] >> halved))))
     return Config(block, max(1, warps // 2) if hip else warps, one_tile)
 
 
