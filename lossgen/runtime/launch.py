@@ -1,8 +1,8 @@
 """How the Triton kernels are launched: tile sizes and warps, in one table.
 
 Nothing here is tuned on silicon.  A thread holds 8 values of a tile, 16 in the elementwise
-backward, 4 in the fused loop of a loss with class inputs: at 16 the sweeps of the heaviest losses spill on sm_90, as the ahead-of-time gate shows.
-AMD has 64 threads to a warp, so its warps are halved.
+backward, 4 in the fused loop of a loss with class inputs: with more the heaviest losses spill on
+sm_90, as the ahead-of-time gate shows.  AMD has 64 threads to a warp, so its warps are halved.
 """
 
 from __future__ import annotations
