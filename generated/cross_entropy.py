@@ -5602,8 +5602,8 @@ def _lift_all(
     t0 = 1.0 / temperature * (l0 - tl.where(m0 == float("-inf"), 0.0, m0))
     e0 = tl.exp(t0)
     a0 = dl.row_sum(e0)
-    b0 = dl.row_sum(tl.where((valid) & (weight != 0.0), weight, 0.0))
-    b1 = dl.row_sum(tl.where((valid) & (weight != 0.0), t0 * weight, 0.0))
+    b0 = dl.row_sum(tl.where(valid & (weight != 0.0), weight, 0.0))
+    b1 = dl.row_sum(tl.where(valid & (weight != 0.0), t0 * weight, 0.0))
     b2 = dl.row_sum(tl.where(valid, weight, 0.0))
     return m0, a0, b0, b1, b2
 

@@ -61,8 +61,8 @@ def _lift(cols, inside, x, probabilities):
     t0 = l0 - tl.where(m0 == float("-inf"), 0.0, m0)
     e0 = tl.exp(t0)
     a0 = dl.row_sum(e0)
-    b0 = dl.row_sum(tl.where((others) & (probabilities != 0.0), probabilities, 0.0))
-    b1 = dl.row_sum(tl.where((others) & (probabilities != 0.0), t0 * probabilities, 0.0))
+    b0 = dl.row_sum(tl.where(others & (probabilities != 0.0), probabilities, 0.0))
+    b1 = dl.row_sum(tl.where(others & (probabilities != 0.0), t0 * probabilities, 0.0))
     b2 = dl.row_sum(tl.where(valid, probabilities, 0.0))
     pivot = pivot.to(tl.float32)
     return m0, a0, b0, b1, b2, pivot, x_y, probabilities_y

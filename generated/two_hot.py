@@ -62,82 +62,13 @@ def _lift(cols, inside, x, value, low, high, V):
     l0 = tl.where(others, l0, float("-inf"))
     t0 = l0 - tl.where(m0 == float("-inf"), 0.0, m0)
     e0 = tl.exp(t0)
+    w0 = 1.0 / (high - low)
+    w1 = dl.clip(value, low, high)
+    v0 = dl.relu(1.0 - dl.absf(w0 * w1 * V + low * w0 - low * w0 * V - index - w0 * w1))
     a0 = dl.row_sum(e0)
-    b0 = dl.row_sum(
-        tl.where(
-            (others)
-            & (
-                dl.relu(
-                    1.0
-                    - dl.absf(
-                        V * dl.clip(value, low, high) / (high - low)
-                        + low / (high - low)
-                        - low * V / (high - low)
-                        - dl.clip(value, low, high) / (high - low)
-                        - index
-                    )
-                )
-                != 0.0
-            ),
-            dl.relu(
-                1.0
-                - dl.absf(
-                    V * dl.clip(value, low, high) / (high - low)
-                    + low / (high - low)
-                    - low * V / (high - low)
-                    - dl.clip(value, low, high) / (high - low)
-                    - index
-                )
-            ),
-            0.0,
-        )
-    )
-    b1 = dl.row_sum(
-        tl.where(
-            (others)
-            & (
-                dl.relu(
-                    1.0
-                    - dl.absf(
-                        V * dl.clip(value, low, high) / (high - low)
-                        + low / (high - low)
-                        - low * V / (high - low)
-                        - dl.clip(value, low, high) / (high - low)
-                        - index
-                    )
-                )
-                != 0.0
-            ),
-            t0
-            * dl.relu(
-                1.0
-                - dl.absf(
-                    V * dl.clip(value, low, high) / (high - low)
-                    + low / (high - low)
-                    - low * V / (high - low)
-                    - dl.clip(value, low, high) / (high - low)
-                    - index
-                )
-            ),
-            0.0,
-        )
-    )
-    b2 = dl.row_sum(
-        tl.where(
-            valid,
-            dl.relu(
-                1.0
-                - dl.absf(
-                    V * dl.clip(value, low, high) / (high - low)
-                    + low / (high - low)
-                    - low * V / (high - low)
-                    - dl.clip(value, low, high) / (high - low)
-                    - index
-                )
-            ),
-            0.0,
-        )
-    )
+    b0 = dl.row_sum(tl.where(others & (v0 != 0.0), v0, 0.0))
+    b1 = dl.row_sum(tl.where(others & (v0 != 0.0), t0 * v0, 0.0))
+    b2 = dl.row_sum(tl.where(valid, v0, 0.0))
     pivot = pivot.to(tl.float32)
     return m0, a0, b0, b1, b2, pivot, x_y, index_y
 
@@ -1192,19 +1123,10 @@ def _torch_forward(x, value, low, high):
     """Loss [rows, outputs] and saved statistics [n_saved, rows] of a chunk of whole rows."""
     V = float(x.shape[1])
     index = torch.arange(x.shape[1], dtype=x.dtype, device=x.device)[None]
-    b2 = (
-        el.relu(
-            1.0
-            - el.absf(
-                V * el.clip(value, low, high) / (high - low)
-                + low / (high - low)
-                - low * V / (high - low)
-                - el.clip(value, low, high) / (high - low)
-                - index
-            )
-        )
-        + torch.zeros_like(x)
-    ).sum(1, keepdim=True)
+    w0 = 1.0 / (high - low)
+    w1 = el.clip(value, low, high)
+    v0 = el.relu(1.0 - el.absf(w0 * w1 * V + low * w0 - low * w0 * V - index - w0 * w1))
+    b2 = (v0 + torch.zeros_like(x)).sum(1, keepdim=True)
     m0, pivot = x.max(1, keepdim=True)
     x_y = x.gather(1, pivot)
     index_y = pivot.to(x.dtype)
@@ -1213,61 +1135,12 @@ def _torch_forward(x, value, low, high):
     t0 = l0.sub_(m0)
     e0 = t0.exp()
     a0 = e0.sum(1, keepdim=True)
-    b0 = torch.where(
-        el.relu(
-            1.0
-            - el.absf(
-                V * el.clip(value, low, high) / (high - low)
-                + low / (high - low)
-                - low * V / (high - low)
-                - el.clip(value, low, high) / (high - low)
-                - index
-            )
-        )
-        != 0.0,
-        (
-            el.relu(
-                1.0
-                - el.absf(
-                    V * el.clip(value, low, high) / (high - low)
-                    + low / (high - low)
-                    - low * V / (high - low)
-                    - el.clip(value, low, high) / (high - low)
-                    - index
-                )
-            )
-            + torch.zeros_like(x)
-        ).scatter_(1, pivot, 0.0),
-        0.0,
-    ).sum(1, keepdim=True)
-    b1 = torch.where(
-        el.relu(
-            1.0
-            - el.absf(
-                V * el.clip(value, low, high) / (high - low)
-                + low / (high - low)
-                - low * V / (high - low)
-                - el.clip(value, low, high) / (high - low)
-                - index
-            )
-        )
-        != 0.0,
-        (
-            t0
-            * el.relu(
-                1.0
-                - el.absf(
-                    V * el.clip(value, low, high) / (high - low)
-                    + low / (high - low)
-                    - low * V / (high - low)
-                    - el.clip(value, low, high) / (high - low)
-                    - index
-                )
-            )
-            + torch.zeros_like(x)
-        ).scatter_(1, pivot, 0.0),
-        0.0,
-    ).sum(1, keepdim=True)
+    b0 = torch.where(v0 != 0.0, (v0 + torch.zeros_like(x)).scatter_(1, pivot, 0.0), 0.0).sum(
+        1, keepdim=True
+    )
+    b1 = torch.where(v0 != 0.0, (t0 * v0 + torch.zeros_like(x)).scatter_(1, pivot, 0.0), 0.0).sum(
+        1, keepdim=True
+    )
     la0 = el.log(a0)
     z0 = la0
     lam0 = el.softplus(z0)
@@ -1331,19 +1204,10 @@ def _torch_fused(x, value, low, high, g):
     """Loss [rows, outputs] and g * dloss/dx [rows, V] for each stream while the chunk is in cache."""
     V = float(x.shape[1])
     index = torch.arange(x.shape[1], dtype=x.dtype, device=x.device)[None]
-    b2 = (
-        el.relu(
-            1.0
-            - el.absf(
-                V * el.clip(value, low, high) / (high - low)
-                + low / (high - low)
-                - low * V / (high - low)
-                - el.clip(value, low, high) / (high - low)
-                - index
-            )
-        )
-        + torch.zeros_like(x)
-    ).sum(1, keepdim=True)
+    w0 = 1.0 / (high - low)
+    w1 = el.clip(value, low, high)
+    v0 = el.relu(1.0 - el.absf(w0 * w1 * V + low * w0 - low * w0 * V - index - w0 * w1))
+    b2 = (v0 + torch.zeros_like(x)).sum(1, keepdim=True)
     m0, pivot = x.max(1, keepdim=True)
     x_y = x.gather(1, pivot)
     index_y = pivot.to(x.dtype)
@@ -1352,61 +1216,12 @@ def _torch_fused(x, value, low, high, g):
     t0 = l0.sub_(m0)
     e0 = t0.exp()
     a0 = e0.sum(1, keepdim=True)
-    b0 = torch.where(
-        el.relu(
-            1.0
-            - el.absf(
-                V * el.clip(value, low, high) / (high - low)
-                + low / (high - low)
-                - low * V / (high - low)
-                - el.clip(value, low, high) / (high - low)
-                - index
-            )
-        )
-        != 0.0,
-        (
-            el.relu(
-                1.0
-                - el.absf(
-                    V * el.clip(value, low, high) / (high - low)
-                    + low / (high - low)
-                    - low * V / (high - low)
-                    - el.clip(value, low, high) / (high - low)
-                    - index
-                )
-            )
-            + torch.zeros_like(x)
-        ).scatter_(1, pivot, 0.0),
-        0.0,
-    ).sum(1, keepdim=True)
-    b1 = torch.where(
-        el.relu(
-            1.0
-            - el.absf(
-                V * el.clip(value, low, high) / (high - low)
-                + low / (high - low)
-                - low * V / (high - low)
-                - el.clip(value, low, high) / (high - low)
-                - index
-            )
-        )
-        != 0.0,
-        (
-            t0
-            * el.relu(
-                1.0
-                - el.absf(
-                    V * el.clip(value, low, high) / (high - low)
-                    + low / (high - low)
-                    - low * V / (high - low)
-                    - el.clip(value, low, high) / (high - low)
-                    - index
-                )
-            )
-            + torch.zeros_like(x)
-        ).scatter_(1, pivot, 0.0),
-        0.0,
-    ).sum(1, keepdim=True)
+    b0 = torch.where(v0 != 0.0, (v0 + torch.zeros_like(x)).scatter_(1, pivot, 0.0), 0.0).sum(
+        1, keepdim=True
+    )
+    b1 = torch.where(v0 != 0.0, (t0 * v0 + torch.zeros_like(x)).scatter_(1, pivot, 0.0), 0.0).sum(
+        1, keepdim=True
+    )
     la0 = el.log(a0)
     z0 = la0
     lam0 = el.softplus(z0)
@@ -1554,8 +1369,8 @@ static void lift_2(const real *x_ptr, const int n_classes, const real m0, double
 }
 
 static inline __attribute__((always_inline)) void lift_3_class(const int cols, const real *x_ptr,
-    real *kept0_ptr, const int late, const int pivot, const real same0, const real same1, real
-    *reduced2, real *reduced3, real *reduced4, real *reduced5) {
+    real *kept0_ptr, const int late, const int pivot, const real same0, const real same1, const real
+    same2, real *reduced2, real *reduced3, real *reduced4, real *reduced5) {
     const real x = x_ptr[cols];
     const real index = (real)(cols);
     const real l0 = x;
@@ -1564,18 +1379,17 @@ static inline __attribute__((always_inline)) void lift_3_class(const int cols, c
     const real t0 = l0_2 - same0;
     const real kept0 = f_exp_below(t0);
     const real e0 = kept0;
+    const real v0 = f_relu(R(1.0) - f_absf(same1 - index - same2));
     if (late) kept0_ptr[cols] = kept0;
     *reduced2 = e0;
-    *reduced3 = (others && f_relu(R(1.0) - f_absf(same1 - index)) != R(0.0) ? f_relu(R(1.0) -
-        f_absf(same1 - index)) : R(0.0));
-    *reduced4 = (others && f_relu(R(1.0) - f_absf(same1 - index)) != R(0.0) ? t0 * f_relu(R(1.0) -
-        f_absf(same1 - index)) : R(0.0));
-    *reduced5 = (others ? f_relu(R(1.0) - f_absf(same1 - index)) : R(0.0));
+    *reduced3 = (others && v0 != R(0.0) ? v0 : R(0.0));
+    *reduced4 = (others && v0 != R(0.0) ? t0 * v0 : R(0.0));
+    *reduced5 = (others ? v0 : R(0.0));
 }
 
 static inline __attribute__((always_inline)) void lift_3(const real *x_ptr, const int n_classes,
-    real *kept0_ptr, const int late, const int pivot, const real same0, const real same1, double
-    *out) {
+    real *kept0_ptr, const int late, const int pivot, const real same0, const real same1, const real
+    same2, double *out) {
     double reduced2_row[PARTS];
     double reduced3_row[PARTS];
     double reduced4_row[PARTS];
@@ -1602,7 +1416,7 @@ static inline __attribute__((always_inline)) void lift_3(const real *x_ptr, cons
         for (; cols + LANES <= stop; cols += LANES) {
 #pragma GCC ivdep
             for (int lane = 0; lane < LANES; ++lane) {
-                lift_3_class(cols + lane, x_ptr, kept0_ptr, late, pivot, same0, same1,
+                lift_3_class(cols + lane, x_ptr, kept0_ptr, late, pivot, same0, same1, same2,
                     &reduced2_class, &reduced3_class, &reduced4_class, &reduced5_class);
                 reduced2[lane] = reduced2[lane] + reduced2_class;
                 reduced3[lane] = reduced3[lane] + reduced3_class;
@@ -1611,7 +1425,7 @@ static inline __attribute__((always_inline)) void lift_3(const real *x_ptr, cons
             }
         }
         for (; cols < stop; ++cols) {
-            lift_3_class(cols, x_ptr, kept0_ptr, late, pivot, same0, same1, &reduced2_class,
+            lift_3_class(cols, x_ptr, kept0_ptr, late, pivot, same0, same1, same2, &reduced2_class,
                 &reduced3_class, &reduced4_class, &reduced5_class);
             reduced2[0] = reduced2[0] + reduced2_class;
             reduced3[0] = reduced3[0] + reduced3_class;
@@ -1687,8 +1501,10 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         double x_y, index_y, m0, a0, b0, b1, b2, pivot, la0, T1, loss, g;
         if (mode != BACKWARD) {
             {
-                const double same1 = V * f_clip(value, low, high) / (high - low) + low / (high -
-                    low) - low * V / (high - low) - f_clip(value, low, high) / (high - low);
+                const double w0 = 1.0 / (high - low);
+                const double w1 = f_clip(value, low, high);
+                const double same1 = w0 * w1 * V + low * w0 - low * w0 * V;
+                const double same2 = w0 * w1;
                 double out[4];
                 lift_1(x_ptr, n_classes, out);
                 const double reduced0 = out[0];
@@ -1701,7 +1517,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
                 index_y = (real)(pivot);
                 const double pivot_2 = (real)(pivot);
                 lift_3(x_ptr, n_classes, kept + 0 * padded, mode == FUSED, pivot, same0, same1,
-                    out);
+                    same2, out);
                 const double reduced2 = out[0];
                 const double reduced3 = out[1];
                 const double reduced4 = out[2];
@@ -1829,7 +1645,7 @@ LOSS = rt.RowLoss(
                 weight=_tiled_weight_kernel,
                 rows=None,
                 sparse=(False,),
-                work=103,
+                work=38,
             ),
         ),
     ),

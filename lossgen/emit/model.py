@@ -5,6 +5,7 @@ The templates own loops, memory and masks; everything a loss decides is a line o
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -291,6 +292,18 @@ class Sweep:
     @cached_property
     def carries_pivot(self) -> bool:
         return self.model.pivot == "argmax" and self.level == 1
+
+    @cached_property
+    def weights(self) -> dict[Expr, Symbol]:
+        """Names of the weights that are more than a name and occur more than once in the sums."""
+        uses: Counter[Expr] = Counter()
+        for moment in self.moments:
+            if not moment.weight.is_Atom and (moment.form is not None or self.level == 1):
+                uses[moment.weight] += 2 if moment.form is not None and moment.kappa == 0 else 1
+        # In later sweeps the plain sums are v0, v1, ...
+        first = sum(m.form is None for m in self.moments) if self.level > 1 else 0
+        several = [weight for weight, count in uses.items() if count > 1]
+        return {w: Symbol(f"v{k}", real=True) for k, w in enumerate(several, first)}
 
     @cached_property
     def state(self) -> list[str]:

@@ -116,11 +116,12 @@ class TorchSweep:
         if not sweep.carries_pivot:
             lines += deltas(model, names, self._printer, "torch.where")
         plain = [m for m in sweep.moments if m.form is None]
+        bodies = [(name.name, model.named(w)) for w, name in sweep.weights.items()]
         if sweep.level > 1:
-            bodies = [(f"v{k}", model.named(m.weight)) for k, m in enumerate(plain)]
-            lines += assignments(bodies, self._printer)
+            bodies = [(f"v{k}", model.named(m.weight)) for k, m in enumerate(plain)] + bodies
+        lines += assignments(bodies, self._printer)
         for k, moment in enumerate(plain):
-            body = self._fresh(moment.weight)
+            body = self._fresh(sweep.weights.get(moment.weight, moment.weight))
             if sweep.level > 1:
                 body = f"(v{k} + torch.zeros_like(x))"
             whole_row = (model.pivot == "argmax" and sweep.level == 1) or model.pivot == "none"
@@ -141,7 +142,8 @@ class TorchSweep:
             for moment in own:
                 if moment.against is not None:
                     lines += between(moment, "torch.where", "el.")
-                lines.append(f"{moment.name} = {self._moment(moment)}")
+                weight = sweep.weights.get(moment.weight, moment.weight)
+                lines.append(f"{moment.name} = {self._moment(moment, weight)}")
         return lines
 
     def _softmax(self, form: Form, sweep: Sweep) -> list[str]:
@@ -187,7 +189,7 @@ class TorchSweep:
             lines.append(f"u{i} = t{i}.clamp_min({FLOOR})")
         return lines
 
-    def _moment(self, moment: Moment) -> str:
+    def _moment(self, moment: Moment, weight: Expr) -> str:
         i, parts = moment.form, []
         if moment.against is not None:
             return f"{moment.name}_j.sum(1, keepdim=True)"
@@ -201,15 +203,14 @@ class TorchSweep:
             parts += [f"e{i}"] * count if 0 < count <= 4 else [exponential]
         parts += [f"u{i}" if moment.kappa != 0 else f"t{i}"] * moment.power
         parts += [moment.centre.name] if moment.centre is not None else []
-        if moment.weight != 1:
-            parts.append(self._printer(moment.weight, 2))
+        if weight != 1:
+            parts.append(self._printer(weight, 2))
         body = " * ".join(parts) or "1.0"
         if moment.kappa == 0:
             body = f"({body} + torch.zeros_like(x)).scatter_(1, {self._pivot}, 0.0)"
-            if moment.weight != 1:  # 0·∞ is 0: a class of weight zero may be masked
-                weight = self._printer(moment.weight, 2)
-                body = f"torch.where({weight} != 0.0, {body}, 0.0)"
-        elif moment.weight != 1 or moment.centre is not None:
+            if weight != 1:  # 0·∞ is 0: a class of weight zero may be masked
+                body = f"torch.where({self._printer(weight, 2)} != 0.0, {body}, 0.0)"
+        elif weight != 1 or moment.centre is not None:
             body = f"torch.where(e{i} > 0.0, {body}, 0.0)"
         elif len(parts) > 1:
             body = f"({body})"

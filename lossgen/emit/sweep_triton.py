@@ -165,11 +165,13 @@ def centred(centre: Centre, printer: Printer, where: str) -> list[str]:
 def _moments(sweep: Sweep, printer: Printer, whole_row: bool) -> list[str]:
     lines: list[str] = []
     plain = [m for m in sweep.moments if m.form is None]
-    targets = [(f"v{k}", sweep.model.named(m.weight)) for k, m in enumerate(plain)]
+    targets = [(name.name, sweep.model.named(w)) for w, name in sweep.weights.items()]
     if sweep.level > 1:
-        lines += assignments(targets, printer)
+        targets = [(f"v{k}", sweep.model.named(m.weight)) for k, m in enumerate(plain)] + targets
+    lines += assignments(targets, printer)
     for moment in sweep.moments:
-        body = _integrand(moment, printer)
+        weight = sweep.weights.get(moment.weight, moment.weight)
+        body = _integrand(moment, weight, printer)
         if moment.rest:
             i = moment.form
             lines.append(
@@ -187,10 +189,10 @@ def _moments(sweep: Sweep, printer: Printer, whole_row: bool) -> list[str]:
             body = f"tl.where({inside}, {body}, 0.0)"
         elif moment.kappa == 0:
             inside = _inside(sweep, moment)
-            if moment.weight != 1:  # 0·∞ is 0: a class of weight zero may be masked
-                inside = f"({inside}) & ({printer(moment.weight, 2)} != 0.0)"
+            if weight != 1:  # 0·∞ is 0: a class of weight zero may be masked
+                inside = f"{inside} & ({printer(weight, 2)} != 0.0)"
             body = f"tl.where({inside}, {body}, 0.0)"
-        elif moment.weight != 1 or moment.centre is not None:
+        elif weight != 1 or moment.centre is not None:
             body = f"tl.where(e{moment.form} > 0.0, {body}, 0.0)"
         lines.append(f"{moment.name} = dl.row_sum({body})")
     return lines
@@ -218,7 +220,7 @@ def _inside(sweep: Sweep, moment: Moment) -> str:
     return "others" if sweep.carries_pivot and moment.form is not None else "valid"
 
 
-def _integrand(moment: Moment, printer: Printer) -> str:
+def _integrand(moment: Moment, weight: Expr, printer: Printer) -> str:
     i, parts = moment.form, []
     if i is not None and moment.kappa != 0:
         count = whole(moment.kappa)
@@ -226,8 +228,8 @@ def _integrand(moment: Moment, printer: Printer) -> str:
         parts += [f"e{i}"] * count if 0 < count <= 4 else [exponential]
     parts += [f"u{i}" if moment.kappa != 0 else f"t{i}"] * moment.power
     parts += [moment.centre.name] if moment.centre is not None else []
-    if moment.weight != 1:
-        parts.append(printer(moment.weight, 2))
+    if weight != 1:
+        parts.append(printer(weight, 2))
     return " * ".join(parts) or "1.0"
 
 
