@@ -14,7 +14,6 @@ import os
 import shutil
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from typing import Any
 import linear
 import torch
 from cpu_report import LONG, about, bars, console_tables, write
+from floor import Floor
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -36,7 +36,6 @@ from lossgen.losses import (
     kd_forward_kl_loss,
     trades_loss,
 )
-from lossgen.runtime.pages import empty_like
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]  # logits, target, a second row of logits
 SECONDS = {"speed": 150.0, "scaling": 35.0, "linear": 30.0}  # at most, beside warming up
@@ -152,35 +151,6 @@ def step(loss: Loss, logits: Tensor, target: Tensor, other: Tensor) -> Tensor:
     loss(logits, target, other).backward()
     assert logits.grad is not None
     return logits.grad
-
-
-class Floor:
-    """What no loss of softmaxes can avoid: two exponentials per logit of each stream, while the
-    row is in cache, and fresh gradients.  Each thread has rows of its own, as in lossgen."""
-
-    def __init__(self, threads: int) -> None:
-        self.pool = ThreadPoolExecutor(threads, initializer=partial(torch.set_num_threads, 1))
-        list(self.pool.map(time.sleep, [0.01] * threads))  # all of them exist
-        self.threads = threads
-        torch.set_num_threads(threads)
-
-    def __call__(self, streams: list[Tensor], gradients: int) -> list[Tensor]:
-        fresh = [empty_like(x) for x in streams[:gradients]]
-        parts = zip(*(x.tensor_split(4 * self.threads) for x in (*streams, *fresh)), strict=True)
-        list(self.pool.map(partial(self.rows, n_streams=len(streams)), parts))
-        return fresh
-
-    @staticmethod
-    def rows(part: tuple[Tensor, ...], n_streams: int) -> None:
-        streams, fresh = part[:n_streams], part[n_streams:]
-        several = max(1, (1 << 17) // streams[0].shape[1])
-        work = torch.empty(several, streams[0].shape[1])
-        for k, stream in enumerate(streams):
-            for n in range(0, len(stream), several):
-                rows = stream[n : n + several]
-                torch.exp(rows, out=work[: len(rows)])
-                out = fresh[k][n : n + several] if k < len(fresh) else work[: len(rows)]
-                torch.exp(rows, out=out)
 
 
 def agree(candidates: dict[str, Callable[[], Tensor]]) -> None:
