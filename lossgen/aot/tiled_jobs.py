@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from lossgen.runtime.arguments import Variant
-from lossgen.runtime.tile_shapes import STRIPE, Launch, launch_of
+from lossgen.runtime.tile_shapes import STRIPE, Launch, launch_of, nvidia_family
 
 __all__ = ["kernel_of", "needs_tensor_cores", "signature_of", "tiled_jobs"]
 
@@ -56,9 +56,9 @@ def tiled_jobs(variant: Variant, vocab: int, target: str, full: bool) -> list[di
 
 
 def _family(target: str) -> str:
-    if target.startswith("gfx"):
-        return "hip"
-    return "blackwell" if target.startswith("sm_10") else "cuda"
+    return (
+        "hip" if target.startswith("gfx") else nvidia_family(int(target.removeprefix("sm_")) // 10)
+    )
 
 
 def _constants(
