@@ -104,8 +104,16 @@ def _merge(
     d0 = tl.where(sunk, -1.0e18, tl.where(first, d0_b, d0_a))
     k0 = tl.exp(d0)
     a0 = k0_a * a0_a + k0_b * a0_b + tl.where(lost & (k0 > 0.0), k0, 0.0)
-    b0 = b0_a + b0_b + tl.where(lost, probabilities, 0.0)
-    b1 = b1_a + d0_a * b0_a + b1_b + d0_b * b0_b + tl.where(lost, d0 * probabilities, 0.0)
+    b0 = b0_a + b0_b + tl.where(lost & (probabilities != 0.0), probabilities, 0.0)
+    b1 = (
+        b1_a
+        + d0_a * b0_a
+        + b1_b
+        + d0_b * b0_b
+        + tl.where(
+            lost & (probabilities != 0.0), tl.where(sunk, float("-inf"), d0) * probabilities, 0.0
+        )
+    )
     b2 = b2_a + b2_b
     return m0, a0, b0, b1, b2, pivot, x_y, probabilities_y
 

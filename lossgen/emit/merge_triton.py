@@ -11,6 +11,7 @@ from __future__ import annotations
 from math import comb
 
 from lossgen.emit.model import FLOOR, Sweep, whole
+from lossgen.emit.names import assignments
 from lossgen.emit.printers import TRITON, Printer
 from lossgen.emit.sweep_triton import centred, gap_text, joint, scaled
 from lossgen.ir.plan import Moment
@@ -43,7 +44,7 @@ def merge(sweep: Sweep) -> list[str]:
             both = f"(m{moment.form}_a > {_EMPTY}) & (m{moment.form}_b > {_EMPTY})"
             text += f" + tl.where({both}, tl.minimum(k{moment.form}_a, k{moment.form}_b), 0.0)"
         if sweep.carries_pivot and moment.form is not None:
-            text += f" + {_joining(moment, printer)}"
+            text += f" + {_joining(sweep, moment, printer)}"
         lines.append(f"{moment.name} = {text}")
     for k, largest in sweep.maxes:
         if largest.below is None:
@@ -95,7 +96,7 @@ def _merge_pivot(sweep: Sweep, printer: Printer) -> list[str]:
                 f", {FLOOR})"
             )
         lines.append(f"k{i} = tl.exp(d{i})")
-    return lines
+    return lines + assignments([(v.name, w) for w, v in sweep.weights.items()], printer)
 
 
 def _merge_joint(form: Form, carries_pivot: bool, printer: Printer) -> list[str]:
@@ -115,19 +116,24 @@ def _merge_joint(form: Form, carries_pivot: bool, printer: Printer) -> list[str]
     return lines
 
 
-def _joining(moment: Moment, printer: Printer) -> str:
+def _joining(sweep: Sweep, moment: Moment, printer: Printer) -> str:
     """What the pivot that lost adds to a sum over the other classes."""
     i, k = moment.form, moment.against
+    weight = sweep.weights.get(moment.weight, moment.weight)
     if moment.gap:
         own = gap_text(f"(d{k} - d{i})", f"k{i}", f"k{k}", "tl.where", "dl.")
         return f"tl.where(lost, {own}, 0.0)"
     if k is not None:
         return f"tl.where(lost & (k{i} > 0.0), k{i} * (d{i} - d{k}), 0.0)"
-    factor = _factor(moment, f"d{i}", f"k{i}", printer)
-    parts = [*([factor] if factor else []), *[f"d{i}"] * moment.power]
+    factor, d = _factor(moment, f"d{i}", f"k{i}", printer), f"d{i}"
+    if i == 0 and moment.kappa == 0:  # no exponential makes it vanish
+        d = f"tl.where(sunk, {_EMPTY}, d{i})"
+    parts = [*([factor] if factor else []), *[d] * moment.power]
     parts += [moment.centre.name] if moment.centre is not None else []
-    parts += [printer(moment.weight, 2)] if moment.weight != 1 else []
+    parts += [printer(weight, 2)] if weight != 1 else []
     inside = "lost" if moment.kappa == 0 else f"lost & (k{i} > 0.0)"
+    if moment.kappa == 0 and weight != 1:  # 0·∞ is 0
+        inside = f"lost & ({printer(weight, 2)} != 0.0)"
     return f"tl.where({inside}, {' * '.join(parts) or '1.0'}, 0.0)"
 
 

@@ -165,14 +165,28 @@ def tidy(expr: Expr, forms: Iterable[Form], parameters: frozenset[Symbol]) -> Ex
 
 
 def expand_products(expr: Expr) -> Expr:
-    """Expand products and positive integer powers; other powers of sums stay whole."""
+    """Expand products and positive integer powers; other powers of sums stay whole, and so do the
+    arguments of functions: |a·(V - 1) - index| is not as accurate as a·V - a."""
+    calls: dict[Expr, Expr] = {}
+    for node in sorted(_calls(expr), key=str):
+        sign = {"positive": True} if node.is_positive else {"real": True}
+        calls[node] = Dummy(f"call{len(calls)}", **sign)
+    expr = expr.xreplace(calls)
     kept: dict[Expr, Expr] = {}
     for node in sorted(expr.atoms(Pow), key=str):
         if node.base.is_Add and not (node.exp.is_Integer and node.exp > 0):
             base = kept.setdefault(node.base, Dummy(f"base{len(kept)}", positive=True))
             expr = expr.xreplace({node: base**node.exp})
     flat = expand(expr, deep=True, power_base=False, power_exp=False, log=False)
-    return flat.xreplace({dummy: base for base, dummy in kept.items()})
+    flat = flat.xreplace({dummy: base for base, dummy in kept.items()})
+    return flat.xreplace({dummy: node for node, dummy in calls.items()})
+
+
+def _calls(expr: Expr) -> set[Expr]:
+    """Applications of functions other than exp and log that are not inside others."""
+    if isinstance(expr, Function) and not isinstance(expr, exp | log):
+        return {expr}
+    return {node for part in expr.args for node in _calls(part)}
 
 
 def _eliminate(expr: Expr, half: Symbol, other: Symbol) -> Expr:

@@ -200,10 +200,10 @@ def _collect(
             by_basis[basis] = by_basis.get(basis, Integer(0)) + coefficient
 
     for coefficient, basis in _together(terms, built, parameters):
-        whole = cancel_fractions(basis, class_symbols)
-        kept = raw_sums(whole, built)
-        flat = expand(whole.xreplace(kept), power_base=False, power_exp=False, log=False)
+        kept = raw_sums(basis, built)
         back = {dummy: node for node, dummy in kept.items()}
+        whole = cancel_fractions(basis.xreplace(kept), {*class_symbols, *back})
+        flat = expand(whole, power_base=False, power_exp=False, log=False)
         for part in Add.make_args(flat):
             row, cls = part.as_independent(*class_symbols, *back, as_Add=False)
             add(coefficient * row, cls.xreplace(back))

@@ -17,13 +17,14 @@ __all__ = ["parameter_points", "sample_rows", "used_symbols"]
 
 
 def parameter_points(spec: LossSpec, names: Iterable[str]) -> list[dict[str, float]]:
-    """The defaults, and each parameter at and near the ends of its domain, one at a time."""
+    """The defaults, and each parameter at and near the ends of its range (or else of its domain),
+    one at a time."""
     chosen = list(names)
     defaults = {n: float(np.float32(spec.parameters[n].default)) for n in chosen}
     points = [defaults]
     for name in chosen:
         entry = spec.parameters[name]
-        domain, default = entry.domain, float(entry.default)
+        domain, default = entry.tested, float(entry.default)
         low = domain.lo if np.isfinite(domain.lo) else -4.0 * max(1.0, abs(default))
         high = domain.hi if np.isfinite(domain.hi) else 4.0 * max(1.0, abs(default))
         step = (high - low) * 2.0**-10

@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from sympy import Add, Dummy, Expr, Integer, Mul, Symbol, exp, expand
+from sympy import Add, Dummy, Expr, Function, Integer, Mul, Symbol, exp, expand
 
 from lossgen.ir.stages import Form
 
@@ -49,13 +49,14 @@ def separate(body: Expr, built: Reductions) -> list[Piece] | None:
 
 
 def raw_sums(body: Expr, built: Reductions) -> dict[Expr, Dummy]:
-    """Sums of raw streams, which expansion must not take apart: 1 - t is exact, p - t·p not."""
+    """Sums and functions of raw streams, which expansion must not take apart: 1 - t is exact,
+    p - t·p not; nor is |a·(V - 1) - index| written as |a·V - a - index|."""
     found: dict[Expr, Dummy] = {}
     stack = [body]
     while stack:
         node = stack.pop()
         raw = built.varies(node) and built.level(node) == 0
-        if raw and node.is_Add:
+        if raw and (node.is_Add or (isinstance(node, Function) and not isinstance(node, exp))):
             found[node] = Dummy(f"raw{len(found)}", real=True)
         elif not raw:
             stack.extend(node.args)

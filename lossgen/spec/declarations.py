@@ -114,6 +114,7 @@ class Declarations:
             doc=entry.doc,
             off=None if entry.off is None else float(entry.off),
             integer=entry.integer,
+            range=self.range(entry.range, domain, name, *path),
         )
 
     def input(self, name: str) -> Input:
@@ -138,7 +139,7 @@ class Declarations:
             doc=entry.doc,
             off=None if entry.off is None else float(entry.off),
             domain=domain,
-            range=self.range(name, domain),
+            range=self.range(entry.range, domain, name, *path),
         )
 
     def fits(self, kind: str, *path: str | int) -> None:
@@ -157,11 +158,12 @@ class Declarations:
         except ValueError as error:
             self.fail(BadDomain, *path, "domain", text=repr(shorten(text)), problem=error)
 
-    def range(self, name: str, domain: Interval | None) -> tuple[float, float] | None:
-        values = self.spec.inputs[name].range
+    def range(
+        self, values: list[float] | None, domain: Interval | None, name: str, *path: str | int
+    ) -> tuple[float, float] | None:
         if values is None:
             return None
-        path = ("inputs", name, "range")
+        path = (*path, "range")
         if len(values) != 2:
             self.fail(BadValue, *path, problem="a range is two numbers: [low, high]")
         lo, hi = map(float, values)

@@ -92,6 +92,7 @@ class ParameterEntry(_Model):
     doc: str = ""
     off: Real | None = Field(None, description="neutral value: there the term is compiled out")
     integer: Flag = False
+    range: list[Real] | None = Field(None, description="[low, high], for tests")
 
 
 class InputEntry(_Model):
@@ -160,13 +161,20 @@ class SpecFile(_Model):
 
 # ------------------------------------------------------------------------- what the compiler reads
 class Parameter(_Model):
-    """A run-time scalar, within ``domain``; at ``off`` (if any) its terms drop out."""
+    """A run-time scalar, within ``domain``; at ``off`` (if any) its terms drop out.  Tests keep to
+    ``range``, if the author said."""
 
     default: float | int
     domain: InstanceOf[Interval]
     doc: str
     off: float | None
     integer: bool
+    range: tuple[float, float] | None
+
+    @property
+    def tested(self) -> Interval:
+        """Where tests choose values."""
+        return Interval(*self.range, False, False) if self.range else self.domain
 
 
 class Input(_Model):

@@ -235,7 +235,7 @@ def _another(spec: LossSpec, name: str, value: Any) -> Any:
         return half.flip(-1) if declared.kind == "class" else half  # flipped: another argmax
     entry = spec.parameters[name]
     for candidate in (value * 0.5, value * 2.0, value + 0.25, value - 0.25, value + 1, value - 1):
-        usable = entry.domain.contains(candidate) and math.isfinite(candidate)
+        usable = entry.tested.contains(candidate) and math.isfinite(candidate)
         if usable and candidate != value and (not entry.integer or candidate == int(candidate)):
             return candidate
     return float(entry.default)
