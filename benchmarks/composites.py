@@ -179,6 +179,50 @@ def dco(x: Tensor, y: Tensor, n: float) -> Tensor:
     return (-torch.log(1.0 - ((1.0 - t3) ** n))).expand(x.shape[0], 1).squeeze(-1)
 
 
+def dice(x: Tensor, y: Tensor, alpha: float, gamma: float) -> Tensor:
+    """Self-adjusting dice loss."""
+    y = y[:, None]
+    t1 = torch.log_softmax(x, -1)
+    t2 = torch.softmax(x, -1)
+    t6 = torch.softmax(x, -1)
+    t7 = (
+        torch.broadcast_to(t6, x.shape)
+        .masked_fill(_hot(y, x.shape[-1]), -math.inf)
+        .max(-1, keepdim=True)
+        .values
+    )
+    t11 = alpha * torch.log(1.0 - torch.softmax(x, -1))
+    t17 = torch.clamp((1.0 - t7), min=1e-36)
+    t24 = (2.0 * ((alpha * torch.log(t17)) + torch.log(t7))) - math.log(gamma)
+    t25 = _at((((1.0 - t2) ** alpha) * t2), y)
+    t27 = (1.0 - t25) ** 2.0
+    t30 = ((t25**2.0) + 1.0) + gamma
+    t34 = x.masked_fill(_hot(y, x.shape[-1]), -math.inf).argmax(-1, keepdim=True)
+    t35 = torch.arange(x.shape[-1], dtype=x.dtype, device=x.device)[None] == t34
+    t37 = torch.where(t35, 0.0, torch.sigmoid((2.0 * (t11 + t1)) - math.log(gamma)))
+    t38 = (
+        torch.broadcast_to(t37, x.shape)
+        .masked_fill(_hot(y, x.shape[-1]), 0.0)
+        .sum(-1, keepdim=True)
+    )
+    return (((t27 / t30) + torch.sigmoid(t24)) + t38).expand(x.shape[0], 1).squeeze(-1)
+
+
+def dist_row(x: Tensor, teacher: Tensor, T: float) -> Tensor:
+    """DIST, relations among the classes of a row."""
+    teacher = teacher.to(x.dtype)
+    t6 = torch.softmax((x / T), -1) - (1.0 / float(x.shape[-1]))
+    t11 = torch.softmax((teacher / T), -1) - (1.0 / float(x.shape[-1]))
+    t13 = (t6**2.0).sum(-1, keepdim=True)
+    t14 = t11**2.0
+    t18 = T**2.0
+    t19 = (float(x.shape[-1]) * torch.minimum(t13, t14.sum(-1, keepdim=True))) > 1e-11
+    t21 = (t6 * t11).sum(-1, keepdim=True)
+    t22 = torch.linalg.vector_norm(t6, dim=-1, keepdim=True)
+    t25 = t21 / (t22 * torch.linalg.vector_norm(t11, dim=-1, keepdim=True))
+    return (t18 * (1.0 - torch.where(t19, t25, 0.0))).expand(x.shape[0], 1).squeeze(-1)
+
+
 def dkd(x: Tensor, y: Tensor, teacher: Tensor, T: float, alpha: float, beta: float) -> Tensor:
     """Decoupled knowledge distillation."""
     y = y[:, None]

@@ -38,10 +38,9 @@ __all__ = ["LinearNGCELoss", "NGCELoss", "linear_ngce_loss", "ngce_loss"]
 #   c1       = -q**2*expm1div(-softplus(z0), q)/(-T0 + V - exp(-q*softplus(z0)))**2
 #   dloss/dx = c0*exp(logp0) + c1*exp(logp0*q)
 #   dloss/dx_y = T0*q**2*expm1div(-softplus(z0), q)*sigmoid(-z0)/(-T0 + V -
-#       exp(-q*softplus(z0)))**2 + (-q**2*exp(-q*softplus(z0) +
-#       softplus(z0))*expm1div(-softplus(z0), q)/(-T0 + V - exp(-q*softplus(z0)))**2 -
-#       q*exp(-q*softplus(z0) + softplus(z0))/(-T0 + V -
-#       exp(-q*softplus(z0))))*sigmoid(-z0)*sigmoid(z0)
+#       exp(-q*softplus(z0)))**2 - q**2*exp(-q*softplus(z0))*expm1div(-softplus(z0),
+#       q)*sigmoid(z0)/(-T0 + V - exp(-q*softplus(z0)))**2 -
+#       q*exp(-q*softplus(z0))*sigmoid(z0)/(-T0 + V - exp(-q*softplus(z0)))
 #   with l0_j = x, z0 = logsumexp_(j != y) l0_j - l0_y, R0_j = exp(l0_j - logsumexp_(j != y) l0_j)
 #   T0 = sum_(j != y) exp(logp0*q)
 # ======================================================================================
@@ -110,20 +109,20 @@ def _coefficients(x_y, q, V, m0, la0, T0):
     z0 = (m0 - ly0) + la0
     lam0 = tl.where(z0 > 0.0, la0 + dl.softplus(-z0), dl.softplus(z0) - (m0 - ly0))
     w0 = dl.softplus(z0)
-    w1 = w0 * q
-    w2 = dl.exp_accurate(-w1)
-    w3 = V - T0 - w2
-    w4 = 1.0 / w3
-    w5 = w4 * T0
-    w6 = -w0
-    w7 = dl.expm1div(w6, q)
-    w8 = w4 * q
-    w9 = w7 * q * q / (w3 * w3)
-    w10 = dl.sigmoid(-z0)
-    w11 = dl.exp_accurate(-w1 - w6)
-    c0 = w8 * (w2 + w2 * w5 + w2 * w7 * w8 - w5)
-    c1 = -w9
-    grad_x_y = w10 * w9 * T0 + w10 * (-w11 * w8 - w11 * w9) * dl.sigmoid(z0)
+    w1 = dl.exp_accurate(-w0 * q)
+    w2 = V - T0 - w1
+    w3 = 1.0 / w2
+    w4 = w3 * T0
+    w5 = dl.expm1div(-w0, q)
+    w6 = w3 * q
+    w7 = w1 * w6
+    w8 = q * q
+    w9 = 1.0 / (w2 * w2)
+    w10 = w5 * w8 * w9
+    w11 = dl.sigmoid(z0)
+    c0 = w6 * (w1 + w1 * w4 + w5 * w7 - w4)
+    c1 = -w10
+    grad_x_y = w5 * w8 * w9 * T0 * dl.sigmoid(-z0) - w1 * w10 * w11 - w11 * w7
     pinv0 = dl.exp_accurate(-lam0)
     return c0, c1, grad_x_y, m0, pinv0, lam0
 
@@ -931,20 +930,20 @@ def _torch_backward(x, y, q, saved, g):
     z0 = (m0 - ly0) + la0
     lam0 = torch.where(z0 > 0.0, la0 + el.softplus(-z0), el.softplus(z0) - (m0 - ly0))
     w0 = el.softplus(z0)
-    w1 = w0 * q
-    w2 = el.exp(-w1)
-    w3 = V - T0 - w2
-    w4 = 1.0 / w3
-    w5 = w4 * T0
-    w6 = -w0
-    w7 = el.expm1div(w6, q)
-    w8 = w4 * q
-    w9 = w7 * q * q / (w3 * w3)
-    w10 = el.sigmoid(-z0)
-    w11 = el.exp(-w1 - w6)
-    c0 = w8 * (w2 + w2 * w5 + w2 * w7 * w8 - w5)
-    c1 = -w9
-    grad_x_y = w10 * w9 * T0 + w10 * (-w11 * w8 - w11 * w9) * el.sigmoid(z0)
+    w1 = el.exp(-w0 * q)
+    w2 = V - T0 - w1
+    w3 = 1.0 / w2
+    w4 = w3 * T0
+    w5 = el.expm1div(-w0, q)
+    w6 = w3 * q
+    w7 = w1 * w6
+    w8 = q * q
+    w9 = 1.0 / (w2 * w2)
+    w10 = w5 * w8 * w9
+    w11 = el.sigmoid(z0)
+    c0 = w6 * (w1 + w1 * w4 + w5 * w7 - w4)
+    c1 = -w10
+    grad_x_y = w5 * w8 * w9 * T0 * el.sigmoid(-z0) - w1 * w10 * w11 - w11 * w7
     pinv0 = el.exp(-lam0)
     t0 = x - m0
     logp0 = t0.clamp_min(-1.0e18) - lam0
@@ -976,20 +975,20 @@ def _torch_fused(x, y, q, g):
     w0 = el.softplus(z0)
     loss = -q * el.expm1div(-w0, q) / (V - T0 - el.exp(-w0 * q))
     w0 = el.softplus(z0)
-    w1 = w0 * q
-    w2 = el.exp(-w1)
-    w3 = V - T0 - w2
-    w4 = 1.0 / w3
-    w5 = w4 * T0
-    w6 = -w0
-    w7 = el.expm1div(w6, q)
-    w8 = w4 * q
-    w9 = w7 * q * q / (w3 * w3)
-    w10 = el.sigmoid(-z0)
-    w11 = el.exp(-w1 - w6)
-    c0 = w8 * (w2 + w2 * w5 + w2 * w7 * w8 - w5)
-    c1 = -w9
-    grad_x_y = w10 * w9 * T0 + w10 * (-w11 * w8 - w11 * w9) * el.sigmoid(z0)
+    w1 = el.exp(-w0 * q)
+    w2 = V - T0 - w1
+    w3 = 1.0 / w2
+    w4 = w3 * T0
+    w5 = el.expm1div(-w0, q)
+    w6 = w3 * q
+    w7 = w1 * w6
+    w8 = q * q
+    w9 = 1.0 / (w2 * w2)
+    w10 = w5 * w8 * w9
+    w11 = el.sigmoid(z0)
+    c0 = w6 * (w1 + w1 * w4 + w5 * w7 - w4)
+    c1 = -w10
+    grad_x_y = w5 * w8 * w9 * T0 * el.sigmoid(-z0) - w1 * w10 * w11 - w11 * w7
     pinv0 = el.exp(-lam0)
     logp0 = t0.clamp_min(-1.0e18) - lam0
     p0 = e0 * pinv0
@@ -1009,10 +1008,9 @@ _C_SOURCE = r"""#include "row.h"
      c1       = -q**2*expm1div(-softplus(z0), q)/(-T0 + V - exp(-q*softplus(z0)))**2
      dloss/dx = c0*exp(logp0) + c1*exp(logp0*q)
      dloss/dx_y = T0*q**2*expm1div(-softplus(z0), q)*sigmoid(-z0)/(-T0 + V -
-         exp(-q*softplus(z0)))**2 + (-q**2*exp(-q*softplus(z0) +
-         softplus(z0))*expm1div(-softplus(z0), q)/(-T0 + V - exp(-q*softplus(z0)))**2 -
-         q*exp(-q*softplus(z0) + softplus(z0))/(-T0 + V -
-         exp(-q*softplus(z0))))*sigmoid(-z0)*sigmoid(z0)
+         exp(-q*softplus(z0)))**2 - q**2*exp(-q*softplus(z0))*expm1div(-softplus(z0),
+         q)*sigmoid(z0)/(-T0 + V - exp(-q*softplus(z0)))**2 -
+         q*exp(-q*softplus(z0))*sigmoid(z0)/(-T0 + V - exp(-q*softplus(z0)))
      with l0_j = x, z0 = logsumexp_(j != y) l0_j - l0_y, R0_j = exp(l0_j - logsumexp_(j != y) l0_j)
      T0 = sum_(j != y) exp(logp0*q) */
 
@@ -1220,20 +1218,20 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         double z0 = m0 - ly0 + la0;
         double lam0 = (z0 > 0.0 ? la0 + f_softplus(-z0) : f_softplus(z0) - (m0 - ly0));
         double w0 = f_softplus(z0);
-        double w1 = w0 * q;
-        double w2 = f_exp(-w1);
-        double w3 = V - T0 - w2;
-        double w4 = 1.0 / w3;
-        double w5 = w4 * T0;
-        double w6 = -w0;
-        double w7 = f_expm1div(w6, q);
-        double w8 = w4 * q;
-        double w9 = w7 * q * q / (w3 * w3);
-        double w10 = f_sigmoid(-z0);
-        double w11 = f_exp(-w1 - w6);
-        double c0 = w8 * (w2 + w2 * w5 + w2 * w7 * w8 - w5);
-        double c1 = -w9;
-        double grad_x_y = w10 * w9 * T0 + w10 * (-w11 * w8 - w11 * w9) * f_sigmoid(z0);
+        double w1 = f_exp(-w0 * q);
+        double w2 = V - T0 - w1;
+        double w3 = 1.0 / w2;
+        double w4 = w3 * T0;
+        double w5 = f_expm1div(-w0, q);
+        double w6 = w3 * q;
+        double w7 = w1 * w6;
+        double w8 = q * q;
+        double w9 = 1.0 / (w2 * w2);
+        double w10 = w5 * w8 * w9;
+        double w11 = f_sigmoid(z0);
+        double c0 = w6 * (w1 + w1 * w4 + w5 * w7 - w4);
+        double c1 = -w10;
+        double grad_x_y = w5 * w8 * w9 * T0 * f_sigmoid(-z0) - w1 * w10 * w11 - w11 * w7;
         double pinv0 = f_exp(-lam0);
         {
             const int want = (grad_x_ptr ? 1 : 0);

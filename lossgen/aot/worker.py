@@ -75,6 +75,8 @@ def jobs_of(path: str, targets: list[str], full: bool, tiled: bool) -> list[dict
     keeps on chip.  Launches that the table makes equal are compiled once.  ``tiled``: the kernels
     of logits that stay on chip, instead of those of rows.
     """
+    from lossgen.runtime.launch import sharers
+
     jobs: list[dict[str, Any]] = []
     loss = _module(path).LOSS
     for index, variant in enumerate(loss.variants):
@@ -89,7 +91,7 @@ def jobs_of(path: str, targets: list[str], full: bool, tiled: bool) -> list[dict
             if getattr(variant, f"{role}_kernel", None) is None:
                 continue
             for target in targets:
-                for config in _configurations(role, target, full, len(variant.streams)):
+                for config in _configurations(role, target, full, sharers(variant)):
                     splits = config["constants"].get("SPLITS", 1)
                     if splits > 1 and getattr(variant, "merge_kernel", None) is None:
                         continue

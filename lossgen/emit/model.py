@@ -15,7 +15,7 @@ from lossgen.emit.names import named_weights
 from lossgen.ir.plan import KernelPlan, Moment
 from lossgen.ir.stages import Centre, Form, Max, Sum
 
-__all__ = ["CLAMP", "FAR", "FAR_GAP", "FLOOR", "RowModel", "whole"]
+__all__ = ["CLAMP", "FAR", "FAR_GAP", "FLOOR", "RowModel", "exponential_names", "whole"]
 
 CLAMP = "3.0e38"  # finite float32 (and float64) stand-in for an infinite z
 FAR_GAP = "1.0e18"  # stands for the distance of a masked pivot
@@ -230,7 +230,8 @@ class RowModel:
             found += [f"pinv{i}"] if f"p{i}" in names else []
             found += [f"rinv{i}"] if f"r{i}" in names else []
             found += [f"lam{i}"] if form.logp.name in names else []
-            found += [n for n in (f"z{i}", f"L{i}", f"top{i}") if n in names]
+            found += [f"lamu{i}"] if form.logu.name in names else []
+            found += [n for n in (f"z{i}", f"L{i}", f"top{i}", f"loguy{i}") if n in names]
         found += [s.symbol.name for s in self.sums if s.level <= level and s.symbol.name in names]
         for k, largest in enumerate(self.maxes):
             if largest.level <= level:
@@ -243,7 +244,7 @@ class RowModel:
         found: set[int] = set()
         for form in reversed(self.forms):
             i = form.index
-            if i in found or {f"p{i}", f"r{i}", form.logp.name} & names:
+            if i in found or exponential_names(form) & names:
                 found |= {i, *(k for k, _ in form.parts)}
         return found
 
@@ -251,7 +252,7 @@ class RowModel:
         """``names``, and those that the exponents of their softmaxes mention."""
         found = set(names)
         for form in reversed(self.forms):
-            if form.level > 1 and {f"p{form.index}", f"r{form.index}", form.logp.name} & found:
+            if form.level > 1 and exponential_names(form) & found:
                 found |= self.tile_symbols([form.base, form.scale])
         return found
 
@@ -357,6 +358,11 @@ class Sweep:
             wanted |= {s.name for e in self.bodies for s in e.free_symbols}
             wanted |= {s.name for c in self.model.centres for s in (c.factor * c.expr).free_symbols}
         return [n for n in self.row_arguments if n in wanted and n not in self.state]
+
+
+def exponential_names(form: Form) -> set[str]:
+    """What class expressions call the softmax's p, R and logarithms."""
+    return {f"p{form.index}", f"r{form.index}", form.logp.name, form.logu.name}
 
 
 def whole(kappa: Expr) -> int:

@@ -21,7 +21,7 @@ from lossgen.ir.stages import Form, StableLoss
 __all__ = ["assignments", "check_names", "named_weights"]
 
 _NUMBERED = re.compile(
-    r"(l|m|t|u|e|a|b|c|d|f|g|k|v|la|ly|z|zc|lam|L|p|r|pinv|rinv|T|w|max|index|is_max|delta|rest|"
+    r"(l|m|t|u|e|a|b|c|d|f|g|k|v|la|ly|z|zc|lam|lamu|logu|loguy|L|p|r|pinv|rinv|T|w|max|index|is_max|delta|rest|"
     r"top|joint|rise|apart|even|kept|near|reduced|same|smaller|turned)\d+"
 )
 # Names of C, and of templates/row_c.jinja.

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from math import comb
 
-from sympy import Expr, Symbol
+from sympy import Expr, Symbol, log
 
-from lossgen.emit.model import CLAMP, FAR_GAP, RowModel
+from lossgen.emit.model import CLAMP, FAR_GAP, RowModel, exponential_names
 from lossgen.emit.names import assignments
 from lossgen.emit.printers import TORCH, Dialect, Printer
 from lossgen.emit.sweep_triton import joint
@@ -74,6 +74,10 @@ class RowScalars:
         lines += clamped + assignments(targets, printer)
         return lines + self._inverses(model.gradient_names, model.levels[-1])
 
+    @property
+    def _even(self) -> str:
+        return self.printer(log(self.model.plan.stable.vocabulary.classes), 1)
+
     # ------------------------------------------------------------------ parts
     def _settled(self, level: int, wanted: set[Symbol], gradient: bool) -> list[str]:
         lines = []
@@ -122,6 +126,13 @@ class RowScalars:
             )
             infinite = 'float("inf")'
             lines.append(f'top{i} = {self.where}(la{i} == float("-inf"), {infinite}, top{i})')
+        if not saved and self._uses_lamu(form, wanted):
+            lines.append(f"lamu{i} = lam{i} - {self._even}")
+        if form.logu_y in wanted:
+            lines.append(
+                f"loguy{i} = {self.where}(z{i} > -1.0, -({self._gap(form)}) - lamu{i}, "
+                f"{self._even} - {prefix}softplus(z{i}))"
+            )
         if form.L in wanted:
             scaled = "" if form.scale == 1 else f"{self.printer(form.scale, 2)} * "
             lines.append(f"L{i} = {scaled}m{i} + lam{i}")
@@ -148,9 +159,14 @@ class RowScalars:
         if not saved:
             later = [b for s in self.model.sweep_models[1:] for b in s.bodies]
             names = names | self.model.tile_symbols(later)
-        reads = names & {f"p{form.index}", form.logp.name}
+        reads = names & (exponential_names(form) - {f"r{form.index}"})
         joint = any(f.joint in wanted for f in self.model.forms if form.index in dict(f.parts))
-        return form.L in wanted or finishes or joint or bool(reads)
+        rows = form.L in wanted or (not saved and self._uses_lamu(form, wanted))
+        return rows or finishes or joint or bool(reads)
+
+    def _uses_lamu(self, form: Form, wanted: set[Symbol]) -> bool:
+        """lam - log V is saved: sums and gradient must share what it was rounded to."""
+        return f"lamu{form.index}" in self.model.saved or bool({form.logu, form.logu_y} & wanted)
 
     def _gradient_symbols(self) -> set[Symbol]:
         """The symbols of the gradient's row scalars, and of its class expressions."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from sympy import Expr, Symbol
 
-from lossgen.emit.model import FAR, FLOOR, RowModel, Sweep, whole
+from lossgen.emit.model import FAR, FLOOR, RowModel, Sweep, exponential_names, whole
 from lossgen.emit.names import assignments
 from lossgen.emit.printers import TORCH, Printer
 from lossgen.emit.scalars import RowScalars
@@ -65,10 +65,11 @@ class TorchSweep:
 
     def _keeps_t(self, form: Form) -> bool:
         later = [b for s in self.model.sweep_models if s.level > form.level for b in s.bodies]
-        wanted = form.logp.name in self.model.tile_symbols(later)
-        wanted |= self.with_gradient and form.logp.name in self.model.gradient_names
+        logs = {form.logp.name, form.logu.name}
+        wanted = logs & self.model.tile_symbols(later)
+        wanted |= logs & self.model.gradient_names if self.with_gradient else set()
         return (
-            wanted
+            bool(wanted)
             or self.model.needs_powers(form)
             or any(form.index == k for f in self.model.forms for k, _ in f.parts)
             or any(
@@ -281,7 +282,7 @@ class TorchSweep:
 
     def _is_tile(self, expr: Expr) -> bool:
         names = {s.name for s in expr.free_symbols}
-        tiles = {f"{k}{f.index}" for f in self.model.forms for k in ("p", "r", "logp")}
+        tiles = {f"{k}{f.index}" for f in self.model.forms for k in ("p", "r", "logp", "logu")}
         tiles |= {s.name for m in self.model.maxes for s in (m.select, m.rise)}
         tiles |= {"x", *self.model.streams, *(c.symbol.name for c in self.model.centres)}
         return bool(names & tiles)
@@ -306,7 +307,7 @@ class TorchSweep:
         joined = {k for f in self.model.forms for k, _ in f.parts}
         for form in self.model.forms:
             i = form.index
-            wanted = {f"p{i}", f"r{i}", form.logp.name} & names
+            wanted = exponential_names(form) & names
             part = i in exponents and not wanted
             if form.level > level or not (wanted - done or part):
                 continue
@@ -320,6 +321,8 @@ class TorchSweep:
                 lines.append(f"t{i} = {value}")
             if form.logp.name in wanted - done:
                 lines.append(f"{form.logp} = t{i}.clamp_min({FLOOR}) - lam{i}")
+            if form.logu.name in wanted - done:
+                lines.append(f"{form.logu} = t{i}.clamp_min({FLOOR}) - lamu{i}")
             if not computed and {f"p{i}", f"r{i}"} & wanted:
                 lines.append(f"e{i} = t{i}.exp()" if i in joined else f"e{i} = t{i}.exp_()")
             if not single:

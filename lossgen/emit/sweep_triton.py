@@ -249,6 +249,8 @@ def exponentials(model: RowModel, names: set[str], printer: Printer, level: int)
         lines.append(f"t{i} = {value}")
         if form.logp.name in names:
             lines.append(f"{form.logp} = tl.maximum(t{i}, {FLOOR}) - lam{i}")
+        if form.logu.name in names:
+            lines.append(f"{form.logu} = tl.maximum(t{i}, {FLOOR}) - lamu{i}")
         if {f"p{i}", f"r{i}"} & names:
             lines.append(f"e{i} = tl.exp(t{i})")
         lines += [f"p{i} = e{i} * pinv{i}"] if f"p{i}" in names else []

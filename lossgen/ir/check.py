@@ -26,8 +26,8 @@ def check(stage: SymbolicLoss) -> None:
     statistics |= {s for m in stage.maxes for s in (m.symbol, m.index)}
     class_symbols = raw_class | {s for m in stage.maxes for s in (m.select, m.rise)}
     for form in stage.forms:
-        statistics |= set(form.row_symbols)
-        class_symbols |= set(form.class_symbols)
+        statistics |= {*form.row_symbols, form.logu_y}
+        class_symbols |= {*form.class_symbols, form.logu}
     frozen = set(stage.twins.values())
     row_known = raw_row | statistics | frozen
     for entry in stage.sums:

@@ -177,6 +177,7 @@ def rows_float32(
         for level in _levels(program):
             for form in (f for f in program.forms if f.level == level):
                 env |= _softmax(form, env, size, float32(form.base, known()), tile)
+                env |= _beside_uniform(form, env, np.float32(np.log(len(row.x))), tile)
             for entry in (e for e in program.sums if e.level == level):
                 env[entry.symbol] = _sum(entry, program.forms, known(), size)
             for k, largest in enumerate(program.maxes):
@@ -272,6 +273,15 @@ def _softmax(
     whole = np.float32(scale * m + lam)
     joint = np.float32(np.float32(m + log_a) - apart)
     return {form.z: z, form.L: whole, form.top: top, form.joint: joint}
+
+
+def _beside_uniform(form: Form, env: Env, even: Any, tile: dict[Symbol, Any]) -> dict[Symbol, Any]:
+    """log(V·p) of the classes and of y."""
+    t, lam, gap = (tile[Symbol(f"{name}{form.index}")] for name in ("t", "lam", "gap"))
+    lam = np.float32(lam - even)
+    tile[form.logu] = (np.maximum(t, np.float32(-1e18)) - lam).astype(np.float32)
+    far = np.float32(even - np.float32(OPS["softplus"].numpy(env[form.z])))
+    return {form.logu_y: np.float32(-gap - lam) if env[form.z] > -1 else far}
 
 
 def _mixed(form: Form, name: str, env: Env) -> Any:

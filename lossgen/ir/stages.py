@@ -141,12 +141,27 @@ class Form:
         return Symbol(f"logp{self.index}", real=True, nonpositive=True)
 
     @cached_property
+    def logu(self) -> Symbol:
+        """log(V·p_j) = t_j - (lam - log V): near 0, and accurate, where p is nearly uniform."""
+        return self._row("logu")
+
+    @cached_property
+    def logu_y(self) -> Symbol:
+        """log(V·P), with the same lam - log V."""
+        return self._row("loguy")
+
+    @cached_property
     def R(self) -> Symbol:
         return self._row("R", positive=True)
 
     @property
     def class_symbols(self) -> tuple[Symbol, ...]:
         return (self.logp, self.R)
+
+    @property
+    def symbols(self) -> tuple[Symbol, ...]:
+        """All of them, and what ``stabilize`` writes in their place."""
+        return (*self.row_symbols, *self.class_symbols, self.logu, self.logu_y)
 
     @property
     def row_symbols(self) -> tuple[Symbol, ...]:
@@ -339,7 +354,8 @@ class StableLoss(GradedLoss):
 class Certificate:
     """Measured accuracy of the emitted functions in float32 (see ``passes.certify``).
 
-    Errors are in ulp (2^-23 relative); ``*_kappa`` divide by 1 + condition number.
+    Errors are in ulp (2^-23 relative to the true value, or to ``scale`` where that is smaller);
+    ``*_kappa`` divide by 1 + condition number.
     """
 
     loss_ulp: float
@@ -348,9 +364,11 @@ class Certificate:
     gradient_kappa: float
     points: int
     bound: float
+    scale: float = 0.0
 
     def __str__(self) -> str:
+        least = f" of max(|true value|, {self.scale:g})" if self.scale else ""
         return (
             f"loss <= {self.loss_kappa:.1f}, gradient <= {self.gradient_kappa:.1f} "
-            f"(1 + kappa) ulp at {self.points} points"
+            f"(1 + kappa) ulp{least} at {self.points} points"
         )

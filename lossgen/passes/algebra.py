@@ -30,6 +30,7 @@ from sympy import (
 )
 
 from lossgen.ir.stages import Form
+from lossgen.passes.uniform import excesses
 
 __all__ = ["cancel_fractions", "cancel_parameters", "complement", "cost", "expand_products", "tidy"]
 
@@ -149,6 +150,7 @@ def tidy(expr: Expr, forms: Iterable[Form], parameters: frozenset[Symbol]) -> Ex
     forms = tuple(forms)
     expr = cancel_fractions(expr, [half for f in forms for half in (f.P, f.Q)])
     expr = complement(expr, forms)
+    expr = _absorbed(expr, [half for f in forms for half in (f.P, f.Q)])
     if expr.count_ops() > _MAX_OPS or not expr.args:
         return expr
     candidates = [expr]
@@ -165,13 +167,15 @@ def tidy(expr: Expr, forms: Iterable[Form], parameters: frozenset[Symbol]) -> Ex
 
 
 def expand_products(expr: Expr) -> Expr:
-    """Expand products and positive integer powers; other powers of sums stay whole, and so do the
-    arguments of functions: |a·(V - 1) - index| is not as accurate as a·V - a."""
-    calls: dict[Expr, Expr] = {}
+    """Expand products and whole positive powers; other powers of sums, P - 1/V and the arguments
+    of functions stay: |a·(V - 1) - index| is more accurate than |a·V - a - index|."""
+    apart: dict[Expr, Expr] = {}
     for node in sorted(_calls(expr), key=str):
         sign = {"positive": True} if node.is_positive else {"real": True}
-        calls[node] = Dummy(f"call{len(calls)}", **sign)
-    expr = expr.xreplace(calls)
+        apart[node] = Dummy(f"call{len(apart)}", **sign)
+    expr = expr.xreplace(apart)
+    apart |= {node: Dummy(f"excess{k}", real=True) for k, node in enumerate(excesses(expr))}
+    expr = expr.xreplace(apart)
     kept: dict[Expr, Expr] = {}
     for node in sorted(expr.atoms(Pow), key=str):
         if node.base.is_Add and not (node.exp.is_Integer and node.exp > 0):
@@ -179,7 +183,9 @@ def expand_products(expr: Expr) -> Expr:
             expr = expr.xreplace({node: base**node.exp})
     flat = expand(expr, deep=True, power_base=False, power_exp=False, log=False)
     flat = flat.xreplace({dummy: base for base, dummy in kept.items()})
-    return flat.xreplace({dummy: node for node, dummy in calls.items()})
+    for node, dummy in reversed(apart.items()):
+        flat = flat.xreplace({dummy: node})
+    return flat
 
 
 def _calls(expr: Expr) -> set[Expr]:
@@ -187,6 +193,28 @@ def _calls(expr: Expr) -> set[Expr]:
     if isinstance(expr, Function) and not isinstance(expr, exp | log):
         return {expr}
     return {node for part in expr.args for node in _calls(part)}
+
+
+def _absorbed(expr: Expr, halves: Sequence[Symbol]) -> Expr:
+    """P·Q·(a·Q^(e-1) + b)  →  P·(a·Q^e + b·Q): the negative power may be infinite alone."""
+    if not expr.args or not expr.free_symbols & set(halves):
+        return expr
+    expr = expr.func(*(_absorbed(a, halves) for a in expr.args))
+    for half in halves if isinstance(expr, Mul) else ():
+        held = expr.as_powers_dict().get(half, Integer(0))
+        for total in expr.args if held.is_positive else ():
+            powers = [t.as_powers_dict().get(half, Integer(0)) for t in Add.make_args(total)]
+            if total.is_Add and not all(p.is_nonnegative for p in powers):
+                rest = expr / total / half**held
+                terms = zip(total.args, powers, strict=True)
+                spread = (rest * _without(t, half) * half ** (held + p) for t, p in terms)
+                return _absorbed(Add(*spread), halves)
+    return expr
+
+
+def _without(product: Expr, half: Symbol) -> Expr:
+    """The factors that are no power of ``half``."""
+    return Mul(*(f for f in Mul.make_args(product) if f.as_base_exp()[0] != half))
 
 
 def _eliminate(expr: Expr, half: Symbol, other: Symbol) -> Expr:

@@ -6,7 +6,8 @@ on whole rows too: confident, flat, masked with -inf, and offset by 3000, statis
 
     error <= bound·(1 + kappa) ulp,   kappa(z) = |z·f'(z)/f(z)| + the same for every parameter
 
-An error below 1e-37 absolute is underflow, not inaccuracy.
+An error below 1e-37 absolute is underflow, not inaccuracy.  A spec may state a scale: errors and
+kappa are relative to it where the true value is smaller.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def certify(stable: StableLoss) -> StableLoss:
     """
     spec = stable.spec
     bound = spec.accuracy.ulp if spec.accuracy else BOUND
-    worst = _Worst()
+    worst = _Worst(spec.accuracy.scale if spec.accuracy else 0.0)
     if _is_scalar(stable):
         _scalar(stable, worst)
     stable = replace(
@@ -89,15 +90,21 @@ def certify(stable: StableLoss) -> StableLoss:
         gradient_kappa=worst.gradient[1],
         points=worst.points,
         bound=bound,
+        scale=worst.scale,
     )
     return replace(stable, certificate=certificate)
 
 
 class _Worst:
-    def __init__(self) -> None:
+    def __init__(self, scale: float) -> None:
+        self.scale = scale
         self.loss = (0.0, 0.0, "")
         self.gradient = (0.0, 0.0, "")
         self.points = 0
+
+    def unit(self, gold: Any) -> Any:
+        """What an error of a number is relative to."""
+        return max(abs(gold), mp.mpf(self.scale), mp.mpf(_TINY))
 
     def add(self, which: str, error: float, kappa: float, where: str) -> None:
         self.points += 1
@@ -186,47 +193,59 @@ def _point(
         kappa = mp.mpf(0)
         if abs(z) < 1e3 and gold != 0:
             for position in [0, *(1 + i for i in vary.values())]:
-                kappa += _condition(function, exact, position, gold)
+                kappa += _condition(function, exact, position, gold, worst.unit(gold))
         error = abs(mp.mpf(value) - gold) if np.isfinite(value) else mp.inf
         if error <= _TINY:
             worst.points += 1
             return
-        relative = error / max(abs(gold), mp.mpf(_TINY)) / _ULP
+        relative = error / worst.unit(gold) / _ULP
     where = f"z = {z:g}" + "".join(f", {n} = {constants[i]:g}" for n, i in vary.items())
     worst.add(which, float(relative), float(abs(kappa)), where)
 
 
-def _condition(function: Callable[..., Any], at: list[Any], position: int, gold: Any) -> Any:
+def _condition(
+    function: Callable[..., Any], at: list[Any], position: int, gold: Any, unit: Any
+) -> Any:
     """|v·f'(v)/f| of one argument."""
     if at[position] == 0:
         return mp.mpf(0)
     moved = list(at)
     moved[position] = at[position] * (1 + mp.mpf(10) ** -20)
     try:
-        return abs((function(*moved) - gold) / gold) * mp.mpf(10) ** 20
+        return abs((function(*moved) - gold) / unit) * mp.mpf(10) ** 20
     except (ZeroDivisionError, ValueError):
         return mp.mpf(0)
 
 
 def _needs_clamp(stable: StableLoss, exprs: list[Expr]) -> bool:
-    """Is a function NaN at z = ±inf, but finite at the largest float?"""
+    """Is a function NaN at z = ±inf, but finite at the largest float?
+
+    With the defaults; at the ends of the domains too if it is bounded, so that no infinity of it
+    is lost to the clamp.
+    """
     if not stable.forms:
         return False
     names = stable.vocabulary
-    defaults = {
-        s: np.float32(stable.spec.parameters[n].default) for n, s in names.parameters.items()
-    }
     for expr in exprs:
-        for infinite, finite in ((np.inf, 3e38), (-np.inf, -3e38)):
-            values = []
-            for z in (infinite, finite):
-                env: dict[Any, Any] = dict.fromkeys(expr.free_symbols, np.float32(0.5))
-                env |= {s: v for s, v in defaults.items() if s in env}
-                env |= {f.z: np.float32(z) for f in stable.forms}
-                values.append(float32(expr, env))
-            if np.isnan(values[0]).any() and np.isfinite(values[1]).all():
+        used = [n for n, s in names.parameters.items() if s in expr.free_symbols]
+        for point in parameter_points(stable.spec, used):
+            far, near = (_at_ends(stable, expr, point, z) for z in (np.inf, 3e38))
+            if any(np.isnan(a) and np.isfinite(b) for a, b in zip(far, near, strict=True)):
                 return True
+            if not np.isfinite(far).all():
+                break
     return False
+
+
+def _at_ends(stable: StableLoss, expr: Expr, point: dict[str, float], z: float) -> list[Any]:
+    """The values at z and at -z, with any statistic at 0.5."""
+    names, values = stable.vocabulary, []
+    for end in (z, -z):
+        env: dict[Any, Any] = dict.fromkeys(expr.free_symbols, np.float32(0.5))
+        env |= {names.parameters[n]: np.float32(v) for n, v in point.items()}
+        env |= {f.z: np.float32(end) for f in stable.forms}
+        values.append(np.max(float32(expr, env)))
+    return values
 
 
 # ---------------------------------------------------------------------------- whole rows
@@ -245,7 +264,7 @@ def _row(stable: StableLoss, row: Row, worst: _Worst) -> None:
         spread = _spread(row, stable)
         where = f"a row with logits {', '.join(f'{v:.4g}' for v in row.x)}, target {row.y}"
         where += "".join(f", {n} = {v:g}" for n, v in row.parameters.items())
-        by_loss, by_gradient = _parameter_condition(before, row, results, gradients)
+        by_loss, by_gradient = _parameter_condition(before, row, results, gradients, worst)
         for k, (value, gold) in enumerate(zip(values, results, strict=True)):
             error = abs(mp.mpf(value) - gold)
             if error <= _TINY:
@@ -254,14 +273,14 @@ def _row(stable: StableLoss, row: Row, worst: _Worst) -> None:
             if stable.outputs or stable.twins:
                 kappa += spread  # the gradient says nothing of one value
             elif gold != 0:
-                kappa += float(_sensitivity(stable, row, gradients) / abs(gold))
-            worst.add("loss", float(error / max(abs(gold), mp.mpf(_TINY)) / _ULP), kappa, where)
+                kappa += float(_sensitivity(stable, row, gradients) / worst.unit(gold))
+            worst.add("loss", float(error / worst.unit(gold) / _ULP), kappa, where)
         for slope, gradient in zip(slopes, gradients, strict=True):
             largest = max(abs(g) for g in gradient)
             errors = [abs(mp.mpf(float(s)) - g) for s, g in zip(slope, gradient, strict=True)]
             error = max(errors) if np.isfinite(slope).all() else mp.inf
             if error > _TINY:
-                ulp = float(error / max(largest, mp.mpf(_TINY)) / _ULP)
+                ulp = float(error / worst.unit(largest) / _ULP)
                 worst.add("gradient", ulp, by_gradient + spread + _scales(row), where)
 
 
@@ -294,7 +313,11 @@ def _scales(row: Row) -> float:
 
 
 def _parameter_condition(
-    before: GradedLoss, row: Row, results: list[Any], gradients: list[list[Any]]
+    before: GradedLoss,
+    row: Row,
+    results: list[Any],
+    gradients: list[list[Any]],
+    worst: _Worst,
 ) -> tuple[list[float], float]:
     """Relative change of results and gradient per relative change of a parameter or row input."""
     of_loss, of_gradient = [0.0] * len(results), 0.0
@@ -314,9 +337,9 @@ def _parameter_condition(
             continue
         for k, (after, value_) in enumerate(zip(shifted, results, strict=True)):
             if value_:
-                of_loss[k] += float(abs((after - value_) / value_) * 2**40)
+                of_loss[k] += float(abs(after - value_) / worst.unit(value_) * 2**40)
         if largest:
             after_flat = [g for gradient in slopes for g in gradient]
             change = max(abs(a - b) for a, b in zip(after_flat, flat, strict=True))
-            of_gradient += float(change / largest * 2**40)
+            of_gradient += float(change / worst.unit(largest) * 2**40)
     return of_loss, of_gradient

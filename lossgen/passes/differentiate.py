@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from sympy import Add, Expr, Integer, Mul, Pow, Symbol, exp, expand
 
 from lossgen.errors import CompileError
-from lossgen.ir.stages import Form, GradedLoss, Gradient, Pivot, SymbolicLoss
+from lossgen.ir.stages import Form, GradedLoss, Gradient, Max, Pivot, SymbolicLoss
 from lossgen.passes.algebra import cancel_fractions, expand_products, tidy
 from lossgen.passes.reductions import Reductions
 from lossgen.passes.separate import raw_sums
@@ -216,13 +216,9 @@ def _collect(
             if reduced is not None and not _divided(reduced, form):
                 del by_basis[basis]
                 add(reduced, basis.xreplace({form.R: p}))
-    for entry in built.maxes:  # a·p + b·select  →  (a + b)·p + b·(select - p)
-        p = exp(built.forms[entry.form].logp) if entry.form is not None else Integer(0)
-        for basis in [b for b in by_basis if p in b.args or p == b]:
-            chosen = basis / p * entry.select
-            if p != 0 and chosen in by_basis:
-                add(by_basis[chosen], basis)
-                add(by_basis.pop(chosen), chosen.xreplace({entry.select: entry.rise}))
+    for entry in built.maxes:
+        if entry.form is not None:
+            _rise(by_basis, entry, built.forms[entry.form])
     result: dict[Expr, Expr] = {}
     for coefficient, basis in _shared(by_basis, built, parameters):
         sign = -1 if -coefficient in result else 1
@@ -230,6 +226,34 @@ def _collect(
             result[sign * coefficient] = result.get(sign * coefficient, Integer(0)) + sign * basis
     split = [(c, part) for c, basis in result.items() for part in _by_weight(basis)]
     return tuple(sorted(split, key=lambda pair: str(pair[1])))
+
+
+def _rise(by_basis: dict[Expr, Expr], entry: Max, form: Form) -> None:
+    """The maximum of a softmax stands beside p as 1 - p, not as a difference.
+
+    a·p + b·select  →  (a + b)·p + b·(select - p)
+    a·R + b·select  →  (a + b·Q)·R + b·(select - p)    where a holds -b·Q
+    """
+    for weight in (exp(form.logp), form.R):
+        for basis in [b for b in by_basis if weight in Mul.make_args(b)]:
+            chosen = basis / weight * entry.select
+            if chosen not in by_basis:
+                continue
+            total = by_basis[basis] + by_basis[chosen]
+            if weight == form.R:
+                total = _cancelled(by_basis[basis], form.Q * by_basis[chosen], form, entry)
+            if total is not None:
+                rise = chosen.xreplace({entry.select: entry.rise})
+                by_basis[basis] = total
+                by_basis[rise] = by_basis.get(rise, Integer(0)) + by_basis.pop(chosen)
+
+
+def _cancelled(whole: Expr, part: Expr, form: Form, entry: Max) -> Expr | None:
+    """whole + part, where nothing of the maximum is left in the sum."""
+    own = {form.top, entry.symbol}
+    held = Add(*(t for t in Add.make_args(whole) if t.free_symbols & own))
+    left = expand_products(held + part)
+    return None if left.free_symbols & own else whole - held + left
 
 
 def _shared(

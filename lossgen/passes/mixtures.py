@@ -22,6 +22,7 @@ from sympy import Add, Dummy, Expr, Integer, Mul, Pow, Symbol, exp, expand, log
 
 from lossgen.ir.ops import OPS
 from lossgen.ir.stages import Form
+from lossgen.passes.uniform import excess_of_class
 
 __all__ = ["stabilize_class", "stabilize_mixtures"]
 
@@ -40,6 +41,9 @@ def stabilize_class(expr: Expr, forms: tuple[Form, ...]) -> tuple[Expr, set[str]
         if rates and rest == 0:
             powers[node] = Mul(*(d**k for d, k in rates))
     rewriter = _Mixtures(dict(logs))
+    whole, expr = expr, excess_of_class(expr, forms)
+    if whole != expr:
+        rewriter.fired.add("excess_over_uniform")
     result = rewriter(expr.xreplace(powers), {})
     result = rewriter.complements(result)
     back = result.replace(

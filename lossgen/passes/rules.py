@@ -6,6 +6,7 @@ Every rule is one row of ``RULES``, tried on each node from the root down, in or
     log_near_one        log(1 - c·Q)           →  log1p(-c·Q)
     log_of_complement   log(1 - e^-a), a > 0   →  log1mexp(a)
     complement          1 - e^-a, a > 0        →  -expm1(-a)
+    excess_over_uniform P - 1/V                →  expm1(log(V·P))/V
     expm1_quotient      B^N / (1 - B^N)        →  recipexpm1x(-N·log B) / (-N·log B)
     half_difference     P - P'                 →  P·Q' - Q·P'   (of two softmaxes)
     log_difference      c·(s - s')             →  c·log1p(Q'·expm1(z - z'))   where z is near z'
@@ -33,6 +34,7 @@ from lossgen.ir.stages import Form
 from lossgen.passes.algebra import cancel_parameters, complement
 from lossgen.passes.divergences import joint_logarithms
 from lossgen.passes.mixtures import stabilize_class, stabilize_mixtures
+from lossgen.passes.uniform import excess_of_row
 
 __all__ = ["RULES", "Rewriter", "Rule"]
 
@@ -382,6 +384,7 @@ RULES: tuple[Rule, ...] = (
     Rule("log_near_one", _log_near_one),
     Rule("log_of_complement", _log_of_complement),
     Rule("complement", _complement_of_exp),
+    Rule("excess_over_uniform", lambda expr, rw: excess_of_row(expr, rw.forms)),
     Rule("expm1_quotient", _expm1_quotient),
     Rule("half_difference", _half_difference),
     Rule("log_difference", _log_difference),

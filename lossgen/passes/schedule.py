@@ -114,13 +114,14 @@ def _saved(stable: StableLoss, needed: set[Symbol]) -> tuple[str, ...]:
     names: list[str] = []
     parts: set[int] = set()
     for form in reversed(stable.forms):
-        if form.index in parts or needed & {*form.row_symbols, *form.class_symbols}:
+        if form.index in parts or needed & set(form.symbols):
             parts |= {k for k, _ in form.parts}
     for form in stable.forms:
-        own = {form.z, form.L, form.top, *form.class_symbols}
+        own = {form.z, form.L, form.top, form.logu, form.logu_y, *form.class_symbols}
         if needed & own or form.index in parts:
             names += [f"m{form.index}", f"la{form.index}"]
             names += [f"rest{form.index}"] if form.top in needed else []
+            names += [f"lamu{form.index}"] if {form.logu, form.logu_y} & needed else []
             needed = needed | form.ell.free_symbols | form.ell_y.free_symbols
     if stable.pivot is Pivot.ARGMAX:
         names.append("pivot")

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from sympy import Add, Dummy, Expr, Function, Integer, Mul, Symbol, exp, expand
 
 from lossgen.ir.stages import Form
+from lossgen.passes.uniform import excess
 
 if TYPE_CHECKING:
     from lossgen.passes.reductions import Reductions
@@ -49,14 +50,18 @@ def separate(body: Expr, built: Reductions) -> list[Piece] | None:
 
 
 def raw_sums(body: Expr, built: Reductions) -> dict[Expr, Dummy]:
-    """Sums and functions of raw streams, which expansion must not take apart: 1 - t is exact,
-    p - t·p not; nor is |a·(V - 1) - index| written as |a·V - a - index|."""
+    """What expansion must not take apart: sums of raw streams (1 - t is exact, p - t·p not) and
+    functions of them (|a·(V - 1) - index| is more accurate than |a·V - a - index|), and factors
+    p - 1/V, whose squares and products are small where p is nearly uniform."""
     found: dict[Expr, Dummy] = {}
     stack = [body]
     while stack:
         node = stack.pop()
-        raw = built.varies(node) and built.level(node) == 0
-        if raw and (node.is_Add or (isinstance(node, Function) and not isinstance(node, exp))):
+        varies = built.varies(node)
+        raw = varies and built.level(node) == 0
+        called = isinstance(node, Function) and not isinstance(node, exp)
+        near_uniform = varies and node != body and node.is_Add and excess(node) is not None
+        if (raw and (node.is_Add or called)) or near_uniform:
             found[node] = Dummy(f"raw{len(found)}", real=True)
         elif not raw:
             stack.extend(node.args)

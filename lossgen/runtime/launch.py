@@ -30,6 +30,7 @@ __all__ = [
     "processors",
     "running_on",
     "scale_in_place",
+    "sharers",
 ]
 
 ROLES = ("forward", "merge", "backward", "fused")
@@ -52,7 +53,7 @@ class Config:
 
 def config(role: str, n_classes: int, hip: bool = False, streams: int = 0) -> Config:
     """The launch of kernel ``role`` for rows of ``n_classes``; ``streams``: class inputs beside
-    the logits, which share the registers."""
+    the logits, which share the registers (see ``sharers``)."""
     width = max(16, 1 << max(0, n_classes - 1).bit_length())
     share = streams.bit_length()  # halve for one, quarter for two or three
     one_tile = role == "fused" and width <= _ONE_TILE >> share
@@ -64,9 +65,16 @@ def config(role: str, n_classes: int, hip: bool = False, streams: int = 0) -> Co
     return Config(block, max(1, warps // 2) if hip else warps, one_tile)
 
 
-def _config(role: str, batch: Batch) -> Config:
+def sharers(variant: Variant) -> int:
+    """How many share the registers with the logits, as ``config`` counts them: the class inputs;
+    where there is none, more than four numbers that several sweeps keep of a row count as one."""
+    many = variant.merge_kernel is None and variant.n_saved > 4
+    return len(variant.streams) or int(many)
+
+
+def _config(role: str, variant: Variant, batch: Batch) -> Config:
     hip = torch.version.hip is not None
-    return config(role, batch.logits.shape[1], hip, len(batch.streams))
+    return config(role, batch.logits.shape[1], hip, sharers(variant))
 
 
 def n_splits(n_rows: int, n_classes: int, block: int, processors: int) -> int:
@@ -126,7 +134,7 @@ def forward(variant: Variant, batch: Batch) -> tuple[Tensor, Tensor]:
     saved = torch.empty(variant.n_saved, rows, dtype=torch.float32, device=logits.device)
     if rows == 0:
         return loss, saved
-    chosen = _config("forward", batch)
+    chosen = _config("forward", variant, batch)
     splits = 1
     if variant.merge_kernel is not None:
         splits = n_splits(rows, classes, chosen.block, processors(logits))
@@ -163,7 +171,7 @@ def backward(
     outs = tuple(empty_like(logits) if want else None for want in wanted)
     if rows == 0:
         return outs
-    chosen = _config("backward", batch)
+    chosen = _config("backward", variant, batch)
     pointers, strides, want = _targets(batch, outs)
     with running_on(logits):
         variant.backward_kernel[(rows, -(-classes // chosen.block))](
@@ -194,7 +202,7 @@ def fused(
     loss = torch.empty(batch.n_out, rows, dtype=torch.float32, device=logits.device)
     if rows == 0:
         return loss
-    chosen = _config("fused", batch)
+    chosen = _config("fused", variant, batch)
     pointers, strides, want = _targets(batch, outs)
     with running_on(logits):
         variant.fused_kernel[(rows,)](

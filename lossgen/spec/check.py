@@ -89,6 +89,10 @@ class _Checker(Declarations):
             self.fail(BadValue, "min_classes", problem="min_classes must be at least 1")
         if spec.accuracy and not 0 < spec.accuracy.ulp < math.inf:
             self.fail(BadValue, "accuracy", "ulp", problem="accuracy.ulp must be positive")
+        scale = spec.accuracy.scale if spec.accuracy else None
+        if scale is not None and not 0 < scale < math.inf:
+            problem = "accuracy.scale must be positive and finite"
+            self.fail(BadValue, "accuracy", "scale", problem=problem)
         parameters = {name: self.parameter(name) for name in spec.parameters}
         inputs = {name: self.input(name) for name in spec.inputs}
         self.lets()
@@ -116,7 +120,11 @@ class _Checker(Declarations):
             normalizer_source=self.formulas["normalizer"].text if normalizer else None,
             variants=self.variants(),
             notes=spec.notes,
-            accuracy=Accuracy(ulp=float(accuracy.ulp), reason=accuracy.reason)
+            accuracy=Accuracy(
+                ulp=float(accuracy.ulp),
+                scale=float(accuracy.scale or 0.0),
+                reason=accuracy.reason,
+            )
             if (accuracy := spec.accuracy)
             else None,
             min_classes=spec.min_classes,

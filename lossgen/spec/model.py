@@ -128,6 +128,7 @@ class AccuracyEntry(_Model):
     """A bound of the certificate other than the usual one, and why."""
 
     ulp: Real
+    scale: Real | None = Field(None, description="errors of smaller values are relative to this")
     reason: str
 
 
@@ -223,9 +224,13 @@ class Limit(_Model):
 
 
 class Accuracy(_Model):
-    """The certificate's bound, in ulp, and why it is not the usual one."""
+    """The certificate's bound, in ulp, and why it is not the usual one.
+
+    Errors are relative to the true value, and to ``scale`` where that is smaller.
+    """
 
     ulp: float
+    scale: float
     reason: str
 
 

@@ -12,7 +12,7 @@ from lossgen.errors import VerificationError
 from lossgen.verify.cases import Case
 from lossgen.verify.runner import Gold, Gradients, gold, gradients, shaken
 from lossgen.verify.streams import LOGITS, streams
-from lossgen.verify.tolerances import compare, further, slack
+from lossgen.verify.tolerances import compare, further, least, slack
 
 __all__ = ["check_literal", "close", "close_gradients", "fail", "naming"]
 
@@ -30,15 +30,18 @@ def naming(vector: str) -> str:
     return "the gradient" if vector == LOGITS else f"the gradient of {vector}"
 
 
-def _scales(exact: Gold) -> tuple[Tensor, dict[str, Tensor]]:
-    """The size of each loss (at least 1), and per row that of each gradient's terms.
+def _scales(exact: Gold, floor: float) -> tuple[Tensor, dict[str, Tensor]]:
+    """The size of each loss (at least 1), and per row that of each gradient's terms, at least
+    ``floor``.
 
     A bounded loss of a confidently wrong row has a gradient far below its terms, which cancel.
     """
     finite = torch.where(exact.loss.isfinite(), exact.loss.abs(), 0.0)
     largest = finite.clamp_max(1.0).reshape(len(finite), -1).amax(1)
     slopes = {
-        name: torch.maximum(torch.where(grad.isfinite(), grad.abs(), 0.0).amax(1), largest)
+        name: torch.maximum(
+            torch.where(grad.isfinite(), grad.abs(), 0.0).amax(1), largest.clamp_min(floor)
+        )
         for name, grad in exact.grads.items()
     }
     return finite.clamp_min(1.0), slopes
@@ -73,7 +76,7 @@ def check_literal(
     """
     exact = gold(case, torch.float64, weight)
     eager = _noisy(case, exact, weight)
-    value, slopes = _scales(exact)
+    value, slopes = _scales(exact, least(case.spec))
     factor = slack(case.spec)
     if loss is not None and case.spec.outputs:
         if loss.shape != exact.loss.shape:

@@ -17,7 +17,7 @@ from lossgen.verify.judge import check_literal, close, close_gradients, fail, na
 from lossgen.verify.reference import Arguments, literal, literal_mpmath
 from lossgen.verify.runner import Runner, gold, gradients, shaken
 from lossgen.verify.streams import LOGITS, normal, relations, streams
-from lossgen.verify.tolerances import slack
+from lossgen.verify.tolerances import least, slack
 
 __all__ = [
     "accurate_when_confident",
@@ -70,7 +70,7 @@ def accurate_when_confident(case: Case, run: Runner) -> None:
         for i, name in product(range(case.rows), grads):
             value, slopes = _exact(case, case.arguments(), i, name, k)
             bound = _relative_bound(case, i)
-            size = max((abs(s) for s in slopes), default=mp.mpf(0))
+            size = max((least(case.spec), *(abs(s) for s in slopes)), default=mp.mpf(0))
             off, slopes_off = mp.mpf(0), mp.mpf(0)
             if streams(case.spec):  # they may cancel: what an ulp of the numbers does is allowed
                 near, slopes_near = _exact(case, shaken(case), i, name, k)
@@ -78,7 +78,7 @@ def accurate_when_confident(case: Case, run: Runner) -> None:
                 slopes_off = _apart(slopes, slopes_near)
             _relative(naming(name), grads[name][i], slopes, bound * size + 16 * slopes_off)
             if abs(value) < 0.5:  # otherwise no relative accuracy is lost to begin with
-                allowed = bound * (abs(value) + 1e-30) + 16 * off
+                allowed = bound * max(abs(value) + 1e-30, least(case.spec)) + 16 * off
                 _relative("the loss", rows[i : i + 1], [value], allowed)
 
 
@@ -161,6 +161,7 @@ def zero_sum_gradient(case: Case, run: Runner) -> None:
             continue
         grad = grads[name].double()
         total, size = grad.sum(1).abs(), grad.abs().sum(1) + terms * (name != LOGITS)
+        size = size.clamp_min(least(case.spec))
         if not bool((total <= 64.0 * slack(case.spec) * 2.0**-23 * size + 1e-30).all()):
             which = naming(name)
             fail(f"{which} sums to {total.max():.3g}, its absolute values to {size.max():.3g}")

@@ -17,7 +17,7 @@ from torch import Tensor
 from lossgen.errors import VerificationError
 from lossgen.spec.model import LossSpec
 
-__all__ = ["EAGER", "FLOOR", "ROUNDING", "compare", "further", "slack"]
+__all__ = ["EAGER", "FLOOR", "ROUNDING", "compare", "further", "least", "slack"]
 
 EAGER = 4.0
 ROUNDING = 8.0
@@ -29,6 +29,11 @@ def slack(spec: LossSpec) -> float:
     """A spec that states a wider bound for its certificate gets it here too, up to ``WIDEST``:
     beyond that the bound is about points that are 0/0, relative errors of numbers near 0."""
     return min(WIDEST, max(1.0, spec.accuracy.ulp / 4.0)) if spec.accuracy else 1.0
+
+
+def least(spec: LossSpec) -> float:
+    """What relative errors of smaller numbers are relative to, if the spec says so; else 0."""
+    return spec.accuracy.scale if spec.accuracy else 0.0
 
 
 def further(gold: Tensor, one: Tensor, other: Tensor) -> Tensor:

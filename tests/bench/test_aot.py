@@ -50,7 +50,8 @@ class Dies:
         os._exit(134)
 
 
-LOSS = SimpleNamespace(variants=(SimpleNamespace(uses=frozenset(), streams=(), KERNELS),))
+HELD = dict(uses=frozenset(), streams=(), n_saved=2, merge_kernel=None)
+LOSS = SimpleNamespace(variants=(SimpleNamespace(**HELD, KERNELS),))
 """
 
 

@@ -69,6 +69,8 @@ def _cases():
 
 #: losses that take two reduction sweeps before the gradient; all others take one
 TWO_SWEEPS = {
+    "dice",
+    "dist_row",
     "jsd_beta",
     "logit_norm",
     "nfl",

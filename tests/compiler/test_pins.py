@@ -46,6 +46,8 @@ PINS = {
     "crammer_singer": (1, 2),
     "weston_watkins": (2, 1),
     "dc_pdd": (1, 2),
+    "dice": (5, 5),
+    "dist_row": (7, 12),
     "dkd": (4, 4),
     "grpo": (1, 2),
     "kl_cov": (1, 2),
@@ -83,6 +85,8 @@ PINS = {
 }
 #: what no algebra makes one sweep; everything else takes one
 TWO_SWEEPS = {
+    "dice",
+    "dist_row",
     "jsd_beta",
     "logit_norm",
     "nfl",

@@ -9,7 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lossgen.losses import alpha_divergence_loss, dkd_loss, elr_loss, renyi_loss
+from lossgen.losses import (
+    alpha_divergence_loss,
+    dice_loss,
+    dist_row_loss,
+    dkd_loss,
+    elr_loss,
+    renyi_loss,
+)
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -53,6 +60,21 @@ def renyi(x: Tensor, u: Tensor, alpha: float) -> Tensor:
     return (logs.logsumexp(1) / (alpha - 1)).mean()
 
 
+def dice(x: Tensor, y: Tensor, alpha: float, smooth: float) -> Tensor:
+    """The definition for one row: every class an example, squares in the denominator."""
+    p, e = F.softmax(x, 1), F.one_hot(y, x.shape[1]).to(x)
+    weighed = (1 - p) ** alpha * p
+    overlap = (2 * weighed * e + smooth) / (weighed**2 + e + smooth)
+    return (1 - overlap).sum(1).mean()
+
+
+def dist_row(x: Tensor, u: Tensor, tau: float) -> Tensor:
+    """tau² times one minus Pearson's correlation, without the 1e-8 beside the norms."""
+    p, t = (F.softmax(v / tau, 1) for v in (x, u))
+    p, t = (v - v.mean(1, keepdim=True) for v in (p, t))
+    return tau**2 * (1 - F.cosine_similarity(p, t, dim=1, eps=0.0)).mean()
+
+
 CASES: dict[str, tuple[Loss, Loss]] = {
     "dkd": (
         lambda x, u, y, **k: dkd_loss(x, y, u, **k),
@@ -73,6 +95,22 @@ CASES: dict[str, tuple[Loss, Loss]] = {
     "renyi": (
         lambda x, u, y, **k: renyi_loss(x, u, alpha=0.7, **k),
         lambda x, u, y: renyi(x, u, 0.7),
+    ),
+    "dice": (
+        lambda x, u, y, **k: dice_loss(x, y, **k),
+        lambda x, u, y: dice(x, y, 0.01, 1.0),
+    ),
+    "dice, adjusted": (
+        lambda x, u, y, **k: dice_loss(x, y, alpha=0.7, gamma=0.01, **k),
+        lambda x, u, y: dice(x, y, 0.7, 0.01),
+    ),
+    "dist_row": (
+        lambda x, u, y, **k: dist_row_loss(x, u, **k),
+        lambda x, u, y: dist_row(x, u, 1.0),
+    ),
+    "dist_row, softened": (
+        lambda x, u, y, **k: dist_row_loss(x, u, T=4.0, **k),
+        lambda x, u, y: dist_row(x, u, 4.0),
     ),
 }
 

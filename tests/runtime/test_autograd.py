@@ -242,3 +242,13 @@ def test_splits_fill_the_processors() -> None:
     assert not config("fused", 8193).one_tile
     assert config("fused", 8192, hip=True).warps == 16
     assert config("forward", 1).block == 16
+
+
+def test_what_shares_the_registers() -> None:
+    """tvd has one class input; dice keeps five numbers of a row for its second sweep."""
+    import lossgen
+    from lossgen.runtime.launch import sharers
+
+    names = {"cross_entropy": 0, "logit_norm": 0, "dice": 1, "tvd": 1}
+    variants = {name: lossgen.load(name).LOSS.variants[0] for name in names}
+    assert {name: sharers(v) for name, v in variants.items()} == names

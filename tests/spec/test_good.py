@@ -46,7 +46,7 @@ limits:
     equals: 1 - p[y]
 notes: |
   Free text.
-accuracy: {ulp: 8, reason: "because"}
+accuracy: {ulp: 8, scale: 0.5, reason: "because"}
 min_classes: 2
 """
 STREAM = NameKind.STREAM
@@ -64,7 +64,7 @@ def test_full_spec(tmp_path):
     assert (spec.name, spec.class_name, spec.title) == ("full", "FULLLoss", "Everything")
     assert (spec.path, spec.source, spec.min_classes) == (path, FULL, 2)
     assert spec.notes == "Free text.\n"
-    assert (spec.accuracy.ulp, spec.accuracy.reason) == (8.0, "because")
+    assert (spec.accuracy.ulp, spec.accuracy.scale, spec.accuracy.reason) == (8.0, 0.5, "because")
     q, cap, t = (spec.parameters[n] for n in ("q", "cap", "t"))
     assert (q.default, q.off, q.doc, str(q.domain)) == (0.7, None, "the power", "(0, 1]")
     assert (cap.default, cap.off, str(cap.domain)) == (float("inf"), float("inf"), "(0, inf]")
