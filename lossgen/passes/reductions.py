@@ -98,8 +98,8 @@ class Reductions:
         back: dict[Expr, Expr] = {t: live for live, t in self._twins.items()}
         for entry in list(self.sums):
             if entry.body.free_symbols & set(back):
-                back[entry.symbol] = self.sum(entry.body.xreplace(back))
-        return expr.xreplace(back)
+                back[entry.symbol] = self.sum(_followed(entry.body, back))
+        return _followed(expr, back)
 
     def adopt_twins(self, twins: dict[Symbol, Symbol]) -> None:
         """Take over the twins of an earlier pass."""
@@ -291,3 +291,10 @@ def _same(a: Expr, b: Expr) -> bool:
     if a.free_symbols != b.free_symbols or max(a.count_ops(), b.count_ops()) > 80:
         return False
     return bool(expand(a, power_base=False, log=False) == expand(b, power_base=False, log=False))
+
+
+def _followed(expr: Expr, back: dict[Expr, Expr]) -> Expr:
+    """Replaced until nothing changes: a twin may be that of a sum over twins."""
+    while (replaced := expr.xreplace(back)) != expr:
+        expr = replaced
+    return expr

@@ -122,6 +122,7 @@ def agree(formula: str) -> None:
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(FORMULA)
 @example("sum(stop_gradient(p)*logp)")
+@example("stop_gradient(sum(stop_gradient(p)*logp)) - logp[y]")  # a twin of a sum of twins
 @example("logsumexp(x + w)")  # base x - x[y] + w: the exponent depends on x[y]
 @example("(p[y]**q - p[y])*sum(p*logp)")
 @example("(p[y]**(q - 1) - p[y]**q)")
