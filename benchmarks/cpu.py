@@ -36,6 +36,7 @@ from lossgen.losses import (
     kd_forward_kl_loss,
     trades_loss,
 )
+from lossgen.runtime.pages import empty_like
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]  # logits, target, a second row of logits
 SECONDS = {"speed": 150.0, "scaling": 35.0, "linear": 30.0}  # at most, beside warming up
@@ -168,7 +169,7 @@ def speed(options: argparse.Namespace, compiled: bool) -> list[dict[str, Any]]:
     target = torch.randint(options.classes, (options.rows,))
     other = (logits.detach() + torch.randn(options.rows, options.classes)).requires_grad_()
     plain = [logits.detach(), other.detach()]
-    floor, found = Floor(options.threads), []
+    floor, huge, found = Floor(options.threads), Floor(options.threads, empty_like), []
     for name in options.only:
         generated, composite, streams, gradients = LOSSES[name]
         losses = {"lossgen": generated, "eager": composite}
@@ -179,6 +180,7 @@ def speed(options: argparse.Namespace, compiled: bool) -> list[dict[str, Any]]:
         }
         agree(runs)
         runs["floor"] = partial(floor, plain[:streams], gradients)
+        runs["floor_of_huge_pages"] = partial(huge, plain[:streams], gradients)
         if (streams, gradients) != (1, 1):
             runs["floor_of_one"] = partial(floor, plain[:1], 1)
         timings = paired(runs, options.rounds, seconds=SECONDS["speed"] / len(options.only))

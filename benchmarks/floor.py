@@ -1,6 +1,6 @@
-"""What no loss of softmaxes on a CPU can avoid: two exponentials per logit and fresh gradients.
+"""What a loss of softmaxes on a CPU cannot do without: two exponentials per logit, and gradients.
 
-The loops are written by hand in C with the exponential that lossgen's C programs have, compiled
+The loops are written by hand in C with the exponential of lossgen's C programs, compiled
 with the same flags.  Each thread takes rows in shares, and a row is in cache from its first
 exponential to its gradient.  There is no maximum, no target and no coefficient.
 """
@@ -12,10 +12,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
+import torch
 from torch import Tensor
 
 from lossgen.runtime.c_build import library
-from lossgen.runtime.pages import empty_like
 
 _SOURCE = """#include "row.h"
 
@@ -26,11 +26,11 @@ void two_exponentials(const float *restrict x, float *restrict out, int64_t clas
         float *to = out + (keep ? row : 0) * classes, sums[LANES] = {0}, total = 0;
         int64_t j = 0;
         for (; j + LANES <= classes; j += LANES)
-            for (int k = 0; k < LANES; ++k) sums[k] += f_exp_below(from[j + k]);
-        for (; j < classes; ++j) sums[0] += f_exp_below(from[j]);
+            for (int k = 0; k < LANES; ++k) sums[k] += f_exp(from[j + k]);
+        for (; j < classes; ++j) sums[0] += f_exp(from[j]);
         for (int k = 0; k < LANES; ++k) total += sums[k];
         total = 1 / total;
-        for (j = 0; j < classes; ++j) to[j] = f_exp_below(from[j]) * total;
+        for (j = 0; j < classes; ++j) to[j] = f_exp(from[j]) * total;
     }
 }
 """
@@ -40,20 +40,27 @@ _SHARES = 4  # parts per thread, as in lossgen
 class Floor:
     """Callable: streams [N, V] float32 and how many of them get a gradient; the gradients.
 
+    Args:
+        threads: that share the rows.
+        allocate: memory like that of a tensor.  Torch's is mapped anew each time it is large.
+
     Raises:
         RuntimeError: there is no C compiler.
     """
 
-    def __init__(self, threads: int) -> None:
+    def __init__(
+        self, threads: int, allocate: Callable[[Tensor], Tensor] = torch.empty_like
+    ) -> None:
         program = library(_SOURCE, double=False)
         if program is None:
             raise RuntimeError("the floor needs a C compiler")
         self.function: Callable[..., None] = program.two_exponentials
         self.parts = _SHARES * threads if threads > 1 else 1
         self.pool = ThreadPoolExecutor(threads)
+        self.allocate = allocate
 
     def __call__(self, streams: list[Tensor], gradients: int) -> list[Tensor]:
-        fresh = [empty_like(x) for x in streams[:gradients]]
+        fresh = [self.allocate(x) for x in streams[:gradients]]
         rows, classes = streams[0].shape
         step = -(-rows // self.parts)
         share = partial(self._rows, streams, fresh, classes, step)

@@ -36,8 +36,8 @@ __all__ = ["LinearTwoHotLoss", "TwoHotLoss", "linear_two_hot_loss", "two_hot_los
 #       low)))*softplus(z0)
 #   c0       = T1 + relu(1 - absf(-index_y + (V - 1)*(-low + clip(value, low, high))/(high -
 #       low)))
-#   dloss/dx = c0*exp(logp0) - relu(1 - absf(-V*low/(high - low) + V*clip(value, low, high)/(high
-#       - low) - index + low/(high - low) - clip(value, low, high)/(high - low)))
+#   dloss/dx = c0*exp(logp0) - relu(1 - absf(-index + (V - 1)*(-low + clip(value, low,
+#       high))/(high - low)))
 #   dloss/dx_y = T1*sigmoid(-z0) - relu(1 - absf(-index_y + (V - 1)*(-low + clip(value, low,
 #       high))/(high - low)))*sigmoid(z0)
 #   with l0_j = x, z0 = logsumexp_(j != y) l0_j - l0_y, R0_j = exp(l0_j - logsumexp_(j != y) l0_j)
@@ -213,10 +213,8 @@ def _gradient(cols, pivot, x_y, index_y, x, value, low, high, V, c0, grad_x_y, m
     t0 = x - m0
     e0 = tl.exp(t0)
     p0 = e0 * pinv0
-    w0 = 1.0 / (high - low)
-    w1 = dl.clip(value, low, high)
     grad_x = c0 * p0 - dl.relu(
-        1.0 - dl.absf(w0 * w1 * V + low * w0 - low * w0 * V - index - w0 * w1)
+        1.0 - dl.absf((V - 1.0) * (dl.clip(value, low, high) - low) / (high - low) - index)
     )
     grad_x = tl.where(cols == pivot.to(tl.int32), grad_x_y, grad_x)
     return (grad_x,)
@@ -1147,10 +1145,8 @@ def _torch_backward(x, value, low, high, saved, g):
     t0 = x - m0
     e0 = t0.exp_()
     p0 = e0 * pinv0
-    w0 = 1.0 / (high - low)
-    w1 = el.clip(value, low, high)
     grad_x = c0 * p0 - el.relu(
-        1.0 - el.absf(w0 * w1 * V + low * w0 - low * w0 * V - index - w0 * w1)
+        1.0 - el.absf((V - 1.0) * (el.clip(value, low, high) - low) / (high - low) - index)
     )
     grad_x = grad_x.scatter(1, pivot, grad_x_y + torch.zeros_like(x_y))
     grad_x = grad_x.mul_(g)
@@ -1200,10 +1196,8 @@ def _torch_fused(x, value, low, high, g):
     grad_x_y = T1 * el.sigmoid(-z0) - w0 * el.sigmoid(z0)
     pinv0 = el.exp(-lam0)
     p0 = e0 * pinv0
-    w0 = 1.0 / (high - low)
-    w1 = el.clip(value, low, high)
     grad_x = c0 * p0 - el.relu(
-        1.0 - el.absf(w0 * w1 * V + low * w0 - low * w0 * V - index - w0 * w1)
+        1.0 - el.absf((V - 1.0) * (el.clip(value, low, high) - low) / (high - low) - index)
     )
     grad_x = grad_x.scatter(1, pivot, grad_x_y + torch.zeros_like(x_y))
     grad_x = grad_x.mul_(g)
@@ -1217,8 +1211,8 @@ _C_SOURCE = r"""#include "row.h"
          low)))*softplus(z0)
      c0       = T1 + relu(1 - absf(-index_y + (V - 1)*(-low + clip(value, low, high))/(high -
          low)))
-     dloss/dx = c0*exp(logp0) - relu(1 - absf(-V*low/(high - low) + V*clip(value, low, high)/(high
-         - low) - index + low/(high - low) - clip(value, low, high)/(high - low)))
+     dloss/dx = c0*exp(logp0) - relu(1 - absf(-index + (V - 1)*(-low + clip(value, low,
+         high))/(high - low)))
      dloss/dx_y = T1*sigmoid(-z0) - relu(1 - absf(-index_y + (V - 1)*(-low + clip(value, low,
          high))/(high - low)))*sigmoid(z0)
      with l0_j = x, z0 = logsumexp_(j != y) l0_j - l0_y, R0_j = exp(l0_j - logsumexp_(j != y) l0_j)
@@ -1404,8 +1398,8 @@ static inline __attribute__((always_inline)) void lift_3(const real *x_ptr, cons
 }
 
 static inline __attribute__((always_inline)) void gradient(const real *x_ptr, const int n_classes,
-    const real c0, const real m0, const real pinv0, const real same0, const real same1, const real
-    g, real *grad_x_ptr, const int want) {
+    const real c0, const real m0, const real pinv0, const real same0, const real g, real
+    *grad_x_ptr, const int want) {
 #pragma GCC ivdep
     for (int cols = 0; cols < n_classes; ++cols) {
         const real x = x_ptr[cols];
@@ -1413,21 +1407,21 @@ static inline __attribute__((always_inline)) void gradient(const real *x_ptr, co
         const real t0 = x - m0;
         const real e0 = f_exp_below(t0);
         const real p0 = e0 * pinv0;
-        const real grad_x = c0 * p0 - f_relu(R(1.0) - f_absf(same0 - index - same1));
+        const real grad_x = c0 * p0 - f_relu(R(1.0) - f_absf(same0 - index));
         if (want & 1) grad_x_ptr[cols] = grad_x * g;
     }
 }
 
 static inline __attribute__((always_inline)) void gradient_kept(const real *x_ptr, const int
     n_classes, const real *kept0_ptr, const real c0, const real pinv0, const real same0, const real
-    same1, const real g, real *grad_x_ptr, const int want) {
+    g, real *grad_x_ptr, const int want) {
 #pragma GCC ivdep
     for (int cols = 0; cols < n_classes; ++cols) {
         const real kept0 = kept0_ptr[cols];
         const real index = (real)(cols);
         const real e0 = kept0;
         const real p0 = e0 * pinv0;
-        const real grad_x = c0 * p0 - f_relu(R(1.0) - f_absf(same0 - index - same1));
+        const real grad_x = c0 * p0 - f_relu(R(1.0) - f_absf(same0 - index));
         if (want & 1) grad_x_ptr[cols] = grad_x * g;
     }
 }
@@ -1507,17 +1501,14 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         double grad_x_y = T1 * f_sigmoid(-z0) - w0 * f_sigmoid(z0);
         double pinv0 = f_exp(-lam0);
         {
-            const double w0 = 1.0 / (high - low);
-            const double w1 = f_clip(value, low, high);
-            const double same0 = w0 * w1 * V + low * w0 - low * w0 * V;
-            const double same1 = w0 * w1;
+            const double same0 = (V - 1.0) * (f_clip(value, low, high) - low) / (high - low);
             const int want = (grad_x_ptr ? 1 : 0);
             if (mode == FUSED) {
                 if (want == 1) gradient_kept(x_ptr, n_classes, kept + 0 * padded, c0, pinv0, same0,
-                    same1, (real)g, grad_x_ptr, 1);
+                    (real)g, grad_x_ptr, 1);
             } else {
-                if (want == 1) gradient(x_ptr, n_classes, c0, m0, pinv0, same0, same1, (real)g,
-                    grad_x_ptr, 1);
+                if (want == 1) gradient(x_ptr, n_classes, c0, m0, pinv0, same0, (real)g, grad_x_ptr,
+                    1);
             }
         }
         if (grad_x_ptr) grad_x_ptr[(int64_t)pivot] = (real)(grad_x_y * g);

@@ -8,6 +8,7 @@ compared by the median over the rounds of the ratio within a round.
 from __future__ import annotations
 
 import math
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -44,7 +45,7 @@ def paired(
     seconds: float = math.inf,
     measure: Callable[[Callable[[], object]], float] | None = None,
 ) -> dict[str, Timing]:
-    """Time every candidate ``rounds`` times, interleaved.
+    """Time every candidate ``rounds`` times, interleaved, each round in another order.
 
     Args:
         candidates: what to run, by name; each call does the whole work.
@@ -61,8 +62,8 @@ def paired(
     for turn in range(warmup + rounds):
         if turn >= warmup + 3 and time.perf_counter() - began > seconds:
             break
-        start = turn % len(names)
-        for name in names[start:] + names[:start]:
+        # In no fixed order: what one leaves of caches and free memory, another gets.
+        for name in random.Random(turn).sample(names, len(names)):
             taken = clock(candidates[name])
             if turn >= warmup:
                 samples[name].append(taken)

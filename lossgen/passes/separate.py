@@ -65,6 +65,8 @@ def raw_sums(body: Expr, built: Reductions) -> dict[Expr, Dummy]:
             found[node] = Dummy(f"raw{len(found)}", real=True)
         elif not raw:
             stack.extend(node.args)
+        elif node.is_Mul:  # a sum in it is taken apart: c·(a + b)
+            stack.extend(a for a in node.args if not a.is_Add)
     return found
 
 

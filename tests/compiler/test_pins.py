@@ -8,6 +8,7 @@ from lossgen import paths
 from lossgen.compiler import compile_loss
 from lossgen.errors import CompileError
 from lossgen.ir.plan import KernelPlan
+from lossgen.passes.samples import parameter_points
 from lossgen.spec.load import load_spec, load_text
 
 #: name -> (statistics, saved scalars) of the base variant
@@ -197,6 +198,22 @@ def test_stop_gradient() -> None:
     assert str(weighted.stable.gradients[0].at_y) == "-sigmoid(-z0)*sigmoid(z0)"
     entropy = formula("-sum(stop_gradient(p) * logp)")
     assert entropy.stable.gradients[0].terms == ()  # -sum(p̄·logp) is stationary at p̄ = p
+
+
+def test_parameters_are_chosen_in_their_range() -> None:
+    """low and high chosen apart would make low > high."""
+    spec = load_spec(paths.require_spec("hl_gauss"))
+    points = parameter_points(spec, ["low", "high"])
+    assert len(points) > 5
+    assert all(-2 <= p["low"] <= 0.25 and 0.75 <= p["high"] <= 3 for p in points)
+
+
+def test_arguments_of_functions_are_not_expanded() -> None:
+    """(v - low)·(V - 1)/(high - low) of 65 centres as a·V - a - b·V + b: off by 4e-5."""
+    stable = plan("two_hot").stable
+    found = [s.body for s in stable.sums] + [b for g in stable.gradients for _, b in g.terms]
+    assert sum("(V - 1)*(-low + clip(value, low, high))" in str(body) for body in found) >= 2
+    assert not any("V*low" in str(body) for body in found)
 
 
 SWEEPS = {

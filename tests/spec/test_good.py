@@ -18,7 +18,7 @@ class: FULLLoss
 title: Everything
 reference: nobody, never
 parameters:
-  q: {default: 0.7, domain: "(0, 1]", doc: "the power"}
+  q: {default: 0.7, domain: "(0, 1]", range: [0.25, 1], doc: "the power"}
   smoothing: {default: 0, domain: "[0, 1]", off: 0}
   cap: {default: .inf, domain: "(0, inf]", off: inf}
   t: {default: 2, domain: "[1, 16]", integer: true}
@@ -70,6 +70,7 @@ def test_full_spec(tmp_path):
     assert (cap.default, cap.off, str(cap.domain)) == (float("inf"), float("inf"), "(0, inf]")
     assert (t.default, t.integer, type(t.default)) == (2, True, int)
     assert spec.parameters["penalty"].default == 1e-4
+    assert (q.range, str(q.tested), t.range, t.tested) == ((0.25, 1.0), "[0.25, 1]", None, t.domain)
     weight, token = spec.inputs["weight"], spec.inputs["token"]
     assert (weight.kind, weight.off, weight.range) == ("vocab", 1.0, (0.5, 2.0))
     assert (token.kind, token.off, token.range, token.domain) == ("row", None, None, None)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lossgen.losses import cross_entropy_loss, gce_loss
+from lossgen.losses import cross_entropy_loss, gce_loss, two_hot_loss
 from lossgen.verify import interpreter
 from lossgen.verify.properties import PROPERTIES
 from lossgen.verify.runner import tiles
@@ -43,6 +43,18 @@ def _fresh() -> Iterator[None]:
 
 def test_the_covering_properties_exist() -> None:
     assert set(COVERED.values()) <= {p.name for p in PROPERTIES}
+
+
+@pytest.mark.parametrize("backend", ["torch", "c", "triton"])
+def test_a_masked_class_alone_in_its_tile_keeps_its_weight(backend: str) -> None:
+    """All of the target is on the last class, whose logit is -inf; it was a pivot at -1e18."""
+    logits = torch.randn(2, 33)
+    logits[:, -1] = -torch.inf
+    with tiles(16 if backend == "triton" else None):
+        loss = two_hot_loss(
+            logits, value=torch.tensor([1.0, 0.0]), reduction="none", backend=backend
+        )
+    assert loss.isinf().tolist() == [True, False]
 
 
 @pytest.mark.parametrize("classes", [17, 33, 65, 1025])
