@@ -220,7 +220,7 @@ def plot(results: dict[str, Any], path: Path) -> None:
     left.set_xlabel("ms, forward + backward (log scale)")
     left.set_title(f"N = {results['rows']}, V = {results['classes']}, {results['threads']} threads")
     handles, labels = left.get_legend_handles_labels()
-    left.legend(handles[::-1], labels[::-1], fontsize=8, loc="lower right")
+    left.legend(handles[::-1], labels[::-1], fontsize=8, loc="upper right")
 
     points = results["scaling"]
     losses = list(dict.fromkeys(p["loss"] for p in points))

@@ -22,7 +22,7 @@ def script(monkeypatch):
 
 
 def test_it_measures_and_writes(script, monkeypatch, tmp_path, capsys):
-    sizes = ["--rows", "16", "--classes", "1024", "--rounds", "2", "--no-compile"]
+    sizes = ["--rows", "32", "--classes", "1024", "--rounds", "2", "--no-compile"]
     monkeypatch.setattr(sys, "argv", ["cpu.py", *sizes, "--out", str(tmp_path)])
     script.main()
     results = json.loads((tmp_path / "cpu.json").read_text(encoding="utf-8"))
