@@ -75,6 +75,11 @@ def certify(stable: StableLoss) -> StableLoss:
     )
     for row in sample_rows(stable):
         _row(stable, row, worst)
+    if not worst.real:
+        raise CompileError(
+            "the loss is not a real number at any of the points that were tried: it takes a "
+            "logarithm, a root or a power of a negative number, or divides by 0"
+        )
     if max(worst.loss[1], worst.gradient[1]) > bound:
         which = "loss" if worst.loss[1] >= worst.gradient[1] else "gradient"
         ulp, kappa, where = worst.loss if which == "loss" else worst.gradient
@@ -101,6 +106,7 @@ class _Worst:
         self.loss = (0.0, 0.0, "")
         self.gradient = (0.0, 0.0, "")
         self.points = 0
+        self.real = 0  # how often the true loss was a finite real number
 
     def unit(self, gold: Any) -> Any:
         """What an error of a number is relative to."""
@@ -190,6 +196,7 @@ def _point(
             return
         if not mp.isfinite(gold) or mp.im(gold) != 0 or abs(gold) > 3e38:
             return
+        worst.real += which == "loss"
         kappa = mp.mpf(0)
         if abs(z) < 1e3 and gold != 0:
             for position in [0, *(1 + i for i in vary.values())]:
@@ -260,6 +267,7 @@ def _row(stable: StableLoss, row: Row, worst: _Worst) -> None:
         flat = [g for gradient in gradients for g in gradient]
         if not all(mp.isfinite(v) and mp.im(v) == 0 for v in (*results, *flat)):
             return
+        worst.real += 1
         values, slopes = rows_float32(stable, row)
         spread = _spread(row, stable)
         where = f"a row with logits {', '.join(f'{v:.4g}' for v in row.x)}, target {row.y}"

@@ -232,6 +232,12 @@ def test_sweeps(text: str, sweeps: int) -> None:
     assert formula(text, lax).sweeps == sweeps
 
 
+@pytest.mark.parametrize("text", ["log(p[y] - 2)", "sqrt(p[y] - 2)", "sum(sqrt(p - 2))"])
+def test_formulas_that_are_never_a_number_are_refused(text: str) -> None:
+    with pytest.raises(CompileError, match="the loss is not a real number at any of the points"):
+        formula(text)
+
+
 def test_inaccurate_formulas_are_refused() -> None:
     """tanh(1) - tanh(p_y) vanishes for a confident row, and no rule knows tanh."""
     with pytest.raises(CompileError, match="the loss is not accurate in float32") as caught:
