@@ -37,7 +37,7 @@ def _float32(expr: Expr, env: Env, memo: dict[Expr, Any]) -> Any:
     if isinstance(expr, Symbol):
         return env[expr]
     if not expr.args or expr.is_number:
-        return np.float32(float(expr))
+        return np.float32(np.nan if expr.is_extended_real is False else float(expr))
     if isinstance(expr, (Add, Mul)):
         operation = np.add if isinstance(expr, Add) else np.multiply
         groups = paired(expr) if isinstance(expr, Add) else [sorted(expr.args, key=str)]

@@ -88,6 +88,11 @@ class VerificationResult:
         for r in self.failures:
             yield Text(f"{r.name} on {r.backend}: {r.message}", "red")
             yield Text(f"  smallest case: {r.counterexample}")
+        count = len(self.results)
+        if self.ok:
+            yield Text(f"{self.loss}: all {count} checks hold", "green")
+        else:
+            yield Text(f"{self.loss}: {len(self.failures)} of {count} checks fail", "bold red")
 
 
 def verify(

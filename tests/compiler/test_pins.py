@@ -232,7 +232,9 @@ def test_sweeps(text: str, sweeps: int) -> None:
     assert formula(text, lax).sweeps == sweeps
 
 
-@pytest.mark.parametrize("text", ["log(p[y] - 2)", "sqrt(p[y] - 2)", "sum(sqrt(p - 2))"])
+@pytest.mark.parametrize(
+    "text", ["log(p[y] - 2)", "sqrt(p[y] - 2)", "sum(sqrt(p - 2))", "sqrt(-p[y])"]
+)
 def test_formulas_that_are_never_a_number_are_refused(text: str) -> None:
     with pytest.raises(CompileError, match="the loss is not a real number at any of the points"):
         formula(text)
