@@ -270,7 +270,8 @@ def _row(stable: StableLoss, row: Row, worst: _Worst) -> None:
         worst.real += 1
         values, slopes = rows_float32(stable, row)
         spread = _spread(row, stable)
-        where = f"a row with logits {', '.join(f'{v:.4g}' for v in row.x)}, target {row.y}"
+        where = f"a row with logits {_spelled(row.x)}, target {row.y}"
+        where += "".join(f", {n} = {_spelled(v)}" for n, v in row.streams.items())
         where += "".join(f", {n} = {v:g}" for n, v in row.parameters.items())
         by_loss, by_gradient = _parameter_condition(before, row, results, gradients, worst)
         for k, (value, gold) in enumerate(zip(values, results, strict=True)):
@@ -282,7 +283,8 @@ def _row(stable: StableLoss, row: Row, worst: _Worst) -> None:
                 kappa += spread  # the gradient says nothing of one value
             elif gold != 0:
                 kappa += float(_sensitivity(stable, row, gradients) / worst.unit(gold))
-            worst.add("loss", float(error / worst.unit(gold) / _ULP), kappa, where)
+            found = f" ({value:.6g} instead of {mp.nstr(gold, 6)})"
+            worst.add("loss", float(error / worst.unit(gold) / _ULP), kappa, where + found)
         for slope, gradient in zip(slopes, gradients, strict=True):
             largest = max(abs(g) for g in gradient)
             errors = [abs(mp.mpf(float(s)) - g) for s, g in zip(slope, gradient, strict=True)]
@@ -290,6 +292,10 @@ def _row(stable: StableLoss, row: Row, worst: _Worst) -> None:
             if error > _TINY:
                 ulp = float(error / worst.unit(largest) / _ULP)
                 worst.add("gradient", ulp, by_gradient + spread + _scales(row), where)
+
+
+def _spelled(values: tuple[float, ...]) -> str:
+    return f"[{', '.join(f'{v:.4g}' for v in values)}]"
 
 
 def _spread(row: Row, stable: StableLoss) -> float:
