@@ -119,7 +119,7 @@ def _merge_joint(form: Form, carries_pivot: bool, printer: Printer) -> list[str]
 def _joining(sweep: Sweep, moment: Moment, printer: Printer) -> str:
     """What the pivot that lost adds to a sum over the other classes."""
     i, k = moment.form, moment.against
-    weight = sweep.weights.get(moment.weight, moment.weight)
+    weight = sweep.weight(moment)
     if moment.gap:
         own = gap_text(f"(d{k} - d{i})", f"k{i}", f"k{k}", "tl.where", "dl.")
         return f"tl.where(lost, {own}, 0.0)"

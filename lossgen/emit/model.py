@@ -306,6 +306,10 @@ class Sweep:
         several = [weight for weight, count in uses.items() if count > 1]
         return {w: Symbol(f"v{k}", real=True) for k, w in enumerate(several, first)}
 
+    def weight(self, moment: Moment) -> Expr:
+        """Its weight, or the name of it."""
+        return self.weights.get(moment.weight, moment.weight)
+
     @cached_property
     def state(self) -> list[str]:
         names = [f"m{f.index}" for f in self.forms] + [m.name for m in self.moments]

@@ -122,7 +122,7 @@ class TorchSweep:
             bodies = [(f"v{k}", model.named(m.weight)) for k, m in enumerate(plain)] + bodies
         lines += assignments(bodies, self._printer)
         for k, moment in enumerate(plain):
-            body = self._fresh(sweep.weights.get(moment.weight, moment.weight))
+            body = self._fresh(sweep.weight(moment))
             if sweep.level > 1:
                 body = f"(v{k} + torch.zeros_like(x))"
             whole_row = (model.pivot == "argmax" and sweep.level == 1) or model.pivot == "none"
@@ -143,7 +143,7 @@ class TorchSweep:
             for moment in own:
                 if moment.against is not None:
                     lines += between(moment, "torch.where", "el.")
-                weight = sweep.weights.get(moment.weight, moment.weight)
+                weight = sweep.weight(moment)
                 lines.append(f"{moment.name} = {self._moment(moment, weight)}")
         return lines
 

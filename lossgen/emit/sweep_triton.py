@@ -170,7 +170,7 @@ def _moments(sweep: Sweep, printer: Printer, whole_row: bool) -> list[str]:
         targets = [(f"v{k}", sweep.model.named(m.weight)) for k, m in enumerate(plain)] + targets
     lines += assignments(targets, printer)
     for moment in sweep.moments:
-        weight = sweep.weights.get(moment.weight, moment.weight)
+        weight = sweep.weight(moment)
         body = _integrand(moment, weight, printer)
         if moment.rest:
             i = moment.form

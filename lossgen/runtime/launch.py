@@ -58,9 +58,8 @@ def config(role: str, n_classes: int, hip: bool = False, streams: int = 0) -> Co
     share = streams.bit_length()  # halve for one, quarter for two or three
     one_tile = role == "fused" and width <= _ONE_TILE >> share
     block = width if one_tile else min(width, _LARGEST_TILE[role] >> share)
-    halved = (
-        role == "fused" and streams > 0 and not one_tile
-    )  # the loop keeps the row's scalars too
+    # A fused loop keeps the row's scalars too.
+    halved = role == "fused" and streams > 0 and not one_tile
     warps = max(1, min(32, block // (32 * (_VALUES[role] >> halved))))
     return Config(block, max(1, warps // 2) if hip else warps, one_tile)
 

@@ -48,7 +48,7 @@ _INSTEAD: dict[tuple[str, str, bool], dict[str, int]] = {
     ("hip", "gradient", True): {"warps": 4, "stages": 2},
     ("hip", "gradient", False): {"warps": 4, "stages": 2},
 }
-#: By the first digit of the compute capability; consumer Blackwell (12) has Ampere's products.
+#: By the major number of the compute capability; consumer Blackwell (12) has Ampere's products.
 _FAMILIES = {9: "hopper", 10: "blackwell"}
 #: Operations on a tile: of the losses with fewer, a larger one fits the registers.
 _LITTLE = 11

@@ -55,9 +55,9 @@ def test_absolute_errors_above_the_bound_are_refused(text: str, scale: str) -> N
 
 
 def test_headers_say_where_errors_are_absolute() -> None:
-    for name in ("dice", "dist_row"):
-        from lossgen.cli.listing import read_header
+    from lossgen.cli.listing import read_header
 
+    for name in ("dice", "dist_row"):
         header = read_header(name)
         assert "ulp of max(|true value|, 1)" in header["certificate"]
         assert "absolute" in header
