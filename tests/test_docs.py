@@ -103,7 +103,8 @@ def catalogue() -> str:
     for name in paths.spec_names():
         spec = load_spec(paths.require_spec(name))
         terms = [f"{t.weight} * ({t.source})" if t.weight else t.source for t in spec.terms]
-        formula = f"`{' + '.join(terms)}`"
+        outputs = [f"{o.name} = {o.source}" for o in spec.outputs]
+        formula = f"`{' + '.join(terms) or '; '.join(outputs)}`"
         if spec.let_sources:
             lets = ", ".join(f"`{k} = {v}`" for k, v in spec.let_sources.items())
             formula += f" with {lets}"

@@ -2,20 +2,22 @@
 
     m = max(m_a, m_b), d = m_side - m:   M_n ← exp(κ·d)·Σ_k binomial(n, k)·d^(n-k)·M_k
 
-The arg-max pivot that loses a merge joins the sums of the other side, and a centre c_y moves from
-its value to the winner's.
+A divergence that is measured from the maxima moves by Σ sign·d, and to the origin of the side
+whose weight has the larger class.  The arg-max pivot that loses a merge joins the sums of the other
+side.
 """
 
 from __future__ import annotations
 
 from math import comb
 
-from lossgen.emit.model import FLOOR, Sweep, whole
+from lossgen.emit.constants import FLOOR
+from lossgen.emit.model import Sweep, whole
 from lossgen.emit.names import assignments
 from lossgen.emit.printers import TRITON, Printer
-from lossgen.emit.sweep_triton import centred, gap_text, joint, scaled
+from lossgen.emit.sweep_triton import gap_text, joint, scaled
 from lossgen.ir.plan import Moment
-from lossgen.ir.stages import Form
+from lossgen.ir.statistics import Centre, Form
 
 __all__ = ["merge"]
 
@@ -38,6 +40,12 @@ def merge(sweep: Sweep) -> list[str]:
         lines += _merge_pivot(sweep, printer)
     for form in (f for f in sweep.forms if f.parts):
         lines += _merge_joint(form, sweep.carries_pivot, printer)
+    for centre in sweep.measured:
+        i, name = centre.weight, centre.at_largest
+        for s in "ab":
+            lines.append(f"{name}_{s} = {name}_{s} + ({_moves(centre, f'_{s}')})")
+        first = "first" if sweep.carries_pivot else f"m{i}_a >= m{i}_b"
+        lines.append(f"{name} = tl.where({first}, {name}_a, {name}_b)")
     for moment in sweep.moments:
         text = " + ".join(_rescaled(sweep, moment, side, printer) for side in "ab")
         if moment.rest:  # the smaller maximum of two joins what is beside the larger
@@ -77,12 +85,9 @@ def _merge_pivot(sweep: Sweep, printer: Printer) -> list[str]:
         lines.append(f"{name} = tl.where(first, {name}_a, {name}_b)")
     lines.append("lost = tl.where(first, pivot_b, pivot_a) >= 0.0")
     wanted = {s.name for e in sweep.bodies for s in e.free_symbols}
-    wanted |= {s.name for c in model.centres for s in c.expr.free_symbols}
     for name in model.at_y:
         if name.removesuffix("_y") in wanted:
             lines.append(f"{name.removesuffix('_y')} = tl.where(first, {name}_b, {name}_a)")
-    for centre in model.centres:
-        lines += centred(centre, printer, "tl.where")
     for form in (f for f in sweep.forms if not f.parts):
         i = form.index
         if i == 0:
@@ -120,21 +125,36 @@ def _joining(sweep: Sweep, moment: Moment, printer: Printer) -> str:
     """What the pivot that lost adds to a sum over the other classes."""
     i, k = moment.form, moment.against
     weight = sweep.weight(moment)
-    if moment.gap:
+    if k is not None:
         own = gap_text(f"(d{k} - d{i})", f"k{i}", f"k{k}", "tl.where", "dl.")
         return f"tl.where(lost, {own}, 0.0)"
-    if k is not None:
-        return f"tl.where(lost & (k{i} > 0.0), k{i} * (d{i} - d{k}), 0.0)"
     factor, d = _factor(moment, f"d{i}", f"k{i}", printer), f"d{i}"
     if i == 0 and moment.kappa == 0:  # no exponential makes it vanish
         d = f"tl.where(sunk, {_EMPTY}, d{i})"
     parts = [*([factor] if factor else []), *[d] * moment.power]
-    parts += [moment.centre.name] if moment.centre is not None else []
+    parts += [_apart(sweep, moment, "")] if moment.centre is not None else []
     parts += [printer(weight, 2)] if weight != 1 else []
     inside = "lost" if moment.kappa == 0 else f"lost & (k{i} > 0.0)"
     if moment.kappa == 0 and weight != 1:  # 0·∞ is 0
         inside = f"lost & ({printer(weight, 2)} != 0.0)"
     return f"tl.where({inside}, {' * '.join(parts) or '1.0'}, 0.0)"
+
+
+def _apart(sweep: Sweep, moment: Moment, side: str) -> str:
+    """How far a side's origin, or a class, is from the merged origin of the moment's centre."""
+    centre = sweep.model.centre(moment.centre)
+    if not centre.softmaxes:
+        return ""
+    if centre not in sweep.measured:
+        return f"({_moves(centre, side)})"
+    own = f"{centre.at_largest}{side}" if side else _moves(centre, side)
+    return f"({own} - {centre.at_largest})"
+
+
+def _moves(centre: Centre, side: str) -> str:
+    """How far its maxima are from the merged ones."""
+    terms = [f"{'-' if sign < 0 else '+'} d{k}{side}" for k, sign in centre.softmaxes]
+    return " ".join(terms).removeprefix("+ ")
 
 
 def _factor(moment: Moment, d: str, k: str, printer: Printer) -> str:
@@ -154,14 +174,12 @@ def _rescaled(sweep: Sweep, moment: Moment, side: str, printer: Printer) -> str:
     if moment.against is not None:
         return _moved(moment, side)
     d, terms = f"d{i}_{side}", []
-    moves = sweep.carries_pivot and moment.centre is not None
+    moved = _apart(sweep, moment, f"_{side}") if moment.centre is not None else ""
     for power in range(n, -1, -1):
         scale = [str(float(comb(n, power)))] if comb(n, power) > 1 else []
         name = f"{moment.name if moment.rest else sweep.model.lower(moment, power)}_{side}"
-        if moves:  # the loser's centre moves by c_lost - c_y
+        if moved:
             still = f"{sweep.model.lower(moment, power, centred=False)}_{side}"
-            gone = "first" if side == "b" else "~first"
-            moved = f"tl.where({gone} & lost & ({still} != 0.0), {moment.centre}, 0.0)"
             name = f"({name} + {moved} * {still})"
         terms.append(" * ".join([*scale, *[d] * (n - power), name]))
     total = " + ".join(terms)
@@ -175,11 +193,8 @@ def _rescaled(sweep: Sweep, moment: Moment, side: str, printer: Printer) -> str:
 
 
 def _moved(moment: Moment, side: str) -> str:
-    """The same of two softmaxes, whose maxima move by d and d'."""
+    """The gap of two softmaxes, whose maxima move by d and d'."""
     i, k, name = moment.form, moment.against, f"{moment.name}_{side}"
-    d, factor = (f"d{n}_{side}" for n in (i, k)), (f"k{n}_{side}" for n in (i, k))
-    (one, other), (e, e_other) = d, factor
-    if moment.gap:
-        scale = gap_text(f"({other} - {one})", e, e_other, "tl.where", "dl.")
-        return f"({e} * {name} + {scale} * a{k}_{side})"
-    return f"tl.where({e} > 0.0, {e} * ({name} + ({one} - {other}) * a{i}_{side}), 0.0)"
+    (one, other), (e, e_other) = ([f"{s}{n}_{side}" for n in (i, k)] for s in "dk")
+    scale = gap_text(f"({other} - {one})", e, e_other, "tl.where", "dl.")
+    return f"({e} * {name} + {scale} * a{k}_{side})"

@@ -13,14 +13,9 @@ from sympy import Expr, Symbol
 
 from lossgen.emit.names import named_weights
 from lossgen.ir.plan import KernelPlan, Moment
-from lossgen.ir.stages import Centre, Form, Max, Sum
+from lossgen.ir.statistics import Centre, Form, Max, Sum
 
-__all__ = ["CLAMP", "FAR", "FAR_GAP", "FLOOR", "RowModel", "exponential_names", "whole"]
-
-CLAMP = "3.0e38"  # finite float32 (and float64) stand-in for an infinite z
-FAR_GAP = "1.0e18"  # stands for the distance of a masked pivot
-FAR = "-1.0e4"  # a logit that no class of weight has
-FLOOR = "-1.0e18"  # finite stand-in for logp = -inf: exp of it is 0, so 0·logp is 0
+__all__ = ["RowModel", "exponential_names", "whole"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +41,7 @@ class RowModel:
         for moment in plan.moments:
             found |= moment.weight.free_symbols | moment.kappa.free_symbols
         for centre in self.centres:
-            found |= centre.expr.free_symbols | centre.expr_y.free_symbols
+            found |= centre.expr.free_symbols | centre.origin.free_symbols
             found |= centre.factor.free_symbols
         for largest in stable.maxes:
             found |= largest.body.free_symbols
@@ -58,6 +53,19 @@ class RowModel:
         wanted = wanted.union(*(m.weight.free_symbols for m in self.plan.moments))
         wanted = wanted.union(*(g.expr.free_symbols for g in self.plan.gradients))
         return tuple(c for c in self.plan.stable.centres if c.symbol in wanted)
+
+    def centre(self, symbol: Symbol | None) -> Centre:
+        """The centre of a moment or a sum."""
+        return next(c for c in self.plan.stable.centres if c.symbol == symbol)
+
+    @cached_property
+    def measured(self) -> tuple[Centre, ...]:
+        """The centres that are measured from the largest class of a weight."""
+        return tuple(c for c in self.centres if self.plan.stable.measures(c))
+
+    def origins(self, names: set[str]) -> set[int]:
+        """The softmaxes from whose maxima the centred differences of ``names`` are measured."""
+        return {k for c in self.centres if c.symbol.name in names for k, _ in c.softmaxes}
 
     @property
     def pivot(self) -> str:
@@ -84,7 +92,8 @@ class RowModel:
         counts as ``FAR`` there, so that the difference has a finite centre."""
         if self.pivot != "target":
             return []
-        used = {s.name for c in self.centres if len(c.pairs) > 1 for s in c.expr.free_symbols}
+        raw = [c for c in self.centres if len(c.pairs) > 1 and not c.softmaxes]
+        used = {s.name for c in raw for s in c.expr.free_symbols}
         return [n for n in self.streams if n in used]
 
     @property
@@ -111,6 +120,11 @@ class RowModel:
         return bool(set(self.plan.stable.vocabulary.index) & self.used)
 
     @property
+    def needs_reference(self) -> bool:
+        """Is anything measured from x_y where that is not masked?"""
+        return self.plan.stable.vocabulary.x_ref in self.used
+
+    @property
     def outputs(self) -> list[str]:
         """Names of the results of a row."""
         return [name for name, _ in self.plan.stable.outputs] or ["loss"]
@@ -127,6 +141,7 @@ class RowModel:
             return []
         names = self.plan.stable.vocabulary
         found = [f"{n}_y" for n in names.streams] + [f"{n}_y" for n in self.vocab]
+        found += ["x_ref"] if self.needs_reference else []
         return found + (["index_y"] if self.needs_index else [])
 
     @property
@@ -172,10 +187,10 @@ class RowModel:
         return next(m.name for m in self.plan.moments if m.kind == kind)
 
     def between(self, entry: Sum) -> tuple[str, str]:
-        """Names of the two moments of a divergence: of t - t', and the gap."""
-        own = [m for m in self.plan.moments if m.form == entry.form and m.against == entry.against]
-        plain, gap = sorted(own, key=lambda m: m.gap)
-        return plain.name, gap.name
+        """Names of the two moments of a divergence: of its centre, and the gap."""
+        own = [m for m in self.plan.moments if (m.form, m.centre) == (entry.form, entry.centre)]
+        gap = next(m for m in own if m.against == entry.against)
+        return self.lower(replace(gap, against=None), 0), gap.name
 
     def needs_powers(self, form: Form) -> bool:
         """Does any moment of the form need t beyond exp(t)?"""
@@ -206,8 +221,7 @@ class RowModel:
         for k, largest in enumerate(self.maxes):
             if f"rise{k}" in found:  # built of p, top and where the maximum is
                 found |= {f"p{largest.form}", f"top{largest.form}", largest.select.name}
-        deltas = {c.symbol.name for c in self.centres}
-        return found | ({"delta"} if found & deltas else set())
+        return found
 
     @cached_property
     def gradient_names(self) -> set[str]:
@@ -221,7 +235,7 @@ class RowModel:
         """The row scalars that class expressions with ``names`` need, of sweeps up to ``level``."""
         names = self._with_exponents(names)
         found: list[str] = []
-        exponents = self.exponents(names)
+        exponents = self.exponents(names) | self.origins(names)
         for form in self.forms:
             i = form.index
             if form.level > level:
@@ -232,6 +246,8 @@ class RowModel:
             found += [f"lam{i}"] if form.logp.name in names else []
             found += [f"lamu{i}"] if form.logu.name in names else []
             found += [n for n in (f"z{i}", f"L{i}", f"top{i}", f"loguy{i}") if n in names]
+        known = [c for c in self.measured if c.level <= level and c.symbol.name in names]
+        found += [str(c.at_largest) for c in known]
         found += [s.symbol.name for s in self.sums if s.level <= level and s.symbol.name in names]
         for k, largest in enumerate(self.maxes):
             if largest.level <= level:
@@ -290,6 +306,10 @@ class Sweep:
     def maxes(self) -> list[tuple[int, Max]]:
         return [(k, m) for k, m in enumerate(self.model.maxes) if m.level == self.level]
 
+    @property
+    def measured(self) -> list[Centre]:
+        return [c for c in self.model.measured if c.level == self.level]
+
     @cached_property
     def carries_pivot(self) -> bool:
         return self.model.pivot == "argmax" and self.level == 1
@@ -313,6 +333,7 @@ class Sweep:
     @cached_property
     def state(self) -> list[str]:
         names = [f"m{f.index}" for f in self.forms] + [m.name for m in self.moments]
+        names += [str(c.at_largest) for c in self.measured]
         if self.carries_pivot:
             names += ["pivot", *self.model.at_y]
         for k, _ in self.maxes:
@@ -331,6 +352,7 @@ class Sweep:
         found = [m.weight for m in self.moments]
         found += [e for f in self.forms for e in (f.base, f.scale, *(r for _, r in f.parts))]
         found += [m.body for _, m in self.maxes]
+        found += [c.symbol for c in self.measured]
         return found + [m.centre for m in self.moments if m.centre is not None]
 
     @property
@@ -360,7 +382,6 @@ class Sweep:
         wanted |= {s.name for f in self.forms for _, rate in f.parts for s in rate.free_symbols}
         if self.carries_pivot:
             wanted |= {s.name for e in self.bodies for s in e.free_symbols}
-            wanted |= {s.name for c in self.model.centres for s in (c.factor * c.expr).free_symbols}
         return [n for n in self.row_arguments if n in wanted and n not in self.state]
 
 

@@ -16,13 +16,14 @@ from sympy import Expr, Integer, Symbol, cse, exp, numbered_symbols
 
 from lossgen.emit.printers import Printer
 from lossgen.errors import CompileError
-from lossgen.ir.stages import Form, StableLoss
+from lossgen.ir.stages import StableLoss
+from lossgen.ir.statistics import Form
 
 __all__ = ["assignments", "check_names", "named_weights"]
 
 _NUMBERED = re.compile(
     r"(l|m|t|u|e|a|b|c|d|f|g|k|v|la|ly|z|zc|lam|lamu|logu|loguy|L|p|r|pinv|rinv|T|w|max|index|is_max|delta|rest|"
-    r"top|joint|rise|apart|even|kept|near|reduced|same|smaller|turned)\d+"
+    r"lse|o|B|ref|top|joint|rise|apart|even|kept|near|reduced|same|smaller|turned)\d+"
 )
 # Names of C, and of templates/row_c.jinja.
 _C = {
@@ -76,6 +77,7 @@ _C = {
 _RESERVED = _C | {
     "x",
     "x_y",
+    "x_ref",
     "lost",
     "sunk",
     "index",

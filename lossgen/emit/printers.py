@@ -115,12 +115,9 @@ class Printer:
         terms = sorted(expr.args, key=_order)
         groups = paired(expr)
         for group in groups:
-            if len(group) == 2 and str(group[1]) == f"-{group[0]}_y" and len(terms) > 2:
-                parts.append(f"{' + ' if parts else ''}({self(group[0])} - {group[0]}_y)")
-            elif len(group) == 2 and str(group[0]) == f"{-group[1]}_y" and len(terms) > 2:
-                parts.append(f"{' + ' if parts else ''}({self(group[0])} - {self(-group[1])})")
-            else:
+            if len(group) != 2 or len(terms) <= 2 or not group[1].could_extract_minus_sign():
                 continue
+            parts.append(f"{' + ' if parts else ''}({self(group[0])} - {self(-group[1])})")
             terms = [t for t in terms if t not in group]
         for term in terms:
             text = self(term, _ADD)

@@ -16,8 +16,9 @@ import jinja2
 
 from lossgen.compiler import Compiled
 from lossgen.emit import sweep_triton
+from lossgen.emit.constants import FAR, MASKED
 from lossgen.emit.merge_triton import merge
-from lossgen.emit.model import FAR, RowModel
+from lossgen.emit.model import RowModel
 from lossgen.emit.names import check_names
 from lossgen.emit.printers import TORCH, TRITON
 from lossgen.emit.row_c import CRow, wrapped
@@ -25,6 +26,7 @@ from lossgen.emit.scalars import RowScalars
 from lossgen.emit.signature import functions
 from lossgen.emit.sweep_torch import TorchSweep, values_at_y
 from lossgen.errors import CompilerBug
+from lossgen.ir.show import differences
 from lossgen.paths import templates_dir
 from lossgen.spec.expr import Algebra, NameKind, walk
 from lossgen.spec.model import Input, LossSpec
@@ -90,15 +92,21 @@ def _header(compiled: Compiled) -> str:
     base, spec = compiled.variants[0], compiled.spec
     files = sorted(templates_dir().glob("*.jinja"))
     templates = "".join(f.read_text(encoding="utf-8") for f in files)
+    lets = "; ".join(f"{name} = {text}" for name, text in spec.let_sources.items())
+    optional = sorted({n for v in compiled.variants for n in v.stable.uses})
     facts = [
         ("formula", base.formula),
+        *([("with", lets)] if lets else []),
+        *([("of the call without", ", ".join(optional))] if optional else []),
         ("statistics", str(base.statistics)),
         ("sweeps", str(base.sweeps)),
         ("saved", ", ".join(base.saved) or "nothing"),
         ("certificate", str(base.certificate)),
     ]
-    if spec.accuracy and spec.accuracy.scale:
-        facts.append(("absolute", " ".join(spec.accuracy.reason.split())))
+    if spec.accuracy:
+        reason = " ".join(spec.accuracy.reason.split())
+        key = "absolute" if spec.accuracy.scale else f"bound {spec.accuracy.ulp:g}"
+        facts.append((key, reason))
     elsewhere = spec.path is not None and spec.path.parent.name != "specs"
     path = f"{'' if elsewhere else 'specs/'}{spec.name}.yaml"
     lines = [
@@ -186,7 +194,7 @@ class _VariantView:
         self.target = model.pivot == "target"
         self.uses = sorted(stable.uses)
         self.gradients = model.plan.gradients
-        self.far = FAR
+        self.far, self.masked = FAR, MASKED
         triton, torch = RowScalars(model, TRITON), RowScalars(model, TORCH)
         self.lift = {s.level: sweep_triton.lift(s) for s in sweeps}
         self.merge = {s.level: merge(s) for s in sweeps}
@@ -277,15 +285,29 @@ def _variant(compiled: Compiled, index: int) -> _VariantView:
         comments.append(f"dloss/d{gradient.stream} = {gradient.expr}")
         if stable.pivot.value != "none":
             comments.append(f"dloss/d{gradient.stream}_y = {gradient.at_y}")
-    comments += [f"{c.symbol} = {c.factor * (c.expr - c.expr_y)}" for c in stable.centres]
+    over = "j" if stable.pivot.value == "none" else "j != y"
+    measured = {k for centre in stable.centres for k, _ in centre.softmaxes}
     for form in stable.forms:
         i = form.index
+        among = over if stable.pivot.value == "target" else "j"
+        largest = f", m{i} = max_({among}) {form.base}" if i in measured else ""
         comments.append(
             f"with l{i}_j = {form.ell}, z{i} = logsumexp_(j != y) l{i}_j - l{i}_y, "
-            f"R{i}_j = exp(l{i}_j - logsumexp_(j != y) l{i}_j)"
+            f"logp{i} = l{i}_j - logsumexp l{i}, R{i} = exp(l{i}_j - logsumexp_(j != y) l{i}_j)"
+            f"{largest}"
         )
-    over = "j" if stable.pivot.value == "none" else "j != y"
+    comments += [f"{name} = {value}" for name, value in differences(stable)]
     comments += [f"{s.symbol} = sum_({over}) {s.body}" for s in plan.sums]
+    if stable.vocabulary.x_ref in {s for f in stable.forms for s in f.ell.free_symbols}:
+        comments.append(f"x_ref = x_y, or 0 where that is not above {float(MASKED):g}")
+    for k, entry in enumerate(stable.maxes):
+        comments.append(
+            f"max{k} = max_({over}) {entry.body}, first at index{k}; is_max{k} = [j is index{k}]"
+        )
+        if entry.form is not None:
+            i = entry.form
+            comments.append(f"top{i} = logsumexp l{i} - max_({over}) l{i}")
+            comments.append(f"rise{k} = is_max{k} - exp(logp{i})")
     wrapped = [w for c in comments for w in textwrap.wrap(c, 94, subsequent_indent="    ")]
     return _VariantView(RowModel(plan, suffix), title, wrapped)
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import textwrap
 
+from lossgen.emit.constants import FAR, MASKED
 from lossgen.emit.kept_c import Keys, keep
 from lossgen.emit.mixture_c import pair_logarithms
-from lossgen.emit.model import FAR, RowModel
+from lossgen.emit.model import RowModel
 from lossgen.emit.printers import C_ROW
 from lossgen.emit.scalars import RowScalars
 from lossgen.emit.sweep_c import CSweep, GradientLoop, row_lines
@@ -64,6 +65,8 @@ class CRow:
 def _values_at(model: RowModel, at: str) -> list[str]:
     """The streams' values at the pivot."""
     lines = [f"{n}_y = {n}_ptr[{at}];" for n in model.tile_streams]
+    if model.needs_reference:
+        lines.append(f"x_ref = x_y > {MASKED} ? x_y : 0.0;")
     if model.needs_index:
         lines.append(f"index_y = {at};")
     return lines + [f"{n}_y = f_maximum({n}_y, {FAR});" for n in model.floored]

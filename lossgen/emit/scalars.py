@@ -6,16 +6,19 @@ Per sum, from its moments:                       T = exp(-κ·lam)·Σ binomial�
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from math import comb
 
 from sympy import Expr, Symbol, log
 
-from lossgen.emit.model import CLAMP, FAR_GAP, RowModel, exponential_names
+from lossgen.emit.constants import CLAMP, FAR_GAP, LARGEST
+from lossgen.emit.model import RowModel, exponential_names
 from lossgen.emit.names import assignments
 from lossgen.emit.printers import TORCH, Dialect, Printer
-from lossgen.emit.sweep_triton import joint
+from lossgen.emit.sweep_triton import centred, joint
+from lossgen.ir.bernoulli import bernoulli
 from lossgen.ir.plan import Moment
-from lossgen.ir.stages import Form, Sum
+from lossgen.ir.statistics import Form, Sum
 
 __all__ = ["RowScalars"]
 
@@ -41,7 +44,14 @@ class RowScalars:
         clamped, printer = self._clamp(stable.clamp_loss)
         names = [f"out_{n}" for n in self.model.outputs] if stable.outputs else ["loss"]
         targets = list(zip(names, stable.results, strict=True))
-        return lines + clamped + assignments(targets, printer)
+        lines += clamped + assignments(targets, printer)
+        if stable.clamp_loss:  # what a clamped z leaves of infinity
+            inf, ends = 'float("inf")', [f"(z{f.index} != zc{f.index})" for f in self.model.forms]
+            for name, _ in targets:
+                high, low = (f"({name} {side}{LARGEST})" for side in ("> ", "< -"))
+                text = f"{self.where}({high}, {inf}, {self.where}({low}, -{inf}, {name}))"
+                lines.append(f"{name} = {self.where}({' | '.join(ends)}, {text}, {name})")
+        return lines
 
     def between(self, level: int) -> list[str]:
         """From the state of the first ``level`` sweeps to what the next one needs."""
@@ -70,6 +80,8 @@ class RowScalars:
         if saved:
             for form in model.forms:
                 lines += self._softmax(form, wanted, True, True)
+            for level in model.levels:
+                lines += self._log_sums(level, wanted)
         clamped, printer = self._clamp(stable.clamp_gradient)
         lines += clamped + assignments(targets, printer)
         return lines + self._inverses(model.gradient_names, model.levels[-1])
@@ -85,6 +97,7 @@ class RowScalars:
             for form in self.model.forms:
                 if form.level == k:
                     lines += self._softmax(form, wanted, False, gradient)
+            lines += self._log_sums(k, wanted)
             for entry in (e for e in self.model.sums if e.level == k):
                 lines += [self._sum(entry)] if entry.against is None else self._divergence(entry)
         return lines
@@ -139,6 +152,48 @@ class RowScalars:
             for k, rate in form.parts:
                 at = self.printer(rate * self.model.forms[k].scale * Symbol(f"m{k}"))
                 lines.append(f"L{i} = L{i} + {at}")
+        return lines
+
+    def _log_sums(self, level: int, wanted: set[Symbol]) -> list[str]:
+        """What divergences of a sweep are at y, and lse: log-sum-exps from the running maxima.
+
+        Where the target is the largest of each row, it stands far above those maxima, and how
+        much farther in one row than in the other is one accurate difference.
+        """
+        lines: list[str] = []
+        for centre in self.model.plan.stable.centres:
+            asked = {centre.lse, centre.symbol_y, centre.bernoulli} & wanted
+            if centre.level != level or not asked:
+                continue
+            if centre.bernoulli in asked:
+                z, other = (self.model.forms[k].z for k, _ in centre.softmaxes)
+                value = (str(centre.bernoulli), bernoulli(z, other))
+                lines += assignments([value], self.printer, f"{centre.bernoulli}_")
+            far = centre.lse in asked and len(centre.pairs) > 1 and self.model.pivot == "target"
+            origin = f" - {centre.at_largest}" if self.model.plan.stable.measures(centre) else ""
+            at_y = centre.at_y(self.model.forms)
+            if centre.symbol_y in asked or far:
+                lines += centred(at_y, self.printer, self.where)
+            if centre.symbol_y in asked:
+                lines.append(f"{centre.symbol_y} = {at_y.symbol}{origin}")
+            if centre.lse not in asked:
+                continue
+            name, own = centre.lse, []
+            for k, sign in centre.softmaxes:
+                own.append((f"{name}_{k}", self._gap(self.model.forms[k]), sign, k))
+                lines.append(
+                    f"{name}_{k} = {self.where}(z{k} > 0.0, la{k} + "
+                    f"{self.dialect.prefix}softplus(-z{k}), {self.dialect.prefix}softplus(z{k}))"
+                )
+            total = _signed((sign, part) for part, _, sign, _ in own)
+            if self.model.pivot == "argmax":  # the maxima are those of all classes
+                lines.append(f"{name} = {total}{origin}")
+                continue
+            rest = _signed((-s, f"{self.where}(z{k} > 0.0, 0.0, {gap})") for _, gap, s, k in own)
+            if len(own) > 1:
+                largest = " & ".join(f"(z{k} <= 0.0)" for *_, k in own)
+                rest = f"{self.where}({largest}, {at_y.symbol}, {rest})"
+            lines.append(f"{name} = {total} + ({rest}){origin}")
         return lines
 
     def _gap(self, form: Form) -> str:
@@ -213,7 +268,7 @@ class RowScalars:
         return f"{entry.symbol} = {total}"
 
     def _divergence(self, entry: Sum) -> list[str]:
-        """Σ R·log(R/R') = Σ R·(t - t') + log(A'/A), and nothing where there is no other class.
+        """Σ R·log(R/R') = Σ R·δ + log(A'/A), and nothing where there is no other class.
 
         A'/A is 1 + gap/A where it is near 1.
         """
@@ -223,8 +278,9 @@ class RowScalars:
         inf = 'float("inf")'
         apart = f"{self.where}({near}, {prefix}log1p({gap} / a{i}), la{k} - la{i})"
         whole = f"{self.where}({name} == {inf}, {name}, {name} + {apart})"
+        origin = self.model.centre(entry.centre).at_largest
         return [
-            f"{name} = {mean} / a{i}",  # infinite where the other softmax masks a class
+            f"{name} = {mean} / a{i} + {origin}",  # infinite where the other softmax masks a class
             f"{name} = {self.where}(la{i} == -{inf}, 0.0, {whole})",
         ]
 
@@ -235,13 +291,11 @@ class RowScalars:
             i = form.index
             if form.level > level:
                 continue
-            if f"p{i}" in names:
-                lines.append(f"pinv{i} = {self.dialect.exp}(-lam{i})")
-            if f"r{i}" in names:
-                lines.append(
-                    f'rinv{i} = {self.where}(la{i} == float("-inf"), 0.0, '
-                    f"{self.dialect.exp}(-la{i}))"
-                )
+            for weight, inverse, total in (("p", "pinv", "lam"), ("r", "rinv", "la")):
+                if f"{weight}{i}" in names:  # nothing where there is no other class
+                    text = f"{self.dialect.exp}(-{total}{i})"
+                    empty = f'la{i} == float("-inf")'
+                    lines.append(f"{inverse}{i} = {self.where}({empty}, 0.0, {text})")
         return lines
 
     def _clamp(self, clamp: bool) -> tuple[list[str], Printer]:
@@ -252,6 +306,11 @@ class RowScalars:
             f"zc{f.index} = {self.dialect.prefix}clip(z{f.index}, -{CLAMP}, {CLAMP})" for f in forms
         ]
         return lines, Printer(self.dialect, {f.z: f"zc{f.index}" for f in forms})
+
+
+def _signed(terms: Iterable[tuple[int, str]]) -> str:
+    """Their sum as text."""
+    return " ".join(f"{'-' if sign < 0 else '+'} {text}" for sign, text in terms).removeprefix("+ ")
 
 
 def _in_terms_of(expr: Expr, known: dict[Expr, Symbol]) -> Expr:

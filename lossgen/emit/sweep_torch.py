@@ -7,17 +7,18 @@ streams are only read.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sympy import Expr, Symbol
 
-from lossgen.emit.model import FAR, FLOOR, RowModel, Sweep, exponential_names, whole
+from lossgen.emit.constants import FAR, FLOOR, MASKED
+from lossgen.emit.model import RowModel, Sweep, exponential_names, whole
 from lossgen.emit.names import assignments
 from lossgen.emit.printers import TORCH, Printer
 from lossgen.emit.scalars import RowScalars
-from lossgen.emit.sweep_triton import between, deltas, joint, scaled
+from lossgen.emit.sweep_triton import between, centred, deltas, finite_or_zero, joint, scaled
 from lossgen.ir.plan import Moment
-from lossgen.ir.stages import Form
+from lossgen.ir.statistics import Centre, Form
 
 __all__ = ["TorchSweep", "values_at_y"]
 
@@ -30,6 +31,8 @@ def values_at_y(model: RowModel) -> list[str]:
         return []
     at = "y" if model.pivot == "target" else "pivot"
     lines = [f"{n}_y = {n}.gather(1, {at})" for n in ["x", *model.streams]]
+    if model.needs_reference:
+        lines.append(f"x_ref = torch.where(x_y > {MASKED}, x_y, 0.0)")
     lines += [f"{n}_y = {n}_y.clamp_min({FAR})" for n in model.floored]
     lines += [f"{v}_y = {v}[{at}]" for v in model.vocab]
     return lines + ([f"index_y = {at}.to(x.dtype)"] if model.needs_index else [])
@@ -73,11 +76,6 @@ class TorchSweep:
             or self.model.needs_powers(form)
             or any(form.index == k for f in self.model.forms for k, _ in f.parts)
             or any(
-                form.index in (m.form, m.against)
-                for m in self.model.plan.moments
-                if m.against is not None
-            )
-            or any(
                 m.form == form.index and m.kappa == 0 and m.power for m in self.model.plan.moments
             )
         )
@@ -114,8 +112,8 @@ class TorchSweep:
         names = model.tile_symbols(sweep.bodies)
         lines += self._exponentials(names, sweep.level - 1, set())
         lines += self._selects(names)
-        if not sweep.carries_pivot:
-            lines += deltas(model, names, self._printer, "torch.where")
+        raw = {c.symbol.name for c in model.centres if not c.softmaxes}
+        lines += deltas(model, names & raw, self._printer, "torch.where")
         plain = [m for m in sweep.moments if m.form is None]
         bodies = [(name.name, model.named(w)) for w, name in sweep.weights.items()]
         if sweep.level > 1:
@@ -136,13 +134,14 @@ class TorchSweep:
             lines.append(f"max{k}, index{k} = {body}{write}.max(1, keepdim=True)")
         for form in sweep.forms:
             lines += self._softmax(form, sweep)
-        if sweep.carries_pivot:
-            lines += deltas(model, names, self._printer, "torch.where")
+        lines += deltas(model, names - raw, self._printer, "torch.where", _largest)
         for form in sweep.forms:
             own = [m for m in sweep.moments if m.form == form.index]
             for moment in own:
                 if moment.against is not None:
-                    lines += between(moment, "torch.where", "el.")
+                    lines.append(
+                        f"{moment.name}_j = {between(sweep, moment, 'torch.where', 'el.')}"
+                    )
                 weight = sweep.weight(moment)
                 lines.append(f"{moment.name} = {self._moment(moment, weight)}")
         return lines
@@ -174,8 +173,11 @@ class TorchSweep:
         if sweep.carries_pivot and i == 0:
             lines.append(f"m{i}, pivot = {ell}.max(1, keepdim=True)")
             lines += values_at_y(self.model)
-        joined = sweep.carries_pivot and any(i in dict(f.parts) for f in self.model.forms)
-        if joined and i > 0:  # all parts with the pivot, or none: equal rows have equal t
+        joined = sweep.carries_pivot and (
+            any(i in dict(f.parts) for f in self.model.forms)
+            or any(i in dict(c.softmaxes) for c in self.model.centres)
+        )
+        if joined and i > 0:  # all of them with the pivot, or none: equal rows have equal t
             lines.append(f"m{i} = {ell}.amax(1, keepdim=True)")
         lines.append(f"l{i} = {ell}.{scatter}(1, {self._pivot}, {_EMPTY})")
         if not (sweep.carries_pivot and i == 0) and not joined:
@@ -254,8 +256,7 @@ class TorchSweep:
                 f"grad_x.scatter_(1, {self._pivot}, (grad_x_y * g).expand_as(x_y))",
             ]
         lines += self._selects(names)
-        if not self.with_gradient:
-            lines += deltas(model, names, self._printer, "torch.where")
+        lines += deltas(model, names - done, self._printer, "torch.where")
         lines += assignments([(f"grad_{s}", e) for s, e in gradients], self._printer)
         for stream, expr in gradients:
             lines += self._finished(stream, expr)
@@ -329,3 +330,14 @@ class TorchSweep:
                 lines += [f"p{i} = e{i} * pinv{i}"] if f"p{i}" in wanted - done else []
                 lines += [f"r{i} = e{i} * rinv{i}"] if f"r{i}" in wanted - done else []
         return lines
+
+
+def _largest(centre: Centre, model: RowModel, printer: Printer) -> list[str]:
+    """``at_largest`` of a row, and 0 where it has no such class or the other row masks it."""
+    name, lines = centre.at_largest, list[str]()
+    if model.pivot == "argmax":
+        lines = centred(replace(centre.at_y(model.forms), symbol=name), printer, "torch.where")
+    else:
+        at = f"torch.where(e{centre.weight} == 1.0, {centre.apart}, {_EMPTY})"
+        lines.append(f"{name} = {at}.amax(1, keepdim=True)")
+    return [*lines, f"{name} = {finite_or_zero(str(name), 'torch.where')}"]

@@ -6,19 +6,24 @@ An arg-max pivot leaves the sums and is carried in the state with its values.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+
 from sympy import Expr, Symbol
 
-from lossgen.emit.model import FLOOR, RowModel, Sweep, whole
+from lossgen.emit.constants import FAR_GAP, FLOOR
+from lossgen.emit.model import RowModel, Sweep, whole
 from lossgen.emit.names import assignments
 from lossgen.emit.printers import TRITON_TILE, Printer
 from lossgen.ir.plan import Moment
-from lossgen.ir.stages import Centre, Form
+from lossgen.ir.statistics import Centre, Form
 
 __all__ = [
     "between",
     "centred",
     "deltas",
     "exponentials",
+    "finite_or_zero",
     "gap_text",
     "gradient",
     "joint",
@@ -52,12 +57,14 @@ def lift(sweep: Sweep, whole_row: bool = False) -> list[str]:
         lines = ["valid = inside & (cols != pivot.to(tl.int32))"]
     if model.needs_index:
         lines.append("index = cols.to(tl.float32)")
-    if not sweep.carries_pivot:
-        lines += _tile_values(sweep, printer)
+    names = sweep.model.tile_symbols(sweep.bodies)
+    lines += _known(sweep, names, printer)
     for form in sweep.forms:
         lines += _softmax(sweep, form, printer)
-    if sweep.carries_pivot:
-        lines += _tile_values(sweep, printer)
+    origins = sorted(sweep.model.origins(names))
+    lines += [f"ref{k} = tl.where(m{k} == {_EMPTY}, 0.0, m{k})" for k in origins]
+    finite = Printer(TRITON_TILE, {sweep.model.forms[k].m: f"ref{k}" for k in origins})
+    lines += deltas(sweep.model, names, finite, "tl.where", _largest)
     lines += _moments(sweep, printer, whole_row)
     for k, largest in sweep.maxes:
         valid = "valid"
@@ -119,44 +126,68 @@ def _value_at_pivot(name: str) -> str:
     return f"{name} = dl.row_sum(tl.where(cols == pivot, {name.removesuffix('_y')}, 0.0))"
 
 
-def _tile_values(sweep: Sweep, printer: Printer) -> list[str]:
-    """The exponentials of earlier sweeps and the centred differences, where they are used."""
-    names = sweep.model.tile_symbols(sweep.bodies)
+def _known(sweep: Sweep, names: set[str], printer: Printer) -> list[str]:
+    """The exponentials of earlier sweeps and where their maxima are, if used."""
     lines = exponentials(sweep.model, names, printer, sweep.level - 1)
     for k, largest in enumerate(sweep.model.maxes):
         if largest.select.name in names and largest.level < sweep.level:
             lines.append(f"{largest.select} = tl.where(cols == index{k}, 1.0, 0.0)")
-    return lines + deltas(sweep.model, names, printer, "tl.where")
+    return lines
 
 
-def deltas(model: RowModel, names: set[str], printer: Printer, where: str) -> list[str]:
-    """factor·(c_j - c_y) of every centre that is used."""
-    if "delta" not in names:
-        return []
-    carried = {m.centre for m in model.plan.moments}
-    return [
-        line
-        for c in model.centres
-        if c.symbol.name in names or c.symbol in carried
-        for line in centred(c, printer, where)
-    ]
+def deltas(
+    model: RowModel,
+    names: set[str],
+    printer: Printer,
+    where: str,
+    largest: Callable[[Centre, RowModel, Printer], list[str]] | None = None,
+) -> list[str]:
+    """factor·(c_j - origin) of every centre that is used.
+
+    ``largest`` finds what it is at the largest class of the weight, which else is known.
+    """
+    lines: list[str] = []
+    for centre in (c for c in model.centres if c.symbol.name in names):
+        if centre not in model.measured:
+            lines += centred(centre, printer, where)
+            continue
+        lines += centred(replace(centre, symbol=centre.apart), printer, where)
+        lines += largest(centre, model, printer) if largest else []
+        lines.append(f"{centre.symbol} = {centre.apart} - {centre.at_largest}")
+    return lines
+
+
+def _largest(centre: Centre, model: RowModel, printer: Printer) -> list[str]:
+    """``at_largest`` of a tile, and 0 where it has no such class or the other row masks it."""
+    name, lines = centre.at_largest, list[str]()
+    if model.pivot == "argmax":
+        lines = centred(replace(centre.at_y(model.forms), symbol=name), printer, "tl.where")
+    else:
+        at = f"tl.where(e{centre.weight} == 1.0, {centre.apart}, {_EMPTY})"
+        lines.append(f"{name} = dl.row_max({at})")
+    return [*lines, f"{name} = {finite_or_zero(str(name), 'tl.where')}"]
+
+
+def finite_or_zero(name: str, where: str) -> str:
+    """Neither infinite nor NaN, which compare false."""
+    return f"{where}(({name} > {FLOOR}) & ({name} < {FAR_GAP}), {name}, 0.0)"
 
 
 def centred(centre: Centre, printer: Printer, where: str) -> list[str]:
-    """One stream: v_j - v_y. Several: see ``Centre``."""
+    """One stream: v_j - origin. Several: see ``Centre``."""
     symbol = centre.symbol
     factor = "" if centre.factor == 1 else f"{printer(centre.factor, 2)} * "
     if len(centre.pairs) == 1:
-        apart = f"{printer(centre.expr, 2)} - {printer(centre.expr_y, 2)}"
+        apart = f"{printer(centre.expr, 2)} - {printer(centre.origin, 2)}"
         return [f"{symbol} = {factor}({apart})"]
     near, far = f"near_{symbol}", f"far_{symbol}"
     lines = [
-        f"{near} = {printer(centre.expr_y)}",
+        f"{near} = {printer(centre.origin)}",
         f"{far} = ({near} > 1.0) | ({near} < -1.0)",
     ]
     parts = []
-    for k, (term, at_y) in enumerate(centre.pairs):
-        lines.append(f"off{k}_{symbol} = {where}({far}, {printer(at_y)}, 0.0)")
+    for k, (term, origin) in enumerate(centre.pairs):
+        lines.append(f"off{k}_{symbol} = {where}({far}, {printer(origin)}, 0.0)")
         parts.append(f"({printer(term)} - off{k}_{symbol})")
     lines.append(f"{near} = {where}({far}, 0.0, {near})")
     return [*lines, f"{symbol} = {factor}({' + '.join(parts)} - {near})"]
@@ -180,7 +211,7 @@ def _moments(sweep: Sweep, printer: Printer, whole_row: bool) -> list[str]:
             )
             continue
         if moment.against is not None:
-            lines += between(moment, "tl.where")
+            lines.append(f"{moment.name}_j = {between(sweep, moment, 'tl.where')}")
             lines.append(f"{moment.name} = dl.row_sum({moment.name}_j)")
             continue
         if moment.form is None:
@@ -198,15 +229,11 @@ def _moments(sweep: Sweep, printer: Printer, whole_row: bool) -> list[str]:
     return lines
 
 
-def between(moment: Moment, where: str, function: str = "dl.") -> list[str]:
-    """What a class adds to a sum of two softmaxes, as {name}_j."""
-    i, k, name = moment.form, moment.against, moment.name
-    if not moment.gap:
-        return [f"{name}_j = {where}(e{i} > 0.0, e{i} * (t{i} - t{k}), 0.0)"]
-    return [
-        f"{name}_j = t{k} - t{i}",
-        f"{name}_j = {gap_text(f'{name}_j', f'e{i}', f'e{k}', where, function)}",
-    ]
+def between(sweep: Sweep, moment: Moment, where: str, function: str = "dl.") -> str:
+    """What a class adds to the gap of two softmaxes."""
+    own, other = f"e{moment.form}", f"e{moment.against}"
+    apart = sweep.model.centre(moment.centre).apart
+    return gap_text(f"-{apart}", own, other, where, function)
 
 
 def gap_text(apart: str, e: str, other: str, where: str, function: str) -> str:

@@ -11,7 +11,8 @@ from sympy import Add, Expr, Function, Mul, Pow, Symbol, exp, log
 
 from lossgen.errors import CompilerBug
 from lossgen.ir.ops import OPS
-from lossgen.ir.stages import GradedLoss, StableLoss, Sum, SymbolicLoss
+from lossgen.ir.stages import GradedLoss, StableLoss, SymbolicLoss
+from lossgen.ir.statistics import Sum
 
 __all__ = ["check"]
 
@@ -20,10 +21,13 @@ def check(stage: SymbolicLoss) -> None:
     """Raises CompilerBug where an invariant does not hold."""
     names = stage.vocabulary
     raw_row = {names.classes, *names.parameters.values(), *names.rows.values()}
-    raw_row |= {*(pair[1] for pair in names.pairs), *names.cotangents}
+    raw_row |= {*(pair[1] for pair in names.pairs), *names.cotangents, names.x_ref}
     raw_class = {*names.class_symbols, *(c.symbol for c in stage.centres)}
     statistics = {s.symbol for s in stage.sums}
     statistics |= {s for m in stage.maxes for s in (m.symbol, m.index)}
+    statistics |= {
+        s for c in stage.centres if c.softmaxes for s in (c.lse, c.symbol_y, c.bernoulli)
+    }
     class_symbols = raw_class | {s for m in stage.maxes for s in (m.select, m.rise)}
     for form in stage.forms:
         statistics |= {*form.row_symbols, form.logu_y}

@@ -63,15 +63,17 @@ def _float32(expr: Expr, env: Env, memo: dict[Expr, Any]) -> Any:
 
 def paired(expr: Add) -> list[list[Expr]]:
     """The terms in the order of evaluation: first each v - v_y, a difference of its own, which
-    is exact; then the rest as one group."""
+    is exact (x_y may stand as x_ref); then the rest as one group."""
     args = sorted(expr.args, key=str)
     by_text = {str(a): a for a in args}
     groups = []
     for text, term in by_text.items():
-        if f"-{text}_y" in by_text:
-            groups.append([term, by_text[f"-{text}_y"]])
-        elif text[0] == "-" and f"{text[1:]}_y" in by_text:
-            groups.append([by_text[f"{text[1:]}_y"], term])
+        negative, name = text[0] == "-", text.removeprefix("-")
+        for away in (f"{name}_y", f"{name.removesuffix('_y')}_ref"):
+            if not negative and f"-{away}" in by_text:
+                groups.append([term, by_text[f"-{away}"]])
+            elif negative and away in by_text:
+                groups.append([by_text[away], term])
     used = [t for group in groups for t in group]
     rest = [a for a in args if a not in used]
     return [*groups, rest] if rest else groups

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from sympy import Expr, Symbol
 
-from lossgen.ir.stages import Certificate, StableLoss, Sum
+from lossgen.ir.stages import Certificate, StableLoss
+from lossgen.ir.statistics import Sum
 
 __all__ = ["KernelPlan", "Moment", "RowScalar", "StreamGradient"]
 
@@ -27,12 +28,11 @@ class Moment:
     """One accumulator: Σ_{j≠y} weight·centre·exp(kappa·t_j)·t_j^power, t = l - m, m running.
 
     Merging two maxima multiplies by exp(kappa·d) and shifts t by d (binomial rule), so lower
-    powers of the same kind are kept beside it; a pivot that moves shifts the centre c_y, so the
-    same without the centre is kept too.
+    powers of the same kind are kept beside it; a centre that is measured from the maxima moves with
+    them, so the same without the centre is kept too.
 
-    ``against`` another form, in place of the centre: t_j - t'_j, or as ``gap`` in place of the
-    exponential exp(t'_j) - exp(t_j).  Both maxima move in a merge, and what is between them with
-    them.
+    ``against`` another form, in place of the exponential: exp(t'_j) - exp(t_j), by the centre where
+    that is small.
     """
 
     name: str
@@ -44,13 +44,12 @@ class Moment:
     level: int = 1
     rest: bool = False  # without the largest term: Σ exp(t) - 1, which loses nothing to the 1
     against: int | None = None
-    gap: bool = False
 
     @property
     def kind(self) -> tuple[object, ...]:
         """What it accumulates."""
         own = (self.form, self.kappa, self.power, self.weight, self.centre)
-        return (*own, self.level, self.rest, self.against, self.gap)
+        return (*own, self.level, self.rest, self.against)
 
 
 @dataclass(frozen=True)

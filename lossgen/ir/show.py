@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lossgen.ir.plan import KernelPlan
-from lossgen.ir.stages import GradedLoss, Pivot, StableLoss, Sum, SymbolicLoss
+from sympy import Add
 
-__all__ = ["show"]
+from lossgen.ir.plan import KernelPlan
+from lossgen.ir.stages import GradedLoss, Pivot, StableLoss, SymbolicLoss
+from lossgen.ir.statistics import Sum
+
+__all__ = ["differences", "show"]
 
 _PIVOT = {
     Pivot.TARGET: "y is the target",
@@ -33,8 +36,8 @@ def _loss(stage: SymbolicLoss) -> Iterator[str]:
         yield f"             p_y = P{i} = sigmoid(-z{i}), Q{i} = 1 - P{i}"
         yield f"             s{i} = softplus(z{i}) = -log P{i}, r{i} = softplus(-z{i}) = -log Q{i}"
         yield f"             L{i} = logsumexp l{i}, logp{i} = l{i} - L{i}, R{i} = p_j / Q{i}"
-    for c in stage.centres:
-        yield f"difference   {c.symbol}_j = {c.factor * (c.expr - c.expr_y)}"
+    for name, value in differences(stage):
+        yield f"difference   {name} = {value}"
     for s in _needed(stage):
         sweep = f"   (sweep {s.level})" if s.level > 1 else ""
         yield f"sum          {s.symbol} = sum_({over}) {s.body}{sweep}"
@@ -54,6 +57,26 @@ def _loss(stage: SymbolicLoss) -> Iterator[str]:
         yield f"rules        {', '.join(stage.rules) or 'none'}"
         if stage.certificate is not None:
             yield f"certificate  {stage.certificate}"
+
+
+def differences(stage: SymbolicLoss) -> Iterator[tuple[str, str]]:
+    """Name and value of the centred differences, and of what belongs to them, where mentioned."""
+    used = {s for _, value in stage.outputs for s in value.free_symbols} | stage.loss.free_symbols
+    if isinstance(stage, GradedLoss):
+        used = used.union(*(e.free_symbols for e in stage.coefficients))
+    for centre in stage.centres:
+        if not centre.softmaxes:
+            yield f"{centre.symbol}_j", str(centre.factor * (centre.expr - centre.origin))
+            continue
+        apart, whole = centre.factor * centre.expr, f"of the largest l{centre.weight}"
+        yield f"{centre.symbol}_j", f"({apart}) - that {whole}"
+        if centre.lse in used:
+            sums = Add(*(sign * stage.forms[k].L for k, sign in centre.softmaxes))
+            yield str(centre.lse), f"({sums}) - ({apart}) {whole}"
+        if centre.bernoulli in used:
+            i, k = (k for k, _ in centre.softmaxes)
+            halves = " + ".join(f"{p}{i}*log({p}{i}/{p}{k})" for p in "PQ")
+            yield str(centre.bernoulli), f"{halves}, P = sigmoid(-z), Q = sigmoid(z)"
 
 
 def _needed(stage: SymbolicLoss) -> Iterator[Sum]:

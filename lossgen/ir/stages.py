@@ -19,25 +19,22 @@ Principles
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
+from math import ceil
 
-from sympy import Add, Expr, S, Symbol, expand
+from sympy import Expr, Symbol
 
+from lossgen.ir.statistics import Centre, Form, Max, Sum
 from lossgen.spec.model import LossSpec
 
 __all__ = [
-    "Centre",
     "Cls",
-    "Form",
     "GradedLoss",
     "Gradient",
-    "Max",
     "Pivot",
     "StableLoss",
-    "Sum",
     "SymbolicLoss",
     "Vocabulary",
 ]
@@ -57,187 +54,6 @@ class Cls:
 
     o: Expr
     y: Expr
-
-
-@dataclass(frozen=True)
-class Form:
-    """One softmax: the exponent l_j, and the symbols the algebra knows about it.
-
-    l_j = scale·base for j ≠ y and l_y = scale·base_y + shift_y.  The running maximum is of
-    ``base``, and the exponent is scale·(base - max): forming x/T - m at |x| = 3000 would lose
-    three digits that (x - m)/T keeps.
-
-    ``parts`` are other forms and rates with l = Σ rate·l', for a product of powers of softmaxes.
-    Its exponent is formed of their t', and its maximum is relative to theirs: offsets of the rows
-    never meet.
-    """
-
-    index: int  # numbers the forms of a program
-    scale: Expr  # positive row expression
-    base: Expr  # class expression that needs no statistic, without additive row constants
-    base_y: Expr
-    shift_y: Expr
-    level: int = 1
-    parts: tuple[tuple[int, Expr], ...] = ()
-
-    def mixed(self, values: Mapping[int, Expr]) -> Expr:
-        """Σ rate·value of the parts, so that it is exactly their value where that is the same."""
-        if expand(Add(*(rate for _, rate in self.parts))) != 1:
-            return Add(*(rate * values[k] for k, rate in self.parts))
-        last = values[self.parts[-1][0]]
-        return Add(last, *(rate * (values[k] - last) for k, rate in self.parts[:-1]))
-
-    @cached_property
-    def ell(self) -> Expr:
-        """l_j for j ≠ y."""
-        return self.scale * self.base
-
-    @cached_property
-    def ell_y(self) -> Expr:
-        """l_y."""
-        return self.scale * self.base_y + self.shift_y
-
-    def _row(self, letter: str, **assumptions: bool) -> Symbol:
-        return Symbol(f"{letter}{self.index}", real=True, **assumptions)
-
-    @cached_property
-    def z(self) -> Symbol:
-        return self._row("z")
-
-    @cached_property
-    def L(self) -> Symbol:
-        return self._row("L")
-
-    @cached_property
-    def P(self) -> Symbol:
-        return self._row("P", positive=True)
-
-    @cached_property
-    def Q(self) -> Symbol:
-        return self._row("Q", positive=True)
-
-    @cached_property
-    def s(self) -> Symbol:
-        """softplus(z) = -log P."""
-        return self._row("s", positive=True)
-
-    @cached_property
-    def r(self) -> Symbol:
-        """softplus(-z) = -log Q."""
-        return self._row("r", positive=True)
-
-    @cached_property
-    def top(self) -> Symbol:
-        """L - max_{j≠y} l_j = -log of the largest other probability, accurate where that is 1."""
-        return self._row("top", nonnegative=True)
-
-    @cached_property
-    def joint(self) -> Symbol:
-        """log Σ_{j≠y} Π p'^rate of the parts."""
-        return self._row("joint")
-
-    @cached_property
-    def logp(self) -> Symbol:
-        return Symbol(f"logp{self.index}", real=True, nonpositive=True)
-
-    @cached_property
-    def logu(self) -> Symbol:
-        """log(V·p_j) = t_j - (lam - log V): near 0, and accurate, where p is nearly uniform."""
-        return self._row("logu")
-
-    @cached_property
-    def logu_y(self) -> Symbol:
-        """log(V·P), with the same lam - log V."""
-        return self._row("loguy")
-
-    @cached_property
-    def R(self) -> Symbol:
-        return self._row("R", positive=True)
-
-    @property
-    def class_symbols(self) -> tuple[Symbol, ...]:
-        return (self.logp, self.R)
-
-    @property
-    def symbols(self) -> tuple[Symbol, ...]:
-        """All of them, and what ``stabilize`` writes in their place."""
-        return (*self.row_symbols, *self.class_symbols, self.logu, self.logu_y)
-
-    @property
-    def row_symbols(self) -> tuple[Symbol, ...]:
-        return (self.z, self.L, self.top, self.joint, self.P, self.Q, self.s, self.r)
-
-
-@dataclass(frozen=True)
-class Centre:
-    """A class symbol for factor·(c_j - c_y), a difference of raw streams taken before anything is
-    summed: what two close rows share, and what all classes share, cancels there.
-
-    Where c_y is small, the streams are subtracted class by class, which is exact where the rows
-    are close; where it is large (rows with different offsets), each loses its own value at y.
-    """
-
-    symbol: Symbol
-    expr: Expr  # c_j
-    expr_y: Expr  # c_y
-    factor: Expr = S.One  # a row expression
-
-    @cached_property
-    def pairs(self) -> tuple[tuple[Expr, Expr], ...]:
-        """The summands of c_j, each with the part of c_y that stands at its place."""
-        terms = sorted(Add.make_args(self.expr), key=lambda t: (str(t)[0] == "-", str(t)))
-        left, found = list(Add.make_args(self.expr_y)), []
-        for term in terms:
-            names = {f"{s}_y" for s in term.free_symbols}
-            own = [t for t in left if names & {s.name for s in t.free_symbols}]
-            left = [t for t in left if t not in own]
-            found.append((term, Add(*own)))
-        found[0] = (found[0][0], Add(found[0][1], *left))
-        return tuple(found)
-
-
-@dataclass(frozen=True)
-class Sum:
-    """Σ_{j≠y} body: one number per row.
-
-    ``body`` is the monomial exp(kappa·logp)·logp^power·weight·centre of one form, reduced in the
-    form's own sweep, or (``form`` None) any class expression, summed as it stands.  ``against``
-    another form it is R·log(R/R'), the divergence of the other classes.
-    """
-
-    symbol: Symbol
-    body: Expr
-    form: int | None = None
-    kappa: Expr = S.Zero
-    power: int = 0
-    weight: Expr = S.One
-    centre: Symbol | None = None
-    others: bool = False  # exp(logp) is R: normalised over the classes j ≠ y
-    level: int = 1
-    against: int | None = None
-
-
-@dataclass(frozen=True)
-class Max:
-    """max_{j≠y} body, with the index of its first maximum (``select`` is 1 there, else 0).
-
-    Without a target it runs over all classes.
-    ``below`` is the statistic whose index is left out: the second largest is the maximum of the
-    others.
-    """
-
-    symbol: Symbol
-    select: Symbol
-    index: Symbol  # the class, as a number
-    body: Expr
-    below: int | None = None
-    level: int = 1
-    form: int | None = None  # the softmax whose exponent this is the maximum of
-
-    @property
-    def rise(self) -> Symbol:
-        """select - p_j of that softmax: 1 - p at the maximum itself, without the difference."""
-        return Symbol(f"rise{self.symbol.name.removeprefix('max')}", real=True)
 
 
 @dataclass(frozen=True)
@@ -262,6 +78,12 @@ class Vocabulary:
         return self.streams["x"][1]
 
     @cached_property
+    def x_ref(self) -> Symbol:
+        """x_y, and 0 where that is masked (below -4000: by -1e4, -1e9 or -∞): what exponents may be
+        measured from."""
+        return Symbol("x_ref", real=True)
+
+    @cached_property
     def pairs(self) -> tuple[tuple[Symbol, Symbol], ...]:
         """(class symbol, value at y) of everything that varies along the classes."""
         return (*self.streams.values(), *self.vocab.values(), self.index)
@@ -269,6 +91,11 @@ class Vocabulary:
     @cached_property
     def class_symbols(self) -> frozenset[Symbol]:
         return frozenset(pair[0] for pair in self.pairs)
+
+    @property
+    def constants(self) -> frozenset[Symbol]:
+        """What is the same for all rows."""
+        return frozenset({*self.parameters.values(), self.classes})
 
     @cached_property
     def at_y(self) -> dict[Symbol, Symbol]:
@@ -297,6 +124,12 @@ class SymbolicLoss:
         """The last sweep that reduces anything."""
         levels = [s.level for s in self.sums] + [f.level for f in self.forms]
         return max([*levels, *(m.level for m in self.maxes)], default=0)
+
+    def measures(self, centre: Centre) -> bool:
+        """Is the largest class of the weight known? An arg-max pivot is that of the first softmax;
+        under another weight the running maxima are the origin."""
+        target = self.pivot is Pivot.TARGET
+        return bool(centre.softmaxes) and (target or centre.weight == 0)
 
     def __str__(self) -> str:
         from lossgen.ir.show import show
@@ -345,6 +178,7 @@ class StableLoss(GradedLoss):
 
     rules: tuple[str, ...] = ()
     before: GradedLoss | None = field(default=None, repr=False, compare=False)  # for `certify`
+    dearer: StableLoss | None = field(default=None, repr=False, compare=False)  # more accurate
     certificate: Certificate | None = field(default=None, compare=False)
     clamp_loss: bool = False
     clamp_gradient: bool = False
@@ -368,7 +202,8 @@ class Certificate:
 
     def __str__(self) -> str:
         least = f" of max(|true value|, {self.scale:g})" if self.scale else ""
+        loss, gradient = (ceil(10 * v) / 10 for v in (self.loss_kappa, self.gradient_kappa))
         return (
-            f"loss <= {self.loss_kappa:.1f}, gradient <= {self.gradient_kappa:.1f} "
+            f"loss <= {loss:.1f}, gradient <= {gradient:.1f} "
             f"(1 + kappa) ulp{least} at {self.points} points"
         )

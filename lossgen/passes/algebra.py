@@ -29,7 +29,7 @@ from sympy import (
     together,
 )
 
-from lossgen.ir.stages import Form
+from lossgen.ir.statistics import Form
 from lossgen.passes.uniform import excesses
 
 __all__ = ["cancel_fractions", "cancel_parameters", "complement", "cost", "expand_products", "tidy"]

@@ -6,8 +6,9 @@ on whole rows too: confident, flat, masked with -inf, and offset by 3000, statis
 
     error <= bound·(1 + kappa) ulp,   kappa(z) = |z·f'(z)/f(z)| + the same for every parameter
 
-An error below 1e-37 absolute is underflow, not inaccuracy.  A spec may state a scale: errors and
-kappa are relative to it where the true value is smaller.
+An error below 1e-37 absolute is underflow, not inaccuracy; nor is one below 1e-34 in a row's
+gradient, as the distance of two softmaxes' logarithms is clipped to ±80.  A spec may state a
+scale: errors and kappa are relative to it where the true value is smaller.
 """
 
 from __future__ import annotations
@@ -22,8 +23,11 @@ from sympy import Expr, Symbol
 
 from lossgen.errors import CompileError
 from lossgen.ir.evaluate import float32, high_precision
-from lossgen.ir.rows import Row, rows_float32, rows_mpmath
-from lossgen.ir.stages import Certificate, Form, GradedLoss, Pivot, StableLoss
+from lossgen.ir.rows import Row, rows_limit
+from lossgen.ir.rows_float32 import rows_float32
+from lossgen.ir.stages import Certificate, Pivot, StableLoss
+from lossgen.ir.statistics import Form
+from lossgen.passes.condition import of_parameters, of_streams, scales, sensitivity, spread
 from lossgen.passes.samples import parameter_points, sample_rows, used_symbols
 
 __all__ = ["BOUND", "certify"]
@@ -31,6 +35,7 @@ __all__ = ["BOUND", "certify"]
 BOUND = 4.0
 _ULP = 2.0**-23
 _TINY = 1e-37
+_CLIPPED = 1e-34
 _Z = (
     -100.0,
     -60.0,
@@ -58,11 +63,21 @@ _FAR = (-1e4, -300.0, 300.0, 1e4)
 
 
 def certify(stable: StableLoss) -> StableLoss:
-    """Attach the certificate; choose clamping at z = ±inf.
+    """Attach the certificate; choose clamping at z = ±inf, and the cheapest program that is
+    accurate enough.
 
     Raises:
         CompileError: an error above the bound, with the point where it was found.
     """
+    try:
+        return _certified(stable)
+    except CompileError:
+        if stable.dearer is None:
+            raise
+    return _certified(stable.dearer)
+
+
+def _certified(stable: StableLoss) -> StableLoss:
     spec = stable.spec
     bound = spec.accuracy.ulp if spec.accuracy else BOUND
     worst = _Worst(spec.accuracy.scale if spec.accuracy else 0.0)
@@ -83,10 +98,14 @@ def certify(stable: StableLoss) -> StableLoss:
     if max(worst.loss[1], worst.gradient[1]) > bound:
         which = "loss" if worst.loss[1] >= worst.gradient[1] else "gradient"
         ulp, kappa, where = worst.loss if which == "loss" else worst.gradient
+        terms = [(t.name or t.role, t.expr.span) for t in spec.terms]
+        name, span = [*terms, *((o.name, o.expr.span) for o in spec.outputs)][0]
         raise CompileError(
-            f"the {which} is not accurate in float32: {ulp:.3g} ulp, {kappa:.3g}*(1+kappa), at "
-            f"{where}; the bound is {bound:g}. Write the formula without the cancellation, narrow "
-            "a parameter's domain, or state a bound with `accuracy: {ulp: ..., reason: ...}`"
+            f"the {which} is not accurate in float32: off by {ulp:.3g} ulp, which is {kappa:.3g} "
+            f"times (1 + condition number), at {where}; {bound:g} are allowed",
+            location=spec.location_of(name, span),
+            hint="write the formula without the cancellation, narrow a parameter's domain, or "
+            "state what is enough: `accuracy: {ulp: ..., reason: ...}`",
         )
     certificate = Certificate(
         loss_ulp=worst.loss[0],
@@ -225,11 +244,7 @@ def _condition(
 
 
 def _needs_clamp(stable: StableLoss, exprs: list[Expr]) -> bool:
-    """Is a function NaN at z = ±inf, but finite at the largest float?
-
-    With the defaults; at the ends of the domains too if it is bounded, so that no infinity of it
-    is lost to the clamp.
-    """
+    """Is a function NaN at z = ±inf, but finite at the largest float, for any parameters?"""
     if not stable.forms:
         return False
     names = stable.vocabulary
@@ -239,8 +254,6 @@ def _needs_clamp(stable: StableLoss, exprs: list[Expr]) -> bool:
             far, near = (_at_ends(stable, expr, point, z) for z in (np.inf, 3e38))
             if any(np.isnan(a) and np.isfinite(b) for a, b in zip(far, near, strict=True)):
                 return True
-            if not np.isfinite(far).all():
-                break
     return False
 
 
@@ -260,100 +273,37 @@ def _row(stable: StableLoss, row: Row, worst: _Worst) -> None:
     before = stable.before
     assert before is not None
     with mp.workdps(150):
-        try:
-            results, gradients = rows_mpmath(before, row)
-        except (ZeroDivisionError, ValueError):
+        truth = rows_limit(before, row)
+        if truth is None:
             return
-        flat = [g for gradient in gradients for g in gradient]
-        if not all(mp.isfinite(v) and mp.im(v) == 0 for v in (*results, *flat)):
-            return
+        results, gradients = truth
         worst.real += 1
         values, slopes = rows_float32(stable, row)
-        spread = _spread(row, stable)
+        width = spread(row, stable)
         where = f"a row with logits {_spelled(row.x)}, target {row.y}"
         where += "".join(f", {n} = {_spelled(v)}" for n, v in row.streams.items())
         where += "".join(f", {n} = {v:g}" for n, v in row.parameters.items())
-        by_loss, by_gradient = _parameter_condition(before, row, results, gradients, worst)
+        by_loss, by_gradient = of_parameters(before, row, results, gradients, worst.unit)
         for k, (value, gold) in enumerate(zip(values, results, strict=True)):
             error = abs(mp.mpf(value) - gold)
             if error <= _TINY:
                 continue
             kappa = by_loss[k]
             if stable.outputs or stable.twins:
-                kappa += spread  # the gradient says nothing of one value
+                kappa += width  # the gradient says nothing of one value
             elif gold != 0:
-                kappa += float(_sensitivity(stable, row, gradients) / worst.unit(gold))
+                kappa += float(sensitivity(stable, row, gradients) / worst.unit(gold))
             found = f" ({value:.6g} instead of {mp.nstr(gold, 6)})"
             worst.add("loss", float(error / worst.unit(gold) / _ULP), kappa, where + found)
-        for slope, gradient in zip(slopes, gradients, strict=True):
+        by_streams = of_streams(before, row, gradients, worst.unit)
+        for slope, gradient, apart in zip(slopes, gradients, by_streams, strict=True):
             largest = max(abs(g) for g in gradient)
             errors = [abs(mp.mpf(float(s)) - g) for s, g in zip(slope, gradient, strict=True)]
             error = max(errors) if np.isfinite(slope).all() else mp.inf
-            if error > _TINY:
+            if error > _CLIPPED:
                 ulp = float(error / worst.unit(largest) / _ULP)
-                worst.add("gradient", ulp, by_gradient + spread + _scales(row), where)
+                worst.add("gradient", ulp, by_gradient + apart + width + scales(row), where)
 
 
 def _spelled(values: tuple[float, ...]) -> str:
     return f"[{', '.join(f'{v:.4g}' for v in values)}]"
-
-
-def _spread(row: Row, stable: StableLoss) -> float:
-    """The largest distance of two logits: how much an exponential amplifies."""
-    names = stable.vocabulary.streams
-    rows = [[v for v in row.along()[n] if np.isfinite(v)] for n in names]
-    return max(max(r) - min(r) for r in rows)
-
-
-def _sensitivity(stable: StableLoss, row: Row, gradients: list[list[Any]]) -> Any:
-    """Σ |v·dL/dv| over the logits, measured from their value at y."""
-    total = mp.mpf(0)
-    for gradient, stream in zip(gradients, stable.gradients, strict=True):
-        values = row.along()[stream.stream]
-        centre = values[row.y] if stable.pivot is not Pivot.NONE else 0.0
-        total += mp.fsum(
-            abs((v - centre) * g)
-            for v, g in zip(values, gradient, strict=True)
-            if np.isfinite(v) and np.isfinite(centre)
-        )
-    return total
-
-
-def _scales(row: Row) -> float:
-    """How far parameters stretch the exponents: x/T and q·x round T or q times as often."""
-    return max(
-        (max(abs(v), 1 / abs(v)) if v else 0.0 for v in row.parameters.values()), default=0.0
-    )
-
-
-def _parameter_condition(
-    before: GradedLoss,
-    row: Row,
-    results: list[Any],
-    gradients: list[list[Any]],
-    worst: _Worst,
-) -> tuple[list[float], float]:
-    """Relative change of results and gradient per relative change of a parameter or row input."""
-    of_loss, of_gradient = [0.0] * len(results), 0.0
-    flat = [g for gradient in gradients for g in gradient]
-    largest = max(abs(g) for g in flat)
-    for name, value in (*row.parameters.items(), *row.rows.items()):
-        if not value:
-            continue
-        changed = {name: value * (1 + 2.0**-40)}
-        if name in row.rows:
-            moved = replace(row, rows={**row.rows, **changed})
-        else:
-            moved = replace(row, parameters={**row.parameters, **changed})
-        try:
-            shifted, slopes = rows_mpmath(before, moved)
-        except (ZeroDivisionError, ValueError):
-            continue
-        for k, (after, value_) in enumerate(zip(shifted, results, strict=True)):
-            if value_:
-                of_loss[k] += float(abs(after - value_) / worst.unit(value_) * 2**40)
-        if largest:
-            after_flat = [g for gradient in slopes for g in gradient]
-            change = max(abs(a - b) for a, b in zip(after_flat, flat, strict=True))
-            of_gradient += float(change / worst.unit(largest) * 2**40)
-    return of_loss, of_gradient

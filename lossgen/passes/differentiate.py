@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 from sympy import Add, Expr, Integer, Mul, Pow, Symbol, exp, expand
 
 from lossgen.errors import CompileError
-from lossgen.ir.stages import Form, GradedLoss, Gradient, Max, Pivot, SymbolicLoss
+from lossgen.ir.stages import GradedLoss, Gradient, Pivot, SymbolicLoss
+from lossgen.ir.statistics import Centre, Form, Max
 from lossgen.passes.algebra import cancel_fractions, expand_products, tidy
 from lossgen.passes.reductions import Reductions
 from lossgen.passes.separate import raw_sums
@@ -34,7 +35,7 @@ def differentiate(loss: SymbolicLoss) -> GradedLoss:
     value = loss.loss
     reverse = _Reverse(loss, built)
     reverse.run()
-    constants = frozenset(names.parameters.values()) | {names.classes}
+    constants = names.constants
     gradients = []
     for stream in names.differentiable:
         terms = _collect(reverse.terms[stream], built, constants)
@@ -45,6 +46,9 @@ def differentiate(loss: SymbolicLoss) -> GradedLoss:
         at_y = tidy(at_y, built.forms, constants) if shared is None else shared
         gradients.append(Gradient(stream, terms, at_y))
     results = [tidy(built.unfreeze(v), built.forms, constants) for _, v in loss.outputs]
+    rows = (value, *results, *(e for g in gradients for t in g.terms for e in (*t, g.at_y)))
+    mentioned = {s for e in rows for s in built.unfreeze(e).free_symbols}
+    mentioned |= {s for e in built.sums for s in e.body.free_symbols}
     return GradedLoss(
         spec=loss.spec,
         uses=loss.uses,
@@ -54,7 +58,7 @@ def differentiate(loss: SymbolicLoss) -> GradedLoss:
         sums=built.without_twins(tuple(built.sums)),
         maxes=loss.maxes,
         twins=loss.twins,
-        centres=tuple(built.centres),
+        centres=tuple(c for c in built.centres if {c.symbol, c.lse} & mentioned),
         loss=tidy(built.unfreeze(value), built.forms, constants),
         outputs=tuple((n, v) for (n, _), v in zip(loss.outputs, results, strict=True)),
         gradients=tuple(gradients),
@@ -89,6 +93,9 @@ class _Reverse:
             for largest in maxes:
                 if largest.level == level:
                     self._pull_max(self.cotangents[largest.symbol], largest.select, largest.body)
+            for centre in self.loss.centres:
+                if centre.softmaxes and centre.level == level:
+                    self._pull_lse(centre)
             for form in reversed(forms):
                 if form.level == level:
                     self._pull_form(form)
@@ -117,17 +124,23 @@ class _Reverse:
         self._pull_statistics(cotangent, body)
 
     def _slope(self, body: Expr, symbol: Symbol) -> Expr:
-        """dbody/dsymbol, through the centred differences too."""
+        """dbody/dsymbol, through the centred differences too.  The origin of softmaxes is a
+        constant: the loss does not depend on it."""
         through = [
-            body.diff(c.symbol) * c.factor * (c.expr.diff(symbol) - c.expr_y.diff(symbol))
+            body.diff(c.symbol)
+            * (c.factor * (c.expr if c.softmaxes else c.expr - c.origin)).diff(symbol)
             for c in self.loss.centres
+            if c.symbol in body.free_symbols
         ]
         return Add(body.diff(symbol), *through)
 
     def _pull_statistics(self, cotangent: Expr, body: Expr) -> None:
-        statistics = self.built.statistics() & body.free_symbols
+        mentioned = body.free_symbols.union(
+            *((c.factor * c.expr).free_symbols for c in self.loss.centres)
+        )
+        statistics = self.built.statistics() & mentioned
         for symbol in sorted(statistics & set(self.cotangents), key=str):
-            slope = body.diff(symbol)
+            slope = self._slope(body, symbol)
             if slope != 0:
                 self.cotangents[symbol] += cotangent * self.built.sum(slope)
 
@@ -148,6 +161,11 @@ class _Reverse:
         for entry in self.loss.maxes:
             if entry.below is None and entry.body == form.base:
                 self.cotangents[entry.symbol] -= form.scale * cotangent
+
+    def _pull_lse(self, centre: Centre) -> None:
+        """lse = Σ sign·L - the origin."""
+        for index, sign in centre.softmaxes:
+            self.cotangents[self.loss.forms[index].L] += sign * self.cotangents[centre.lse]
 
     def _pull_form(self, form: Form) -> None:
         cotangents, built = self.cotangents, self.built

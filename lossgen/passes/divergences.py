@@ -1,14 +1,19 @@
-"""Divergences of two softmaxes.  Over the other classes, as one statistic:
+"""Divergences of two softmaxes, from the sum T = Σ_{j≠y} p_j·δ_j and what stands beside it.
 
-    Σ_{j≠y} R_j·δ_j - z + z'   →   D = Σ_{j≠y} R_j·log(R_j/R'_j)
+    T - Q·λ + P·(s' - s)   →   Q·D + B         Σ_j p_j·log(p_j/p'_j)
+    T + P·λ + P·(s' - s)   →   T + P·δ_y       Σ_j p_j·δ_j, of which its gradient is made
+    λ + s' - s             →   δ_y             where nothing else of s and s' is left
+    Σ_{j≠y} R_j·δ_j - λ + r - r'   →   D
 
-with δ_j = (l_j - l'_j) - (l_y - l'_y).
-z and z' hold the target's exponent, on which the divergence does not depend, and which may be far
-above all others; D is reduced relative to the two running maxima instead, as
+with δ_j = (l_j - l'_j) - (l_c - l'_c) and λ = (L - L') - (l_c - l'_c) for a class c.  Every
+combination of T and λ is one of the first two.  D = Σ_{j≠y} R_j·log(R_j/R'_j) is the divergence of
+the other classes and B that of (P, Q) from (P', Q'), the target from all others.  Neither holds a
+first order of what the two rows have apart, which cancels in T - Q·λ + P·(s' - s):
 
-    D = Σ R·(t - t') + log1p((A' - A)/A)       A' - A = Σ exp(t)·expm1(t' - t)
+    D = Σ R·δ + log1p((A' - A)/A)           A' - A = Σ exp(t)·expm1(-δ)
+    B = log1p(u) - u + Q·(expm1(a) - a)     u = Q·expm1(a), a = z' - z; where P < Q, of P and -a
 
-so that it has the relative accuracy of what the two rows do not share.  A product of powers has
+A product of powers has
 
     s - Σ κ·s'   →   log Σ_{j≠y} Π p'^κ + r     where z > 0
 
@@ -20,58 +25,106 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from sympy import Add, Expr, Integer, Symbol, expand, log
+from sympy import Add, Expr, Integer, Symbol, collect, expand, log
 
 from lossgen.ir.ops import OPS
-from lossgen.ir.stages import Form, GradedLoss, Gradient, Sum
+from lossgen.ir.stages import GradedLoss, Gradient, Pivot
+from lossgen.ir.statistics import Form, Sum
+from lossgen.passes.algebra import cost, expand_products, tidy
 
 __all__ = ["joint_logarithms", "with_divergences"]
 
 _f = {name: op.symbol for name, op in OPS.items()}
 
 
-def with_divergences(graded: GradedLoss) -> GradedLoss:
-    """Put the statistic where its sum stands with z and z', everywhere or not at all."""
+def with_divergences(graded: GradedLoss, exact: bool) -> GradedLoss:
+    """The divergences in place of the sums they are made of.
+
+    ``exact``: those over all classes as Q·D + B, which costs a function per class.
+    """
     for entry in graded.sums:
-        for one in graded.forms:
-            for other in graded.forms:
-                if one is not other and _compares(graded, entry, one, other):
-                    graded = _replaced(graded, entry, one, other)
+        plain = entry.kappa == 1 and entry.power == 0 and entry.weight == 1
+        if plain and entry.form is not None and entry.centre is not None:
+            graded = _Divergence(graded, entry, exact).replaced()
     return graded
 
 
-def _compares(graded: GradedLoss, entry: Sum, one: Form, other: Form) -> bool:
-    """Is the sum Σ R·δ with the difference of these two exponents?"""
-    plain = entry.others and entry.kappa == 1 and entry.power == 0 and entry.weight == 1
-    if not plain or entry.form != one.index or entry.centre is None:
-        return False
-    (centre,) = (c for c in graded.centres if c.symbol == entry.centre)
-    apart, apart_y = one.ell - other.ell, one.ell_y - other.ell_y
-    return bool(
-        expand(apart - centre.factor * centre.expr) == 0
-        and expand(apart_y - centre.factor * centre.expr_y) == 0
-    )
+class _Divergence:
+    def __init__(self, graded: GradedLoss, entry: Sum, exact: bool) -> None:
+        (self.centre,) = (c for c in graded.centres if c.symbol == entry.centre)
+        self.own = next(f for f in graded.forms if f.index == entry.form)
+        self.graded, self.entry = graded, entry
+        self.constants = graded.vocabulary.constants
+        self.logs = [(graded.forms[k].s, sign) for k, sign in self.centre.softmaxes]
+        ends = [graded.forms[k] for k, _ in self.centre.softmaxes]
+        self.other = ends[-1] if len(ends) == 2 and ends[0] is self.own else None
+        # Without a target the maxima are those of all classes: A' may underflow, and D with it.
+        self.exact = exact and self.other is not None and graded.pivot is Pivot.TARGET
 
+    def replaced(self) -> GradedLoss:
+        kept = self._statistic()
+        changed = _mapped(self.graded, lambda expr: self._row(expr, kept))
+        rows = (changed.loss, *(v for _, v in changed.outputs), *changed.coefficients)
+        used = kept is not None and any(kept.symbol in e.free_symbols for e in rows)
+        return replace(changed, sums=(*changed.sums, kept)) if kept and used else changed
 
-def _replaced(graded: GradedLoss, entry: Sum, one: Form, other: Form) -> GradedLoss:
-    symbol = Symbol(f"T{len(graded.sums)}", nonnegative=True)
-    value = symbol + one.z - other.z
-    shorter = True
+    def _statistic(self) -> Sum | None:
+        """D, if the difference is that of the weight's own softmax from another."""
+        if self.other is None or not self.graded.measures(self.centre):
+            return None
+        return Sum(
+            Symbol(f"T{len(self.graded.sums)}", nonnegative=True),
+            self.own.R * log(self.own.R / self.other.R),
+            self.own.index,
+            Integer(1),
+            centre=self.centre.symbol,
+            others=True,
+            level=self.entry.level,
+            against=self.other.index,
+        )
 
-    def row(expr: Expr) -> Expr:
-        nonlocal shorter
-        if entry.symbol not in expr.free_symbols:
+    def _row(self, expr: Expr, kept: Sum | None) -> Expr:
+        if not {self.entry.symbol, self.centre.lse} <= expr.free_symbols:
             return expr
-        found = expr.xreplace({entry.symbol: value})
-        shorter = shorter and found.count_ops() < expr.count_ops()
-        return found
+        if not self.entry.others:
+            return self._of_all(expr, kept)
+        return expr if kept is None else self._of_others(expr, kept)
 
-    body = one.R * log(one.R / other.R)
-    kept = Sum(
-        symbol, body, one.index, Integer(1), others=True, level=entry.level, against=other.index
-    )
-    changed = _mapped(graded, row)
-    return replace(changed, sums=(*graded.sums, kept)) if shorter else graded
+    def _of_others(self, expr: Expr, kept: Sum) -> Expr:
+        """Over the classes j ≠ y, normalised among themselves."""
+        assert self.other is not None
+        value = kept.symbol + self.centre.lse - self.own.r + self.other.r
+        found = self._tidy(expr.xreplace({self.entry.symbol: value}))
+        return expr if self.centre.lse in found.free_symbols else found
+
+    def _of_all(self, expr: Expr, kept: Sum | None) -> Expr:
+        """c·T + d·λ  =  (P·c - d)·(T - Q·λ) + (Q·c + d)·(T + P·λ)"""
+        own, total, apart = self.own, self.entry.symbol, self.centre.lse
+        flat = expand_products(expr)
+        c, d = flat.coeff(total), flat.coeff(apart)
+        rest = flat - expand_products(c * total) - expand_products(d * apart)
+        if (c + d + rest).free_symbols & {total, apart}:
+            return expr
+        at_y = Add(*(-sign * s for s, sign in self.logs))
+        # 0·∞ is 0, where a row masks the target, or thinks of nothing else
+        delta = _f["where"](_f["lt"](0, own.P), self.centre.symbol_y, 0)
+        direct = self._tidy(flat.xreplace({apart: delta - at_y}))
+        if not direct.free_symbols & {s for s, _ in self.logs}:
+            return direct
+        if self.other is None:
+            return expr
+        whole = total - own.Q * apart + own.P * at_y
+        if self.exact and kept is not None:
+            others = _f["where"](_f["lt"](0, own.Q), kept.symbol, 0)
+            whole = own.Q * others + self.centre.bernoulli
+        divergence, mean = self._tidy(own.P * c - d), self._tidy(own.Q * c + d)
+        rest = self._tidy(rest - c * own.P * at_y)
+        whole_logs = collect(rest, [f.s for f in self.graded.forms])  # (1 - α)·s, which may be 0·∞
+        rest = whole_logs if cost(whole_logs)[0] <= cost(rest)[0] else rest
+        return divergence * whole + mean * (total + own.P * delta) + rest
+
+    def _tidy(self, expr: Expr) -> Expr:
+        return tidy(expr, self.graded.forms, self.constants)
 
 
 def _mapped(graded: GradedLoss, row: Callable[[Expr], Expr]) -> GradedLoss:

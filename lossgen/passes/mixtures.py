@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from sympy import Add, Dummy, Expr, Integer, Mul, Pow, Symbol, exp, expand, log
 
 from lossgen.ir.ops import OPS
-from lossgen.ir.stages import Form
+from lossgen.ir.statistics import Form
 from lossgen.passes.uniform import excess_of_class
 
 __all__ = ["stabilize_class", "stabilize_mixtures"]

@@ -18,7 +18,8 @@ from sympy import Add, Expr, Integer, Rational, Symbol, exp, expand, log, oo, pi
 from lossgen.errors import CompileError, LossgenError
 from lossgen.ir.ops import OPS, absf, compare, log_sigmoid, sgn
 from lossgen.ir.piecewise import eq, lt, where
-from lossgen.ir.stages import Cls, Form, Max, Pivot, SymbolicLoss, Vocabulary
+from lossgen.ir.stages import Cls, Pivot, SymbolicLoss, Vocabulary
+from lossgen.ir.statistics import Form, Max
 from lossgen.passes.algebra import complement
 from lossgen.passes.reductions import Reductions
 from lossgen.spec.expr import Call, NameKind, walk

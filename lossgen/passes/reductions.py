@@ -16,7 +16,8 @@ from dataclasses import replace
 
 from sympy import Add, Expr, Integer, Symbol, collect, exp, expand, factor_terms
 
-from lossgen.ir.stages import Centre, Form, Max, Pivot, Sum, Vocabulary
+from lossgen.ir.stages import Pivot, Vocabulary
+from lossgen.ir.statistics import Centre, Form, Max, Sum
 from lossgen.passes.algebra import cancel_fractions
 from lossgen.passes.separate import Piece, separate
 
@@ -68,6 +69,8 @@ class Reductions:
             found |= dict.fromkeys(own, entry.level)
         for form in self.forms:
             found |= dict.fromkeys((*form.row_symbols, *form.class_symbols), form.level)
+        for centre in (c for c in self.centres if c.softmaxes):
+            found |= dict.fromkeys((centre.symbol, centre.lse), centre.level)
         return found | {t: found[live] for live, t in self._twins.items() if live in found}
 
     def level(self, expr: Expr) -> int:
@@ -121,14 +124,14 @@ class Reductions:
         if not scale.is_positive:
             scale, body = Integer(1), ell
         offset, base = body.as_independent(*symbols, as_Add=True)
-        x, x_y = self.vocabulary.x, self.vocabulary.x_y
+        x, x_ref = self.vocabulary.x, self.vocabulary.x_ref
         rest = base - x
         alone = not rest.free_symbols & {pair[0] for pair in self.vocabulary.streams.values()}
         if self.pivot is Pivot.TARGET and rest != 0 and alone:
             # x - x_y is exact where it matters, x + rest at |x| = 3000 is not
-            offset, base = offset + x_y, base - x_y
+            offset, base = offset + x_ref, base - x_ref
         constant = scale * offset
-        raw_y = {pair[1] for pair in self.vocabulary.streams.values()}
+        raw_y = {x_ref, *(pair[1] for pair in self.vocabulary.streams.values())}
         along: list[Expr] = []
         shift_y: list[Expr] = []
         for term in Add.make_args(collect(expand(ell_y - constant), sorted(raw_y, key=str))):
@@ -142,19 +145,36 @@ class Reductions:
         self.forms.append(found)
         return found, constant
 
-    def centre(self, expr: Expr, expr_y: Expr) -> Symbol:
-        """The class symbol of expr - expr_y."""
+    def centre(self, expr: Expr, expr_y: Expr) -> Centre:
+        """The class symbol of expr - expr_y, a difference of raw streams."""
         symbols = self.class_symbols()
         row, _ = expr.as_independent(*symbols, as_Add=True)
         expr, expr_y = expand(expr - row), expand(expr_y - row)
         factor, expr = factor_terms(expr).as_independent(*symbols, as_Add=False)
-        expr_y = expand(expr_y / factor)
+        return self._registered(_by_stream(expr, expand(expr_y / factor)), factor)
+
+    def apart(self, weight: Form, *terms: tuple[Form, int]) -> Centre:
+        """Σ sign·l_j of softmaxes of one sweep, less what it is at the largest class of one."""
+        scales = {f.scale for f, _ in terms}
+        factor = scales.pop() if len(scales) == 1 else Integer(1)
+        pairs = tuple((k * f.scale / factor * f.base, k * f.scale / factor * f.m) for f, k in terms)
+        softmaxes = tuple((f.index, k) for f, k in terms)
+        return self._registered(pairs, factor, softmaxes, weight.index, weight.level)
+
+    def _registered(
+        self,
+        pairs: tuple[tuple[Expr, Expr], ...],
+        factor: Expr,
+        softmaxes: tuple[tuple[int, int], ...] = (),
+        weight: int = 0,
+        level: int = 0,
+    ) -> Centre:
         for entry in self.centres:
-            if (entry.expr, entry.expr_y, entry.factor) == (expr, expr_y, factor):
-                return entry.symbol
+            if (entry.pairs, entry.factor, entry.weight) == (pairs, factor, weight):
+                return entry
         symbol = Symbol(f"delta{len(self.centres)}", real=True)
-        self.centres.append(Centre(symbol, expr, expr_y, factor))
-        return symbol
+        self.centres.append(Centre(symbol, pairs, factor, softmaxes, weight, level))
+        return self.centres[-1]
 
     def maximum(self, body: Expr, below: int | None = None, form: int | None = None) -> Max:
         """The largest of ``body``, or of what statistic ``below`` leaves."""
@@ -199,7 +219,7 @@ class Reductions:
         if len(streams) < 2:
             return body
         apart = self.centre(Add(*(t for t, _ in matched)), Add(*(t_y for _, t_y in matched)))
-        return body - Add(*(t - t_y for t, t_y in matched)) + apart
+        return body - Add(*(t - t_y for t, t_y in matched)) + apart.symbol
 
     def _by_row(self, body: Expr) -> list[tuple[Expr, Expr]]:
         """Σ row·class, with class parts together whose rows differ by a number only."""
@@ -284,6 +304,20 @@ class Reductions:
         symbol = Symbol(f"T{len(self.sums)}", real=True, **sign)
         self.sums.append(replace(key, symbol=symbol))
         return symbol
+
+
+def _by_stream(expr: Expr, expr_y: Expr) -> tuple[tuple[Expr, Expr], ...]:
+    """The summands of a class expression, each with the part of its value at y that belongs to
+    its streams."""
+    terms = sorted(Add.make_args(expr), key=lambda t: (str(t)[0] == "-", str(t)))
+    left, found = list(Add.make_args(expr_y)), []
+    for term in terms:
+        names = {f"{s}_y" for s in term.free_symbols}
+        own = [t for t in left if names & {s.name for s in t.free_symbols}]
+        left = [t for t in left if t not in own]
+        found.append((term, Add(*own)))
+    found[0] = (found[0][0], Add(found[0][1], *left))
+    return tuple(found)
 
 
 def _same(a: Expr, b: Expr) -> bool:

@@ -11,6 +11,7 @@ Every rule is one row of ``RULES``, tried on each node from the root down, in or
     half_difference     P - P'                 →  P·Q' - Q·P'   (of two softmaxes)
     log_difference      c·(s - s')             →  c·log1p(Q'·expm1(z - z'))   where z is near z'
                         c·(r - r')             →  c·log1p(P'·expm1(z' - z))
+    masked_logarithm    P·s'                   →  P·where(0 < P, s', 0)   (of two softmaxes)
     power_difference    A^e - B^e              →  -A^e · e · expm1div(log(B/A), e)
                         B^a - B^b              →  B^b · (a-b) · expm1div(log B, a-b)
                         1 - A^a·B^b            →  -expm1(a·log A + b·log B)
@@ -30,10 +31,11 @@ from dataclasses import dataclass
 from sympy import Add, Expr, Integer, Mul, Pow, Symbol, exp, expand, log
 
 from lossgen.ir.ops import OPS
-from lossgen.ir.stages import Form
+from lossgen.ir.statistics import Centre, Form
 from lossgen.passes.algebra import cancel_parameters, complement
 from lossgen.passes.divergences import joint_logarithms
 from lossgen.passes.mixtures import stabilize_class, stabilize_mixtures
+from lossgen.passes.pairs import half_difference, log_difference, masked_logarithm
 from lossgen.passes.uniform import excess_of_row
 
 __all__ = ["RULES", "Rewriter", "Rule"]
@@ -53,11 +55,13 @@ class Rewriter:
     def __init__(
         self,
         forms: tuple[Form, ...],
+        centres: tuple[Centre, ...],
         constants: frozenset[Symbol],
         defaults: dict[Symbol, Expr],
     ) -> None:
         self.defaults = defaults  # decide the sign of a difference of exponents
         self.forms = forms
+        self.apart = {c.symbol_y for c in centres if c.softmaxes}
         self.constants = constants
         self.fired: set[str] = set()
         self.logs: dict[Expr, Expr] = {f.P: -f.s for f in forms} | {f.Q: -f.r for f in forms}
@@ -215,48 +219,6 @@ def _is_power(base: Expr, exponent: Expr) -> bool:
     return bool(base.is_positive) or (base.is_Add and bool(exponent.free_symbols))
 
 
-def _half_difference(expr: Expr, rw: Rewriter) -> Expr | None:
-    """c·P - c·P' of two softmaxes: exact where both are near 0 and where both are near 1."""
-    if not isinstance(expr, Add) or len(rw.forms) < 2:
-        return None
-    terms = list(expr.args)
-    for first in terms:
-        for half, other in rw.halves.items():
-            if first.as_powers_dict().get(half, 0) != 1:
-                continue
-            scale = first / half
-            for second in terms:
-                for half_b, other_b in rw.halves.items():
-                    same_kind = (half in rw.lower) == (half_b in rw.lower)
-                    if half_b == half or not same_kind or second != -scale * half_b:
-                        continue
-                    rest = [t for t in terms if t not in (first, second)]
-                    apart = half * other_b - other * half_b
-                    return Add(rw.rewrite(scale) * apart, rw.rewrite(Add(*rest)))
-    return None
-
-
-def _log_difference(expr: Expr, rw: Rewriter) -> Expr | None:
-    """c·(log P - log P') of two softmaxes, of which close ones leave nothing but what is between
-    z and z'; and of Q."""
-    if not isinstance(expr, Mul) or len(rw.forms) < 2:
-        return None
-    for factor in expr.args:
-        for one in rw.forms:
-            for other in rw.forms:
-                for symbol, symbol_b, half, apart in (
-                    (one.s, other.s, other.Q, one.z - other.z),
-                    (one.r, other.r, other.P, other.z - one.z),
-                ):
-                    if one is other or factor != symbol - symbol_b:
-                        continue
-                    near = _f["lt"](_f["absf"](apart), 1)
-                    close = _f["log1p"](half * _f["expm1"](_f["clip"](apart, -1, 1)))
-                    found = _f["where"](near, close, factor)
-                    return rw.rewrite(expr / factor) * found
-    return None
-
-
 def _power_difference(expr: Expr, rw: Rewriter) -> Expr | None:
     if not isinstance(expr, Add):
         return None
@@ -386,8 +348,9 @@ RULES: tuple[Rule, ...] = (
     Rule("complement", _complement_of_exp),
     Rule("excess_over_uniform", lambda expr, rw: excess_of_row(expr, rw.forms)),
     Rule("expm1_quotient", _expm1_quotient),
-    Rule("half_difference", _half_difference),
-    Rule("log_difference", _log_difference),
+    Rule("half_difference", half_difference),
+    Rule("log_difference", log_difference),
+    Rule("masked_logarithm", masked_logarithm),
     Rule("power_difference", _power_difference),
     Rule("bounded_quotient", _bounded_quotient),
     Rule("one_exponential", _one_exponential),

@@ -14,7 +14,8 @@ from sympy import Add, Expr, Integer, Mul, Symbol, exp
 from lossgen.errors import CompileError
 from lossgen.ir.piecewise import lt, where
 from lossgen.ir.plan import KernelPlan, Moment, RowScalar, StreamGradient
-from lossgen.ir.stages import Form, Pivot, StableLoss, Sum
+from lossgen.ir.stages import Pivot, StableLoss
+from lossgen.ir.statistics import Form, Sum
 
 __all__ = ["schedule"]
 
@@ -85,13 +86,11 @@ def _moments(
         for f in tops
     ]
     known = {m.kind for m in found}
-    for entry in (e for e in sums if e.against is not None):
-        assert entry.form is not None
-        for gap in (False, True):
-            name = f"b{len(found) - len(forms) - len(tops)}"
-            one = Integer(1)
-            found.append(Moment(name, entry.form, one, 0, one, against=entry.against, gap=gap))
-    for entry in (e for e in sums if e.against is None):
+    for entry in sums:
+        if entry.against is not None:
+            name, one = f"b{len(found) - len(forms) - len(tops)}", Integer(1)
+            own = (entry.form, one, 0, one, entry.centre, entry.level)
+            found.append(Moment(name, *own, against=entry.against))
         centres = [None, entry.centre] if entry.centre else [None]
         for centre in centres:
             for power in range(entry.power + 1):
@@ -111,8 +110,13 @@ def _moments(
 
 
 def _saved(stable: StableLoss, needed: set[Symbol]) -> tuple[str, ...]:
+    apart = [
+        c
+        for c in stable.centres
+        if {c.symbol, c.symbol_y, c.lse, c.bernoulli} & needed and c.softmaxes
+    ]
     names: list[str] = []
-    parts: set[int] = set()
+    parts = {k for c in apart for k, _ in c.softmaxes}
     for form in reversed(stable.forms):
         if form.index in parts or needed & set(form.symbols):
             parts |= {k for k, _ in form.parts}
@@ -125,6 +129,7 @@ def _saved(stable: StableLoss, needed: set[Symbol]) -> tuple[str, ...]:
             needed = needed | form.ell.free_symbols | form.ell_y.free_symbols
     if stable.pivot is Pivot.ARGMAX:
         names.append("pivot")
+    names += [str(c.at_largest) for c in apart if stable.measures(c)]
     names += [s.symbol.name for s in stable.sums if s.symbol in needed]
     for k, largest in enumerate(stable.maxes):
         if largest.symbol in needed:

@@ -1,12 +1,13 @@
 """Take the body of a sum apart: which sweep can reduce it, and as which monomials.
 
-    t·(logt - logp)   →   t·δ + (s_p - s_t)·t          δ_j = (l^t_j - l^p_j) - (l^t_y - l^p_y)
-    t·logp            →   t·(l^p_j - l^p_y) - s_p·t
+    t·(logt - logp)   →   t·δ - λ·t          δ_j = (l^t_j - l^p_j) - (l^t_c - l^p_c)
+    t·logp            →   t·δ - λ·t          δ_j = l^p_j - l^p_c
 
 A monomial exp(κ·logp)·logp^n·w belongs to the sweep of its softmax.  Logarithms of another softmax
-under the same weight are differences of raw exponents, centred on y: nothing that has a common
-offset, and nothing that two close rows share, is ever added up.  All or nothing: a body with one
-term that does not separate is not touched.
+under the same weight are differences of raw exponents, measured from the largest class c of the
+weight (and λ is the difference of the log-sum-exps from there): nothing that has a common offset,
+and nothing that two close rows share, is ever added up, and no class that the weight masks is the
+measure.  All or nothing: a body with one term that does not separate is not touched.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from sympy import Add, Dummy, Expr, Function, Integer, Mul, Symbol, exp, expand
 
-from lossgen.ir.stages import Form
+from lossgen.ir.statistics import Form
 from lossgen.passes.uniform import excess
 
 if TYPE_CHECKING:
@@ -125,22 +126,26 @@ class _Separation:
         if len(owners) != 1 or any(s not in {f.logp for f in self.built.forms} for s in used):
             return None
         (own,) = (f for f in self.built.forms if f.index in owners)
-        for symbol in foreign:
-            rest = self._foreign(rest, own, self.logps[symbol])
+        for other in (self.logps[symbol] for symbol in foreign):
+            if own.parts or other.parts or own.level != other.level:
+                return None
+            rest = self._foreign(rest, own, other)
         return rest
 
     def _foreign(self, rest: Expr, own: Form, other: Form) -> Expr:
-        """logp' = logp - δ + s - s', if logp then drops out; else (l' - l'_y) - s'."""
-        delta = self.built.centre(own.ell - other.ell, own.ell_y - other.ell_y)
+        """logp' = logp - δ + λ, if logp then drops out; else (l' - m') - λ'."""
+        apart = self.built.apart(own, (own, 1), (other, -1))
         fused = expand(
-            rest.xreplace({other.logp: own.logp - delta + own.s - other.s}),
+            rest.xreplace({other.logp: own.logp - apart.symbol + apart.lse}),
             power_base=False,
             log=False,
         )
         if own.logp not in fused.free_symbols:
             return fused
-        alone = self.built.centre(other.ell, other.ell_y)
-        return expand(rest.xreplace({other.logp: alone - other.s}), power_base=False, log=False)
+        alone = self.built.apart(own, (other, 1))
+        return expand(
+            rest.xreplace({other.logp: alone.symbol - alone.lse}), power_base=False, log=False
+        )
 
     # ------------------------------------------------------------------ one monomial
     def _monomial(self, term: Expr) -> Piece | None:

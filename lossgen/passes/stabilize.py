@@ -9,7 +9,8 @@ from dataclasses import replace
 
 from sympy import sympify
 
-from lossgen.ir.stages import Form, GradedLoss, Gradient, StableLoss, Sum
+from lossgen.ir.stages import GradedLoss, Gradient, StableLoss
+from lossgen.ir.statistics import Form, Sum
 from lossgen.passes.divergences import with_divergences
 from lossgen.passes.rules import Rewriter
 
@@ -17,15 +18,22 @@ __all__ = ["stabilize"]
 
 
 def stabilize(graded: GradedLoss) -> StableLoss:
-    """The same functions in the accurate vocabulary; records which rules fired."""
-    before, graded = graded, with_divergences(graded)
+    """The same functions in the accurate vocabulary; records which rules fired.
+
+    Where there is a more accurate program that costs more, it goes with it: ``certify`` decides.
+    """
+    cheap, exact = (with_divergences(graded, exact) for exact in (False, True))
+    dearer = None if exact == cheap else _stable(exact, graded, None)
+    return _stable(cheap, graded, dearer)
+
+
+def _stable(graded: GradedLoss, before: GradedLoss, dearer: StableLoss | None) -> StableLoss:
     names = graded.vocabulary
-    constants = frozenset(names.parameters.values()) | {names.classes}
     defaults = {
         symbol: sympify(graded.spec.parameters[name].default)
         for name, symbol in names.parameters.items()
     }
-    rewriter = Rewriter(graded.forms, constants, defaults)
+    rewriter = Rewriter(graded.forms, graded.centres, names.constants, defaults)
     return StableLoss(
         spec=graded.spec,
         uses=graded.uses,
@@ -50,6 +58,7 @@ def stabilize(graded: GradedLoss) -> StableLoss:
             sorted(rewriter.fired | {"divergence" for e in graded.sums if e.against is not None})
         ),
         before=before,
+        dearer=dearer,
     )
 
 

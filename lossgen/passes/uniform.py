@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from sympy import Add, Expr, Mul, Symbol, exp
 
 from lossgen.ir.ops import OPS
-from lossgen.ir.stages import Form
+from lossgen.ir.statistics import Form
 
 __all__ = ["excess", "excess_of_class", "excess_of_row", "excesses"]
 

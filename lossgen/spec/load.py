@@ -39,6 +39,12 @@ from lossgen.spec.source import FLOW_HINT, Node, Source, compose, shorten
 
 __all__ = ["load_spec", "load_text"]
 
+#: What a key that may not be left out is for, by how deep it stands.
+_NEEDED = {
+    (1, "name"): "the name of the function and of the file, as in my_loss",
+    (3, "default"): "the value where a call gives none, as in {default: 2, domain: ...}",
+    (3, "kind"): "class for [N, V], row for [N], vocab for [V]",
+}
 _EXPECTED = {
     "string_type": "text",
     "dict_type": "a mapping",
@@ -153,7 +159,7 @@ def _translate(entry: dict[str, Any], root: Node, source: Source) -> SpecError:
             place = source.of(holder or parent) if len(path) > 1 else source.location(0, 1)
             if isinstance(path[-2] if len(path) > 1 else "", int):
                 place = source.location(node.start)
-            return MissingKey(key=last, location=place)
+            return MissingKey(key=last, location=place, hint=_NEEDED.get((len(path), last)))
     expected = _EXPECTED.get(entry["type"])
     if expected is None:  # a pydantic check that no test has met yet
         return BadValue(problem=f"'{shown}': {entry['msg']}", location=source.of(node))

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import gc
+import math
 import weakref
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from lossgen.losses import cross_entropy_loss, entropy_min_loss, gce, gce_loss
+import lossgen
+from lossgen.losses import (
+    balanced_softmax_loss,
+    cross_entropy_loss,
+    entropy_min_loss,
+    gce,
+    gce_loss,
+)
 from lossgen.runtime import launch, torch_backend
 from lossgen.runtime.batch import Batch
 
@@ -220,3 +229,57 @@ def test_second_derivative_is_not_silently_zero() -> None:
         (grad,) = torch.autograd.grad(loss, x, create_graph=True)
         with pytest.raises(RuntimeError, match="cannot be differentiated a second time"):
             (grad.square().sum() + x.square().sum()).backward()
+
+
+# ------------------------------------------------------------------------------- masks
+@both
+@pytest.mark.parametrize("name", ["brier", "focal", "entropy_min", "hard_bootstrap", "gce"])
+@pytest.mark.parametrize("logit", [-1e4, -200.0, 200.0])
+def test_one_class_alone(backend: str, name: str, logit: float) -> None:
+    """The others masked: 1/exp(L - m) of no class was infinite for a logit far below 0."""
+    loss = lossgen.load(name).LOSS
+    x = torch.tensor([[-math.inf, logit, -math.inf]], requires_grad=True)
+    target = {"target": torch.tensor([1])} if loss.has_target else {}
+    value = getattr(lossgen.load(name), f"{name}_loss")(x, *target.values(), backend=backend)
+    value.backward()
+    assert value.item() == pytest.approx(0.0, abs=1e-6)
+    assert x.grad is not None
+    assert x.grad.abs().max().item() <= 1e-6
+
+
+PRIOR = """
+name: prior_mae
+title: Mean absolute error under a prior
+reference: none
+inputs:
+  prior: {kind: vocab, doc: log prior}
+transform: 1 - softmax(x + prior)[y]
+"""
+
+
+@both
+def test_masked_target_under_a_prior(tmp_path: Path, backend: str) -> None:
+    """Exponents measured from a masked logit were all infinite: NaN in place of the limit."""
+    path = tmp_path / "prior_mae.yaml"
+    path.write_text(PRIOR)
+    x = torch.tensor([[-math.inf, 1.0, 2.0]], requires_grad=True)
+    prior = torch.tensor([0.1, 0.2, 0.3])
+    bounded = lossgen.load(path).prior_mae_loss(x, torch.tensor([0]), prior=prior, backend=backend)
+    bounded.backward()
+    assert bounded.item() == 1.0
+    assert x.grad is not None
+    assert torch.equal(x.grad, torch.zeros(1, 3))
+    balanced = balanced_softmax_loss(x, torch.tensor([0]), counts=prior, backend=backend)
+    assert balanced.item() == math.inf
+
+
+@both
+@pytest.mark.parametrize("masked", [-1e4, -1e9, torch.finfo(torch.float32).min])
+def test_any_convention_of_masking_under_a_prior(backend: str, masked: float) -> None:
+    """Exponents measured from a logit of -1e9 had no digit left: a uniform gradient."""
+    x = torch.tensor([[masked, 1.0, 0.0, 2.0]], requires_grad=True)
+    counts = torch.tensor([40.0, 30.0, 20.0, 10.0])
+    balanced_softmax_loss(x, torch.tensor([0]), counts=counts, backend=backend).backward()
+    gold = torch.softmax(x.detach().double() + counts.double().log(), 1)
+    gold[0, 0] -= 1
+    torch.testing.assert_close(x.grad, gold.float(), rtol=1e-5, atol=1e-7)

@@ -1,0 +1,97 @@
+"""Rewrites of row expressions in the probabilities of two softmaxes; see ``passes.rules``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sympy import Add, Expr, Integer, Mul, Symbol
+
+from lossgen.ir.ops import OPS
+
+if TYPE_CHECKING:
+    from lossgen.passes.rules import Rewriter
+
+__all__ = ["half_difference", "log_difference", "masked_logarithm"]
+
+_f = {name: op.symbol for name, op in OPS.items()}
+
+
+def half_difference(expr: Expr, rw: Rewriter) -> Expr | None:
+    """c·P^k - c·P'^n of two softmaxes: exact where both are near 0 and where both are near 1.
+
+    P^k = P - P·Q·(1 + P + … + P^(k-2))
+    """
+    if not isinstance(expr, Add) or len(rw.forms) < 2:
+        return None
+    terms = list(expr.args)
+    for first in terms:
+        for half, other in rw.halves.items():
+            k = _whole_power(first, half)
+            if k == 0:
+                continue
+            scale = first / half**k
+            for second in terms:
+                for half_b, other_b in rw.halves.items():
+                    n = _whole_power(second, half_b)
+                    same_kind = (half in rw.lower) == (half_b in rw.lower)
+                    if half_b == half or not same_kind or n == 0 or second != -scale * half_b**n:
+                        continue
+                    rest = [t for t in terms if t not in (first, second)]
+                    apart = half * other_b - other * half_b
+                    apart -= half * other * Add(*(half**i for i in range(k - 1)))
+                    apart += half_b * other_b * Add(*(half_b**i for i in range(n - 1)))
+                    return Add(rw.rewrite(scale) * apart, rw.rewrite(Add(*rest)))
+    return None
+
+
+def _whole_power(product: Expr, half: Symbol) -> int:
+    """The exponent of a half in a product, if it is a positive integer; else 0."""
+    power = product.as_powers_dict().get(half, Integer(0))
+    return int(power) if power.is_Integer and power > 0 else 0
+
+
+def log_difference(expr: Expr, rw: Rewriter) -> Expr | None:
+    """c·(log P - log P') of two softmaxes, of which close ones leave nothing but what is between
+    z and z'; and of Q."""
+    if not isinstance(expr, Mul) or len(rw.forms) < 2:
+        return None
+    for factor in expr.args:
+        for one in rw.forms:
+            for other in rw.forms:
+                for symbol, symbol_b, half, apart in (
+                    (one.s, other.s, other.Q, one.z - other.z),
+                    (one.r, other.r, other.P, other.z - one.z),
+                ):
+                    if one is other or factor != symbol - symbol_b:
+                        continue
+                    near = _f["lt"](_f["absf"](apart), 1)
+                    close = _f["log1p"](half * _f["expm1"](_f["clip"](apart, -1, 1)))
+                    found = _f["where"](near, close, _unmasked(factor, expr / factor, rw))
+                    return rw.rewrite(expr / factor) * found
+    return None
+
+
+def masked_logarithm(expr: Expr, rw: Rewriter) -> Expr | None:
+    """P·log P' is 0 where both rows mask the class; δ_y is such a logarithm."""
+    if not isinstance(expr, Mul) or len(rw.forms) < 2:
+        return None
+    logs = rw.apart.union(-value for value in rw.logs.values())
+    for factor in expr.args:
+        if all(term.as_coeff_Mul()[1] in logs for term in Add.make_args(factor)):
+            guarded = _unmasked(factor, expr / factor, rw)
+            if guarded != factor:
+                return rw.rewrite(expr / factor) * guarded
+    return None
+
+
+def _unmasked(logarithm: Expr, weights: Expr, rw: Rewriter) -> Expr:
+    """A logarithm of another softmax's probability, where its weight is not 0."""
+    for form in rw.forms:
+        for half, own in ((form.P, form.s), (form.Q, form.r)):
+            others = {f.s if half == form.P else f.r for f in rw.forms} - {own}
+            others |= rw.apart if half == form.P else set()
+            held = weights.as_powers_dict().get(half, Integer(0))
+            if not held.is_positive or not logarithm.free_symbols & others:
+                continue
+            return _f["where"](_f["lt"](0, half), logarithm, 0)
+    return logarithm
