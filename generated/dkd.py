@@ -64,27 +64,24 @@ def _lift(cols, inside, y, x, teacher, x_y, teacher_y, T, alpha, beta):
     e1 = tl.exp(t1)
     ref0 = tl.where(m0 == float("-inf"), 0.0, m0)
     ref1 = tl.where(m1 == float("-inf"), 0.0, m1)
-    near_apart0 = ref0 - ref1
-    far_apart0 = (near_apart0 > 1.0) | (near_apart0 < -1.0)
-    off0_apart0 = tl.where(far_apart0, ref0, 0.0)
-    off1_apart0 = tl.where(far_apart0, -ref1, 0.0)
-    near_apart0 = tl.where(far_apart0, 0.0, near_apart0)
-    apart0 = 1.0 / T * ((teacher - off0_apart0) + (-x - off1_apart0) - near_apart0)
-    o0 = dl.row_max(tl.where(e0 == 1.0, apart0, float("-inf")))
-    o0 = tl.where((o0 > -1.0e18) & (o0 < 1.0e18), o0, 0.0)
-    delta0 = apart0 - o0
+    near_delta0 = ref0 - ref1
+    far_delta0 = (near_delta0 > 1.0) | (near_delta0 < -1.0)
+    off0_delta0 = tl.where(far_delta0, ref0, 0.0)
+    off1_delta0 = tl.where(far_delta0, -ref1, 0.0)
+    near_delta0 = tl.where(far_delta0, 0.0, near_delta0)
+    delta0 = 1.0 / T * ((teacher - off0_delta0) + (-x - off1_delta0) - near_delta0)
     a0 = dl.row_sum(e0)
     a1 = dl.row_sum(e1)
     b0_j = tl.where(
-        (-apart0 > -1.0) & (-apart0 < 1.0), e0 * dl.expm1(dl.clip(-apart0, -1.0, 1.0)), e1 - e0
+        (-delta0 > -1.0) & (-delta0 < 1.0), e0 * dl.expm1(dl.clip(-delta0, -1.0, 1.0)), e1 - e0
     )
     b0 = dl.row_sum(b0_j)
     b1 = dl.row_sum(tl.where(e0 > 0.0, e0 * delta0, 0.0))
-    return m0, m1, a0, a1, b0, b1, o0
+    return m0, m1, a0, a1, b0, b1
 
 
 @dl.jit
-def _merge(T, m0_a, m1_a, a0_a, a1_a, b0_a, b1_a, o0_a, m0_b, m1_b, a0_b, a1_b, b0_b, b1_b, o0_b):
+def _merge(T, m0_a, m1_a, a0_a, a1_a, b0_a, b1_a, m0_b, m1_b, a0_b, a1_b, b0_b, b1_b):
     # Two states as one: m = max(m_a, m_b), d = m_side - m, M = sum of exp(kappa * d) * shifted M_side.
     m0 = tl.maximum(m0_a, m0_b)
     d0_a = tl.where((m0_a == m0) | (m0_a == float("-inf")), 0.0, 1.0 / T * (m0_a - m0))
@@ -96,9 +93,6 @@ def _merge(T, m0_a, m1_a, a0_a, a1_a, b0_a, b1_a, o0_a, m0_b, m1_b, a0_b, a1_b, 
     d1_b = tl.where((m1_b == m1) | (m1_b == float("-inf")), 0.0, 1.0 / T * (m1_b - m1))
     k1_a = tl.exp(d1_a)
     k1_b = tl.exp(d1_b)
-    o0_a = o0_a + (d0_a - d1_a)
-    o0_b = o0_b + (d0_b - d1_b)
-    o0 = tl.where(m0_a >= m0_b, o0_a, o0_b)
     a0 = k0_a * a0_a + k0_b * a0_b
     a1 = k1_a * a1_a + k1_b * a1_b
     b0 = (
@@ -118,10 +112,10 @@ def _merge(T, m0_a, m1_a, a0_a, a1_a, b0_a, b1_a, o0_a, m0_b, m1_b, a0_b, a1_b, 
         )
         * a1_b
     )
-    b1 = tl.where(k0_a > 0.0, k0_a * (b1_a + (o0_a - o0) * a0_a), 0.0) + tl.where(
-        k0_b > 0.0, k0_b * (b1_b + (o0_b - o0) * a0_b), 0.0
+    b1 = tl.where(k0_a > 0.0, k0_a * (b1_a + (d0_a - d1_a) * a0_a), 0.0) + tl.where(
+        k0_b > 0.0, k0_b * (b1_b + (d0_b - d1_b) * a0_b), 0.0
     )
-    return m0, m1, a0, a1, b0, b1, o0
+    return m0, m1, a0, a1, b0, b1
 
 
 @dl.jit
@@ -146,23 +140,22 @@ def _sweep(
     a1 = tl.full((), 0.0, tl.float32)
     b0 = tl.full((), 0.0, tl.float32)
     b1 = tl.full((), 0.0, tl.float32)
-    o0 = tl.full((), 0.0, tl.float32)
     for first_col in range(start, stop, BLOCK):
         cols = first_col + tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
         teacher = tl.load(teacher_base + cols, mask=inside, other=0.0).to(tl.float32)
-        m0_b, m1_b, a0_b, a1_b, b0_b, b1_b, o0_b = _lift(
+        m0_b, m1_b, a0_b, a1_b, b0_b, b1_b = _lift(
             cols, inside, y, x, teacher, x_y, teacher_y, T, alpha, beta
         )
-        m0, m1, a0, a1, b0, b1, o0 = _merge(
-            T, m0, m1, a0, a1, b0, b1, o0, m0_b, m1_b, a0_b, a1_b, b0_b, b1_b, o0_b
+        m0, m1, a0, a1, b0, b1 = _merge(
+            T, m0, m1, a0, a1, b0, b1, m0_b, m1_b, a0_b, a1_b, b0_b, b1_b
         )
-    return m0, m1, a0, a1, b0, b1, o0
+    return m0, m1, a0, a1, b0, b1
 
 
 @dl.jit
-def _finish(x_y, teacher_y, T, alpha, beta, m0, m1, a0, a1, b0, b1, o0):
+def _finish(x_y, teacher_y, T, alpha, beta, m0, m1, a0, a1, b0, b1):
     # From the merged state to the results of the row, and the statistics that the gradient reads.
     la0 = dl.log_accurate(a0)
     ly0 = teacher_y
@@ -170,7 +163,7 @@ def _finish(x_y, teacher_y, T, alpha, beta, m0, m1, a0, a1, b0, b1, o0):
     la1 = dl.log_accurate(a1)
     ly1 = x_y
     z1 = 1.0 / T * (m1 - ly1) + la1
-    T1 = b1 / a0 + o0
+    T1 = b1 / a0
     T1 = tl.where(
         la0 == -float("inf"),
         0.0,
@@ -282,13 +275,13 @@ def _forward_kernel(
     start = split * class_share
     stop = tl.minimum(start + class_share, n_classes)
     stop = tl.where(ignored, start, stop)  # ignored rows read nothing
-    m0, m1, a0, a1, b0, b1, o0 = _sweep(
+    m0, m1, a0, a1, b0, b1 = _sweep(
         base, teacher_base, y, x_y, teacher_y, T, alpha, beta, start, stop, n_classes, BLOCK
     )
     if SPLITS == 1:
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
         m1 = tl.where(m1 == float("-inf"), 0.0, m1)
-        loss_row, la0, la1 = _finish(x_y, teacher_y, T, alpha, beta, m0, m1, a0, a1, b0, b1, o0)
+        loss_row, la0, la1 = _finish(x_y, teacher_y, T, alpha, beta, m0, m1, a0, a1, b0, b1)
         loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
         tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
         tl.store(saved + 0 * n_rows + row, m0)
@@ -303,7 +296,6 @@ def _forward_kernel(
         tl.store(state + 3 * SPLITS * n_rows + at, a1)
         tl.store(state + 4 * SPLITS * n_rows + at, b0)
         tl.store(state + 5 * SPLITS * n_rows + at, b1)
-        tl.store(state + 6 * SPLITS * n_rows + at, o0)
 
 
 @dl.jit
@@ -345,7 +337,6 @@ def _merge_kernel(
     a1 = tl.load(state + 3 * SPLITS * n_rows + row)
     b0 = tl.load(state + 4 * SPLITS * n_rows + row)
     b1 = tl.load(state + 5 * SPLITS * n_rows + row)
-    o0 = tl.load(state + 6 * SPLITS * n_rows + row)
     for split in range(1, SPLITS):
         at = split * n_rows + row
         m0_b = tl.load(state + 0 * SPLITS * n_rows + at)
@@ -354,13 +345,12 @@ def _merge_kernel(
         a1_b = tl.load(state + 3 * SPLITS * n_rows + at)
         b0_b = tl.load(state + 4 * SPLITS * n_rows + at)
         b1_b = tl.load(state + 5 * SPLITS * n_rows + at)
-        o0_b = tl.load(state + 6 * SPLITS * n_rows + at)
-        m0, m1, a0, a1, b0, b1, o0 = _merge(
-            T, m0, m1, a0, a1, b0, b1, o0, m0_b, m1_b, a0_b, a1_b, b0_b, b1_b, o0_b
+        m0, m1, a0, a1, b0, b1 = _merge(
+            T, m0, m1, a0, a1, b0, b1, m0_b, m1_b, a0_b, a1_b, b0_b, b1_b
         )
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
     m1 = tl.where(m1 == float("-inf"), 0.0, m1)
-    loss_row, la0, la1 = _finish(x_y, teacher_y, T, alpha, beta, m0, m1, a0, a1, b0, b1, o0)
+    loss_row, la0, la1 = _finish(x_y, teacher_y, T, alpha, beta, m0, m1, a0, a1, b0, b1)
     loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
     tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
     tl.store(saved + 0 * n_rows + row, m0)
@@ -468,19 +458,17 @@ def _fused_kernel(
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
         teacher = tl.load(teacher_base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-        m0, m1, a0, a1, b0, b1, o0 = _lift(
-            cols, inside, y, x, teacher, x_y, teacher_y, T, alpha, beta
-        )
+        m0, m1, a0, a1, b0, b1 = _lift(cols, inside, y, x, teacher, x_y, teacher_y, T, alpha, beta)
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
         m1 = tl.where(m1 == float("-inf"), 0.0, m1)
     else:
         stop = tl.where(ignored, 0, n_classes)
-        m0, m1, a0, a1, b0, b1, o0 = _sweep(
+        m0, m1, a0, a1, b0, b1 = _sweep(
             base, teacher_base, y, x_y, teacher_y, T, alpha, beta, 0, stop, n_classes, BLOCK
         )
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
         m1 = tl.where(m1 == float("-inf"), 0.0, m1)
-    loss_row, la0, la1 = _finish(x_y, teacher_y, T, alpha, beta, m0, m1, a0, a1, b0, b1, o0)
+    loss_row, la0, la1 = _finish(x_y, teacher_y, T, alpha, beta, m0, m1, a0, a1, b0, b1)
     loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
     tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
     c0, grad_x_y, m0, rinv0, m1, rinv1 = _coefficients(
@@ -649,7 +637,6 @@ def _tiled_sweep_kernel(
     a1 = tl.full([BM, 1], 0.0, tl.float32)
     b0 = tl.full([BM, 1], 0.0, tl.float32)
     b1 = tl.full([BM, 1], 0.0, tl.float32)
-    o0 = tl.full([BM, 1], 0.0, tl.float32)
     for first_col in range(start, stop, BV):
         row_at = tl.load(source_row + row)
         cols = first_col + tl.arange(0, BV)
@@ -680,11 +667,11 @@ def _tiled_sweep_kernel(
         )
         cols = cols[None, :]
         inside = (cols < n_classes) & (row >= 0)
-        m0_b, m1_b, a0_b, a1_b, b0_b, b1_b, o0_b = _lift(
+        m0_b, m1_b, a0_b, a1_b, b0_b, b1_b = _lift(
             cols, inside, y, x, teacher, x_y, teacher_y, T, alpha, beta
         )
-        m0, m1, a0, a1, b0, b1, o0 = _merge(
-            T, m0, m1, a0, a1, b0, b1, o0, m0_b, m1_b, a0_b, a1_b, b0_b, b1_b, o0_b
+        m0, m1, a0, a1, b0, b1 = _merge(
+            T, m0, m1, a0, a1, b0, b1, m0_b, m1_b, a0_b, a1_b, b0_b, b1_b
         )
     tl.store(state + (0 * SPLITS + split) * n_rows + row, m0)
     tl.store(state + (1 * SPLITS + split) * n_rows + row, m1)
@@ -692,7 +679,6 @@ def _tiled_sweep_kernel(
     tl.store(state + (3 * SPLITS + split) * n_rows + row, a1)
     tl.store(state + (4 * SPLITS + split) * n_rows + row, b0)
     tl.store(state + (5 * SPLITS + split) * n_rows + row, b1)
-    tl.store(state + (6 * SPLITS + split) * n_rows + row, o0)
 
 
 @dl.jit
@@ -742,7 +728,6 @@ def _tiled_merge_kernel(
     a1 = tl.load(state + 3 * SPLITS * n_rows + row)
     b0 = tl.load(state + 4 * SPLITS * n_rows + row)
     b1 = tl.load(state + 5 * SPLITS * n_rows + row)
-    o0 = tl.load(state + 6 * SPLITS * n_rows + row)
     for split in range(1, SPLITS):
         m0_b = tl.load(state + (0 * SPLITS + split) * n_rows + row)
         m1_b = tl.load(state + (1 * SPLITS + split) * n_rows + row)
@@ -750,9 +735,8 @@ def _tiled_merge_kernel(
         a1_b = tl.load(state + (3 * SPLITS + split) * n_rows + row)
         b0_b = tl.load(state + (4 * SPLITS + split) * n_rows + row)
         b1_b = tl.load(state + (5 * SPLITS + split) * n_rows + row)
-        o0_b = tl.load(state + (6 * SPLITS + split) * n_rows + row)
-        m0, m1, a0, a1, b0, b1, o0 = _merge(
-            T, m0, m1, a0, a1, b0, b1, o0, m0_b, m1_b, a0_b, a1_b, b0_b, b1_b, o0_b
+        m0, m1, a0, a1, b0, b1 = _merge(
+            T, m0, m1, a0, a1, b0, b1, m0_b, m1_b, a0_b, a1_b, b0_b, b1_b
         )
     tl.store(row_merged + 0 * n_rows + row, m0)
     tl.store(row_merged + 1 * n_rows + row, m1)
@@ -760,10 +744,9 @@ def _tiled_merge_kernel(
     tl.store(row_merged + 3 * n_rows + row, a1)
     tl.store(row_merged + 4 * n_rows + row, b0)
     tl.store(row_merged + 5 * n_rows + row, b1)
-    tl.store(row_merged + 6 * n_rows + row, o0)
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
     m1 = tl.where(m1 == float("-inf"), 0.0, m1)
-    loss_row, la0, la1 = _finish(x_y, teacher_y, T, alpha, beta, m0, m1, a0, a1, b0, b1, o0)
+    loss_row, la0, la1 = _finish(x_y, teacher_y, T, alpha, beta, m0, m1, a0, a1, b0, b1)
     tl.store(loss + 0 * n_rows + row, tl.where(in_range, loss_row, float("nan")))
     tl.store(saved + 0 * n_rows + row, m0)
     tl.store(saved + 1 * n_rows + row, la0)
@@ -1239,18 +1222,15 @@ def _torch_forward(x, y, teacher, T, alpha, beta):
     m1 = torch.where(m1 == float("-inf"), 0.0, m1)
     t1 = l1.sub_(m1).mul_(1.0 / T)
     e1 = t1.exp_()
-    near_apart0 = m0 - m1
-    far_apart0 = (near_apart0 > 1.0) | (near_apart0 < -1.0)
-    off0_apart0 = torch.where(far_apart0, m0, 0.0)
-    off1_apart0 = torch.where(far_apart0, -m1, 0.0)
-    near_apart0 = torch.where(far_apart0, 0.0, near_apart0)
-    apart0 = 1.0 / T * ((teacher - off0_apart0) + (-x - off1_apart0) - near_apart0)
-    o0 = torch.where(e0 == 1.0, apart0, float("-inf")).amax(1, keepdim=True)
-    o0 = torch.where((o0 > -1.0e18) & (o0 < 1.0e18), o0, 0.0)
-    delta0 = apart0 - o0
+    near_delta0 = m0 - m1
+    far_delta0 = (near_delta0 > 1.0) | (near_delta0 < -1.0)
+    off0_delta0 = torch.where(far_delta0, m0, 0.0)
+    off1_delta0 = torch.where(far_delta0, -m1, 0.0)
+    near_delta0 = torch.where(far_delta0, 0.0, near_delta0)
+    delta0 = 1.0 / T * ((teacher - off0_delta0) + (-x - off1_delta0) - near_delta0)
     a0 = e0.sum(1, keepdim=True)
     b0_j = torch.where(
-        (-apart0 > -1.0) & (-apart0 < 1.0), e0 * el.expm1(el.clip(-apart0, -1.0, 1.0)), e1 - e0
+        (-delta0 > -1.0) & (-delta0 < 1.0), e0 * el.expm1(el.clip(-delta0, -1.0, 1.0)), e1 - e0
     )
     b0 = b0_j.sum(1, keepdim=True)
     b1 = torch.where(e0 > 0.0, e0 * delta0, 0.0).sum(1, keepdim=True)
@@ -1261,7 +1241,7 @@ def _torch_forward(x, y, teacher, T, alpha, beta):
     la1 = el.log(a1)
     ly1 = x_y
     z1 = 1.0 / T * (m1 - ly1) + la1
-    T1 = b1 / a0 + o0
+    T1 = b1 / a0
     T1 = torch.where(
         la0 == -float("inf"),
         0.0,
@@ -1348,18 +1328,15 @@ def _torch_fused(x, y, teacher, T, alpha, beta, g):
     m1 = torch.where(m1 == float("-inf"), 0.0, m1)
     t1 = l1.sub_(m1).mul_(1.0 / T)
     e1 = t1.exp_()
-    near_apart0 = m0 - m1
-    far_apart0 = (near_apart0 > 1.0) | (near_apart0 < -1.0)
-    off0_apart0 = torch.where(far_apart0, m0, 0.0)
-    off1_apart0 = torch.where(far_apart0, -m1, 0.0)
-    near_apart0 = torch.where(far_apart0, 0.0, near_apart0)
-    apart0 = 1.0 / T * ((teacher - off0_apart0) + (-x - off1_apart0) - near_apart0)
-    o0 = torch.where(e0 == 1.0, apart0, float("-inf")).amax(1, keepdim=True)
-    o0 = torch.where((o0 > -1.0e18) & (o0 < 1.0e18), o0, 0.0)
-    delta0 = apart0 - o0
+    near_delta0 = m0 - m1
+    far_delta0 = (near_delta0 > 1.0) | (near_delta0 < -1.0)
+    off0_delta0 = torch.where(far_delta0, m0, 0.0)
+    off1_delta0 = torch.where(far_delta0, -m1, 0.0)
+    near_delta0 = torch.where(far_delta0, 0.0, near_delta0)
+    delta0 = 1.0 / T * ((teacher - off0_delta0) + (-x - off1_delta0) - near_delta0)
     a0 = e0.sum(1, keepdim=True)
     b0_j = torch.where(
-        (-apart0 > -1.0) & (-apart0 < 1.0), e0 * el.expm1(el.clip(-apart0, -1.0, 1.0)), e1 - e0
+        (-delta0 > -1.0) & (-delta0 < 1.0), e0 * el.expm1(el.clip(-delta0, -1.0, 1.0)), e1 - e0
     )
     b0 = b0_j.sum(1, keepdim=True)
     b1 = torch.where(e0 > 0.0, e0 * delta0, 0.0).sum(1, keepdim=True)
@@ -1370,7 +1347,7 @@ def _torch_fused(x, y, teacher, T, alpha, beta, g):
     la1 = el.log(a1)
     ly1 = x_y
     z1 = 1.0 / T * (m1 - ly1) + la1
-    T1 = b1 / a0 + o0
+    T1 = b1 / a0
     T1 = torch.where(
         la0 == -float("inf"),
         0.0,
@@ -1502,7 +1479,7 @@ static void lift_1(const real *x_ptr, const real *teacher_ptr, const int n_class
 
 static inline __attribute__((always_inline)) void lift_2_class(const int cols, const real *x_ptr,
     const real *teacher_ptr, real *kept0_ptr, real *kept1_ptr, const int late, const real
-    near_apart0_2, const real off0_apart0, const real off1_apart0, const real same0, const real
+    near_delta0_2, const real off0_delta0, const real off1_delta0, const real same0, const real
     same1, const real same2, const int y, real *reduced2, real *reduced3, real *reduced4, real
     *reduced5) {
     const real x = x_ptr[cols];
@@ -1516,27 +1493,27 @@ static inline __attribute__((always_inline)) void lift_2_class(const int cols, c
     const real t1 = same0 * (l1 - same2);
     const real kept1 = f_exp_below(t1);
     const real e1 = kept1;
-    const real apart0 = same0 * (teacher - off0_apart0 + (-x - off1_apart0) - near_apart0_2);
-    const real b0_j = (-apart0 > -R(1.0) && -apart0 < R(1.0) ? e0 * f_expm1_within(f_clamp(-apart0,
+    const real delta0 = same0 * (teacher - off0_delta0 + (-x - off1_delta0) - near_delta0_2);
+    const real b0_j = (-delta0 > -R(1.0) && -delta0 < R(1.0) ? e0 * f_expm1_within(f_clamp(-delta0,
         R(1.0))) : e1 - e0);
-    kept0_ptr[cols] = kept0;
+    if (late) kept0_ptr[cols] = kept0;
     if (late) kept1_ptr[cols] = kept1;
-    *reduced2 = (e0 == R(1.0) ? apart0 : -INFINITY);
-    *reduced3 = e0;
-    *reduced4 = e1;
-    *reduced5 = b0_j;
+    *reduced2 = e0;
+    *reduced3 = e1;
+    *reduced4 = b0_j;
+    *reduced5 = (e0 > R(0.0) ? e0 * delta0 : R(0.0));
 }
 
 static inline __attribute__((always_inline)) void lift_2(const real *x_ptr, const real *teacher_ptr,
-    const int n_classes, real *kept0_ptr, real *kept1_ptr, const int late, const real near_apart0_2,
-    const real off0_apart0, const real off1_apart0, const real same0, const real same1, const real
+    const int n_classes, real *kept0_ptr, real *kept1_ptr, const int late, const real near_delta0_2,
+    const real off0_delta0, const real off1_delta0, const real same0, const real same1, const real
     same2, const int y, double *out) {
     double reduced2_row[PARTS];
     double reduced3_row[PARTS];
     double reduced4_row[PARTS];
     double reduced5_row[PARTS];
     for (int part = 0; part < PARTS; ++part) {
-        reduced2_row[part] = -INFINITY;
+        reduced2_row[part] = 0;
         reduced3_row[part] = 0;
         reduced4_row[part] = 0;
         reduced5_row[part] = 0;
@@ -1548,7 +1525,7 @@ static inline __attribute__((always_inline)) void lift_2(const real *x_ptr, cons
         real reduced4[LANES], reduced4_class;
         real reduced5[LANES], reduced5_class;
         for (int lane = 0; lane < LANES; ++lane) {
-            reduced2[lane] = -INFINITY;
+            reduced2[lane] = 0;
             reduced3[lane] = 0;
             reduced4[lane] = 0;
             reduced5[lane] = 0;
@@ -1558,19 +1535,19 @@ static inline __attribute__((always_inline)) void lift_2(const real *x_ptr, cons
 #pragma GCC ivdep
             for (int lane = 0; lane < LANES; ++lane) {
                 lift_2_class(cols + lane, x_ptr, teacher_ptr, kept0_ptr, kept1_ptr, late,
-                    near_apart0_2, off0_apart0, off1_apart0, same0, same1, same2, y,
+                    near_delta0_2, off0_delta0, off1_delta0, same0, same1, same2, y,
                     &reduced2_class, &reduced3_class, &reduced4_class, &reduced5_class);
-                reduced2[lane] = reduced2_class > reduced2[lane] ? reduced2_class : reduced2[lane];
+                reduced2[lane] = reduced2[lane] + reduced2_class;
                 reduced3[lane] = reduced3[lane] + reduced3_class;
                 reduced4[lane] = reduced4[lane] + reduced4_class;
                 reduced5[lane] = reduced5[lane] + reduced5_class;
             }
         }
         for (; cols < stop; ++cols) {
-            lift_2_class(cols, x_ptr, teacher_ptr, kept0_ptr, kept1_ptr, late, near_apart0_2,
-                off0_apart0, off1_apart0, same0, same1, same2, y, &reduced2_class, &reduced3_class,
+            lift_2_class(cols, x_ptr, teacher_ptr, kept0_ptr, kept1_ptr, late, near_delta0_2,
+                off0_delta0, off1_delta0, same0, same1, same2, y, &reduced2_class, &reduced3_class,
                 &reduced4_class, &reduced5_class);
-            reduced2[0] = reduced2_class > reduced2[0] ? reduced2_class : reduced2[0];
+            reduced2[0] = reduced2[0] + reduced2_class;
             reduced3[0] = reduced3[0] + reduced3_class;
             reduced4[0] = reduced4[0] + reduced4_class;
             reduced5[0] = reduced5[0] + reduced5_class;
@@ -1578,8 +1555,7 @@ static inline __attribute__((always_inline)) void lift_2(const real *x_ptr, cons
         /* Without a whole vector in the block, all is in the first lane. */
         for (int lane = 0; lane < LANES && (lane == 0 || first + LANES <= stop); lane += PARTS) {
             for (int part = 0; part < PARTS; ++part) {
-                reduced2_row[part] = reduced2[lane + part] > reduced2_row[part] ? reduced2[lane +
-                    part] : reduced2_row[part];
+                reduced2_row[part] = reduced2_row[part] + reduced2[lane + part];
                 reduced3_row[part] = reduced3_row[part] + reduced3[lane + part];
                 reduced4_row[part] = reduced4_row[part] + reduced4[lane + part];
                 reduced5_row[part] = reduced5_row[part] + reduced5[lane + part];
@@ -1587,8 +1563,7 @@ static inline __attribute__((always_inline)) void lift_2(const real *x_ptr, cons
         }
     }
     for (int part = 1; part < PARTS; ++part) {
-        reduced2_row[0] = reduced2_row[part] > reduced2_row[0] ? reduced2_row[part] :
-            reduced2_row[0];
+        reduced2_row[0] = reduced2_row[0] + reduced2_row[part];
         reduced3_row[0] = reduced3_row[0] + reduced3_row[part];
         reduced4_row[0] = reduced4_row[0] + reduced4_row[part];
         reduced5_row[0] = reduced5_row[0] + reduced5_row[part];
@@ -1597,58 +1572,6 @@ static inline __attribute__((always_inline)) void lift_2(const real *x_ptr, cons
     out[1] = reduced3_row[0];
     out[2] = reduced4_row[0];
     out[3] = reduced5_row[0];
-}
-
-static inline __attribute__((always_inline)) void lift_3_class(const int cols, const real *x_ptr,
-    const real *teacher_ptr, const real *kept0_ptr, const real near_apart0_2, const real o0_2, const
-    real off0_apart0, const real off1_apart0, const real same0, real *reduced6) {
-    const real x = x_ptr[cols];
-    const real teacher = teacher_ptr[cols];
-    const real kept0 = kept0_ptr[cols];
-    const real e0 = kept0;
-    const real apart0 = same0 * (teacher - off0_apart0 + (-x - off1_apart0) - near_apart0_2);
-    const real delta0 = apart0 - o0_2;
-    *reduced6 = (e0 > R(0.0) ? e0 * delta0 : R(0.0));
-}
-
-static void lift_3(const real *x_ptr, const real *teacher_ptr, const int n_classes, const real
-    *kept0_ptr, const real near_apart0_2, const real o0_2, const real off0_apart0, const real
-    off1_apart0, const real same0, double *out) {
-    double reduced6_row[PARTS];
-    for (int part = 0; part < PARTS; ++part) {
-        reduced6_row[part] = 0;
-    }
-    for (int first = 0; first < n_classes; first += BLOCK) {
-        const int stop = first + BLOCK < n_classes ? first + BLOCK : n_classes;
-        real reduced6[LANES], reduced6_class;
-        for (int lane = 0; lane < LANES; ++lane) {
-            reduced6[lane] = 0;
-        }
-        int cols = first;
-        for (; cols + LANES <= stop; cols += LANES) {
-#pragma GCC ivdep
-            for (int lane = 0; lane < LANES; ++lane) {
-                lift_3_class(cols + lane, x_ptr, teacher_ptr, kept0_ptr, near_apart0_2, o0_2,
-                    off0_apart0, off1_apart0, same0, &reduced6_class);
-                reduced6[lane] = reduced6[lane] + reduced6_class;
-            }
-        }
-        for (; cols < stop; ++cols) {
-            lift_3_class(cols, x_ptr, teacher_ptr, kept0_ptr, near_apart0_2, o0_2, off0_apart0,
-                off1_apart0, same0, &reduced6_class);
-            reduced6[0] = reduced6[0] + reduced6_class;
-        }
-        /* Without a whole vector in the block, all is in the first lane. */
-        for (int lane = 0; lane < LANES && (lane == 0 || first + LANES <= stop); lane += PARTS) {
-            for (int part = 0; part < PARTS; ++part) {
-                reduced6_row[part] = reduced6_row[part] + reduced6[lane + part];
-            }
-        }
-    }
-    for (int part = 1; part < PARTS; ++part) {
-        reduced6_row[0] = reduced6_row[0] + reduced6_row[part];
-    }
-    out[0] = reduced6_row[0];
 }
 
 static inline __attribute__((always_inline)) void gradient(const real *x_ptr, const real
@@ -1712,7 +1635,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         const int y = in_range ? (int)target : 0;
         const real *x_ptr = read_row(call, 0, row, scratch + 0 * width);
         const real *teacher_ptr = read_row(call, 1, row, scratch + 1 * width);
-        double x_y, teacher_y, m0, m1, a0, a1, b0, b1, o0, la0, la1, loss, g;
+        double x_y, teacher_y, m0, m1, a0, a1, b0, b1, la0, la1, loss, g;
         x_y = x_ptr[y];
         teacher_y = teacher_ptr[y];
         if (mode != BACKWARD) {
@@ -1728,27 +1651,21 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
                 const double same2 = (m1 == -INFINITY ? 0.0 : m1);
                 const double ref0 = (m0 == -INFINITY ? 0.0 : m0);
                 const double ref1 = (m1 == -INFINITY ? 0.0 : m1);
-                const double near_apart0 = ref0 - ref1;
-                const double far_apart0 = near_apart0 > 1.0 || near_apart0 < -1.0;
-                const double off0_apart0 = (far_apart0 ? ref0 : 0.0);
-                const double off1_apart0 = (far_apart0 ? -ref1 : 0.0);
-                const double near_apart0_2 = (far_apart0 ? 0.0 : near_apart0);
+                const double near_delta0 = ref0 - ref1;
+                const double far_delta0 = near_delta0 > 1.0 || near_delta0 < -1.0;
+                const double off0_delta0 = (far_delta0 ? ref0 : 0.0);
+                const double off1_delta0 = (far_delta0 ? -ref1 : 0.0);
+                const double near_delta0_2 = (far_delta0 ? 0.0 : near_delta0);
                 lift_2(x_ptr, teacher_ptr, n_classes, kept + 0 * padded, kept + 1 * padded, mode ==
-                    FUSED, near_apart0_2, off0_apart0, off1_apart0, same0, same1, same2, y, out);
+                    FUSED, near_delta0_2, off0_delta0, off1_delta0, same0, same1, same2, y, out);
                 const double reduced2 = out[0];
                 const double reduced3 = out[1];
                 const double reduced4 = out[2];
                 const double reduced5 = out[3];
-                o0 = reduced2;
-                const double o0_2 = (o0 > -1e+18 && o0 < 1e+18 ? o0 : 0.0);
-                a0 = reduced3;
-                a1 = reduced4;
-                b0 = reduced5;
-                lift_3(x_ptr, teacher_ptr, n_classes, kept + 0 * padded, near_apart0_2, o0_2,
-                    off0_apart0, off1_apart0, same0, out);
-                const double reduced6 = out[0];
-                b1 = reduced6;
-                o0 = o0_2;
+                a0 = reduced2;
+                a1 = reduced3;
+                b0 = reduced4;
+                b1 = reduced5;
             }
             m0 = (m0 == -INFINITY ? 0.0 : m0);
             m1 = (m1 == -INFINITY ? 0.0 : m1);
@@ -1758,7 +1675,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             la1 = f_log(a1);
             double ly1 = x_y;
             double z1 = 1.0 / T * (m1 - ly1) + la1;
-            double T1 = b1 / a0 + o0;
+            double T1 = b1 / a0;
             T1 = (la0 == -(INFINITY) ? 0.0 : (T1 == INFINITY ? T1 : T1 + (2.0 * b0 < a0 && -2.0 * b0
                 < a0 ? f_log1p(b0 / a0) : la1 - la0)));
             double w0 = -z0;
@@ -1864,7 +1781,7 @@ LOSS = rt.RowLoss(
             inputs=(),
             streams=("teacher",),
             n_saved=4,
-            n_state=7,
+            n_state=6,
             torch_forward=_torch_forward,
             torch_backward=_torch_backward,
             torch_fused=_torch_fused,
@@ -1874,14 +1791,14 @@ LOSS = rt.RowLoss(
             fused_kernel=_fused_kernel,
             c_source=_C_SOURCE,
             tiled=rt.Tiled(
-                sweeps=((_tiled_sweep_kernel, _tiled_merge_kernel, 7),),
+                sweeps=((_tiled_sweep_kernel, _tiled_merge_kernel, 6),),
                 n_coefficients=6,
                 row=_tiled_row_kernel,
                 hidden=_tiled_hidden_kernel,
                 weight=_tiled_weight_kernel,
                 rows=None,
                 sparse=(False,),
-                work=40,
+                work=36,
             ),
         ),
     ),

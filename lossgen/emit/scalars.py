@@ -278,9 +278,10 @@ class RowScalars:
         inf = 'float("inf")'
         apart = f"{self.where}({near}, {prefix}log1p({gap} / a{i}), la{k} - la{i})"
         whole = f"{self.where}({name} == {inf}, {name}, {name} + {apart})"
-        origin = self.model.centre(entry.centre).at_largest
+        centre = self.model.centre(entry.centre)
+        origin = f" + {centre.at_largest}" if centre in self.model.measured else ""
         return [
-            f"{name} = {mean} / a{i} + {origin}",  # infinite where the other softmax masks a class
+            f"{name} = {mean} / a{i}{origin}",  # infinite where the other softmax masks a class
             f"{name} = {self.where}(la{i} == -{inf}, 0.0, {whole})",
         ]
 

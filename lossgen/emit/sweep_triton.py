@@ -232,7 +232,8 @@ def _moments(sweep: Sweep, printer: Printer, whole_row: bool) -> list[str]:
 def between(sweep: Sweep, moment: Moment, where: str, function: str = "dl.") -> str:
     """What a class adds to the gap of two softmaxes."""
     own, other = f"e{moment.form}", f"e{moment.against}"
-    apart = sweep.model.centre(moment.centre).apart
+    centre = sweep.model.centre(moment.centre)
+    apart = centre.apart if centre in sweep.model.measured else centre.symbol
     return gap_text(f"-{apart}", own, other, where, function)
 
 

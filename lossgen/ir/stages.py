@@ -183,6 +183,14 @@ class StableLoss(GradedLoss):
     clamp_loss: bool = False
     clamp_gradient: bool = False
 
+    def measures(self, centre: Centre) -> bool:
+        """A divergence of the other classes alone is as accurate from the running maxima."""
+        own = {centre.symbol, centre.symbol_y, centre.lse}
+        own |= {s.symbol for s in self.sums if s.centre == centre.symbol and s.against is None}
+        exprs = [*self.results, *self.coefficients, *self.bases]
+        exprs += [s.body for s in self.sums if s.form is None]
+        return super().measures(centre) and any(own & e.free_symbols for e in exprs)
+
 
 @dataclass(frozen=True)
 class Certificate:
