@@ -7,7 +7,7 @@ streams are only read.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from sympy import Expr, Symbol
 
@@ -16,13 +16,14 @@ from lossgen.emit.model import RowModel, Sweep, exponential_names, whole
 from lossgen.emit.names import assignments
 from lossgen.emit.printers import TORCH, Printer
 from lossgen.emit.scalars import RowScalars
-from lossgen.emit.sweep_triton import between, centred, deltas, finite_or_zero, joint, scaled
+from lossgen.emit.sweep_triton import between, deltas, joint, scaled
 from lossgen.ir.plan import Moment
-from lossgen.ir.statistics import Centre, Form
+from lossgen.ir.statistics import Form
 
 __all__ = ["TorchSweep", "values_at_y"]
 
 _EMPTY = 'float("-inf")'
+_MAXIMUM = "{}.amax(1, keepdim=True)"  # of a row
 
 
 def values_at_y(model: RowModel) -> list[str]:
@@ -134,7 +135,7 @@ class TorchSweep:
             lines.append(f"max{k}, index{k} = {body}{write}.max(1, keepdim=True)")
         for form in sweep.forms:
             lines += self._softmax(form, sweep)
-        lines += deltas(model, names - raw, self._printer, "torch.where", _largest)
+        lines += deltas(model, names - raw, self._printer, "torch.where", _MAXIMUM)
         for form in sweep.forms:
             own = [m for m in sweep.moments if m.form == form.index]
             for moment in own:
@@ -330,14 +331,3 @@ class TorchSweep:
                 lines += [f"p{i} = e{i} * pinv{i}"] if f"p{i}" in wanted - done else []
                 lines += [f"r{i} = e{i} * rinv{i}"] if f"r{i}" in wanted - done else []
         return lines
-
-
-def _largest(centre: Centre, model: RowModel, printer: Printer) -> list[str]:
-    """``at_largest`` of a row, and 0 where it has no such class or the other row masks it."""
-    name, lines = centre.at_largest, list[str]()
-    if model.pivot == "argmax":
-        lines = centred(replace(centre.at_y(model.forms), symbol=name), printer, "torch.where")
-    else:
-        at = f"torch.where(e{centre.weight} == 1.0, {centre.apart}, {_EMPTY})"
-        lines.append(f"{name} = {at}.amax(1, keepdim=True)")
-    return [*lines, f"{name} = {finite_or_zero(str(name), 'torch.where')}"]

@@ -6,7 +6,6 @@ An arg-max pivot leaves the sums and is carried in the state with its values.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 from sympy import Expr, Symbol
@@ -23,7 +22,6 @@ __all__ = [
     "centred",
     "deltas",
     "exponentials",
-    "finite_or_zero",
     "gap_text",
     "gradient",
     "joint",
@@ -64,7 +62,7 @@ def lift(sweep: Sweep, whole_row: bool = False) -> list[str]:
     origins = sorted(sweep.model.origins(names))
     lines += [f"ref{k} = tl.where(m{k} == {_EMPTY}, 0.0, m{k})" for k in origins]
     finite = Printer(TRITON_TILE, {sweep.model.forms[k].m: f"ref{k}" for k in origins})
-    lines += deltas(sweep.model, names, finite, "tl.where", _largest)
+    lines += deltas(sweep.model, names, finite, "tl.where", "dl.row_max({})")
     lines += _moments(sweep, printer, whole_row)
     for k, largest in sweep.maxes:
         valid = "valid"
@@ -140,11 +138,12 @@ def deltas(
     names: set[str],
     printer: Printer,
     where: str,
-    largest: Callable[[Centre, RowModel, Printer], list[str]] | None = None,
+    maximum: str = "",
 ) -> list[str]:
     """factor·(c_j - origin) of every centre that is used.
 
-    ``largest`` finds what it is at the largest class of the weight, which else is known.
+    ``maximum``, with a place for a tile, finds what it is at the largest class of the weight;
+    without it that is known.
     """
     lines: list[str] = []
     for centre in (c for c in model.centres if c.symbol.name in names):
@@ -152,25 +151,23 @@ def deltas(
             lines += centred(centre, printer, where)
             continue
         lines += centred(replace(centre, symbol=centre.apart), printer, where)
-        lines += largest(centre, model, printer) if largest else []
+        lines += _at_largest(centre, model, printer, where, maximum) if maximum else []
         lines.append(f"{centre.symbol} = {centre.apart} - {centre.at_largest}")
     return lines
 
 
-def _largest(centre: Centre, model: RowModel, printer: Printer) -> list[str]:
+def _at_largest(
+    centre: Centre, model: RowModel, printer: Printer, where: str, maximum: str
+) -> list[str]:
     """``at_largest`` of a tile, and 0 where it has no such class or the other row masks it."""
     name, lines = centre.at_largest, list[str]()
     if model.pivot == "argmax":
-        lines = centred(replace(centre.at_y(model.forms), symbol=name), printer, "tl.where")
+        lines = centred(replace(centre.at_y(model.forms), symbol=name), printer, where)
     else:
-        at = f"tl.where(e{centre.weight} == 1.0, {centre.apart}, {_EMPTY})"
-        lines.append(f"{name} = dl.row_max({at})")
-    return [*lines, f"{name} = {finite_or_zero(str(name), 'tl.where')}"]
-
-
-def finite_or_zero(name: str, where: str) -> str:
-    """Neither infinite nor NaN, which compare false."""
-    return f"{where}(({name} > {FLOOR}) & ({name} < {FAR_GAP}), {name}, 0.0)"
+        at = f"{where}(e{centre.weight} == 1.0, {centre.apart}, {_EMPTY})"
+        lines.append(f"{name} = {maximum.format(at)}")
+    finite = f"({name} > {FLOOR}) & ({name} < {FAR_GAP})"  # nor NaN, which compares false
+    return [*lines, f"{name} = {where}({finite}, {name}, 0.0)"]
 
 
 def centred(centre: Centre, printer: Printer, where: str) -> list[str]:

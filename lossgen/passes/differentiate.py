@@ -135,9 +135,8 @@ class _Reverse:
         return Add(body.diff(symbol), *through)
 
     def _pull_statistics(self, cotangent: Expr, body: Expr) -> None:
-        mentioned = body.free_symbols.union(
-            *((c.factor * c.expr).free_symbols for c in self.loss.centres)
-        )
+        inside = [c for c in self.loss.centres if c.symbol in body.free_symbols]
+        mentioned = body.free_symbols.union(*((c.factor * c.expr).free_symbols for c in inside))
         statistics = self.built.statistics() & mentioned
         for symbol in sorted(statistics & set(self.cotangents), key=str):
             slope = self._slope(body, symbol)
