@@ -174,6 +174,8 @@ def _input(name: str, entry: Input) -> dict[str, Any]:
         "hi": _literal(domain.hi) if domain else None,
         "lo_open": domain.lo_open if domain else None,
         "hi_open": domain.hi_open if domain else None,
+        "integer": entry.integer,
+        "values": entry.values,
     }
 
 

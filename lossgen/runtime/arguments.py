@@ -16,6 +16,7 @@ __all__ = [
     "Tiled",
     "Variant",
     "check_call",
+    "check_input_values",
     "check_parameters",
     "check_stream_range",
     "check_target_range",
@@ -72,7 +73,8 @@ class Input:
     """A tensor beside the logits: kind "class" is [N, V], "vocab" [V], "row" one number per row.
 
     With ``off`` the input is optional, and None stands for that constant.  A class input may be
-    ``differentiable``; its domain is checked on the CPU.
+    ``differentiable``; its domain is checked on the CPU, and so are ``values`` and ``integer`` of
+    the other kinds, which are small.
     """
 
     name: str
@@ -83,6 +85,8 @@ class Input:
     hi: float = math.inf
     lo_open: bool = True
     hi_open: bool = True
+    integer: bool = False
+    values: tuple[float, ...] = ()  # all that it may hold; none: any number of the domain
 
     @property
     def domain(self) -> Interval:
@@ -254,6 +258,22 @@ def check_stream_range(loss: str, declared: Input, value: Tensor) -> None:
     low, high = (float(v) for v in value.detach().aminmax())
     if not (domain.contains(low) and domain.contains(high)):
         raise ValueError(f"{loss}: {declared.name} has values outside its domain {domain}")
+
+
+def check_input_values(loss: str, declared: Input, value: Tensor) -> None:
+    """ValueError where a vocab or row input is none of its values, or not whole (CPU tensors)."""
+    held = value.detach()
+    if declared.values:
+        known = torch.tensor(declared.values, dtype=held.dtype)
+        wrong = ~torch.isin(held, known)
+        rule = f"one of {', '.join(f'{v:g}' for v in declared.values)}"
+    elif declared.integer and held.dtype.is_floating_point:
+        wrong = held != held.trunc()
+        rule = "a whole number"
+    else:
+        return
+    if bool(wrong.any()):
+        raise ValueError(f"{loss}: {declared.name} holds {held[wrong][0]:g}, but must be {rule}")
 
 
 def check_target_range(target: Tensor, ignore_index: int, n_classes: int) -> None:

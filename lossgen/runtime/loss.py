@@ -21,6 +21,7 @@ from lossgen.runtime.arguments import (
     Parameter,
     Variant,
     check_call,
+    check_input_values,
     check_parameters,
     check_stream_range,
     check_target_range,
@@ -179,6 +180,9 @@ class RowLoss:
             return
         for declared, value in zip(self.streams, streams, strict=True):
             check_stream_range(name, declared, value)
+        for declared, beside in zip(self.others, inputs, strict=True):
+            if beside is not None:
+                check_input_values(name, declared, beside)
         if target is not None and self.has_target:
             check_target_range(target.long(), ignore_index, logits.shape[-1])
 

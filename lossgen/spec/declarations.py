@@ -122,6 +122,14 @@ class Declarations:
         self.declare(name, "an input", *path)
         self.fits(entry.kind, *path)
         domain = None if entry.domain is None else self.domain(entry.domain, *path)
+        values = self.values(entry.values, domain, name, *path)
+        if values and domain is None:
+            domain = Interval(min(values), max(values), False, False)
+        if entry.integer:
+            self.whole(name, entry.off, values, *path)
+        if values and entry.range is not None:
+            problem = "an input has values or a range to draw from, not both"
+            self.fail(BadValue, *path, "range", key=True, problem=problem)
         if entry.off is not None and not (domain or FINITE).contains(entry.off):
             self.fail(
                 OutsideDomain,
@@ -140,7 +148,41 @@ class Declarations:
             off=None if entry.off is None else float(entry.off),
             domain=domain,
             range=self.range(entry.range, domain, name, *path),
+            integer=entry.integer,
+            values=values,
         )
+
+    def values(
+        self, values: list[float] | None, domain: Interval | None, name: str, *path: str | int
+    ) -> tuple[float, ...]:
+        """The only numbers that an input may hold, in ascending order."""
+        if values is None:
+            return ()
+        if not values or len(set(values)) < len(values):
+            problem = "values are different numbers: [0, 1]"
+            self.fail(BadValue, *path, "values", problem=problem)
+        for k, value in enumerate(values):
+            if not (domain or FINITE).contains(value):
+                self.fail(
+                    OutsideDomain,
+                    *path,
+                    "values",
+                    k,
+                    what="value",
+                    value=spell(value),
+                    name=name,
+                    domain=domain or FINITE,
+                )
+        return tuple(sorted(float(v) for v in values))
+
+    def whole(
+        self, name: str, off: float | None, values: tuple[float, ...], *path: str | int
+    ) -> None:
+        """Refuse what an integer input cannot hold."""
+        for key, value in [("off", off), *(("values", v) for v in values)]:
+            if value is not None and not float(value).is_integer():
+                problem = f"{spell(value)} is not a whole number, as '{name}' is an integer input"
+                self.fail(BadValue, *path, key, problem=problem)
 
     def fits(self, kind: str, *path: str | int) -> None:
         """Refuse keys that have no meaning for an input of this kind."""

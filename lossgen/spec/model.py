@@ -104,6 +104,8 @@ class InputEntry(_Model):
     differentiable: Flag = Field(False, description="kind class: it gets a gradient")
     doc: str = ""
     off: Real | None = Field(None, description="what an absent input stands for; none: required")
+    integer: Flag = Field(False, description="whole numbers: class indices, groups, counts")
+    values: list[Real] | None = Field(None, description="all it may hold, as [0, 1] of a mask")
     domain: str | None = None
     range: list[Real] | None = Field(None, description="[low, high], for tests")
 
@@ -183,6 +185,8 @@ class Input(_Model):
 
     ``off`` is what None stands for; without it, as for every stream, the input is required.  Only
     a stream can be ``differentiable``.  ``range`` is where tests sample, if the author said.
+    ``values`` are the only numbers it holds (empty: any of the domain), ``integer`` inputs hold
+    whole ones.
     """
 
     kind: Literal["class", "vocab", "row"]
@@ -191,6 +195,8 @@ class Input(_Model):
     off: float | None
     domain: InstanceOf[Interval] | None
     range: tuple[float, float] | None
+    integer: bool = False
+    values: tuple[float, ...] = ()
 
 
 class Term(_Model):

@@ -362,3 +362,15 @@ def test_a_parameter_may_be_called_softcap():
     tree = _tree("softcap(x, softcap)[y]", head).vector
     assert tree.func == "softcap"
     assert tree.args[1] == Name(Rank.PARAMETER, Span(0, 0), "softcap", NameKind.PARAMETER)
+
+
+def test_inputs_of_few_values_and_whole_ones():
+    spec = load_text(
+        "name: t\ninputs:\n  mask: {kind: class, values: [1, 0]}\n"
+        "  kept: {kind: row, values: [0, 1], off: 1}\n  group: {kind: vocab, integer: true}\n"
+        "transform: kept*sum(mask*where(group == group[y], logp, 0))\n"
+    )
+    mask, kept, group = spec.inputs.values()
+    assert (mask.values, str(mask.domain), mask.integer) == ((0.0, 1.0), "[0, 1]", False)
+    assert (kept.values, kept.off) == ((0.0, 1.0), 1.0)
+    assert (group.integer, group.values, group.domain) == (True, (), None)
