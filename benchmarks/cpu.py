@@ -37,7 +37,7 @@ from lossgen.losses import (
     kd_forward_kl_loss,
     trades_loss,
 )
-from lossgen.runtime.pages import empty_like
+from lossgen.runtime.memory import empty_like
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]  # logits, target, a second row of logits
 SECONDS = {"speed": 140.0, "scaling": 40.0, "linear": 25.0}  # at most, beside warming up

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from lossgen.compiler import compile_loss
     from lossgen.derivation import explain
     from lossgen.errors import LossgenError
+    from lossgen.runtime.memory import empty_cache, set_cache_limit
     from lossgen.spec.model import LossSpec
     from lossgen.verify import verify
 
@@ -30,8 +31,10 @@ __all__ = [
     "__version__",
     "build",
     "compile_loss",
+    "empty_cache",
     "explain",
     "load",
+    "set_cache_limit",
     "verify",
 ]
 
@@ -43,8 +46,10 @@ _HOMES = {
     "LossgenError": "lossgen.errors",
     "build": "lossgen.build",
     "compile_loss": "lossgen.compiler",
+    "empty_cache": "lossgen.runtime.memory",
     "explain": "lossgen.derivation",
     "load": "lossgen.cache",
+    "set_cache_limit": "lossgen.runtime.memory",
     "verify": "lossgen.verify",
 }
 

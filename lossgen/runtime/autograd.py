@@ -12,7 +12,7 @@ from torch import Tensor
 from lossgen.runtime import c_backend, launch, torch_backend
 from lossgen.runtime.arguments import Variant
 from lossgen.runtime.batch import Batch, compute_dtype
-from lossgen.runtime.pages import empty_like
+from lossgen.runtime.memory import empty_like
 
 __all__ = ["Call", "Fused", "Rows", "module_of", "once"]
 

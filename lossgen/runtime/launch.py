@@ -17,7 +17,7 @@ from torch import Tensor
 from lossgen.runtime.arguments import Variant
 from lossgen.runtime.batch import Batch
 from lossgen.runtime.device import HAS_TRITON, jit, tl, triton
-from lossgen.runtime.pages import empty_like
+from lossgen.runtime.memory import empty_like
 
 __all__ = [
     "Config",

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lossgen.runtime.batch import compute_dtype
-from lossgen.runtime.pages import empty_like
+from lossgen.runtime.memory import empty_like
 
 __all__ = ["Existing", "Gradients", "Projected", "Take"]
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lossgen.runtime.arguments import Variant
 from lossgen.runtime.batch import Batch, compute_dtype
-from lossgen.runtime.pages import empty_like
+from lossgen.runtime.memory import empty_like
 
 __all__ = ["backward", "forward", "fused"]
 
