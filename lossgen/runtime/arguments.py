@@ -237,13 +237,15 @@ def _check_stream(loss: str, logits: Tensor, declared: Input, value: Tensor) -> 
     name = declared.name
     if not value.dtype.is_floating_point:
         raise TypeError(f"{loss}: {name} must be floating point, not {_name(value)}")
+    if value.dtype not in _FLOATS:
+        raise TypeError(
+            f"{loss}: {name} must be float32, bfloat16, float16 or float64, not {_name(value)}"
+        )
     if value.shape != logits.shape:
         raise ValueError(
             f"{loss}: {name} has shape {_shape(value.shape)}, but logits have shape "
             f"{_shape(logits.shape)}"
         )
-    if value.dtype != logits.dtype:
-        raise TypeError(f"{loss}: {name} is {_name(value)}, but logits are {_name(logits)}")
     if value.device != logits.device:
         raise ValueError(f"{loss}: {name} is on {value.device}, but logits are on {logits.device}")
     if value.requires_grad and torch.is_grad_enabled() and not declared.differentiable:

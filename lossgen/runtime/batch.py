@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["Batch", "compute_dtype", "unit_stride"]
+__all__ = ["Batch", "compute_dtype", "unit_stride", "wider"]
 
 
 def compute_dtype(logits: Tensor) -> torch.dtype:
     """float64 for float64 logits, else float32."""
     return torch.float64 if logits.dtype is torch.float64 else torch.float32
+
+
+def wider(rows: Tensor, others: Iterable[Tensor]) -> torch.dtype:
+    """Of the logits and the class inputs: the dtype that holds the values of all of them."""
+    return functools.reduce(torch.promote_types, (t.dtype for t in others), rows.dtype)
 
 
 def unit_stride(rows: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ __all__ = [
     "check_constant",
     "check_linear",
     "chunk_rows",
+    "in_dtype",
     "is_tiled",
     "shifted",
     "stand_in",
@@ -150,13 +151,28 @@ def chunk_rows(loss: str, logits: Tensor, budget: int | None, row: int) -> int:
     return budget // row
 
 
-def autocast(factors: Factors) -> Factors:
-    """Under ``torch.autocast``: in its dtype, as ``torch.nn.functional.linear`` does."""
-    kind = factors.hidden.device.type
-    if not torch.is_autocast_enabled(kind):
-        return factors
+def autocast(source: Factors | Tensor) -> Factors | Tensor:
+    """Under ``torch.autocast``: factors in its dtype, but for float64, as
+    ``torch.nn.functional.linear`` does; rows as they are."""
+    if isinstance(source, Tensor) or not isinstance(source.hidden, Tensor):
+        return source
+    kind = source.hidden.device.type
+    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
+        return source
     dtype = torch.get_autocast_dtype(kind)
-    return Factors(*(None if t is None else t.to(dtype) for t in factors))
+    return Factors(*(t.to(dtype) if isinstance(t, Tensor) and _is_cast(t) else t for t in source))
+
+
+def _is_cast(value: Tensor) -> bool:
+    """Does autocast touch it?"""
+    return value.dtype.is_floating_point and value.dtype is not torch.float64
+
+
+def in_dtype(source: Factors | Tensor, dtype: torch.dtype) -> Factors | Tensor:
+    """Rows or factors in ``dtype``."""
+    if isinstance(source, Tensor):
+        return source.to(dtype)
+    return Factors(*(None if t is None else t.to(dtype) for t in source))
 
 
 def shifted(value: Tensor, kind: str, shift: int) -> Tensor:

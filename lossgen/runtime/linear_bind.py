@@ -8,7 +8,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from lossgen.runtime.batch import Batch
+from lossgen.runtime.batch import Batch, wider
 from lossgen.runtime.linear_arguments import (
     Factors,
     LinearOptions,
@@ -16,6 +16,7 @@ from lossgen.runtime.linear_arguments import (
     check_constant,
     check_linear,
     chunk_rows,
+    in_dtype,
     is_tiled,
     shifted,
     stand_in,
@@ -56,17 +57,17 @@ class Bound:
 def checked(
     loss: RowLoss, factors: Factors, given: Arguments, reduction: str, options: LinearOptions
 ) -> list[Source]:
-    """Logits and class inputs, in the dtype of autocast.
+    """Logits and class inputs, in one dtype: autocast's, and the widest of them.
 
     Raises:
         TypeError, ValueError, IndexError: as the generated function says.
     """
     name = f"linear_{loss.function}"
     streams = [s if isinstance(s, Tensor) else Factors(*s) for s in given.streams]
-    check_linear(name, [factors, *streams], options)
+    sources = [autocast(source) for source in (factors, *streams)]
+    check_linear(name, sources, options)
     for declared, stream in zip(loss.streams, streams, strict=True):
         check_constant(name, declared, stream)
-    sources = [s if isinstance(s, Tensor) else autocast(s) for s in (factors, *streams)]
     logits, *others = (stand_in(source) for source in sources)
     loss.check(
         logits,
@@ -80,7 +81,8 @@ def checked(
         False,
         function=name,
     )
-    return sources
+    dtype = wider(logits, others)  # autograd takes the gradients back to each one's own
+    return [in_dtype(source, dtype) for source in sources]
 
 
 def bound(loss: RowLoss, sources: list[Source], given: Arguments, options: LinearOptions) -> Bound:

@@ -27,7 +27,7 @@ from lossgen.runtime.arguments import (
     check_target_range,
 )
 from lossgen.runtime.autograd import Call, Fused, Rows
-from lossgen.runtime.batch import Batch, compute_dtype, unit_stride
+from lossgen.runtime.batch import Batch, compute_dtype, unit_stride, wider
 from lossgen.runtime.device import HAS_TRITON
 from lossgen.runtime.operators import register
 
@@ -102,7 +102,7 @@ class RowLoss:
         batch = call.batch
         wants_grad = torch.is_grad_enabled() and any(s.requires_grad for s in batch.sources)
         # float16 cannot hold a gradient before the caller's scale (a GradScaler's 65536) is known.
-        plain = not wants_grad or reduction == "none" or logits.dtype is torch.float16
+        plain = not wants_grad or reduction == "none" or batch.logits.dtype is torch.float16
         if plain or torch.compiler.is_compiling():
             rows = self._rows(index, call)[0]
             if reduction == "none":
@@ -198,6 +198,8 @@ class RowLoss:
         backend: str,
     ) -> tuple[int, Call]:
         classes = logits.shape[-1]
+        dtype = wider(logits, streams)  # autograd takes the gradients back to each one's own
+        logits, streams = logits.to(dtype), [s.to(dtype) for s in streams]
         flat = unit_stride(logits.reshape(-1, classes))
         index, batch = self.bind(
             flat,

@@ -180,9 +180,9 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     ),
     "axes": ({"t": A["t"][0]}, ValueError, "teacher has shape [11], but logits have shape [6, 11]"),
     "dtype": (
-        {"t": A["t"].bfloat16()},
+        {"t": A["t"].to(torch.float8_e5m2)},
         TypeError,
-        "teacher is bfloat16, but logits are float32",
+        "teacher must be float32, bfloat16, float16 or float64, not float8_e5m2",
     ),
     "device": ({"t": A["t"].to("meta")}, ValueError, "teacher is on meta, but logits are on cpu"),
     "gradient": (
