@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 1
 # Losses whose tiled kernels stand for the others: light, heavy, two sweeps, two vectors, outputs.
 TILED := gce cross_entropy nfl trades jsd_beta token_stats
 
-.PHONY: demo test peers sanitize bench build check lint format types layers aot wheel ci clean help
+.PHONY: demo test peers sanitize campaign bench build check lint format types layers aot wheel ci clean help
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -36,6 +36,9 @@ peers: $(READY)  ## compare with what others publish (downloads five packages)
 
 sanitize: $(READY)  ## every C program under the address, undefined-behaviour and thread sanitizers
 	$(BIN)/python -m tests.runtime.sanitize
+
+campaign: $(READY)  ## attack it at random for CAMPAIGN seconds a kind; resumes; see tests/campaign
+	$(BIN)/python -m tests.campaign --seconds $(or $(CAMPAIGN),600)
 
 bench: $(READY)  ## time the C backend on this machine, in under 5 minutes; writes benchmarks/results/cpu.*
 	OMP_NUM_THREADS=2 $(BIN)/python benchmarks/cpu.py --out benchmarks/results

@@ -1,0 +1,303 @@
+"""Random specs: what builds must be right on every backend, against the oracle in mpmath.
+
+A row is right if loss and gradient are within 32 times what one rounding of the inputs does to
+the true value (measured by shaking them), which is how a certificate counts, with room to spare.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from random import Random
+from time import perf_counter
+from types import ModuleType
+from typing import Any
+
+import mpmath as mp
+import numpy as np
+import torch
+
+import lossgen
+from lossgen.errors import CompilerBug, LossgenError
+from tests.campaign.grammar import Call, Compare, Gather, Leaf, Node, Operation, Spec, draw, text
+from tests.campaign.oracle import Dual, Kink, NotReal, evaluate
+from tests.campaign.outcome import Outcome
+
+__all__ = ["Row", "Truth", "case", "differs", "truth"]
+
+ROUNDINGS = 32
+SHAKES = 3
+TOO_SLOW = 30.0  # seconds of a build
+_DIGITS = 160
+_ULP = 2.0**-23
+_TINY = 1e-33  # absolute: underflow is not inaccuracy
+_MASKED = (mp.mpf(10) ** 30, mp.mpf(10) ** 31)  # what stands for -inf: two of them, as a limit
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a call; the numbers are exact in float32."""
+
+    kind: str
+    x: tuple[float, ...]
+    y: int
+    classes: dict[str, tuple[float, ...]]
+    scalars: dict[str, float]
+
+
+def case(seed: int, index: int, backends: tuple[str, ...] = ("torch", "c")) -> Outcome:
+    """Draw, build and judge one spec."""
+    random = Random(f"specs-{seed}-{index}")
+    spec = draw(random)
+    name = f"random_{index}"
+    source = spec.yaml(name)
+    began = perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, f"{name}.yaml")
+        path.write_text(source, encoding="utf-8")
+        try:
+            module = lossgen.load(path)
+        except CompilerBug as error:
+            return Outcome("bug", "LG900", f"{text(spec.formula)}\n{error}", perf_counter() - began)
+        except LossgenError as error:
+            taken = perf_counter() - began
+            first = str(error).partition("\n")[0].removeprefix(str(path))
+            if taken > TOO_SLOW:
+                return Outcome("slow", "refused", f"{text(spec.formula)}: {first}", taken)
+            return Outcome("refused", error.id, f"{text(spec.formula)}: {first}", taken)
+        except Exception as error:
+            return Outcome(
+                "crash",
+                type(error).__name__,
+                f"{text(spec.formula)}\n{error!r}",
+                perf_counter() - began,
+            )
+    taken = perf_counter() - began
+    wrong = next(_wrong(spec, module, name, list(rows(spec, random)), backends), None)
+    if wrong is not None:
+        backend, what = wrong
+        return Outcome("wrong", backend, f"{source}{what}", taken)
+    if taken > TOO_SLOW:
+        return Outcome("slow", "built", text(spec.formula), taken)
+    return Outcome("right", "", text(spec.formula), taken)
+
+
+# ------------------------------------------------------------------------------- rows
+def rows(spec: Spec, random: Random) -> Iterator[Row]:
+    """Structured rows: plain, confident, dominated, offset, nearly equal, masked, one class."""
+    for kind in (
+        "plain",
+        "plain",
+        "confident",
+        "dominated",
+        "offset",
+        "near",
+        "near",
+        "masked",
+        "one",
+        "flat",
+    ):
+        yield _row(kind, spec, random)
+
+
+def _row(kind: str, spec: Spec, random: Random) -> Row:
+    width = 1 if kind == "one" else random.choice([2, 3, 3, 4, 6])
+    y = random.randrange(width)
+    other = (y + 1 + random.randrange(width - 1)) % width if width > 1 else y
+    x = [random.gauss(0, 2) for _ in range(width)]
+    if kind == "confident":
+        x[y] += random.choice([5.0, 12.0, 17.0, 25.0, 40.0, 88.0])
+    if kind == "dominated":
+        x[other] += random.choice([5.0, 12.0, 17.0, 25.0, 40.0, 88.0])
+    if kind == "offset":
+        shift = random.choice([300.0, -3000.0])
+        x = [v + shift for v in x]
+    if kind == "flat":
+        x = [v * 1e-3 for v in x]
+    near = random.choice([1e-1, 1e-2, 1e-3, 1e-4])
+    classes: dict[str, tuple[float, ...]] = {}
+    for name, role in spec.streams.items():
+        if role == "mask":
+            values = [float(random.random() < 0.5) for _ in range(width)]
+        elif role == "soft":
+            values = [random.choice([0.0, 1.0, random.random()]) for _ in range(width)]
+        elif kind == "near":
+            values = [v + near * random.gauss(0, 1) for v in x]
+        else:
+            values = [random.gauss(0, 2) + (v if kind in ("confident", "offset") else 0) for v in x]
+        classes[name] = _floats(values)
+    if kind == "masked" and width > 2:
+        x[other] = -np.inf
+    for name in spec.vocab:
+        classes[name] = _floats([0.2 + 1.8 * random.random() for _ in range(width)])
+    scalars = {}
+    for name, (_, low, high) in spec.domains.items():
+        value = random.choice([low, high, low + (high - low) * random.random()])
+        scalars[name] = float(np.float32(value))
+    return Row(kind, _floats(x), y, classes, scalars)
+
+
+def _floats(values: list[float]) -> tuple[float, ...]:
+    return tuple(float(np.float32(v)) for v in values)
+
+
+# ------------------------------------------------------------------------------- judging
+def _wrong(
+    spec: Spec, module: ModuleType, name: str, drawn: list[Row], backends: tuple[str, ...]
+) -> Iterator[tuple[str, str]]:
+    for row in drawn:
+        exact = truth(spec, row)
+        if exact is None:
+            continue
+        for backend in backends:
+            found = _call(spec, module, name, row, backend)
+            if isinstance(found, str):
+                yield backend, f"{row}\n{found}"
+            else:
+                problem = differs(exact, *found)
+                if problem:
+                    yield backend, f"{row}\n{problem}"
+
+
+@dataclass(frozen=True)
+class Truth:
+    value: Any
+    slopes: tuple[Any, ...]
+    slack_value: Any
+    slack_slope: Any
+    smooth: bool
+
+
+def truth(spec: Spec, row: Row) -> Truth | None:
+    with mp.workdps(_DIGITS):
+        exact = _exact(spec, row)
+        if exact is None:
+            return None
+        dual, smooth = exact
+        if not mp.isfinite(dual.value) or abs(dual.value) > 1e37:
+            return None
+        random = Random("shake")
+        moved_value, moved_slope = mp.mpf(0), mp.mpf(0)
+        for _ in range(SHAKES):
+            shaken = _exact(spec, _shake(row, random))
+            if shaken is None:
+                return None
+            smooth = smooth and shaken[1]
+            moved_value = max(moved_value, abs(shaken[0].value - dual.value))
+            for a, b in zip(shaken[0].slopes, dual.slopes, strict=True):
+                moved_slope = max(moved_slope, abs(a - b))
+        largest = max((abs(s) for s in dual.slopes), default=mp.mpf(0))
+        if largest > 1e37:
+            smooth = False
+        return Truth(
+            dual.value,
+            dual.slopes,
+            ROUNDINGS * (_ULP * abs(dual.value) + moved_value) + _TINY,
+            ROUNDINGS * (_ULP * largest + moved_slope) + _TINY,
+            smooth,
+        )
+
+
+def _shake(row: Row, random: Random) -> Row:
+    def move(value: float) -> Any:
+        return mp.mpf(value) * (1 + random.choice([-1, 1]) * mp.mpf(2) ** -24)
+
+    def vector(name: str, values: tuple[float, ...]) -> tuple[Any, ...]:
+        return values if set(values) <= {0.0, 1.0} else tuple(map(move, values))
+
+    return replace(
+        row,
+        x=tuple(map(move, row.x)),
+        classes={n: vector(n, v) for n, v in row.classes.items()},
+    )
+
+
+def _exact(spec: Spec, row: Row) -> tuple[Dual, bool] | None:
+    """The value and whether it has a gradient; None where there is no real value."""
+    differentiable = [n for n, role in spec.streams.items() if role == "logits"]
+    masked = any(v == -mp.inf for v in row.x)
+    found = []
+    for far in _MASKED if masked else _MASKED[:1]:
+        logits = [-far if v == -mp.inf else v for v in row.x]
+        try:
+            found.append(
+                evaluate(spec.formula, row.y, logits, row.classes, row.scalars, differentiable)
+            )
+        except (NotReal, ZeroDivisionError, ValueError, OverflowError):
+            return None
+        except Kink:
+            return None
+    first, last = found[0], found[-1]
+    numbers = zip((first.value, *first.slopes), (last.value, *last.slopes), strict=True)
+    if any(
+        abs(a - b) > mp.mpf(10) ** -20 * (abs(a) + abs(b))
+        for a, b in numbers
+        if max(abs(a), abs(b)) > 1e-100
+    ):
+        return None
+    return last, True
+
+
+def _call(
+    spec: Spec, module: ModuleType, name: str, row: Row, backend: str
+) -> tuple[float, list[float]] | str:
+    """Loss and gradients (logits, then differentiable inputs), or what went wrong."""
+    logits = torch.tensor([row.x], dtype=torch.float32, requires_grad=True)
+    leaves = [logits]
+    streams = []
+    for key, role in spec.streams.items():
+        stream = torch.tensor(
+            [row.classes[key]], dtype=torch.float32, requires_grad=role == "logits"
+        )
+        streams.append(stream)
+        leaves += [stream] if role == "logits" else []
+    keywords: dict[str, Any] = dict(row.scalars)
+    keywords |= {n: torch.tensor(row.classes[n], dtype=torch.float32) for n in spec.vocab}
+    target = [torch.tensor([row.y])] if _has_target(spec.formula) else []
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            function = getattr(module, f"{name}_loss")
+            loss = function(logits, *target, *streams, **keywords, reduction="sum", backend=backend)
+            found = torch.autograd.grad(loss, leaves, allow_unused=True)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    slopes = [
+        v
+        for leaf, g in zip(leaves, found, strict=True)
+        for v in (torch.zeros_like(leaf) if g is None else g)[0].tolist()
+    ]
+    return loss.item(), slopes
+
+
+def _has_target(node: Node) -> bool:
+    match node:
+        case Leaf(name=name):
+            return name in ("u", "onehot")
+        case Gather():
+            return True
+        case Operation(left=left, right=right) | Compare(left=left, right=right):
+            return _has_target(left) or _has_target(right)
+        case Call(args=args, others=others):
+            return others or any(map(_has_target, args))
+    return False
+
+
+def differs(truth: Truth, value: float, slopes: list[float]) -> str | None:
+    with mp.workdps(30):
+        if not np.isfinite(value) or abs(mp.mpf(value) - truth.value) > truth.slack_value:
+            return (
+                f"loss {value!r} instead of {mp.nstr(truth.value, 10)}, "
+                f"{mp.nstr(truth.slack_value, 3)} allowed"
+            )
+        if not truth.smooth:
+            return None
+        for j, (ours, exact) in enumerate(zip(slopes, truth.slopes, strict=True)):
+            if not np.isfinite(ours) or abs(mp.mpf(ours) - exact) > truth.slack_slope:
+                right = [float(s) for s in truth.slopes]
+                slack = mp.nstr(truth.slack_slope, 3)
+                return f"gradient {slopes} instead of {right} at {j}, {slack} allowed"
+    return None
