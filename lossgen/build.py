@@ -20,6 +20,7 @@ from secrets import token_hex
 from time import perf_counter
 
 from lossgen import paths
+from lossgen.budget import spending
 from lossgen.errors import BuildError, CompilerBug, Location, LossgenError
 from lossgen.verbs import make_callable
 
@@ -167,7 +168,7 @@ def build(
 
 def render(path: Path, standalone: bool = False) -> Rendered:
     """Compile one spec to source text, timing every pass."""
-    from lossgen.compiler import compile_loss
+    from lossgen.compiler import compile_loss, dearest
     from lossgen.emit.render import render_module
     from lossgen.spec.load import load_spec
 
@@ -175,9 +176,10 @@ def render(path: Path, standalone: bool = False) -> Rendered:
         start = perf_counter()
         spec = load_spec(path)
         loaded = perf_counter()
-        compiled = compile_loss(spec)
-        passed = perf_counter()
-        text = render_module(compiled, standalone=standalone)
+        with spending(spec.name, partial(dearest, spec)):
+            compiled = compile_loss(spec)
+            passed = perf_counter()
+            text = render_module(compiled, standalone=standalone)
         done = perf_counter()
     except LossgenError as error:
         error.location = error.location or Location(str(path), 1, 1)

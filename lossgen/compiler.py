@@ -8,6 +8,8 @@ from functools import partial
 from time import perf_counter
 from typing import Any
 
+from lossgen.budget import spending
+from lossgen.errors import Location
 from lossgen.ir.check import check
 from lossgen.ir.plan import KernelPlan
 from lossgen.ir.stages import SymbolicLoss
@@ -17,8 +19,9 @@ from lossgen.passes.parse import parse
 from lossgen.passes.schedule import schedule
 from lossgen.passes.stabilize import stabilize
 from lossgen.spec.model import LossSpec
+from lossgen.spec.size import Sizes
 
-__all__ = ["PIPELINE", "Compiled", "compile_loss"]
+__all__ = ["PIPELINE", "Compiled", "compile_loss", "dearest"]
 
 PIPELINE: tuple[Callable[[Any], Any], ...] = (differentiate, stabilize, certify, schedule)
 
@@ -38,7 +41,22 @@ def compile_loss(spec: LossSpec) -> Compiled:
 
     Raises:
         SpecError, CompileError: with the place in the spec.
+        OverBudget: it takes more seconds or memory than it may.
     """
+    with spending(spec.name, partial(dearest, spec)):
+        return _compiled(spec)
+
+
+def dearest(spec: LossSpec) -> Location:
+    """Where the largest formula of a spec stands."""
+    sizes = Sizes(spec.let)
+    formulas = [(t.name or t.role, t.expr) for t in spec.terms]
+    formulas += [(o.name, o.expr) for o in spec.outputs]
+    label, expr = max(formulas, key=lambda entry: sizes.of(entry[1]).nodes)
+    return spec.location_of(label, expr.span)
+
+
+def _compiled(spec: LossSpec) -> Compiled:
     stages: dict[str, Any] = {}
     timings: dict[str, float] = {}
     plans: list[KernelPlan] = []

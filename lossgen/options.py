@@ -1,12 +1,15 @@
 """Settings: one frozen object, read from ``LOSSGEN_*`` environment variables.
 
-=====================  ==================  =====================================================
-variable               default             meaning
-=====================  ==================  =====================================================
-``LOSSGEN_CACHE_DIR``  the user cache      built specs (``lossgen.load(path)``) and compiled C
-``LOSSGEN_JOBS``       2                   processes of ``lossgen build --all``; 1 uses none
-``LOSSGEN_TRACEBACK``  0                   1 shows the Python traceback of every error
-=====================  ==================  =====================================================
+=======================  ==============  =========================================================
+variable                 default         meaning
+=======================  ==============  =========================================================
+``LOSSGEN_CACHE_DIR``    the user cache  built specs (``lossgen.load(path)``) and compiled C
+``LOSSGEN_JOBS``         2               processes of ``lossgen build --all``; 1 uses none
+``LOSSGEN_MAX_NODES``    10000           size of a formula and its derivative, multiplied out
+``LOSSGEN_MAX_SECONDS``  30              processor seconds that compiling one spec may take
+``LOSSGEN_MAX_MIB``      1024            memory that compiling one spec may take
+``LOSSGEN_TRACEBACK``    0               1 shows the Python traceback of every error
+=======================  ==============  =========================================================
 
 A variable that is set to something else than its accepted values is an error, and so is a
 ``LOSSGEN_*`` variable that this table does not name: a misspelled setting is never silent.
@@ -32,7 +35,10 @@ _SWITCH = {"0": False, "1": True}
 class UnknownOption(BuildError):
     id = "LG311"
     template = "unknown environment variable {name}"
-    advice = "known: LOSSGEN_CACHE_DIR, LOSSGEN_JOBS, LOSSGEN_TRACEBACK"
+    advice = (
+        "known: LOSSGEN_CACHE_DIR, LOSSGEN_JOBS, LOSSGEN_MAX_MIB, LOSSGEN_MAX_NODES, "
+        "LOSSGEN_MAX_SECONDS, LOSSGEN_TRACEBACK"
+    )
 
 
 class BadOption(BuildError):
@@ -46,6 +52,9 @@ class Options:
 
     cache_dir: Path | None = None  # None: platformdirs' user cache, found when it is needed
     jobs: int = 2  # the catalogue builds in half the time; more gains little on few cores
+    max_nodes: int = 10_000  # five times the largest formula of the catalogue
+    max_seconds: int = 30  # processor time, so that a busy machine compiles what an idle one does
+    max_mib: int = 1024  # fifty times what the catalogue takes
     traceback: bool = False  # off: users see errors, not our stack
 
     @classmethod
@@ -63,6 +72,9 @@ class Options:
         options = cls(
             cache_dir=_path(given.pop("CACHE_DIR", "")),
             jobs=_count("JOBS", given.pop("JOBS", str(cls.jobs))),
+            max_nodes=_count("MAX_NODES", given.pop("MAX_NODES", str(cls.max_nodes))),
+            max_seconds=_count("MAX_SECONDS", given.pop("MAX_SECONDS", str(cls.max_seconds))),
+            max_mib=_count("MAX_MIB", given.pop("MAX_MIB", str(cls.max_mib))),
             traceback=_switch("TRACEBACK", given.pop("TRACEBACK", "0")),
         )
         for name in sorted(given):

@@ -16,6 +16,7 @@ from lossgen.errors import (
     BadNormalizer,
     BadValue,
     ConstantLoss,
+    FormulaTooLarge,
     NoFormula,
     OutsideDomain,
     RankError,
@@ -24,6 +25,7 @@ from lossgen.errors import (
     UnknownVariant,
     Unused,
 )
+from lossgen.options import options
 from lossgen.spec.declarations import IDENTIFIER, REQUIRED, Declarations, spell
 from lossgen.spec.domain import Interval
 from lossgen.spec.expr import Call, Expr, Name, NameKind, Rank
@@ -37,7 +39,7 @@ from lossgen.spec.model import (
     Term,
     TermEntry,
 )
-from lossgen.spec.parser import Scope, parse_formula
+from lossgen.spec.parser import MAX_DEPTH, Scope, parse_formula
 from lossgen.spec.source import Formula, Node, Source, shorten
 from lossgen.spec.trees import culprit, depends_on, names, nodes, reaches, uses_target
 from lossgen.spec.vocabulary import LEAVES, SUGAR, repair
@@ -68,6 +70,10 @@ def check(spec: SpecFile, root: Node, source: Source, path: Path | None) -> Loss
         SpecError: at the first thing that is wrong.
     """
     return _Checker(spec, root, source).build(path)
+
+
+def _rounded(count: float) -> str:
+    return f"{count:.0f}" if count < 1e9 else "over a billion"
 
 
 class _Checker(Declarations):
@@ -153,10 +159,28 @@ class _Checker(Declarations):
     def parse(self, label: str, *path: str | int, later: frozenset[str] = frozenset()) -> Expr:
         formula = self.source.formula(self.node(*path))
         self.formulas[label] = formula
-        return parse_formula(
+        expr = parse_formula(
             formula.text,
             Scope(self.names, self.integers, later, frozenset(self.spec.outputs or ())),
             lambda span: self.source.at(formula, span),
+        )
+        self.weigh(expr, formula)
+        return expr
+
+    def weigh(self, expr: Expr, formula: Formula) -> None:
+        """Refuse what is small as it stands and large once its lets and powers are open."""
+        size, most = self.sizes.of(expr), options().max_nodes
+        if size.nodes <= most and size.depth <= MAX_DEPTH:
+            return
+        raise FormulaTooLarge(
+            what=f"multiplied out, it and its derivative have {_rounded(size.nodes)} nodes, "
+            f"at most {most}"
+            if size.nodes > most
+            else f"with its lets, operations nest more than {MAX_DEPTH} deep",
+            location=self.source.at(formula, expr.span),
+            hint="lets are opened, powers and products of sums multiplied out: lower powers and "
+            "less nesting cost less"
+            + ("; LOSSGEN_MAX_NODES raises the limit" if size.nodes > most else ""),
         )
 
     def lets(self) -> None:

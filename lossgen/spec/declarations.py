@@ -22,6 +22,7 @@ from lossgen.errors import (
 from lossgen.spec.domain import Interval
 from lossgen.spec.expr import Expr, NameKind, Rank
 from lossgen.spec.model import Input, Parameter, SpecFile
+from lossgen.spec.size import Sizes
 from lossgen.spec.source import Formula, Node, Source, shorten
 from lossgen.spec.vocabulary import RESERVED, RESERVED_OUTPUTS
 
@@ -50,6 +51,7 @@ class Declarations:
         self.integers: dict[str, Interval] = {}
         self.formulas: dict[str, Formula] = {}
         self.let: dict[str, Expr] = {}
+        self.sizes = Sizes(self.let)
 
     # ------------------------------------------------------------------ places
     def node(self, *path: str | int) -> Node:

@@ -20,6 +20,7 @@ from lossgen.errors import (
     Location,
     MissingKey,
     SpecError,
+    TooLarge,
     UnknownKey,
     UnreadableSpec,
     WrongType,
@@ -35,10 +36,11 @@ from lossgen.spec.model import (
     SpecFile,
     TermEntry,
 )
-from lossgen.spec.source import FLOW_HINT, Node, Source, compose, shorten
+from lossgen.spec.source import FLOW_HINT, MAX_CHARACTERS, Node, Source, compose, shorten
 
 __all__ = ["load_spec", "load_text"]
 
+_MAX_BYTES = 4 * MAX_CHARACTERS
 #: What a key that may not be left out is for, by how deep it stands.
 _NEEDED = {
     (1, "name"): "the name of the function and of the file, as in my_loss",
@@ -77,7 +79,12 @@ def load_spec(path: str | os.PathLike[str]) -> LossSpec:
     """
     file = Path(path)
     try:
-        text = file.read_bytes().decode("utf-8-sig")
+        with file.open("rb") as stream:
+            raw = stream.read(_MAX_BYTES + 1)
+        if len(raw) > _MAX_BYTES:
+            what = f"more than {_MAX_BYTES} bytes"
+            raise TooLarge(what=what, location=Location(str(path), 1, 1))
+        text = raw.decode("utf-8-sig")
     except OSError as error:
         reason = error.strerror or str(error)
         raise UnreadableSpec(reason=reason, location=Location(str(path), 1, 1)) from None

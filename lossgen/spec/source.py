@@ -26,10 +26,11 @@ from lossgen.errors import (
 )
 from lossgen.spec.expr import Span
 
-__all__ = ["FLOW_HINT", "Formula", "Node", "Source", "compose", "shorten"]
+__all__ = ["FLOW_HINT", "MAX_CHARACTERS", "Formula", "Node", "Source", "compose", "shorten"]
 
 MAX_CHARACTERS = 250_000
 MAX_DEPTH = 10
+MAX_ENTRIES = 500  # of a mapping or a list
 FLOW_HINT = "inside { } or [ ], a formula with commas or brackets needs quotes"
 _SPACE = re.compile(r"\s*")
 _BLANK = re.compile(r"(?:\s|\\[ \n\t_nrtvfNLP]|\\x20|\\u0020)*")  # in a double-quoted scalar
@@ -47,16 +48,17 @@ class Node:
     style: str | None = None  # None for a plain scalar, else its quote or block indicator
     pairs: list[tuple[Node, Node]] = field(default_factory=list)
     items: list[Node] = field(default_factory=list)
+    index: dict[str, int] = field(default_factory=dict)  # of the pairs, by key
 
     def get(self, key: str | int) -> Node | None:
         """The value under a key or index, if there is one."""
         if isinstance(key, int):
             return self.items[key] if 0 <= key < len(self.items) else None
-        return next((value for name, value in self.pairs if name.text == key), None)
+        return self.pairs[self.index[key]][1] if key in self.index else None
 
     def key(self, key: str | int) -> Node | None:
         """The key's own node."""
-        return next((name for name, _ in self.pairs if name.text == key), None)
+        return self.pairs[self.index[key]][0] if key in self.index else None
 
 
 @dataclass(frozen=True)
@@ -171,7 +173,13 @@ def compose(source: Source) -> Node:
         if node is None:
             continue
         if stack:
-            stack[-1][1].append(node)
+            parent, children = stack[-1]
+            children.append(node)
+            if len(children) > MAX_ENTRIES * (2 if parent.kind == "mapping" else 1):
+                raise TooLarge(
+                    what=f"a {parent.kind} of more than {MAX_ENTRIES} entries",
+                    location=source.location(start),
+                )
         else:
             root = node
     if root is None or (root.kind == "scalar" and not root.text):
@@ -185,14 +193,13 @@ def _close(source: Source, node: Node, children: list[Node]) -> None:
     if node.kind == "list":
         node.items = children
         return
-    seen: dict[str, Node] = {}
     for key, value in zip(children[::2], children[1::2], strict=True):
         if key.kind != "scalar":
             raise _unsupported(source, "YAML keys that are not plain text", key.start)
-        if key.text in seen:
-            line = source.of(seen[key.text]).line
+        if key.text in node.index:
+            line = source.of(node.pairs[node.index[key.text]][0]).line
             raise DuplicateKey(key=shorten(key.text), line=line, location=source.of(key))
-        seen[key.text] = key
+        node.index[key.text] = len(node.pairs)
         node.pairs.append((key, value))
 
 
