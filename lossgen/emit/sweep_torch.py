@@ -60,6 +60,7 @@ class TorchSweep:
         x = model.plan.stable.vocabulary.x
         later = [m.weight for m in model.plan.moments if m.form is not None or m.level > 1]
         later += [f.base for f in model.forms[1:]]
+        later += [m.body for m in model.maxes if m.level > 1]
         later += [c.expr for c in model.centres]
         if self.with_gradient:
             later += [g.expr for g in model.plan.gradients]
@@ -128,7 +129,8 @@ class TorchSweep:
             write = "" if whole_row else f".scatter_(1, {self._pivot}, 0.0)"
             lines.append(f"{moment.name} = {body}{write}.sum(1, keepdim=True)")
         for k, largest in sweep.maxes:
-            write = f".scatter_(1, {self._pivot}, {_EMPTY})" if model.pivot == "target" else ""
+            leaves_out = model.pivot == "target" or (model.pivot == "argmax" and sweep.level > 1)
+            write = f".scatter_(1, {self._pivot}, {_EMPTY})" if leaves_out else ""
             if largest.below is not None:
                 write += f".scatter_(1, index{largest.below}, {_EMPTY})"
             body = self._fresh(model.named(largest.body))

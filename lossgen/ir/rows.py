@@ -16,6 +16,7 @@ from sympy import Expr, Symbol
 
 from lossgen.ir.evaluate import float32, high_precision
 from lossgen.ir.stages import GradedLoss, Pivot
+from lossgen.ir.statistics import Max
 
 __all__ = [
     "Row",
@@ -101,9 +102,10 @@ def levels(program: GradedLoss) -> range:
     return range(1, 1 + program.last_level)
 
 
-def over(program: GradedLoss, others: list[int], size: int) -> list[int]:
-    """The classes that a maximum runs over."""
-    return others if program.pivot is Pivot.TARGET else list(range(size))
+def over(program: GradedLoss, largest: Max, others: list[int], size: int) -> list[int]:
+    """The classes that a maximum runs over: an arg-max pivot is known after the first sweep."""
+    all_of_them = program.pivot is not Pivot.TARGET and largest.level == 1
+    return list(range(size)) if all_of_them else others
 
 
 # ---------------------------------------------------------------------------- reference
@@ -153,7 +155,7 @@ def rows_mpmath(program: GradedLoss, row: Row) -> tuple[list[Any], list[list[Any
         for entry in (e for e in program.sums if e.level == level):
             env[entry.symbol] = mp.fsum(value(entry.body, tiles[j]) for j in others)
         for largest in (m for m in program.maxes if m.level == level):
-            left = over(program, others, len(row.x))
+            left = over(program, largest, others, len(row.x))
             if largest.below is not None:
                 left = [j for j in left if tiles[j][program.maxes[largest.below].select] == 0]
             values = [value(largest.body, tiles[j]) for j in left]

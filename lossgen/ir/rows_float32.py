@@ -138,12 +138,14 @@ def _maximum(
 ) -> None:
     """The value of a maximum, its index, and where it is among the other classes."""
     largest = program.maxes[k]
-    left = over(program, others, len(row.x))
+    left = over(program, largest, others, len(row.x))
     everywhere = {s: np.array([v], np.float32) for s, v in env.items()}
     values = []
     for j in left:
-        raw = tile_values(program, row, j, np.float32)
-        values.append(float(np.max(float32(largest.body, everywhere | raw))))
+        known = tile_values(program, row, j, np.float32)
+        if left == others:
+            known |= {s: v[others.index(j)] for s, v in tile.items() if np.ndim(v)}
+        values.append(float(np.max(float32(largest.body, everywhere | known))))
     if largest.below is not None:
         taken = int(env[program.maxes[largest.below].index])
         values = [-np.inf if j == taken else v for j, v in zip(left, values, strict=True)]

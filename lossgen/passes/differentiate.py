@@ -13,11 +13,11 @@ The sums this creates are put in normal form together, so that what cancels betw
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sympy import Add, Expr, Integer, Mul, Pow, Symbol, exp, expand
 
-from lossgen.errors import CompileError
+from lossgen.ir.piecewise import eq
 from lossgen.ir.stages import GradedLoss, Gradient, Pivot, SymbolicLoss
 from lossgen.ir.statistics import Centre, Form, Max
 from lossgen.passes.algebra import cancel_fractions, expand_products, tidy
@@ -56,7 +56,7 @@ def differentiate(loss: SymbolicLoss) -> GradedLoss:
         vocabulary=names,
         forms=tuple(built.forms),
         sums=built.without_twins(tuple(built.sums)),
-        maxes=loss.maxes,
+        maxes=tuple(replace(m, body=built.unfreeze(m.body)) for m in loss.maxes),
         twins=loss.twins,
         centres=tuple(c for c in built.centres if {c.symbol, c.lse} & mentioned),
         loss=tidy(built.unfreeze(value), built.forms, constants),
@@ -92,7 +92,7 @@ class _Reverse:
                     self._pull(self.cotangents[entry.symbol], entry.body)
             for largest in maxes:
                 if largest.level == level:
-                    self._pull_max(self.cotangents[largest.symbol], largest.select, largest.body)
+                    self._pull(self.cotangents[largest.symbol], largest.body, largest)
             for centre in self.loss.centres:
                 if centre.softmaxes and centre.level == level:
                     self._pull_lse(centre)
@@ -104,24 +104,42 @@ class _Reverse:
         names = self.loss.vocabulary
         return [(n, *names.streams[n]) for n in names.differentiable]
 
-    def _pull(self, cotangent: Expr, body: Expr) -> None:
-        """Send the cotangent of Σ_{j≠y} body to what the body mentions."""
+    def _pull(self, cotangent: Expr, body: Expr, largest: Max | None = None) -> None:
+        """Send the cotangent of Σ_{j≠y} body, or of its ``largest`` value, to what the body
+        mentions."""
         if cotangent == 0:
             return
+        select = Integer(1) if largest is None else largest.select
         for form in self.loss.forms:
             for symbol, slope in (
                 (form.logp, body.diff(form.logp)),
                 (form.R, body.diff(form.R) * form.R),
             ):
                 if slope != 0:
-                    self.moved[symbol].append((cotangent, slope))
+                    self.moved[symbol].append((cotangent, select * slope))
         for name, symbol, at_y in self._streams():
             slope = self._slope(body, symbol)
-            self.terms[name].append((self.built.unfreeze(cotangent), slope))
+            self.terms[name].append((self.built.unfreeze(cotangent), select * slope))
             coupled = self._slope(body, at_y)
+            if largest is not None and self._over_all(largest):
+                coupled += self._pivot_wins(largest) * slope.xreplace(self.loss.vocabulary.at_y)
             if coupled != 0:
-                self.at_y[name] += cotangent * self.built.sum(coupled)
-        self._pull_statistics(cotangent, body)
+                self.at_y[name] += cotangent * self._total(coupled, largest)
+        self._pull_statistics(cotangent, body, largest)
+
+    def _total(self, body: Expr, largest: Max | None) -> Expr:
+        """Σ_{j≠y} body, or the body at the maximum."""
+        if largest is None:
+            return self.built.sum(body)
+        return self.built.sum(largest.select * body) if self.built.varies(body) else body
+
+    def _over_all(self, largest: Max) -> bool:
+        """Is the pivot among the classes of this maximum?"""
+        return self.loss.pivot is Pivot.ARGMAX and largest.level == 1
+
+    def _pivot_wins(self, largest: Max) -> Expr:
+        """1 where the maximum is at the pivot."""
+        return eq(largest.index, self.loss.vocabulary.index[1])
 
     def _slope(self, body: Expr, symbol: Symbol) -> Expr:
         """dbody/dsymbol, through the centred differences too.  The origin of softmaxes is a
@@ -134,22 +152,14 @@ class _Reverse:
         ]
         return Add(body.diff(symbol), *through)
 
-    def _pull_statistics(self, cotangent: Expr, body: Expr) -> None:
+    def _pull_statistics(self, cotangent: Expr, body: Expr, largest: Max | None) -> None:
         inside = [c for c in self.loss.centres if c.symbol in body.free_symbols]
         mentioned = body.free_symbols.union(*((c.factor * c.expr).free_symbols for c in inside))
         statistics = self.built.statistics() & mentioned
         for symbol in sorted(statistics & set(self.cotangents), key=str):
             slope = self._slope(body, symbol)
             if slope != 0:
-                self.cotangents[symbol] += cotangent * self.built.sum(slope)
-
-    def _pull_max(self, cotangent: Expr, select: Symbol, body: Expr) -> None:
-        for name, symbol, at_y in self._streams():
-            self.terms[name].append((self.built.unfreeze(cotangent), select * body.diff(symbol)))
-            coupled = body.diff(at_y)
-            if self.built.varies(coupled):
-                raise CompileError("max over classes of a product of x[y] and a class vector")
-            self.at_y[name] += cotangent * coupled
+                self.cotangents[symbol] += cotangent * self._total(slope, largest)
 
     def _pull_largest(self, form: Form) -> None:
         """top = L - scale·max of the base."""

@@ -309,7 +309,7 @@ class _Pairs:
         outer, inner = self._monotone(value)
         first = self.built.maximum(inner.o)
         second = self.built.maximum(inner.o, self.built.maxes.index(first))
-        if others or self.built.pivot is not Pivot.TARGET:
+        if others or not self.built.leaves_out_pivot(inner.o):
             return outer(second)
         at_y = self.built.vocabulary.index[1]
         behind = where(_beats(inner.y, at_y, second), value.y, outer(second))
@@ -322,7 +322,7 @@ class _Pairs:
         target = self.built.pivot is Pivot.TARGET
         owner = next((f.index for f in self.built.forms if f.base == inner.o and target), None)
         entry = self.built.maximum(inner.o, form=owner)
-        if others or self.built.pivot is not Pivot.TARGET:
+        if others or not self.built.leaves_out_pivot(inner.o):
             return outer(entry), entry.index
         at_y = self.built.vocabulary.index[1]
         wins = _beats(inner.y, at_y, entry)

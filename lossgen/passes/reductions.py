@@ -176,11 +176,19 @@ class Reductions:
         self.centres.append(Centre(symbol, pairs, factor, softmaxes, weight, level))
         return self.centres[-1]
 
+    def leaves_out_pivot(self, body: Expr) -> bool:
+        """Does a reduction of ``body`` run over j ≠ y? An arg-max pivot is known after the first
+        sweep."""
+        return self.pivot is Pivot.TARGET or (self.pivot is Pivot.ARGMAX and self.level(body) > 0)
+
     def maximum(self, body: Expr, below: int | None = None, form: int | None = None) -> Max:
         """The largest of ``body``, or of what statistic ``below`` leaves."""
-        for entry in self.maxes:
-            if (entry.body, entry.below, entry.form) == (body, below, form):
-                return entry
+        for k, entry in enumerate(self.maxes):
+            if (entry.body, entry.below) == (body, below):
+                # one statistic, however it is written: max(x), and max(p) of the same x
+                if entry.form is None:
+                    self.maxes[k] = replace(entry, form=form)
+                return self.maxes[k]
         k = len(self.maxes)
         entry = Max(
             Symbol(f"max{k}", real=True),

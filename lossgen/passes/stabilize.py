@@ -10,7 +10,7 @@ from dataclasses import replace
 from sympy import sympify
 
 from lossgen.ir.stages import GradedLoss, Gradient, StableLoss
-from lossgen.ir.statistics import Form, Sum
+from lossgen.ir.statistics import Form, Max, Sum
 from lossgen.passes.divergences import with_divergences
 from lossgen.passes.rules import Rewriter
 
@@ -41,7 +41,7 @@ def _stable(graded: GradedLoss, before: GradedLoss, dearer: StableLoss | None) -
         vocabulary=names,
         forms=tuple(_stable_form(f, rewriter) for f in graded.forms),
         sums=tuple(_stable_sum(e, rewriter) for e in graded.sums),
-        maxes=graded.maxes,
+        maxes=tuple(_stable_max(e, rewriter) for e in graded.maxes),
         twins=graded.twins,
         centres=graded.centres,
         loss=rewriter(graded.loss),
@@ -49,7 +49,10 @@ def _stable(graded: GradedLoss, before: GradedLoss, dearer: StableLoss | None) -
         gradients=tuple(
             Gradient(
                 g.stream,
-                tuple((rewriter(c), rewriter.class_level(b)) for c, b in g.terms),
+                tuple(
+                    (rewriter(c), rewriter.class_level(b).xreplace(rewriter.final))
+                    for c, b in g.terms
+                ),
                 rewriter(g.at_y),
             )
             for g in graded.gradients
@@ -81,3 +84,10 @@ def _stable_sum(entry: Sum, rewriter: Rewriter) -> Sum:
         return entry
     body = rewriter.class_level(entry.body).xreplace(rewriter.final)
     return replace(entry, body=body, weight=body)
+
+
+def _stable_max(entry: Max, rewriter: Rewriter) -> Max:
+    """As of a sum: what a later sweep compares is evaluated as it stands."""
+    if entry.level == 1:
+        return entry
+    return replace(entry, body=rewriter.class_level(entry.body).xreplace(rewriter.final))
