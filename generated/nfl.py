@@ -44,16 +44,16 @@ __all__ = ["LinearNFLLoss", "NFLLoss", "linear_nfl_loss", "nfl_loss"]
 #       exp(-gamma*softplus(-z0))*softplus(z0))
 #   c2       = -gamma*exp(-gamma*softplus(-z0))*softplus(z0)/(T0 -
 #       exp(-gamma*softplus(-z0))*softplus(z0))**2
-#   dloss/dx = R0*c1 + c0*(-expm1(logp0))**gamma -
-#       c2*(-expm1(logp0))**gamma*exp(logp0)*recipexpm1x(logp0)
+#   dloss/dx = R0*c1 + c0*(-expm1(logp0))**gamma + c2*logp0*exp(logp0)*where(eq(gamma, 0), 0,
+#       (-expm1(logp0))**(gamma - 1))
 #   dloss/dx_y = (T0*gamma*sigmoid(-z0)*softplus(z0) + T0*sigmoid(z0) -
 #       T1*sigmoid(-z0)*softplus(z0))*exp(-gamma*softplus(-z0))/(T0**2 -
 #       2*T0*exp(-gamma*softplus(-z0))*softplus(z0) + exp(-2*gamma*softplus(-z0))*softplus(z0)**2)
 #   with l0_j = x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 = exp(l0_j
 #       - logsumexp_(j != y) l0_j)
 #   T0 = sum_(j != y) logp0*(-expm1(logp0))**gamma
-#   T1 = sum_(j != y) gamma*(-expm1(logp0))**gamma*exp(logp0)*recipexpm1x(logp0) +
-#       (-expm1(logp0))**gamma
+#   T1 = sum_(j != y) -gamma*logp0*exp(logp0)*where(eq(gamma, 0), 0, (-expm1(logp0))**(gamma - 1))
+#       + (-expm1(logp0))**gamma
 # ======================================================================================
 
 
@@ -115,9 +115,10 @@ def _lift_2(cols, inside, y, x, x_y, gamma, m0, pinv0, lam0):
     logp0 = tl.maximum(t0, -1.0e18) - lam0
     e0 = tl.exp(t0)
     p0 = e0 * pinv0
-    w0 = dl.power(-dl.expm1(logp0), gamma)
-    v0 = w0 * logp0
-    v1 = w0 * gamma * p0 * dl.recipexpm1x(logp0) + w0
+    w0 = -dl.expm1(logp0)
+    w1 = dl.power(w0, gamma)
+    v0 = w1 * logp0
+    v1 = w1 - gamma * logp0 * p0 * dl.where(dl.eq(gamma, 0.0), 0.0, dl.power(w0, gamma - 1.0))
     b0 = dl.row_sum(tl.where(valid, v0, 0.0))
     b1 = dl.row_sum(tl.where(valid, v1, 0.0))
     return b0, b1
@@ -209,8 +210,12 @@ def _gradient(cols, y, x, x_y, gamma, c0, c1, c2, grad_x_y, m0, pinv0, rinv0, la
     e0 = tl.exp(t0)
     p0 = e0 * pinv0
     r0 = e0 * rinv0
-    w0 = dl.power(-dl.expm1(logp0), gamma)
-    grad_x = c0 * w0 + c1 * r0 - c2 * w0 * p0 * dl.recipexpm1x(logp0)
+    w0 = -dl.expm1(logp0)
+    grad_x = (
+        c0 * dl.power(w0, gamma)
+        + c1 * r0
+        + c2 * logp0 * p0 * dl.where(dl.eq(gamma, 0.0), 0.0, dl.power(w0, gamma - 1.0))
+    )
     grad_x = tl.where(cols == y, grad_x_y, grad_x)
     return (grad_x,)
 
@@ -1055,9 +1060,10 @@ def _torch_forward(x, y, gamma):
     pinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0))
     logp0 = t0.clamp_min(-1.0e18) - lam0
     p0 = e0 * pinv0
-    w0 = el.power(-el.expm1(logp0), gamma)
-    v0 = w0 * logp0
-    v1 = w0 * gamma * p0 * el.recipexpm1x(logp0) + w0
+    w0 = -el.expm1(logp0)
+    w1 = el.power(w0, gamma)
+    v0 = w1 * logp0
+    v1 = w1 - gamma * logp0 * p0 * el.where(el.eq(gamma, 0.0), 0.0, el.power(w0, gamma - 1.0))
     b0 = (v0 + torch.zeros_like(x)).scatter_(1, y, 0.0).sum(1, keepdim=True)
     b1 = (v1 + torch.zeros_like(x)).scatter_(1, y, 0.0).sum(1, keepdim=True)
     la0 = el.log(a0)
@@ -1119,8 +1125,12 @@ def _torch_backward(x, y, gamma, saved, g):
     e0 = t0.exp_()
     p0 = e0 * pinv0
     r0 = e0 * rinv0
-    w0 = el.power(-el.expm1(logp0), gamma)
-    grad_x = c0 * w0 + c1 * r0 - c2 * w0 * p0 * el.recipexpm1x(logp0)
+    w0 = -el.expm1(logp0)
+    grad_x = (
+        c0 * el.power(w0, gamma)
+        + c1 * r0
+        + c2 * logp0 * p0 * el.where(el.eq(gamma, 0.0), 0.0, el.power(w0, gamma - 1.0))
+    )
     grad_x = grad_x.scatter(1, y, grad_x_y + torch.zeros_like(x_y))
     grad_x = grad_x.mul_(g)
     return (grad_x,)
@@ -1142,9 +1152,10 @@ def _torch_fused(x, y, gamma, g):
     pinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0))
     logp0 = t0.clamp_min(-1.0e18) - lam0
     p0 = e0 * pinv0
-    w0 = el.power(-el.expm1(logp0), gamma)
-    v0 = w0 * logp0
-    v1 = w0 * gamma * p0 * el.recipexpm1x(logp0) + w0
+    w0 = -el.expm1(logp0)
+    w1 = el.power(w0, gamma)
+    v0 = w1 * logp0
+    v1 = w1 - gamma * logp0 * p0 * el.where(el.eq(gamma, 0.0), 0.0, el.power(w0, gamma - 1.0))
     b0 = (v0 + torch.zeros_like(x)).scatter_(1, y, 0.0).sum(1, keepdim=True)
     b1 = (v1 + torch.zeros_like(x)).scatter_(1, y, 0.0).sum(1, keepdim=True)
     la0 = el.log(a0)
@@ -1189,8 +1200,12 @@ def _torch_fused(x, y, gamma, g):
     pinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0))
     rinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-la0))
     r0 = e0 * rinv0
-    w0 = el.power(-el.expm1(logp0), gamma)
-    grad_x = c0 * w0 + c1 * r0 - c2 * w0 * p0 * el.recipexpm1x(logp0)
+    w0 = -el.expm1(logp0)
+    grad_x = (
+        c0 * el.power(w0, gamma)
+        + c1 * r0
+        + c2 * logp0 * p0 * el.where(el.eq(gamma, 0.0), 0.0, el.power(w0, gamma - 1.0))
+    )
     grad_x = grad_x.scatter(1, y, grad_x_y + torch.zeros_like(x_y))
     grad_x = grad_x.mul_(g)
     return loss, (grad_x,)
@@ -1212,16 +1227,16 @@ _C_SOURCE = r"""#include "row.h"
          exp(-gamma*softplus(-z0))*softplus(z0))
      c2       = -gamma*exp(-gamma*softplus(-z0))*softplus(z0)/(T0 -
          exp(-gamma*softplus(-z0))*softplus(z0))**2
-     dloss/dx = R0*c1 + c0*(-expm1(logp0))**gamma -
-         c2*(-expm1(logp0))**gamma*exp(logp0)*recipexpm1x(logp0)
+     dloss/dx = R0*c1 + c0*(-expm1(logp0))**gamma + c2*logp0*exp(logp0)*where(eq(gamma, 0), 0,
+         (-expm1(logp0))**(gamma - 1))
      dloss/dx_y = (T0*gamma*sigmoid(-z0)*softplus(z0) + T0*sigmoid(z0) -
          T1*sigmoid(-z0)*softplus(z0))*exp(-gamma*softplus(-z0))/(T0**2 -
          2*T0*exp(-gamma*softplus(-z0))*softplus(z0) + exp(-2*gamma*softplus(-z0))*softplus(z0)**2)
      with l0_j = x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 = exp(l0_j
          - logsumexp_(j != y) l0_j)
      T0 = sum_(j != y) logp0*(-expm1(logp0))**gamma
-     T1 = sum_(j != y) gamma*(-expm1(logp0))**gamma*exp(logp0)*recipexpm1x(logp0) +
-         (-expm1(logp0))**gamma */
+     T1 = sum_(j != y) -gamma*logp0*exp(logp0)*where(eq(gamma, 0), 0, (-expm1(logp0))**(gamma - 1))
+         + (-expm1(logp0))**gamma */
 
 static inline __attribute__((always_inline)) void lift_1_class(const int cols, const real *x_ptr,
     const int y, real *reduced0) {
@@ -1320,7 +1335,8 @@ static void lift_2(const real *x_ptr, const int n_classes, real *kept0_ptr, cons
 
 static inline __attribute__((always_inline)) void lift_2_1_class(const int cols, const real *x_ptr,
     const real *kept0_ptr, real *kept1_ptr, real *kept2_ptr, const int late, const real gamma, const
-    real lam0, const real m0, const real pinv0, const int y, real *reduced0, real *reduced1) {
+    real lam0, const real m0, const real pinv0, const real same0, const real same1, const int y,
+    real *reduced0, real *reduced1) {
     const real x = x_ptr[cols];
     const real kept0 = kept0_ptr[cols];
     const int valid = cols != y;
@@ -1328,11 +1344,12 @@ static inline __attribute__((always_inline)) void lift_2_1_class(const int cols,
     const real logp0 = f_maximum(t0, -R(1e+18)) - lam0;
     const real e0 = kept0;
     const real p0 = e0 * pinv0;
-    const real kept1 = f_power(-f_expm1(logp0), gamma);
-    const real w0 = kept1;
-    const real v0 = w0 * logp0;
-    const real kept2 = f_recipexpm1x(logp0);
-    const real v1 = w0 * gamma * p0 * kept2 + w0;
+    const real w0 = -f_expm1(logp0);
+    const real kept2 = f_power(w0, gamma);
+    const real w1 = kept2;
+    const real v0 = w1 * logp0;
+    const real kept1 = f_power(w0, same1);
+    const real v1 = w1 - gamma * logp0 * p0 * (same0 ? R(0.0) : kept1);
     if (late) kept1_ptr[cols] = kept1;
     if (late) kept2_ptr[cols] = kept2;
     *reduced0 = (valid ? v0 : R(0.0));
@@ -1341,7 +1358,8 @@ static inline __attribute__((always_inline)) void lift_2_1_class(const int cols,
 
 static inline __attribute__((always_inline)) void lift_2_1(const real *x_ptr, const int n_classes,
     const real *kept0_ptr, real *kept1_ptr, real *kept2_ptr, const int late, const real gamma, const
-    real lam0, const real m0, const real pinv0, const int y, double *out) {
+    real lam0, const real m0, const real pinv0, const real same0, const real same1, const int y,
+    double *out) {
     double reduced0_row[PARTS];
     double reduced1_row[PARTS];
     for (int part = 0; part < PARTS; ++part) {
@@ -1361,14 +1379,14 @@ static inline __attribute__((always_inline)) void lift_2_1(const real *x_ptr, co
 #pragma GCC ivdep
             for (int lane = 0; lane < LANES; ++lane) {
                 lift_2_1_class(cols + lane, x_ptr, kept0_ptr, kept1_ptr, kept2_ptr, late, gamma,
-                    lam0, m0, pinv0, y, &reduced0_class, &reduced1_class);
+                    lam0, m0, pinv0, same0, same1, y, &reduced0_class, &reduced1_class);
                 reduced0[lane] = reduced0[lane] + reduced0_class;
                 reduced1[lane] = reduced1[lane] + reduced1_class;
             }
         }
         for (; cols < stop; ++cols) {
             lift_2_1_class(cols, x_ptr, kept0_ptr, kept1_ptr, kept2_ptr, late, gamma, lam0, m0,
-                pinv0, y, &reduced0_class, &reduced1_class);
+                pinv0, same0, same1, y, &reduced0_class, &reduced1_class);
             reduced0[0] = reduced0[0] + reduced0_class;
             reduced1[0] = reduced1[0] + reduced1_class;
         }
@@ -1390,7 +1408,8 @@ static inline __attribute__((always_inline)) void lift_2_1(const real *x_ptr, co
 
 static inline __attribute__((always_inline)) void gradient(const real *x_ptr, const int n_classes,
     const real c0, const real c1, const real c2, const real gamma, const real lam0, const real m0,
-    const real pinv0, const real rinv0, const real g, real *grad_x_ptr, const int want) {
+    const real pinv0, const real rinv0, const real same0, const real same1, const real g, real
+    *grad_x_ptr, const int want) {
 #pragma GCC ivdep
     for (int cols = 0; cols < n_classes; ++cols) {
         const real x = x_ptr[cols];
@@ -1399,26 +1418,29 @@ static inline __attribute__((always_inline)) void gradient(const real *x_ptr, co
         const real e0 = f_exp_below(t0);
         const real p0 = e0 * pinv0;
         const real r0 = e0 * rinv0;
-        const real w0 = f_power(-f_expm1(logp0), gamma);
-        const real grad_x = c0 * w0 + c1 * r0 - c2 * w0 * p0 * f_recipexpm1x(logp0);
+        const real w0 = -f_expm1(logp0);
+        const real grad_x = c0 * f_power(w0, gamma) + c1 * r0 + c2 * logp0 * p0 * (same0 ? R(0.0) :
+            f_power(w0, same1));
         if (want & 1) grad_x_ptr[cols] = grad_x * g;
     }
 }
 
 static inline __attribute__((always_inline)) void gradient_kept(const real *x_ptr, const int
     n_classes, const real *kept0_ptr, const real *kept1_ptr, const real *kept2_ptr, const real c0,
-    const real c1, const real c2, const real pinv0, const real rinv0, const real g, real
-    *grad_x_ptr, const int want) {
+    const real c1, const real c2, const real lam0, const real m0, const real pinv0, const real
+    rinv0, const real same0, const real g, real *grad_x_ptr, const int want) {
 #pragma GCC ivdep
     for (int cols = 0; cols < n_classes; ++cols) {
+        const real x = x_ptr[cols];
         const real kept0 = kept0_ptr[cols];
         const real kept1 = kept1_ptr[cols];
         const real kept2 = kept2_ptr[cols];
+        const real t0 = x - m0;
+        const real logp0 = f_maximum(t0, -R(1e+18)) - lam0;
         const real e0 = kept0;
         const real p0 = e0 * pinv0;
         const real r0 = e0 * rinv0;
-        const real w0 = kept1;
-        const real grad_x = c0 * w0 + c1 * r0 - c2 * w0 * p0 * kept2;
+        const real grad_x = c0 * kept2 + c1 * r0 + c2 * logp0 * p0 * (same0 ? R(0.0) : kept1);
         if (want & 1) grad_x_ptr[cols] = grad_x * g;
     }
 }
@@ -1465,9 +1487,11 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             lam0 = (z0 > 0.0 ? la0 + f_softplus(-z0) : f_softplus(z0) - (m0 - ly0));
             pinv0 = (la0 == -INFINITY ? 0.0 : f_exp(-lam0));
             {
+                const double same0 = f_eq(gamma, 0.0);
+                const double same1 = gamma - 1.0;
                 double out[2];
                 lift_2_1(x_ptr, n_classes, kept + 0 * padded, kept + 1 * padded, kept + 2 * padded,
-                    mode == FUSED, gamma, lam0, m0, pinv0, y, out);
+                    mode == FUSED, gamma, lam0, m0, pinv0, same0, same1, y, out);
                 const double reduced0 = out[0];
                 const double reduced1 = out[1];
                 b0 = reduced0;
@@ -1528,13 +1552,16 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         pinv0 = (la0 == -INFINITY ? 0.0 : f_exp(-lam0));
         double rinv0 = (la0 == -INFINITY ? 0.0 : f_exp(-la0));
         {
+            const double same0 = f_eq(gamma, 0.0);
+            const double same1 = gamma - 1.0;
             const int want = (grad_x_ptr ? 1 : 0);
             if (mode == FUSED) {
                 if (want == 1) gradient_kept(x_ptr, n_classes, kept + 0 * padded, kept + 1 * padded,
-                    kept + 2 * padded, c0, c1, c2, pinv0, rinv0, (real)g, grad_x_ptr, 1);
+                    kept + 2 * padded, c0, c1, c2, lam0, m0, pinv0, rinv0, same0, (real)g,
+                    grad_x_ptr, 1);
             } else {
                 if (want == 1) gradient(x_ptr, n_classes, c0, c1, c2, gamma, lam0, m0, pinv0, rinv0,
-                    (real)g, grad_x_ptr, 1);
+                    same0, same1, (real)g, grad_x_ptr, 1);
             }
         }
         if (grad_x_ptr) grad_x_ptr[y] = (real)(grad_x_y * g);
@@ -1599,7 +1626,7 @@ LOSS = rt.RowLoss(
                 weight=_tiled_weight_kernel,
                 rows=None,
                 sparse=(False,),
-                work=24,
+                work=33,
             ),
         ),
     ),

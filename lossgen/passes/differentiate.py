@@ -21,6 +21,7 @@ from lossgen.ir.piecewise import eq
 from lossgen.ir.stages import GradedLoss, Gradient, Pivot, SymbolicLoss
 from lossgen.ir.statistics import Centre, Form, Max
 from lossgen.passes.algebra import cancel_fractions, expand_products, tidy
+from lossgen.passes.powers import whole_at_zero
 from lossgen.passes.reductions import Reductions
 from lossgen.passes.separate import raw_sums
 
@@ -49,7 +50,7 @@ def differentiate(loss: SymbolicLoss) -> GradedLoss:
     rows = (value, *results, *(e for g in gradients for t in g.terms for e in (*t, g.at_y)))
     mentioned = {s for e in rows for s in built.unfreeze(e).free_symbols}
     mentioned |= {s for e in built.sums for s in e.body.free_symbols}
-    return GradedLoss(
+    graded = GradedLoss(
         spec=loss.spec,
         uses=loss.uses,
         pivot=loss.pivot,
@@ -63,6 +64,7 @@ def differentiate(loss: SymbolicLoss) -> GradedLoss:
         outputs=tuple((n, v) for (n, _), v in zip(loss.outputs, results, strict=True)),
         gradients=tuple(gradients),
     )
+    return whole_at_zero(graded, {s.symbol for s in loss.sums})
 
 
 @dataclass

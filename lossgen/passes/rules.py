@@ -15,7 +15,7 @@ Every rule is one row of ``RULES``, tried on each node from the root down, in or
     power_difference    A^e - B^e              →  -A^e · e · expm1div(log(B/A), e)
                         B^a - B^b              →  B^b · (a-b) · expm1div(log B, a-b)
                         1 - A^a·B^b            →  -expm1(a·log A + b·log B)
-    bounded_quotient    P / softplus(-z)       →  sigrel(-z)
+    bounded_quotient    P / softplus(-z)       →  sigrel(-z)      beside a power of softplus(-z) too
     one_exponential     P^a · Q^b · e^c        →  exp(c - a·s - b·r), integer units as sigmoids
 
 with  expm1div(v, e) = (exp(e·v) - 1)/e.  Mixtures of two probabilities, and whatever stands
@@ -296,7 +296,8 @@ def _bounded_quotient(expr: Expr, rw: Rewriter) -> Expr | None:
             (form.P, form.r, -form.z),
             (form.Q, form.s, form.z),
         ):
-            if powers.get(half, 0) == 1 and powers.get(logarithm, 0) == -1:
+            divides = powers.get(logarithm, 0) == -1 or 1 / logarithm in expr.args  # s^k / s
+            if powers.get(half, 0) == 1 and divides:
                 rest = expr / half * logarithm
                 return rw.rewrite(rest) * _f["sigrel"](argument)
     return None

@@ -99,8 +99,7 @@ def log(a):
     return tl.log(a)
 
 
-exp = exp_accurate
-log_accurate = log
+exp, log_accurate = exp_accurate, log
 
 
 @jit
@@ -111,9 +110,10 @@ def sqrt(a):
 
 @jit
 def power(a, b):
-    """a^b for a >= 0 as e^(b log a); 0.8 ulp."""
-    y = exp_accurate(b * tl.log(a))
-    return tl.where(b == 0.0, 1.0, tl.where(a == 1.0, 1.0, y))
+    """a^b as e^(b log |a|), of a < 0 for a whole b only; 0.8 ulp."""
+    y = exp_accurate(b * tl.log(tl.abs(a)))
+    sign = tl.where(tl.floor(b) == b, 1.0 - 2.0 * (b - 2.0 * tl.floor(0.5 * b)), float("nan"))
+    return tl.where(b == 0.0, 1.0, tl.where(a == 1.0, 1.0, tl.where(a < 0.0, sign * y, y)))
 
 
 @jit

@@ -1,0 +1,78 @@
+"""Powers whose exponent is a parameter, at base 0: finite where the formula is, as in torch."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+import triton
+import triton.language as tl
+
+import lossgen
+from lossgen.runtime import device
+from lossgen.spec.load import load_text
+from lossgen.verify.reference import Arguments
+from lossgen.verify.runner import Runner, gradients
+
+SPEC = """name: powers
+title: T
+reference: R
+accuracy: {{ulp: 10000, reason: test}}
+parameters:
+  k: {{default: 2, domain: "[0, 4]", doc: d}}
+transform: '{formula}'
+"""
+#: confident in y and in another class, all tied, zeros on the edge of the relu, far apart
+ROWS = [
+    ((30.0, -1.0, 2.0, 0.5), 0),
+    ((9.0, 0.0, -3.0, 1.0), 2),
+    ((1.0, 1.0, 1.0, 1.0), 1),
+    ((0.0, 0.0, 1.0, 0.0), 1),
+    ((200.0, 0.0, 0.0, 1.0), 0),
+]
+EXPONENTS = (2.0, 1.0, 0.0, 3.0, 0.5)
+
+
+@pytest.mark.parametrize(
+    "formula",
+    [
+        # k·relu^k/relu was 0/0 on every confident row; s^k/s where s underflows
+        "sum(relu(1 + x - x[y])**k) + relu(logsumexp(x, over=others) - x[y])**k + (-logp[y])**k",
+        # 0/0 on ties; the last is a fixed exponent below 1
+        "norm(x - x[y])**k + max(relu(x - 1))**k + k*sum(relu(x - x[y])**0.3)",
+    ],
+)
+def test_powers_at_zero(formula: str, tmp_path: Path) -> None:
+    path = tmp_path / "powers.yaml"
+    path.write_text(text := SPEC.format(formula=formula))
+    spec, module = load_text(text), lossgen.load(path)
+    x = torch.tensor([row for row, _ in ROWS])
+    y = torch.tensor([label for _, label in ROWS])
+    for k in EXPONENTS:
+        exact, slopes = gradients(spec, Arguments(x.double(), y, {"k": k}, {}))
+        for backend in ("c", "torch", "triton"):
+            loss, grads = Runner(module, spec, backend).slopes(x, y, {"k": k})
+            what = f"k = {k:g} on {backend}"
+            torch.testing.assert_close(loss.double(), exact, rtol=1e-4, atol=1e-6, equal_nan=True)
+            # torch has NaN where a square root or a relu meets an infinite slope: 0 is better
+            known = slopes["logits"].isfinite()
+            found = grads["logits"].double()
+            torch.testing.assert_close(found[known], slopes["logits"][known], rtol=1e-4, atol=1e-5)
+            if k >= 1:
+                assert bool(found.isfinite().all()), what
+
+
+@triton.jit
+def _power(a, b, out, N: tl.constexpr):  # type: ignore[no-untyped-def]
+    cols = tl.arange(0, N)
+    tl.store(out + cols, device.power(tl.load(a + cols), tl.load(b + cols)))
+
+
+def test_triton_has_the_sign_of_whole_powers() -> None:
+    a = torch.tensor([-2.0, -2.0, -2.0, -0.0, 0.0, 0.0, 0.0, 1.0])
+    b = torch.tensor([3.0, 2.0, 0.5, 2.0, 0.0, -0.5, 0.5, math.inf])
+    out = torch.empty(8)
+    _power[(1,)](a, b, out, 8)
+    torch.testing.assert_close(out, torch.pow(a, b), equal_nan=True)
