@@ -85,6 +85,11 @@ def _lines(spec: LossSpec, linear: list[str] | None) -> Iterator[str]:
     yield '    backend: "auto" (Triton on CUDA, C on CPU), "triton", "c" or "torch".'
     if linear is None and not spec.outputs:
         yield "    inplace_grad: let the gradient overwrite ``logits``."
+    if linear is None:
+        yield (
+            "    class_dim: the axis of the classes in logits and class inputs, 1 for torch's "
+            "[N, C, H, W]. None: the last, refused where the shapes fit axis 1 as well."
+        )
     yield from ("", "Returns:")
     if spec.outputs:
         names = ", ".join(o.name for o in spec.outputs)

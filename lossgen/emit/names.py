@@ -128,6 +128,7 @@ _RESERVED = _C | {
     "reduction",
     "backend",
     "inplace_grad",
+    "class_dim",
     "hidden",
     "linear_weight",
     "linear_bias",

@@ -33,6 +33,7 @@ _IGNORE = Argument("ignore_index", "int", "-100")
 _REDUCTION = Argument("reduction", "str", '"mean"')
 _BACKEND = Argument("backend", "str", '"auto"')
 _INPLACE = Argument("inplace_grad", "bool", "False")
+_CLASS_DIM = Argument("class_dim", "int | None", "None")
 
 
 class FunctionView:
@@ -61,6 +62,7 @@ class FunctionView:
         common = [_IGNORE] if spec.has_target else []
         common += [_BACKEND] if spec.outputs else [_REDUCTION, _BACKEND]
         common += [] if linear or spec.outputs else [_INPLACE]
+        common += [] if linear else [_CLASS_DIM]
         #: options that a module keeps, and what its forward takes by name
         self.kept = [*declared, *vocab, *self.scaling, *common]
         self.given = [*rows, *([_BIAS] if linear else [])]

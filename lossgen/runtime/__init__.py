@@ -4,12 +4,14 @@ from lossgen.runtime.arguments import Input, Parameter, Tiled, Variant
 from lossgen.runtime.linear import Arguments, linear_loss, linear_rows
 from lossgen.runtime.linear_arguments import Factors, LinearOptions
 from lossgen.runtime.loss import RowLoss
+from lossgen.runtime.module import LossModule
 
 __all__ = [
     "Arguments",
     "Factors",
     "Input",
     "LinearOptions",
+    "LossModule",
     "Parameter",
     "RowLoss",
     "Tiled",

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from lossgen.runtime.layout import lead_of
+from lossgen.runtime.layout import shape_text as _shape
 
 __all__ = [
     "Input",
@@ -17,9 +21,10 @@ __all__ = [
     "Variant",
     "check_call",
     "check_input_values",
-    "check_parameters",
     "check_stream_range",
     "check_target_range",
+    "integer",
+    "numbers",
 ]
 
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -132,25 +137,46 @@ class Variant:
     tiled: Tiled | None = None
 
 
-def check_parameters(loss: str, declared: Sequence[Parameter], values: Sequence[Any]) -> None:
-    """Raises TypeError, ValueError."""
-    for parameter, value in zip(declared, values, strict=True):
+def numbers(loss: str, declared: Sequence[Parameter], values: Sequence[Any]) -> list[Any]:
+    """The values of the parameters, in which None is the value that turns a parameter off.
+
+    Raises TypeError, ValueError.
+    """
+    found: list[Any] = []
+    for parameter, given in zip(declared, values, strict=True):
+        value: Any = parameter.off if given is None else given
         if isinstance(value, (Tensor, bool)) or not _is_number(value):
             raise TypeError(
                 f"{loss}: {parameter.name} must be a number, not {type(value).__name__}"
             )
+        if not isinstance(value, (int, float, torch.SymInt, torch.SymFloat)):
+            value = float(value)  # of numpy, a fraction, a decimal
         if not parameter.domain.contains(value):
             raise ValueError(
                 f"{loss}: {parameter.name} = {value:g} is outside its domain {parameter.domain}"
             )
         if parameter.integer and value != int(value):
             raise ValueError(f"{loss}: {parameter.name} = {value:g} must be a whole number")
+        found.append(value)
+    return found
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float, torch.SymInt, torch.SymFloat)) or (
         hasattr(value, "__float__") and not hasattr(value, "__len__")
     )
+
+
+def integer(loss: str, name: str, value: Any) -> Any:
+    """An int of Python, numpy or a tracer. Raises TypeError."""
+    if isinstance(value, torch.SymInt):
+        return value
+    if not isinstance(value, (bool, Tensor)):
+        try:
+            return operator.index(value)
+        except TypeError:
+            pass
+    raise TypeError(f"{loss}: {name} must be an integer, not {type(value).__name__}")
 
 
 def check_call(
@@ -160,12 +186,14 @@ def check_call(
     inputs: Sequence[tuple[Input, Any]],
     has_target: bool,
     min_classes: int,
-    ignore_index: Any,
     reduction: Any,
     backend: Any,
     inplace_grad: bool,
+    axis: int,
+    hint: bool,
 ) -> None:
-    """Shapes, dtypes, devices and options. Raises TypeError, ValueError."""
+    """Shapes, dtypes, devices and options, of classes on ``axis``; ``hint``: at class_dim, where
+    another axis fits. Raises TypeError, ValueError."""
     if not isinstance(logits, Tensor):
         raise TypeError(f"{loss}: logits must be a tensor, not {type(logits).__name__}")
     if logits.dtype not in _FLOATS:
@@ -174,41 +202,42 @@ def check_call(
         )
     if logits.dim() == 0:
         raise ValueError(f"{loss}: logits must have a class axis, but they have no axes")
-    if logits.shape[-1] < min_classes:
+    classes, lead = logits.shape[axis], lead_of(logits.shape, axis)
+    if classes < min_classes:
         raise ValueError(
-            f"{loss}: logits have {logits.shape[-1]} classes; at least {min_classes} are needed"
+            f"{loss}: logits have {classes} classes; at least {min_classes} are needed"
         )
     if has_target:
-        _check_target(loss, logits, target, ignore_index)
+        _check_target(loss, logits, target, lead, hint)
     if reduction not in REDUCTIONS:
         raise ValueError(f"{loss}: reduction must be one of {_list(REDUCTIONS)}, not {reduction!r}")
     if backend not in BACKENDS:
         raise ValueError(f"{loss}: backend must be one of {_list(BACKENDS)}, not {backend!r}")
     for declared, value in inputs:
-        _check_input(loss, logits, declared, value)
+        _check_input(loss, logits, lead, classes, declared, value)
     if inplace_grad and logits.requires_grad and logits.is_leaf:
         raise ValueError(f"{loss}: inplace_grad would overwrite logits that are a leaf of autograd")
 
 
-def _check_target(loss: str, logits: Tensor, target: Any, ignore_index: Any) -> None:
+def _check_target(loss: str, logits: Tensor, target: Any, lead: torch.Size, hint: bool) -> None:
     if not isinstance(target, Tensor):
         raise TypeError(f"{loss}: target must be a tensor, not {type(target).__name__}")
     if target.dtype.is_floating_point or target.dtype.is_complex or target.dtype is torch.bool:
         raise TypeError(f"{loss}: target must have an integer dtype, not {_name(target)}")
-    if target.shape != logits.shape[:-1]:
+    if target.shape != lead:
+        torchs = hint and logits.dim() > 2 and target.shape == lead_of(logits.shape, 1)
+        remedy = "; if axis 1 holds the classes, as in torch, pass class_dim=1" if torchs else ""
         raise ValueError(
             f"{loss}: target has shape {_shape(target.shape)}, but logits of shape "
-            f"{_shape(logits.shape)} need {_shape(logits.shape[:-1])}"
+            f"{_shape(logits.shape)} need {_shape(lead)}{remedy}"
         )
     if target.device != logits.device:
         raise ValueError(f"{loss}: target is on {target.device}, but logits are on {logits.device}")
-    if isinstance(ignore_index, bool) or not isinstance(ignore_index, (int, torch.SymInt)):
-        raise TypeError(
-            f"{loss}: ignore_index must be an integer, not {type(ignore_index).__name__}"
-        )
 
 
-def _check_input(loss: str, logits: Tensor, declared: Input, value: Any) -> None:
+def _check_input(
+    loss: str, logits: Tensor, lead: torch.Size, classes: int, declared: Input, value: Any
+) -> None:
     name = declared.name
     if value is None:
         if declared.off is None:
@@ -219,7 +248,7 @@ def _check_input(loss: str, logits: Tensor, declared: Input, value: Any) -> None
     if declared.kind == "class":
         _check_stream(loss, logits, declared, value)
         return
-    shape = logits.shape[-1:] if declared.kind == "vocab" else logits.shape[:-1]
+    shape = torch.Size([classes]) if declared.kind == "vocab" else lead
     if value.shape != shape:
         raise ValueError(
             f"{loss}: {name} has shape {_shape(value.shape)}, but logits of shape "
@@ -266,7 +295,7 @@ def check_input_values(loss: str, declared: Input, value: Tensor) -> None:
     """ValueError where a vocab or row input is none of its values, or not whole (CPU tensors)."""
     held = value.detach()
     if declared.values:
-        known = torch.tensor(declared.values, dtype=held.dtype)
+        known = torch.tensor(declared.values, dtype=held.dtype, device=held.device)
         wrong = ~torch.isin(held, known)
         rule = f"one of {', '.join(f'{v:g}' for v in declared.values)}"
     elif declared.integer and held.dtype.is_floating_point:
@@ -292,10 +321,6 @@ def check_target_range(target: Tensor, ignore_index: int, n_classes: int) -> Non
 
 def _name(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
-
-
-def _shape(shape: Sequence[int]) -> str:
-    return "[" + ", ".join(str(int(n)) for n in shape) + "]"
 
 
 def _list(options: Sequence[str]) -> str:

@@ -1,20 +1,31 @@
-"""The autograd functions of a generated loss: rows, and the reduced loss with its gradients."""
+"""The autograd functions of a generated loss: rows, and the reduced loss with its gradients.
+
+Every tensor of a call is an argument of the function and is saved through autograd, which raises
+where one was overwritten before the backward.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lossgen.runtime import c_backend, launch, torch_backend
+from lossgen.runtime import c_backend, fold, launch, torch_backend
 from lossgen.runtime.arguments import Variant
 from lossgen.runtime.batch import Batch, compute_dtype
 from lossgen.runtime.memory import empty_like
+from lossgen.runtime.tensors import FORWARD_MODE, symbolic, watched
 
-__all__ = ["Call", "Fused", "Rows", "module_of", "once"]
+__all__ = ["Call", "Fused", "Rows", "module_of", "once", "seen"]
+
+_TWICE = (
+    "the gradient cannot be differentiated a second time; use the formula in torch where a second "
+    "derivative is needed"
+)
 
 
 def module_of(backend: str, variant: Variant, dtype: torch.dtype) -> ModuleType:
@@ -32,130 +43,207 @@ class Call:
     variant: Variant
     batch: Batch
     backend: str
+    operators: Any  # what a mode or a tensor without data sees of the call
+    index: int  # of the variant
+    check: Callable[[Batch], None] | None = None  # of the values, where they were hidden before
 
     def detached(self) -> Call:
-        """Without the tensors that autograd holds."""
-        return Call(self.loss, self.variant, self.batch.without_rows(), self.backend)
+        """Without the tensors, which autograd holds."""
+        return replace(self, batch=self.batch.without_tensors())
 
     @property
     def module(self) -> ModuleType:
         return module_of(self.backend, self.variant, self.batch.logits.dtype)
 
     def rows(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        return self.module.forward(self.variant, batch)
+        if seen(batch):
+            loss, saved = self.operators.forward(*batch.arguments, self.index, self.backend)
+        else:
+            loss, saved = self.module.forward(self.variant, batch)
+        return loss, saved
 
     def gradients(
         self, batch: Batch, saved: Tensor, grad_rows: Tensor, wanted: tuple[bool, ...]
     ) -> tuple[Tensor | None, ...]:
         grad_rows = grad_rows.to(compute_dtype(batch.logits))
-        return self.module.backward(self.variant, batch, saved, grad_rows, wanted)
+        if seen(batch):
+            arguments = *batch.arguments, self.index, self.backend
+            found = iter(self.operators.backward(grad_rows, saved, [*wanted], *arguments))
+            return tuple(next(found) if want else None for want in wanted)
+        return tuple(self.module.backward(self.variant, batch, saved, grad_rows, wanted))
 
-    def wanted(self, needs: tuple[bool, ...]) -> tuple[bool, ...]:
-        """Of the logits and the differentiable streams, given autograd's flags of all."""
-        flags = zip(needs[1:], self.batch.differentiable, strict=True)
+    def wanted(self, needs: Sequence[bool]) -> tuple[bool, ...]:
+        """Of the logits and the differentiable streams, given autograd's flags of all tensors."""
+        flags = zip(needs[2:], self.batch.differentiable, strict=False)
         return (needs[0], *(need for need, differentiable in flags if differentiable))
 
-    def spread(self, gradients: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
-        """One entry for the logits and for each stream."""
+    def spread(self, gradients: Sequence[Tensor | None]) -> tuple[Tensor | None, ...]:
+        """One entry for each tensor of the batch."""
         rest = iter(gradients[1:])
         streams = (next(rest) if d else None for d in self.batch.differentiable)
-        return (gradients[0], *streams)
+        return (gradients[0], None, *streams, *[None] * len(self.batch.kinds))
+
+
+def seen(batch: Batch) -> bool:
+    """Must the call be an operator: because a mode records it, or because there is no data?"""
+    return watched() or any(t is not None and symbolic(t) for t in batch.tensors)
 
 
 class Rows(torch.autograd.Function):
-    """Results per row [outputs, N]; the backward recomputes the softmaxes from what was saved."""
+    """Results per row [outputs, N], and what was saved [n_saved, N]; the backward recomputes the
+    softmaxes from that."""
 
     @staticmethod
-    def forward(ctx: Any, call: Call, logits: Tensor, *streams: Tensor) -> Tensor:
-        loss, saved = call.rows(call.batch)
-        if any(ctx.needs_input_grad[1:]):
-            ctx.save_for_backward(logits, saved, *streams)
-            ctx.call = call.detached()
-        return loss
+    def forward(call: Call, *tensors: Tensor | None) -> tuple[Tensor, Tensor]:
+        batch = call.batch.with_tensors(tensors)
+        if call.check is not None and not seen(batch):
+            call.check(batch)
+        return call.rows(batch)
 
     @staticmethod
-    def backward(ctx: Any, grad_rows: Tensor) -> tuple[Tensor | None, ...]:
-        logits, saved, *streams = ctx.saved_tensors
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        ctx.call, *tensors = inputs
+        ctx.mark_non_differentiable(output[1])
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(output[1], *tensors)
+
+    @staticmethod
+    def backward(ctx: Any, grad_rows: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+        saved, *tensors = ctx.saved_tensors
         call: Call = ctx.call
-        batch = call.batch.of(logits, tuple(streams))
-        with torch.no_grad():
-            wanted = call.wanted(ctx.needs_input_grad[1:])
-            found = call.gradients(batch, saved, grad_rows, wanted)
-        return None, *call.spread(once(found, batch.sources, call.loss))
+        wanted = call.wanted(ctx.needs_input_grad[1:])
+        if grad_rows is None or not any(wanted):
+            return (None,) * (1 + len(tensors))
+        found = iter(_Gradients.apply(call, wanted, grad_rows, saved, *tensors))
+        return None, *call.spread([next(found) if want else None for want in wanted])
+
+    @staticmethod
+    def jvp(ctx: Any, *_: Any) -> Any:
+        raise NotImplementedError(f"{ctx.call.loss}: {FORWARD_MODE}")
+
+    @staticmethod
+    def vmap(
+        info: Any, dims: tuple[Any, ...], call: Call, *tensors: Tensor | None
+    ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+        axes = fold.axes(call.batch)
+        return fold.over(
+            lambda *parts: Rows.apply(call, *parts), info.batch_size, dims[1:], axes, tensors, 1
+        )
+
+
+class _Gradients(torch.autograd.Function):
+    """The gradients that are wanted, [N, V] each; an error when they are differentiated."""
+
+    @staticmethod
+    def forward(
+        call: Call,
+        wanted: tuple[bool, ...],
+        grad_rows: Tensor,
+        saved: Tensor,
+        *tensors: Tensor | None,
+    ) -> tuple[Tensor, ...]:
+        batch = call.batch.with_tensors(tensors)
+        found = call.gradients(batch, saved, grad_rows, wanted)
+        return tuple(g for g in found if g is not None)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.loss = inputs[0].loss
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> tuple[Tensor | None, ...]:
+        raise RuntimeError(f"{ctx.loss}: {_TWICE}")
+
+    @staticmethod
+    def jvp(ctx: Any, *_: Any) -> Any:
+        raise NotImplementedError(f"{ctx.loss}: {FORWARD_MODE}")
+
+    @staticmethod
+    def vmap(
+        info: Any,
+        dims: tuple[Any, ...],
+        call: Call,
+        wanted: tuple[bool, ...],
+        *tensors: Tensor | None,
+    ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+        axes = (1, 1, *fold.axes(call.batch))
+        return fold.over(
+            lambda *parts: _Gradients.apply(call, wanted, *parts),
+            info.batch_size,
+            dims[2:],
+            axes,
+            tensors,
+            0,
+        )
 
 
 class Fused(torch.autograd.Function):
     """Σ loss (divided by ``count``), with the gradients computed on the way.
 
     The first backward scales the gradients and gives them away; a second one (retain_graph)
-    recomputes them from the rows.
+    recomputes them from the rows.  With ``inplace`` the gradient overwrites the logits.
     """
 
     @staticmethod
     def forward(
-        ctx: Any,
-        call: Call,
-        count: Tensor | None,
-        inplace: bool,
-        logits: Tensor,
-        *streams: Tensor,
+        ctx: Any, call: Call, count: Tensor | None, inplace: bool, *tensors: Tensor | None
     ) -> Tensor:
-        batch = call.batch
+        logits, *others = tensors
+        assert logits is not None
         source = logits.detach()
+        batch = call.batch.with_tensors((source, *others))
         one = logits.new_ones((), dtype=compute_dtype(logits))
         scale = one if count is None else one / count
         wanted = call.wanted(ctx.needs_input_grad[3:])
-        reused = inplace and wanted[0]
+        ctx.reused = inplace and wanted[0]
         outs = [
-            empty_like(source) if want else None for want in (wanted[0] and not reused, *wanted[1:])
+            empty_like(source) if want else None
+            for want in (wanted[0] and not ctx.reused, *wanted[1:])
         ]
-        if reused:
+        if ctx.reused:
             outs[0] = source
-        plain = batch.of(source, tuple(s.detach() for s in streams))
-        rows = call.module.fused(call.variant, plain, scale.expand(1, logits.shape[0]), outs)
-        if reused:
+        rows = call.module.fused(call.variant, batch, scale.expand(1, logits.shape[0]), outs)
+        if ctx.reused:
             torch.autograd.graph.increment_version(logits)
-            ctx.kept = False
-        else:
-            ctx.save_for_backward(logits, *streams)
-            ctx.kept = True
-        ctx.call, ctx.scale, ctx.gradients, ctx.wanted = call.detached(), scale, outs, wanted
+        # The logits too where they are the gradient by now: it must not change either.
+        ctx.save_for_backward(*tensors)
+        ctx.call, ctx.scale, ctx.gradients, ctx.wanted = call, scale, outs, wanted
         total = rows.sum()
         return total if count is None else total / count
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         call: Call = ctx.call
-        kept = ctx.saved_tensors  # unpacked once: a checkpoint recomputes it
-        if ctx.gradients is None and not ctx.kept:
+        gradients, ctx.gradients = ctx.gradients, None
+        if gradients is None and ctx.reused:
             raise RuntimeError(
                 f"{call.loss}: a second backward needs the logits, which inplace_grad=True has "
                 "overwritten"
             )
-        batch = call.batch.of(kept[0], tuple(kept[1:])) if ctx.kept else None
+        tensors = ctx.saved_tensors  # unpacked once: a checkpoint recomputes it
+        batch = call.batch.with_tensors(tensors)
         with torch.no_grad():
-            if ctx.gradients is not None:
+            if gradients is not None:
+                ignored = None if batch.target is None else (batch.target, batch.ignore_index)
                 found = tuple(
-                    None if g is None else launch.scale_in_place(g, grad) for g in ctx.gradients
+                    None if g is None else launch.scale_in_place(g, grad, ignored)
+                    for g in gradients
                 )
-                ctx.gradients = None
             else:
-                assert batch is not None
                 _, saved = call.rows(batch)
                 grad_rows = (grad * ctx.scale).expand(1, batch.logits.shape[0])
                 found = call.gradients(batch, saved, grad_rows, ctx.wanted)
-        sources = batch.sources if batch is not None else None
-        return None, None, None, *call.spread(once(found, sources, call.loss))
+        return None, None, None, *call.spread(once(found, batch.sources, call.loss))
 
 
 def once(
-    gradients: tuple[Tensor | None, ...], sources: tuple[Tensor, ...] | None, name: str
+    gradients: tuple[Tensor | None, ...], sources: tuple[Tensor, ...], name: str
 ) -> tuple[Tensor | None, ...]:
     """With create_graph=True: the same gradients, which refuse to be differentiated.
 
     Without this they would be constants to autograd, and a gradient penalty silently zero.
     """
-    if sources is None or not torch.is_grad_enabled():
+    if not torch.is_grad_enabled():
         return gradients
     return tuple(None if g is None else _Refuse.apply(g, name, *sources) for g in gradients)
 
@@ -170,7 +258,4 @@ class _Refuse(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, _: Tensor) -> tuple[Tensor | None, ...]:
-        raise RuntimeError(
-            f"{ctx.name}: the gradient cannot be differentiated a second time; use the "
-            "formula in torch where a second derivative is needed"
-        )
+        raise RuntimeError(f"{ctx.name}: {_TWICE}")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from lossgen.runtime.tensors import in_memory
 
 __all__ = ["Batch", "compute_dtype", "unit_stride", "wider"]
 
@@ -73,26 +75,46 @@ class Batch:
 
     @property
     def disjoint(self) -> bool:
-        """Does each logit have memory of its own? Not if rows are expanded, or if another
-        argument is a view of the logits."""
+        """Does each logit have memory of its own? Not if rows are expanded, if a negation is put
+        off, or if another argument is a view of the logits."""
         rows, classes = self.logits.shape
+        if self.logits.is_neg() or self.logits._is_zerotensor():
+            return False
         if rows > 1 and self.logits.stride(0) < classes:
             return False
         first, end = _addresses(self.logits)
         others = (_addresses(tensor) for tensor in (*self.streams, *self.inputs))
         return all(stop <= first or end <= start for start, stop in others)
 
-    def of(self, logits: Tensor, streams: tuple[Tensor, ...]) -> Batch:
-        """The same call with other tensors: autograd hands back its own."""
-        return Batch(logits, self.target, streams, *self._rest)
+    @property
+    def tensors(self) -> tuple[Tensor | None, ...]:
+        """What autograd holds for the backward, and checks for changes: ``with_tensors`` takes it
+        back."""
+        return (self.logits, self.target, *self.streams, *self.inputs)
 
     @property
-    def _rest(self) -> tuple[Any, ...]:
-        """The fields after the streams; ``dataclasses.replace`` takes as long as a small loss."""
-        own = (self.differentiable, self.inputs, self.kinds)
-        return (*own, self.parameters, self.ignore_index, self.outputs)
+    def arguments(self) -> tuple[Any, ...]:
+        """Of the registered operators."""
+        tensors = (self.logits, self.target, [*self.streams], [*self.inputs])
+        return (*tensors, [*self.parameters], self.ignore_index)
 
-    def without_rows(self) -> Batch:
-        """For the backward, which has them from autograd: a second reference would keep them
-        alive past it, and past checkpointing or offloading."""
-        return self.of(self.logits.new_empty(0), ())
+    def with_tensors(self, tensors: Sequence[Any]) -> Batch:
+        """The same call with other tensors: autograd hands back its own."""
+        logits, target, *rest = tensors
+        n = len(self.differentiable)  # ``dataclasses.replace`` takes as long as a small loss
+        own = (self.kinds, self.parameters, self.ignore_index, self.outputs)
+        streams, inputs = tuple(rest[:n]), tuple(rest[n:])
+        return Batch(logits, target, streams, self.differentiable, inputs, *own)
+
+    def without_tensors(self) -> Batch:
+        """For autograd, which keeps them: a second reference would keep them alive past the
+        backward, and past checkpointing or offloading."""
+        nothing = torch.empty(0, dtype=self.logits.dtype, device=self.logits.device)
+        return self.with_tensors((nothing, None))
+
+    def in_memory(self) -> Batch:
+        """For a backend that reads addresses. Raises TypeError."""
+        found = [None if t is None else in_memory(t) for t in self.tensors]
+        if all(new is old for new, old in zip(found, self.tensors, strict=True)):
+            return self
+        return self.with_tensors(found)

@@ -16,6 +16,7 @@ from lossgen.runtime.arguments import Variant
 from lossgen.runtime.batch import Batch, compute_dtype
 from lossgen.runtime.c_build import library
 from lossgen.runtime.memory import empty_like
+from lossgen.runtime.tensors import in_memory
 
 __all__ = ["available", "backward", "forward", "fused"]
 
@@ -81,7 +82,8 @@ def fused(
 
 
 def _rows(batch: Batch, n: int) -> Tensor:
-    return torch.empty(n, batch.logits.shape[0], dtype=compute_dtype(batch.logits))
+    logits = batch.logits  # its device, whatever torch.set_default_device says
+    return torch.empty(n, logits.shape[0], dtype=compute_dtype(logits), device=logits.device)
 
 
 def _run(
@@ -92,6 +94,7 @@ def _run(
     grad_rows: Tensor | None = None,
     outs: Sequence[Tensor | None] = (),
 ) -> Tensor:
+    batch = batch.in_memory()
     logits, target, dtype = batch.logits, batch.target, compute_dtype(batch.logits)
     program = library(variant.c_source, dtype is torch.float64)
     if program is None:
@@ -100,7 +103,7 @@ def _run(
     result = _rows(batch, batch.n_out)
     inputs = [value.to(dtype) for value in batch.inputs]
     streams = [logits, *batch.streams]
-    grad_rows = None if grad_rows is None else grad_rows.to(dtype)
+    grad_rows = None if grad_rows is None else in_memory(grad_rows.to(dtype))
     call = _Call(
         rows=rows,
         classes=classes,

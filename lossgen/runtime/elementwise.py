@@ -71,6 +71,11 @@ HUGE = 1e30  # stands for inf where inf/inf or inf - inf would follow
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
+def _scalar(value: Any, dtype: torch.dtype) -> Tensor:
+    """On the CPU, which goes with every device, whatever torch.set_default_device says."""
+    return torch.tensor(value, dtype=dtype, device="cpu")
+
+
 def _numbers_too(function: Function) -> Function:
     """Let ``function``, written for tensors, also take Python numbers."""
 
@@ -83,11 +88,9 @@ def _numbers_too(function: Function) -> Function:
         if dtype == torch.bool:
             dtype = torch.get_default_dtype()
         if dtype is None:
-            return float(function(*(torch.tensor(a, dtype=torch.float64) for a in args)).item())
-        return cast(
-            Tensor,
-            function(*(a if isinstance(a, Tensor) else torch.tensor(a, dtype=dtype) for a in args)),
-        )
+            return float(function(*(_scalar(a, torch.float64) for a in args)).item())
+        tensors = (a if isinstance(a, Tensor) else _scalar(a, dtype) for a in args)
+        return cast(Tensor, function(*tensors))
 
     return cast(Function, lifted)
 

@@ -7,6 +7,7 @@ sm_90, as the ahead-of-time gate shows.  AMD has 64 threads to a warp, so its wa
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from lossgen.runtime.arguments import Variant
 from lossgen.runtime.batch import Batch
 from lossgen.runtime.device import HAS_TRITON, jit, tl, triton
 from lossgen.runtime.memory import empty_like
+from lossgen.runtime.tensors import in_memory
 
 __all__ = [
     "Config",
@@ -127,6 +129,7 @@ def _targets(
 
 def forward(variant: Variant, batch: Batch) -> tuple[Tensor, Tensor]:
     """Results [outputs, N] and saved statistics [n_saved, N], float32."""
+    batch = batch.in_memory()
     logits = batch.logits
     rows, classes = logits.shape
     loss = torch.empty(batch.n_out, rows, dtype=torch.float32, device=logits.device)
@@ -165,6 +168,7 @@ def backward(
 ) -> tuple[Tensor | None, ...]:
     """Gradients [N, V] in the dtype of the logits: of the logits and of each differentiable
     stream, where ``wanted``; ``grad_rows`` is [outputs, N] float32, any stride."""
+    batch, grad_rows = batch.in_memory(), in_memory(grad_rows)
     logits = batch.logits
     rows, classes = logits.shape
     outs = tuple(empty_like(logits) if want else None for want in wanted)
@@ -196,6 +200,7 @@ def fused(
 ) -> Tensor:
     """Results [outputs, N] float32; the gradients go to ``outs`` [N, V] each, the first of which
     may be the logits; None: not wanted."""
+    batch = batch.in_memory()
     logits = batch.logits
     rows, classes = logits.shape
     loss = torch.empty(batch.n_out, rows, dtype=torch.float32, device=logits.device)
@@ -229,26 +234,56 @@ def interpreting() -> bool:
 
 
 @jit
-def _scale_kernel(grad, factor, n_elements, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _scale_kernel(  # type: ignore[no-untyped-def]  # noqa: ANN202
+    grad,  # noqa: ANN001
+    factor,  # noqa: ANN001
+    target,  # noqa: ANN001
+    target_stride,  # noqa: ANN001
+    ignore_index,  # noqa: ANN001
+    n_classes,  # noqa: ANN001
+    n_elements,  # noqa: ANN001
+    HAS_TARGET: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     # grad *= factor, and nothing at all where factor is 1: no host synchronisation.
     scale = tl.load(factor)
     if scale != 1.0:
         at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
         inside = at < n_elements
         value = tl.load(grad + at, mask=inside).to(tl.float32) * scale
+        if HAS_TARGET:  # noqa: SIM102
+            if (scale != scale) | (tl.abs(scale) == float("inf")):
+                y = tl.load(target + at // n_classes * target_stride, mask=inside)
+                value = tl.where(y == ignore_index, 0.0, value)
         tl.store(grad + at, value.to(grad.dtype.element_ty), mask=inside)
 
 
-def scale_in_place(grad: Tensor, factor: Tensor) -> Tensor:
-    """``grad`` *= ``factor`` (a scalar tensor), free of traffic where it is 1."""
+def scale_in_place(
+    grad: Tensor, factor: Tensor, ignored: tuple[Tensor, int] | None = None
+) -> Tensor:
+    """``grad`` [N, V] *= ``factor`` (a scalar tensor), free of traffic where it is 1; rows that
+    ``ignored`` (target [N], ignore_index) leaves out stay 0 where it is infinite or NaN."""
     if grad.is_cuda and HAS_TRITON and grad.dtype is not torch.float64 and grad.is_contiguous():
         block = 4096
         if grad.numel():
+            target, index = (grad, 0) if ignored is None else ignored
             with running_on(grad):
                 _scale_kernel[(-(-grad.numel() // block),)](
-                    grad, factor.to(torch.float32), grad.numel(), BLOCK=block, num_warps=8
+                    grad,
+                    factor.to(torch.float32),
+                    target,
+                    target.stride(0),
+                    index,
+                    grad.shape[-1],
+                    grad.numel(),
+                    HAS_TARGET=ignored is not None,
+                    BLOCK=block,
+                    num_warps=8,
                 )
         return grad
     if not grad.is_cuda and float(factor) == 1.0:
         return grad
-    return grad.mul_(factor)
+    grad.mul_(factor)
+    if ignored is not None and (grad.is_cuda or not math.isfinite(factor)):
+        grad.masked_fill_((ignored[0] == ignored[1]).unsqueeze(1), 0.0)
+    return grad

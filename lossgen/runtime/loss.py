@@ -8,8 +8,9 @@ the compiler sees as one node.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,14 +23,17 @@ from lossgen.runtime.arguments import (
     Variant,
     check_call,
     check_input_values,
-    check_parameters,
     check_stream_range,
     check_target_range,
+    integer,
+    numbers,
 )
-from lossgen.runtime.autograd import Call, Fused, Rows
+from lossgen.runtime.autograd import Call, Fused, Rows, seen
 from lossgen.runtime.batch import Batch, compute_dtype, unit_stride, wider
 from lossgen.runtime.device import HAS_TRITON
+from lossgen.runtime.layout import class_axis, classes_last, lead_of
 from lossgen.runtime.operators import register
+from lossgen.runtime.tensors import admitted, check_tracing, symbolic, transformed, watched
 
 __all__ = ["RowLoss"]
 
@@ -79,112 +83,109 @@ class RowLoss:
         logits: Tensor,
         target: Tensor | None,
         streams: Sequence[Tensor],
-        parameters: Sequence[float],
+        parameters: Sequence[float | None],
         inputs: Sequence[Tensor | None],
         ignore_index: int,
         reduction: str,
         backend: str,
         inplace_grad: bool,
+        class_dim: int | None = None,
     ) -> Tensor:
         """The reduced loss; see the generated function for the contract."""
-        self.check(
-            logits,
-            target,
-            streams,
-            parameters,
-            inputs,
-            ignore_index,
-            reduction,
-            backend,
-            inplace_grad,
-        )
-        index, call = self._call(logits, target, streams, parameters, inputs, ignore_index, backend)
+        given = (logits, target, streams, parameters, inputs, ignore_index)
+        call, inputs, lead = self._call(*given, reduction, backend, inplace_grad, class_dim)
         batch = call.batch
         wants_grad = torch.is_grad_enabled() and any(s.requires_grad for s in batch.sources)
         # float16 cannot hold a gradient before the caller's scale (a GradScaler's 65536) is known.
         plain = not wants_grad or reduction == "none" or batch.logits.dtype is torch.float16
-        if plain or torch.compiler.is_compiling():
-            rows = self._rows(index, call)[0]
+        if plain or torch.compiler.is_compiling() or transformed() or seen(batch):
+            rows = self._rows(call)[0]
             if reduction == "none":
-                return rows.reshape(logits.shape[:-1])
+                return rows.reshape(lead)
             return self._reduce(rows, batch, inputs, reduction)
         count = None if reduction == "sum" else self.weights(batch, inputs).sum()
         inplace = inplace_grad and batch.disjoint
-        return Fused.apply(call, count, inplace, batch.logits, *batch.streams)
+        return Fused.apply(call.detached(), count, inplace, *batch.tensors)
 
     def rows(
         self,
         logits: Tensor,
         target: Tensor | None,
         streams: Sequence[Tensor],
-        parameters: Sequence[float],
+        parameters: Sequence[float | None],
         inputs: Sequence[Tensor | None],
         ignore_index: int,
         backend: str,
+        class_dim: int | None = None,
     ) -> tuple[Tensor, ...]:
         """The results of a program with several outputs, each of the shape of the target."""
-        self.check(
-            logits, target, streams, parameters, inputs, ignore_index, "none", backend, False
-        )
-        index, call = self._call(logits, target, streams, parameters, inputs, ignore_index, backend)
-        found = self._rows(index, call)
-        return tuple(row.reshape(logits.shape[:-1]) for row in found.unbind(0))
+        given = (logits, target, streams, parameters, inputs, ignore_index)
+        call, _, lead = self._call(*given, "none", backend, False, class_dim)
+        return tuple(row.reshape(lead) for row in self._rows(call).unbind(0))
 
-    def _rows(self, index: int, call: Call) -> Tensor:
+    def _rows(self, call: Call) -> Tensor:
         """Results [outputs, N]."""
         batch = call.batch
         if not torch.compiler.is_compiling():
-            return Rows.apply(call, batch.logits, *batch.streams)
-        return self.operators.forward(
-            batch.logits,
-            batch.target,
-            list(batch.streams),
-            list(batch.inputs),
-            list(batch.parameters),
-            batch.ignore_index,
-            index,
-            call.backend,
-        )[0]
+            return Rows.apply(call.detached(), *batch.tensors)[0]
+        return self.operators.forward(*batch.arguments, call.index, call.backend)[0]
 
     def check(
         self,
         logits: Tensor,
         target: Tensor | None,
         streams: Sequence[Tensor],
-        parameters: Sequence[float],
+        parameters: Sequence[float | None],
         inputs: Sequence[Tensor | None],
         ignore_index: int,
         reduction: str,
         backend: str,
         inplace_grad: bool,
         function: str | None = None,
-    ) -> None:
+        axis: int = -1,
+        hint: bool = False,
+    ) -> tuple[list[float], int]:
         """Raises TypeError, ValueError, IndexError before anything is computed, in the name of
-        ``function``."""
+        ``function``; the numbers as the operators take them."""
         name = function or self.function
-        check_parameters(name, self.parameters, parameters)
+        values = numbers(name, self.parameters, parameters)
         given = (*zip(self.streams, streams, strict=True), *zip(self.others, inputs, strict=True))
-        check_call(
-            name,
-            logits,
-            target,
-            given,
-            self.has_target,
-            max(1, self.min_classes),
-            ignore_index,
-            reduction,
-            backend,
-            inplace_grad,
-        )
-        if logits.device.type != "cpu" or torch.compiler.is_compiling():
-            return
+        least = max(1, self.min_classes)
+        options = reduction, backend, inplace_grad
+        check_call(name, logits, target, given, self.has_target, least, *options, axis, hint)
+        if self.has_target:
+            ignore_index = integer(name, "ignore_index", ignore_index)
+        if not (torch.compiler.is_compiling() or transformed() or watched() or symbolic(logits)):
+            others = zip(self.others, inputs, strict=True)
+            self._check_values(name, streams, others, target, ignore_index, logits.shape[axis])
+        return values, ignore_index
+
+    def _check_values(
+        self,
+        name: str,
+        streams: Sequence[Tensor],
+        others: Iterable[tuple[Input, Tensor | None]],
+        target: Tensor | None,
+        ignore_index: int,
+        classes: int,
+    ) -> None:
+        """Of tensors on the CPU: elsewhere a look at them would wait for the device."""
         for declared, value in zip(self.streams, streams, strict=True):
-            check_stream_range(name, declared, value)
-        for declared, beside in zip(self.others, inputs, strict=True):
-            if beside is not None:
+            if value.device.type == "cpu":
+                check_stream_range(name, declared, value)
+        for declared, beside in others:
+            if beside is not None and beside.device.type == "cpu":
                 check_input_values(name, declared, beside)
-        if target is not None and self.has_target:
-            check_target_range(target.long(), ignore_index, logits.shape[-1])
+        if target is not None and self.has_target and target.device.type == "cpu":
+            check_target_range(target.long(), ignore_index, classes)
+
+    def _check_hidden(self, index: int, batch: Batch) -> None:
+        """What ``check`` could not see under a transform."""
+        declared = {i.name: i for i in self.others}
+        names = self.variants[index].inputs
+        others = [(declared[n], value) for n, value in zip(names, batch.inputs, strict=True)]
+        last = (batch.target, batch.ignore_index, batch.logits.shape[1])
+        self._check_values(self.function, batch.streams, others, *last)
 
     # ------------------------------------------------------------------ one call
     def _call(
@@ -192,38 +193,68 @@ class RowLoss:
         logits: Tensor,
         target: Tensor | None,
         streams: Sequence[Tensor],
-        parameters: Sequence[float],
+        parameters: Sequence[float | None],
         inputs: Sequence[Tensor | None],
         ignore_index: int,
+        reduction: str,
         backend: str,
-    ) -> tuple[int, Call]:
-        classes = logits.shape[-1]
+        inplace_grad: bool,
+        class_dim: int | None,
+    ) -> tuple[Call, Sequence[Tensor | None], torch.Size]:
+        """A checked call, its inputs, and the shape of one number per row."""
+        name = self.function
+        if not torch.compiler.is_compiling():
+            check_tracing(name)
+            logits, target = admitted(name, "logits", logits), admitted(name, "target", target)
+            streams, inputs = (
+                [admitted(name, i.name, value) for i, value in zip(declared, values, strict=True)]
+                for declared, values in ((self.streams, streams), (self.others, inputs))
+            )
+        pairs = zip(self.others, inputs, strict=True)
+        rows = (*([target] if self.has_target else []), *(v for i, v in pairs if i.kind == "row"))
+        axis = class_axis(name, logits, rows, class_dim)
+        given = (logits, target, streams, parameters, inputs, ignore_index)
+        options = (reduction, backend, inplace_grad)
+        hint = class_dim is None
+        values, ignore_index = self.check(*given, *options, axis=axis, hint=hint)
         dtype = wider(logits, streams)  # autograd takes the gradients back to each one's own
         logits, streams = logits.to(dtype), [s.to(dtype) for s in streams]
-        flat = unit_stride(logits.reshape(-1, classes))
+        lead, classes = lead_of(logits.shape, axis), logits.shape[axis]
+        flat, *others = (
+            unit_stride(classes_last(t, axis).reshape(-1, classes)) for t in (logits, *streams)
+        )
         index, batch = self.bind(
             flat,
             None if target is None else target.reshape(-1),
-            tuple(unit_stride(s.reshape(-1, classes)) for s in streams),
-            parameters,
+            tuple(others),
+            values,
             inputs,
             ignore_index,
         )
-        backend = self.backend_of(logits, backend)
-        return index, Call(self.function, self.variants[index], batch, backend)
+        call = Call(
+            name,
+            self.variants[index],
+            batch,
+            self.backend_of(logits, backend),
+            self.operators,
+            index,
+            partial(self._check_hidden, index) if transformed() else None,
+        )
+        return call, inputs, lead
 
     def bind(
         self,
         logits: Tensor,
         target: Tensor | None,
         streams: tuple[Tensor, ...],
-        parameters: Sequence[float],
+        parameters: Sequence[float | None],
         inputs: Sequence[Tensor | None],
         ignore_index: int,
     ) -> tuple[int, Batch]:
         """The index of the smallest variant that covers the call, and what it takes: of rows
         [N, V] and a target [N]."""
-        values = dict(zip((p.name for p in self.parameters), parameters, strict=True))
+        pairs = zip(self.parameters, parameters, strict=True)
+        values: dict[str, Any] = {p.name: p.off if v is None else v for p, v in pairs}
         given = dict(zip((i.name for i in self.others), inputs, strict=True))
         changed = {p.name for p in self.parameters if p.off is not None and values[p.name] != p.off}
         changed |= {i.name for i in self.others if i.off is not None and given[i.name] is not None}
@@ -254,7 +285,7 @@ class RowLoss:
 
     def backend_of(self, logits: Tensor, backend: str) -> str:
         """The backend that ``backend`` stands for. Raises ValueError."""
-        if backend == "torch":
+        if backend == "torch" or logits.is_meta:  # nothing runs where there is no data
             return "torch"
         on_cpu = logits.device.type == "cpu"
         if backend == "c":
@@ -288,13 +319,14 @@ class RowLoss:
         if self.normalizer is None:
             return (target != batch.ignore_index).to(dtype)
         classes = batch.logits.shape[1]
-        inside = (target >= 0) & (target < classes) & (target != batch.ignore_index)
+        ignored = target == batch.ignore_index
+        outside = (target < 0) | (target >= classes) | ignored
         given = {
             i.name: value.reshape(-1) if value is not None else None
             for i, value in zip(self.others, inputs, strict=True)
         }
-        weight = self.normalizer(torch.where(inside, target, 0).long(), given, dtype)
-        return torch.where(target == batch.ignore_index, 0.0, weight)
+        weight = self.normalizer(target.masked_fill(outside, 0).long(), given, dtype)
+        return weight.masked_fill(ignored, 0.0)
 
     def _reduce(
         self, rows: Tensor, batch: Batch, inputs: Sequence[Tensor | None], reduction: str

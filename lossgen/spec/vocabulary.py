@@ -69,7 +69,8 @@ RESERVED = {
     **dict.fromkeys(FUNCTIONS - {"softcap"}, "a function of the formula language"),
     **dict.fromkeys(("transform", "regularizer", "adversarial", "normalizer"), "a part of a spec"),
     **dict.fromkeys(
-        ("ignore_index", "reduction", "backend", "inplace_grad"), "an argument of every loss"
+        ("ignore_index", "reduction", "backend", "inplace_grad", "class_dim"),
+        "an argument of every loss",
     ),
 }
 # an output is a field of a named tuple, and no formula can name it
