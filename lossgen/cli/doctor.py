@@ -39,9 +39,9 @@ def _c() -> tuple[bool, str]:
 
     from lossgen.runtime import c_build
 
-    compiler = c_build.find_compiler()
-    if compiler is None:
-        return False, "no C compiler ($CC, cc, gcc, clang): losses run in torch operations"
+    compiler = c_build.search()
+    if isinstance(compiler, str):
+        return False, f"{compiler}: losses run in torch operations"
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         loaded = c_build.library('#include "row.h"\nint answer(void) { return 42; }\n', False)

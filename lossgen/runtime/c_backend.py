@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-import itertools
-import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from ctypes import POINTER, Structure, c_double, c_int64, c_void_p
+from collections.abc import Sequence
+from ctypes import POINTER, Structure, c_double, c_int64, c_uint, c_void_p
 
 import torch
 from torch import Tensor
@@ -21,7 +18,7 @@ from lossgen.runtime.tensors import in_memory
 __all__ = ["available", "backward", "forward", "fused"]
 
 _STORAGE = {torch.bfloat16: 1, torch.float16: 2}
-_SMALL = 1 << 17  # elements that a second thread is worth: starting one takes 50 µs
+_SMALL = 1 << 17  # elements that a second thread is worth: it begins 50 µs after it is asked for
 _ROW = 256  # elements that take as long as what every row takes beside its elements
 _SHARES = 4  # parts per thread: a thread that is held up leaves the rest to the others
 
@@ -124,7 +121,7 @@ def _run(
         grad=_addresses(outs),
         grad_stride=_integers([0 if o is None else o.stride(0) for o in outs]),
     )
-    _in_parallel(getattr(program, role), call, rows, classes * len(streams))
+    _in_parallel(program, role, call, rows, classes * len(streams))
     return result
 
 
@@ -141,32 +138,11 @@ def _integers(values: Sequence[int]) -> ctypes.Array[c_int64]:
 
 
 # ---------------------------------------------------------------------------- threads
-_POOLS: dict[int, ThreadPoolExecutor] = {}
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_POOLS.clear)  # threads do not survive a fork
-
-
-def _in_parallel(function: Callable[..., int], call: _Call, rows: int, width: int) -> None:
-    """Rows in shares; ctypes releases the interpreter's lock, so the threads are Python's."""
+def _in_parallel(program: ctypes.CDLL, role: str, call: _Call, rows: int, width: int) -> None:
+    """All rows in one call of C, which returns when no thread reads or writes them any more; the
+    interpreter's lock is free meanwhile, and a signal is handled afterwards."""
     threads = min(torch.get_num_threads(), rows, 1 + rows * (width + _ROW) // _SMALL)
-    step = max(1, -(-rows // (threads * _SHARES))) if threads > 1 else max(1, rows)
-    starts = itertools.islice(itertools.count(0, step), -(-rows // step))
-    pointer = ctypes.byref(call)
-
-    def work() -> int:
-        status = 0
-        for start in starts:
-            status |= function(pointer, c_int64(start), c_int64(min(start + step, rows)))
-        return status
-
-    if threads <= 1:
-        failed = work()
-    else:
-        if threads - 1 not in _POOLS:
-            _POOLS[threads - 1] = ThreadPoolExecutor(threads - 1, thread_name_prefix="lossgen")
-        others = [_POOLS[threads - 1].submit(work) for _ in range(threads - 1)]
-        failed = work()
-        for other in others:
-            failed |= other.result()
-    if failed:
+    step = -(-rows // (threads * _SHARES)) if threads > 1 else rows
+    function = getattr(program, role)
+    if program.in_shares(ctypes.byref(call), function, c_int64(step), c_uint(threads)):
         raise MemoryError("a row program could not allocate its scratch rows")

@@ -40,11 +40,11 @@ def test_doctor_says_what_runs_here(lossgen, monkeypatch):
     assert "ok: " in ran.out
     assert "torch 2." in ran.out.replace("\n", " ")
     monkeypatch.setenv("CC", "/no/such/compiler")
-    c_build.find_compiler.cache_clear()
+    c_build.search.cache_clear()
     try:
         ran = lossgen("doctor")
     finally:
-        c_build.find_compiler.cache_clear()
+        c_build.search.cache_clear()
     assert ran.code == 1
     assert "no C compiler" in ran.out
 

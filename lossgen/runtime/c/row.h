@@ -6,6 +6,7 @@
 #include <float.h>
 #include <limits.h>
 #include <math.h>
+#include <pthread.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -177,4 +178,88 @@ static inline void write_row(const Call *c, int k, int64_t i, const real *scratc
     } else {
         for (int64_t j = 0; j < c->classes; ++j) row[j] = to_half((float)scratch[j]);
     }
+}
+
+/* ------------------------------------------------------------------ threads
+   One call takes every row and comes back after the last share that a thread took.  The caller is
+   an interpreter that looks at signals between calls: no exception of it can free what a thread
+   still reads or writes.  A thread that has not begun by then is not waited for, so that on a busy
+   machine the caller does the work itself.  Threads are of one call: a forked child finds none that
+   it would wait for, as it does with OpenMP. */
+typedef int Rows(const Call *call, int64_t start, int64_t stop);
+
+struct shares {
+    const Call *call; /* read by those alone who hold a share */
+    Rows *rows;
+    int64_t count, step, next, left; /* rows; of a share; first that is not taken; not finished */
+    unsigned threads, begun, users;  /* wanted; asked for; that know this struct: the last frees it */
+    int failed;
+    pthread_mutex_t lock; /* of left's way to 0 */
+    pthread_cond_t done;
+};
+
+static void *help(void *shares);
+
+/* Two threads more: those that start them start two each. */
+static void ask_for_help(struct shares *s) {
+    for (int k = 0; k < 2; ++k) {
+        if (__atomic_load_n(&s->next, __ATOMIC_RELAXED) >= s->count) return;
+        if (__atomic_add_fetch(&s->begun, 1, __ATOMIC_RELAXED) > s->threads) return;
+        pthread_attr_t attributes;
+        pthread_t thread;
+        if (pthread_attr_init(&attributes)) return;
+        pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+        pthread_attr_setstacksize(&attributes, (size_t)1 << 20); /* small ones are kept for reuse */
+        __atomic_add_fetch(&s->users, 1, __ATOMIC_RELAXED);
+        const int refused = pthread_create(&thread, &attributes, help, s);
+        if (refused) __atomic_sub_fetch(&s->users, 1, __ATOMIC_RELAXED); /* the caller is another */
+        pthread_attr_destroy(&attributes);
+        if (refused) return;
+    }
+}
+
+static void take_shares(struct shares *s) {
+    for (;;) {
+        const int64_t start = __atomic_fetch_add(&s->next, s->step, __ATOMIC_RELAXED);
+        if (start >= s->count) return;
+        const int64_t size = s->step < s->count - start ? s->step : s->count - start;
+        if (s->rows(s->call, start, start + size)) __atomic_store_n(&s->failed, 1, __ATOMIC_RELAXED);
+        if (__atomic_sub_fetch(&s->left, size, __ATOMIC_ACQ_REL) == 0) {
+            pthread_mutex_lock(&s->lock);
+            pthread_cond_signal(&s->done);
+            pthread_mutex_unlock(&s->lock);
+        }
+    }
+}
+
+static void leave(struct shares *s) {
+    if (__atomic_sub_fetch(&s->users, 1, __ATOMIC_ACQ_REL)) return;
+    pthread_cond_destroy(&s->done);
+    pthread_mutex_destroy(&s->lock);
+    free(s);
+}
+
+static void *help(void *shares) {
+    ask_for_help(shares);
+    take_shares(shares);
+    leave(shares);
+    return NULL;
+}
+
+/* ``rows`` over all rows, ``step`` at a time; 0, or 1 where a share found no memory. */
+int in_shares(const Call *call, Rows *rows, int64_t step, unsigned threads) {
+    struct shares *s = threads > 1 ? malloc(sizeof *s) : NULL;
+    if (!s) return rows(call, 0, call->rows);
+    *s = (struct shares){.call = call, .rows = rows, .count = call->rows, .step = step,
+        .left = call->rows, .threads = threads, .begun = 1, .users = 1};
+    pthread_mutex_init(&s->lock, NULL);
+    pthread_cond_init(&s->done, NULL);
+    ask_for_help(s);
+    take_shares(s);
+    pthread_mutex_lock(&s->lock);
+    while (__atomic_load_n(&s->left, __ATOMIC_ACQUIRE)) pthread_cond_wait(&s->done, &s->lock);
+    pthread_mutex_unlock(&s->lock);
+    const int failed = __atomic_load_n(&s->failed, __ATOMIC_RELAXED);
+    leave(s);
+    return failed;
 }
