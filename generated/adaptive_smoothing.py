@@ -34,27 +34,28 @@ __all__ = [
 
 # ======================================================================================
 # Mixture of an accurate and a robust classifier
-#   loss     = softplus(logaddexp(log(1 - alpha) - softplus(-z0), log(alpha) - softplus(-z1)) -
-#       logaddexp(log(1 - alpha) - softplus(z0), log(alpha) - softplus(z1)))
-#   c0       = (1 - alpha)*sigmoid(z0)/(alpha*expm1(clip(softplus(z0) - softplus(z1), -80, 80)) +
-#       1)
-#   c1       = alpha*sigmoid(z1)/((1 - alpha)*expm1(clip(-softplus(z0) + softplus(z1), -80, 80)) +
-#       1)
+#   loss     = softplus(logaddexp(log(1 - u_alpha) - softplus(-z0), log(u_alpha) - softplus(-z1))
+#       - logaddexp(log(1 - u_alpha) - softplus(z0), log(u_alpha) - softplus(z1)))
+#   c0       = (1 - u_alpha)*sigmoid(z0)/(u_alpha*expm1(clip(softplus(z0) - softplus(z1), -80,
+#       80)) + 1)
+#   c1       = u_alpha*sigmoid(z1)/((1 - u_alpha)*expm1(clip(-softplus(z0) + softplus(z1), -80,
+#       80)) + 1)
 #   dloss/dx = R0*c0
-#   dloss/dx_y = -(1 - alpha)*sigmoid(z0)/(alpha*expm1(clip(softplus(z0) - softplus(z1), -80, 80))
-#       + 1)
-#   dloss/drobust_x = R1*c1
-#   dloss/drobust_x_y = -alpha*sigmoid(z1)/((1 - alpha)*expm1(clip(-softplus(z0) + softplus(z1),
-#       -80, 80)) + 1)
+#   dloss/dx_y = -(1 - u_alpha)*sigmoid(z0)/(u_alpha*expm1(clip(softplus(z0) - softplus(z1), -80,
+#       80)) + 1)
+#   dloss/du_robust_x = R1*c1
+#   dloss/du_robust_x_y = -u_alpha*sigmoid(z1)/((1 - u_alpha)*expm1(clip(-softplus(z0) +
+#       softplus(z1), -80, 80)) + 1)
+#   names of the spec begin with u_: u_alpha is its alpha
 #   with l0_j = x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 = exp(l0_j
 #       - logsumexp_(j != y) l0_j)
-#   with l1_j = robust_x, z1 = logsumexp_(j != y) l1_j - l1_y, logp1 = l1_j - logsumexp l1, R1 =
+#   with l1_j = u_robust_x, z1 = logsumexp_(j != y) l1_j - l1_y, logp1 = l1_j - logsumexp l1, R1 =
 #       exp(l1_j - logsumexp_(j != y) l1_j)
 # ======================================================================================
 
 
 @dl.jit
-def _lift(cols, inside, y, x, robust_x, x_y, robust_x_y, alpha):
+def _lift(cols, inside, y, x, u_robust_x, x_y, u_robust_x_y, u_alpha):
     # State of one tile, relative to the tile's own maximum: M = sum of w * exp(kappa * t) * t^n
     # with t = l - m, over the classes other than the target.
     valid = inside & (cols != y)
@@ -62,7 +63,7 @@ def _lift(cols, inside, y, x, robust_x, x_y, robust_x_y, alpha):
     m0 = dl.row_max(l0)
     t0 = l0 - tl.where(m0 == float("-inf"), 0.0, m0)
     e0 = tl.exp(t0)
-    l1 = tl.where(valid, robust_x, float("-inf"))
+    l1 = tl.where(valid, u_robust_x, float("-inf"))
     m1 = dl.row_max(l1)
     t1 = l1 - tl.where(m1 == float("-inf"), 0.0, m1)
     e1 = tl.exp(t1)
@@ -91,7 +92,16 @@ def _merge(m0_a, m1_a, a0_a, a1_a, m0_b, m1_b, a0_b, a1_b):
 
 @dl.jit
 def _sweep(
-    base, robust_x_base, y, x_y, robust_x_y, alpha, start, stop, n_classes, BLOCK: tl.constexpr
+    base,
+    u_robust_x_base,
+    y,
+    x_y,
+    u_robust_x_y,
+    u_alpha,
+    start,
+    stop,
+    n_classes,
+    BLOCK: tl.constexpr,
 ):
     # Online reduction of the classes start .. stop - 1: one read of each logit.
     m0 = tl.full((), float("-inf"), tl.float32)
@@ -102,23 +112,23 @@ def _sweep(
         cols = first_col + tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
-        robust_x = tl.load(robust_x_base + cols, mask=inside, other=0.0).to(tl.float32)
-        m0_b, m1_b, a0_b, a1_b = _lift(cols, inside, y, x, robust_x, x_y, robust_x_y, alpha)
+        u_robust_x = tl.load(u_robust_x_base + cols, mask=inside, other=0.0).to(tl.float32)
+        m0_b, m1_b, a0_b, a1_b = _lift(cols, inside, y, x, u_robust_x, x_y, u_robust_x_y, u_alpha)
         m0, m1, a0, a1 = _merge(m0, m1, a0, a1, m0_b, m1_b, a0_b, a1_b)
     return m0, m1, a0, a1
 
 
 @dl.jit
-def _finish(x_y, robust_x_y, alpha, m0, m1, a0, a1):
+def _finish(x_y, u_robust_x_y, u_alpha, m0, m1, a0, a1):
     # From the merged state to the results of the row, and the statistics that the gradient reads.
     la0 = dl.log_accurate(a0)
     ly0 = x_y
     z0 = (m0 - ly0) + la0
     la1 = dl.log_accurate(a1)
-    ly1 = robust_x_y
+    ly1 = u_robust_x_y
     z1 = (m1 - ly1) + la1
-    w0 = dl.log_accurate(1.0 - alpha)
-    w1 = dl.log_accurate(alpha)
+    w0 = dl.log_accurate(1.0 - u_alpha)
+    w1 = dl.log_accurate(u_alpha)
     loss = dl.softplus(
         dl.logaddexp(w0 - dl.softplus(-z0), w1 - dl.softplus(-z1))
         - dl.logaddexp(w0 - dl.softplus(z0), w1 - dl.softplus(z1))
@@ -127,23 +137,23 @@ def _finish(x_y, robust_x_y, alpha, m0, m1, a0, a1):
 
 
 @dl.jit
-def _coefficients(x_y, robust_x_y, alpha, m0, la0, m1, la1):
+def _coefficients(x_y, u_robust_x_y, u_alpha, m0, la0, m1, la1):
     # Row scalars of the gradient.
     ly0 = x_y
     z0 = (m0 - ly0) + la0
-    ly1 = robust_x_y
+    ly1 = u_robust_x_y
     z1 = (m1 - ly1) + la1
     zc0 = dl.clip(z0, -3.0e38, 3.0e38)
     zc1 = dl.clip(z1, -3.0e38, 3.0e38)
-    w0 = 1.0 - alpha
+    w0 = 1.0 - u_alpha
     w1 = dl.softplus(zc0) - dl.softplus(zc1)
-    c0 = w0 * dl.sigmoid(zc0) / (1.0 + alpha * dl.expm1(dl.clip(w1, -80.0, 80.0)))
-    c1 = alpha * dl.sigmoid(zc1) / (1.0 + w0 * dl.expm1(dl.clip(-w1, -80.0, 80.0)))
+    c0 = w0 * dl.sigmoid(zc0) / (1.0 + u_alpha * dl.expm1(dl.clip(w1, -80.0, 80.0)))
+    c1 = u_alpha * dl.sigmoid(zc1) / (1.0 + w0 * dl.expm1(dl.clip(-w1, -80.0, 80.0)))
     grad_x_y = -c0
-    grad_robust_x_y = -c1
+    grad_u_robust_x_y = -c1
     rinv0 = tl.where(la0 == float("-inf"), 0.0, dl.exp_accurate(-la0))
     rinv1 = tl.where(la1 == float("-inf"), 0.0, dl.exp_accurate(-la1))
-    return c0, c1, grad_x_y, grad_robust_x_y, m0, rinv0, m1, rinv1
+    return c0, c1, grad_x_y, grad_u_robust_x_y, m0, rinv0, m1, rinv1
 
 
 @dl.jit
@@ -151,14 +161,14 @@ def _gradient(
     cols,
     y,
     x,
-    robust_x,
+    u_robust_x,
     x_y,
-    robust_x_y,
-    alpha,
+    u_robust_x_y,
+    u_alpha,
     c0,
     c1,
     grad_x_y,
-    grad_robust_x_y,
+    grad_u_robust_x_y,
     m0,
     rinv0,
     m1,
@@ -168,27 +178,27 @@ def _gradient(
     t0 = x - m0
     e0 = tl.exp(t0)
     r0 = e0 * rinv0
-    t1 = robust_x - m1
+    t1 = u_robust_x - m1
     e1 = tl.exp(t1)
     r1 = e1 * rinv1
     grad_x = c0 * r0
-    grad_robust_x = c1 * r1
+    grad_u_robust_x = c1 * r1
     grad_x = tl.where(cols == y, grad_x_y, grad_x)
-    grad_robust_x = tl.where(cols == y, grad_robust_x_y, grad_robust_x)
-    return grad_x, grad_robust_x
+    grad_u_robust_x = tl.where(cols == y, grad_u_robust_x_y, grad_u_robust_x)
+    return grad_x, grad_u_robust_x
 
 
 @dl.jit
 def _forward_kernel(
     logits,
     target,
-    robust_x_ptr,
-    alpha,
+    u_robust_x_ptr,
+    u_alpha,
     loss,
     saved,
     state,
     stride_row,
-    stride_robust_x,
+    stride_u_robust_x,
     n_rows,
     n_classes,
     ignore_index,
@@ -200,26 +210,26 @@ def _forward_kernel(
     # of its part of the row, and the merge kernel finishes.
     row = tl.program_id(0).to(tl.int64)
     base = logits + row * stride_row
-    robust_x_base = robust_x_ptr + row * stride_robust_x
+    u_robust_x_base = u_robust_x_ptr + row * stride_u_robust_x
     y = tl.load(target + row * stride_target).to(tl.int64)
     ignored = y == ignore_index
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    robust_x_y = tl.load(robust_x_base + y).to(tl.float32)
-    alpha = tl.full((), 0.0, tl.float32) + alpha
+    u_robust_x_y = tl.load(u_robust_x_base + y).to(tl.float32)
+    u_alpha = tl.full((), 0.0, tl.float32) + u_alpha
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BLOCK), SPLITS) * BLOCK
     start = split * class_share
     stop = tl.minimum(start + class_share, n_classes)
     stop = tl.where(ignored, start, stop)  # ignored rows read nothing
     m0, m1, a0, a1 = _sweep(
-        base, robust_x_base, y, x_y, robust_x_y, alpha, start, stop, n_classes, BLOCK
+        base, u_robust_x_base, y, x_y, u_robust_x_y, u_alpha, start, stop, n_classes, BLOCK
     )
     if SPLITS == 1:
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
         m1 = tl.where(m1 == float("-inf"), 0.0, m1)
-        loss_row, la0, la1 = _finish(x_y, robust_x_y, alpha, m0, m1, a0, a1)
+        loss_row, la0, la1 = _finish(x_y, u_robust_x_y, u_alpha, m0, m1, a0, a1)
         loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
         tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
         tl.store(saved + 0 * n_rows + row, m0)
@@ -238,13 +248,13 @@ def _forward_kernel(
 def _merge_kernel(
     logits,
     target,
-    robust_x_ptr,
-    alpha,
+    u_robust_x_ptr,
+    u_alpha,
     loss,
     saved,
     state,
     stride_row,
-    stride_robust_x,
+    stride_u_robust_x,
     n_rows,
     n_classes,
     ignore_index,
@@ -255,14 +265,14 @@ def _merge_kernel(
     # Grid (N,). Merges the SPLITS partial states of a row in order, and finishes it.
     row = tl.program_id(0).to(tl.int64)
     base = logits + row * stride_row
-    robust_x_base = robust_x_ptr + row * stride_robust_x
+    u_robust_x_base = u_robust_x_ptr + row * stride_u_robust_x
     y = tl.load(target + row * stride_target).to(tl.int64)
     ignored = y == ignore_index
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    robust_x_y = tl.load(robust_x_base + y).to(tl.float32)
-    alpha = tl.full((), 0.0, tl.float32) + alpha
+    u_robust_x_y = tl.load(u_robust_x_base + y).to(tl.float32)
+    u_alpha = tl.full((), 0.0, tl.float32) + u_alpha
     m0 = tl.load(state + 0 * SPLITS * n_rows + row)
     m1 = tl.load(state + 1 * SPLITS * n_rows + row)
     a0 = tl.load(state + 2 * SPLITS * n_rows + row)
@@ -276,7 +286,7 @@ def _merge_kernel(
         m0, m1, a0, a1 = _merge(m0, m1, a0, a1, m0_b, m1_b, a0_b, a1_b)
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
     m1 = tl.where(m1 == float("-inf"), 0.0, m1)
-    loss_row, la0, la1 = _finish(x_y, robust_x_y, alpha, m0, m1, a0, a1)
+    loss_row, la0, la1 = _finish(x_y, u_robust_x_y, u_alpha, m0, m1, a0, a1)
     loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
     tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
     tl.store(saved + 0 * n_rows + row, m0)
@@ -289,16 +299,16 @@ def _merge_kernel(
 def _backward_kernel(
     logits,
     target,
-    robust_x_ptr,
-    alpha,
+    u_robust_x_ptr,
+    u_alpha,
     saved,
     grad_rows,
     grad_logits,
-    grad_robust_x_ptr,
+    grad_u_robust_x_ptr,
     stride_row,
-    stride_robust_x,
+    stride_u_robust_x,
     stride_grad,
-    stride_grad_robust_x,
+    stride_grad_u_robust_x,
     n_rows,
     n_classes,
     ignore_index,
@@ -310,39 +320,39 @@ def _backward_kernel(
     # Grid (N, tiles). Elementwise: reads each logit once, writes its gradient once.
     row = tl.program_id(0).to(tl.int64)
     base = logits + row * stride_row
-    robust_x_base = robust_x_ptr + row * stride_robust_x
+    u_robust_x_base = u_robust_x_ptr + row * stride_u_robust_x
     y = tl.load(target + row * stride_target).to(tl.int64)
     ignored = y == ignore_index
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    robust_x_y = tl.load(robust_x_base + y).to(tl.float32)
-    alpha = tl.full((), 0.0, tl.float32) + alpha
+    u_robust_x_y = tl.load(u_robust_x_base + y).to(tl.float32)
+    u_alpha = tl.full((), 0.0, tl.float32) + u_alpha
     g = tl.load(grad_rows + row * stride_grad_rows)
     g = tl.where(in_range | ignored, g, float("nan"))  # a target out of range is loud
     m0 = tl.load(saved + 0 * n_rows + row)
     la0 = tl.load(saved + 1 * n_rows + row)
     m1 = tl.load(saved + 2 * n_rows + row)
     la1 = tl.load(saved + 3 * n_rows + row)
-    c0, c1, grad_x_y, grad_robust_x_y, m0, rinv0, m1, rinv1 = _coefficients(
-        x_y, robust_x_y, alpha, m0, la0, m1, la1
+    c0, c1, grad_x_y, grad_u_robust_x_y, m0, rinv0, m1, rinv1 = _coefficients(
+        x_y, u_robust_x_y, u_alpha, m0, la0, m1, la1
     )
     cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = cols < n_classes
     x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-    robust_x = tl.load(robust_x_base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-    grad_x, grad_robust_x = _gradient(
+    u_robust_x = tl.load(u_robust_x_base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
+    grad_x, grad_u_robust_x = _gradient(
         cols,
         y,
         x,
-        robust_x,
+        u_robust_x,
         x_y,
-        robust_x_y,
-        alpha,
+        u_robust_x_y,
+        u_alpha,
         c0,
         c1,
         grad_x_y,
-        grad_robust_x_y,
+        grad_u_robust_x_y,
         m0,
         rinv0,
         m1,
@@ -354,26 +364,26 @@ def _backward_kernel(
         out = grad_logits + row * stride_grad + cols
         tl.store(out, grad_x.to(grad_logits.dtype.element_ty), mask=inside)
     if WANT & 2:
-        grad_robust_x = grad_robust_x * g
-        grad_robust_x = tl.where(ignored, 0.0, grad_robust_x)
-        out = grad_robust_x_ptr + row * stride_grad_robust_x + cols
-        tl.store(out, grad_robust_x.to(grad_robust_x_ptr.dtype.element_ty), mask=inside)
+        grad_u_robust_x = grad_u_robust_x * g
+        grad_u_robust_x = tl.where(ignored, 0.0, grad_u_robust_x)
+        out = grad_u_robust_x_ptr + row * stride_grad_u_robust_x + cols
+        tl.store(out, grad_u_robust_x.to(grad_u_robust_x_ptr.dtype.element_ty), mask=inside)
 
 
 @dl.jit
 def _fused_kernel(
     logits,
     target,
-    robust_x_ptr,
-    alpha,
+    u_robust_x_ptr,
+    u_alpha,
     loss,
     grad_rows,
     grad_logits,
-    grad_robust_x_ptr,
+    grad_u_robust_x_ptr,
     stride_row,
-    stride_robust_x,
+    stride_u_robust_x,
     stride_grad,
-    stride_grad_robust_x,
+    stride_grad_u_robust_x,
     n_rows,
     n_classes,
     ignore_index,
@@ -387,50 +397,52 @@ def _fused_kernel(
     # and its gradient written once; longer rows are read again from the cache.
     row = tl.program_id(0).to(tl.int64)
     base = logits + row * stride_row
-    robust_x_base = robust_x_ptr + row * stride_robust_x
+    u_robust_x_base = u_robust_x_ptr + row * stride_u_robust_x
     y = tl.load(target + row * stride_target).to(tl.int64)
     ignored = y == ignore_index
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    robust_x_y = tl.load(robust_x_base + y).to(tl.float32)
-    alpha = tl.full((), 0.0, tl.float32) + alpha
+    u_robust_x_y = tl.load(u_robust_x_base + y).to(tl.float32)
+    u_alpha = tl.full((), 0.0, tl.float32) + u_alpha
     g = tl.load(grad_rows + row * stride_grad_rows)
     g = tl.where(in_range | ignored, g, float("nan"))  # a target out of range is loud
     if ONE_TILE:
         cols = tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-        robust_x = tl.load(robust_x_base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-        m0, m1, a0, a1 = _lift(cols, inside, y, x, robust_x, x_y, robust_x_y, alpha)
+        u_robust_x = tl.load(u_robust_x_base + cols, mask=inside & ~ignored, other=0.0).to(
+            tl.float32
+        )
+        m0, m1, a0, a1 = _lift(cols, inside, y, x, u_robust_x, x_y, u_robust_x_y, u_alpha)
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
         m1 = tl.where(m1 == float("-inf"), 0.0, m1)
     else:
         stop = tl.where(ignored, 0, n_classes)
         m0, m1, a0, a1 = _sweep(
-            base, robust_x_base, y, x_y, robust_x_y, alpha, 0, stop, n_classes, BLOCK
+            base, u_robust_x_base, y, x_y, u_robust_x_y, u_alpha, 0, stop, n_classes, BLOCK
         )
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
         m1 = tl.where(m1 == float("-inf"), 0.0, m1)
-    loss_row, la0, la1 = _finish(x_y, robust_x_y, alpha, m0, m1, a0, a1)
+    loss_row, la0, la1 = _finish(x_y, u_robust_x_y, u_alpha, m0, m1, a0, a1)
     loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
     tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
-    c0, c1, grad_x_y, grad_robust_x_y, m0, rinv0, m1, rinv1 = _coefficients(
-        x_y, robust_x_y, alpha, m0, la0, m1, la1
+    c0, c1, grad_x_y, grad_u_robust_x_y, m0, rinv0, m1, rinv1 = _coefficients(
+        x_y, u_robust_x_y, u_alpha, m0, la0, m1, la1
     )
     if ONE_TILE:
-        grad_x, grad_robust_x = _gradient(
+        grad_x, grad_u_robust_x = _gradient(
             cols,
             y,
             x,
-            robust_x,
+            u_robust_x,
             x_y,
-            robust_x_y,
-            alpha,
+            u_robust_x_y,
+            u_alpha,
             c0,
             c1,
             grad_x_y,
-            grad_robust_x_y,
+            grad_u_robust_x_y,
             m0,
             rinv0,
             m1,
@@ -442,30 +454,30 @@ def _fused_kernel(
             out = grad_logits + row * stride_grad + cols
             tl.store(out, grad_x.to(grad_logits.dtype.element_ty), mask=inside)
         if WANT & 2:
-            grad_robust_x = grad_robust_x * g
-            grad_robust_x = tl.where(ignored, 0.0, grad_robust_x)
-            out = grad_robust_x_ptr + row * stride_grad_robust_x + cols
-            tl.store(out, grad_robust_x.to(grad_robust_x_ptr.dtype.element_ty), mask=inside)
+            grad_u_robust_x = grad_u_robust_x * g
+            grad_u_robust_x = tl.where(ignored, 0.0, grad_u_robust_x)
+            out = grad_u_robust_x_ptr + row * stride_grad_u_robust_x + cols
+            tl.store(out, grad_u_robust_x.to(grad_u_robust_x_ptr.dtype.element_ty), mask=inside)
     else:
         for first_col in range(0, n_classes, BLOCK):
             cols = first_col + tl.arange(0, BLOCK)
             inside = cols < n_classes
             x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-            robust_x = tl.load(robust_x_base + cols, mask=inside & ~ignored, other=0.0).to(
+            u_robust_x = tl.load(u_robust_x_base + cols, mask=inside & ~ignored, other=0.0).to(
                 tl.float32
             )
-            grad_x, grad_robust_x = _gradient(
+            grad_x, grad_u_robust_x = _gradient(
                 cols,
                 y,
                 x,
-                robust_x,
+                u_robust_x,
                 x_y,
-                robust_x_y,
-                alpha,
+                u_robust_x_y,
+                u_alpha,
                 c0,
                 c1,
                 grad_x_y,
-                grad_robust_x_y,
+                grad_u_robust_x_y,
                 m0,
                 rinv0,
                 m1,
@@ -478,10 +490,10 @@ def _fused_kernel(
                 out = grad_logits + row * stride_grad + cols
                 tl.store(out, grad_x.to(grad_logits.dtype.element_ty), mask=inside)
             if WANT & 2:
-                grad_robust_x = grad_robust_x * g
-                grad_robust_x = tl.where(ignored, 0.0, grad_robust_x)
-                out = grad_robust_x_ptr + row * stride_grad_robust_x + cols
-                tl.store(out, grad_robust_x.to(grad_robust_x_ptr.dtype.element_ty), mask=inside)
+                grad_u_robust_x = grad_u_robust_x * g
+                grad_u_robust_x = tl.where(ignored, 0.0, grad_u_robust_x)
+                out = grad_u_robust_x_ptr + row * stride_grad_u_robust_x + cols
+                tl.store(out, grad_u_robust_x.to(grad_u_robust_x_ptr.dtype.element_ty), mask=inside)
 
 
 @dl.jit
@@ -489,9 +501,9 @@ def _tile(
     x_hidden,
     x_weight,
     x_bias,
-    robust_x_hidden,
-    robust_x_weight,
-    robust_x_bias,
+    u_robust_x_hidden,
+    u_robust_x_weight,
+    u_robust_x_bias,
     row_at,
     cols,
     x_cap,
@@ -499,9 +511,9 @@ def _tile(
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_robust_x_hidden,
-    stride_robust_x_weight,
-    features_robust_x,
+    stride_u_robust_x_hidden,
+    stride_u_robust_x_weight,
+    features_u_robust_x,
     n_classes,
     MADE: tl.constexpr,
     BIASED: tl.constexpr,
@@ -532,25 +544,25 @@ def _tile(
         CAPPED,
     )
     if MADE & 2:
-        robust_x = tiles.product(
-            robust_x_hidden,
-            robust_x_weight,
-            robust_x_bias,
+        u_robust_x = tiles.product(
+            u_robust_x_hidden,
+            u_robust_x_weight,
+            u_robust_x_bias,
             row_at,
             cols,
-            stride_robust_x_hidden,
-            stride_robust_x_weight,
-            features_robust_x,
+            stride_u_robust_x_hidden,
+            stride_u_robust_x_weight,
+            features_u_robust_x,
             (BIASED & 2) != 0,
             (EVEN & 2) != 0,
             PRECISION,
             BK,
         )
     else:
-        robust_x = tl.load(robust_x_hidden + row_at * stride_robust_x_hidden + cols[None, :]).to(
-            tl.float32
-        )
-    return x, cap_slope, robust_x
+        u_robust_x = tl.load(
+            u_robust_x_hidden + row_at * stride_u_robust_x_hidden + cols[None, :]
+        ).to(tl.float32)
+    return x, cap_slope, u_robust_x
 
 
 @dl.jit
@@ -558,21 +570,21 @@ def _tiled_sweep_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    robust_x_hidden,
-    robust_x_weight,
-    robust_x_bias,
+    u_robust_x_hidden,
+    u_robust_x_weight,
+    u_robust_x_bias,
     source_row,
     target,
-    alpha,
+    u_alpha,
     at_y,
     x_cap,
     x_scale,
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_robust_x_hidden,
-    stride_robust_x_weight,
-    features_robust_x,
+    stride_u_robust_x_hidden,
+    stride_u_robust_x_weight,
+    features_u_robust_x,
     n_rows,
     n_classes,
     row_merged,
@@ -593,8 +605,8 @@ def _tiled_sweep_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    robust_x_y = tl.load(at_y + 1 * n_rows + row)
-    alpha = tl.full((), 0.0, tl.float32) + alpha
+    u_robust_x_y = tl.load(at_y + 1 * n_rows + row)
+    u_alpha = tl.full((), 0.0, tl.float32) + u_alpha
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BV), SPLITS) * BV
     start = split * class_share
@@ -606,13 +618,13 @@ def _tiled_sweep_kernel(
     for first_col in range(start, stop, BV):
         row_at = tl.load(source_row + row)
         cols = first_col + tl.arange(0, BV)
-        x, cap_slope, robust_x = _tile(
+        x, cap_slope, u_robust_x = _tile(
             x_hidden,
             x_weight,
             x_bias,
-            robust_x_hidden,
-            robust_x_weight,
-            robust_x_bias,
+            u_robust_x_hidden,
+            u_robust_x_weight,
+            u_robust_x_bias,
             row_at,
             cols,
             x_cap,
@@ -620,9 +632,9 @@ def _tiled_sweep_kernel(
             stride_x_hidden,
             stride_x_weight,
             features_x,
-            stride_robust_x_hidden,
-            stride_robust_x_weight,
-            features_robust_x,
+            stride_u_robust_x_hidden,
+            stride_u_robust_x_weight,
+            features_u_robust_x,
             n_classes,
             MADE,
             BIASED,
@@ -633,7 +645,7 @@ def _tiled_sweep_kernel(
         )
         cols = cols[None, :]
         inside = (cols < n_classes) & (row >= 0)
-        m0_b, m1_b, a0_b, a1_b = _lift(cols, inside, y, x, robust_x, x_y, robust_x_y, alpha)
+        m0_b, m1_b, a0_b, a1_b = _lift(cols, inside, y, x, u_robust_x, x_y, u_robust_x_y, u_alpha)
         m0, m1, a0, a1 = _merge(m0, m1, a0, a1, m0_b, m1_b, a0_b, a1_b)
     tl.store(state + (0 * SPLITS + split) * n_rows + row, m0)
     tl.store(state + (1 * SPLITS + split) * n_rows + row, m1)
@@ -646,21 +658,21 @@ def _tiled_merge_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    robust_x_hidden,
-    robust_x_weight,
-    robust_x_bias,
+    u_robust_x_hidden,
+    u_robust_x_weight,
+    u_robust_x_bias,
     source_row,
     target,
-    alpha,
+    u_alpha,
     at_y,
     x_cap,
     x_scale,
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_robust_x_hidden,
-    stride_robust_x_weight,
-    features_robust_x,
+    stride_u_robust_x_hidden,
+    stride_u_robust_x_weight,
+    features_u_robust_x,
     n_rows,
     n_classes,
     row_merged,
@@ -676,8 +688,8 @@ def _tiled_merge_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    robust_x_y = tl.load(at_y + 1 * n_rows + row)
-    alpha = tl.full((), 0.0, tl.float32) + alpha
+    u_robust_x_y = tl.load(at_y + 1 * n_rows + row)
+    u_alpha = tl.full((), 0.0, tl.float32) + u_alpha
     m0 = tl.load(state + 0 * SPLITS * n_rows + row)
     m1 = tl.load(state + 1 * SPLITS * n_rows + row)
     a0 = tl.load(state + 2 * SPLITS * n_rows + row)
@@ -694,7 +706,7 @@ def _tiled_merge_kernel(
     tl.store(row_merged + 3 * n_rows + row, a1)
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
     m1 = tl.where(m1 == float("-inf"), 0.0, m1)
-    loss_row, la0, la1 = _finish(x_y, robust_x_y, alpha, m0, m1, a0, a1)
+    loss_row, la0, la1 = _finish(x_y, u_robust_x_y, u_alpha, m0, m1, a0, a1)
     tl.store(loss + 0 * n_rows + row, tl.where(in_range, loss_row, float("nan")))
     tl.store(saved + 0 * n_rows + row, m0)
     tl.store(saved + 1 * n_rows + row, la0)
@@ -707,21 +719,21 @@ def _tiled_row_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    robust_x_hidden,
-    robust_x_weight,
-    robust_x_bias,
+    u_robust_x_hidden,
+    u_robust_x_weight,
+    u_robust_x_bias,
     source_row,
     target,
-    alpha,
+    u_alpha,
     at_y,
     x_cap,
     x_scale,
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_robust_x_hidden,
-    stride_robust_x_weight,
-    features_robust_x,
+    stride_u_robust_x_hidden,
+    stride_u_robust_x_weight,
+    features_u_robust_x,
     n_rows,
     n_classes,
     row_merged,
@@ -736,19 +748,19 @@ def _tiled_row_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    robust_x_y = tl.load(at_y + 1 * n_rows + row)
-    alpha = tl.full((), 0.0, tl.float32) + alpha
+    u_robust_x_y = tl.load(at_y + 1 * n_rows + row)
+    u_alpha = tl.full((), 0.0, tl.float32) + u_alpha
     m0 = tl.load(saved + 0 * n_rows + row)
     la0 = tl.load(saved + 1 * n_rows + row)
     m1 = tl.load(saved + 2 * n_rows + row)
     la1 = tl.load(saved + 3 * n_rows + row)
-    c0, c1, grad_x_y, grad_robust_x_y, m0, rinv0, m1, rinv1 = _coefficients(
-        x_y, robust_x_y, alpha, m0, la0, m1, la1
+    c0, c1, grad_x_y, grad_u_robust_x_y, m0, rinv0, m1, rinv1 = _coefficients(
+        x_y, u_robust_x_y, u_alpha, m0, la0, m1, la1
     )
     tl.store(row_coef + 0 * n_rows + row, c0)
     tl.store(row_coef + 1 * n_rows + row, c1)
     tl.store(row_coef + 2 * n_rows + row, grad_x_y)
-    tl.store(row_coef + 3 * n_rows + row, grad_robust_x_y)
+    tl.store(row_coef + 3 * n_rows + row, grad_u_robust_x_y)
     tl.store(row_coef + 4 * n_rows + row, m0)
     tl.store(row_coef + 5 * n_rows + row, rinv0)
     tl.store(row_coef + 6 * n_rows + row, m1)
@@ -760,21 +772,21 @@ def _tiled_gradient(
     x_hidden,
     x_weight,
     x_bias,
-    robust_x_hidden,
-    robust_x_weight,
-    robust_x_bias,
+    u_robust_x_hidden,
+    u_robust_x_weight,
+    u_robust_x_bias,
     source_row,
     target,
-    alpha,
+    u_alpha,
     at_y,
     x_cap,
     x_scale,
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_robust_x_hidden,
-    stride_robust_x_weight,
-    features_robust_x,
+    stride_u_robust_x_hidden,
+    stride_u_robust_x_weight,
+    features_u_robust_x,
     n_rows,
     n_classes,
     row_merged,
@@ -800,25 +812,25 @@ def _tiled_gradient(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    robust_x_y = tl.load(at_y + 1 * n_rows + row)
-    alpha = tl.full((), 0.0, tl.float32) + alpha
+    u_robust_x_y = tl.load(at_y + 1 * n_rows + row)
+    u_alpha = tl.full((), 0.0, tl.float32) + u_alpha
     c0 = tl.load(row_coef + 0 * n_rows + row)
     c1 = tl.load(row_coef + 1 * n_rows + row)
     grad_x_y = tl.load(row_coef + 2 * n_rows + row)
-    grad_robust_x_y = tl.load(row_coef + 3 * n_rows + row)
+    grad_u_robust_x_y = tl.load(row_coef + 3 * n_rows + row)
     m0 = tl.load(row_coef + 4 * n_rows + row)
     rinv0 = tl.load(row_coef + 5 * n_rows + row)
     m1 = tl.load(row_coef + 6 * n_rows + row)
     rinv1 = tl.load(row_coef + 7 * n_rows + row)
     row_at = tl.load(source_row + row)
     cols = first_col + tl.arange(0, BV)
-    x, cap_slope, robust_x = _tile(
+    x, cap_slope, u_robust_x = _tile(
         x_hidden,
         x_weight,
         x_bias,
-        robust_x_hidden,
-        robust_x_weight,
-        robust_x_bias,
+        u_robust_x_hidden,
+        u_robust_x_weight,
+        u_robust_x_bias,
         row_at,
         cols,
         x_cap,
@@ -826,9 +838,9 @@ def _tiled_gradient(
         stride_x_hidden,
         stride_x_weight,
         features_x,
-        stride_robust_x_hidden,
-        stride_robust_x_weight,
-        features_robust_x,
+        stride_u_robust_x_hidden,
+        stride_u_robust_x_weight,
+        features_u_robust_x,
         n_classes,
         MADE,
         BIASED,
@@ -839,18 +851,18 @@ def _tiled_gradient(
     )
     cols = cols[None, :]
     inside = (cols < n_classes) & (row >= 0)
-    grad_x, grad_robust_x = _gradient(
+    grad_x, grad_u_robust_x = _gradient(
         cols,
         y,
         x,
-        robust_x,
+        u_robust_x,
         x_y,
-        robust_x_y,
-        alpha,
+        u_robust_x_y,
+        u_alpha,
         c0,
         c1,
         grad_x_y,
-        grad_robust_x_y,
+        grad_u_robust_x_y,
         m0,
         rinv0,
         m1,
@@ -859,7 +871,7 @@ def _tiled_gradient(
     if SOURCE == 0:
         grad = tl.where(inside, grad_x, 0.0)
     if SOURCE == 1:
-        grad = tl.where(inside, grad_robust_x, 0.0)
+        grad = tl.where(inside, grad_u_robust_x, 0.0)
     tile_counts = 1
     if FILTER:
         # NaN counts, and so does the tile of the target, however small.
@@ -878,21 +890,21 @@ def _tiled_hidden_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    robust_x_hidden,
-    robust_x_weight,
-    robust_x_bias,
+    u_robust_x_hidden,
+    u_robust_x_weight,
+    u_robust_x_bias,
     source_row,
     target,
-    alpha,
+    u_alpha,
     at_y,
     x_cap,
     x_scale,
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_robust_x_hidden,
-    stride_robust_x_weight,
-    features_robust_x,
+    stride_u_robust_x_hidden,
+    stride_u_robust_x_weight,
+    features_u_robust_x,
     n_rows,
     n_classes,
     row_merged,
@@ -940,21 +952,21 @@ def _tiled_hidden_kernel(
                     x_hidden,
                     x_weight,
                     x_bias,
-                    robust_x_hidden,
-                    robust_x_weight,
-                    robust_x_bias,
+                    u_robust_x_hidden,
+                    u_robust_x_weight,
+                    u_robust_x_bias,
                     source_row,
                     target,
-                    alpha,
+                    u_alpha,
                     at_y,
                     x_cap,
                     x_scale,
                     stride_x_hidden,
                     stride_x_weight,
                     features_x,
-                    stride_robust_x_hidden,
-                    stride_robust_x_weight,
-                    features_robust_x,
+                    stride_u_robust_x_hidden,
+                    stride_u_robust_x_weight,
+                    features_u_robust_x,
                     n_rows,
                     n_classes,
                     row_merged,
@@ -1010,9 +1022,9 @@ def _tiled_hidden_kernel(
                         scratch,
                         tile_slots,
                         n_slots,
-                        robust_x_weight,
-                        stride_robust_x_weight,
-                        features_robust_x,
+                        u_robust_x_weight,
+                        stride_u_robust_x_weight,
+                        features_u_robust_x,
                         n_classes,
                         1.0,
                         PRECISION,
@@ -1028,21 +1040,21 @@ def _tiled_weight_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    robust_x_hidden,
-    robust_x_weight,
-    robust_x_bias,
+    u_robust_x_hidden,
+    u_robust_x_weight,
+    u_robust_x_bias,
     source_row,
     target,
-    alpha,
+    u_alpha,
     at_y,
     x_cap,
     x_scale,
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_robust_x_hidden,
-    stride_robust_x_weight,
-    features_robust_x,
+    stride_u_robust_x_hidden,
+    stride_u_robust_x_weight,
+    features_u_robust_x,
     n_rows,
     n_classes,
     row_merged,
@@ -1096,21 +1108,21 @@ def _tiled_weight_kernel(
                         x_hidden,
                         x_weight,
                         x_bias,
-                        robust_x_hidden,
-                        robust_x_weight,
-                        robust_x_bias,
+                        u_robust_x_hidden,
+                        u_robust_x_weight,
+                        u_robust_x_bias,
                         source_row,
                         target,
-                        alpha,
+                        u_alpha,
                         at_y,
                         x_cap,
                         x_scale,
                         stride_x_hidden,
                         stride_x_weight,
                         features_x,
-                        stride_robust_x_hidden,
-                        stride_robust_x_weight,
-                        features_robust_x,
+                        stride_u_robust_x_hidden,
+                        stride_u_robust_x_weight,
+                        features_u_robust_x,
                         n_rows,
                         n_classes,
                         row_merged,
@@ -1157,15 +1169,15 @@ def _tiled_weight_kernel(
                         )
                     if SOURCE == 1:
                         tiles.add_to_classes(
-                            grad_sums + program.to(tl.int64) * BV * features_robust_x,
+                            grad_sums + program.to(tl.int64) * BV * features_u_robust_x,
                             sums_begun,
                             scratch,
                             tile_slots,
                             n_slots,
-                            robust_x_hidden,
+                            u_robust_x_hidden,
                             source_row,
-                            stride_robust_x_hidden,
-                            features_robust_x,
+                            stride_u_robust_x_hidden,
+                            features_u_robust_x,
                             1.0,
                             PRECISION,
                             BM,
@@ -1189,10 +1201,10 @@ def _tiled_weight_kernel(
             if SOURCE == 1:
                 tiles.write_classes(
                     grad_weight,
-                    grad_sums + program.to(tl.int64) * BV * features_robust_x,
+                    grad_sums + program.to(tl.int64) * BV * features_u_robust_x,
                     sums_begun,
                     first_col,
-                    features_robust_x,
+                    features_u_robust_x,
                     n_classes,
                     BV,
                     BD,
@@ -1210,21 +1222,21 @@ def _tiled_rows_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    robust_x_hidden,
-    robust_x_weight,
-    robust_x_bias,
+    u_robust_x_hidden,
+    u_robust_x_weight,
+    u_robust_x_bias,
     source_row,
     target,
-    alpha,
+    u_alpha,
     at_y,
     x_cap,
     x_scale,
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_robust_x_hidden,
-    stride_robust_x_weight,
-    features_robust_x,
+    stride_u_robust_x_hidden,
+    stride_u_robust_x_weight,
+    features_u_robust_x,
     n_rows,
     n_classes,
     row_merged,
@@ -1251,21 +1263,21 @@ def _tiled_rows_kernel(
         x_hidden,
         x_weight,
         x_bias,
-        robust_x_hidden,
-        robust_x_weight,
-        robust_x_bias,
+        u_robust_x_hidden,
+        u_robust_x_weight,
+        u_robust_x_bias,
         source_row,
         target,
-        alpha,
+        u_alpha,
         at_y,
         x_cap,
         x_scale,
         stride_x_hidden,
         stride_x_weight,
         features_x,
-        stride_robust_x_hidden,
-        stride_robust_x_weight,
-        features_robust_x,
+        stride_u_robust_x_hidden,
+        stride_u_robust_x_weight,
+        features_u_robust_x,
         n_rows,
         n_classes,
         row_merged,
@@ -1291,16 +1303,16 @@ def _tiled_rows_kernel(
     tl.store(sums_at, grad.to(out.dtype.element_ty), mask=(row < n_counted) & (cols < n_classes))
 
 
-def _torch_forward(x, y, robust_x, alpha):
+def _torch_forward(x, y, u_robust_x, u_alpha):
     """Loss [rows, outputs] and saved statistics [n_saved, rows] of a chunk of whole rows."""
     x_y = x.gather(1, y)
-    robust_x_y = robust_x.gather(1, y)
+    u_robust_x_y = u_robust_x.gather(1, y)
     l0 = x.scatter_(1, y, float("-inf"))
     m0 = l0.amax(1, keepdim=True)
     m0 = torch.where(m0 == float("-inf"), 0.0, m0)
     t0 = l0.sub_(m0)
     e0 = t0.exp_()
-    l1 = robust_x.scatter(1, y, float("-inf"))
+    l1 = u_robust_x.scatter(1, y, float("-inf"))
     m1 = l1.amax(1, keepdim=True)
     m1 = torch.where(m1 == float("-inf"), 0.0, m1)
     t1 = l1.sub_(m1)
@@ -1311,10 +1323,10 @@ def _torch_forward(x, y, robust_x, alpha):
     ly0 = x_y
     z0 = (m0 - ly0) + la0
     la1 = el.log(a1)
-    ly1 = robust_x_y
+    ly1 = u_robust_x_y
     z1 = (m1 - ly1) + la1
-    w0 = el.log(1.0 - alpha)
-    w1 = el.log(alpha)
+    w0 = el.log(1.0 - u_alpha)
+    w1 = el.log(u_alpha)
     loss = el.softplus(
         el.logaddexp(w0 - el.softplus(-z0), w1 - el.softplus(-z1))
         - el.logaddexp(w0 - el.softplus(z0), w1 - el.softplus(z1))
@@ -1324,53 +1336,53 @@ def _torch_forward(x, y, robust_x, alpha):
     ).t()
 
 
-def _torch_backward(x, y, robust_x, alpha, saved, g):
+def _torch_backward(x, y, u_robust_x, u_alpha, saved, g):
     """g * dloss/dx [rows, V] for each stream of a chunk of whole rows, from what was saved."""
     m0 = saved[0].unsqueeze(1)
     la0 = saved[1].unsqueeze(1)
     m1 = saved[2].unsqueeze(1)
     la1 = saved[3].unsqueeze(1)
     x_y = x.gather(1, y)
-    robust_x_y = robust_x.gather(1, y)
+    u_robust_x_y = u_robust_x.gather(1, y)
     ly0 = x_y
     z0 = (m0 - ly0) + la0
-    ly1 = robust_x_y
+    ly1 = u_robust_x_y
     z1 = (m1 - ly1) + la1
     zc0 = el.clip(z0, -3.0e38, 3.0e38)
     zc1 = el.clip(z1, -3.0e38, 3.0e38)
-    w0 = 1.0 - alpha
+    w0 = 1.0 - u_alpha
     w1 = el.softplus(zc0) - el.softplus(zc1)
-    c0 = w0 * el.sigmoid(zc0) / (1.0 + alpha * el.expm1(el.clip(w1, -80.0, 80.0)))
-    c1 = alpha * el.sigmoid(zc1) / (1.0 + w0 * el.expm1(el.clip(-w1, -80.0, 80.0)))
+    c0 = w0 * el.sigmoid(zc0) / (1.0 + u_alpha * el.expm1(el.clip(w1, -80.0, 80.0)))
+    c1 = u_alpha * el.sigmoid(zc1) / (1.0 + w0 * el.expm1(el.clip(-w1, -80.0, 80.0)))
     grad_x_y = -c0
-    grad_robust_x_y = -c1
+    grad_u_robust_x_y = -c1
     rinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-la0))
     rinv1 = torch.where(la1 == float("-inf"), 0.0, el.exp(-la1))
     t0 = x - m0
     e0 = t0.exp_()
     r0 = e0 * rinv0
-    t1 = robust_x - m1
+    t1 = u_robust_x - m1
     e1 = t1.exp_()
     r1 = e1 * rinv1
     grad_x = c0 * r0
-    grad_robust_x = c1 * r1
+    grad_u_robust_x = c1 * r1
     grad_x = grad_x.scatter(1, y, grad_x_y + torch.zeros_like(x_y))
     grad_x = grad_x.mul_(g)
-    grad_robust_x = grad_robust_x.scatter(1, y, grad_robust_x_y + torch.zeros_like(x_y))
-    grad_robust_x = grad_robust_x.mul_(g)
-    return (grad_x, grad_robust_x)
+    grad_u_robust_x = grad_u_robust_x.scatter(1, y, grad_u_robust_x_y + torch.zeros_like(x_y))
+    grad_u_robust_x = grad_u_robust_x.mul_(g)
+    return (grad_x, grad_u_robust_x)
 
 
-def _torch_fused(x, y, robust_x, alpha, g):
+def _torch_fused(x, y, u_robust_x, u_alpha, g):
     """Loss [rows, outputs] and g * dloss/dx [rows, V] for each stream while the chunk is in cache."""
     x_y = x.gather(1, y)
-    robust_x_y = robust_x.gather(1, y)
+    u_robust_x_y = u_robust_x.gather(1, y)
     l0 = x.scatter_(1, y, float("-inf"))
     m0 = l0.amax(1, keepdim=True)
     m0 = torch.where(m0 == float("-inf"), 0.0, m0)
     t0 = l0.sub_(m0)
     e0 = t0.exp_()
-    l1 = robust_x.scatter(1, y, float("-inf"))
+    l1 = u_robust_x.scatter(1, y, float("-inf"))
     m1 = l1.amax(1, keepdim=True)
     m1 = torch.where(m1 == float("-inf"), 0.0, m1)
     t1 = l1.sub_(m1)
@@ -1381,67 +1393,68 @@ def _torch_fused(x, y, robust_x, alpha, g):
     ly0 = x_y
     z0 = (m0 - ly0) + la0
     la1 = el.log(a1)
-    ly1 = robust_x_y
+    ly1 = u_robust_x_y
     z1 = (m1 - ly1) + la1
-    w0 = el.log(1.0 - alpha)
-    w1 = el.log(alpha)
+    w0 = el.log(1.0 - u_alpha)
+    w1 = el.log(u_alpha)
     loss = el.softplus(
         el.logaddexp(w0 - el.softplus(-z0), w1 - el.softplus(-z1))
         - el.logaddexp(w0 - el.softplus(z0), w1 - el.softplus(z1))
     )
     zc0 = el.clip(z0, -3.0e38, 3.0e38)
     zc1 = el.clip(z1, -3.0e38, 3.0e38)
-    w0 = 1.0 - alpha
+    w0 = 1.0 - u_alpha
     w1 = el.softplus(zc0) - el.softplus(zc1)
-    c0 = w0 * el.sigmoid(zc0) / (1.0 + alpha * el.expm1(el.clip(w1, -80.0, 80.0)))
-    c1 = alpha * el.sigmoid(zc1) / (1.0 + w0 * el.expm1(el.clip(-w1, -80.0, 80.0)))
+    c0 = w0 * el.sigmoid(zc0) / (1.0 + u_alpha * el.expm1(el.clip(w1, -80.0, 80.0)))
+    c1 = u_alpha * el.sigmoid(zc1) / (1.0 + w0 * el.expm1(el.clip(-w1, -80.0, 80.0)))
     grad_x_y = -c0
-    grad_robust_x_y = -c1
+    grad_u_robust_x_y = -c1
     rinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-la0))
     rinv1 = torch.where(la1 == float("-inf"), 0.0, el.exp(-la1))
     r0 = e0 * rinv0
     r1 = e1 * rinv1
     grad_x = c0 * r0
-    grad_robust_x = c1 * r1
+    grad_u_robust_x = c1 * r1
     grad_x = grad_x.scatter(1, y, grad_x_y + torch.zeros_like(x_y))
     grad_x = grad_x.mul_(g)
-    grad_robust_x = grad_robust_x.scatter(1, y, grad_robust_x_y + torch.zeros_like(x_y))
-    grad_robust_x = grad_robust_x.mul_(g)
-    return loss, (grad_x, grad_robust_x)
+    grad_u_robust_x = grad_u_robust_x.scatter(1, y, grad_u_robust_x_y + torch.zeros_like(x_y))
+    grad_u_robust_x = grad_u_robust_x.mul_(g)
+    return loss, (grad_x, grad_u_robust_x)
 
 
 _C_SOURCE = r"""#include "row.h"
 
 /* Mixture of an accurate and a robust classifier
-     loss     = softplus(logaddexp(log(1 - alpha) - softplus(-z0), log(alpha) - softplus(-z1)) -
-         logaddexp(log(1 - alpha) - softplus(z0), log(alpha) - softplus(z1)))
-     c0       = (1 - alpha)*sigmoid(z0)/(alpha*expm1(clip(softplus(z0) - softplus(z1), -80, 80)) +
-         1)
-     c1       = alpha*sigmoid(z1)/((1 - alpha)*expm1(clip(-softplus(z0) + softplus(z1), -80, 80)) +
-         1)
+     loss     = softplus(logaddexp(log(1 - u_alpha) - softplus(-z0), log(u_alpha) - softplus(-z1))
+         - logaddexp(log(1 - u_alpha) - softplus(z0), log(u_alpha) - softplus(z1)))
+     c0       = (1 - u_alpha)*sigmoid(z0)/(u_alpha*expm1(clip(softplus(z0) - softplus(z1), -80,
+         80)) + 1)
+     c1       = u_alpha*sigmoid(z1)/((1 - u_alpha)*expm1(clip(-softplus(z0) + softplus(z1), -80,
+         80)) + 1)
      dloss/dx = R0*c0
-     dloss/dx_y = -(1 - alpha)*sigmoid(z0)/(alpha*expm1(clip(softplus(z0) - softplus(z1), -80, 80))
-         + 1)
-     dloss/drobust_x = R1*c1
-     dloss/drobust_x_y = -alpha*sigmoid(z1)/((1 - alpha)*expm1(clip(-softplus(z0) + softplus(z1),
-         -80, 80)) + 1)
+     dloss/dx_y = -(1 - u_alpha)*sigmoid(z0)/(u_alpha*expm1(clip(softplus(z0) - softplus(z1), -80,
+         80)) + 1)
+     dloss/du_robust_x = R1*c1
+     dloss/du_robust_x_y = -u_alpha*sigmoid(z1)/((1 - u_alpha)*expm1(clip(-softplus(z0) +
+         softplus(z1), -80, 80)) + 1)
+     names of the spec begin with u_: u_alpha is its alpha
      with l0_j = x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 = exp(l0_j
          - logsumexp_(j != y) l0_j)
-     with l1_j = robust_x, z1 = logsumexp_(j != y) l1_j - l1_y, logp1 = l1_j - logsumexp l1, R1 =
+     with l1_j = u_robust_x, z1 = logsumexp_(j != y) l1_j - l1_y, logp1 = l1_j - logsumexp l1, R1 =
          exp(l1_j - logsumexp_(j != y) l1_j) */
 
 static inline __attribute__((always_inline)) void lift_1_class(const int cols, const real *x_ptr,
-    const real *robust_x_ptr, const int y, real *reduced0, real *reduced1) {
+    const real *u_robust_x_ptr, const int y, real *reduced0, real *reduced1) {
     const real x = x_ptr[cols];
-    const real robust_x = robust_x_ptr[cols];
+    const real u_robust_x = u_robust_x_ptr[cols];
     const int valid = cols != y;
     const real l0 = (valid ? x : -INFINITY);
-    const real l1 = (valid ? robust_x : -INFINITY);
+    const real l1 = (valid ? u_robust_x : -INFINITY);
     *reduced0 = l0;
     *reduced1 = l1;
 }
 
-static void lift_1(const real *x_ptr, const real *robust_x_ptr, const int n_classes, const int y,
+static void lift_1(const real *x_ptr, const real *u_robust_x_ptr, const int n_classes, const int y,
     double *out) {
     double reduced0_row[PARTS];
     double reduced1_row[PARTS];
@@ -1461,13 +1474,14 @@ static void lift_1(const real *x_ptr, const real *robust_x_ptr, const int n_clas
         for (; cols + LANES <= stop; cols += LANES) {
 #pragma GCC ivdep
             for (int lane = 0; lane < LANES; ++lane) {
-                lift_1_class(cols + lane, x_ptr, robust_x_ptr, y, &reduced0_class, &reduced1_class);
+                lift_1_class(cols + lane, x_ptr, u_robust_x_ptr, y, &reduced0_class,
+                    &reduced1_class);
                 reduced0[lane] = reduced0_class > reduced0[lane] ? reduced0_class : reduced0[lane];
                 reduced1[lane] = reduced1_class > reduced1[lane] ? reduced1_class : reduced1[lane];
             }
         }
         for (; cols < stop; ++cols) {
-            lift_1_class(cols, x_ptr, robust_x_ptr, y, &reduced0_class, &reduced1_class);
+            lift_1_class(cols, x_ptr, u_robust_x_ptr, y, &reduced0_class, &reduced1_class);
             reduced0[0] = reduced0_class > reduced0[0] ? reduced0_class : reduced0[0];
             reduced1[0] = reduced1_class > reduced1[0] ? reduced1_class : reduced1[0];
         }
@@ -1492,16 +1506,16 @@ static void lift_1(const real *x_ptr, const real *robust_x_ptr, const int n_clas
 }
 
 static inline __attribute__((always_inline)) void lift_2_class(const int cols, const real *x_ptr,
-    const real *robust_x_ptr, real *kept0_ptr, real *kept1_ptr, const int late, const real same0,
+    const real *u_robust_x_ptr, real *kept0_ptr, real *kept1_ptr, const int late, const real same0,
     const real same1, const int y, real *reduced2, real *reduced3) {
     const real x = x_ptr[cols];
-    const real robust_x = robust_x_ptr[cols];
+    const real u_robust_x = u_robust_x_ptr[cols];
     const int valid = cols != y;
     const real l0 = (valid ? x : -INFINITY);
     const real t0 = l0 - same0;
     const real kept1 = f_exp_below(t0);
     const real e0 = kept1;
-    const real l1 = (valid ? robust_x : -INFINITY);
+    const real l1 = (valid ? u_robust_x : -INFINITY);
     const real t1 = l1 - same1;
     const real kept0 = f_exp_below(t1);
     const real e1 = kept0;
@@ -1512,8 +1526,8 @@ static inline __attribute__((always_inline)) void lift_2_class(const int cols, c
 }
 
 static inline __attribute__((always_inline)) void lift_2(const real *x_ptr, const real
-    *robust_x_ptr, const int n_classes, real *kept0_ptr, real *kept1_ptr, const int late, const real
-    same0, const real same1, const int y, double *out) {
+    *u_robust_x_ptr, const int n_classes, real *kept0_ptr, real *kept1_ptr, const int late, const
+    real same0, const real same1, const int y, double *out) {
     double reduced2_row[PARTS];
     double reduced3_row[PARTS];
     for (int part = 0; part < PARTS; ++part) {
@@ -1532,14 +1546,14 @@ static inline __attribute__((always_inline)) void lift_2(const real *x_ptr, cons
         for (; cols + LANES <= stop; cols += LANES) {
 #pragma GCC ivdep
             for (int lane = 0; lane < LANES; ++lane) {
-                lift_2_class(cols + lane, x_ptr, robust_x_ptr, kept0_ptr, kept1_ptr, late, same0,
+                lift_2_class(cols + lane, x_ptr, u_robust_x_ptr, kept0_ptr, kept1_ptr, late, same0,
                     same1, y, &reduced2_class, &reduced3_class);
                 reduced2[lane] = reduced2[lane] + reduced2_class;
                 reduced3[lane] = reduced3[lane] + reduced3_class;
             }
         }
         for (; cols < stop; ++cols) {
-            lift_2_class(cols, x_ptr, robust_x_ptr, kept0_ptr, kept1_ptr, late, same0, same1, y,
+            lift_2_class(cols, x_ptr, u_robust_x_ptr, kept0_ptr, kept1_ptr, late, same0, same1, y,
                 &reduced2_class, &reduced3_class);
             reduced2[0] = reduced2[0] + reduced2_class;
             reduced3[0] = reduced3[0] + reduced3_class;
@@ -1561,30 +1575,30 @@ static inline __attribute__((always_inline)) void lift_2(const real *x_ptr, cons
 }
 
 static inline __attribute__((always_inline)) void gradient(const real *x_ptr, const real
-    *robust_x_ptr, const int n_classes, const real c0, const real c1, const real m0, const real m1,
-    const real rinv0, const real rinv1, const real g, real *grad_x_ptr, real *grad_robust_x_ptr,
-    const int want) {
+    *u_robust_x_ptr, const int n_classes, const real c0, const real c1, const real m0, const real
+    m1, const real rinv0, const real rinv1, const real g, real *grad_x_ptr, real
+    *grad_u_robust_x_ptr, const int want) {
 #pragma GCC ivdep
     for (int cols = 0; cols < n_classes; ++cols) {
         const real x = x_ptr[cols];
-        const real robust_x = robust_x_ptr[cols];
+        const real u_robust_x = u_robust_x_ptr[cols];
         const real t0 = x - m0;
         const real e0 = f_exp_below(t0);
         const real r0 = e0 * rinv0;
-        const real t1 = robust_x - m1;
+        const real t1 = u_robust_x - m1;
         const real e1 = f_exp_below(t1);
         const real r1 = e1 * rinv1;
         const real grad_x = c0 * r0;
-        const real grad_robust_x = c1 * r1;
+        const real grad_u_robust_x = c1 * r1;
         if (want & 1) grad_x_ptr[cols] = grad_x * g;
-        if (want & 2) grad_robust_x_ptr[cols] = grad_robust_x * g;
+        if (want & 2) grad_u_robust_x_ptr[cols] = grad_u_robust_x * g;
     }
 }
 
 static inline __attribute__((always_inline)) void gradient_kept(const real *x_ptr, const real
-    *robust_x_ptr, const int n_classes, const real *kept0_ptr, const real *kept1_ptr, const real c0,
-    const real c1, const real rinv0, const real rinv1, const real g, real *grad_x_ptr, real
-    *grad_robust_x_ptr, const int want) {
+    *u_robust_x_ptr, const int n_classes, const real *kept0_ptr, const real *kept1_ptr, const real
+    c0, const real c1, const real rinv0, const real rinv1, const real g, real *grad_x_ptr, real
+    *grad_u_robust_x_ptr, const int want) {
 #pragma GCC ivdep
     for (int cols = 0; cols < n_classes; ++cols) {
         const real kept0 = kept0_ptr[cols];
@@ -1594,9 +1608,9 @@ static inline __attribute__((always_inline)) void gradient_kept(const real *x_pt
         const real e1 = kept0;
         const real r1 = e1 * rinv1;
         const real grad_x = c0 * r0;
-        const real grad_robust_x = c1 * r1;
+        const real grad_u_robust_x = c1 * r1;
         if (want & 1) grad_x_ptr[cols] = grad_x * g;
-        if (want & 2) grad_robust_x_ptr[cols] = grad_robust_x * g;
+        if (want & 2) grad_u_robust_x_ptr[cols] = grad_u_robust_x * g;
     }
 }
 
@@ -1608,39 +1622,40 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
     const int64_t own = (mode == BACKWARD ? 0 : 2 * padded) + 4 * width;
     if (own && !(scratch = aligned_alloc(ALIGNED, (size_t)own * sizeof(real)))) return 1;
     real *kept = scratch + 4 * width;
-    const double alpha = call->parameter[0];
+    const double u_alpha = call->parameter[0];
     for (int64_t row = start; row < stop; ++row) {
         real *grad_x_ptr = grad_row(call, 0, row, scratch + 2 * width);
-        real *grad_robust_x_ptr = grad_row(call, 1, row, scratch + 3 * width);
+        real *grad_u_robust_x_ptr = grad_row(call, 1, row, scratch + 3 * width);
         const int64_t target = call->target[row * call->target_stride];
         if (target == call->ignore_index) {
             if (mode != BACKWARD) call->result[0 * call->rows + row] = 0;
             if (mode == FORWARD) for (int k = 0; k < 4; ++k) call->saved[k * call->rows + row] = 0;
             if (grad_x_ptr) memset(grad_x_ptr, 0, (size_t)n_classes * sizeof(real));
             write_row(call, 0, row, grad_x_ptr);
-            if (grad_robust_x_ptr) memset(grad_robust_x_ptr, 0, (size_t)n_classes * sizeof(real));
-            write_row(call, 1, row, grad_robust_x_ptr);
+            if (grad_u_robust_x_ptr) memset(grad_u_robust_x_ptr, 0, (size_t)n_classes *
+                sizeof(real));
+            write_row(call, 1, row, grad_u_robust_x_ptr);
             continue;
         }
         const int in_range = target >= 0 && target < n_classes;
         const int y = in_range ? (int)target : 0;
         const real *x_ptr = read_row(call, 0, row, scratch + 0 * width);
-        const real *robust_x_ptr = read_row(call, 1, row, scratch + 1 * width);
-        double x_y, robust_x_y, m0, m1, a0, a1, la0, la1, loss, g;
+        const real *u_robust_x_ptr = read_row(call, 1, row, scratch + 1 * width);
+        double x_y, u_robust_x_y, m0, m1, a0, a1, la0, la1, loss, g;
         x_y = x_ptr[y];
-        robust_x_y = robust_x_ptr[y];
+        u_robust_x_y = u_robust_x_ptr[y];
         if (mode != BACKWARD) {
             {
                 double out[2];
-                lift_1(x_ptr, robust_x_ptr, n_classes, y, out);
+                lift_1(x_ptr, u_robust_x_ptr, n_classes, y, out);
                 const double reduced0 = out[0];
                 const double reduced1 = out[1];
                 m0 = reduced0;
                 const double same0 = (m0 == -INFINITY ? 0.0 : m0);
                 m1 = reduced1;
                 const double same1 = (m1 == -INFINITY ? 0.0 : m1);
-                lift_2(x_ptr, robust_x_ptr, n_classes, kept + 0 * padded, kept + 1 * padded, mode ==
-                    FUSED, same0, same1, y, out);
+                lift_2(x_ptr, u_robust_x_ptr, n_classes, kept + 0 * padded, kept + 1 * padded, mode
+                    == FUSED, same0, same1, y, out);
                 const double reduced2 = out[0];
                 const double reduced3 = out[1];
                 a0 = reduced2;
@@ -1652,10 +1667,10 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             double ly0 = x_y;
             double z0 = m0 - ly0 + la0;
             la1 = f_log(a1);
-            double ly1 = robust_x_y;
+            double ly1 = u_robust_x_y;
             double z1 = m1 - ly1 + la1;
-            double w0 = f_log(1.0 - alpha);
-            double w1 = f_log(alpha);
+            double w0 = f_log(1.0 - u_alpha);
+            double w1 = f_log(u_alpha);
             loss = f_softplus(f_logaddexp(w0 - f_softplus(-z0), w1 - f_softplus(-z1)) -
                 f_logaddexp(w0 - f_softplus(z0), w1 - f_softplus(z1)));
             call->result[0 * call->rows + row] = (real)(in_range ? loss : NAN);
@@ -1676,40 +1691,43 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             : NAN;
         double ly0 = x_y;
         double z0 = m0 - ly0 + la0;
-        double ly1 = robust_x_y;
+        double ly1 = u_robust_x_y;
         double z1 = m1 - ly1 + la1;
         double zc0 = f_clamp(z0, 3e+38);
         double zc1 = f_clamp(z1, 3e+38);
-        double w0 = 1.0 - alpha;
+        double w0 = 1.0 - u_alpha;
         double w1 = f_softplus(zc0) - f_softplus(zc1);
-        double c0 = w0 * f_sigmoid(zc0) / (1.0 + alpha * f_expm1_within(f_clamp(w1, 80.0)));
-        double c1 = alpha * f_sigmoid(zc1) / (1.0 + w0 * f_expm1_within(f_clamp(-w1, 80.0)));
+        double c0 = w0 * f_sigmoid(zc0) / (1.0 + u_alpha * f_expm1_within(f_clamp(w1, 80.0)));
+        double c1 = u_alpha * f_sigmoid(zc1) / (1.0 + w0 * f_expm1_within(f_clamp(-w1, 80.0)));
         double grad_x_y = -c0;
-        double grad_robust_x_y = -c1;
+        double grad_u_robust_x_y = -c1;
         double rinv0 = (la0 == -INFINITY ? 0.0 : f_exp(-la0));
         double rinv1 = (la1 == -INFINITY ? 0.0 : f_exp(-la1));
         {
-            const int want = (grad_x_ptr ? 1 : 0) | (grad_robust_x_ptr ? 2 : 0);
+            const int want = (grad_x_ptr ? 1 : 0) | (grad_u_robust_x_ptr ? 2 : 0);
             if (mode == FUSED) {
-                if (want == 1) gradient_kept(x_ptr, robust_x_ptr, n_classes, kept + 0 * padded, kept
-                    + 1 * padded, c0, c1, rinv0, rinv1, (real)g, grad_x_ptr, grad_robust_x_ptr, 1);
-                if (want == 2) gradient_kept(x_ptr, robust_x_ptr, n_classes, kept + 0 * padded, kept
-                    + 1 * padded, c0, c1, rinv0, rinv1, (real)g, grad_x_ptr, grad_robust_x_ptr, 2);
-                if (want == 3) gradient_kept(x_ptr, robust_x_ptr, n_classes, kept + 0 * padded, kept
-                    + 1 * padded, c0, c1, rinv0, rinv1, (real)g, grad_x_ptr, grad_robust_x_ptr, 3);
+                if (want == 1) gradient_kept(x_ptr, u_robust_x_ptr, n_classes, kept + 0 * padded,
+                    kept + 1 * padded, c0, c1, rinv0, rinv1, (real)g, grad_x_ptr,
+                    grad_u_robust_x_ptr, 1);
+                if (want == 2) gradient_kept(x_ptr, u_robust_x_ptr, n_classes, kept + 0 * padded,
+                    kept + 1 * padded, c0, c1, rinv0, rinv1, (real)g, grad_x_ptr,
+                    grad_u_robust_x_ptr, 2);
+                if (want == 3) gradient_kept(x_ptr, u_robust_x_ptr, n_classes, kept + 0 * padded,
+                    kept + 1 * padded, c0, c1, rinv0, rinv1, (real)g, grad_x_ptr,
+                    grad_u_robust_x_ptr, 3);
             } else {
-                if (want == 1) gradient(x_ptr, robust_x_ptr, n_classes, c0, c1, m0, m1, rinv0,
-                    rinv1, (real)g, grad_x_ptr, grad_robust_x_ptr, 1);
-                if (want == 2) gradient(x_ptr, robust_x_ptr, n_classes, c0, c1, m0, m1, rinv0,
-                    rinv1, (real)g, grad_x_ptr, grad_robust_x_ptr, 2);
-                if (want == 3) gradient(x_ptr, robust_x_ptr, n_classes, c0, c1, m0, m1, rinv0,
-                    rinv1, (real)g, grad_x_ptr, grad_robust_x_ptr, 3);
+                if (want == 1) gradient(x_ptr, u_robust_x_ptr, n_classes, c0, c1, m0, m1, rinv0,
+                    rinv1, (real)g, grad_x_ptr, grad_u_robust_x_ptr, 1);
+                if (want == 2) gradient(x_ptr, u_robust_x_ptr, n_classes, c0, c1, m0, m1, rinv0,
+                    rinv1, (real)g, grad_x_ptr, grad_u_robust_x_ptr, 2);
+                if (want == 3) gradient(x_ptr, u_robust_x_ptr, n_classes, c0, c1, m0, m1, rinv0,
+                    rinv1, (real)g, grad_x_ptr, grad_u_robust_x_ptr, 3);
             }
         }
         if (grad_x_ptr) grad_x_ptr[y] = (real)(grad_x_y * g);
-        if (grad_robust_x_ptr) grad_robust_x_ptr[y] = (real)(grad_robust_x_y * g);
+        if (grad_u_robust_x_ptr) grad_u_robust_x_ptr[y] = (real)(grad_u_robust_x_y * g);
         write_row(call, 0, row, grad_x_ptr);
-        write_row(call, 1, row, grad_robust_x_ptr);
+        write_row(call, 1, row, grad_u_robust_x_ptr);
     }
     free(scratch);
     return 0;

@@ -35,36 +35,37 @@ __all__ = [
 
 # ======================================================================================
 # Smooth adversarial comp-sum loss
-#   loss     = sqrt(T0)*nu - expm1div(-softplus(z0), tau - 1)
-#   c0       = -nu/sqrt(T0)
-#   c1       = exp(-(tau - 1)*softplus(z0))/rho
+#   loss     = u_nu*sqrt(T0) - expm1div(-softplus(z0), u_tau - 1)
+#   c0       = -u_nu/sqrt(T0)
+#   c1       = exp(-(u_tau - 1)*softplus(z0))/u_rho
 #   dloss/dx = c0*delta0 + c1*exp(logp0)
-#   dloss/dx_y = -exp(-(tau - 1)*softplus(z0))*sigmoid(z0)/rho + T1*nu/sqrt(T0)
-#   dloss/dadversarial_x = -c0*delta0
-#   dloss/dadversarial_x_y = -T1*nu/sqrt(T0)
-#   with l0_j = x/rho, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 =
+#   dloss/dx_y = u_nu*T1/sqrt(T0) - exp(-(u_tau - 1)*softplus(z0))*sigmoid(z0)/u_rho
+#   dloss/du_adversarial_x = -c0*delta0
+#   dloss/du_adversarial_x_y = -u_nu*T1/sqrt(T0)
+#   names of the spec begin with u_: u_adversarial_x is its adversarial_x
+#   with l0_j = x/u_rho, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 =
 #       exp(l0_j - logsumexp_(j != y) l0_j)
-#   delta0_j = adversarial_x - adversarial_x_y - x + x_y
+#   delta0_j = u_adversarial_x - u_adversarial_x_y - x + x_y
 #   T0 = sum_(j != y) delta0**2
 #   T1 = sum_(j != y) delta0
 # ======================================================================================
 
 
 @dl.jit
-def _lift(cols, inside, y, x, adversarial_x, x_y, adversarial_x_y, tau, rho, nu):
+def _lift(cols, inside, y, x, u_adversarial_x, x_y, u_adversarial_x_y, u_tau, u_rho, u_nu):
     # State of one tile, relative to the tile's own maximum: M = sum of w * exp(kappa * t) * t^n
     # with t = l - m, over the classes other than the target.
     valid = inside & (cols != y)
     l0 = tl.where(valid, x, float("-inf"))
     m0 = dl.row_max(l0)
-    t0 = 1.0 / rho * (l0 - tl.where(m0 == float("-inf"), 0.0, m0))
+    t0 = 1.0 / u_rho * (l0 - tl.where(m0 == float("-inf"), 0.0, m0))
     e0 = tl.exp(t0)
-    near_delta0 = adversarial_x_y - x_y
+    near_delta0 = u_adversarial_x_y - x_y
     far_delta0 = (near_delta0 > 1.0) | (near_delta0 < -1.0)
-    off0_delta0 = tl.where(far_delta0, adversarial_x_y, 0.0)
+    off0_delta0 = tl.where(far_delta0, u_adversarial_x_y, 0.0)
     off1_delta0 = tl.where(far_delta0, -x_y, 0.0)
     near_delta0 = tl.where(far_delta0, 0.0, near_delta0)
-    delta0 = (adversarial_x - off0_delta0) + (-x - off1_delta0) - near_delta0
+    delta0 = (u_adversarial_x - off0_delta0) + (-x - off1_delta0) - near_delta0
     a0 = dl.row_sum(e0)
     b0 = dl.row_sum(tl.where(valid, delta0 * delta0, 0.0))
     b1 = dl.row_sum(tl.where(valid, delta0, 0.0))
@@ -72,11 +73,11 @@ def _lift(cols, inside, y, x, adversarial_x, x_y, adversarial_x_y, tau, rho, nu)
 
 
 @dl.jit
-def _merge(rho, m0_a, a0_a, b0_a, b1_a, m0_b, a0_b, b0_b, b1_b):
+def _merge(u_rho, m0_a, a0_a, b0_a, b1_a, m0_b, a0_b, b0_b, b1_b):
     # Two states as one: m = max(m_a, m_b), d = m_side - m, M = sum of exp(kappa * d) * shifted M_side.
     m0 = tl.maximum(m0_a, m0_b)
-    d0_a = tl.where((m0_a == m0) | (m0_a == float("-inf")), 0.0, 1.0 / rho * (m0_a - m0))
-    d0_b = tl.where((m0_b == m0) | (m0_b == float("-inf")), 0.0, 1.0 / rho * (m0_b - m0))
+    d0_a = tl.where((m0_a == m0) | (m0_a == float("-inf")), 0.0, 1.0 / u_rho * (m0_a - m0))
+    d0_b = tl.where((m0_b == m0) | (m0_b == float("-inf")), 0.0, 1.0 / u_rho * (m0_b - m0))
     k0_a = tl.exp(d0_a)
     k0_b = tl.exp(d0_b)
     a0 = k0_a * a0_a + k0_b * a0_b
@@ -88,13 +89,13 @@ def _merge(rho, m0_a, a0_a, b0_a, b1_a, m0_b, a0_b, b0_b, b1_b):
 @dl.jit
 def _sweep(
     base,
-    adversarial_x_base,
+    u_adversarial_x_base,
     y,
     x_y,
-    adversarial_x_y,
-    tau,
-    rho,
-    nu,
+    u_adversarial_x_y,
+    u_tau,
+    u_rho,
+    u_nu,
     start,
     stop,
     n_classes,
@@ -109,41 +110,43 @@ def _sweep(
         cols = first_col + tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
-        adversarial_x = tl.load(adversarial_x_base + cols, mask=inside, other=0.0).to(tl.float32)
-        m0_b, a0_b, b0_b, b1_b = _lift(
-            cols, inside, y, x, adversarial_x, x_y, adversarial_x_y, tau, rho, nu
+        u_adversarial_x = tl.load(u_adversarial_x_base + cols, mask=inside, other=0.0).to(
+            tl.float32
         )
-        m0, a0, b0, b1 = _merge(rho, m0, a0, b0, b1, m0_b, a0_b, b0_b, b1_b)
+        m0_b, a0_b, b0_b, b1_b = _lift(
+            cols, inside, y, x, u_adversarial_x, x_y, u_adversarial_x_y, u_tau, u_rho, u_nu
+        )
+        m0, a0, b0, b1 = _merge(u_rho, m0, a0, b0, b1, m0_b, a0_b, b0_b, b1_b)
     return m0, a0, b0, b1
 
 
 @dl.jit
-def _finish(x_y, adversarial_x_y, tau, rho, nu, m0, a0, b0, b1):
+def _finish(x_y, u_adversarial_x_y, u_tau, u_rho, u_nu, m0, a0, b0, b1):
     # From the merged state to the results of the row, and the statistics that the gradient reads.
     la0 = dl.log_accurate(a0)
     ly0 = x_y
-    z0 = 1.0 / rho * (m0 - ly0) + la0
+    z0 = 1.0 / u_rho * (m0 - ly0) + la0
     T0 = b0
     T1 = b1
-    loss = nu * dl.sqrt(T0) - dl.expm1div(-dl.softplus(z0), tau - 1.0)
+    loss = u_nu * dl.sqrt(T0) - dl.expm1div(-dl.softplus(z0), u_tau - 1.0)
     return loss, la0, T0, T1
 
 
 @dl.jit
-def _coefficients(x_y, adversarial_x_y, tau, rho, nu, m0, la0, T0, T1):
+def _coefficients(x_y, u_adversarial_x_y, u_tau, u_rho, u_nu, m0, la0, T0, T1):
     # Row scalars of the gradient.
     ly0 = x_y
-    z0 = 1.0 / rho * (m0 - ly0) + la0
-    lam0 = tl.where(z0 > 0.0, la0 + dl.softplus(-z0), dl.softplus(z0) - (1.0 / rho * (m0 - ly0)))
-    w0 = nu * dl.safe_rsqrt(T0)
-    w1 = dl.exp_accurate(-(tau - 1.0) * dl.softplus(z0)) / rho
-    w2 = -T1 * w0
+    z0 = 1.0 / u_rho * (m0 - ly0) + la0
+    lam0 = tl.where(z0 > 0.0, la0 + dl.softplus(-z0), dl.softplus(z0) - (1.0 / u_rho * (m0 - ly0)))
+    w0 = u_nu * dl.safe_rsqrt(T0)
+    w1 = dl.exp_accurate(-(u_tau - 1.0) * dl.softplus(z0)) / u_rho
+    w2 = T1 * w0
     c0 = -w0
     c1 = w1
-    grad_x_y = -w1 * dl.sigmoid(z0) - w2
-    grad_adversarial_x_y = w2
+    grad_x_y = w2 - w1 * dl.sigmoid(z0)
+    grad_u_adversarial_x_y = -w2
     pinv0 = tl.where(la0 == float("-inf"), 0.0, dl.exp_accurate(-lam0))
-    return c0, c1, grad_x_y, grad_adversarial_x_y, m0, pinv0
+    return c0, c1, grad_x_y, grad_u_adversarial_x_y, m0, pinv0
 
 
 @dl.jit
@@ -151,50 +154,50 @@ def _gradient(
     cols,
     y,
     x,
-    adversarial_x,
+    u_adversarial_x,
     x_y,
-    adversarial_x_y,
-    tau,
-    rho,
-    nu,
+    u_adversarial_x_y,
+    u_tau,
+    u_rho,
+    u_nu,
     c0,
     c1,
     grad_x_y,
-    grad_adversarial_x_y,
+    grad_u_adversarial_x_y,
     m0,
     pinv0,
 ):
     # dloss/dx_j of one tile; the value at y is written, not added.
-    t0 = 1.0 / rho * (x - m0)
+    t0 = 1.0 / u_rho * (x - m0)
     e0 = tl.exp(t0)
     p0 = e0 * pinv0
-    near_delta0 = adversarial_x_y - x_y
+    near_delta0 = u_adversarial_x_y - x_y
     far_delta0 = (near_delta0 > 1.0) | (near_delta0 < -1.0)
-    off0_delta0 = tl.where(far_delta0, adversarial_x_y, 0.0)
+    off0_delta0 = tl.where(far_delta0, u_adversarial_x_y, 0.0)
     off1_delta0 = tl.where(far_delta0, -x_y, 0.0)
     near_delta0 = tl.where(far_delta0, 0.0, near_delta0)
-    delta0 = (adversarial_x - off0_delta0) + (-x - off1_delta0) - near_delta0
+    delta0 = (u_adversarial_x - off0_delta0) + (-x - off1_delta0) - near_delta0
     w0 = c0 * delta0
     grad_x = c1 * p0 + w0
-    grad_adversarial_x = -w0
+    grad_u_adversarial_x = -w0
     grad_x = tl.where(cols == y, grad_x_y, grad_x)
-    grad_adversarial_x = tl.where(cols == y, grad_adversarial_x_y, grad_adversarial_x)
-    return grad_x, grad_adversarial_x
+    grad_u_adversarial_x = tl.where(cols == y, grad_u_adversarial_x_y, grad_u_adversarial_x)
+    return grad_x, grad_u_adversarial_x
 
 
 @dl.jit
 def _forward_kernel(
     logits,
     target,
-    adversarial_x_ptr,
-    tau,
-    rho,
-    nu,
+    u_adversarial_x_ptr,
+    u_tau,
+    u_rho,
+    u_nu,
     loss,
     saved,
     state,
     stride_row,
-    stride_adversarial_x,
+    stride_u_adversarial_x,
     n_rows,
     n_classes,
     ignore_index,
@@ -206,17 +209,19 @@ def _forward_kernel(
     # of its part of the row, and the merge kernel finishes.
     row = tl.program_id(0).to(tl.int64)
     base = logits + row * stride_row
-    adversarial_x_base = adversarial_x_ptr + row * stride_adversarial_x
+    u_adversarial_x_base = u_adversarial_x_ptr + row * stride_u_adversarial_x
     y = tl.load(target + row * stride_target).to(tl.int64)
     ignored = y == ignore_index
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    adversarial_x_y = tl.load(adversarial_x_base + y).to(tl.float32)
-    adversarial_x_y = tl.maximum(adversarial_x_y, -1.0e4)  # a masked target is far from the others
-    tau = tl.full((), 0.0, tl.float32) + tau
-    rho = tl.full((), 0.0, tl.float32) + rho
-    nu = tl.full((), 0.0, tl.float32) + nu
+    u_adversarial_x_y = tl.load(u_adversarial_x_base + y).to(tl.float32)
+    u_adversarial_x_y = tl.maximum(
+        u_adversarial_x_y, -1.0e4
+    )  # a masked target is far from the others
+    u_tau = tl.full((), 0.0, tl.float32) + u_tau
+    u_rho = tl.full((), 0.0, tl.float32) + u_rho
+    u_nu = tl.full((), 0.0, tl.float32) + u_nu
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BLOCK), SPLITS) * BLOCK
     start = split * class_share
@@ -224,13 +229,13 @@ def _forward_kernel(
     stop = tl.where(ignored, start, stop)  # ignored rows read nothing
     m0, a0, b0, b1 = _sweep(
         base,
-        adversarial_x_base,
+        u_adversarial_x_base,
         y,
         x_y,
-        adversarial_x_y,
-        tau,
-        rho,
-        nu,
+        u_adversarial_x_y,
+        u_tau,
+        u_rho,
+        u_nu,
         start,
         stop,
         n_classes,
@@ -238,7 +243,7 @@ def _forward_kernel(
     )
     if SPLITS == 1:
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-        loss_row, la0, T0, T1 = _finish(x_y, adversarial_x_y, tau, rho, nu, m0, a0, b0, b1)
+        loss_row, la0, T0, T1 = _finish(x_y, u_adversarial_x_y, u_tau, u_rho, u_nu, m0, a0, b0, b1)
         loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
         tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
         tl.store(saved + 0 * n_rows + row, m0)
@@ -257,15 +262,15 @@ def _forward_kernel(
 def _merge_kernel(
     logits,
     target,
-    adversarial_x_ptr,
-    tau,
-    rho,
-    nu,
+    u_adversarial_x_ptr,
+    u_tau,
+    u_rho,
+    u_nu,
     loss,
     saved,
     state,
     stride_row,
-    stride_adversarial_x,
+    stride_u_adversarial_x,
     n_rows,
     n_classes,
     ignore_index,
@@ -276,17 +281,19 @@ def _merge_kernel(
     # Grid (N,). Merges the SPLITS partial states of a row in order, and finishes it.
     row = tl.program_id(0).to(tl.int64)
     base = logits + row * stride_row
-    adversarial_x_base = adversarial_x_ptr + row * stride_adversarial_x
+    u_adversarial_x_base = u_adversarial_x_ptr + row * stride_u_adversarial_x
     y = tl.load(target + row * stride_target).to(tl.int64)
     ignored = y == ignore_index
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    adversarial_x_y = tl.load(adversarial_x_base + y).to(tl.float32)
-    adversarial_x_y = tl.maximum(adversarial_x_y, -1.0e4)  # a masked target is far from the others
-    tau = tl.full((), 0.0, tl.float32) + tau
-    rho = tl.full((), 0.0, tl.float32) + rho
-    nu = tl.full((), 0.0, tl.float32) + nu
+    u_adversarial_x_y = tl.load(u_adversarial_x_base + y).to(tl.float32)
+    u_adversarial_x_y = tl.maximum(
+        u_adversarial_x_y, -1.0e4
+    )  # a masked target is far from the others
+    u_tau = tl.full((), 0.0, tl.float32) + u_tau
+    u_rho = tl.full((), 0.0, tl.float32) + u_rho
+    u_nu = tl.full((), 0.0, tl.float32) + u_nu
     m0 = tl.load(state + 0 * SPLITS * n_rows + row)
     a0 = tl.load(state + 1 * SPLITS * n_rows + row)
     b0 = tl.load(state + 2 * SPLITS * n_rows + row)
@@ -297,9 +304,9 @@ def _merge_kernel(
         a0_b = tl.load(state + 1 * SPLITS * n_rows + at)
         b0_b = tl.load(state + 2 * SPLITS * n_rows + at)
         b1_b = tl.load(state + 3 * SPLITS * n_rows + at)
-        m0, a0, b0, b1 = _merge(rho, m0, a0, b0, b1, m0_b, a0_b, b0_b, b1_b)
+        m0, a0, b0, b1 = _merge(u_rho, m0, a0, b0, b1, m0_b, a0_b, b0_b, b1_b)
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0, T0, T1 = _finish(x_y, adversarial_x_y, tau, rho, nu, m0, a0, b0, b1)
+    loss_row, la0, T0, T1 = _finish(x_y, u_adversarial_x_y, u_tau, u_rho, u_nu, m0, a0, b0, b1)
     loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
     tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
     tl.store(saved + 0 * n_rows + row, m0)
@@ -312,18 +319,18 @@ def _merge_kernel(
 def _backward_kernel(
     logits,
     target,
-    adversarial_x_ptr,
-    tau,
-    rho,
-    nu,
+    u_adversarial_x_ptr,
+    u_tau,
+    u_rho,
+    u_nu,
     saved,
     grad_rows,
     grad_logits,
-    grad_adversarial_x_ptr,
+    grad_u_adversarial_x_ptr,
     stride_row,
-    stride_adversarial_x,
+    stride_u_adversarial_x,
     stride_grad,
-    stride_grad_adversarial_x,
+    stride_grad_u_adversarial_x,
     n_rows,
     n_classes,
     ignore_index,
@@ -335,46 +342,48 @@ def _backward_kernel(
     # Grid (N, tiles). Elementwise: reads each logit once, writes its gradient once.
     row = tl.program_id(0).to(tl.int64)
     base = logits + row * stride_row
-    adversarial_x_base = adversarial_x_ptr + row * stride_adversarial_x
+    u_adversarial_x_base = u_adversarial_x_ptr + row * stride_u_adversarial_x
     y = tl.load(target + row * stride_target).to(tl.int64)
     ignored = y == ignore_index
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    adversarial_x_y = tl.load(adversarial_x_base + y).to(tl.float32)
-    adversarial_x_y = tl.maximum(adversarial_x_y, -1.0e4)  # a masked target is far from the others
-    tau = tl.full((), 0.0, tl.float32) + tau
-    rho = tl.full((), 0.0, tl.float32) + rho
-    nu = tl.full((), 0.0, tl.float32) + nu
+    u_adversarial_x_y = tl.load(u_adversarial_x_base + y).to(tl.float32)
+    u_adversarial_x_y = tl.maximum(
+        u_adversarial_x_y, -1.0e4
+    )  # a masked target is far from the others
+    u_tau = tl.full((), 0.0, tl.float32) + u_tau
+    u_rho = tl.full((), 0.0, tl.float32) + u_rho
+    u_nu = tl.full((), 0.0, tl.float32) + u_nu
     g = tl.load(grad_rows + row * stride_grad_rows)
     g = tl.where(in_range | ignored, g, float("nan"))  # a target out of range is loud
     m0 = tl.load(saved + 0 * n_rows + row)
     la0 = tl.load(saved + 1 * n_rows + row)
     T0 = tl.load(saved + 2 * n_rows + row)
     T1 = tl.load(saved + 3 * n_rows + row)
-    c0, c1, grad_x_y, grad_adversarial_x_y, m0, pinv0 = _coefficients(
-        x_y, adversarial_x_y, tau, rho, nu, m0, la0, T0, T1
+    c0, c1, grad_x_y, grad_u_adversarial_x_y, m0, pinv0 = _coefficients(
+        x_y, u_adversarial_x_y, u_tau, u_rho, u_nu, m0, la0, T0, T1
     )
     cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = cols < n_classes
     x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-    adversarial_x = tl.load(adversarial_x_base + cols, mask=inside & ~ignored, other=0.0).to(
+    u_adversarial_x = tl.load(u_adversarial_x_base + cols, mask=inside & ~ignored, other=0.0).to(
         tl.float32
     )
-    grad_x, grad_adversarial_x = _gradient(
+    grad_x, grad_u_adversarial_x = _gradient(
         cols,
         y,
         x,
-        adversarial_x,
+        u_adversarial_x,
         x_y,
-        adversarial_x_y,
-        tau,
-        rho,
-        nu,
+        u_adversarial_x_y,
+        u_tau,
+        u_rho,
+        u_nu,
         c0,
         c1,
         grad_x_y,
-        grad_adversarial_x_y,
+        grad_u_adversarial_x_y,
         m0,
         pinv0,
     )
@@ -384,28 +393,30 @@ def _backward_kernel(
         out = grad_logits + row * stride_grad + cols
         tl.store(out, grad_x.to(grad_logits.dtype.element_ty), mask=inside)
     if WANT & 2:
-        grad_adversarial_x = grad_adversarial_x * g
-        grad_adversarial_x = tl.where(ignored, 0.0, grad_adversarial_x)
-        out = grad_adversarial_x_ptr + row * stride_grad_adversarial_x + cols
-        tl.store(out, grad_adversarial_x.to(grad_adversarial_x_ptr.dtype.element_ty), mask=inside)
+        grad_u_adversarial_x = grad_u_adversarial_x * g
+        grad_u_adversarial_x = tl.where(ignored, 0.0, grad_u_adversarial_x)
+        out = grad_u_adversarial_x_ptr + row * stride_grad_u_adversarial_x + cols
+        tl.store(
+            out, grad_u_adversarial_x.to(grad_u_adversarial_x_ptr.dtype.element_ty), mask=inside
+        )
 
 
 @dl.jit
 def _fused_kernel(
     logits,
     target,
-    adversarial_x_ptr,
-    tau,
-    rho,
-    nu,
+    u_adversarial_x_ptr,
+    u_tau,
+    u_rho,
+    u_nu,
     loss,
     grad_rows,
     grad_logits,
-    grad_adversarial_x_ptr,
+    grad_u_adversarial_x_ptr,
     stride_row,
-    stride_adversarial_x,
+    stride_u_adversarial_x,
     stride_grad,
-    stride_grad_adversarial_x,
+    stride_grad_u_adversarial_x,
     n_rows,
     n_classes,
     ignore_index,
@@ -419,68 +430,70 @@ def _fused_kernel(
     # and its gradient written once; longer rows are read again from the cache.
     row = tl.program_id(0).to(tl.int64)
     base = logits + row * stride_row
-    adversarial_x_base = adversarial_x_ptr + row * stride_adversarial_x
+    u_adversarial_x_base = u_adversarial_x_ptr + row * stride_u_adversarial_x
     y = tl.load(target + row * stride_target).to(tl.int64)
     ignored = y == ignore_index
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    adversarial_x_y = tl.load(adversarial_x_base + y).to(tl.float32)
-    adversarial_x_y = tl.maximum(adversarial_x_y, -1.0e4)  # a masked target is far from the others
-    tau = tl.full((), 0.0, tl.float32) + tau
-    rho = tl.full((), 0.0, tl.float32) + rho
-    nu = tl.full((), 0.0, tl.float32) + nu
+    u_adversarial_x_y = tl.load(u_adversarial_x_base + y).to(tl.float32)
+    u_adversarial_x_y = tl.maximum(
+        u_adversarial_x_y, -1.0e4
+    )  # a masked target is far from the others
+    u_tau = tl.full((), 0.0, tl.float32) + u_tau
+    u_rho = tl.full((), 0.0, tl.float32) + u_rho
+    u_nu = tl.full((), 0.0, tl.float32) + u_nu
     g = tl.load(grad_rows + row * stride_grad_rows)
     g = tl.where(in_range | ignored, g, float("nan"))  # a target out of range is loud
     if ONE_TILE:
         cols = tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-        adversarial_x = tl.load(adversarial_x_base + cols, mask=inside & ~ignored, other=0.0).to(
-            tl.float32
-        )
+        u_adversarial_x = tl.load(
+            u_adversarial_x_base + cols, mask=inside & ~ignored, other=0.0
+        ).to(tl.float32)
         m0, a0, b0, b1 = _lift(
-            cols, inside, y, x, adversarial_x, x_y, adversarial_x_y, tau, rho, nu
+            cols, inside, y, x, u_adversarial_x, x_y, u_adversarial_x_y, u_tau, u_rho, u_nu
         )
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
     else:
         stop = tl.where(ignored, 0, n_classes)
         m0, a0, b0, b1 = _sweep(
             base,
-            adversarial_x_base,
+            u_adversarial_x_base,
             y,
             x_y,
-            adversarial_x_y,
-            tau,
-            rho,
-            nu,
+            u_adversarial_x_y,
+            u_tau,
+            u_rho,
+            u_nu,
             0,
             stop,
             n_classes,
             BLOCK,
         )
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0, T0, T1 = _finish(x_y, adversarial_x_y, tau, rho, nu, m0, a0, b0, b1)
+    loss_row, la0, T0, T1 = _finish(x_y, u_adversarial_x_y, u_tau, u_rho, u_nu, m0, a0, b0, b1)
     loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
     tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
-    c0, c1, grad_x_y, grad_adversarial_x_y, m0, pinv0 = _coefficients(
-        x_y, adversarial_x_y, tau, rho, nu, m0, la0, T0, T1
+    c0, c1, grad_x_y, grad_u_adversarial_x_y, m0, pinv0 = _coefficients(
+        x_y, u_adversarial_x_y, u_tau, u_rho, u_nu, m0, la0, T0, T1
     )
     if ONE_TILE:
-        grad_x, grad_adversarial_x = _gradient(
+        grad_x, grad_u_adversarial_x = _gradient(
             cols,
             y,
             x,
-            adversarial_x,
+            u_adversarial_x,
             x_y,
-            adversarial_x_y,
-            tau,
-            rho,
-            nu,
+            u_adversarial_x_y,
+            u_tau,
+            u_rho,
+            u_nu,
             c0,
             c1,
             grad_x_y,
-            grad_adversarial_x_y,
+            grad_u_adversarial_x_y,
             m0,
             pinv0,
         )
@@ -490,34 +503,34 @@ def _fused_kernel(
             out = grad_logits + row * stride_grad + cols
             tl.store(out, grad_x.to(grad_logits.dtype.element_ty), mask=inside)
         if WANT & 2:
-            grad_adversarial_x = grad_adversarial_x * g
-            grad_adversarial_x = tl.where(ignored, 0.0, grad_adversarial_x)
-            out = grad_adversarial_x_ptr + row * stride_grad_adversarial_x + cols
+            grad_u_adversarial_x = grad_u_adversarial_x * g
+            grad_u_adversarial_x = tl.where(ignored, 0.0, grad_u_adversarial_x)
+            out = grad_u_adversarial_x_ptr + row * stride_grad_u_adversarial_x + cols
             tl.store(
-                out, grad_adversarial_x.to(grad_adversarial_x_ptr.dtype.element_ty), mask=inside
+                out, grad_u_adversarial_x.to(grad_u_adversarial_x_ptr.dtype.element_ty), mask=inside
             )
     else:
         for first_col in range(0, n_classes, BLOCK):
             cols = first_col + tl.arange(0, BLOCK)
             inside = cols < n_classes
             x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-            adversarial_x = tl.load(
-                adversarial_x_base + cols, mask=inside & ~ignored, other=0.0
+            u_adversarial_x = tl.load(
+                u_adversarial_x_base + cols, mask=inside & ~ignored, other=0.0
             ).to(tl.float32)
-            grad_x, grad_adversarial_x = _gradient(
+            grad_x, grad_u_adversarial_x = _gradient(
                 cols,
                 y,
                 x,
-                adversarial_x,
+                u_adversarial_x,
                 x_y,
-                adversarial_x_y,
-                tau,
-                rho,
-                nu,
+                u_adversarial_x_y,
+                u_tau,
+                u_rho,
+                u_nu,
                 c0,
                 c1,
                 grad_x_y,
-                grad_adversarial_x_y,
+                grad_u_adversarial_x_y,
                 m0,
                 pinv0,
             )
@@ -528,11 +541,13 @@ def _fused_kernel(
                 out = grad_logits + row * stride_grad + cols
                 tl.store(out, grad_x.to(grad_logits.dtype.element_ty), mask=inside)
             if WANT & 2:
-                grad_adversarial_x = grad_adversarial_x * g
-                grad_adversarial_x = tl.where(ignored, 0.0, grad_adversarial_x)
-                out = grad_adversarial_x_ptr + row * stride_grad_adversarial_x + cols
+                grad_u_adversarial_x = grad_u_adversarial_x * g
+                grad_u_adversarial_x = tl.where(ignored, 0.0, grad_u_adversarial_x)
+                out = grad_u_adversarial_x_ptr + row * stride_grad_u_adversarial_x + cols
                 tl.store(
-                    out, grad_adversarial_x.to(grad_adversarial_x_ptr.dtype.element_ty), mask=inside
+                    out,
+                    grad_u_adversarial_x.to(grad_u_adversarial_x_ptr.dtype.element_ty),
+                    mask=inside,
                 )
 
 
@@ -541,9 +556,9 @@ def _tile(
     x_hidden,
     x_weight,
     x_bias,
-    adversarial_x_hidden,
-    adversarial_x_weight,
-    adversarial_x_bias,
+    u_adversarial_x_hidden,
+    u_adversarial_x_weight,
+    u_adversarial_x_bias,
     row_at,
     cols,
     x_cap,
@@ -551,9 +566,9 @@ def _tile(
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_adversarial_x_hidden,
-    stride_adversarial_x_weight,
-    features_adversarial_x,
+    stride_u_adversarial_x_hidden,
+    stride_u_adversarial_x_weight,
+    features_u_adversarial_x,
     n_classes,
     MADE: tl.constexpr,
     BIASED: tl.constexpr,
@@ -584,25 +599,25 @@ def _tile(
         CAPPED,
     )
     if MADE & 2:
-        adversarial_x = tiles.product(
-            adversarial_x_hidden,
-            adversarial_x_weight,
-            adversarial_x_bias,
+        u_adversarial_x = tiles.product(
+            u_adversarial_x_hidden,
+            u_adversarial_x_weight,
+            u_adversarial_x_bias,
             row_at,
             cols,
-            stride_adversarial_x_hidden,
-            stride_adversarial_x_weight,
-            features_adversarial_x,
+            stride_u_adversarial_x_hidden,
+            stride_u_adversarial_x_weight,
+            features_u_adversarial_x,
             (BIASED & 2) != 0,
             (EVEN & 2) != 0,
             PRECISION,
             BK,
         )
     else:
-        adversarial_x = tl.load(
-            adversarial_x_hidden + row_at * stride_adversarial_x_hidden + cols[None, :]
+        u_adversarial_x = tl.load(
+            u_adversarial_x_hidden + row_at * stride_u_adversarial_x_hidden + cols[None, :]
         ).to(tl.float32)
-    return x, cap_slope, adversarial_x
+    return x, cap_slope, u_adversarial_x
 
 
 @dl.jit
@@ -610,23 +625,23 @@ def _tiled_sweep_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    adversarial_x_hidden,
-    adversarial_x_weight,
-    adversarial_x_bias,
+    u_adversarial_x_hidden,
+    u_adversarial_x_weight,
+    u_adversarial_x_bias,
     source_row,
     target,
-    tau,
-    rho,
-    nu,
+    u_tau,
+    u_rho,
+    u_nu,
     at_y,
     x_cap,
     x_scale,
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_adversarial_x_hidden,
-    stride_adversarial_x_weight,
-    features_adversarial_x,
+    stride_u_adversarial_x_hidden,
+    stride_u_adversarial_x_weight,
+    features_u_adversarial_x,
     n_rows,
     n_classes,
     row_merged,
@@ -647,11 +662,13 @@ def _tiled_sweep_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    adversarial_x_y = tl.load(at_y + 1 * n_rows + row)
-    adversarial_x_y = tl.maximum(adversarial_x_y, -1.0e4)  # a masked target is far from the others
-    tau = tl.full((), 0.0, tl.float32) + tau
-    rho = tl.full((), 0.0, tl.float32) + rho
-    nu = tl.full((), 0.0, tl.float32) + nu
+    u_adversarial_x_y = tl.load(at_y + 1 * n_rows + row)
+    u_adversarial_x_y = tl.maximum(
+        u_adversarial_x_y, -1.0e4
+    )  # a masked target is far from the others
+    u_tau = tl.full((), 0.0, tl.float32) + u_tau
+    u_rho = tl.full((), 0.0, tl.float32) + u_rho
+    u_nu = tl.full((), 0.0, tl.float32) + u_nu
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BV), SPLITS) * BV
     start = split * class_share
@@ -663,13 +680,13 @@ def _tiled_sweep_kernel(
     for first_col in range(start, stop, BV):
         row_at = tl.load(source_row + row)
         cols = first_col + tl.arange(0, BV)
-        x, cap_slope, adversarial_x = _tile(
+        x, cap_slope, u_adversarial_x = _tile(
             x_hidden,
             x_weight,
             x_bias,
-            adversarial_x_hidden,
-            adversarial_x_weight,
-            adversarial_x_bias,
+            u_adversarial_x_hidden,
+            u_adversarial_x_weight,
+            u_adversarial_x_bias,
             row_at,
             cols,
             x_cap,
@@ -677,9 +694,9 @@ def _tiled_sweep_kernel(
             stride_x_hidden,
             stride_x_weight,
             features_x,
-            stride_adversarial_x_hidden,
-            stride_adversarial_x_weight,
-            features_adversarial_x,
+            stride_u_adversarial_x_hidden,
+            stride_u_adversarial_x_weight,
+            features_u_adversarial_x,
             n_classes,
             MADE,
             BIASED,
@@ -691,9 +708,9 @@ def _tiled_sweep_kernel(
         cols = cols[None, :]
         inside = (cols < n_classes) & (row >= 0)
         m0_b, a0_b, b0_b, b1_b = _lift(
-            cols, inside, y, x, adversarial_x, x_y, adversarial_x_y, tau, rho, nu
+            cols, inside, y, x, u_adversarial_x, x_y, u_adversarial_x_y, u_tau, u_rho, u_nu
         )
-        m0, a0, b0, b1 = _merge(rho, m0, a0, b0, b1, m0_b, a0_b, b0_b, b1_b)
+        m0, a0, b0, b1 = _merge(u_rho, m0, a0, b0, b1, m0_b, a0_b, b0_b, b1_b)
     tl.store(state + (0 * SPLITS + split) * n_rows + row, m0)
     tl.store(state + (1 * SPLITS + split) * n_rows + row, a0)
     tl.store(state + (2 * SPLITS + split) * n_rows + row, b0)
@@ -705,23 +722,23 @@ def _tiled_merge_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    adversarial_x_hidden,
-    adversarial_x_weight,
-    adversarial_x_bias,
+    u_adversarial_x_hidden,
+    u_adversarial_x_weight,
+    u_adversarial_x_bias,
     source_row,
     target,
-    tau,
-    rho,
-    nu,
+    u_tau,
+    u_rho,
+    u_nu,
     at_y,
     x_cap,
     x_scale,
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_adversarial_x_hidden,
-    stride_adversarial_x_weight,
-    features_adversarial_x,
+    stride_u_adversarial_x_hidden,
+    stride_u_adversarial_x_weight,
+    features_u_adversarial_x,
     n_rows,
     n_classes,
     row_merged,
@@ -737,11 +754,13 @@ def _tiled_merge_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    adversarial_x_y = tl.load(at_y + 1 * n_rows + row)
-    adversarial_x_y = tl.maximum(adversarial_x_y, -1.0e4)  # a masked target is far from the others
-    tau = tl.full((), 0.0, tl.float32) + tau
-    rho = tl.full((), 0.0, tl.float32) + rho
-    nu = tl.full((), 0.0, tl.float32) + nu
+    u_adversarial_x_y = tl.load(at_y + 1 * n_rows + row)
+    u_adversarial_x_y = tl.maximum(
+        u_adversarial_x_y, -1.0e4
+    )  # a masked target is far from the others
+    u_tau = tl.full((), 0.0, tl.float32) + u_tau
+    u_rho = tl.full((), 0.0, tl.float32) + u_rho
+    u_nu = tl.full((), 0.0, tl.float32) + u_nu
     m0 = tl.load(state + 0 * SPLITS * n_rows + row)
     a0 = tl.load(state + 1 * SPLITS * n_rows + row)
     b0 = tl.load(state + 2 * SPLITS * n_rows + row)
@@ -751,13 +770,13 @@ def _tiled_merge_kernel(
         a0_b = tl.load(state + (1 * SPLITS + split) * n_rows + row)
         b0_b = tl.load(state + (2 * SPLITS + split) * n_rows + row)
         b1_b = tl.load(state + (3 * SPLITS + split) * n_rows + row)
-        m0, a0, b0, b1 = _merge(rho, m0, a0, b0, b1, m0_b, a0_b, b0_b, b1_b)
+        m0, a0, b0, b1 = _merge(u_rho, m0, a0, b0, b1, m0_b, a0_b, b0_b, b1_b)
     tl.store(row_merged + 0 * n_rows + row, m0)
     tl.store(row_merged + 1 * n_rows + row, a0)
     tl.store(row_merged + 2 * n_rows + row, b0)
     tl.store(row_merged + 3 * n_rows + row, b1)
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0, T0, T1 = _finish(x_y, adversarial_x_y, tau, rho, nu, m0, a0, b0, b1)
+    loss_row, la0, T0, T1 = _finish(x_y, u_adversarial_x_y, u_tau, u_rho, u_nu, m0, a0, b0, b1)
     tl.store(loss + 0 * n_rows + row, tl.where(in_range, loss_row, float("nan")))
     tl.store(saved + 0 * n_rows + row, m0)
     tl.store(saved + 1 * n_rows + row, la0)
@@ -770,23 +789,23 @@ def _tiled_row_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    adversarial_x_hidden,
-    adversarial_x_weight,
-    adversarial_x_bias,
+    u_adversarial_x_hidden,
+    u_adversarial_x_weight,
+    u_adversarial_x_bias,
     source_row,
     target,
-    tau,
-    rho,
-    nu,
+    u_tau,
+    u_rho,
+    u_nu,
     at_y,
     x_cap,
     x_scale,
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_adversarial_x_hidden,
-    stride_adversarial_x_weight,
-    features_adversarial_x,
+    stride_u_adversarial_x_hidden,
+    stride_u_adversarial_x_weight,
+    features_u_adversarial_x,
     n_rows,
     n_classes,
     row_merged,
@@ -801,22 +820,24 @@ def _tiled_row_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    adversarial_x_y = tl.load(at_y + 1 * n_rows + row)
-    adversarial_x_y = tl.maximum(adversarial_x_y, -1.0e4)  # a masked target is far from the others
-    tau = tl.full((), 0.0, tl.float32) + tau
-    rho = tl.full((), 0.0, tl.float32) + rho
-    nu = tl.full((), 0.0, tl.float32) + nu
+    u_adversarial_x_y = tl.load(at_y + 1 * n_rows + row)
+    u_adversarial_x_y = tl.maximum(
+        u_adversarial_x_y, -1.0e4
+    )  # a masked target is far from the others
+    u_tau = tl.full((), 0.0, tl.float32) + u_tau
+    u_rho = tl.full((), 0.0, tl.float32) + u_rho
+    u_nu = tl.full((), 0.0, tl.float32) + u_nu
     m0 = tl.load(saved + 0 * n_rows + row)
     la0 = tl.load(saved + 1 * n_rows + row)
     T0 = tl.load(saved + 2 * n_rows + row)
     T1 = tl.load(saved + 3 * n_rows + row)
-    c0, c1, grad_x_y, grad_adversarial_x_y, m0, pinv0 = _coefficients(
-        x_y, adversarial_x_y, tau, rho, nu, m0, la0, T0, T1
+    c0, c1, grad_x_y, grad_u_adversarial_x_y, m0, pinv0 = _coefficients(
+        x_y, u_adversarial_x_y, u_tau, u_rho, u_nu, m0, la0, T0, T1
     )
     tl.store(row_coef + 0 * n_rows + row, c0)
     tl.store(row_coef + 1 * n_rows + row, c1)
     tl.store(row_coef + 2 * n_rows + row, grad_x_y)
-    tl.store(row_coef + 3 * n_rows + row, grad_adversarial_x_y)
+    tl.store(row_coef + 3 * n_rows + row, grad_u_adversarial_x_y)
     tl.store(row_coef + 4 * n_rows + row, m0)
     tl.store(row_coef + 5 * n_rows + row, pinv0)
 
@@ -826,23 +847,23 @@ def _tiled_gradient(
     x_hidden,
     x_weight,
     x_bias,
-    adversarial_x_hidden,
-    adversarial_x_weight,
-    adversarial_x_bias,
+    u_adversarial_x_hidden,
+    u_adversarial_x_weight,
+    u_adversarial_x_bias,
     source_row,
     target,
-    tau,
-    rho,
-    nu,
+    u_tau,
+    u_rho,
+    u_nu,
     at_y,
     x_cap,
     x_scale,
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_adversarial_x_hidden,
-    stride_adversarial_x_weight,
-    features_adversarial_x,
+    stride_u_adversarial_x_hidden,
+    stride_u_adversarial_x_weight,
+    features_u_adversarial_x,
     n_rows,
     n_classes,
     row_merged,
@@ -868,26 +889,28 @@ def _tiled_gradient(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    adversarial_x_y = tl.load(at_y + 1 * n_rows + row)
-    adversarial_x_y = tl.maximum(adversarial_x_y, -1.0e4)  # a masked target is far from the others
-    tau = tl.full((), 0.0, tl.float32) + tau
-    rho = tl.full((), 0.0, tl.float32) + rho
-    nu = tl.full((), 0.0, tl.float32) + nu
+    u_adversarial_x_y = tl.load(at_y + 1 * n_rows + row)
+    u_adversarial_x_y = tl.maximum(
+        u_adversarial_x_y, -1.0e4
+    )  # a masked target is far from the others
+    u_tau = tl.full((), 0.0, tl.float32) + u_tau
+    u_rho = tl.full((), 0.0, tl.float32) + u_rho
+    u_nu = tl.full((), 0.0, tl.float32) + u_nu
     c0 = tl.load(row_coef + 0 * n_rows + row)
     c1 = tl.load(row_coef + 1 * n_rows + row)
     grad_x_y = tl.load(row_coef + 2 * n_rows + row)
-    grad_adversarial_x_y = tl.load(row_coef + 3 * n_rows + row)
+    grad_u_adversarial_x_y = tl.load(row_coef + 3 * n_rows + row)
     m0 = tl.load(row_coef + 4 * n_rows + row)
     pinv0 = tl.load(row_coef + 5 * n_rows + row)
     row_at = tl.load(source_row + row)
     cols = first_col + tl.arange(0, BV)
-    x, cap_slope, adversarial_x = _tile(
+    x, cap_slope, u_adversarial_x = _tile(
         x_hidden,
         x_weight,
         x_bias,
-        adversarial_x_hidden,
-        adversarial_x_weight,
-        adversarial_x_bias,
+        u_adversarial_x_hidden,
+        u_adversarial_x_weight,
+        u_adversarial_x_bias,
         row_at,
         cols,
         x_cap,
@@ -895,9 +918,9 @@ def _tiled_gradient(
         stride_x_hidden,
         stride_x_weight,
         features_x,
-        stride_adversarial_x_hidden,
-        stride_adversarial_x_weight,
-        features_adversarial_x,
+        stride_u_adversarial_x_hidden,
+        stride_u_adversarial_x_weight,
+        features_u_adversarial_x,
         n_classes,
         MADE,
         BIASED,
@@ -908,27 +931,27 @@ def _tiled_gradient(
     )
     cols = cols[None, :]
     inside = (cols < n_classes) & (row >= 0)
-    grad_x, grad_adversarial_x = _gradient(
+    grad_x, grad_u_adversarial_x = _gradient(
         cols,
         y,
         x,
-        adversarial_x,
+        u_adversarial_x,
         x_y,
-        adversarial_x_y,
-        tau,
-        rho,
-        nu,
+        u_adversarial_x_y,
+        u_tau,
+        u_rho,
+        u_nu,
         c0,
         c1,
         grad_x_y,
-        grad_adversarial_x_y,
+        grad_u_adversarial_x_y,
         m0,
         pinv0,
     )
     if SOURCE == 0:
         grad = tl.where(inside, grad_x, 0.0)
     if SOURCE == 1:
-        grad = tl.where(inside, grad_adversarial_x, 0.0)
+        grad = tl.where(inside, grad_u_adversarial_x, 0.0)
     tile_counts = 1
     if FILTER:
         # NaN counts, and so does the tile of the target, however small.
@@ -947,23 +970,23 @@ def _tiled_hidden_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    adversarial_x_hidden,
-    adversarial_x_weight,
-    adversarial_x_bias,
+    u_adversarial_x_hidden,
+    u_adversarial_x_weight,
+    u_adversarial_x_bias,
     source_row,
     target,
-    tau,
-    rho,
-    nu,
+    u_tau,
+    u_rho,
+    u_nu,
     at_y,
     x_cap,
     x_scale,
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_adversarial_x_hidden,
-    stride_adversarial_x_weight,
-    features_adversarial_x,
+    stride_u_adversarial_x_hidden,
+    stride_u_adversarial_x_weight,
+    features_u_adversarial_x,
     n_rows,
     n_classes,
     row_merged,
@@ -1011,23 +1034,23 @@ def _tiled_hidden_kernel(
                     x_hidden,
                     x_weight,
                     x_bias,
-                    adversarial_x_hidden,
-                    adversarial_x_weight,
-                    adversarial_x_bias,
+                    u_adversarial_x_hidden,
+                    u_adversarial_x_weight,
+                    u_adversarial_x_bias,
                     source_row,
                     target,
-                    tau,
-                    rho,
-                    nu,
+                    u_tau,
+                    u_rho,
+                    u_nu,
                     at_y,
                     x_cap,
                     x_scale,
                     stride_x_hidden,
                     stride_x_weight,
                     features_x,
-                    stride_adversarial_x_hidden,
-                    stride_adversarial_x_weight,
-                    features_adversarial_x,
+                    stride_u_adversarial_x_hidden,
+                    stride_u_adversarial_x_weight,
+                    features_u_adversarial_x,
                     n_rows,
                     n_classes,
                     row_merged,
@@ -1083,9 +1106,9 @@ def _tiled_hidden_kernel(
                         scratch,
                         tile_slots,
                         n_slots,
-                        adversarial_x_weight,
-                        stride_adversarial_x_weight,
-                        features_adversarial_x,
+                        u_adversarial_x_weight,
+                        stride_u_adversarial_x_weight,
+                        features_u_adversarial_x,
                         n_classes,
                         1.0,
                         PRECISION,
@@ -1101,23 +1124,23 @@ def _tiled_weight_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    adversarial_x_hidden,
-    adversarial_x_weight,
-    adversarial_x_bias,
+    u_adversarial_x_hidden,
+    u_adversarial_x_weight,
+    u_adversarial_x_bias,
     source_row,
     target,
-    tau,
-    rho,
-    nu,
+    u_tau,
+    u_rho,
+    u_nu,
     at_y,
     x_cap,
     x_scale,
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_adversarial_x_hidden,
-    stride_adversarial_x_weight,
-    features_adversarial_x,
+    stride_u_adversarial_x_hidden,
+    stride_u_adversarial_x_weight,
+    features_u_adversarial_x,
     n_rows,
     n_classes,
     row_merged,
@@ -1171,23 +1194,23 @@ def _tiled_weight_kernel(
                         x_hidden,
                         x_weight,
                         x_bias,
-                        adversarial_x_hidden,
-                        adversarial_x_weight,
-                        adversarial_x_bias,
+                        u_adversarial_x_hidden,
+                        u_adversarial_x_weight,
+                        u_adversarial_x_bias,
                         source_row,
                         target,
-                        tau,
-                        rho,
-                        nu,
+                        u_tau,
+                        u_rho,
+                        u_nu,
                         at_y,
                         x_cap,
                         x_scale,
                         stride_x_hidden,
                         stride_x_weight,
                         features_x,
-                        stride_adversarial_x_hidden,
-                        stride_adversarial_x_weight,
-                        features_adversarial_x,
+                        stride_u_adversarial_x_hidden,
+                        stride_u_adversarial_x_weight,
+                        features_u_adversarial_x,
                         n_rows,
                         n_classes,
                         row_merged,
@@ -1234,15 +1257,15 @@ def _tiled_weight_kernel(
                         )
                     if SOURCE == 1:
                         tiles.add_to_classes(
-                            grad_sums + program.to(tl.int64) * BV * features_adversarial_x,
+                            grad_sums + program.to(tl.int64) * BV * features_u_adversarial_x,
                             sums_begun,
                             scratch,
                             tile_slots,
                             n_slots,
-                            adversarial_x_hidden,
+                            u_adversarial_x_hidden,
                             source_row,
-                            stride_adversarial_x_hidden,
-                            features_adversarial_x,
+                            stride_u_adversarial_x_hidden,
+                            features_u_adversarial_x,
                             1.0,
                             PRECISION,
                             BM,
@@ -1266,10 +1289,10 @@ def _tiled_weight_kernel(
             if SOURCE == 1:
                 tiles.write_classes(
                     grad_weight,
-                    grad_sums + program.to(tl.int64) * BV * features_adversarial_x,
+                    grad_sums + program.to(tl.int64) * BV * features_u_adversarial_x,
                     sums_begun,
                     first_col,
-                    features_adversarial_x,
+                    features_u_adversarial_x,
                     n_classes,
                     BV,
                     BD,
@@ -1287,23 +1310,23 @@ def _tiled_rows_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    adversarial_x_hidden,
-    adversarial_x_weight,
-    adversarial_x_bias,
+    u_adversarial_x_hidden,
+    u_adversarial_x_weight,
+    u_adversarial_x_bias,
     source_row,
     target,
-    tau,
-    rho,
-    nu,
+    u_tau,
+    u_rho,
+    u_nu,
     at_y,
     x_cap,
     x_scale,
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_adversarial_x_hidden,
-    stride_adversarial_x_weight,
-    features_adversarial_x,
+    stride_u_adversarial_x_hidden,
+    stride_u_adversarial_x_weight,
+    features_u_adversarial_x,
     n_rows,
     n_classes,
     row_merged,
@@ -1330,23 +1353,23 @@ def _tiled_rows_kernel(
         x_hidden,
         x_weight,
         x_bias,
-        adversarial_x_hidden,
-        adversarial_x_weight,
-        adversarial_x_bias,
+        u_adversarial_x_hidden,
+        u_adversarial_x_weight,
+        u_adversarial_x_bias,
         source_row,
         target,
-        tau,
-        rho,
-        nu,
+        u_tau,
+        u_rho,
+        u_nu,
         at_y,
         x_cap,
         x_scale,
         stride_x_hidden,
         stride_x_weight,
         features_x,
-        stride_adversarial_x_hidden,
-        stride_adversarial_x_weight,
-        features_adversarial_x,
+        stride_u_adversarial_x_hidden,
+        stride_u_adversarial_x_weight,
+        features_u_adversarial_x,
         n_rows,
         n_classes,
         row_merged,
@@ -1372,153 +1395,158 @@ def _tiled_rows_kernel(
     tl.store(sums_at, grad.to(out.dtype.element_ty), mask=(row < n_counted) & (cols < n_classes))
 
 
-def _torch_forward(x, y, adversarial_x, tau, rho, nu):
+def _torch_forward(x, y, u_adversarial_x, u_tau, u_rho, u_nu):
     """Loss [rows, outputs] and saved statistics [n_saved, rows] of a chunk of whole rows."""
     x_y = x.gather(1, y)
-    adversarial_x_y = adversarial_x.gather(1, y)
-    adversarial_x_y = adversarial_x_y.clamp_min(-1.0e4)
-    near_delta0 = adversarial_x_y - x_y
+    u_adversarial_x_y = u_adversarial_x.gather(1, y)
+    u_adversarial_x_y = u_adversarial_x_y.clamp_min(-1.0e4)
+    near_delta0 = u_adversarial_x_y - x_y
     far_delta0 = (near_delta0 > 1.0) | (near_delta0 < -1.0)
-    off0_delta0 = torch.where(far_delta0, adversarial_x_y, 0.0)
+    off0_delta0 = torch.where(far_delta0, u_adversarial_x_y, 0.0)
     off1_delta0 = torch.where(far_delta0, -x_y, 0.0)
     near_delta0 = torch.where(far_delta0, 0.0, near_delta0)
-    delta0 = (adversarial_x - off0_delta0) + (-x - off1_delta0) - near_delta0
+    delta0 = (u_adversarial_x - off0_delta0) + (-x - off1_delta0) - near_delta0
     b0 = (delta0 * delta0 + torch.zeros_like(x)).scatter_(1, y, 0.0).sum(1, keepdim=True)
     b1 = (delta0 + torch.zeros_like(x)).scatter_(1, y, 0.0).sum(1, keepdim=True)
     l0 = x.scatter(1, y, float("-inf"))
     m0 = l0.amax(1, keepdim=True)
     m0 = torch.where(m0 == float("-inf"), 0.0, m0)
-    t0 = l0.sub_(m0).mul_(1.0 / rho)
+    t0 = l0.sub_(m0).mul_(1.0 / u_rho)
     e0 = t0.exp_()
     a0 = e0.sum(1, keepdim=True)
     la0 = el.log(a0)
     ly0 = x_y
-    z0 = 1.0 / rho * (m0 - ly0) + la0
+    z0 = 1.0 / u_rho * (m0 - ly0) + la0
     T0 = b0
     T1 = b1
-    loss = nu * el.sqrt(T0) - el.expm1div(-el.softplus(z0), tau - 1.0)
+    loss = u_nu * el.sqrt(T0) - el.expm1div(-el.softplus(z0), u_tau - 1.0)
     return loss, torch.cat([m0.to(x.dtype), la0.to(x.dtype), T0.to(x.dtype), T1.to(x.dtype)], 1).t()
 
 
-def _torch_backward(x, y, adversarial_x, tau, rho, nu, saved, g):
+def _torch_backward(x, y, u_adversarial_x, u_tau, u_rho, u_nu, saved, g):
     """g * dloss/dx [rows, V] for each stream of a chunk of whole rows, from what was saved."""
     m0 = saved[0].unsqueeze(1)
     la0 = saved[1].unsqueeze(1)
     T0 = saved[2].unsqueeze(1)
     T1 = saved[3].unsqueeze(1)
     x_y = x.gather(1, y)
-    adversarial_x_y = adversarial_x.gather(1, y)
-    adversarial_x_y = adversarial_x_y.clamp_min(-1.0e4)
+    u_adversarial_x_y = u_adversarial_x.gather(1, y)
+    u_adversarial_x_y = u_adversarial_x_y.clamp_min(-1.0e4)
     ly0 = x_y
-    z0 = 1.0 / rho * (m0 - ly0) + la0
-    lam0 = torch.where(z0 > 0.0, la0 + el.softplus(-z0), el.softplus(z0) - (1.0 / rho * (m0 - ly0)))
-    w0 = nu * el.safe_rsqrt(T0)
-    w1 = el.exp(-(tau - 1.0) * el.softplus(z0)) / rho
-    w2 = -T1 * w0
+    z0 = 1.0 / u_rho * (m0 - ly0) + la0
+    lam0 = torch.where(
+        z0 > 0.0, la0 + el.softplus(-z0), el.softplus(z0) - (1.0 / u_rho * (m0 - ly0))
+    )
+    w0 = u_nu * el.safe_rsqrt(T0)
+    w1 = el.exp(-(u_tau - 1.0) * el.softplus(z0)) / u_rho
+    w2 = T1 * w0
     c0 = -w0
     c1 = w1
-    grad_x_y = -w1 * el.sigmoid(z0) - w2
-    grad_adversarial_x_y = w2
+    grad_x_y = w2 - w1 * el.sigmoid(z0)
+    grad_u_adversarial_x_y = -w2
     pinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0))
-    t0 = 1.0 / rho * (x - m0)
+    t0 = 1.0 / u_rho * (x - m0)
     e0 = t0.exp_()
     p0 = e0 * pinv0
-    near_delta0 = adversarial_x_y - x_y
+    near_delta0 = u_adversarial_x_y - x_y
     far_delta0 = (near_delta0 > 1.0) | (near_delta0 < -1.0)
-    off0_delta0 = torch.where(far_delta0, adversarial_x_y, 0.0)
+    off0_delta0 = torch.where(far_delta0, u_adversarial_x_y, 0.0)
     off1_delta0 = torch.where(far_delta0, -x_y, 0.0)
     near_delta0 = torch.where(far_delta0, 0.0, near_delta0)
-    delta0 = (adversarial_x - off0_delta0) + (-x - off1_delta0) - near_delta0
+    delta0 = (u_adversarial_x - off0_delta0) + (-x - off1_delta0) - near_delta0
     w0 = c0 * delta0
     grad_x = c1 * p0 + w0
-    grad_adversarial_x = -w0
+    grad_u_adversarial_x = -w0
     grad_x = grad_x.scatter(1, y, grad_x_y + torch.zeros_like(x_y))
     grad_x = grad_x.mul_(g)
-    grad_adversarial_x = grad_adversarial_x.scatter(
-        1, y, grad_adversarial_x_y + torch.zeros_like(x_y)
+    grad_u_adversarial_x = grad_u_adversarial_x.scatter(
+        1, y, grad_u_adversarial_x_y + torch.zeros_like(x_y)
     )
-    grad_adversarial_x = grad_adversarial_x.mul_(g)
-    return (grad_x, grad_adversarial_x)
+    grad_u_adversarial_x = grad_u_adversarial_x.mul_(g)
+    return (grad_x, grad_u_adversarial_x)
 
 
-def _torch_fused(x, y, adversarial_x, tau, rho, nu, g):
+def _torch_fused(x, y, u_adversarial_x, u_tau, u_rho, u_nu, g):
     """Loss [rows, outputs] and g * dloss/dx [rows, V] for each stream while the chunk is in cache."""
     x_y = x.gather(1, y)
-    adversarial_x_y = adversarial_x.gather(1, y)
-    adversarial_x_y = adversarial_x_y.clamp_min(-1.0e4)
-    near_delta0 = adversarial_x_y - x_y
+    u_adversarial_x_y = u_adversarial_x.gather(1, y)
+    u_adversarial_x_y = u_adversarial_x_y.clamp_min(-1.0e4)
+    near_delta0 = u_adversarial_x_y - x_y
     far_delta0 = (near_delta0 > 1.0) | (near_delta0 < -1.0)
-    off0_delta0 = torch.where(far_delta0, adversarial_x_y, 0.0)
+    off0_delta0 = torch.where(far_delta0, u_adversarial_x_y, 0.0)
     off1_delta0 = torch.where(far_delta0, -x_y, 0.0)
     near_delta0 = torch.where(far_delta0, 0.0, near_delta0)
-    delta0 = (adversarial_x - off0_delta0) + (-x - off1_delta0) - near_delta0
+    delta0 = (u_adversarial_x - off0_delta0) + (-x - off1_delta0) - near_delta0
     b0 = (delta0 * delta0 + torch.zeros_like(x)).scatter_(1, y, 0.0).sum(1, keepdim=True)
     b1 = (delta0 + torch.zeros_like(x)).scatter_(1, y, 0.0).sum(1, keepdim=True)
     l0 = x.scatter(1, y, float("-inf"))
     m0 = l0.amax(1, keepdim=True)
     m0 = torch.where(m0 == float("-inf"), 0.0, m0)
-    t0 = l0.sub_(m0).mul_(1.0 / rho)
+    t0 = l0.sub_(m0).mul_(1.0 / u_rho)
     e0 = t0.exp_()
     a0 = e0.sum(1, keepdim=True)
     la0 = el.log(a0)
     ly0 = x_y
-    z0 = 1.0 / rho * (m0 - ly0) + la0
-    lam0 = torch.where(z0 > 0.0, la0 + el.softplus(-z0), el.softplus(z0) - (1.0 / rho * (m0 - ly0)))
+    z0 = 1.0 / u_rho * (m0 - ly0) + la0
+    lam0 = torch.where(
+        z0 > 0.0, la0 + el.softplus(-z0), el.softplus(z0) - (1.0 / u_rho * (m0 - ly0))
+    )
     T0 = b0
     T1 = b1
-    loss = nu * el.sqrt(T0) - el.expm1div(-el.softplus(z0), tau - 1.0)
-    w0 = nu * el.safe_rsqrt(T0)
-    w1 = el.exp(-(tau - 1.0) * el.softplus(z0)) / rho
-    w2 = -T1 * w0
+    loss = u_nu * el.sqrt(T0) - el.expm1div(-el.softplus(z0), u_tau - 1.0)
+    w0 = u_nu * el.safe_rsqrt(T0)
+    w1 = el.exp(-(u_tau - 1.0) * el.softplus(z0)) / u_rho
+    w2 = T1 * w0
     c0 = -w0
     c1 = w1
-    grad_x_y = -w1 * el.sigmoid(z0) - w2
-    grad_adversarial_x_y = w2
+    grad_x_y = w2 - w1 * el.sigmoid(z0)
+    grad_u_adversarial_x_y = -w2
     pinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0))
     p0 = e0 * pinv0
     w0 = c0 * delta0
     grad_x = c1 * p0 + w0
-    grad_adversarial_x = -w0
+    grad_u_adversarial_x = -w0
     grad_x = grad_x.scatter(1, y, grad_x_y + torch.zeros_like(x_y))
     grad_x = grad_x.mul_(g)
-    grad_adversarial_x = grad_adversarial_x.scatter(
-        1, y, grad_adversarial_x_y + torch.zeros_like(x_y)
+    grad_u_adversarial_x = grad_u_adversarial_x.scatter(
+        1, y, grad_u_adversarial_x_y + torch.zeros_like(x_y)
     )
-    grad_adversarial_x = grad_adversarial_x.mul_(g)
-    return loss, (grad_x, grad_adversarial_x)
+    grad_u_adversarial_x = grad_u_adversarial_x.mul_(g)
+    return loss, (grad_x, grad_u_adversarial_x)
 
 
 _C_SOURCE = r"""#include "row.h"
 
 /* Smooth adversarial comp-sum loss
-     loss     = sqrt(T0)*nu - expm1div(-softplus(z0), tau - 1)
-     c0       = -nu/sqrt(T0)
-     c1       = exp(-(tau - 1)*softplus(z0))/rho
+     loss     = u_nu*sqrt(T0) - expm1div(-softplus(z0), u_tau - 1)
+     c0       = -u_nu/sqrt(T0)
+     c1       = exp(-(u_tau - 1)*softplus(z0))/u_rho
      dloss/dx = c0*delta0 + c1*exp(logp0)
-     dloss/dx_y = -exp(-(tau - 1)*softplus(z0))*sigmoid(z0)/rho + T1*nu/sqrt(T0)
-     dloss/dadversarial_x = -c0*delta0
-     dloss/dadversarial_x_y = -T1*nu/sqrt(T0)
-     with l0_j = x/rho, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 =
+     dloss/dx_y = u_nu*T1/sqrt(T0) - exp(-(u_tau - 1)*softplus(z0))*sigmoid(z0)/u_rho
+     dloss/du_adversarial_x = -c0*delta0
+     dloss/du_adversarial_x_y = -u_nu*T1/sqrt(T0)
+     names of the spec begin with u_: u_adversarial_x is its adversarial_x
+     with l0_j = x/u_rho, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 =
          exp(l0_j - logsumexp_(j != y) l0_j)
-     delta0_j = adversarial_x - adversarial_x_y - x + x_y
+     delta0_j = u_adversarial_x - u_adversarial_x_y - x + x_y
      T0 = sum_(j != y) delta0**2
      T1 = sum_(j != y) delta0 */
 
 static inline __attribute__((always_inline)) void lift_1_class(const int cols, const real *x_ptr,
-    const real *adversarial_x_ptr, const real near_delta0_2, const real off0_delta0, const real
+    const real *u_adversarial_x_ptr, const real near_delta0_2, const real off0_delta0, const real
     off1_delta0, const int y, real *reduced0, real *reduced2, real *reduced3) {
     const real x = x_ptr[cols];
-    const real adversarial_x = adversarial_x_ptr[cols];
+    const real u_adversarial_x = u_adversarial_x_ptr[cols];
     const int valid = cols != y;
     const real l0 = (valid ? x : -INFINITY);
-    const real delta0 = adversarial_x - off0_delta0 + (-x - off1_delta0) - near_delta0_2;
+    const real delta0 = u_adversarial_x - off0_delta0 + (-x - off1_delta0) - near_delta0_2;
     *reduced0 = l0;
     *reduced2 = (valid ? delta0 * delta0 : R(0.0));
     *reduced3 = (valid ? delta0 : R(0.0));
 }
 
-static void lift_1(const real *x_ptr, const real *adversarial_x_ptr, const int n_classes, const real
-    near_delta0_2, const real off0_delta0, const real off1_delta0, const int y, double *out) {
+static void lift_1(const real *x_ptr, const real *u_adversarial_x_ptr, const int n_classes, const
+    real near_delta0_2, const real off0_delta0, const real off1_delta0, const int y, double *out) {
     double reduced0_row[PARTS];
     double reduced2_row[PARTS];
     double reduced3_row[PARTS];
@@ -1541,7 +1569,7 @@ static void lift_1(const real *x_ptr, const real *adversarial_x_ptr, const int n
         for (; cols + LANES <= stop; cols += LANES) {
 #pragma GCC ivdep
             for (int lane = 0; lane < LANES; ++lane) {
-                lift_1_class(cols + lane, x_ptr, adversarial_x_ptr, near_delta0_2, off0_delta0,
+                lift_1_class(cols + lane, x_ptr, u_adversarial_x_ptr, near_delta0_2, off0_delta0,
                     off1_delta0, y, &reduced0_class, &reduced2_class, &reduced3_class);
                 reduced0[lane] = reduced0_class > reduced0[lane] ? reduced0_class : reduced0[lane];
                 reduced2[lane] = reduced2[lane] + reduced2_class;
@@ -1549,8 +1577,8 @@ static void lift_1(const real *x_ptr, const real *adversarial_x_ptr, const int n
             }
         }
         for (; cols < stop; ++cols) {
-            lift_1_class(cols, x_ptr, adversarial_x_ptr, near_delta0_2, off0_delta0, off1_delta0, y,
-                &reduced0_class, &reduced2_class, &reduced3_class);
+            lift_1_class(cols, x_ptr, u_adversarial_x_ptr, near_delta0_2, off0_delta0, off1_delta0,
+                y, &reduced0_class, &reduced2_class, &reduced3_class);
             reduced0[0] = reduced0_class > reduced0[0] ? reduced0_class : reduced0[0];
             reduced2[0] = reduced2[0] + reduced2_class;
             reduced3[0] = reduced3[0] + reduced3_class;
@@ -1590,7 +1618,7 @@ static inline __attribute__((always_inline)) void lift_2_class(const int cols, c
 }
 
 static inline __attribute__((always_inline)) void lift_2(const real *x_ptr, const real
-    *adversarial_x_ptr, const int n_classes, real *kept0_ptr, const int late, const real same0,
+    *u_adversarial_x_ptr, const int n_classes, real *kept0_ptr, const int late, const real same0,
     const real same1, const int y, double *out) {
     double reduced1_row[PARTS];
     for (int part = 0; part < PARTS; ++part) {
@@ -1628,42 +1656,42 @@ static inline __attribute__((always_inline)) void lift_2(const real *x_ptr, cons
 }
 
 static inline __attribute__((always_inline)) void gradient(const real *x_ptr, const real
-    *adversarial_x_ptr, const int n_classes, const real c0, const real c1, const real m0, const real
-    near_delta0_2, const real off0_delta0, const real off1_delta0, const real pinv0, const real
-    same0, const real g, real *grad_x_ptr, real *grad_adversarial_x_ptr, const int want) {
+    *u_adversarial_x_ptr, const int n_classes, const real c0, const real c1, const real m0, const
+    real near_delta0_2, const real off0_delta0, const real off1_delta0, const real pinv0, const real
+    same0, const real g, real *grad_x_ptr, real *grad_u_adversarial_x_ptr, const int want) {
 #pragma GCC ivdep
     for (int cols = 0; cols < n_classes; ++cols) {
         const real x = x_ptr[cols];
-        const real adversarial_x = adversarial_x_ptr[cols];
+        const real u_adversarial_x = u_adversarial_x_ptr[cols];
         const real t0 = same0 * (x - m0);
         const real e0 = f_exp_below(t0);
         const real p0 = e0 * pinv0;
-        const real delta0 = adversarial_x - off0_delta0 + (-x - off1_delta0) - near_delta0_2;
+        const real delta0 = u_adversarial_x - off0_delta0 + (-x - off1_delta0) - near_delta0_2;
         const real w0 = c0 * delta0;
         const real grad_x = c1 * p0 + w0;
-        const real grad_adversarial_x = -w0;
+        const real grad_u_adversarial_x = -w0;
         if (want & 1) grad_x_ptr[cols] = grad_x * g;
-        if (want & 2) grad_adversarial_x_ptr[cols] = grad_adversarial_x * g;
+        if (want & 2) grad_u_adversarial_x_ptr[cols] = grad_u_adversarial_x * g;
     }
 }
 
 static inline __attribute__((always_inline)) void gradient_kept(const real *x_ptr, const real
-    *adversarial_x_ptr, const int n_classes, const real *kept0_ptr, const real c0, const real c1,
+    *u_adversarial_x_ptr, const int n_classes, const real *kept0_ptr, const real c0, const real c1,
     const real near_delta0_2, const real off0_delta0, const real off1_delta0, const real pinv0,
-    const real g, real *grad_x_ptr, real *grad_adversarial_x_ptr, const int want) {
+    const real g, real *grad_x_ptr, real *grad_u_adversarial_x_ptr, const int want) {
 #pragma GCC ivdep
     for (int cols = 0; cols < n_classes; ++cols) {
         const real x = x_ptr[cols];
-        const real adversarial_x = adversarial_x_ptr[cols];
+        const real u_adversarial_x = u_adversarial_x_ptr[cols];
         const real kept0 = kept0_ptr[cols];
         const real e0 = kept0;
         const real p0 = e0 * pinv0;
-        const real delta0 = adversarial_x - off0_delta0 + (-x - off1_delta0) - near_delta0_2;
+        const real delta0 = u_adversarial_x - off0_delta0 + (-x - off1_delta0) - near_delta0_2;
         const real w0 = c0 * delta0;
         const real grad_x = c1 * p0 + w0;
-        const real grad_adversarial_x = -w0;
+        const real grad_u_adversarial_x = -w0;
         if (want & 1) grad_x_ptr[cols] = grad_x * g;
-        if (want & 2) grad_adversarial_x_ptr[cols] = grad_adversarial_x * g;
+        if (want & 2) grad_u_adversarial_x_ptr[cols] = grad_u_adversarial_x * g;
     }
 }
 
@@ -1675,42 +1703,42 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
     const int64_t own = (mode == BACKWARD ? 0 : 1 * padded) + 4 * width;
     if (own && !(scratch = aligned_alloc(ALIGNED, (size_t)own * sizeof(real)))) return 1;
     real *kept = scratch + 4 * width;
-    const double tau = call->parameter[0];
-    const double rho = call->parameter[1];
-    const double nu = call->parameter[2];
+    const double u_tau = call->parameter[0];
+    const double u_rho = call->parameter[1];
+    const double u_nu = call->parameter[2];
     for (int64_t row = start; row < stop; ++row) {
         real *grad_x_ptr = grad_row(call, 0, row, scratch + 2 * width);
-        real *grad_adversarial_x_ptr = grad_row(call, 1, row, scratch + 3 * width);
+        real *grad_u_adversarial_x_ptr = grad_row(call, 1, row, scratch + 3 * width);
         const int64_t target = call->target[row * call->target_stride];
         if (target == call->ignore_index) {
             if (mode != BACKWARD) call->result[0 * call->rows + row] = 0;
             if (mode == FORWARD) for (int k = 0; k < 4; ++k) call->saved[k * call->rows + row] = 0;
             if (grad_x_ptr) memset(grad_x_ptr, 0, (size_t)n_classes * sizeof(real));
             write_row(call, 0, row, grad_x_ptr);
-            if (grad_adversarial_x_ptr) memset(grad_adversarial_x_ptr, 0, (size_t)n_classes *
+            if (grad_u_adversarial_x_ptr) memset(grad_u_adversarial_x_ptr, 0, (size_t)n_classes *
                 sizeof(real));
-            write_row(call, 1, row, grad_adversarial_x_ptr);
+            write_row(call, 1, row, grad_u_adversarial_x_ptr);
             continue;
         }
         const int in_range = target >= 0 && target < n_classes;
         const int y = in_range ? (int)target : 0;
         const real *x_ptr = read_row(call, 0, row, scratch + 0 * width);
-        const real *adversarial_x_ptr = read_row(call, 1, row, scratch + 1 * width);
-        double x_y, adversarial_x_y, m0, a0, b0, b1, la0, T0, T1, loss, g;
+        const real *u_adversarial_x_ptr = read_row(call, 1, row, scratch + 1 * width);
+        double x_y, u_adversarial_x_y, m0, a0, b0, b1, la0, T0, T1, loss, g;
         x_y = x_ptr[y];
-        adversarial_x_y = adversarial_x_ptr[y];
-        adversarial_x_y = f_maximum(adversarial_x_y, -1.0e4);
+        u_adversarial_x_y = u_adversarial_x_ptr[y];
+        u_adversarial_x_y = f_maximum(u_adversarial_x_y, -1.0e4);
         if (mode != BACKWARD) {
             {
-                const double same0 = 1.0 / rho;
-                const double near_delta0 = adversarial_x_y - x_y;
+                const double same0 = 1.0 / u_rho;
+                const double near_delta0 = u_adversarial_x_y - x_y;
                 const double far_delta0 = near_delta0 > 1.0 || near_delta0 < -1.0;
-                const double off0_delta0 = (far_delta0 ? adversarial_x_y : 0.0);
+                const double off0_delta0 = (far_delta0 ? u_adversarial_x_y : 0.0);
                 const double off1_delta0 = (far_delta0 ? -x_y : 0.0);
                 const double near_delta0_2 = (far_delta0 ? 0.0 : near_delta0);
                 double out[3];
-                lift_1(x_ptr, adversarial_x_ptr, n_classes, near_delta0_2, off0_delta0, off1_delta0,
-                    y, out);
+                lift_1(x_ptr, u_adversarial_x_ptr, n_classes, near_delta0_2, off0_delta0,
+                    off1_delta0, y, out);
                 const double reduced0 = out[0];
                 const double reduced2 = out[1];
                 const double reduced3 = out[2];
@@ -1718,18 +1746,18 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
                 const double same1 = (m0 == -INFINITY ? 0.0 : m0);
                 b0 = reduced2;
                 b1 = reduced3;
-                lift_2(x_ptr, adversarial_x_ptr, n_classes, kept + 0 * padded, mode == FUSED, same0,
-                    same1, y, out);
+                lift_2(x_ptr, u_adversarial_x_ptr, n_classes, kept + 0 * padded, mode == FUSED,
+                    same0, same1, y, out);
                 const double reduced1 = out[0];
                 a0 = reduced1;
             }
             m0 = (m0 == -INFINITY ? 0.0 : m0);
             la0 = f_log(a0);
             double ly0 = x_y;
-            double z0 = 1.0 / rho * (m0 - ly0) + la0;
+            double z0 = 1.0 / u_rho * (m0 - ly0) + la0;
             T0 = b0;
             T1 = b1;
-            loss = nu * f_sqrt(T0) - f_expm1div(-f_softplus(z0), tau - 1.0);
+            loss = u_nu * f_sqrt(T0) - f_expm1div(-f_softplus(z0), u_tau - 1.0);
             call->result[0 * call->rows + row] = (real)(in_range ? loss : NAN);
         } else {
             m0 = call->saved[0 * call->rows + row];
@@ -1747,50 +1775,52 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         g = in_range ? call->grad_rows[0 * call->grad_outputs_stride + row * call->grad_rows_stride]
             : NAN;
         double ly0 = x_y;
-        double z0 = 1.0 / rho * (m0 - ly0) + la0;
-        double lam0 = (z0 > 0.0 ? la0 + f_softplus(-z0) : f_softplus(z0) - 1.0 / rho * (m0 - ly0));
-        double w0 = nu * f_safe_rsqrt(T0);
-        double w1 = f_exp(-(tau - 1.0) * f_softplus(z0)) / rho;
-        double w2 = -T1 * w0;
+        double z0 = 1.0 / u_rho * (m0 - ly0) + la0;
+        double lam0 = (z0 > 0.0 ? la0 + f_softplus(-z0) : f_softplus(z0) - 1.0 / u_rho * (m0 -
+            ly0));
+        double w0 = u_nu * f_safe_rsqrt(T0);
+        double w1 = f_exp(-(u_tau - 1.0) * f_softplus(z0)) / u_rho;
+        double w2 = T1 * w0;
         double c0 = -w0;
         double c1 = w1;
-        double grad_x_y = -w1 * f_sigmoid(z0) - w2;
-        double grad_adversarial_x_y = w2;
+        double grad_x_y = w2 - w1 * f_sigmoid(z0);
+        double grad_u_adversarial_x_y = -w2;
         double pinv0 = (la0 == -INFINITY ? 0.0 : f_exp(-lam0));
         {
-            const double same0 = 1.0 / rho;
-            const double near_delta0 = adversarial_x_y - x_y;
+            const double same0 = 1.0 / u_rho;
+            const double near_delta0 = u_adversarial_x_y - x_y;
             const double far_delta0 = near_delta0 > 1.0 || near_delta0 < -1.0;
-            const double off0_delta0 = (far_delta0 ? adversarial_x_y : 0.0);
+            const double off0_delta0 = (far_delta0 ? u_adversarial_x_y : 0.0);
             const double off1_delta0 = (far_delta0 ? -x_y : 0.0);
             const double near_delta0_2 = (far_delta0 ? 0.0 : near_delta0);
-            const int want = (grad_x_ptr ? 1 : 0) | (grad_adversarial_x_ptr ? 2 : 0);
+            const int want = (grad_x_ptr ? 1 : 0) | (grad_u_adversarial_x_ptr ? 2 : 0);
             if (mode == FUSED) {
-                if (want == 1) gradient_kept(x_ptr, adversarial_x_ptr, n_classes, kept + 0 * padded,
-                    c0, c1, near_delta0_2, off0_delta0, off1_delta0, pinv0, (real)g, grad_x_ptr,
-                    grad_adversarial_x_ptr, 1);
-                if (want == 2) gradient_kept(x_ptr, adversarial_x_ptr, n_classes, kept + 0 * padded,
-                    c0, c1, near_delta0_2, off0_delta0, off1_delta0, pinv0, (real)g, grad_x_ptr,
-                    grad_adversarial_x_ptr, 2);
-                if (want == 3) gradient_kept(x_ptr, adversarial_x_ptr, n_classes, kept + 0 * padded,
-                    c0, c1, near_delta0_2, off0_delta0, off1_delta0, pinv0, (real)g, grad_x_ptr,
-                    grad_adversarial_x_ptr, 3);
+                if (want == 1) gradient_kept(x_ptr, u_adversarial_x_ptr, n_classes, kept + 0 *
+                    padded, c0, c1, near_delta0_2, off0_delta0, off1_delta0, pinv0, (real)g,
+                    grad_x_ptr, grad_u_adversarial_x_ptr, 1);
+                if (want == 2) gradient_kept(x_ptr, u_adversarial_x_ptr, n_classes, kept + 0 *
+                    padded, c0, c1, near_delta0_2, off0_delta0, off1_delta0, pinv0, (real)g,
+                    grad_x_ptr, grad_u_adversarial_x_ptr, 2);
+                if (want == 3) gradient_kept(x_ptr, u_adversarial_x_ptr, n_classes, kept + 0 *
+                    padded, c0, c1, near_delta0_2, off0_delta0, off1_delta0, pinv0, (real)g,
+                    grad_x_ptr, grad_u_adversarial_x_ptr, 3);
             } else {
-                if (want == 1) gradient(x_ptr, adversarial_x_ptr, n_classes, c0, c1, m0,
+                if (want == 1) gradient(x_ptr, u_adversarial_x_ptr, n_classes, c0, c1, m0,
                     near_delta0_2, off0_delta0, off1_delta0, pinv0, same0, (real)g, grad_x_ptr,
-                    grad_adversarial_x_ptr, 1);
-                if (want == 2) gradient(x_ptr, adversarial_x_ptr, n_classes, c0, c1, m0,
+                    grad_u_adversarial_x_ptr, 1);
+                if (want == 2) gradient(x_ptr, u_adversarial_x_ptr, n_classes, c0, c1, m0,
                     near_delta0_2, off0_delta0, off1_delta0, pinv0, same0, (real)g, grad_x_ptr,
-                    grad_adversarial_x_ptr, 2);
-                if (want == 3) gradient(x_ptr, adversarial_x_ptr, n_classes, c0, c1, m0,
+                    grad_u_adversarial_x_ptr, 2);
+                if (want == 3) gradient(x_ptr, u_adversarial_x_ptr, n_classes, c0, c1, m0,
                     near_delta0_2, off0_delta0, off1_delta0, pinv0, same0, (real)g, grad_x_ptr,
-                    grad_adversarial_x_ptr, 3);
+                    grad_u_adversarial_x_ptr, 3);
             }
         }
         if (grad_x_ptr) grad_x_ptr[y] = (real)(grad_x_y * g);
-        if (grad_adversarial_x_ptr) grad_adversarial_x_ptr[y] = (real)(grad_adversarial_x_y * g);
+        if (grad_u_adversarial_x_ptr) grad_u_adversarial_x_ptr[y] = (real)(grad_u_adversarial_x_y *
+            g);
         write_row(call, 0, row, grad_x_ptr);
-        write_row(call, 1, row, grad_adversarial_x_ptr);
+        write_row(call, 1, row, grad_u_adversarial_x_ptr);
     }
     free(scratch);
     return 0;

@@ -29,17 +29,18 @@ __all__ = ["AGCELoss", "LinearAGCELoss", "agce_loss", "linear_agce_loss"]
 
 # ======================================================================================
 # Asymmetric generalized cross-entropy
-#   loss     = -(a + 1)**q*expm1div(log1p(-sigmoid(z0)/(a + 1)), q)
-#   c0       = (a + sigmoid(-z0))**q*sigmoid(-z0)*sigmoid(z0)/(a + sigmoid(-z0))
+#   loss     = -(u_a + 1)**u_q*expm1div(log1p(-sigmoid(z0)/(u_a + 1)), u_q)
+#   c0       = (u_a + sigmoid(-z0))**u_q*sigmoid(-z0)*sigmoid(z0)/(u_a + sigmoid(-z0))
 #   dloss/dx = R0*c0
-#   dloss/dx_y = -(a + sigmoid(-z0))**q*sigmoid(-z0)*sigmoid(z0)/(a + sigmoid(-z0))
+#   dloss/dx_y = -(u_a + sigmoid(-z0))**u_q*sigmoid(-z0)*sigmoid(z0)/(u_a + sigmoid(-z0))
+#   names of the spec begin with u_: u_a is its a
 #   with l0_j = x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 = exp(l0_j
 #       - logsumexp_(j != y) l0_j)
 # ======================================================================================
 
 
 @dl.jit
-def _lift(cols, inside, y, x, x_y, a, q):
+def _lift(cols, inside, y, x, x_y, u_a, u_q):
     # State of one tile, relative to the tile's own maximum: M = sum of w * exp(kappa * t) * t^n
     # with t = l - m, over the classes other than the target.
     valid = inside & (cols != y)
@@ -64,7 +65,7 @@ def _merge(m0_a, a0_a, m0_b, a0_b):
 
 
 @dl.jit
-def _sweep(base, y, x_y, a, q, start, stop, n_classes, BLOCK: tl.constexpr):
+def _sweep(base, y, x_y, u_a, u_q, start, stop, n_classes, BLOCK: tl.constexpr):
     # Online reduction of the classes start .. stop - 1: one read of each logit.
     m0 = tl.full((), float("-inf"), tl.float32)
     a0 = tl.full((), 0.0, tl.float32)
@@ -72,37 +73,37 @@ def _sweep(base, y, x_y, a, q, start, stop, n_classes, BLOCK: tl.constexpr):
         cols = first_col + tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
-        m0_b, a0_b = _lift(cols, inside, y, x, x_y, a, q)
+        m0_b, a0_b = _lift(cols, inside, y, x, x_y, u_a, u_q)
         m0, a0 = _merge(m0, a0, m0_b, a0_b)
     return m0, a0
 
 
 @dl.jit
-def _finish(x_y, a, q, m0, a0):
+def _finish(x_y, u_a, u_q, m0, a0):
     # From the merged state to the results of the row, and the statistics that the gradient reads.
     la0 = dl.log_accurate(a0)
     ly0 = x_y
     z0 = (m0 - ly0) + la0
-    w0 = 1.0 + a
-    loss = -dl.power(w0, q) * dl.expm1div(dl.log1p(-dl.sigmoid(z0) / w0), q)
+    w0 = 1.0 + u_a
+    loss = -dl.power(w0, u_q) * dl.expm1div(dl.log1p(-dl.sigmoid(z0) / w0), u_q)
     return loss, la0
 
 
 @dl.jit
-def _coefficients(x_y, a, q, m0, la0):
+def _coefficients(x_y, u_a, u_q, m0, la0):
     # Row scalars of the gradient.
     ly0 = x_y
     z0 = (m0 - ly0) + la0
     w0 = dl.sigmoid(-z0)
-    w1 = a + w0
-    c0 = w0 * dl.power(w1, q) * dl.sigmoid(z0) / w1
+    w1 = u_a + w0
+    c0 = w0 * dl.power(w1, u_q) * dl.sigmoid(z0) / w1
     grad_x_y = -c0
     rinv0 = tl.where(la0 == float("-inf"), 0.0, dl.exp_accurate(-la0))
     return c0, grad_x_y, m0, rinv0
 
 
 @dl.jit
-def _gradient(cols, y, x, x_y, a, q, c0, grad_x_y, m0, rinv0):
+def _gradient(cols, y, x, x_y, u_a, u_q, c0, grad_x_y, m0, rinv0):
     # dloss/dx_j of one tile; the value at y is written, not added.
     t0 = x - m0
     e0 = tl.exp(t0)
@@ -116,8 +117,8 @@ def _gradient(cols, y, x, x_y, a, q, c0, grad_x_y, m0, rinv0):
 def _forward_kernel(
     logits,
     target,
-    a,
-    q,
+    u_a,
+    u_q,
     loss,
     saved,
     state,
@@ -138,17 +139,17 @@ def _forward_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    a = tl.full((), 0.0, tl.float32) + a
-    q = tl.full((), 0.0, tl.float32) + q
+    u_a = tl.full((), 0.0, tl.float32) + u_a
+    u_q = tl.full((), 0.0, tl.float32) + u_q
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BLOCK), SPLITS) * BLOCK
     start = split * class_share
     stop = tl.minimum(start + class_share, n_classes)
     stop = tl.where(ignored, start, stop)  # ignored rows read nothing
-    m0, a0 = _sweep(base, y, x_y, a, q, start, stop, n_classes, BLOCK)
+    m0, a0 = _sweep(base, y, x_y, u_a, u_q, start, stop, n_classes, BLOCK)
     if SPLITS == 1:
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-        loss_row, la0 = _finish(x_y, a, q, m0, a0)
+        loss_row, la0 = _finish(x_y, u_a, u_q, m0, a0)
         loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
         tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
         tl.store(saved + 0 * n_rows + row, m0)
@@ -163,8 +164,8 @@ def _forward_kernel(
 def _merge_kernel(
     logits,
     target,
-    a,
-    q,
+    u_a,
+    u_q,
     loss,
     saved,
     state,
@@ -184,8 +185,8 @@ def _merge_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    a = tl.full((), 0.0, tl.float32) + a
-    q = tl.full((), 0.0, tl.float32) + q
+    u_a = tl.full((), 0.0, tl.float32) + u_a
+    u_q = tl.full((), 0.0, tl.float32) + u_q
     m0 = tl.load(state + 0 * SPLITS * n_rows + row)
     a0 = tl.load(state + 1 * SPLITS * n_rows + row)
     for split in range(1, SPLITS):
@@ -194,7 +195,7 @@ def _merge_kernel(
         a0_b = tl.load(state + 1 * SPLITS * n_rows + at)
         m0, a0 = _merge(m0, a0, m0_b, a0_b)
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0 = _finish(x_y, a, q, m0, a0)
+    loss_row, la0 = _finish(x_y, u_a, u_q, m0, a0)
     loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
     tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
     tl.store(saved + 0 * n_rows + row, m0)
@@ -205,8 +206,8 @@ def _merge_kernel(
 def _backward_kernel(
     logits,
     target,
-    a,
-    q,
+    u_a,
+    u_q,
     saved,
     grad_rows,
     grad_logits,
@@ -227,17 +228,17 @@ def _backward_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    a = tl.full((), 0.0, tl.float32) + a
-    q = tl.full((), 0.0, tl.float32) + q
+    u_a = tl.full((), 0.0, tl.float32) + u_a
+    u_q = tl.full((), 0.0, tl.float32) + u_q
     g = tl.load(grad_rows + row * stride_grad_rows)
     g = tl.where(in_range | ignored, g, float("nan"))  # a target out of range is loud
     m0 = tl.load(saved + 0 * n_rows + row)
     la0 = tl.load(saved + 1 * n_rows + row)
-    c0, grad_x_y, m0, rinv0 = _coefficients(x_y, a, q, m0, la0)
+    c0, grad_x_y, m0, rinv0 = _coefficients(x_y, u_a, u_q, m0, la0)
     cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = cols < n_classes
     x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-    (grad_x,) = _gradient(cols, y, x, x_y, a, q, c0, grad_x_y, m0, rinv0)
+    (grad_x,) = _gradient(cols, y, x, x_y, u_a, u_q, c0, grad_x_y, m0, rinv0)
     grad_x = grad_x * g
     grad_x = tl.where(ignored, 0.0, grad_x)
     out = grad_logits + row * stride_grad + cols
@@ -248,8 +249,8 @@ def _backward_kernel(
 def _fused_kernel(
     logits,
     target,
-    a,
-    q,
+    u_a,
+    u_q,
     loss,
     grad_rows,
     grad_logits,
@@ -272,26 +273,26 @@ def _fused_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    a = tl.full((), 0.0, tl.float32) + a
-    q = tl.full((), 0.0, tl.float32) + q
+    u_a = tl.full((), 0.0, tl.float32) + u_a
+    u_q = tl.full((), 0.0, tl.float32) + u_q
     g = tl.load(grad_rows + row * stride_grad_rows)
     g = tl.where(in_range | ignored, g, float("nan"))  # a target out of range is loud
     if ONE_TILE:
         cols = tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-        m0, a0 = _lift(cols, inside, y, x, x_y, a, q)
+        m0, a0 = _lift(cols, inside, y, x, x_y, u_a, u_q)
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
     else:
         stop = tl.where(ignored, 0, n_classes)
-        m0, a0 = _sweep(base, y, x_y, a, q, 0, stop, n_classes, BLOCK)
+        m0, a0 = _sweep(base, y, x_y, u_a, u_q, 0, stop, n_classes, BLOCK)
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0 = _finish(x_y, a, q, m0, a0)
+    loss_row, la0 = _finish(x_y, u_a, u_q, m0, a0)
     loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
     tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
-    c0, grad_x_y, m0, rinv0 = _coefficients(x_y, a, q, m0, la0)
+    c0, grad_x_y, m0, rinv0 = _coefficients(x_y, u_a, u_q, m0, la0)
     if ONE_TILE:
-        (grad_x,) = _gradient(cols, y, x, x_y, a, q, c0, grad_x_y, m0, rinv0)
+        (grad_x,) = _gradient(cols, y, x, x_y, u_a, u_q, c0, grad_x_y, m0, rinv0)
         grad_x = grad_x * g
         grad_x = tl.where(ignored, 0.0, grad_x)
         out = grad_logits + row * stride_grad + cols
@@ -301,7 +302,7 @@ def _fused_kernel(
             cols = first_col + tl.arange(0, BLOCK)
             inside = cols < n_classes
             x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-            (grad_x,) = _gradient(cols, y, x, x_y, a, q, c0, grad_x_y, m0, rinv0)
+            (grad_x,) = _gradient(cols, y, x, x_y, u_a, u_q, c0, grad_x_y, m0, rinv0)
             tl.debug_barrier()  # the gradient may overwrite the logits: all of the tile is read
             grad_x = grad_x * g
             grad_x = tl.where(ignored, 0.0, grad_x)
@@ -360,8 +361,8 @@ def _tiled_sweep_kernel(
     x_bias,
     source_row,
     target,
-    a,
-    q,
+    u_a,
+    u_q,
     at_y,
     x_cap,
     x_scale,
@@ -388,8 +389,8 @@ def _tiled_sweep_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    a = tl.full((), 0.0, tl.float32) + a
-    q = tl.full((), 0.0, tl.float32) + q
+    u_a = tl.full((), 0.0, tl.float32) + u_a
+    u_q = tl.full((), 0.0, tl.float32) + u_q
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BV), SPLITS) * BV
     start = split * class_share
@@ -420,7 +421,7 @@ def _tiled_sweep_kernel(
         )
         cols = cols[None, :]
         inside = (cols < n_classes) & (row >= 0)
-        m0_b, a0_b = _lift(cols, inside, y, x, x_y, a, q)
+        m0_b, a0_b = _lift(cols, inside, y, x, x_y, u_a, u_q)
         m0, a0 = _merge(m0, a0, m0_b, a0_b)
     tl.store(state + (0 * SPLITS + split) * n_rows + row, m0)
     tl.store(state + (1 * SPLITS + split) * n_rows + row, a0)
@@ -433,8 +434,8 @@ def _tiled_merge_kernel(
     x_bias,
     source_row,
     target,
-    a,
-    q,
+    u_a,
+    u_q,
     at_y,
     x_cap,
     x_scale,
@@ -456,8 +457,8 @@ def _tiled_merge_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    a = tl.full((), 0.0, tl.float32) + a
-    q = tl.full((), 0.0, tl.float32) + q
+    u_a = tl.full((), 0.0, tl.float32) + u_a
+    u_q = tl.full((), 0.0, tl.float32) + u_q
     m0 = tl.load(state + 0 * SPLITS * n_rows + row)
     a0 = tl.load(state + 1 * SPLITS * n_rows + row)
     for split in range(1, SPLITS):
@@ -467,7 +468,7 @@ def _tiled_merge_kernel(
     tl.store(row_merged + 0 * n_rows + row, m0)
     tl.store(row_merged + 1 * n_rows + row, a0)
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0 = _finish(x_y, a, q, m0, a0)
+    loss_row, la0 = _finish(x_y, u_a, u_q, m0, a0)
     tl.store(loss + 0 * n_rows + row, tl.where(in_range, loss_row, float("nan")))
     tl.store(saved + 0 * n_rows + row, m0)
     tl.store(saved + 1 * n_rows + row, la0)
@@ -480,8 +481,8 @@ def _tiled_row_kernel(
     x_bias,
     source_row,
     target,
-    a,
-    q,
+    u_a,
+    u_q,
     at_y,
     x_cap,
     x_scale,
@@ -502,11 +503,11 @@ def _tiled_row_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    a = tl.full((), 0.0, tl.float32) + a
-    q = tl.full((), 0.0, tl.float32) + q
+    u_a = tl.full((), 0.0, tl.float32) + u_a
+    u_q = tl.full((), 0.0, tl.float32) + u_q
     m0 = tl.load(saved + 0 * n_rows + row)
     la0 = tl.load(saved + 1 * n_rows + row)
-    c0, grad_x_y, m0, rinv0 = _coefficients(x_y, a, q, m0, la0)
+    c0, grad_x_y, m0, rinv0 = _coefficients(x_y, u_a, u_q, m0, la0)
     tl.store(row_coef + 0 * n_rows + row, c0)
     tl.store(row_coef + 1 * n_rows + row, grad_x_y)
     tl.store(row_coef + 2 * n_rows + row, m0)
@@ -520,8 +521,8 @@ def _tiled_gradient(
     x_bias,
     source_row,
     target,
-    a,
-    q,
+    u_a,
+    u_q,
     at_y,
     x_cap,
     x_scale,
@@ -553,8 +554,8 @@ def _tiled_gradient(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    a = tl.full((), 0.0, tl.float32) + a
-    q = tl.full((), 0.0, tl.float32) + q
+    u_a = tl.full((), 0.0, tl.float32) + u_a
+    u_q = tl.full((), 0.0, tl.float32) + u_q
     c0 = tl.load(row_coef + 0 * n_rows + row)
     grad_x_y = tl.load(row_coef + 1 * n_rows + row)
     m0 = tl.load(row_coef + 2 * n_rows + row)
@@ -582,7 +583,7 @@ def _tiled_gradient(
     )
     cols = cols[None, :]
     inside = (cols < n_classes) & (row >= 0)
-    (grad_x,) = _gradient(cols, y, x, x_y, a, q, c0, grad_x_y, m0, rinv0)
+    (grad_x,) = _gradient(cols, y, x, x_y, u_a, u_q, c0, grad_x_y, m0, rinv0)
     if SOURCE == 0:
         grad = tl.where(inside, grad_x, 0.0)
     tile_counts = 1
@@ -605,8 +606,8 @@ def _tiled_hidden_kernel(
     x_bias,
     source_row,
     target,
-    a,
-    q,
+    u_a,
+    u_q,
     at_y,
     x_cap,
     x_scale,
@@ -662,8 +663,8 @@ def _tiled_hidden_kernel(
                     x_bias,
                     source_row,
                     target,
-                    a,
-                    q,
+                    u_a,
+                    u_q,
                     at_y,
                     x_cap,
                     x_scale,
@@ -728,8 +729,8 @@ def _tiled_weight_kernel(
     x_bias,
     source_row,
     target,
-    a,
-    q,
+    u_a,
+    u_q,
     at_y,
     x_cap,
     x_scale,
@@ -791,8 +792,8 @@ def _tiled_weight_kernel(
                         x_bias,
                         source_row,
                         target,
-                        a,
-                        q,
+                        u_a,
+                        u_q,
                         at_y,
                         x_cap,
                         x_scale,
@@ -865,7 +866,7 @@ def _tiled_weight_kernel(
             )
 
 
-def _torch_forward(x, y, a, q):
+def _torch_forward(x, y, u_a, u_q):
     """Loss [rows, outputs] and saved statistics [n_saved, rows] of a chunk of whole rows."""
     x_y = x.gather(1, y)
     l0 = x.scatter_(1, y, float("-inf"))
@@ -877,12 +878,12 @@ def _torch_forward(x, y, a, q):
     la0 = el.log(a0)
     ly0 = x_y
     z0 = (m0 - ly0) + la0
-    w0 = 1.0 + a
-    loss = -el.power(w0, q) * el.expm1div(el.log1p(-el.sigmoid(z0) / w0), q)
+    w0 = 1.0 + u_a
+    loss = -el.power(w0, u_q) * el.expm1div(el.log1p(-el.sigmoid(z0) / w0), u_q)
     return loss, torch.cat([m0.to(x.dtype), la0.to(x.dtype)], 1).t()
 
 
-def _torch_backward(x, y, a, q, saved, g):
+def _torch_backward(x, y, u_a, u_q, saved, g):
     """g * dloss/dx [rows, V] for each stream of a chunk of whole rows, from what was saved."""
     m0 = saved[0].unsqueeze(1)
     la0 = saved[1].unsqueeze(1)
@@ -890,8 +891,8 @@ def _torch_backward(x, y, a, q, saved, g):
     ly0 = x_y
     z0 = (m0 - ly0) + la0
     w0 = el.sigmoid(-z0)
-    w1 = a + w0
-    c0 = w0 * el.power(w1, q) * el.sigmoid(z0) / w1
+    w1 = u_a + w0
+    c0 = w0 * el.power(w1, u_q) * el.sigmoid(z0) / w1
     grad_x_y = -c0
     rinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-la0))
     t0 = x - m0
@@ -901,7 +902,7 @@ def _torch_backward(x, y, a, q, saved, g):
     return (grad_x,)
 
 
-def _torch_fused(x, y, a, q, g):
+def _torch_fused(x, y, u_a, u_q, g):
     """Loss [rows, outputs] and g * dloss/dx [rows, V] for each stream while the chunk is in cache."""
     x_y = x.gather(1, y)
     l0 = x.scatter_(1, y, float("-inf"))
@@ -913,11 +914,11 @@ def _torch_fused(x, y, a, q, g):
     la0 = el.log(a0)
     ly0 = x_y
     z0 = (m0 - ly0) + la0
-    w0 = 1.0 + a
-    loss = -el.power(w0, q) * el.expm1div(el.log1p(-el.sigmoid(z0) / w0), q)
+    w0 = 1.0 + u_a
+    loss = -el.power(w0, u_q) * el.expm1div(el.log1p(-el.sigmoid(z0) / w0), u_q)
     w0 = el.sigmoid(-z0)
-    w1 = a + w0
-    c0 = w0 * el.power(w1, q) * el.sigmoid(z0) / w1
+    w1 = u_a + w0
+    c0 = w0 * el.power(w1, u_q) * el.sigmoid(z0) / w1
     grad_x_y = -c0
     rinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-la0))
     grad_x = e0.mul_(g * rinv0 * c0)
@@ -928,10 +929,11 @@ def _torch_fused(x, y, a, q, g):
 _C_SOURCE = r"""#include "row.h"
 
 /* Asymmetric generalized cross-entropy
-     loss     = -(a + 1)**q*expm1div(log1p(-sigmoid(z0)/(a + 1)), q)
-     c0       = (a + sigmoid(-z0))**q*sigmoid(-z0)*sigmoid(z0)/(a + sigmoid(-z0))
+     loss     = -(u_a + 1)**u_q*expm1div(log1p(-sigmoid(z0)/(u_a + 1)), u_q)
+     c0       = (u_a + sigmoid(-z0))**u_q*sigmoid(-z0)*sigmoid(z0)/(u_a + sigmoid(-z0))
      dloss/dx = R0*c0
-     dloss/dx_y = -(a + sigmoid(-z0))**q*sigmoid(-z0)*sigmoid(z0)/(a + sigmoid(-z0))
+     dloss/dx_y = -(u_a + sigmoid(-z0))**u_q*sigmoid(-z0)*sigmoid(z0)/(u_a + sigmoid(-z0))
+     names of the spec begin with u_: u_a is its a
      with l0_j = x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 = exp(l0_j
          - logsumexp_(j != y) l0_j) */
 
@@ -1065,8 +1067,8 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
     const int64_t own = (mode == BACKWARD ? 0 : 1 * padded) + 2 * width;
     if (own && !(scratch = aligned_alloc(ALIGNED, (size_t)own * sizeof(real)))) return 1;
     real *kept = scratch + 2 * width;
-    const double a = call->parameter[0];
-    const double q = call->parameter[1];
+    const double u_a = call->parameter[0];
+    const double u_q = call->parameter[1];
     for (int64_t row = start; row < stop; ++row) {
         real *grad_x_ptr = grad_row(call, 0, row, scratch + 1 * width);
         const int64_t target = call->target[row * call->target_stride];
@@ -1097,8 +1099,8 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             la0 = f_log(a0);
             double ly0 = x_y;
             double z0 = m0 - ly0 + la0;
-            double w0 = 1.0 + a;
-            loss = -f_power(w0, q) * f_expm1div(f_log1p(-f_sigmoid(z0) / w0), q);
+            double w0 = 1.0 + u_a;
+            loss = -f_power(w0, u_q) * f_expm1div(f_log1p(-f_sigmoid(z0) / w0), u_q);
             call->result[0 * call->rows + row] = (real)(in_range ? loss : NAN);
         } else {
             m0 = call->saved[0 * call->rows + row];
@@ -1114,8 +1116,8 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         double ly0 = x_y;
         double z0 = m0 - ly0 + la0;
         double w0 = f_sigmoid(-z0);
-        double w1 = a + w0;
-        double c0 = w0 * f_power(w1, q) * f_sigmoid(z0) / w1;
+        double w1 = u_a + w0;
+        double c0 = w0 * f_power(w1, u_q) * f_sigmoid(z0) / w1;
         double grad_x_y = -c0;
         double rinv0 = (la0 == -INFINITY ? 0.0 : f_exp(-la0));
         {

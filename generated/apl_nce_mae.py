@@ -29,14 +29,15 @@ __all__ = ["LinearNCEMAELoss", "NCEMAELoss", "apl_nce_mae_loss", "linear_apl_nce
 
 # ======================================================================================
 # Active passive loss, NCE and MAE
-#   loss     = -alpha*softplus(z0)/(T0 - softplus(z0)) + beta*sigmoid(z0)
-#   c0       = alpha*softplus(z0)/(T0 - softplus(z0))**2
-#   c1       = -V*alpha*softplus(z0)/(T0 - softplus(z0))**2 - alpha/(T0 - softplus(z0)) +
-#       beta*sigmoid(-z0)
+#   loss     = -u_alpha*softplus(z0)/(T0 - softplus(z0)) + u_beta*sigmoid(z0)
+#   c0       = u_alpha*softplus(z0)/(T0 - softplus(z0))**2
+#   c1       = -u_alpha*V*softplus(z0)/(T0 - softplus(z0))**2 - u_alpha/(T0 - softplus(z0)) +
+#       u_beta*sigmoid(-z0)
 #   dloss/dx = c0 + c1*exp(logp0)
-#   dloss/dx_y = -V*alpha*sigmoid(-z0)*softplus(z0)/(T0 - softplus(z0))**2 + alpha*sigmoid(z0)/(T0
-#       - softplus(z0)) + alpha*softplus(z0)/(T0 - softplus(z0))**2 -
-#       beta*sigmoid(-z0)*sigmoid(z0)
+#   dloss/dx_y = -u_alpha*V*sigmoid(-z0)*softplus(z0)/(T0 - softplus(z0))**2 +
+#       u_alpha*sigmoid(z0)/(T0 - softplus(z0)) + u_alpha*softplus(z0)/(T0 - softplus(z0))**2 -
+#       u_beta*sigmoid(-z0)*sigmoid(z0)
+#   names of the spec begin with u_: u_alpha is its alpha
 #   with l0_j = x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 = exp(l0_j
 #       - logsumexp_(j != y) l0_j)
 #   T0 = sum_(j != y) logp0
@@ -44,7 +45,7 @@ __all__ = ["LinearNCEMAELoss", "NCEMAELoss", "apl_nce_mae_loss", "linear_apl_nce
 
 
 @dl.jit
-def _lift(cols, inside, y, x, x_y, alpha, beta, V):
+def _lift(cols, inside, y, x, x_y, u_alpha, u_beta, V):
     # State of one tile, relative to the tile's own maximum: M = sum of w * exp(kappa * t) * t^n
     # with t = l - m, over the classes other than the target.
     valid = inside & (cols != y)
@@ -73,7 +74,7 @@ def _merge(m0_a, a0_a, b0_a, b1_a, m0_b, a0_b, b0_b, b1_b):
 
 
 @dl.jit
-def _sweep(base, y, x_y, alpha, beta, V, start, stop, n_classes, BLOCK: tl.constexpr):
+def _sweep(base, y, x_y, u_alpha, u_beta, V, start, stop, n_classes, BLOCK: tl.constexpr):
     # Online reduction of the classes start .. stop - 1: one read of each logit.
     m0 = tl.full((), float("-inf"), tl.float32)
     a0 = tl.full((), 0.0, tl.float32)
@@ -83,13 +84,13 @@ def _sweep(base, y, x_y, alpha, beta, V, start, stop, n_classes, BLOCK: tl.const
         cols = first_col + tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
-        m0_b, a0_b, b0_b, b1_b = _lift(cols, inside, y, x, x_y, alpha, beta, V)
+        m0_b, a0_b, b0_b, b1_b = _lift(cols, inside, y, x, x_y, u_alpha, u_beta, V)
         m0, a0, b0, b1 = _merge(m0, a0, b0, b1, m0_b, a0_b, b0_b, b1_b)
     return m0, a0, b0, b1
 
 
 @dl.jit
-def _finish(x_y, alpha, beta, V, m0, a0, b0, b1):
+def _finish(x_y, u_alpha, u_beta, V, m0, a0, b0, b1):
     # From the merged state to the results of the row, and the statistics that the gradient reads.
     la0 = dl.log_accurate(a0)
     ly0 = x_y
@@ -98,7 +99,7 @@ def _finish(x_y, alpha, beta, V, m0, a0, b0, b1):
     T0 = b1 - lam0 * b0
     zc0 = dl.clip(z0, -3.0e38, 3.0e38)
     w0 = dl.softplus(zc0)
-    loss = beta * dl.sigmoid(zc0) - w0 * alpha / (T0 - w0)
+    loss = u_beta * dl.sigmoid(zc0) - w0 * u_alpha / (T0 - w0)
     loss = tl.where(
         (z0 != zc0),
         tl.where((loss > 1.0e30), float("inf"), tl.where((loss < -1.0e30), -float("inf"), loss)),
@@ -108,7 +109,7 @@ def _finish(x_y, alpha, beta, V, m0, a0, b0, b1):
 
 
 @dl.jit
-def _coefficients(x_y, alpha, beta, V, m0, la0, T0):
+def _coefficients(x_y, u_alpha, u_beta, V, m0, la0, T0):
     # Row scalars of the gradient.
     ly0 = x_y
     z0 = (m0 - ly0) + la0
@@ -117,20 +118,20 @@ def _coefficients(x_y, alpha, beta, V, m0, la0, T0):
     w0 = dl.softplus(zc0)
     w1 = T0 - w0
     w2 = 1.0 / (w1 * w1)
-    w3 = w0 * w2 * alpha
+    w3 = w0 * w2 * u_alpha
     w4 = dl.sigmoid(-zc0)
     w5 = 1.0 / w1
     w6 = w3 * V
     w7 = dl.sigmoid(zc0)
     c0 = w3
-    c1 = w4 * beta - w5 * alpha - w6
-    grad_x_y = w0 * w2 * alpha + w5 * w7 * alpha - w4 * w7 * beta - w4 * w6
+    c1 = w4 * u_beta - w5 * u_alpha - w6
+    grad_x_y = w0 * w2 * u_alpha + w5 * w7 * u_alpha - w4 * w7 * u_beta - w4 * w6
     pinv0 = tl.where(la0 == float("-inf"), 0.0, dl.exp_accurate(-lam0))
     return c0, c1, grad_x_y, m0, pinv0
 
 
 @dl.jit
-def _gradient(cols, y, x, x_y, alpha, beta, V, c0, c1, grad_x_y, m0, pinv0):
+def _gradient(cols, y, x, x_y, u_alpha, u_beta, V, c0, c1, grad_x_y, m0, pinv0):
     # dloss/dx_j of one tile; the value at y is written, not added.
     t0 = x - m0
     e0 = tl.exp(t0)
@@ -144,8 +145,8 @@ def _gradient(cols, y, x, x_y, alpha, beta, V, c0, c1, grad_x_y, m0, pinv0):
 def _forward_kernel(
     logits,
     target,
-    alpha,
-    beta,
+    u_alpha,
+    u_beta,
     loss,
     saved,
     state,
@@ -166,18 +167,18 @@ def _forward_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    alpha = tl.full((), 0.0, tl.float32) + alpha
-    beta = tl.full((), 0.0, tl.float32) + beta
+    u_alpha = tl.full((), 0.0, tl.float32) + u_alpha
+    u_beta = tl.full((), 0.0, tl.float32) + u_beta
     V = tl.full((), 0.0, tl.float32) + n_classes
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BLOCK), SPLITS) * BLOCK
     start = split * class_share
     stop = tl.minimum(start + class_share, n_classes)
     stop = tl.where(ignored, start, stop)  # ignored rows read nothing
-    m0, a0, b0, b1 = _sweep(base, y, x_y, alpha, beta, V, start, stop, n_classes, BLOCK)
+    m0, a0, b0, b1 = _sweep(base, y, x_y, u_alpha, u_beta, V, start, stop, n_classes, BLOCK)
     if SPLITS == 1:
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-        loss_row, la0, T0 = _finish(x_y, alpha, beta, V, m0, a0, b0, b1)
+        loss_row, la0, T0 = _finish(x_y, u_alpha, u_beta, V, m0, a0, b0, b1)
         loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
         tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
         tl.store(saved + 0 * n_rows + row, m0)
@@ -195,8 +196,8 @@ def _forward_kernel(
 def _merge_kernel(
     logits,
     target,
-    alpha,
-    beta,
+    u_alpha,
+    u_beta,
     loss,
     saved,
     state,
@@ -216,8 +217,8 @@ def _merge_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    alpha = tl.full((), 0.0, tl.float32) + alpha
-    beta = tl.full((), 0.0, tl.float32) + beta
+    u_alpha = tl.full((), 0.0, tl.float32) + u_alpha
+    u_beta = tl.full((), 0.0, tl.float32) + u_beta
     V = tl.full((), 0.0, tl.float32) + n_classes
     m0 = tl.load(state + 0 * SPLITS * n_rows + row)
     a0 = tl.load(state + 1 * SPLITS * n_rows + row)
@@ -231,7 +232,7 @@ def _merge_kernel(
         b1_b = tl.load(state + 3 * SPLITS * n_rows + at)
         m0, a0, b0, b1 = _merge(m0, a0, b0, b1, m0_b, a0_b, b0_b, b1_b)
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0, T0 = _finish(x_y, alpha, beta, V, m0, a0, b0, b1)
+    loss_row, la0, T0 = _finish(x_y, u_alpha, u_beta, V, m0, a0, b0, b1)
     loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
     tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
     tl.store(saved + 0 * n_rows + row, m0)
@@ -243,8 +244,8 @@ def _merge_kernel(
 def _backward_kernel(
     logits,
     target,
-    alpha,
-    beta,
+    u_alpha,
+    u_beta,
     saved,
     grad_rows,
     grad_logits,
@@ -265,19 +266,19 @@ def _backward_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    alpha = tl.full((), 0.0, tl.float32) + alpha
-    beta = tl.full((), 0.0, tl.float32) + beta
+    u_alpha = tl.full((), 0.0, tl.float32) + u_alpha
+    u_beta = tl.full((), 0.0, tl.float32) + u_beta
     V = tl.full((), 0.0, tl.float32) + n_classes
     g = tl.load(grad_rows + row * stride_grad_rows)
     g = tl.where(in_range | ignored, g, float("nan"))  # a target out of range is loud
     m0 = tl.load(saved + 0 * n_rows + row)
     la0 = tl.load(saved + 1 * n_rows + row)
     T0 = tl.load(saved + 2 * n_rows + row)
-    c0, c1, grad_x_y, m0, pinv0 = _coefficients(x_y, alpha, beta, V, m0, la0, T0)
+    c0, c1, grad_x_y, m0, pinv0 = _coefficients(x_y, u_alpha, u_beta, V, m0, la0, T0)
     cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = cols < n_classes
     x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-    (grad_x,) = _gradient(cols, y, x, x_y, alpha, beta, V, c0, c1, grad_x_y, m0, pinv0)
+    (grad_x,) = _gradient(cols, y, x, x_y, u_alpha, u_beta, V, c0, c1, grad_x_y, m0, pinv0)
     grad_x = grad_x * g
     grad_x = tl.where(ignored, 0.0, grad_x)
     out = grad_logits + row * stride_grad + cols
@@ -288,8 +289,8 @@ def _backward_kernel(
 def _fused_kernel(
     logits,
     target,
-    alpha,
-    beta,
+    u_alpha,
+    u_beta,
     loss,
     grad_rows,
     grad_logits,
@@ -312,8 +313,8 @@ def _fused_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    alpha = tl.full((), 0.0, tl.float32) + alpha
-    beta = tl.full((), 0.0, tl.float32) + beta
+    u_alpha = tl.full((), 0.0, tl.float32) + u_alpha
+    u_beta = tl.full((), 0.0, tl.float32) + u_beta
     V = tl.full((), 0.0, tl.float32) + n_classes
     g = tl.load(grad_rows + row * stride_grad_rows)
     g = tl.where(in_range | ignored, g, float("nan"))  # a target out of range is loud
@@ -321,18 +322,18 @@ def _fused_kernel(
         cols = tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-        m0, a0, b0, b1 = _lift(cols, inside, y, x, x_y, alpha, beta, V)
+        m0, a0, b0, b1 = _lift(cols, inside, y, x, x_y, u_alpha, u_beta, V)
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
     else:
         stop = tl.where(ignored, 0, n_classes)
-        m0, a0, b0, b1 = _sweep(base, y, x_y, alpha, beta, V, 0, stop, n_classes, BLOCK)
+        m0, a0, b0, b1 = _sweep(base, y, x_y, u_alpha, u_beta, V, 0, stop, n_classes, BLOCK)
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0, T0 = _finish(x_y, alpha, beta, V, m0, a0, b0, b1)
+    loss_row, la0, T0 = _finish(x_y, u_alpha, u_beta, V, m0, a0, b0, b1)
     loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
     tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
-    c0, c1, grad_x_y, m0, pinv0 = _coefficients(x_y, alpha, beta, V, m0, la0, T0)
+    c0, c1, grad_x_y, m0, pinv0 = _coefficients(x_y, u_alpha, u_beta, V, m0, la0, T0)
     if ONE_TILE:
-        (grad_x,) = _gradient(cols, y, x, x_y, alpha, beta, V, c0, c1, grad_x_y, m0, pinv0)
+        (grad_x,) = _gradient(cols, y, x, x_y, u_alpha, u_beta, V, c0, c1, grad_x_y, m0, pinv0)
         grad_x = grad_x * g
         grad_x = tl.where(ignored, 0.0, grad_x)
         out = grad_logits + row * stride_grad + cols
@@ -342,7 +343,7 @@ def _fused_kernel(
             cols = first_col + tl.arange(0, BLOCK)
             inside = cols < n_classes
             x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-            (grad_x,) = _gradient(cols, y, x, x_y, alpha, beta, V, c0, c1, grad_x_y, m0, pinv0)
+            (grad_x,) = _gradient(cols, y, x, x_y, u_alpha, u_beta, V, c0, c1, grad_x_y, m0, pinv0)
             tl.debug_barrier()  # the gradient may overwrite the logits: all of the tile is read
             grad_x = grad_x * g
             grad_x = tl.where(ignored, 0.0, grad_x)
@@ -401,8 +402,8 @@ def _tiled_sweep_kernel(
     x_bias,
     source_row,
     target,
-    alpha,
-    beta,
+    u_alpha,
+    u_beta,
     at_y,
     x_cap,
     x_scale,
@@ -429,8 +430,8 @@ def _tiled_sweep_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    alpha = tl.full((), 0.0, tl.float32) + alpha
-    beta = tl.full((), 0.0, tl.float32) + beta
+    u_alpha = tl.full((), 0.0, tl.float32) + u_alpha
+    u_beta = tl.full((), 0.0, tl.float32) + u_beta
     V = tl.full((), 0.0, tl.float32) + n_classes
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BV), SPLITS) * BV
@@ -464,7 +465,7 @@ def _tiled_sweep_kernel(
         )
         cols = cols[None, :]
         inside = (cols < n_classes) & (row >= 0)
-        m0_b, a0_b, b0_b, b1_b = _lift(cols, inside, y, x, x_y, alpha, beta, V)
+        m0_b, a0_b, b0_b, b1_b = _lift(cols, inside, y, x, x_y, u_alpha, u_beta, V)
         m0, a0, b0, b1 = _merge(m0, a0, b0, b1, m0_b, a0_b, b0_b, b1_b)
     tl.store(state + (0 * SPLITS + split) * n_rows + row, m0)
     tl.store(state + (1 * SPLITS + split) * n_rows + row, a0)
@@ -479,8 +480,8 @@ def _tiled_merge_kernel(
     x_bias,
     source_row,
     target,
-    alpha,
-    beta,
+    u_alpha,
+    u_beta,
     at_y,
     x_cap,
     x_scale,
@@ -502,8 +503,8 @@ def _tiled_merge_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    alpha = tl.full((), 0.0, tl.float32) + alpha
-    beta = tl.full((), 0.0, tl.float32) + beta
+    u_alpha = tl.full((), 0.0, tl.float32) + u_alpha
+    u_beta = tl.full((), 0.0, tl.float32) + u_beta
     V = tl.full((), 0.0, tl.float32) + n_classes
     m0 = tl.load(state + 0 * SPLITS * n_rows + row)
     a0 = tl.load(state + 1 * SPLITS * n_rows + row)
@@ -520,7 +521,7 @@ def _tiled_merge_kernel(
     tl.store(row_merged + 2 * n_rows + row, b0)
     tl.store(row_merged + 3 * n_rows + row, b1)
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0, T0 = _finish(x_y, alpha, beta, V, m0, a0, b0, b1)
+    loss_row, la0, T0 = _finish(x_y, u_alpha, u_beta, V, m0, a0, b0, b1)
     tl.store(loss + 0 * n_rows + row, tl.where(in_range, loss_row, float("nan")))
     tl.store(saved + 0 * n_rows + row, m0)
     tl.store(saved + 1 * n_rows + row, la0)
@@ -534,8 +535,8 @@ def _tiled_row_kernel(
     x_bias,
     source_row,
     target,
-    alpha,
-    beta,
+    u_alpha,
+    u_beta,
     at_y,
     x_cap,
     x_scale,
@@ -556,13 +557,13 @@ def _tiled_row_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    alpha = tl.full((), 0.0, tl.float32) + alpha
-    beta = tl.full((), 0.0, tl.float32) + beta
+    u_alpha = tl.full((), 0.0, tl.float32) + u_alpha
+    u_beta = tl.full((), 0.0, tl.float32) + u_beta
     V = tl.full((), 0.0, tl.float32) + n_classes
     m0 = tl.load(saved + 0 * n_rows + row)
     la0 = tl.load(saved + 1 * n_rows + row)
     T0 = tl.load(saved + 2 * n_rows + row)
-    c0, c1, grad_x_y, m0, pinv0 = _coefficients(x_y, alpha, beta, V, m0, la0, T0)
+    c0, c1, grad_x_y, m0, pinv0 = _coefficients(x_y, u_alpha, u_beta, V, m0, la0, T0)
     tl.store(row_coef + 0 * n_rows + row, c0)
     tl.store(row_coef + 1 * n_rows + row, c1)
     tl.store(row_coef + 2 * n_rows + row, grad_x_y)
@@ -577,8 +578,8 @@ def _tiled_gradient(
     x_bias,
     source_row,
     target,
-    alpha,
-    beta,
+    u_alpha,
+    u_beta,
     at_y,
     x_cap,
     x_scale,
@@ -610,8 +611,8 @@ def _tiled_gradient(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    alpha = tl.full((), 0.0, tl.float32) + alpha
-    beta = tl.full((), 0.0, tl.float32) + beta
+    u_alpha = tl.full((), 0.0, tl.float32) + u_alpha
+    u_beta = tl.full((), 0.0, tl.float32) + u_beta
     V = tl.full((), 0.0, tl.float32) + n_classes
     c0 = tl.load(row_coef + 0 * n_rows + row)
     c1 = tl.load(row_coef + 1 * n_rows + row)
@@ -641,7 +642,7 @@ def _tiled_gradient(
     )
     cols = cols[None, :]
     inside = (cols < n_classes) & (row >= 0)
-    (grad_x,) = _gradient(cols, y, x, x_y, alpha, beta, V, c0, c1, grad_x_y, m0, pinv0)
+    (grad_x,) = _gradient(cols, y, x, x_y, u_alpha, u_beta, V, c0, c1, grad_x_y, m0, pinv0)
     if SOURCE == 0:
         grad = tl.where(inside, grad_x, 0.0)
     tile_counts = 1
@@ -664,8 +665,8 @@ def _tiled_hidden_kernel(
     x_bias,
     source_row,
     target,
-    alpha,
-    beta,
+    u_alpha,
+    u_beta,
     at_y,
     x_cap,
     x_scale,
@@ -721,8 +722,8 @@ def _tiled_hidden_kernel(
                     x_bias,
                     source_row,
                     target,
-                    alpha,
-                    beta,
+                    u_alpha,
+                    u_beta,
                     at_y,
                     x_cap,
                     x_scale,
@@ -787,8 +788,8 @@ def _tiled_weight_kernel(
     x_bias,
     source_row,
     target,
-    alpha,
-    beta,
+    u_alpha,
+    u_beta,
     at_y,
     x_cap,
     x_scale,
@@ -850,8 +851,8 @@ def _tiled_weight_kernel(
                         x_bias,
                         source_row,
                         target,
-                        alpha,
-                        beta,
+                        u_alpha,
+                        u_beta,
                         at_y,
                         x_cap,
                         x_scale,
@@ -924,7 +925,7 @@ def _tiled_weight_kernel(
             )
 
 
-def _torch_forward(x, y, alpha, beta):
+def _torch_forward(x, y, u_alpha, u_beta):
     """Loss [rows, outputs] and saved statistics [n_saved, rows] of a chunk of whole rows."""
     V = float(x.shape[1])
     x_y = x.gather(1, y)
@@ -943,7 +944,7 @@ def _torch_forward(x, y, alpha, beta):
     T0 = b1 - lam0 * b0
     zc0 = el.clip(z0, -3.0e38, 3.0e38)
     w0 = el.softplus(zc0)
-    loss = beta * el.sigmoid(zc0) - w0 * alpha / (T0 - w0)
+    loss = u_beta * el.sigmoid(zc0) - w0 * u_alpha / (T0 - w0)
     loss = torch.where(
         (z0 != zc0),
         torch.where(
@@ -954,7 +955,7 @@ def _torch_forward(x, y, alpha, beta):
     return loss, torch.cat([m0.to(x.dtype), la0.to(x.dtype), T0.to(x.dtype)], 1).t()
 
 
-def _torch_backward(x, y, alpha, beta, saved, g):
+def _torch_backward(x, y, u_alpha, u_beta, saved, g):
     """g * dloss/dx [rows, V] for each stream of a chunk of whole rows, from what was saved."""
     V = float(x.shape[1])
     m0 = saved[0].unsqueeze(1)
@@ -968,14 +969,14 @@ def _torch_backward(x, y, alpha, beta, saved, g):
     w0 = el.softplus(zc0)
     w1 = T0 - w0
     w2 = 1.0 / (w1 * w1)
-    w3 = w0 * w2 * alpha
+    w3 = w0 * w2 * u_alpha
     w4 = el.sigmoid(-zc0)
     w5 = 1.0 / w1
     w6 = w3 * V
     w7 = el.sigmoid(zc0)
     c0 = w3
-    c1 = w4 * beta - w5 * alpha - w6
-    grad_x_y = w0 * w2 * alpha + w5 * w7 * alpha - w4 * w7 * beta - w4 * w6
+    c1 = w4 * u_beta - w5 * u_alpha - w6
+    grad_x_y = w0 * w2 * u_alpha + w5 * w7 * u_alpha - w4 * w7 * u_beta - w4 * w6
     pinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0))
     t0 = x - m0
     e0 = t0.exp_()
@@ -986,7 +987,7 @@ def _torch_backward(x, y, alpha, beta, saved, g):
     return (grad_x,)
 
 
-def _torch_fused(x, y, alpha, beta, g):
+def _torch_fused(x, y, u_alpha, u_beta, g):
     """Loss [rows, outputs] and g * dloss/dx [rows, V] for each stream while the chunk is in cache."""
     V = float(x.shape[1])
     x_y = x.gather(1, y)
@@ -1005,7 +1006,7 @@ def _torch_fused(x, y, alpha, beta, g):
     T0 = b1 - lam0 * b0
     zc0 = el.clip(z0, -3.0e38, 3.0e38)
     w0 = el.softplus(zc0)
-    loss = beta * el.sigmoid(zc0) - w0 * alpha / (T0 - w0)
+    loss = u_beta * el.sigmoid(zc0) - w0 * u_alpha / (T0 - w0)
     loss = torch.where(
         (z0 != zc0),
         torch.where(
@@ -1017,14 +1018,14 @@ def _torch_fused(x, y, alpha, beta, g):
     w0 = el.softplus(zc0)
     w1 = T0 - w0
     w2 = 1.0 / (w1 * w1)
-    w3 = w0 * w2 * alpha
+    w3 = w0 * w2 * u_alpha
     w4 = el.sigmoid(-zc0)
     w5 = 1.0 / w1
     w6 = w3 * V
     w7 = el.sigmoid(zc0)
     c0 = w3
-    c1 = w4 * beta - w5 * alpha - w6
-    grad_x_y = w0 * w2 * alpha + w5 * w7 * alpha - w4 * w7 * beta - w4 * w6
+    c1 = w4 * u_beta - w5 * u_alpha - w6
+    grad_x_y = w0 * w2 * u_alpha + w5 * w7 * u_alpha - w4 * w7 * u_beta - w4 * w6
     pinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0))
     p0 = e0 * pinv0
     grad_x = c0 + c1 * p0
@@ -1036,14 +1037,15 @@ def _torch_fused(x, y, alpha, beta, g):
 _C_SOURCE = r"""#include "row.h"
 
 /* Active passive loss, NCE and MAE
-     loss     = -alpha*softplus(z0)/(T0 - softplus(z0)) + beta*sigmoid(z0)
-     c0       = alpha*softplus(z0)/(T0 - softplus(z0))**2
-     c1       = -V*alpha*softplus(z0)/(T0 - softplus(z0))**2 - alpha/(T0 - softplus(z0)) +
-         beta*sigmoid(-z0)
+     loss     = -u_alpha*softplus(z0)/(T0 - softplus(z0)) + u_beta*sigmoid(z0)
+     c0       = u_alpha*softplus(z0)/(T0 - softplus(z0))**2
+     c1       = -u_alpha*V*softplus(z0)/(T0 - softplus(z0))**2 - u_alpha/(T0 - softplus(z0)) +
+         u_beta*sigmoid(-z0)
      dloss/dx = c0 + c1*exp(logp0)
-     dloss/dx_y = -V*alpha*sigmoid(-z0)*softplus(z0)/(T0 - softplus(z0))**2 + alpha*sigmoid(z0)/(T0
-         - softplus(z0)) + alpha*softplus(z0)/(T0 - softplus(z0))**2 -
-         beta*sigmoid(-z0)*sigmoid(z0)
+     dloss/dx_y = -u_alpha*V*sigmoid(-z0)*softplus(z0)/(T0 - softplus(z0))**2 +
+         u_alpha*sigmoid(z0)/(T0 - softplus(z0)) + u_alpha*softplus(z0)/(T0 - softplus(z0))**2 -
+         u_beta*sigmoid(-z0)*sigmoid(z0)
+     names of the spec begin with u_: u_alpha is its alpha
      with l0_j = x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 = exp(l0_j
          - logsumexp_(j != y) l0_j)
      T0 = sum_(j != y) logp0 */
@@ -1200,8 +1202,8 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
     const int64_t own = (mode == BACKWARD ? 0 : 1 * padded) + 2 * width;
     if (own && !(scratch = aligned_alloc(ALIGNED, (size_t)own * sizeof(real)))) return 1;
     real *kept = scratch + 2 * width;
-    const double alpha = call->parameter[0];
-    const double beta = call->parameter[1];
+    const double u_alpha = call->parameter[0];
+    const double u_beta = call->parameter[1];
     const double V = (double)call->classes;
     for (int64_t row = start; row < stop; ++row) {
         real *grad_x_ptr = grad_row(call, 0, row, scratch + 1 * width);
@@ -1241,7 +1243,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             T0 = b1 - lam0 * b0;
             double zc0 = f_clamp(z0, 3e+38);
             double w0 = f_softplus(zc0);
-            loss = beta * f_sigmoid(zc0) - w0 * alpha / (T0 - w0);
+            loss = u_beta * f_sigmoid(zc0) - w0 * u_alpha / (T0 - w0);
             loss = (z0 != zc0 ? (loss > 1e+30 ? INFINITY : (loss < -1e+30 ? -(INFINITY) : loss)) :
                 loss);
             call->result[0 * call->rows + row] = (real)(in_range ? loss : NAN);
@@ -1265,14 +1267,14 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         double w0 = f_softplus(zc0);
         double w1 = T0 - w0;
         double w2 = 1.0 / (w1 * w1);
-        double w3 = w0 * w2 * alpha;
+        double w3 = w0 * w2 * u_alpha;
         double w4 = f_sigmoid(-zc0);
         double w5 = 1.0 / w1;
         double w6 = w3 * V;
         double w7 = f_sigmoid(zc0);
         double c0 = w3;
-        double c1 = w4 * beta - w5 * alpha - w6;
-        double grad_x_y = w0 * w2 * alpha + w5 * w7 * alpha - w4 * w7 * beta - w4 * w6;
+        double c1 = w4 * u_beta - w5 * u_alpha - w6;
+        double grad_x_y = w0 * w2 * u_alpha + w5 * w7 * u_alpha - w4 * w7 * u_beta - w4 * w6;
         double pinv0 = (la0 == -INFINITY ? 0.0 : f_exp(-lam0));
         {
             const int want = (grad_x_ptr ? 1 : 0);

@@ -34,26 +34,27 @@ __all__ = [
 
 # ======================================================================================
 # Asymmetric loss, single label
-#   loss     = -T0*smoothing/V - (smoothing - 1 -
-#       smoothing/V)*exp(-gamma_pos*softplus(-z0))*softplus(z0)
-#   c0       = -gamma_pos*(smoothing - 1 -
-#       smoothing/V)*exp(-gamma_pos*softplus(-z0))*sigmoid(-z0)*softplus(z0) - (smoothing - 1 -
-#       smoothing/V)*exp(-gamma_pos*softplus(-z0))*sigmoid(z0) - smoothing*(-T0*gamma_neg -
-#       T1)*sigmoid(z0)/V
-#   dloss/dx = R0*c0 + (-gamma_neg*logp0*smoothing/V - smoothing/V)*exp(gamma_neg*logp0)
-#   dloss/dx_y = gamma_pos*(smoothing - 1 -
-#       smoothing/V)*exp(-gamma_pos*softplus(-z0))*sigmoid(-z0)*softplus(z0) + (smoothing - 1 -
-#       smoothing/V)*exp(-gamma_pos*softplus(-z0))*sigmoid(z0) - smoothing*(-T0*gamma_neg -
-#       T1)*sigmoid(-z0)/V
+#   loss     = -u_smoothing*T0/V - (u_smoothing - u_smoothing/V -
+#       1)*exp(-u_gamma_pos*softplus(-z0))*softplus(z0)
+#   c0       = -u_gamma_pos*(u_smoothing - u_smoothing/V -
+#       1)*exp(-u_gamma_pos*softplus(-z0))*sigmoid(-z0)*softplus(z0) -
+#       u_smoothing*(-u_gamma_neg*T0 - T1)*sigmoid(z0)/V - (u_smoothing - u_smoothing/V -
+#       1)*exp(-u_gamma_pos*softplus(-z0))*sigmoid(z0)
+#   dloss/dx = R0*c0 + (-u_gamma_neg*u_smoothing*logp0/V - u_smoothing/V)*exp(u_gamma_neg*logp0)
+#   dloss/dx_y = u_gamma_pos*(u_smoothing - u_smoothing/V -
+#       1)*exp(-u_gamma_pos*softplus(-z0))*sigmoid(-z0)*softplus(z0) -
+#       u_smoothing*(-u_gamma_neg*T0 - T1)*sigmoid(-z0)/V + (u_smoothing - u_smoothing/V -
+#       1)*exp(-u_gamma_pos*softplus(-z0))*sigmoid(z0)
+#   names of the spec begin with u_: u_gamma_neg is its gamma_neg
 #   with l0_j = x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 = exp(l0_j
 #       - logsumexp_(j != y) l0_j)
-#   T0 = sum_(j != y) logp0*exp(gamma_neg*logp0)
-#   T1 = sum_(j != y) exp(gamma_neg*logp0)
+#   T0 = sum_(j != y) logp0*exp(u_gamma_neg*logp0)
+#   T1 = sum_(j != y) exp(u_gamma_neg*logp0)
 # ======================================================================================
 
 
 @dl.jit
-def _lift(cols, inside, y, x, x_y, gamma_pos, gamma_neg, smoothing, V):
+def _lift(cols, inside, y, x, x_y, u_gamma_pos, u_gamma_neg, u_smoothing, V):
     # State of one tile, relative to the tile's own maximum: M = sum of w * exp(kappa * t) * t^n
     # with t = l - m, over the classes other than the target.
     valid = inside & (cols != y)
@@ -63,13 +64,13 @@ def _lift(cols, inside, y, x, x_y, gamma_pos, gamma_neg, smoothing, V):
     e0 = tl.exp(t0)
     u0 = tl.maximum(t0, -1.0e18)
     a0 = dl.row_sum(e0)
-    b0 = dl.row_sum(tl.exp(gamma_neg * u0))
-    b1 = dl.row_sum(tl.exp(gamma_neg * u0) * u0)
+    b0 = dl.row_sum(tl.exp(u_gamma_neg * u0))
+    b1 = dl.row_sum(tl.exp(u_gamma_neg * u0) * u0)
     return m0, a0, b0, b1
 
 
 @dl.jit
-def _merge(gamma_neg, m0_a, a0_a, b0_a, b1_a, m0_b, a0_b, b0_b, b1_b):
+def _merge(u_gamma_neg, m0_a, a0_a, b0_a, b1_a, m0_b, a0_b, b0_b, b1_b):
     # Two states as one: m = max(m_a, m_b), d = m_side - m, M = sum of exp(kappa * d) * shifted M_side.
     m0 = tl.maximum(m0_a, m0_b)
     d0_a = tl.where((m0_a == m0) | (m0_a == float("-inf")), 0.0, m0_a - m0)
@@ -77,8 +78,8 @@ def _merge(gamma_neg, m0_a, a0_a, b0_a, b1_a, m0_b, a0_b, b0_b, b1_b):
     k0_a = tl.exp(d0_a)
     k0_b = tl.exp(d0_b)
     a0 = k0_a * a0_a + k0_b * a0_b
-    b0 = tl.exp(gamma_neg * d0_a) * b0_a + tl.exp(gamma_neg * d0_b) * b0_b
-    b1 = tl.exp(gamma_neg * d0_a) * (b1_a + d0_a * b0_a) + tl.exp(gamma_neg * d0_b) * (
+    b0 = tl.exp(u_gamma_neg * d0_a) * b0_a + tl.exp(u_gamma_neg * d0_b) * b0_b
+    b1 = tl.exp(u_gamma_neg * d0_a) * (b1_a + d0_a * b0_a) + tl.exp(u_gamma_neg * d0_b) * (
         b1_b + d0_b * b0_b
     )
     return m0, a0, b0, b1
@@ -86,7 +87,17 @@ def _merge(gamma_neg, m0_a, a0_a, b0_a, b1_a, m0_b, a0_b, b0_b, b1_b):
 
 @dl.jit
 def _sweep(
-    base, y, x_y, gamma_pos, gamma_neg, smoothing, V, start, stop, n_classes, BLOCK: tl.constexpr
+    base,
+    y,
+    x_y,
+    u_gamma_pos,
+    u_gamma_neg,
+    u_smoothing,
+    V,
+    start,
+    stop,
+    n_classes,
+    BLOCK: tl.constexpr,
 ):
     # Online reduction of the classes start .. stop - 1: one read of each logit.
     m0 = tl.full((), float("-inf"), tl.float32)
@@ -97,24 +108,30 @@ def _sweep(
         cols = first_col + tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
-        m0_b, a0_b, b0_b, b1_b = _lift(cols, inside, y, x, x_y, gamma_pos, gamma_neg, smoothing, V)
-        m0, a0, b0, b1 = _merge(gamma_neg, m0, a0, b0, b1, m0_b, a0_b, b0_b, b1_b)
+        m0_b, a0_b, b0_b, b1_b = _lift(
+            cols, inside, y, x, x_y, u_gamma_pos, u_gamma_neg, u_smoothing, V
+        )
+        m0, a0, b0, b1 = _merge(u_gamma_neg, m0, a0, b0, b1, m0_b, a0_b, b0_b, b1_b)
     return m0, a0, b0, b1
 
 
 @dl.jit
-def _finish(x_y, gamma_pos, gamma_neg, smoothing, V, m0, a0, b0, b1):
+def _finish(x_y, u_gamma_pos, u_gamma_neg, u_smoothing, V, m0, a0, b0, b1):
     # From the merged state to the results of the row, and the statistics that the gradient reads.
     la0 = dl.log_accurate(a0)
     ly0 = x_y
     z0 = (m0 - ly0) + la0
     lam0 = tl.where(z0 > 0.0, la0 + dl.softplus(-z0), dl.softplus(z0) - (m0 - ly0))
-    T0 = tl.where(la0 == float("-inf"), 0.0, dl.exp_accurate(-lam0 * gamma_neg) * (b1 - lam0 * b0))
-    T1 = tl.where(la0 == float("-inf"), 0.0, dl.exp_accurate(-lam0 * gamma_neg) * (b0))
+    T0 = tl.where(
+        la0 == float("-inf"), 0.0, dl.exp_accurate(-lam0 * u_gamma_neg) * (b1 - lam0 * b0)
+    )
+    T1 = tl.where(la0 == float("-inf"), 0.0, dl.exp_accurate(-lam0 * u_gamma_neg) * (b0))
     zc0 = dl.clip(z0, -3.0e38, 3.0e38)
-    w0 = smoothing / V
+    w0 = u_smoothing / V
     loss = (
-        -(smoothing - 1.0 - w0) * dl.exp_accurate(-gamma_pos * dl.softplus(-zc0)) * dl.softplus(zc0)
+        -(u_smoothing - 1.0 - w0)
+        * dl.exp_accurate(-u_gamma_pos * dl.softplus(-zc0))
+        * dl.softplus(zc0)
         - w0 * T0
     )
     loss = tl.where(
@@ -126,19 +143,19 @@ def _finish(x_y, gamma_pos, gamma_neg, smoothing, V, m0, a0, b0, b1):
 
 
 @dl.jit
-def _coefficients(x_y, gamma_pos, gamma_neg, smoothing, V, m0, la0, T0, T1):
+def _coefficients(x_y, u_gamma_pos, u_gamma_neg, u_smoothing, V, m0, la0, T0, T1):
     # Row scalars of the gradient.
     ly0 = x_y
     z0 = (m0 - ly0) + la0
     lam0 = tl.where(z0 > 0.0, la0 + dl.softplus(-z0), dl.softplus(z0) - (m0 - ly0))
     zc0 = dl.clip(z0, -3.0e38, 3.0e38)
     w0 = dl.sigmoid(zc0)
-    w1 = smoothing / V
-    w2 = w1 * (-T0 * gamma_neg - T1)
+    w1 = u_smoothing / V
+    w2 = w1 * (-T1 - T0 * u_gamma_neg)
     w3 = -zc0
-    w4 = (smoothing - 1.0 - w1) * dl.exp_accurate(-gamma_pos * dl.softplus(w3))
+    w4 = (u_smoothing - 1.0 - w1) * dl.exp_accurate(-u_gamma_pos * dl.softplus(w3))
     w5 = dl.sigmoid(w3)
-    w6 = w4 * w5 * gamma_pos * dl.softplus(zc0) + w0 * w4
+    w6 = w4 * w5 * u_gamma_pos * dl.softplus(zc0) + w0 * w4
     c0 = -w0 * w2 - w6
     grad_x_y = w6 - w2 * w5
     rinv0 = tl.where(la0 == float("-inf"), 0.0, dl.exp_accurate(-la0))
@@ -146,14 +163,16 @@ def _coefficients(x_y, gamma_pos, gamma_neg, smoothing, V, m0, la0, T0, T1):
 
 
 @dl.jit
-def _gradient(cols, y, x, x_y, gamma_pos, gamma_neg, smoothing, V, c0, grad_x_y, m0, rinv0, lam0):
+def _gradient(
+    cols, y, x, x_y, u_gamma_pos, u_gamma_neg, u_smoothing, V, c0, grad_x_y, m0, rinv0, lam0
+):
     # dloss/dx_j of one tile; the value at y is written, not added.
     t0 = x - m0
     logp0 = tl.maximum(t0, -1.0e18) - lam0
     e0 = tl.exp(t0)
     r0 = e0 * rinv0
-    w0 = logp0 * gamma_neg
-    w1 = smoothing / V
+    w0 = logp0 * u_gamma_neg
+    w1 = u_smoothing / V
     grad_x = (-w0 * w1 - w1) * tl.exp(w0) + c0 * r0
     grad_x = tl.where(cols == y, grad_x_y, grad_x)
     return (grad_x,)
@@ -163,9 +182,9 @@ def _gradient(cols, y, x, x_y, gamma_pos, gamma_neg, smoothing, V, c0, grad_x_y,
 def _forward_kernel(
     logits,
     target,
-    gamma_pos,
-    gamma_neg,
-    smoothing,
+    u_gamma_pos,
+    u_gamma_neg,
+    u_smoothing,
     loss,
     saved,
     state,
@@ -186,9 +205,9 @@ def _forward_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    gamma_pos = tl.full((), 0.0, tl.float32) + gamma_pos
-    gamma_neg = tl.full((), 0.0, tl.float32) + gamma_neg
-    smoothing = tl.full((), 0.0, tl.float32) + smoothing
+    u_gamma_pos = tl.full((), 0.0, tl.float32) + u_gamma_pos
+    u_gamma_neg = tl.full((), 0.0, tl.float32) + u_gamma_neg
+    u_smoothing = tl.full((), 0.0, tl.float32) + u_smoothing
     V = tl.full((), 0.0, tl.float32) + n_classes
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BLOCK), SPLITS) * BLOCK
@@ -196,11 +215,13 @@ def _forward_kernel(
     stop = tl.minimum(start + class_share, n_classes)
     stop = tl.where(ignored, start, stop)  # ignored rows read nothing
     m0, a0, b0, b1 = _sweep(
-        base, y, x_y, gamma_pos, gamma_neg, smoothing, V, start, stop, n_classes, BLOCK
+        base, y, x_y, u_gamma_pos, u_gamma_neg, u_smoothing, V, start, stop, n_classes, BLOCK
     )
     if SPLITS == 1:
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-        loss_row, la0, T0, T1 = _finish(x_y, gamma_pos, gamma_neg, smoothing, V, m0, a0, b0, b1)
+        loss_row, la0, T0, T1 = _finish(
+            x_y, u_gamma_pos, u_gamma_neg, u_smoothing, V, m0, a0, b0, b1
+        )
         loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
         tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
         tl.store(saved + 0 * n_rows + row, m0)
@@ -219,9 +240,9 @@ def _forward_kernel(
 def _merge_kernel(
     logits,
     target,
-    gamma_pos,
-    gamma_neg,
-    smoothing,
+    u_gamma_pos,
+    u_gamma_neg,
+    u_smoothing,
     loss,
     saved,
     state,
@@ -241,9 +262,9 @@ def _merge_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    gamma_pos = tl.full((), 0.0, tl.float32) + gamma_pos
-    gamma_neg = tl.full((), 0.0, tl.float32) + gamma_neg
-    smoothing = tl.full((), 0.0, tl.float32) + smoothing
+    u_gamma_pos = tl.full((), 0.0, tl.float32) + u_gamma_pos
+    u_gamma_neg = tl.full((), 0.0, tl.float32) + u_gamma_neg
+    u_smoothing = tl.full((), 0.0, tl.float32) + u_smoothing
     V = tl.full((), 0.0, tl.float32) + n_classes
     m0 = tl.load(state + 0 * SPLITS * n_rows + row)
     a0 = tl.load(state + 1 * SPLITS * n_rows + row)
@@ -255,9 +276,9 @@ def _merge_kernel(
         a0_b = tl.load(state + 1 * SPLITS * n_rows + at)
         b0_b = tl.load(state + 2 * SPLITS * n_rows + at)
         b1_b = tl.load(state + 3 * SPLITS * n_rows + at)
-        m0, a0, b0, b1 = _merge(gamma_neg, m0, a0, b0, b1, m0_b, a0_b, b0_b, b1_b)
+        m0, a0, b0, b1 = _merge(u_gamma_neg, m0, a0, b0, b1, m0_b, a0_b, b0_b, b1_b)
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0, T0, T1 = _finish(x_y, gamma_pos, gamma_neg, smoothing, V, m0, a0, b0, b1)
+    loss_row, la0, T0, T1 = _finish(x_y, u_gamma_pos, u_gamma_neg, u_smoothing, V, m0, a0, b0, b1)
     loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
     tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
     tl.store(saved + 0 * n_rows + row, m0)
@@ -270,9 +291,9 @@ def _merge_kernel(
 def _backward_kernel(
     logits,
     target,
-    gamma_pos,
-    gamma_neg,
-    smoothing,
+    u_gamma_pos,
+    u_gamma_neg,
+    u_smoothing,
     saved,
     grad_rows,
     grad_logits,
@@ -293,9 +314,9 @@ def _backward_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    gamma_pos = tl.full((), 0.0, tl.float32) + gamma_pos
-    gamma_neg = tl.full((), 0.0, tl.float32) + gamma_neg
-    smoothing = tl.full((), 0.0, tl.float32) + smoothing
+    u_gamma_pos = tl.full((), 0.0, tl.float32) + u_gamma_pos
+    u_gamma_neg = tl.full((), 0.0, tl.float32) + u_gamma_neg
+    u_smoothing = tl.full((), 0.0, tl.float32) + u_smoothing
     V = tl.full((), 0.0, tl.float32) + n_classes
     g = tl.load(grad_rows + row * stride_grad_rows)
     g = tl.where(in_range | ignored, g, float("nan"))  # a target out of range is loud
@@ -304,13 +325,13 @@ def _backward_kernel(
     T0 = tl.load(saved + 2 * n_rows + row)
     T1 = tl.load(saved + 3 * n_rows + row)
     c0, grad_x_y, m0, rinv0, lam0 = _coefficients(
-        x_y, gamma_pos, gamma_neg, smoothing, V, m0, la0, T0, T1
+        x_y, u_gamma_pos, u_gamma_neg, u_smoothing, V, m0, la0, T0, T1
     )
     cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = cols < n_classes
     x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
     (grad_x,) = _gradient(
-        cols, y, x, x_y, gamma_pos, gamma_neg, smoothing, V, c0, grad_x_y, m0, rinv0, lam0
+        cols, y, x, x_y, u_gamma_pos, u_gamma_neg, u_smoothing, V, c0, grad_x_y, m0, rinv0, lam0
     )
     grad_x = grad_x * g
     grad_x = tl.where(ignored, 0.0, grad_x)
@@ -322,9 +343,9 @@ def _backward_kernel(
 def _fused_kernel(
     logits,
     target,
-    gamma_pos,
-    gamma_neg,
-    smoothing,
+    u_gamma_pos,
+    u_gamma_neg,
+    u_smoothing,
     loss,
     grad_rows,
     grad_logits,
@@ -347,9 +368,9 @@ def _fused_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    gamma_pos = tl.full((), 0.0, tl.float32) + gamma_pos
-    gamma_neg = tl.full((), 0.0, tl.float32) + gamma_neg
-    smoothing = tl.full((), 0.0, tl.float32) + smoothing
+    u_gamma_pos = tl.full((), 0.0, tl.float32) + u_gamma_pos
+    u_gamma_neg = tl.full((), 0.0, tl.float32) + u_gamma_neg
+    u_smoothing = tl.full((), 0.0, tl.float32) + u_smoothing
     V = tl.full((), 0.0, tl.float32) + n_classes
     g = tl.load(grad_rows + row * stride_grad_rows)
     g = tl.where(in_range | ignored, g, float("nan"))  # a target out of range is loud
@@ -357,23 +378,23 @@ def _fused_kernel(
         cols = tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-        m0, a0, b0, b1 = _lift(cols, inside, y, x, x_y, gamma_pos, gamma_neg, smoothing, V)
+        m0, a0, b0, b1 = _lift(cols, inside, y, x, x_y, u_gamma_pos, u_gamma_neg, u_smoothing, V)
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
     else:
         stop = tl.where(ignored, 0, n_classes)
         m0, a0, b0, b1 = _sweep(
-            base, y, x_y, gamma_pos, gamma_neg, smoothing, V, 0, stop, n_classes, BLOCK
+            base, y, x_y, u_gamma_pos, u_gamma_neg, u_smoothing, V, 0, stop, n_classes, BLOCK
         )
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0, T0, T1 = _finish(x_y, gamma_pos, gamma_neg, smoothing, V, m0, a0, b0, b1)
+    loss_row, la0, T0, T1 = _finish(x_y, u_gamma_pos, u_gamma_neg, u_smoothing, V, m0, a0, b0, b1)
     loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
     tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
     c0, grad_x_y, m0, rinv0, lam0 = _coefficients(
-        x_y, gamma_pos, gamma_neg, smoothing, V, m0, la0, T0, T1
+        x_y, u_gamma_pos, u_gamma_neg, u_smoothing, V, m0, la0, T0, T1
     )
     if ONE_TILE:
         (grad_x,) = _gradient(
-            cols, y, x, x_y, gamma_pos, gamma_neg, smoothing, V, c0, grad_x_y, m0, rinv0, lam0
+            cols, y, x, x_y, u_gamma_pos, u_gamma_neg, u_smoothing, V, c0, grad_x_y, m0, rinv0, lam0
         )
         grad_x = grad_x * g
         grad_x = tl.where(ignored, 0.0, grad_x)
@@ -385,7 +406,19 @@ def _fused_kernel(
             inside = cols < n_classes
             x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
             (grad_x,) = _gradient(
-                cols, y, x, x_y, gamma_pos, gamma_neg, smoothing, V, c0, grad_x_y, m0, rinv0, lam0
+                cols,
+                y,
+                x,
+                x_y,
+                u_gamma_pos,
+                u_gamma_neg,
+                u_smoothing,
+                V,
+                c0,
+                grad_x_y,
+                m0,
+                rinv0,
+                lam0,
             )
             tl.debug_barrier()  # the gradient may overwrite the logits: all of the tile is read
             grad_x = grad_x * g
@@ -445,9 +478,9 @@ def _tiled_sweep_kernel(
     x_bias,
     source_row,
     target,
-    gamma_pos,
-    gamma_neg,
-    smoothing,
+    u_gamma_pos,
+    u_gamma_neg,
+    u_smoothing,
     at_y,
     x_cap,
     x_scale,
@@ -474,9 +507,9 @@ def _tiled_sweep_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    gamma_pos = tl.full((), 0.0, tl.float32) + gamma_pos
-    gamma_neg = tl.full((), 0.0, tl.float32) + gamma_neg
-    smoothing = tl.full((), 0.0, tl.float32) + smoothing
+    u_gamma_pos = tl.full((), 0.0, tl.float32) + u_gamma_pos
+    u_gamma_neg = tl.full((), 0.0, tl.float32) + u_gamma_neg
+    u_smoothing = tl.full((), 0.0, tl.float32) + u_smoothing
     V = tl.full((), 0.0, tl.float32) + n_classes
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BV), SPLITS) * BV
@@ -510,8 +543,10 @@ def _tiled_sweep_kernel(
         )
         cols = cols[None, :]
         inside = (cols < n_classes) & (row >= 0)
-        m0_b, a0_b, b0_b, b1_b = _lift(cols, inside, y, x, x_y, gamma_pos, gamma_neg, smoothing, V)
-        m0, a0, b0, b1 = _merge(gamma_neg, m0, a0, b0, b1, m0_b, a0_b, b0_b, b1_b)
+        m0_b, a0_b, b0_b, b1_b = _lift(
+            cols, inside, y, x, x_y, u_gamma_pos, u_gamma_neg, u_smoothing, V
+        )
+        m0, a0, b0, b1 = _merge(u_gamma_neg, m0, a0, b0, b1, m0_b, a0_b, b0_b, b1_b)
     tl.store(state + (0 * SPLITS + split) * n_rows + row, m0)
     tl.store(state + (1 * SPLITS + split) * n_rows + row, a0)
     tl.store(state + (2 * SPLITS + split) * n_rows + row, b0)
@@ -525,9 +560,9 @@ def _tiled_merge_kernel(
     x_bias,
     source_row,
     target,
-    gamma_pos,
-    gamma_neg,
-    smoothing,
+    u_gamma_pos,
+    u_gamma_neg,
+    u_smoothing,
     at_y,
     x_cap,
     x_scale,
@@ -549,9 +584,9 @@ def _tiled_merge_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    gamma_pos = tl.full((), 0.0, tl.float32) + gamma_pos
-    gamma_neg = tl.full((), 0.0, tl.float32) + gamma_neg
-    smoothing = tl.full((), 0.0, tl.float32) + smoothing
+    u_gamma_pos = tl.full((), 0.0, tl.float32) + u_gamma_pos
+    u_gamma_neg = tl.full((), 0.0, tl.float32) + u_gamma_neg
+    u_smoothing = tl.full((), 0.0, tl.float32) + u_smoothing
     V = tl.full((), 0.0, tl.float32) + n_classes
     m0 = tl.load(state + 0 * SPLITS * n_rows + row)
     a0 = tl.load(state + 1 * SPLITS * n_rows + row)
@@ -562,13 +597,13 @@ def _tiled_merge_kernel(
         a0_b = tl.load(state + (1 * SPLITS + split) * n_rows + row)
         b0_b = tl.load(state + (2 * SPLITS + split) * n_rows + row)
         b1_b = tl.load(state + (3 * SPLITS + split) * n_rows + row)
-        m0, a0, b0, b1 = _merge(gamma_neg, m0, a0, b0, b1, m0_b, a0_b, b0_b, b1_b)
+        m0, a0, b0, b1 = _merge(u_gamma_neg, m0, a0, b0, b1, m0_b, a0_b, b0_b, b1_b)
     tl.store(row_merged + 0 * n_rows + row, m0)
     tl.store(row_merged + 1 * n_rows + row, a0)
     tl.store(row_merged + 2 * n_rows + row, b0)
     tl.store(row_merged + 3 * n_rows + row, b1)
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0, T0, T1 = _finish(x_y, gamma_pos, gamma_neg, smoothing, V, m0, a0, b0, b1)
+    loss_row, la0, T0, T1 = _finish(x_y, u_gamma_pos, u_gamma_neg, u_smoothing, V, m0, a0, b0, b1)
     tl.store(loss + 0 * n_rows + row, tl.where(in_range, loss_row, float("nan")))
     tl.store(saved + 0 * n_rows + row, m0)
     tl.store(saved + 1 * n_rows + row, la0)
@@ -583,9 +618,9 @@ def _tiled_row_kernel(
     x_bias,
     source_row,
     target,
-    gamma_pos,
-    gamma_neg,
-    smoothing,
+    u_gamma_pos,
+    u_gamma_neg,
+    u_smoothing,
     at_y,
     x_cap,
     x_scale,
@@ -606,16 +641,16 @@ def _tiled_row_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    gamma_pos = tl.full((), 0.0, tl.float32) + gamma_pos
-    gamma_neg = tl.full((), 0.0, tl.float32) + gamma_neg
-    smoothing = tl.full((), 0.0, tl.float32) + smoothing
+    u_gamma_pos = tl.full((), 0.0, tl.float32) + u_gamma_pos
+    u_gamma_neg = tl.full((), 0.0, tl.float32) + u_gamma_neg
+    u_smoothing = tl.full((), 0.0, tl.float32) + u_smoothing
     V = tl.full((), 0.0, tl.float32) + n_classes
     m0 = tl.load(saved + 0 * n_rows + row)
     la0 = tl.load(saved + 1 * n_rows + row)
     T0 = tl.load(saved + 2 * n_rows + row)
     T1 = tl.load(saved + 3 * n_rows + row)
     c0, grad_x_y, m0, rinv0, lam0 = _coefficients(
-        x_y, gamma_pos, gamma_neg, smoothing, V, m0, la0, T0, T1
+        x_y, u_gamma_pos, u_gamma_neg, u_smoothing, V, m0, la0, T0, T1
     )
     tl.store(row_coef + 0 * n_rows + row, c0)
     tl.store(row_coef + 1 * n_rows + row, grad_x_y)
@@ -631,9 +666,9 @@ def _tiled_gradient(
     x_bias,
     source_row,
     target,
-    gamma_pos,
-    gamma_neg,
-    smoothing,
+    u_gamma_pos,
+    u_gamma_neg,
+    u_smoothing,
     at_y,
     x_cap,
     x_scale,
@@ -665,9 +700,9 @@ def _tiled_gradient(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    gamma_pos = tl.full((), 0.0, tl.float32) + gamma_pos
-    gamma_neg = tl.full((), 0.0, tl.float32) + gamma_neg
-    smoothing = tl.full((), 0.0, tl.float32) + smoothing
+    u_gamma_pos = tl.full((), 0.0, tl.float32) + u_gamma_pos
+    u_gamma_neg = tl.full((), 0.0, tl.float32) + u_gamma_neg
+    u_smoothing = tl.full((), 0.0, tl.float32) + u_smoothing
     V = tl.full((), 0.0, tl.float32) + n_classes
     c0 = tl.load(row_coef + 0 * n_rows + row)
     grad_x_y = tl.load(row_coef + 1 * n_rows + row)
@@ -698,7 +733,7 @@ def _tiled_gradient(
     cols = cols[None, :]
     inside = (cols < n_classes) & (row >= 0)
     (grad_x,) = _gradient(
-        cols, y, x, x_y, gamma_pos, gamma_neg, smoothing, V, c0, grad_x_y, m0, rinv0, lam0
+        cols, y, x, x_y, u_gamma_pos, u_gamma_neg, u_smoothing, V, c0, grad_x_y, m0, rinv0, lam0
     )
     if SOURCE == 0:
         grad = tl.where(inside, grad_x, 0.0)
@@ -722,9 +757,9 @@ def _tiled_hidden_kernel(
     x_bias,
     source_row,
     target,
-    gamma_pos,
-    gamma_neg,
-    smoothing,
+    u_gamma_pos,
+    u_gamma_neg,
+    u_smoothing,
     at_y,
     x_cap,
     x_scale,
@@ -780,9 +815,9 @@ def _tiled_hidden_kernel(
                     x_bias,
                     source_row,
                     target,
-                    gamma_pos,
-                    gamma_neg,
-                    smoothing,
+                    u_gamma_pos,
+                    u_gamma_neg,
+                    u_smoothing,
                     at_y,
                     x_cap,
                     x_scale,
@@ -847,9 +882,9 @@ def _tiled_weight_kernel(
     x_bias,
     source_row,
     target,
-    gamma_pos,
-    gamma_neg,
-    smoothing,
+    u_gamma_pos,
+    u_gamma_neg,
+    u_smoothing,
     at_y,
     x_cap,
     x_scale,
@@ -911,9 +946,9 @@ def _tiled_weight_kernel(
                         x_bias,
                         source_row,
                         target,
-                        gamma_pos,
-                        gamma_neg,
-                        smoothing,
+                        u_gamma_pos,
+                        u_gamma_neg,
+                        u_smoothing,
                         at_y,
                         x_cap,
                         x_scale,
@@ -986,7 +1021,7 @@ def _tiled_weight_kernel(
             )
 
 
-def _torch_forward(x, y, gamma_pos, gamma_neg, smoothing):
+def _torch_forward(x, y, u_gamma_pos, u_gamma_neg, u_smoothing):
     """Loss [rows, outputs] and saved statistics [n_saved, rows] of a chunk of whole rows."""
     V = float(x.shape[1])
     x_y = x.gather(1, y)
@@ -997,18 +1032,18 @@ def _torch_forward(x, y, gamma_pos, gamma_neg, smoothing):
     e0 = t0.exp()
     u0 = t0.clamp_min(-1.0e18)
     a0 = e0.sum(1, keepdim=True)
-    b0 = torch.exp(gamma_neg * u0).sum(1, keepdim=True)
-    b1 = (torch.exp(gamma_neg * u0) * u0).sum(1, keepdim=True)
+    b0 = torch.exp(u_gamma_neg * u0).sum(1, keepdim=True)
+    b1 = (torch.exp(u_gamma_neg * u0) * u0).sum(1, keepdim=True)
     la0 = el.log(a0)
     ly0 = x_y
     z0 = (m0 - ly0) + la0
     lam0 = torch.where(z0 > 0.0, la0 + el.softplus(-z0), el.softplus(z0) - (m0 - ly0))
-    T0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0 * gamma_neg) * (b1 - lam0 * b0))
-    T1 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0 * gamma_neg) * (b0))
+    T0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0 * u_gamma_neg) * (b1 - lam0 * b0))
+    T1 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0 * u_gamma_neg) * (b0))
     zc0 = el.clip(z0, -3.0e38, 3.0e38)
-    w0 = smoothing / V
+    w0 = u_smoothing / V
     loss = (
-        -(smoothing - 1.0 - w0) * el.exp(-gamma_pos * el.softplus(-zc0)) * el.softplus(zc0)
+        -(u_smoothing - 1.0 - w0) * el.exp(-u_gamma_pos * el.softplus(-zc0)) * el.softplus(zc0)
         - w0 * T0
     )
     loss = torch.where(
@@ -1021,7 +1056,7 @@ def _torch_forward(x, y, gamma_pos, gamma_neg, smoothing):
     return loss, torch.cat([m0.to(x.dtype), la0.to(x.dtype), T0.to(x.dtype), T1.to(x.dtype)], 1).t()
 
 
-def _torch_backward(x, y, gamma_pos, gamma_neg, smoothing, saved, g):
+def _torch_backward(x, y, u_gamma_pos, u_gamma_neg, u_smoothing, saved, g):
     """g * dloss/dx [rows, V] for each stream of a chunk of whole rows, from what was saved."""
     V = float(x.shape[1])
     m0 = saved[0].unsqueeze(1)
@@ -1034,12 +1069,12 @@ def _torch_backward(x, y, gamma_pos, gamma_neg, smoothing, saved, g):
     lam0 = torch.where(z0 > 0.0, la0 + el.softplus(-z0), el.softplus(z0) - (m0 - ly0))
     zc0 = el.clip(z0, -3.0e38, 3.0e38)
     w0 = el.sigmoid(zc0)
-    w1 = smoothing / V
-    w2 = w1 * (-T0 * gamma_neg - T1)
+    w1 = u_smoothing / V
+    w2 = w1 * (-T1 - T0 * u_gamma_neg)
     w3 = -zc0
-    w4 = (smoothing - 1.0 - w1) * el.exp(-gamma_pos * el.softplus(w3))
+    w4 = (u_smoothing - 1.0 - w1) * el.exp(-u_gamma_pos * el.softplus(w3))
     w5 = el.sigmoid(w3)
-    w6 = w4 * w5 * gamma_pos * el.softplus(zc0) + w0 * w4
+    w6 = w4 * w5 * u_gamma_pos * el.softplus(zc0) + w0 * w4
     c0 = -w0 * w2 - w6
     grad_x_y = w6 - w2 * w5
     rinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-la0))
@@ -1047,15 +1082,15 @@ def _torch_backward(x, y, gamma_pos, gamma_neg, smoothing, saved, g):
     logp0 = t0.clamp_min(-1.0e18) - lam0
     e0 = t0.exp_()
     r0 = e0 * rinv0
-    w0 = logp0 * gamma_neg
-    w1 = smoothing / V
+    w0 = logp0 * u_gamma_neg
+    w1 = u_smoothing / V
     grad_x = (-w0 * w1 - w1) * el.exp(w0) + c0 * r0
     grad_x = grad_x.scatter(1, y, grad_x_y + torch.zeros_like(x_y))
     grad_x = grad_x.mul_(g)
     return (grad_x,)
 
 
-def _torch_fused(x, y, gamma_pos, gamma_neg, smoothing, g):
+def _torch_fused(x, y, u_gamma_pos, u_gamma_neg, u_smoothing, g):
     """Loss [rows, outputs] and g * dloss/dx [rows, V] for each stream while the chunk is in cache."""
     V = float(x.shape[1])
     x_y = x.gather(1, y)
@@ -1066,18 +1101,18 @@ def _torch_fused(x, y, gamma_pos, gamma_neg, smoothing, g):
     e0 = t0.exp()
     u0 = t0.clamp_min(-1.0e18)
     a0 = e0.sum(1, keepdim=True)
-    b0 = torch.exp(gamma_neg * u0).sum(1, keepdim=True)
-    b1 = (torch.exp(gamma_neg * u0) * u0).sum(1, keepdim=True)
+    b0 = torch.exp(u_gamma_neg * u0).sum(1, keepdim=True)
+    b1 = (torch.exp(u_gamma_neg * u0) * u0).sum(1, keepdim=True)
     la0 = el.log(a0)
     ly0 = x_y
     z0 = (m0 - ly0) + la0
     lam0 = torch.where(z0 > 0.0, la0 + el.softplus(-z0), el.softplus(z0) - (m0 - ly0))
-    T0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0 * gamma_neg) * (b1 - lam0 * b0))
-    T1 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0 * gamma_neg) * (b0))
+    T0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0 * u_gamma_neg) * (b1 - lam0 * b0))
+    T1 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0 * u_gamma_neg) * (b0))
     zc0 = el.clip(z0, -3.0e38, 3.0e38)
-    w0 = smoothing / V
+    w0 = u_smoothing / V
     loss = (
-        -(smoothing - 1.0 - w0) * el.exp(-gamma_pos * el.softplus(-zc0)) * el.softplus(zc0)
+        -(u_smoothing - 1.0 - w0) * el.exp(-u_gamma_pos * el.softplus(-zc0)) * el.softplus(zc0)
         - w0 * T0
     )
     loss = torch.where(
@@ -1089,19 +1124,19 @@ def _torch_fused(x, y, gamma_pos, gamma_neg, smoothing, g):
     )
     zc0 = el.clip(z0, -3.0e38, 3.0e38)
     w0 = el.sigmoid(zc0)
-    w1 = smoothing / V
-    w2 = w1 * (-T0 * gamma_neg - T1)
+    w1 = u_smoothing / V
+    w2 = w1 * (-T1 - T0 * u_gamma_neg)
     w3 = -zc0
-    w4 = (smoothing - 1.0 - w1) * el.exp(-gamma_pos * el.softplus(w3))
+    w4 = (u_smoothing - 1.0 - w1) * el.exp(-u_gamma_pos * el.softplus(w3))
     w5 = el.sigmoid(w3)
-    w6 = w4 * w5 * gamma_pos * el.softplus(zc0) + w0 * w4
+    w6 = w4 * w5 * u_gamma_pos * el.softplus(zc0) + w0 * w4
     c0 = -w0 * w2 - w6
     grad_x_y = w6 - w2 * w5
     rinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-la0))
     logp0 = t0.clamp_min(-1.0e18) - lam0
     r0 = e0 * rinv0
-    w0 = logp0 * gamma_neg
-    w1 = smoothing / V
+    w0 = logp0 * u_gamma_neg
+    w1 = u_smoothing / V
     grad_x = (-w0 * w1 - w1) * el.exp(w0) + c0 * r0
     grad_x = grad_x.scatter(1, y, grad_x_y + torch.zeros_like(x_y))
     grad_x = grad_x.mul_(g)
@@ -1111,21 +1146,22 @@ def _torch_fused(x, y, gamma_pos, gamma_neg, smoothing, g):
 _C_SOURCE = r"""#include "row.h"
 
 /* Asymmetric loss, single label
-     loss     = -T0*smoothing/V - (smoothing - 1 -
-         smoothing/V)*exp(-gamma_pos*softplus(-z0))*softplus(z0)
-     c0       = -gamma_pos*(smoothing - 1 -
-         smoothing/V)*exp(-gamma_pos*softplus(-z0))*sigmoid(-z0)*softplus(z0) - (smoothing - 1 -
-         smoothing/V)*exp(-gamma_pos*softplus(-z0))*sigmoid(z0) - smoothing*(-T0*gamma_neg -
-         T1)*sigmoid(z0)/V
-     dloss/dx = R0*c0 + (-gamma_neg*logp0*smoothing/V - smoothing/V)*exp(gamma_neg*logp0)
-     dloss/dx_y = gamma_pos*(smoothing - 1 -
-         smoothing/V)*exp(-gamma_pos*softplus(-z0))*sigmoid(-z0)*softplus(z0) + (smoothing - 1 -
-         smoothing/V)*exp(-gamma_pos*softplus(-z0))*sigmoid(z0) - smoothing*(-T0*gamma_neg -
-         T1)*sigmoid(-z0)/V
+     loss     = -u_smoothing*T0/V - (u_smoothing - u_smoothing/V -
+         1)*exp(-u_gamma_pos*softplus(-z0))*softplus(z0)
+     c0       = -u_gamma_pos*(u_smoothing - u_smoothing/V -
+         1)*exp(-u_gamma_pos*softplus(-z0))*sigmoid(-z0)*softplus(z0) -
+         u_smoothing*(-u_gamma_neg*T0 - T1)*sigmoid(z0)/V - (u_smoothing - u_smoothing/V -
+         1)*exp(-u_gamma_pos*softplus(-z0))*sigmoid(z0)
+     dloss/dx = R0*c0 + (-u_gamma_neg*u_smoothing*logp0/V - u_smoothing/V)*exp(u_gamma_neg*logp0)
+     dloss/dx_y = u_gamma_pos*(u_smoothing - u_smoothing/V -
+         1)*exp(-u_gamma_pos*softplus(-z0))*sigmoid(-z0)*softplus(z0) -
+         u_smoothing*(-u_gamma_neg*T0 - T1)*sigmoid(-z0)/V + (u_smoothing - u_smoothing/V -
+         1)*exp(-u_gamma_pos*softplus(-z0))*sigmoid(z0)
+     names of the spec begin with u_: u_gamma_neg is its gamma_neg
      with l0_j = x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 = exp(l0_j
          - logsumexp_(j != y) l0_j)
-     T0 = sum_(j != y) logp0*exp(gamma_neg*logp0)
-     T1 = sum_(j != y) exp(gamma_neg*logp0) */
+     T0 = sum_(j != y) logp0*exp(u_gamma_neg*logp0)
+     T1 = sum_(j != y) exp(u_gamma_neg*logp0) */
 
 static inline __attribute__((always_inline)) void lift_1_class(const int cols, const real *x_ptr,
     const int y, real *reduced0) {
@@ -1174,7 +1210,7 @@ static void lift_1(const real *x_ptr, const int n_classes, const int y, double *
 }
 
 static inline __attribute__((always_inline)) void lift_2_class(const int cols, const real *x_ptr,
-    real *kept0_ptr, const int late, const real gamma_neg, const real same0, const int y, real
+    real *kept0_ptr, const int late, const real same0, const real u_gamma_neg, const int y, real
     *reduced1, real *reduced2, real *reduced3) {
     const real x = x_ptr[cols];
     const int valid = cols != y;
@@ -1185,12 +1221,12 @@ static inline __attribute__((always_inline)) void lift_2_class(const int cols, c
     const real u0 = f_maximum(t0, -R(1e+18));
     if (late) kept0_ptr[cols] = kept0;
     *reduced1 = e0;
-    *reduced2 = f_exp(gamma_neg * u0);
-    *reduced3 = f_exp(gamma_neg * u0) * u0;
+    *reduced2 = f_exp(u_gamma_neg * u0);
+    *reduced3 = f_exp(u_gamma_neg * u0) * u0;
 }
 
 static inline __attribute__((always_inline)) void lift_2(const real *x_ptr, const int n_classes,
-    real *kept0_ptr, const int late, const real gamma_neg, const real same0, const int y, double
+    real *kept0_ptr, const int late, const real same0, const real u_gamma_neg, const int y, double
     *out) {
     double reduced1_row[PARTS];
     double reduced2_row[PARTS];
@@ -1214,7 +1250,7 @@ static inline __attribute__((always_inline)) void lift_2(const real *x_ptr, cons
         for (; cols + LANES <= stop; cols += LANES) {
 #pragma GCC ivdep
             for (int lane = 0; lane < LANES; ++lane) {
-                lift_2_class(cols + lane, x_ptr, kept0_ptr, late, gamma_neg, same0, y,
+                lift_2_class(cols + lane, x_ptr, kept0_ptr, late, same0, u_gamma_neg, y,
                     &reduced1_class, &reduced2_class, &reduced3_class);
                 reduced1[lane] = reduced1[lane] + reduced1_class;
                 reduced2[lane] = reduced2[lane] + reduced2_class;
@@ -1222,7 +1258,7 @@ static inline __attribute__((always_inline)) void lift_2(const real *x_ptr, cons
             }
         }
         for (; cols < stop; ++cols) {
-            lift_2_class(cols, x_ptr, kept0_ptr, late, gamma_neg, same0, y, &reduced1_class,
+            lift_2_class(cols, x_ptr, kept0_ptr, late, same0, u_gamma_neg, y, &reduced1_class,
                 &reduced2_class, &reduced3_class);
             reduced1[0] = reduced1[0] + reduced1_class;
             reduced2[0] = reduced2[0] + reduced2_class;
@@ -1248,7 +1284,7 @@ static inline __attribute__((always_inline)) void lift_2(const real *x_ptr, cons
 }
 
 static inline __attribute__((always_inline)) void gradient(const real *x_ptr, const int n_classes,
-    const real c0, const real gamma_neg, const real lam0, const real m0, const real rinv0, const
+    const real c0, const real lam0, const real m0, const real rinv0, const real u_gamma_neg, const
     real w1, const real g, real *grad_x_ptr, const int want) {
 #pragma GCC ivdep
     for (int cols = 0; cols < n_classes; ++cols) {
@@ -1257,15 +1293,15 @@ static inline __attribute__((always_inline)) void gradient(const real *x_ptr, co
         const real logp0 = f_maximum(t0, -R(1e+18)) - lam0;
         const real e0 = f_exp_below(t0);
         const real r0 = e0 * rinv0;
-        const real w0 = logp0 * gamma_neg;
+        const real w0 = logp0 * u_gamma_neg;
         const real grad_x = (-w0 * w1 - w1) * f_exp(w0) + c0 * r0;
         if (want & 1) grad_x_ptr[cols] = grad_x * g;
     }
 }
 
 static inline __attribute__((always_inline)) void gradient_kept(const real *x_ptr, const int
-    n_classes, const real *kept0_ptr, const real c0, const real gamma_neg, const real lam0, const
-    real m0, const real rinv0, const real w1, const real g, real *grad_x_ptr, const int want) {
+    n_classes, const real *kept0_ptr, const real c0, const real lam0, const real m0, const real
+    rinv0, const real u_gamma_neg, const real w1, const real g, real *grad_x_ptr, const int want) {
 #pragma GCC ivdep
     for (int cols = 0; cols < n_classes; ++cols) {
         const real x = x_ptr[cols];
@@ -1274,7 +1310,7 @@ static inline __attribute__((always_inline)) void gradient_kept(const real *x_pt
         const real logp0 = f_maximum(t0, -R(1e+18)) - lam0;
         const real e0 = kept0;
         const real r0 = e0 * rinv0;
-        const real w0 = logp0 * gamma_neg;
+        const real w0 = logp0 * u_gamma_neg;
         const real grad_x = (-w0 * w1 - w1) * f_exp(w0) + c0 * r0;
         if (want & 1) grad_x_ptr[cols] = grad_x * g;
     }
@@ -1288,9 +1324,9 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
     const int64_t own = (mode == BACKWARD ? 0 : 1 * padded) + 2 * width;
     if (own && !(scratch = aligned_alloc(ALIGNED, (size_t)own * sizeof(real)))) return 1;
     real *kept = scratch + 2 * width;
-    const double gamma_pos = call->parameter[0];
-    const double gamma_neg = call->parameter[1];
-    const double smoothing = call->parameter[2];
+    const double u_gamma_pos = call->parameter[0];
+    const double u_gamma_neg = call->parameter[1];
+    const double u_smoothing = call->parameter[2];
     const double V = (double)call->classes;
     for (int64_t row = start; row < stop; ++row) {
         real *grad_x_ptr = grad_row(call, 0, row, scratch + 1 * width);
@@ -1314,7 +1350,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
                 const double reduced0 = out[0];
                 m0 = reduced0;
                 const double same0 = (m0 == -INFINITY ? 0.0 : m0);
-                lift_2(x_ptr, n_classes, kept + 0 * padded, mode == FUSED, gamma_neg, same0, y,
+                lift_2(x_ptr, n_classes, kept + 0 * padded, mode == FUSED, same0, u_gamma_neg, y,
                     out);
                 const double reduced1 = out[0];
                 const double reduced2 = out[1];
@@ -1328,12 +1364,12 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             double ly0 = x_y;
             double z0 = m0 - ly0 + la0;
             double lam0 = (z0 > 0.0 ? la0 + f_softplus(-z0) : f_softplus(z0) - (m0 - ly0));
-            T0 = (la0 == -INFINITY ? 0.0 : f_exp(-lam0 * gamma_neg) * (b1 - lam0 * b0));
-            T1 = (la0 == -INFINITY ? 0.0 : f_exp(-lam0 * gamma_neg) * b0);
+            T0 = (la0 == -INFINITY ? 0.0 : f_exp(-lam0 * u_gamma_neg) * (b1 - lam0 * b0));
+            T1 = (la0 == -INFINITY ? 0.0 : f_exp(-lam0 * u_gamma_neg) * b0);
             double zc0 = f_clamp(z0, 3e+38);
-            double w0 = smoothing / V;
-            loss = -(smoothing - 1.0 - w0) * f_exp(-gamma_pos * f_softplus(-zc0)) * f_softplus(zc0)
-                - w0 * T0;
+            double w0 = u_smoothing / V;
+            loss = -(u_smoothing - 1.0 - w0) * f_exp(-u_gamma_pos * f_softplus(-zc0)) *
+                f_softplus(zc0) - w0 * T0;
             loss = (z0 != zc0 ? (loss > 1e+30 ? INFINITY : (loss < -1e+30 ? -(INFINITY) : loss)) :
                 loss);
             call->result[0 * call->rows + row] = (real)(in_range ? loss : NAN);
@@ -1357,23 +1393,23 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         double lam0 = (z0 > 0.0 ? la0 + f_softplus(-z0) : f_softplus(z0) - (m0 - ly0));
         double zc0 = f_clamp(z0, 3e+38);
         double w0 = f_sigmoid(zc0);
-        double w1 = smoothing / V;
-        double w2 = w1 * (-T0 * gamma_neg - T1);
+        double w1 = u_smoothing / V;
+        double w2 = w1 * (-T1 - T0 * u_gamma_neg);
         double w3 = -zc0;
-        double w4 = (smoothing - 1.0 - w1) * f_exp(-gamma_pos * f_softplus(w3));
+        double w4 = (u_smoothing - 1.0 - w1) * f_exp(-u_gamma_pos * f_softplus(w3));
         double w5 = f_sigmoid(w3);
-        double w6 = w4 * w5 * gamma_pos * f_softplus(zc0) + w0 * w4;
+        double w6 = w4 * w5 * u_gamma_pos * f_softplus(zc0) + w0 * w4;
         double c0 = -w0 * w2 - w6;
         double grad_x_y = w6 - w2 * w5;
         double rinv0 = (la0 == -INFINITY ? 0.0 : f_exp(-la0));
         {
-            const double w1 = smoothing / V;
+            const double w1 = u_smoothing / V;
             const int want = (grad_x_ptr ? 1 : 0);
             if (mode == FUSED) {
-                if (want == 1) gradient_kept(x_ptr, n_classes, kept + 0 * padded, c0, gamma_neg,
-                    lam0, m0, rinv0, w1, (real)g, grad_x_ptr, 1);
+                if (want == 1) gradient_kept(x_ptr, n_classes, kept + 0 * padded, c0, lam0, m0,
+                    rinv0, u_gamma_neg, w1, (real)g, grad_x_ptr, 1);
             } else {
-                if (want == 1) gradient(x_ptr, n_classes, c0, gamma_neg, lam0, m0, rinv0, w1,
+                if (want == 1) gradient(x_ptr, n_classes, c0, lam0, m0, rinv0, u_gamma_neg, w1,
                     (real)g, grad_x_ptr, 1);
             }
         }

@@ -38,18 +38,19 @@ __all__ = [
 #   c0       = sigmoid(z0)
 #   dloss/dx = R0*c0
 #   dloss/dx_y = -sigmoid(z0)
-#   with l0_j = x - x_ref + log(counts), z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j -
+#   names of the spec begin with u_: u_counts is its counts
+#   with l0_j = x - x_ref + log(u_counts), z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j -
 #       logsumexp l0, R0 = exp(l0_j - logsumexp_(j != y) l0_j)
 #   x_ref = x_y, or 0 where that is not above -4000
 # ======================================================================================
 
 
 @dl.jit
-def _lift(cols, inside, y, x, counts, x_y, counts_y, x_ref):
+def _lift(cols, inside, y, x, u_counts, x_y, u_counts_y, x_ref):
     # State of one tile, relative to the tile's own maximum: M = sum of w * exp(kappa * t) * t^n
     # with t = l - m, over the classes other than the target.
     valid = inside & (cols != y)
-    l0 = tl.where(valid, (x - x_ref) + dl.log_accurate(counts), float("-inf"))
+    l0 = tl.where(valid, (x - x_ref) + dl.log_accurate(u_counts), float("-inf"))
     m0 = dl.row_max(l0)
     t0 = l0 - tl.where(m0 == float("-inf"), 0.0, m0)
     e0 = tl.exp(t0)
@@ -70,7 +71,9 @@ def _merge(m0_a, a0_a, m0_b, a0_b):
 
 
 @dl.jit
-def _sweep(base, counts_ptr, y, x_y, counts_y, x_ref, start, stop, n_classes, BLOCK: tl.constexpr):
+def _sweep(
+    base, u_counts_ptr, y, x_y, u_counts_y, x_ref, start, stop, n_classes, BLOCK: tl.constexpr
+):
     # Online reduction of the classes start .. stop - 1: one read of each logit.
     m0 = tl.full((), float("-inf"), tl.float32)
     a0 = tl.full((), 0.0, tl.float32)
@@ -78,27 +81,27 @@ def _sweep(base, counts_ptr, y, x_y, counts_y, x_ref, start, stop, n_classes, BL
         cols = first_col + tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
-        counts = tl.load(counts_ptr + cols, mask=inside, other=0.0).to(tl.float32)
-        m0_b, a0_b = _lift(cols, inside, y, x, counts, x_y, counts_y, x_ref)
+        u_counts = tl.load(u_counts_ptr + cols, mask=inside, other=0.0).to(tl.float32)
+        m0_b, a0_b = _lift(cols, inside, y, x, u_counts, x_y, u_counts_y, x_ref)
         m0, a0 = _merge(m0, a0, m0_b, a0_b)
     return m0, a0
 
 
 @dl.jit
-def _finish(x_y, counts_y, x_ref, m0, a0):
+def _finish(x_y, u_counts_y, x_ref, m0, a0):
     # From the merged state to the results of the row, and the statistics that the gradient reads.
     la0 = dl.log_accurate(a0)
     ly0 = x_y - x_ref
-    z0 = (m0 - ly0) - dl.log_accurate(counts_y) + la0
+    z0 = (m0 - ly0) - dl.log_accurate(u_counts_y) + la0
     loss = dl.softplus(z0)
     return loss, la0
 
 
 @dl.jit
-def _coefficients(x_y, counts_y, x_ref, m0, la0):
+def _coefficients(x_y, u_counts_y, x_ref, m0, la0):
     # Row scalars of the gradient.
     ly0 = x_y - x_ref
-    z0 = (m0 - ly0) - dl.log_accurate(counts_y) + la0
+    z0 = (m0 - ly0) - dl.log_accurate(u_counts_y) + la0
     c0 = dl.sigmoid(z0)
     grad_x_y = -c0
     rinv0 = tl.where(la0 == float("-inf"), 0.0, dl.exp_accurate(-la0))
@@ -106,9 +109,9 @@ def _coefficients(x_y, counts_y, x_ref, m0, la0):
 
 
 @dl.jit
-def _gradient(cols, y, x, counts, x_y, counts_y, x_ref, c0, grad_x_y, m0, rinv0):
+def _gradient(cols, y, x, u_counts, x_y, u_counts_y, x_ref, c0, grad_x_y, m0, rinv0):
     # dloss/dx_j of one tile; the value at y is written, not added.
-    t0 = (x - x_ref) + dl.log_accurate(counts) - m0
+    t0 = (x - x_ref) + dl.log_accurate(u_counts) - m0
     e0 = tl.exp(t0)
     r0 = e0 * rinv0
     grad_x = c0 * r0
@@ -120,7 +123,7 @@ def _gradient(cols, y, x, counts, x_y, counts_y, x_ref, c0, grad_x_y, m0, rinv0)
 def _forward_kernel(
     logits,
     target,
-    counts_ptr,
+    u_counts_ptr,
     loss,
     saved,
     state,
@@ -142,16 +145,16 @@ def _forward_kernel(
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
     x_ref = tl.where(x_y > -4.0e3, x_y, 0.0)
-    counts_y = tl.load(counts_ptr + y).to(tl.float32)
+    u_counts_y = tl.load(u_counts_ptr + y).to(tl.float32)
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BLOCK), SPLITS) * BLOCK
     start = split * class_share
     stop = tl.minimum(start + class_share, n_classes)
     stop = tl.where(ignored, start, stop)  # ignored rows read nothing
-    m0, a0 = _sweep(base, counts_ptr, y, x_y, counts_y, x_ref, start, stop, n_classes, BLOCK)
+    m0, a0 = _sweep(base, u_counts_ptr, y, x_y, u_counts_y, x_ref, start, stop, n_classes, BLOCK)
     if SPLITS == 1:
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-        loss_row, la0 = _finish(x_y, counts_y, x_ref, m0, a0)
+        loss_row, la0 = _finish(x_y, u_counts_y, x_ref, m0, a0)
         loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
         tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
         tl.store(saved + 0 * n_rows + row, m0)
@@ -166,7 +169,7 @@ def _forward_kernel(
 def _merge_kernel(
     logits,
     target,
-    counts_ptr,
+    u_counts_ptr,
     loss,
     saved,
     state,
@@ -187,7 +190,7 @@ def _merge_kernel(
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
     x_ref = tl.where(x_y > -4.0e3, x_y, 0.0)
-    counts_y = tl.load(counts_ptr + y).to(tl.float32)
+    u_counts_y = tl.load(u_counts_ptr + y).to(tl.float32)
     m0 = tl.load(state + 0 * SPLITS * n_rows + row)
     a0 = tl.load(state + 1 * SPLITS * n_rows + row)
     for split in range(1, SPLITS):
@@ -196,7 +199,7 @@ def _merge_kernel(
         a0_b = tl.load(state + 1 * SPLITS * n_rows + at)
         m0, a0 = _merge(m0, a0, m0_b, a0_b)
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0 = _finish(x_y, counts_y, x_ref, m0, a0)
+    loss_row, la0 = _finish(x_y, u_counts_y, x_ref, m0, a0)
     loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
     tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
     tl.store(saved + 0 * n_rows + row, m0)
@@ -207,7 +210,7 @@ def _merge_kernel(
 def _backward_kernel(
     logits,
     target,
-    counts_ptr,
+    u_counts_ptr,
     saved,
     grad_rows,
     grad_logits,
@@ -229,17 +232,17 @@ def _backward_kernel(
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
     x_ref = tl.where(x_y > -4.0e3, x_y, 0.0)
-    counts_y = tl.load(counts_ptr + y).to(tl.float32)
+    u_counts_y = tl.load(u_counts_ptr + y).to(tl.float32)
     g = tl.load(grad_rows + row * stride_grad_rows)
     g = tl.where(in_range | ignored, g, float("nan"))  # a target out of range is loud
     m0 = tl.load(saved + 0 * n_rows + row)
     la0 = tl.load(saved + 1 * n_rows + row)
-    c0, grad_x_y, m0, rinv0 = _coefficients(x_y, counts_y, x_ref, m0, la0)
+    c0, grad_x_y, m0, rinv0 = _coefficients(x_y, u_counts_y, x_ref, m0, la0)
     cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = cols < n_classes
     x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-    counts = tl.load(counts_ptr + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-    (grad_x,) = _gradient(cols, y, x, counts, x_y, counts_y, x_ref, c0, grad_x_y, m0, rinv0)
+    u_counts = tl.load(u_counts_ptr + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
+    (grad_x,) = _gradient(cols, y, x, u_counts, x_y, u_counts_y, x_ref, c0, grad_x_y, m0, rinv0)
     grad_x = grad_x * g
     grad_x = tl.where(ignored, 0.0, grad_x)
     out = grad_logits + row * stride_grad + cols
@@ -250,7 +253,7 @@ def _backward_kernel(
 def _fused_kernel(
     logits,
     target,
-    counts_ptr,
+    u_counts_ptr,
     loss,
     grad_rows,
     grad_logits,
@@ -274,26 +277,26 @@ def _fused_kernel(
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
     x_ref = tl.where(x_y > -4.0e3, x_y, 0.0)
-    counts_y = tl.load(counts_ptr + y).to(tl.float32)
+    u_counts_y = tl.load(u_counts_ptr + y).to(tl.float32)
     g = tl.load(grad_rows + row * stride_grad_rows)
     g = tl.where(in_range | ignored, g, float("nan"))  # a target out of range is loud
     if ONE_TILE:
         cols = tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-        counts = tl.load(counts_ptr + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-        m0, a0 = _lift(cols, inside, y, x, counts, x_y, counts_y, x_ref)
+        u_counts = tl.load(u_counts_ptr + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
+        m0, a0 = _lift(cols, inside, y, x, u_counts, x_y, u_counts_y, x_ref)
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
     else:
         stop = tl.where(ignored, 0, n_classes)
-        m0, a0 = _sweep(base, counts_ptr, y, x_y, counts_y, x_ref, 0, stop, n_classes, BLOCK)
+        m0, a0 = _sweep(base, u_counts_ptr, y, x_y, u_counts_y, x_ref, 0, stop, n_classes, BLOCK)
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0 = _finish(x_y, counts_y, x_ref, m0, a0)
+    loss_row, la0 = _finish(x_y, u_counts_y, x_ref, m0, a0)
     loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
     tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
-    c0, grad_x_y, m0, rinv0 = _coefficients(x_y, counts_y, x_ref, m0, la0)
+    c0, grad_x_y, m0, rinv0 = _coefficients(x_y, u_counts_y, x_ref, m0, la0)
     if ONE_TILE:
-        (grad_x,) = _gradient(cols, y, x, counts, x_y, counts_y, x_ref, c0, grad_x_y, m0, rinv0)
+        (grad_x,) = _gradient(cols, y, x, u_counts, x_y, u_counts_y, x_ref, c0, grad_x_y, m0, rinv0)
         grad_x = grad_x * g
         grad_x = tl.where(ignored, 0.0, grad_x)
         out = grad_logits + row * stride_grad + cols
@@ -303,8 +306,12 @@ def _fused_kernel(
             cols = first_col + tl.arange(0, BLOCK)
             inside = cols < n_classes
             x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-            counts = tl.load(counts_ptr + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-            (grad_x,) = _gradient(cols, y, x, counts, x_y, counts_y, x_ref, c0, grad_x_y, m0, rinv0)
+            u_counts = tl.load(u_counts_ptr + cols, mask=inside & ~ignored, other=0.0).to(
+                tl.float32
+            )
+            (grad_x,) = _gradient(
+                cols, y, x, u_counts, x_y, u_counts_y, x_ref, c0, grad_x_y, m0, rinv0
+            )
             tl.debug_barrier()  # the gradient may overwrite the logits: all of the tile is read
             grad_x = grad_x * g
             grad_x = tl.where(ignored, 0.0, grad_x)
@@ -317,7 +324,7 @@ def _tile(
     x_hidden,
     x_weight,
     x_bias,
-    counts_ptr,
+    u_counts_ptr,
     row_at,
     cols,
     x_cap,
@@ -354,8 +361,8 @@ def _tile(
         x_scale,
         CAPPED,
     )
-    counts = tl.load(counts_ptr + cols).to(tl.float32)[None, :]
-    return x, cap_slope, counts
+    u_counts = tl.load(u_counts_ptr + cols).to(tl.float32)[None, :]
+    return x, cap_slope, u_counts
 
 
 @dl.jit
@@ -365,7 +372,7 @@ def _tiled_sweep_kernel(
     x_bias,
     source_row,
     target,
-    counts_ptr,
+    u_counts_ptr,
     at_y,
     x_cap,
     x_scale,
@@ -393,7 +400,7 @@ def _tiled_sweep_kernel(
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
     x_ref = tl.where(x_y > -4.0e3, x_y, 0.0)
-    counts_y = tl.load(counts_ptr + y).to(tl.float32)
+    u_counts_y = tl.load(u_counts_ptr + y).to(tl.float32)
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BV), SPLITS) * BV
     start = split * class_share
@@ -403,11 +410,11 @@ def _tiled_sweep_kernel(
     for first_col in range(start, stop, BV):
         row_at = tl.load(source_row + row)
         cols = first_col + tl.arange(0, BV)
-        x, cap_slope, counts = _tile(
+        x, cap_slope, u_counts = _tile(
             x_hidden,
             x_weight,
             x_bias,
-            counts_ptr,
+            u_counts_ptr,
             row_at,
             cols,
             x_cap,
@@ -425,7 +432,7 @@ def _tiled_sweep_kernel(
         )
         cols = cols[None, :]
         inside = (cols < n_classes) & (row >= 0)
-        m0_b, a0_b = _lift(cols, inside, y, x, counts, x_y, counts_y, x_ref)
+        m0_b, a0_b = _lift(cols, inside, y, x, u_counts, x_y, u_counts_y, x_ref)
         m0, a0 = _merge(m0, a0, m0_b, a0_b)
     tl.store(state + (0 * SPLITS + split) * n_rows + row, m0)
     tl.store(state + (1 * SPLITS + split) * n_rows + row, a0)
@@ -438,7 +445,7 @@ def _tiled_merge_kernel(
     x_bias,
     source_row,
     target,
-    counts_ptr,
+    u_counts_ptr,
     at_y,
     x_cap,
     x_scale,
@@ -461,7 +468,7 @@ def _tiled_merge_kernel(
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
     x_ref = tl.where(x_y > -4.0e3, x_y, 0.0)
-    counts_y = tl.load(counts_ptr + y).to(tl.float32)
+    u_counts_y = tl.load(u_counts_ptr + y).to(tl.float32)
     m0 = tl.load(state + 0 * SPLITS * n_rows + row)
     a0 = tl.load(state + 1 * SPLITS * n_rows + row)
     for split in range(1, SPLITS):
@@ -471,7 +478,7 @@ def _tiled_merge_kernel(
     tl.store(row_merged + 0 * n_rows + row, m0)
     tl.store(row_merged + 1 * n_rows + row, a0)
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0 = _finish(x_y, counts_y, x_ref, m0, a0)
+    loss_row, la0 = _finish(x_y, u_counts_y, x_ref, m0, a0)
     tl.store(loss + 0 * n_rows + row, tl.where(in_range, loss_row, float("nan")))
     tl.store(saved + 0 * n_rows + row, m0)
     tl.store(saved + 1 * n_rows + row, la0)
@@ -484,7 +491,7 @@ def _tiled_row_kernel(
     x_bias,
     source_row,
     target,
-    counts_ptr,
+    u_counts_ptr,
     at_y,
     x_cap,
     x_scale,
@@ -506,10 +513,10 @@ def _tiled_row_kernel(
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
     x_ref = tl.where(x_y > -4.0e3, x_y, 0.0)
-    counts_y = tl.load(counts_ptr + y).to(tl.float32)
+    u_counts_y = tl.load(u_counts_ptr + y).to(tl.float32)
     m0 = tl.load(saved + 0 * n_rows + row)
     la0 = tl.load(saved + 1 * n_rows + row)
-    c0, grad_x_y, m0, rinv0 = _coefficients(x_y, counts_y, x_ref, m0, la0)
+    c0, grad_x_y, m0, rinv0 = _coefficients(x_y, u_counts_y, x_ref, m0, la0)
     tl.store(row_coef + 0 * n_rows + row, c0)
     tl.store(row_coef + 1 * n_rows + row, grad_x_y)
     tl.store(row_coef + 2 * n_rows + row, m0)
@@ -523,7 +530,7 @@ def _tiled_gradient(
     x_bias,
     source_row,
     target,
-    counts_ptr,
+    u_counts_ptr,
     at_y,
     x_cap,
     x_scale,
@@ -556,18 +563,18 @@ def _tiled_gradient(
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
     x_ref = tl.where(x_y > -4.0e3, x_y, 0.0)
-    counts_y = tl.load(counts_ptr + y).to(tl.float32)
+    u_counts_y = tl.load(u_counts_ptr + y).to(tl.float32)
     c0 = tl.load(row_coef + 0 * n_rows + row)
     grad_x_y = tl.load(row_coef + 1 * n_rows + row)
     m0 = tl.load(row_coef + 2 * n_rows + row)
     rinv0 = tl.load(row_coef + 3 * n_rows + row)
     row_at = tl.load(source_row + row)
     cols = first_col + tl.arange(0, BV)
-    x, cap_slope, counts = _tile(
+    x, cap_slope, u_counts = _tile(
         x_hidden,
         x_weight,
         x_bias,
-        counts_ptr,
+        u_counts_ptr,
         row_at,
         cols,
         x_cap,
@@ -585,7 +592,7 @@ def _tiled_gradient(
     )
     cols = cols[None, :]
     inside = (cols < n_classes) & (row >= 0)
-    (grad_x,) = _gradient(cols, y, x, counts, x_y, counts_y, x_ref, c0, grad_x_y, m0, rinv0)
+    (grad_x,) = _gradient(cols, y, x, u_counts, x_y, u_counts_y, x_ref, c0, grad_x_y, m0, rinv0)
     if SOURCE == 0:
         grad = tl.where(inside, grad_x, 0.0)
     tile_counts = 1
@@ -608,7 +615,7 @@ def _tiled_hidden_kernel(
     x_bias,
     source_row,
     target,
-    counts_ptr,
+    u_counts_ptr,
     at_y,
     x_cap,
     x_scale,
@@ -664,7 +671,7 @@ def _tiled_hidden_kernel(
                     x_bias,
                     source_row,
                     target,
-                    counts_ptr,
+                    u_counts_ptr,
                     at_y,
                     x_cap,
                     x_scale,
@@ -729,7 +736,7 @@ def _tiled_weight_kernel(
     x_bias,
     source_row,
     target,
-    counts_ptr,
+    u_counts_ptr,
     at_y,
     x_cap,
     x_scale,
@@ -791,7 +798,7 @@ def _tiled_weight_kernel(
                         x_bias,
                         source_row,
                         target,
-                        counts_ptr,
+                        u_counts_ptr,
                         at_y,
                         x_cap,
                         x_scale,
@@ -864,12 +871,12 @@ def _tiled_weight_kernel(
             )
 
 
-def _torch_forward(x, y, counts):
+def _torch_forward(x, y, u_counts):
     """Loss [rows, outputs] and saved statistics [n_saved, rows] of a chunk of whole rows."""
     x_y = x.gather(1, y)
     x_ref = torch.where(x_y > -4.0e3, x_y, 0.0)
-    counts_y = counts[y]
-    l0 = ((x - x_ref) + el.log(counts)).scatter_(1, y, float("-inf"))
+    u_counts_y = u_counts[y]
+    l0 = ((x - x_ref) + el.log(u_counts)).scatter_(1, y, float("-inf"))
     m0 = l0.amax(1, keepdim=True)
     m0 = torch.where(m0 == float("-inf"), 0.0, m0)
     t0 = l0.sub_(m0)
@@ -877,36 +884,36 @@ def _torch_forward(x, y, counts):
     a0 = e0.sum(1, keepdim=True)
     la0 = el.log(a0)
     ly0 = x_y - x_ref
-    z0 = (m0 - ly0) - el.log(counts_y) + la0
+    z0 = (m0 - ly0) - el.log(u_counts_y) + la0
     loss = el.softplus(z0)
     return loss, torch.cat([m0.to(x.dtype), la0.to(x.dtype)], 1).t()
 
 
-def _torch_backward(x, y, counts, saved, g):
+def _torch_backward(x, y, u_counts, saved, g):
     """g * dloss/dx [rows, V] for each stream of a chunk of whole rows, from what was saved."""
     m0 = saved[0].unsqueeze(1)
     la0 = saved[1].unsqueeze(1)
     x_y = x.gather(1, y)
     x_ref = torch.where(x_y > -4.0e3, x_y, 0.0)
-    counts_y = counts[y]
+    u_counts_y = u_counts[y]
     ly0 = x_y - x_ref
-    z0 = (m0 - ly0) - el.log(counts_y) + la0
+    z0 = (m0 - ly0) - el.log(u_counts_y) + la0
     c0 = el.sigmoid(z0)
     grad_x_y = -c0
     rinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-la0))
-    t0 = (x - x_ref) + el.log(counts) - m0
+    t0 = (x - x_ref) + el.log(u_counts) - m0
     e0 = t0.exp_()
     grad_x = e0.mul_(g * rinv0 * c0)
     grad_x.scatter_(1, y, (grad_x_y * g).expand_as(x_y))
     return (grad_x,)
 
 
-def _torch_fused(x, y, counts, g):
+def _torch_fused(x, y, u_counts, g):
     """Loss [rows, outputs] and g * dloss/dx [rows, V] for each stream while the chunk is in cache."""
     x_y = x.gather(1, y)
     x_ref = torch.where(x_y > -4.0e3, x_y, 0.0)
-    counts_y = counts[y]
-    l0 = ((x - x_ref) + el.log(counts)).scatter_(1, y, float("-inf"))
+    u_counts_y = u_counts[y]
+    l0 = ((x - x_ref) + el.log(u_counts)).scatter_(1, y, float("-inf"))
     m0 = l0.amax(1, keepdim=True)
     m0 = torch.where(m0 == float("-inf"), 0.0, m0)
     t0 = l0.sub_(m0)
@@ -914,7 +921,7 @@ def _torch_fused(x, y, counts, g):
     a0 = e0.sum(1, keepdim=True)
     la0 = el.log(a0)
     ly0 = x_y - x_ref
-    z0 = (m0 - ly0) - el.log(counts_y) + la0
+    z0 = (m0 - ly0) - el.log(u_counts_y) + la0
     loss = el.softplus(z0)
     c0 = el.sigmoid(z0)
     grad_x_y = -c0
@@ -931,23 +938,24 @@ _C_SOURCE = r"""#include "row.h"
      c0       = sigmoid(z0)
      dloss/dx = R0*c0
      dloss/dx_y = -sigmoid(z0)
-     with l0_j = x - x_ref + log(counts), z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j -
+     names of the spec begin with u_: u_counts is its counts
+     with l0_j = x - x_ref + log(u_counts), z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j -
          logsumexp l0, R0 = exp(l0_j - logsumexp_(j != y) l0_j)
      x_ref = x_y, or 0 where that is not above -4000 */
 
 static inline __attribute__((always_inline)) void lift_1_class(const int cols, const real *x_ptr,
-    const real *counts_ptr, real *kept0_ptr, const real x_ref, const int y, real *reduced0) {
+    const real *u_counts_ptr, real *kept0_ptr, const real x_ref, const int y, real *reduced0) {
     const real x = x_ptr[cols];
-    const real counts = counts_ptr[cols];
+    const real u_counts = u_counts_ptr[cols];
     const int valid = cols != y;
-    const real kept0 = f_log(counts);
+    const real kept0 = f_log(u_counts);
     const real l0 = (valid ? x - x_ref + kept0 : -INFINITY);
     kept0_ptr[cols] = kept0;
     *reduced0 = l0;
 }
 
-static void lift_1(const real *x_ptr, const real *counts_ptr, const int n_classes, real *kept0_ptr,
-    const real x_ref, const int y, double *out) {
+static void lift_1(const real *x_ptr, const real *u_counts_ptr, const int n_classes, real
+    *kept0_ptr, const real x_ref, const int y, double *out) {
     double reduced0_row[PARTS];
     for (int part = 0; part < PARTS; ++part) {
         reduced0_row[part] = -INFINITY;
@@ -962,12 +970,13 @@ static void lift_1(const real *x_ptr, const real *counts_ptr, const int n_classe
         for (; cols + LANES <= stop; cols += LANES) {
 #pragma GCC ivdep
             for (int lane = 0; lane < LANES; ++lane) {
-                lift_1_class(cols + lane, x_ptr, counts_ptr, kept0_ptr, x_ref, y, &reduced0_class);
+                lift_1_class(cols + lane, x_ptr, u_counts_ptr, kept0_ptr, x_ref, y,
+                    &reduced0_class);
                 reduced0[lane] = reduced0_class > reduced0[lane] ? reduced0_class : reduced0[lane];
             }
         }
         for (; cols < stop; ++cols) {
-            lift_1_class(cols, x_ptr, counts_ptr, kept0_ptr, x_ref, y, &reduced0_class);
+            lift_1_class(cols, x_ptr, u_counts_ptr, kept0_ptr, x_ref, y, &reduced0_class);
             reduced0[0] = reduced0_class > reduced0[0] ? reduced0_class : reduced0[0];
         }
         /* Without a whole vector in the block, all is in the first lane. */
@@ -999,9 +1008,9 @@ static inline __attribute__((always_inline)) void lift_2_class(const int cols, c
     *reduced1 = e0;
 }
 
-static inline __attribute__((always_inline)) void lift_2(const real *x_ptr, const real *counts_ptr,
-    const int n_classes, const real *kept0_ptr, real *kept1_ptr, const int late, const real same0,
-    const real x_ref, const int y, double *out) {
+static inline __attribute__((always_inline)) void lift_2(const real *x_ptr, const real
+    *u_counts_ptr, const int n_classes, const real *kept0_ptr, real *kept1_ptr, const int late,
+    const real same0, const real x_ref, const int y, double *out) {
     double reduced1_row[PARTS];
     for (int part = 0; part < PARTS; ++part) {
         reduced1_row[part] = 0;
@@ -1039,13 +1048,13 @@ static inline __attribute__((always_inline)) void lift_2(const real *x_ptr, cons
 }
 
 static inline __attribute__((always_inline)) void gradient(const real *x_ptr, const real
-    *counts_ptr, const int n_classes, const real c0, const real m0, const real rinv0, const real
+    *u_counts_ptr, const int n_classes, const real c0, const real m0, const real rinv0, const real
     x_ref, const real g, real *grad_x_ptr, const int want) {
 #pragma GCC ivdep
     for (int cols = 0; cols < n_classes; ++cols) {
         const real x = x_ptr[cols];
-        const real counts = counts_ptr[cols];
-        const real t0 = x - x_ref + f_log(counts) - m0;
+        const real u_counts = u_counts_ptr[cols];
+        const real t0 = x - x_ref + f_log(u_counts) - m0;
         const real e0 = f_exp_below(t0);
         const real r0 = e0 * rinv0;
         const real grad_x = c0 * r0;
@@ -1054,8 +1063,8 @@ static inline __attribute__((always_inline)) void gradient(const real *x_ptr, co
 }
 
 static inline __attribute__((always_inline)) void gradient_kept(const real *x_ptr, const real
-    *counts_ptr, const int n_classes, const real *kept1_ptr, const real c0, const real rinv0, const
-    real g, real *grad_x_ptr, const int want) {
+    *u_counts_ptr, const int n_classes, const real *kept1_ptr, const real c0, const real rinv0,
+    const real g, real *grad_x_ptr, const int want) {
 #pragma GCC ivdep
     for (int cols = 0; cols < n_classes; ++cols) {
         const real kept1 = kept1_ptr[cols];
@@ -1074,7 +1083,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
     const int64_t own = (mode == BACKWARD ? 0 : 1 * padded) + 2 * width;
     if (own && !(scratch = aligned_alloc(ALIGNED, (size_t)own * sizeof(real)))) return 1;
     real *kept = scratch + 2 * width;
-    const real *counts_ptr = call->input[0];
+    const real *u_counts_ptr = call->input[0];
     for (int64_t row = start; row < stop; ++row) {
         real *grad_x_ptr = grad_row(call, 0, row, scratch + 1 * width);
         const int64_t target = call->target[row * call->target_stride];
@@ -1088,18 +1097,18 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         const int in_range = target >= 0 && target < n_classes;
         const int y = in_range ? (int)target : 0;
         const real *x_ptr = read_row(call, 0, row, scratch + 0 * width);
-        double x_y, counts_y, x_ref, m0, a0, la0, loss, g;
+        double x_y, u_counts_y, x_ref, m0, a0, la0, loss, g;
         x_y = x_ptr[y];
-        counts_y = counts_ptr[y];
+        u_counts_y = u_counts_ptr[y];
         x_ref = x_y > -4.0e3 ? x_y : 0.0;
         if (mode != BACKWARD) {
             {
                 double out[1];
-                lift_1(x_ptr, counts_ptr, n_classes, kept + 0 * padded, x_ref, y, out);
+                lift_1(x_ptr, u_counts_ptr, n_classes, kept + 0 * padded, x_ref, y, out);
                 const double reduced0 = out[0];
                 m0 = reduced0;
                 const double same0 = (m0 == -INFINITY ? 0.0 : m0);
-                lift_2(x_ptr, counts_ptr, n_classes, kept + 0 * padded, kept + 0 * padded, mode ==
+                lift_2(x_ptr, u_counts_ptr, n_classes, kept + 0 * padded, kept + 0 * padded, mode ==
                     FUSED, same0, x_ref, y, out);
                 const double reduced1 = out[0];
                 a0 = reduced1;
@@ -1107,7 +1116,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             m0 = (m0 == -INFINITY ? 0.0 : m0);
             la0 = f_log(a0);
             double ly0 = x_y - x_ref;
-            double z0 = m0 - ly0 - f_log(counts_y) + la0;
+            double z0 = m0 - ly0 - f_log(u_counts_y) + la0;
             loss = f_softplus(z0);
             call->result[0 * call->rows + row] = (real)(in_range ? loss : NAN);
         } else {
@@ -1122,18 +1131,18 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         g = in_range ? call->grad_rows[0 * call->grad_outputs_stride + row * call->grad_rows_stride]
             : NAN;
         double ly0 = x_y - x_ref;
-        double z0 = m0 - ly0 - f_log(counts_y) + la0;
+        double z0 = m0 - ly0 - f_log(u_counts_y) + la0;
         double c0 = f_sigmoid(z0);
         double grad_x_y = -c0;
         double rinv0 = (la0 == -INFINITY ? 0.0 : f_exp(-la0));
         {
             const int want = (grad_x_ptr ? 1 : 0);
             if (mode == FUSED) {
-                if (want == 1) gradient_kept(x_ptr, counts_ptr, n_classes, kept + 0 * padded, c0,
+                if (want == 1) gradient_kept(x_ptr, u_counts_ptr, n_classes, kept + 0 * padded, c0,
                     rinv0, (real)g, grad_x_ptr, 1);
             } else {
-                if (want == 1) gradient(x_ptr, counts_ptr, n_classes, c0, m0, rinv0, x_ref, (real)g,
-                    grad_x_ptr, 1);
+                if (want == 1) gradient(x_ptr, u_counts_ptr, n_classes, c0, m0, rinv0, x_ref,
+                    (real)g, grad_x_ptr, 1);
             }
         }
         if (grad_x_ptr) grad_x_ptr[y] = (real)(grad_x_y * g);

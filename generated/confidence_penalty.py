@@ -34,10 +34,12 @@ __all__ = [
 
 # ======================================================================================
 # Cross-entropy with a confidence penalty
-#   loss     = beta*(T0 - sigmoid(-z0)*softplus(z0)) + softplus(z0)
-#   c0       = -T0*beta + beta*sigmoid(-z0)*softplus(z0) + 1
-#   dloss/dx = (beta*logp0 + c0)*exp(logp0)
-#   dloss/dx_y = -T0*beta*sigmoid(-z0) - beta*sigmoid(-z0)*sigmoid(z0)*softplus(z0) - sigmoid(z0)
+#   loss     = u_beta*(T0 - sigmoid(-z0)*softplus(z0)) + softplus(z0)
+#   c0       = -u_beta*T0 + u_beta*sigmoid(-z0)*softplus(z0) + 1
+#   dloss/dx = (u_beta*logp0 + c0)*exp(logp0)
+#   dloss/dx_y = -u_beta*T0*sigmoid(-z0) - u_beta*sigmoid(-z0)*sigmoid(z0)*softplus(z0) -
+#       sigmoid(z0)
+#   names of the spec begin with u_: u_beta is its beta
 #   with l0_j = x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 = exp(l0_j
 #       - logsumexp_(j != y) l0_j)
 #   T0 = sum_(j != y) logp0*exp(logp0)
@@ -45,7 +47,7 @@ __all__ = [
 
 
 @dl.jit
-def _lift(cols, inside, y, x, x_y, beta):
+def _lift(cols, inside, y, x, x_y, u_beta):
     # State of one tile, relative to the tile's own maximum: M = sum of w * exp(kappa * t) * t^n
     # with t = l - m, over the classes other than the target.
     valid = inside & (cols != y)
@@ -73,7 +75,7 @@ def _merge(m0_a, a0_a, b0_a, m0_b, a0_b, b0_b):
 
 
 @dl.jit
-def _sweep(base, y, x_y, beta, start, stop, n_classes, BLOCK: tl.constexpr):
+def _sweep(base, y, x_y, u_beta, start, stop, n_classes, BLOCK: tl.constexpr):
     # Online reduction of the classes start .. stop - 1: one read of each logit.
     m0 = tl.full((), float("-inf"), tl.float32)
     a0 = tl.full((), 0.0, tl.float32)
@@ -82,13 +84,13 @@ def _sweep(base, y, x_y, beta, start, stop, n_classes, BLOCK: tl.constexpr):
         cols = first_col + tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
-        m0_b, a0_b, b0_b = _lift(cols, inside, y, x, x_y, beta)
+        m0_b, a0_b, b0_b = _lift(cols, inside, y, x, x_y, u_beta)
         m0, a0, b0 = _merge(m0, a0, b0, m0_b, a0_b, b0_b)
     return m0, a0, b0
 
 
 @dl.jit
-def _finish(x_y, beta, m0, a0, b0):
+def _finish(x_y, u_beta, m0, a0, b0):
     # From the merged state to the results of the row, and the statistics that the gradient reads.
     la0 = dl.log_accurate(a0)
     ly0 = x_y
@@ -97,7 +99,7 @@ def _finish(x_y, beta, m0, a0, b0):
     T0 = tl.where(la0 == float("-inf"), 0.0, dl.exp_accurate(-lam0) * (b0 - lam0 * a0))
     zc0 = dl.clip(z0, -3.0e38, 3.0e38)
     w0 = dl.softplus(zc0)
-    loss = beta * (T0 - w0 * dl.sigmoid(-zc0)) + w0
+    loss = u_beta * (T0 - w0 * dl.sigmoid(-zc0)) + w0
     loss = tl.where(
         (z0 != zc0),
         tl.where((loss > 1.0e30), float("inf"), tl.where((loss < -1.0e30), -float("inf"), loss)),
@@ -107,15 +109,15 @@ def _finish(x_y, beta, m0, a0, b0):
 
 
 @dl.jit
-def _coefficients(x_y, beta, m0, la0, T0):
+def _coefficients(x_y, u_beta, m0, la0, T0):
     # Row scalars of the gradient.
     ly0 = x_y
     z0 = (m0 - ly0) + la0
     lam0 = tl.where(z0 > 0.0, la0 + dl.softplus(-z0), dl.softplus(z0) - (m0 - ly0))
     zc0 = dl.clip(z0, -3.0e38, 3.0e38)
-    w0 = beta * T0
+    w0 = T0 * u_beta
     w1 = dl.sigmoid(-zc0)
-    w2 = w1 * beta * dl.softplus(zc0)
+    w2 = w1 * u_beta * dl.softplus(zc0)
     w3 = dl.sigmoid(zc0)
     c0 = 1.0 + w2 - w0
     grad_x_y = -w0 * w1 - w2 * w3 - w3
@@ -124,13 +126,13 @@ def _coefficients(x_y, beta, m0, la0, T0):
 
 
 @dl.jit
-def _gradient(cols, y, x, x_y, beta, c0, grad_x_y, m0, pinv0, lam0):
+def _gradient(cols, y, x, x_y, u_beta, c0, grad_x_y, m0, pinv0, lam0):
     # dloss/dx_j of one tile; the value at y is written, not added.
     t0 = x - m0
     logp0 = tl.maximum(t0, -1.0e18) - lam0
     e0 = tl.exp(t0)
     p0 = e0 * pinv0
-    grad_x = p0 * (beta * logp0 + c0)
+    grad_x = p0 * (c0 + logp0 * u_beta)
     grad_x = tl.where(cols == y, grad_x_y, grad_x)
     return (grad_x,)
 
@@ -139,7 +141,7 @@ def _gradient(cols, y, x, x_y, beta, c0, grad_x_y, m0, pinv0, lam0):
 def _forward_kernel(
     logits,
     target,
-    beta,
+    u_beta,
     loss,
     saved,
     state,
@@ -160,16 +162,16 @@ def _forward_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    beta = tl.full((), 0.0, tl.float32) + beta
+    u_beta = tl.full((), 0.0, tl.float32) + u_beta
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BLOCK), SPLITS) * BLOCK
     start = split * class_share
     stop = tl.minimum(start + class_share, n_classes)
     stop = tl.where(ignored, start, stop)  # ignored rows read nothing
-    m0, a0, b0 = _sweep(base, y, x_y, beta, start, stop, n_classes, BLOCK)
+    m0, a0, b0 = _sweep(base, y, x_y, u_beta, start, stop, n_classes, BLOCK)
     if SPLITS == 1:
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-        loss_row, la0, T0 = _finish(x_y, beta, m0, a0, b0)
+        loss_row, la0, T0 = _finish(x_y, u_beta, m0, a0, b0)
         loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
         tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
         tl.store(saved + 0 * n_rows + row, m0)
@@ -186,7 +188,7 @@ def _forward_kernel(
 def _merge_kernel(
     logits,
     target,
-    beta,
+    u_beta,
     loss,
     saved,
     state,
@@ -206,7 +208,7 @@ def _merge_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    beta = tl.full((), 0.0, tl.float32) + beta
+    u_beta = tl.full((), 0.0, tl.float32) + u_beta
     m0 = tl.load(state + 0 * SPLITS * n_rows + row)
     a0 = tl.load(state + 1 * SPLITS * n_rows + row)
     b0 = tl.load(state + 2 * SPLITS * n_rows + row)
@@ -217,7 +219,7 @@ def _merge_kernel(
         b0_b = tl.load(state + 2 * SPLITS * n_rows + at)
         m0, a0, b0 = _merge(m0, a0, b0, m0_b, a0_b, b0_b)
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0, T0 = _finish(x_y, beta, m0, a0, b0)
+    loss_row, la0, T0 = _finish(x_y, u_beta, m0, a0, b0)
     loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
     tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
     tl.store(saved + 0 * n_rows + row, m0)
@@ -229,7 +231,7 @@ def _merge_kernel(
 def _backward_kernel(
     logits,
     target,
-    beta,
+    u_beta,
     saved,
     grad_rows,
     grad_logits,
@@ -250,17 +252,17 @@ def _backward_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    beta = tl.full((), 0.0, tl.float32) + beta
+    u_beta = tl.full((), 0.0, tl.float32) + u_beta
     g = tl.load(grad_rows + row * stride_grad_rows)
     g = tl.where(in_range | ignored, g, float("nan"))  # a target out of range is loud
     m0 = tl.load(saved + 0 * n_rows + row)
     la0 = tl.load(saved + 1 * n_rows + row)
     T0 = tl.load(saved + 2 * n_rows + row)
-    c0, grad_x_y, m0, pinv0, lam0 = _coefficients(x_y, beta, m0, la0, T0)
+    c0, grad_x_y, m0, pinv0, lam0 = _coefficients(x_y, u_beta, m0, la0, T0)
     cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = cols < n_classes
     x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-    (grad_x,) = _gradient(cols, y, x, x_y, beta, c0, grad_x_y, m0, pinv0, lam0)
+    (grad_x,) = _gradient(cols, y, x, x_y, u_beta, c0, grad_x_y, m0, pinv0, lam0)
     grad_x = grad_x * g
     grad_x = tl.where(ignored, 0.0, grad_x)
     out = grad_logits + row * stride_grad + cols
@@ -271,7 +273,7 @@ def _backward_kernel(
 def _fused_kernel(
     logits,
     target,
-    beta,
+    u_beta,
     loss,
     grad_rows,
     grad_logits,
@@ -294,25 +296,25 @@ def _fused_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    beta = tl.full((), 0.0, tl.float32) + beta
+    u_beta = tl.full((), 0.0, tl.float32) + u_beta
     g = tl.load(grad_rows + row * stride_grad_rows)
     g = tl.where(in_range | ignored, g, float("nan"))  # a target out of range is loud
     if ONE_TILE:
         cols = tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-        m0, a0, b0 = _lift(cols, inside, y, x, x_y, beta)
+        m0, a0, b0 = _lift(cols, inside, y, x, x_y, u_beta)
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
     else:
         stop = tl.where(ignored, 0, n_classes)
-        m0, a0, b0 = _sweep(base, y, x_y, beta, 0, stop, n_classes, BLOCK)
+        m0, a0, b0 = _sweep(base, y, x_y, u_beta, 0, stop, n_classes, BLOCK)
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0, T0 = _finish(x_y, beta, m0, a0, b0)
+    loss_row, la0, T0 = _finish(x_y, u_beta, m0, a0, b0)
     loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
     tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
-    c0, grad_x_y, m0, pinv0, lam0 = _coefficients(x_y, beta, m0, la0, T0)
+    c0, grad_x_y, m0, pinv0, lam0 = _coefficients(x_y, u_beta, m0, la0, T0)
     if ONE_TILE:
-        (grad_x,) = _gradient(cols, y, x, x_y, beta, c0, grad_x_y, m0, pinv0, lam0)
+        (grad_x,) = _gradient(cols, y, x, x_y, u_beta, c0, grad_x_y, m0, pinv0, lam0)
         grad_x = grad_x * g
         grad_x = tl.where(ignored, 0.0, grad_x)
         out = grad_logits + row * stride_grad + cols
@@ -322,7 +324,7 @@ def _fused_kernel(
             cols = first_col + tl.arange(0, BLOCK)
             inside = cols < n_classes
             x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-            (grad_x,) = _gradient(cols, y, x, x_y, beta, c0, grad_x_y, m0, pinv0, lam0)
+            (grad_x,) = _gradient(cols, y, x, x_y, u_beta, c0, grad_x_y, m0, pinv0, lam0)
             tl.debug_barrier()  # the gradient may overwrite the logits: all of the tile is read
             grad_x = grad_x * g
             grad_x = tl.where(ignored, 0.0, grad_x)
@@ -381,7 +383,7 @@ def _tiled_sweep_kernel(
     x_bias,
     source_row,
     target,
-    beta,
+    u_beta,
     at_y,
     x_cap,
     x_scale,
@@ -408,7 +410,7 @@ def _tiled_sweep_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    beta = tl.full((), 0.0, tl.float32) + beta
+    u_beta = tl.full((), 0.0, tl.float32) + u_beta
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BV), SPLITS) * BV
     start = split * class_share
@@ -440,7 +442,7 @@ def _tiled_sweep_kernel(
         )
         cols = cols[None, :]
         inside = (cols < n_classes) & (row >= 0)
-        m0_b, a0_b, b0_b = _lift(cols, inside, y, x, x_y, beta)
+        m0_b, a0_b, b0_b = _lift(cols, inside, y, x, x_y, u_beta)
         m0, a0, b0 = _merge(m0, a0, b0, m0_b, a0_b, b0_b)
     tl.store(state + (0 * SPLITS + split) * n_rows + row, m0)
     tl.store(state + (1 * SPLITS + split) * n_rows + row, a0)
@@ -454,7 +456,7 @@ def _tiled_merge_kernel(
     x_bias,
     source_row,
     target,
-    beta,
+    u_beta,
     at_y,
     x_cap,
     x_scale,
@@ -476,7 +478,7 @@ def _tiled_merge_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    beta = tl.full((), 0.0, tl.float32) + beta
+    u_beta = tl.full((), 0.0, tl.float32) + u_beta
     m0 = tl.load(state + 0 * SPLITS * n_rows + row)
     a0 = tl.load(state + 1 * SPLITS * n_rows + row)
     b0 = tl.load(state + 2 * SPLITS * n_rows + row)
@@ -489,7 +491,7 @@ def _tiled_merge_kernel(
     tl.store(row_merged + 1 * n_rows + row, a0)
     tl.store(row_merged + 2 * n_rows + row, b0)
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0, T0 = _finish(x_y, beta, m0, a0, b0)
+    loss_row, la0, T0 = _finish(x_y, u_beta, m0, a0, b0)
     tl.store(loss + 0 * n_rows + row, tl.where(in_range, loss_row, float("nan")))
     tl.store(saved + 0 * n_rows + row, m0)
     tl.store(saved + 1 * n_rows + row, la0)
@@ -503,7 +505,7 @@ def _tiled_row_kernel(
     x_bias,
     source_row,
     target,
-    beta,
+    u_beta,
     at_y,
     x_cap,
     x_scale,
@@ -524,11 +526,11 @@ def _tiled_row_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    beta = tl.full((), 0.0, tl.float32) + beta
+    u_beta = tl.full((), 0.0, tl.float32) + u_beta
     m0 = tl.load(saved + 0 * n_rows + row)
     la0 = tl.load(saved + 1 * n_rows + row)
     T0 = tl.load(saved + 2 * n_rows + row)
-    c0, grad_x_y, m0, pinv0, lam0 = _coefficients(x_y, beta, m0, la0, T0)
+    c0, grad_x_y, m0, pinv0, lam0 = _coefficients(x_y, u_beta, m0, la0, T0)
     tl.store(row_coef + 0 * n_rows + row, c0)
     tl.store(row_coef + 1 * n_rows + row, grad_x_y)
     tl.store(row_coef + 2 * n_rows + row, m0)
@@ -543,7 +545,7 @@ def _tiled_gradient(
     x_bias,
     source_row,
     target,
-    beta,
+    u_beta,
     at_y,
     x_cap,
     x_scale,
@@ -575,7 +577,7 @@ def _tiled_gradient(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    beta = tl.full((), 0.0, tl.float32) + beta
+    u_beta = tl.full((), 0.0, tl.float32) + u_beta
     c0 = tl.load(row_coef + 0 * n_rows + row)
     grad_x_y = tl.load(row_coef + 1 * n_rows + row)
     m0 = tl.load(row_coef + 2 * n_rows + row)
@@ -604,7 +606,7 @@ def _tiled_gradient(
     )
     cols = cols[None, :]
     inside = (cols < n_classes) & (row >= 0)
-    (grad_x,) = _gradient(cols, y, x, x_y, beta, c0, grad_x_y, m0, pinv0, lam0)
+    (grad_x,) = _gradient(cols, y, x, x_y, u_beta, c0, grad_x_y, m0, pinv0, lam0)
     if SOURCE == 0:
         grad = tl.where(inside, grad_x, 0.0)
     tile_counts = 1
@@ -627,7 +629,7 @@ def _tiled_hidden_kernel(
     x_bias,
     source_row,
     target,
-    beta,
+    u_beta,
     at_y,
     x_cap,
     x_scale,
@@ -683,7 +685,7 @@ def _tiled_hidden_kernel(
                     x_bias,
                     source_row,
                     target,
-                    beta,
+                    u_beta,
                     at_y,
                     x_cap,
                     x_scale,
@@ -748,7 +750,7 @@ def _tiled_weight_kernel(
     x_bias,
     source_row,
     target,
-    beta,
+    u_beta,
     at_y,
     x_cap,
     x_scale,
@@ -810,7 +812,7 @@ def _tiled_weight_kernel(
                         x_bias,
                         source_row,
                         target,
-                        beta,
+                        u_beta,
                         at_y,
                         x_cap,
                         x_scale,
@@ -883,7 +885,7 @@ def _tiled_weight_kernel(
             )
 
 
-def _torch_forward(x, y, beta):
+def _torch_forward(x, y, u_beta):
     """Loss [rows, outputs] and saved statistics [n_saved, rows] of a chunk of whole rows."""
     x_y = x.gather(1, y)
     l0 = x.scatter_(1, y, float("-inf"))
@@ -901,7 +903,7 @@ def _torch_forward(x, y, beta):
     T0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0) * (b0 - lam0 * a0))
     zc0 = el.clip(z0, -3.0e38, 3.0e38)
     w0 = el.softplus(zc0)
-    loss = beta * (T0 - w0 * el.sigmoid(-zc0)) + w0
+    loss = u_beta * (T0 - w0 * el.sigmoid(-zc0)) + w0
     loss = torch.where(
         (z0 != zc0),
         torch.where(
@@ -912,7 +914,7 @@ def _torch_forward(x, y, beta):
     return loss, torch.cat([m0.to(x.dtype), la0.to(x.dtype), T0.to(x.dtype)], 1).t()
 
 
-def _torch_backward(x, y, beta, saved, g):
+def _torch_backward(x, y, u_beta, saved, g):
     """g * dloss/dx [rows, V] for each stream of a chunk of whole rows, from what was saved."""
     m0 = saved[0].unsqueeze(1)
     la0 = saved[1].unsqueeze(1)
@@ -922,9 +924,9 @@ def _torch_backward(x, y, beta, saved, g):
     z0 = (m0 - ly0) + la0
     lam0 = torch.where(z0 > 0.0, la0 + el.softplus(-z0), el.softplus(z0) - (m0 - ly0))
     zc0 = el.clip(z0, -3.0e38, 3.0e38)
-    w0 = beta * T0
+    w0 = T0 * u_beta
     w1 = el.sigmoid(-zc0)
-    w2 = w1 * beta * el.softplus(zc0)
+    w2 = w1 * u_beta * el.softplus(zc0)
     w3 = el.sigmoid(zc0)
     c0 = 1.0 + w2 - w0
     grad_x_y = -w0 * w1 - w2 * w3 - w3
@@ -932,12 +934,12 @@ def _torch_backward(x, y, beta, saved, g):
     t0 = x - m0
     logp0 = t0.clamp_min(-1.0e18) - lam0
     e0 = t0.exp_()
-    grad_x = e0.mul_(g * pinv0 * (beta * logp0 + c0))
+    grad_x = e0.mul_(g * pinv0 * (c0 + logp0 * u_beta))
     grad_x.scatter_(1, y, (grad_x_y * g).expand_as(x_y))
     return (grad_x,)
 
 
-def _torch_fused(x, y, beta, g):
+def _torch_fused(x, y, u_beta, g):
     """Loss [rows, outputs] and g * dloss/dx [rows, V] for each stream while the chunk is in cache."""
     x_y = x.gather(1, y)
     l0 = x.scatter_(1, y, float("-inf"))
@@ -955,7 +957,7 @@ def _torch_fused(x, y, beta, g):
     T0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0) * (b0 - lam0 * a0))
     zc0 = el.clip(z0, -3.0e38, 3.0e38)
     w0 = el.softplus(zc0)
-    loss = beta * (T0 - w0 * el.sigmoid(-zc0)) + w0
+    loss = u_beta * (T0 - w0 * el.sigmoid(-zc0)) + w0
     loss = torch.where(
         (z0 != zc0),
         torch.where(
@@ -964,15 +966,15 @@ def _torch_fused(x, y, beta, g):
         loss,
     )
     zc0 = el.clip(z0, -3.0e38, 3.0e38)
-    w0 = beta * T0
+    w0 = T0 * u_beta
     w1 = el.sigmoid(-zc0)
-    w2 = w1 * beta * el.softplus(zc0)
+    w2 = w1 * u_beta * el.softplus(zc0)
     w3 = el.sigmoid(zc0)
     c0 = 1.0 + w2 - w0
     grad_x_y = -w0 * w1 - w2 * w3 - w3
     pinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0))
     logp0 = t0.clamp_min(-1.0e18) - lam0
-    grad_x = e0.mul_(g * pinv0 * (beta * logp0 + c0))
+    grad_x = e0.mul_(g * pinv0 * (c0 + logp0 * u_beta))
     grad_x.scatter_(1, y, (grad_x_y * g).expand_as(x_y))
     return loss, (grad_x,)
 
@@ -980,10 +982,12 @@ def _torch_fused(x, y, beta, g):
 _C_SOURCE = r"""#include "row.h"
 
 /* Cross-entropy with a confidence penalty
-     loss     = beta*(T0 - sigmoid(-z0)*softplus(z0)) + softplus(z0)
-     c0       = -T0*beta + beta*sigmoid(-z0)*softplus(z0) + 1
-     dloss/dx = (beta*logp0 + c0)*exp(logp0)
-     dloss/dx_y = -T0*beta*sigmoid(-z0) - beta*sigmoid(-z0)*sigmoid(z0)*softplus(z0) - sigmoid(z0)
+     loss     = u_beta*(T0 - sigmoid(-z0)*softplus(z0)) + softplus(z0)
+     c0       = -u_beta*T0 + u_beta*sigmoid(-z0)*softplus(z0) + 1
+     dloss/dx = (u_beta*logp0 + c0)*exp(logp0)
+     dloss/dx_y = -u_beta*T0*sigmoid(-z0) - u_beta*sigmoid(-z0)*sigmoid(z0)*softplus(z0) -
+         sigmoid(z0)
+     names of the spec begin with u_: u_beta is its beta
      with l0_j = x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 = exp(l0_j
          - logsumexp_(j != y) l0_j)
      T0 = sum_(j != y) logp0*exp(logp0) */
@@ -1097,8 +1101,8 @@ static inline __attribute__((always_inline)) void lift_2(const real *x_ptr, cons
 }
 
 static inline __attribute__((always_inline)) void gradient(const real *x_ptr, const int n_classes,
-    const real beta, const real c0, const real lam0, const real m0, const real pinv0, const real g,
-    real *grad_x_ptr, const int want) {
+    const real c0, const real lam0, const real m0, const real pinv0, const real u_beta, const real
+    g, real *grad_x_ptr, const int want) {
 #pragma GCC ivdep
     for (int cols = 0; cols < n_classes; ++cols) {
         const real x = x_ptr[cols];
@@ -1106,14 +1110,14 @@ static inline __attribute__((always_inline)) void gradient(const real *x_ptr, co
         const real logp0 = f_maximum(t0, -R(1e+18)) - lam0;
         const real e0 = f_exp_below(t0);
         const real p0 = e0 * pinv0;
-        const real grad_x = p0 * (beta * logp0 + c0);
+        const real grad_x = p0 * (c0 + logp0 * u_beta);
         if (want & 1) grad_x_ptr[cols] = grad_x * g;
     }
 }
 
 static inline __attribute__((always_inline)) void gradient_kept(const real *x_ptr, const int
-    n_classes, const real *kept0_ptr, const real beta, const real c0, const real lam0, const real
-    m0, const real pinv0, const real g, real *grad_x_ptr, const int want) {
+    n_classes, const real *kept0_ptr, const real c0, const real lam0, const real m0, const real
+    pinv0, const real u_beta, const real g, real *grad_x_ptr, const int want) {
 #pragma GCC ivdep
     for (int cols = 0; cols < n_classes; ++cols) {
         const real x = x_ptr[cols];
@@ -1122,7 +1126,7 @@ static inline __attribute__((always_inline)) void gradient_kept(const real *x_pt
         const real logp0 = f_maximum(t0, -R(1e+18)) - lam0;
         const real e0 = kept0;
         const real p0 = e0 * pinv0;
-        const real grad_x = p0 * (beta * logp0 + c0);
+        const real grad_x = p0 * (c0 + logp0 * u_beta);
         if (want & 1) grad_x_ptr[cols] = grad_x * g;
     }
 }
@@ -1135,7 +1139,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
     const int64_t own = (mode == BACKWARD ? 0 : 1 * padded) + 2 * width;
     if (own && !(scratch = aligned_alloc(ALIGNED, (size_t)own * sizeof(real)))) return 1;
     real *kept = scratch + 2 * width;
-    const double beta = call->parameter[0];
+    const double u_beta = call->parameter[0];
     for (int64_t row = start; row < stop; ++row) {
         real *grad_x_ptr = grad_row(call, 0, row, scratch + 1 * width);
         const int64_t target = call->target[row * call->target_stride];
@@ -1172,7 +1176,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             T0 = (la0 == -INFINITY ? 0.0 : f_exp(-lam0) * (b0 - lam0 * a0));
             double zc0 = f_clamp(z0, 3e+38);
             double w0 = f_softplus(zc0);
-            loss = beta * (T0 - w0 * f_sigmoid(-zc0)) + w0;
+            loss = u_beta * (T0 - w0 * f_sigmoid(-zc0)) + w0;
             loss = (z0 != zc0 ? (loss > 1e+30 ? INFINITY : (loss < -1e+30 ? -(INFINITY) : loss)) :
                 loss);
             call->result[0 * call->rows + row] = (real)(in_range ? loss : NAN);
@@ -1193,9 +1197,9 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         double z0 = m0 - ly0 + la0;
         double lam0 = (z0 > 0.0 ? la0 + f_softplus(-z0) : f_softplus(z0) - (m0 - ly0));
         double zc0 = f_clamp(z0, 3e+38);
-        double w0 = beta * T0;
+        double w0 = T0 * u_beta;
         double w1 = f_sigmoid(-zc0);
-        double w2 = w1 * beta * f_softplus(zc0);
+        double w2 = w1 * u_beta * f_softplus(zc0);
         double w3 = f_sigmoid(zc0);
         double c0 = 1.0 + w2 - w0;
         double grad_x_y = -w0 * w1 - w2 * w3 - w3;
@@ -1203,10 +1207,10 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         {
             const int want = (grad_x_ptr ? 1 : 0);
             if (mode == FUSED) {
-                if (want == 1) gradient_kept(x_ptr, n_classes, kept + 0 * padded, beta, c0, lam0,
-                    m0, pinv0, (real)g, grad_x_ptr, 1);
+                if (want == 1) gradient_kept(x_ptr, n_classes, kept + 0 * padded, c0, lam0, m0,
+                    pinv0, u_beta, (real)g, grad_x_ptr, 1);
             } else {
-                if (want == 1) gradient(x_ptr, n_classes, beta, c0, lam0, m0, pinv0, (real)g,
+                if (want == 1) gradient(x_ptr, n_classes, c0, lam0, m0, pinv0, u_beta, (real)g,
                     grad_x_ptr, 1);
             }
         }

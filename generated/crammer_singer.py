@@ -34,16 +34,17 @@ __all__ = [
 
 # ======================================================================================
 # Multiclass hinge loss of Crammer and Singer
-#   loss     = relu(margin + max0 - x_y)
-#   c0       = lt(0, margin + max0 - x_y)
+#   loss     = relu(u_margin + max0 - x_y)
+#   c0       = lt(0, u_margin + max0 - x_y)
 #   dloss/dx = c0*is_max0
-#   dloss/dx_y = -lt(0, margin + max0 - x_y)
+#   dloss/dx_y = -lt(0, u_margin + max0 - x_y)
+#   names of the spec begin with u_: u_margin is its margin
 #   max0 = max_(j != y) x, first at index0; is_max0 = [j is index0]
 # ======================================================================================
 
 
 @dl.jit
-def _lift(cols, inside, y, x, x_y, margin):
+def _lift(cols, inside, y, x, x_y, u_margin):
     # Sums of one tile.
     valid = inside & (cols != y)
     f0 = tl.where(valid, x, float("-inf"))
@@ -61,7 +62,7 @@ def _merge(max0_a, index0_a, max0_b, index0_b):
 
 
 @dl.jit
-def _sweep(base, y, x_y, margin, start, stop, n_classes, BLOCK: tl.constexpr):
+def _sweep(base, y, x_y, u_margin, start, stop, n_classes, BLOCK: tl.constexpr):
     # Online reduction of the classes start .. stop - 1: one read of each logit.
     max0 = tl.full((), float("-inf"), tl.float32)
     index0 = tl.full((), 0.0, tl.float32)
@@ -69,28 +70,28 @@ def _sweep(base, y, x_y, margin, start, stop, n_classes, BLOCK: tl.constexpr):
         cols = first_col + tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
-        max0_b, index0_b = _lift(cols, inside, y, x, x_y, margin)
+        max0_b, index0_b = _lift(cols, inside, y, x, x_y, u_margin)
         max0, index0 = _merge(max0, index0, max0_b, index0_b)
     return max0, index0
 
 
 @dl.jit
-def _finish(x_y, margin, max0, index0):
+def _finish(x_y, u_margin, max0, index0):
     # From the merged state to the results of the row, and the statistics that the gradient reads.
-    loss = dl.relu(margin + max0 - x_y)
+    loss = dl.relu(max0 + u_margin - x_y)
     return (loss,)
 
 
 @dl.jit
-def _coefficients(x_y, margin, max0, index0):
+def _coefficients(x_y, u_margin, max0, index0):
     # Row scalars of the gradient.
-    c0 = dl.lt(0.0, margin + max0 - x_y)
+    c0 = dl.lt(0.0, max0 + u_margin - x_y)
     grad_x_y = -c0
     return c0, grad_x_y, index0
 
 
 @dl.jit
-def _gradient(cols, y, x, x_y, margin, c0, grad_x_y, index0):
+def _gradient(cols, y, x, x_y, u_margin, c0, grad_x_y, index0):
     # dloss/dx_j of one tile; the value at y is written, not added.
     is_max0 = tl.where(cols == index0, 1.0, 0.0)
     grad_x = c0 * is_max0
@@ -102,7 +103,7 @@ def _gradient(cols, y, x, x_y, margin, c0, grad_x_y, index0):
 def _forward_kernel(
     logits,
     target,
-    margin,
+    u_margin,
     loss,
     saved,
     state,
@@ -123,15 +124,15 @@ def _forward_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    margin = tl.full((), 0.0, tl.float32) + margin
+    u_margin = tl.full((), 0.0, tl.float32) + u_margin
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BLOCK), SPLITS) * BLOCK
     start = split * class_share
     stop = tl.minimum(start + class_share, n_classes)
     stop = tl.where(ignored, start, stop)  # ignored rows read nothing
-    max0, index0 = _sweep(base, y, x_y, margin, start, stop, n_classes, BLOCK)
+    max0, index0 = _sweep(base, y, x_y, u_margin, start, stop, n_classes, BLOCK)
     if SPLITS == 1:
-        (loss_row,) = _finish(x_y, margin, max0, index0)
+        (loss_row,) = _finish(x_y, u_margin, max0, index0)
         loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
         tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
         tl.store(saved + 0 * n_rows + row, max0)
@@ -146,7 +147,7 @@ def _forward_kernel(
 def _merge_kernel(
     logits,
     target,
-    margin,
+    u_margin,
     loss,
     saved,
     state,
@@ -166,7 +167,7 @@ def _merge_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    margin = tl.full((), 0.0, tl.float32) + margin
+    u_margin = tl.full((), 0.0, tl.float32) + u_margin
     max0 = tl.load(state + 0 * SPLITS * n_rows + row)
     index0 = tl.load(state + 1 * SPLITS * n_rows + row)
     for split in range(1, SPLITS):
@@ -174,7 +175,7 @@ def _merge_kernel(
         max0_b = tl.load(state + 0 * SPLITS * n_rows + at)
         index0_b = tl.load(state + 1 * SPLITS * n_rows + at)
         max0, index0 = _merge(max0, index0, max0_b, index0_b)
-    (loss_row,) = _finish(x_y, margin, max0, index0)
+    (loss_row,) = _finish(x_y, u_margin, max0, index0)
     loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
     tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
     tl.store(saved + 0 * n_rows + row, max0)
@@ -185,7 +186,7 @@ def _merge_kernel(
 def _backward_kernel(
     logits,
     target,
-    margin,
+    u_margin,
     saved,
     grad_rows,
     grad_logits,
@@ -206,16 +207,16 @@ def _backward_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    margin = tl.full((), 0.0, tl.float32) + margin
+    u_margin = tl.full((), 0.0, tl.float32) + u_margin
     g = tl.load(grad_rows + row * stride_grad_rows)
     g = tl.where(in_range | ignored, g, float("nan"))  # a target out of range is loud
     max0 = tl.load(saved + 0 * n_rows + row)
     index0 = tl.load(saved + 1 * n_rows + row)
-    c0, grad_x_y, index0 = _coefficients(x_y, margin, max0, index0)
+    c0, grad_x_y, index0 = _coefficients(x_y, u_margin, max0, index0)
     cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = cols < n_classes
     x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-    (grad_x,) = _gradient(cols, y, x, x_y, margin, c0, grad_x_y, index0)
+    (grad_x,) = _gradient(cols, y, x, x_y, u_margin, c0, grad_x_y, index0)
     grad_x = grad_x * g
     grad_x = tl.where(ignored, 0.0, grad_x)
     out = grad_logits + row * stride_grad + cols
@@ -226,7 +227,7 @@ def _backward_kernel(
 def _fused_kernel(
     logits,
     target,
-    margin,
+    u_margin,
     loss,
     grad_rows,
     grad_logits,
@@ -249,23 +250,23 @@ def _fused_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    margin = tl.full((), 0.0, tl.float32) + margin
+    u_margin = tl.full((), 0.0, tl.float32) + u_margin
     g = tl.load(grad_rows + row * stride_grad_rows)
     g = tl.where(in_range | ignored, g, float("nan"))  # a target out of range is loud
     if ONE_TILE:
         cols = tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-        max0, index0 = _lift(cols, inside, y, x, x_y, margin)
+        max0, index0 = _lift(cols, inside, y, x, x_y, u_margin)
     else:
         stop = tl.where(ignored, 0, n_classes)
-        max0, index0 = _sweep(base, y, x_y, margin, 0, stop, n_classes, BLOCK)
-    (loss_row,) = _finish(x_y, margin, max0, index0)
+        max0, index0 = _sweep(base, y, x_y, u_margin, 0, stop, n_classes, BLOCK)
+    (loss_row,) = _finish(x_y, u_margin, max0, index0)
     loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
     tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
-    c0, grad_x_y, index0 = _coefficients(x_y, margin, max0, index0)
+    c0, grad_x_y, index0 = _coefficients(x_y, u_margin, max0, index0)
     if ONE_TILE:
-        (grad_x,) = _gradient(cols, y, x, x_y, margin, c0, grad_x_y, index0)
+        (grad_x,) = _gradient(cols, y, x, x_y, u_margin, c0, grad_x_y, index0)
         grad_x = grad_x * g
         grad_x = tl.where(ignored, 0.0, grad_x)
         out = grad_logits + row * stride_grad + cols
@@ -275,7 +276,7 @@ def _fused_kernel(
             cols = first_col + tl.arange(0, BLOCK)
             inside = cols < n_classes
             x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-            (grad_x,) = _gradient(cols, y, x, x_y, margin, c0, grad_x_y, index0)
+            (grad_x,) = _gradient(cols, y, x, x_y, u_margin, c0, grad_x_y, index0)
             tl.debug_barrier()  # the gradient may overwrite the logits: all of the tile is read
             grad_x = grad_x * g
             grad_x = tl.where(ignored, 0.0, grad_x)
@@ -334,7 +335,7 @@ def _tiled_sweep_kernel(
     x_bias,
     source_row,
     target,
-    margin,
+    u_margin,
     at_y,
     x_cap,
     x_scale,
@@ -361,7 +362,7 @@ def _tiled_sweep_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    margin = tl.full((), 0.0, tl.float32) + margin
+    u_margin = tl.full((), 0.0, tl.float32) + u_margin
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BV), SPLITS) * BV
     start = split * class_share
@@ -392,7 +393,7 @@ def _tiled_sweep_kernel(
         )
         cols = cols[None, :]
         inside = (cols < n_classes) & (row >= 0)
-        max0_b, index0_b = _lift(cols, inside, y, x, x_y, margin)
+        max0_b, index0_b = _lift(cols, inside, y, x, x_y, u_margin)
         max0, index0 = _merge(max0, index0, max0_b, index0_b)
     tl.store(state + (0 * SPLITS + split) * n_rows + row, max0)
     tl.store(state + (1 * SPLITS + split) * n_rows + row, index0)
@@ -405,7 +406,7 @@ def _tiled_merge_kernel(
     x_bias,
     source_row,
     target,
-    margin,
+    u_margin,
     at_y,
     x_cap,
     x_scale,
@@ -427,7 +428,7 @@ def _tiled_merge_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    margin = tl.full((), 0.0, tl.float32) + margin
+    u_margin = tl.full((), 0.0, tl.float32) + u_margin
     max0 = tl.load(state + 0 * SPLITS * n_rows + row)
     index0 = tl.load(state + 1 * SPLITS * n_rows + row)
     for split in range(1, SPLITS):
@@ -436,7 +437,7 @@ def _tiled_merge_kernel(
         max0, index0 = _merge(max0, index0, max0_b, index0_b)
     tl.store(row_merged + 0 * n_rows + row, max0)
     tl.store(row_merged + 1 * n_rows + row, index0)
-    (loss_row,) = _finish(x_y, margin, max0, index0)
+    (loss_row,) = _finish(x_y, u_margin, max0, index0)
     tl.store(loss + 0 * n_rows + row, tl.where(in_range, loss_row, float("nan")))
     tl.store(saved + 0 * n_rows + row, max0)
     tl.store(saved + 1 * n_rows + row, index0)
@@ -449,7 +450,7 @@ def _tiled_row_kernel(
     x_bias,
     source_row,
     target,
-    margin,
+    u_margin,
     at_y,
     x_cap,
     x_scale,
@@ -470,10 +471,10 @@ def _tiled_row_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    margin = tl.full((), 0.0, tl.float32) + margin
+    u_margin = tl.full((), 0.0, tl.float32) + u_margin
     max0 = tl.load(saved + 0 * n_rows + row)
     index0 = tl.load(saved + 1 * n_rows + row)
-    c0, grad_x_y, index0 = _coefficients(x_y, margin, max0, index0)
+    c0, grad_x_y, index0 = _coefficients(x_y, u_margin, max0, index0)
     tl.store(row_coef + 0 * n_rows + row, c0)
     tl.store(row_coef + 1 * n_rows + row, grad_x_y)
     tl.store(row_coef + 2 * n_rows + row, index0)
@@ -486,7 +487,7 @@ def _tiled_gradient(
     x_bias,
     source_row,
     target,
-    margin,
+    u_margin,
     at_y,
     x_cap,
     x_scale,
@@ -518,7 +519,7 @@ def _tiled_gradient(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    margin = tl.full((), 0.0, tl.float32) + margin
+    u_margin = tl.full((), 0.0, tl.float32) + u_margin
     c0 = tl.load(row_coef + 0 * n_rows + row)
     grad_x_y = tl.load(row_coef + 1 * n_rows + row)
     index0 = tl.load(row_coef + 2 * n_rows + row)
@@ -545,7 +546,7 @@ def _tiled_gradient(
     )
     cols = cols[None, :]
     inside = (cols < n_classes) & (row >= 0)
-    (grad_x,) = _gradient(cols, y, x, x_y, margin, c0, grad_x_y, index0)
+    (grad_x,) = _gradient(cols, y, x, x_y, u_margin, c0, grad_x_y, index0)
     if SOURCE == 0:
         grad = tl.where(inside, grad_x, 0.0)
     tile_counts = 1
@@ -568,7 +569,7 @@ def _tiled_hidden_kernel(
     x_bias,
     source_row,
     target,
-    margin,
+    u_margin,
     at_y,
     x_cap,
     x_scale,
@@ -624,7 +625,7 @@ def _tiled_hidden_kernel(
                     x_bias,
                     source_row,
                     target,
-                    margin,
+                    u_margin,
                     at_y,
                     x_cap,
                     x_scale,
@@ -689,7 +690,7 @@ def _tiled_weight_kernel(
     x_bias,
     source_row,
     target,
-    margin,
+    u_margin,
     at_y,
     x_cap,
     x_scale,
@@ -751,7 +752,7 @@ def _tiled_weight_kernel(
                         x_bias,
                         source_row,
                         target,
-                        margin,
+                        u_margin,
                         at_y,
                         x_cap,
                         x_scale,
@@ -824,20 +825,20 @@ def _tiled_weight_kernel(
             )
 
 
-def _torch_forward(x, y, margin):
+def _torch_forward(x, y, u_margin):
     """Loss [rows, outputs] and saved statistics [n_saved, rows] of a chunk of whole rows."""
     x_y = x.gather(1, y)
     max0, index0 = (x + torch.zeros_like(x)).scatter_(1, y, float("-inf")).max(1, keepdim=True)
-    loss = el.relu(margin + max0 - x_y)
+    loss = el.relu(max0 + u_margin - x_y)
     return loss, torch.cat([max0.to(x.dtype), index0.to(x.dtype)], 1).t()
 
 
-def _torch_backward(x, y, margin, saved, g):
+def _torch_backward(x, y, u_margin, saved, g):
     """g * dloss/dx [rows, V] for each stream of a chunk of whole rows, from what was saved."""
     max0 = saved[0].unsqueeze(1)
     index0 = saved[1].unsqueeze(1)
     x_y = x.gather(1, y)
-    c0 = el.lt(0.0, margin + max0 - x_y)
+    c0 = el.lt(0.0, max0 + u_margin - x_y)
     grad_x_y = -c0
     is_max0 = (torch.arange(x.shape[1], device=x.device) == index0).to(x.dtype)
     grad_x = c0 * is_max0
@@ -846,12 +847,12 @@ def _torch_backward(x, y, margin, saved, g):
     return (grad_x,)
 
 
-def _torch_fused(x, y, margin, g):
+def _torch_fused(x, y, u_margin, g):
     """Loss [rows, outputs] and g * dloss/dx [rows, V] for each stream while the chunk is in cache."""
     x_y = x.gather(1, y)
     max0, index0 = (x + torch.zeros_like(x)).scatter_(1, y, float("-inf")).max(1, keepdim=True)
-    loss = el.relu(margin + max0 - x_y)
-    c0 = el.lt(0.0, margin + max0 - x_y)
+    loss = el.relu(max0 + u_margin - x_y)
+    c0 = el.lt(0.0, max0 + u_margin - x_y)
     grad_x_y = -c0
     is_max0 = (torch.arange(x.shape[1], device=x.device) == index0).to(x.dtype)
     grad_x = c0 * is_max0
@@ -863,10 +864,11 @@ def _torch_fused(x, y, margin, g):
 _C_SOURCE = r"""#include "row.h"
 
 /* Multiclass hinge loss of Crammer and Singer
-     loss     = relu(margin + max0 - x_y)
-     c0       = lt(0, margin + max0 - x_y)
+     loss     = relu(u_margin + max0 - x_y)
+     c0       = lt(0, u_margin + max0 - x_y)
      dloss/dx = c0*is_max0
-     dloss/dx_y = -lt(0, margin + max0 - x_y)
+     dloss/dx_y = -lt(0, u_margin + max0 - x_y)
+     names of the spec begin with u_: u_margin is its margin
      max0 = max_(j != y) x, first at index0; is_max0 = [j is index0] */
 
 static inline __attribute__((always_inline)) void lift_1_class(const int cols, const real *x_ptr,
@@ -979,7 +981,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
     real *scratch = NULL;
     const int64_t own = 2 * width;
     if (own && !(scratch = aligned_alloc(ALIGNED, (size_t)own * sizeof(real)))) return 1;
-    const double margin = call->parameter[0];
+    const double u_margin = call->parameter[0];
     for (int64_t row = start; row < stop; ++row) {
         real *grad_x_ptr = grad_row(call, 0, row, scratch + 1 * width);
         const int64_t target = call->target[row * call->target_stride];
@@ -1005,7 +1007,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
                 const double reduced1 = out[0];
                 index0 = (real)(reduced1);
             }
-            loss = f_relu(margin + max0 - x_y);
+            loss = f_relu(max0 + u_margin - x_y);
             call->result[0 * call->rows + row] = (real)(in_range ? loss : NAN);
         } else {
             max0 = call->saved[0 * call->rows + row];
@@ -1018,7 +1020,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         }
         g = in_range ? call->grad_rows[0 * call->grad_outputs_stride + row * call->grad_rows_stride]
             : NAN;
-        double c0 = f_lt(0.0, margin + max0 - x_y);
+        double c0 = f_lt(0.0, max0 + u_margin - x_y);
         double grad_x_y = -c0;
         {
             const int want = (grad_x_ptr ? 1 : 0);

@@ -1099,9 +1099,10 @@ int fused(const Call *call, int64_t start, int64_t stop) { return program(call, 
 
 # ======================================================================================
 # Cross-entropy with label smoothing, z-loss, class weights, softcap and temperature, with label_smoothing
-#   loss     = -(label_smoothing - 1)*softplus(z0) - label_smoothing*(T0 - softplus(z0))/V
-#   dloss/dx = exp(logp0) - label_smoothing/V
-#   dloss/dx_y = label_smoothing - sigmoid(z0) - label_smoothing/V
+#   loss     = -u_label_smoothing*(T0 - softplus(z0))/V - (u_label_smoothing - 1)*softplus(z0)
+#   dloss/dx = -u_label_smoothing/V + exp(logp0)
+#   dloss/dx_y = u_label_smoothing - u_label_smoothing/V - sigmoid(z0)
+#   names of the spec begin with u_: u_label_smoothing is its label_smoothing
 #   with l0_j = x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 = exp(l0_j
 #       - logsumexp_(j != y) l0_j)
 #   T0 = sum_(j != y) logp0
@@ -1109,7 +1110,7 @@ int fused(const Call *call, int64_t start, int64_t stop) { return program(call, 
 
 
 @dl.jit
-def _lift_label_smoothing(cols, inside, y, x, x_y, label_smoothing, V):
+def _lift_label_smoothing(cols, inside, y, x, x_y, u_label_smoothing, V):
     # State of one tile, relative to the tile's own maximum: M = sum of w * exp(kappa * t) * t^n
     # with t = l - m, over the classes other than the target.
     valid = inside & (cols != y)
@@ -1139,7 +1140,7 @@ def _merge_label_smoothing(m0_a, a0_a, b0_a, b1_a, m0_b, a0_b, b0_b, b1_b):
 
 @dl.jit
 def _sweep_label_smoothing(
-    base, y, x_y, label_smoothing, V, start, stop, n_classes, BLOCK: tl.constexpr
+    base, y, x_y, u_label_smoothing, V, start, stop, n_classes, BLOCK: tl.constexpr
 ):
     # Online reduction of the classes start .. stop - 1: one read of each logit.
     m0 = tl.full((), float("-inf"), tl.float32)
@@ -1150,42 +1151,50 @@ def _sweep_label_smoothing(
         cols = first_col + tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
-        m0_b, a0_b, b0_b, b1_b = _lift_label_smoothing(cols, inside, y, x, x_y, label_smoothing, V)
+        m0_b, a0_b, b0_b, b1_b = _lift_label_smoothing(
+            cols, inside, y, x, x_y, u_label_smoothing, V
+        )
         m0, a0, b0, b1 = _merge_label_smoothing(m0, a0, b0, b1, m0_b, a0_b, b0_b, b1_b)
     return m0, a0, b0, b1
 
 
 @dl.jit
-def _finish_label_smoothing(x_y, label_smoothing, V, m0, a0, b0, b1):
+def _finish_label_smoothing(x_y, u_label_smoothing, V, m0, a0, b0, b1):
     # From the merged state to the results of the row, and the statistics that the gradient reads.
     la0 = dl.log_accurate(a0)
     ly0 = x_y
     z0 = (m0 - ly0) + la0
     lam0 = tl.where(z0 > 0.0, la0 + dl.softplus(-z0), dl.softplus(z0) - (m0 - ly0))
     T0 = b1 - lam0 * b0
-    w0 = dl.softplus(z0)
-    loss = -label_smoothing * (T0 - w0) / V - w0 * (label_smoothing - 1.0)
+    zc0 = dl.clip(z0, -3.0e38, 3.0e38)
+    w0 = dl.softplus(zc0)
+    loss = -u_label_smoothing * (T0 - w0) / V - w0 * (u_label_smoothing - 1.0)
+    loss = tl.where(
+        (z0 != zc0),
+        tl.where((loss > 1.0e30), float("inf"), tl.where((loss < -1.0e30), -float("inf"), loss)),
+        loss,
+    )
     return loss, la0
 
 
 @dl.jit
-def _coefficients_label_smoothing(x_y, label_smoothing, V, m0, la0):
+def _coefficients_label_smoothing(x_y, u_label_smoothing, V, m0, la0):
     # Row scalars of the gradient.
     ly0 = x_y
     z0 = (m0 - ly0) + la0
     lam0 = tl.where(z0 > 0.0, la0 + dl.softplus(-z0), dl.softplus(z0) - (m0 - ly0))
-    grad_x_y = label_smoothing - label_smoothing / V - dl.sigmoid(z0)
+    grad_x_y = u_label_smoothing - dl.sigmoid(z0) - u_label_smoothing / V
     pinv0 = tl.where(la0 == float("-inf"), 0.0, dl.exp_accurate(-lam0))
     return grad_x_y, m0, pinv0
 
 
 @dl.jit
-def _gradient_label_smoothing(cols, y, x, x_y, label_smoothing, V, grad_x_y, m0, pinv0):
+def _gradient_label_smoothing(cols, y, x, x_y, u_label_smoothing, V, grad_x_y, m0, pinv0):
     # dloss/dx_j of one tile; the value at y is written, not added.
     t0 = x - m0
     e0 = tl.exp(t0)
     p0 = e0 * pinv0
-    grad_x = p0 - label_smoothing / V
+    grad_x = p0 - u_label_smoothing / V
     grad_x = tl.where(cols == y, grad_x_y, grad_x)
     return (grad_x,)
 
@@ -1194,7 +1203,7 @@ def _gradient_label_smoothing(cols, y, x, x_y, label_smoothing, V, grad_x_y, m0,
 def _forward_kernel_label_smoothing(
     logits,
     target,
-    label_smoothing,
+    u_label_smoothing,
     loss,
     saved,
     state,
@@ -1215,7 +1224,7 @@ def _forward_kernel_label_smoothing(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    label_smoothing = tl.full((), 0.0, tl.float32) + label_smoothing
+    u_label_smoothing = tl.full((), 0.0, tl.float32) + u_label_smoothing
     V = tl.full((), 0.0, tl.float32) + n_classes
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BLOCK), SPLITS) * BLOCK
@@ -1223,11 +1232,11 @@ def _forward_kernel_label_smoothing(
     stop = tl.minimum(start + class_share, n_classes)
     stop = tl.where(ignored, start, stop)  # ignored rows read nothing
     m0, a0, b0, b1 = _sweep_label_smoothing(
-        base, y, x_y, label_smoothing, V, start, stop, n_classes, BLOCK
+        base, y, x_y, u_label_smoothing, V, start, stop, n_classes, BLOCK
     )
     if SPLITS == 1:
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-        loss_row, la0 = _finish_label_smoothing(x_y, label_smoothing, V, m0, a0, b0, b1)
+        loss_row, la0 = _finish_label_smoothing(x_y, u_label_smoothing, V, m0, a0, b0, b1)
         loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
         tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
         tl.store(saved + 0 * n_rows + row, m0)
@@ -1244,7 +1253,7 @@ def _forward_kernel_label_smoothing(
 def _merge_kernel_label_smoothing(
     logits,
     target,
-    label_smoothing,
+    u_label_smoothing,
     loss,
     saved,
     state,
@@ -1264,7 +1273,7 @@ def _merge_kernel_label_smoothing(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    label_smoothing = tl.full((), 0.0, tl.float32) + label_smoothing
+    u_label_smoothing = tl.full((), 0.0, tl.float32) + u_label_smoothing
     V = tl.full((), 0.0, tl.float32) + n_classes
     m0 = tl.load(state + 0 * SPLITS * n_rows + row)
     a0 = tl.load(state + 1 * SPLITS * n_rows + row)
@@ -1278,7 +1287,7 @@ def _merge_kernel_label_smoothing(
         b1_b = tl.load(state + 3 * SPLITS * n_rows + at)
         m0, a0, b0, b1 = _merge_label_smoothing(m0, a0, b0, b1, m0_b, a0_b, b0_b, b1_b)
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0 = _finish_label_smoothing(x_y, label_smoothing, V, m0, a0, b0, b1)
+    loss_row, la0 = _finish_label_smoothing(x_y, u_label_smoothing, V, m0, a0, b0, b1)
     loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
     tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
     tl.store(saved + 0 * n_rows + row, m0)
@@ -1289,7 +1298,7 @@ def _merge_kernel_label_smoothing(
 def _backward_kernel_label_smoothing(
     logits,
     target,
-    label_smoothing,
+    u_label_smoothing,
     saved,
     grad_rows,
     grad_logits,
@@ -1310,17 +1319,19 @@ def _backward_kernel_label_smoothing(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    label_smoothing = tl.full((), 0.0, tl.float32) + label_smoothing
+    u_label_smoothing = tl.full((), 0.0, tl.float32) + u_label_smoothing
     V = tl.full((), 0.0, tl.float32) + n_classes
     g = tl.load(grad_rows + row * stride_grad_rows)
     g = tl.where(in_range | ignored, g, float("nan"))  # a target out of range is loud
     m0 = tl.load(saved + 0 * n_rows + row)
     la0 = tl.load(saved + 1 * n_rows + row)
-    grad_x_y, m0, pinv0 = _coefficients_label_smoothing(x_y, label_smoothing, V, m0, la0)
+    grad_x_y, m0, pinv0 = _coefficients_label_smoothing(x_y, u_label_smoothing, V, m0, la0)
     cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = cols < n_classes
     x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-    (grad_x,) = _gradient_label_smoothing(cols, y, x, x_y, label_smoothing, V, grad_x_y, m0, pinv0)
+    (grad_x,) = _gradient_label_smoothing(
+        cols, y, x, x_y, u_label_smoothing, V, grad_x_y, m0, pinv0
+    )
     grad_x = grad_x * g
     grad_x = tl.where(ignored, 0.0, grad_x)
     out = grad_logits + row * stride_grad + cols
@@ -1331,7 +1342,7 @@ def _backward_kernel_label_smoothing(
 def _fused_kernel_label_smoothing(
     logits,
     target,
-    label_smoothing,
+    u_label_smoothing,
     loss,
     grad_rows,
     grad_logits,
@@ -1354,7 +1365,7 @@ def _fused_kernel_label_smoothing(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    label_smoothing = tl.full((), 0.0, tl.float32) + label_smoothing
+    u_label_smoothing = tl.full((), 0.0, tl.float32) + u_label_smoothing
     V = tl.full((), 0.0, tl.float32) + n_classes
     g = tl.load(grad_rows + row * stride_grad_rows)
     g = tl.where(in_range | ignored, g, float("nan"))  # a target out of range is loud
@@ -1362,21 +1373,21 @@ def _fused_kernel_label_smoothing(
         cols = tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-        m0, a0, b0, b1 = _lift_label_smoothing(cols, inside, y, x, x_y, label_smoothing, V)
+        m0, a0, b0, b1 = _lift_label_smoothing(cols, inside, y, x, x_y, u_label_smoothing, V)
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
     else:
         stop = tl.where(ignored, 0, n_classes)
         m0, a0, b0, b1 = _sweep_label_smoothing(
-            base, y, x_y, label_smoothing, V, 0, stop, n_classes, BLOCK
+            base, y, x_y, u_label_smoothing, V, 0, stop, n_classes, BLOCK
         )
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0 = _finish_label_smoothing(x_y, label_smoothing, V, m0, a0, b0, b1)
+    loss_row, la0 = _finish_label_smoothing(x_y, u_label_smoothing, V, m0, a0, b0, b1)
     loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
     tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
-    grad_x_y, m0, pinv0 = _coefficients_label_smoothing(x_y, label_smoothing, V, m0, la0)
+    grad_x_y, m0, pinv0 = _coefficients_label_smoothing(x_y, u_label_smoothing, V, m0, la0)
     if ONE_TILE:
         (grad_x,) = _gradient_label_smoothing(
-            cols, y, x, x_y, label_smoothing, V, grad_x_y, m0, pinv0
+            cols, y, x, x_y, u_label_smoothing, V, grad_x_y, m0, pinv0
         )
         grad_x = grad_x * g
         grad_x = tl.where(ignored, 0.0, grad_x)
@@ -1388,7 +1399,7 @@ def _fused_kernel_label_smoothing(
             inside = cols < n_classes
             x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
             (grad_x,) = _gradient_label_smoothing(
-                cols, y, x, x_y, label_smoothing, V, grad_x_y, m0, pinv0
+                cols, y, x, x_y, u_label_smoothing, V, grad_x_y, m0, pinv0
             )
             tl.debug_barrier()  # the gradient may overwrite the logits: all of the tile is read
             grad_x = grad_x * g
@@ -1448,7 +1459,7 @@ def _tiled_sweep_kernel_label_smoothing(
     x_bias,
     source_row,
     target,
-    label_smoothing,
+    u_label_smoothing,
     at_y,
     x_cap,
     x_scale,
@@ -1475,7 +1486,7 @@ def _tiled_sweep_kernel_label_smoothing(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    label_smoothing = tl.full((), 0.0, tl.float32) + label_smoothing
+    u_label_smoothing = tl.full((), 0.0, tl.float32) + u_label_smoothing
     V = tl.full((), 0.0, tl.float32) + n_classes
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BV), SPLITS) * BV
@@ -1509,7 +1520,9 @@ def _tiled_sweep_kernel_label_smoothing(
         )
         cols = cols[None, :]
         inside = (cols < n_classes) & (row >= 0)
-        m0_b, a0_b, b0_b, b1_b = _lift_label_smoothing(cols, inside, y, x, x_y, label_smoothing, V)
+        m0_b, a0_b, b0_b, b1_b = _lift_label_smoothing(
+            cols, inside, y, x, x_y, u_label_smoothing, V
+        )
         m0, a0, b0, b1 = _merge_label_smoothing(m0, a0, b0, b1, m0_b, a0_b, b0_b, b1_b)
     tl.store(state + (0 * SPLITS + split) * n_rows + row, m0)
     tl.store(state + (1 * SPLITS + split) * n_rows + row, a0)
@@ -1524,7 +1537,7 @@ def _tiled_merge_kernel_label_smoothing(
     x_bias,
     source_row,
     target,
-    label_smoothing,
+    u_label_smoothing,
     at_y,
     x_cap,
     x_scale,
@@ -1546,7 +1559,7 @@ def _tiled_merge_kernel_label_smoothing(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    label_smoothing = tl.full((), 0.0, tl.float32) + label_smoothing
+    u_label_smoothing = tl.full((), 0.0, tl.float32) + u_label_smoothing
     V = tl.full((), 0.0, tl.float32) + n_classes
     m0 = tl.load(state + 0 * SPLITS * n_rows + row)
     a0 = tl.load(state + 1 * SPLITS * n_rows + row)
@@ -1563,7 +1576,7 @@ def _tiled_merge_kernel_label_smoothing(
     tl.store(row_merged + 2 * n_rows + row, b0)
     tl.store(row_merged + 3 * n_rows + row, b1)
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0 = _finish_label_smoothing(x_y, label_smoothing, V, m0, a0, b0, b1)
+    loss_row, la0 = _finish_label_smoothing(x_y, u_label_smoothing, V, m0, a0, b0, b1)
     tl.store(loss + 0 * n_rows + row, tl.where(in_range, loss_row, float("nan")))
     tl.store(saved + 0 * n_rows + row, m0)
     tl.store(saved + 1 * n_rows + row, la0)
@@ -1576,7 +1589,7 @@ def _tiled_row_kernel_label_smoothing(
     x_bias,
     source_row,
     target,
-    label_smoothing,
+    u_label_smoothing,
     at_y,
     x_cap,
     x_scale,
@@ -1597,11 +1610,11 @@ def _tiled_row_kernel_label_smoothing(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    label_smoothing = tl.full((), 0.0, tl.float32) + label_smoothing
+    u_label_smoothing = tl.full((), 0.0, tl.float32) + u_label_smoothing
     V = tl.full((), 0.0, tl.float32) + n_classes
     m0 = tl.load(saved + 0 * n_rows + row)
     la0 = tl.load(saved + 1 * n_rows + row)
-    grad_x_y, m0, pinv0 = _coefficients_label_smoothing(x_y, label_smoothing, V, m0, la0)
+    grad_x_y, m0, pinv0 = _coefficients_label_smoothing(x_y, u_label_smoothing, V, m0, la0)
     tl.store(row_coef + 0 * n_rows + row, grad_x_y)
     tl.store(row_coef + 1 * n_rows + row, m0)
     tl.store(row_coef + 2 * n_rows + row, pinv0)
@@ -1614,7 +1627,7 @@ def _tiled_gradient_label_smoothing(
     x_bias,
     source_row,
     target,
-    label_smoothing,
+    u_label_smoothing,
     at_y,
     x_cap,
     x_scale,
@@ -1646,7 +1659,7 @@ def _tiled_gradient_label_smoothing(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    label_smoothing = tl.full((), 0.0, tl.float32) + label_smoothing
+    u_label_smoothing = tl.full((), 0.0, tl.float32) + u_label_smoothing
     V = tl.full((), 0.0, tl.float32) + n_classes
     grad_x_y = tl.load(row_coef + 0 * n_rows + row)
     m0 = tl.load(row_coef + 1 * n_rows + row)
@@ -1674,7 +1687,9 @@ def _tiled_gradient_label_smoothing(
     )
     cols = cols[None, :]
     inside = (cols < n_classes) & (row >= 0)
-    (grad_x,) = _gradient_label_smoothing(cols, y, x, x_y, label_smoothing, V, grad_x_y, m0, pinv0)
+    (grad_x,) = _gradient_label_smoothing(
+        cols, y, x, x_y, u_label_smoothing, V, grad_x_y, m0, pinv0
+    )
     if SOURCE == 0:
         grad = tl.where(inside, grad_x, 0.0)
     tile_counts = 1
@@ -1697,7 +1712,7 @@ def _tiled_hidden_kernel_label_smoothing(
     x_bias,
     source_row,
     target,
-    label_smoothing,
+    u_label_smoothing,
     at_y,
     x_cap,
     x_scale,
@@ -1753,7 +1768,7 @@ def _tiled_hidden_kernel_label_smoothing(
                     x_bias,
                     source_row,
                     target,
-                    label_smoothing,
+                    u_label_smoothing,
                     at_y,
                     x_cap,
                     x_scale,
@@ -1818,7 +1833,7 @@ def _tiled_weight_kernel_label_smoothing(
     x_bias,
     source_row,
     target,
-    label_smoothing,
+    u_label_smoothing,
     at_y,
     x_cap,
     x_scale,
@@ -1880,7 +1895,7 @@ def _tiled_weight_kernel_label_smoothing(
                         x_bias,
                         source_row,
                         target,
-                        label_smoothing,
+                        u_label_smoothing,
                         at_y,
                         x_cap,
                         x_scale,
@@ -1953,7 +1968,7 @@ def _tiled_weight_kernel_label_smoothing(
             )
 
 
-def _torch_forward_label_smoothing(x, y, label_smoothing):
+def _torch_forward_label_smoothing(x, y, u_label_smoothing):
     """Loss [rows, outputs] and saved statistics [n_saved, rows] of a chunk of whole rows."""
     V = float(x.shape[1])
     x_y = x.gather(1, y)
@@ -1970,12 +1985,20 @@ def _torch_forward_label_smoothing(x, y, label_smoothing):
     z0 = (m0 - ly0) + la0
     lam0 = torch.where(z0 > 0.0, la0 + el.softplus(-z0), el.softplus(z0) - (m0 - ly0))
     T0 = b1 - lam0 * b0
-    w0 = el.softplus(z0)
-    loss = -label_smoothing * (T0 - w0) / V - w0 * (label_smoothing - 1.0)
+    zc0 = el.clip(z0, -3.0e38, 3.0e38)
+    w0 = el.softplus(zc0)
+    loss = -u_label_smoothing * (T0 - w0) / V - w0 * (u_label_smoothing - 1.0)
+    loss = torch.where(
+        (z0 != zc0),
+        torch.where(
+            (loss > 1.0e30), float("inf"), torch.where((loss < -1.0e30), -float("inf"), loss)
+        ),
+        loss,
+    )
     return loss, torch.cat([m0.to(x.dtype), la0.to(x.dtype)], 1).t()
 
 
-def _torch_backward_label_smoothing(x, y, label_smoothing, saved, g):
+def _torch_backward_label_smoothing(x, y, u_label_smoothing, saved, g):
     """g * dloss/dx [rows, V] for each stream of a chunk of whole rows, from what was saved."""
     V = float(x.shape[1])
     m0 = saved[0].unsqueeze(1)
@@ -1984,18 +2007,18 @@ def _torch_backward_label_smoothing(x, y, label_smoothing, saved, g):
     ly0 = x_y
     z0 = (m0 - ly0) + la0
     lam0 = torch.where(z0 > 0.0, la0 + el.softplus(-z0), el.softplus(z0) - (m0 - ly0))
-    grad_x_y = label_smoothing - label_smoothing / V - el.sigmoid(z0)
+    grad_x_y = u_label_smoothing - el.sigmoid(z0) - u_label_smoothing / V
     pinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0))
     t0 = x - m0
     e0 = t0.exp_()
     p0 = e0 * pinv0
-    grad_x = p0 - label_smoothing / V
+    grad_x = p0 - u_label_smoothing / V
     grad_x = grad_x.scatter(1, y, grad_x_y + torch.zeros_like(x_y))
     grad_x = grad_x.mul_(g)
     return (grad_x,)
 
 
-def _torch_fused_label_smoothing(x, y, label_smoothing, g):
+def _torch_fused_label_smoothing(x, y, u_label_smoothing, g):
     """Loss [rows, outputs] and g * dloss/dx [rows, V] for each stream while the chunk is in cache."""
     V = float(x.shape[1])
     x_y = x.gather(1, y)
@@ -2012,12 +2035,20 @@ def _torch_fused_label_smoothing(x, y, label_smoothing, g):
     z0 = (m0 - ly0) + la0
     lam0 = torch.where(z0 > 0.0, la0 + el.softplus(-z0), el.softplus(z0) - (m0 - ly0))
     T0 = b1 - lam0 * b0
-    w0 = el.softplus(z0)
-    loss = -label_smoothing * (T0 - w0) / V - w0 * (label_smoothing - 1.0)
-    grad_x_y = label_smoothing - label_smoothing / V - el.sigmoid(z0)
+    zc0 = el.clip(z0, -3.0e38, 3.0e38)
+    w0 = el.softplus(zc0)
+    loss = -u_label_smoothing * (T0 - w0) / V - w0 * (u_label_smoothing - 1.0)
+    loss = torch.where(
+        (z0 != zc0),
+        torch.where(
+            (loss > 1.0e30), float("inf"), torch.where((loss < -1.0e30), -float("inf"), loss)
+        ),
+        loss,
+    )
+    grad_x_y = u_label_smoothing - el.sigmoid(z0) - u_label_smoothing / V
     pinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0))
     p0 = e0 * pinv0
-    grad_x = p0 - label_smoothing / V
+    grad_x = p0 - u_label_smoothing / V
     grad_x = grad_x.scatter(1, y, grad_x_y + torch.zeros_like(x_y))
     grad_x = grad_x.mul_(g)
     return loss, (grad_x,)
@@ -2027,9 +2058,10 @@ _C_SOURCE_label_smoothing = r"""#include "row.h"
 
 /* Cross-entropy with label smoothing, z-loss, class weights, softcap and temperature, with
     label_smoothing
-     loss     = -(label_smoothing - 1)*softplus(z0) - label_smoothing*(T0 - softplus(z0))/V
-     dloss/dx = exp(logp0) - label_smoothing/V
-     dloss/dx_y = label_smoothing - sigmoid(z0) - label_smoothing/V
+     loss     = -u_label_smoothing*(T0 - softplus(z0))/V - (u_label_smoothing - 1)*softplus(z0)
+     dloss/dx = -u_label_smoothing/V + exp(logp0)
+     dloss/dx_y = u_label_smoothing - u_label_smoothing/V - sigmoid(z0)
+     names of the spec begin with u_: u_label_smoothing is its label_smoothing
      with l0_j = x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 = exp(l0_j
          - logsumexp_(j != y) l0_j)
      T0 = sum_(j != y) logp0 */
@@ -2189,7 +2221,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
     const int64_t own = (mode == BACKWARD ? 0 : 1 * padded) + 2 * width;
     if (own && !(scratch = aligned_alloc(ALIGNED, (size_t)own * sizeof(real)))) return 1;
     real *kept = scratch + 2 * width;
-    const double label_smoothing = call->parameter[0];
+    const double u_label_smoothing = call->parameter[0];
     const double V = (double)call->classes;
     for (int64_t row = start; row < stop; ++row) {
         real *grad_x_ptr = grad_row(call, 0, row, scratch + 1 * width);
@@ -2228,8 +2260,11 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             double z0 = m0 - ly0 + la0;
             double lam0 = (z0 > 0.0 ? la0 + f_softplus(-z0) : f_softplus(z0) - (m0 - ly0));
             double T0 = b1 - lam0 * b0;
-            double w0 = f_softplus(z0);
-            loss = -label_smoothing * (T0 - w0) / V - w0 * (label_smoothing - 1.0);
+            double zc0 = f_clamp(z0, 3e+38);
+            double w0 = f_softplus(zc0);
+            loss = -u_label_smoothing * (T0 - w0) / V - w0 * (u_label_smoothing - 1.0);
+            loss = (z0 != zc0 ? (loss > 1e+30 ? INFINITY : (loss < -1e+30 ? -(INFINITY) : loss)) :
+                loss);
             call->result[0 * call->rows + row] = (real)(in_range ? loss : NAN);
         } else {
             m0 = call->saved[0 * call->rows + row];
@@ -2245,10 +2280,10 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         double ly0 = x_y;
         double z0 = m0 - ly0 + la0;
         double lam0 = (z0 > 0.0 ? la0 + f_softplus(-z0) : f_softplus(z0) - (m0 - ly0));
-        double grad_x_y = label_smoothing - label_smoothing / V - f_sigmoid(z0);
+        double grad_x_y = u_label_smoothing - f_sigmoid(z0) - u_label_smoothing / V;
         double pinv0 = (la0 == -INFINITY ? 0.0 : f_exp(-lam0));
         {
-            const double same0 = label_smoothing / V;
+            const double same0 = u_label_smoothing / V;
             const int want = (grad_x_ptr ? 1 : 0);
             if (mode == FUSED) {
                 if (want == 1) gradient_label_smoothing_kept(x_ptr, n_classes, kept + 0 * padded,
@@ -2278,19 +2313,20 @@ int fused(const Call *call, int64_t start, int64_t stop) { return program(call, 
 # Cross-entropy with label smoothing, z-loss, class weights, softcap and temperature, with softcap
 #   loss     = softplus(z0)
 #   c0       = sigmoid(z0)
-#   dloss/dx = R0*c0*sech2(x/softcap)
-#   dloss/dx_y = -sech2(x_y/softcap)*sigmoid(z0)
-#   with l0_j = softcap(x, softcap), z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp
-#       l0, R0 = exp(l0_j - logsumexp_(j != y) l0_j)
+#   dloss/dx = R0*c0*sech2(x/u_softcap)
+#   dloss/dx_y = -sech2(x_y/u_softcap)*sigmoid(z0)
+#   names of the spec begin with u_: u_softcap is its softcap
+#   with l0_j = softcap(x, u_softcap), z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j -
+#       logsumexp l0, R0 = exp(l0_j - logsumexp_(j != y) l0_j)
 # ======================================================================================
 
 
 @dl.jit
-def _lift_softcap(cols, inside, y, x, x_y, softcap):
+def _lift_softcap(cols, inside, y, x, x_y, u_softcap):
     # State of one tile, relative to the tile's own maximum: M = sum of w * exp(kappa * t) * t^n
     # with t = l - m, over the classes other than the target.
     valid = inside & (cols != y)
-    l0 = tl.where(valid, dl.softcap(x, softcap), float("-inf"))
+    l0 = tl.where(valid, dl.softcap(x, u_softcap), float("-inf"))
     m0 = dl.row_max(l0)
     t0 = l0 - tl.where(m0 == float("-inf"), 0.0, m0)
     e0 = tl.exp(t0)
@@ -2311,7 +2347,7 @@ def _merge_softcap(m0_a, a0_a, m0_b, a0_b):
 
 
 @dl.jit
-def _sweep_softcap(base, y, x_y, softcap, start, stop, n_classes, BLOCK: tl.constexpr):
+def _sweep_softcap(base, y, x_y, u_softcap, start, stop, n_classes, BLOCK: tl.constexpr):
     # Online reduction of the classes start .. stop - 1: one read of each logit.
     m0 = tl.full((), float("-inf"), tl.float32)
     a0 = tl.full((), 0.0, tl.float32)
@@ -2319,40 +2355,40 @@ def _sweep_softcap(base, y, x_y, softcap, start, stop, n_classes, BLOCK: tl.cons
         cols = first_col + tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
-        m0_b, a0_b = _lift_softcap(cols, inside, y, x, x_y, softcap)
+        m0_b, a0_b = _lift_softcap(cols, inside, y, x, x_y, u_softcap)
         m0, a0 = _merge_softcap(m0, a0, m0_b, a0_b)
     return m0, a0
 
 
 @dl.jit
-def _finish_softcap(x_y, softcap, m0, a0):
+def _finish_softcap(x_y, u_softcap, m0, a0):
     # From the merged state to the results of the row, and the statistics that the gradient reads.
     la0 = dl.log_accurate(a0)
-    ly0 = dl.softcap(x_y, softcap)
+    ly0 = dl.softcap(x_y, u_softcap)
     z0 = (m0 - ly0) + la0
     loss = dl.softplus(z0)
     return loss, la0
 
 
 @dl.jit
-def _coefficients_softcap(x_y, softcap, m0, la0):
+def _coefficients_softcap(x_y, u_softcap, m0, la0):
     # Row scalars of the gradient.
-    ly0 = dl.softcap(x_y, softcap)
+    ly0 = dl.softcap(x_y, u_softcap)
     z0 = (m0 - ly0) + la0
     w0 = dl.sigmoid(z0)
     c0 = w0
-    grad_x_y = -w0 * dl.sech2(x_y / softcap)
+    grad_x_y = -w0 * dl.sech2(x_y / u_softcap)
     rinv0 = tl.where(la0 == float("-inf"), 0.0, dl.exp_accurate(-la0))
     return c0, grad_x_y, m0, rinv0
 
 
 @dl.jit
-def _gradient_softcap(cols, y, x, x_y, softcap, c0, grad_x_y, m0, rinv0):
+def _gradient_softcap(cols, y, x, x_y, u_softcap, c0, grad_x_y, m0, rinv0):
     # dloss/dx_j of one tile; the value at y is written, not added.
-    t0 = dl.softcap(x, softcap) - m0
+    t0 = dl.softcap(x, u_softcap) - m0
     e0 = tl.exp(t0)
     r0 = e0 * rinv0
-    grad_x = c0 * r0 * dl.sech2(x / softcap)
+    grad_x = c0 * r0 * dl.sech2(x / u_softcap)
     grad_x = tl.where(cols == y, grad_x_y, grad_x)
     return (grad_x,)
 
@@ -2361,7 +2397,7 @@ def _gradient_softcap(cols, y, x, x_y, softcap, c0, grad_x_y, m0, rinv0):
 def _forward_kernel_softcap(
     logits,
     target,
-    softcap,
+    u_softcap,
     loss,
     saved,
     state,
@@ -2382,16 +2418,16 @@ def _forward_kernel_softcap(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    softcap = tl.full((), 0.0, tl.float32) + softcap
+    u_softcap = tl.full((), 0.0, tl.float32) + u_softcap
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BLOCK), SPLITS) * BLOCK
     start = split * class_share
     stop = tl.minimum(start + class_share, n_classes)
     stop = tl.where(ignored, start, stop)  # ignored rows read nothing
-    m0, a0 = _sweep_softcap(base, y, x_y, softcap, start, stop, n_classes, BLOCK)
+    m0, a0 = _sweep_softcap(base, y, x_y, u_softcap, start, stop, n_classes, BLOCK)
     if SPLITS == 1:
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-        loss_row, la0 = _finish_softcap(x_y, softcap, m0, a0)
+        loss_row, la0 = _finish_softcap(x_y, u_softcap, m0, a0)
         loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
         tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
         tl.store(saved + 0 * n_rows + row, m0)
@@ -2406,7 +2442,7 @@ def _forward_kernel_softcap(
 def _merge_kernel_softcap(
     logits,
     target,
-    softcap,
+    u_softcap,
     loss,
     saved,
     state,
@@ -2426,7 +2462,7 @@ def _merge_kernel_softcap(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    softcap = tl.full((), 0.0, tl.float32) + softcap
+    u_softcap = tl.full((), 0.0, tl.float32) + u_softcap
     m0 = tl.load(state + 0 * SPLITS * n_rows + row)
     a0 = tl.load(state + 1 * SPLITS * n_rows + row)
     for split in range(1, SPLITS):
@@ -2435,7 +2471,7 @@ def _merge_kernel_softcap(
         a0_b = tl.load(state + 1 * SPLITS * n_rows + at)
         m0, a0 = _merge_softcap(m0, a0, m0_b, a0_b)
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0 = _finish_softcap(x_y, softcap, m0, a0)
+    loss_row, la0 = _finish_softcap(x_y, u_softcap, m0, a0)
     loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
     tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
     tl.store(saved + 0 * n_rows + row, m0)
@@ -2446,7 +2482,7 @@ def _merge_kernel_softcap(
 def _backward_kernel_softcap(
     logits,
     target,
-    softcap,
+    u_softcap,
     saved,
     grad_rows,
     grad_logits,
@@ -2467,16 +2503,16 @@ def _backward_kernel_softcap(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    softcap = tl.full((), 0.0, tl.float32) + softcap
+    u_softcap = tl.full((), 0.0, tl.float32) + u_softcap
     g = tl.load(grad_rows + row * stride_grad_rows)
     g = tl.where(in_range | ignored, g, float("nan"))  # a target out of range is loud
     m0 = tl.load(saved + 0 * n_rows + row)
     la0 = tl.load(saved + 1 * n_rows + row)
-    c0, grad_x_y, m0, rinv0 = _coefficients_softcap(x_y, softcap, m0, la0)
+    c0, grad_x_y, m0, rinv0 = _coefficients_softcap(x_y, u_softcap, m0, la0)
     cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = cols < n_classes
     x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-    (grad_x,) = _gradient_softcap(cols, y, x, x_y, softcap, c0, grad_x_y, m0, rinv0)
+    (grad_x,) = _gradient_softcap(cols, y, x, x_y, u_softcap, c0, grad_x_y, m0, rinv0)
     grad_x = grad_x * g
     grad_x = tl.where(ignored, 0.0, grad_x)
     out = grad_logits + row * stride_grad + cols
@@ -2487,7 +2523,7 @@ def _backward_kernel_softcap(
 def _fused_kernel_softcap(
     logits,
     target,
-    softcap,
+    u_softcap,
     loss,
     grad_rows,
     grad_logits,
@@ -2510,25 +2546,25 @@ def _fused_kernel_softcap(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    softcap = tl.full((), 0.0, tl.float32) + softcap
+    u_softcap = tl.full((), 0.0, tl.float32) + u_softcap
     g = tl.load(grad_rows + row * stride_grad_rows)
     g = tl.where(in_range | ignored, g, float("nan"))  # a target out of range is loud
     if ONE_TILE:
         cols = tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-        m0, a0 = _lift_softcap(cols, inside, y, x, x_y, softcap)
+        m0, a0 = _lift_softcap(cols, inside, y, x, x_y, u_softcap)
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
     else:
         stop = tl.where(ignored, 0, n_classes)
-        m0, a0 = _sweep_softcap(base, y, x_y, softcap, 0, stop, n_classes, BLOCK)
+        m0, a0 = _sweep_softcap(base, y, x_y, u_softcap, 0, stop, n_classes, BLOCK)
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0 = _finish_softcap(x_y, softcap, m0, a0)
+    loss_row, la0 = _finish_softcap(x_y, u_softcap, m0, a0)
     loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
     tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
-    c0, grad_x_y, m0, rinv0 = _coefficients_softcap(x_y, softcap, m0, la0)
+    c0, grad_x_y, m0, rinv0 = _coefficients_softcap(x_y, u_softcap, m0, la0)
     if ONE_TILE:
-        (grad_x,) = _gradient_softcap(cols, y, x, x_y, softcap, c0, grad_x_y, m0, rinv0)
+        (grad_x,) = _gradient_softcap(cols, y, x, x_y, u_softcap, c0, grad_x_y, m0, rinv0)
         grad_x = grad_x * g
         grad_x = tl.where(ignored, 0.0, grad_x)
         out = grad_logits + row * stride_grad + cols
@@ -2538,7 +2574,7 @@ def _fused_kernel_softcap(
             cols = first_col + tl.arange(0, BLOCK)
             inside = cols < n_classes
             x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-            (grad_x,) = _gradient_softcap(cols, y, x, x_y, softcap, c0, grad_x_y, m0, rinv0)
+            (grad_x,) = _gradient_softcap(cols, y, x, x_y, u_softcap, c0, grad_x_y, m0, rinv0)
             tl.debug_barrier()  # the gradient may overwrite the logits: all of the tile is read
             grad_x = grad_x * g
             grad_x = tl.where(ignored, 0.0, grad_x)
@@ -2597,7 +2633,7 @@ def _tiled_sweep_kernel_softcap(
     x_bias,
     source_row,
     target,
-    softcap,
+    u_softcap,
     at_y,
     x_cap,
     x_scale,
@@ -2624,7 +2660,7 @@ def _tiled_sweep_kernel_softcap(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    softcap = tl.full((), 0.0, tl.float32) + softcap
+    u_softcap = tl.full((), 0.0, tl.float32) + u_softcap
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BV), SPLITS) * BV
     start = split * class_share
@@ -2655,7 +2691,7 @@ def _tiled_sweep_kernel_softcap(
         )
         cols = cols[None, :]
         inside = (cols < n_classes) & (row >= 0)
-        m0_b, a0_b = _lift_softcap(cols, inside, y, x, x_y, softcap)
+        m0_b, a0_b = _lift_softcap(cols, inside, y, x, x_y, u_softcap)
         m0, a0 = _merge_softcap(m0, a0, m0_b, a0_b)
     tl.store(state + (0 * SPLITS + split) * n_rows + row, m0)
     tl.store(state + (1 * SPLITS + split) * n_rows + row, a0)
@@ -2668,7 +2704,7 @@ def _tiled_merge_kernel_softcap(
     x_bias,
     source_row,
     target,
-    softcap,
+    u_softcap,
     at_y,
     x_cap,
     x_scale,
@@ -2690,7 +2726,7 @@ def _tiled_merge_kernel_softcap(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    softcap = tl.full((), 0.0, tl.float32) + softcap
+    u_softcap = tl.full((), 0.0, tl.float32) + u_softcap
     m0 = tl.load(state + 0 * SPLITS * n_rows + row)
     a0 = tl.load(state + 1 * SPLITS * n_rows + row)
     for split in range(1, SPLITS):
@@ -2700,7 +2736,7 @@ def _tiled_merge_kernel_softcap(
     tl.store(row_merged + 0 * n_rows + row, m0)
     tl.store(row_merged + 1 * n_rows + row, a0)
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0 = _finish_softcap(x_y, softcap, m0, a0)
+    loss_row, la0 = _finish_softcap(x_y, u_softcap, m0, a0)
     tl.store(loss + 0 * n_rows + row, tl.where(in_range, loss_row, float("nan")))
     tl.store(saved + 0 * n_rows + row, m0)
     tl.store(saved + 1 * n_rows + row, la0)
@@ -2713,7 +2749,7 @@ def _tiled_row_kernel_softcap(
     x_bias,
     source_row,
     target,
-    softcap,
+    u_softcap,
     at_y,
     x_cap,
     x_scale,
@@ -2734,10 +2770,10 @@ def _tiled_row_kernel_softcap(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    softcap = tl.full((), 0.0, tl.float32) + softcap
+    u_softcap = tl.full((), 0.0, tl.float32) + u_softcap
     m0 = tl.load(saved + 0 * n_rows + row)
     la0 = tl.load(saved + 1 * n_rows + row)
-    c0, grad_x_y, m0, rinv0 = _coefficients_softcap(x_y, softcap, m0, la0)
+    c0, grad_x_y, m0, rinv0 = _coefficients_softcap(x_y, u_softcap, m0, la0)
     tl.store(row_coef + 0 * n_rows + row, c0)
     tl.store(row_coef + 1 * n_rows + row, grad_x_y)
     tl.store(row_coef + 2 * n_rows + row, m0)
@@ -2751,7 +2787,7 @@ def _tiled_gradient_softcap(
     x_bias,
     source_row,
     target,
-    softcap,
+    u_softcap,
     at_y,
     x_cap,
     x_scale,
@@ -2783,7 +2819,7 @@ def _tiled_gradient_softcap(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    softcap = tl.full((), 0.0, tl.float32) + softcap
+    u_softcap = tl.full((), 0.0, tl.float32) + u_softcap
     c0 = tl.load(row_coef + 0 * n_rows + row)
     grad_x_y = tl.load(row_coef + 1 * n_rows + row)
     m0 = tl.load(row_coef + 2 * n_rows + row)
@@ -2811,7 +2847,7 @@ def _tiled_gradient_softcap(
     )
     cols = cols[None, :]
     inside = (cols < n_classes) & (row >= 0)
-    (grad_x,) = _gradient_softcap(cols, y, x, x_y, softcap, c0, grad_x_y, m0, rinv0)
+    (grad_x,) = _gradient_softcap(cols, y, x, x_y, u_softcap, c0, grad_x_y, m0, rinv0)
     if SOURCE == 0:
         grad = tl.where(inside, grad_x, 0.0)
     tile_counts = 1
@@ -2834,7 +2870,7 @@ def _tiled_hidden_kernel_softcap(
     x_bias,
     source_row,
     target,
-    softcap,
+    u_softcap,
     at_y,
     x_cap,
     x_scale,
@@ -2890,7 +2926,7 @@ def _tiled_hidden_kernel_softcap(
                     x_bias,
                     source_row,
                     target,
-                    softcap,
+                    u_softcap,
                     at_y,
                     x_cap,
                     x_scale,
@@ -2955,7 +2991,7 @@ def _tiled_weight_kernel_softcap(
     x_bias,
     source_row,
     target,
-    softcap,
+    u_softcap,
     at_y,
     x_cap,
     x_scale,
@@ -3017,7 +3053,7 @@ def _tiled_weight_kernel_softcap(
                         x_bias,
                         source_row,
                         target,
-                        softcap,
+                        u_softcap,
                         at_y,
                         x_cap,
                         x_scale,
@@ -3090,61 +3126,61 @@ def _tiled_weight_kernel_softcap(
             )
 
 
-def _torch_forward_softcap(x, y, softcap):
+def _torch_forward_softcap(x, y, u_softcap):
     """Loss [rows, outputs] and saved statistics [n_saved, rows] of a chunk of whole rows."""
     x_y = x.gather(1, y)
-    l0 = (el.softcap(x, softcap)).scatter_(1, y, float("-inf"))
+    l0 = (el.softcap(x, u_softcap)).scatter_(1, y, float("-inf"))
     m0 = l0.amax(1, keepdim=True)
     m0 = torch.where(m0 == float("-inf"), 0.0, m0)
     t0 = l0.sub_(m0)
     e0 = t0.exp_()
     a0 = e0.sum(1, keepdim=True)
     la0 = el.log(a0)
-    ly0 = el.softcap(x_y, softcap)
+    ly0 = el.softcap(x_y, u_softcap)
     z0 = (m0 - ly0) + la0
     loss = el.softplus(z0)
     return loss, torch.cat([m0.to(x.dtype), la0.to(x.dtype)], 1).t()
 
 
-def _torch_backward_softcap(x, y, softcap, saved, g):
+def _torch_backward_softcap(x, y, u_softcap, saved, g):
     """g * dloss/dx [rows, V] for each stream of a chunk of whole rows, from what was saved."""
     m0 = saved[0].unsqueeze(1)
     la0 = saved[1].unsqueeze(1)
     x_y = x.gather(1, y)
-    ly0 = el.softcap(x_y, softcap)
+    ly0 = el.softcap(x_y, u_softcap)
     z0 = (m0 - ly0) + la0
     w0 = el.sigmoid(z0)
     c0 = w0
-    grad_x_y = -w0 * el.sech2(x_y / softcap)
+    grad_x_y = -w0 * el.sech2(x_y / u_softcap)
     rinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-la0))
-    t0 = el.softcap(x, softcap) - m0
+    t0 = el.softcap(x, u_softcap) - m0
     e0 = t0.exp_()
     r0 = e0 * rinv0
-    grad_x = c0 * r0 * el.sech2(x / softcap)
+    grad_x = c0 * r0 * el.sech2(x / u_softcap)
     grad_x = grad_x.scatter(1, y, grad_x_y + torch.zeros_like(x_y))
     grad_x = grad_x.mul_(g)
     return (grad_x,)
 
 
-def _torch_fused_softcap(x, y, softcap, g):
+def _torch_fused_softcap(x, y, u_softcap, g):
     """Loss [rows, outputs] and g * dloss/dx [rows, V] for each stream while the chunk is in cache."""
     x_y = x.gather(1, y)
-    l0 = (el.softcap(x, softcap)).scatter_(1, y, float("-inf"))
+    l0 = (el.softcap(x, u_softcap)).scatter_(1, y, float("-inf"))
     m0 = l0.amax(1, keepdim=True)
     m0 = torch.where(m0 == float("-inf"), 0.0, m0)
     t0 = l0.sub_(m0)
     e0 = t0.exp_()
     a0 = e0.sum(1, keepdim=True)
     la0 = el.log(a0)
-    ly0 = el.softcap(x_y, softcap)
+    ly0 = el.softcap(x_y, u_softcap)
     z0 = (m0 - ly0) + la0
     loss = el.softplus(z0)
     w0 = el.sigmoid(z0)
     c0 = w0
-    grad_x_y = -w0 * el.sech2(x_y / softcap)
+    grad_x_y = -w0 * el.sech2(x_y / u_softcap)
     rinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-la0))
     r0 = e0 * rinv0
-    grad_x = c0 * r0 * el.sech2(x / softcap)
+    grad_x = c0 * r0 * el.sech2(x / u_softcap)
     grad_x = grad_x.scatter(1, y, grad_x_y + torch.zeros_like(x_y))
     grad_x = grad_x.mul_(g)
     return loss, (grad_x,)
@@ -3155,23 +3191,24 @@ _C_SOURCE_softcap = r"""#include "row.h"
 /* Cross-entropy with label smoothing, z-loss, class weights, softcap and temperature, with softcap
      loss     = softplus(z0)
      c0       = sigmoid(z0)
-     dloss/dx = R0*c0*sech2(x/softcap)
-     dloss/dx_y = -sech2(x_y/softcap)*sigmoid(z0)
-     with l0_j = softcap(x, softcap), z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp
-         l0, R0 = exp(l0_j - logsumexp_(j != y) l0_j) */
+     dloss/dx = R0*c0*sech2(x/u_softcap)
+     dloss/dx_y = -sech2(x_y/u_softcap)*sigmoid(z0)
+     names of the spec begin with u_: u_softcap is its softcap
+     with l0_j = softcap(x, u_softcap), z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j -
+         logsumexp l0, R0 = exp(l0_j - logsumexp_(j != y) l0_j) */
 
 static inline __attribute__((always_inline)) void lift_softcap_1_class(const int cols, const real
-    *x_ptr, real *kept0_ptr, const real softcap, const int y, real *reduced0) {
+    *x_ptr, real *kept0_ptr, const real u_softcap, const int y, real *reduced0) {
     const real x = x_ptr[cols];
     const int valid = cols != y;
-    const real kept0 = f_softcap(x, softcap);
+    const real kept0 = f_softcap(x, u_softcap);
     const real l0 = (valid ? kept0 : -INFINITY);
     kept0_ptr[cols] = kept0;
     *reduced0 = l0;
 }
 
 static void lift_softcap_1(const real *x_ptr, const int n_classes, real *kept0_ptr, const real
-    softcap, const int y, double *out) {
+    u_softcap, const int y, double *out) {
     double reduced0_row[PARTS];
     for (int part = 0; part < PARTS; ++part) {
         reduced0_row[part] = -INFINITY;
@@ -3186,12 +3223,12 @@ static void lift_softcap_1(const real *x_ptr, const int n_classes, real *kept0_p
         for (; cols + LANES <= stop; cols += LANES) {
 #pragma GCC ivdep
             for (int lane = 0; lane < LANES; ++lane) {
-                lift_softcap_1_class(cols + lane, x_ptr, kept0_ptr, softcap, y, &reduced0_class);
+                lift_softcap_1_class(cols + lane, x_ptr, kept0_ptr, u_softcap, y, &reduced0_class);
                 reduced0[lane] = reduced0_class > reduced0[lane] ? reduced0_class : reduced0[lane];
             }
         }
         for (; cols < stop; ++cols) {
-            lift_softcap_1_class(cols, x_ptr, kept0_ptr, softcap, y, &reduced0_class);
+            lift_softcap_1_class(cols, x_ptr, kept0_ptr, u_softcap, y, &reduced0_class);
             reduced0[0] = reduced0_class > reduced0[0] ? reduced0_class : reduced0[0];
         }
         /* Without a whole vector in the block, all is in the first lane. */
@@ -3261,21 +3298,21 @@ static inline __attribute__((always_inline)) void lift_softcap_2(const real *x_p
 }
 
 static inline __attribute__((always_inline)) void gradient_softcap(const real *x_ptr, const int
-    n_classes, const real c0, const real m0, const real rinv0, const real softcap, const real g,
+    n_classes, const real c0, const real m0, const real rinv0, const real u_softcap, const real g,
     real *grad_x_ptr, const int want) {
 #pragma GCC ivdep
     for (int cols = 0; cols < n_classes; ++cols) {
         const real x = x_ptr[cols];
-        const real t0 = f_softcap(x, softcap) - m0;
+        const real t0 = f_softcap(x, u_softcap) - m0;
         const real e0 = f_exp_below(t0);
         const real r0 = e0 * rinv0;
-        const real grad_x = c0 * r0 * f_sech2(x / softcap);
+        const real grad_x = c0 * r0 * f_sech2(x / u_softcap);
         if (want & 1) grad_x_ptr[cols] = grad_x * g;
     }
 }
 
 static inline __attribute__((always_inline)) void gradient_softcap_kept(const real *x_ptr, const int
-    n_classes, const real *kept1_ptr, const real c0, const real rinv0, const real softcap, const
+    n_classes, const real *kept1_ptr, const real c0, const real rinv0, const real u_softcap, const
     real g, real *grad_x_ptr, const int want) {
 #pragma GCC ivdep
     for (int cols = 0; cols < n_classes; ++cols) {
@@ -3283,7 +3320,7 @@ static inline __attribute__((always_inline)) void gradient_softcap_kept(const re
         const real kept1 = kept1_ptr[cols];
         const real e0 = kept1;
         const real r0 = e0 * rinv0;
-        const real grad_x = c0 * r0 * f_sech2(x / softcap);
+        const real grad_x = c0 * r0 * f_sech2(x / u_softcap);
         if (want & 1) grad_x_ptr[cols] = grad_x * g;
     }
 }
@@ -3296,7 +3333,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
     const int64_t own = (mode == BACKWARD ? 0 : 1 * padded) + 2 * width;
     if (own && !(scratch = aligned_alloc(ALIGNED, (size_t)own * sizeof(real)))) return 1;
     real *kept = scratch + 2 * width;
-    const double softcap = call->parameter[0];
+    const double u_softcap = call->parameter[0];
     for (int64_t row = start; row < stop; ++row) {
         real *grad_x_ptr = grad_row(call, 0, row, scratch + 1 * width);
         const int64_t target = call->target[row * call->target_stride];
@@ -3315,7 +3352,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         if (mode != BACKWARD) {
             {
                 double out[1];
-                lift_softcap_1(x_ptr, n_classes, kept + 0 * padded, softcap, y, out);
+                lift_softcap_1(x_ptr, n_classes, kept + 0 * padded, u_softcap, y, out);
                 const double reduced0 = out[0];
                 m0 = reduced0;
                 const double same0 = (m0 == -INFINITY ? 0.0 : m0);
@@ -3326,7 +3363,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             }
             m0 = (m0 == -INFINITY ? 0.0 : m0);
             la0 = f_log(a0);
-            double ly0 = f_softcap(x_y, softcap);
+            double ly0 = f_softcap(x_y, u_softcap);
             double z0 = m0 - ly0 + la0;
             loss = f_softplus(z0);
             call->result[0 * call->rows + row] = (real)(in_range ? loss : NAN);
@@ -3341,19 +3378,19 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         }
         g = in_range ? call->grad_rows[0 * call->grad_outputs_stride + row * call->grad_rows_stride]
             : NAN;
-        double ly0 = f_softcap(x_y, softcap);
+        double ly0 = f_softcap(x_y, u_softcap);
         double z0 = m0 - ly0 + la0;
         double w0 = f_sigmoid(z0);
         double c0 = w0;
-        double grad_x_y = -w0 * f_sech2(x_y / softcap);
+        double grad_x_y = -w0 * f_sech2(x_y / u_softcap);
         double rinv0 = (la0 == -INFINITY ? 0.0 : f_exp(-la0));
         {
             const int want = (grad_x_ptr ? 1 : 0);
             if (mode == FUSED) {
                 if (want == 1) gradient_softcap_kept(x_ptr, n_classes, kept + 0 * padded, c0, rinv0,
-                    softcap, (real)g, grad_x_ptr, 1);
+                    u_softcap, (real)g, grad_x_ptr, 1);
             } else {
-                if (want == 1) gradient_softcap(x_ptr, n_classes, c0, m0, rinv0, softcap, (real)g,
+                if (want == 1) gradient_softcap(x_ptr, n_classes, c0, m0, rinv0, u_softcap, (real)g,
                     grad_x_ptr, 1);
             }
         }
@@ -3375,17 +3412,18 @@ int fused(const Call *call, int64_t start, int64_t stop) { return program(call, 
 
 # ======================================================================================
 # Cross-entropy with label smoothing, z-loss, class weights, softcap and temperature, with weight
-#   loss     = weight_y*softplus(z0)
-#   c0       = weight_y*sigmoid(z0)
+#   loss     = u_weight_y*softplus(z0)
+#   c0       = u_weight_y*sigmoid(z0)
 #   dloss/dx = R0*c0
-#   dloss/dx_y = -weight_y*sigmoid(z0)
+#   dloss/dx_y = -u_weight_y*sigmoid(z0)
+#   names of the spec begin with u_: u_weight_y is its weight_y
 #   with l0_j = x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 = exp(l0_j
 #       - logsumexp_(j != y) l0_j)
 # ======================================================================================
 
 
 @dl.jit
-def _lift_weight(cols, inside, y, x, weight, x_y, weight_y):
+def _lift_weight(cols, inside, y, x, u_weight, x_y, u_weight_y):
     # State of one tile, relative to the tile's own maximum: M = sum of w * exp(kappa * t) * t^n
     # with t = l - m, over the classes other than the target.
     valid = inside & (cols != y)
@@ -3410,7 +3448,9 @@ def _merge_weight(m0_a, a0_a, m0_b, a0_b):
 
 
 @dl.jit
-def _sweep_weight(base, weight_ptr, y, x_y, weight_y, start, stop, n_classes, BLOCK: tl.constexpr):
+def _sweep_weight(
+    base, u_weight_ptr, y, x_y, u_weight_y, start, stop, n_classes, BLOCK: tl.constexpr
+):
     # Online reduction of the classes start .. stop - 1: one read of each logit.
     m0 = tl.full((), float("-inf"), tl.float32)
     a0 = tl.full((), 0.0, tl.float32)
@@ -3418,35 +3458,35 @@ def _sweep_weight(base, weight_ptr, y, x_y, weight_y, start, stop, n_classes, BL
         cols = first_col + tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
-        weight = tl.load(weight_ptr + cols, mask=inside, other=0.0).to(tl.float32)
-        m0_b, a0_b = _lift_weight(cols, inside, y, x, weight, x_y, weight_y)
+        u_weight = tl.load(u_weight_ptr + cols, mask=inside, other=0.0).to(tl.float32)
+        m0_b, a0_b = _lift_weight(cols, inside, y, x, u_weight, x_y, u_weight_y)
         m0, a0 = _merge_weight(m0, a0, m0_b, a0_b)
     return m0, a0
 
 
 @dl.jit
-def _finish_weight(x_y, weight_y, m0, a0):
+def _finish_weight(x_y, u_weight_y, m0, a0):
     # From the merged state to the results of the row, and the statistics that the gradient reads.
     la0 = dl.log_accurate(a0)
     ly0 = x_y
     z0 = (m0 - ly0) + la0
-    loss = weight_y * dl.softplus(z0)
+    loss = u_weight_y * dl.softplus(z0)
     return loss, la0
 
 
 @dl.jit
-def _coefficients_weight(x_y, weight_y, m0, la0):
+def _coefficients_weight(x_y, u_weight_y, m0, la0):
     # Row scalars of the gradient.
     ly0 = x_y
     z0 = (m0 - ly0) + la0
-    c0 = weight_y * dl.sigmoid(z0)
+    c0 = u_weight_y * dl.sigmoid(z0)
     grad_x_y = -c0
     rinv0 = tl.where(la0 == float("-inf"), 0.0, dl.exp_accurate(-la0))
     return c0, grad_x_y, m0, rinv0
 
 
 @dl.jit
-def _gradient_weight(cols, y, x, weight, x_y, weight_y, c0, grad_x_y, m0, rinv0):
+def _gradient_weight(cols, y, x, u_weight, x_y, u_weight_y, c0, grad_x_y, m0, rinv0):
     # dloss/dx_j of one tile; the value at y is written, not added.
     t0 = x - m0
     e0 = tl.exp(t0)
@@ -3460,7 +3500,7 @@ def _gradient_weight(cols, y, x, weight, x_y, weight_y, c0, grad_x_y, m0, rinv0)
 def _forward_kernel_weight(
     logits,
     target,
-    weight_ptr,
+    u_weight_ptr,
     loss,
     saved,
     state,
@@ -3481,16 +3521,16 @@ def _forward_kernel_weight(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    weight_y = tl.load(weight_ptr + y).to(tl.float32)
+    u_weight_y = tl.load(u_weight_ptr + y).to(tl.float32)
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BLOCK), SPLITS) * BLOCK
     start = split * class_share
     stop = tl.minimum(start + class_share, n_classes)
     stop = tl.where(ignored, start, stop)  # ignored rows read nothing
-    m0, a0 = _sweep_weight(base, weight_ptr, y, x_y, weight_y, start, stop, n_classes, BLOCK)
+    m0, a0 = _sweep_weight(base, u_weight_ptr, y, x_y, u_weight_y, start, stop, n_classes, BLOCK)
     if SPLITS == 1:
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-        loss_row, la0 = _finish_weight(x_y, weight_y, m0, a0)
+        loss_row, la0 = _finish_weight(x_y, u_weight_y, m0, a0)
         loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
         tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
         tl.store(saved + 0 * n_rows + row, m0)
@@ -3505,7 +3545,7 @@ def _forward_kernel_weight(
 def _merge_kernel_weight(
     logits,
     target,
-    weight_ptr,
+    u_weight_ptr,
     loss,
     saved,
     state,
@@ -3525,7 +3565,7 @@ def _merge_kernel_weight(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    weight_y = tl.load(weight_ptr + y).to(tl.float32)
+    u_weight_y = tl.load(u_weight_ptr + y).to(tl.float32)
     m0 = tl.load(state + 0 * SPLITS * n_rows + row)
     a0 = tl.load(state + 1 * SPLITS * n_rows + row)
     for split in range(1, SPLITS):
@@ -3534,7 +3574,7 @@ def _merge_kernel_weight(
         a0_b = tl.load(state + 1 * SPLITS * n_rows + at)
         m0, a0 = _merge_weight(m0, a0, m0_b, a0_b)
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0 = _finish_weight(x_y, weight_y, m0, a0)
+    loss_row, la0 = _finish_weight(x_y, u_weight_y, m0, a0)
     loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
     tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
     tl.store(saved + 0 * n_rows + row, m0)
@@ -3545,7 +3585,7 @@ def _merge_kernel_weight(
 def _backward_kernel_weight(
     logits,
     target,
-    weight_ptr,
+    u_weight_ptr,
     saved,
     grad_rows,
     grad_logits,
@@ -3566,17 +3606,17 @@ def _backward_kernel_weight(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    weight_y = tl.load(weight_ptr + y).to(tl.float32)
+    u_weight_y = tl.load(u_weight_ptr + y).to(tl.float32)
     g = tl.load(grad_rows + row * stride_grad_rows)
     g = tl.where(in_range | ignored, g, float("nan"))  # a target out of range is loud
     m0 = tl.load(saved + 0 * n_rows + row)
     la0 = tl.load(saved + 1 * n_rows + row)
-    c0, grad_x_y, m0, rinv0 = _coefficients_weight(x_y, weight_y, m0, la0)
+    c0, grad_x_y, m0, rinv0 = _coefficients_weight(x_y, u_weight_y, m0, la0)
     cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = cols < n_classes
     x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-    weight = tl.load(weight_ptr + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-    (grad_x,) = _gradient_weight(cols, y, x, weight, x_y, weight_y, c0, grad_x_y, m0, rinv0)
+    u_weight = tl.load(u_weight_ptr + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
+    (grad_x,) = _gradient_weight(cols, y, x, u_weight, x_y, u_weight_y, c0, grad_x_y, m0, rinv0)
     grad_x = grad_x * g
     grad_x = tl.where(ignored, 0.0, grad_x)
     out = grad_logits + row * stride_grad + cols
@@ -3587,7 +3627,7 @@ def _backward_kernel_weight(
 def _fused_kernel_weight(
     logits,
     target,
-    weight_ptr,
+    u_weight_ptr,
     loss,
     grad_rows,
     grad_logits,
@@ -3610,26 +3650,26 @@ def _fused_kernel_weight(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    weight_y = tl.load(weight_ptr + y).to(tl.float32)
+    u_weight_y = tl.load(u_weight_ptr + y).to(tl.float32)
     g = tl.load(grad_rows + row * stride_grad_rows)
     g = tl.where(in_range | ignored, g, float("nan"))  # a target out of range is loud
     if ONE_TILE:
         cols = tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-        weight = tl.load(weight_ptr + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-        m0, a0 = _lift_weight(cols, inside, y, x, weight, x_y, weight_y)
+        u_weight = tl.load(u_weight_ptr + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
+        m0, a0 = _lift_weight(cols, inside, y, x, u_weight, x_y, u_weight_y)
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
     else:
         stop = tl.where(ignored, 0, n_classes)
-        m0, a0 = _sweep_weight(base, weight_ptr, y, x_y, weight_y, 0, stop, n_classes, BLOCK)
+        m0, a0 = _sweep_weight(base, u_weight_ptr, y, x_y, u_weight_y, 0, stop, n_classes, BLOCK)
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0 = _finish_weight(x_y, weight_y, m0, a0)
+    loss_row, la0 = _finish_weight(x_y, u_weight_y, m0, a0)
     loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
     tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
-    c0, grad_x_y, m0, rinv0 = _coefficients_weight(x_y, weight_y, m0, la0)
+    c0, grad_x_y, m0, rinv0 = _coefficients_weight(x_y, u_weight_y, m0, la0)
     if ONE_TILE:
-        (grad_x,) = _gradient_weight(cols, y, x, weight, x_y, weight_y, c0, grad_x_y, m0, rinv0)
+        (grad_x,) = _gradient_weight(cols, y, x, u_weight, x_y, u_weight_y, c0, grad_x_y, m0, rinv0)
         grad_x = grad_x * g
         grad_x = tl.where(ignored, 0.0, grad_x)
         out = grad_logits + row * stride_grad + cols
@@ -3639,8 +3679,12 @@ def _fused_kernel_weight(
             cols = first_col + tl.arange(0, BLOCK)
             inside = cols < n_classes
             x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-            weight = tl.load(weight_ptr + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-            (grad_x,) = _gradient_weight(cols, y, x, weight, x_y, weight_y, c0, grad_x_y, m0, rinv0)
+            u_weight = tl.load(u_weight_ptr + cols, mask=inside & ~ignored, other=0.0).to(
+                tl.float32
+            )
+            (grad_x,) = _gradient_weight(
+                cols, y, x, u_weight, x_y, u_weight_y, c0, grad_x_y, m0, rinv0
+            )
             tl.debug_barrier()  # the gradient may overwrite the logits: all of the tile is read
             grad_x = grad_x * g
             grad_x = tl.where(ignored, 0.0, grad_x)
@@ -3653,7 +3697,7 @@ def _tile_weight(
     x_hidden,
     x_weight,
     x_bias,
-    weight_ptr,
+    u_weight_ptr,
     row_at,
     cols,
     x_cap,
@@ -3690,8 +3734,8 @@ def _tile_weight(
         x_scale,
         CAPPED,
     )
-    weight = tl.load(weight_ptr + cols).to(tl.float32)[None, :]
-    return x, cap_slope, weight
+    u_weight = tl.load(u_weight_ptr + cols).to(tl.float32)[None, :]
+    return x, cap_slope, u_weight
 
 
 @dl.jit
@@ -3701,7 +3745,7 @@ def _tiled_sweep_kernel_weight(
     x_bias,
     source_row,
     target,
-    weight_ptr,
+    u_weight_ptr,
     at_y,
     x_cap,
     x_scale,
@@ -3728,7 +3772,7 @@ def _tiled_sweep_kernel_weight(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    weight_y = tl.load(weight_ptr + y).to(tl.float32)
+    u_weight_y = tl.load(u_weight_ptr + y).to(tl.float32)
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BV), SPLITS) * BV
     start = split * class_share
@@ -3738,11 +3782,11 @@ def _tiled_sweep_kernel_weight(
     for first_col in range(start, stop, BV):
         row_at = tl.load(source_row + row)
         cols = first_col + tl.arange(0, BV)
-        x, cap_slope, weight = _tile_weight(
+        x, cap_slope, u_weight = _tile_weight(
             x_hidden,
             x_weight,
             x_bias,
-            weight_ptr,
+            u_weight_ptr,
             row_at,
             cols,
             x_cap,
@@ -3760,7 +3804,7 @@ def _tiled_sweep_kernel_weight(
         )
         cols = cols[None, :]
         inside = (cols < n_classes) & (row >= 0)
-        m0_b, a0_b = _lift_weight(cols, inside, y, x, weight, x_y, weight_y)
+        m0_b, a0_b = _lift_weight(cols, inside, y, x, u_weight, x_y, u_weight_y)
         m0, a0 = _merge_weight(m0, a0, m0_b, a0_b)
     tl.store(state + (0 * SPLITS + split) * n_rows + row, m0)
     tl.store(state + (1 * SPLITS + split) * n_rows + row, a0)
@@ -3773,7 +3817,7 @@ def _tiled_merge_kernel_weight(
     x_bias,
     source_row,
     target,
-    weight_ptr,
+    u_weight_ptr,
     at_y,
     x_cap,
     x_scale,
@@ -3795,7 +3839,7 @@ def _tiled_merge_kernel_weight(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    weight_y = tl.load(weight_ptr + y).to(tl.float32)
+    u_weight_y = tl.load(u_weight_ptr + y).to(tl.float32)
     m0 = tl.load(state + 0 * SPLITS * n_rows + row)
     a0 = tl.load(state + 1 * SPLITS * n_rows + row)
     for split in range(1, SPLITS):
@@ -3805,7 +3849,7 @@ def _tiled_merge_kernel_weight(
     tl.store(row_merged + 0 * n_rows + row, m0)
     tl.store(row_merged + 1 * n_rows + row, a0)
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0 = _finish_weight(x_y, weight_y, m0, a0)
+    loss_row, la0 = _finish_weight(x_y, u_weight_y, m0, a0)
     tl.store(loss + 0 * n_rows + row, tl.where(in_range, loss_row, float("nan")))
     tl.store(saved + 0 * n_rows + row, m0)
     tl.store(saved + 1 * n_rows + row, la0)
@@ -3818,7 +3862,7 @@ def _tiled_row_kernel_weight(
     x_bias,
     source_row,
     target,
-    weight_ptr,
+    u_weight_ptr,
     at_y,
     x_cap,
     x_scale,
@@ -3839,10 +3883,10 @@ def _tiled_row_kernel_weight(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    weight_y = tl.load(weight_ptr + y).to(tl.float32)
+    u_weight_y = tl.load(u_weight_ptr + y).to(tl.float32)
     m0 = tl.load(saved + 0 * n_rows + row)
     la0 = tl.load(saved + 1 * n_rows + row)
-    c0, grad_x_y, m0, rinv0 = _coefficients_weight(x_y, weight_y, m0, la0)
+    c0, grad_x_y, m0, rinv0 = _coefficients_weight(x_y, u_weight_y, m0, la0)
     tl.store(row_coef + 0 * n_rows + row, c0)
     tl.store(row_coef + 1 * n_rows + row, grad_x_y)
     tl.store(row_coef + 2 * n_rows + row, m0)
@@ -3856,7 +3900,7 @@ def _tiled_gradient_weight(
     x_bias,
     source_row,
     target,
-    weight_ptr,
+    u_weight_ptr,
     at_y,
     x_cap,
     x_scale,
@@ -3888,18 +3932,18 @@ def _tiled_gradient_weight(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    weight_y = tl.load(weight_ptr + y).to(tl.float32)
+    u_weight_y = tl.load(u_weight_ptr + y).to(tl.float32)
     c0 = tl.load(row_coef + 0 * n_rows + row)
     grad_x_y = tl.load(row_coef + 1 * n_rows + row)
     m0 = tl.load(row_coef + 2 * n_rows + row)
     rinv0 = tl.load(row_coef + 3 * n_rows + row)
     row_at = tl.load(source_row + row)
     cols = first_col + tl.arange(0, BV)
-    x, cap_slope, weight = _tile_weight(
+    x, cap_slope, u_weight = _tile_weight(
         x_hidden,
         x_weight,
         x_bias,
-        weight_ptr,
+        u_weight_ptr,
         row_at,
         cols,
         x_cap,
@@ -3917,7 +3961,7 @@ def _tiled_gradient_weight(
     )
     cols = cols[None, :]
     inside = (cols < n_classes) & (row >= 0)
-    (grad_x,) = _gradient_weight(cols, y, x, weight, x_y, weight_y, c0, grad_x_y, m0, rinv0)
+    (grad_x,) = _gradient_weight(cols, y, x, u_weight, x_y, u_weight_y, c0, grad_x_y, m0, rinv0)
     if SOURCE == 0:
         grad = tl.where(inside, grad_x, 0.0)
     tile_counts = 1
@@ -3940,7 +3984,7 @@ def _tiled_hidden_kernel_weight(
     x_bias,
     source_row,
     target,
-    weight_ptr,
+    u_weight_ptr,
     at_y,
     x_cap,
     x_scale,
@@ -3996,7 +4040,7 @@ def _tiled_hidden_kernel_weight(
                     x_bias,
                     source_row,
                     target,
-                    weight_ptr,
+                    u_weight_ptr,
                     at_y,
                     x_cap,
                     x_scale,
@@ -4061,7 +4105,7 @@ def _tiled_weight_kernel_weight(
     x_bias,
     source_row,
     target,
-    weight_ptr,
+    u_weight_ptr,
     at_y,
     x_cap,
     x_scale,
@@ -4123,7 +4167,7 @@ def _tiled_weight_kernel_weight(
                         x_bias,
                         source_row,
                         target,
-                        weight_ptr,
+                        u_weight_ptr,
                         at_y,
                         x_cap,
                         x_scale,
@@ -4196,10 +4240,10 @@ def _tiled_weight_kernel_weight(
             )
 
 
-def _torch_forward_weight(x, y, weight):
+def _torch_forward_weight(x, y, u_weight):
     """Loss [rows, outputs] and saved statistics [n_saved, rows] of a chunk of whole rows."""
     x_y = x.gather(1, y)
-    weight_y = weight[y]
+    u_weight_y = u_weight[y]
     l0 = x.scatter_(1, y, float("-inf"))
     m0 = l0.amax(1, keepdim=True)
     m0 = torch.where(m0 == float("-inf"), 0.0, m0)
@@ -4209,19 +4253,19 @@ def _torch_forward_weight(x, y, weight):
     la0 = el.log(a0)
     ly0 = x_y
     z0 = (m0 - ly0) + la0
-    loss = weight_y * el.softplus(z0)
+    loss = u_weight_y * el.softplus(z0)
     return loss, torch.cat([m0.to(x.dtype), la0.to(x.dtype)], 1).t()
 
 
-def _torch_backward_weight(x, y, weight, saved, g):
+def _torch_backward_weight(x, y, u_weight, saved, g):
     """g * dloss/dx [rows, V] for each stream of a chunk of whole rows, from what was saved."""
     m0 = saved[0].unsqueeze(1)
     la0 = saved[1].unsqueeze(1)
     x_y = x.gather(1, y)
-    weight_y = weight[y]
+    u_weight_y = u_weight[y]
     ly0 = x_y
     z0 = (m0 - ly0) + la0
-    c0 = weight_y * el.sigmoid(z0)
+    c0 = u_weight_y * el.sigmoid(z0)
     grad_x_y = -c0
     rinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-la0))
     t0 = x - m0
@@ -4231,10 +4275,10 @@ def _torch_backward_weight(x, y, weight, saved, g):
     return (grad_x,)
 
 
-def _torch_fused_weight(x, y, weight, g):
+def _torch_fused_weight(x, y, u_weight, g):
     """Loss [rows, outputs] and g * dloss/dx [rows, V] for each stream while the chunk is in cache."""
     x_y = x.gather(1, y)
-    weight_y = weight[y]
+    u_weight_y = u_weight[y]
     l0 = x.scatter_(1, y, float("-inf"))
     m0 = l0.amax(1, keepdim=True)
     m0 = torch.where(m0 == float("-inf"), 0.0, m0)
@@ -4244,8 +4288,8 @@ def _torch_fused_weight(x, y, weight, g):
     la0 = el.log(a0)
     ly0 = x_y
     z0 = (m0 - ly0) + la0
-    loss = weight_y * el.softplus(z0)
-    c0 = weight_y * el.sigmoid(z0)
+    loss = u_weight_y * el.softplus(z0)
+    c0 = u_weight_y * el.sigmoid(z0)
     grad_x_y = -c0
     rinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-la0))
     grad_x = e0.mul_(g * rinv0 * c0)
@@ -4256,10 +4300,11 @@ def _torch_fused_weight(x, y, weight, g):
 _C_SOURCE_weight = r"""#include "row.h"
 
 /* Cross-entropy with label smoothing, z-loss, class weights, softcap and temperature, with weight
-     loss     = weight_y*softplus(z0)
-     c0       = weight_y*sigmoid(z0)
+     loss     = u_weight_y*softplus(z0)
+     c0       = u_weight_y*sigmoid(z0)
      dloss/dx = R0*c0
-     dloss/dx_y = -weight_y*sigmoid(z0)
+     dloss/dx_y = -u_weight_y*sigmoid(z0)
+     names of the spec begin with u_: u_weight_y is its weight_y
      with l0_j = x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 = exp(l0_j
          - logsumexp_(j != y) l0_j) */
 
@@ -4271,8 +4316,8 @@ static inline __attribute__((always_inline)) void lift_weight_1_class(const int 
     *reduced0 = l0;
 }
 
-static void lift_weight_1(const real *x_ptr, const real *weight_ptr, const int n_classes, const int
-    y, double *out) {
+static void lift_weight_1(const real *x_ptr, const real *u_weight_ptr, const int n_classes, const
+    int y, double *out) {
     double reduced0_row[PARTS];
     for (int part = 0; part < PARTS; ++part) {
         reduced0_row[part] = -INFINITY;
@@ -4323,7 +4368,7 @@ static inline __attribute__((always_inline)) void lift_weight_2_class(const int 
 }
 
 static inline __attribute__((always_inline)) void lift_weight_2(const real *x_ptr, const real
-    *weight_ptr, const int n_classes, real *kept0_ptr, const int late, const real same0, const int
+    *u_weight_ptr, const int n_classes, real *kept0_ptr, const int late, const real same0, const int
     y, double *out) {
     double reduced1_row[PARTS];
     for (int part = 0; part < PARTS; ++part) {
@@ -4361,8 +4406,8 @@ static inline __attribute__((always_inline)) void lift_weight_2(const real *x_pt
 }
 
 static inline __attribute__((always_inline)) void gradient_weight(const real *x_ptr, const real
-    *weight_ptr, const int n_classes, const real c0, const real m0, const real rinv0, const real g,
-    real *grad_x_ptr, const int want) {
+    *u_weight_ptr, const int n_classes, const real c0, const real m0, const real rinv0, const real
+    g, real *grad_x_ptr, const int want) {
 #pragma GCC ivdep
     for (int cols = 0; cols < n_classes; ++cols) {
         const real x = x_ptr[cols];
@@ -4375,8 +4420,8 @@ static inline __attribute__((always_inline)) void gradient_weight(const real *x_
 }
 
 static inline __attribute__((always_inline)) void gradient_weight_kept(const real *x_ptr, const real
-    *weight_ptr, const int n_classes, const real *kept0_ptr, const real c0, const real rinv0, const
-    real g, real *grad_x_ptr, const int want) {
+    *u_weight_ptr, const int n_classes, const real *kept0_ptr, const real c0, const real rinv0,
+    const real g, real *grad_x_ptr, const int want) {
 #pragma GCC ivdep
     for (int cols = 0; cols < n_classes; ++cols) {
         const real kept0 = kept0_ptr[cols];
@@ -4395,7 +4440,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
     const int64_t own = (mode == BACKWARD ? 0 : 1 * padded) + 2 * width;
     if (own && !(scratch = aligned_alloc(ALIGNED, (size_t)own * sizeof(real)))) return 1;
     real *kept = scratch + 2 * width;
-    const real *weight_ptr = call->input[0];
+    const real *u_weight_ptr = call->input[0];
     for (int64_t row = start; row < stop; ++row) {
         real *grad_x_ptr = grad_row(call, 0, row, scratch + 1 * width);
         const int64_t target = call->target[row * call->target_stride];
@@ -4409,18 +4454,18 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         const int in_range = target >= 0 && target < n_classes;
         const int y = in_range ? (int)target : 0;
         const real *x_ptr = read_row(call, 0, row, scratch + 0 * width);
-        double x_y, weight_y, m0, a0, la0, loss, g;
+        double x_y, u_weight_y, m0, a0, la0, loss, g;
         x_y = x_ptr[y];
-        weight_y = weight_ptr[y];
+        u_weight_y = u_weight_ptr[y];
         if (mode != BACKWARD) {
             {
                 double out[1];
-                lift_weight_1(x_ptr, weight_ptr, n_classes, y, out);
+                lift_weight_1(x_ptr, u_weight_ptr, n_classes, y, out);
                 const double reduced0 = out[0];
                 m0 = reduced0;
                 const double same0 = (m0 == -INFINITY ? 0.0 : m0);
-                lift_weight_2(x_ptr, weight_ptr, n_classes, kept + 0 * padded, mode == FUSED, same0,
-                    y, out);
+                lift_weight_2(x_ptr, u_weight_ptr, n_classes, kept + 0 * padded, mode == FUSED,
+                    same0, y, out);
                 const double reduced1 = out[0];
                 a0 = reduced1;
             }
@@ -4428,7 +4473,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             la0 = f_log(a0);
             double ly0 = x_y;
             double z0 = m0 - ly0 + la0;
-            loss = weight_y * f_softplus(z0);
+            loss = u_weight_y * f_softplus(z0);
             call->result[0 * call->rows + row] = (real)(in_range ? loss : NAN);
         } else {
             m0 = call->saved[0 * call->rows + row];
@@ -4443,17 +4488,17 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             : NAN;
         double ly0 = x_y;
         double z0 = m0 - ly0 + la0;
-        double c0 = weight_y * f_sigmoid(z0);
+        double c0 = u_weight_y * f_sigmoid(z0);
         double grad_x_y = -c0;
         double rinv0 = (la0 == -INFINITY ? 0.0 : f_exp(-la0));
         {
             const int want = (grad_x_ptr ? 1 : 0);
             if (mode == FUSED) {
-                if (want == 1) gradient_weight_kept(x_ptr, weight_ptr, n_classes, kept + 0 * padded,
-                    c0, rinv0, (real)g, grad_x_ptr, 1);
+                if (want == 1) gradient_weight_kept(x_ptr, u_weight_ptr, n_classes, kept + 0 *
+                    padded, c0, rinv0, (real)g, grad_x_ptr, 1);
             } else {
-                if (want == 1) gradient_weight(x_ptr, weight_ptr, n_classes, c0, m0, rinv0, (real)g,
-                    grad_x_ptr, 1);
+                if (want == 1) gradient_weight(x_ptr, u_weight_ptr, n_classes, c0, m0, rinv0,
+                    (real)g, grad_x_ptr, 1);
             }
         }
         if (grad_x_ptr) grad_x_ptr[y] = (real)(grad_x_y * g);
@@ -4474,17 +4519,18 @@ int fused(const Call *call, int64_t start, int64_t stop) { return program(call, 
 
 # ======================================================================================
 # Cross-entropy with label smoothing, z-loss, class weights, softcap and temperature, with z_loss
-#   loss     = L0**2*z_loss + softplus(z0)
-#   c0       = 2*L0*z_loss*sigmoid(z0) + sigmoid(z0)
+#   loss     = u_z_loss*L0**2 + softplus(z0)
+#   c0       = 2*u_z_loss*L0*sigmoid(z0) + sigmoid(z0)
 #   dloss/dx = R0*c0
-#   dloss/dx_y = 2*L0*z_loss*sigmoid(-z0) - sigmoid(z0)
+#   dloss/dx_y = 2*u_z_loss*L0*sigmoid(-z0) - sigmoid(z0)
+#   names of the spec begin with u_: u_z_loss is its z_loss
 #   with l0_j = x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 = exp(l0_j
 #       - logsumexp_(j != y) l0_j)
 # ======================================================================================
 
 
 @dl.jit
-def _lift_z_loss(cols, inside, y, x, x_y, z_loss):
+def _lift_z_loss(cols, inside, y, x, x_y, u_z_loss):
     # State of one tile, relative to the tile's own maximum: M = sum of w * exp(kappa * t) * t^n
     # with t = l - m, over the classes other than the target.
     valid = inside & (cols != y)
@@ -4509,7 +4555,7 @@ def _merge_z_loss(m0_a, a0_a, m0_b, a0_b):
 
 
 @dl.jit
-def _sweep_z_loss(base, y, x_y, z_loss, start, stop, n_classes, BLOCK: tl.constexpr):
+def _sweep_z_loss(base, y, x_y, u_z_loss, start, stop, n_classes, BLOCK: tl.constexpr):
     # Online reduction of the classes start .. stop - 1: one read of each logit.
     m0 = tl.full((), float("-inf"), tl.float32)
     a0 = tl.full((), 0.0, tl.float32)
@@ -4517,32 +4563,32 @@ def _sweep_z_loss(base, y, x_y, z_loss, start, stop, n_classes, BLOCK: tl.conste
         cols = first_col + tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
-        m0_b, a0_b = _lift_z_loss(cols, inside, y, x, x_y, z_loss)
+        m0_b, a0_b = _lift_z_loss(cols, inside, y, x, x_y, u_z_loss)
         m0, a0 = _merge_z_loss(m0, a0, m0_b, a0_b)
     return m0, a0
 
 
 @dl.jit
-def _finish_z_loss(x_y, z_loss, m0, a0):
+def _finish_z_loss(x_y, u_z_loss, m0, a0):
     # From the merged state to the results of the row, and the statistics that the gradient reads.
     la0 = dl.log_accurate(a0)
     ly0 = x_y
     z0 = (m0 - ly0) + la0
     lam0 = tl.where(z0 > 0.0, la0 + dl.softplus(-z0), dl.softplus(z0) - (m0 - ly0))
     L0 = m0 + lam0
-    loss = z_loss * L0 * L0 + dl.softplus(z0)
+    loss = dl.softplus(z0) + u_z_loss * L0 * L0
     return loss, la0
 
 
 @dl.jit
-def _coefficients_z_loss(x_y, z_loss, m0, la0):
+def _coefficients_z_loss(x_y, u_z_loss, m0, la0):
     # Row scalars of the gradient.
     ly0 = x_y
     z0 = (m0 - ly0) + la0
     lam0 = tl.where(z0 > 0.0, la0 + dl.softplus(-z0), dl.softplus(z0) - (m0 - ly0))
     L0 = m0 + lam0
     w0 = dl.sigmoid(z0)
-    w1 = 2.0 * L0 * z_loss
+    w1 = 2.0 * L0 * u_z_loss
     c0 = w0 + w0 * w1
     grad_x_y = w1 * dl.sigmoid(-z0) - w0
     rinv0 = tl.where(la0 == float("-inf"), 0.0, dl.exp_accurate(-la0))
@@ -4550,7 +4596,7 @@ def _coefficients_z_loss(x_y, z_loss, m0, la0):
 
 
 @dl.jit
-def _gradient_z_loss(cols, y, x, x_y, z_loss, c0, grad_x_y, m0, rinv0):
+def _gradient_z_loss(cols, y, x, x_y, u_z_loss, c0, grad_x_y, m0, rinv0):
     # dloss/dx_j of one tile; the value at y is written, not added.
     t0 = x - m0
     e0 = tl.exp(t0)
@@ -4564,7 +4610,7 @@ def _gradient_z_loss(cols, y, x, x_y, z_loss, c0, grad_x_y, m0, rinv0):
 def _forward_kernel_z_loss(
     logits,
     target,
-    z_loss,
+    u_z_loss,
     loss,
     saved,
     state,
@@ -4585,16 +4631,16 @@ def _forward_kernel_z_loss(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    z_loss = tl.full((), 0.0, tl.float32) + z_loss
+    u_z_loss = tl.full((), 0.0, tl.float32) + u_z_loss
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BLOCK), SPLITS) * BLOCK
     start = split * class_share
     stop = tl.minimum(start + class_share, n_classes)
     stop = tl.where(ignored, start, stop)  # ignored rows read nothing
-    m0, a0 = _sweep_z_loss(base, y, x_y, z_loss, start, stop, n_classes, BLOCK)
+    m0, a0 = _sweep_z_loss(base, y, x_y, u_z_loss, start, stop, n_classes, BLOCK)
     if SPLITS == 1:
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-        loss_row, la0 = _finish_z_loss(x_y, z_loss, m0, a0)
+        loss_row, la0 = _finish_z_loss(x_y, u_z_loss, m0, a0)
         loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
         tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
         tl.store(saved + 0 * n_rows + row, m0)
@@ -4609,7 +4655,7 @@ def _forward_kernel_z_loss(
 def _merge_kernel_z_loss(
     logits,
     target,
-    z_loss,
+    u_z_loss,
     loss,
     saved,
     state,
@@ -4629,7 +4675,7 @@ def _merge_kernel_z_loss(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    z_loss = tl.full((), 0.0, tl.float32) + z_loss
+    u_z_loss = tl.full((), 0.0, tl.float32) + u_z_loss
     m0 = tl.load(state + 0 * SPLITS * n_rows + row)
     a0 = tl.load(state + 1 * SPLITS * n_rows + row)
     for split in range(1, SPLITS):
@@ -4638,7 +4684,7 @@ def _merge_kernel_z_loss(
         a0_b = tl.load(state + 1 * SPLITS * n_rows + at)
         m0, a0 = _merge_z_loss(m0, a0, m0_b, a0_b)
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0 = _finish_z_loss(x_y, z_loss, m0, a0)
+    loss_row, la0 = _finish_z_loss(x_y, u_z_loss, m0, a0)
     loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
     tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
     tl.store(saved + 0 * n_rows + row, m0)
@@ -4649,7 +4695,7 @@ def _merge_kernel_z_loss(
 def _backward_kernel_z_loss(
     logits,
     target,
-    z_loss,
+    u_z_loss,
     saved,
     grad_rows,
     grad_logits,
@@ -4670,16 +4716,16 @@ def _backward_kernel_z_loss(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    z_loss = tl.full((), 0.0, tl.float32) + z_loss
+    u_z_loss = tl.full((), 0.0, tl.float32) + u_z_loss
     g = tl.load(grad_rows + row * stride_grad_rows)
     g = tl.where(in_range | ignored, g, float("nan"))  # a target out of range is loud
     m0 = tl.load(saved + 0 * n_rows + row)
     la0 = tl.load(saved + 1 * n_rows + row)
-    c0, grad_x_y, m0, rinv0 = _coefficients_z_loss(x_y, z_loss, m0, la0)
+    c0, grad_x_y, m0, rinv0 = _coefficients_z_loss(x_y, u_z_loss, m0, la0)
     cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = cols < n_classes
     x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-    (grad_x,) = _gradient_z_loss(cols, y, x, x_y, z_loss, c0, grad_x_y, m0, rinv0)
+    (grad_x,) = _gradient_z_loss(cols, y, x, x_y, u_z_loss, c0, grad_x_y, m0, rinv0)
     grad_x = grad_x * g
     grad_x = tl.where(ignored, 0.0, grad_x)
     out = grad_logits + row * stride_grad + cols
@@ -4690,7 +4736,7 @@ def _backward_kernel_z_loss(
 def _fused_kernel_z_loss(
     logits,
     target,
-    z_loss,
+    u_z_loss,
     loss,
     grad_rows,
     grad_logits,
@@ -4713,25 +4759,25 @@ def _fused_kernel_z_loss(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    z_loss = tl.full((), 0.0, tl.float32) + z_loss
+    u_z_loss = tl.full((), 0.0, tl.float32) + u_z_loss
     g = tl.load(grad_rows + row * stride_grad_rows)
     g = tl.where(in_range | ignored, g, float("nan"))  # a target out of range is loud
     if ONE_TILE:
         cols = tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-        m0, a0 = _lift_z_loss(cols, inside, y, x, x_y, z_loss)
+        m0, a0 = _lift_z_loss(cols, inside, y, x, x_y, u_z_loss)
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
     else:
         stop = tl.where(ignored, 0, n_classes)
-        m0, a0 = _sweep_z_loss(base, y, x_y, z_loss, 0, stop, n_classes, BLOCK)
+        m0, a0 = _sweep_z_loss(base, y, x_y, u_z_loss, 0, stop, n_classes, BLOCK)
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0 = _finish_z_loss(x_y, z_loss, m0, a0)
+    loss_row, la0 = _finish_z_loss(x_y, u_z_loss, m0, a0)
     loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
     tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
-    c0, grad_x_y, m0, rinv0 = _coefficients_z_loss(x_y, z_loss, m0, la0)
+    c0, grad_x_y, m0, rinv0 = _coefficients_z_loss(x_y, u_z_loss, m0, la0)
     if ONE_TILE:
-        (grad_x,) = _gradient_z_loss(cols, y, x, x_y, z_loss, c0, grad_x_y, m0, rinv0)
+        (grad_x,) = _gradient_z_loss(cols, y, x, x_y, u_z_loss, c0, grad_x_y, m0, rinv0)
         grad_x = grad_x * g
         grad_x = tl.where(ignored, 0.0, grad_x)
         out = grad_logits + row * stride_grad + cols
@@ -4741,7 +4787,7 @@ def _fused_kernel_z_loss(
             cols = first_col + tl.arange(0, BLOCK)
             inside = cols < n_classes
             x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-            (grad_x,) = _gradient_z_loss(cols, y, x, x_y, z_loss, c0, grad_x_y, m0, rinv0)
+            (grad_x,) = _gradient_z_loss(cols, y, x, x_y, u_z_loss, c0, grad_x_y, m0, rinv0)
             tl.debug_barrier()  # the gradient may overwrite the logits: all of the tile is read
             grad_x = grad_x * g
             grad_x = tl.where(ignored, 0.0, grad_x)
@@ -4800,7 +4846,7 @@ def _tiled_sweep_kernel_z_loss(
     x_bias,
     source_row,
     target,
-    z_loss,
+    u_z_loss,
     at_y,
     x_cap,
     x_scale,
@@ -4827,7 +4873,7 @@ def _tiled_sweep_kernel_z_loss(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    z_loss = tl.full((), 0.0, tl.float32) + z_loss
+    u_z_loss = tl.full((), 0.0, tl.float32) + u_z_loss
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BV), SPLITS) * BV
     start = split * class_share
@@ -4858,7 +4904,7 @@ def _tiled_sweep_kernel_z_loss(
         )
         cols = cols[None, :]
         inside = (cols < n_classes) & (row >= 0)
-        m0_b, a0_b = _lift_z_loss(cols, inside, y, x, x_y, z_loss)
+        m0_b, a0_b = _lift_z_loss(cols, inside, y, x, x_y, u_z_loss)
         m0, a0 = _merge_z_loss(m0, a0, m0_b, a0_b)
     tl.store(state + (0 * SPLITS + split) * n_rows + row, m0)
     tl.store(state + (1 * SPLITS + split) * n_rows + row, a0)
@@ -4871,7 +4917,7 @@ def _tiled_merge_kernel_z_loss(
     x_bias,
     source_row,
     target,
-    z_loss,
+    u_z_loss,
     at_y,
     x_cap,
     x_scale,
@@ -4893,7 +4939,7 @@ def _tiled_merge_kernel_z_loss(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    z_loss = tl.full((), 0.0, tl.float32) + z_loss
+    u_z_loss = tl.full((), 0.0, tl.float32) + u_z_loss
     m0 = tl.load(state + 0 * SPLITS * n_rows + row)
     a0 = tl.load(state + 1 * SPLITS * n_rows + row)
     for split in range(1, SPLITS):
@@ -4903,7 +4949,7 @@ def _tiled_merge_kernel_z_loss(
     tl.store(row_merged + 0 * n_rows + row, m0)
     tl.store(row_merged + 1 * n_rows + row, a0)
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0 = _finish_z_loss(x_y, z_loss, m0, a0)
+    loss_row, la0 = _finish_z_loss(x_y, u_z_loss, m0, a0)
     tl.store(loss + 0 * n_rows + row, tl.where(in_range, loss_row, float("nan")))
     tl.store(saved + 0 * n_rows + row, m0)
     tl.store(saved + 1 * n_rows + row, la0)
@@ -4916,7 +4962,7 @@ def _tiled_row_kernel_z_loss(
     x_bias,
     source_row,
     target,
-    z_loss,
+    u_z_loss,
     at_y,
     x_cap,
     x_scale,
@@ -4937,10 +4983,10 @@ def _tiled_row_kernel_z_loss(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    z_loss = tl.full((), 0.0, tl.float32) + z_loss
+    u_z_loss = tl.full((), 0.0, tl.float32) + u_z_loss
     m0 = tl.load(saved + 0 * n_rows + row)
     la0 = tl.load(saved + 1 * n_rows + row)
-    c0, grad_x_y, m0, rinv0 = _coefficients_z_loss(x_y, z_loss, m0, la0)
+    c0, grad_x_y, m0, rinv0 = _coefficients_z_loss(x_y, u_z_loss, m0, la0)
     tl.store(row_coef + 0 * n_rows + row, c0)
     tl.store(row_coef + 1 * n_rows + row, grad_x_y)
     tl.store(row_coef + 2 * n_rows + row, m0)
@@ -4954,7 +5000,7 @@ def _tiled_gradient_z_loss(
     x_bias,
     source_row,
     target,
-    z_loss,
+    u_z_loss,
     at_y,
     x_cap,
     x_scale,
@@ -4986,7 +5032,7 @@ def _tiled_gradient_z_loss(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    z_loss = tl.full((), 0.0, tl.float32) + z_loss
+    u_z_loss = tl.full((), 0.0, tl.float32) + u_z_loss
     c0 = tl.load(row_coef + 0 * n_rows + row)
     grad_x_y = tl.load(row_coef + 1 * n_rows + row)
     m0 = tl.load(row_coef + 2 * n_rows + row)
@@ -5014,7 +5060,7 @@ def _tiled_gradient_z_loss(
     )
     cols = cols[None, :]
     inside = (cols < n_classes) & (row >= 0)
-    (grad_x,) = _gradient_z_loss(cols, y, x, x_y, z_loss, c0, grad_x_y, m0, rinv0)
+    (grad_x,) = _gradient_z_loss(cols, y, x, x_y, u_z_loss, c0, grad_x_y, m0, rinv0)
     if SOURCE == 0:
         grad = tl.where(inside, grad_x, 0.0)
     tile_counts = 1
@@ -5037,7 +5083,7 @@ def _tiled_hidden_kernel_z_loss(
     x_bias,
     source_row,
     target,
-    z_loss,
+    u_z_loss,
     at_y,
     x_cap,
     x_scale,
@@ -5093,7 +5139,7 @@ def _tiled_hidden_kernel_z_loss(
                     x_bias,
                     source_row,
                     target,
-                    z_loss,
+                    u_z_loss,
                     at_y,
                     x_cap,
                     x_scale,
@@ -5158,7 +5204,7 @@ def _tiled_weight_kernel_z_loss(
     x_bias,
     source_row,
     target,
-    z_loss,
+    u_z_loss,
     at_y,
     x_cap,
     x_scale,
@@ -5220,7 +5266,7 @@ def _tiled_weight_kernel_z_loss(
                         x_bias,
                         source_row,
                         target,
-                        z_loss,
+                        u_z_loss,
                         at_y,
                         x_cap,
                         x_scale,
@@ -5293,7 +5339,7 @@ def _tiled_weight_kernel_z_loss(
             )
 
 
-def _torch_forward_z_loss(x, y, z_loss):
+def _torch_forward_z_loss(x, y, u_z_loss):
     """Loss [rows, outputs] and saved statistics [n_saved, rows] of a chunk of whole rows."""
     x_y = x.gather(1, y)
     l0 = x.scatter_(1, y, float("-inf"))
@@ -5307,11 +5353,11 @@ def _torch_forward_z_loss(x, y, z_loss):
     z0 = (m0 - ly0) + la0
     lam0 = torch.where(z0 > 0.0, la0 + el.softplus(-z0), el.softplus(z0) - (m0 - ly0))
     L0 = m0 + lam0
-    loss = z_loss * L0 * L0 + el.softplus(z0)
+    loss = el.softplus(z0) + u_z_loss * L0 * L0
     return loss, torch.cat([m0.to(x.dtype), la0.to(x.dtype)], 1).t()
 
 
-def _torch_backward_z_loss(x, y, z_loss, saved, g):
+def _torch_backward_z_loss(x, y, u_z_loss, saved, g):
     """g * dloss/dx [rows, V] for each stream of a chunk of whole rows, from what was saved."""
     m0 = saved[0].unsqueeze(1)
     la0 = saved[1].unsqueeze(1)
@@ -5321,7 +5367,7 @@ def _torch_backward_z_loss(x, y, z_loss, saved, g):
     lam0 = torch.where(z0 > 0.0, la0 + el.softplus(-z0), el.softplus(z0) - (m0 - ly0))
     L0 = m0 + lam0
     w0 = el.sigmoid(z0)
-    w1 = 2.0 * L0 * z_loss
+    w1 = 2.0 * L0 * u_z_loss
     c0 = w0 + w0 * w1
     grad_x_y = w1 * el.sigmoid(-z0) - w0
     rinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-la0))
@@ -5332,7 +5378,7 @@ def _torch_backward_z_loss(x, y, z_loss, saved, g):
     return (grad_x,)
 
 
-def _torch_fused_z_loss(x, y, z_loss, g):
+def _torch_fused_z_loss(x, y, u_z_loss, g):
     """Loss [rows, outputs] and g * dloss/dx [rows, V] for each stream while the chunk is in cache."""
     x_y = x.gather(1, y)
     l0 = x.scatter_(1, y, float("-inf"))
@@ -5346,9 +5392,9 @@ def _torch_fused_z_loss(x, y, z_loss, g):
     z0 = (m0 - ly0) + la0
     lam0 = torch.where(z0 > 0.0, la0 + el.softplus(-z0), el.softplus(z0) - (m0 - ly0))
     L0 = m0 + lam0
-    loss = z_loss * L0 * L0 + el.softplus(z0)
+    loss = el.softplus(z0) + u_z_loss * L0 * L0
     w0 = el.sigmoid(z0)
-    w1 = 2.0 * L0 * z_loss
+    w1 = 2.0 * L0 * u_z_loss
     c0 = w0 + w0 * w1
     grad_x_y = w1 * el.sigmoid(-z0) - w0
     rinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-la0))
@@ -5360,10 +5406,11 @@ def _torch_fused_z_loss(x, y, z_loss, g):
 _C_SOURCE_z_loss = r"""#include "row.h"
 
 /* Cross-entropy with label smoothing, z-loss, class weights, softcap and temperature, with z_loss
-     loss     = L0**2*z_loss + softplus(z0)
-     c0       = 2*L0*z_loss*sigmoid(z0) + sigmoid(z0)
+     loss     = u_z_loss*L0**2 + softplus(z0)
+     c0       = 2*u_z_loss*L0*sigmoid(z0) + sigmoid(z0)
      dloss/dx = R0*c0
-     dloss/dx_y = 2*L0*z_loss*sigmoid(-z0) - sigmoid(z0)
+     dloss/dx_y = 2*u_z_loss*L0*sigmoid(-z0) - sigmoid(z0)
+     names of the spec begin with u_: u_z_loss is its z_loss
      with l0_j = x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 = exp(l0_j
          - logsumexp_(j != y) l0_j) */
 
@@ -5497,7 +5544,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
     const int64_t own = (mode == BACKWARD ? 0 : 1 * padded) + 2 * width;
     if (own && !(scratch = aligned_alloc(ALIGNED, (size_t)own * sizeof(real)))) return 1;
     real *kept = scratch + 2 * width;
-    const double z_loss = call->parameter[0];
+    const double u_z_loss = call->parameter[0];
     for (int64_t row = start; row < stop; ++row) {
         real *grad_x_ptr = grad_row(call, 0, row, scratch + 1 * width);
         const int64_t target = call->target[row * call->target_stride];
@@ -5530,7 +5577,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             double z0 = m0 - ly0 + la0;
             double lam0 = (z0 > 0.0 ? la0 + f_softplus(-z0) : f_softplus(z0) - (m0 - ly0));
             double L0 = m0 + lam0;
-            loss = z_loss * L0 * L0 + f_softplus(z0);
+            loss = f_softplus(z0) + u_z_loss * L0 * L0;
             call->result[0 * call->rows + row] = (real)(in_range ? loss : NAN);
         } else {
             m0 = call->saved[0 * call->rows + row];
@@ -5548,7 +5595,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         double lam0 = (z0 > 0.0 ? la0 + f_softplus(-z0) : f_softplus(z0) - (m0 - ly0));
         double L0 = m0 + lam0;
         double w0 = f_sigmoid(z0);
-        double w1 = 2.0 * L0 * z_loss;
+        double w1 = 2.0 * L0 * u_z_loss;
         double c0 = w0 + w0 * w1;
         double grad_x_y = w1 * f_sigmoid(-z0) - w0;
         double rinv0 = (la0 == -INFINITY ? 0.0 : f_exp(-la0));
@@ -5580,45 +5627,58 @@ int fused(const Call *call, int64_t start, int64_t stop) { return program(call, 
 
 # ======================================================================================
 # Cross-entropy with label smoothing, z-loss, class weights, softcap and temperature, with label_smoothing, softcap, temperature, weight, z_loss
-#   loss     = L0**2*z_loss - weight_y*(label_smoothing - 1)*softplus(z0) - label_smoothing*(T0 -
-#       weight_y*softplus(z0))/V
-#   c0       = (2*L0*z_loss + T1*label_smoothing/V - label_smoothing*weight_y + weight_y +
-#       label_smoothing*weight_y/V)/temperature
-#   dloss/dx = c0*exp(logp0)*sech2(x/softcap) -
-#       label_smoothing*weight*sech2(x/softcap)/(V*temperature)
-#   dloss/dx_y = ((2*L0*z_loss + T1*label_smoothing/V)*sigmoid(-z0) - (-weight_y*(label_smoothing
-#       - 1) + label_smoothing*weight_y/V)*sigmoid(z0))*sech2(x_y/softcap)/temperature
-#   with l0_j = softcap(x, softcap)/temperature, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j
-#       - logsumexp l0, R0 = exp(l0_j - logsumexp_(j != y) l0_j)
-#   T0 = sum_(j != y) logp0*weight
-#   T1 = sum_(j != y) weight
+#   loss     = -u_label_smoothing*(-u_weight_y*softplus(z0) + T0)/V -
+#       u_weight_y*(u_label_smoothing - 1)*softplus(z0) + u_z_loss*L0**2
+#   c0       = (-u_label_smoothing*u_weight_y + u_label_smoothing*u_weight_y/V +
+#       u_label_smoothing*T1/V + u_weight_y + 2*u_z_loss*L0)/u_temperature
+#   dloss/dx = -u_label_smoothing*u_weight*sech2(x/u_softcap)/(u_temperature*V) +
+#       c0*exp(logp0)*sech2(x/u_softcap)
+#   dloss/dx_y = (-(u_label_smoothing*u_weight_y/V - u_weight_y*(u_label_smoothing -
+#       1))*sigmoid(z0) + (u_label_smoothing*T1/V +
+#       2*u_z_loss*L0)*sigmoid(-z0))*sech2(x_y/u_softcap)/u_temperature
+#   names of the spec begin with u_: u_label_smoothing is its label_smoothing
+#   with l0_j = softcap(x, u_softcap)/u_temperature, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 =
+#       l0_j - logsumexp l0, R0 = exp(l0_j - logsumexp_(j != y) l0_j)
+#   T0 = sum_(j != y) u_weight*logp0
+#   T1 = sum_(j != y) u_weight
 # ======================================================================================
 
 
 @dl.jit
 def _lift_all(
-    cols, inside, y, x, weight, x_y, weight_y, label_smoothing, z_loss, softcap, temperature, V
+    cols,
+    inside,
+    y,
+    x,
+    u_weight,
+    x_y,
+    u_weight_y,
+    u_label_smoothing,
+    u_z_loss,
+    u_softcap,
+    u_temperature,
+    V,
 ):
     # State of one tile, relative to the tile's own maximum: M = sum of w * exp(kappa * t) * t^n
     # with t = l - m, over the classes other than the target.
     valid = inside & (cols != y)
-    l0 = tl.where(valid, dl.softcap(x, softcap), float("-inf"))
+    l0 = tl.where(valid, dl.softcap(x, u_softcap), float("-inf"))
     m0 = dl.row_max(l0)
-    t0 = 1.0 / temperature * (l0 - tl.where(m0 == float("-inf"), 0.0, m0))
+    t0 = 1.0 / u_temperature * (l0 - tl.where(m0 == float("-inf"), 0.0, m0))
     e0 = tl.exp(t0)
     a0 = dl.row_sum(e0)
-    b0 = dl.row_sum(tl.where(valid & (weight != 0.0), weight, 0.0))
-    b1 = dl.row_sum(tl.where(valid & (weight != 0.0), t0 * weight, 0.0))
-    b2 = dl.row_sum(tl.where(valid, weight, 0.0))
+    b0 = dl.row_sum(tl.where(valid & (u_weight != 0.0), u_weight, 0.0))
+    b1 = dl.row_sum(tl.where(valid & (u_weight != 0.0), t0 * u_weight, 0.0))
+    b2 = dl.row_sum(tl.where(valid, u_weight, 0.0))
     return m0, a0, b0, b1, b2
 
 
 @dl.jit
-def _merge_all(temperature, m0_a, a0_a, b0_a, b1_a, b2_a, m0_b, a0_b, b0_b, b1_b, b2_b):
+def _merge_all(u_temperature, m0_a, a0_a, b0_a, b1_a, b2_a, m0_b, a0_b, b0_b, b1_b, b2_b):
     # Two states as one: m = max(m_a, m_b), d = m_side - m, M = sum of exp(kappa * d) * shifted M_side.
     m0 = tl.maximum(m0_a, m0_b)
-    d0_a = tl.where((m0_a == m0) | (m0_a == float("-inf")), 0.0, 1.0 / temperature * (m0_a - m0))
-    d0_b = tl.where((m0_b == m0) | (m0_b == float("-inf")), 0.0, 1.0 / temperature * (m0_b - m0))
+    d0_a = tl.where((m0_a == m0) | (m0_a == float("-inf")), 0.0, 1.0 / u_temperature * (m0_a - m0))
+    d0_b = tl.where((m0_b == m0) | (m0_b == float("-inf")), 0.0, 1.0 / u_temperature * (m0_b - m0))
     k0_a = tl.exp(d0_a)
     k0_b = tl.exp(d0_b)
     a0 = k0_a * a0_a + k0_b * a0_b
@@ -5631,14 +5691,14 @@ def _merge_all(temperature, m0_a, a0_a, b0_a, b1_a, b2_a, m0_b, a0_b, b0_b, b1_b
 @dl.jit
 def _sweep_all(
     base,
-    weight_ptr,
+    u_weight_ptr,
     y,
     x_y,
-    weight_y,
-    label_smoothing,
-    z_loss,
-    softcap,
-    temperature,
+    u_weight_y,
+    u_label_smoothing,
+    u_z_loss,
+    u_softcap,
+    u_temperature,
     V,
     start,
     stop,
@@ -5655,44 +5715,44 @@ def _sweep_all(
         cols = first_col + tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
-        weight = tl.load(weight_ptr + cols, mask=inside, other=0.0).to(tl.float32)
+        u_weight = tl.load(u_weight_ptr + cols, mask=inside, other=0.0).to(tl.float32)
         m0_b, a0_b, b0_b, b1_b, b2_b = _lift_all(
             cols,
             inside,
             y,
             x,
-            weight,
+            u_weight,
             x_y,
-            weight_y,
-            label_smoothing,
-            z_loss,
-            softcap,
-            temperature,
+            u_weight_y,
+            u_label_smoothing,
+            u_z_loss,
+            u_softcap,
+            u_temperature,
             V,
         )
         m0, a0, b0, b1, b2 = _merge_all(
-            temperature, m0, a0, b0, b1, b2, m0_b, a0_b, b0_b, b1_b, b2_b
+            u_temperature, m0, a0, b0, b1, b2, m0_b, a0_b, b0_b, b1_b, b2_b
         )
     return m0, a0, b0, b1, b2
 
 
 @dl.jit
 def _finish_all(
-    x_y, weight_y, label_smoothing, z_loss, softcap, temperature, V, m0, a0, b0, b1, b2
+    x_y, u_weight_y, u_label_smoothing, u_z_loss, u_softcap, u_temperature, V, m0, a0, b0, b1, b2
 ):
     # From the merged state to the results of the row, and the statistics that the gradient reads.
     la0 = dl.log_accurate(a0)
-    ly0 = dl.softcap(x_y, softcap)
-    z0 = 1.0 / temperature * (m0 - ly0) + la0
+    ly0 = dl.softcap(x_y, u_softcap)
+    z0 = 1.0 / u_temperature * (m0 - ly0) + la0
     lam0 = tl.where(
-        z0 > 0.0, la0 + dl.softplus(-z0), dl.softplus(z0) - (1.0 / temperature * (m0 - ly0))
+        z0 > 0.0, la0 + dl.softplus(-z0), dl.softplus(z0) - (1.0 / u_temperature * (m0 - ly0))
     )
-    L0 = 1.0 / temperature * m0 + lam0
+    L0 = 1.0 / u_temperature * m0 + lam0
     T0 = b1 - lam0 * b0
     T1 = b2
     zc0 = dl.clip(z0, -3.0e38, 3.0e38)
-    w0 = weight_y * dl.softplus(zc0)
-    loss = z_loss * L0 * L0 - label_smoothing * (T0 - w0) / V - w0 * (label_smoothing - 1.0)
+    w0 = u_weight_y * dl.softplus(zc0)
+    loss = u_z_loss * L0 * L0 - u_label_smoothing * (T0 - w0) / V - w0 * (u_label_smoothing - 1.0)
     loss = tl.where(
         (z0 != zc0),
         tl.where((loss > 1.0e30), float("inf"), tl.where((loss < -1.0e30), -float("inf"), loss)),
@@ -5702,27 +5762,26 @@ def _finish_all(
 
 
 @dl.jit
-def _coefficients_all(x_y, weight_y, label_smoothing, z_loss, softcap, temperature, V, m0, la0, T1):
+def _coefficients_all(
+    x_y, u_weight_y, u_label_smoothing, u_z_loss, u_softcap, u_temperature, V, m0, la0, T1
+):
     # Row scalars of the gradient.
-    ly0 = dl.softcap(x_y, softcap)
-    z0 = 1.0 / temperature * (m0 - ly0) + la0
+    ly0 = dl.softcap(x_y, u_softcap)
+    z0 = 1.0 / u_temperature * (m0 - ly0) + la0
     lam0 = tl.where(
-        z0 > 0.0, la0 + dl.softplus(-z0), dl.softplus(z0) - (1.0 / temperature * (m0 - ly0))
+        z0 > 0.0, la0 + dl.softplus(-z0), dl.softplus(z0) - (1.0 / u_temperature * (m0 - ly0))
     )
-    L0 = 1.0 / temperature * m0 + lam0
-    w0 = 1.0 / temperature
-    w1 = label_smoothing * weight_y
-    w2 = 1.0 / V
-    w3 = 2.0 * L0 * z_loss + w2 * T1 * label_smoothing
-    c0 = w0 * (w1 * w2 + w3 + weight_y - w1)
+    L0 = 1.0 / u_temperature * m0 + lam0
+    w0 = 1.0 / u_temperature
+    w1 = 1.0 / V
+    w2 = u_label_smoothing * u_weight_y
+    w3 = w1 * w2
+    w4 = 2.0 * L0 * u_z_loss + w1 * T1 * u_label_smoothing
+    c0 = w0 * (u_weight_y + w3 + w4 - w2)
     grad_x_y = (
         w0
-        * (
-            w3 * dl.sigmoid(-z0)
-            - (w2 * label_smoothing * weight_y - weight_y * (label_smoothing - 1.0))
-            * dl.sigmoid(z0)
-        )
-        * dl.sech2(x_y / softcap)
+        * (w4 * dl.sigmoid(-z0) - (w3 - u_weight_y * (u_label_smoothing - 1.0)) * dl.sigmoid(z0))
+        * dl.sech2(x_y / u_softcap)
     )
     pinv0 = tl.where(la0 == float("-inf"), 0.0, dl.exp_accurate(-lam0))
     return c0, grad_x_y, m0, pinv0
@@ -5733,13 +5792,13 @@ def _gradient_all(
     cols,
     y,
     x,
-    weight,
+    u_weight,
     x_y,
-    weight_y,
-    label_smoothing,
-    z_loss,
-    softcap,
-    temperature,
+    u_weight_y,
+    u_label_smoothing,
+    u_z_loss,
+    u_softcap,
+    u_temperature,
     V,
     c0,
     grad_x_y,
@@ -5747,11 +5806,11 @@ def _gradient_all(
     pinv0,
 ):
     # dloss/dx_j of one tile; the value at y is written, not added.
-    t0 = 1.0 / temperature * (dl.softcap(x, softcap) - m0)
+    t0 = 1.0 / u_temperature * (dl.softcap(x, u_softcap) - m0)
     e0 = tl.exp(t0)
     p0 = e0 * pinv0
-    w0 = dl.sech2(x / softcap)
-    grad_x = c0 * w0 * p0 - w0 * label_smoothing * weight / temperature / V
+    w0 = dl.sech2(x / u_softcap)
+    grad_x = c0 * w0 * p0 - w0 * u_label_smoothing * u_weight / V / u_temperature
     grad_x = tl.where(cols == y, grad_x_y, grad_x)
     return (grad_x,)
 
@@ -5760,11 +5819,11 @@ def _gradient_all(
 def _forward_kernel_all(
     logits,
     target,
-    weight_ptr,
-    label_smoothing,
-    z_loss,
-    softcap,
-    temperature,
+    u_weight_ptr,
+    u_label_smoothing,
+    u_z_loss,
+    u_softcap,
+    u_temperature,
     loss,
     saved,
     state,
@@ -5785,11 +5844,11 @@ def _forward_kernel_all(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    weight_y = tl.load(weight_ptr + y).to(tl.float32)
-    label_smoothing = tl.full((), 0.0, tl.float32) + label_smoothing
-    z_loss = tl.full((), 0.0, tl.float32) + z_loss
-    softcap = tl.full((), 0.0, tl.float32) + softcap
-    temperature = tl.full((), 0.0, tl.float32) + temperature
+    u_weight_y = tl.load(u_weight_ptr + y).to(tl.float32)
+    u_label_smoothing = tl.full((), 0.0, tl.float32) + u_label_smoothing
+    u_z_loss = tl.full((), 0.0, tl.float32) + u_z_loss
+    u_softcap = tl.full((), 0.0, tl.float32) + u_softcap
+    u_temperature = tl.full((), 0.0, tl.float32) + u_temperature
     V = tl.full((), 0.0, tl.float32) + n_classes
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BLOCK), SPLITS) * BLOCK
@@ -5798,14 +5857,14 @@ def _forward_kernel_all(
     stop = tl.where(ignored, start, stop)  # ignored rows read nothing
     m0, a0, b0, b1, b2 = _sweep_all(
         base,
-        weight_ptr,
+        u_weight_ptr,
         y,
         x_y,
-        weight_y,
-        label_smoothing,
-        z_loss,
-        softcap,
-        temperature,
+        u_weight_y,
+        u_label_smoothing,
+        u_z_loss,
+        u_softcap,
+        u_temperature,
         V,
         start,
         stop,
@@ -5815,7 +5874,18 @@ def _forward_kernel_all(
     if SPLITS == 1:
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
         loss_row, la0, T1 = _finish_all(
-            x_y, weight_y, label_smoothing, z_loss, softcap, temperature, V, m0, a0, b0, b1, b2
+            x_y,
+            u_weight_y,
+            u_label_smoothing,
+            u_z_loss,
+            u_softcap,
+            u_temperature,
+            V,
+            m0,
+            a0,
+            b0,
+            b1,
+            b2,
         )
         loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
         tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
@@ -5835,11 +5905,11 @@ def _forward_kernel_all(
 def _merge_kernel_all(
     logits,
     target,
-    weight_ptr,
-    label_smoothing,
-    z_loss,
-    softcap,
-    temperature,
+    u_weight_ptr,
+    u_label_smoothing,
+    u_z_loss,
+    u_softcap,
+    u_temperature,
     loss,
     saved,
     state,
@@ -5859,11 +5929,11 @@ def _merge_kernel_all(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    weight_y = tl.load(weight_ptr + y).to(tl.float32)
-    label_smoothing = tl.full((), 0.0, tl.float32) + label_smoothing
-    z_loss = tl.full((), 0.0, tl.float32) + z_loss
-    softcap = tl.full((), 0.0, tl.float32) + softcap
-    temperature = tl.full((), 0.0, tl.float32) + temperature
+    u_weight_y = tl.load(u_weight_ptr + y).to(tl.float32)
+    u_label_smoothing = tl.full((), 0.0, tl.float32) + u_label_smoothing
+    u_z_loss = tl.full((), 0.0, tl.float32) + u_z_loss
+    u_softcap = tl.full((), 0.0, tl.float32) + u_softcap
+    u_temperature = tl.full((), 0.0, tl.float32) + u_temperature
     V = tl.full((), 0.0, tl.float32) + n_classes
     m0 = tl.load(state + 0 * SPLITS * n_rows + row)
     a0 = tl.load(state + 1 * SPLITS * n_rows + row)
@@ -5878,11 +5948,22 @@ def _merge_kernel_all(
         b1_b = tl.load(state + 3 * SPLITS * n_rows + at)
         b2_b = tl.load(state + 4 * SPLITS * n_rows + at)
         m0, a0, b0, b1, b2 = _merge_all(
-            temperature, m0, a0, b0, b1, b2, m0_b, a0_b, b0_b, b1_b, b2_b
+            u_temperature, m0, a0, b0, b1, b2, m0_b, a0_b, b0_b, b1_b, b2_b
         )
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
     loss_row, la0, T1 = _finish_all(
-        x_y, weight_y, label_smoothing, z_loss, softcap, temperature, V, m0, a0, b0, b1, b2
+        x_y,
+        u_weight_y,
+        u_label_smoothing,
+        u_z_loss,
+        u_softcap,
+        u_temperature,
+        V,
+        m0,
+        a0,
+        b0,
+        b1,
+        b2,
     )
     loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
     tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
@@ -5895,11 +5976,11 @@ def _merge_kernel_all(
 def _backward_kernel_all(
     logits,
     target,
-    weight_ptr,
-    label_smoothing,
-    z_loss,
-    softcap,
-    temperature,
+    u_weight_ptr,
+    u_label_smoothing,
+    u_z_loss,
+    u_softcap,
+    u_temperature,
     saved,
     grad_rows,
     grad_logits,
@@ -5920,11 +6001,11 @@ def _backward_kernel_all(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    weight_y = tl.load(weight_ptr + y).to(tl.float32)
-    label_smoothing = tl.full((), 0.0, tl.float32) + label_smoothing
-    z_loss = tl.full((), 0.0, tl.float32) + z_loss
-    softcap = tl.full((), 0.0, tl.float32) + softcap
-    temperature = tl.full((), 0.0, tl.float32) + temperature
+    u_weight_y = tl.load(u_weight_ptr + y).to(tl.float32)
+    u_label_smoothing = tl.full((), 0.0, tl.float32) + u_label_smoothing
+    u_z_loss = tl.full((), 0.0, tl.float32) + u_z_loss
+    u_softcap = tl.full((), 0.0, tl.float32) + u_softcap
+    u_temperature = tl.full((), 0.0, tl.float32) + u_temperature
     V = tl.full((), 0.0, tl.float32) + n_classes
     g = tl.load(grad_rows + row * stride_grad_rows)
     g = tl.where(in_range | ignored, g, float("nan"))  # a target out of range is loud
@@ -5932,23 +6013,23 @@ def _backward_kernel_all(
     la0 = tl.load(saved + 1 * n_rows + row)
     T1 = tl.load(saved + 2 * n_rows + row)
     c0, grad_x_y, m0, pinv0 = _coefficients_all(
-        x_y, weight_y, label_smoothing, z_loss, softcap, temperature, V, m0, la0, T1
+        x_y, u_weight_y, u_label_smoothing, u_z_loss, u_softcap, u_temperature, V, m0, la0, T1
     )
     cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = cols < n_classes
     x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-    weight = tl.load(weight_ptr + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
+    u_weight = tl.load(u_weight_ptr + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
     (grad_x,) = _gradient_all(
         cols,
         y,
         x,
-        weight,
+        u_weight,
         x_y,
-        weight_y,
-        label_smoothing,
-        z_loss,
-        softcap,
-        temperature,
+        u_weight_y,
+        u_label_smoothing,
+        u_z_loss,
+        u_softcap,
+        u_temperature,
         V,
         c0,
         grad_x_y,
@@ -5965,11 +6046,11 @@ def _backward_kernel_all(
 def _fused_kernel_all(
     logits,
     target,
-    weight_ptr,
-    label_smoothing,
-    z_loss,
-    softcap,
-    temperature,
+    u_weight_ptr,
+    u_label_smoothing,
+    u_z_loss,
+    u_softcap,
+    u_temperature,
     loss,
     grad_rows,
     grad_logits,
@@ -5992,11 +6073,11 @@ def _fused_kernel_all(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    weight_y = tl.load(weight_ptr + y).to(tl.float32)
-    label_smoothing = tl.full((), 0.0, tl.float32) + label_smoothing
-    z_loss = tl.full((), 0.0, tl.float32) + z_loss
-    softcap = tl.full((), 0.0, tl.float32) + softcap
-    temperature = tl.full((), 0.0, tl.float32) + temperature
+    u_weight_y = tl.load(u_weight_ptr + y).to(tl.float32)
+    u_label_smoothing = tl.full((), 0.0, tl.float32) + u_label_smoothing
+    u_z_loss = tl.full((), 0.0, tl.float32) + u_z_loss
+    u_softcap = tl.full((), 0.0, tl.float32) + u_softcap
+    u_temperature = tl.full((), 0.0, tl.float32) + u_temperature
     V = tl.full((), 0.0, tl.float32) + n_classes
     g = tl.load(grad_rows + row * stride_grad_rows)
     g = tl.where(in_range | ignored, g, float("nan"))  # a target out of range is loud
@@ -6004,19 +6085,19 @@ def _fused_kernel_all(
         cols = tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-        weight = tl.load(weight_ptr + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
+        u_weight = tl.load(u_weight_ptr + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
         m0, a0, b0, b1, b2 = _lift_all(
             cols,
             inside,
             y,
             x,
-            weight,
+            u_weight,
             x_y,
-            weight_y,
-            label_smoothing,
-            z_loss,
-            softcap,
-            temperature,
+            u_weight_y,
+            u_label_smoothing,
+            u_z_loss,
+            u_softcap,
+            u_temperature,
             V,
         )
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
@@ -6024,14 +6105,14 @@ def _fused_kernel_all(
         stop = tl.where(ignored, 0, n_classes)
         m0, a0, b0, b1, b2 = _sweep_all(
             base,
-            weight_ptr,
+            u_weight_ptr,
             y,
             x_y,
-            weight_y,
-            label_smoothing,
-            z_loss,
-            softcap,
-            temperature,
+            u_weight_y,
+            u_label_smoothing,
+            u_z_loss,
+            u_softcap,
+            u_temperature,
             V,
             0,
             stop,
@@ -6040,25 +6121,36 @@ def _fused_kernel_all(
         )
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
     loss_row, la0, T1 = _finish_all(
-        x_y, weight_y, label_smoothing, z_loss, softcap, temperature, V, m0, a0, b0, b1, b2
+        x_y,
+        u_weight_y,
+        u_label_smoothing,
+        u_z_loss,
+        u_softcap,
+        u_temperature,
+        V,
+        m0,
+        a0,
+        b0,
+        b1,
+        b2,
     )
     loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
     tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
     c0, grad_x_y, m0, pinv0 = _coefficients_all(
-        x_y, weight_y, label_smoothing, z_loss, softcap, temperature, V, m0, la0, T1
+        x_y, u_weight_y, u_label_smoothing, u_z_loss, u_softcap, u_temperature, V, m0, la0, T1
     )
     if ONE_TILE:
         (grad_x,) = _gradient_all(
             cols,
             y,
             x,
-            weight,
+            u_weight,
             x_y,
-            weight_y,
-            label_smoothing,
-            z_loss,
-            softcap,
-            temperature,
+            u_weight_y,
+            u_label_smoothing,
+            u_z_loss,
+            u_softcap,
+            u_temperature,
             V,
             c0,
             grad_x_y,
@@ -6074,18 +6166,20 @@ def _fused_kernel_all(
             cols = first_col + tl.arange(0, BLOCK)
             inside = cols < n_classes
             x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-            weight = tl.load(weight_ptr + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
+            u_weight = tl.load(u_weight_ptr + cols, mask=inside & ~ignored, other=0.0).to(
+                tl.float32
+            )
             (grad_x,) = _gradient_all(
                 cols,
                 y,
                 x,
-                weight,
+                u_weight,
                 x_y,
-                weight_y,
-                label_smoothing,
-                z_loss,
-                softcap,
-                temperature,
+                u_weight_y,
+                u_label_smoothing,
+                u_z_loss,
+                u_softcap,
+                u_temperature,
                 V,
                 c0,
                 grad_x_y,
@@ -6104,7 +6198,7 @@ def _tile_all(
     x_hidden,
     x_weight,
     x_bias,
-    weight_ptr,
+    u_weight_ptr,
     row_at,
     cols,
     x_cap,
@@ -6141,8 +6235,8 @@ def _tile_all(
         x_scale,
         CAPPED,
     )
-    weight = tl.load(weight_ptr + cols).to(tl.float32)[None, :]
-    return x, cap_slope, weight
+    u_weight = tl.load(u_weight_ptr + cols).to(tl.float32)[None, :]
+    return x, cap_slope, u_weight
 
 
 @dl.jit
@@ -6152,11 +6246,11 @@ def _tiled_sweep_kernel_all(
     x_bias,
     source_row,
     target,
-    weight_ptr,
-    label_smoothing,
-    z_loss,
-    softcap,
-    temperature,
+    u_weight_ptr,
+    u_label_smoothing,
+    u_z_loss,
+    u_softcap,
+    u_temperature,
     at_y,
     x_cap,
     x_scale,
@@ -6183,11 +6277,11 @@ def _tiled_sweep_kernel_all(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    weight_y = tl.load(weight_ptr + y).to(tl.float32)
-    label_smoothing = tl.full((), 0.0, tl.float32) + label_smoothing
-    z_loss = tl.full((), 0.0, tl.float32) + z_loss
-    softcap = tl.full((), 0.0, tl.float32) + softcap
-    temperature = tl.full((), 0.0, tl.float32) + temperature
+    u_weight_y = tl.load(u_weight_ptr + y).to(tl.float32)
+    u_label_smoothing = tl.full((), 0.0, tl.float32) + u_label_smoothing
+    u_z_loss = tl.full((), 0.0, tl.float32) + u_z_loss
+    u_softcap = tl.full((), 0.0, tl.float32) + u_softcap
+    u_temperature = tl.full((), 0.0, tl.float32) + u_temperature
     V = tl.full((), 0.0, tl.float32) + n_classes
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BV), SPLITS) * BV
@@ -6201,11 +6295,11 @@ def _tiled_sweep_kernel_all(
     for first_col in range(start, stop, BV):
         row_at = tl.load(source_row + row)
         cols = first_col + tl.arange(0, BV)
-        x, cap_slope, weight = _tile_all(
+        x, cap_slope, u_weight = _tile_all(
             x_hidden,
             x_weight,
             x_bias,
-            weight_ptr,
+            u_weight_ptr,
             row_at,
             cols,
             x_cap,
@@ -6228,17 +6322,17 @@ def _tiled_sweep_kernel_all(
             inside,
             y,
             x,
-            weight,
+            u_weight,
             x_y,
-            weight_y,
-            label_smoothing,
-            z_loss,
-            softcap,
-            temperature,
+            u_weight_y,
+            u_label_smoothing,
+            u_z_loss,
+            u_softcap,
+            u_temperature,
             V,
         )
         m0, a0, b0, b1, b2 = _merge_all(
-            temperature, m0, a0, b0, b1, b2, m0_b, a0_b, b0_b, b1_b, b2_b
+            u_temperature, m0, a0, b0, b1, b2, m0_b, a0_b, b0_b, b1_b, b2_b
         )
     tl.store(state + (0 * SPLITS + split) * n_rows + row, m0)
     tl.store(state + (1 * SPLITS + split) * n_rows + row, a0)
@@ -6254,11 +6348,11 @@ def _tiled_merge_kernel_all(
     x_bias,
     source_row,
     target,
-    weight_ptr,
-    label_smoothing,
-    z_loss,
-    softcap,
-    temperature,
+    u_weight_ptr,
+    u_label_smoothing,
+    u_z_loss,
+    u_softcap,
+    u_temperature,
     at_y,
     x_cap,
     x_scale,
@@ -6280,11 +6374,11 @@ def _tiled_merge_kernel_all(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    weight_y = tl.load(weight_ptr + y).to(tl.float32)
-    label_smoothing = tl.full((), 0.0, tl.float32) + label_smoothing
-    z_loss = tl.full((), 0.0, tl.float32) + z_loss
-    softcap = tl.full((), 0.0, tl.float32) + softcap
-    temperature = tl.full((), 0.0, tl.float32) + temperature
+    u_weight_y = tl.load(u_weight_ptr + y).to(tl.float32)
+    u_label_smoothing = tl.full((), 0.0, tl.float32) + u_label_smoothing
+    u_z_loss = tl.full((), 0.0, tl.float32) + u_z_loss
+    u_softcap = tl.full((), 0.0, tl.float32) + u_softcap
+    u_temperature = tl.full((), 0.0, tl.float32) + u_temperature
     V = tl.full((), 0.0, tl.float32) + n_classes
     m0 = tl.load(state + 0 * SPLITS * n_rows + row)
     a0 = tl.load(state + 1 * SPLITS * n_rows + row)
@@ -6298,7 +6392,7 @@ def _tiled_merge_kernel_all(
         b1_b = tl.load(state + (3 * SPLITS + split) * n_rows + row)
         b2_b = tl.load(state + (4 * SPLITS + split) * n_rows + row)
         m0, a0, b0, b1, b2 = _merge_all(
-            temperature, m0, a0, b0, b1, b2, m0_b, a0_b, b0_b, b1_b, b2_b
+            u_temperature, m0, a0, b0, b1, b2, m0_b, a0_b, b0_b, b1_b, b2_b
         )
     tl.store(row_merged + 0 * n_rows + row, m0)
     tl.store(row_merged + 1 * n_rows + row, a0)
@@ -6307,7 +6401,18 @@ def _tiled_merge_kernel_all(
     tl.store(row_merged + 4 * n_rows + row, b2)
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
     loss_row, la0, T1 = _finish_all(
-        x_y, weight_y, label_smoothing, z_loss, softcap, temperature, V, m0, a0, b0, b1, b2
+        x_y,
+        u_weight_y,
+        u_label_smoothing,
+        u_z_loss,
+        u_softcap,
+        u_temperature,
+        V,
+        m0,
+        a0,
+        b0,
+        b1,
+        b2,
     )
     tl.store(loss + 0 * n_rows + row, tl.where(in_range, loss_row, float("nan")))
     tl.store(saved + 0 * n_rows + row, m0)
@@ -6322,11 +6427,11 @@ def _tiled_row_kernel_all(
     x_bias,
     source_row,
     target,
-    weight_ptr,
-    label_smoothing,
-    z_loss,
-    softcap,
-    temperature,
+    u_weight_ptr,
+    u_label_smoothing,
+    u_z_loss,
+    u_softcap,
+    u_temperature,
     at_y,
     x_cap,
     x_scale,
@@ -6347,17 +6452,17 @@ def _tiled_row_kernel_all(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    weight_y = tl.load(weight_ptr + y).to(tl.float32)
-    label_smoothing = tl.full((), 0.0, tl.float32) + label_smoothing
-    z_loss = tl.full((), 0.0, tl.float32) + z_loss
-    softcap = tl.full((), 0.0, tl.float32) + softcap
-    temperature = tl.full((), 0.0, tl.float32) + temperature
+    u_weight_y = tl.load(u_weight_ptr + y).to(tl.float32)
+    u_label_smoothing = tl.full((), 0.0, tl.float32) + u_label_smoothing
+    u_z_loss = tl.full((), 0.0, tl.float32) + u_z_loss
+    u_softcap = tl.full((), 0.0, tl.float32) + u_softcap
+    u_temperature = tl.full((), 0.0, tl.float32) + u_temperature
     V = tl.full((), 0.0, tl.float32) + n_classes
     m0 = tl.load(saved + 0 * n_rows + row)
     la0 = tl.load(saved + 1 * n_rows + row)
     T1 = tl.load(saved + 2 * n_rows + row)
     c0, grad_x_y, m0, pinv0 = _coefficients_all(
-        x_y, weight_y, label_smoothing, z_loss, softcap, temperature, V, m0, la0, T1
+        x_y, u_weight_y, u_label_smoothing, u_z_loss, u_softcap, u_temperature, V, m0, la0, T1
     )
     tl.store(row_coef + 0 * n_rows + row, c0)
     tl.store(row_coef + 1 * n_rows + row, grad_x_y)
@@ -6372,11 +6477,11 @@ def _tiled_gradient_all(
     x_bias,
     source_row,
     target,
-    weight_ptr,
-    label_smoothing,
-    z_loss,
-    softcap,
-    temperature,
+    u_weight_ptr,
+    u_label_smoothing,
+    u_z_loss,
+    u_softcap,
+    u_temperature,
     at_y,
     x_cap,
     x_scale,
@@ -6408,11 +6513,11 @@ def _tiled_gradient_all(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    weight_y = tl.load(weight_ptr + y).to(tl.float32)
-    label_smoothing = tl.full((), 0.0, tl.float32) + label_smoothing
-    z_loss = tl.full((), 0.0, tl.float32) + z_loss
-    softcap = tl.full((), 0.0, tl.float32) + softcap
-    temperature = tl.full((), 0.0, tl.float32) + temperature
+    u_weight_y = tl.load(u_weight_ptr + y).to(tl.float32)
+    u_label_smoothing = tl.full((), 0.0, tl.float32) + u_label_smoothing
+    u_z_loss = tl.full((), 0.0, tl.float32) + u_z_loss
+    u_softcap = tl.full((), 0.0, tl.float32) + u_softcap
+    u_temperature = tl.full((), 0.0, tl.float32) + u_temperature
     V = tl.full((), 0.0, tl.float32) + n_classes
     c0 = tl.load(row_coef + 0 * n_rows + row)
     grad_x_y = tl.load(row_coef + 1 * n_rows + row)
@@ -6420,11 +6525,11 @@ def _tiled_gradient_all(
     pinv0 = tl.load(row_coef + 3 * n_rows + row)
     row_at = tl.load(source_row + row)
     cols = first_col + tl.arange(0, BV)
-    x, cap_slope, weight = _tile_all(
+    x, cap_slope, u_weight = _tile_all(
         x_hidden,
         x_weight,
         x_bias,
-        weight_ptr,
+        u_weight_ptr,
         row_at,
         cols,
         x_cap,
@@ -6446,13 +6551,13 @@ def _tiled_gradient_all(
         cols,
         y,
         x,
-        weight,
+        u_weight,
         x_y,
-        weight_y,
-        label_smoothing,
-        z_loss,
-        softcap,
-        temperature,
+        u_weight_y,
+        u_label_smoothing,
+        u_z_loss,
+        u_softcap,
+        u_temperature,
         V,
         c0,
         grad_x_y,
@@ -6481,11 +6586,11 @@ def _tiled_hidden_kernel_all(
     x_bias,
     source_row,
     target,
-    weight_ptr,
-    label_smoothing,
-    z_loss,
-    softcap,
-    temperature,
+    u_weight_ptr,
+    u_label_smoothing,
+    u_z_loss,
+    u_softcap,
+    u_temperature,
     at_y,
     x_cap,
     x_scale,
@@ -6541,11 +6646,11 @@ def _tiled_hidden_kernel_all(
                     x_bias,
                     source_row,
                     target,
-                    weight_ptr,
-                    label_smoothing,
-                    z_loss,
-                    softcap,
-                    temperature,
+                    u_weight_ptr,
+                    u_label_smoothing,
+                    u_z_loss,
+                    u_softcap,
+                    u_temperature,
                     at_y,
                     x_cap,
                     x_scale,
@@ -6610,11 +6715,11 @@ def _tiled_weight_kernel_all(
     x_bias,
     source_row,
     target,
-    weight_ptr,
-    label_smoothing,
-    z_loss,
-    softcap,
-    temperature,
+    u_weight_ptr,
+    u_label_smoothing,
+    u_z_loss,
+    u_softcap,
+    u_temperature,
     at_y,
     x_cap,
     x_scale,
@@ -6676,11 +6781,11 @@ def _tiled_weight_kernel_all(
                         x_bias,
                         source_row,
                         target,
-                        weight_ptr,
-                        label_smoothing,
-                        z_loss,
-                        softcap,
-                        temperature,
+                        u_weight_ptr,
+                        u_label_smoothing,
+                        u_z_loss,
+                        u_softcap,
+                        u_temperature,
                         at_y,
                         x_cap,
                         x_scale,
@@ -6753,36 +6858,36 @@ def _tiled_weight_kernel_all(
             )
 
 
-def _torch_forward_all(x, y, weight, label_smoothing, z_loss, softcap, temperature):
+def _torch_forward_all(x, y, u_weight, u_label_smoothing, u_z_loss, u_softcap, u_temperature):
     """Loss [rows, outputs] and saved statistics [n_saved, rows] of a chunk of whole rows."""
     V = float(x.shape[1])
     x_y = x.gather(1, y)
-    weight_y = weight[y]
-    b2 = (weight + torch.zeros_like(x)).scatter_(1, y, 0.0).sum(1, keepdim=True)
-    l0 = (el.softcap(x, softcap)).scatter_(1, y, float("-inf"))
+    u_weight_y = u_weight[y]
+    b2 = (u_weight + torch.zeros_like(x)).scatter_(1, y, 0.0).sum(1, keepdim=True)
+    l0 = (el.softcap(x, u_softcap)).scatter_(1, y, float("-inf"))
     m0 = l0.amax(1, keepdim=True)
     m0 = torch.where(m0 == float("-inf"), 0.0, m0)
-    t0 = l0.sub_(m0).mul_(1.0 / temperature)
+    t0 = l0.sub_(m0).mul_(1.0 / u_temperature)
     e0 = t0.exp()
     a0 = e0.sum(1, keepdim=True)
-    b0 = torch.where(weight != 0.0, (weight + torch.zeros_like(x)).scatter_(1, y, 0.0), 0.0).sum(
-        1, keepdim=True
-    )
+    b0 = torch.where(
+        u_weight != 0.0, (u_weight + torch.zeros_like(x)).scatter_(1, y, 0.0), 0.0
+    ).sum(1, keepdim=True)
     b1 = torch.where(
-        weight != 0.0, (t0 * weight + torch.zeros_like(x)).scatter_(1, y, 0.0), 0.0
+        u_weight != 0.0, (t0 * u_weight + torch.zeros_like(x)).scatter_(1, y, 0.0), 0.0
     ).sum(1, keepdim=True)
     la0 = el.log(a0)
-    ly0 = el.softcap(x_y, softcap)
-    z0 = 1.0 / temperature * (m0 - ly0) + la0
+    ly0 = el.softcap(x_y, u_softcap)
+    z0 = 1.0 / u_temperature * (m0 - ly0) + la0
     lam0 = torch.where(
-        z0 > 0.0, la0 + el.softplus(-z0), el.softplus(z0) - (1.0 / temperature * (m0 - ly0))
+        z0 > 0.0, la0 + el.softplus(-z0), el.softplus(z0) - (1.0 / u_temperature * (m0 - ly0))
     )
-    L0 = 1.0 / temperature * m0 + lam0
+    L0 = 1.0 / u_temperature * m0 + lam0
     T0 = b1 - lam0 * b0
     T1 = b2
     zc0 = el.clip(z0, -3.0e38, 3.0e38)
-    w0 = weight_y * el.softplus(zc0)
-    loss = z_loss * L0 * L0 - label_smoothing * (T0 - w0) / V - w0 * (label_smoothing - 1.0)
+    w0 = u_weight_y * el.softplus(zc0)
+    loss = u_z_loss * L0 * L0 - u_label_smoothing * (T0 - w0) / V - w0 * (u_label_smoothing - 1.0)
     loss = torch.where(
         (z0 != zc0),
         torch.where(
@@ -6793,75 +6898,74 @@ def _torch_forward_all(x, y, weight, label_smoothing, z_loss, softcap, temperatu
     return loss, torch.cat([m0.to(x.dtype), la0.to(x.dtype), T1.to(x.dtype)], 1).t()
 
 
-def _torch_backward_all(x, y, weight, label_smoothing, z_loss, softcap, temperature, saved, g):
+def _torch_backward_all(
+    x, y, u_weight, u_label_smoothing, u_z_loss, u_softcap, u_temperature, saved, g
+):
     """g * dloss/dx [rows, V] for each stream of a chunk of whole rows, from what was saved."""
     V = float(x.shape[1])
     m0 = saved[0].unsqueeze(1)
     la0 = saved[1].unsqueeze(1)
     T1 = saved[2].unsqueeze(1)
     x_y = x.gather(1, y)
-    weight_y = weight[y]
-    ly0 = el.softcap(x_y, softcap)
-    z0 = 1.0 / temperature * (m0 - ly0) + la0
+    u_weight_y = u_weight[y]
+    ly0 = el.softcap(x_y, u_softcap)
+    z0 = 1.0 / u_temperature * (m0 - ly0) + la0
     lam0 = torch.where(
-        z0 > 0.0, la0 + el.softplus(-z0), el.softplus(z0) - (1.0 / temperature * (m0 - ly0))
+        z0 > 0.0, la0 + el.softplus(-z0), el.softplus(z0) - (1.0 / u_temperature * (m0 - ly0))
     )
-    L0 = 1.0 / temperature * m0 + lam0
-    w0 = 1.0 / temperature
-    w1 = label_smoothing * weight_y
-    w2 = 1.0 / V
-    w3 = 2.0 * L0 * z_loss + w2 * T1 * label_smoothing
-    c0 = w0 * (w1 * w2 + w3 + weight_y - w1)
+    L0 = 1.0 / u_temperature * m0 + lam0
+    w0 = 1.0 / u_temperature
+    w1 = 1.0 / V
+    w2 = u_label_smoothing * u_weight_y
+    w3 = w1 * w2
+    w4 = 2.0 * L0 * u_z_loss + w1 * T1 * u_label_smoothing
+    c0 = w0 * (u_weight_y + w3 + w4 - w2)
     grad_x_y = (
         w0
-        * (
-            w3 * el.sigmoid(-z0)
-            - (w2 * label_smoothing * weight_y - weight_y * (label_smoothing - 1.0))
-            * el.sigmoid(z0)
-        )
-        * el.sech2(x_y / softcap)
+        * (w4 * el.sigmoid(-z0) - (w3 - u_weight_y * (u_label_smoothing - 1.0)) * el.sigmoid(z0))
+        * el.sech2(x_y / u_softcap)
     )
     pinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0))
-    t0 = 1.0 / temperature * (el.softcap(x, softcap) - m0)
+    t0 = 1.0 / u_temperature * (el.softcap(x, u_softcap) - m0)
     e0 = t0.exp_()
     p0 = e0 * pinv0
-    w0 = el.sech2(x / softcap)
-    grad_x = c0 * w0 * p0 - w0 * label_smoothing * weight / temperature / V
+    w0 = el.sech2(x / u_softcap)
+    grad_x = c0 * w0 * p0 - w0 * u_label_smoothing * u_weight / V / u_temperature
     grad_x = grad_x.scatter(1, y, grad_x_y + torch.zeros_like(x_y))
     grad_x = grad_x.mul_(g)
     return (grad_x,)
 
 
-def _torch_fused_all(x, y, weight, label_smoothing, z_loss, softcap, temperature, g):
+def _torch_fused_all(x, y, u_weight, u_label_smoothing, u_z_loss, u_softcap, u_temperature, g):
     """Loss [rows, outputs] and g * dloss/dx [rows, V] for each stream while the chunk is in cache."""
     V = float(x.shape[1])
     x_y = x.gather(1, y)
-    weight_y = weight[y]
-    b2 = (weight + torch.zeros_like(x)).scatter_(1, y, 0.0).sum(1, keepdim=True)
-    l0 = (el.softcap(x, softcap)).scatter_(1, y, float("-inf"))
+    u_weight_y = u_weight[y]
+    b2 = (u_weight + torch.zeros_like(x)).scatter_(1, y, 0.0).sum(1, keepdim=True)
+    l0 = (el.softcap(x, u_softcap)).scatter_(1, y, float("-inf"))
     m0 = l0.amax(1, keepdim=True)
     m0 = torch.where(m0 == float("-inf"), 0.0, m0)
-    t0 = l0.sub_(m0).mul_(1.0 / temperature)
+    t0 = l0.sub_(m0).mul_(1.0 / u_temperature)
     e0 = t0.exp()
     a0 = e0.sum(1, keepdim=True)
-    b0 = torch.where(weight != 0.0, (weight + torch.zeros_like(x)).scatter_(1, y, 0.0), 0.0).sum(
-        1, keepdim=True
-    )
+    b0 = torch.where(
+        u_weight != 0.0, (u_weight + torch.zeros_like(x)).scatter_(1, y, 0.0), 0.0
+    ).sum(1, keepdim=True)
     b1 = torch.where(
-        weight != 0.0, (t0 * weight + torch.zeros_like(x)).scatter_(1, y, 0.0), 0.0
+        u_weight != 0.0, (t0 * u_weight + torch.zeros_like(x)).scatter_(1, y, 0.0), 0.0
     ).sum(1, keepdim=True)
     la0 = el.log(a0)
-    ly0 = el.softcap(x_y, softcap)
-    z0 = 1.0 / temperature * (m0 - ly0) + la0
+    ly0 = el.softcap(x_y, u_softcap)
+    z0 = 1.0 / u_temperature * (m0 - ly0) + la0
     lam0 = torch.where(
-        z0 > 0.0, la0 + el.softplus(-z0), el.softplus(z0) - (1.0 / temperature * (m0 - ly0))
+        z0 > 0.0, la0 + el.softplus(-z0), el.softplus(z0) - (1.0 / u_temperature * (m0 - ly0))
     )
-    L0 = 1.0 / temperature * m0 + lam0
+    L0 = 1.0 / u_temperature * m0 + lam0
     T0 = b1 - lam0 * b0
     T1 = b2
     zc0 = el.clip(z0, -3.0e38, 3.0e38)
-    w0 = weight_y * el.softplus(zc0)
-    loss = z_loss * L0 * L0 - label_smoothing * (T0 - w0) / V - w0 * (label_smoothing - 1.0)
+    w0 = u_weight_y * el.softplus(zc0)
+    loss = u_z_loss * L0 * L0 - u_label_smoothing * (T0 - w0) / V - w0 * (u_label_smoothing - 1.0)
     loss = torch.where(
         (z0 != zc0),
         torch.where(
@@ -6869,24 +6973,21 @@ def _torch_fused_all(x, y, weight, label_smoothing, z_loss, softcap, temperature
         ),
         loss,
     )
-    w0 = 1.0 / temperature
-    w1 = label_smoothing * weight_y
-    w2 = 1.0 / V
-    w3 = 2.0 * L0 * z_loss + w2 * T1 * label_smoothing
-    c0 = w0 * (w1 * w2 + w3 + weight_y - w1)
+    w0 = 1.0 / u_temperature
+    w1 = 1.0 / V
+    w2 = u_label_smoothing * u_weight_y
+    w3 = w1 * w2
+    w4 = 2.0 * L0 * u_z_loss + w1 * T1 * u_label_smoothing
+    c0 = w0 * (u_weight_y + w3 + w4 - w2)
     grad_x_y = (
         w0
-        * (
-            w3 * el.sigmoid(-z0)
-            - (w2 * label_smoothing * weight_y - weight_y * (label_smoothing - 1.0))
-            * el.sigmoid(z0)
-        )
-        * el.sech2(x_y / softcap)
+        * (w4 * el.sigmoid(-z0) - (w3 - u_weight_y * (u_label_smoothing - 1.0)) * el.sigmoid(z0))
+        * el.sech2(x_y / u_softcap)
     )
     pinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0))
     p0 = e0 * pinv0
-    w0 = el.sech2(x / softcap)
-    grad_x = c0 * w0 * p0 - w0 * label_smoothing * weight / temperature / V
+    w0 = el.sech2(x / u_softcap)
+    grad_x = c0 * w0 * p0 - w0 * u_label_smoothing * u_weight / V / u_temperature
     grad_x = grad_x.scatter(1, y, grad_x_y + torch.zeros_like(x_y))
     grad_x = grad_x.mul_(g)
     return loss, (grad_x,)
@@ -6896,35 +6997,37 @@ _C_SOURCE_all = r"""#include "row.h"
 
 /* Cross-entropy with label smoothing, z-loss, class weights, softcap and temperature, with
     label_smoothing, softcap, temperature, weight, z_loss
-     loss     = L0**2*z_loss - weight_y*(label_smoothing - 1)*softplus(z0) - label_smoothing*(T0 -
-         weight_y*softplus(z0))/V
-     c0       = (2*L0*z_loss + T1*label_smoothing/V - label_smoothing*weight_y + weight_y +
-         label_smoothing*weight_y/V)/temperature
-     dloss/dx = c0*exp(logp0)*sech2(x/softcap) -
-         label_smoothing*weight*sech2(x/softcap)/(V*temperature)
-     dloss/dx_y = ((2*L0*z_loss + T1*label_smoothing/V)*sigmoid(-z0) - (-weight_y*(label_smoothing
-         - 1) + label_smoothing*weight_y/V)*sigmoid(z0))*sech2(x_y/softcap)/temperature
-     with l0_j = softcap(x, softcap)/temperature, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j
-         - logsumexp l0, R0 = exp(l0_j - logsumexp_(j != y) l0_j)
-     T0 = sum_(j != y) logp0*weight
-     T1 = sum_(j != y) weight */
+     loss     = -u_label_smoothing*(-u_weight_y*softplus(z0) + T0)/V -
+         u_weight_y*(u_label_smoothing - 1)*softplus(z0) + u_z_loss*L0**2
+     c0       = (-u_label_smoothing*u_weight_y + u_label_smoothing*u_weight_y/V +
+         u_label_smoothing*T1/V + u_weight_y + 2*u_z_loss*L0)/u_temperature
+     dloss/dx = -u_label_smoothing*u_weight*sech2(x/u_softcap)/(u_temperature*V) +
+         c0*exp(logp0)*sech2(x/u_softcap)
+     dloss/dx_y = (-(u_label_smoothing*u_weight_y/V - u_weight_y*(u_label_smoothing -
+         1))*sigmoid(z0) + (u_label_smoothing*T1/V +
+         2*u_z_loss*L0)*sigmoid(-z0))*sech2(x_y/u_softcap)/u_temperature
+     names of the spec begin with u_: u_label_smoothing is its label_smoothing
+     with l0_j = softcap(x, u_softcap)/u_temperature, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 =
+         l0_j - logsumexp l0, R0 = exp(l0_j - logsumexp_(j != y) l0_j)
+     T0 = sum_(j != y) u_weight*logp0
+     T1 = sum_(j != y) u_weight */
 
 static inline __attribute__((always_inline)) void lift_all_1_class(const int cols, const real
-    *x_ptr, const real *weight_ptr, real *kept0_ptr, const real softcap, const int y, real
+    *x_ptr, const real *u_weight_ptr, real *kept0_ptr, const real u_softcap, const int y, real
     *reduced0, real *reduced2, real *reduced4) {
     const real x = x_ptr[cols];
-    const real weight = weight_ptr[cols];
+    const real u_weight = u_weight_ptr[cols];
     const int valid = cols != y;
-    const real kept0 = f_softcap(x, softcap);
+    const real kept0 = f_softcap(x, u_softcap);
     const real l0 = (valid ? kept0 : -INFINITY);
     kept0_ptr[cols] = kept0;
     *reduced0 = l0;
-    *reduced2 = (valid && weight != R(0.0) ? weight : R(0.0));
-    *reduced4 = (valid ? weight : R(0.0));
+    *reduced2 = (valid && u_weight != R(0.0) ? u_weight : R(0.0));
+    *reduced4 = (valid ? u_weight : R(0.0));
 }
 
-static void lift_all_1(const real *x_ptr, const real *weight_ptr, const int n_classes, real
-    *kept0_ptr, const real softcap, const int y, double *out) {
+static void lift_all_1(const real *x_ptr, const real *u_weight_ptr, const int n_classes, real
+    *kept0_ptr, const real u_softcap, const int y, double *out) {
     double reduced0_row[PARTS];
     double reduced2_row[PARTS];
     double reduced4_row[PARTS];
@@ -6947,7 +7050,7 @@ static void lift_all_1(const real *x_ptr, const real *weight_ptr, const int n_cl
         for (; cols + LANES <= stop; cols += LANES) {
 #pragma GCC ivdep
             for (int lane = 0; lane < LANES; ++lane) {
-                lift_all_1_class(cols + lane, x_ptr, weight_ptr, kept0_ptr, softcap, y,
+                lift_all_1_class(cols + lane, x_ptr, u_weight_ptr, kept0_ptr, u_softcap, y,
                     &reduced0_class, &reduced2_class, &reduced4_class);
                 reduced0[lane] = reduced0_class > reduced0[lane] ? reduced0_class : reduced0[lane];
                 reduced2[lane] = reduced2[lane] + reduced2_class;
@@ -6955,7 +7058,7 @@ static void lift_all_1(const real *x_ptr, const real *weight_ptr, const int n_cl
             }
         }
         for (; cols < stop; ++cols) {
-            lift_all_1_class(cols, x_ptr, weight_ptr, kept0_ptr, softcap, y, &reduced0_class,
+            lift_all_1_class(cols, x_ptr, u_weight_ptr, kept0_ptr, u_softcap, y, &reduced0_class,
                 &reduced2_class, &reduced4_class);
             reduced0[0] = reduced0_class > reduced0[0] ? reduced0_class : reduced0[0];
             reduced2[0] = reduced2[0] + reduced2_class;
@@ -6983,9 +7086,9 @@ static void lift_all_1(const real *x_ptr, const real *weight_ptr, const int n_cl
 }
 
 static inline __attribute__((always_inline)) void lift_all_2_class(const int cols, const real
-    *weight_ptr, const real *kept0_ptr, real *kept1_ptr, const int late, const real same0, const
+    *u_weight_ptr, const real *kept0_ptr, real *kept1_ptr, const int late, const real same0, const
     real same1, const int y, real *reduced1, real *reduced3) {
-    const real weight = weight_ptr[cols];
+    const real u_weight = u_weight_ptr[cols];
     const real kept0 = kept0_ptr[cols];
     const int valid = cols != y;
     const real l0 = (valid ? kept0 : -INFINITY);
@@ -6994,12 +7097,12 @@ static inline __attribute__((always_inline)) void lift_all_2_class(const int col
     const real e0 = kept1;
     if (late) kept1_ptr[cols] = kept1;
     *reduced1 = e0;
-    *reduced3 = (valid && weight != R(0.0) ? t0 * weight : R(0.0));
+    *reduced3 = (valid && u_weight != R(0.0) ? t0 * u_weight : R(0.0));
 }
 
 static inline __attribute__((always_inline)) void lift_all_2(const real *x_ptr, const real
-    *weight_ptr, const int n_classes, const real *kept0_ptr, real *kept1_ptr, const int late, const
-    real same0, const real same1, const int y, double *out) {
+    *u_weight_ptr, const int n_classes, const real *kept0_ptr, real *kept1_ptr, const int late,
+    const real same0, const real same1, const int y, double *out) {
     double reduced1_row[PARTS];
     double reduced3_row[PARTS];
     for (int part = 0; part < PARTS; ++part) {
@@ -7018,14 +7121,14 @@ static inline __attribute__((always_inline)) void lift_all_2(const real *x_ptr, 
         for (; cols + LANES <= stop; cols += LANES) {
 #pragma GCC ivdep
             for (int lane = 0; lane < LANES; ++lane) {
-                lift_all_2_class(cols + lane, weight_ptr, kept0_ptr, kept1_ptr, late, same0, same1,
-                    y, &reduced1_class, &reduced3_class);
+                lift_all_2_class(cols + lane, u_weight_ptr, kept0_ptr, kept1_ptr, late, same0,
+                    same1, y, &reduced1_class, &reduced3_class);
                 reduced1[lane] = reduced1[lane] + reduced1_class;
                 reduced3[lane] = reduced3[lane] + reduced3_class;
             }
         }
         for (; cols < stop; ++cols) {
-            lift_all_2_class(cols, weight_ptr, kept0_ptr, kept1_ptr, late, same0, same1, y,
+            lift_all_2_class(cols, u_weight_ptr, kept0_ptr, kept1_ptr, late, same0, same1, y,
                 &reduced1_class, &reduced3_class);
             reduced1[0] = reduced1[0] + reduced1_class;
             reduced3[0] = reduced3[0] + reduced3_class;
@@ -7047,35 +7150,35 @@ static inline __attribute__((always_inline)) void lift_all_2(const real *x_ptr, 
 }
 
 static inline __attribute__((always_inline)) void gradient_all(const real *x_ptr, const real
-    *weight_ptr, const int n_classes, const real V, const real c0, const real label_smoothing, const
-    real m0, const real pinv0, const real same0, const real softcap, const real temperature, const
-    real g, real *grad_x_ptr, const int want) {
+    *u_weight_ptr, const int n_classes, const real V, const real c0, const real m0, const real
+    pinv0, const real same0, const real u_label_smoothing, const real u_softcap, const real
+    u_temperature, const real g, real *grad_x_ptr, const int want) {
 #pragma GCC ivdep
     for (int cols = 0; cols < n_classes; ++cols) {
         const real x = x_ptr[cols];
-        const real weight = weight_ptr[cols];
-        const real t0 = same0 * (f_softcap(x, softcap) - m0);
+        const real u_weight = u_weight_ptr[cols];
+        const real t0 = same0 * (f_softcap(x, u_softcap) - m0);
         const real e0 = f_exp_below(t0);
         const real p0 = e0 * pinv0;
-        const real w0 = f_sech2(x / softcap);
-        const real grad_x = c0 * w0 * p0 - w0 * label_smoothing * weight / temperature / V;
+        const real w0 = f_sech2(x / u_softcap);
+        const real grad_x = c0 * w0 * p0 - w0 * u_label_smoothing * u_weight / V / u_temperature;
         if (want & 1) grad_x_ptr[cols] = grad_x * g;
     }
 }
 
 static inline __attribute__((always_inline)) void gradient_all_kept(const real *x_ptr, const real
-    *weight_ptr, const int n_classes, const real *kept1_ptr, const real V, const real c0, const real
-    label_smoothing, const real pinv0, const real softcap, const real temperature, const real g,
-    real *grad_x_ptr, const int want) {
+    *u_weight_ptr, const int n_classes, const real *kept1_ptr, const real V, const real c0, const
+    real pinv0, const real u_label_smoothing, const real u_softcap, const real u_temperature, const
+    real g, real *grad_x_ptr, const int want) {
 #pragma GCC ivdep
     for (int cols = 0; cols < n_classes; ++cols) {
         const real x = x_ptr[cols];
-        const real weight = weight_ptr[cols];
+        const real u_weight = u_weight_ptr[cols];
         const real kept1 = kept1_ptr[cols];
         const real e0 = kept1;
         const real p0 = e0 * pinv0;
-        const real w0 = f_sech2(x / softcap);
-        const real grad_x = c0 * w0 * p0 - w0 * label_smoothing * weight / temperature / V;
+        const real w0 = f_sech2(x / u_softcap);
+        const real grad_x = c0 * w0 * p0 - w0 * u_label_smoothing * u_weight / V / u_temperature;
         if (want & 1) grad_x_ptr[cols] = grad_x * g;
     }
 }
@@ -7088,11 +7191,11 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
     const int64_t own = (mode == BACKWARD ? 0 : 1 * padded) + 2 * width;
     if (own && !(scratch = aligned_alloc(ALIGNED, (size_t)own * sizeof(real)))) return 1;
     real *kept = scratch + 2 * width;
-    const real *weight_ptr = call->input[0];
-    const double label_smoothing = call->parameter[0];
-    const double z_loss = call->parameter[1];
-    const double softcap = call->parameter[2];
-    const double temperature = call->parameter[3];
+    const real *u_weight_ptr = call->input[0];
+    const double u_label_smoothing = call->parameter[0];
+    const double u_z_loss = call->parameter[1];
+    const double u_softcap = call->parameter[2];
+    const double u_temperature = call->parameter[3];
     const double V = (double)call->classes;
     for (int64_t row = start; row < stop; ++row) {
         real *grad_x_ptr = grad_row(call, 0, row, scratch + 1 * width);
@@ -7107,14 +7210,14 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         const int in_range = target >= 0 && target < n_classes;
         const int y = in_range ? (int)target : 0;
         const real *x_ptr = read_row(call, 0, row, scratch + 0 * width);
-        double x_y, weight_y, m0, a0, b0, b1, b2, la0, T1, loss, g;
+        double x_y, u_weight_y, m0, a0, b0, b1, b2, la0, T1, loss, g;
         x_y = x_ptr[y];
-        weight_y = weight_ptr[y];
+        u_weight_y = u_weight_ptr[y];
         if (mode != BACKWARD) {
             {
-                const double same0 = 1.0 / temperature;
+                const double same0 = 1.0 / u_temperature;
                 double out[3];
-                lift_all_1(x_ptr, weight_ptr, n_classes, kept + 0 * padded, softcap, y, out);
+                lift_all_1(x_ptr, u_weight_ptr, n_classes, kept + 0 * padded, u_softcap, y, out);
                 const double reduced0 = out[0];
                 const double reduced2 = out[1];
                 const double reduced4 = out[2];
@@ -7122,8 +7225,8 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
                 const double same1 = (m0 == -INFINITY ? 0.0 : m0);
                 b0 = reduced2;
                 b2 = reduced4;
-                lift_all_2(x_ptr, weight_ptr, n_classes, kept + 0 * padded, kept + 0 * padded, mode
-                    == FUSED, same0, same1, y, out);
+                lift_all_2(x_ptr, u_weight_ptr, n_classes, kept + 0 * padded, kept + 0 * padded,
+                    mode == FUSED, same0, same1, y, out);
                 const double reduced1 = out[0];
                 const double reduced3 = out[1];
                 a0 = reduced1;
@@ -7131,17 +7234,17 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             }
             m0 = (m0 == -INFINITY ? 0.0 : m0);
             la0 = f_log(a0);
-            double ly0 = f_softcap(x_y, softcap);
-            double z0 = 1.0 / temperature * (m0 - ly0) + la0;
-            double lam0 = (z0 > 0.0 ? la0 + f_softplus(-z0) : f_softplus(z0) - 1.0 / temperature *
+            double ly0 = f_softcap(x_y, u_softcap);
+            double z0 = 1.0 / u_temperature * (m0 - ly0) + la0;
+            double lam0 = (z0 > 0.0 ? la0 + f_softplus(-z0) : f_softplus(z0) - 1.0 / u_temperature *
                 (m0 - ly0));
-            double L0 = 1.0 / temperature * m0 + lam0;
+            double L0 = 1.0 / u_temperature * m0 + lam0;
             double T0 = b1 - lam0 * b0;
             T1 = b2;
             double zc0 = f_clamp(z0, 3e+38);
-            double w0 = weight_y * f_softplus(zc0);
-            loss = z_loss * L0 * L0 - label_smoothing * (T0 - w0) / V - w0 * (label_smoothing -
-                1.0);
+            double w0 = u_weight_y * f_softplus(zc0);
+            loss = u_z_loss * L0 * L0 - u_label_smoothing * (T0 - w0) / V - w0 * (u_label_smoothing
+                - 1.0);
             loss = (z0 != zc0 ? (loss > 1e+30 ? INFINITY : (loss < -1e+30 ? -(INFINITY) : loss)) :
                 loss);
             call->result[0 * call->rows + row] = (real)(in_range ? loss : NAN);
@@ -7158,28 +7261,30 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         }
         g = in_range ? call->grad_rows[0 * call->grad_outputs_stride + row * call->grad_rows_stride]
             : NAN;
-        double ly0 = f_softcap(x_y, softcap);
-        double z0 = 1.0 / temperature * (m0 - ly0) + la0;
-        double lam0 = (z0 > 0.0 ? la0 + f_softplus(-z0) : f_softplus(z0) - 1.0 / temperature * (m0 -
-            ly0));
-        double L0 = 1.0 / temperature * m0 + lam0;
-        double w0 = 1.0 / temperature;
-        double w1 = label_smoothing * weight_y;
-        double w2 = 1.0 / V;
-        double w3 = 2.0 * L0 * z_loss + w2 * T1 * label_smoothing;
-        double c0 = w0 * (w1 * w2 + w3 + weight_y - w1);
-        double grad_x_y = w0 * (w3 * f_sigmoid(-z0) - (w2 * label_smoothing * weight_y - weight_y *
-            (label_smoothing - 1.0)) * f_sigmoid(z0)) * f_sech2(x_y / softcap);
+        double ly0 = f_softcap(x_y, u_softcap);
+        double z0 = 1.0 / u_temperature * (m0 - ly0) + la0;
+        double lam0 = (z0 > 0.0 ? la0 + f_softplus(-z0) : f_softplus(z0) - 1.0 / u_temperature * (m0
+            - ly0));
+        double L0 = 1.0 / u_temperature * m0 + lam0;
+        double w0 = 1.0 / u_temperature;
+        double w1 = 1.0 / V;
+        double w2 = u_label_smoothing * u_weight_y;
+        double w3 = w1 * w2;
+        double w4 = 2.0 * L0 * u_z_loss + w1 * T1 * u_label_smoothing;
+        double c0 = w0 * (u_weight_y + w3 + w4 - w2);
+        double grad_x_y = w0 * (w4 * f_sigmoid(-z0) - (w3 - u_weight_y * (u_label_smoothing - 1.0))
+            * f_sigmoid(z0)) * f_sech2(x_y / u_softcap);
         double pinv0 = (la0 == -INFINITY ? 0.0 : f_exp(-lam0));
         {
-            const double same0 = 1.0 / temperature;
+            const double same0 = 1.0 / u_temperature;
             const int want = (grad_x_ptr ? 1 : 0);
             if (mode == FUSED) {
-                if (want == 1) gradient_all_kept(x_ptr, weight_ptr, n_classes, kept + 0 * padded, V,
-                    c0, label_smoothing, pinv0, softcap, temperature, (real)g, grad_x_ptr, 1);
+                if (want == 1) gradient_all_kept(x_ptr, u_weight_ptr, n_classes, kept + 0 * padded,
+                    V, c0, pinv0, u_label_smoothing, u_softcap, u_temperature, (real)g, grad_x_ptr,
+                    1);
             } else {
-                if (want == 1) gradient_all(x_ptr, weight_ptr, n_classes, V, c0, label_smoothing,
-                    m0, pinv0, same0, softcap, temperature, (real)g, grad_x_ptr, 1);
+                if (want == 1) gradient_all(x_ptr, u_weight_ptr, n_classes, V, c0, m0, pinv0, same0,
+                    u_label_smoothing, u_softcap, u_temperature, (real)g, grad_x_ptr, 1);
             }
         }
         if (grad_x_ptr) grad_x_ptr[y] = (real)(grad_x_y * g);

@@ -29,19 +29,20 @@ __all__ = ["DCPDDLoss", "LinearDCPDDLoss", "dc_pdd_loss", "linear_dc_pdd_loss"]
 
 # ======================================================================================
 # Divergence-calibrated pretraining-data score
-#   loss     = minimum(-log(frequency_y)*sigmoid(-z0), cap)
-#   c0       = log(frequency_y)*above(cap,
-#       -log(frequency_y)*sigmoid(-z0))*sigmoid(-z0)*sigmoid(z0)
+#   loss     = minimum(-log(u_frequency_y)*sigmoid(-z0), u_cap)
+#   c0       = log(u_frequency_y)*above(u_cap,
+#       -log(u_frequency_y)*sigmoid(-z0))*sigmoid(-z0)*sigmoid(z0)
 #   dloss/dx = R0*c0
-#   dloss/dx_y = -log(frequency_y)*above(cap,
-#       -log(frequency_y)*sigmoid(-z0))*sigmoid(-z0)*sigmoid(z0)
+#   dloss/dx_y = -log(u_frequency_y)*above(u_cap,
+#       -log(u_frequency_y)*sigmoid(-z0))*sigmoid(-z0)*sigmoid(z0)
+#   names of the spec begin with u_: u_cap is its cap
 #   with l0_j = x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 = exp(l0_j
 #       - logsumexp_(j != y) l0_j)
 # ======================================================================================
 
 
 @dl.jit
-def _lift(cols, inside, y, x, frequency, x_y, frequency_y, cap):
+def _lift(cols, inside, y, x, u_frequency, x_y, u_frequency_y, u_cap):
     # State of one tile, relative to the tile's own maximum: M = sum of w * exp(kappa * t) * t^n
     # with t = l - m, over the classes other than the target.
     valid = inside & (cols != y)
@@ -67,7 +68,7 @@ def _merge(m0_a, a0_a, m0_b, a0_b):
 
 @dl.jit
 def _sweep(
-    base, frequency_ptr, y, x_y, frequency_y, cap, start, stop, n_classes, BLOCK: tl.constexpr
+    base, u_frequency_ptr, y, x_y, u_frequency_y, u_cap, start, stop, n_classes, BLOCK: tl.constexpr
 ):
     # Online reduction of the classes start .. stop - 1: one read of each logit.
     m0 = tl.full((), float("-inf"), tl.float32)
@@ -76,36 +77,36 @@ def _sweep(
         cols = first_col + tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
-        frequency = tl.load(frequency_ptr + cols, mask=inside, other=0.0).to(tl.float32)
-        m0_b, a0_b = _lift(cols, inside, y, x, frequency, x_y, frequency_y, cap)
+        u_frequency = tl.load(u_frequency_ptr + cols, mask=inside, other=0.0).to(tl.float32)
+        m0_b, a0_b = _lift(cols, inside, y, x, u_frequency, x_y, u_frequency_y, u_cap)
         m0, a0 = _merge(m0, a0, m0_b, a0_b)
     return m0, a0
 
 
 @dl.jit
-def _finish(x_y, frequency_y, cap, m0, a0):
+def _finish(x_y, u_frequency_y, u_cap, m0, a0):
     # From the merged state to the results of the row, and the statistics that the gradient reads.
     la0 = dl.log_accurate(a0)
     ly0 = x_y
     z0 = (m0 - ly0) + la0
-    loss = dl.minimum(-dl.log_accurate(frequency_y) * dl.sigmoid(-z0), cap)
+    loss = dl.minimum(-dl.log_accurate(u_frequency_y) * dl.sigmoid(-z0), u_cap)
     return loss, la0
 
 
 @dl.jit
-def _coefficients(x_y, frequency_y, cap, m0, la0):
+def _coefficients(x_y, u_frequency_y, u_cap, m0, la0):
     # Row scalars of the gradient.
     ly0 = x_y
     z0 = (m0 - ly0) + la0
-    w0 = dl.log_accurate(frequency_y) * dl.sigmoid(-z0)
-    c0 = w0 * dl.above(cap, -w0) * dl.sigmoid(z0)
+    w0 = dl.log_accurate(u_frequency_y) * dl.sigmoid(-z0)
+    c0 = w0 * dl.above(u_cap, -w0) * dl.sigmoid(z0)
     grad_x_y = -c0
     rinv0 = tl.where(la0 == float("-inf"), 0.0, dl.exp_accurate(-la0))
     return c0, grad_x_y, m0, rinv0
 
 
 @dl.jit
-def _gradient(cols, y, x, frequency, x_y, frequency_y, cap, c0, grad_x_y, m0, rinv0):
+def _gradient(cols, y, x, u_frequency, x_y, u_frequency_y, u_cap, c0, grad_x_y, m0, rinv0):
     # dloss/dx_j of one tile; the value at y is written, not added.
     t0 = x - m0
     e0 = tl.exp(t0)
@@ -119,8 +120,8 @@ def _gradient(cols, y, x, frequency, x_y, frequency_y, cap, c0, grad_x_y, m0, ri
 def _forward_kernel(
     logits,
     target,
-    frequency_ptr,
-    cap,
+    u_frequency_ptr,
+    u_cap,
     loss,
     saved,
     state,
@@ -141,17 +142,19 @@ def _forward_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    frequency_y = tl.load(frequency_ptr + y).to(tl.float32)
-    cap = tl.full((), 0.0, tl.float32) + cap
+    u_frequency_y = tl.load(u_frequency_ptr + y).to(tl.float32)
+    u_cap = tl.full((), 0.0, tl.float32) + u_cap
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BLOCK), SPLITS) * BLOCK
     start = split * class_share
     stop = tl.minimum(start + class_share, n_classes)
     stop = tl.where(ignored, start, stop)  # ignored rows read nothing
-    m0, a0 = _sweep(base, frequency_ptr, y, x_y, frequency_y, cap, start, stop, n_classes, BLOCK)
+    m0, a0 = _sweep(
+        base, u_frequency_ptr, y, x_y, u_frequency_y, u_cap, start, stop, n_classes, BLOCK
+    )
     if SPLITS == 1:
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-        loss_row, la0 = _finish(x_y, frequency_y, cap, m0, a0)
+        loss_row, la0 = _finish(x_y, u_frequency_y, u_cap, m0, a0)
         loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
         tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
         tl.store(saved + 0 * n_rows + row, m0)
@@ -166,8 +169,8 @@ def _forward_kernel(
 def _merge_kernel(
     logits,
     target,
-    frequency_ptr,
-    cap,
+    u_frequency_ptr,
+    u_cap,
     loss,
     saved,
     state,
@@ -187,8 +190,8 @@ def _merge_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    frequency_y = tl.load(frequency_ptr + y).to(tl.float32)
-    cap = tl.full((), 0.0, tl.float32) + cap
+    u_frequency_y = tl.load(u_frequency_ptr + y).to(tl.float32)
+    u_cap = tl.full((), 0.0, tl.float32) + u_cap
     m0 = tl.load(state + 0 * SPLITS * n_rows + row)
     a0 = tl.load(state + 1 * SPLITS * n_rows + row)
     for split in range(1, SPLITS):
@@ -197,7 +200,7 @@ def _merge_kernel(
         a0_b = tl.load(state + 1 * SPLITS * n_rows + at)
         m0, a0 = _merge(m0, a0, m0_b, a0_b)
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0 = _finish(x_y, frequency_y, cap, m0, a0)
+    loss_row, la0 = _finish(x_y, u_frequency_y, u_cap, m0, a0)
     loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
     tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
     tl.store(saved + 0 * n_rows + row, m0)
@@ -208,8 +211,8 @@ def _merge_kernel(
 def _backward_kernel(
     logits,
     target,
-    frequency_ptr,
-    cap,
+    u_frequency_ptr,
+    u_cap,
     saved,
     grad_rows,
     grad_logits,
@@ -230,18 +233,20 @@ def _backward_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    frequency_y = tl.load(frequency_ptr + y).to(tl.float32)
-    cap = tl.full((), 0.0, tl.float32) + cap
+    u_frequency_y = tl.load(u_frequency_ptr + y).to(tl.float32)
+    u_cap = tl.full((), 0.0, tl.float32) + u_cap
     g = tl.load(grad_rows + row * stride_grad_rows)
     g = tl.where(in_range | ignored, g, float("nan"))  # a target out of range is loud
     m0 = tl.load(saved + 0 * n_rows + row)
     la0 = tl.load(saved + 1 * n_rows + row)
-    c0, grad_x_y, m0, rinv0 = _coefficients(x_y, frequency_y, cap, m0, la0)
+    c0, grad_x_y, m0, rinv0 = _coefficients(x_y, u_frequency_y, u_cap, m0, la0)
     cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = cols < n_classes
     x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-    frequency = tl.load(frequency_ptr + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-    (grad_x,) = _gradient(cols, y, x, frequency, x_y, frequency_y, cap, c0, grad_x_y, m0, rinv0)
+    u_frequency = tl.load(u_frequency_ptr + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
+    (grad_x,) = _gradient(
+        cols, y, x, u_frequency, x_y, u_frequency_y, u_cap, c0, grad_x_y, m0, rinv0
+    )
     grad_x = grad_x * g
     grad_x = tl.where(ignored, 0.0, grad_x)
     out = grad_logits + row * stride_grad + cols
@@ -252,8 +257,8 @@ def _backward_kernel(
 def _fused_kernel(
     logits,
     target,
-    frequency_ptr,
-    cap,
+    u_frequency_ptr,
+    u_cap,
     loss,
     grad_rows,
     grad_logits,
@@ -276,27 +281,33 @@ def _fused_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    frequency_y = tl.load(frequency_ptr + y).to(tl.float32)
-    cap = tl.full((), 0.0, tl.float32) + cap
+    u_frequency_y = tl.load(u_frequency_ptr + y).to(tl.float32)
+    u_cap = tl.full((), 0.0, tl.float32) + u_cap
     g = tl.load(grad_rows + row * stride_grad_rows)
     g = tl.where(in_range | ignored, g, float("nan"))  # a target out of range is loud
     if ONE_TILE:
         cols = tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-        frequency = tl.load(frequency_ptr + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-        m0, a0 = _lift(cols, inside, y, x, frequency, x_y, frequency_y, cap)
+        u_frequency = tl.load(u_frequency_ptr + cols, mask=inside & ~ignored, other=0.0).to(
+            tl.float32
+        )
+        m0, a0 = _lift(cols, inside, y, x, u_frequency, x_y, u_frequency_y, u_cap)
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
     else:
         stop = tl.where(ignored, 0, n_classes)
-        m0, a0 = _sweep(base, frequency_ptr, y, x_y, frequency_y, cap, 0, stop, n_classes, BLOCK)
+        m0, a0 = _sweep(
+            base, u_frequency_ptr, y, x_y, u_frequency_y, u_cap, 0, stop, n_classes, BLOCK
+        )
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0 = _finish(x_y, frequency_y, cap, m0, a0)
+    loss_row, la0 = _finish(x_y, u_frequency_y, u_cap, m0, a0)
     loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
     tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
-    c0, grad_x_y, m0, rinv0 = _coefficients(x_y, frequency_y, cap, m0, la0)
+    c0, grad_x_y, m0, rinv0 = _coefficients(x_y, u_frequency_y, u_cap, m0, la0)
     if ONE_TILE:
-        (grad_x,) = _gradient(cols, y, x, frequency, x_y, frequency_y, cap, c0, grad_x_y, m0, rinv0)
+        (grad_x,) = _gradient(
+            cols, y, x, u_frequency, x_y, u_frequency_y, u_cap, c0, grad_x_y, m0, rinv0
+        )
         grad_x = grad_x * g
         grad_x = tl.where(ignored, 0.0, grad_x)
         out = grad_logits + row * stride_grad + cols
@@ -306,11 +317,11 @@ def _fused_kernel(
             cols = first_col + tl.arange(0, BLOCK)
             inside = cols < n_classes
             x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-            frequency = tl.load(frequency_ptr + cols, mask=inside & ~ignored, other=0.0).to(
+            u_frequency = tl.load(u_frequency_ptr + cols, mask=inside & ~ignored, other=0.0).to(
                 tl.float32
             )
             (grad_x,) = _gradient(
-                cols, y, x, frequency, x_y, frequency_y, cap, c0, grad_x_y, m0, rinv0
+                cols, y, x, u_frequency, x_y, u_frequency_y, u_cap, c0, grad_x_y, m0, rinv0
             )
             tl.debug_barrier()  # the gradient may overwrite the logits: all of the tile is read
             grad_x = grad_x * g
@@ -324,7 +335,7 @@ def _tile(
     x_hidden,
     x_weight,
     x_bias,
-    frequency_ptr,
+    u_frequency_ptr,
     row_at,
     cols,
     x_cap,
@@ -361,8 +372,8 @@ def _tile(
         x_scale,
         CAPPED,
     )
-    frequency = tl.load(frequency_ptr + cols).to(tl.float32)[None, :]
-    return x, cap_slope, frequency
+    u_frequency = tl.load(u_frequency_ptr + cols).to(tl.float32)[None, :]
+    return x, cap_slope, u_frequency
 
 
 @dl.jit
@@ -372,8 +383,8 @@ def _tiled_sweep_kernel(
     x_bias,
     source_row,
     target,
-    frequency_ptr,
-    cap,
+    u_frequency_ptr,
+    u_cap,
     at_y,
     x_cap,
     x_scale,
@@ -400,8 +411,8 @@ def _tiled_sweep_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    frequency_y = tl.load(frequency_ptr + y).to(tl.float32)
-    cap = tl.full((), 0.0, tl.float32) + cap
+    u_frequency_y = tl.load(u_frequency_ptr + y).to(tl.float32)
+    u_cap = tl.full((), 0.0, tl.float32) + u_cap
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BV), SPLITS) * BV
     start = split * class_share
@@ -411,11 +422,11 @@ def _tiled_sweep_kernel(
     for first_col in range(start, stop, BV):
         row_at = tl.load(source_row + row)
         cols = first_col + tl.arange(0, BV)
-        x, cap_slope, frequency = _tile(
+        x, cap_slope, u_frequency = _tile(
             x_hidden,
             x_weight,
             x_bias,
-            frequency_ptr,
+            u_frequency_ptr,
             row_at,
             cols,
             x_cap,
@@ -433,7 +444,7 @@ def _tiled_sweep_kernel(
         )
         cols = cols[None, :]
         inside = (cols < n_classes) & (row >= 0)
-        m0_b, a0_b = _lift(cols, inside, y, x, frequency, x_y, frequency_y, cap)
+        m0_b, a0_b = _lift(cols, inside, y, x, u_frequency, x_y, u_frequency_y, u_cap)
         m0, a0 = _merge(m0, a0, m0_b, a0_b)
     tl.store(state + (0 * SPLITS + split) * n_rows + row, m0)
     tl.store(state + (1 * SPLITS + split) * n_rows + row, a0)
@@ -446,8 +457,8 @@ def _tiled_merge_kernel(
     x_bias,
     source_row,
     target,
-    frequency_ptr,
-    cap,
+    u_frequency_ptr,
+    u_cap,
     at_y,
     x_cap,
     x_scale,
@@ -469,8 +480,8 @@ def _tiled_merge_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    frequency_y = tl.load(frequency_ptr + y).to(tl.float32)
-    cap = tl.full((), 0.0, tl.float32) + cap
+    u_frequency_y = tl.load(u_frequency_ptr + y).to(tl.float32)
+    u_cap = tl.full((), 0.0, tl.float32) + u_cap
     m0 = tl.load(state + 0 * SPLITS * n_rows + row)
     a0 = tl.load(state + 1 * SPLITS * n_rows + row)
     for split in range(1, SPLITS):
@@ -480,7 +491,7 @@ def _tiled_merge_kernel(
     tl.store(row_merged + 0 * n_rows + row, m0)
     tl.store(row_merged + 1 * n_rows + row, a0)
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0 = _finish(x_y, frequency_y, cap, m0, a0)
+    loss_row, la0 = _finish(x_y, u_frequency_y, u_cap, m0, a0)
     tl.store(loss + 0 * n_rows + row, tl.where(in_range, loss_row, float("nan")))
     tl.store(saved + 0 * n_rows + row, m0)
     tl.store(saved + 1 * n_rows + row, la0)
@@ -493,8 +504,8 @@ def _tiled_row_kernel(
     x_bias,
     source_row,
     target,
-    frequency_ptr,
-    cap,
+    u_frequency_ptr,
+    u_cap,
     at_y,
     x_cap,
     x_scale,
@@ -515,11 +526,11 @@ def _tiled_row_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    frequency_y = tl.load(frequency_ptr + y).to(tl.float32)
-    cap = tl.full((), 0.0, tl.float32) + cap
+    u_frequency_y = tl.load(u_frequency_ptr + y).to(tl.float32)
+    u_cap = tl.full((), 0.0, tl.float32) + u_cap
     m0 = tl.load(saved + 0 * n_rows + row)
     la0 = tl.load(saved + 1 * n_rows + row)
-    c0, grad_x_y, m0, rinv0 = _coefficients(x_y, frequency_y, cap, m0, la0)
+    c0, grad_x_y, m0, rinv0 = _coefficients(x_y, u_frequency_y, u_cap, m0, la0)
     tl.store(row_coef + 0 * n_rows + row, c0)
     tl.store(row_coef + 1 * n_rows + row, grad_x_y)
     tl.store(row_coef + 2 * n_rows + row, m0)
@@ -533,8 +544,8 @@ def _tiled_gradient(
     x_bias,
     source_row,
     target,
-    frequency_ptr,
-    cap,
+    u_frequency_ptr,
+    u_cap,
     at_y,
     x_cap,
     x_scale,
@@ -566,19 +577,19 @@ def _tiled_gradient(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    frequency_y = tl.load(frequency_ptr + y).to(tl.float32)
-    cap = tl.full((), 0.0, tl.float32) + cap
+    u_frequency_y = tl.load(u_frequency_ptr + y).to(tl.float32)
+    u_cap = tl.full((), 0.0, tl.float32) + u_cap
     c0 = tl.load(row_coef + 0 * n_rows + row)
     grad_x_y = tl.load(row_coef + 1 * n_rows + row)
     m0 = tl.load(row_coef + 2 * n_rows + row)
     rinv0 = tl.load(row_coef + 3 * n_rows + row)
     row_at = tl.load(source_row + row)
     cols = first_col + tl.arange(0, BV)
-    x, cap_slope, frequency = _tile(
+    x, cap_slope, u_frequency = _tile(
         x_hidden,
         x_weight,
         x_bias,
-        frequency_ptr,
+        u_frequency_ptr,
         row_at,
         cols,
         x_cap,
@@ -596,7 +607,9 @@ def _tiled_gradient(
     )
     cols = cols[None, :]
     inside = (cols < n_classes) & (row >= 0)
-    (grad_x,) = _gradient(cols, y, x, frequency, x_y, frequency_y, cap, c0, grad_x_y, m0, rinv0)
+    (grad_x,) = _gradient(
+        cols, y, x, u_frequency, x_y, u_frequency_y, u_cap, c0, grad_x_y, m0, rinv0
+    )
     if SOURCE == 0:
         grad = tl.where(inside, grad_x, 0.0)
     tile_counts = 1
@@ -619,8 +632,8 @@ def _tiled_hidden_kernel(
     x_bias,
     source_row,
     target,
-    frequency_ptr,
-    cap,
+    u_frequency_ptr,
+    u_cap,
     at_y,
     x_cap,
     x_scale,
@@ -676,8 +689,8 @@ def _tiled_hidden_kernel(
                     x_bias,
                     source_row,
                     target,
-                    frequency_ptr,
-                    cap,
+                    u_frequency_ptr,
+                    u_cap,
                     at_y,
                     x_cap,
                     x_scale,
@@ -742,8 +755,8 @@ def _tiled_weight_kernel(
     x_bias,
     source_row,
     target,
-    frequency_ptr,
-    cap,
+    u_frequency_ptr,
+    u_cap,
     at_y,
     x_cap,
     x_scale,
@@ -805,8 +818,8 @@ def _tiled_weight_kernel(
                         x_bias,
                         source_row,
                         target,
-                        frequency_ptr,
-                        cap,
+                        u_frequency_ptr,
+                        u_cap,
                         at_y,
                         x_cap,
                         x_scale,
@@ -879,10 +892,10 @@ def _tiled_weight_kernel(
             )
 
 
-def _torch_forward(x, y, frequency, cap):
+def _torch_forward(x, y, u_frequency, u_cap):
     """Loss [rows, outputs] and saved statistics [n_saved, rows] of a chunk of whole rows."""
     x_y = x.gather(1, y)
-    frequency_y = frequency[y]
+    u_frequency_y = u_frequency[y]
     l0 = x.scatter_(1, y, float("-inf"))
     m0 = l0.amax(1, keepdim=True)
     m0 = torch.where(m0 == float("-inf"), 0.0, m0)
@@ -892,20 +905,20 @@ def _torch_forward(x, y, frequency, cap):
     la0 = el.log(a0)
     ly0 = x_y
     z0 = (m0 - ly0) + la0
-    loss = el.minimum(-el.log(frequency_y) * el.sigmoid(-z0), cap)
+    loss = el.minimum(-el.log(u_frequency_y) * el.sigmoid(-z0), u_cap)
     return loss, torch.cat([m0.to(x.dtype), la0.to(x.dtype)], 1).t()
 
 
-def _torch_backward(x, y, frequency, cap, saved, g):
+def _torch_backward(x, y, u_frequency, u_cap, saved, g):
     """g * dloss/dx [rows, V] for each stream of a chunk of whole rows, from what was saved."""
     m0 = saved[0].unsqueeze(1)
     la0 = saved[1].unsqueeze(1)
     x_y = x.gather(1, y)
-    frequency_y = frequency[y]
+    u_frequency_y = u_frequency[y]
     ly0 = x_y
     z0 = (m0 - ly0) + la0
-    w0 = el.log(frequency_y) * el.sigmoid(-z0)
-    c0 = w0 * el.above(cap, -w0) * el.sigmoid(z0)
+    w0 = el.log(u_frequency_y) * el.sigmoid(-z0)
+    c0 = w0 * el.above(u_cap, -w0) * el.sigmoid(z0)
     grad_x_y = -c0
     rinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-la0))
     t0 = x - m0
@@ -915,10 +928,10 @@ def _torch_backward(x, y, frequency, cap, saved, g):
     return (grad_x,)
 
 
-def _torch_fused(x, y, frequency, cap, g):
+def _torch_fused(x, y, u_frequency, u_cap, g):
     """Loss [rows, outputs] and g * dloss/dx [rows, V] for each stream while the chunk is in cache."""
     x_y = x.gather(1, y)
-    frequency_y = frequency[y]
+    u_frequency_y = u_frequency[y]
     l0 = x.scatter_(1, y, float("-inf"))
     m0 = l0.amax(1, keepdim=True)
     m0 = torch.where(m0 == float("-inf"), 0.0, m0)
@@ -928,9 +941,9 @@ def _torch_fused(x, y, frequency, cap, g):
     la0 = el.log(a0)
     ly0 = x_y
     z0 = (m0 - ly0) + la0
-    loss = el.minimum(-el.log(frequency_y) * el.sigmoid(-z0), cap)
-    w0 = el.log(frequency_y) * el.sigmoid(-z0)
-    c0 = w0 * el.above(cap, -w0) * el.sigmoid(z0)
+    loss = el.minimum(-el.log(u_frequency_y) * el.sigmoid(-z0), u_cap)
+    w0 = el.log(u_frequency_y) * el.sigmoid(-z0)
+    c0 = w0 * el.above(u_cap, -w0) * el.sigmoid(z0)
     grad_x_y = -c0
     rinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-la0))
     grad_x = e0.mul_(g * rinv0 * c0)
@@ -941,12 +954,13 @@ def _torch_fused(x, y, frequency, cap, g):
 _C_SOURCE = r"""#include "row.h"
 
 /* Divergence-calibrated pretraining-data score
-     loss     = minimum(-log(frequency_y)*sigmoid(-z0), cap)
-     c0       = log(frequency_y)*above(cap,
-         -log(frequency_y)*sigmoid(-z0))*sigmoid(-z0)*sigmoid(z0)
+     loss     = minimum(-log(u_frequency_y)*sigmoid(-z0), u_cap)
+     c0       = log(u_frequency_y)*above(u_cap,
+         -log(u_frequency_y)*sigmoid(-z0))*sigmoid(-z0)*sigmoid(z0)
      dloss/dx = R0*c0
-     dloss/dx_y = -log(frequency_y)*above(cap,
-         -log(frequency_y)*sigmoid(-z0))*sigmoid(-z0)*sigmoid(z0)
+     dloss/dx_y = -log(u_frequency_y)*above(u_cap,
+         -log(u_frequency_y)*sigmoid(-z0))*sigmoid(-z0)*sigmoid(z0)
+     names of the spec begin with u_: u_cap is its cap
      with l0_j = x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 = exp(l0_j
          - logsumexp_(j != y) l0_j) */
 
@@ -958,7 +972,7 @@ static inline __attribute__((always_inline)) void lift_1_class(const int cols, c
     *reduced0 = l0;
 }
 
-static void lift_1(const real *x_ptr, const real *frequency_ptr, const int n_classes, const int y,
+static void lift_1(const real *x_ptr, const real *u_frequency_ptr, const int n_classes, const int y,
     double *out) {
     double reduced0_row[PARTS];
     for (int part = 0; part < PARTS; ++part) {
@@ -1010,7 +1024,7 @@ static inline __attribute__((always_inline)) void lift_2_class(const int cols, c
 }
 
 static inline __attribute__((always_inline)) void lift_2(const real *x_ptr, const real
-    *frequency_ptr, const int n_classes, real *kept0_ptr, const int late, const real same0, const
+    *u_frequency_ptr, const int n_classes, real *kept0_ptr, const int late, const real same0, const
     int y, double *out) {
     double reduced1_row[PARTS];
     for (int part = 0; part < PARTS; ++part) {
@@ -1048,8 +1062,8 @@ static inline __attribute__((always_inline)) void lift_2(const real *x_ptr, cons
 }
 
 static inline __attribute__((always_inline)) void gradient(const real *x_ptr, const real
-    *frequency_ptr, const int n_classes, const real c0, const real m0, const real rinv0, const real
-    g, real *grad_x_ptr, const int want) {
+    *u_frequency_ptr, const int n_classes, const real c0, const real m0, const real rinv0, const
+    real g, real *grad_x_ptr, const int want) {
 #pragma GCC ivdep
     for (int cols = 0; cols < n_classes; ++cols) {
         const real x = x_ptr[cols];
@@ -1062,7 +1076,7 @@ static inline __attribute__((always_inline)) void gradient(const real *x_ptr, co
 }
 
 static inline __attribute__((always_inline)) void gradient_kept(const real *x_ptr, const real
-    *frequency_ptr, const int n_classes, const real *kept0_ptr, const real c0, const real rinv0,
+    *u_frequency_ptr, const int n_classes, const real *kept0_ptr, const real c0, const real rinv0,
     const real g, real *grad_x_ptr, const int want) {
 #pragma GCC ivdep
     for (int cols = 0; cols < n_classes; ++cols) {
@@ -1082,8 +1096,8 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
     const int64_t own = (mode == BACKWARD ? 0 : 1 * padded) + 2 * width;
     if (own && !(scratch = aligned_alloc(ALIGNED, (size_t)own * sizeof(real)))) return 1;
     real *kept = scratch + 2 * width;
-    const real *frequency_ptr = call->input[0];
-    const double cap = call->parameter[0];
+    const real *u_frequency_ptr = call->input[0];
+    const double u_cap = call->parameter[0];
     for (int64_t row = start; row < stop; ++row) {
         real *grad_x_ptr = grad_row(call, 0, row, scratch + 1 * width);
         const int64_t target = call->target[row * call->target_stride];
@@ -1097,18 +1111,18 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         const int in_range = target >= 0 && target < n_classes;
         const int y = in_range ? (int)target : 0;
         const real *x_ptr = read_row(call, 0, row, scratch + 0 * width);
-        double x_y, frequency_y, m0, a0, la0, loss, g;
+        double x_y, u_frequency_y, m0, a0, la0, loss, g;
         x_y = x_ptr[y];
-        frequency_y = frequency_ptr[y];
+        u_frequency_y = u_frequency_ptr[y];
         if (mode != BACKWARD) {
             {
                 double out[1];
-                lift_1(x_ptr, frequency_ptr, n_classes, y, out);
+                lift_1(x_ptr, u_frequency_ptr, n_classes, y, out);
                 const double reduced0 = out[0];
                 m0 = reduced0;
                 const double same0 = (m0 == -INFINITY ? 0.0 : m0);
-                lift_2(x_ptr, frequency_ptr, n_classes, kept + 0 * padded, mode == FUSED, same0, y,
-                    out);
+                lift_2(x_ptr, u_frequency_ptr, n_classes, kept + 0 * padded, mode == FUSED, same0,
+                    y, out);
                 const double reduced1 = out[0];
                 a0 = reduced1;
             }
@@ -1116,7 +1130,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             la0 = f_log(a0);
             double ly0 = x_y;
             double z0 = m0 - ly0 + la0;
-            loss = f_minimum(-f_log(frequency_y) * f_sigmoid(-z0), cap);
+            loss = f_minimum(-f_log(u_frequency_y) * f_sigmoid(-z0), u_cap);
             call->result[0 * call->rows + row] = (real)(in_range ? loss : NAN);
         } else {
             m0 = call->saved[0 * call->rows + row];
@@ -1131,17 +1145,17 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             : NAN;
         double ly0 = x_y;
         double z0 = m0 - ly0 + la0;
-        double w0 = f_log(frequency_y) * f_sigmoid(-z0);
-        double c0 = w0 * f_above(cap, -w0) * f_sigmoid(z0);
+        double w0 = f_log(u_frequency_y) * f_sigmoid(-z0);
+        double c0 = w0 * f_above(u_cap, -w0) * f_sigmoid(z0);
         double grad_x_y = -c0;
         double rinv0 = (la0 == -INFINITY ? 0.0 : f_exp(-la0));
         {
             const int want = (grad_x_ptr ? 1 : 0);
             if (mode == FUSED) {
-                if (want == 1) gradient_kept(x_ptr, frequency_ptr, n_classes, kept + 0 * padded, c0,
-                    rinv0, (real)g, grad_x_ptr, 1);
+                if (want == 1) gradient_kept(x_ptr, u_frequency_ptr, n_classes, kept + 0 * padded,
+                    c0, rinv0, (real)g, grad_x_ptr, 1);
             } else {
-                if (want == 1) gradient(x_ptr, frequency_ptr, n_classes, c0, m0, rinv0, (real)g,
+                if (want == 1) gradient(x_ptr, u_frequency_ptr, n_classes, c0, m0, rinv0, (real)g,
                     grad_x_ptr, 1);
             }
         }

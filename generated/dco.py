@@ -29,17 +29,18 @@ __all__ = ["DCOLoss", "LinearDCOLoss", "dco_loss", "linear_dco_loss"]
 
 # ======================================================================================
 # Direct coverage optimization
-#   loss     = -cloglog(log(n) + logsoftplus(-z0))
-#   c0       = recipexpm1x(n*softplus(-z0))*sigrel(-z0)
+#   loss     = -cloglog(log(u_n) + logsoftplus(-z0))
+#   c0       = recipexpm1x(u_n*softplus(-z0))*sigrel(-z0)
 #   dloss/dx = R0*c0
-#   dloss/dx_y = -recipexpm1x(n*softplus(-z0))*sigrel(-z0)
+#   dloss/dx_y = -recipexpm1x(u_n*softplus(-z0))*sigrel(-z0)
+#   names of the spec begin with u_: u_n is its n
 #   with l0_j = x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 = exp(l0_j
 #       - logsumexp_(j != y) l0_j)
 # ======================================================================================
 
 
 @dl.jit
-def _lift(cols, inside, y, x, x_y, n):
+def _lift(cols, inside, y, x, x_y, u_n):
     # State of one tile, relative to the tile's own maximum: M = sum of w * exp(kappa * t) * t^n
     # with t = l - m, over the classes other than the target.
     valid = inside & (cols != y)
@@ -64,7 +65,7 @@ def _merge(m0_a, a0_a, m0_b, a0_b):
 
 
 @dl.jit
-def _sweep(base, y, x_y, n, start, stop, n_classes, BLOCK: tl.constexpr):
+def _sweep(base, y, x_y, u_n, start, stop, n_classes, BLOCK: tl.constexpr):
     # Online reduction of the classes start .. stop - 1: one read of each logit.
     m0 = tl.full((), float("-inf"), tl.float32)
     a0 = tl.full((), 0.0, tl.float32)
@@ -72,35 +73,35 @@ def _sweep(base, y, x_y, n, start, stop, n_classes, BLOCK: tl.constexpr):
         cols = first_col + tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
-        m0_b, a0_b = _lift(cols, inside, y, x, x_y, n)
+        m0_b, a0_b = _lift(cols, inside, y, x, x_y, u_n)
         m0, a0 = _merge(m0, a0, m0_b, a0_b)
     return m0, a0
 
 
 @dl.jit
-def _finish(x_y, n, m0, a0):
+def _finish(x_y, u_n, m0, a0):
     # From the merged state to the results of the row, and the statistics that the gradient reads.
     la0 = dl.log_accurate(a0)
     ly0 = x_y
     z0 = (m0 - ly0) + la0
-    loss = -dl.cloglog(dl.log_accurate(n) + dl.logsoftplus(-z0))
+    loss = -dl.cloglog(dl.log_accurate(u_n) + dl.logsoftplus(-z0))
     return loss, la0
 
 
 @dl.jit
-def _coefficients(x_y, n, m0, la0):
+def _coefficients(x_y, u_n, m0, la0):
     # Row scalars of the gradient.
     ly0 = x_y
     z0 = (m0 - ly0) + la0
     w0 = -z0
-    c0 = dl.recipexpm1x(n * dl.softplus(w0)) * dl.sigrel(w0)
+    c0 = dl.recipexpm1x(u_n * dl.softplus(w0)) * dl.sigrel(w0)
     grad_x_y = -c0
     rinv0 = tl.where(la0 == float("-inf"), 0.0, dl.exp_accurate(-la0))
     return c0, grad_x_y, m0, rinv0
 
 
 @dl.jit
-def _gradient(cols, y, x, x_y, n, c0, grad_x_y, m0, rinv0):
+def _gradient(cols, y, x, x_y, u_n, c0, grad_x_y, m0, rinv0):
     # dloss/dx_j of one tile; the value at y is written, not added.
     t0 = x - m0
     e0 = tl.exp(t0)
@@ -114,7 +115,7 @@ def _gradient(cols, y, x, x_y, n, c0, grad_x_y, m0, rinv0):
 def _forward_kernel(
     logits,
     target,
-    n,
+    u_n,
     loss,
     saved,
     state,
@@ -135,16 +136,16 @@ def _forward_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    n = tl.full((), 0.0, tl.float32) + n
+    u_n = tl.full((), 0.0, tl.float32) + u_n
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BLOCK), SPLITS) * BLOCK
     start = split * class_share
     stop = tl.minimum(start + class_share, n_classes)
     stop = tl.where(ignored, start, stop)  # ignored rows read nothing
-    m0, a0 = _sweep(base, y, x_y, n, start, stop, n_classes, BLOCK)
+    m0, a0 = _sweep(base, y, x_y, u_n, start, stop, n_classes, BLOCK)
     if SPLITS == 1:
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-        loss_row, la0 = _finish(x_y, n, m0, a0)
+        loss_row, la0 = _finish(x_y, u_n, m0, a0)
         loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
         tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
         tl.store(saved + 0 * n_rows + row, m0)
@@ -159,7 +160,7 @@ def _forward_kernel(
 def _merge_kernel(
     logits,
     target,
-    n,
+    u_n,
     loss,
     saved,
     state,
@@ -179,7 +180,7 @@ def _merge_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    n = tl.full((), 0.0, tl.float32) + n
+    u_n = tl.full((), 0.0, tl.float32) + u_n
     m0 = tl.load(state + 0 * SPLITS * n_rows + row)
     a0 = tl.load(state + 1 * SPLITS * n_rows + row)
     for split in range(1, SPLITS):
@@ -188,7 +189,7 @@ def _merge_kernel(
         a0_b = tl.load(state + 1 * SPLITS * n_rows + at)
         m0, a0 = _merge(m0, a0, m0_b, a0_b)
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0 = _finish(x_y, n, m0, a0)
+    loss_row, la0 = _finish(x_y, u_n, m0, a0)
     loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
     tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
     tl.store(saved + 0 * n_rows + row, m0)
@@ -199,7 +200,7 @@ def _merge_kernel(
 def _backward_kernel(
     logits,
     target,
-    n,
+    u_n,
     saved,
     grad_rows,
     grad_logits,
@@ -220,16 +221,16 @@ def _backward_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    n = tl.full((), 0.0, tl.float32) + n
+    u_n = tl.full((), 0.0, tl.float32) + u_n
     g = tl.load(grad_rows + row * stride_grad_rows)
     g = tl.where(in_range | ignored, g, float("nan"))  # a target out of range is loud
     m0 = tl.load(saved + 0 * n_rows + row)
     la0 = tl.load(saved + 1 * n_rows + row)
-    c0, grad_x_y, m0, rinv0 = _coefficients(x_y, n, m0, la0)
+    c0, grad_x_y, m0, rinv0 = _coefficients(x_y, u_n, m0, la0)
     cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = cols < n_classes
     x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-    (grad_x,) = _gradient(cols, y, x, x_y, n, c0, grad_x_y, m0, rinv0)
+    (grad_x,) = _gradient(cols, y, x, x_y, u_n, c0, grad_x_y, m0, rinv0)
     grad_x = grad_x * g
     grad_x = tl.where(ignored, 0.0, grad_x)
     out = grad_logits + row * stride_grad + cols
@@ -240,7 +241,7 @@ def _backward_kernel(
 def _fused_kernel(
     logits,
     target,
-    n,
+    u_n,
     loss,
     grad_rows,
     grad_logits,
@@ -263,25 +264,25 @@ def _fused_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    n = tl.full((), 0.0, tl.float32) + n
+    u_n = tl.full((), 0.0, tl.float32) + u_n
     g = tl.load(grad_rows + row * stride_grad_rows)
     g = tl.where(in_range | ignored, g, float("nan"))  # a target out of range is loud
     if ONE_TILE:
         cols = tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-        m0, a0 = _lift(cols, inside, y, x, x_y, n)
+        m0, a0 = _lift(cols, inside, y, x, x_y, u_n)
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
     else:
         stop = tl.where(ignored, 0, n_classes)
-        m0, a0 = _sweep(base, y, x_y, n, 0, stop, n_classes, BLOCK)
+        m0, a0 = _sweep(base, y, x_y, u_n, 0, stop, n_classes, BLOCK)
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0 = _finish(x_y, n, m0, a0)
+    loss_row, la0 = _finish(x_y, u_n, m0, a0)
     loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
     tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
-    c0, grad_x_y, m0, rinv0 = _coefficients(x_y, n, m0, la0)
+    c0, grad_x_y, m0, rinv0 = _coefficients(x_y, u_n, m0, la0)
     if ONE_TILE:
-        (grad_x,) = _gradient(cols, y, x, x_y, n, c0, grad_x_y, m0, rinv0)
+        (grad_x,) = _gradient(cols, y, x, x_y, u_n, c0, grad_x_y, m0, rinv0)
         grad_x = grad_x * g
         grad_x = tl.where(ignored, 0.0, grad_x)
         out = grad_logits + row * stride_grad + cols
@@ -291,7 +292,7 @@ def _fused_kernel(
             cols = first_col + tl.arange(0, BLOCK)
             inside = cols < n_classes
             x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-            (grad_x,) = _gradient(cols, y, x, x_y, n, c0, grad_x_y, m0, rinv0)
+            (grad_x,) = _gradient(cols, y, x, x_y, u_n, c0, grad_x_y, m0, rinv0)
             tl.debug_barrier()  # the gradient may overwrite the logits: all of the tile is read
             grad_x = grad_x * g
             grad_x = tl.where(ignored, 0.0, grad_x)
@@ -350,7 +351,7 @@ def _tiled_sweep_kernel(
     x_bias,
     source_row,
     target,
-    n,
+    u_n,
     at_y,
     x_cap,
     x_scale,
@@ -377,7 +378,7 @@ def _tiled_sweep_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    n = tl.full((), 0.0, tl.float32) + n
+    u_n = tl.full((), 0.0, tl.float32) + u_n
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BV), SPLITS) * BV
     start = split * class_share
@@ -408,7 +409,7 @@ def _tiled_sweep_kernel(
         )
         cols = cols[None, :]
         inside = (cols < n_classes) & (row >= 0)
-        m0_b, a0_b = _lift(cols, inside, y, x, x_y, n)
+        m0_b, a0_b = _lift(cols, inside, y, x, x_y, u_n)
         m0, a0 = _merge(m0, a0, m0_b, a0_b)
     tl.store(state + (0 * SPLITS + split) * n_rows + row, m0)
     tl.store(state + (1 * SPLITS + split) * n_rows + row, a0)
@@ -421,7 +422,7 @@ def _tiled_merge_kernel(
     x_bias,
     source_row,
     target,
-    n,
+    u_n,
     at_y,
     x_cap,
     x_scale,
@@ -443,7 +444,7 @@ def _tiled_merge_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    n = tl.full((), 0.0, tl.float32) + n
+    u_n = tl.full((), 0.0, tl.float32) + u_n
     m0 = tl.load(state + 0 * SPLITS * n_rows + row)
     a0 = tl.load(state + 1 * SPLITS * n_rows + row)
     for split in range(1, SPLITS):
@@ -453,7 +454,7 @@ def _tiled_merge_kernel(
     tl.store(row_merged + 0 * n_rows + row, m0)
     tl.store(row_merged + 1 * n_rows + row, a0)
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0 = _finish(x_y, n, m0, a0)
+    loss_row, la0 = _finish(x_y, u_n, m0, a0)
     tl.store(loss + 0 * n_rows + row, tl.where(in_range, loss_row, float("nan")))
     tl.store(saved + 0 * n_rows + row, m0)
     tl.store(saved + 1 * n_rows + row, la0)
@@ -466,7 +467,7 @@ def _tiled_row_kernel(
     x_bias,
     source_row,
     target,
-    n,
+    u_n,
     at_y,
     x_cap,
     x_scale,
@@ -487,10 +488,10 @@ def _tiled_row_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    n = tl.full((), 0.0, tl.float32) + n
+    u_n = tl.full((), 0.0, tl.float32) + u_n
     m0 = tl.load(saved + 0 * n_rows + row)
     la0 = tl.load(saved + 1 * n_rows + row)
-    c0, grad_x_y, m0, rinv0 = _coefficients(x_y, n, m0, la0)
+    c0, grad_x_y, m0, rinv0 = _coefficients(x_y, u_n, m0, la0)
     tl.store(row_coef + 0 * n_rows + row, c0)
     tl.store(row_coef + 1 * n_rows + row, grad_x_y)
     tl.store(row_coef + 2 * n_rows + row, m0)
@@ -504,7 +505,7 @@ def _tiled_gradient(
     x_bias,
     source_row,
     target,
-    n,
+    u_n,
     at_y,
     x_cap,
     x_scale,
@@ -536,7 +537,7 @@ def _tiled_gradient(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    n = tl.full((), 0.0, tl.float32) + n
+    u_n = tl.full((), 0.0, tl.float32) + u_n
     c0 = tl.load(row_coef + 0 * n_rows + row)
     grad_x_y = tl.load(row_coef + 1 * n_rows + row)
     m0 = tl.load(row_coef + 2 * n_rows + row)
@@ -564,7 +565,7 @@ def _tiled_gradient(
     )
     cols = cols[None, :]
     inside = (cols < n_classes) & (row >= 0)
-    (grad_x,) = _gradient(cols, y, x, x_y, n, c0, grad_x_y, m0, rinv0)
+    (grad_x,) = _gradient(cols, y, x, x_y, u_n, c0, grad_x_y, m0, rinv0)
     if SOURCE == 0:
         grad = tl.where(inside, grad_x, 0.0)
     tile_counts = 1
@@ -587,7 +588,7 @@ def _tiled_hidden_kernel(
     x_bias,
     source_row,
     target,
-    n,
+    u_n,
     at_y,
     x_cap,
     x_scale,
@@ -643,7 +644,7 @@ def _tiled_hidden_kernel(
                     x_bias,
                     source_row,
                     target,
-                    n,
+                    u_n,
                     at_y,
                     x_cap,
                     x_scale,
@@ -708,7 +709,7 @@ def _tiled_weight_kernel(
     x_bias,
     source_row,
     target,
-    n,
+    u_n,
     at_y,
     x_cap,
     x_scale,
@@ -770,7 +771,7 @@ def _tiled_weight_kernel(
                         x_bias,
                         source_row,
                         target,
-                        n,
+                        u_n,
                         at_y,
                         x_cap,
                         x_scale,
@@ -843,7 +844,7 @@ def _tiled_weight_kernel(
             )
 
 
-def _torch_forward(x, y, n):
+def _torch_forward(x, y, u_n):
     """Loss [rows, outputs] and saved statistics [n_saved, rows] of a chunk of whole rows."""
     x_y = x.gather(1, y)
     l0 = x.scatter_(1, y, float("-inf"))
@@ -855,11 +856,11 @@ def _torch_forward(x, y, n):
     la0 = el.log(a0)
     ly0 = x_y
     z0 = (m0 - ly0) + la0
-    loss = -el.cloglog(el.log(n) + el.logsoftplus(-z0))
+    loss = -el.cloglog(el.log(u_n) + el.logsoftplus(-z0))
     return loss, torch.cat([m0.to(x.dtype), la0.to(x.dtype)], 1).t()
 
 
-def _torch_backward(x, y, n, saved, g):
+def _torch_backward(x, y, u_n, saved, g):
     """g * dloss/dx [rows, V] for each stream of a chunk of whole rows, from what was saved."""
     m0 = saved[0].unsqueeze(1)
     la0 = saved[1].unsqueeze(1)
@@ -867,7 +868,7 @@ def _torch_backward(x, y, n, saved, g):
     ly0 = x_y
     z0 = (m0 - ly0) + la0
     w0 = -z0
-    c0 = el.recipexpm1x(n * el.softplus(w0)) * el.sigrel(w0)
+    c0 = el.recipexpm1x(u_n * el.softplus(w0)) * el.sigrel(w0)
     grad_x_y = -c0
     rinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-la0))
     t0 = x - m0
@@ -877,7 +878,7 @@ def _torch_backward(x, y, n, saved, g):
     return (grad_x,)
 
 
-def _torch_fused(x, y, n, g):
+def _torch_fused(x, y, u_n, g):
     """Loss [rows, outputs] and g * dloss/dx [rows, V] for each stream while the chunk is in cache."""
     x_y = x.gather(1, y)
     l0 = x.scatter_(1, y, float("-inf"))
@@ -889,9 +890,9 @@ def _torch_fused(x, y, n, g):
     la0 = el.log(a0)
     ly0 = x_y
     z0 = (m0 - ly0) + la0
-    loss = -el.cloglog(el.log(n) + el.logsoftplus(-z0))
+    loss = -el.cloglog(el.log(u_n) + el.logsoftplus(-z0))
     w0 = -z0
-    c0 = el.recipexpm1x(n * el.softplus(w0)) * el.sigrel(w0)
+    c0 = el.recipexpm1x(u_n * el.softplus(w0)) * el.sigrel(w0)
     grad_x_y = -c0
     rinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-la0))
     grad_x = e0.mul_(g * rinv0 * c0)
@@ -902,10 +903,11 @@ def _torch_fused(x, y, n, g):
 _C_SOURCE = r"""#include "row.h"
 
 /* Direct coverage optimization
-     loss     = -cloglog(log(n) + logsoftplus(-z0))
-     c0       = recipexpm1x(n*softplus(-z0))*sigrel(-z0)
+     loss     = -cloglog(log(u_n) + logsoftplus(-z0))
+     c0       = recipexpm1x(u_n*softplus(-z0))*sigrel(-z0)
      dloss/dx = R0*c0
-     dloss/dx_y = -recipexpm1x(n*softplus(-z0))*sigrel(-z0)
+     dloss/dx_y = -recipexpm1x(u_n*softplus(-z0))*sigrel(-z0)
+     names of the spec begin with u_: u_n is its n
      with l0_j = x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 = exp(l0_j
          - logsumexp_(j != y) l0_j) */
 
@@ -1039,7 +1041,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
     const int64_t own = (mode == BACKWARD ? 0 : 1 * padded) + 2 * width;
     if (own && !(scratch = aligned_alloc(ALIGNED, (size_t)own * sizeof(real)))) return 1;
     real *kept = scratch + 2 * width;
-    const double n = call->parameter[0];
+    const double u_n = call->parameter[0];
     for (int64_t row = start; row < stop; ++row) {
         real *grad_x_ptr = grad_row(call, 0, row, scratch + 1 * width);
         const int64_t target = call->target[row * call->target_stride];
@@ -1070,7 +1072,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             la0 = f_log(a0);
             double ly0 = x_y;
             double z0 = m0 - ly0 + la0;
-            loss = -f_cloglog(f_log(n) + f_logsoftplus(-z0));
+            loss = -f_cloglog(f_log(u_n) + f_logsoftplus(-z0));
             call->result[0 * call->rows + row] = (real)(in_range ? loss : NAN);
         } else {
             m0 = call->saved[0 * call->rows + row];
@@ -1086,7 +1088,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         double ly0 = x_y;
         double z0 = m0 - ly0 + la0;
         double w0 = -z0;
-        double c0 = f_recipexpm1x(n * f_softplus(w0)) * f_sigrel(w0);
+        double c0 = f_recipexpm1x(u_n * f_softplus(w0)) * f_sigrel(w0);
         double grad_x_y = -c0;
         double rinv0 = (la0 == -INFINITY ? 0.0 : f_exp(-la0));
         {

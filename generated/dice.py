@@ -31,54 +31,57 @@ __all__ = ["DiceLoss", "LinearDiceLoss", "dice_loss", "linear_dice_loss"]
 
 # ======================================================================================
 # Self-adjusting dice loss
-#   loss     = T0 + sigmoid(2*alpha*log(maximum(-expm1(-top0),
-#       1/1000000000000000000000000000000000000)) - 2*top0 - log(gamma)) +
-#       expm1(-alpha*softplus(-z0) - softplus(z0))**2/(gamma + 1 +
-#       exp(-2*alpha*softplus(-z0))*sigmoid(-z0)**2)
-#   c0       = -T1*sigmoid(z0) + 2*alpha*exp(-alpha*softplus(-z0))*expm1(-alpha*softplus(-z0) -
-#       softplus(z0))*sigmoid(-z0)**2/(gamma + 1 + exp(-2*alpha*softplus(-z0))*sigmoid(-z0)**2) -
-#       2*alpha*exp(-2*alpha*softplus(-z0))*expm1(-alpha*softplus(-z0) -
-#       softplus(z0))**2*sigmoid(-z0)**3/(gamma + 1 +
-#       exp(-2*alpha*softplus(-z0))*sigmoid(-z0)**2)**2 -
-#       (2*exp(-alpha*softplus(-z0))*expm1(-alpha*softplus(-z0) - softplus(z0))/(gamma + 1 +
-#       exp(-2*alpha*softplus(-z0))*sigmoid(-z0)**2) -
-#       2*exp(-2*alpha*softplus(-z0))*expm1(-alpha*softplus(-z0) -
-#       softplus(z0))**2*sigmoid(-z0)/(gamma + 1 +
-#       exp(-2*alpha*softplus(-z0))*sigmoid(-z0)**2)**2)*sigmoid(-z0)*sigmoid(z0)
-#   c1       = 2*(-alpha*exp(-top0)*above(-expm1(-top0),
+#   loss     = T0 + sigmoid(2*u_alpha*log(maximum(-expm1(-top0),
+#       1/1000000000000000000000000000000000000)) - 2*top0 - log(u_gamma)) +
+#       expm1(-u_alpha*softplus(-z0) - softplus(z0))**2/(u_gamma + 1 +
+#       exp(-2*u_alpha*softplus(-z0))*sigmoid(-z0)**2)
+#   c0       = 2*u_alpha*exp(-u_alpha*softplus(-z0))*expm1(-u_alpha*softplus(-z0) -
+#       softplus(z0))*sigmoid(-z0)**2/(u_gamma + 1 +
+#       exp(-2*u_alpha*softplus(-z0))*sigmoid(-z0)**2) -
+#       2*u_alpha*exp(-2*u_alpha*softplus(-z0))*expm1(-u_alpha*softplus(-z0) -
+#       softplus(z0))**2*sigmoid(-z0)**3/(u_gamma + 1 +
+#       exp(-2*u_alpha*softplus(-z0))*sigmoid(-z0)**2)**2 - T1*sigmoid(z0) -
+#       (2*exp(-u_alpha*softplus(-z0))*expm1(-u_alpha*softplus(-z0) - softplus(z0))/(u_gamma + 1 +
+#       exp(-2*u_alpha*softplus(-z0))*sigmoid(-z0)**2) -
+#       2*exp(-2*u_alpha*softplus(-z0))*expm1(-u_alpha*softplus(-z0) -
+#       softplus(z0))**2*sigmoid(-z0)/(u_gamma + 1 +
+#       exp(-2*u_alpha*softplus(-z0))*sigmoid(-z0)**2)**2)*sigmoid(-z0)*sigmoid(z0)
+#   c1       = 2*(-u_alpha*exp(-top0)*above(-expm1(-top0),
 #       1/1000000000000000000000000000000000000)/maximum(-expm1(-top0),
-#       1/1000000000000000000000000000000000000) + 1)*sigmoid(-2*alpha*log(maximum(-expm1(-top0),
-#       1/1000000000000000000000000000000000000)) + 2*top0 +
-#       log(gamma))*sigmoid(2*alpha*log(maximum(-expm1(-top0),
-#       1/1000000000000000000000000000000000000)) - 2*top0 - log(gamma))
+#       1/1000000000000000000000000000000000000) +
+#       1)*sigmoid(-2*u_alpha*log(maximum(-expm1(-top0), 1/1000000000000000000000000000000000000))
+#       + 2*top0 + log(u_gamma))*sigmoid(2*u_alpha*log(maximum(-expm1(-top0),
+#       1/1000000000000000000000000000000000000)) - 2*top0 - log(u_gamma))
 #   dloss/dx = R0*c0 + c1*rise0 + where(eq(index, index0), 0,
-#       2*alpha*exp(logp0)*sigmoid(-2*alpha*log1mexp(-logp0) - 2*logp0 +
-#       log(gamma))*sigmoid(2*alpha*log1mexp(-logp0) + 2*logp0 - log(gamma))/expm1(logp0) +
-#       2*sigmoid(-2*alpha*log1mexp(-logp0) - 2*logp0 +
-#       log(gamma))*sigmoid(2*alpha*log1mexp(-logp0) + 2*logp0 - log(gamma)))
-#   dloss/dx_y = -2*alpha*exp(-alpha*softplus(-z0))*expm1(-alpha*softplus(-z0) -
-#       softplus(z0))*sigmoid(-z0)**2/(gamma + 1 + exp(-2*alpha*softplus(-z0))*sigmoid(-z0)**2) +
-#       2*alpha*exp(-2*alpha*softplus(-z0))*expm1(-alpha*softplus(-z0) -
-#       softplus(z0))**2*sigmoid(-z0)**3/(gamma + 1 +
-#       exp(-2*alpha*softplus(-z0))*sigmoid(-z0)**2)**2 + (-T1 +
-#       (2*alpha*exp(-top0)*above(-expm1(-top0),
+#       2*u_alpha*exp(logp0)*sigmoid(-2*u_alpha*log1mexp(-logp0) - 2*logp0 +
+#       log(u_gamma))*sigmoid(2*u_alpha*log1mexp(-logp0) + 2*logp0 - log(u_gamma))/expm1(logp0) +
+#       2*sigmoid(-2*u_alpha*log1mexp(-logp0) - 2*logp0 +
+#       log(u_gamma))*sigmoid(2*u_alpha*log1mexp(-logp0) + 2*logp0 - log(u_gamma)))
+#   dloss/dx_y = -2*u_alpha*exp(-u_alpha*softplus(-z0))*expm1(-u_alpha*softplus(-z0) -
+#       softplus(z0))*sigmoid(-z0)**2/(u_gamma + 1 +
+#       exp(-2*u_alpha*softplus(-z0))*sigmoid(-z0)**2) +
+#       2*u_alpha*exp(-2*u_alpha*softplus(-z0))*expm1(-u_alpha*softplus(-z0) -
+#       softplus(z0))**2*sigmoid(-z0)**3/(u_gamma + 1 +
+#       exp(-2*u_alpha*softplus(-z0))*sigmoid(-z0)**2)**2 + (-T1 +
+#       (2*u_alpha*exp(-top0)*above(-expm1(-top0),
 #       1/1000000000000000000000000000000000000)/maximum(-expm1(-top0),
-#       1/1000000000000000000000000000000000000) - 2)*sigmoid(-2*alpha*log(maximum(-expm1(-top0),
-#       1/1000000000000000000000000000000000000)) + 2*top0 +
-#       log(gamma))*sigmoid(2*alpha*log(maximum(-expm1(-top0),
-#       1/1000000000000000000000000000000000000)) - 2*top0 - log(gamma)))*sigmoid(-z0) +
-#       (2*exp(-alpha*softplus(-z0))*expm1(-alpha*softplus(-z0) - softplus(z0))/(gamma + 1 +
-#       exp(-2*alpha*softplus(-z0))*sigmoid(-z0)**2) -
-#       2*exp(-2*alpha*softplus(-z0))*expm1(-alpha*softplus(-z0) -
-#       softplus(z0))**2*sigmoid(-z0)/(gamma + 1 +
-#       exp(-2*alpha*softplus(-z0))*sigmoid(-z0)**2)**2)*sigmoid(-z0)*sigmoid(z0)
+#       1/1000000000000000000000000000000000000) -
+#       2)*sigmoid(-2*u_alpha*log(maximum(-expm1(-top0), 1/1000000000000000000000000000000000000))
+#       + 2*top0 + log(u_gamma))*sigmoid(2*u_alpha*log(maximum(-expm1(-top0),
+#       1/1000000000000000000000000000000000000)) - 2*top0 - log(u_gamma)))*sigmoid(-z0) +
+#       (2*exp(-u_alpha*softplus(-z0))*expm1(-u_alpha*softplus(-z0) - softplus(z0))/(u_gamma + 1 +
+#       exp(-2*u_alpha*softplus(-z0))*sigmoid(-z0)**2) -
+#       2*exp(-2*u_alpha*softplus(-z0))*expm1(-u_alpha*softplus(-z0) -
+#       softplus(z0))**2*sigmoid(-z0)/(u_gamma + 1 +
+#       exp(-2*u_alpha*softplus(-z0))*sigmoid(-z0)**2)**2)*sigmoid(-z0)*sigmoid(z0)
+#   names of the spec begin with u_: u_alpha is its alpha
 #   with l0_j = x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 = exp(l0_j
 #       - logsumexp_(j != y) l0_j)
-#   T0 = sum_(j != y) where(eq(index, index0), 0, sigmoid(2*alpha*log1mexp(-logp0) + 2*logp0 -
-#       log(gamma)))
-#   T1 = sum_(j != y) where(eq(index, index0), 0, (2*alpha*exp(logp0)/expm1(logp0) +
-#       2)*sigmoid(-2*alpha*log1mexp(-logp0) - 2*logp0 +
-#       log(gamma))*sigmoid(2*alpha*log1mexp(-logp0) + 2*logp0 - log(gamma)))
+#   T0 = sum_(j != y) where(eq(index, index0), 0, sigmoid(2*u_alpha*log1mexp(-logp0) + 2*logp0 -
+#       log(u_gamma)))
+#   T1 = sum_(j != y) where(eq(index, index0), 0, (2*u_alpha*exp(logp0)/expm1(logp0) +
+#       2)*sigmoid(-2*u_alpha*log1mexp(-logp0) - 2*logp0 +
+#       log(u_gamma))*sigmoid(2*u_alpha*log1mexp(-logp0) + 2*logp0 - log(u_gamma)))
 #   max0 = max_(j != y) x, first at index0; is_max0 = [j is index0]
 #   top0 = logsumexp l0 - max_(j != y) l0
 #   rise0 = is_max0 - exp(logp0)
@@ -86,7 +89,7 @@ __all__ = ["DiceLoss", "LinearDiceLoss", "dice_loss", "linear_dice_loss"]
 
 
 @dl.jit
-def _lift(cols, inside, y, x, x_y, index_y, alpha, gamma):
+def _lift(cols, inside, y, x, x_y, index_y, u_alpha, u_gamma):
     # State of one tile, relative to the tile's own maximum: M = sum of w * exp(kappa * t) * t^n
     # with t = l - m, over the classes other than the target.
     valid = inside & (cols != y)
@@ -127,7 +130,7 @@ def _merge(m0_a, a0_a, rest0_a, max0_a, index0_a, m0_b, a0_b, rest0_b, max0_b, i
 
 
 @dl.jit
-def _sweep(base, y, x_y, index_y, alpha, gamma, start, stop, n_classes, BLOCK: tl.constexpr):
+def _sweep(base, y, x_y, index_y, u_alpha, u_gamma, start, stop, n_classes, BLOCK: tl.constexpr):
     # Online reduction of the classes start .. stop - 1: one read of each logit.
     m0 = tl.full((), float("-inf"), tl.float32)
     a0 = tl.full((), 0.0, tl.float32)
@@ -139,7 +142,7 @@ def _sweep(base, y, x_y, index_y, alpha, gamma, start, stop, n_classes, BLOCK: t
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
         m0_b, a0_b, rest0_b, max0_b, index0_b = _lift(
-            cols, inside, y, x, x_y, index_y, alpha, gamma
+            cols, inside, y, x, x_y, index_y, u_alpha, u_gamma
         )
         m0, a0, rest0, max0, index0 = _merge(
             m0, a0, rest0, max0, index0, m0_b, a0_b, rest0_b, max0_b, index0_b
@@ -148,7 +151,7 @@ def _sweep(base, y, x_y, index_y, alpha, gamma, start, stop, n_classes, BLOCK: t
 
 
 @dl.jit
-def _between(x_y, index_y, alpha, gamma, m0, a0, rest0, max0, index0):
+def _between(x_y, index_y, u_alpha, u_gamma, m0, a0, rest0, max0, index0):
     # From the state to what the next sweep needs to know of the row.
     la0 = dl.log_accurate(a0)
     ly0 = x_y
@@ -159,7 +162,7 @@ def _between(x_y, index_y, alpha, gamma, m0, a0, rest0, max0, index0):
 
 
 @dl.jit
-def _lift_2(cols, inside, y, x, x_y, index_y, alpha, gamma, m0, pinv0, lam0, index0):
+def _lift_2(cols, inside, y, x, x_y, index_y, u_alpha, u_gamma, m0, pinv0, lam0, index0):
     # Sums of one tile, from the statistics of the sweeps before.
     valid = inside & (cols != y)
     index = cols.to(tl.float32)
@@ -168,8 +171,8 @@ def _lift_2(cols, inside, y, x, x_y, index_y, alpha, gamma, m0, pinv0, lam0, ind
     e0 = tl.exp(t0)
     p0 = e0 * pinv0
     w0 = dl.eq(index, index0)
-    w1 = 2.0 * alpha
-    w2 = 2.0 * logp0 + w1 * dl.log1mexp(-logp0) - dl.log_accurate(gamma)
+    w1 = 2.0 * u_alpha
+    w2 = 2.0 * logp0 + w1 * dl.log1mexp(-logp0) - dl.log_accurate(u_gamma)
     w3 = dl.sigmoid(w2)
     v0 = dl.where(w0, 0.0, w3)
     v1 = dl.where(w0, 0.0, w3 * (2.0 + w1 * p0 / dl.expm1(logp0)) * dl.sigmoid(-w2))
@@ -192,8 +195,8 @@ def _sweep_2(
     y,
     x_y,
     index_y,
-    alpha,
-    gamma,
+    u_alpha,
+    u_gamma,
     m0,
     pinv0,
     lam0,
@@ -211,14 +214,14 @@ def _sweep_2(
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
         b0_b, b1_b = _lift_2(
-            cols, inside, y, x, x_y, index_y, alpha, gamma, m0, pinv0, lam0, index0
+            cols, inside, y, x, x_y, index_y, u_alpha, u_gamma, m0, pinv0, lam0, index0
         )
         b0, b1 = _merge_2(b0, b1, b0_b, b1_b)
     return b0, b1
 
 
 @dl.jit
-def _finish(x_y, index_y, alpha, gamma, m0, a0, rest0, max0, index0, b0, b1):
+def _finish(x_y, index_y, u_alpha, u_gamma, m0, a0, rest0, max0, index0, b0, b1):
     # From the merged state to the results of the row, and the statistics that the gradient reads.
     la0 = dl.log_accurate(a0)
     ly0 = x_y
@@ -232,16 +235,16 @@ def _finish(x_y, index_y, alpha, gamma, m0, a0, rest0, max0, index0, b0, b1):
     T1 = b1
     zc0 = dl.clip(z0, -3.0e38, 3.0e38)
     w0 = -zc0
-    w1 = alpha * dl.softplus(w0)
+    w1 = u_alpha * dl.softplus(w0)
     loss = (
         T0
         + dl.expm1(-dl.softplus(zc0) - w1)
         * dl.expm1(-dl.softplus(zc0) - w1)
-        / (1.0 + dl.sigmoid(w0) * dl.sigmoid(w0) * dl.exp_accurate(-2.0 * w1) + gamma)
+        / (1.0 + dl.sigmoid(w0) * dl.sigmoid(w0) * dl.exp_accurate(-2.0 * w1) + u_gamma)
         + dl.sigmoid(
-            2.0 * alpha * dl.log_accurate(dl.maximum(-dl.expm1(-top0), 1e-36))
+            2.0 * u_alpha * dl.log_accurate(dl.maximum(-dl.expm1(-top0), 1e-36))
             - 2.0 * top0
-            - dl.log_accurate(gamma)
+            - dl.log_accurate(u_gamma)
         )
     )
     loss = tl.where(
@@ -253,7 +256,7 @@ def _finish(x_y, index_y, alpha, gamma, m0, a0, rest0, max0, index0, b0, b1):
 
 
 @dl.jit
-def _coefficients(x_y, index_y, alpha, gamma, m0, la0, rest0, T1, index0):
+def _coefficients(x_y, index_y, u_alpha, u_gamma, m0, la0, rest0, T1, index0):
     # Row scalars of the gradient.
     ly0 = x_y
     z0 = (m0 - ly0) + la0
@@ -267,23 +270,23 @@ def _coefficients(x_y, index_y, alpha, gamma, m0, la0, rest0, T1, index0):
     w1 = -zc0
     w2 = dl.sigmoid(w1)
     w3 = w2 * w2
-    w4 = alpha * dl.softplus(w1)
+    w4 = u_alpha * dl.softplus(w1)
     w5 = dl.exp_accurate(-2.0 * w4)
-    w6 = 1.0 + gamma + w3 * w5
+    w6 = 1.0 + u_gamma + w3 * w5
     w7 = dl.expm1(-dl.softplus(zc0) - w4)
     w8 = w7 * dl.exp_accurate(-w4) / w6
     w9 = w5 * w7 * w7 / (w6 * w6)
-    w10 = 2.0 * alpha
+    w10 = 2.0 * u_alpha
     w11 = w0 * w2 * (2.0 * w8 - 2.0 * w2 * w9) + w10 * w9 * w2 * w2 * w2 - w10 * w3 * w8
     w12 = -top0
     w13 = -dl.expm1(w12)
     w14 = dl.maximum(w13, 1e-36)
     w15 = dl.above(w13, 1e-36) * dl.exp_accurate(w12) / w14
-    w16 = 2.0 * top0 + dl.log_accurate(gamma) - 2.0 * alpha * dl.log_accurate(w14)
+    w16 = 2.0 * top0 + dl.log_accurate(u_gamma) - 2.0 * u_alpha * dl.log_accurate(w14)
     w17 = dl.sigmoid(-w16)
     w18 = dl.sigmoid(w16)
     c0 = -T1 * w0 - w11
-    c1 = 2.0 * w17 * w18 * (1.0 - w15 * alpha)
+    c1 = 2.0 * w17 * w18 * (1.0 - w15 * u_alpha)
     grad_x_y = w11 + w2 * (w17 * w18 * (w10 * w15 - 2.0) - T1)
     pinv0 = tl.where(la0 == float("-inf"), 0.0, dl.exp_accurate(-lam0))
     rinv0 = tl.where(la0 == float("-inf"), 0.0, dl.exp_accurate(-la0))
@@ -292,7 +295,22 @@ def _coefficients(x_y, index_y, alpha, gamma, m0, la0, rest0, T1, index0):
 
 @dl.jit
 def _gradient(
-    cols, y, x, x_y, index_y, alpha, gamma, c0, c1, grad_x_y, m0, pinv0, rinv0, lam0, top0, index0
+    cols,
+    y,
+    x,
+    x_y,
+    index_y,
+    u_alpha,
+    u_gamma,
+    c0,
+    c1,
+    grad_x_y,
+    m0,
+    pinv0,
+    rinv0,
+    lam0,
+    top0,
+    index0,
 ):
     # dloss/dx_j of one tile; the value at y is written, not added.
     index = cols.to(tl.float32)
@@ -303,8 +321,8 @@ def _gradient(
     r0 = e0 * rinv0
     is_max0 = tl.where(cols == index0, 1.0, 0.0)
     rise0 = tl.where(cols == index0, -dl.expm1(-top0), -p0)
-    w0 = 2.0 * alpha
-    w1 = 2.0 * logp0 + w0 * dl.log1mexp(-logp0) - dl.log_accurate(gamma)
+    w0 = 2.0 * u_alpha
+    w1 = 2.0 * logp0 + w0 * dl.log1mexp(-logp0) - dl.log_accurate(u_gamma)
     w2 = dl.sigmoid(w1) * dl.sigmoid(-w1)
     grad_x = (
         c0 * r0
@@ -319,8 +337,8 @@ def _gradient(
 def _forward_kernel(
     logits,
     target,
-    alpha,
-    gamma,
+    u_alpha,
+    u_gamma,
     loss,
     saved,
     state,
@@ -341,19 +359,32 @@ def _forward_kernel(
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
     index_y = y.to(tl.float32)
-    alpha = tl.full((), 0.0, tl.float32) + alpha
-    gamma = tl.full((), 0.0, tl.float32) + gamma
+    u_alpha = tl.full((), 0.0, tl.float32) + u_alpha
+    u_gamma = tl.full((), 0.0, tl.float32) + u_gamma
     start = 0
     stop = tl.where(ignored, 0, n_classes)  # ignored rows read nothing
     m0, a0, rest0, max0, index0 = _sweep(
-        base, y, x_y, index_y, alpha, gamma, start, stop, n_classes, BLOCK
+        base, y, x_y, index_y, u_alpha, u_gamma, start, stop, n_classes, BLOCK
     )
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    m0, pinv0, lam0, index0 = _between(x_y, index_y, alpha, gamma, m0, a0, rest0, max0, index0)
+    m0, pinv0, lam0, index0 = _between(x_y, index_y, u_alpha, u_gamma, m0, a0, rest0, max0, index0)
     b0, b1 = _sweep_2(
-        base, y, x_y, index_y, alpha, gamma, m0, pinv0, lam0, index0, start, stop, n_classes, BLOCK
+        base,
+        y,
+        x_y,
+        index_y,
+        u_alpha,
+        u_gamma,
+        m0,
+        pinv0,
+        lam0,
+        index0,
+        start,
+        stop,
+        n_classes,
+        BLOCK,
     )
-    loss_row, la0, T1 = _finish(x_y, index_y, alpha, gamma, m0, a0, rest0, max0, index0, b0, b1)
+    loss_row, la0, T1 = _finish(x_y, index_y, u_alpha, u_gamma, m0, a0, rest0, max0, index0, b0, b1)
     loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
     tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
     tl.store(saved + 0 * n_rows + row, m0)
@@ -367,8 +398,8 @@ def _forward_kernel(
 def _backward_kernel(
     logits,
     target,
-    alpha,
-    gamma,
+    u_alpha,
+    u_gamma,
     saved,
     grad_rows,
     grad_logits,
@@ -390,8 +421,8 @@ def _backward_kernel(
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
     index_y = y.to(tl.float32)
-    alpha = tl.full((), 0.0, tl.float32) + alpha
-    gamma = tl.full((), 0.0, tl.float32) + gamma
+    u_alpha = tl.full((), 0.0, tl.float32) + u_alpha
+    u_gamma = tl.full((), 0.0, tl.float32) + u_gamma
     g = tl.load(grad_rows + row * stride_grad_rows)
     g = tl.where(in_range | ignored, g, float("nan"))  # a target out of range is loud
     m0 = tl.load(saved + 0 * n_rows + row)
@@ -400,7 +431,7 @@ def _backward_kernel(
     T1 = tl.load(saved + 3 * n_rows + row)
     index0 = tl.load(saved + 4 * n_rows + row)
     c0, c1, grad_x_y, m0, pinv0, rinv0, lam0, top0, index0 = _coefficients(
-        x_y, index_y, alpha, gamma, m0, la0, rest0, T1, index0
+        x_y, index_y, u_alpha, u_gamma, m0, la0, rest0, T1, index0
     )
     cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = cols < n_classes
@@ -411,8 +442,8 @@ def _backward_kernel(
         x,
         x_y,
         index_y,
-        alpha,
-        gamma,
+        u_alpha,
+        u_gamma,
         c0,
         c1,
         grad_x_y,
@@ -433,8 +464,8 @@ def _backward_kernel(
 def _fused_kernel(
     logits,
     target,
-    alpha,
-    gamma,
+    u_alpha,
+    u_gamma,
     loss,
     grad_rows,
     grad_logits,
@@ -458,33 +489,52 @@ def _fused_kernel(
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
     index_y = y.to(tl.float32)
-    alpha = tl.full((), 0.0, tl.float32) + alpha
-    gamma = tl.full((), 0.0, tl.float32) + gamma
+    u_alpha = tl.full((), 0.0, tl.float32) + u_alpha
+    u_gamma = tl.full((), 0.0, tl.float32) + u_gamma
     g = tl.load(grad_rows + row * stride_grad_rows)
     g = tl.where(in_range | ignored, g, float("nan"))  # a target out of range is loud
     if ONE_TILE:
         cols = tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-        m0, a0, rest0, max0, index0 = _lift(cols, inside, y, x, x_y, index_y, alpha, gamma)
+        m0, a0, rest0, max0, index0 = _lift(cols, inside, y, x, x_y, index_y, u_alpha, u_gamma)
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-        m0, pinv0, lam0, index0 = _between(x_y, index_y, alpha, gamma, m0, a0, rest0, max0, index0)
-        b0, b1 = _lift_2(cols, inside, y, x, x_y, index_y, alpha, gamma, m0, pinv0, lam0, index0)
+        m0, pinv0, lam0, index0 = _between(
+            x_y, index_y, u_alpha, u_gamma, m0, a0, rest0, max0, index0
+        )
+        b0, b1 = _lift_2(
+            cols, inside, y, x, x_y, index_y, u_alpha, u_gamma, m0, pinv0, lam0, index0
+        )
     else:
         stop = tl.where(ignored, 0, n_classes)
         m0, a0, rest0, max0, index0 = _sweep(
-            base, y, x_y, index_y, alpha, gamma, 0, stop, n_classes, BLOCK
+            base, y, x_y, index_y, u_alpha, u_gamma, 0, stop, n_classes, BLOCK
         )
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-        m0, pinv0, lam0, index0 = _between(x_y, index_y, alpha, gamma, m0, a0, rest0, max0, index0)
-        b0, b1 = _sweep_2(
-            base, y, x_y, index_y, alpha, gamma, m0, pinv0, lam0, index0, 0, stop, n_classes, BLOCK
+        m0, pinv0, lam0, index0 = _between(
+            x_y, index_y, u_alpha, u_gamma, m0, a0, rest0, max0, index0
         )
-    loss_row, la0, T1 = _finish(x_y, index_y, alpha, gamma, m0, a0, rest0, max0, index0, b0, b1)
+        b0, b1 = _sweep_2(
+            base,
+            y,
+            x_y,
+            index_y,
+            u_alpha,
+            u_gamma,
+            m0,
+            pinv0,
+            lam0,
+            index0,
+            0,
+            stop,
+            n_classes,
+            BLOCK,
+        )
+    loss_row, la0, T1 = _finish(x_y, index_y, u_alpha, u_gamma, m0, a0, rest0, max0, index0, b0, b1)
     loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
     tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
     c0, c1, grad_x_y, m0, pinv0, rinv0, lam0, top0, index0 = _coefficients(
-        x_y, index_y, alpha, gamma, m0, la0, rest0, T1, index0
+        x_y, index_y, u_alpha, u_gamma, m0, la0, rest0, T1, index0
     )
     if ONE_TILE:
         (grad_x,) = _gradient(
@@ -493,8 +543,8 @@ def _fused_kernel(
             x,
             x_y,
             index_y,
-            alpha,
-            gamma,
+            u_alpha,
+            u_gamma,
             c0,
             c1,
             grad_x_y,
@@ -520,8 +570,8 @@ def _fused_kernel(
                 x,
                 x_y,
                 index_y,
-                alpha,
-                gamma,
+                u_alpha,
+                u_gamma,
                 c0,
                 c1,
                 grad_x_y,
@@ -590,8 +640,8 @@ def _tiled_sweep_kernel(
     x_bias,
     source_row,
     target,
-    alpha,
-    gamma,
+    u_alpha,
+    u_gamma,
     at_y,
     x_cap,
     x_scale,
@@ -619,8 +669,8 @@ def _tiled_sweep_kernel(
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
     index_y = y.to(tl.float32)
-    alpha = tl.full((), 0.0, tl.float32) + alpha
-    gamma = tl.full((), 0.0, tl.float32) + gamma
+    u_alpha = tl.full((), 0.0, tl.float32) + u_alpha
+    u_gamma = tl.full((), 0.0, tl.float32) + u_gamma
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BV), SPLITS) * BV
     start = split * class_share
@@ -655,7 +705,7 @@ def _tiled_sweep_kernel(
         cols = cols[None, :]
         inside = (cols < n_classes) & (row >= 0)
         m0_b, a0_b, rest0_b, max0_b, index0_b = _lift(
-            cols, inside, y, x, x_y, index_y, alpha, gamma
+            cols, inside, y, x, x_y, index_y, u_alpha, u_gamma
         )
         m0, a0, rest0, max0, index0 = _merge(
             m0, a0, rest0, max0, index0, m0_b, a0_b, rest0_b, max0_b, index0_b
@@ -674,8 +724,8 @@ def _tiled_merge_kernel(
     x_bias,
     source_row,
     target,
-    alpha,
-    gamma,
+    u_alpha,
+    u_gamma,
     at_y,
     x_cap,
     x_scale,
@@ -696,8 +746,8 @@ def _tiled_merge_kernel(
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
     index_y = y.to(tl.float32)
-    alpha = tl.full((), 0.0, tl.float32) + alpha
-    gamma = tl.full((), 0.0, tl.float32) + gamma
+    u_alpha = tl.full((), 0.0, tl.float32) + u_alpha
+    u_gamma = tl.full((), 0.0, tl.float32) + u_gamma
     m0 = tl.load(state + 0 * SPLITS * n_rows + row)
     a0 = tl.load(state + 1 * SPLITS * n_rows + row)
     rest0 = tl.load(state + 2 * SPLITS * n_rows + row)
@@ -726,8 +776,8 @@ def _tiled_sweep_kernel_2(
     x_bias,
     source_row,
     target,
-    alpha,
-    gamma,
+    u_alpha,
+    u_gamma,
     at_y,
     x_cap,
     x_scale,
@@ -755,15 +805,15 @@ def _tiled_sweep_kernel_2(
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
     index_y = y.to(tl.float32)
-    alpha = tl.full((), 0.0, tl.float32) + alpha
-    gamma = tl.full((), 0.0, tl.float32) + gamma
+    u_alpha = tl.full((), 0.0, tl.float32) + u_alpha
+    u_gamma = tl.full((), 0.0, tl.float32) + u_gamma
     m0 = tl.load(row_merged + 0 * n_rows + row)
     a0 = tl.load(row_merged + 1 * n_rows + row)
     rest0 = tl.load(row_merged + 2 * n_rows + row)
     max0 = tl.load(row_merged + 3 * n_rows + row)
     index0 = tl.load(row_merged + 4 * n_rows + row)
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    m0, pinv0, lam0, index0 = _between(x_y, index_y, alpha, gamma, m0, a0, rest0, max0, index0)
+    m0, pinv0, lam0, index0 = _between(x_y, index_y, u_alpha, u_gamma, m0, a0, rest0, max0, index0)
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BV), SPLITS) * BV
     start = split * class_share
@@ -795,7 +845,7 @@ def _tiled_sweep_kernel_2(
         cols = cols[None, :]
         inside = (cols < n_classes) & (row >= 0)
         b0_b, b1_b = _lift_2(
-            cols, inside, y, x, x_y, index_y, alpha, gamma, m0, pinv0, lam0, index0
+            cols, inside, y, x, x_y, index_y, u_alpha, u_gamma, m0, pinv0, lam0, index0
         )
         b0, b1 = _merge_2(b0, b1, b0_b, b1_b)
     tl.store(state + (0 * SPLITS + split) * n_rows + row, b0)
@@ -809,8 +859,8 @@ def _tiled_merge_kernel_2(
     x_bias,
     source_row,
     target,
-    alpha,
-    gamma,
+    u_alpha,
+    u_gamma,
     at_y,
     x_cap,
     x_scale,
@@ -833,15 +883,15 @@ def _tiled_merge_kernel_2(
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
     index_y = y.to(tl.float32)
-    alpha = tl.full((), 0.0, tl.float32) + alpha
-    gamma = tl.full((), 0.0, tl.float32) + gamma
+    u_alpha = tl.full((), 0.0, tl.float32) + u_alpha
+    u_gamma = tl.full((), 0.0, tl.float32) + u_gamma
     m0 = tl.load(row_merged + 0 * n_rows + row)
     a0 = tl.load(row_merged + 1 * n_rows + row)
     rest0 = tl.load(row_merged + 2 * n_rows + row)
     max0 = tl.load(row_merged + 3 * n_rows + row)
     index0 = tl.load(row_merged + 4 * n_rows + row)
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    m0, pinv0, lam0, index0 = _between(x_y, index_y, alpha, gamma, m0, a0, rest0, max0, index0)
+    m0, pinv0, lam0, index0 = _between(x_y, index_y, u_alpha, u_gamma, m0, a0, rest0, max0, index0)
     b0 = tl.load(state + 0 * SPLITS * n_rows + row)
     b1 = tl.load(state + 1 * SPLITS * n_rows + row)
     for split in range(1, SPLITS):
@@ -850,7 +900,7 @@ def _tiled_merge_kernel_2(
         b0, b1 = _merge_2(b0, b1, b0_b, b1_b)
     tl.store(row_merged + 5 * n_rows + row, b0)
     tl.store(row_merged + 6 * n_rows + row, b1)
-    loss_row, la0, T1 = _finish(x_y, index_y, alpha, gamma, m0, a0, rest0, max0, index0, b0, b1)
+    loss_row, la0, T1 = _finish(x_y, index_y, u_alpha, u_gamma, m0, a0, rest0, max0, index0, b0, b1)
     tl.store(loss + 0 * n_rows + row, tl.where(in_range, loss_row, float("nan")))
     tl.store(saved + 0 * n_rows + row, m0)
     tl.store(saved + 1 * n_rows + row, la0)
@@ -866,8 +916,8 @@ def _tiled_row_kernel(
     x_bias,
     source_row,
     target,
-    alpha,
-    gamma,
+    u_alpha,
+    u_gamma,
     at_y,
     x_cap,
     x_scale,
@@ -889,15 +939,15 @@ def _tiled_row_kernel(
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
     index_y = y.to(tl.float32)
-    alpha = tl.full((), 0.0, tl.float32) + alpha
-    gamma = tl.full((), 0.0, tl.float32) + gamma
+    u_alpha = tl.full((), 0.0, tl.float32) + u_alpha
+    u_gamma = tl.full((), 0.0, tl.float32) + u_gamma
     m0 = tl.load(saved + 0 * n_rows + row)
     la0 = tl.load(saved + 1 * n_rows + row)
     rest0 = tl.load(saved + 2 * n_rows + row)
     T1 = tl.load(saved + 3 * n_rows + row)
     index0 = tl.load(saved + 4 * n_rows + row)
     c0, c1, grad_x_y, m0, pinv0, rinv0, lam0, top0, index0 = _coefficients(
-        x_y, index_y, alpha, gamma, m0, la0, rest0, T1, index0
+        x_y, index_y, u_alpha, u_gamma, m0, la0, rest0, T1, index0
     )
     tl.store(row_coef + 0 * n_rows + row, c0)
     tl.store(row_coef + 1 * n_rows + row, c1)
@@ -917,8 +967,8 @@ def _tiled_gradient(
     x_bias,
     source_row,
     target,
-    alpha,
-    gamma,
+    u_alpha,
+    u_gamma,
     at_y,
     x_cap,
     x_scale,
@@ -951,8 +1001,8 @@ def _tiled_gradient(
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
     index_y = y.to(tl.float32)
-    alpha = tl.full((), 0.0, tl.float32) + alpha
-    gamma = tl.full((), 0.0, tl.float32) + gamma
+    u_alpha = tl.full((), 0.0, tl.float32) + u_alpha
+    u_gamma = tl.full((), 0.0, tl.float32) + u_gamma
     c0 = tl.load(row_coef + 0 * n_rows + row)
     c1 = tl.load(row_coef + 1 * n_rows + row)
     grad_x_y = tl.load(row_coef + 2 * n_rows + row)
@@ -991,8 +1041,8 @@ def _tiled_gradient(
         x,
         x_y,
         index_y,
-        alpha,
-        gamma,
+        u_alpha,
+        u_gamma,
         c0,
         c1,
         grad_x_y,
@@ -1025,8 +1075,8 @@ def _tiled_hidden_kernel(
     x_bias,
     source_row,
     target,
-    alpha,
-    gamma,
+    u_alpha,
+    u_gamma,
     at_y,
     x_cap,
     x_scale,
@@ -1082,8 +1132,8 @@ def _tiled_hidden_kernel(
                     x_bias,
                     source_row,
                     target,
-                    alpha,
-                    gamma,
+                    u_alpha,
+                    u_gamma,
                     at_y,
                     x_cap,
                     x_scale,
@@ -1148,8 +1198,8 @@ def _tiled_weight_kernel(
     x_bias,
     source_row,
     target,
-    alpha,
-    gamma,
+    u_alpha,
+    u_gamma,
     at_y,
     x_cap,
     x_scale,
@@ -1211,8 +1261,8 @@ def _tiled_weight_kernel(
                         x_bias,
                         source_row,
                         target,
-                        alpha,
-                        gamma,
+                        u_alpha,
+                        u_gamma,
                         at_y,
                         x_cap,
                         x_scale,
@@ -1285,7 +1335,7 @@ def _tiled_weight_kernel(
             )
 
 
-def _torch_forward(x, y, alpha, gamma):
+def _torch_forward(x, y, u_alpha, u_gamma):
     """Loss [rows, outputs] and saved statistics [n_saved, rows] of a chunk of whole rows."""
     index = torch.arange(x.shape[1], dtype=x.dtype, device=x.device)[None]
     x_y = x.gather(1, y)
@@ -1309,8 +1359,8 @@ def _torch_forward(x, y, alpha, gamma):
     logp0 = t0.clamp_min(-1.0e18) - lam0
     p0 = e0 * pinv0
     w0 = el.eq(index, index0)
-    w1 = 2.0 * alpha
-    w2 = 2.0 * logp0 + w1 * el.log1mexp(-logp0) - el.log(gamma)
+    w1 = 2.0 * u_alpha
+    w2 = 2.0 * logp0 + w1 * el.log1mexp(-logp0) - el.log(u_gamma)
     w3 = el.sigmoid(w2)
     v0 = el.where(w0, 0.0, w3)
     v1 = el.where(w0, 0.0, w3 * (2.0 + w1 * p0 / el.expm1(logp0)) * el.sigmoid(-w2))
@@ -1328,14 +1378,16 @@ def _torch_forward(x, y, alpha, gamma):
     T1 = b1
     zc0 = el.clip(z0, -3.0e38, 3.0e38)
     w0 = -zc0
-    w1 = alpha * el.softplus(w0)
+    w1 = u_alpha * el.softplus(w0)
     loss = (
         T0
         + el.expm1(-el.softplus(zc0) - w1)
         * el.expm1(-el.softplus(zc0) - w1)
-        / (1.0 + el.sigmoid(w0) * el.sigmoid(w0) * el.exp(-2.0 * w1) + gamma)
+        / (1.0 + el.sigmoid(w0) * el.sigmoid(w0) * el.exp(-2.0 * w1) + u_gamma)
         + el.sigmoid(
-            2.0 * alpha * el.log(el.maximum(-el.expm1(-top0), 1e-36)) - 2.0 * top0 - el.log(gamma)
+            2.0 * u_alpha * el.log(el.maximum(-el.expm1(-top0), 1e-36))
+            - 2.0 * top0
+            - el.log(u_gamma)
         )
     )
     loss = torch.where(
@@ -1350,7 +1402,7 @@ def _torch_forward(x, y, alpha, gamma):
     ).t()
 
 
-def _torch_backward(x, y, alpha, gamma, saved, g):
+def _torch_backward(x, y, u_alpha, u_gamma, saved, g):
     """g * dloss/dx [rows, V] for each stream of a chunk of whole rows, from what was saved."""
     m0 = saved[0].unsqueeze(1)
     la0 = saved[1].unsqueeze(1)
@@ -1371,23 +1423,23 @@ def _torch_backward(x, y, alpha, gamma, saved, g):
     w1 = -zc0
     w2 = el.sigmoid(w1)
     w3 = w2 * w2
-    w4 = alpha * el.softplus(w1)
+    w4 = u_alpha * el.softplus(w1)
     w5 = el.exp(-2.0 * w4)
-    w6 = 1.0 + gamma + w3 * w5
+    w6 = 1.0 + u_gamma + w3 * w5
     w7 = el.expm1(-el.softplus(zc0) - w4)
     w8 = w7 * el.exp(-w4) / w6
     w9 = w5 * w7 * w7 / (w6 * w6)
-    w10 = 2.0 * alpha
+    w10 = 2.0 * u_alpha
     w11 = w0 * w2 * (2.0 * w8 - 2.0 * w2 * w9) + w10 * w9 * w2 * w2 * w2 - w10 * w3 * w8
     w12 = -top0
     w13 = -el.expm1(w12)
     w14 = el.maximum(w13, 1e-36)
     w15 = el.above(w13, 1e-36) * el.exp(w12) / w14
-    w16 = 2.0 * top0 + el.log(gamma) - 2.0 * alpha * el.log(w14)
+    w16 = 2.0 * top0 + el.log(u_gamma) - 2.0 * u_alpha * el.log(w14)
     w17 = el.sigmoid(-w16)
     w18 = el.sigmoid(w16)
     c0 = -T1 * w0 - w11
-    c1 = 2.0 * w17 * w18 * (1.0 - w15 * alpha)
+    c1 = 2.0 * w17 * w18 * (1.0 - w15 * u_alpha)
     grad_x_y = w11 + w2 * (w17 * w18 * (w10 * w15 - 2.0) - T1)
     pinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0))
     rinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-la0))
@@ -1399,8 +1451,8 @@ def _torch_backward(x, y, alpha, gamma, saved, g):
     r0 = e0 * rinv0
     is_max0 = (torch.arange(x.shape[1], device=x.device) == index0).to(x.dtype)
     rise0 = torch.where(is_max0 > 0.0, -el.expm1(-top0), -p0)
-    w0 = 2.0 * alpha
-    w1 = 2.0 * logp0 + w0 * el.log1mexp(-logp0) - el.log(gamma)
+    w0 = 2.0 * u_alpha
+    w1 = 2.0 * logp0 + w0 * el.log1mexp(-logp0) - el.log(u_gamma)
     w2 = el.sigmoid(w1) * el.sigmoid(-w1)
     grad_x = (
         c0 * r0
@@ -1412,7 +1464,7 @@ def _torch_backward(x, y, alpha, gamma, saved, g):
     return (grad_x,)
 
 
-def _torch_fused(x, y, alpha, gamma, g):
+def _torch_fused(x, y, u_alpha, u_gamma, g):
     """Loss [rows, outputs] and g * dloss/dx [rows, V] for each stream while the chunk is in cache."""
     index = torch.arange(x.shape[1], dtype=x.dtype, device=x.device)[None]
     x_y = x.gather(1, y)
@@ -1436,8 +1488,8 @@ def _torch_fused(x, y, alpha, gamma, g):
     logp0 = t0.clamp_min(-1.0e18) - lam0
     p0 = e0 * pinv0
     w0 = el.eq(index, index0)
-    w1 = 2.0 * alpha
-    w2 = 2.0 * logp0 + w1 * el.log1mexp(-logp0) - el.log(gamma)
+    w1 = 2.0 * u_alpha
+    w2 = 2.0 * logp0 + w1 * el.log1mexp(-logp0) - el.log(u_gamma)
     w3 = el.sigmoid(w2)
     v0 = el.where(w0, 0.0, w3)
     v1 = el.where(w0, 0.0, w3 * (2.0 + w1 * p0 / el.expm1(logp0)) * el.sigmoid(-w2))
@@ -1455,14 +1507,16 @@ def _torch_fused(x, y, alpha, gamma, g):
     T1 = b1
     zc0 = el.clip(z0, -3.0e38, 3.0e38)
     w0 = -zc0
-    w1 = alpha * el.softplus(w0)
+    w1 = u_alpha * el.softplus(w0)
     loss = (
         T0
         + el.expm1(-el.softplus(zc0) - w1)
         * el.expm1(-el.softplus(zc0) - w1)
-        / (1.0 + el.sigmoid(w0) * el.sigmoid(w0) * el.exp(-2.0 * w1) + gamma)
+        / (1.0 + el.sigmoid(w0) * el.sigmoid(w0) * el.exp(-2.0 * w1) + u_gamma)
         + el.sigmoid(
-            2.0 * alpha * el.log(el.maximum(-el.expm1(-top0), 1e-36)) - 2.0 * top0 - el.log(gamma)
+            2.0 * u_alpha * el.log(el.maximum(-el.expm1(-top0), 1e-36))
+            - 2.0 * top0
+            - el.log(u_gamma)
         )
     )
     loss = torch.where(
@@ -1477,31 +1531,31 @@ def _torch_fused(x, y, alpha, gamma, g):
     w1 = -zc0
     w2 = el.sigmoid(w1)
     w3 = w2 * w2
-    w4 = alpha * el.softplus(w1)
+    w4 = u_alpha * el.softplus(w1)
     w5 = el.exp(-2.0 * w4)
-    w6 = 1.0 + gamma + w3 * w5
+    w6 = 1.0 + u_gamma + w3 * w5
     w7 = el.expm1(-el.softplus(zc0) - w4)
     w8 = w7 * el.exp(-w4) / w6
     w9 = w5 * w7 * w7 / (w6 * w6)
-    w10 = 2.0 * alpha
+    w10 = 2.0 * u_alpha
     w11 = w0 * w2 * (2.0 * w8 - 2.0 * w2 * w9) + w10 * w9 * w2 * w2 * w2 - w10 * w3 * w8
     w12 = -top0
     w13 = -el.expm1(w12)
     w14 = el.maximum(w13, 1e-36)
     w15 = el.above(w13, 1e-36) * el.exp(w12) / w14
-    w16 = 2.0 * top0 + el.log(gamma) - 2.0 * alpha * el.log(w14)
+    w16 = 2.0 * top0 + el.log(u_gamma) - 2.0 * u_alpha * el.log(w14)
     w17 = el.sigmoid(-w16)
     w18 = el.sigmoid(w16)
     c0 = -T1 * w0 - w11
-    c1 = 2.0 * w17 * w18 * (1.0 - w15 * alpha)
+    c1 = 2.0 * w17 * w18 * (1.0 - w15 * u_alpha)
     grad_x_y = w11 + w2 * (w17 * w18 * (w10 * w15 - 2.0) - T1)
     pinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0))
     rinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-la0))
     r0 = e0 * rinv0
     is_max0 = (torch.arange(x.shape[1], device=x.device) == index0).to(x.dtype)
     rise0 = torch.where(is_max0 > 0.0, -el.expm1(-top0), -p0)
-    w0 = 2.0 * alpha
-    w1 = 2.0 * logp0 + w0 * el.log1mexp(-logp0) - el.log(gamma)
+    w0 = 2.0 * u_alpha
+    w1 = 2.0 * logp0 + w0 * el.log1mexp(-logp0) - el.log(u_gamma)
     w2 = el.sigmoid(w1) * el.sigmoid(-w1)
     grad_x = (
         c0 * r0
@@ -1516,54 +1570,57 @@ def _torch_fused(x, y, alpha, gamma, g):
 _C_SOURCE = r"""#include "row.h"
 
 /* Self-adjusting dice loss
-     loss     = T0 + sigmoid(2*alpha*log(maximum(-expm1(-top0),
-         1/1000000000000000000000000000000000000)) - 2*top0 - log(gamma)) +
-         expm1(-alpha*softplus(-z0) - softplus(z0))**2/(gamma + 1 +
-         exp(-2*alpha*softplus(-z0))*sigmoid(-z0)**2)
-     c0       = -T1*sigmoid(z0) + 2*alpha*exp(-alpha*softplus(-z0))*expm1(-alpha*softplus(-z0) -
-         softplus(z0))*sigmoid(-z0)**2/(gamma + 1 + exp(-2*alpha*softplus(-z0))*sigmoid(-z0)**2) -
-         2*alpha*exp(-2*alpha*softplus(-z0))*expm1(-alpha*softplus(-z0) -
-         softplus(z0))**2*sigmoid(-z0)**3/(gamma + 1 +
-         exp(-2*alpha*softplus(-z0))*sigmoid(-z0)**2)**2 -
-         (2*exp(-alpha*softplus(-z0))*expm1(-alpha*softplus(-z0) - softplus(z0))/(gamma + 1 +
-         exp(-2*alpha*softplus(-z0))*sigmoid(-z0)**2) -
-         2*exp(-2*alpha*softplus(-z0))*expm1(-alpha*softplus(-z0) -
-         softplus(z0))**2*sigmoid(-z0)/(gamma + 1 +
-         exp(-2*alpha*softplus(-z0))*sigmoid(-z0)**2)**2)*sigmoid(-z0)*sigmoid(z0)
-     c1       = 2*(-alpha*exp(-top0)*above(-expm1(-top0),
+     loss     = T0 + sigmoid(2*u_alpha*log(maximum(-expm1(-top0),
+         1/1000000000000000000000000000000000000)) - 2*top0 - log(u_gamma)) +
+         expm1(-u_alpha*softplus(-z0) - softplus(z0))**2/(u_gamma + 1 +
+         exp(-2*u_alpha*softplus(-z0))*sigmoid(-z0)**2)
+     c0       = 2*u_alpha*exp(-u_alpha*softplus(-z0))*expm1(-u_alpha*softplus(-z0) -
+         softplus(z0))*sigmoid(-z0)**2/(u_gamma + 1 +
+         exp(-2*u_alpha*softplus(-z0))*sigmoid(-z0)**2) -
+         2*u_alpha*exp(-2*u_alpha*softplus(-z0))*expm1(-u_alpha*softplus(-z0) -
+         softplus(z0))**2*sigmoid(-z0)**3/(u_gamma + 1 +
+         exp(-2*u_alpha*softplus(-z0))*sigmoid(-z0)**2)**2 - T1*sigmoid(z0) -
+         (2*exp(-u_alpha*softplus(-z0))*expm1(-u_alpha*softplus(-z0) - softplus(z0))/(u_gamma + 1 +
+         exp(-2*u_alpha*softplus(-z0))*sigmoid(-z0)**2) -
+         2*exp(-2*u_alpha*softplus(-z0))*expm1(-u_alpha*softplus(-z0) -
+         softplus(z0))**2*sigmoid(-z0)/(u_gamma + 1 +
+         exp(-2*u_alpha*softplus(-z0))*sigmoid(-z0)**2)**2)*sigmoid(-z0)*sigmoid(z0)
+     c1       = 2*(-u_alpha*exp(-top0)*above(-expm1(-top0),
          1/1000000000000000000000000000000000000)/maximum(-expm1(-top0),
-         1/1000000000000000000000000000000000000) + 1)*sigmoid(-2*alpha*log(maximum(-expm1(-top0),
-         1/1000000000000000000000000000000000000)) + 2*top0 +
-         log(gamma))*sigmoid(2*alpha*log(maximum(-expm1(-top0),
-         1/1000000000000000000000000000000000000)) - 2*top0 - log(gamma))
+         1/1000000000000000000000000000000000000) +
+         1)*sigmoid(-2*u_alpha*log(maximum(-expm1(-top0), 1/1000000000000000000000000000000000000))
+         + 2*top0 + log(u_gamma))*sigmoid(2*u_alpha*log(maximum(-expm1(-top0),
+         1/1000000000000000000000000000000000000)) - 2*top0 - log(u_gamma))
      dloss/dx = R0*c0 + c1*rise0 + where(eq(index, index0), 0,
-         2*alpha*exp(logp0)*sigmoid(-2*alpha*log1mexp(-logp0) - 2*logp0 +
-         log(gamma))*sigmoid(2*alpha*log1mexp(-logp0) + 2*logp0 - log(gamma))/expm1(logp0) +
-         2*sigmoid(-2*alpha*log1mexp(-logp0) - 2*logp0 +
-         log(gamma))*sigmoid(2*alpha*log1mexp(-logp0) + 2*logp0 - log(gamma)))
-     dloss/dx_y = -2*alpha*exp(-alpha*softplus(-z0))*expm1(-alpha*softplus(-z0) -
-         softplus(z0))*sigmoid(-z0)**2/(gamma + 1 + exp(-2*alpha*softplus(-z0))*sigmoid(-z0)**2) +
-         2*alpha*exp(-2*alpha*softplus(-z0))*expm1(-alpha*softplus(-z0) -
-         softplus(z0))**2*sigmoid(-z0)**3/(gamma + 1 +
-         exp(-2*alpha*softplus(-z0))*sigmoid(-z0)**2)**2 + (-T1 +
-         (2*alpha*exp(-top0)*above(-expm1(-top0),
+         2*u_alpha*exp(logp0)*sigmoid(-2*u_alpha*log1mexp(-logp0) - 2*logp0 +
+         log(u_gamma))*sigmoid(2*u_alpha*log1mexp(-logp0) + 2*logp0 - log(u_gamma))/expm1(logp0) +
+         2*sigmoid(-2*u_alpha*log1mexp(-logp0) - 2*logp0 +
+         log(u_gamma))*sigmoid(2*u_alpha*log1mexp(-logp0) + 2*logp0 - log(u_gamma)))
+     dloss/dx_y = -2*u_alpha*exp(-u_alpha*softplus(-z0))*expm1(-u_alpha*softplus(-z0) -
+         softplus(z0))*sigmoid(-z0)**2/(u_gamma + 1 +
+         exp(-2*u_alpha*softplus(-z0))*sigmoid(-z0)**2) +
+         2*u_alpha*exp(-2*u_alpha*softplus(-z0))*expm1(-u_alpha*softplus(-z0) -
+         softplus(z0))**2*sigmoid(-z0)**3/(u_gamma + 1 +
+         exp(-2*u_alpha*softplus(-z0))*sigmoid(-z0)**2)**2 + (-T1 +
+         (2*u_alpha*exp(-top0)*above(-expm1(-top0),
          1/1000000000000000000000000000000000000)/maximum(-expm1(-top0),
-         1/1000000000000000000000000000000000000) - 2)*sigmoid(-2*alpha*log(maximum(-expm1(-top0),
-         1/1000000000000000000000000000000000000)) + 2*top0 +
-         log(gamma))*sigmoid(2*alpha*log(maximum(-expm1(-top0),
-         1/1000000000000000000000000000000000000)) - 2*top0 - log(gamma)))*sigmoid(-z0) +
-         (2*exp(-alpha*softplus(-z0))*expm1(-alpha*softplus(-z0) - softplus(z0))/(gamma + 1 +
-         exp(-2*alpha*softplus(-z0))*sigmoid(-z0)**2) -
-         2*exp(-2*alpha*softplus(-z0))*expm1(-alpha*softplus(-z0) -
-         softplus(z0))**2*sigmoid(-z0)/(gamma + 1 +
-         exp(-2*alpha*softplus(-z0))*sigmoid(-z0)**2)**2)*sigmoid(-z0)*sigmoid(z0)
+         1/1000000000000000000000000000000000000) -
+         2)*sigmoid(-2*u_alpha*log(maximum(-expm1(-top0), 1/1000000000000000000000000000000000000))
+         + 2*top0 + log(u_gamma))*sigmoid(2*u_alpha*log(maximum(-expm1(-top0),
+         1/1000000000000000000000000000000000000)) - 2*top0 - log(u_gamma)))*sigmoid(-z0) +
+         (2*exp(-u_alpha*softplus(-z0))*expm1(-u_alpha*softplus(-z0) - softplus(z0))/(u_gamma + 1 +
+         exp(-2*u_alpha*softplus(-z0))*sigmoid(-z0)**2) -
+         2*exp(-2*u_alpha*softplus(-z0))*expm1(-u_alpha*softplus(-z0) -
+         softplus(z0))**2*sigmoid(-z0)/(u_gamma + 1 +
+         exp(-2*u_alpha*softplus(-z0))*sigmoid(-z0)**2)**2)*sigmoid(-z0)*sigmoid(z0)
+     names of the spec begin with u_: u_alpha is its alpha
      with l0_j = x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 = exp(l0_j
          - logsumexp_(j != y) l0_j)
-     T0 = sum_(j != y) where(eq(index, index0), 0, sigmoid(2*alpha*log1mexp(-logp0) + 2*logp0 -
-         log(gamma)))
-     T1 = sum_(j != y) where(eq(index, index0), 0, (2*alpha*exp(logp0)/expm1(logp0) +
-         2)*sigmoid(-2*alpha*log1mexp(-logp0) - 2*logp0 +
-         log(gamma))*sigmoid(2*alpha*log1mexp(-logp0) + 2*logp0 - log(gamma)))
+     T0 = sum_(j != y) where(eq(index, index0), 0, sigmoid(2*u_alpha*log1mexp(-logp0) + 2*logp0 -
+         log(u_gamma)))
+     T1 = sum_(j != y) where(eq(index, index0), 0, (2*u_alpha*exp(logp0)/expm1(logp0) +
+         2)*sigmoid(-2*u_alpha*log1mexp(-logp0) - 2*logp0 +
+         log(u_gamma))*sigmoid(2*u_alpha*log1mexp(-logp0) + 2*logp0 - log(u_gamma)))
      max0 = max_(j != y) x, first at index0; is_max0 = [j is index0]
      top0 = logsumexp l0 - max_(j != y) l0
      rise0 = is_max0 - exp(logp0) */
@@ -1841,8 +1898,8 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
     const int64_t own = (mode == BACKWARD ? 0 : 4 * padded) + 2 * width;
     if (own && !(scratch = aligned_alloc(ALIGNED, (size_t)own * sizeof(real)))) return 1;
     real *kept = scratch + 2 * width;
-    const double alpha = call->parameter[0];
-    const double gamma = call->parameter[1];
+    const double u_alpha = call->parameter[0];
+    const double u_gamma = call->parameter[1];
     for (int64_t row = start; row < stop; ++row) {
         real *grad_x_ptr = grad_row(call, 0, row, scratch + 1 * width);
         const int64_t target = call->target[row * call->target_stride];
@@ -1884,8 +1941,8 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             lam0 = (z0 > 0.0 ? la0 + f_softplus(-z0) : f_softplus(z0) - (m0 - ly0));
             pinv0 = (la0 == -INFINITY ? 0.0 : f_exp(-lam0));
             {
-                const double w1 = 2.0 * alpha;
-                const double same0 = f_log(gamma);
+                const double w1 = 2.0 * u_alpha;
+                const double same0 = f_log(u_gamma);
                 double out[2];
                 lift_2_1(x_ptr, n_classes, kept + 0 * padded, kept + 1 * padded, kept + 2 * padded,
                     kept + 3 * padded, mode == FUSED, index0, lam0, m0, pinv0, same0, w1, y, out);
@@ -1905,10 +1962,10 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             T1 = b1;
             double zc0 = f_clamp(z0, 3e+38);
             double w0 = -zc0;
-            double w1 = alpha * f_softplus(w0);
+            double w1 = u_alpha * f_softplus(w0);
             loss = T0 + f_expm1(-f_softplus(zc0) - w1) * f_expm1(-f_softplus(zc0) - w1) / (1.0 +
-                f_sigmoid(w0) * f_sigmoid(w0) * f_exp(-2.0 * w1) + gamma) + f_sigmoid(2.0 * alpha *
-                f_log(f_maximum(-f_expm1(-top0), 1e-36)) - 2.0 * top0 - f_log(gamma));
+                f_sigmoid(w0) * f_sigmoid(w0) * f_exp(-2.0 * w1) + u_gamma) + f_sigmoid(2.0 *
+                u_alpha * f_log(f_maximum(-f_expm1(-top0), 1e-36)) - 2.0 * top0 - f_log(u_gamma));
             loss = (z0 != zc0 ? (loss > 1e+30 ? INFINITY : (loss < -1e+30 ? -(INFINITY) : loss)) :
                 loss);
             call->result[0 * call->rows + row] = (real)(in_range ? loss : NAN);
@@ -1940,30 +1997,30 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         double w1 = -zc0;
         double w2 = f_sigmoid(w1);
         double w3 = w2 * w2;
-        double w4 = alpha * f_softplus(w1);
+        double w4 = u_alpha * f_softplus(w1);
         double w5 = f_exp(-2.0 * w4);
-        double w6 = 1.0 + gamma + w3 * w5;
+        double w6 = 1.0 + u_gamma + w3 * w5;
         double w7 = f_expm1(-f_softplus(zc0) - w4);
         double w8 = w7 * f_exp(-w4) / w6;
         double w9 = w5 * w7 * w7 / (w6 * w6);
-        double w10 = 2.0 * alpha;
+        double w10 = 2.0 * u_alpha;
         double w11 = w0 * w2 * (2.0 * w8 - 2.0 * w2 * w9) + w10 * w9 * w2 * w2 * w2 - w10 * w3 * w8;
         double w12 = -top0;
         double w13 = -f_expm1(w12);
         double w14 = f_maximum(w13, 1e-36);
         double w15 = f_above(w13, 1e-36) * f_exp(w12) / w14;
-        double w16 = 2.0 * top0 + f_log(gamma) - 2.0 * alpha * f_log(w14);
+        double w16 = 2.0 * top0 + f_log(u_gamma) - 2.0 * u_alpha * f_log(w14);
         double w17 = f_sigmoid(-w16);
         double w18 = f_sigmoid(w16);
         double c0 = -T1 * w0 - w11;
-        double c1 = 2.0 * w17 * w18 * (1.0 - w15 * alpha);
+        double c1 = 2.0 * w17 * w18 * (1.0 - w15 * u_alpha);
         double grad_x_y = w11 + w2 * (w17 * w18 * (w10 * w15 - 2.0) - T1);
         pinv0 = (la0 == -INFINITY ? 0.0 : f_exp(-lam0));
         double rinv0 = (la0 == -INFINITY ? 0.0 : f_exp(-la0));
         {
             const double same0 = -f_expm1(-top0);
-            const double w0 = 2.0 * alpha;
-            const double same1 = f_log(gamma);
+            const double w0 = 2.0 * u_alpha;
+            const double same1 = f_log(u_gamma);
             const int want = (grad_x_ptr ? 1 : 0);
             if (mode == FUSED) {
                 if (want == 1) gradient_kept(x_ptr, n_classes, kept + 0 * padded, kept + 1 * padded,

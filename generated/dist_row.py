@@ -31,40 +31,42 @@ __all__ = ["DISTRowLoss", "LinearDISTRowLoss", "dist_row_loss", "linear_dist_row
 
 # ======================================================================================
 # DIST, relations among the classes of a row
-#   loss     = T**2*(1 - where(lt(1/100000000000, V*minimum(T0 + expm1(loguy0)**2/V**2, T1 +
+#   loss     = u_T**2*(1 - where(lt(1/100000000000, V*minimum(T0 + expm1(loguy0)**2/V**2, T1 +
 #       expm1(loguy1)**2/V**2)), (T2 + expm1(loguy0)*expm1(loguy1)/V**2)/(sqrt(T0 +
 #       expm1(loguy0)**2/V**2)*sqrt(T1 + expm1(loguy1)**2/V**2)), 0))
-#   c0       = -2*T*where(lt(1/100000000000, V*minimum(T0 + expm1(loguy0)**2/V**2, T1 +
+#   c0       = -2*u_T*where(lt(1/100000000000, V*minimum(T0 + expm1(loguy0)**2/V**2, T1 +
 #       expm1(loguy1)**2/V**2)), -(T2 + expm1(loguy0)*expm1(loguy1)/V**2)/(2*(T0 +
 #       expm1(loguy0)**2/V**2)**(3/2)*sqrt(T1 + expm1(loguy1)**2/V**2)), 0)
-#   c1       = -T*where(lt(1/100000000000, V*minimum(T0 + expm1(loguy0)**2/V**2, T1 +
+#   c1       = -u_T*where(lt(1/100000000000, V*minimum(T0 + expm1(loguy0)**2/V**2, T1 +
 #       expm1(loguy1)**2/V**2)), 1/(sqrt(T0 + expm1(loguy0)**2/V**2)*sqrt(T1 +
 #       expm1(loguy1)**2/V**2)), 0)
-#   c2       = T*T5*where(lt(1/100000000000, V*minimum(T0 + expm1(loguy0)**2/V**2, T1 +
+#   c2       = u_T*T5*where(lt(1/100000000000, V*minimum(T0 + expm1(loguy0)**2/V**2, T1 +
 #       expm1(loguy1)**2/V**2)), 1/(sqrt(T0 + expm1(loguy0)**2/V**2)*sqrt(T1 +
-#       expm1(loguy1)**2/V**2)), 0) + 2*T*T6*where(lt(1/100000000000, V*minimum(T0 +
+#       expm1(loguy1)**2/V**2)), 0) + 2*u_T*T6*where(lt(1/100000000000, V*minimum(T0 +
 #       expm1(loguy0)**2/V**2, T1 + expm1(loguy1)**2/V**2)), -(T2 +
 #       expm1(loguy0)*expm1(loguy1)/V**2)/(2*(T0 + expm1(loguy0)**2/V**2)**(3/2)*sqrt(T1 +
-#       expm1(loguy1)**2/V**2)), 0) + T*sigmoid(-z0)*where(lt(1/100000000000, V*minimum(T0 +
+#       expm1(loguy1)**2/V**2)), 0) + u_T*sigmoid(-z0)*where(lt(1/100000000000, V*minimum(T0 +
 #       expm1(loguy0)**2/V**2, T1 + expm1(loguy1)**2/V**2)), expm1(loguy1)/(V*sqrt(T0 +
 #       expm1(loguy0)**2/V**2)*sqrt(T1 + expm1(loguy1)**2/V**2)) - (T2 +
 #       expm1(loguy0)*expm1(loguy1)/V**2)*expm1(loguy0)/(V*(T0 +
 #       expm1(loguy0)**2/V**2)**(3/2)*sqrt(T1 + expm1(loguy1)**2/V**2)), 0)
 #   dloss/dx = (c2 + c0*expm1(logu0)/V + c1*expm1(logu1)/V)*exp(logp0)
-#   dloss/dx_y = T*T5*sigmoid(-z0)*where(lt(1/100000000000, V*minimum(T0 + expm1(loguy0)**2/V**2,
-#       T1 + expm1(loguy1)**2/V**2)), 1/(sqrt(T0 + expm1(loguy0)**2/V**2)*sqrt(T1 +
-#       expm1(loguy1)**2/V**2)), 0) + 2*T*T6*sigmoid(-z0)*where(lt(1/100000000000, V*minimum(T0 +
-#       expm1(loguy0)**2/V**2, T1 + expm1(loguy1)**2/V**2)), -(T2 +
-#       expm1(loguy0)*expm1(loguy1)/V**2)/(2*(T0 + expm1(loguy0)**2/V**2)**(3/2)*sqrt(T1 +
-#       expm1(loguy1)**2/V**2)), 0) - T*sigmoid(-z0)*sigmoid(z0)*where(lt(1/100000000000,
-#       V*minimum(T0 + expm1(loguy0)**2/V**2, T1 + expm1(loguy1)**2/V**2)),
-#       expm1(loguy1)/(V*sqrt(T0 + expm1(loguy0)**2/V**2)*sqrt(T1 + expm1(loguy1)**2/V**2)) - (T2
-#       + expm1(loguy0)*expm1(loguy1)/V**2)*expm1(loguy0)/(V*(T0 +
+#   dloss/dx_y = u_T*T5*sigmoid(-z0)*where(lt(1/100000000000, V*minimum(T0 +
+#       expm1(loguy0)**2/V**2, T1 + expm1(loguy1)**2/V**2)), 1/(sqrt(T0 +
+#       expm1(loguy0)**2/V**2)*sqrt(T1 + expm1(loguy1)**2/V**2)), 0) +
+#       2*u_T*T6*sigmoid(-z0)*where(lt(1/100000000000, V*minimum(T0 + expm1(loguy0)**2/V**2, T1 +
+#       expm1(loguy1)**2/V**2)), -(T2 + expm1(loguy0)*expm1(loguy1)/V**2)/(2*(T0 +
+#       expm1(loguy0)**2/V**2)**(3/2)*sqrt(T1 + expm1(loguy1)**2/V**2)), 0) -
+#       u_T*sigmoid(-z0)*sigmoid(z0)*where(lt(1/100000000000, V*minimum(T0 +
+#       expm1(loguy0)**2/V**2, T1 + expm1(loguy1)**2/V**2)), expm1(loguy1)/(V*sqrt(T0 +
+#       expm1(loguy0)**2/V**2)*sqrt(T1 + expm1(loguy1)**2/V**2)) - (T2 +
+#       expm1(loguy0)*expm1(loguy1)/V**2)*expm1(loguy0)/(V*(T0 +
 #       expm1(loguy0)**2/V**2)**(3/2)*sqrt(T1 + expm1(loguy1)**2/V**2)), 0)
-#   with l0_j = x/T, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 =
+#   names of the spec begin with u_: u_T is its T
+#   with l0_j = x/u_T, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 =
 #       exp(l0_j - logsumexp_(j != y) l0_j)
-#   with l1_j = teacher/T, z1 = logsumexp_(j != y) l1_j - l1_y, logp1 = l1_j - logsumexp l1, R1 =
-#       exp(l1_j - logsumexp_(j != y) l1_j)
+#   with l1_j = u_teacher/u_T, z1 = logsumexp_(j != y) l1_j - l1_y, logp1 = l1_j - logsumexp l1,
+#       R1 = exp(l1_j - logsumexp_(j != y) l1_j)
 #   T0 = sum_(j != y) expm1(logu0)**2/V**2
 #   T1 = sum_(j != y) expm1(logu1)**2/V**2
 #   T2 = sum_(j != y) expm1(logu0)*expm1(logu1)/V**2
@@ -74,7 +76,7 @@ __all__ = ["DISTRowLoss", "LinearDISTRowLoss", "dist_row_loss", "linear_dist_row
 
 
 @dl.jit
-def _lift(cols, inside, x, teacher, T, V):
+def _lift(cols, inside, x, u_teacher, u_T, V):
     # State of one tile, relative to the tile's own maximum: M = sum of w * exp(kappa * t) * t^n
     # with t = l - m, over the classes other than the largest (the pivot).
     valid = inside
@@ -83,69 +85,69 @@ def _lift(cols, inside, x, teacher, T, V):
     pivot = dl.row_min(tl.where(l0 == m0, cols, 2147483647))
     others = valid & (cols != pivot)
     x_y = dl.row_sum(tl.where(cols == pivot, x, 0.0))
-    teacher_y = dl.row_sum(tl.where(cols == pivot, teacher, 0.0))
+    u_teacher_y = dl.row_sum(tl.where(cols == pivot, u_teacher, 0.0))
     l0 = tl.where(others, l0, float("-inf"))
-    t0 = 1.0 / T * (l0 - tl.where(m0 == float("-inf"), 0.0, m0))
+    t0 = 1.0 / u_T * (l0 - tl.where(m0 == float("-inf"), 0.0, m0))
     e0 = tl.exp(t0)
-    l1 = tl.where(valid, teacher, float("-inf"))
+    l1 = tl.where(valid, u_teacher, float("-inf"))
     m1 = dl.row_max(l1)
     l1 = tl.where(others, l1, float("-inf"))
-    t1 = 1.0 / T * (l1 - tl.where(m1 == float("-inf"), 0.0, m1))
+    t1 = 1.0 / u_T * (l1 - tl.where(m1 == float("-inf"), 0.0, m1))
     e1 = tl.exp(t1)
     a0 = dl.row_sum(e0)
     a1 = dl.row_sum(e1)
     pivot = pivot.to(tl.float32)
-    return m0, m1, a0, a1, pivot, x_y, teacher_y
+    return m0, m1, a0, a1, pivot, x_y, u_teacher_y
 
 
 @dl.jit
 def _merge(
-    T,
+    u_T,
     m0_a,
     m1_a,
     a0_a,
     a1_a,
     pivot_a,
     x_y_a,
-    teacher_y_a,
+    u_teacher_y_a,
     m0_b,
     m1_b,
     a0_b,
     a1_b,
     pivot_b,
     x_y_b,
-    teacher_y_b,
+    u_teacher_y_b,
 ):
     # Two states as one: m = max(m_a, m_b), d = m_side - m, M = sum of exp(kappa * d) * shifted M_side.
     m0 = tl.maximum(m0_a, m0_b)
-    d0_a = tl.where((m0_a == m0) | (m0_a == float("-inf")), 0.0, 1.0 / T * (m0_a - m0))
-    d0_b = tl.where((m0_b == m0) | (m0_b == float("-inf")), 0.0, 1.0 / T * (m0_b - m0))
+    d0_a = tl.where((m0_a == m0) | (m0_a == float("-inf")), 0.0, 1.0 / u_T * (m0_a - m0))
+    d0_b = tl.where((m0_b == m0) | (m0_b == float("-inf")), 0.0, 1.0 / u_T * (m0_b - m0))
     k0_a = tl.exp(d0_a)
     k0_b = tl.exp(d0_b)
     m1 = tl.maximum(m1_a, m1_b)
-    d1_a = tl.where((m1_a == m1) | (m1_a == float("-inf")), 0.0, 1.0 / T * (m1_a - m1))
-    d1_b = tl.where((m1_b == m1) | (m1_b == float("-inf")), 0.0, 1.0 / T * (m1_b - m1))
+    d1_a = tl.where((m1_a == m1) | (m1_a == float("-inf")), 0.0, 1.0 / u_T * (m1_a - m1))
+    d1_b = tl.where((m1_b == m1) | (m1_b == float("-inf")), 0.0, 1.0 / u_T * (m1_b - m1))
     k1_a = tl.exp(d1_a)
     k1_b = tl.exp(d1_b)
     first = (m0_a > m0_b) | ((m0_a == m0_b) & (pivot_a >= 0.0))
     pivot = tl.where(first, pivot_a, pivot_b)
     x_y = tl.where(first, x_y_a, x_y_b)
-    teacher_y = tl.where(first, teacher_y_a, teacher_y_b)
+    u_teacher_y = tl.where(first, u_teacher_y_a, u_teacher_y_b)
     lost = tl.where(first, pivot_b, pivot_a) >= 0.0
     x = tl.where(first, x_y_b, x_y_a)
-    teacher = tl.where(first, teacher_y_b, teacher_y_a)
+    u_teacher = tl.where(first, u_teacher_y_b, u_teacher_y_a)
     sunk = tl.where(first, m0_b, m0_a) == float("-inf")
     d0 = tl.where(sunk, -1.0e18, tl.where(first, d0_b, d0_a))
     k0 = tl.exp(d0)
-    d1 = tl.where(lost, 1.0 / T * (teacher - m1), -1.0e18)
+    d1 = tl.where(lost, 1.0 / u_T * (u_teacher - m1), -1.0e18)
     k1 = tl.exp(d1)
     a0 = k0_a * a0_a + k0_b * a0_b + tl.where(lost & (k0 > 0.0), k0, 0.0)
     a1 = k1_a * a1_a + k1_b * a1_b + tl.where(lost & (k1 > 0.0), k1, 0.0)
-    return m0, m1, a0, a1, pivot, x_y, teacher_y
+    return m0, m1, a0, a1, pivot, x_y, u_teacher_y
 
 
 @dl.jit
-def _sweep(base, teacher_base, T, V, start, stop, n_classes, BLOCK: tl.constexpr):
+def _sweep(base, u_teacher_base, u_T, V, start, stop, n_classes, BLOCK: tl.constexpr):
     # Online reduction of the classes start .. stop - 1: one read of each logit.
     m0 = tl.full((), float("-inf"), tl.float32)
     m1 = tl.full((), float("-inf"), tl.float32)
@@ -153,58 +155,62 @@ def _sweep(base, teacher_base, T, V, start, stop, n_classes, BLOCK: tl.constexpr
     a1 = tl.full((), 0.0, tl.float32)
     pivot = tl.full((), -1.0, tl.float32)
     x_y = tl.full((), 0.0, tl.float32)
-    teacher_y = tl.full((), 0.0, tl.float32)
+    u_teacher_y = tl.full((), 0.0, tl.float32)
     for first_col in range(start, stop, BLOCK):
         cols = first_col + tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
-        teacher = tl.load(teacher_base + cols, mask=inside, other=0.0).to(tl.float32)
-        m0_b, m1_b, a0_b, a1_b, pivot_b, x_y_b, teacher_y_b = _lift(cols, inside, x, teacher, T, V)
-        m0, m1, a0, a1, pivot, x_y, teacher_y = _merge(
-            T,
+        u_teacher = tl.load(u_teacher_base + cols, mask=inside, other=0.0).to(tl.float32)
+        m0_b, m1_b, a0_b, a1_b, pivot_b, x_y_b, u_teacher_y_b = _lift(
+            cols, inside, x, u_teacher, u_T, V
+        )
+        m0, m1, a0, a1, pivot, x_y, u_teacher_y = _merge(
+            u_T,
             m0,
             m1,
             a0,
             a1,
             pivot,
             x_y,
-            teacher_y,
+            u_teacher_y,
             m0_b,
             m1_b,
             a0_b,
             a1_b,
             pivot_b,
             x_y_b,
-            teacher_y_b,
+            u_teacher_y_b,
         )
-    return m0, m1, a0, a1, pivot, x_y, teacher_y
+    return m0, m1, a0, a1, pivot, x_y, u_teacher_y
 
 
 @dl.jit
-def _between(x_y, teacher_y, T, V, m0, m1, a0, a1, pivot):
+def _between(x_y, u_teacher_y, u_T, V, m0, m1, a0, a1, pivot):
     # From the state to what the next sweep needs to know of the row.
     la0 = dl.log_accurate(a0)
     z0 = la0
     lam0 = dl.softplus(z0)
     lamu0 = lam0 - dl.log_accurate(V)
     la1 = dl.log_accurate(a1)
-    ly1 = teacher_y
-    z1 = 1.0 / T * (m1 - ly1) + la1
-    lam1 = tl.where(z1 > 0.0, la1 + dl.softplus(-z1), dl.softplus(z1) - (1.0 / T * (m1 - ly1)))
+    ly1 = u_teacher_y
+    z1 = 1.0 / u_T * (m1 - ly1) + la1
+    lam1 = tl.where(z1 > 0.0, la1 + dl.softplus(-z1), dl.softplus(z1) - (1.0 / u_T * (m1 - ly1)))
     lamu1 = lam1 - dl.log_accurate(V)
     pinv0 = tl.where(la0 == float("-inf"), 0.0, dl.exp_accurate(-lam0))
     return m0, pinv0, lamu0, m1, lamu1
 
 
 @dl.jit
-def _lift_2(cols, inside, x, teacher, T, V, pivot, x_y, teacher_y, m0, pinv0, lamu0, m1, lamu1):
+def _lift_2(
+    cols, inside, x, u_teacher, u_T, V, pivot, x_y, u_teacher_y, m0, pinv0, lamu0, m1, lamu1
+):
     # Sums of one tile, from the statistics of the sweeps before.
     valid = inside & (cols != pivot.to(tl.int32))
-    t0 = 1.0 / T * (x - m0)
+    t0 = 1.0 / u_T * (x - m0)
     logu0 = tl.maximum(t0, -1.0e18) - lamu0
     e0 = tl.exp(t0)
     p0 = e0 * pinv0
-    t1 = 1.0 / T * (teacher - m1)
+    t1 = 1.0 / u_T * (u_teacher - m1)
     logu1 = tl.maximum(t1, -1.0e18) - lamu1
     w0 = 1.0 / (V * V)
     w1 = dl.expm1(logu0)
@@ -237,12 +243,12 @@ def _merge_2(b0_a, b1_a, b2_a, b3_a, b4_a, b0_b, b1_b, b2_b, b3_b, b4_b):
 @dl.jit
 def _sweep_2(
     base,
-    teacher_base,
-    T,
+    u_teacher_base,
+    u_T,
     V,
     pivot,
     x_y,
-    teacher_y,
+    u_teacher_y,
     m0,
     pinv0,
     lamu0,
@@ -263,16 +269,16 @@ def _sweep_2(
         cols = first_col + tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
-        teacher = tl.load(teacher_base + cols, mask=inside, other=0.0).to(tl.float32)
+        u_teacher = tl.load(u_teacher_base + cols, mask=inside, other=0.0).to(tl.float32)
         b0_b, b1_b, b2_b, b3_b, b4_b = _lift_2(
-            cols, inside, x, teacher, T, V, pivot, x_y, teacher_y, m0, pinv0, lamu0, m1, lamu1
+            cols, inside, x, u_teacher, u_T, V, pivot, x_y, u_teacher_y, m0, pinv0, lamu0, m1, lamu1
         )
         b0, b1, b2, b3, b4 = _merge_2(b0, b1, b2, b3, b4, b0_b, b1_b, b2_b, b3_b, b4_b)
     return b0, b1, b2, b3, b4
 
 
 @dl.jit
-def _finish(x_y, teacher_y, T, V, m0, m1, a0, a1, pivot, b0, b1, b2, b3, b4):
+def _finish(x_y, u_teacher_y, u_T, V, m0, m1, a0, a1, pivot, b0, b1, b2, b3, b4):
     # From the merged state to the results of the row, and the statistics that the gradient reads.
     la0 = dl.log_accurate(a0)
     z0 = la0
@@ -280,12 +286,12 @@ def _finish(x_y, teacher_y, T, V, m0, m1, a0, a1, pivot, b0, b1, b2, b3, b4):
     lamu0 = lam0 - dl.log_accurate(V)
     loguy0 = tl.where(z0 > -1.0, -(0.0) - lamu0, dl.log_accurate(V) - dl.softplus(z0))
     la1 = dl.log_accurate(a1)
-    ly1 = teacher_y
-    z1 = 1.0 / T * (m1 - ly1) + la1
-    lam1 = tl.where(z1 > 0.0, la1 + dl.softplus(-z1), dl.softplus(z1) - (1.0 / T * (m1 - ly1)))
+    ly1 = u_teacher_y
+    z1 = 1.0 / u_T * (m1 - ly1) + la1
+    lam1 = tl.where(z1 > 0.0, la1 + dl.softplus(-z1), dl.softplus(z1) - (1.0 / u_T * (m1 - ly1)))
     lamu1 = lam1 - dl.log_accurate(V)
     loguy1 = tl.where(
-        z1 > -1.0, -(1.0 / T * (m1 - ly1)) - lamu1, dl.log_accurate(V) - dl.softplus(z1)
+        z1 > -1.0, -(1.0 / u_T * (m1 - ly1)) - lamu1, dl.log_accurate(V) - dl.softplus(z1)
     )
     T0 = b0
     T1 = b1
@@ -298,8 +304,8 @@ def _finish(x_y, teacher_y, T, V, m0, m1, a0, a1, pivot, b0, b1, b2, b3, b4):
     w3 = dl.expm1(loguy1)
     w4 = T1 + w0 * w3 * w3
     loss = (
-        T
-        * T
+        u_T
+        * u_T
         * (
             1.0
             - dl.where(
@@ -313,16 +319,18 @@ def _finish(x_y, teacher_y, T, V, m0, m1, a0, a1, pivot, b0, b1, b2, b3, b4):
 
 
 @dl.jit
-def _coefficients(x_y, teacher_y, T, V, m0, la0, lamu0, m1, la1, lamu1, pivot, T0, T1, T2, T5, T6):
+def _coefficients(
+    x_y, u_teacher_y, u_T, V, m0, la0, lamu0, m1, la1, lamu1, pivot, T0, T1, T2, T5, T6
+):
     # Row scalars of the gradient.
     z0 = la0
     lam0 = dl.softplus(z0)
     loguy0 = tl.where(z0 > -1.0, -(0.0) - lamu0, dl.log_accurate(V) - dl.softplus(z0))
-    ly1 = teacher_y
-    z1 = 1.0 / T * (m1 - ly1) + la1
-    lam1 = tl.where(z1 > 0.0, la1 + dl.softplus(-z1), dl.softplus(z1) - (1.0 / T * (m1 - ly1)))
+    ly1 = u_teacher_y
+    z1 = 1.0 / u_T * (m1 - ly1) + la1
+    lam1 = tl.where(z1 > 0.0, la1 + dl.softplus(-z1), dl.softplus(z1) - (1.0 / u_T * (m1 - ly1)))
     loguy1 = tl.where(
-        z1 > -1.0, -(1.0 / T * (m1 - ly1)) - lamu1, dl.log_accurate(V) - dl.softplus(z1)
+        z1 > -1.0, -(1.0 / u_T * (m1 - ly1)) - lamu1, dl.log_accurate(V) - dl.softplus(z1)
     )
     w0 = 1.0 / (V * V)
     w1 = dl.expm1(loguy0)
@@ -332,14 +340,14 @@ def _coefficients(x_y, teacher_y, T, V, m0, la0, lamu0, m1, la1, lamu1, pivot, T
     w5 = dl.lt(1e-11, V * dl.minimum(w2, w4))
     w6 = dl.safe_rsqrt(w4)
     w7 = w6 * (T2 + w0 * w1 * w3) / (w2 * dl.sqrt(w2))
-    w8 = 2.0 * T * dl.where(w5, -0.5 * w7, 0.0)
+    w8 = 2.0 * u_T * dl.where(w5, -0.5 * w7, 0.0)
     w9 = w6 * dl.safe_rsqrt(w2)
-    w10 = T * dl.where(w5, w9, 0.0)
+    w10 = u_T * dl.where(w5, w9, 0.0)
     w11 = T5 * w10
     w12 = T6 * w8
     w13 = dl.sigmoid(-z0)
     w14 = 1.0 / V
-    w15 = w13 * T * dl.where(w5, w14 * w3 * w9 - w1 * w14 * w7, 0.0)
+    w15 = w13 * u_T * dl.where(w5, w14 * w3 * w9 - w1 * w14 * w7, 0.0)
     c0 = -w8
     c1 = -w10
     c2 = w11 + w12 + w15
@@ -350,14 +358,30 @@ def _coefficients(x_y, teacher_y, T, V, m0, la0, lamu0, m1, la1, lamu1, pivot, T
 
 @dl.jit
 def _gradient(
-    cols, pivot, x_y, teacher_y, x, teacher, T, V, c0, c1, c2, grad_x_y, m0, pinv0, lamu0, m1, lamu1
+    cols,
+    pivot,
+    x_y,
+    u_teacher_y,
+    x,
+    u_teacher,
+    u_T,
+    V,
+    c0,
+    c1,
+    c2,
+    grad_x_y,
+    m0,
+    pinv0,
+    lamu0,
+    m1,
+    lamu1,
 ):
     # dloss/dx_j of one tile; the value at the pivot is written, not added.
-    t0 = 1.0 / T * (x - m0)
+    t0 = 1.0 / u_T * (x - m0)
     logu0 = tl.maximum(t0, -1.0e18) - lamu0
     e0 = tl.exp(t0)
     p0 = e0 * pinv0
-    t1 = 1.0 / T * (teacher - m1)
+    t1 = 1.0 / u_T * (u_teacher - m1)
     logu1 = tl.maximum(t1, -1.0e18) - lamu1
     w0 = 1.0 / V
     grad_x = p0 * (c0 * w0 * dl.expm1(logu0) + c1 * w0 * dl.expm1(logu1) + c2)
@@ -368,13 +392,13 @@ def _gradient(
 @dl.jit
 def _forward_kernel(
     logits,
-    teacher_ptr,
-    T,
+    u_teacher_ptr,
+    u_T,
     loss,
     saved,
     state,
     stride_row,
-    stride_teacher,
+    stride_u_teacher,
     n_rows,
     n_classes,
     SPLITS: tl.constexpr,
@@ -383,25 +407,25 @@ def _forward_kernel(
     # Grid (N, 1). 2 sweeps over the row, then loss and saved.
     row = tl.program_id(0).to(tl.int64)
     base = logits + row * stride_row
-    teacher_base = teacher_ptr + row * stride_teacher
-    T = tl.full((), 0.0, tl.float32) + T
+    u_teacher_base = u_teacher_ptr + row * stride_u_teacher
+    u_T = tl.full((), 0.0, tl.float32) + u_T
     V = tl.full((), 0.0, tl.float32) + n_classes
     start = 0
     stop = n_classes
-    m0, m1, a0, a1, pivot, x_y, teacher_y = _sweep(
-        base, teacher_base, T, V, start, stop, n_classes, BLOCK
+    m0, m1, a0, a1, pivot, x_y, u_teacher_y = _sweep(
+        base, u_teacher_base, u_T, V, start, stop, n_classes, BLOCK
     )
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
     m1 = tl.where(m1 == float("-inf"), 0.0, m1)
-    m0, pinv0, lamu0, m1, lamu1 = _between(x_y, teacher_y, T, V, m0, m1, a0, a1, pivot)
+    m0, pinv0, lamu0, m1, lamu1 = _between(x_y, u_teacher_y, u_T, V, m0, m1, a0, a1, pivot)
     b0, b1, b2, b3, b4 = _sweep_2(
         base,
-        teacher_base,
-        T,
+        u_teacher_base,
+        u_T,
         V,
         pivot,
         x_y,
-        teacher_y,
+        u_teacher_y,
         m0,
         pinv0,
         lamu0,
@@ -413,7 +437,7 @@ def _forward_kernel(
         BLOCK,
     )
     loss_row, la0, lamu0, la1, lamu1, T0, T1, T2, T5, T6 = _finish(
-        x_y, teacher_y, T, V, m0, m1, a0, a1, pivot, b0, b1, b2, b3, b4
+        x_y, u_teacher_y, u_T, V, m0, m1, a0, a1, pivot, b0, b1, b2, b3, b4
     )
     tl.store(loss + row, loss_row)
     tl.store(saved + 0 * n_rows + row, m0)
@@ -433,13 +457,13 @@ def _forward_kernel(
 @dl.jit
 def _backward_kernel(
     logits,
-    teacher_ptr,
-    T,
+    u_teacher_ptr,
+    u_T,
     saved,
     grad_rows,
     grad_logits,
     stride_row,
-    stride_teacher,
+    stride_u_teacher,
     stride_grad,
     n_rows,
     n_classes,
@@ -449,8 +473,8 @@ def _backward_kernel(
     # Grid (N, tiles). Elementwise: reads each logit once, writes its gradient once.
     row = tl.program_id(0).to(tl.int64)
     base = logits + row * stride_row
-    teacher_base = teacher_ptr + row * stride_teacher
-    T = tl.full((), 0.0, tl.float32) + T
+    u_teacher_base = u_teacher_ptr + row * stride_u_teacher
+    u_T = tl.full((), 0.0, tl.float32) + u_T
     V = tl.full((), 0.0, tl.float32) + n_classes
     g = tl.load(grad_rows + row * stride_grad_rows)
     m0 = tl.load(saved + 0 * n_rows + row)
@@ -467,22 +491,22 @@ def _backward_kernel(
     T6 = tl.load(saved + 11 * n_rows + row)
     at_pivot = pivot.to(tl.int64)
     x_y = tl.load(base + at_pivot).to(tl.float32)
-    teacher_y = tl.load(teacher_base + at_pivot).to(tl.float32)
+    u_teacher_y = tl.load(u_teacher_base + at_pivot).to(tl.float32)
     c0, c1, c2, grad_x_y, m0, pinv0, lamu0, m1, lamu1 = _coefficients(
-        x_y, teacher_y, T, V, m0, la0, lamu0, m1, la1, lamu1, pivot, T0, T1, T2, T5, T6
+        x_y, u_teacher_y, u_T, V, m0, la0, lamu0, m1, la1, lamu1, pivot, T0, T1, T2, T5, T6
     )
     cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = cols < n_classes
     x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
-    teacher = tl.load(teacher_base + cols, mask=inside, other=0.0).to(tl.float32)
+    u_teacher = tl.load(u_teacher_base + cols, mask=inside, other=0.0).to(tl.float32)
     (grad_x,) = _gradient(
         cols,
         pivot,
         x_y,
-        teacher_y,
+        u_teacher_y,
         x,
-        teacher,
-        T,
+        u_teacher,
+        u_T,
         V,
         c0,
         c1,
@@ -502,13 +526,13 @@ def _backward_kernel(
 @dl.jit
 def _fused_kernel(
     logits,
-    teacher_ptr,
-    T,
+    u_teacher_ptr,
+    u_T,
     loss,
     grad_rows,
     grad_logits,
     stride_row,
-    stride_teacher,
+    stride_u_teacher,
     stride_grad,
     n_rows,
     n_classes,
@@ -520,38 +544,38 @@ def _fused_kernel(
     # and its gradient written once; longer rows are read again from the cache.
     row = tl.program_id(0).to(tl.int64)
     base = logits + row * stride_row
-    teacher_base = teacher_ptr + row * stride_teacher
-    T = tl.full((), 0.0, tl.float32) + T
+    u_teacher_base = u_teacher_ptr + row * stride_u_teacher
+    u_T = tl.full((), 0.0, tl.float32) + u_T
     V = tl.full((), 0.0, tl.float32) + n_classes
     g = tl.load(grad_rows + row * stride_grad_rows)
     if ONE_TILE:
         cols = tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
-        teacher = tl.load(teacher_base + cols, mask=inside, other=0.0).to(tl.float32)
-        m0, m1, a0, a1, pivot, x_y, teacher_y = _lift(cols, inside, x, teacher, T, V)
+        u_teacher = tl.load(u_teacher_base + cols, mask=inside, other=0.0).to(tl.float32)
+        m0, m1, a0, a1, pivot, x_y, u_teacher_y = _lift(cols, inside, x, u_teacher, u_T, V)
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
         m1 = tl.where(m1 == float("-inf"), 0.0, m1)
-        m0, pinv0, lamu0, m1, lamu1 = _between(x_y, teacher_y, T, V, m0, m1, a0, a1, pivot)
+        m0, pinv0, lamu0, m1, lamu1 = _between(x_y, u_teacher_y, u_T, V, m0, m1, a0, a1, pivot)
         b0, b1, b2, b3, b4 = _lift_2(
-            cols, inside, x, teacher, T, V, pivot, x_y, teacher_y, m0, pinv0, lamu0, m1, lamu1
+            cols, inside, x, u_teacher, u_T, V, pivot, x_y, u_teacher_y, m0, pinv0, lamu0, m1, lamu1
         )
     else:
         stop = n_classes
-        m0, m1, a0, a1, pivot, x_y, teacher_y = _sweep(
-            base, teacher_base, T, V, 0, stop, n_classes, BLOCK
+        m0, m1, a0, a1, pivot, x_y, u_teacher_y = _sweep(
+            base, u_teacher_base, u_T, V, 0, stop, n_classes, BLOCK
         )
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
         m1 = tl.where(m1 == float("-inf"), 0.0, m1)
-        m0, pinv0, lamu0, m1, lamu1 = _between(x_y, teacher_y, T, V, m0, m1, a0, a1, pivot)
+        m0, pinv0, lamu0, m1, lamu1 = _between(x_y, u_teacher_y, u_T, V, m0, m1, a0, a1, pivot)
         b0, b1, b2, b3, b4 = _sweep_2(
             base,
-            teacher_base,
-            T,
+            u_teacher_base,
+            u_T,
             V,
             pivot,
             x_y,
-            teacher_y,
+            u_teacher_y,
             m0,
             pinv0,
             lamu0,
@@ -563,21 +587,21 @@ def _fused_kernel(
             BLOCK,
         )
     loss_row, la0, lamu0, la1, lamu1, T0, T1, T2, T5, T6 = _finish(
-        x_y, teacher_y, T, V, m0, m1, a0, a1, pivot, b0, b1, b2, b3, b4
+        x_y, u_teacher_y, u_T, V, m0, m1, a0, a1, pivot, b0, b1, b2, b3, b4
     )
     tl.store(loss + row, loss_row)
     c0, c1, c2, grad_x_y, m0, pinv0, lamu0, m1, lamu1 = _coefficients(
-        x_y, teacher_y, T, V, m0, la0, lamu0, m1, la1, lamu1, pivot, T0, T1, T2, T5, T6
+        x_y, u_teacher_y, u_T, V, m0, la0, lamu0, m1, la1, lamu1, pivot, T0, T1, T2, T5, T6
     )
     if ONE_TILE:
         (grad_x,) = _gradient(
             cols,
             pivot,
             x_y,
-            teacher_y,
+            u_teacher_y,
             x,
-            teacher,
-            T,
+            u_teacher,
+            u_T,
             V,
             c0,
             c1,
@@ -597,15 +621,15 @@ def _fused_kernel(
             cols = first_col + tl.arange(0, BLOCK)
             inside = cols < n_classes
             x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
-            teacher = tl.load(teacher_base + cols, mask=inside, other=0.0).to(tl.float32)
+            u_teacher = tl.load(u_teacher_base + cols, mask=inside, other=0.0).to(tl.float32)
             (grad_x,) = _gradient(
                 cols,
                 pivot,
                 x_y,
-                teacher_y,
+                u_teacher_y,
                 x,
-                teacher,
-                T,
+                u_teacher,
+                u_T,
                 V,
                 c0,
                 c1,
@@ -628,9 +652,9 @@ def _tile(
     x_hidden,
     x_weight,
     x_bias,
-    teacher_hidden,
-    teacher_weight,
-    teacher_bias,
+    u_teacher_hidden,
+    u_teacher_weight,
+    u_teacher_bias,
     row_at,
     cols,
     x_cap,
@@ -638,9 +662,9 @@ def _tile(
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_teacher_hidden,
-    stride_teacher_weight,
-    features_teacher,
+    stride_u_teacher_hidden,
+    stride_u_teacher_weight,
+    features_u_teacher,
     n_classes,
     MADE: tl.constexpr,
     BIASED: tl.constexpr,
@@ -671,25 +695,25 @@ def _tile(
         CAPPED,
     )
     if MADE & 2:
-        teacher = tiles.product(
-            teacher_hidden,
-            teacher_weight,
-            teacher_bias,
+        u_teacher = tiles.product(
+            u_teacher_hidden,
+            u_teacher_weight,
+            u_teacher_bias,
             row_at,
             cols,
-            stride_teacher_hidden,
-            stride_teacher_weight,
-            features_teacher,
+            stride_u_teacher_hidden,
+            stride_u_teacher_weight,
+            features_u_teacher,
             (BIASED & 2) != 0,
             (EVEN & 2) != 0,
             PRECISION,
             BK,
         )
     else:
-        teacher = tl.load(teacher_hidden + row_at * stride_teacher_hidden + cols[None, :]).to(
+        u_teacher = tl.load(u_teacher_hidden + row_at * stride_u_teacher_hidden + cols[None, :]).to(
             tl.float32
         )
-    return x, cap_slope, teacher
+    return x, cap_slope, u_teacher
 
 
 @dl.jit
@@ -697,20 +721,20 @@ def _tiled_sweep_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    teacher_hidden,
-    teacher_weight,
-    teacher_bias,
+    u_teacher_hidden,
+    u_teacher_weight,
+    u_teacher_bias,
     source_row,
-    T,
+    u_T,
     at_y,
     x_cap,
     x_scale,
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_teacher_hidden,
-    stride_teacher_weight,
-    features_teacher,
+    stride_u_teacher_hidden,
+    stride_u_teacher_weight,
+    features_u_teacher,
     n_rows,
     n_classes,
     row_merged,
@@ -727,7 +751,7 @@ def _tiled_sweep_kernel(
 ):
     # Grid (row tiles, SPLITS). The state of a part of the classes, tile by tile.
     row = (tl.program_id(0) * BM + tl.arange(0, BM)).to(tl.int64)[:, None]
-    T = tl.full((), 0.0, tl.float32) + T
+    u_T = tl.full((), 0.0, tl.float32) + u_T
     V = tl.full((), 0.0, tl.float32) + n_classes
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BV), SPLITS) * BV
@@ -739,17 +763,17 @@ def _tiled_sweep_kernel(
     a1 = tl.full([BM, 1], 0.0, tl.float32)
     pivot = tl.full([BM, 1], -1.0, tl.float32)
     x_y = tl.full([BM, 1], 0.0, tl.float32)
-    teacher_y = tl.full([BM, 1], 0.0, tl.float32)
+    u_teacher_y = tl.full([BM, 1], 0.0, tl.float32)
     for first_col in range(start, stop, BV):
         row_at = tl.load(source_row + row)
         cols = first_col + tl.arange(0, BV)
-        x, cap_slope, teacher = _tile(
+        x, cap_slope, u_teacher = _tile(
             x_hidden,
             x_weight,
             x_bias,
-            teacher_hidden,
-            teacher_weight,
-            teacher_bias,
+            u_teacher_hidden,
+            u_teacher_weight,
+            u_teacher_bias,
             row_at,
             cols,
             x_cap,
@@ -757,9 +781,9 @@ def _tiled_sweep_kernel(
             stride_x_hidden,
             stride_x_weight,
             features_x,
-            stride_teacher_hidden,
-            stride_teacher_weight,
-            features_teacher,
+            stride_u_teacher_hidden,
+            stride_u_teacher_weight,
+            features_u_teacher,
             n_classes,
             MADE,
             BIASED,
@@ -770,23 +794,25 @@ def _tiled_sweep_kernel(
         )
         cols = cols[None, :]
         inside = (cols < n_classes) & (row >= 0)
-        m0_b, m1_b, a0_b, a1_b, pivot_b, x_y_b, teacher_y_b = _lift(cols, inside, x, teacher, T, V)
-        m0, m1, a0, a1, pivot, x_y, teacher_y = _merge(
-            T,
+        m0_b, m1_b, a0_b, a1_b, pivot_b, x_y_b, u_teacher_y_b = _lift(
+            cols, inside, x, u_teacher, u_T, V
+        )
+        m0, m1, a0, a1, pivot, x_y, u_teacher_y = _merge(
+            u_T,
             m0,
             m1,
             a0,
             a1,
             pivot,
             x_y,
-            teacher_y,
+            u_teacher_y,
             m0_b,
             m1_b,
             a0_b,
             a1_b,
             pivot_b,
             x_y_b,
-            teacher_y_b,
+            u_teacher_y_b,
         )
     tl.store(state + (0 * SPLITS + split) * n_rows + row, m0)
     tl.store(state + (1 * SPLITS + split) * n_rows + row, m1)
@@ -794,7 +820,7 @@ def _tiled_sweep_kernel(
     tl.store(state + (3 * SPLITS + split) * n_rows + row, a1)
     tl.store(state + (4 * SPLITS + split) * n_rows + row, pivot)
     tl.store(state + (5 * SPLITS + split) * n_rows + row, x_y)
-    tl.store(state + (6 * SPLITS + split) * n_rows + row, teacher_y)
+    tl.store(state + (6 * SPLITS + split) * n_rows + row, u_teacher_y)
 
 
 @dl.jit
@@ -802,20 +828,20 @@ def _tiled_merge_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    teacher_hidden,
-    teacher_weight,
-    teacher_bias,
+    u_teacher_hidden,
+    u_teacher_weight,
+    u_teacher_bias,
     source_row,
-    T,
+    u_T,
     at_y,
     x_cap,
     x_scale,
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_teacher_hidden,
-    stride_teacher_weight,
-    features_teacher,
+    stride_u_teacher_hidden,
+    stride_u_teacher_weight,
+    features_u_teacher,
     n_rows,
     n_classes,
     row_merged,
@@ -825,7 +851,7 @@ def _tiled_merge_kernel(
 ):
     # Grid (row tiles,). Merges the SPLITS partial states of a row in order.
     row = (tl.program_id(0) * BM + tl.arange(0, BM)).to(tl.int64)[:, None]
-    T = tl.full((), 0.0, tl.float32) + T
+    u_T = tl.full((), 0.0, tl.float32) + u_T
     V = tl.full((), 0.0, tl.float32) + n_classes
     m0 = tl.load(state + 0 * SPLITS * n_rows + row)
     m1 = tl.load(state + 1 * SPLITS * n_rows + row)
@@ -833,7 +859,7 @@ def _tiled_merge_kernel(
     a1 = tl.load(state + 3 * SPLITS * n_rows + row)
     pivot = tl.load(state + 4 * SPLITS * n_rows + row)
     x_y = tl.load(state + 5 * SPLITS * n_rows + row)
-    teacher_y = tl.load(state + 6 * SPLITS * n_rows + row)
+    u_teacher_y = tl.load(state + 6 * SPLITS * n_rows + row)
     for split in range(1, SPLITS):
         m0_b = tl.load(state + (0 * SPLITS + split) * n_rows + row)
         m1_b = tl.load(state + (1 * SPLITS + split) * n_rows + row)
@@ -841,23 +867,23 @@ def _tiled_merge_kernel(
         a1_b = tl.load(state + (3 * SPLITS + split) * n_rows + row)
         pivot_b = tl.load(state + (4 * SPLITS + split) * n_rows + row)
         x_y_b = tl.load(state + (5 * SPLITS + split) * n_rows + row)
-        teacher_y_b = tl.load(state + (6 * SPLITS + split) * n_rows + row)
-        m0, m1, a0, a1, pivot, x_y, teacher_y = _merge(
-            T,
+        u_teacher_y_b = tl.load(state + (6 * SPLITS + split) * n_rows + row)
+        m0, m1, a0, a1, pivot, x_y, u_teacher_y = _merge(
+            u_T,
             m0,
             m1,
             a0,
             a1,
             pivot,
             x_y,
-            teacher_y,
+            u_teacher_y,
             m0_b,
             m1_b,
             a0_b,
             a1_b,
             pivot_b,
             x_y_b,
-            teacher_y_b,
+            u_teacher_y_b,
         )
     tl.store(row_merged + 0 * n_rows + row, m0)
     tl.store(row_merged + 1 * n_rows + row, m1)
@@ -865,7 +891,7 @@ def _tiled_merge_kernel(
     tl.store(row_merged + 3 * n_rows + row, a1)
     tl.store(row_merged + 4 * n_rows + row, pivot)
     tl.store(row_merged + 5 * n_rows + row, x_y)
-    tl.store(row_merged + 6 * n_rows + row, teacher_y)
+    tl.store(row_merged + 6 * n_rows + row, u_teacher_y)
 
 
 @dl.jit
@@ -873,20 +899,20 @@ def _tiled_sweep_kernel_2(
     x_hidden,
     x_weight,
     x_bias,
-    teacher_hidden,
-    teacher_weight,
-    teacher_bias,
+    u_teacher_hidden,
+    u_teacher_weight,
+    u_teacher_bias,
     source_row,
-    T,
+    u_T,
     at_y,
     x_cap,
     x_scale,
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_teacher_hidden,
-    stride_teacher_weight,
-    features_teacher,
+    stride_u_teacher_hidden,
+    stride_u_teacher_weight,
+    features_u_teacher,
     n_rows,
     n_classes,
     row_merged,
@@ -903,7 +929,7 @@ def _tiled_sweep_kernel_2(
 ):
     # Grid (row tiles, SPLITS). The state of a part of the classes, tile by tile.
     row = (tl.program_id(0) * BM + tl.arange(0, BM)).to(tl.int64)[:, None]
-    T = tl.full((), 0.0, tl.float32) + T
+    u_T = tl.full((), 0.0, tl.float32) + u_T
     V = tl.full((), 0.0, tl.float32) + n_classes
     m0 = tl.load(row_merged + 0 * n_rows + row)
     m1 = tl.load(row_merged + 1 * n_rows + row)
@@ -911,10 +937,10 @@ def _tiled_sweep_kernel_2(
     a1 = tl.load(row_merged + 3 * n_rows + row)
     pivot = tl.load(row_merged + 4 * n_rows + row)
     x_y = tl.load(row_merged + 5 * n_rows + row)
-    teacher_y = tl.load(row_merged + 6 * n_rows + row)
+    u_teacher_y = tl.load(row_merged + 6 * n_rows + row)
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
     m1 = tl.where(m1 == float("-inf"), 0.0, m1)
-    m0, pinv0, lamu0, m1, lamu1 = _between(x_y, teacher_y, T, V, m0, m1, a0, a1, pivot)
+    m0, pinv0, lamu0, m1, lamu1 = _between(x_y, u_teacher_y, u_T, V, m0, m1, a0, a1, pivot)
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BV), SPLITS) * BV
     start = split * class_share
@@ -927,13 +953,13 @@ def _tiled_sweep_kernel_2(
     for first_col in range(start, stop, BV):
         row_at = tl.load(source_row + row)
         cols = first_col + tl.arange(0, BV)
-        x, cap_slope, teacher = _tile(
+        x, cap_slope, u_teacher = _tile(
             x_hidden,
             x_weight,
             x_bias,
-            teacher_hidden,
-            teacher_weight,
-            teacher_bias,
+            u_teacher_hidden,
+            u_teacher_weight,
+            u_teacher_bias,
             row_at,
             cols,
             x_cap,
@@ -941,9 +967,9 @@ def _tiled_sweep_kernel_2(
             stride_x_hidden,
             stride_x_weight,
             features_x,
-            stride_teacher_hidden,
-            stride_teacher_weight,
-            features_teacher,
+            stride_u_teacher_hidden,
+            stride_u_teacher_weight,
+            features_u_teacher,
             n_classes,
             MADE,
             BIASED,
@@ -955,7 +981,7 @@ def _tiled_sweep_kernel_2(
         cols = cols[None, :]
         inside = (cols < n_classes) & (row >= 0)
         b0_b, b1_b, b2_b, b3_b, b4_b = _lift_2(
-            cols, inside, x, teacher, T, V, pivot, x_y, teacher_y, m0, pinv0, lamu0, m1, lamu1
+            cols, inside, x, u_teacher, u_T, V, pivot, x_y, u_teacher_y, m0, pinv0, lamu0, m1, lamu1
         )
         b0, b1, b2, b3, b4 = _merge_2(b0, b1, b2, b3, b4, b0_b, b1_b, b2_b, b3_b, b4_b)
     tl.store(state + (0 * SPLITS + split) * n_rows + row, b0)
@@ -970,20 +996,20 @@ def _tiled_merge_kernel_2(
     x_hidden,
     x_weight,
     x_bias,
-    teacher_hidden,
-    teacher_weight,
-    teacher_bias,
+    u_teacher_hidden,
+    u_teacher_weight,
+    u_teacher_bias,
     source_row,
-    T,
+    u_T,
     at_y,
     x_cap,
     x_scale,
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_teacher_hidden,
-    stride_teacher_weight,
-    features_teacher,
+    stride_u_teacher_hidden,
+    stride_u_teacher_weight,
+    features_u_teacher,
     n_rows,
     n_classes,
     row_merged,
@@ -995,7 +1021,7 @@ def _tiled_merge_kernel_2(
 ):
     # Grid (row tiles,). Merges the SPLITS partial states of a row in order, and finishes it.
     row = (tl.program_id(0) * BM + tl.arange(0, BM)).to(tl.int64)[:, None]
-    T = tl.full((), 0.0, tl.float32) + T
+    u_T = tl.full((), 0.0, tl.float32) + u_T
     V = tl.full((), 0.0, tl.float32) + n_classes
     m0 = tl.load(row_merged + 0 * n_rows + row)
     m1 = tl.load(row_merged + 1 * n_rows + row)
@@ -1003,10 +1029,10 @@ def _tiled_merge_kernel_2(
     a1 = tl.load(row_merged + 3 * n_rows + row)
     pivot = tl.load(row_merged + 4 * n_rows + row)
     x_y = tl.load(row_merged + 5 * n_rows + row)
-    teacher_y = tl.load(row_merged + 6 * n_rows + row)
+    u_teacher_y = tl.load(row_merged + 6 * n_rows + row)
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
     m1 = tl.where(m1 == float("-inf"), 0.0, m1)
-    m0, pinv0, lamu0, m1, lamu1 = _between(x_y, teacher_y, T, V, m0, m1, a0, a1, pivot)
+    m0, pinv0, lamu0, m1, lamu1 = _between(x_y, u_teacher_y, u_T, V, m0, m1, a0, a1, pivot)
     b0 = tl.load(state + 0 * SPLITS * n_rows + row)
     b1 = tl.load(state + 1 * SPLITS * n_rows + row)
     b2 = tl.load(state + 2 * SPLITS * n_rows + row)
@@ -1025,7 +1051,7 @@ def _tiled_merge_kernel_2(
     tl.store(row_merged + 10 * n_rows + row, b3)
     tl.store(row_merged + 11 * n_rows + row, b4)
     loss_row, la0, lamu0, la1, lamu1, T0, T1, T2, T5, T6 = _finish(
-        x_y, teacher_y, T, V, m0, m1, a0, a1, pivot, b0, b1, b2, b3, b4
+        x_y, u_teacher_y, u_T, V, m0, m1, a0, a1, pivot, b0, b1, b2, b3, b4
     )
     tl.store(loss + 0 * n_rows + row, loss_row)
     tl.store(saved + 0 * n_rows + row, m0)
@@ -1047,20 +1073,20 @@ def _tiled_row_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    teacher_hidden,
-    teacher_weight,
-    teacher_bias,
+    u_teacher_hidden,
+    u_teacher_weight,
+    u_teacher_bias,
     source_row,
-    T,
+    u_T,
     at_y,
     x_cap,
     x_scale,
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_teacher_hidden,
-    stride_teacher_weight,
-    features_teacher,
+    stride_u_teacher_hidden,
+    stride_u_teacher_weight,
+    features_u_teacher,
     n_rows,
     n_classes,
     row_merged,
@@ -1071,11 +1097,11 @@ def _tiled_row_kernel(
 ):
     # Grid (row tiles,). The row scalars of the gradient.
     row = (tl.program_id(0) * BM + tl.arange(0, BM)).to(tl.int64)[:, None]
-    T = tl.full((), 0.0, tl.float32) + T
+    u_T = tl.full((), 0.0, tl.float32) + u_T
     V = tl.full((), 0.0, tl.float32) + n_classes
     pivot = tl.load(row_merged + 4 * n_rows + row)
     x_y = tl.load(row_merged + 5 * n_rows + row)
-    teacher_y = tl.load(row_merged + 6 * n_rows + row)
+    u_teacher_y = tl.load(row_merged + 6 * n_rows + row)
     m0 = tl.load(saved + 0 * n_rows + row)
     la0 = tl.load(saved + 1 * n_rows + row)
     lamu0 = tl.load(saved + 2 * n_rows + row)
@@ -1088,7 +1114,7 @@ def _tiled_row_kernel(
     T5 = tl.load(saved + 10 * n_rows + row)
     T6 = tl.load(saved + 11 * n_rows + row)
     c0, c1, c2, grad_x_y, m0, pinv0, lamu0, m1, lamu1 = _coefficients(
-        x_y, teacher_y, T, V, m0, la0, lamu0, m1, la1, lamu1, pivot, T0, T1, T2, T5, T6
+        x_y, u_teacher_y, u_T, V, m0, la0, lamu0, m1, la1, lamu1, pivot, T0, T1, T2, T5, T6
     )
     tl.store(row_coef + 0 * n_rows + row, c0)
     tl.store(row_coef + 1 * n_rows + row, c1)
@@ -1106,20 +1132,20 @@ def _tiled_gradient(
     x_hidden,
     x_weight,
     x_bias,
-    teacher_hidden,
-    teacher_weight,
-    teacher_bias,
+    u_teacher_hidden,
+    u_teacher_weight,
+    u_teacher_bias,
     source_row,
-    T,
+    u_T,
     at_y,
     x_cap,
     x_scale,
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_teacher_hidden,
-    stride_teacher_weight,
-    features_teacher,
+    stride_u_teacher_hidden,
+    stride_u_teacher_weight,
+    features_u_teacher,
     n_rows,
     n_classes,
     row_merged,
@@ -1141,11 +1167,11 @@ def _tiled_gradient(
 ):
     # Of one tile: does it count, and grad_output * dloss/d(hidden * weight) of stream SOURCE.
     row = (first_row + tl.arange(0, BM)).to(tl.int64)[:, None]
-    T = tl.full((), 0.0, tl.float32) + T
+    u_T = tl.full((), 0.0, tl.float32) + u_T
     V = tl.full((), 0.0, tl.float32) + n_classes
     pivot = tl.load(row_merged + 4 * n_rows + row)
     x_y = tl.load(row_merged + 5 * n_rows + row)
-    teacher_y = tl.load(row_merged + 6 * n_rows + row)
+    u_teacher_y = tl.load(row_merged + 6 * n_rows + row)
     c0 = tl.load(row_coef + 0 * n_rows + row)
     c1 = tl.load(row_coef + 1 * n_rows + row)
     c2 = tl.load(row_coef + 2 * n_rows + row)
@@ -1157,13 +1183,13 @@ def _tiled_gradient(
     lamu1 = tl.load(row_coef + 8 * n_rows + row)
     row_at = tl.load(source_row + row)
     cols = first_col + tl.arange(0, BV)
-    x, cap_slope, teacher = _tile(
+    x, cap_slope, u_teacher = _tile(
         x_hidden,
         x_weight,
         x_bias,
-        teacher_hidden,
-        teacher_weight,
-        teacher_bias,
+        u_teacher_hidden,
+        u_teacher_weight,
+        u_teacher_bias,
         row_at,
         cols,
         x_cap,
@@ -1171,9 +1197,9 @@ def _tiled_gradient(
         stride_x_hidden,
         stride_x_weight,
         features_x,
-        stride_teacher_hidden,
-        stride_teacher_weight,
-        features_teacher,
+        stride_u_teacher_hidden,
+        stride_u_teacher_weight,
+        features_u_teacher,
         n_classes,
         MADE,
         BIASED,
@@ -1188,10 +1214,10 @@ def _tiled_gradient(
         cols,
         pivot,
         x_y,
-        teacher_y,
+        u_teacher_y,
         x,
-        teacher,
-        T,
+        u_teacher,
+        u_T,
         V,
         c0,
         c1,
@@ -1222,20 +1248,20 @@ def _tiled_hidden_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    teacher_hidden,
-    teacher_weight,
-    teacher_bias,
+    u_teacher_hidden,
+    u_teacher_weight,
+    u_teacher_bias,
     source_row,
-    T,
+    u_T,
     at_y,
     x_cap,
     x_scale,
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_teacher_hidden,
-    stride_teacher_weight,
-    features_teacher,
+    stride_u_teacher_hidden,
+    stride_u_teacher_weight,
+    features_u_teacher,
     n_rows,
     n_classes,
     row_merged,
@@ -1283,20 +1309,20 @@ def _tiled_hidden_kernel(
                     x_hidden,
                     x_weight,
                     x_bias,
-                    teacher_hidden,
-                    teacher_weight,
-                    teacher_bias,
+                    u_teacher_hidden,
+                    u_teacher_weight,
+                    u_teacher_bias,
                     source_row,
-                    T,
+                    u_T,
                     at_y,
                     x_cap,
                     x_scale,
                     stride_x_hidden,
                     stride_x_weight,
                     features_x,
-                    stride_teacher_hidden,
-                    stride_teacher_weight,
-                    features_teacher,
+                    stride_u_teacher_hidden,
+                    stride_u_teacher_weight,
+                    features_u_teacher,
                     n_rows,
                     n_classes,
                     row_merged,
@@ -1353,20 +1379,20 @@ def _tiled_weight_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    teacher_hidden,
-    teacher_weight,
-    teacher_bias,
+    u_teacher_hidden,
+    u_teacher_weight,
+    u_teacher_bias,
     source_row,
-    T,
+    u_T,
     at_y,
     x_cap,
     x_scale,
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_teacher_hidden,
-    stride_teacher_weight,
-    features_teacher,
+    stride_u_teacher_hidden,
+    stride_u_teacher_weight,
+    features_u_teacher,
     n_rows,
     n_classes,
     row_merged,
@@ -1420,20 +1446,20 @@ def _tiled_weight_kernel(
                         x_hidden,
                         x_weight,
                         x_bias,
-                        teacher_hidden,
-                        teacher_weight,
-                        teacher_bias,
+                        u_teacher_hidden,
+                        u_teacher_weight,
+                        u_teacher_bias,
                         source_row,
-                        T,
+                        u_T,
                         at_y,
                         x_cap,
                         x_scale,
                         stride_x_hidden,
                         stride_x_weight,
                         features_x,
-                        stride_teacher_hidden,
-                        stride_teacher_weight,
-                        features_teacher,
+                        stride_u_teacher_hidden,
+                        stride_u_teacher_weight,
+                        features_u_teacher,
                         n_rows,
                         n_classes,
                         row_merged,
@@ -1500,20 +1526,20 @@ def _tiled_weight_kernel(
             )
 
 
-def _torch_forward(x, teacher, T):
+def _torch_forward(x, u_teacher, u_T):
     """Loss [rows, outputs] and saved statistics [n_saved, rows] of a chunk of whole rows."""
     V = float(x.shape[1])
     m0, pivot = x.max(1, keepdim=True)
     x_y = x.gather(1, pivot)
-    teacher_y = teacher.gather(1, pivot)
+    u_teacher_y = u_teacher.gather(1, pivot)
     l0 = x.scatter_(1, pivot, float("-inf"))
     m0 = torch.where(m0 == float("-inf"), 0.0, m0)
-    t0 = l0.sub_(m0).mul_(1.0 / T)
+    t0 = l0.sub_(m0).mul_(1.0 / u_T)
     e0 = t0.exp()
-    l1 = teacher.scatter(1, pivot, float("-inf"))
+    l1 = u_teacher.scatter(1, pivot, float("-inf"))
     m1 = l1.amax(1, keepdim=True)
     m1 = torch.where(m1 == float("-inf"), 0.0, m1)
-    t1 = l1.sub_(m1).mul_(1.0 / T)
+    t1 = l1.sub_(m1).mul_(1.0 / u_T)
     e1 = t1.exp()
     a0 = e0.sum(1, keepdim=True)
     a1 = e1.sum(1, keepdim=True)
@@ -1522,9 +1548,9 @@ def _torch_forward(x, teacher, T):
     lam0 = el.softplus(z0)
     lamu0 = lam0 - el.log(V)
     la1 = el.log(a1)
-    ly1 = teacher_y
-    z1 = 1.0 / T * (m1 - ly1) + la1
-    lam1 = torch.where(z1 > 0.0, la1 + el.softplus(-z1), el.softplus(z1) - (1.0 / T * (m1 - ly1)))
+    ly1 = u_teacher_y
+    z1 = 1.0 / u_T * (m1 - ly1) + la1
+    lam1 = torch.where(z1 > 0.0, la1 + el.softplus(-z1), el.softplus(z1) - (1.0 / u_T * (m1 - ly1)))
     lamu1 = lam1 - el.log(V)
     pinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0))
     logu0 = t0.clamp_min(-1.0e18) - lamu0
@@ -1550,11 +1576,11 @@ def _torch_forward(x, teacher, T):
     lamu0 = lam0 - el.log(V)
     loguy0 = torch.where(z0 > -1.0, -(0.0) - lamu0, el.log(V) - el.softplus(z0))
     la1 = el.log(a1)
-    ly1 = teacher_y
-    z1 = 1.0 / T * (m1 - ly1) + la1
-    lam1 = torch.where(z1 > 0.0, la1 + el.softplus(-z1), el.softplus(z1) - (1.0 / T * (m1 - ly1)))
+    ly1 = u_teacher_y
+    z1 = 1.0 / u_T * (m1 - ly1) + la1
+    lam1 = torch.where(z1 > 0.0, la1 + el.softplus(-z1), el.softplus(z1) - (1.0 / u_T * (m1 - ly1)))
     lamu1 = lam1 - el.log(V)
-    loguy1 = torch.where(z1 > -1.0, -(1.0 / T * (m1 - ly1)) - lamu1, el.log(V) - el.softplus(z1))
+    loguy1 = torch.where(z1 > -1.0, -(1.0 / u_T * (m1 - ly1)) - lamu1, el.log(V) - el.softplus(z1))
     T0 = b0
     T1 = b1
     T2 = b2
@@ -1566,8 +1592,8 @@ def _torch_forward(x, teacher, T):
     w3 = el.expm1(loguy1)
     w4 = T1 + w0 * w3 * w3
     loss = (
-        T
-        * T
+        u_T
+        * u_T
         * (
             1.0
             - el.where(
@@ -1596,7 +1622,7 @@ def _torch_forward(x, teacher, T):
     ).t()
 
 
-def _torch_backward(x, teacher, T, saved, g):
+def _torch_backward(x, u_teacher, u_T, saved, g):
     """g * dloss/dx [rows, V] for each stream of a chunk of whole rows, from what was saved."""
     V = float(x.shape[1])
     m0 = saved[0].unsqueeze(1)
@@ -1613,14 +1639,14 @@ def _torch_backward(x, teacher, T, saved, g):
     T6 = saved[11].unsqueeze(1)
     pivot = pivot.to(torch.int64)
     x_y = x.gather(1, pivot)
-    teacher_y = teacher.gather(1, pivot)
+    u_teacher_y = u_teacher.gather(1, pivot)
     z0 = la0
     lam0 = el.softplus(z0)
     loguy0 = torch.where(z0 > -1.0, -(0.0) - lamu0, el.log(V) - el.softplus(z0))
-    ly1 = teacher_y
-    z1 = 1.0 / T * (m1 - ly1) + la1
-    lam1 = torch.where(z1 > 0.0, la1 + el.softplus(-z1), el.softplus(z1) - (1.0 / T * (m1 - ly1)))
-    loguy1 = torch.where(z1 > -1.0, -(1.0 / T * (m1 - ly1)) - lamu1, el.log(V) - el.softplus(z1))
+    ly1 = u_teacher_y
+    z1 = 1.0 / u_T * (m1 - ly1) + la1
+    lam1 = torch.where(z1 > 0.0, la1 + el.softplus(-z1), el.softplus(z1) - (1.0 / u_T * (m1 - ly1)))
+    loguy1 = torch.where(z1 > -1.0, -(1.0 / u_T * (m1 - ly1)) - lamu1, el.log(V) - el.softplus(z1))
     w0 = 1.0 / (V * V)
     w1 = el.expm1(loguy0)
     w2 = T0 + w0 * w1 * w1
@@ -1629,24 +1655,24 @@ def _torch_backward(x, teacher, T, saved, g):
     w5 = el.lt(1e-11, V * el.minimum(w2, w4))
     w6 = el.safe_rsqrt(w4)
     w7 = w6 * (T2 + w0 * w1 * w3) / (w2 * el.sqrt(w2))
-    w8 = 2.0 * T * el.where(w5, -0.5 * w7, 0.0)
+    w8 = 2.0 * u_T * el.where(w5, -0.5 * w7, 0.0)
     w9 = w6 * el.safe_rsqrt(w2)
-    w10 = T * el.where(w5, w9, 0.0)
+    w10 = u_T * el.where(w5, w9, 0.0)
     w11 = T5 * w10
     w12 = T6 * w8
     w13 = el.sigmoid(-z0)
     w14 = 1.0 / V
-    w15 = w13 * T * el.where(w5, w14 * w3 * w9 - w1 * w14 * w7, 0.0)
+    w15 = w13 * u_T * el.where(w5, w14 * w3 * w9 - w1 * w14 * w7, 0.0)
     c0 = -w8
     c1 = -w10
     c2 = w11 + w12 + w15
     grad_x_y = w11 * w13 + w12 * w13 - w15 * el.sigmoid(z0)
     pinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0))
-    t0 = 1.0 / T * (x - m0)
+    t0 = 1.0 / u_T * (x - m0)
     logu0 = t0.clamp_min(-1.0e18) - lamu0
     e0 = t0.exp_()
     p0 = e0 * pinv0
-    t1 = 1.0 / T * (teacher - m1)
+    t1 = 1.0 / u_T * (u_teacher - m1)
     logu1 = t1.clamp_min(-1.0e18) - lamu1
     w0 = 1.0 / V
     grad_x = p0 * (c0 * w0 * el.expm1(logu0) + c1 * w0 * el.expm1(logu1) + c2)
@@ -1655,20 +1681,20 @@ def _torch_backward(x, teacher, T, saved, g):
     return (grad_x,)
 
 
-def _torch_fused(x, teacher, T, g):
+def _torch_fused(x, u_teacher, u_T, g):
     """Loss [rows, outputs] and g * dloss/dx [rows, V] for each stream while the chunk is in cache."""
     V = float(x.shape[1])
     m0, pivot = x.max(1, keepdim=True)
     x_y = x.gather(1, pivot)
-    teacher_y = teacher.gather(1, pivot)
+    u_teacher_y = u_teacher.gather(1, pivot)
     l0 = x.scatter_(1, pivot, float("-inf"))
     m0 = torch.where(m0 == float("-inf"), 0.0, m0)
-    t0 = l0.sub_(m0).mul_(1.0 / T)
+    t0 = l0.sub_(m0).mul_(1.0 / u_T)
     e0 = t0.exp()
-    l1 = teacher.scatter(1, pivot, float("-inf"))
+    l1 = u_teacher.scatter(1, pivot, float("-inf"))
     m1 = l1.amax(1, keepdim=True)
     m1 = torch.where(m1 == float("-inf"), 0.0, m1)
-    t1 = l1.sub_(m1).mul_(1.0 / T)
+    t1 = l1.sub_(m1).mul_(1.0 / u_T)
     e1 = t1.exp()
     a0 = e0.sum(1, keepdim=True)
     a1 = e1.sum(1, keepdim=True)
@@ -1677,9 +1703,9 @@ def _torch_fused(x, teacher, T, g):
     lam0 = el.softplus(z0)
     lamu0 = lam0 - el.log(V)
     la1 = el.log(a1)
-    ly1 = teacher_y
-    z1 = 1.0 / T * (m1 - ly1) + la1
-    lam1 = torch.where(z1 > 0.0, la1 + el.softplus(-z1), el.softplus(z1) - (1.0 / T * (m1 - ly1)))
+    ly1 = u_teacher_y
+    z1 = 1.0 / u_T * (m1 - ly1) + la1
+    lam1 = torch.where(z1 > 0.0, la1 + el.softplus(-z1), el.softplus(z1) - (1.0 / u_T * (m1 - ly1)))
     lamu1 = lam1 - el.log(V)
     pinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0))
     logu0 = t0.clamp_min(-1.0e18) - lamu0
@@ -1705,11 +1731,11 @@ def _torch_fused(x, teacher, T, g):
     lamu0 = lam0 - el.log(V)
     loguy0 = torch.where(z0 > -1.0, -(0.0) - lamu0, el.log(V) - el.softplus(z0))
     la1 = el.log(a1)
-    ly1 = teacher_y
-    z1 = 1.0 / T * (m1 - ly1) + la1
-    lam1 = torch.where(z1 > 0.0, la1 + el.softplus(-z1), el.softplus(z1) - (1.0 / T * (m1 - ly1)))
+    ly1 = u_teacher_y
+    z1 = 1.0 / u_T * (m1 - ly1) + la1
+    lam1 = torch.where(z1 > 0.0, la1 + el.softplus(-z1), el.softplus(z1) - (1.0 / u_T * (m1 - ly1)))
     lamu1 = lam1 - el.log(V)
-    loguy1 = torch.where(z1 > -1.0, -(1.0 / T * (m1 - ly1)) - lamu1, el.log(V) - el.softplus(z1))
+    loguy1 = torch.where(z1 > -1.0, -(1.0 / u_T * (m1 - ly1)) - lamu1, el.log(V) - el.softplus(z1))
     T0 = b0
     T1 = b1
     T2 = b2
@@ -1721,8 +1747,8 @@ def _torch_fused(x, teacher, T, g):
     w3 = el.expm1(loguy1)
     w4 = T1 + w0 * w3 * w3
     loss = (
-        T
-        * T
+        u_T
+        * u_T
         * (
             1.0
             - el.where(
@@ -1740,14 +1766,14 @@ def _torch_fused(x, teacher, T, g):
     w5 = el.lt(1e-11, V * el.minimum(w2, w4))
     w6 = el.safe_rsqrt(w4)
     w7 = w6 * (T2 + w0 * w1 * w3) / (w2 * el.sqrt(w2))
-    w8 = 2.0 * T * el.where(w5, -0.5 * w7, 0.0)
+    w8 = 2.0 * u_T * el.where(w5, -0.5 * w7, 0.0)
     w9 = w6 * el.safe_rsqrt(w2)
-    w10 = T * el.where(w5, w9, 0.0)
+    w10 = u_T * el.where(w5, w9, 0.0)
     w11 = T5 * w10
     w12 = T6 * w8
     w13 = el.sigmoid(-z0)
     w14 = 1.0 / V
-    w15 = w13 * T * el.where(w5, w14 * w3 * w9 - w1 * w14 * w7, 0.0)
+    w15 = w13 * u_T * el.where(w5, w14 * w3 * w9 - w1 * w14 * w7, 0.0)
     c0 = -w8
     c1 = -w10
     c2 = w11 + w12 + w15
@@ -1763,40 +1789,42 @@ def _torch_fused(x, teacher, T, g):
 _C_SOURCE = r"""#include "row.h"
 
 /* DIST, relations among the classes of a row
-     loss     = T**2*(1 - where(lt(1/100000000000, V*minimum(T0 + expm1(loguy0)**2/V**2, T1 +
+     loss     = u_T**2*(1 - where(lt(1/100000000000, V*minimum(T0 + expm1(loguy0)**2/V**2, T1 +
          expm1(loguy1)**2/V**2)), (T2 + expm1(loguy0)*expm1(loguy1)/V**2)/(sqrt(T0 +
          expm1(loguy0)**2/V**2)*sqrt(T1 + expm1(loguy1)**2/V**2)), 0))
-     c0       = -2*T*where(lt(1/100000000000, V*minimum(T0 + expm1(loguy0)**2/V**2, T1 +
+     c0       = -2*u_T*where(lt(1/100000000000, V*minimum(T0 + expm1(loguy0)**2/V**2, T1 +
          expm1(loguy1)**2/V**2)), -(T2 + expm1(loguy0)*expm1(loguy1)/V**2)/(2*(T0 +
          expm1(loguy0)**2/V**2)**(3/2)*sqrt(T1 + expm1(loguy1)**2/V**2)), 0)
-     c1       = -T*where(lt(1/100000000000, V*minimum(T0 + expm1(loguy0)**2/V**2, T1 +
+     c1       = -u_T*where(lt(1/100000000000, V*minimum(T0 + expm1(loguy0)**2/V**2, T1 +
          expm1(loguy1)**2/V**2)), 1/(sqrt(T0 + expm1(loguy0)**2/V**2)*sqrt(T1 +
          expm1(loguy1)**2/V**2)), 0)
-     c2       = T*T5*where(lt(1/100000000000, V*minimum(T0 + expm1(loguy0)**2/V**2, T1 +
+     c2       = u_T*T5*where(lt(1/100000000000, V*minimum(T0 + expm1(loguy0)**2/V**2, T1 +
          expm1(loguy1)**2/V**2)), 1/(sqrt(T0 + expm1(loguy0)**2/V**2)*sqrt(T1 +
-         expm1(loguy1)**2/V**2)), 0) + 2*T*T6*where(lt(1/100000000000, V*minimum(T0 +
+         expm1(loguy1)**2/V**2)), 0) + 2*u_T*T6*where(lt(1/100000000000, V*minimum(T0 +
          expm1(loguy0)**2/V**2, T1 + expm1(loguy1)**2/V**2)), -(T2 +
          expm1(loguy0)*expm1(loguy1)/V**2)/(2*(T0 + expm1(loguy0)**2/V**2)**(3/2)*sqrt(T1 +
-         expm1(loguy1)**2/V**2)), 0) + T*sigmoid(-z0)*where(lt(1/100000000000, V*minimum(T0 +
+         expm1(loguy1)**2/V**2)), 0) + u_T*sigmoid(-z0)*where(lt(1/100000000000, V*minimum(T0 +
          expm1(loguy0)**2/V**2, T1 + expm1(loguy1)**2/V**2)), expm1(loguy1)/(V*sqrt(T0 +
          expm1(loguy0)**2/V**2)*sqrt(T1 + expm1(loguy1)**2/V**2)) - (T2 +
          expm1(loguy0)*expm1(loguy1)/V**2)*expm1(loguy0)/(V*(T0 +
          expm1(loguy0)**2/V**2)**(3/2)*sqrt(T1 + expm1(loguy1)**2/V**2)), 0)
      dloss/dx = (c2 + c0*expm1(logu0)/V + c1*expm1(logu1)/V)*exp(logp0)
-     dloss/dx_y = T*T5*sigmoid(-z0)*where(lt(1/100000000000, V*minimum(T0 + expm1(loguy0)**2/V**2,
-         T1 + expm1(loguy1)**2/V**2)), 1/(sqrt(T0 + expm1(loguy0)**2/V**2)*sqrt(T1 +
-         expm1(loguy1)**2/V**2)), 0) + 2*T*T6*sigmoid(-z0)*where(lt(1/100000000000, V*minimum(T0 +
-         expm1(loguy0)**2/V**2, T1 + expm1(loguy1)**2/V**2)), -(T2 +
-         expm1(loguy0)*expm1(loguy1)/V**2)/(2*(T0 + expm1(loguy0)**2/V**2)**(3/2)*sqrt(T1 +
-         expm1(loguy1)**2/V**2)), 0) - T*sigmoid(-z0)*sigmoid(z0)*where(lt(1/100000000000,
-         V*minimum(T0 + expm1(loguy0)**2/V**2, T1 + expm1(loguy1)**2/V**2)),
-         expm1(loguy1)/(V*sqrt(T0 + expm1(loguy0)**2/V**2)*sqrt(T1 + expm1(loguy1)**2/V**2)) - (T2
-         + expm1(loguy0)*expm1(loguy1)/V**2)*expm1(loguy0)/(V*(T0 +
+     dloss/dx_y = u_T*T5*sigmoid(-z0)*where(lt(1/100000000000, V*minimum(T0 +
+         expm1(loguy0)**2/V**2, T1 + expm1(loguy1)**2/V**2)), 1/(sqrt(T0 +
+         expm1(loguy0)**2/V**2)*sqrt(T1 + expm1(loguy1)**2/V**2)), 0) +
+         2*u_T*T6*sigmoid(-z0)*where(lt(1/100000000000, V*minimum(T0 + expm1(loguy0)**2/V**2, T1 +
+         expm1(loguy1)**2/V**2)), -(T2 + expm1(loguy0)*expm1(loguy1)/V**2)/(2*(T0 +
+         expm1(loguy0)**2/V**2)**(3/2)*sqrt(T1 + expm1(loguy1)**2/V**2)), 0) -
+         u_T*sigmoid(-z0)*sigmoid(z0)*where(lt(1/100000000000, V*minimum(T0 +
+         expm1(loguy0)**2/V**2, T1 + expm1(loguy1)**2/V**2)), expm1(loguy1)/(V*sqrt(T0 +
+         expm1(loguy0)**2/V**2)*sqrt(T1 + expm1(loguy1)**2/V**2)) - (T2 +
+         expm1(loguy0)*expm1(loguy1)/V**2)*expm1(loguy0)/(V*(T0 +
          expm1(loguy0)**2/V**2)**(3/2)*sqrt(T1 + expm1(loguy1)**2/V**2)), 0)
-     with l0_j = x/T, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 =
+     names of the spec begin with u_: u_T is its T
+     with l0_j = x/u_T, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 =
          exp(l0_j - logsumexp_(j != y) l0_j)
-     with l1_j = teacher/T, z1 = logsumexp_(j != y) l1_j - l1_y, logp1 = l1_j - logsumexp l1, R1 =
-         exp(l1_j - logsumexp_(j != y) l1_j)
+     with l1_j = u_teacher/u_T, z1 = logsumexp_(j != y) l1_j - l1_y, logp1 = l1_j - logsumexp l1,
+         R1 = exp(l1_j - logsumexp_(j != y) l1_j)
      T0 = sum_(j != y) expm1(logu0)**2/V**2
      T1 = sum_(j != y) expm1(logu1)**2/V**2
      T2 = sum_(j != y) expm1(logu0)*expm1(logu1)/V**2
@@ -1804,16 +1832,16 @@ _C_SOURCE = r"""#include "row.h"
      T6 = sum_(j != y) exp(logp0)*expm1(logu0)/V */
 
 static inline __attribute__((always_inline)) void lift_1_class(const int cols, const real *x_ptr,
-    const real *teacher_ptr, real *reduced0, real *reduced2) {
+    const real *u_teacher_ptr, real *reduced0, real *reduced2) {
     const real x = x_ptr[cols];
-    const real teacher = teacher_ptr[cols];
+    const real u_teacher = u_teacher_ptr[cols];
     const real l0 = x;
-    const real l1 = teacher;
+    const real l1 = u_teacher;
     *reduced0 = l0;
     *reduced2 = l1;
 }
 
-static void lift_1(const real *x_ptr, const real *teacher_ptr, const int n_classes, double *out) {
+static void lift_1(const real *x_ptr, const real *u_teacher_ptr, const int n_classes, double *out) {
     double reduced0_row[PARTS];
     double reduced2_row[PARTS];
     for (int part = 0; part < PARTS; ++part) {
@@ -1832,13 +1860,13 @@ static void lift_1(const real *x_ptr, const real *teacher_ptr, const int n_class
         for (; cols + LANES <= stop; cols += LANES) {
 #pragma GCC ivdep
             for (int lane = 0; lane < LANES; ++lane) {
-                lift_1_class(cols + lane, x_ptr, teacher_ptr, &reduced0_class, &reduced2_class);
+                lift_1_class(cols + lane, x_ptr, u_teacher_ptr, &reduced0_class, &reduced2_class);
                 reduced0[lane] = reduced0_class > reduced0[lane] ? reduced0_class : reduced0[lane];
                 reduced2[lane] = reduced2_class > reduced2[lane] ? reduced2_class : reduced2[lane];
             }
         }
         for (; cols < stop; ++cols) {
-            lift_1_class(cols, x_ptr, teacher_ptr, &reduced0_class, &reduced2_class);
+            lift_1_class(cols, x_ptr, u_teacher_ptr, &reduced0_class, &reduced2_class);
             reduced0[0] = reduced0_class > reduced0[0] ? reduced0_class : reduced0[0];
             reduced2[0] = reduced2_class > reduced2[0] ? reduced2_class : reduced2[0];
         }
@@ -1869,7 +1897,7 @@ static inline __attribute__((always_inline)) void lift_2_class(const int cols, c
     *reduced1 = (l0 == m0 ? cols : INT_MAX);
 }
 
-static void lift_2(const real *x_ptr, const real *teacher_ptr, const int n_classes, const real m0,
+static void lift_2(const real *x_ptr, const real *u_teacher_ptr, const int n_classes, const real m0,
     double *out) {
     double reduced1_row[PARTS];
     for (int part = 0; part < PARTS; ++part) {
@@ -1909,17 +1937,17 @@ static void lift_2(const real *x_ptr, const real *teacher_ptr, const int n_class
 }
 
 static inline __attribute__((always_inline)) void lift_3_class(const int cols, const real *x_ptr,
-    const real *teacher_ptr, real *kept0_ptr, const int pivot, const real same0, const real same1,
+    const real *u_teacher_ptr, real *kept0_ptr, const int pivot, const real same0, const real same1,
     const real same2, real *reduced3, real *reduced4) {
     const real x = x_ptr[cols];
-    const real teacher = teacher_ptr[cols];
+    const real u_teacher = u_teacher_ptr[cols];
     const real l0 = x;
     const int others = cols != pivot;
     const real l0_2 = (others ? l0 : -INFINITY);
     const real t0 = same0 * (l0_2 - same1);
     const real kept0 = f_exp_below(t0);
     const real e0 = kept0;
-    const real l1 = teacher;
+    const real l1 = u_teacher;
     const real l1_2 = (others ? l1 : -INFINITY);
     const real t1 = same0 * (l1_2 - same2);
     const real e1 = f_exp_below(t1);
@@ -1928,8 +1956,9 @@ static inline __attribute__((always_inline)) void lift_3_class(const int cols, c
     *reduced4 = e1;
 }
 
-static void lift_3(const real *x_ptr, const real *teacher_ptr, const int n_classes, real *kept0_ptr,
-    const int pivot, const real same0, const real same1, const real same2, double *out) {
+static void lift_3(const real *x_ptr, const real *u_teacher_ptr, const int n_classes, real
+    *kept0_ptr, const int pivot, const real same0, const real same1, const real same2, double *out)
+    {
     double reduced3_row[PARTS];
     double reduced4_row[PARTS];
     for (int part = 0; part < PARTS; ++part) {
@@ -1948,14 +1977,14 @@ static void lift_3(const real *x_ptr, const real *teacher_ptr, const int n_class
         for (; cols + LANES <= stop; cols += LANES) {
 #pragma GCC ivdep
             for (int lane = 0; lane < LANES; ++lane) {
-                lift_3_class(cols + lane, x_ptr, teacher_ptr, kept0_ptr, pivot, same0, same1, same2,
-                    &reduced3_class, &reduced4_class);
+                lift_3_class(cols + lane, x_ptr, u_teacher_ptr, kept0_ptr, pivot, same0, same1,
+                    same2, &reduced3_class, &reduced4_class);
                 reduced3[lane] = reduced3[lane] + reduced3_class;
                 reduced4[lane] = reduced4[lane] + reduced4_class;
             }
         }
         for (; cols < stop; ++cols) {
-            lift_3_class(cols, x_ptr, teacher_ptr, kept0_ptr, pivot, same0, same1, same2,
+            lift_3_class(cols, x_ptr, u_teacher_ptr, kept0_ptr, pivot, same0, same1, same2,
                 &reduced3_class, &reduced4_class);
             reduced3[0] = reduced3[0] + reduced3_class;
             reduced4[0] = reduced4[0] + reduced4_class;
@@ -1977,19 +2006,19 @@ static void lift_3(const real *x_ptr, const real *teacher_ptr, const int n_class
 }
 
 static inline __attribute__((always_inline)) void lift_2_1_class(const int cols, const real *x_ptr,
-    const real *teacher_ptr, const real *kept0_ptr, real *kept1_ptr, real *kept2_ptr, const int
+    const real *u_teacher_ptr, const real *kept0_ptr, real *kept1_ptr, real *kept2_ptr, const int
     late, const real V, const real lamu0, const real lamu1, const real m0, const real m1, const real
     pinv0, const int pivot, const real same0, const real w0, real *reduced0, real *reduced1, real
     *reduced2, real *reduced3, real *reduced4) {
     const real x = x_ptr[cols];
-    const real teacher = teacher_ptr[cols];
+    const real u_teacher = u_teacher_ptr[cols];
     const real kept0 = kept0_ptr[cols];
     const int valid = cols != (int)(pivot);
     const real t0 = same0 * (x - m0);
     const real logu0 = f_maximum(t0, -R(1e+18)) - lamu0;
     const real e0 = kept0;
     const real p0 = e0 * pinv0;
-    const real t1 = same0 * (teacher - m1);
+    const real t1 = same0 * (u_teacher - m1);
     const real logu1 = f_maximum(t1, -R(1e+18)) - lamu1;
     const real kept1 = f_expm1(logu0);
     const real w1 = kept1;
@@ -2011,7 +2040,7 @@ static inline __attribute__((always_inline)) void lift_2_1_class(const int cols,
 }
 
 static inline __attribute__((always_inline)) void lift_2_1(const real *x_ptr, const real
-    *teacher_ptr, const int n_classes, const real *kept0_ptr, real *kept1_ptr, real *kept2_ptr,
+    *u_teacher_ptr, const int n_classes, const real *kept0_ptr, real *kept1_ptr, real *kept2_ptr,
     const int late, const real V, const real lamu0, const real lamu1, const real m0, const real m1,
     const real pinv0, const int pivot, const real same0, const real w0, double *out) {
     double reduced0_row[PARTS];
@@ -2044,7 +2073,7 @@ static inline __attribute__((always_inline)) void lift_2_1(const real *x_ptr, co
         for (; cols + LANES <= stop; cols += LANES) {
 #pragma GCC ivdep
             for (int lane = 0; lane < LANES; ++lane) {
-                lift_2_1_class(cols + lane, x_ptr, teacher_ptr, kept0_ptr, kept1_ptr, kept2_ptr,
+                lift_2_1_class(cols + lane, x_ptr, u_teacher_ptr, kept0_ptr, kept1_ptr, kept2_ptr,
                     late, V, lamu0, lamu1, m0, m1, pinv0, pivot, same0, w0, &reduced0_class,
                     &reduced1_class, &reduced2_class, &reduced3_class, &reduced4_class);
                 reduced0[lane] = reduced0[lane] + reduced0_class;
@@ -2055,7 +2084,7 @@ static inline __attribute__((always_inline)) void lift_2_1(const real *x_ptr, co
             }
         }
         for (; cols < stop; ++cols) {
-            lift_2_1_class(cols, x_ptr, teacher_ptr, kept0_ptr, kept1_ptr, kept2_ptr, late, V,
+            lift_2_1_class(cols, x_ptr, u_teacher_ptr, kept0_ptr, kept1_ptr, kept2_ptr, late, V,
                 lamu0, lamu1, m0, m1, pinv0, pivot, same0, w0, &reduced0_class, &reduced1_class,
                 &reduced2_class, &reduced3_class, &reduced4_class);
             reduced0[0] = reduced0[0] + reduced0_class;
@@ -2090,18 +2119,18 @@ static inline __attribute__((always_inline)) void lift_2_1(const real *x_ptr, co
 }
 
 static inline __attribute__((always_inline)) void gradient(const real *x_ptr, const real
-    *teacher_ptr, const int n_classes, const real c2, const real lamu0, const real lamu1, const real
-    m0, const real m1, const real pinv0, const real same0, const real same1, const real same2, const
-    real g, real *grad_x_ptr, const int want) {
+    *u_teacher_ptr, const int n_classes, const real c2, const real lamu0, const real lamu1, const
+    real m0, const real m1, const real pinv0, const real same0, const real same1, const real same2,
+    const real g, real *grad_x_ptr, const int want) {
 #pragma GCC ivdep
     for (int cols = 0; cols < n_classes; ++cols) {
         const real x = x_ptr[cols];
-        const real teacher = teacher_ptr[cols];
+        const real u_teacher = u_teacher_ptr[cols];
         const real t0 = same0 * (x - m0);
         const real logu0 = f_maximum(t0, -R(1e+18)) - lamu0;
         const real e0 = f_exp_below(t0);
         const real p0 = e0 * pinv0;
-        const real t1 = same0 * (teacher - m1);
+        const real t1 = same0 * (u_teacher - m1);
         const real logu1 = f_maximum(t1, -R(1e+18)) - lamu1;
         const real grad_x = p0 * (same1 * f_expm1(logu0) + same2 * f_expm1(logu1) + c2);
         if (want & 1) grad_x_ptr[cols] = grad_x * g;
@@ -2109,7 +2138,7 @@ static inline __attribute__((always_inline)) void gradient(const real *x_ptr, co
 }
 
 static inline __attribute__((always_inline)) void gradient_kept(const real *x_ptr, const real
-    *teacher_ptr, const int n_classes, const real *kept0_ptr, const real *kept1_ptr, const real
+    *u_teacher_ptr, const int n_classes, const real *kept0_ptr, const real *kept1_ptr, const real
     *kept2_ptr, const real c2, const real pinv0, const real same1, const real same2, const real g,
     real *grad_x_ptr, const int want) {
 #pragma GCC ivdep
@@ -2132,33 +2161,33 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
     const int64_t own = (mode == BACKWARD ? 0 : 3 * padded) + 3 * width;
     if (own && !(scratch = aligned_alloc(ALIGNED, (size_t)own * sizeof(real)))) return 1;
     real *kept = scratch + 3 * width;
-    const double T = call->parameter[0];
+    const double u_T = call->parameter[0];
     const double V = (double)call->classes;
     for (int64_t row = start; row < stop; ++row) {
         real *grad_x_ptr = grad_row(call, 0, row, scratch + 2 * width);
         const real *x_ptr = read_row(call, 0, row, scratch + 0 * width);
-        const real *teacher_ptr = read_row(call, 1, row, scratch + 1 * width);
-        double x_y, teacher_y, m0, m1, a0, a1, pivot, b0, b1, b2, b3, b4, la0, lamu0, la1, lamu1,
+        const real *u_teacher_ptr = read_row(call, 1, row, scratch + 1 * width);
+        double x_y, u_teacher_y, m0, m1, a0, a1, pivot, b0, b1, b2, b3, b4, la0, lamu0, la1, lamu1,
             T0, T1, T2, T5, T6, loss, g, pinv0;
         if (mode != BACKWARD) {
             {
-                const double same0 = 1.0 / T;
+                const double same0 = 1.0 / u_T;
                 double out[2];
-                lift_1(x_ptr, teacher_ptr, n_classes, out);
+                lift_1(x_ptr, u_teacher_ptr, n_classes, out);
                 const double reduced0 = out[0];
                 const double reduced2 = out[1];
                 m0 = reduced0;
                 const double same1 = (m0 == -INFINITY ? 0.0 : m0);
                 m1 = reduced2;
                 const double same2 = (m1 == -INFINITY ? 0.0 : m1);
-                lift_2(x_ptr, teacher_ptr, n_classes, m0, out);
+                lift_2(x_ptr, u_teacher_ptr, n_classes, m0, out);
                 const double reduced1 = out[0];
                 pivot = reduced1;
                 x_y = x_ptr[(int64_t)pivot];
-                teacher_y = teacher_ptr[(int64_t)pivot];
+                u_teacher_y = u_teacher_ptr[(int64_t)pivot];
                 const double pivot_2 = (real)(pivot);
-                lift_3(x_ptr, teacher_ptr, n_classes, kept + 0 * padded, pivot, same0, same1, same2,
-                    out);
+                lift_3(x_ptr, u_teacher_ptr, n_classes, kept + 0 * padded, pivot, same0, same1,
+                    same2, out);
                 const double reduced3 = out[0];
                 const double reduced4 = out[1];
                 a0 = reduced3;
@@ -2172,18 +2201,18 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             double lam0 = f_softplus(z0);
             lamu0 = lam0 - f_log(V);
             la1 = f_log(a1);
-            double ly1 = teacher_y;
-            double z1 = 1.0 / T * (m1 - ly1) + la1;
-            double lam1 = (z1 > 0.0 ? la1 + f_softplus(-z1) : f_softplus(z1) - 1.0 / T * (m1 -
+            double ly1 = u_teacher_y;
+            double z1 = 1.0 / u_T * (m1 - ly1) + la1;
+            double lam1 = (z1 > 0.0 ? la1 + f_softplus(-z1) : f_softplus(z1) - 1.0 / u_T * (m1 -
                 ly1));
             lamu1 = lam1 - f_log(V);
             pinv0 = (la0 == -INFINITY ? 0.0 : f_exp(-lam0));
             {
-                const double same0 = 1.0 / T;
+                const double same0 = 1.0 / u_T;
                 const double w0 = 1.0 / (V * V);
                 double out[5];
-                lift_2_1(x_ptr, teacher_ptr, n_classes, kept + 0 * padded, kept + 1 * padded, kept +
-                    2 * padded, mode == FUSED, V, lamu0, lamu1, m0, m1, pinv0, pivot, same0, w0,
+                lift_2_1(x_ptr, u_teacher_ptr, n_classes, kept + 0 * padded, kept + 1 * padded, kept
+                    + 2 * padded, mode == FUSED, V, lamu0, lamu1, m0, m1, pinv0, pivot, same0, w0,
                     out);
                 const double reduced0 = out[0];
                 const double reduced1 = out[1];
@@ -2202,11 +2231,11 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             lamu0 = lam0 - f_log(V);
             double loguy0 = (z0 > -1.0 ? -0.0 - lamu0 : f_log(V) - f_softplus(z0));
             la1 = f_log(a1);
-            ly1 = teacher_y;
-            z1 = 1.0 / T * (m1 - ly1) + la1;
-            lam1 = (z1 > 0.0 ? la1 + f_softplus(-z1) : f_softplus(z1) - 1.0 / T * (m1 - ly1));
+            ly1 = u_teacher_y;
+            z1 = 1.0 / u_T * (m1 - ly1) + la1;
+            lam1 = (z1 > 0.0 ? la1 + f_softplus(-z1) : f_softplus(z1) - 1.0 / u_T * (m1 - ly1));
             lamu1 = lam1 - f_log(V);
-            double loguy1 = (z1 > -1.0 ? -(1.0 / T * (m1 - ly1)) - lamu1 : f_log(V) -
+            double loguy1 = (z1 > -1.0 ? -(1.0 / u_T * (m1 - ly1)) - lamu1 : f_log(V) -
                 f_softplus(z1));
             T0 = b0;
             T1 = b1;
@@ -2218,7 +2247,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             double w2 = T0 + w0 * w1 * w1;
             double w3 = f_expm1(loguy1);
             double w4 = T1 + w0 * w3 * w3;
-            loss = T * T * (1.0 - (f_lt(1e-11, V * f_minimum(w2, w4)) ? f_safe_rsqrt(w2) *
+            loss = u_T * u_T * (1.0 - (f_lt(1e-11, V * f_minimum(w2, w4)) ? f_safe_rsqrt(w2) *
                 f_safe_rsqrt(w4) * (T2 + w0 * w1 * w3) : 0.0));
             call->result[0 * call->rows + row] = (real)loss;
         } else {
@@ -2235,7 +2264,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             T5 = call->saved[10 * call->rows + row];
             T6 = call->saved[11 * call->rows + row];
             x_y = x_ptr[(int64_t)pivot];
-            teacher_y = teacher_ptr[(int64_t)pivot];
+            u_teacher_y = u_teacher_ptr[(int64_t)pivot];
         }
         if (mode == FORWARD) {
             call->saved[0 * call->rows + row] = (real)m0;
@@ -2256,10 +2285,10 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         double z0 = la0;
         double lam0 = f_softplus(z0);
         double loguy0 = (z0 > -1.0 ? -0.0 - lamu0 : f_log(V) - f_softplus(z0));
-        double ly1 = teacher_y;
-        double z1 = 1.0 / T * (m1 - ly1) + la1;
-        double lam1 = (z1 > 0.0 ? la1 + f_softplus(-z1) : f_softplus(z1) - 1.0 / T * (m1 - ly1));
-        double loguy1 = (z1 > -1.0 ? -(1.0 / T * (m1 - ly1)) - lamu1 : f_log(V) - f_softplus(z1));
+        double ly1 = u_teacher_y;
+        double z1 = 1.0 / u_T * (m1 - ly1) + la1;
+        double lam1 = (z1 > 0.0 ? la1 + f_softplus(-z1) : f_softplus(z1) - 1.0 / u_T * (m1 - ly1));
+        double loguy1 = (z1 > -1.0 ? -(1.0 / u_T * (m1 - ly1)) - lamu1 : f_log(V) - f_softplus(z1));
         double w0 = 1.0 / (V * V);
         double w1 = f_expm1(loguy0);
         double w2 = T0 + w0 * w1 * w1;
@@ -2268,31 +2297,31 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         double w5 = f_lt(1e-11, V * f_minimum(w2, w4));
         double w6 = f_safe_rsqrt(w4);
         double w7 = w6 * (T2 + w0 * w1 * w3) / (w2 * f_sqrt(w2));
-        double w8 = 2.0 * T * (w5 ? -0.5 * w7 : 0.0);
+        double w8 = 2.0 * u_T * (w5 ? -0.5 * w7 : 0.0);
         double w9 = w6 * f_safe_rsqrt(w2);
-        double w10 = T * (w5 ? w9 : 0.0);
+        double w10 = u_T * (w5 ? w9 : 0.0);
         double w11 = T5 * w10;
         double w12 = T6 * w8;
         double w13 = f_sigmoid(-z0);
         double w14 = 1.0 / V;
-        double w15 = w13 * T * (w5 ? w14 * w3 * w9 - w1 * w14 * w7 : 0.0);
+        double w15 = w13 * u_T * (w5 ? w14 * w3 * w9 - w1 * w14 * w7 : 0.0);
         double c0 = -w8;
         double c1 = -w10;
         double c2 = w11 + w12 + w15;
         double grad_x_y = w11 * w13 + w12 * w13 - w15 * f_sigmoid(z0);
         pinv0 = (la0 == -INFINITY ? 0.0 : f_exp(-lam0));
         {
-            const double same0 = 1.0 / T;
+            const double same0 = 1.0 / u_T;
             const double w0 = 1.0 / V;
             const double same1 = c0 * w0;
             const double same2 = c1 * w0;
             const int want = (grad_x_ptr ? 1 : 0);
             if (mode == FUSED) {
-                if (want == 1) gradient_kept(x_ptr, teacher_ptr, n_classes, kept + 0 * padded, kept
-                    + 1 * padded, kept + 2 * padded, c2, pinv0, same1, same2, (real)g, grad_x_ptr,
-                    1);
+                if (want == 1) gradient_kept(x_ptr, u_teacher_ptr, n_classes, kept + 0 * padded,
+                    kept + 1 * padded, kept + 2 * padded, c2, pinv0, same1, same2, (real)g,
+                    grad_x_ptr, 1);
             } else {
-                if (want == 1) gradient(x_ptr, teacher_ptr, n_classes, c2, lamu0, lamu1, m0, m1,
+                if (want == 1) gradient(x_ptr, u_teacher_ptr, n_classes, c2, lamu0, lamu1, m0, m1,
                     pinv0, same0, same1, same2, (real)g, grad_x_ptr, 1);
             }
         }

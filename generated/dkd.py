@@ -31,34 +31,35 @@ __all__ = ["DKDLoss", "LinearDKDLoss", "dkd_loss", "linear_dkd_loss"]
 
 # ======================================================================================
 # Decoupled knowledge distillation
-#   loss     = T**2*(T1*beta + alpha*(sigmoid(-z0)*where(lt(absf(-z0 + z1), 1),
-#       log1p(expm1(clip(-z0 + z1, -1, 1))*sigmoid(z0)), where(lt(0, sigmoid(-z0)), -softplus(z0)
-#       + softplus(z1), 0)) + sigmoid(z0)*where(lt(absf(z0 - z1), 1), log1p(expm1(clip(z0 - z1,
-#       -1, 1))*sigmoid(-z0)), where(lt(0, sigmoid(z0)), -softplus(-z0) + softplus(-z1), 0))))
-#   c0       = T*alpha*(sigmoid(-z0)*sigmoid(z1) - sigmoid(z0)*sigmoid(-z1))
-#   dloss/dx = R1*c0 - T*beta*(R0 - R1)
-#   dloss/dx_y = T*alpha*(-sigmoid(-z0)*sigmoid(z1) + sigmoid(z0)*sigmoid(-z1))
-#   with l0_j = teacher/T, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 =
-#       exp(l0_j - logsumexp_(j != y) l0_j), m0 = max_(j != y) teacher
-#   with l1_j = x/T, z1 = logsumexp_(j != y) l1_j - l1_y, logp1 = l1_j - logsumexp l1, R1 =
+#   loss     = u_T**2*(u_alpha*(sigmoid(-z0)*where(lt(absf(-z0 + z1), 1), log1p(expm1(clip(-z0 +
+#       z1, -1, 1))*sigmoid(z0)), where(lt(0, sigmoid(-z0)), -softplus(z0) + softplus(z1), 0)) +
+#       sigmoid(z0)*where(lt(absf(z0 - z1), 1), log1p(expm1(clip(z0 - z1, -1, 1))*sigmoid(-z0)),
+#       where(lt(0, sigmoid(z0)), -softplus(-z0) + softplus(-z1), 0))) + u_beta*T1)
+#   c0       = u_T*u_alpha*(sigmoid(-z0)*sigmoid(z1) - sigmoid(z0)*sigmoid(-z1))
+#   dloss/dx = -u_T*u_beta*(R0 - R1) + R1*c0
+#   dloss/dx_y = u_T*u_alpha*(-sigmoid(-z0)*sigmoid(z1) + sigmoid(z0)*sigmoid(-z1))
+#   names of the spec begin with u_: u_T is its T
+#   with l0_j = u_teacher/u_T, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0,
+#       R0 = exp(l0_j - logsumexp_(j != y) l0_j), m0 = max_(j != y) u_teacher
+#   with l1_j = x/u_T, z1 = logsumexp_(j != y) l1_j - l1_y, logp1 = l1_j - logsumexp l1, R1 =
 #       exp(l1_j - logsumexp_(j != y) l1_j), m1 = max_(j != y) x
-#   delta0_j = ((teacher - x)/T) - that of the largest l0
+#   delta0_j = ((u_teacher - x)/u_T) - that of the largest l0
 #   T1 = sum_(j != y) R0*log(R0/R1)
 # ======================================================================================
 
 
 @dl.jit
-def _lift(cols, inside, y, x, teacher, x_y, teacher_y, T, alpha, beta):
+def _lift(cols, inside, y, x, u_teacher, x_y, u_teacher_y, u_T, u_alpha, u_beta):
     # State of one tile, relative to the tile's own maximum: M = sum of w * exp(kappa * t) * t^n
     # with t = l - m, over the classes other than the target.
     valid = inside & (cols != y)
-    l0 = tl.where(valid, teacher, float("-inf"))
+    l0 = tl.where(valid, u_teacher, float("-inf"))
     m0 = dl.row_max(l0)
-    t0 = 1.0 / T * (l0 - tl.where(m0 == float("-inf"), 0.0, m0))
+    t0 = 1.0 / u_T * (l0 - tl.where(m0 == float("-inf"), 0.0, m0))
     e0 = tl.exp(t0)
     l1 = tl.where(valid, x, float("-inf"))
     m1 = dl.row_max(l1)
-    t1 = 1.0 / T * (l1 - tl.where(m1 == float("-inf"), 0.0, m1))
+    t1 = 1.0 / u_T * (l1 - tl.where(m1 == float("-inf"), 0.0, m1))
     e1 = tl.exp(t1)
     ref0 = tl.where(m0 == float("-inf"), 0.0, m0)
     ref1 = tl.where(m1 == float("-inf"), 0.0, m1)
@@ -67,7 +68,7 @@ def _lift(cols, inside, y, x, teacher, x_y, teacher_y, T, alpha, beta):
     off0_delta0 = tl.where(far_delta0, ref0, 0.0)
     off1_delta0 = tl.where(far_delta0, -ref1, 0.0)
     near_delta0 = tl.where(far_delta0, 0.0, near_delta0)
-    delta0 = 1.0 / T * ((teacher - off0_delta0) + (-x - off1_delta0) - near_delta0)
+    delta0 = 1.0 / u_T * ((u_teacher - off0_delta0) + (-x - off1_delta0) - near_delta0)
     a0 = dl.row_sum(e0)
     a1 = dl.row_sum(e1)
     b0_j = tl.where(
@@ -79,16 +80,16 @@ def _lift(cols, inside, y, x, teacher, x_y, teacher_y, T, alpha, beta):
 
 
 @dl.jit
-def _merge(T, m0_a, m1_a, a0_a, a1_a, b0_a, b1_a, m0_b, m1_b, a0_b, a1_b, b0_b, b1_b):
+def _merge(u_T, m0_a, m1_a, a0_a, a1_a, b0_a, b1_a, m0_b, m1_b, a0_b, a1_b, b0_b, b1_b):
     # Two states as one: m = max(m_a, m_b), d = m_side - m, M = sum of exp(kappa * d) * shifted M_side.
     m0 = tl.maximum(m0_a, m0_b)
-    d0_a = tl.where((m0_a == m0) | (m0_a == float("-inf")), 0.0, 1.0 / T * (m0_a - m0))
-    d0_b = tl.where((m0_b == m0) | (m0_b == float("-inf")), 0.0, 1.0 / T * (m0_b - m0))
+    d0_a = tl.where((m0_a == m0) | (m0_a == float("-inf")), 0.0, 1.0 / u_T * (m0_a - m0))
+    d0_b = tl.where((m0_b == m0) | (m0_b == float("-inf")), 0.0, 1.0 / u_T * (m0_b - m0))
     k0_a = tl.exp(d0_a)
     k0_b = tl.exp(d0_b)
     m1 = tl.maximum(m1_a, m1_b)
-    d1_a = tl.where((m1_a == m1) | (m1_a == float("-inf")), 0.0, 1.0 / T * (m1_a - m1))
-    d1_b = tl.where((m1_b == m1) | (m1_b == float("-inf")), 0.0, 1.0 / T * (m1_b - m1))
+    d1_a = tl.where((m1_a == m1) | (m1_a == float("-inf")), 0.0, 1.0 / u_T * (m1_a - m1))
+    d1_b = tl.where((m1_b == m1) | (m1_b == float("-inf")), 0.0, 1.0 / u_T * (m1_b - m1))
     k1_a = tl.exp(d1_a)
     k1_b = tl.exp(d1_b)
     a0 = k0_a * a0_a + k0_b * a0_b
@@ -119,13 +120,13 @@ def _merge(T, m0_a, m1_a, a0_a, a1_a, b0_a, b1_a, m0_b, m1_b, a0_b, a1_b, b0_b, 
 @dl.jit
 def _sweep(
     base,
-    teacher_base,
+    u_teacher_base,
     y,
     x_y,
-    teacher_y,
-    T,
-    alpha,
-    beta,
+    u_teacher_y,
+    u_T,
+    u_alpha,
+    u_beta,
     start,
     stop,
     n_classes,
@@ -142,25 +143,25 @@ def _sweep(
         cols = first_col + tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
-        teacher = tl.load(teacher_base + cols, mask=inside, other=0.0).to(tl.float32)
+        u_teacher = tl.load(u_teacher_base + cols, mask=inside, other=0.0).to(tl.float32)
         m0_b, m1_b, a0_b, a1_b, b0_b, b1_b = _lift(
-            cols, inside, y, x, teacher, x_y, teacher_y, T, alpha, beta
+            cols, inside, y, x, u_teacher, x_y, u_teacher_y, u_T, u_alpha, u_beta
         )
         m0, m1, a0, a1, b0, b1 = _merge(
-            T, m0, m1, a0, a1, b0, b1, m0_b, m1_b, a0_b, a1_b, b0_b, b1_b
+            u_T, m0, m1, a0, a1, b0, b1, m0_b, m1_b, a0_b, a1_b, b0_b, b1_b
         )
     return m0, m1, a0, a1, b0, b1
 
 
 @dl.jit
-def _finish(x_y, teacher_y, T, alpha, beta, m0, m1, a0, a1, b0, b1):
+def _finish(x_y, u_teacher_y, u_T, u_alpha, u_beta, m0, m1, a0, a1, b0, b1):
     # From the merged state to the results of the row, and the statistics that the gradient reads.
     la0 = dl.log_accurate(a0)
-    ly0 = teacher_y
-    z0 = 1.0 / T * (m0 - ly0) + la0
+    ly0 = u_teacher_y
+    z0 = 1.0 / u_T * (m0 - ly0) + la0
     la1 = dl.log_accurate(a1)
     ly1 = x_y
-    z1 = 1.0 / T * (m1 - ly1) + la1
+    z1 = 1.0 / u_T * (m1 - ly1) + la1
     T1 = b1 / a0
     T1 = tl.where(
         la0 == -float("inf"),
@@ -178,11 +179,10 @@ def _finish(x_y, teacher_y, T, alpha, beta, m0, m1, a0, a1, b0, b1):
     w4 = -w3
     w5 = dl.sigmoid(z0)
     loss = (
-        T
-        * T
+        u_T
+        * u_T
         * (
-            T1 * beta
-            + alpha
+            u_alpha
             * (
                 w1
                 * dl.where(
@@ -197,20 +197,21 @@ def _finish(x_y, teacher_y, T, alpha, beta, m0, m1, a0, a1, b0, b1):
                     dl.where(dl.lt(0.0, w5), dl.softplus(w2) - dl.softplus(w0), 0.0),
                 )
             )
+            + T1 * u_beta
         )
     )
     return loss, la0, la1
 
 
 @dl.jit
-def _coefficients(x_y, teacher_y, T, alpha, beta, m0, la0, m1, la1):
+def _coefficients(x_y, u_teacher_y, u_T, u_alpha, u_beta, m0, la0, m1, la1):
     # Row scalars of the gradient.
-    ly0 = teacher_y
-    z0 = 1.0 / T * (m0 - ly0) + la0
+    ly0 = u_teacher_y
+    z0 = 1.0 / u_T * (m0 - ly0) + la0
     ly1 = x_y
-    z1 = 1.0 / T * (m1 - ly1) + la1
+    z1 = 1.0 / u_T * (m1 - ly1) + la1
     w0 = dl.sigmoid(z1) * dl.sigmoid(-z0) - dl.sigmoid(z0) * dl.sigmoid(-z1)
-    w1 = alpha * T
+    w1 = u_alpha * u_T
     c0 = w0 * w1
     grad_x_y = -w0 * w1
     rinv0 = tl.where(la0 == float("-inf"), 0.0, dl.exp_accurate(-la0))
@@ -220,16 +221,30 @@ def _coefficients(x_y, teacher_y, T, alpha, beta, m0, la0, m1, la1):
 
 @dl.jit
 def _gradient(
-    cols, y, x, teacher, x_y, teacher_y, T, alpha, beta, c0, grad_x_y, m0, rinv0, m1, rinv1
+    cols,
+    y,
+    x,
+    u_teacher,
+    x_y,
+    u_teacher_y,
+    u_T,
+    u_alpha,
+    u_beta,
+    c0,
+    grad_x_y,
+    m0,
+    rinv0,
+    m1,
+    rinv1,
 ):
     # dloss/dx_j of one tile; the value at y is written, not added.
-    t0 = 1.0 / T * (teacher - m0)
+    t0 = 1.0 / u_T * (u_teacher - m0)
     e0 = tl.exp(t0)
     r0 = e0 * rinv0
-    t1 = 1.0 / T * (x - m1)
+    t1 = 1.0 / u_T * (x - m1)
     e1 = tl.exp(t1)
     r1 = e1 * rinv1
-    grad_x = c0 * r1 - beta * T * (r0 - r1)
+    grad_x = c0 * r1 - u_beta * u_T * (r0 - r1)
     grad_x = tl.where(cols == y, grad_x_y, grad_x)
     return (grad_x,)
 
@@ -238,15 +253,15 @@ def _gradient(
 def _forward_kernel(
     logits,
     target,
-    teacher_ptr,
-    T,
-    alpha,
-    beta,
+    u_teacher_ptr,
+    u_T,
+    u_alpha,
+    u_beta,
     loss,
     saved,
     state,
     stride_row,
-    stride_teacher,
+    stride_u_teacher,
     n_rows,
     n_classes,
     ignore_index,
@@ -258,28 +273,39 @@ def _forward_kernel(
     # of its part of the row, and the merge kernel finishes.
     row = tl.program_id(0).to(tl.int64)
     base = logits + row * stride_row
-    teacher_base = teacher_ptr + row * stride_teacher
+    u_teacher_base = u_teacher_ptr + row * stride_u_teacher
     y = tl.load(target + row * stride_target).to(tl.int64)
     ignored = y == ignore_index
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    teacher_y = tl.load(teacher_base + y).to(tl.float32)
-    T = tl.full((), 0.0, tl.float32) + T
-    alpha = tl.full((), 0.0, tl.float32) + alpha
-    beta = tl.full((), 0.0, tl.float32) + beta
+    u_teacher_y = tl.load(u_teacher_base + y).to(tl.float32)
+    u_T = tl.full((), 0.0, tl.float32) + u_T
+    u_alpha = tl.full((), 0.0, tl.float32) + u_alpha
+    u_beta = tl.full((), 0.0, tl.float32) + u_beta
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BLOCK), SPLITS) * BLOCK
     start = split * class_share
     stop = tl.minimum(start + class_share, n_classes)
     stop = tl.where(ignored, start, stop)  # ignored rows read nothing
     m0, m1, a0, a1, b0, b1 = _sweep(
-        base, teacher_base, y, x_y, teacher_y, T, alpha, beta, start, stop, n_classes, BLOCK
+        base,
+        u_teacher_base,
+        y,
+        x_y,
+        u_teacher_y,
+        u_T,
+        u_alpha,
+        u_beta,
+        start,
+        stop,
+        n_classes,
+        BLOCK,
     )
     if SPLITS == 1:
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
         m1 = tl.where(m1 == float("-inf"), 0.0, m1)
-        loss_row, la0, la1 = _finish(x_y, teacher_y, T, alpha, beta, m0, m1, a0, a1, b0, b1)
+        loss_row, la0, la1 = _finish(x_y, u_teacher_y, u_T, u_alpha, u_beta, m0, m1, a0, a1, b0, b1)
         loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
         tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
         tl.store(saved + 0 * n_rows + row, m0)
@@ -300,15 +326,15 @@ def _forward_kernel(
 def _merge_kernel(
     logits,
     target,
-    teacher_ptr,
-    T,
-    alpha,
-    beta,
+    u_teacher_ptr,
+    u_T,
+    u_alpha,
+    u_beta,
     loss,
     saved,
     state,
     stride_row,
-    stride_teacher,
+    stride_u_teacher,
     n_rows,
     n_classes,
     ignore_index,
@@ -319,16 +345,16 @@ def _merge_kernel(
     # Grid (N,). Merges the SPLITS partial states of a row in order, and finishes it.
     row = tl.program_id(0).to(tl.int64)
     base = logits + row * stride_row
-    teacher_base = teacher_ptr + row * stride_teacher
+    u_teacher_base = u_teacher_ptr + row * stride_u_teacher
     y = tl.load(target + row * stride_target).to(tl.int64)
     ignored = y == ignore_index
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    teacher_y = tl.load(teacher_base + y).to(tl.float32)
-    T = tl.full((), 0.0, tl.float32) + T
-    alpha = tl.full((), 0.0, tl.float32) + alpha
-    beta = tl.full((), 0.0, tl.float32) + beta
+    u_teacher_y = tl.load(u_teacher_base + y).to(tl.float32)
+    u_T = tl.full((), 0.0, tl.float32) + u_T
+    u_alpha = tl.full((), 0.0, tl.float32) + u_alpha
+    u_beta = tl.full((), 0.0, tl.float32) + u_beta
     m0 = tl.load(state + 0 * SPLITS * n_rows + row)
     m1 = tl.load(state + 1 * SPLITS * n_rows + row)
     a0 = tl.load(state + 2 * SPLITS * n_rows + row)
@@ -344,11 +370,11 @@ def _merge_kernel(
         b0_b = tl.load(state + 4 * SPLITS * n_rows + at)
         b1_b = tl.load(state + 5 * SPLITS * n_rows + at)
         m0, m1, a0, a1, b0, b1 = _merge(
-            T, m0, m1, a0, a1, b0, b1, m0_b, m1_b, a0_b, a1_b, b0_b, b1_b
+            u_T, m0, m1, a0, a1, b0, b1, m0_b, m1_b, a0_b, a1_b, b0_b, b1_b
         )
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
     m1 = tl.where(m1 == float("-inf"), 0.0, m1)
-    loss_row, la0, la1 = _finish(x_y, teacher_y, T, alpha, beta, m0, m1, a0, a1, b0, b1)
+    loss_row, la0, la1 = _finish(x_y, u_teacher_y, u_T, u_alpha, u_beta, m0, m1, a0, a1, b0, b1)
     loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
     tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
     tl.store(saved + 0 * n_rows + row, m0)
@@ -361,15 +387,15 @@ def _merge_kernel(
 def _backward_kernel(
     logits,
     target,
-    teacher_ptr,
-    T,
-    alpha,
-    beta,
+    u_teacher_ptr,
+    u_T,
+    u_alpha,
+    u_beta,
     saved,
     grad_rows,
     grad_logits,
     stride_row,
-    stride_teacher,
+    stride_u_teacher,
     stride_grad,
     n_rows,
     n_classes,
@@ -381,16 +407,16 @@ def _backward_kernel(
     # Grid (N, tiles). Elementwise: reads each logit once, writes its gradient once.
     row = tl.program_id(0).to(tl.int64)
     base = logits + row * stride_row
-    teacher_base = teacher_ptr + row * stride_teacher
+    u_teacher_base = u_teacher_ptr + row * stride_u_teacher
     y = tl.load(target + row * stride_target).to(tl.int64)
     ignored = y == ignore_index
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    teacher_y = tl.load(teacher_base + y).to(tl.float32)
-    T = tl.full((), 0.0, tl.float32) + T
-    alpha = tl.full((), 0.0, tl.float32) + alpha
-    beta = tl.full((), 0.0, tl.float32) + beta
+    u_teacher_y = tl.load(u_teacher_base + y).to(tl.float32)
+    u_T = tl.full((), 0.0, tl.float32) + u_T
+    u_alpha = tl.full((), 0.0, tl.float32) + u_alpha
+    u_beta = tl.full((), 0.0, tl.float32) + u_beta
     g = tl.load(grad_rows + row * stride_grad_rows)
     g = tl.where(in_range | ignored, g, float("nan"))  # a target out of range is loud
     m0 = tl.load(saved + 0 * n_rows + row)
@@ -398,14 +424,28 @@ def _backward_kernel(
     m1 = tl.load(saved + 2 * n_rows + row)
     la1 = tl.load(saved + 3 * n_rows + row)
     c0, grad_x_y, m0, rinv0, m1, rinv1 = _coefficients(
-        x_y, teacher_y, T, alpha, beta, m0, la0, m1, la1
+        x_y, u_teacher_y, u_T, u_alpha, u_beta, m0, la0, m1, la1
     )
     cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = cols < n_classes
     x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-    teacher = tl.load(teacher_base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
+    u_teacher = tl.load(u_teacher_base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
     (grad_x,) = _gradient(
-        cols, y, x, teacher, x_y, teacher_y, T, alpha, beta, c0, grad_x_y, m0, rinv0, m1, rinv1
+        cols,
+        y,
+        x,
+        u_teacher,
+        x_y,
+        u_teacher_y,
+        u_T,
+        u_alpha,
+        u_beta,
+        c0,
+        grad_x_y,
+        m0,
+        rinv0,
+        m1,
+        rinv1,
     )
     grad_x = grad_x * g
     grad_x = tl.where(ignored, 0.0, grad_x)
@@ -417,15 +457,15 @@ def _backward_kernel(
 def _fused_kernel(
     logits,
     target,
-    teacher_ptr,
-    T,
-    alpha,
-    beta,
+    u_teacher_ptr,
+    u_T,
+    u_alpha,
+    u_beta,
     loss,
     grad_rows,
     grad_logits,
     stride_row,
-    stride_teacher,
+    stride_u_teacher,
     stride_grad,
     n_rows,
     n_classes,
@@ -439,42 +479,69 @@ def _fused_kernel(
     # and its gradient written once; longer rows are read again from the cache.
     row = tl.program_id(0).to(tl.int64)
     base = logits + row * stride_row
-    teacher_base = teacher_ptr + row * stride_teacher
+    u_teacher_base = u_teacher_ptr + row * stride_u_teacher
     y = tl.load(target + row * stride_target).to(tl.int64)
     ignored = y == ignore_index
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    teacher_y = tl.load(teacher_base + y).to(tl.float32)
-    T = tl.full((), 0.0, tl.float32) + T
-    alpha = tl.full((), 0.0, tl.float32) + alpha
-    beta = tl.full((), 0.0, tl.float32) + beta
+    u_teacher_y = tl.load(u_teacher_base + y).to(tl.float32)
+    u_T = tl.full((), 0.0, tl.float32) + u_T
+    u_alpha = tl.full((), 0.0, tl.float32) + u_alpha
+    u_beta = tl.full((), 0.0, tl.float32) + u_beta
     g = tl.load(grad_rows + row * stride_grad_rows)
     g = tl.where(in_range | ignored, g, float("nan"))  # a target out of range is loud
     if ONE_TILE:
         cols = tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-        teacher = tl.load(teacher_base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-        m0, m1, a0, a1, b0, b1 = _lift(cols, inside, y, x, teacher, x_y, teacher_y, T, alpha, beta)
+        u_teacher = tl.load(u_teacher_base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
+        m0, m1, a0, a1, b0, b1 = _lift(
+            cols, inside, y, x, u_teacher, x_y, u_teacher_y, u_T, u_alpha, u_beta
+        )
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
         m1 = tl.where(m1 == float("-inf"), 0.0, m1)
     else:
         stop = tl.where(ignored, 0, n_classes)
         m0, m1, a0, a1, b0, b1 = _sweep(
-            base, teacher_base, y, x_y, teacher_y, T, alpha, beta, 0, stop, n_classes, BLOCK
+            base,
+            u_teacher_base,
+            y,
+            x_y,
+            u_teacher_y,
+            u_T,
+            u_alpha,
+            u_beta,
+            0,
+            stop,
+            n_classes,
+            BLOCK,
         )
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
         m1 = tl.where(m1 == float("-inf"), 0.0, m1)
-    loss_row, la0, la1 = _finish(x_y, teacher_y, T, alpha, beta, m0, m1, a0, a1, b0, b1)
+    loss_row, la0, la1 = _finish(x_y, u_teacher_y, u_T, u_alpha, u_beta, m0, m1, a0, a1, b0, b1)
     loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
     tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
     c0, grad_x_y, m0, rinv0, m1, rinv1 = _coefficients(
-        x_y, teacher_y, T, alpha, beta, m0, la0, m1, la1
+        x_y, u_teacher_y, u_T, u_alpha, u_beta, m0, la0, m1, la1
     )
     if ONE_TILE:
         (grad_x,) = _gradient(
-            cols, y, x, teacher, x_y, teacher_y, T, alpha, beta, c0, grad_x_y, m0, rinv0, m1, rinv1
+            cols,
+            y,
+            x,
+            u_teacher,
+            x_y,
+            u_teacher_y,
+            u_T,
+            u_alpha,
+            u_beta,
+            c0,
+            grad_x_y,
+            m0,
+            rinv0,
+            m1,
+            rinv1,
         )
         grad_x = grad_x * g
         grad_x = tl.where(ignored, 0.0, grad_x)
@@ -485,17 +552,19 @@ def _fused_kernel(
             cols = first_col + tl.arange(0, BLOCK)
             inside = cols < n_classes
             x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-            teacher = tl.load(teacher_base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
+            u_teacher = tl.load(u_teacher_base + cols, mask=inside & ~ignored, other=0.0).to(
+                tl.float32
+            )
             (grad_x,) = _gradient(
                 cols,
                 y,
                 x,
-                teacher,
+                u_teacher,
                 x_y,
-                teacher_y,
-                T,
-                alpha,
-                beta,
+                u_teacher_y,
+                u_T,
+                u_alpha,
+                u_beta,
                 c0,
                 grad_x_y,
                 m0,
@@ -515,9 +584,9 @@ def _tile(
     x_hidden,
     x_weight,
     x_bias,
-    teacher_hidden,
-    teacher_weight,
-    teacher_bias,
+    u_teacher_hidden,
+    u_teacher_weight,
+    u_teacher_bias,
     row_at,
     cols,
     x_cap,
@@ -525,9 +594,9 @@ def _tile(
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_teacher_hidden,
-    stride_teacher_weight,
-    features_teacher,
+    stride_u_teacher_hidden,
+    stride_u_teacher_weight,
+    features_u_teacher,
     n_classes,
     MADE: tl.constexpr,
     BIASED: tl.constexpr,
@@ -558,25 +627,25 @@ def _tile(
         CAPPED,
     )
     if MADE & 2:
-        teacher = tiles.product(
-            teacher_hidden,
-            teacher_weight,
-            teacher_bias,
+        u_teacher = tiles.product(
+            u_teacher_hidden,
+            u_teacher_weight,
+            u_teacher_bias,
             row_at,
             cols,
-            stride_teacher_hidden,
-            stride_teacher_weight,
-            features_teacher,
+            stride_u_teacher_hidden,
+            stride_u_teacher_weight,
+            features_u_teacher,
             (BIASED & 2) != 0,
             (EVEN & 2) != 0,
             PRECISION,
             BK,
         )
     else:
-        teacher = tl.load(teacher_hidden + row_at * stride_teacher_hidden + cols[None, :]).to(
+        u_teacher = tl.load(u_teacher_hidden + row_at * stride_u_teacher_hidden + cols[None, :]).to(
             tl.float32
         )
-    return x, cap_slope, teacher
+    return x, cap_slope, u_teacher
 
 
 @dl.jit
@@ -584,23 +653,23 @@ def _tiled_sweep_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    teacher_hidden,
-    teacher_weight,
-    teacher_bias,
+    u_teacher_hidden,
+    u_teacher_weight,
+    u_teacher_bias,
     source_row,
     target,
-    T,
-    alpha,
-    beta,
+    u_T,
+    u_alpha,
+    u_beta,
     at_y,
     x_cap,
     x_scale,
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_teacher_hidden,
-    stride_teacher_weight,
-    features_teacher,
+    stride_u_teacher_hidden,
+    stride_u_teacher_weight,
+    features_u_teacher,
     n_rows,
     n_classes,
     row_merged,
@@ -621,10 +690,10 @@ def _tiled_sweep_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    teacher_y = tl.load(at_y + 1 * n_rows + row)
-    T = tl.full((), 0.0, tl.float32) + T
-    alpha = tl.full((), 0.0, tl.float32) + alpha
-    beta = tl.full((), 0.0, tl.float32) + beta
+    u_teacher_y = tl.load(at_y + 1 * n_rows + row)
+    u_T = tl.full((), 0.0, tl.float32) + u_T
+    u_alpha = tl.full((), 0.0, tl.float32) + u_alpha
+    u_beta = tl.full((), 0.0, tl.float32) + u_beta
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BV), SPLITS) * BV
     start = split * class_share
@@ -638,13 +707,13 @@ def _tiled_sweep_kernel(
     for first_col in range(start, stop, BV):
         row_at = tl.load(source_row + row)
         cols = first_col + tl.arange(0, BV)
-        x, cap_slope, teacher = _tile(
+        x, cap_slope, u_teacher = _tile(
             x_hidden,
             x_weight,
             x_bias,
-            teacher_hidden,
-            teacher_weight,
-            teacher_bias,
+            u_teacher_hidden,
+            u_teacher_weight,
+            u_teacher_bias,
             row_at,
             cols,
             x_cap,
@@ -652,9 +721,9 @@ def _tiled_sweep_kernel(
             stride_x_hidden,
             stride_x_weight,
             features_x,
-            stride_teacher_hidden,
-            stride_teacher_weight,
-            features_teacher,
+            stride_u_teacher_hidden,
+            stride_u_teacher_weight,
+            features_u_teacher,
             n_classes,
             MADE,
             BIASED,
@@ -666,10 +735,10 @@ def _tiled_sweep_kernel(
         cols = cols[None, :]
         inside = (cols < n_classes) & (row >= 0)
         m0_b, m1_b, a0_b, a1_b, b0_b, b1_b = _lift(
-            cols, inside, y, x, teacher, x_y, teacher_y, T, alpha, beta
+            cols, inside, y, x, u_teacher, x_y, u_teacher_y, u_T, u_alpha, u_beta
         )
         m0, m1, a0, a1, b0, b1 = _merge(
-            T, m0, m1, a0, a1, b0, b1, m0_b, m1_b, a0_b, a1_b, b0_b, b1_b
+            u_T, m0, m1, a0, a1, b0, b1, m0_b, m1_b, a0_b, a1_b, b0_b, b1_b
         )
     tl.store(state + (0 * SPLITS + split) * n_rows + row, m0)
     tl.store(state + (1 * SPLITS + split) * n_rows + row, m1)
@@ -684,23 +753,23 @@ def _tiled_merge_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    teacher_hidden,
-    teacher_weight,
-    teacher_bias,
+    u_teacher_hidden,
+    u_teacher_weight,
+    u_teacher_bias,
     source_row,
     target,
-    T,
-    alpha,
-    beta,
+    u_T,
+    u_alpha,
+    u_beta,
     at_y,
     x_cap,
     x_scale,
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_teacher_hidden,
-    stride_teacher_weight,
-    features_teacher,
+    stride_u_teacher_hidden,
+    stride_u_teacher_weight,
+    features_u_teacher,
     n_rows,
     n_classes,
     row_merged,
@@ -716,10 +785,10 @@ def _tiled_merge_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    teacher_y = tl.load(at_y + 1 * n_rows + row)
-    T = tl.full((), 0.0, tl.float32) + T
-    alpha = tl.full((), 0.0, tl.float32) + alpha
-    beta = tl.full((), 0.0, tl.float32) + beta
+    u_teacher_y = tl.load(at_y + 1 * n_rows + row)
+    u_T = tl.full((), 0.0, tl.float32) + u_T
+    u_alpha = tl.full((), 0.0, tl.float32) + u_alpha
+    u_beta = tl.full((), 0.0, tl.float32) + u_beta
     m0 = tl.load(state + 0 * SPLITS * n_rows + row)
     m1 = tl.load(state + 1 * SPLITS * n_rows + row)
     a0 = tl.load(state + 2 * SPLITS * n_rows + row)
@@ -734,7 +803,7 @@ def _tiled_merge_kernel(
         b0_b = tl.load(state + (4 * SPLITS + split) * n_rows + row)
         b1_b = tl.load(state + (5 * SPLITS + split) * n_rows + row)
         m0, m1, a0, a1, b0, b1 = _merge(
-            T, m0, m1, a0, a1, b0, b1, m0_b, m1_b, a0_b, a1_b, b0_b, b1_b
+            u_T, m0, m1, a0, a1, b0, b1, m0_b, m1_b, a0_b, a1_b, b0_b, b1_b
         )
     tl.store(row_merged + 0 * n_rows + row, m0)
     tl.store(row_merged + 1 * n_rows + row, m1)
@@ -744,7 +813,7 @@ def _tiled_merge_kernel(
     tl.store(row_merged + 5 * n_rows + row, b1)
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
     m1 = tl.where(m1 == float("-inf"), 0.0, m1)
-    loss_row, la0, la1 = _finish(x_y, teacher_y, T, alpha, beta, m0, m1, a0, a1, b0, b1)
+    loss_row, la0, la1 = _finish(x_y, u_teacher_y, u_T, u_alpha, u_beta, m0, m1, a0, a1, b0, b1)
     tl.store(loss + 0 * n_rows + row, tl.where(in_range, loss_row, float("nan")))
     tl.store(saved + 0 * n_rows + row, m0)
     tl.store(saved + 1 * n_rows + row, la0)
@@ -757,23 +826,23 @@ def _tiled_row_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    teacher_hidden,
-    teacher_weight,
-    teacher_bias,
+    u_teacher_hidden,
+    u_teacher_weight,
+    u_teacher_bias,
     source_row,
     target,
-    T,
-    alpha,
-    beta,
+    u_T,
+    u_alpha,
+    u_beta,
     at_y,
     x_cap,
     x_scale,
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_teacher_hidden,
-    stride_teacher_weight,
-    features_teacher,
+    stride_u_teacher_hidden,
+    stride_u_teacher_weight,
+    features_u_teacher,
     n_rows,
     n_classes,
     row_merged,
@@ -788,16 +857,16 @@ def _tiled_row_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    teacher_y = tl.load(at_y + 1 * n_rows + row)
-    T = tl.full((), 0.0, tl.float32) + T
-    alpha = tl.full((), 0.0, tl.float32) + alpha
-    beta = tl.full((), 0.0, tl.float32) + beta
+    u_teacher_y = tl.load(at_y + 1 * n_rows + row)
+    u_T = tl.full((), 0.0, tl.float32) + u_T
+    u_alpha = tl.full((), 0.0, tl.float32) + u_alpha
+    u_beta = tl.full((), 0.0, tl.float32) + u_beta
     m0 = tl.load(saved + 0 * n_rows + row)
     la0 = tl.load(saved + 1 * n_rows + row)
     m1 = tl.load(saved + 2 * n_rows + row)
     la1 = tl.load(saved + 3 * n_rows + row)
     c0, grad_x_y, m0, rinv0, m1, rinv1 = _coefficients(
-        x_y, teacher_y, T, alpha, beta, m0, la0, m1, la1
+        x_y, u_teacher_y, u_T, u_alpha, u_beta, m0, la0, m1, la1
     )
     tl.store(row_coef + 0 * n_rows + row, c0)
     tl.store(row_coef + 1 * n_rows + row, grad_x_y)
@@ -812,23 +881,23 @@ def _tiled_gradient(
     x_hidden,
     x_weight,
     x_bias,
-    teacher_hidden,
-    teacher_weight,
-    teacher_bias,
+    u_teacher_hidden,
+    u_teacher_weight,
+    u_teacher_bias,
     source_row,
     target,
-    T,
-    alpha,
-    beta,
+    u_T,
+    u_alpha,
+    u_beta,
     at_y,
     x_cap,
     x_scale,
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_teacher_hidden,
-    stride_teacher_weight,
-    features_teacher,
+    stride_u_teacher_hidden,
+    stride_u_teacher_weight,
+    features_u_teacher,
     n_rows,
     n_classes,
     row_merged,
@@ -854,10 +923,10 @@ def _tiled_gradient(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    teacher_y = tl.load(at_y + 1 * n_rows + row)
-    T = tl.full((), 0.0, tl.float32) + T
-    alpha = tl.full((), 0.0, tl.float32) + alpha
-    beta = tl.full((), 0.0, tl.float32) + beta
+    u_teacher_y = tl.load(at_y + 1 * n_rows + row)
+    u_T = tl.full((), 0.0, tl.float32) + u_T
+    u_alpha = tl.full((), 0.0, tl.float32) + u_alpha
+    u_beta = tl.full((), 0.0, tl.float32) + u_beta
     c0 = tl.load(row_coef + 0 * n_rows + row)
     grad_x_y = tl.load(row_coef + 1 * n_rows + row)
     m0 = tl.load(row_coef + 2 * n_rows + row)
@@ -866,13 +935,13 @@ def _tiled_gradient(
     rinv1 = tl.load(row_coef + 5 * n_rows + row)
     row_at = tl.load(source_row + row)
     cols = first_col + tl.arange(0, BV)
-    x, cap_slope, teacher = _tile(
+    x, cap_slope, u_teacher = _tile(
         x_hidden,
         x_weight,
         x_bias,
-        teacher_hidden,
-        teacher_weight,
-        teacher_bias,
+        u_teacher_hidden,
+        u_teacher_weight,
+        u_teacher_bias,
         row_at,
         cols,
         x_cap,
@@ -880,9 +949,9 @@ def _tiled_gradient(
         stride_x_hidden,
         stride_x_weight,
         features_x,
-        stride_teacher_hidden,
-        stride_teacher_weight,
-        features_teacher,
+        stride_u_teacher_hidden,
+        stride_u_teacher_weight,
+        features_u_teacher,
         n_classes,
         MADE,
         BIASED,
@@ -894,7 +963,21 @@ def _tiled_gradient(
     cols = cols[None, :]
     inside = (cols < n_classes) & (row >= 0)
     (grad_x,) = _gradient(
-        cols, y, x, teacher, x_y, teacher_y, T, alpha, beta, c0, grad_x_y, m0, rinv0, m1, rinv1
+        cols,
+        y,
+        x,
+        u_teacher,
+        x_y,
+        u_teacher_y,
+        u_T,
+        u_alpha,
+        u_beta,
+        c0,
+        grad_x_y,
+        m0,
+        rinv0,
+        m1,
+        rinv1,
     )
     if SOURCE == 0:
         grad = tl.where(inside, grad_x, 0.0)
@@ -916,23 +999,23 @@ def _tiled_hidden_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    teacher_hidden,
-    teacher_weight,
-    teacher_bias,
+    u_teacher_hidden,
+    u_teacher_weight,
+    u_teacher_bias,
     source_row,
     target,
-    T,
-    alpha,
-    beta,
+    u_T,
+    u_alpha,
+    u_beta,
     at_y,
     x_cap,
     x_scale,
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_teacher_hidden,
-    stride_teacher_weight,
-    features_teacher,
+    stride_u_teacher_hidden,
+    stride_u_teacher_weight,
+    features_u_teacher,
     n_rows,
     n_classes,
     row_merged,
@@ -980,23 +1063,23 @@ def _tiled_hidden_kernel(
                     x_hidden,
                     x_weight,
                     x_bias,
-                    teacher_hidden,
-                    teacher_weight,
-                    teacher_bias,
+                    u_teacher_hidden,
+                    u_teacher_weight,
+                    u_teacher_bias,
                     source_row,
                     target,
-                    T,
-                    alpha,
-                    beta,
+                    u_T,
+                    u_alpha,
+                    u_beta,
                     at_y,
                     x_cap,
                     x_scale,
                     stride_x_hidden,
                     stride_x_weight,
                     features_x,
-                    stride_teacher_hidden,
-                    stride_teacher_weight,
-                    features_teacher,
+                    stride_u_teacher_hidden,
+                    stride_u_teacher_weight,
+                    features_u_teacher,
                     n_rows,
                     n_classes,
                     row_merged,
@@ -1053,23 +1136,23 @@ def _tiled_weight_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    teacher_hidden,
-    teacher_weight,
-    teacher_bias,
+    u_teacher_hidden,
+    u_teacher_weight,
+    u_teacher_bias,
     source_row,
     target,
-    T,
-    alpha,
-    beta,
+    u_T,
+    u_alpha,
+    u_beta,
     at_y,
     x_cap,
     x_scale,
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_teacher_hidden,
-    stride_teacher_weight,
-    features_teacher,
+    stride_u_teacher_hidden,
+    stride_u_teacher_weight,
+    features_u_teacher,
     n_rows,
     n_classes,
     row_merged,
@@ -1123,23 +1206,23 @@ def _tiled_weight_kernel(
                         x_hidden,
                         x_weight,
                         x_bias,
-                        teacher_hidden,
-                        teacher_weight,
-                        teacher_bias,
+                        u_teacher_hidden,
+                        u_teacher_weight,
+                        u_teacher_bias,
                         source_row,
                         target,
-                        T,
-                        alpha,
-                        beta,
+                        u_T,
+                        u_alpha,
+                        u_beta,
                         at_y,
                         x_cap,
                         x_scale,
                         stride_x_hidden,
                         stride_x_weight,
                         features_x,
-                        stride_teacher_hidden,
-                        stride_teacher_weight,
-                        features_teacher,
+                        stride_u_teacher_hidden,
+                        stride_u_teacher_weight,
+                        features_u_teacher,
                         n_rows,
                         n_classes,
                         row_merged,
@@ -1206,26 +1289,26 @@ def _tiled_weight_kernel(
             )
 
 
-def _torch_forward(x, y, teacher, T, alpha, beta):
+def _torch_forward(x, y, u_teacher, u_T, u_alpha, u_beta):
     """Loss [rows, outputs] and saved statistics [n_saved, rows] of a chunk of whole rows."""
     x_y = x.gather(1, y)
-    teacher_y = teacher.gather(1, y)
-    l0 = teacher.scatter(1, y, float("-inf"))
+    u_teacher_y = u_teacher.gather(1, y)
+    l0 = u_teacher.scatter(1, y, float("-inf"))
     m0 = l0.amax(1, keepdim=True)
     m0 = torch.where(m0 == float("-inf"), 0.0, m0)
-    t0 = l0.sub_(m0).mul_(1.0 / T)
+    t0 = l0.sub_(m0).mul_(1.0 / u_T)
     e0 = t0.exp_()
     l1 = x.scatter(1, y, float("-inf"))
     m1 = l1.amax(1, keepdim=True)
     m1 = torch.where(m1 == float("-inf"), 0.0, m1)
-    t1 = l1.sub_(m1).mul_(1.0 / T)
+    t1 = l1.sub_(m1).mul_(1.0 / u_T)
     e1 = t1.exp_()
     near_delta0 = m0 - m1
     far_delta0 = (near_delta0 > 1.0) | (near_delta0 < -1.0)
     off0_delta0 = torch.where(far_delta0, m0, 0.0)
     off1_delta0 = torch.where(far_delta0, -m1, 0.0)
     near_delta0 = torch.where(far_delta0, 0.0, near_delta0)
-    delta0 = 1.0 / T * ((teacher - off0_delta0) + (-x - off1_delta0) - near_delta0)
+    delta0 = 1.0 / u_T * ((u_teacher - off0_delta0) + (-x - off1_delta0) - near_delta0)
     a0 = e0.sum(1, keepdim=True)
     b0_j = torch.where(
         (-delta0 > -1.0) & (-delta0 < 1.0), e0 * el.expm1(el.clip(-delta0, -1.0, 1.0)), e1 - e0
@@ -1234,11 +1317,11 @@ def _torch_forward(x, y, teacher, T, alpha, beta):
     b1 = torch.where(e0 > 0.0, e0 * delta0, 0.0).sum(1, keepdim=True)
     a1 = e1.sum(1, keepdim=True)
     la0 = el.log(a0)
-    ly0 = teacher_y
-    z0 = 1.0 / T * (m0 - ly0) + la0
+    ly0 = u_teacher_y
+    z0 = 1.0 / u_T * (m0 - ly0) + la0
     la1 = el.log(a1)
     ly1 = x_y
-    z1 = 1.0 / T * (m1 - ly1) + la1
+    z1 = 1.0 / u_T * (m1 - ly1) + la1
     T1 = b1 / a0
     T1 = torch.where(
         la0 == -float("inf"),
@@ -1256,11 +1339,10 @@ def _torch_forward(x, y, teacher, T, alpha, beta):
     w4 = -w3
     w5 = el.sigmoid(z0)
     loss = (
-        T
-        * T
+        u_T
+        * u_T
         * (
-            T1 * beta
-            + alpha
+            u_alpha
             * (
                 w1
                 * el.where(
@@ -1275,6 +1357,7 @@ def _torch_forward(x, y, teacher, T, alpha, beta):
                     el.where(el.lt(0.0, w5), el.softplus(w2) - el.softplus(w0), 0.0),
                 )
             )
+            + T1 * u_beta
         )
     )
     return loss, torch.cat(
@@ -1282,56 +1365,56 @@ def _torch_forward(x, y, teacher, T, alpha, beta):
     ).t()
 
 
-def _torch_backward(x, y, teacher, T, alpha, beta, saved, g):
+def _torch_backward(x, y, u_teacher, u_T, u_alpha, u_beta, saved, g):
     """g * dloss/dx [rows, V] for each stream of a chunk of whole rows, from what was saved."""
     m0 = saved[0].unsqueeze(1)
     la0 = saved[1].unsqueeze(1)
     m1 = saved[2].unsqueeze(1)
     la1 = saved[3].unsqueeze(1)
     x_y = x.gather(1, y)
-    teacher_y = teacher.gather(1, y)
-    ly0 = teacher_y
-    z0 = 1.0 / T * (m0 - ly0) + la0
+    u_teacher_y = u_teacher.gather(1, y)
+    ly0 = u_teacher_y
+    z0 = 1.0 / u_T * (m0 - ly0) + la0
     ly1 = x_y
-    z1 = 1.0 / T * (m1 - ly1) + la1
+    z1 = 1.0 / u_T * (m1 - ly1) + la1
     w0 = el.sigmoid(z1) * el.sigmoid(-z0) - el.sigmoid(z0) * el.sigmoid(-z1)
-    w1 = alpha * T
+    w1 = u_alpha * u_T
     c0 = w0 * w1
     grad_x_y = -w0 * w1
     rinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-la0))
     rinv1 = torch.where(la1 == float("-inf"), 0.0, el.exp(-la1))
-    t0 = 1.0 / T * (teacher - m0)
+    t0 = 1.0 / u_T * (u_teacher - m0)
     e0 = t0.exp_()
     r0 = e0 * rinv0
-    t1 = 1.0 / T * (x - m1)
+    t1 = 1.0 / u_T * (x - m1)
     e1 = t1.exp_()
     r1 = e1 * rinv1
-    grad_x = c0 * r1 - beta * T * (r0 - r1)
+    grad_x = c0 * r1 - u_beta * u_T * (r0 - r1)
     grad_x = grad_x.scatter(1, y, grad_x_y + torch.zeros_like(x_y))
     grad_x = grad_x.mul_(g)
     return (grad_x,)
 
 
-def _torch_fused(x, y, teacher, T, alpha, beta, g):
+def _torch_fused(x, y, u_teacher, u_T, u_alpha, u_beta, g):
     """Loss [rows, outputs] and g * dloss/dx [rows, V] for each stream while the chunk is in cache."""
     x_y = x.gather(1, y)
-    teacher_y = teacher.gather(1, y)
-    l0 = teacher.scatter(1, y, float("-inf"))
+    u_teacher_y = u_teacher.gather(1, y)
+    l0 = u_teacher.scatter(1, y, float("-inf"))
     m0 = l0.amax(1, keepdim=True)
     m0 = torch.where(m0 == float("-inf"), 0.0, m0)
-    t0 = l0.sub_(m0).mul_(1.0 / T)
+    t0 = l0.sub_(m0).mul_(1.0 / u_T)
     e0 = t0.exp_()
     l1 = x.scatter(1, y, float("-inf"))
     m1 = l1.amax(1, keepdim=True)
     m1 = torch.where(m1 == float("-inf"), 0.0, m1)
-    t1 = l1.sub_(m1).mul_(1.0 / T)
+    t1 = l1.sub_(m1).mul_(1.0 / u_T)
     e1 = t1.exp_()
     near_delta0 = m0 - m1
     far_delta0 = (near_delta0 > 1.0) | (near_delta0 < -1.0)
     off0_delta0 = torch.where(far_delta0, m0, 0.0)
     off1_delta0 = torch.where(far_delta0, -m1, 0.0)
     near_delta0 = torch.where(far_delta0, 0.0, near_delta0)
-    delta0 = 1.0 / T * ((teacher - off0_delta0) + (-x - off1_delta0) - near_delta0)
+    delta0 = 1.0 / u_T * ((u_teacher - off0_delta0) + (-x - off1_delta0) - near_delta0)
     a0 = e0.sum(1, keepdim=True)
     b0_j = torch.where(
         (-delta0 > -1.0) & (-delta0 < 1.0), e0 * el.expm1(el.clip(-delta0, -1.0, 1.0)), e1 - e0
@@ -1340,11 +1423,11 @@ def _torch_fused(x, y, teacher, T, alpha, beta, g):
     b1 = torch.where(e0 > 0.0, e0 * delta0, 0.0).sum(1, keepdim=True)
     a1 = e1.sum(1, keepdim=True)
     la0 = el.log(a0)
-    ly0 = teacher_y
-    z0 = 1.0 / T * (m0 - ly0) + la0
+    ly0 = u_teacher_y
+    z0 = 1.0 / u_T * (m0 - ly0) + la0
     la1 = el.log(a1)
     ly1 = x_y
-    z1 = 1.0 / T * (m1 - ly1) + la1
+    z1 = 1.0 / u_T * (m1 - ly1) + la1
     T1 = b1 / a0
     T1 = torch.where(
         la0 == -float("inf"),
@@ -1362,11 +1445,10 @@ def _torch_fused(x, y, teacher, T, alpha, beta, g):
     w4 = -w3
     w5 = el.sigmoid(z0)
     loss = (
-        T
-        * T
+        u_T
+        * u_T
         * (
-            T1 * beta
-            + alpha
+            u_alpha
             * (
                 w1
                 * el.where(
@@ -1381,17 +1463,18 @@ def _torch_fused(x, y, teacher, T, alpha, beta, g):
                     el.where(el.lt(0.0, w5), el.softplus(w2) - el.softplus(w0), 0.0),
                 )
             )
+            + T1 * u_beta
         )
     )
     w0 = el.sigmoid(z1) * el.sigmoid(-z0) - el.sigmoid(z0) * el.sigmoid(-z1)
-    w1 = alpha * T
+    w1 = u_alpha * u_T
     c0 = w0 * w1
     grad_x_y = -w0 * w1
     rinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-la0))
     rinv1 = torch.where(la1 == float("-inf"), 0.0, el.exp(-la1))
     r0 = e0 * rinv0
     r1 = e1 * rinv1
-    grad_x = c0 * r1 - beta * T * (r0 - r1)
+    grad_x = c0 * r1 - u_beta * u_T * (r0 - r1)
     grad_x = grad_x.scatter(1, y, grad_x_y + torch.zeros_like(x_y))
     grad_x = grad_x.mul_(g)
     return loss, (grad_x,)
@@ -1400,32 +1483,33 @@ def _torch_fused(x, y, teacher, T, alpha, beta, g):
 _C_SOURCE = r"""#include "row.h"
 
 /* Decoupled knowledge distillation
-     loss     = T**2*(T1*beta + alpha*(sigmoid(-z0)*where(lt(absf(-z0 + z1), 1),
-         log1p(expm1(clip(-z0 + z1, -1, 1))*sigmoid(z0)), where(lt(0, sigmoid(-z0)), -softplus(z0)
-         + softplus(z1), 0)) + sigmoid(z0)*where(lt(absf(z0 - z1), 1), log1p(expm1(clip(z0 - z1,
-         -1, 1))*sigmoid(-z0)), where(lt(0, sigmoid(z0)), -softplus(-z0) + softplus(-z1), 0))))
-     c0       = T*alpha*(sigmoid(-z0)*sigmoid(z1) - sigmoid(z0)*sigmoid(-z1))
-     dloss/dx = R1*c0 - T*beta*(R0 - R1)
-     dloss/dx_y = T*alpha*(-sigmoid(-z0)*sigmoid(z1) + sigmoid(z0)*sigmoid(-z1))
-     with l0_j = teacher/T, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 =
-         exp(l0_j - logsumexp_(j != y) l0_j), m0 = max_(j != y) teacher
-     with l1_j = x/T, z1 = logsumexp_(j != y) l1_j - l1_y, logp1 = l1_j - logsumexp l1, R1 =
+     loss     = u_T**2*(u_alpha*(sigmoid(-z0)*where(lt(absf(-z0 + z1), 1), log1p(expm1(clip(-z0 +
+         z1, -1, 1))*sigmoid(z0)), where(lt(0, sigmoid(-z0)), -softplus(z0) + softplus(z1), 0)) +
+         sigmoid(z0)*where(lt(absf(z0 - z1), 1), log1p(expm1(clip(z0 - z1, -1, 1))*sigmoid(-z0)),
+         where(lt(0, sigmoid(z0)), -softplus(-z0) + softplus(-z1), 0))) + u_beta*T1)
+     c0       = u_T*u_alpha*(sigmoid(-z0)*sigmoid(z1) - sigmoid(z0)*sigmoid(-z1))
+     dloss/dx = -u_T*u_beta*(R0 - R1) + R1*c0
+     dloss/dx_y = u_T*u_alpha*(-sigmoid(-z0)*sigmoid(z1) + sigmoid(z0)*sigmoid(-z1))
+     names of the spec begin with u_: u_T is its T
+     with l0_j = u_teacher/u_T, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0,
+         R0 = exp(l0_j - logsumexp_(j != y) l0_j), m0 = max_(j != y) u_teacher
+     with l1_j = x/u_T, z1 = logsumexp_(j != y) l1_j - l1_y, logp1 = l1_j - logsumexp l1, R1 =
          exp(l1_j - logsumexp_(j != y) l1_j), m1 = max_(j != y) x
-     delta0_j = ((teacher - x)/T) - that of the largest l0
+     delta0_j = ((u_teacher - x)/u_T) - that of the largest l0
      T1 = sum_(j != y) R0*log(R0/R1) */
 
 static inline __attribute__((always_inline)) void lift_1_class(const int cols, const real *x_ptr,
-    const real *teacher_ptr, const int y, real *reduced0, real *reduced1) {
+    const real *u_teacher_ptr, const int y, real *reduced0, real *reduced1) {
     const real x = x_ptr[cols];
-    const real teacher = teacher_ptr[cols];
+    const real u_teacher = u_teacher_ptr[cols];
     const int valid = cols != y;
-    const real l0 = (valid ? teacher : -INFINITY);
+    const real l0 = (valid ? u_teacher : -INFINITY);
     const real l1 = (valid ? x : -INFINITY);
     *reduced0 = l0;
     *reduced1 = l1;
 }
 
-static void lift_1(const real *x_ptr, const real *teacher_ptr, const int n_classes, const int y,
+static void lift_1(const real *x_ptr, const real *u_teacher_ptr, const int n_classes, const int y,
     double *out) {
     double reduced0_row[PARTS];
     double reduced1_row[PARTS];
@@ -1445,13 +1529,14 @@ static void lift_1(const real *x_ptr, const real *teacher_ptr, const int n_class
         for (; cols + LANES <= stop; cols += LANES) {
 #pragma GCC ivdep
             for (int lane = 0; lane < LANES; ++lane) {
-                lift_1_class(cols + lane, x_ptr, teacher_ptr, y, &reduced0_class, &reduced1_class);
+                lift_1_class(cols + lane, x_ptr, u_teacher_ptr, y, &reduced0_class,
+                    &reduced1_class);
                 reduced0[lane] = reduced0_class > reduced0[lane] ? reduced0_class : reduced0[lane];
                 reduced1[lane] = reduced1_class > reduced1[lane] ? reduced1_class : reduced1[lane];
             }
         }
         for (; cols < stop; ++cols) {
-            lift_1_class(cols, x_ptr, teacher_ptr, y, &reduced0_class, &reduced1_class);
+            lift_1_class(cols, x_ptr, u_teacher_ptr, y, &reduced0_class, &reduced1_class);
             reduced0[0] = reduced0_class > reduced0[0] ? reduced0_class : reduced0[0];
             reduced1[0] = reduced1_class > reduced1[0] ? reduced1_class : reduced1[0];
         }
@@ -1476,14 +1561,14 @@ static void lift_1(const real *x_ptr, const real *teacher_ptr, const int n_class
 }
 
 static inline __attribute__((always_inline)) void lift_2_class(const int cols, const real *x_ptr,
-    const real *teacher_ptr, real *kept0_ptr, real *kept1_ptr, const int late, const real
+    const real *u_teacher_ptr, real *kept0_ptr, real *kept1_ptr, const int late, const real
     near_delta0_2, const real off0_delta0, const real off1_delta0, const real same0, const real
     same1, const real same2, const int y, real *reduced2, real *reduced3, real *reduced4, real
     *reduced5) {
     const real x = x_ptr[cols];
-    const real teacher = teacher_ptr[cols];
+    const real u_teacher = u_teacher_ptr[cols];
     const int valid = cols != y;
-    const real l0 = (valid ? teacher : -INFINITY);
+    const real l0 = (valid ? u_teacher : -INFINITY);
     const real t0 = same0 * (l0 - same1);
     const real kept0 = f_exp_below(t0);
     const real e0 = kept0;
@@ -1491,7 +1576,7 @@ static inline __attribute__((always_inline)) void lift_2_class(const int cols, c
     const real t1 = same0 * (l1 - same2);
     const real kept1 = f_exp_below(t1);
     const real e1 = kept1;
-    const real delta0 = same0 * (teacher - off0_delta0 + (-x - off1_delta0) - near_delta0_2);
+    const real delta0 = same0 * (u_teacher - off0_delta0 + (-x - off1_delta0) - near_delta0_2);
     const real b0_j = (-delta0 > -R(1.0) && -delta0 < R(1.0) ? e0 * f_expm1_within(f_clamp(-delta0,
         R(1.0))) : e1 - e0);
     if (late) kept0_ptr[cols] = kept0;
@@ -1502,10 +1587,10 @@ static inline __attribute__((always_inline)) void lift_2_class(const int cols, c
     *reduced5 = (e0 > R(0.0) ? e0 * delta0 : R(0.0));
 }
 
-static inline __attribute__((always_inline)) void lift_2(const real *x_ptr, const real *teacher_ptr,
-    const int n_classes, real *kept0_ptr, real *kept1_ptr, const int late, const real near_delta0_2,
-    const real off0_delta0, const real off1_delta0, const real same0, const real same1, const real
-    same2, const int y, double *out) {
+static inline __attribute__((always_inline)) void lift_2(const real *x_ptr, const real
+    *u_teacher_ptr, const int n_classes, real *kept0_ptr, real *kept1_ptr, const int late, const
+    real near_delta0_2, const real off0_delta0, const real off1_delta0, const real same0, const real
+    same1, const real same2, const int y, double *out) {
     double reduced2_row[PARTS];
     double reduced3_row[PARTS];
     double reduced4_row[PARTS];
@@ -1532,7 +1617,7 @@ static inline __attribute__((always_inline)) void lift_2(const real *x_ptr, cons
         for (; cols + LANES <= stop; cols += LANES) {
 #pragma GCC ivdep
             for (int lane = 0; lane < LANES; ++lane) {
-                lift_2_class(cols + lane, x_ptr, teacher_ptr, kept0_ptr, kept1_ptr, late,
+                lift_2_class(cols + lane, x_ptr, u_teacher_ptr, kept0_ptr, kept1_ptr, late,
                     near_delta0_2, off0_delta0, off1_delta0, same0, same1, same2, y,
                     &reduced2_class, &reduced3_class, &reduced4_class, &reduced5_class);
                 reduced2[lane] = reduced2[lane] + reduced2_class;
@@ -1542,7 +1627,7 @@ static inline __attribute__((always_inline)) void lift_2(const real *x_ptr, cons
             }
         }
         for (; cols < stop; ++cols) {
-            lift_2_class(cols, x_ptr, teacher_ptr, kept0_ptr, kept1_ptr, late, near_delta0_2,
+            lift_2_class(cols, x_ptr, u_teacher_ptr, kept0_ptr, kept1_ptr, late, near_delta0_2,
                 off0_delta0, off1_delta0, same0, same1, same2, y, &reduced2_class, &reduced3_class,
                 &reduced4_class, &reduced5_class);
             reduced2[0] = reduced2[0] + reduced2_class;
@@ -1573,14 +1658,14 @@ static inline __attribute__((always_inline)) void lift_2(const real *x_ptr, cons
 }
 
 static inline __attribute__((always_inline)) void gradient(const real *x_ptr, const real
-    *teacher_ptr, const int n_classes, const real c0, const real m0, const real m1, const real
+    *u_teacher_ptr, const int n_classes, const real c0, const real m0, const real m1, const real
     rinv0, const real rinv1, const real same0, const real same1, const real g, real *grad_x_ptr,
     const int want) {
 #pragma GCC ivdep
     for (int cols = 0; cols < n_classes; ++cols) {
         const real x = x_ptr[cols];
-        const real teacher = teacher_ptr[cols];
-        const real t0 = same0 * (teacher - m0);
+        const real u_teacher = u_teacher_ptr[cols];
+        const real t0 = same0 * (u_teacher - m0);
         const real e0 = f_exp_below(t0);
         const real r0 = e0 * rinv0;
         const real t1 = same0 * (x - m1);
@@ -1592,9 +1677,9 @@ static inline __attribute__((always_inline)) void gradient(const real *x_ptr, co
 }
 
 static inline __attribute__((always_inline)) void gradient_kept(const real *x_ptr, const real
-    *teacher_ptr, const int n_classes, const real *kept0_ptr, const real *kept1_ptr, const real c0,
-    const real rinv0, const real rinv1, const real same1, const real g, real *grad_x_ptr, const int
-    want) {
+    *u_teacher_ptr, const int n_classes, const real *kept0_ptr, const real *kept1_ptr, const real
+    c0, const real rinv0, const real rinv1, const real same1, const real g, real *grad_x_ptr, const
+    int want) {
 #pragma GCC ivdep
     for (int cols = 0; cols < n_classes; ++cols) {
         const real kept0 = kept0_ptr[cols];
@@ -1616,9 +1701,9 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
     const int64_t own = (mode == BACKWARD ? 0 : 2 * padded) + 3 * width;
     if (own && !(scratch = aligned_alloc(ALIGNED, (size_t)own * sizeof(real)))) return 1;
     real *kept = scratch + 3 * width;
-    const double T = call->parameter[0];
-    const double alpha = call->parameter[1];
-    const double beta = call->parameter[2];
+    const double u_T = call->parameter[0];
+    const double u_alpha = call->parameter[1];
+    const double u_beta = call->parameter[2];
     for (int64_t row = start; row < stop; ++row) {
         real *grad_x_ptr = grad_row(call, 0, row, scratch + 2 * width);
         const int64_t target = call->target[row * call->target_stride];
@@ -1632,15 +1717,15 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         const int in_range = target >= 0 && target < n_classes;
         const int y = in_range ? (int)target : 0;
         const real *x_ptr = read_row(call, 0, row, scratch + 0 * width);
-        const real *teacher_ptr = read_row(call, 1, row, scratch + 1 * width);
-        double x_y, teacher_y, m0, m1, a0, a1, b0, b1, la0, la1, loss, g;
+        const real *u_teacher_ptr = read_row(call, 1, row, scratch + 1 * width);
+        double x_y, u_teacher_y, m0, m1, a0, a1, b0, b1, la0, la1, loss, g;
         x_y = x_ptr[y];
-        teacher_y = teacher_ptr[y];
+        u_teacher_y = u_teacher_ptr[y];
         if (mode != BACKWARD) {
             {
-                const double same0 = 1.0 / T;
+                const double same0 = 1.0 / u_T;
                 double out[4];
-                lift_1(x_ptr, teacher_ptr, n_classes, y, out);
+                lift_1(x_ptr, u_teacher_ptr, n_classes, y, out);
                 const double reduced0 = out[0];
                 const double reduced1 = out[1];
                 m0 = reduced0;
@@ -1654,8 +1739,8 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
                 const double off0_delta0 = (far_delta0 ? ref0 : 0.0);
                 const double off1_delta0 = (far_delta0 ? -ref1 : 0.0);
                 const double near_delta0_2 = (far_delta0 ? 0.0 : near_delta0);
-                lift_2(x_ptr, teacher_ptr, n_classes, kept + 0 * padded, kept + 1 * padded, mode ==
-                    FUSED, near_delta0_2, off0_delta0, off1_delta0, same0, same1, same2, y, out);
+                lift_2(x_ptr, u_teacher_ptr, n_classes, kept + 0 * padded, kept + 1 * padded, mode
+                    == FUSED, near_delta0_2, off0_delta0, off1_delta0, same0, same1, same2, y, out);
                 const double reduced2 = out[0];
                 const double reduced3 = out[1];
                 const double reduced4 = out[2];
@@ -1668,11 +1753,11 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             m0 = (m0 == -INFINITY ? 0.0 : m0);
             m1 = (m1 == -INFINITY ? 0.0 : m1);
             la0 = f_log(a0);
-            double ly0 = teacher_y;
-            double z0 = 1.0 / T * (m0 - ly0) + la0;
+            double ly0 = u_teacher_y;
+            double z0 = 1.0 / u_T * (m0 - ly0) + la0;
             la1 = f_log(a1);
             double ly1 = x_y;
-            double z1 = 1.0 / T * (m1 - ly1) + la1;
+            double z1 = 1.0 / u_T * (m1 - ly1) + la1;
             double T1 = b1 / a0;
             T1 = (la0 == -(INFINITY) ? 0.0 : (T1 == INFINITY ? T1 : T1 + (2.0 * b0 < a0 && -2.0 * b0
                 < a0 ? f_log1p(b0 / a0) : la1 - la0)));
@@ -1682,10 +1767,10 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             double w3 = w2 + z0;
             double w4 = -w3;
             double w5 = f_sigmoid(z0);
-            loss = T * T * (T1 * beta + alpha * (w1 * (f_lt(f_absf(w4), 1.0) ? f_log1p(w5 *
+            loss = u_T * u_T * (u_alpha * (w1 * (f_lt(f_absf(w4), 1.0) ? f_log1p(w5 *
                 f_expm1_within(f_clamp(w4, 1.0))) : (f_lt(0.0, w1) ? f_softplus(z1) - f_softplus(z0)
                 : 0.0)) + w5 * (f_lt(f_absf(w3), 1.0) ? f_log1p(w1 * f_expm1_within(f_clamp(w3,
-                1.0))) : (f_lt(0.0, w5) ? f_softplus(w2) - f_softplus(w0) : 0.0))));
+                1.0))) : (f_lt(0.0, w5) ? f_softplus(w2) - f_softplus(w0) : 0.0))) + T1 * u_beta);
             call->result[0 * call->rows + row] = (real)(in_range ? loss : NAN);
         } else {
             m0 = call->saved[0 * call->rows + row];
@@ -1702,25 +1787,25 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         }
         g = in_range ? call->grad_rows[0 * call->grad_outputs_stride + row * call->grad_rows_stride]
             : NAN;
-        double ly0 = teacher_y;
-        double z0 = 1.0 / T * (m0 - ly0) + la0;
+        double ly0 = u_teacher_y;
+        double z0 = 1.0 / u_T * (m0 - ly0) + la0;
         double ly1 = x_y;
-        double z1 = 1.0 / T * (m1 - ly1) + la1;
+        double z1 = 1.0 / u_T * (m1 - ly1) + la1;
         double w0 = f_sigmoid(z1) * f_sigmoid(-z0) - f_sigmoid(z0) * f_sigmoid(-z1);
-        double w1 = alpha * T;
+        double w1 = u_alpha * u_T;
         double c0 = w0 * w1;
         double grad_x_y = -w0 * w1;
         double rinv0 = (la0 == -INFINITY ? 0.0 : f_exp(-la0));
         double rinv1 = (la1 == -INFINITY ? 0.0 : f_exp(-la1));
         {
-            const double same0 = 1.0 / T;
-            const double same1 = beta * T;
+            const double same0 = 1.0 / u_T;
+            const double same1 = u_beta * u_T;
             const int want = (grad_x_ptr ? 1 : 0);
             if (mode == FUSED) {
-                if (want == 1) gradient_kept(x_ptr, teacher_ptr, n_classes, kept + 0 * padded, kept
-                    + 1 * padded, c0, rinv0, rinv1, same1, (real)g, grad_x_ptr, 1);
+                if (want == 1) gradient_kept(x_ptr, u_teacher_ptr, n_classes, kept + 0 * padded,
+                    kept + 1 * padded, c0, rinv0, rinv1, same1, (real)g, grad_x_ptr, 1);
             } else {
-                if (want == 1) gradient(x_ptr, teacher_ptr, n_classes, c0, m0, m1, rinv0, rinv1,
+                if (want == 1) gradient(x_ptr, u_teacher_ptr, n_classes, c0, m0, m1, rinv0, rinv1,
                     same0, same1, (real)g, grad_x_ptr, 1);
             }
         }

@@ -30,27 +30,28 @@ __all__ = ["ELRLoss", "LinearELRLoss", "elr_loss", "linear_elr_loss"]
 
 # ======================================================================================
 # Early-learning regularisation
-#   loss     = strength*logaddexp(log(1 - ensemble_y) - softplus(z0), log(T0) - softplus(-z0)) +
-#       softplus(z0)
-#   c0       = -T0*strength*exp(minimum(-logaddexp(log(1 - ensemble_y) - softplus(z0), log(T0) -
-#       softplus(-z0)) - 2*softplus(-z0), 80)) - strength*(1 -
-#       ensemble_y)*exp(minimum(-logaddexp(log(1 - ensemble_y) - softplus(z0), log(T0) -
+#   loss     = u_strength*logaddexp(log(1 - u_ensemble_y) - softplus(z0), log(T0) - softplus(-z0))
+#       + softplus(z0)
+#   c0       = -u_strength*T0*exp(minimum(-logaddexp(log(1 - u_ensemble_y) - softplus(z0), log(T0)
+#       - softplus(-z0)) - 2*softplus(-z0), 80)) - u_strength*(1 -
+#       u_ensemble_y)*exp(minimum(-logaddexp(log(1 - u_ensemble_y) - softplus(z0), log(T0) -
 #       softplus(-z0)) - softplus(-z0) - softplus(z0), 80)) + sigmoid(z0)
-#   c1       = strength*exp(minimum(-logaddexp(log(1 - ensemble_y) - softplus(z0), log(T0) -
+#   c1       = u_strength*exp(minimum(-logaddexp(log(1 - u_ensemble_y) - softplus(z0), log(T0) -
 #       softplus(-z0)) - softplus(-z0), 80))
-#   dloss/dx = R0*(c0 + c1*(1 - ensemble))
-#   dloss/dx_y = -T0*strength*exp(minimum(-logaddexp(log(1 - ensemble_y) - softplus(z0), log(T0) -
-#       softplus(-z0)) - softplus(-z0) - softplus(z0), 80)) + strength*(1 -
-#       ensemble_y)*exp(minimum(-logaddexp(log(1 - ensemble_y) - softplus(z0), log(T0) -
+#   dloss/dx = R0*(c0 + c1*(1 - u_ensemble))
+#   dloss/dx_y = -u_strength*T0*exp(minimum(-logaddexp(log(1 - u_ensemble_y) - softplus(z0),
+#       log(T0) - softplus(-z0)) - softplus(-z0) - softplus(z0), 80)) + u_strength*(1 -
+#       u_ensemble_y)*exp(minimum(-logaddexp(log(1 - u_ensemble_y) - softplus(z0), log(T0) -
 #       softplus(-z0)) - softplus(-z0) - softplus(z0), 80)) - sigmoid(z0)
+#   names of the spec begin with u_: u_ensemble is its ensemble
 #   with l0_j = x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 = exp(l0_j
 #       - logsumexp_(j != y) l0_j)
-#   T0 = sum_(j != y) R0*(1 - ensemble)
+#   T0 = sum_(j != y) R0*(1 - u_ensemble)
 # ======================================================================================
 
 
 @dl.jit
-def _lift(cols, inside, y, x, ensemble, x_y, ensemble_y, strength):
+def _lift(cols, inside, y, x, u_ensemble, x_y, u_ensemble_y, u_strength):
     # State of one tile, relative to the tile's own maximum: M = sum of w * exp(kappa * t) * t^n
     # with t = l - m, over the classes other than the target.
     valid = inside & (cols != y)
@@ -59,7 +60,7 @@ def _lift(cols, inside, y, x, ensemble, x_y, ensemble_y, strength):
     t0 = l0 - tl.where(m0 == float("-inf"), 0.0, m0)
     e0 = tl.exp(t0)
     a0 = dl.row_sum(e0)
-    b0 = dl.row_sum(tl.where(e0 > 0.0, e0 * (1.0 - ensemble), 0.0))
+    b0 = dl.row_sum(tl.where(e0 > 0.0, e0 * (1.0 - u_ensemble), 0.0))
     return m0, a0, b0
 
 
@@ -78,7 +79,16 @@ def _merge(m0_a, a0_a, b0_a, m0_b, a0_b, b0_b):
 
 @dl.jit
 def _sweep(
-    base, ensemble_base, y, x_y, ensemble_y, strength, start, stop, n_classes, BLOCK: tl.constexpr
+    base,
+    u_ensemble_base,
+    y,
+    x_y,
+    u_ensemble_y,
+    u_strength,
+    start,
+    stop,
+    n_classes,
+    BLOCK: tl.constexpr,
 ):
     # Online reduction of the classes start .. stop - 1: one read of each logit.
     m0 = tl.full((), float("-inf"), tl.float32)
@@ -88,14 +98,14 @@ def _sweep(
         cols = first_col + tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
-        ensemble = tl.load(ensemble_base + cols, mask=inside, other=0.0).to(tl.float32)
-        m0_b, a0_b, b0_b = _lift(cols, inside, y, x, ensemble, x_y, ensemble_y, strength)
+        u_ensemble = tl.load(u_ensemble_base + cols, mask=inside, other=0.0).to(tl.float32)
+        m0_b, a0_b, b0_b = _lift(cols, inside, y, x, u_ensemble, x_y, u_ensemble_y, u_strength)
         m0, a0, b0 = _merge(m0, a0, b0, m0_b, a0_b, b0_b)
     return m0, a0, b0
 
 
 @dl.jit
-def _finish(x_y, ensemble_y, strength, m0, a0, b0):
+def _finish(x_y, u_ensemble_y, u_strength, m0, a0, b0):
     # From the merged state to the results of the row, and the statistics that the gradient reads.
     la0 = dl.log_accurate(a0)
     ly0 = x_y
@@ -103,9 +113,9 @@ def _finish(x_y, ensemble_y, strength, m0, a0, b0):
     T0 = tl.where(la0 == float("-inf"), 0.0, dl.exp_accurate(-la0) * b0)
     w0 = dl.softplus(z0)
     loss = (
-        strength
+        u_strength
         * dl.logaddexp(
-            dl.log_accurate(1.0 - ensemble_y) - w0, dl.log_accurate(T0) - dl.softplus(-z0)
+            dl.log_accurate(1.0 - u_ensemble_y) - w0, dl.log_accurate(T0) - dl.softplus(-z0)
         )
         + w0
     )
@@ -113,33 +123,33 @@ def _finish(x_y, ensemble_y, strength, m0, a0, b0):
 
 
 @dl.jit
-def _coefficients(x_y, ensemble_y, strength, m0, la0, T0):
+def _coefficients(x_y, u_ensemble_y, u_strength, m0, la0, T0):
     # Row scalars of the gradient.
     ly0 = x_y
     z0 = (m0 - ly0) + la0
     w0 = dl.sigmoid(z0)
     w1 = dl.softplus(-z0)
     w2 = dl.softplus(z0)
-    w3 = 1.0 - ensemble_y
+    w3 = 1.0 - u_ensemble_y
     w4 = dl.logaddexp(dl.log_accurate(w3) - w2, dl.log_accurate(T0) - w1)
-    w5 = T0 * strength
+    w5 = T0 * u_strength
     w6 = w1 + w4
     w7 = dl.exp_accurate(dl.minimum(-w2 - w6, 80.0))
-    w8 = w3 * w7 * strength
+    w8 = w3 * w7 * u_strength
     c0 = w0 - w5 * dl.exp_accurate(dl.minimum(-2.0 * w1 - w4, 80.0)) - w8
-    c1 = strength * dl.exp_accurate(dl.minimum(-w6, 80.0))
+    c1 = u_strength * dl.exp_accurate(dl.minimum(-w6, 80.0))
     grad_x_y = w8 - w0 - w5 * w7
     rinv0 = tl.where(la0 == float("-inf"), 0.0, dl.exp_accurate(-la0))
     return c0, c1, grad_x_y, m0, rinv0
 
 
 @dl.jit
-def _gradient(cols, y, x, ensemble, x_y, ensemble_y, strength, c0, c1, grad_x_y, m0, rinv0):
+def _gradient(cols, y, x, u_ensemble, x_y, u_ensemble_y, u_strength, c0, c1, grad_x_y, m0, rinv0):
     # dloss/dx_j of one tile; the value at y is written, not added.
     t0 = x - m0
     e0 = tl.exp(t0)
     r0 = e0 * rinv0
-    grad_x = r0 * (c0 + c1 * (1.0 - ensemble))
+    grad_x = r0 * (c0 + c1 * (1.0 - u_ensemble))
     grad_x = tl.where(cols == y, grad_x_y, grad_x)
     return (grad_x,)
 
@@ -148,13 +158,13 @@ def _gradient(cols, y, x, ensemble, x_y, ensemble_y, strength, c0, c1, grad_x_y,
 def _forward_kernel(
     logits,
     target,
-    ensemble_ptr,
-    strength,
+    u_ensemble_ptr,
+    u_strength,
     loss,
     saved,
     state,
     stride_row,
-    stride_ensemble,
+    stride_u_ensemble,
     n_rows,
     n_classes,
     ignore_index,
@@ -166,25 +176,25 @@ def _forward_kernel(
     # of its part of the row, and the merge kernel finishes.
     row = tl.program_id(0).to(tl.int64)
     base = logits + row * stride_row
-    ensemble_base = ensemble_ptr + row * stride_ensemble
+    u_ensemble_base = u_ensemble_ptr + row * stride_u_ensemble
     y = tl.load(target + row * stride_target).to(tl.int64)
     ignored = y == ignore_index
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    ensemble_y = tl.load(ensemble_base + y).to(tl.float32)
-    strength = tl.full((), 0.0, tl.float32) + strength
+    u_ensemble_y = tl.load(u_ensemble_base + y).to(tl.float32)
+    u_strength = tl.full((), 0.0, tl.float32) + u_strength
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BLOCK), SPLITS) * BLOCK
     start = split * class_share
     stop = tl.minimum(start + class_share, n_classes)
     stop = tl.where(ignored, start, stop)  # ignored rows read nothing
     m0, a0, b0 = _sweep(
-        base, ensemble_base, y, x_y, ensemble_y, strength, start, stop, n_classes, BLOCK
+        base, u_ensemble_base, y, x_y, u_ensemble_y, u_strength, start, stop, n_classes, BLOCK
     )
     if SPLITS == 1:
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-        loss_row, la0, T0 = _finish(x_y, ensemble_y, strength, m0, a0, b0)
+        loss_row, la0, T0 = _finish(x_y, u_ensemble_y, u_strength, m0, a0, b0)
         loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
         tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
         tl.store(saved + 0 * n_rows + row, m0)
@@ -201,13 +211,13 @@ def _forward_kernel(
 def _merge_kernel(
     logits,
     target,
-    ensemble_ptr,
-    strength,
+    u_ensemble_ptr,
+    u_strength,
     loss,
     saved,
     state,
     stride_row,
-    stride_ensemble,
+    stride_u_ensemble,
     n_rows,
     n_classes,
     ignore_index,
@@ -218,14 +228,14 @@ def _merge_kernel(
     # Grid (N,). Merges the SPLITS partial states of a row in order, and finishes it.
     row = tl.program_id(0).to(tl.int64)
     base = logits + row * stride_row
-    ensemble_base = ensemble_ptr + row * stride_ensemble
+    u_ensemble_base = u_ensemble_ptr + row * stride_u_ensemble
     y = tl.load(target + row * stride_target).to(tl.int64)
     ignored = y == ignore_index
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    ensemble_y = tl.load(ensemble_base + y).to(tl.float32)
-    strength = tl.full((), 0.0, tl.float32) + strength
+    u_ensemble_y = tl.load(u_ensemble_base + y).to(tl.float32)
+    u_strength = tl.full((), 0.0, tl.float32) + u_strength
     m0 = tl.load(state + 0 * SPLITS * n_rows + row)
     a0 = tl.load(state + 1 * SPLITS * n_rows + row)
     b0 = tl.load(state + 2 * SPLITS * n_rows + row)
@@ -236,7 +246,7 @@ def _merge_kernel(
         b0_b = tl.load(state + 2 * SPLITS * n_rows + at)
         m0, a0, b0 = _merge(m0, a0, b0, m0_b, a0_b, b0_b)
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0, T0 = _finish(x_y, ensemble_y, strength, m0, a0, b0)
+    loss_row, la0, T0 = _finish(x_y, u_ensemble_y, u_strength, m0, a0, b0)
     loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
     tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
     tl.store(saved + 0 * n_rows + row, m0)
@@ -248,13 +258,13 @@ def _merge_kernel(
 def _backward_kernel(
     logits,
     target,
-    ensemble_ptr,
-    strength,
+    u_ensemble_ptr,
+    u_strength,
     saved,
     grad_rows,
     grad_logits,
     stride_row,
-    stride_ensemble,
+    stride_u_ensemble,
     stride_grad,
     n_rows,
     n_classes,
@@ -266,26 +276,26 @@ def _backward_kernel(
     # Grid (N, tiles). Elementwise: reads each logit once, writes its gradient once.
     row = tl.program_id(0).to(tl.int64)
     base = logits + row * stride_row
-    ensemble_base = ensemble_ptr + row * stride_ensemble
+    u_ensemble_base = u_ensemble_ptr + row * stride_u_ensemble
     y = tl.load(target + row * stride_target).to(tl.int64)
     ignored = y == ignore_index
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    ensemble_y = tl.load(ensemble_base + y).to(tl.float32)
-    strength = tl.full((), 0.0, tl.float32) + strength
+    u_ensemble_y = tl.load(u_ensemble_base + y).to(tl.float32)
+    u_strength = tl.full((), 0.0, tl.float32) + u_strength
     g = tl.load(grad_rows + row * stride_grad_rows)
     g = tl.where(in_range | ignored, g, float("nan"))  # a target out of range is loud
     m0 = tl.load(saved + 0 * n_rows + row)
     la0 = tl.load(saved + 1 * n_rows + row)
     T0 = tl.load(saved + 2 * n_rows + row)
-    c0, c1, grad_x_y, m0, rinv0 = _coefficients(x_y, ensemble_y, strength, m0, la0, T0)
+    c0, c1, grad_x_y, m0, rinv0 = _coefficients(x_y, u_ensemble_y, u_strength, m0, la0, T0)
     cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = cols < n_classes
     x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-    ensemble = tl.load(ensemble_base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
+    u_ensemble = tl.load(u_ensemble_base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
     (grad_x,) = _gradient(
-        cols, y, x, ensemble, x_y, ensemble_y, strength, c0, c1, grad_x_y, m0, rinv0
+        cols, y, x, u_ensemble, x_y, u_ensemble_y, u_strength, c0, c1, grad_x_y, m0, rinv0
     )
     grad_x = grad_x * g
     grad_x = tl.where(ignored, 0.0, grad_x)
@@ -297,13 +307,13 @@ def _backward_kernel(
 def _fused_kernel(
     logits,
     target,
-    ensemble_ptr,
-    strength,
+    u_ensemble_ptr,
+    u_strength,
     loss,
     grad_rows,
     grad_logits,
     stride_row,
-    stride_ensemble,
+    stride_u_ensemble,
     stride_grad,
     n_rows,
     n_classes,
@@ -317,36 +327,38 @@ def _fused_kernel(
     # and its gradient written once; longer rows are read again from the cache.
     row = tl.program_id(0).to(tl.int64)
     base = logits + row * stride_row
-    ensemble_base = ensemble_ptr + row * stride_ensemble
+    u_ensemble_base = u_ensemble_ptr + row * stride_u_ensemble
     y = tl.load(target + row * stride_target).to(tl.int64)
     ignored = y == ignore_index
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    ensemble_y = tl.load(ensemble_base + y).to(tl.float32)
-    strength = tl.full((), 0.0, tl.float32) + strength
+    u_ensemble_y = tl.load(u_ensemble_base + y).to(tl.float32)
+    u_strength = tl.full((), 0.0, tl.float32) + u_strength
     g = tl.load(grad_rows + row * stride_grad_rows)
     g = tl.where(in_range | ignored, g, float("nan"))  # a target out of range is loud
     if ONE_TILE:
         cols = tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-        ensemble = tl.load(ensemble_base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-        m0, a0, b0 = _lift(cols, inside, y, x, ensemble, x_y, ensemble_y, strength)
+        u_ensemble = tl.load(u_ensemble_base + cols, mask=inside & ~ignored, other=0.0).to(
+            tl.float32
+        )
+        m0, a0, b0 = _lift(cols, inside, y, x, u_ensemble, x_y, u_ensemble_y, u_strength)
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
     else:
         stop = tl.where(ignored, 0, n_classes)
         m0, a0, b0 = _sweep(
-            base, ensemble_base, y, x_y, ensemble_y, strength, 0, stop, n_classes, BLOCK
+            base, u_ensemble_base, y, x_y, u_ensemble_y, u_strength, 0, stop, n_classes, BLOCK
         )
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0, T0 = _finish(x_y, ensemble_y, strength, m0, a0, b0)
+    loss_row, la0, T0 = _finish(x_y, u_ensemble_y, u_strength, m0, a0, b0)
     loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
     tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
-    c0, c1, grad_x_y, m0, rinv0 = _coefficients(x_y, ensemble_y, strength, m0, la0, T0)
+    c0, c1, grad_x_y, m0, rinv0 = _coefficients(x_y, u_ensemble_y, u_strength, m0, la0, T0)
     if ONE_TILE:
         (grad_x,) = _gradient(
-            cols, y, x, ensemble, x_y, ensemble_y, strength, c0, c1, grad_x_y, m0, rinv0
+            cols, y, x, u_ensemble, x_y, u_ensemble_y, u_strength, c0, c1, grad_x_y, m0, rinv0
         )
         grad_x = grad_x * g
         grad_x = tl.where(ignored, 0.0, grad_x)
@@ -357,11 +369,11 @@ def _fused_kernel(
             cols = first_col + tl.arange(0, BLOCK)
             inside = cols < n_classes
             x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-            ensemble = tl.load(ensemble_base + cols, mask=inside & ~ignored, other=0.0).to(
+            u_ensemble = tl.load(u_ensemble_base + cols, mask=inside & ~ignored, other=0.0).to(
                 tl.float32
             )
             (grad_x,) = _gradient(
-                cols, y, x, ensemble, x_y, ensemble_y, strength, c0, c1, grad_x_y, m0, rinv0
+                cols, y, x, u_ensemble, x_y, u_ensemble_y, u_strength, c0, c1, grad_x_y, m0, rinv0
             )
             tl.debug_barrier()  # the gradient may overwrite the logits: all of the tile is read
             grad_x = grad_x * g
@@ -375,9 +387,9 @@ def _tile(
     x_hidden,
     x_weight,
     x_bias,
-    ensemble_hidden,
-    ensemble_weight,
-    ensemble_bias,
+    u_ensemble_hidden,
+    u_ensemble_weight,
+    u_ensemble_bias,
     row_at,
     cols,
     x_cap,
@@ -385,9 +397,9 @@ def _tile(
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_ensemble_hidden,
-    stride_ensemble_weight,
-    features_ensemble,
+    stride_u_ensemble_hidden,
+    stride_u_ensemble_weight,
+    features_u_ensemble,
     n_classes,
     MADE: tl.constexpr,
     BIASED: tl.constexpr,
@@ -418,25 +430,25 @@ def _tile(
         CAPPED,
     )
     if MADE & 2:
-        ensemble = tiles.product(
-            ensemble_hidden,
-            ensemble_weight,
-            ensemble_bias,
+        u_ensemble = tiles.product(
+            u_ensemble_hidden,
+            u_ensemble_weight,
+            u_ensemble_bias,
             row_at,
             cols,
-            stride_ensemble_hidden,
-            stride_ensemble_weight,
-            features_ensemble,
+            stride_u_ensemble_hidden,
+            stride_u_ensemble_weight,
+            features_u_ensemble,
             (BIASED & 2) != 0,
             (EVEN & 2) != 0,
             PRECISION,
             BK,
         )
     else:
-        ensemble = tl.load(ensemble_hidden + row_at * stride_ensemble_hidden + cols[None, :]).to(
-            tl.float32
-        )
-    return x, cap_slope, ensemble
+        u_ensemble = tl.load(
+            u_ensemble_hidden + row_at * stride_u_ensemble_hidden + cols[None, :]
+        ).to(tl.float32)
+    return x, cap_slope, u_ensemble
 
 
 @dl.jit
@@ -444,21 +456,21 @@ def _tiled_sweep_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    ensemble_hidden,
-    ensemble_weight,
-    ensemble_bias,
+    u_ensemble_hidden,
+    u_ensemble_weight,
+    u_ensemble_bias,
     source_row,
     target,
-    strength,
+    u_strength,
     at_y,
     x_cap,
     x_scale,
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_ensemble_hidden,
-    stride_ensemble_weight,
-    features_ensemble,
+    stride_u_ensemble_hidden,
+    stride_u_ensemble_weight,
+    features_u_ensemble,
     n_rows,
     n_classes,
     row_merged,
@@ -479,8 +491,8 @@ def _tiled_sweep_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    ensemble_y = tl.load(at_y + 1 * n_rows + row)
-    strength = tl.full((), 0.0, tl.float32) + strength
+    u_ensemble_y = tl.load(at_y + 1 * n_rows + row)
+    u_strength = tl.full((), 0.0, tl.float32) + u_strength
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BV), SPLITS) * BV
     start = split * class_share
@@ -491,13 +503,13 @@ def _tiled_sweep_kernel(
     for first_col in range(start, stop, BV):
         row_at = tl.load(source_row + row)
         cols = first_col + tl.arange(0, BV)
-        x, cap_slope, ensemble = _tile(
+        x, cap_slope, u_ensemble = _tile(
             x_hidden,
             x_weight,
             x_bias,
-            ensemble_hidden,
-            ensemble_weight,
-            ensemble_bias,
+            u_ensemble_hidden,
+            u_ensemble_weight,
+            u_ensemble_bias,
             row_at,
             cols,
             x_cap,
@@ -505,9 +517,9 @@ def _tiled_sweep_kernel(
             stride_x_hidden,
             stride_x_weight,
             features_x,
-            stride_ensemble_hidden,
-            stride_ensemble_weight,
-            features_ensemble,
+            stride_u_ensemble_hidden,
+            stride_u_ensemble_weight,
+            features_u_ensemble,
             n_classes,
             MADE,
             BIASED,
@@ -518,7 +530,7 @@ def _tiled_sweep_kernel(
         )
         cols = cols[None, :]
         inside = (cols < n_classes) & (row >= 0)
-        m0_b, a0_b, b0_b = _lift(cols, inside, y, x, ensemble, x_y, ensemble_y, strength)
+        m0_b, a0_b, b0_b = _lift(cols, inside, y, x, u_ensemble, x_y, u_ensemble_y, u_strength)
         m0, a0, b0 = _merge(m0, a0, b0, m0_b, a0_b, b0_b)
     tl.store(state + (0 * SPLITS + split) * n_rows + row, m0)
     tl.store(state + (1 * SPLITS + split) * n_rows + row, a0)
@@ -530,21 +542,21 @@ def _tiled_merge_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    ensemble_hidden,
-    ensemble_weight,
-    ensemble_bias,
+    u_ensemble_hidden,
+    u_ensemble_weight,
+    u_ensemble_bias,
     source_row,
     target,
-    strength,
+    u_strength,
     at_y,
     x_cap,
     x_scale,
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_ensemble_hidden,
-    stride_ensemble_weight,
-    features_ensemble,
+    stride_u_ensemble_hidden,
+    stride_u_ensemble_weight,
+    features_u_ensemble,
     n_rows,
     n_classes,
     row_merged,
@@ -560,8 +572,8 @@ def _tiled_merge_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    ensemble_y = tl.load(at_y + 1 * n_rows + row)
-    strength = tl.full((), 0.0, tl.float32) + strength
+    u_ensemble_y = tl.load(at_y + 1 * n_rows + row)
+    u_strength = tl.full((), 0.0, tl.float32) + u_strength
     m0 = tl.load(state + 0 * SPLITS * n_rows + row)
     a0 = tl.load(state + 1 * SPLITS * n_rows + row)
     b0 = tl.load(state + 2 * SPLITS * n_rows + row)
@@ -574,7 +586,7 @@ def _tiled_merge_kernel(
     tl.store(row_merged + 1 * n_rows + row, a0)
     tl.store(row_merged + 2 * n_rows + row, b0)
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0, T0 = _finish(x_y, ensemble_y, strength, m0, a0, b0)
+    loss_row, la0, T0 = _finish(x_y, u_ensemble_y, u_strength, m0, a0, b0)
     tl.store(loss + 0 * n_rows + row, tl.where(in_range, loss_row, float("nan")))
     tl.store(saved + 0 * n_rows + row, m0)
     tl.store(saved + 1 * n_rows + row, la0)
@@ -586,21 +598,21 @@ def _tiled_row_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    ensemble_hidden,
-    ensemble_weight,
-    ensemble_bias,
+    u_ensemble_hidden,
+    u_ensemble_weight,
+    u_ensemble_bias,
     source_row,
     target,
-    strength,
+    u_strength,
     at_y,
     x_cap,
     x_scale,
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_ensemble_hidden,
-    stride_ensemble_weight,
-    features_ensemble,
+    stride_u_ensemble_hidden,
+    stride_u_ensemble_weight,
+    features_u_ensemble,
     n_rows,
     n_classes,
     row_merged,
@@ -615,12 +627,12 @@ def _tiled_row_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    ensemble_y = tl.load(at_y + 1 * n_rows + row)
-    strength = tl.full((), 0.0, tl.float32) + strength
+    u_ensemble_y = tl.load(at_y + 1 * n_rows + row)
+    u_strength = tl.full((), 0.0, tl.float32) + u_strength
     m0 = tl.load(saved + 0 * n_rows + row)
     la0 = tl.load(saved + 1 * n_rows + row)
     T0 = tl.load(saved + 2 * n_rows + row)
-    c0, c1, grad_x_y, m0, rinv0 = _coefficients(x_y, ensemble_y, strength, m0, la0, T0)
+    c0, c1, grad_x_y, m0, rinv0 = _coefficients(x_y, u_ensemble_y, u_strength, m0, la0, T0)
     tl.store(row_coef + 0 * n_rows + row, c0)
     tl.store(row_coef + 1 * n_rows + row, c1)
     tl.store(row_coef + 2 * n_rows + row, grad_x_y)
@@ -633,21 +645,21 @@ def _tiled_gradient(
     x_hidden,
     x_weight,
     x_bias,
-    ensemble_hidden,
-    ensemble_weight,
-    ensemble_bias,
+    u_ensemble_hidden,
+    u_ensemble_weight,
+    u_ensemble_bias,
     source_row,
     target,
-    strength,
+    u_strength,
     at_y,
     x_cap,
     x_scale,
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_ensemble_hidden,
-    stride_ensemble_weight,
-    features_ensemble,
+    stride_u_ensemble_hidden,
+    stride_u_ensemble_weight,
+    features_u_ensemble,
     n_rows,
     n_classes,
     row_merged,
@@ -673,8 +685,8 @@ def _tiled_gradient(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    ensemble_y = tl.load(at_y + 1 * n_rows + row)
-    strength = tl.full((), 0.0, tl.float32) + strength
+    u_ensemble_y = tl.load(at_y + 1 * n_rows + row)
+    u_strength = tl.full((), 0.0, tl.float32) + u_strength
     c0 = tl.load(row_coef + 0 * n_rows + row)
     c1 = tl.load(row_coef + 1 * n_rows + row)
     grad_x_y = tl.load(row_coef + 2 * n_rows + row)
@@ -682,13 +694,13 @@ def _tiled_gradient(
     rinv0 = tl.load(row_coef + 4 * n_rows + row)
     row_at = tl.load(source_row + row)
     cols = first_col + tl.arange(0, BV)
-    x, cap_slope, ensemble = _tile(
+    x, cap_slope, u_ensemble = _tile(
         x_hidden,
         x_weight,
         x_bias,
-        ensemble_hidden,
-        ensemble_weight,
-        ensemble_bias,
+        u_ensemble_hidden,
+        u_ensemble_weight,
+        u_ensemble_bias,
         row_at,
         cols,
         x_cap,
@@ -696,9 +708,9 @@ def _tiled_gradient(
         stride_x_hidden,
         stride_x_weight,
         features_x,
-        stride_ensemble_hidden,
-        stride_ensemble_weight,
-        features_ensemble,
+        stride_u_ensemble_hidden,
+        stride_u_ensemble_weight,
+        features_u_ensemble,
         n_classes,
         MADE,
         BIASED,
@@ -710,7 +722,7 @@ def _tiled_gradient(
     cols = cols[None, :]
     inside = (cols < n_classes) & (row >= 0)
     (grad_x,) = _gradient(
-        cols, y, x, ensemble, x_y, ensemble_y, strength, c0, c1, grad_x_y, m0, rinv0
+        cols, y, x, u_ensemble, x_y, u_ensemble_y, u_strength, c0, c1, grad_x_y, m0, rinv0
     )
     if SOURCE == 0:
         grad = tl.where(inside, grad_x, 0.0)
@@ -732,21 +744,21 @@ def _tiled_hidden_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    ensemble_hidden,
-    ensemble_weight,
-    ensemble_bias,
+    u_ensemble_hidden,
+    u_ensemble_weight,
+    u_ensemble_bias,
     source_row,
     target,
-    strength,
+    u_strength,
     at_y,
     x_cap,
     x_scale,
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_ensemble_hidden,
-    stride_ensemble_weight,
-    features_ensemble,
+    stride_u_ensemble_hidden,
+    stride_u_ensemble_weight,
+    features_u_ensemble,
     n_rows,
     n_classes,
     row_merged,
@@ -794,21 +806,21 @@ def _tiled_hidden_kernel(
                     x_hidden,
                     x_weight,
                     x_bias,
-                    ensemble_hidden,
-                    ensemble_weight,
-                    ensemble_bias,
+                    u_ensemble_hidden,
+                    u_ensemble_weight,
+                    u_ensemble_bias,
                     source_row,
                     target,
-                    strength,
+                    u_strength,
                     at_y,
                     x_cap,
                     x_scale,
                     stride_x_hidden,
                     stride_x_weight,
                     features_x,
-                    stride_ensemble_hidden,
-                    stride_ensemble_weight,
-                    features_ensemble,
+                    stride_u_ensemble_hidden,
+                    stride_u_ensemble_weight,
+                    features_u_ensemble,
                     n_rows,
                     n_classes,
                     row_merged,
@@ -865,21 +877,21 @@ def _tiled_weight_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    ensemble_hidden,
-    ensemble_weight,
-    ensemble_bias,
+    u_ensemble_hidden,
+    u_ensemble_weight,
+    u_ensemble_bias,
     source_row,
     target,
-    strength,
+    u_strength,
     at_y,
     x_cap,
     x_scale,
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_ensemble_hidden,
-    stride_ensemble_weight,
-    features_ensemble,
+    stride_u_ensemble_hidden,
+    stride_u_ensemble_weight,
+    features_u_ensemble,
     n_rows,
     n_classes,
     row_merged,
@@ -933,21 +945,21 @@ def _tiled_weight_kernel(
                         x_hidden,
                         x_weight,
                         x_bias,
-                        ensemble_hidden,
-                        ensemble_weight,
-                        ensemble_bias,
+                        u_ensemble_hidden,
+                        u_ensemble_weight,
+                        u_ensemble_bias,
                         source_row,
                         target,
-                        strength,
+                        u_strength,
                         at_y,
                         x_cap,
                         x_scale,
                         stride_x_hidden,
                         stride_x_weight,
                         features_x,
-                        stride_ensemble_hidden,
-                        stride_ensemble_weight,
-                        features_ensemble,
+                        stride_u_ensemble_hidden,
+                        stride_u_ensemble_weight,
+                        features_u_ensemble,
                         n_rows,
                         n_classes,
                         row_merged,
@@ -1014,93 +1026,95 @@ def _tiled_weight_kernel(
             )
 
 
-def _torch_forward(x, y, ensemble, strength):
+def _torch_forward(x, y, u_ensemble, u_strength):
     """Loss [rows, outputs] and saved statistics [n_saved, rows] of a chunk of whole rows."""
     x_y = x.gather(1, y)
-    ensemble_y = ensemble.gather(1, y)
+    u_ensemble_y = u_ensemble.gather(1, y)
     l0 = x.scatter_(1, y, float("-inf"))
     m0 = l0.amax(1, keepdim=True)
     m0 = torch.where(m0 == float("-inf"), 0.0, m0)
     t0 = l0.sub_(m0)
     e0 = t0.exp_()
     a0 = e0.sum(1, keepdim=True)
-    b0 = torch.where(e0 > 0.0, e0 * (1.0 - ensemble), 0.0).sum(1, keepdim=True)
+    b0 = torch.where(e0 > 0.0, e0 * (1.0 - u_ensemble), 0.0).sum(1, keepdim=True)
     la0 = el.log(a0)
     ly0 = x_y
     z0 = (m0 - ly0) + la0
     T0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-la0) * b0)
     w0 = el.softplus(z0)
     loss = (
-        strength * el.logaddexp(el.log(1.0 - ensemble_y) - w0, el.log(T0) - el.softplus(-z0)) + w0
+        u_strength * el.logaddexp(el.log(1.0 - u_ensemble_y) - w0, el.log(T0) - el.softplus(-z0))
+        + w0
     )
     return loss, torch.cat([m0.to(x.dtype), la0.to(x.dtype), T0.to(x.dtype)], 1).t()
 
 
-def _torch_backward(x, y, ensemble, strength, saved, g):
+def _torch_backward(x, y, u_ensemble, u_strength, saved, g):
     """g * dloss/dx [rows, V] for each stream of a chunk of whole rows, from what was saved."""
     m0 = saved[0].unsqueeze(1)
     la0 = saved[1].unsqueeze(1)
     T0 = saved[2].unsqueeze(1)
     x_y = x.gather(1, y)
-    ensemble_y = ensemble.gather(1, y)
+    u_ensemble_y = u_ensemble.gather(1, y)
     ly0 = x_y
     z0 = (m0 - ly0) + la0
     w0 = el.sigmoid(z0)
     w1 = el.softplus(-z0)
     w2 = el.softplus(z0)
-    w3 = 1.0 - ensemble_y
+    w3 = 1.0 - u_ensemble_y
     w4 = el.logaddexp(el.log(w3) - w2, el.log(T0) - w1)
-    w5 = T0 * strength
+    w5 = T0 * u_strength
     w6 = w1 + w4
     w7 = el.exp(el.minimum(-w2 - w6, 80.0))
-    w8 = w3 * w7 * strength
+    w8 = w3 * w7 * u_strength
     c0 = w0 - w5 * el.exp(el.minimum(-2.0 * w1 - w4, 80.0)) - w8
-    c1 = strength * el.exp(el.minimum(-w6, 80.0))
+    c1 = u_strength * el.exp(el.minimum(-w6, 80.0))
     grad_x_y = w8 - w0 - w5 * w7
     rinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-la0))
     t0 = x - m0
     e0 = t0.exp_()
     r0 = e0 * rinv0
-    grad_x = r0 * (c0 + c1 * (1.0 - ensemble))
+    grad_x = r0 * (c0 + c1 * (1.0 - u_ensemble))
     grad_x = grad_x.scatter(1, y, grad_x_y + torch.zeros_like(x_y))
     grad_x = grad_x.mul_(g)
     return (grad_x,)
 
 
-def _torch_fused(x, y, ensemble, strength, g):
+def _torch_fused(x, y, u_ensemble, u_strength, g):
     """Loss [rows, outputs] and g * dloss/dx [rows, V] for each stream while the chunk is in cache."""
     x_y = x.gather(1, y)
-    ensemble_y = ensemble.gather(1, y)
+    u_ensemble_y = u_ensemble.gather(1, y)
     l0 = x.scatter_(1, y, float("-inf"))
     m0 = l0.amax(1, keepdim=True)
     m0 = torch.where(m0 == float("-inf"), 0.0, m0)
     t0 = l0.sub_(m0)
     e0 = t0.exp_()
     a0 = e0.sum(1, keepdim=True)
-    b0 = torch.where(e0 > 0.0, e0 * (1.0 - ensemble), 0.0).sum(1, keepdim=True)
+    b0 = torch.where(e0 > 0.0, e0 * (1.0 - u_ensemble), 0.0).sum(1, keepdim=True)
     la0 = el.log(a0)
     ly0 = x_y
     z0 = (m0 - ly0) + la0
     T0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-la0) * b0)
     w0 = el.softplus(z0)
     loss = (
-        strength * el.logaddexp(el.log(1.0 - ensemble_y) - w0, el.log(T0) - el.softplus(-z0)) + w0
+        u_strength * el.logaddexp(el.log(1.0 - u_ensemble_y) - w0, el.log(T0) - el.softplus(-z0))
+        + w0
     )
     w0 = el.sigmoid(z0)
     w1 = el.softplus(-z0)
     w2 = el.softplus(z0)
-    w3 = 1.0 - ensemble_y
+    w3 = 1.0 - u_ensemble_y
     w4 = el.logaddexp(el.log(w3) - w2, el.log(T0) - w1)
-    w5 = T0 * strength
+    w5 = T0 * u_strength
     w6 = w1 + w4
     w7 = el.exp(el.minimum(-w2 - w6, 80.0))
-    w8 = w3 * w7 * strength
+    w8 = w3 * w7 * u_strength
     c0 = w0 - w5 * el.exp(el.minimum(-2.0 * w1 - w4, 80.0)) - w8
-    c1 = strength * el.exp(el.minimum(-w6, 80.0))
+    c1 = u_strength * el.exp(el.minimum(-w6, 80.0))
     grad_x_y = w8 - w0 - w5 * w7
     rinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-la0))
     r0 = e0 * rinv0
-    grad_x = r0 * (c0 + c1 * (1.0 - ensemble))
+    grad_x = r0 * (c0 + c1 * (1.0 - u_ensemble))
     grad_x = grad_x.scatter(1, y, grad_x_y + torch.zeros_like(x_y))
     grad_x = grad_x.mul_(g)
     return loss, (grad_x,)
@@ -1109,22 +1123,23 @@ def _torch_fused(x, y, ensemble, strength, g):
 _C_SOURCE = r"""#include "row.h"
 
 /* Early-learning regularisation
-     loss     = strength*logaddexp(log(1 - ensemble_y) - softplus(z0), log(T0) - softplus(-z0)) +
-         softplus(z0)
-     c0       = -T0*strength*exp(minimum(-logaddexp(log(1 - ensemble_y) - softplus(z0), log(T0) -
-         softplus(-z0)) - 2*softplus(-z0), 80)) - strength*(1 -
-         ensemble_y)*exp(minimum(-logaddexp(log(1 - ensemble_y) - softplus(z0), log(T0) -
+     loss     = u_strength*logaddexp(log(1 - u_ensemble_y) - softplus(z0), log(T0) - softplus(-z0))
+         + softplus(z0)
+     c0       = -u_strength*T0*exp(minimum(-logaddexp(log(1 - u_ensemble_y) - softplus(z0), log(T0)
+         - softplus(-z0)) - 2*softplus(-z0), 80)) - u_strength*(1 -
+         u_ensemble_y)*exp(minimum(-logaddexp(log(1 - u_ensemble_y) - softplus(z0), log(T0) -
          softplus(-z0)) - softplus(-z0) - softplus(z0), 80)) + sigmoid(z0)
-     c1       = strength*exp(minimum(-logaddexp(log(1 - ensemble_y) - softplus(z0), log(T0) -
+     c1       = u_strength*exp(minimum(-logaddexp(log(1 - u_ensemble_y) - softplus(z0), log(T0) -
          softplus(-z0)) - softplus(-z0), 80))
-     dloss/dx = R0*(c0 + c1*(1 - ensemble))
-     dloss/dx_y = -T0*strength*exp(minimum(-logaddexp(log(1 - ensemble_y) - softplus(z0), log(T0) -
-         softplus(-z0)) - softplus(-z0) - softplus(z0), 80)) + strength*(1 -
-         ensemble_y)*exp(minimum(-logaddexp(log(1 - ensemble_y) - softplus(z0), log(T0) -
+     dloss/dx = R0*(c0 + c1*(1 - u_ensemble))
+     dloss/dx_y = -u_strength*T0*exp(minimum(-logaddexp(log(1 - u_ensemble_y) - softplus(z0),
+         log(T0) - softplus(-z0)) - softplus(-z0) - softplus(z0), 80)) + u_strength*(1 -
+         u_ensemble_y)*exp(minimum(-logaddexp(log(1 - u_ensemble_y) - softplus(z0), log(T0) -
          softplus(-z0)) - softplus(-z0) - softplus(z0), 80)) - sigmoid(z0)
+     names of the spec begin with u_: u_ensemble is its ensemble
      with l0_j = x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 = exp(l0_j
          - logsumexp_(j != y) l0_j)
-     T0 = sum_(j != y) R0*(1 - ensemble) */
+     T0 = sum_(j != y) R0*(1 - u_ensemble) */
 
 static inline __attribute__((always_inline)) void lift_1_class(const int cols, const real *x_ptr,
     const int y, real *reduced0) {
@@ -1134,7 +1149,7 @@ static inline __attribute__((always_inline)) void lift_1_class(const int cols, c
     *reduced0 = l0;
 }
 
-static void lift_1(const real *x_ptr, const real *ensemble_ptr, const int n_classes, const int y,
+static void lift_1(const real *x_ptr, const real *u_ensemble_ptr, const int n_classes, const int y,
     double *out) {
     double reduced0_row[PARTS];
     for (int part = 0; part < PARTS; ++part) {
@@ -1174,10 +1189,10 @@ static void lift_1(const real *x_ptr, const real *ensemble_ptr, const int n_clas
 }
 
 static inline __attribute__((always_inline)) void lift_2_class(const int cols, const real *x_ptr,
-    const real *ensemble_ptr, real *kept0_ptr, const int late, const real same0, const int y, real
+    const real *u_ensemble_ptr, real *kept0_ptr, const int late, const real same0, const int y, real
     *reduced1, real *reduced2) {
     const real x = x_ptr[cols];
-    const real ensemble = ensemble_ptr[cols];
+    const real u_ensemble = u_ensemble_ptr[cols];
     const int valid = cols != y;
     const real l0 = (valid ? x : -INFINITY);
     const real t0 = l0 - same0;
@@ -1185,12 +1200,12 @@ static inline __attribute__((always_inline)) void lift_2_class(const int cols, c
     const real e0 = kept0;
     if (late) kept0_ptr[cols] = kept0;
     *reduced1 = e0;
-    *reduced2 = (e0 > R(0.0) ? e0 * (R(1.0) - ensemble) : R(0.0));
+    *reduced2 = (e0 > R(0.0) ? e0 * (R(1.0) - u_ensemble) : R(0.0));
 }
 
 static inline __attribute__((always_inline)) void lift_2(const real *x_ptr, const real
-    *ensemble_ptr, const int n_classes, real *kept0_ptr, const int late, const real same0, const int
-    y, double *out) {
+    *u_ensemble_ptr, const int n_classes, real *kept0_ptr, const int late, const real same0, const
+    int y, double *out) {
     double reduced1_row[PARTS];
     double reduced2_row[PARTS];
     for (int part = 0; part < PARTS; ++part) {
@@ -1209,14 +1224,14 @@ static inline __attribute__((always_inline)) void lift_2(const real *x_ptr, cons
         for (; cols + LANES <= stop; cols += LANES) {
 #pragma GCC ivdep
             for (int lane = 0; lane < LANES; ++lane) {
-                lift_2_class(cols + lane, x_ptr, ensemble_ptr, kept0_ptr, late, same0, y,
+                lift_2_class(cols + lane, x_ptr, u_ensemble_ptr, kept0_ptr, late, same0, y,
                     &reduced1_class, &reduced2_class);
                 reduced1[lane] = reduced1[lane] + reduced1_class;
                 reduced2[lane] = reduced2[lane] + reduced2_class;
             }
         }
         for (; cols < stop; ++cols) {
-            lift_2_class(cols, x_ptr, ensemble_ptr, kept0_ptr, late, same0, y, &reduced1_class,
+            lift_2_class(cols, x_ptr, u_ensemble_ptr, kept0_ptr, late, same0, y, &reduced1_class,
                 &reduced2_class);
             reduced1[0] = reduced1[0] + reduced1_class;
             reduced2[0] = reduced2[0] + reduced2_class;
@@ -1238,30 +1253,30 @@ static inline __attribute__((always_inline)) void lift_2(const real *x_ptr, cons
 }
 
 static inline __attribute__((always_inline)) void gradient(const real *x_ptr, const real
-    *ensemble_ptr, const int n_classes, const real c0, const real c1, const real m0, const real
+    *u_ensemble_ptr, const int n_classes, const real c0, const real c1, const real m0, const real
     rinv0, const real g, real *grad_x_ptr, const int want) {
 #pragma GCC ivdep
     for (int cols = 0; cols < n_classes; ++cols) {
         const real x = x_ptr[cols];
-        const real ensemble = ensemble_ptr[cols];
+        const real u_ensemble = u_ensemble_ptr[cols];
         const real t0 = x - m0;
         const real e0 = f_exp_below(t0);
         const real r0 = e0 * rinv0;
-        const real grad_x = r0 * (c0 + c1 * (R(1.0) - ensemble));
+        const real grad_x = r0 * (c0 + c1 * (R(1.0) - u_ensemble));
         if (want & 1) grad_x_ptr[cols] = grad_x * g;
     }
 }
 
 static inline __attribute__((always_inline)) void gradient_kept(const real *x_ptr, const real
-    *ensemble_ptr, const int n_classes, const real *kept0_ptr, const real c0, const real c1, const
+    *u_ensemble_ptr, const int n_classes, const real *kept0_ptr, const real c0, const real c1, const
     real rinv0, const real g, real *grad_x_ptr, const int want) {
 #pragma GCC ivdep
     for (int cols = 0; cols < n_classes; ++cols) {
-        const real ensemble = ensemble_ptr[cols];
+        const real u_ensemble = u_ensemble_ptr[cols];
         const real kept0 = kept0_ptr[cols];
         const real e0 = kept0;
         const real r0 = e0 * rinv0;
-        const real grad_x = r0 * (c0 + c1 * (R(1.0) - ensemble));
+        const real grad_x = r0 * (c0 + c1 * (R(1.0) - u_ensemble));
         if (want & 1) grad_x_ptr[cols] = grad_x * g;
     }
 }
@@ -1274,7 +1289,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
     const int64_t own = (mode == BACKWARD ? 0 : 1 * padded) + 3 * width;
     if (own && !(scratch = aligned_alloc(ALIGNED, (size_t)own * sizeof(real)))) return 1;
     real *kept = scratch + 3 * width;
-    const double strength = call->parameter[0];
+    const double u_strength = call->parameter[0];
     for (int64_t row = start; row < stop; ++row) {
         real *grad_x_ptr = grad_row(call, 0, row, scratch + 2 * width);
         const int64_t target = call->target[row * call->target_stride];
@@ -1288,18 +1303,18 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         const int in_range = target >= 0 && target < n_classes;
         const int y = in_range ? (int)target : 0;
         const real *x_ptr = read_row(call, 0, row, scratch + 0 * width);
-        const real *ensemble_ptr = read_row(call, 1, row, scratch + 1 * width);
-        double x_y, ensemble_y, m0, a0, b0, la0, T0, loss, g;
+        const real *u_ensemble_ptr = read_row(call, 1, row, scratch + 1 * width);
+        double x_y, u_ensemble_y, m0, a0, b0, la0, T0, loss, g;
         x_y = x_ptr[y];
-        ensemble_y = ensemble_ptr[y];
+        u_ensemble_y = u_ensemble_ptr[y];
         if (mode != BACKWARD) {
             {
                 double out[2];
-                lift_1(x_ptr, ensemble_ptr, n_classes, y, out);
+                lift_1(x_ptr, u_ensemble_ptr, n_classes, y, out);
                 const double reduced0 = out[0];
                 m0 = reduced0;
                 const double same0 = (m0 == -INFINITY ? 0.0 : m0);
-                lift_2(x_ptr, ensemble_ptr, n_classes, kept + 0 * padded, mode == FUSED, same0, y,
+                lift_2(x_ptr, u_ensemble_ptr, n_classes, kept + 0 * padded, mode == FUSED, same0, y,
                     out);
                 const double reduced1 = out[0];
                 const double reduced2 = out[1];
@@ -1312,8 +1327,8 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             double z0 = m0 - ly0 + la0;
             T0 = (la0 == -INFINITY ? 0.0 : f_exp(-la0) * b0);
             double w0 = f_softplus(z0);
-            loss = strength * f_logaddexp(f_log(1.0 - ensemble_y) - w0, f_log(T0) - f_softplus(-z0))
-                + w0;
+            loss = u_strength * f_logaddexp(f_log(1.0 - u_ensemble_y) - w0, f_log(T0) -
+                f_softplus(-z0)) + w0;
             call->result[0 * call->rows + row] = (real)(in_range ? loss : NAN);
         } else {
             m0 = call->saved[0 * call->rows + row];
@@ -1333,24 +1348,24 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         double w0 = f_sigmoid(z0);
         double w1 = f_softplus(-z0);
         double w2 = f_softplus(z0);
-        double w3 = 1.0 - ensemble_y;
+        double w3 = 1.0 - u_ensemble_y;
         double w4 = f_logaddexp(f_log(w3) - w2, f_log(T0) - w1);
-        double w5 = T0 * strength;
+        double w5 = T0 * u_strength;
         double w6 = w1 + w4;
         double w7 = f_exp(f_minimum(-w2 - w6, 80.0));
-        double w8 = w3 * w7 * strength;
+        double w8 = w3 * w7 * u_strength;
         double c0 = w0 - w5 * f_exp(f_minimum(-2.0 * w1 - w4, 80.0)) - w8;
-        double c1 = strength * f_exp(f_minimum(-w6, 80.0));
+        double c1 = u_strength * f_exp(f_minimum(-w6, 80.0));
         double grad_x_y = w8 - w0 - w5 * w7;
         double rinv0 = (la0 == -INFINITY ? 0.0 : f_exp(-la0));
         {
             const int want = (grad_x_ptr ? 1 : 0);
             if (mode == FUSED) {
-                if (want == 1) gradient_kept(x_ptr, ensemble_ptr, n_classes, kept + 0 * padded, c0,
-                    c1, rinv0, (real)g, grad_x_ptr, 1);
+                if (want == 1) gradient_kept(x_ptr, u_ensemble_ptr, n_classes, kept + 0 * padded,
+                    c0, c1, rinv0, (real)g, grad_x_ptr, 1);
             } else {
-                if (want == 1) gradient(x_ptr, ensemble_ptr, n_classes, c0, c1, m0, rinv0, (real)g,
-                    grad_x_ptr, 1);
+                if (want == 1) gradient(x_ptr, u_ensemble_ptr, n_classes, c0, c1, m0, rinv0,
+                    (real)g, grad_x_ptr, 1);
             }
         }
         if (grad_x_ptr) grad_x_ptr[y] = (real)(grad_x_y * g);

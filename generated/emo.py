@@ -31,20 +31,20 @@ __all__ = ["EMOLoss", "LinearEMOLoss", "emo_loss", "linear_emo_loss"]
 # ======================================================================================
 # Earth mover distance optimisation
 #   loss     = softplus(z0)
-#   c0       = softplus(z0)/(2*(T0 + cost_y*sigmoid(-z0)))
-#   c1       = 1/2 - softplus(z0)/2
-#   dloss/dx = (c0*cost + c1)*exp(logp0)
-#   dloss/dx_y = -T0*sigmoid(-z0)*softplus(z0)/(2*(T0 + cost_y*sigmoid(-z0))) +
-#       cost_y*sigmoid(-z0)*sigmoid(z0)*softplus(z0)/(2*(T0 + cost_y*sigmoid(-z0))) -
-#       sigmoid(z0)/2
+#   c0       = 1/2 - softplus(z0)/2
+#   c1       = softplus(z0)/(2*(u_cost_y*sigmoid(-z0) + T0))
+#   dloss/dx = (u_cost*c1 + c0)*exp(logp0)
+#   dloss/dx_y = u_cost_y*sigmoid(-z0)*sigmoid(z0)*softplus(z0)/(2*(u_cost_y*sigmoid(-z0) + T0)) -
+#       T0*sigmoid(-z0)*softplus(z0)/(2*(u_cost_y*sigmoid(-z0) + T0)) - sigmoid(z0)/2
+#   names of the spec begin with u_: u_cost is its cost
 #   with l0_j = x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 = exp(l0_j
 #       - logsumexp_(j != y) l0_j)
-#   T0 = sum_(j != y) cost*exp(logp0)
+#   T0 = sum_(j != y) u_cost*exp(logp0)
 # ======================================================================================
 
 
 @dl.jit
-def _lift(cols, inside, y, x, cost, x_y, cost_y):
+def _lift(cols, inside, y, x, u_cost, x_y, u_cost_y):
     # State of one tile, relative to the tile's own maximum: M = sum of w * exp(kappa * t) * t^n
     # with t = l - m, over the classes other than the target.
     valid = inside & (cols != y)
@@ -53,7 +53,7 @@ def _lift(cols, inside, y, x, cost, x_y, cost_y):
     t0 = l0 - tl.where(m0 == float("-inf"), 0.0, m0)
     e0 = tl.exp(t0)
     a0 = dl.row_sum(e0)
-    b0 = dl.row_sum(tl.where(e0 > 0.0, e0 * cost, 0.0))
+    b0 = dl.row_sum(tl.where(e0 > 0.0, e0 * u_cost, 0.0))
     return m0, a0, b0
 
 
@@ -71,7 +71,7 @@ def _merge(m0_a, a0_a, b0_a, m0_b, a0_b, b0_b):
 
 
 @dl.jit
-def _sweep(base, cost_base, y, x_y, cost_y, start, stop, n_classes, BLOCK: tl.constexpr):
+def _sweep(base, u_cost_base, y, x_y, u_cost_y, start, stop, n_classes, BLOCK: tl.constexpr):
     # Online reduction of the classes start .. stop - 1: one read of each logit.
     m0 = tl.full((), float("-inf"), tl.float32)
     a0 = tl.full((), 0.0, tl.float32)
@@ -80,14 +80,14 @@ def _sweep(base, cost_base, y, x_y, cost_y, start, stop, n_classes, BLOCK: tl.co
         cols = first_col + tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
-        cost = tl.load(cost_base + cols, mask=inside, other=0.0).to(tl.float32)
-        m0_b, a0_b, b0_b = _lift(cols, inside, y, x, cost, x_y, cost_y)
+        u_cost = tl.load(u_cost_base + cols, mask=inside, other=0.0).to(tl.float32)
+        m0_b, a0_b, b0_b = _lift(cols, inside, y, x, u_cost, x_y, u_cost_y)
         m0, a0, b0 = _merge(m0, a0, b0, m0_b, a0_b, b0_b)
     return m0, a0, b0
 
 
 @dl.jit
-def _finish(x_y, cost_y, m0, a0, b0):
+def _finish(x_y, u_cost_y, m0, a0, b0):
     # From the merged state to the results of the row, and the statistics that the gradient reads.
     la0 = dl.log_accurate(a0)
     ly0 = x_y
@@ -99,32 +99,32 @@ def _finish(x_y, cost_y, m0, a0, b0):
 
 
 @dl.jit
-def _coefficients(x_y, cost_y, m0, la0, T0):
+def _coefficients(x_y, u_cost_y, m0, la0, T0):
     # Row scalars of the gradient.
     ly0 = x_y
     z0 = (m0 - ly0) + la0
     lam0 = tl.where(z0 > 0.0, la0 + dl.softplus(-z0), dl.softplus(z0) - (m0 - ly0))
     zc0 = dl.clip(z0, -3.0e38, 3.0e38)
-    w0 = dl.sigmoid(-zc0)
-    w1 = 1.0 / (T0 + cost_y * w0)
-    w2 = dl.softplus(zc0)
-    w3 = 0.5 * w2
+    w0 = dl.softplus(zc0)
+    w1 = 0.5 * w0
+    w2 = dl.sigmoid(-zc0)
+    w3 = 1.0 / (T0 + w2 * u_cost_y)
     w4 = w1 * w3
     w5 = dl.sigmoid(zc0)
-    c0 = w4
-    c1 = 0.5 - w3
-    grad_x_y = 0.5 * cost_y * w0 * w1 * w2 * w5 - T0 * w0 * w4 - 0.5 * w5
+    c0 = 0.5 - w1
+    c1 = w4
+    grad_x_y = 0.5 * w0 * w2 * w3 * w5 * u_cost_y - T0 * w2 * w4 - 0.5 * w5
     pinv0 = tl.where(la0 == float("-inf"), 0.0, dl.exp_accurate(-lam0))
     return c0, c1, grad_x_y, m0, pinv0
 
 
 @dl.jit
-def _gradient(cols, y, x, cost, x_y, cost_y, c0, c1, grad_x_y, m0, pinv0):
+def _gradient(cols, y, x, u_cost, x_y, u_cost_y, c0, c1, grad_x_y, m0, pinv0):
     # dloss/dx_j of one tile; the value at y is written, not added.
     t0 = x - m0
     e0 = tl.exp(t0)
     p0 = e0 * pinv0
-    grad_x = p0 * (c0 * cost + c1)
+    grad_x = p0 * (c0 + c1 * u_cost)
     grad_x = tl.where(cols == y, grad_x_y, grad_x)
     return (grad_x,)
 
@@ -133,12 +133,12 @@ def _gradient(cols, y, x, cost, x_y, cost_y, c0, c1, grad_x_y, m0, pinv0):
 def _forward_kernel(
     logits,
     target,
-    cost_ptr,
+    u_cost_ptr,
     loss,
     saved,
     state,
     stride_row,
-    stride_cost,
+    stride_u_cost,
     n_rows,
     n_classes,
     ignore_index,
@@ -150,22 +150,22 @@ def _forward_kernel(
     # of its part of the row, and the merge kernel finishes.
     row = tl.program_id(0).to(tl.int64)
     base = logits + row * stride_row
-    cost_base = cost_ptr + row * stride_cost
+    u_cost_base = u_cost_ptr + row * stride_u_cost
     y = tl.load(target + row * stride_target).to(tl.int64)
     ignored = y == ignore_index
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    cost_y = tl.load(cost_base + y).to(tl.float32)
+    u_cost_y = tl.load(u_cost_base + y).to(tl.float32)
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BLOCK), SPLITS) * BLOCK
     start = split * class_share
     stop = tl.minimum(start + class_share, n_classes)
     stop = tl.where(ignored, start, stop)  # ignored rows read nothing
-    m0, a0, b0 = _sweep(base, cost_base, y, x_y, cost_y, start, stop, n_classes, BLOCK)
+    m0, a0, b0 = _sweep(base, u_cost_base, y, x_y, u_cost_y, start, stop, n_classes, BLOCK)
     if SPLITS == 1:
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-        loss_row, la0, T0 = _finish(x_y, cost_y, m0, a0, b0)
+        loss_row, la0, T0 = _finish(x_y, u_cost_y, m0, a0, b0)
         loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
         tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
         tl.store(saved + 0 * n_rows + row, m0)
@@ -182,12 +182,12 @@ def _forward_kernel(
 def _merge_kernel(
     logits,
     target,
-    cost_ptr,
+    u_cost_ptr,
     loss,
     saved,
     state,
     stride_row,
-    stride_cost,
+    stride_u_cost,
     n_rows,
     n_classes,
     ignore_index,
@@ -198,13 +198,13 @@ def _merge_kernel(
     # Grid (N,). Merges the SPLITS partial states of a row in order, and finishes it.
     row = tl.program_id(0).to(tl.int64)
     base = logits + row * stride_row
-    cost_base = cost_ptr + row * stride_cost
+    u_cost_base = u_cost_ptr + row * stride_u_cost
     y = tl.load(target + row * stride_target).to(tl.int64)
     ignored = y == ignore_index
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    cost_y = tl.load(cost_base + y).to(tl.float32)
+    u_cost_y = tl.load(u_cost_base + y).to(tl.float32)
     m0 = tl.load(state + 0 * SPLITS * n_rows + row)
     a0 = tl.load(state + 1 * SPLITS * n_rows + row)
     b0 = tl.load(state + 2 * SPLITS * n_rows + row)
@@ -215,7 +215,7 @@ def _merge_kernel(
         b0_b = tl.load(state + 2 * SPLITS * n_rows + at)
         m0, a0, b0 = _merge(m0, a0, b0, m0_b, a0_b, b0_b)
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0, T0 = _finish(x_y, cost_y, m0, a0, b0)
+    loss_row, la0, T0 = _finish(x_y, u_cost_y, m0, a0, b0)
     loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
     tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
     tl.store(saved + 0 * n_rows + row, m0)
@@ -227,12 +227,12 @@ def _merge_kernel(
 def _backward_kernel(
     logits,
     target,
-    cost_ptr,
+    u_cost_ptr,
     saved,
     grad_rows,
     grad_logits,
     stride_row,
-    stride_cost,
+    stride_u_cost,
     stride_grad,
     n_rows,
     n_classes,
@@ -244,24 +244,24 @@ def _backward_kernel(
     # Grid (N, tiles). Elementwise: reads each logit once, writes its gradient once.
     row = tl.program_id(0).to(tl.int64)
     base = logits + row * stride_row
-    cost_base = cost_ptr + row * stride_cost
+    u_cost_base = u_cost_ptr + row * stride_u_cost
     y = tl.load(target + row * stride_target).to(tl.int64)
     ignored = y == ignore_index
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    cost_y = tl.load(cost_base + y).to(tl.float32)
+    u_cost_y = tl.load(u_cost_base + y).to(tl.float32)
     g = tl.load(grad_rows + row * stride_grad_rows)
     g = tl.where(in_range | ignored, g, float("nan"))  # a target out of range is loud
     m0 = tl.load(saved + 0 * n_rows + row)
     la0 = tl.load(saved + 1 * n_rows + row)
     T0 = tl.load(saved + 2 * n_rows + row)
-    c0, c1, grad_x_y, m0, pinv0 = _coefficients(x_y, cost_y, m0, la0, T0)
+    c0, c1, grad_x_y, m0, pinv0 = _coefficients(x_y, u_cost_y, m0, la0, T0)
     cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = cols < n_classes
     x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-    cost = tl.load(cost_base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-    (grad_x,) = _gradient(cols, y, x, cost, x_y, cost_y, c0, c1, grad_x_y, m0, pinv0)
+    u_cost = tl.load(u_cost_base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
+    (grad_x,) = _gradient(cols, y, x, u_cost, x_y, u_cost_y, c0, c1, grad_x_y, m0, pinv0)
     grad_x = grad_x * g
     grad_x = tl.where(ignored, 0.0, grad_x)
     out = grad_logits + row * stride_grad + cols
@@ -272,12 +272,12 @@ def _backward_kernel(
 def _fused_kernel(
     logits,
     target,
-    cost_ptr,
+    u_cost_ptr,
     loss,
     grad_rows,
     grad_logits,
     stride_row,
-    stride_cost,
+    stride_u_cost,
     stride_grad,
     n_rows,
     n_classes,
@@ -291,32 +291,32 @@ def _fused_kernel(
     # and its gradient written once; longer rows are read again from the cache.
     row = tl.program_id(0).to(tl.int64)
     base = logits + row * stride_row
-    cost_base = cost_ptr + row * stride_cost
+    u_cost_base = u_cost_ptr + row * stride_u_cost
     y = tl.load(target + row * stride_target).to(tl.int64)
     ignored = y == ignore_index
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    cost_y = tl.load(cost_base + y).to(tl.float32)
+    u_cost_y = tl.load(u_cost_base + y).to(tl.float32)
     g = tl.load(grad_rows + row * stride_grad_rows)
     g = tl.where(in_range | ignored, g, float("nan"))  # a target out of range is loud
     if ONE_TILE:
         cols = tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-        cost = tl.load(cost_base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-        m0, a0, b0 = _lift(cols, inside, y, x, cost, x_y, cost_y)
+        u_cost = tl.load(u_cost_base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
+        m0, a0, b0 = _lift(cols, inside, y, x, u_cost, x_y, u_cost_y)
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
     else:
         stop = tl.where(ignored, 0, n_classes)
-        m0, a0, b0 = _sweep(base, cost_base, y, x_y, cost_y, 0, stop, n_classes, BLOCK)
+        m0, a0, b0 = _sweep(base, u_cost_base, y, x_y, u_cost_y, 0, stop, n_classes, BLOCK)
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0, T0 = _finish(x_y, cost_y, m0, a0, b0)
+    loss_row, la0, T0 = _finish(x_y, u_cost_y, m0, a0, b0)
     loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
     tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
-    c0, c1, grad_x_y, m0, pinv0 = _coefficients(x_y, cost_y, m0, la0, T0)
+    c0, c1, grad_x_y, m0, pinv0 = _coefficients(x_y, u_cost_y, m0, la0, T0)
     if ONE_TILE:
-        (grad_x,) = _gradient(cols, y, x, cost, x_y, cost_y, c0, c1, grad_x_y, m0, pinv0)
+        (grad_x,) = _gradient(cols, y, x, u_cost, x_y, u_cost_y, c0, c1, grad_x_y, m0, pinv0)
         grad_x = grad_x * g
         grad_x = tl.where(ignored, 0.0, grad_x)
         out = grad_logits + row * stride_grad + cols
@@ -326,8 +326,8 @@ def _fused_kernel(
             cols = first_col + tl.arange(0, BLOCK)
             inside = cols < n_classes
             x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-            cost = tl.load(cost_base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-            (grad_x,) = _gradient(cols, y, x, cost, x_y, cost_y, c0, c1, grad_x_y, m0, pinv0)
+            u_cost = tl.load(u_cost_base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
+            (grad_x,) = _gradient(cols, y, x, u_cost, x_y, u_cost_y, c0, c1, grad_x_y, m0, pinv0)
             tl.debug_barrier()  # the gradient may overwrite the logits: all of the tile is read
             grad_x = grad_x * g
             grad_x = tl.where(ignored, 0.0, grad_x)
@@ -340,9 +340,9 @@ def _tile(
     x_hidden,
     x_weight,
     x_bias,
-    cost_hidden,
-    cost_weight,
-    cost_bias,
+    u_cost_hidden,
+    u_cost_weight,
+    u_cost_bias,
     row_at,
     cols,
     x_cap,
@@ -350,9 +350,9 @@ def _tile(
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_cost_hidden,
-    stride_cost_weight,
-    features_cost,
+    stride_u_cost_hidden,
+    stride_u_cost_weight,
+    features_u_cost,
     n_classes,
     MADE: tl.constexpr,
     BIASED: tl.constexpr,
@@ -383,23 +383,25 @@ def _tile(
         CAPPED,
     )
     if MADE & 2:
-        cost = tiles.product(
-            cost_hidden,
-            cost_weight,
-            cost_bias,
+        u_cost = tiles.product(
+            u_cost_hidden,
+            u_cost_weight,
+            u_cost_bias,
             row_at,
             cols,
-            stride_cost_hidden,
-            stride_cost_weight,
-            features_cost,
+            stride_u_cost_hidden,
+            stride_u_cost_weight,
+            features_u_cost,
             (BIASED & 2) != 0,
             (EVEN & 2) != 0,
             PRECISION,
             BK,
         )
     else:
-        cost = tl.load(cost_hidden + row_at * stride_cost_hidden + cols[None, :]).to(tl.float32)
-    return x, cap_slope, cost
+        u_cost = tl.load(u_cost_hidden + row_at * stride_u_cost_hidden + cols[None, :]).to(
+            tl.float32
+        )
+    return x, cap_slope, u_cost
 
 
 @dl.jit
@@ -407,9 +409,9 @@ def _tiled_sweep_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    cost_hidden,
-    cost_weight,
-    cost_bias,
+    u_cost_hidden,
+    u_cost_weight,
+    u_cost_bias,
     source_row,
     target,
     at_y,
@@ -418,9 +420,9 @@ def _tiled_sweep_kernel(
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_cost_hidden,
-    stride_cost_weight,
-    features_cost,
+    stride_u_cost_hidden,
+    stride_u_cost_weight,
+    features_u_cost,
     n_rows,
     n_classes,
     row_merged,
@@ -441,7 +443,7 @@ def _tiled_sweep_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    cost_y = tl.load(at_y + 1 * n_rows + row)
+    u_cost_y = tl.load(at_y + 1 * n_rows + row)
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BV), SPLITS) * BV
     start = split * class_share
@@ -452,13 +454,13 @@ def _tiled_sweep_kernel(
     for first_col in range(start, stop, BV):
         row_at = tl.load(source_row + row)
         cols = first_col + tl.arange(0, BV)
-        x, cap_slope, cost = _tile(
+        x, cap_slope, u_cost = _tile(
             x_hidden,
             x_weight,
             x_bias,
-            cost_hidden,
-            cost_weight,
-            cost_bias,
+            u_cost_hidden,
+            u_cost_weight,
+            u_cost_bias,
             row_at,
             cols,
             x_cap,
@@ -466,9 +468,9 @@ def _tiled_sweep_kernel(
             stride_x_hidden,
             stride_x_weight,
             features_x,
-            stride_cost_hidden,
-            stride_cost_weight,
-            features_cost,
+            stride_u_cost_hidden,
+            stride_u_cost_weight,
+            features_u_cost,
             n_classes,
             MADE,
             BIASED,
@@ -479,7 +481,7 @@ def _tiled_sweep_kernel(
         )
         cols = cols[None, :]
         inside = (cols < n_classes) & (row >= 0)
-        m0_b, a0_b, b0_b = _lift(cols, inside, y, x, cost, x_y, cost_y)
+        m0_b, a0_b, b0_b = _lift(cols, inside, y, x, u_cost, x_y, u_cost_y)
         m0, a0, b0 = _merge(m0, a0, b0, m0_b, a0_b, b0_b)
     tl.store(state + (0 * SPLITS + split) * n_rows + row, m0)
     tl.store(state + (1 * SPLITS + split) * n_rows + row, a0)
@@ -491,9 +493,9 @@ def _tiled_merge_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    cost_hidden,
-    cost_weight,
-    cost_bias,
+    u_cost_hidden,
+    u_cost_weight,
+    u_cost_bias,
     source_row,
     target,
     at_y,
@@ -502,9 +504,9 @@ def _tiled_merge_kernel(
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_cost_hidden,
-    stride_cost_weight,
-    features_cost,
+    stride_u_cost_hidden,
+    stride_u_cost_weight,
+    features_u_cost,
     n_rows,
     n_classes,
     row_merged,
@@ -520,7 +522,7 @@ def _tiled_merge_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    cost_y = tl.load(at_y + 1 * n_rows + row)
+    u_cost_y = tl.load(at_y + 1 * n_rows + row)
     m0 = tl.load(state + 0 * SPLITS * n_rows + row)
     a0 = tl.load(state + 1 * SPLITS * n_rows + row)
     b0 = tl.load(state + 2 * SPLITS * n_rows + row)
@@ -533,7 +535,7 @@ def _tiled_merge_kernel(
     tl.store(row_merged + 1 * n_rows + row, a0)
     tl.store(row_merged + 2 * n_rows + row, b0)
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0, T0 = _finish(x_y, cost_y, m0, a0, b0)
+    loss_row, la0, T0 = _finish(x_y, u_cost_y, m0, a0, b0)
     tl.store(loss + 0 * n_rows + row, tl.where(in_range, loss_row, float("nan")))
     tl.store(saved + 0 * n_rows + row, m0)
     tl.store(saved + 1 * n_rows + row, la0)
@@ -545,9 +547,9 @@ def _tiled_row_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    cost_hidden,
-    cost_weight,
-    cost_bias,
+    u_cost_hidden,
+    u_cost_weight,
+    u_cost_bias,
     source_row,
     target,
     at_y,
@@ -556,9 +558,9 @@ def _tiled_row_kernel(
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_cost_hidden,
-    stride_cost_weight,
-    features_cost,
+    stride_u_cost_hidden,
+    stride_u_cost_weight,
+    features_u_cost,
     n_rows,
     n_classes,
     row_merged,
@@ -573,11 +575,11 @@ def _tiled_row_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    cost_y = tl.load(at_y + 1 * n_rows + row)
+    u_cost_y = tl.load(at_y + 1 * n_rows + row)
     m0 = tl.load(saved + 0 * n_rows + row)
     la0 = tl.load(saved + 1 * n_rows + row)
     T0 = tl.load(saved + 2 * n_rows + row)
-    c0, c1, grad_x_y, m0, pinv0 = _coefficients(x_y, cost_y, m0, la0, T0)
+    c0, c1, grad_x_y, m0, pinv0 = _coefficients(x_y, u_cost_y, m0, la0, T0)
     tl.store(row_coef + 0 * n_rows + row, c0)
     tl.store(row_coef + 1 * n_rows + row, c1)
     tl.store(row_coef + 2 * n_rows + row, grad_x_y)
@@ -590,9 +592,9 @@ def _tiled_gradient(
     x_hidden,
     x_weight,
     x_bias,
-    cost_hidden,
-    cost_weight,
-    cost_bias,
+    u_cost_hidden,
+    u_cost_weight,
+    u_cost_bias,
     source_row,
     target,
     at_y,
@@ -601,9 +603,9 @@ def _tiled_gradient(
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_cost_hidden,
-    stride_cost_weight,
-    features_cost,
+    stride_u_cost_hidden,
+    stride_u_cost_weight,
+    features_u_cost,
     n_rows,
     n_classes,
     row_merged,
@@ -629,7 +631,7 @@ def _tiled_gradient(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    cost_y = tl.load(at_y + 1 * n_rows + row)
+    u_cost_y = tl.load(at_y + 1 * n_rows + row)
     c0 = tl.load(row_coef + 0 * n_rows + row)
     c1 = tl.load(row_coef + 1 * n_rows + row)
     grad_x_y = tl.load(row_coef + 2 * n_rows + row)
@@ -637,13 +639,13 @@ def _tiled_gradient(
     pinv0 = tl.load(row_coef + 4 * n_rows + row)
     row_at = tl.load(source_row + row)
     cols = first_col + tl.arange(0, BV)
-    x, cap_slope, cost = _tile(
+    x, cap_slope, u_cost = _tile(
         x_hidden,
         x_weight,
         x_bias,
-        cost_hidden,
-        cost_weight,
-        cost_bias,
+        u_cost_hidden,
+        u_cost_weight,
+        u_cost_bias,
         row_at,
         cols,
         x_cap,
@@ -651,9 +653,9 @@ def _tiled_gradient(
         stride_x_hidden,
         stride_x_weight,
         features_x,
-        stride_cost_hidden,
-        stride_cost_weight,
-        features_cost,
+        stride_u_cost_hidden,
+        stride_u_cost_weight,
+        features_u_cost,
         n_classes,
         MADE,
         BIASED,
@@ -664,7 +666,7 @@ def _tiled_gradient(
     )
     cols = cols[None, :]
     inside = (cols < n_classes) & (row >= 0)
-    (grad_x,) = _gradient(cols, y, x, cost, x_y, cost_y, c0, c1, grad_x_y, m0, pinv0)
+    (grad_x,) = _gradient(cols, y, x, u_cost, x_y, u_cost_y, c0, c1, grad_x_y, m0, pinv0)
     if SOURCE == 0:
         grad = tl.where(inside, grad_x, 0.0)
     tile_counts = 1
@@ -685,9 +687,9 @@ def _tiled_hidden_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    cost_hidden,
-    cost_weight,
-    cost_bias,
+    u_cost_hidden,
+    u_cost_weight,
+    u_cost_bias,
     source_row,
     target,
     at_y,
@@ -696,9 +698,9 @@ def _tiled_hidden_kernel(
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_cost_hidden,
-    stride_cost_weight,
-    features_cost,
+    stride_u_cost_hidden,
+    stride_u_cost_weight,
+    features_u_cost,
     n_rows,
     n_classes,
     row_merged,
@@ -746,9 +748,9 @@ def _tiled_hidden_kernel(
                     x_hidden,
                     x_weight,
                     x_bias,
-                    cost_hidden,
-                    cost_weight,
-                    cost_bias,
+                    u_cost_hidden,
+                    u_cost_weight,
+                    u_cost_bias,
                     source_row,
                     target,
                     at_y,
@@ -757,9 +759,9 @@ def _tiled_hidden_kernel(
                     stride_x_hidden,
                     stride_x_weight,
                     features_x,
-                    stride_cost_hidden,
-                    stride_cost_weight,
-                    features_cost,
+                    stride_u_cost_hidden,
+                    stride_u_cost_weight,
+                    features_u_cost,
                     n_rows,
                     n_classes,
                     row_merged,
@@ -816,9 +818,9 @@ def _tiled_weight_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    cost_hidden,
-    cost_weight,
-    cost_bias,
+    u_cost_hidden,
+    u_cost_weight,
+    u_cost_bias,
     source_row,
     target,
     at_y,
@@ -827,9 +829,9 @@ def _tiled_weight_kernel(
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_cost_hidden,
-    stride_cost_weight,
-    features_cost,
+    stride_u_cost_hidden,
+    stride_u_cost_weight,
+    features_u_cost,
     n_rows,
     n_classes,
     row_merged,
@@ -883,9 +885,9 @@ def _tiled_weight_kernel(
                         x_hidden,
                         x_weight,
                         x_bias,
-                        cost_hidden,
-                        cost_weight,
-                        cost_bias,
+                        u_cost_hidden,
+                        u_cost_weight,
+                        u_cost_bias,
                         source_row,
                         target,
                         at_y,
@@ -894,9 +896,9 @@ def _tiled_weight_kernel(
                         stride_x_hidden,
                         stride_x_weight,
                         features_x,
-                        stride_cost_hidden,
-                        stride_cost_weight,
-                        features_cost,
+                        stride_u_cost_hidden,
+                        stride_u_cost_weight,
+                        features_u_cost,
                         n_rows,
                         n_classes,
                         row_merged,
@@ -963,17 +965,17 @@ def _tiled_weight_kernel(
             )
 
 
-def _torch_forward(x, y, cost):
+def _torch_forward(x, y, u_cost):
     """Loss [rows, outputs] and saved statistics [n_saved, rows] of a chunk of whole rows."""
     x_y = x.gather(1, y)
-    cost_y = cost.gather(1, y)
+    u_cost_y = u_cost.gather(1, y)
     l0 = x.scatter_(1, y, float("-inf"))
     m0 = l0.amax(1, keepdim=True)
     m0 = torch.where(m0 == float("-inf"), 0.0, m0)
     t0 = l0.sub_(m0)
     e0 = t0.exp_()
     a0 = e0.sum(1, keepdim=True)
-    b0 = torch.where(e0 > 0.0, e0 * cost, 0.0).sum(1, keepdim=True)
+    b0 = torch.where(e0 > 0.0, e0 * u_cost, 0.0).sum(1, keepdim=True)
     la0 = el.log(a0)
     ly0 = x_y
     z0 = (m0 - ly0) + la0
@@ -983,47 +985,47 @@ def _torch_forward(x, y, cost):
     return loss, torch.cat([m0.to(x.dtype), la0.to(x.dtype), T0.to(x.dtype)], 1).t()
 
 
-def _torch_backward(x, y, cost, saved, g):
+def _torch_backward(x, y, u_cost, saved, g):
     """g * dloss/dx [rows, V] for each stream of a chunk of whole rows, from what was saved."""
     m0 = saved[0].unsqueeze(1)
     la0 = saved[1].unsqueeze(1)
     T0 = saved[2].unsqueeze(1)
     x_y = x.gather(1, y)
-    cost_y = cost.gather(1, y)
+    u_cost_y = u_cost.gather(1, y)
     ly0 = x_y
     z0 = (m0 - ly0) + la0
     lam0 = torch.where(z0 > 0.0, la0 + el.softplus(-z0), el.softplus(z0) - (m0 - ly0))
     zc0 = el.clip(z0, -3.0e38, 3.0e38)
-    w0 = el.sigmoid(-zc0)
-    w1 = 1.0 / (T0 + cost_y * w0)
-    w2 = el.softplus(zc0)
-    w3 = 0.5 * w2
+    w0 = el.softplus(zc0)
+    w1 = 0.5 * w0
+    w2 = el.sigmoid(-zc0)
+    w3 = 1.0 / (T0 + w2 * u_cost_y)
     w4 = w1 * w3
     w5 = el.sigmoid(zc0)
-    c0 = w4
-    c1 = 0.5 - w3
-    grad_x_y = 0.5 * cost_y * w0 * w1 * w2 * w5 - T0 * w0 * w4 - 0.5 * w5
+    c0 = 0.5 - w1
+    c1 = w4
+    grad_x_y = 0.5 * w0 * w2 * w3 * w5 * u_cost_y - T0 * w2 * w4 - 0.5 * w5
     pinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0))
     t0 = x - m0
     e0 = t0.exp_()
     p0 = e0 * pinv0
-    grad_x = p0 * (c0 * cost + c1)
+    grad_x = p0 * (c0 + c1 * u_cost)
     grad_x = grad_x.scatter(1, y, grad_x_y + torch.zeros_like(x_y))
     grad_x = grad_x.mul_(g)
     return (grad_x,)
 
 
-def _torch_fused(x, y, cost, g):
+def _torch_fused(x, y, u_cost, g):
     """Loss [rows, outputs] and g * dloss/dx [rows, V] for each stream while the chunk is in cache."""
     x_y = x.gather(1, y)
-    cost_y = cost.gather(1, y)
+    u_cost_y = u_cost.gather(1, y)
     l0 = x.scatter_(1, y, float("-inf"))
     m0 = l0.amax(1, keepdim=True)
     m0 = torch.where(m0 == float("-inf"), 0.0, m0)
     t0 = l0.sub_(m0)
     e0 = t0.exp_()
     a0 = e0.sum(1, keepdim=True)
-    b0 = torch.where(e0 > 0.0, e0 * cost, 0.0).sum(1, keepdim=True)
+    b0 = torch.where(e0 > 0.0, e0 * u_cost, 0.0).sum(1, keepdim=True)
     la0 = el.log(a0)
     ly0 = x_y
     z0 = (m0 - ly0) + la0
@@ -1031,18 +1033,18 @@ def _torch_fused(x, y, cost, g):
     T0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0) * (b0))
     loss = el.softplus(z0)
     zc0 = el.clip(z0, -3.0e38, 3.0e38)
-    w0 = el.sigmoid(-zc0)
-    w1 = 1.0 / (T0 + cost_y * w0)
-    w2 = el.softplus(zc0)
-    w3 = 0.5 * w2
+    w0 = el.softplus(zc0)
+    w1 = 0.5 * w0
+    w2 = el.sigmoid(-zc0)
+    w3 = 1.0 / (T0 + w2 * u_cost_y)
     w4 = w1 * w3
     w5 = el.sigmoid(zc0)
-    c0 = w4
-    c1 = 0.5 - w3
-    grad_x_y = 0.5 * cost_y * w0 * w1 * w2 * w5 - T0 * w0 * w4 - 0.5 * w5
+    c0 = 0.5 - w1
+    c1 = w4
+    grad_x_y = 0.5 * w0 * w2 * w3 * w5 * u_cost_y - T0 * w2 * w4 - 0.5 * w5
     pinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0))
     p0 = e0 * pinv0
-    grad_x = p0 * (c0 * cost + c1)
+    grad_x = p0 * (c0 + c1 * u_cost)
     grad_x = grad_x.scatter(1, y, grad_x_y + torch.zeros_like(x_y))
     grad_x = grad_x.mul_(g)
     return loss, (grad_x,)
@@ -1052,15 +1054,15 @@ _C_SOURCE = r"""#include "row.h"
 
 /* Earth mover distance optimisation
      loss     = softplus(z0)
-     c0       = softplus(z0)/(2*(T0 + cost_y*sigmoid(-z0)))
-     c1       = 1/2 - softplus(z0)/2
-     dloss/dx = (c0*cost + c1)*exp(logp0)
-     dloss/dx_y = -T0*sigmoid(-z0)*softplus(z0)/(2*(T0 + cost_y*sigmoid(-z0))) +
-         cost_y*sigmoid(-z0)*sigmoid(z0)*softplus(z0)/(2*(T0 + cost_y*sigmoid(-z0))) -
-         sigmoid(z0)/2
+     c0       = 1/2 - softplus(z0)/2
+     c1       = softplus(z0)/(2*(u_cost_y*sigmoid(-z0) + T0))
+     dloss/dx = (u_cost*c1 + c0)*exp(logp0)
+     dloss/dx_y = u_cost_y*sigmoid(-z0)*sigmoid(z0)*softplus(z0)/(2*(u_cost_y*sigmoid(-z0) + T0)) -
+         T0*sigmoid(-z0)*softplus(z0)/(2*(u_cost_y*sigmoid(-z0) + T0)) - sigmoid(z0)/2
+     names of the spec begin with u_: u_cost is its cost
      with l0_j = x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 = exp(l0_j
          - logsumexp_(j != y) l0_j)
-     T0 = sum_(j != y) cost*exp(logp0) */
+     T0 = sum_(j != y) u_cost*exp(logp0) */
 
 static inline __attribute__((always_inline)) void lift_1_class(const int cols, const real *x_ptr,
     const int y, real *reduced0) {
@@ -1070,8 +1072,8 @@ static inline __attribute__((always_inline)) void lift_1_class(const int cols, c
     *reduced0 = l0;
 }
 
-static void lift_1(const real *x_ptr, const real *cost_ptr, const int n_classes, const int y, double
-    *out) {
+static void lift_1(const real *x_ptr, const real *u_cost_ptr, const int n_classes, const int y,
+    double *out) {
     double reduced0_row[PARTS];
     for (int part = 0; part < PARTS; ++part) {
         reduced0_row[part] = -INFINITY;
@@ -1110,10 +1112,10 @@ static void lift_1(const real *x_ptr, const real *cost_ptr, const int n_classes,
 }
 
 static inline __attribute__((always_inline)) void lift_2_class(const int cols, const real *x_ptr,
-    const real *cost_ptr, real *kept0_ptr, const int late, const real same0, const int y, real
+    const real *u_cost_ptr, real *kept0_ptr, const int late, const real same0, const int y, real
     *reduced1, real *reduced2) {
     const real x = x_ptr[cols];
-    const real cost = cost_ptr[cols];
+    const real u_cost = u_cost_ptr[cols];
     const int valid = cols != y;
     const real l0 = (valid ? x : -INFINITY);
     const real t0 = l0 - same0;
@@ -1121,10 +1123,10 @@ static inline __attribute__((always_inline)) void lift_2_class(const int cols, c
     const real e0 = kept0;
     if (late) kept0_ptr[cols] = kept0;
     *reduced1 = e0;
-    *reduced2 = (e0 > R(0.0) ? e0 * cost : R(0.0));
+    *reduced2 = (e0 > R(0.0) ? e0 * u_cost : R(0.0));
 }
 
-static inline __attribute__((always_inline)) void lift_2(const real *x_ptr, const real *cost_ptr,
+static inline __attribute__((always_inline)) void lift_2(const real *x_ptr, const real *u_cost_ptr,
     const int n_classes, real *kept0_ptr, const int late, const real same0, const int y, double
     *out) {
     double reduced1_row[PARTS];
@@ -1145,14 +1147,14 @@ static inline __attribute__((always_inline)) void lift_2(const real *x_ptr, cons
         for (; cols + LANES <= stop; cols += LANES) {
 #pragma GCC ivdep
             for (int lane = 0; lane < LANES; ++lane) {
-                lift_2_class(cols + lane, x_ptr, cost_ptr, kept0_ptr, late, same0, y,
+                lift_2_class(cols + lane, x_ptr, u_cost_ptr, kept0_ptr, late, same0, y,
                     &reduced1_class, &reduced2_class);
                 reduced1[lane] = reduced1[lane] + reduced1_class;
                 reduced2[lane] = reduced2[lane] + reduced2_class;
             }
         }
         for (; cols < stop; ++cols) {
-            lift_2_class(cols, x_ptr, cost_ptr, kept0_ptr, late, same0, y, &reduced1_class,
+            lift_2_class(cols, x_ptr, u_cost_ptr, kept0_ptr, late, same0, y, &reduced1_class,
                 &reduced2_class);
             reduced1[0] = reduced1[0] + reduced1_class;
             reduced2[0] = reduced2[0] + reduced2_class;
@@ -1173,31 +1175,31 @@ static inline __attribute__((always_inline)) void lift_2(const real *x_ptr, cons
     out[1] = reduced2_row[0];
 }
 
-static inline __attribute__((always_inline)) void gradient(const real *x_ptr, const real *cost_ptr,
-    const int n_classes, const real c0, const real c1, const real m0, const real pinv0, const real
-    g, real *grad_x_ptr, const int want) {
+static inline __attribute__((always_inline)) void gradient(const real *x_ptr, const real
+    *u_cost_ptr, const int n_classes, const real c0, const real c1, const real m0, const real pinv0,
+    const real g, real *grad_x_ptr, const int want) {
 #pragma GCC ivdep
     for (int cols = 0; cols < n_classes; ++cols) {
         const real x = x_ptr[cols];
-        const real cost = cost_ptr[cols];
+        const real u_cost = u_cost_ptr[cols];
         const real t0 = x - m0;
         const real e0 = f_exp_below(t0);
         const real p0 = e0 * pinv0;
-        const real grad_x = p0 * (c0 * cost + c1);
+        const real grad_x = p0 * (c0 + c1 * u_cost);
         if (want & 1) grad_x_ptr[cols] = grad_x * g;
     }
 }
 
 static inline __attribute__((always_inline)) void gradient_kept(const real *x_ptr, const real
-    *cost_ptr, const int n_classes, const real *kept0_ptr, const real c0, const real c1, const real
-    pinv0, const real g, real *grad_x_ptr, const int want) {
+    *u_cost_ptr, const int n_classes, const real *kept0_ptr, const real c0, const real c1, const
+    real pinv0, const real g, real *grad_x_ptr, const int want) {
 #pragma GCC ivdep
     for (int cols = 0; cols < n_classes; ++cols) {
-        const real cost = cost_ptr[cols];
+        const real u_cost = u_cost_ptr[cols];
         const real kept0 = kept0_ptr[cols];
         const real e0 = kept0;
         const real p0 = e0 * pinv0;
-        const real grad_x = p0 * (c0 * cost + c1);
+        const real grad_x = p0 * (c0 + c1 * u_cost);
         if (want & 1) grad_x_ptr[cols] = grad_x * g;
     }
 }
@@ -1223,18 +1225,19 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         const int in_range = target >= 0 && target < n_classes;
         const int y = in_range ? (int)target : 0;
         const real *x_ptr = read_row(call, 0, row, scratch + 0 * width);
-        const real *cost_ptr = read_row(call, 1, row, scratch + 1 * width);
-        double x_y, cost_y, m0, a0, b0, la0, T0, loss, g;
+        const real *u_cost_ptr = read_row(call, 1, row, scratch + 1 * width);
+        double x_y, u_cost_y, m0, a0, b0, la0, T0, loss, g;
         x_y = x_ptr[y];
-        cost_y = cost_ptr[y];
+        u_cost_y = u_cost_ptr[y];
         if (mode != BACKWARD) {
             {
                 double out[2];
-                lift_1(x_ptr, cost_ptr, n_classes, y, out);
+                lift_1(x_ptr, u_cost_ptr, n_classes, y, out);
                 const double reduced0 = out[0];
                 m0 = reduced0;
                 const double same0 = (m0 == -INFINITY ? 0.0 : m0);
-                lift_2(x_ptr, cost_ptr, n_classes, kept + 0 * padded, mode == FUSED, same0, y, out);
+                lift_2(x_ptr, u_cost_ptr, n_classes, kept + 0 * padded, mode == FUSED, same0, y,
+                    out);
                 const double reduced1 = out[0];
                 const double reduced2 = out[1];
                 a0 = reduced1;
@@ -1265,23 +1268,23 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         double z0 = m0 - ly0 + la0;
         double lam0 = (z0 > 0.0 ? la0 + f_softplus(-z0) : f_softplus(z0) - (m0 - ly0));
         double zc0 = f_clamp(z0, 3e+38);
-        double w0 = f_sigmoid(-zc0);
-        double w1 = 1.0 / (T0 + cost_y * w0);
-        double w2 = f_softplus(zc0);
-        double w3 = 0.5 * w2;
+        double w0 = f_softplus(zc0);
+        double w1 = 0.5 * w0;
+        double w2 = f_sigmoid(-zc0);
+        double w3 = 1.0 / (T0 + w2 * u_cost_y);
         double w4 = w1 * w3;
         double w5 = f_sigmoid(zc0);
-        double c0 = w4;
-        double c1 = 0.5 - w3;
-        double grad_x_y = 0.5 * cost_y * w0 * w1 * w2 * w5 - T0 * w0 * w4 - 0.5 * w5;
+        double c0 = 0.5 - w1;
+        double c1 = w4;
+        double grad_x_y = 0.5 * w0 * w2 * w3 * w5 * u_cost_y - T0 * w2 * w4 - 0.5 * w5;
         double pinv0 = (la0 == -INFINITY ? 0.0 : f_exp(-lam0));
         {
             const int want = (grad_x_ptr ? 1 : 0);
             if (mode == FUSED) {
-                if (want == 1) gradient_kept(x_ptr, cost_ptr, n_classes, kept + 0 * padded, c0, c1,
-                    pinv0, (real)g, grad_x_ptr, 1);
+                if (want == 1) gradient_kept(x_ptr, u_cost_ptr, n_classes, kept + 0 * padded, c0,
+                    c1, pinv0, (real)g, grad_x_ptr, 1);
             } else {
-                if (want == 1) gradient(x_ptr, cost_ptr, n_classes, c0, c1, m0, pinv0, (real)g,
+                if (want == 1) gradient(x_ptr, u_cost_ptr, n_classes, c0, c1, m0, pinv0, (real)g,
                     grad_x_ptr, 1);
             }
         }

@@ -34,11 +34,12 @@ __all__ = [
 
 # ======================================================================================
 # Policy gradient with an entropy bonus
-#   loss     = advantage*softplus(z0) + weight*(T0 - sigmoid(-z0)*softplus(z0))
-#   c0       = -T0*weight + advantage + weight*sigmoid(-z0)*softplus(z0)
-#   dloss/dx = (c0 + logp0*weight)*exp(logp0)
-#   dloss/dx_y = -T0*weight*sigmoid(-z0) - advantage*sigmoid(z0) -
-#       weight*sigmoid(-z0)*sigmoid(z0)*softplus(z0)
+#   loss     = u_advantage*softplus(z0) + u_weight*(T0 - sigmoid(-z0)*softplus(z0))
+#   c0       = u_advantage - u_weight*T0 + u_weight*sigmoid(-z0)*softplus(z0)
+#   dloss/dx = (u_weight*logp0 + c0)*exp(logp0)
+#   dloss/dx_y = -u_advantage*sigmoid(z0) - u_weight*T0*sigmoid(-z0) -
+#       u_weight*sigmoid(-z0)*sigmoid(z0)*softplus(z0)
+#   names of the spec begin with u_: u_advantage is its advantage
 #   with l0_j = x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 = exp(l0_j
 #       - logsumexp_(j != y) l0_j)
 #   T0 = sum_(j != y) logp0*exp(logp0)
@@ -46,7 +47,7 @@ __all__ = [
 
 
 @dl.jit
-def _lift(cols, inside, y, x, x_y, advantage, weight):
+def _lift(cols, inside, y, x, x_y, u_advantage, u_weight):
     # State of one tile, relative to the tile's own maximum: M = sum of w * exp(kappa * t) * t^n
     # with t = l - m, over the classes other than the target.
     valid = inside & (cols != y)
@@ -74,7 +75,7 @@ def _merge(m0_a, a0_a, b0_a, m0_b, a0_b, b0_b):
 
 
 @dl.jit
-def _sweep(base, y, x_y, advantage, weight, start, stop, n_classes, BLOCK: tl.constexpr):
+def _sweep(base, y, x_y, u_advantage, u_weight, start, stop, n_classes, BLOCK: tl.constexpr):
     # Online reduction of the classes start .. stop - 1: one read of each logit.
     m0 = tl.full((), float("-inf"), tl.float32)
     a0 = tl.full((), 0.0, tl.float32)
@@ -83,13 +84,13 @@ def _sweep(base, y, x_y, advantage, weight, start, stop, n_classes, BLOCK: tl.co
         cols = first_col + tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
-        m0_b, a0_b, b0_b = _lift(cols, inside, y, x, x_y, advantage, weight)
+        m0_b, a0_b, b0_b = _lift(cols, inside, y, x, x_y, u_advantage, u_weight)
         m0, a0, b0 = _merge(m0, a0, b0, m0_b, a0_b, b0_b)
     return m0, a0, b0
 
 
 @dl.jit
-def _finish(x_y, advantage, weight, m0, a0, b0):
+def _finish(x_y, u_advantage, u_weight, m0, a0, b0):
     # From the merged state to the results of the row, and the statistics that the gradient reads.
     la0 = dl.log_accurate(a0)
     ly0 = x_y
@@ -98,7 +99,7 @@ def _finish(x_y, advantage, weight, m0, a0, b0):
     T0 = tl.where(la0 == float("-inf"), 0.0, dl.exp_accurate(-lam0) * (b0 - lam0 * a0))
     zc0 = dl.clip(z0, -3.0e38, 3.0e38)
     w0 = dl.softplus(zc0)
-    loss = advantage * w0 + weight * (T0 - w0 * dl.sigmoid(-zc0))
+    loss = w0 * u_advantage + u_weight * (T0 - w0 * dl.sigmoid(-zc0))
     loss = tl.where(
         (z0 != zc0),
         tl.where((loss > 1.0e30), float("inf"), tl.where((loss < -1.0e30), -float("inf"), loss)),
@@ -108,30 +109,30 @@ def _finish(x_y, advantage, weight, m0, a0, b0):
 
 
 @dl.jit
-def _coefficients(x_y, advantage, weight, m0, la0, T0):
+def _coefficients(x_y, u_advantage, u_weight, m0, la0, T0):
     # Row scalars of the gradient.
     ly0 = x_y
     z0 = (m0 - ly0) + la0
     lam0 = tl.where(z0 > 0.0, la0 + dl.softplus(-z0), dl.softplus(z0) - (m0 - ly0))
     zc0 = dl.clip(z0, -3.0e38, 3.0e38)
-    w0 = weight * T0
+    w0 = T0 * u_weight
     w1 = dl.sigmoid(-zc0)
-    w2 = w1 * weight * dl.softplus(zc0)
+    w2 = w1 * u_weight * dl.softplus(zc0)
     w3 = dl.sigmoid(zc0)
-    c0 = advantage + w2 - w0
-    grad_x_y = -advantage * w3 - w0 * w1 - w2 * w3
+    c0 = u_advantage + w2 - w0
+    grad_x_y = -w3 * u_advantage - w0 * w1 - w2 * w3
     pinv0 = tl.where(la0 == float("-inf"), 0.0, dl.exp_accurate(-lam0))
     return c0, grad_x_y, m0, pinv0, lam0
 
 
 @dl.jit
-def _gradient(cols, y, x, x_y, advantage, weight, c0, grad_x_y, m0, pinv0, lam0):
+def _gradient(cols, y, x, x_y, u_advantage, u_weight, c0, grad_x_y, m0, pinv0, lam0):
     # dloss/dx_j of one tile; the value at y is written, not added.
     t0 = x - m0
     logp0 = tl.maximum(t0, -1.0e18) - lam0
     e0 = tl.exp(t0)
     p0 = e0 * pinv0
-    grad_x = p0 * (c0 + weight * logp0)
+    grad_x = p0 * (c0 + logp0 * u_weight)
     grad_x = tl.where(cols == y, grad_x_y, grad_x)
     return (grad_x,)
 
@@ -140,8 +141,8 @@ def _gradient(cols, y, x, x_y, advantage, weight, c0, grad_x_y, m0, pinv0, lam0)
 def _forward_kernel(
     logits,
     target,
-    advantage_ptr,
-    weight,
+    u_advantage_ptr,
+    u_weight,
     loss,
     saved,
     state,
@@ -150,7 +151,7 @@ def _forward_kernel(
     n_classes,
     ignore_index,
     stride_target,
-    stride_advantage,
+    stride_u_advantage,
     SPLITS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -163,17 +164,17 @@ def _forward_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    advantage = tl.load(advantage_ptr + row * stride_advantage).to(tl.float32)
-    weight = tl.full((), 0.0, tl.float32) + weight
+    u_advantage = tl.load(u_advantage_ptr + row * stride_u_advantage).to(tl.float32)
+    u_weight = tl.full((), 0.0, tl.float32) + u_weight
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BLOCK), SPLITS) * BLOCK
     start = split * class_share
     stop = tl.minimum(start + class_share, n_classes)
     stop = tl.where(ignored, start, stop)  # ignored rows read nothing
-    m0, a0, b0 = _sweep(base, y, x_y, advantage, weight, start, stop, n_classes, BLOCK)
+    m0, a0, b0 = _sweep(base, y, x_y, u_advantage, u_weight, start, stop, n_classes, BLOCK)
     if SPLITS == 1:
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-        loss_row, la0, T0 = _finish(x_y, advantage, weight, m0, a0, b0)
+        loss_row, la0, T0 = _finish(x_y, u_advantage, u_weight, m0, a0, b0)
         loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
         tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
         tl.store(saved + 0 * n_rows + row, m0)
@@ -190,8 +191,8 @@ def _forward_kernel(
 def _merge_kernel(
     logits,
     target,
-    advantage_ptr,
-    weight,
+    u_advantage_ptr,
+    u_weight,
     loss,
     saved,
     state,
@@ -200,7 +201,7 @@ def _merge_kernel(
     n_classes,
     ignore_index,
     stride_target,
-    stride_advantage,
+    stride_u_advantage,
     SPLITS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -212,8 +213,8 @@ def _merge_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    advantage = tl.load(advantage_ptr + row * stride_advantage).to(tl.float32)
-    weight = tl.full((), 0.0, tl.float32) + weight
+    u_advantage = tl.load(u_advantage_ptr + row * stride_u_advantage).to(tl.float32)
+    u_weight = tl.full((), 0.0, tl.float32) + u_weight
     m0 = tl.load(state + 0 * SPLITS * n_rows + row)
     a0 = tl.load(state + 1 * SPLITS * n_rows + row)
     b0 = tl.load(state + 2 * SPLITS * n_rows + row)
@@ -224,7 +225,7 @@ def _merge_kernel(
         b0_b = tl.load(state + 2 * SPLITS * n_rows + at)
         m0, a0, b0 = _merge(m0, a0, b0, m0_b, a0_b, b0_b)
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0, T0 = _finish(x_y, advantage, weight, m0, a0, b0)
+    loss_row, la0, T0 = _finish(x_y, u_advantage, u_weight, m0, a0, b0)
     loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
     tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
     tl.store(saved + 0 * n_rows + row, m0)
@@ -236,8 +237,8 @@ def _merge_kernel(
 def _backward_kernel(
     logits,
     target,
-    advantage_ptr,
-    weight,
+    u_advantage_ptr,
+    u_weight,
     saved,
     grad_rows,
     grad_logits,
@@ -247,7 +248,7 @@ def _backward_kernel(
     n_classes,
     ignore_index,
     stride_target,
-    stride_advantage,
+    stride_u_advantage,
     stride_grad_rows,
     BLOCK: tl.constexpr,
 ):
@@ -259,18 +260,18 @@ def _backward_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    advantage = tl.load(advantage_ptr + row * stride_advantage).to(tl.float32)
-    weight = tl.full((), 0.0, tl.float32) + weight
+    u_advantage = tl.load(u_advantage_ptr + row * stride_u_advantage).to(tl.float32)
+    u_weight = tl.full((), 0.0, tl.float32) + u_weight
     g = tl.load(grad_rows + row * stride_grad_rows)
     g = tl.where(in_range | ignored, g, float("nan"))  # a target out of range is loud
     m0 = tl.load(saved + 0 * n_rows + row)
     la0 = tl.load(saved + 1 * n_rows + row)
     T0 = tl.load(saved + 2 * n_rows + row)
-    c0, grad_x_y, m0, pinv0, lam0 = _coefficients(x_y, advantage, weight, m0, la0, T0)
+    c0, grad_x_y, m0, pinv0, lam0 = _coefficients(x_y, u_advantage, u_weight, m0, la0, T0)
     cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = cols < n_classes
     x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-    (grad_x,) = _gradient(cols, y, x, x_y, advantage, weight, c0, grad_x_y, m0, pinv0, lam0)
+    (grad_x,) = _gradient(cols, y, x, x_y, u_advantage, u_weight, c0, grad_x_y, m0, pinv0, lam0)
     grad_x = grad_x * g
     grad_x = tl.where(ignored, 0.0, grad_x)
     out = grad_logits + row * stride_grad + cols
@@ -281,8 +282,8 @@ def _backward_kernel(
 def _fused_kernel(
     logits,
     target,
-    advantage_ptr,
-    weight,
+    u_advantage_ptr,
+    u_weight,
     loss,
     grad_rows,
     grad_logits,
@@ -292,7 +293,7 @@ def _fused_kernel(
     n_classes,
     ignore_index,
     stride_target,
-    stride_advantage,
+    stride_u_advantage,
     stride_grad_rows,
     ONE_TILE: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -306,26 +307,26 @@ def _fused_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    advantage = tl.load(advantage_ptr + row * stride_advantage).to(tl.float32)
-    weight = tl.full((), 0.0, tl.float32) + weight
+    u_advantage = tl.load(u_advantage_ptr + row * stride_u_advantage).to(tl.float32)
+    u_weight = tl.full((), 0.0, tl.float32) + u_weight
     g = tl.load(grad_rows + row * stride_grad_rows)
     g = tl.where(in_range | ignored, g, float("nan"))  # a target out of range is loud
     if ONE_TILE:
         cols = tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-        m0, a0, b0 = _lift(cols, inside, y, x, x_y, advantage, weight)
+        m0, a0, b0 = _lift(cols, inside, y, x, x_y, u_advantage, u_weight)
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
     else:
         stop = tl.where(ignored, 0, n_classes)
-        m0, a0, b0 = _sweep(base, y, x_y, advantage, weight, 0, stop, n_classes, BLOCK)
+        m0, a0, b0 = _sweep(base, y, x_y, u_advantage, u_weight, 0, stop, n_classes, BLOCK)
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0, T0 = _finish(x_y, advantage, weight, m0, a0, b0)
+    loss_row, la0, T0 = _finish(x_y, u_advantage, u_weight, m0, a0, b0)
     loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
     tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
-    c0, grad_x_y, m0, pinv0, lam0 = _coefficients(x_y, advantage, weight, m0, la0, T0)
+    c0, grad_x_y, m0, pinv0, lam0 = _coefficients(x_y, u_advantage, u_weight, m0, la0, T0)
     if ONE_TILE:
-        (grad_x,) = _gradient(cols, y, x, x_y, advantage, weight, c0, grad_x_y, m0, pinv0, lam0)
+        (grad_x,) = _gradient(cols, y, x, x_y, u_advantage, u_weight, c0, grad_x_y, m0, pinv0, lam0)
         grad_x = grad_x * g
         grad_x = tl.where(ignored, 0.0, grad_x)
         out = grad_logits + row * stride_grad + cols
@@ -335,7 +336,9 @@ def _fused_kernel(
             cols = first_col + tl.arange(0, BLOCK)
             inside = cols < n_classes
             x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-            (grad_x,) = _gradient(cols, y, x, x_y, advantage, weight, c0, grad_x_y, m0, pinv0, lam0)
+            (grad_x,) = _gradient(
+                cols, y, x, x_y, u_advantage, u_weight, c0, grad_x_y, m0, pinv0, lam0
+            )
             tl.debug_barrier()  # the gradient may overwrite the logits: all of the tile is read
             grad_x = grad_x * g
             grad_x = tl.where(ignored, 0.0, grad_x)
@@ -394,8 +397,8 @@ def _tiled_sweep_kernel(
     x_bias,
     source_row,
     target,
-    advantage_ptr,
-    weight,
+    u_advantage_ptr,
+    u_weight,
     at_y,
     x_cap,
     x_scale,
@@ -422,8 +425,8 @@ def _tiled_sweep_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    advantage = tl.load(advantage_ptr + row).to(tl.float32)
-    weight = tl.full((), 0.0, tl.float32) + weight
+    u_advantage = tl.load(u_advantage_ptr + row).to(tl.float32)
+    u_weight = tl.full((), 0.0, tl.float32) + u_weight
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BV), SPLITS) * BV
     start = split * class_share
@@ -455,7 +458,7 @@ def _tiled_sweep_kernel(
         )
         cols = cols[None, :]
         inside = (cols < n_classes) & (row >= 0)
-        m0_b, a0_b, b0_b = _lift(cols, inside, y, x, x_y, advantage, weight)
+        m0_b, a0_b, b0_b = _lift(cols, inside, y, x, x_y, u_advantage, u_weight)
         m0, a0, b0 = _merge(m0, a0, b0, m0_b, a0_b, b0_b)
     tl.store(state + (0 * SPLITS + split) * n_rows + row, m0)
     tl.store(state + (1 * SPLITS + split) * n_rows + row, a0)
@@ -469,8 +472,8 @@ def _tiled_merge_kernel(
     x_bias,
     source_row,
     target,
-    advantage_ptr,
-    weight,
+    u_advantage_ptr,
+    u_weight,
     at_y,
     x_cap,
     x_scale,
@@ -492,8 +495,8 @@ def _tiled_merge_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    advantage = tl.load(advantage_ptr + row).to(tl.float32)
-    weight = tl.full((), 0.0, tl.float32) + weight
+    u_advantage = tl.load(u_advantage_ptr + row).to(tl.float32)
+    u_weight = tl.full((), 0.0, tl.float32) + u_weight
     m0 = tl.load(state + 0 * SPLITS * n_rows + row)
     a0 = tl.load(state + 1 * SPLITS * n_rows + row)
     b0 = tl.load(state + 2 * SPLITS * n_rows + row)
@@ -506,7 +509,7 @@ def _tiled_merge_kernel(
     tl.store(row_merged + 1 * n_rows + row, a0)
     tl.store(row_merged + 2 * n_rows + row, b0)
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0, T0 = _finish(x_y, advantage, weight, m0, a0, b0)
+    loss_row, la0, T0 = _finish(x_y, u_advantage, u_weight, m0, a0, b0)
     tl.store(loss + 0 * n_rows + row, tl.where(in_range, loss_row, float("nan")))
     tl.store(saved + 0 * n_rows + row, m0)
     tl.store(saved + 1 * n_rows + row, la0)
@@ -520,8 +523,8 @@ def _tiled_row_kernel(
     x_bias,
     source_row,
     target,
-    advantage_ptr,
-    weight,
+    u_advantage_ptr,
+    u_weight,
     at_y,
     x_cap,
     x_scale,
@@ -542,12 +545,12 @@ def _tiled_row_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    advantage = tl.load(advantage_ptr + row).to(tl.float32)
-    weight = tl.full((), 0.0, tl.float32) + weight
+    u_advantage = tl.load(u_advantage_ptr + row).to(tl.float32)
+    u_weight = tl.full((), 0.0, tl.float32) + u_weight
     m0 = tl.load(saved + 0 * n_rows + row)
     la0 = tl.load(saved + 1 * n_rows + row)
     T0 = tl.load(saved + 2 * n_rows + row)
-    c0, grad_x_y, m0, pinv0, lam0 = _coefficients(x_y, advantage, weight, m0, la0, T0)
+    c0, grad_x_y, m0, pinv0, lam0 = _coefficients(x_y, u_advantage, u_weight, m0, la0, T0)
     tl.store(row_coef + 0 * n_rows + row, c0)
     tl.store(row_coef + 1 * n_rows + row, grad_x_y)
     tl.store(row_coef + 2 * n_rows + row, m0)
@@ -562,8 +565,8 @@ def _tiled_gradient(
     x_bias,
     source_row,
     target,
-    advantage_ptr,
-    weight,
+    u_advantage_ptr,
+    u_weight,
     at_y,
     x_cap,
     x_scale,
@@ -595,8 +598,8 @@ def _tiled_gradient(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    advantage = tl.load(advantage_ptr + row).to(tl.float32)
-    weight = tl.full((), 0.0, tl.float32) + weight
+    u_advantage = tl.load(u_advantage_ptr + row).to(tl.float32)
+    u_weight = tl.full((), 0.0, tl.float32) + u_weight
     c0 = tl.load(row_coef + 0 * n_rows + row)
     grad_x_y = tl.load(row_coef + 1 * n_rows + row)
     m0 = tl.load(row_coef + 2 * n_rows + row)
@@ -625,7 +628,7 @@ def _tiled_gradient(
     )
     cols = cols[None, :]
     inside = (cols < n_classes) & (row >= 0)
-    (grad_x,) = _gradient(cols, y, x, x_y, advantage, weight, c0, grad_x_y, m0, pinv0, lam0)
+    (grad_x,) = _gradient(cols, y, x, x_y, u_advantage, u_weight, c0, grad_x_y, m0, pinv0, lam0)
     if SOURCE == 0:
         grad = tl.where(inside, grad_x, 0.0)
     tile_counts = 1
@@ -648,8 +651,8 @@ def _tiled_hidden_kernel(
     x_bias,
     source_row,
     target,
-    advantage_ptr,
-    weight,
+    u_advantage_ptr,
+    u_weight,
     at_y,
     x_cap,
     x_scale,
@@ -705,8 +708,8 @@ def _tiled_hidden_kernel(
                     x_bias,
                     source_row,
                     target,
-                    advantage_ptr,
-                    weight,
+                    u_advantage_ptr,
+                    u_weight,
                     at_y,
                     x_cap,
                     x_scale,
@@ -771,8 +774,8 @@ def _tiled_weight_kernel(
     x_bias,
     source_row,
     target,
-    advantage_ptr,
-    weight,
+    u_advantage_ptr,
+    u_weight,
     at_y,
     x_cap,
     x_scale,
@@ -834,8 +837,8 @@ def _tiled_weight_kernel(
                         x_bias,
                         source_row,
                         target,
-                        advantage_ptr,
-                        weight,
+                        u_advantage_ptr,
+                        u_weight,
                         at_y,
                         x_cap,
                         x_scale,
@@ -908,7 +911,7 @@ def _tiled_weight_kernel(
             )
 
 
-def _torch_forward(x, y, advantage, weight):
+def _torch_forward(x, y, u_advantage, u_weight):
     """Loss [rows, outputs] and saved statistics [n_saved, rows] of a chunk of whole rows."""
     x_y = x.gather(1, y)
     l0 = x.scatter_(1, y, float("-inf"))
@@ -926,7 +929,7 @@ def _torch_forward(x, y, advantage, weight):
     T0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0) * (b0 - lam0 * a0))
     zc0 = el.clip(z0, -3.0e38, 3.0e38)
     w0 = el.softplus(zc0)
-    loss = advantage * w0 + weight * (T0 - w0 * el.sigmoid(-zc0))
+    loss = w0 * u_advantage + u_weight * (T0 - w0 * el.sigmoid(-zc0))
     loss = torch.where(
         (z0 != zc0),
         torch.where(
@@ -937,7 +940,7 @@ def _torch_forward(x, y, advantage, weight):
     return loss, torch.cat([m0.to(x.dtype), la0.to(x.dtype), T0.to(x.dtype)], 1).t()
 
 
-def _torch_backward(x, y, advantage, weight, saved, g):
+def _torch_backward(x, y, u_advantage, u_weight, saved, g):
     """g * dloss/dx [rows, V] for each stream of a chunk of whole rows, from what was saved."""
     m0 = saved[0].unsqueeze(1)
     la0 = saved[1].unsqueeze(1)
@@ -947,22 +950,22 @@ def _torch_backward(x, y, advantage, weight, saved, g):
     z0 = (m0 - ly0) + la0
     lam0 = torch.where(z0 > 0.0, la0 + el.softplus(-z0), el.softplus(z0) - (m0 - ly0))
     zc0 = el.clip(z0, -3.0e38, 3.0e38)
-    w0 = weight * T0
+    w0 = T0 * u_weight
     w1 = el.sigmoid(-zc0)
-    w2 = w1 * weight * el.softplus(zc0)
+    w2 = w1 * u_weight * el.softplus(zc0)
     w3 = el.sigmoid(zc0)
-    c0 = advantage + w2 - w0
-    grad_x_y = -advantage * w3 - w0 * w1 - w2 * w3
+    c0 = u_advantage + w2 - w0
+    grad_x_y = -w3 * u_advantage - w0 * w1 - w2 * w3
     pinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0))
     t0 = x - m0
     logp0 = t0.clamp_min(-1.0e18) - lam0
     e0 = t0.exp_()
-    grad_x = e0.mul_(g * pinv0 * (c0 + weight * logp0))
+    grad_x = e0.mul_(g * pinv0 * (c0 + logp0 * u_weight))
     grad_x.scatter_(1, y, (grad_x_y * g).expand_as(x_y))
     return (grad_x,)
 
 
-def _torch_fused(x, y, advantage, weight, g):
+def _torch_fused(x, y, u_advantage, u_weight, g):
     """Loss [rows, outputs] and g * dloss/dx [rows, V] for each stream while the chunk is in cache."""
     x_y = x.gather(1, y)
     l0 = x.scatter_(1, y, float("-inf"))
@@ -980,7 +983,7 @@ def _torch_fused(x, y, advantage, weight, g):
     T0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0) * (b0 - lam0 * a0))
     zc0 = el.clip(z0, -3.0e38, 3.0e38)
     w0 = el.softplus(zc0)
-    loss = advantage * w0 + weight * (T0 - w0 * el.sigmoid(-zc0))
+    loss = w0 * u_advantage + u_weight * (T0 - w0 * el.sigmoid(-zc0))
     loss = torch.where(
         (z0 != zc0),
         torch.where(
@@ -989,15 +992,15 @@ def _torch_fused(x, y, advantage, weight, g):
         loss,
     )
     zc0 = el.clip(z0, -3.0e38, 3.0e38)
-    w0 = weight * T0
+    w0 = T0 * u_weight
     w1 = el.sigmoid(-zc0)
-    w2 = w1 * weight * el.softplus(zc0)
+    w2 = w1 * u_weight * el.softplus(zc0)
     w3 = el.sigmoid(zc0)
-    c0 = advantage + w2 - w0
-    grad_x_y = -advantage * w3 - w0 * w1 - w2 * w3
+    c0 = u_advantage + w2 - w0
+    grad_x_y = -w3 * u_advantage - w0 * w1 - w2 * w3
     pinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0))
     logp0 = t0.clamp_min(-1.0e18) - lam0
-    grad_x = e0.mul_(g * pinv0 * (c0 + weight * logp0))
+    grad_x = e0.mul_(g * pinv0 * (c0 + logp0 * u_weight))
     grad_x.scatter_(1, y, (grad_x_y * g).expand_as(x_y))
     return loss, (grad_x,)
 
@@ -1005,11 +1008,12 @@ def _torch_fused(x, y, advantage, weight, g):
 _C_SOURCE = r"""#include "row.h"
 
 /* Policy gradient with an entropy bonus
-     loss     = advantage*softplus(z0) + weight*(T0 - sigmoid(-z0)*softplus(z0))
-     c0       = -T0*weight + advantage + weight*sigmoid(-z0)*softplus(z0)
-     dloss/dx = (c0 + logp0*weight)*exp(logp0)
-     dloss/dx_y = -T0*weight*sigmoid(-z0) - advantage*sigmoid(z0) -
-         weight*sigmoid(-z0)*sigmoid(z0)*softplus(z0)
+     loss     = u_advantage*softplus(z0) + u_weight*(T0 - sigmoid(-z0)*softplus(z0))
+     c0       = u_advantage - u_weight*T0 + u_weight*sigmoid(-z0)*softplus(z0)
+     dloss/dx = (u_weight*logp0 + c0)*exp(logp0)
+     dloss/dx_y = -u_advantage*sigmoid(z0) - u_weight*T0*sigmoid(-z0) -
+         u_weight*sigmoid(-z0)*sigmoid(z0)*softplus(z0)
+     names of the spec begin with u_: u_advantage is its advantage
      with l0_j = x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 = exp(l0_j
          - logsumexp_(j != y) l0_j)
      T0 = sum_(j != y) logp0*exp(logp0) */
@@ -1123,7 +1127,7 @@ static inline __attribute__((always_inline)) void lift_2(const real *x_ptr, cons
 }
 
 static inline __attribute__((always_inline)) void gradient(const real *x_ptr, const int n_classes,
-    const real c0, const real lam0, const real m0, const real pinv0, const real weight, const real
+    const real c0, const real lam0, const real m0, const real pinv0, const real u_weight, const real
     g, real *grad_x_ptr, const int want) {
 #pragma GCC ivdep
     for (int cols = 0; cols < n_classes; ++cols) {
@@ -1132,14 +1136,14 @@ static inline __attribute__((always_inline)) void gradient(const real *x_ptr, co
         const real logp0 = f_maximum(t0, -R(1e+18)) - lam0;
         const real e0 = f_exp_below(t0);
         const real p0 = e0 * pinv0;
-        const real grad_x = p0 * (c0 + weight * logp0);
+        const real grad_x = p0 * (c0 + logp0 * u_weight);
         if (want & 1) grad_x_ptr[cols] = grad_x * g;
     }
 }
 
 static inline __attribute__((always_inline)) void gradient_kept(const real *x_ptr, const int
     n_classes, const real *kept0_ptr, const real c0, const real lam0, const real m0, const real
-    pinv0, const real weight, const real g, real *grad_x_ptr, const int want) {
+    pinv0, const real u_weight, const real g, real *grad_x_ptr, const int want) {
 #pragma GCC ivdep
     for (int cols = 0; cols < n_classes; ++cols) {
         const real x = x_ptr[cols];
@@ -1148,7 +1152,7 @@ static inline __attribute__((always_inline)) void gradient_kept(const real *x_pt
         const real logp0 = f_maximum(t0, -R(1e+18)) - lam0;
         const real e0 = kept0;
         const real p0 = e0 * pinv0;
-        const real grad_x = p0 * (c0 + weight * logp0);
+        const real grad_x = p0 * (c0 + logp0 * u_weight);
         if (want & 1) grad_x_ptr[cols] = grad_x * g;
     }
 }
@@ -1161,7 +1165,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
     const int64_t own = (mode == BACKWARD ? 0 : 1 * padded) + 2 * width;
     if (own && !(scratch = aligned_alloc(ALIGNED, (size_t)own * sizeof(real)))) return 1;
     real *kept = scratch + 2 * width;
-    const double weight = call->parameter[0];
+    const double u_weight = call->parameter[0];
     for (int64_t row = start; row < stop; ++row) {
         real *grad_x_ptr = grad_row(call, 0, row, scratch + 1 * width);
         const int64_t target = call->target[row * call->target_stride];
@@ -1175,7 +1179,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         const int in_range = target >= 0 && target < n_classes;
         const int y = in_range ? (int)target : 0;
         const real *x_ptr = read_row(call, 0, row, scratch + 0 * width);
-        const double advantage = call->input[0][row * call->input_stride[0]];
+        const double u_advantage = call->input[0][row * call->input_stride[0]];
         double x_y, m0, a0, b0, la0, T0, loss, g;
         x_y = x_ptr[y];
         if (mode != BACKWARD) {
@@ -1199,7 +1203,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             T0 = (la0 == -INFINITY ? 0.0 : f_exp(-lam0) * (b0 - lam0 * a0));
             double zc0 = f_clamp(z0, 3e+38);
             double w0 = f_softplus(zc0);
-            loss = advantage * w0 + weight * (T0 - w0 * f_sigmoid(-zc0));
+            loss = w0 * u_advantage + u_weight * (T0 - w0 * f_sigmoid(-zc0));
             loss = (z0 != zc0 ? (loss > 1e+30 ? INFINITY : (loss < -1e+30 ? -(INFINITY) : loss)) :
                 loss);
             call->result[0 * call->rows + row] = (real)(in_range ? loss : NAN);
@@ -1220,20 +1224,20 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         double z0 = m0 - ly0 + la0;
         double lam0 = (z0 > 0.0 ? la0 + f_softplus(-z0) : f_softplus(z0) - (m0 - ly0));
         double zc0 = f_clamp(z0, 3e+38);
-        double w0 = weight * T0;
+        double w0 = T0 * u_weight;
         double w1 = f_sigmoid(-zc0);
-        double w2 = w1 * weight * f_softplus(zc0);
+        double w2 = w1 * u_weight * f_softplus(zc0);
         double w3 = f_sigmoid(zc0);
-        double c0 = advantage + w2 - w0;
-        double grad_x_y = -advantage * w3 - w0 * w1 - w2 * w3;
+        double c0 = u_advantage + w2 - w0;
+        double grad_x_y = -w3 * u_advantage - w0 * w1 - w2 * w3;
         double pinv0 = (la0 == -INFINITY ? 0.0 : f_exp(-lam0));
         {
             const int want = (grad_x_ptr ? 1 : 0);
             if (mode == FUSED) {
                 if (want == 1) gradient_kept(x_ptr, n_classes, kept + 0 * padded, c0, lam0, m0,
-                    pinv0, weight, (real)g, grad_x_ptr, 1);
+                    pinv0, u_weight, (real)g, grad_x_ptr, 1);
             } else {
-                if (want == 1) gradient(x_ptr, n_classes, c0, lam0, m0, pinv0, weight, (real)g,
+                if (want == 1) gradient(x_ptr, n_classes, c0, lam0, m0, pinv0, u_weight, (real)g,
                     grad_x_ptr, 1);
             }
         }

@@ -29,17 +29,18 @@ __all__ = ["FocalLoss", "LinearFocalLoss", "focal_loss", "linear_focal_loss"]
 
 # ======================================================================================
 # Focal loss
-#   loss     = exp(-gamma*softplus(-z0))*softplus(z0)
-#   c0       = (gamma*sigmoid(-z0)*softplus(z0) + sigmoid(z0))*exp(-gamma*softplus(-z0))
+#   loss     = exp(-u_gamma*softplus(-z0))*softplus(z0)
+#   c0       = (u_gamma*sigmoid(-z0)*softplus(z0) + sigmoid(z0))*exp(-u_gamma*softplus(-z0))
 #   dloss/dx = R0*c0
-#   dloss/dx_y = -(gamma*sigmoid(-z0)*softplus(z0) + sigmoid(z0))*exp(-gamma*softplus(-z0))
+#   dloss/dx_y = -(u_gamma*sigmoid(-z0)*softplus(z0) + sigmoid(z0))*exp(-u_gamma*softplus(-z0))
+#   names of the spec begin with u_: u_gamma is its gamma
 #   with l0_j = x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 = exp(l0_j
 #       - logsumexp_(j != y) l0_j)
 # ======================================================================================
 
 
 @dl.jit
-def _lift(cols, inside, y, x, x_y, gamma):
+def _lift(cols, inside, y, x, x_y, u_gamma):
     # State of one tile, relative to the tile's own maximum: M = sum of w * exp(kappa * t) * t^n
     # with t = l - m, over the classes other than the target.
     valid = inside & (cols != y)
@@ -64,7 +65,7 @@ def _merge(m0_a, a0_a, m0_b, a0_b):
 
 
 @dl.jit
-def _sweep(base, y, x_y, gamma, start, stop, n_classes, BLOCK: tl.constexpr):
+def _sweep(base, y, x_y, u_gamma, start, stop, n_classes, BLOCK: tl.constexpr):
     # Online reduction of the classes start .. stop - 1: one read of each logit.
     m0 = tl.full((), float("-inf"), tl.float32)
     a0 = tl.full((), 0.0, tl.float32)
@@ -72,19 +73,19 @@ def _sweep(base, y, x_y, gamma, start, stop, n_classes, BLOCK: tl.constexpr):
         cols = first_col + tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
-        m0_b, a0_b = _lift(cols, inside, y, x, x_y, gamma)
+        m0_b, a0_b = _lift(cols, inside, y, x, x_y, u_gamma)
         m0, a0 = _merge(m0, a0, m0_b, a0_b)
     return m0, a0
 
 
 @dl.jit
-def _finish(x_y, gamma, m0, a0):
+def _finish(x_y, u_gamma, m0, a0):
     # From the merged state to the results of the row, and the statistics that the gradient reads.
     la0 = dl.log_accurate(a0)
     ly0 = x_y
     z0 = (m0 - ly0) + la0
     zc0 = dl.clip(z0, -3.0e38, 3.0e38)
-    loss = dl.exp_accurate(-gamma * dl.softplus(-zc0)) * dl.softplus(zc0)
+    loss = dl.exp_accurate(-u_gamma * dl.softplus(-zc0)) * dl.softplus(zc0)
     loss = tl.where(
         (z0 != zc0),
         tl.where((loss > 1.0e30), float("inf"), tl.where((loss < -1.0e30), -float("inf"), loss)),
@@ -94,14 +95,14 @@ def _finish(x_y, gamma, m0, a0):
 
 
 @dl.jit
-def _coefficients(x_y, gamma, m0, la0):
+def _coefficients(x_y, u_gamma, m0, la0):
     # Row scalars of the gradient.
     ly0 = x_y
     z0 = (m0 - ly0) + la0
     zc0 = dl.clip(z0, -3.0e38, 3.0e38)
     w0 = -zc0
-    c0 = (gamma * dl.sigmoid(w0) * dl.softplus(zc0) + dl.sigmoid(zc0)) * dl.exp_accurate(
-        -gamma * dl.softplus(w0)
+    c0 = (dl.sigmoid(zc0) + u_gamma * dl.sigmoid(w0) * dl.softplus(zc0)) * dl.exp_accurate(
+        -u_gamma * dl.softplus(w0)
     )
     grad_x_y = -c0
     rinv0 = tl.where(la0 == float("-inf"), 0.0, dl.exp_accurate(-la0))
@@ -109,7 +110,7 @@ def _coefficients(x_y, gamma, m0, la0):
 
 
 @dl.jit
-def _gradient(cols, y, x, x_y, gamma, c0, grad_x_y, m0, rinv0):
+def _gradient(cols, y, x, x_y, u_gamma, c0, grad_x_y, m0, rinv0):
     # dloss/dx_j of one tile; the value at y is written, not added.
     t0 = x - m0
     e0 = tl.exp(t0)
@@ -123,7 +124,7 @@ def _gradient(cols, y, x, x_y, gamma, c0, grad_x_y, m0, rinv0):
 def _forward_kernel(
     logits,
     target,
-    gamma,
+    u_gamma,
     loss,
     saved,
     state,
@@ -144,16 +145,16 @@ def _forward_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    gamma = tl.full((), 0.0, tl.float32) + gamma
+    u_gamma = tl.full((), 0.0, tl.float32) + u_gamma
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BLOCK), SPLITS) * BLOCK
     start = split * class_share
     stop = tl.minimum(start + class_share, n_classes)
     stop = tl.where(ignored, start, stop)  # ignored rows read nothing
-    m0, a0 = _sweep(base, y, x_y, gamma, start, stop, n_classes, BLOCK)
+    m0, a0 = _sweep(base, y, x_y, u_gamma, start, stop, n_classes, BLOCK)
     if SPLITS == 1:
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-        loss_row, la0 = _finish(x_y, gamma, m0, a0)
+        loss_row, la0 = _finish(x_y, u_gamma, m0, a0)
         loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
         tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
         tl.store(saved + 0 * n_rows + row, m0)
@@ -168,7 +169,7 @@ def _forward_kernel(
 def _merge_kernel(
     logits,
     target,
-    gamma,
+    u_gamma,
     loss,
     saved,
     state,
@@ -188,7 +189,7 @@ def _merge_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    gamma = tl.full((), 0.0, tl.float32) + gamma
+    u_gamma = tl.full((), 0.0, tl.float32) + u_gamma
     m0 = tl.load(state + 0 * SPLITS * n_rows + row)
     a0 = tl.load(state + 1 * SPLITS * n_rows + row)
     for split in range(1, SPLITS):
@@ -197,7 +198,7 @@ def _merge_kernel(
         a0_b = tl.load(state + 1 * SPLITS * n_rows + at)
         m0, a0 = _merge(m0, a0, m0_b, a0_b)
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0 = _finish(x_y, gamma, m0, a0)
+    loss_row, la0 = _finish(x_y, u_gamma, m0, a0)
     loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
     tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
     tl.store(saved + 0 * n_rows + row, m0)
@@ -208,7 +209,7 @@ def _merge_kernel(
 def _backward_kernel(
     logits,
     target,
-    gamma,
+    u_gamma,
     saved,
     grad_rows,
     grad_logits,
@@ -229,16 +230,16 @@ def _backward_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    gamma = tl.full((), 0.0, tl.float32) + gamma
+    u_gamma = tl.full((), 0.0, tl.float32) + u_gamma
     g = tl.load(grad_rows + row * stride_grad_rows)
     g = tl.where(in_range | ignored, g, float("nan"))  # a target out of range is loud
     m0 = tl.load(saved + 0 * n_rows + row)
     la0 = tl.load(saved + 1 * n_rows + row)
-    c0, grad_x_y, m0, rinv0 = _coefficients(x_y, gamma, m0, la0)
+    c0, grad_x_y, m0, rinv0 = _coefficients(x_y, u_gamma, m0, la0)
     cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = cols < n_classes
     x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-    (grad_x,) = _gradient(cols, y, x, x_y, gamma, c0, grad_x_y, m0, rinv0)
+    (grad_x,) = _gradient(cols, y, x, x_y, u_gamma, c0, grad_x_y, m0, rinv0)
     grad_x = grad_x * g
     grad_x = tl.where(ignored, 0.0, grad_x)
     out = grad_logits + row * stride_grad + cols
@@ -249,7 +250,7 @@ def _backward_kernel(
 def _fused_kernel(
     logits,
     target,
-    gamma,
+    u_gamma,
     loss,
     grad_rows,
     grad_logits,
@@ -272,25 +273,25 @@ def _fused_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    gamma = tl.full((), 0.0, tl.float32) + gamma
+    u_gamma = tl.full((), 0.0, tl.float32) + u_gamma
     g = tl.load(grad_rows + row * stride_grad_rows)
     g = tl.where(in_range | ignored, g, float("nan"))  # a target out of range is loud
     if ONE_TILE:
         cols = tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-        m0, a0 = _lift(cols, inside, y, x, x_y, gamma)
+        m0, a0 = _lift(cols, inside, y, x, x_y, u_gamma)
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
     else:
         stop = tl.where(ignored, 0, n_classes)
-        m0, a0 = _sweep(base, y, x_y, gamma, 0, stop, n_classes, BLOCK)
+        m0, a0 = _sweep(base, y, x_y, u_gamma, 0, stop, n_classes, BLOCK)
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0 = _finish(x_y, gamma, m0, a0)
+    loss_row, la0 = _finish(x_y, u_gamma, m0, a0)
     loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
     tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
-    c0, grad_x_y, m0, rinv0 = _coefficients(x_y, gamma, m0, la0)
+    c0, grad_x_y, m0, rinv0 = _coefficients(x_y, u_gamma, m0, la0)
     if ONE_TILE:
-        (grad_x,) = _gradient(cols, y, x, x_y, gamma, c0, grad_x_y, m0, rinv0)
+        (grad_x,) = _gradient(cols, y, x, x_y, u_gamma, c0, grad_x_y, m0, rinv0)
         grad_x = grad_x * g
         grad_x = tl.where(ignored, 0.0, grad_x)
         out = grad_logits + row * stride_grad + cols
@@ -300,7 +301,7 @@ def _fused_kernel(
             cols = first_col + tl.arange(0, BLOCK)
             inside = cols < n_classes
             x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-            (grad_x,) = _gradient(cols, y, x, x_y, gamma, c0, grad_x_y, m0, rinv0)
+            (grad_x,) = _gradient(cols, y, x, x_y, u_gamma, c0, grad_x_y, m0, rinv0)
             tl.debug_barrier()  # the gradient may overwrite the logits: all of the tile is read
             grad_x = grad_x * g
             grad_x = tl.where(ignored, 0.0, grad_x)
@@ -359,7 +360,7 @@ def _tiled_sweep_kernel(
     x_bias,
     source_row,
     target,
-    gamma,
+    u_gamma,
     at_y,
     x_cap,
     x_scale,
@@ -386,7 +387,7 @@ def _tiled_sweep_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    gamma = tl.full((), 0.0, tl.float32) + gamma
+    u_gamma = tl.full((), 0.0, tl.float32) + u_gamma
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BV), SPLITS) * BV
     start = split * class_share
@@ -417,7 +418,7 @@ def _tiled_sweep_kernel(
         )
         cols = cols[None, :]
         inside = (cols < n_classes) & (row >= 0)
-        m0_b, a0_b = _lift(cols, inside, y, x, x_y, gamma)
+        m0_b, a0_b = _lift(cols, inside, y, x, x_y, u_gamma)
         m0, a0 = _merge(m0, a0, m0_b, a0_b)
     tl.store(state + (0 * SPLITS + split) * n_rows + row, m0)
     tl.store(state + (1 * SPLITS + split) * n_rows + row, a0)
@@ -430,7 +431,7 @@ def _tiled_merge_kernel(
     x_bias,
     source_row,
     target,
-    gamma,
+    u_gamma,
     at_y,
     x_cap,
     x_scale,
@@ -452,7 +453,7 @@ def _tiled_merge_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    gamma = tl.full((), 0.0, tl.float32) + gamma
+    u_gamma = tl.full((), 0.0, tl.float32) + u_gamma
     m0 = tl.load(state + 0 * SPLITS * n_rows + row)
     a0 = tl.load(state + 1 * SPLITS * n_rows + row)
     for split in range(1, SPLITS):
@@ -462,7 +463,7 @@ def _tiled_merge_kernel(
     tl.store(row_merged + 0 * n_rows + row, m0)
     tl.store(row_merged + 1 * n_rows + row, a0)
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0 = _finish(x_y, gamma, m0, a0)
+    loss_row, la0 = _finish(x_y, u_gamma, m0, a0)
     tl.store(loss + 0 * n_rows + row, tl.where(in_range, loss_row, float("nan")))
     tl.store(saved + 0 * n_rows + row, m0)
     tl.store(saved + 1 * n_rows + row, la0)
@@ -475,7 +476,7 @@ def _tiled_row_kernel(
     x_bias,
     source_row,
     target,
-    gamma,
+    u_gamma,
     at_y,
     x_cap,
     x_scale,
@@ -496,10 +497,10 @@ def _tiled_row_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    gamma = tl.full((), 0.0, tl.float32) + gamma
+    u_gamma = tl.full((), 0.0, tl.float32) + u_gamma
     m0 = tl.load(saved + 0 * n_rows + row)
     la0 = tl.load(saved + 1 * n_rows + row)
-    c0, grad_x_y, m0, rinv0 = _coefficients(x_y, gamma, m0, la0)
+    c0, grad_x_y, m0, rinv0 = _coefficients(x_y, u_gamma, m0, la0)
     tl.store(row_coef + 0 * n_rows + row, c0)
     tl.store(row_coef + 1 * n_rows + row, grad_x_y)
     tl.store(row_coef + 2 * n_rows + row, m0)
@@ -513,7 +514,7 @@ def _tiled_gradient(
     x_bias,
     source_row,
     target,
-    gamma,
+    u_gamma,
     at_y,
     x_cap,
     x_scale,
@@ -545,7 +546,7 @@ def _tiled_gradient(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    gamma = tl.full((), 0.0, tl.float32) + gamma
+    u_gamma = tl.full((), 0.0, tl.float32) + u_gamma
     c0 = tl.load(row_coef + 0 * n_rows + row)
     grad_x_y = tl.load(row_coef + 1 * n_rows + row)
     m0 = tl.load(row_coef + 2 * n_rows + row)
@@ -573,7 +574,7 @@ def _tiled_gradient(
     )
     cols = cols[None, :]
     inside = (cols < n_classes) & (row >= 0)
-    (grad_x,) = _gradient(cols, y, x, x_y, gamma, c0, grad_x_y, m0, rinv0)
+    (grad_x,) = _gradient(cols, y, x, x_y, u_gamma, c0, grad_x_y, m0, rinv0)
     if SOURCE == 0:
         grad = tl.where(inside, grad_x, 0.0)
     tile_counts = 1
@@ -596,7 +597,7 @@ def _tiled_hidden_kernel(
     x_bias,
     source_row,
     target,
-    gamma,
+    u_gamma,
     at_y,
     x_cap,
     x_scale,
@@ -652,7 +653,7 @@ def _tiled_hidden_kernel(
                     x_bias,
                     source_row,
                     target,
-                    gamma,
+                    u_gamma,
                     at_y,
                     x_cap,
                     x_scale,
@@ -717,7 +718,7 @@ def _tiled_weight_kernel(
     x_bias,
     source_row,
     target,
-    gamma,
+    u_gamma,
     at_y,
     x_cap,
     x_scale,
@@ -779,7 +780,7 @@ def _tiled_weight_kernel(
                         x_bias,
                         source_row,
                         target,
-                        gamma,
+                        u_gamma,
                         at_y,
                         x_cap,
                         x_scale,
@@ -852,7 +853,7 @@ def _tiled_weight_kernel(
             )
 
 
-def _torch_forward(x, y, gamma):
+def _torch_forward(x, y, u_gamma):
     """Loss [rows, outputs] and saved statistics [n_saved, rows] of a chunk of whole rows."""
     x_y = x.gather(1, y)
     l0 = x.scatter_(1, y, float("-inf"))
@@ -865,7 +866,7 @@ def _torch_forward(x, y, gamma):
     ly0 = x_y
     z0 = (m0 - ly0) + la0
     zc0 = el.clip(z0, -3.0e38, 3.0e38)
-    loss = el.exp(-gamma * el.softplus(-zc0)) * el.softplus(zc0)
+    loss = el.exp(-u_gamma * el.softplus(-zc0)) * el.softplus(zc0)
     loss = torch.where(
         (z0 != zc0),
         torch.where(
@@ -876,7 +877,7 @@ def _torch_forward(x, y, gamma):
     return loss, torch.cat([m0.to(x.dtype), la0.to(x.dtype)], 1).t()
 
 
-def _torch_backward(x, y, gamma, saved, g):
+def _torch_backward(x, y, u_gamma, saved, g):
     """g * dloss/dx [rows, V] for each stream of a chunk of whole rows, from what was saved."""
     m0 = saved[0].unsqueeze(1)
     la0 = saved[1].unsqueeze(1)
@@ -885,8 +886,8 @@ def _torch_backward(x, y, gamma, saved, g):
     z0 = (m0 - ly0) + la0
     zc0 = el.clip(z0, -3.0e38, 3.0e38)
     w0 = -zc0
-    c0 = (gamma * el.sigmoid(w0) * el.softplus(zc0) + el.sigmoid(zc0)) * el.exp(
-        -gamma * el.softplus(w0)
+    c0 = (el.sigmoid(zc0) + u_gamma * el.sigmoid(w0) * el.softplus(zc0)) * el.exp(
+        -u_gamma * el.softplus(w0)
     )
     grad_x_y = -c0
     rinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-la0))
@@ -897,7 +898,7 @@ def _torch_backward(x, y, gamma, saved, g):
     return (grad_x,)
 
 
-def _torch_fused(x, y, gamma, g):
+def _torch_fused(x, y, u_gamma, g):
     """Loss [rows, outputs] and g * dloss/dx [rows, V] for each stream while the chunk is in cache."""
     x_y = x.gather(1, y)
     l0 = x.scatter_(1, y, float("-inf"))
@@ -910,7 +911,7 @@ def _torch_fused(x, y, gamma, g):
     ly0 = x_y
     z0 = (m0 - ly0) + la0
     zc0 = el.clip(z0, -3.0e38, 3.0e38)
-    loss = el.exp(-gamma * el.softplus(-zc0)) * el.softplus(zc0)
+    loss = el.exp(-u_gamma * el.softplus(-zc0)) * el.softplus(zc0)
     loss = torch.where(
         (z0 != zc0),
         torch.where(
@@ -920,8 +921,8 @@ def _torch_fused(x, y, gamma, g):
     )
     zc0 = el.clip(z0, -3.0e38, 3.0e38)
     w0 = -zc0
-    c0 = (gamma * el.sigmoid(w0) * el.softplus(zc0) + el.sigmoid(zc0)) * el.exp(
-        -gamma * el.softplus(w0)
+    c0 = (el.sigmoid(zc0) + u_gamma * el.sigmoid(w0) * el.softplus(zc0)) * el.exp(
+        -u_gamma * el.softplus(w0)
     )
     grad_x_y = -c0
     rinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-la0))
@@ -933,10 +934,11 @@ def _torch_fused(x, y, gamma, g):
 _C_SOURCE = r"""#include "row.h"
 
 /* Focal loss
-     loss     = exp(-gamma*softplus(-z0))*softplus(z0)
-     c0       = (gamma*sigmoid(-z0)*softplus(z0) + sigmoid(z0))*exp(-gamma*softplus(-z0))
+     loss     = exp(-u_gamma*softplus(-z0))*softplus(z0)
+     c0       = (u_gamma*sigmoid(-z0)*softplus(z0) + sigmoid(z0))*exp(-u_gamma*softplus(-z0))
      dloss/dx = R0*c0
-     dloss/dx_y = -(gamma*sigmoid(-z0)*softplus(z0) + sigmoid(z0))*exp(-gamma*softplus(-z0))
+     dloss/dx_y = -(u_gamma*sigmoid(-z0)*softplus(z0) + sigmoid(z0))*exp(-u_gamma*softplus(-z0))
+     names of the spec begin with u_: u_gamma is its gamma
      with l0_j = x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 = exp(l0_j
          - logsumexp_(j != y) l0_j) */
 
@@ -1070,7 +1072,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
     const int64_t own = (mode == BACKWARD ? 0 : 1 * padded) + 2 * width;
     if (own && !(scratch = aligned_alloc(ALIGNED, (size_t)own * sizeof(real)))) return 1;
     real *kept = scratch + 2 * width;
-    const double gamma = call->parameter[0];
+    const double u_gamma = call->parameter[0];
     for (int64_t row = start; row < stop; ++row) {
         real *grad_x_ptr = grad_row(call, 0, row, scratch + 1 * width);
         const int64_t target = call->target[row * call->target_stride];
@@ -1102,7 +1104,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             double ly0 = x_y;
             double z0 = m0 - ly0 + la0;
             double zc0 = f_clamp(z0, 3e+38);
-            loss = f_exp(-gamma * f_softplus(-zc0)) * f_softplus(zc0);
+            loss = f_exp(-u_gamma * f_softplus(-zc0)) * f_softplus(zc0);
             loss = (z0 != zc0 ? (loss > 1e+30 ? INFINITY : (loss < -1e+30 ? -(INFINITY) : loss)) :
                 loss);
             call->result[0 * call->rows + row] = (real)(in_range ? loss : NAN);
@@ -1121,7 +1123,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         double z0 = m0 - ly0 + la0;
         double zc0 = f_clamp(z0, 3e+38);
         double w0 = -zc0;
-        double c0 = (gamma * f_sigmoid(w0) * f_softplus(zc0) + f_sigmoid(zc0)) * f_exp(-gamma *
+        double c0 = (f_sigmoid(zc0) + u_gamma * f_sigmoid(w0) * f_softplus(zc0)) * f_exp(-u_gamma *
             f_softplus(w0));
         double grad_x_y = -c0;
         double rinv0 = (la0 == -INFINITY ? 0.0 : f_exp(-la0));

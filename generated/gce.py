@@ -29,17 +29,18 @@ __all__ = ["GCELoss", "LinearGCELoss", "gce_loss", "linear_gce_loss"]
 
 # ======================================================================================
 # Generalized cross-entropy
-#   loss     = -expm1div(-softplus(z0), q)
-#   c0       = exp(-q*softplus(z0))*sigmoid(z0)
+#   loss     = -expm1div(-softplus(z0), u_q)
+#   c0       = exp(-u_q*softplus(z0))*sigmoid(z0)
 #   dloss/dx = R0*c0
-#   dloss/dx_y = -exp(-q*softplus(z0))*sigmoid(z0)
+#   dloss/dx_y = -exp(-u_q*softplus(z0))*sigmoid(z0)
+#   names of the spec begin with u_: u_q is its q
 #   with l0_j = x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 = exp(l0_j
 #       - logsumexp_(j != y) l0_j)
 # ======================================================================================
 
 
 @dl.jit
-def _lift(cols, inside, y, x, x_y, q):
+def _lift(cols, inside, y, x, x_y, u_q):
     # State of one tile, relative to the tile's own maximum: M = sum of w * exp(kappa * t) * t^n
     # with t = l - m, over the classes other than the target.
     valid = inside & (cols != y)
@@ -64,7 +65,7 @@ def _merge(m0_a, a0_a, m0_b, a0_b):
 
 
 @dl.jit
-def _sweep(base, y, x_y, q, start, stop, n_classes, BLOCK: tl.constexpr):
+def _sweep(base, y, x_y, u_q, start, stop, n_classes, BLOCK: tl.constexpr):
     # Online reduction of the classes start .. stop - 1: one read of each logit.
     m0 = tl.full((), float("-inf"), tl.float32)
     a0 = tl.full((), 0.0, tl.float32)
@@ -72,34 +73,34 @@ def _sweep(base, y, x_y, q, start, stop, n_classes, BLOCK: tl.constexpr):
         cols = first_col + tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
-        m0_b, a0_b = _lift(cols, inside, y, x, x_y, q)
+        m0_b, a0_b = _lift(cols, inside, y, x, x_y, u_q)
         m0, a0 = _merge(m0, a0, m0_b, a0_b)
     return m0, a0
 
 
 @dl.jit
-def _finish(x_y, q, m0, a0):
+def _finish(x_y, u_q, m0, a0):
     # From the merged state to the results of the row, and the statistics that the gradient reads.
     la0 = dl.log_accurate(a0)
     ly0 = x_y
     z0 = (m0 - ly0) + la0
-    loss = -dl.expm1div(-dl.softplus(z0), q)
+    loss = -dl.expm1div(-dl.softplus(z0), u_q)
     return loss, la0
 
 
 @dl.jit
-def _coefficients(x_y, q, m0, la0):
+def _coefficients(x_y, u_q, m0, la0):
     # Row scalars of the gradient.
     ly0 = x_y
     z0 = (m0 - ly0) + la0
-    c0 = dl.exp_accurate(-q * dl.softplus(z0)) * dl.sigmoid(z0)
+    c0 = dl.exp_accurate(-u_q * dl.softplus(z0)) * dl.sigmoid(z0)
     grad_x_y = -c0
     rinv0 = tl.where(la0 == float("-inf"), 0.0, dl.exp_accurate(-la0))
     return c0, grad_x_y, m0, rinv0
 
 
 @dl.jit
-def _gradient(cols, y, x, x_y, q, c0, grad_x_y, m0, rinv0):
+def _gradient(cols, y, x, x_y, u_q, c0, grad_x_y, m0, rinv0):
     # dloss/dx_j of one tile; the value at y is written, not added.
     t0 = x - m0
     e0 = tl.exp(t0)
@@ -113,7 +114,7 @@ def _gradient(cols, y, x, x_y, q, c0, grad_x_y, m0, rinv0):
 def _forward_kernel(
     logits,
     target,
-    q,
+    u_q,
     loss,
     saved,
     state,
@@ -134,16 +135,16 @@ def _forward_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    q = tl.full((), 0.0, tl.float32) + q
+    u_q = tl.full((), 0.0, tl.float32) + u_q
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BLOCK), SPLITS) * BLOCK
     start = split * class_share
     stop = tl.minimum(start + class_share, n_classes)
     stop = tl.where(ignored, start, stop)  # ignored rows read nothing
-    m0, a0 = _sweep(base, y, x_y, q, start, stop, n_classes, BLOCK)
+    m0, a0 = _sweep(base, y, x_y, u_q, start, stop, n_classes, BLOCK)
     if SPLITS == 1:
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-        loss_row, la0 = _finish(x_y, q, m0, a0)
+        loss_row, la0 = _finish(x_y, u_q, m0, a0)
         loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
         tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
         tl.store(saved + 0 * n_rows + row, m0)
@@ -158,7 +159,7 @@ def _forward_kernel(
 def _merge_kernel(
     logits,
     target,
-    q,
+    u_q,
     loss,
     saved,
     state,
@@ -178,7 +179,7 @@ def _merge_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    q = tl.full((), 0.0, tl.float32) + q
+    u_q = tl.full((), 0.0, tl.float32) + u_q
     m0 = tl.load(state + 0 * SPLITS * n_rows + row)
     a0 = tl.load(state + 1 * SPLITS * n_rows + row)
     for split in range(1, SPLITS):
@@ -187,7 +188,7 @@ def _merge_kernel(
         a0_b = tl.load(state + 1 * SPLITS * n_rows + at)
         m0, a0 = _merge(m0, a0, m0_b, a0_b)
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0 = _finish(x_y, q, m0, a0)
+    loss_row, la0 = _finish(x_y, u_q, m0, a0)
     loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
     tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
     tl.store(saved + 0 * n_rows + row, m0)
@@ -198,7 +199,7 @@ def _merge_kernel(
 def _backward_kernel(
     logits,
     target,
-    q,
+    u_q,
     saved,
     grad_rows,
     grad_logits,
@@ -219,16 +220,16 @@ def _backward_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    q = tl.full((), 0.0, tl.float32) + q
+    u_q = tl.full((), 0.0, tl.float32) + u_q
     g = tl.load(grad_rows + row * stride_grad_rows)
     g = tl.where(in_range | ignored, g, float("nan"))  # a target out of range is loud
     m0 = tl.load(saved + 0 * n_rows + row)
     la0 = tl.load(saved + 1 * n_rows + row)
-    c0, grad_x_y, m0, rinv0 = _coefficients(x_y, q, m0, la0)
+    c0, grad_x_y, m0, rinv0 = _coefficients(x_y, u_q, m0, la0)
     cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = cols < n_classes
     x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-    (grad_x,) = _gradient(cols, y, x, x_y, q, c0, grad_x_y, m0, rinv0)
+    (grad_x,) = _gradient(cols, y, x, x_y, u_q, c0, grad_x_y, m0, rinv0)
     grad_x = grad_x * g
     grad_x = tl.where(ignored, 0.0, grad_x)
     out = grad_logits + row * stride_grad + cols
@@ -239,7 +240,7 @@ def _backward_kernel(
 def _fused_kernel(
     logits,
     target,
-    q,
+    u_q,
     loss,
     grad_rows,
     grad_logits,
@@ -262,25 +263,25 @@ def _fused_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    q = tl.full((), 0.0, tl.float32) + q
+    u_q = tl.full((), 0.0, tl.float32) + u_q
     g = tl.load(grad_rows + row * stride_grad_rows)
     g = tl.where(in_range | ignored, g, float("nan"))  # a target out of range is loud
     if ONE_TILE:
         cols = tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-        m0, a0 = _lift(cols, inside, y, x, x_y, q)
+        m0, a0 = _lift(cols, inside, y, x, x_y, u_q)
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
     else:
         stop = tl.where(ignored, 0, n_classes)
-        m0, a0 = _sweep(base, y, x_y, q, 0, stop, n_classes, BLOCK)
+        m0, a0 = _sweep(base, y, x_y, u_q, 0, stop, n_classes, BLOCK)
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0 = _finish(x_y, q, m0, a0)
+    loss_row, la0 = _finish(x_y, u_q, m0, a0)
     loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
     tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
-    c0, grad_x_y, m0, rinv0 = _coefficients(x_y, q, m0, la0)
+    c0, grad_x_y, m0, rinv0 = _coefficients(x_y, u_q, m0, la0)
     if ONE_TILE:
-        (grad_x,) = _gradient(cols, y, x, x_y, q, c0, grad_x_y, m0, rinv0)
+        (grad_x,) = _gradient(cols, y, x, x_y, u_q, c0, grad_x_y, m0, rinv0)
         grad_x = grad_x * g
         grad_x = tl.where(ignored, 0.0, grad_x)
         out = grad_logits + row * stride_grad + cols
@@ -290,7 +291,7 @@ def _fused_kernel(
             cols = first_col + tl.arange(0, BLOCK)
             inside = cols < n_classes
             x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-            (grad_x,) = _gradient(cols, y, x, x_y, q, c0, grad_x_y, m0, rinv0)
+            (grad_x,) = _gradient(cols, y, x, x_y, u_q, c0, grad_x_y, m0, rinv0)
             tl.debug_barrier()  # the gradient may overwrite the logits: all of the tile is read
             grad_x = grad_x * g
             grad_x = tl.where(ignored, 0.0, grad_x)
@@ -349,7 +350,7 @@ def _tiled_sweep_kernel(
     x_bias,
     source_row,
     target,
-    q,
+    u_q,
     at_y,
     x_cap,
     x_scale,
@@ -376,7 +377,7 @@ def _tiled_sweep_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    q = tl.full((), 0.0, tl.float32) + q
+    u_q = tl.full((), 0.0, tl.float32) + u_q
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BV), SPLITS) * BV
     start = split * class_share
@@ -407,7 +408,7 @@ def _tiled_sweep_kernel(
         )
         cols = cols[None, :]
         inside = (cols < n_classes) & (row >= 0)
-        m0_b, a0_b = _lift(cols, inside, y, x, x_y, q)
+        m0_b, a0_b = _lift(cols, inside, y, x, x_y, u_q)
         m0, a0 = _merge(m0, a0, m0_b, a0_b)
     tl.store(state + (0 * SPLITS + split) * n_rows + row, m0)
     tl.store(state + (1 * SPLITS + split) * n_rows + row, a0)
@@ -420,7 +421,7 @@ def _tiled_merge_kernel(
     x_bias,
     source_row,
     target,
-    q,
+    u_q,
     at_y,
     x_cap,
     x_scale,
@@ -442,7 +443,7 @@ def _tiled_merge_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    q = tl.full((), 0.0, tl.float32) + q
+    u_q = tl.full((), 0.0, tl.float32) + u_q
     m0 = tl.load(state + 0 * SPLITS * n_rows + row)
     a0 = tl.load(state + 1 * SPLITS * n_rows + row)
     for split in range(1, SPLITS):
@@ -452,7 +453,7 @@ def _tiled_merge_kernel(
     tl.store(row_merged + 0 * n_rows + row, m0)
     tl.store(row_merged + 1 * n_rows + row, a0)
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0 = _finish(x_y, q, m0, a0)
+    loss_row, la0 = _finish(x_y, u_q, m0, a0)
     tl.store(loss + 0 * n_rows + row, tl.where(in_range, loss_row, float("nan")))
     tl.store(saved + 0 * n_rows + row, m0)
     tl.store(saved + 1 * n_rows + row, la0)
@@ -465,7 +466,7 @@ def _tiled_row_kernel(
     x_bias,
     source_row,
     target,
-    q,
+    u_q,
     at_y,
     x_cap,
     x_scale,
@@ -486,10 +487,10 @@ def _tiled_row_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    q = tl.full((), 0.0, tl.float32) + q
+    u_q = tl.full((), 0.0, tl.float32) + u_q
     m0 = tl.load(saved + 0 * n_rows + row)
     la0 = tl.load(saved + 1 * n_rows + row)
-    c0, grad_x_y, m0, rinv0 = _coefficients(x_y, q, m0, la0)
+    c0, grad_x_y, m0, rinv0 = _coefficients(x_y, u_q, m0, la0)
     tl.store(row_coef + 0 * n_rows + row, c0)
     tl.store(row_coef + 1 * n_rows + row, grad_x_y)
     tl.store(row_coef + 2 * n_rows + row, m0)
@@ -503,7 +504,7 @@ def _tiled_gradient(
     x_bias,
     source_row,
     target,
-    q,
+    u_q,
     at_y,
     x_cap,
     x_scale,
@@ -535,7 +536,7 @@ def _tiled_gradient(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    q = tl.full((), 0.0, tl.float32) + q
+    u_q = tl.full((), 0.0, tl.float32) + u_q
     c0 = tl.load(row_coef + 0 * n_rows + row)
     grad_x_y = tl.load(row_coef + 1 * n_rows + row)
     m0 = tl.load(row_coef + 2 * n_rows + row)
@@ -563,7 +564,7 @@ def _tiled_gradient(
     )
     cols = cols[None, :]
     inside = (cols < n_classes) & (row >= 0)
-    (grad_x,) = _gradient(cols, y, x, x_y, q, c0, grad_x_y, m0, rinv0)
+    (grad_x,) = _gradient(cols, y, x, x_y, u_q, c0, grad_x_y, m0, rinv0)
     if SOURCE == 0:
         grad = tl.where(inside, grad_x, 0.0)
     tile_counts = 1
@@ -586,7 +587,7 @@ def _tiled_hidden_kernel(
     x_bias,
     source_row,
     target,
-    q,
+    u_q,
     at_y,
     x_cap,
     x_scale,
@@ -642,7 +643,7 @@ def _tiled_hidden_kernel(
                     x_bias,
                     source_row,
                     target,
-                    q,
+                    u_q,
                     at_y,
                     x_cap,
                     x_scale,
@@ -707,7 +708,7 @@ def _tiled_weight_kernel(
     x_bias,
     source_row,
     target,
-    q,
+    u_q,
     at_y,
     x_cap,
     x_scale,
@@ -769,7 +770,7 @@ def _tiled_weight_kernel(
                         x_bias,
                         source_row,
                         target,
-                        q,
+                        u_q,
                         at_y,
                         x_cap,
                         x_scale,
@@ -842,7 +843,7 @@ def _tiled_weight_kernel(
             )
 
 
-def _torch_forward(x, y, q):
+def _torch_forward(x, y, u_q):
     """Loss [rows, outputs] and saved statistics [n_saved, rows] of a chunk of whole rows."""
     x_y = x.gather(1, y)
     l0 = x.scatter_(1, y, float("-inf"))
@@ -854,18 +855,18 @@ def _torch_forward(x, y, q):
     la0 = el.log(a0)
     ly0 = x_y
     z0 = (m0 - ly0) + la0
-    loss = -el.expm1div(-el.softplus(z0), q)
+    loss = -el.expm1div(-el.softplus(z0), u_q)
     return loss, torch.cat([m0.to(x.dtype), la0.to(x.dtype)], 1).t()
 
 
-def _torch_backward(x, y, q, saved, g):
+def _torch_backward(x, y, u_q, saved, g):
     """g * dloss/dx [rows, V] for each stream of a chunk of whole rows, from what was saved."""
     m0 = saved[0].unsqueeze(1)
     la0 = saved[1].unsqueeze(1)
     x_y = x.gather(1, y)
     ly0 = x_y
     z0 = (m0 - ly0) + la0
-    c0 = el.exp(-q * el.softplus(z0)) * el.sigmoid(z0)
+    c0 = el.exp(-u_q * el.softplus(z0)) * el.sigmoid(z0)
     grad_x_y = -c0
     rinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-la0))
     t0 = x - m0
@@ -875,7 +876,7 @@ def _torch_backward(x, y, q, saved, g):
     return (grad_x,)
 
 
-def _torch_fused(x, y, q, g):
+def _torch_fused(x, y, u_q, g):
     """Loss [rows, outputs] and g * dloss/dx [rows, V] for each stream while the chunk is in cache."""
     x_y = x.gather(1, y)
     l0 = x.scatter_(1, y, float("-inf"))
@@ -887,8 +888,8 @@ def _torch_fused(x, y, q, g):
     la0 = el.log(a0)
     ly0 = x_y
     z0 = (m0 - ly0) + la0
-    loss = -el.expm1div(-el.softplus(z0), q)
-    c0 = el.exp(-q * el.softplus(z0)) * el.sigmoid(z0)
+    loss = -el.expm1div(-el.softplus(z0), u_q)
+    c0 = el.exp(-u_q * el.softplus(z0)) * el.sigmoid(z0)
     grad_x_y = -c0
     rinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-la0))
     grad_x = e0.mul_(g * rinv0 * c0)
@@ -899,10 +900,11 @@ def _torch_fused(x, y, q, g):
 _C_SOURCE = r"""#include "row.h"
 
 /* Generalized cross-entropy
-     loss     = -expm1div(-softplus(z0), q)
-     c0       = exp(-q*softplus(z0))*sigmoid(z0)
+     loss     = -expm1div(-softplus(z0), u_q)
+     c0       = exp(-u_q*softplus(z0))*sigmoid(z0)
      dloss/dx = R0*c0
-     dloss/dx_y = -exp(-q*softplus(z0))*sigmoid(z0)
+     dloss/dx_y = -exp(-u_q*softplus(z0))*sigmoid(z0)
+     names of the spec begin with u_: u_q is its q
      with l0_j = x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 = exp(l0_j
          - logsumexp_(j != y) l0_j) */
 
@@ -1036,7 +1038,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
     const int64_t own = (mode == BACKWARD ? 0 : 1 * padded) + 2 * width;
     if (own && !(scratch = aligned_alloc(ALIGNED, (size_t)own * sizeof(real)))) return 1;
     real *kept = scratch + 2 * width;
-    const double q = call->parameter[0];
+    const double u_q = call->parameter[0];
     for (int64_t row = start; row < stop; ++row) {
         real *grad_x_ptr = grad_row(call, 0, row, scratch + 1 * width);
         const int64_t target = call->target[row * call->target_stride];
@@ -1067,7 +1069,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             la0 = f_log(a0);
             double ly0 = x_y;
             double z0 = m0 - ly0 + la0;
-            loss = -f_expm1div(-f_softplus(z0), q);
+            loss = -f_expm1div(-f_softplus(z0), u_q);
             call->result[0 * call->rows + row] = (real)(in_range ? loss : NAN);
         } else {
             m0 = call->saved[0 * call->rows + row];
@@ -1082,7 +1084,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             : NAN;
         double ly0 = x_y;
         double z0 = m0 - ly0 + la0;
-        double c0 = f_exp(-q * f_softplus(z0)) * f_sigmoid(z0);
+        double c0 = f_exp(-u_q * f_softplus(z0)) * f_sigmoid(z0);
         double grad_x_y = -c0;
         double rinv0 = (la0 == -INFINITY ? 0.0 : f_exp(-la0));
         {

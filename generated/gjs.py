@@ -31,20 +31,22 @@ __all__ = ["GJSLoss", "LinearGJSLoss", "gjs_loss", "linear_gjs_loss"]
 
 # ======================================================================================
 # Generalized Jensen-Shannon divergence, hard label
-#   loss     = (-pi1*log1p((pi1 - 1)*sigmoid(z0)) + (1 - pi1)*((-log1p((pi1 - 1)*sigmoid(z0)) -
-#       softplus(z0))*sigmoid(-z0) - log1p(-pi1)*sigmoid(z0)))/((pi1 - 1)*log1p(-pi1))
-#   c0       = sigmoid(-z0)*sigmoid(z0) - log1p(pi1*exp(clip(-softplus(-z0) + softplus(z0), -80,
-#       80)))*sigmoid(-z0)*sigmoid(z0)/log1p(-pi1)
+#   loss     = (-u_pi1*log1p((u_pi1 - 1)*sigmoid(z0)) + (1 - u_pi1)*((-log1p((u_pi1 -
+#       1)*sigmoid(z0)) - softplus(z0))*sigmoid(-z0) - log1p(-u_pi1)*sigmoid(z0)))/((u_pi1 -
+#       1)*log1p(-u_pi1))
+#   c0       = sigmoid(-z0)*sigmoid(z0) - log1p(u_pi1*exp(clip(-softplus(-z0) + softplus(z0), -80,
+#       80)))*sigmoid(-z0)*sigmoid(z0)/log1p(-u_pi1)
 #   dloss/dx = R0*c0
-#   dloss/dx_y = -sigmoid(-z0)*sigmoid(z0) + log1p(pi1*exp(clip(-softplus(-z0) + softplus(z0),
-#       -80, 80)))*sigmoid(-z0)*sigmoid(z0)/log1p(-pi1)
+#   dloss/dx_y = -sigmoid(-z0)*sigmoid(z0) + log1p(u_pi1*exp(clip(-softplus(-z0) + softplus(z0),
+#       -80, 80)))*sigmoid(-z0)*sigmoid(z0)/log1p(-u_pi1)
+#   names of the spec begin with u_: u_pi1 is its pi1
 #   with l0_j = x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 = exp(l0_j
 #       - logsumexp_(j != y) l0_j)
 # ======================================================================================
 
 
 @dl.jit
-def _lift(cols, inside, y, x, x_y, pi1):
+def _lift(cols, inside, y, x, x_y, u_pi1):
     # State of one tile, relative to the tile's own maximum: M = sum of w * exp(kappa * t) * t^n
     # with t = l - m, over the classes other than the target.
     valid = inside & (cols != y)
@@ -69,7 +71,7 @@ def _merge(m0_a, a0_a, m0_b, a0_b):
 
 
 @dl.jit
-def _sweep(base, y, x_y, pi1, start, stop, n_classes, BLOCK: tl.constexpr):
+def _sweep(base, y, x_y, u_pi1, start, stop, n_classes, BLOCK: tl.constexpr):
     # Online reduction of the classes start .. stop - 1: one read of each logit.
     m0 = tl.full((), float("-inf"), tl.float32)
     a0 = tl.full((), 0.0, tl.float32)
@@ -77,23 +79,23 @@ def _sweep(base, y, x_y, pi1, start, stop, n_classes, BLOCK: tl.constexpr):
         cols = first_col + tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
-        m0_b, a0_b = _lift(cols, inside, y, x, x_y, pi1)
+        m0_b, a0_b = _lift(cols, inside, y, x, x_y, u_pi1)
         m0, a0 = _merge(m0, a0, m0_b, a0_b)
     return m0, a0
 
 
 @dl.jit
-def _finish(x_y, pi1, m0, a0):
+def _finish(x_y, u_pi1, m0, a0):
     # From the merged state to the results of the row, and the statistics that the gradient reads.
     la0 = dl.log_accurate(a0)
     ly0 = x_y
     z0 = (m0 - ly0) + la0
     zc0 = dl.clip(z0, -3.0e38, 3.0e38)
-    w0 = pi1 - 1.0
-    w1 = dl.log1p(-pi1)
+    w0 = u_pi1 - 1.0
+    w1 = dl.log1p(-u_pi1)
     w2 = dl.sigmoid(zc0)
     w3 = dl.log1p(w0 * w2)
-    loss = (-w3 * pi1 - w0 * ((-dl.softplus(zc0) - w3) * dl.sigmoid(-zc0) - w1 * w2)) / w0 / w1
+    loss = (-w3 * u_pi1 - w0 * ((-dl.softplus(zc0) - w3) * dl.sigmoid(-zc0) - w1 * w2)) / w0 / w1
     loss = tl.where(
         (z0 != zc0),
         tl.where((loss > 1.0e30), float("inf"), tl.where((loss < -1.0e30), -float("inf"), loss)),
@@ -103,22 +105,22 @@ def _finish(x_y, pi1, m0, a0):
 
 
 @dl.jit
-def _coefficients(x_y, pi1, m0, la0):
+def _coefficients(x_y, u_pi1, m0, la0):
     # Row scalars of the gradient.
     ly0 = x_y
     z0 = (m0 - ly0) + la0
     w0 = -z0
     w1 = dl.sigmoid(w0) * dl.sigmoid(z0)
     c0 = w1 - w1 * dl.log1p(
-        pi1 * dl.exp_accurate(dl.clip(dl.softplus(z0) - dl.softplus(w0), -80.0, 80.0))
-    ) / dl.log1p(-pi1)
+        u_pi1 * dl.exp_accurate(dl.clip(dl.softplus(z0) - dl.softplus(w0), -80.0, 80.0))
+    ) / dl.log1p(-u_pi1)
     grad_x_y = -c0
     rinv0 = tl.where(la0 == float("-inf"), 0.0, dl.exp_accurate(-la0))
     return c0, grad_x_y, m0, rinv0
 
 
 @dl.jit
-def _gradient(cols, y, x, x_y, pi1, c0, grad_x_y, m0, rinv0):
+def _gradient(cols, y, x, x_y, u_pi1, c0, grad_x_y, m0, rinv0):
     # dloss/dx_j of one tile; the value at y is written, not added.
     t0 = x - m0
     e0 = tl.exp(t0)
@@ -132,7 +134,7 @@ def _gradient(cols, y, x, x_y, pi1, c0, grad_x_y, m0, rinv0):
 def _forward_kernel(
     logits,
     target,
-    pi1,
+    u_pi1,
     loss,
     saved,
     state,
@@ -153,16 +155,16 @@ def _forward_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    pi1 = tl.full((), 0.0, tl.float32) + pi1
+    u_pi1 = tl.full((), 0.0, tl.float32) + u_pi1
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BLOCK), SPLITS) * BLOCK
     start = split * class_share
     stop = tl.minimum(start + class_share, n_classes)
     stop = tl.where(ignored, start, stop)  # ignored rows read nothing
-    m0, a0 = _sweep(base, y, x_y, pi1, start, stop, n_classes, BLOCK)
+    m0, a0 = _sweep(base, y, x_y, u_pi1, start, stop, n_classes, BLOCK)
     if SPLITS == 1:
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-        loss_row, la0 = _finish(x_y, pi1, m0, a0)
+        loss_row, la0 = _finish(x_y, u_pi1, m0, a0)
         loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
         tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
         tl.store(saved + 0 * n_rows + row, m0)
@@ -177,7 +179,7 @@ def _forward_kernel(
 def _merge_kernel(
     logits,
     target,
-    pi1,
+    u_pi1,
     loss,
     saved,
     state,
@@ -197,7 +199,7 @@ def _merge_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    pi1 = tl.full((), 0.0, tl.float32) + pi1
+    u_pi1 = tl.full((), 0.0, tl.float32) + u_pi1
     m0 = tl.load(state + 0 * SPLITS * n_rows + row)
     a0 = tl.load(state + 1 * SPLITS * n_rows + row)
     for split in range(1, SPLITS):
@@ -206,7 +208,7 @@ def _merge_kernel(
         a0_b = tl.load(state + 1 * SPLITS * n_rows + at)
         m0, a0 = _merge(m0, a0, m0_b, a0_b)
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0 = _finish(x_y, pi1, m0, a0)
+    loss_row, la0 = _finish(x_y, u_pi1, m0, a0)
     loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
     tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
     tl.store(saved + 0 * n_rows + row, m0)
@@ -217,7 +219,7 @@ def _merge_kernel(
 def _backward_kernel(
     logits,
     target,
-    pi1,
+    u_pi1,
     saved,
     grad_rows,
     grad_logits,
@@ -238,16 +240,16 @@ def _backward_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    pi1 = tl.full((), 0.0, tl.float32) + pi1
+    u_pi1 = tl.full((), 0.0, tl.float32) + u_pi1
     g = tl.load(grad_rows + row * stride_grad_rows)
     g = tl.where(in_range | ignored, g, float("nan"))  # a target out of range is loud
     m0 = tl.load(saved + 0 * n_rows + row)
     la0 = tl.load(saved + 1 * n_rows + row)
-    c0, grad_x_y, m0, rinv0 = _coefficients(x_y, pi1, m0, la0)
+    c0, grad_x_y, m0, rinv0 = _coefficients(x_y, u_pi1, m0, la0)
     cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = cols < n_classes
     x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-    (grad_x,) = _gradient(cols, y, x, x_y, pi1, c0, grad_x_y, m0, rinv0)
+    (grad_x,) = _gradient(cols, y, x, x_y, u_pi1, c0, grad_x_y, m0, rinv0)
     grad_x = grad_x * g
     grad_x = tl.where(ignored, 0.0, grad_x)
     out = grad_logits + row * stride_grad + cols
@@ -258,7 +260,7 @@ def _backward_kernel(
 def _fused_kernel(
     logits,
     target,
-    pi1,
+    u_pi1,
     loss,
     grad_rows,
     grad_logits,
@@ -281,25 +283,25 @@ def _fused_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    pi1 = tl.full((), 0.0, tl.float32) + pi1
+    u_pi1 = tl.full((), 0.0, tl.float32) + u_pi1
     g = tl.load(grad_rows + row * stride_grad_rows)
     g = tl.where(in_range | ignored, g, float("nan"))  # a target out of range is loud
     if ONE_TILE:
         cols = tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-        m0, a0 = _lift(cols, inside, y, x, x_y, pi1)
+        m0, a0 = _lift(cols, inside, y, x, x_y, u_pi1)
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
     else:
         stop = tl.where(ignored, 0, n_classes)
-        m0, a0 = _sweep(base, y, x_y, pi1, 0, stop, n_classes, BLOCK)
+        m0, a0 = _sweep(base, y, x_y, u_pi1, 0, stop, n_classes, BLOCK)
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0 = _finish(x_y, pi1, m0, a0)
+    loss_row, la0 = _finish(x_y, u_pi1, m0, a0)
     loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
     tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
-    c0, grad_x_y, m0, rinv0 = _coefficients(x_y, pi1, m0, la0)
+    c0, grad_x_y, m0, rinv0 = _coefficients(x_y, u_pi1, m0, la0)
     if ONE_TILE:
-        (grad_x,) = _gradient(cols, y, x, x_y, pi1, c0, grad_x_y, m0, rinv0)
+        (grad_x,) = _gradient(cols, y, x, x_y, u_pi1, c0, grad_x_y, m0, rinv0)
         grad_x = grad_x * g
         grad_x = tl.where(ignored, 0.0, grad_x)
         out = grad_logits + row * stride_grad + cols
@@ -309,7 +311,7 @@ def _fused_kernel(
             cols = first_col + tl.arange(0, BLOCK)
             inside = cols < n_classes
             x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-            (grad_x,) = _gradient(cols, y, x, x_y, pi1, c0, grad_x_y, m0, rinv0)
+            (grad_x,) = _gradient(cols, y, x, x_y, u_pi1, c0, grad_x_y, m0, rinv0)
             tl.debug_barrier()  # the gradient may overwrite the logits: all of the tile is read
             grad_x = grad_x * g
             grad_x = tl.where(ignored, 0.0, grad_x)
@@ -368,7 +370,7 @@ def _tiled_sweep_kernel(
     x_bias,
     source_row,
     target,
-    pi1,
+    u_pi1,
     at_y,
     x_cap,
     x_scale,
@@ -395,7 +397,7 @@ def _tiled_sweep_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    pi1 = tl.full((), 0.0, tl.float32) + pi1
+    u_pi1 = tl.full((), 0.0, tl.float32) + u_pi1
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BV), SPLITS) * BV
     start = split * class_share
@@ -426,7 +428,7 @@ def _tiled_sweep_kernel(
         )
         cols = cols[None, :]
         inside = (cols < n_classes) & (row >= 0)
-        m0_b, a0_b = _lift(cols, inside, y, x, x_y, pi1)
+        m0_b, a0_b = _lift(cols, inside, y, x, x_y, u_pi1)
         m0, a0 = _merge(m0, a0, m0_b, a0_b)
     tl.store(state + (0 * SPLITS + split) * n_rows + row, m0)
     tl.store(state + (1 * SPLITS + split) * n_rows + row, a0)
@@ -439,7 +441,7 @@ def _tiled_merge_kernel(
     x_bias,
     source_row,
     target,
-    pi1,
+    u_pi1,
     at_y,
     x_cap,
     x_scale,
@@ -461,7 +463,7 @@ def _tiled_merge_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    pi1 = tl.full((), 0.0, tl.float32) + pi1
+    u_pi1 = tl.full((), 0.0, tl.float32) + u_pi1
     m0 = tl.load(state + 0 * SPLITS * n_rows + row)
     a0 = tl.load(state + 1 * SPLITS * n_rows + row)
     for split in range(1, SPLITS):
@@ -471,7 +473,7 @@ def _tiled_merge_kernel(
     tl.store(row_merged + 0 * n_rows + row, m0)
     tl.store(row_merged + 1 * n_rows + row, a0)
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0 = _finish(x_y, pi1, m0, a0)
+    loss_row, la0 = _finish(x_y, u_pi1, m0, a0)
     tl.store(loss + 0 * n_rows + row, tl.where(in_range, loss_row, float("nan")))
     tl.store(saved + 0 * n_rows + row, m0)
     tl.store(saved + 1 * n_rows + row, la0)
@@ -484,7 +486,7 @@ def _tiled_row_kernel(
     x_bias,
     source_row,
     target,
-    pi1,
+    u_pi1,
     at_y,
     x_cap,
     x_scale,
@@ -505,10 +507,10 @@ def _tiled_row_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    pi1 = tl.full((), 0.0, tl.float32) + pi1
+    u_pi1 = tl.full((), 0.0, tl.float32) + u_pi1
     m0 = tl.load(saved + 0 * n_rows + row)
     la0 = tl.load(saved + 1 * n_rows + row)
-    c0, grad_x_y, m0, rinv0 = _coefficients(x_y, pi1, m0, la0)
+    c0, grad_x_y, m0, rinv0 = _coefficients(x_y, u_pi1, m0, la0)
     tl.store(row_coef + 0 * n_rows + row, c0)
     tl.store(row_coef + 1 * n_rows + row, grad_x_y)
     tl.store(row_coef + 2 * n_rows + row, m0)
@@ -522,7 +524,7 @@ def _tiled_gradient(
     x_bias,
     source_row,
     target,
-    pi1,
+    u_pi1,
     at_y,
     x_cap,
     x_scale,
@@ -554,7 +556,7 @@ def _tiled_gradient(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    pi1 = tl.full((), 0.0, tl.float32) + pi1
+    u_pi1 = tl.full((), 0.0, tl.float32) + u_pi1
     c0 = tl.load(row_coef + 0 * n_rows + row)
     grad_x_y = tl.load(row_coef + 1 * n_rows + row)
     m0 = tl.load(row_coef + 2 * n_rows + row)
@@ -582,7 +584,7 @@ def _tiled_gradient(
     )
     cols = cols[None, :]
     inside = (cols < n_classes) & (row >= 0)
-    (grad_x,) = _gradient(cols, y, x, x_y, pi1, c0, grad_x_y, m0, rinv0)
+    (grad_x,) = _gradient(cols, y, x, x_y, u_pi1, c0, grad_x_y, m0, rinv0)
     if SOURCE == 0:
         grad = tl.where(inside, grad_x, 0.0)
     tile_counts = 1
@@ -605,7 +607,7 @@ def _tiled_hidden_kernel(
     x_bias,
     source_row,
     target,
-    pi1,
+    u_pi1,
     at_y,
     x_cap,
     x_scale,
@@ -661,7 +663,7 @@ def _tiled_hidden_kernel(
                     x_bias,
                     source_row,
                     target,
-                    pi1,
+                    u_pi1,
                     at_y,
                     x_cap,
                     x_scale,
@@ -726,7 +728,7 @@ def _tiled_weight_kernel(
     x_bias,
     source_row,
     target,
-    pi1,
+    u_pi1,
     at_y,
     x_cap,
     x_scale,
@@ -788,7 +790,7 @@ def _tiled_weight_kernel(
                         x_bias,
                         source_row,
                         target,
-                        pi1,
+                        u_pi1,
                         at_y,
                         x_cap,
                         x_scale,
@@ -861,7 +863,7 @@ def _tiled_weight_kernel(
             )
 
 
-def _torch_forward(x, y, pi1):
+def _torch_forward(x, y, u_pi1):
     """Loss [rows, outputs] and saved statistics [n_saved, rows] of a chunk of whole rows."""
     x_y = x.gather(1, y)
     l0 = x.scatter_(1, y, float("-inf"))
@@ -874,11 +876,11 @@ def _torch_forward(x, y, pi1):
     ly0 = x_y
     z0 = (m0 - ly0) + la0
     zc0 = el.clip(z0, -3.0e38, 3.0e38)
-    w0 = pi1 - 1.0
-    w1 = el.log1p(-pi1)
+    w0 = u_pi1 - 1.0
+    w1 = el.log1p(-u_pi1)
     w2 = el.sigmoid(zc0)
     w3 = el.log1p(w0 * w2)
-    loss = (-w3 * pi1 - w0 * ((-el.softplus(zc0) - w3) * el.sigmoid(-zc0) - w1 * w2)) / w0 / w1
+    loss = (-w3 * u_pi1 - w0 * ((-el.softplus(zc0) - w3) * el.sigmoid(-zc0) - w1 * w2)) / w0 / w1
     loss = torch.where(
         (z0 != zc0),
         torch.where(
@@ -889,7 +891,7 @@ def _torch_forward(x, y, pi1):
     return loss, torch.cat([m0.to(x.dtype), la0.to(x.dtype)], 1).t()
 
 
-def _torch_backward(x, y, pi1, saved, g):
+def _torch_backward(x, y, u_pi1, saved, g):
     """g * dloss/dx [rows, V] for each stream of a chunk of whole rows, from what was saved."""
     m0 = saved[0].unsqueeze(1)
     la0 = saved[1].unsqueeze(1)
@@ -899,8 +901,8 @@ def _torch_backward(x, y, pi1, saved, g):
     w0 = -z0
     w1 = el.sigmoid(w0) * el.sigmoid(z0)
     c0 = w1 - w1 * el.log1p(
-        pi1 * el.exp(el.clip(el.softplus(z0) - el.softplus(w0), -80.0, 80.0))
-    ) / el.log1p(-pi1)
+        u_pi1 * el.exp(el.clip(el.softplus(z0) - el.softplus(w0), -80.0, 80.0))
+    ) / el.log1p(-u_pi1)
     grad_x_y = -c0
     rinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-la0))
     t0 = x - m0
@@ -910,7 +912,7 @@ def _torch_backward(x, y, pi1, saved, g):
     return (grad_x,)
 
 
-def _torch_fused(x, y, pi1, g):
+def _torch_fused(x, y, u_pi1, g):
     """Loss [rows, outputs] and g * dloss/dx [rows, V] for each stream while the chunk is in cache."""
     x_y = x.gather(1, y)
     l0 = x.scatter_(1, y, float("-inf"))
@@ -923,11 +925,11 @@ def _torch_fused(x, y, pi1, g):
     ly0 = x_y
     z0 = (m0 - ly0) + la0
     zc0 = el.clip(z0, -3.0e38, 3.0e38)
-    w0 = pi1 - 1.0
-    w1 = el.log1p(-pi1)
+    w0 = u_pi1 - 1.0
+    w1 = el.log1p(-u_pi1)
     w2 = el.sigmoid(zc0)
     w3 = el.log1p(w0 * w2)
-    loss = (-w3 * pi1 - w0 * ((-el.softplus(zc0) - w3) * el.sigmoid(-zc0) - w1 * w2)) / w0 / w1
+    loss = (-w3 * u_pi1 - w0 * ((-el.softplus(zc0) - w3) * el.sigmoid(-zc0) - w1 * w2)) / w0 / w1
     loss = torch.where(
         (z0 != zc0),
         torch.where(
@@ -938,8 +940,8 @@ def _torch_fused(x, y, pi1, g):
     w0 = -z0
     w1 = el.sigmoid(w0) * el.sigmoid(z0)
     c0 = w1 - w1 * el.log1p(
-        pi1 * el.exp(el.clip(el.softplus(z0) - el.softplus(w0), -80.0, 80.0))
-    ) / el.log1p(-pi1)
+        u_pi1 * el.exp(el.clip(el.softplus(z0) - el.softplus(w0), -80.0, 80.0))
+    ) / el.log1p(-u_pi1)
     grad_x_y = -c0
     rinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-la0))
     grad_x = e0.mul_(g * rinv0 * c0)
@@ -950,13 +952,15 @@ def _torch_fused(x, y, pi1, g):
 _C_SOURCE = r"""#include "row.h"
 
 /* Generalized Jensen-Shannon divergence, hard label
-     loss     = (-pi1*log1p((pi1 - 1)*sigmoid(z0)) + (1 - pi1)*((-log1p((pi1 - 1)*sigmoid(z0)) -
-         softplus(z0))*sigmoid(-z0) - log1p(-pi1)*sigmoid(z0)))/((pi1 - 1)*log1p(-pi1))
-     c0       = sigmoid(-z0)*sigmoid(z0) - log1p(pi1*exp(clip(-softplus(-z0) + softplus(z0), -80,
-         80)))*sigmoid(-z0)*sigmoid(z0)/log1p(-pi1)
+     loss     = (-u_pi1*log1p((u_pi1 - 1)*sigmoid(z0)) + (1 - u_pi1)*((-log1p((u_pi1 -
+         1)*sigmoid(z0)) - softplus(z0))*sigmoid(-z0) - log1p(-u_pi1)*sigmoid(z0)))/((u_pi1 -
+         1)*log1p(-u_pi1))
+     c0       = sigmoid(-z0)*sigmoid(z0) - log1p(u_pi1*exp(clip(-softplus(-z0) + softplus(z0), -80,
+         80)))*sigmoid(-z0)*sigmoid(z0)/log1p(-u_pi1)
      dloss/dx = R0*c0
-     dloss/dx_y = -sigmoid(-z0)*sigmoid(z0) + log1p(pi1*exp(clip(-softplus(-z0) + softplus(z0),
-         -80, 80)))*sigmoid(-z0)*sigmoid(z0)/log1p(-pi1)
+     dloss/dx_y = -sigmoid(-z0)*sigmoid(z0) + log1p(u_pi1*exp(clip(-softplus(-z0) + softplus(z0),
+         -80, 80)))*sigmoid(-z0)*sigmoid(z0)/log1p(-u_pi1)
+     names of the spec begin with u_: u_pi1 is its pi1
      with l0_j = x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 = exp(l0_j
          - logsumexp_(j != y) l0_j) */
 
@@ -1090,7 +1094,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
     const int64_t own = (mode == BACKWARD ? 0 : 1 * padded) + 2 * width;
     if (own && !(scratch = aligned_alloc(ALIGNED, (size_t)own * sizeof(real)))) return 1;
     real *kept = scratch + 2 * width;
-    const double pi1 = call->parameter[0];
+    const double u_pi1 = call->parameter[0];
     for (int64_t row = start; row < stop; ++row) {
         real *grad_x_ptr = grad_row(call, 0, row, scratch + 1 * width);
         const int64_t target = call->target[row * call->target_stride];
@@ -1122,11 +1126,11 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             double ly0 = x_y;
             double z0 = m0 - ly0 + la0;
             double zc0 = f_clamp(z0, 3e+38);
-            double w0 = pi1 - 1.0;
-            double w1 = f_log1p(-pi1);
+            double w0 = u_pi1 - 1.0;
+            double w1 = f_log1p(-u_pi1);
             double w2 = f_sigmoid(zc0);
             double w3 = f_log1p(w0 * w2);
-            loss = (-w3 * pi1 - w0 * ((-f_softplus(zc0) - w3) * f_sigmoid(-zc0) - w1 * w2)) / w0 /
+            loss = (-w3 * u_pi1 - w0 * ((-f_softplus(zc0) - w3) * f_sigmoid(-zc0) - w1 * w2)) / w0 /
                 w1;
             loss = (z0 != zc0 ? (loss > 1e+30 ? INFINITY : (loss < -1e+30 ? -(INFINITY) : loss)) :
                 loss);
@@ -1146,8 +1150,8 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         double z0 = m0 - ly0 + la0;
         double w0 = -z0;
         double w1 = f_sigmoid(w0) * f_sigmoid(z0);
-        double c0 = w1 - w1 * f_log1p(pi1 * f_exp(f_clamp(f_softplus(z0) - f_softplus(w0), 80.0))) /
-            f_log1p(-pi1);
+        double c0 = w1 - w1 * f_log1p(u_pi1 * f_exp(f_clamp(f_softplus(z0) - f_softplus(w0), 80.0)))
+            / f_log1p(-u_pi1);
         double grad_x_y = -c0;
         double rinv0 = (la0 == -INFINITY ? 0.0 : f_exp(-la0));
         {

@@ -30,38 +30,39 @@ __all__ = ["GRPOLoss", "LinearGRPOLoss", "grpo_loss", "linear_grpo_loss"]
 
 # ======================================================================================
 # GRPO token loss
-#   loss     = beta*(clip(ref_logp + softplus(z0), -20, 20)*expm1div(1, clip(ref_logp +
-#       softplus(z0), -20, 20)) - clip(ref_logp + softplus(z0), -20, 20)) +
-#       maximum(-advantage*exp(clip(-old_logp - softplus(z0), -20, 20)),
-#       -advantage*clip(exp(clip(-old_logp - softplus(z0), -20, 20)), 1 - low, high + 1))
-#   c0       = (advantage*exp(clip(-old_logp - softplus(z0), -20,
-#       20))*above(-advantage*exp(clip(-old_logp - softplus(z0), -20, 20)),
-#       -advantage*clip(exp(clip(-old_logp - softplus(z0), -20, 20)), 1 - low, high +
-#       1))*inrange(-old_logp - softplus(z0), -20, 20) + advantage*exp(clip(-old_logp -
-#       softplus(z0), -20, 20))*above(-advantage*clip(exp(clip(-old_logp - softplus(z0), -20,
-#       20)), 1 - low, high + 1), -advantage*exp(clip(-old_logp - softplus(z0), -20,
-#       20)))*inrange(-old_logp - softplus(z0), -20, 20)*inrange(exp(clip(-old_logp -
-#       softplus(z0), -20, 20)), 1 - low, high + 1) + beta*clip(ref_logp + softplus(z0), -20,
-#       20)*expm1div(1, clip(ref_logp + softplus(z0), -20, 20))*inrange(ref_logp + softplus(z0),
-#       -20, 20))*sigmoid(z0)
+#   loss     = u_beta*(clip(u_ref_logp + softplus(z0), -20, 20)*expm1div(1, clip(u_ref_logp +
+#       softplus(z0), -20, 20)) - clip(u_ref_logp + softplus(z0), -20, 20)) +
+#       maximum(-u_advantage*exp(clip(-u_old_logp - softplus(z0), -20, 20)),
+#       -u_advantage*clip(exp(clip(-u_old_logp - softplus(z0), -20, 20)), 1 - u_low, u_high + 1))
+#   c0       = (u_advantage*exp(clip(-u_old_logp - softplus(z0), -20,
+#       20))*above(-u_advantage*exp(clip(-u_old_logp - softplus(z0), -20, 20)),
+#       -u_advantage*clip(exp(clip(-u_old_logp - softplus(z0), -20, 20)), 1 - u_low, u_high +
+#       1))*inrange(-u_old_logp - softplus(z0), -20, 20) + u_advantage*exp(clip(-u_old_logp -
+#       softplus(z0), -20, 20))*above(-u_advantage*clip(exp(clip(-u_old_logp - softplus(z0), -20,
+#       20)), 1 - u_low, u_high + 1), -u_advantage*exp(clip(-u_old_logp - softplus(z0), -20,
+#       20)))*inrange(-u_old_logp - softplus(z0), -20, 20)*inrange(exp(clip(-u_old_logp -
+#       softplus(z0), -20, 20)), 1 - u_low, u_high + 1) + u_beta*clip(u_ref_logp + softplus(z0),
+#       -20, 20)*expm1div(1, clip(u_ref_logp + softplus(z0), -20, 20))*inrange(u_ref_logp +
+#       softplus(z0), -20, 20))*sigmoid(z0)
 #   dloss/dx = R0*c0
-#   dloss/dx_y = -(advantage*exp(clip(-old_logp - softplus(z0), -20,
-#       20))*above(-advantage*exp(clip(-old_logp - softplus(z0), -20, 20)),
-#       -advantage*clip(exp(clip(-old_logp - softplus(z0), -20, 20)), 1 - low, high +
-#       1))*inrange(-old_logp - softplus(z0), -20, 20) + advantage*exp(clip(-old_logp -
-#       softplus(z0), -20, 20))*above(-advantage*clip(exp(clip(-old_logp - softplus(z0), -20,
-#       20)), 1 - low, high + 1), -advantage*exp(clip(-old_logp - softplus(z0), -20,
-#       20)))*inrange(-old_logp - softplus(z0), -20, 20)*inrange(exp(clip(-old_logp -
-#       softplus(z0), -20, 20)), 1 - low, high + 1) + beta*clip(ref_logp + softplus(z0), -20,
-#       20)*expm1div(1, clip(ref_logp + softplus(z0), -20, 20))*inrange(ref_logp + softplus(z0),
-#       -20, 20))*sigmoid(z0)
+#   dloss/dx_y = -(u_advantage*exp(clip(-u_old_logp - softplus(z0), -20,
+#       20))*above(-u_advantage*exp(clip(-u_old_logp - softplus(z0), -20, 20)),
+#       -u_advantage*clip(exp(clip(-u_old_logp - softplus(z0), -20, 20)), 1 - u_low, u_high +
+#       1))*inrange(-u_old_logp - softplus(z0), -20, 20) + u_advantage*exp(clip(-u_old_logp -
+#       softplus(z0), -20, 20))*above(-u_advantage*clip(exp(clip(-u_old_logp - softplus(z0), -20,
+#       20)), 1 - u_low, u_high + 1), -u_advantage*exp(clip(-u_old_logp - softplus(z0), -20,
+#       20)))*inrange(-u_old_logp - softplus(z0), -20, 20)*inrange(exp(clip(-u_old_logp -
+#       softplus(z0), -20, 20)), 1 - u_low, u_high + 1) + u_beta*clip(u_ref_logp + softplus(z0),
+#       -20, 20)*expm1div(1, clip(u_ref_logp + softplus(z0), -20, 20))*inrange(u_ref_logp +
+#       softplus(z0), -20, 20))*sigmoid(z0)
+#   names of the spec begin with u_: u_advantage is its advantage
 #   with l0_j = x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 = exp(l0_j
 #       - logsumexp_(j != y) l0_j)
 # ======================================================================================
 
 
 @dl.jit
-def _lift(cols, inside, y, x, x_y, advantage, old_logp, ref_logp, low, high, beta):
+def _lift(cols, inside, y, x, x_y, u_advantage, u_old_logp, u_ref_logp, u_low, u_high, u_beta):
     # State of one tile, relative to the tile's own maximum: M = sum of w * exp(kappa * t) * t^n
     # with t = l - m, over the classes other than the target.
     valid = inside & (cols != y)
@@ -90,12 +91,12 @@ def _sweep(
     base,
     y,
     x_y,
-    advantage,
-    old_logp,
-    ref_logp,
-    low,
-    high,
-    beta,
+    u_advantage,
+    u_old_logp,
+    u_ref_logp,
+    u_low,
+    u_high,
+    u_beta,
     start,
     stop,
     n_classes,
@@ -108,44 +109,46 @@ def _sweep(
         cols = first_col + tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
-        m0_b, a0_b = _lift(cols, inside, y, x, x_y, advantage, old_logp, ref_logp, low, high, beta)
+        m0_b, a0_b = _lift(
+            cols, inside, y, x, x_y, u_advantage, u_old_logp, u_ref_logp, u_low, u_high, u_beta
+        )
         m0, a0 = _merge(m0, a0, m0_b, a0_b)
     return m0, a0
 
 
 @dl.jit
-def _finish(x_y, advantage, old_logp, ref_logp, low, high, beta, m0, a0):
+def _finish(x_y, u_advantage, u_old_logp, u_ref_logp, u_low, u_high, u_beta, m0, a0):
     # From the merged state to the results of the row, and the statistics that the gradient reads.
     la0 = dl.log_accurate(a0)
     ly0 = x_y
     z0 = (m0 - ly0) + la0
     w0 = dl.softplus(z0)
-    w1 = dl.clip(ref_logp + w0, -20.0, 20.0)
-    w2 = dl.exp_accurate(dl.clip(-old_logp - w0, -20.0, 20.0))
-    loss = beta * (w1 * dl.expm1div(1.0, w1) - w1) + dl.maximum(
-        -advantage * w2, -advantage * dl.clip(w2, 1.0 - low, 1.0 + high)
-    )
+    w1 = dl.clip(u_ref_logp + w0, -20.0, 20.0)
+    w2 = dl.exp_accurate(dl.clip(-u_old_logp - w0, -20.0, 20.0))
+    loss = dl.maximum(
+        -w2 * u_advantage, -u_advantage * dl.clip(w2, 1.0 - u_low, 1.0 + u_high)
+    ) + u_beta * (w1 * dl.expm1div(1.0, w1) - w1)
     return loss, la0
 
 
 @dl.jit
-def _coefficients(x_y, advantage, old_logp, ref_logp, low, high, beta, m0, la0):
+def _coefficients(x_y, u_advantage, u_old_logp, u_ref_logp, u_low, u_high, u_beta, m0, la0):
     # Row scalars of the gradient.
     ly0 = x_y
     z0 = (m0 - ly0) + la0
     w0 = dl.softplus(z0)
-    w1 = ref_logp + w0
+    w1 = u_ref_logp + w0
     w2 = dl.clip(w1, -20.0, 20.0)
-    w3 = -old_logp - w0
+    w3 = -u_old_logp - w0
     w4 = dl.exp_accurate(dl.clip(w3, -20.0, 20.0))
-    w5 = advantage * w4
+    w5 = w4 * u_advantage
     w6 = -w5
-    w7 = 1.0 - low
-    w8 = 1.0 + high
-    w9 = -advantage * dl.clip(w4, w7, w8)
+    w7 = 1.0 - u_low
+    w8 = 1.0 + u_high
+    w9 = -u_advantage * dl.clip(w4, w7, w8)
     w10 = w5 * dl.inrange(w3, -20.0, 20.0)
     c0 = (
-        w2 * beta * dl.expm1div(1.0, w2) * dl.inrange(w1, -20.0, 20.0)
+        w2 * u_beta * dl.expm1div(1.0, w2) * dl.inrange(w1, -20.0, 20.0)
         + w10 * dl.above(w6, w9)
         + w10 * dl.above(w9, w6) * dl.inrange(w4, w7, w8)
     ) * dl.sigmoid(z0)
@@ -156,7 +159,20 @@ def _coefficients(x_y, advantage, old_logp, ref_logp, low, high, beta, m0, la0):
 
 @dl.jit
 def _gradient(
-    cols, y, x, x_y, advantage, old_logp, ref_logp, low, high, beta, c0, grad_x_y, m0, rinv0
+    cols,
+    y,
+    x,
+    x_y,
+    u_advantage,
+    u_old_logp,
+    u_ref_logp,
+    u_low,
+    u_high,
+    u_beta,
+    c0,
+    grad_x_y,
+    m0,
+    rinv0,
 ):
     # dloss/dx_j of one tile; the value at y is written, not added.
     t0 = x - m0
@@ -171,12 +187,12 @@ def _gradient(
 def _forward_kernel(
     logits,
     target,
-    advantage_ptr,
-    old_logp_ptr,
-    ref_logp_ptr,
-    low,
-    high,
-    beta,
+    u_advantage_ptr,
+    u_old_logp_ptr,
+    u_ref_logp_ptr,
+    u_low,
+    u_high,
+    u_beta,
     loss,
     saved,
     state,
@@ -185,9 +201,9 @@ def _forward_kernel(
     n_classes,
     ignore_index,
     stride_target,
-    stride_advantage,
-    stride_old_logp,
-    stride_ref_logp,
+    stride_u_advantage,
+    stride_u_old_logp,
+    stride_u_ref_logp,
     SPLITS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -200,23 +216,37 @@ def _forward_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    advantage = tl.load(advantage_ptr + row * stride_advantage).to(tl.float32)
-    old_logp = tl.load(old_logp_ptr + row * stride_old_logp).to(tl.float32)
-    ref_logp = tl.load(ref_logp_ptr + row * stride_ref_logp).to(tl.float32)
-    low = tl.full((), 0.0, tl.float32) + low
-    high = tl.full((), 0.0, tl.float32) + high
-    beta = tl.full((), 0.0, tl.float32) + beta
+    u_advantage = tl.load(u_advantage_ptr + row * stride_u_advantage).to(tl.float32)
+    u_old_logp = tl.load(u_old_logp_ptr + row * stride_u_old_logp).to(tl.float32)
+    u_ref_logp = tl.load(u_ref_logp_ptr + row * stride_u_ref_logp).to(tl.float32)
+    u_low = tl.full((), 0.0, tl.float32) + u_low
+    u_high = tl.full((), 0.0, tl.float32) + u_high
+    u_beta = tl.full((), 0.0, tl.float32) + u_beta
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BLOCK), SPLITS) * BLOCK
     start = split * class_share
     stop = tl.minimum(start + class_share, n_classes)
     stop = tl.where(ignored, start, stop)  # ignored rows read nothing
     m0, a0 = _sweep(
-        base, y, x_y, advantage, old_logp, ref_logp, low, high, beta, start, stop, n_classes, BLOCK
+        base,
+        y,
+        x_y,
+        u_advantage,
+        u_old_logp,
+        u_ref_logp,
+        u_low,
+        u_high,
+        u_beta,
+        start,
+        stop,
+        n_classes,
+        BLOCK,
     )
     if SPLITS == 1:
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-        loss_row, la0 = _finish(x_y, advantage, old_logp, ref_logp, low, high, beta, m0, a0)
+        loss_row, la0 = _finish(
+            x_y, u_advantage, u_old_logp, u_ref_logp, u_low, u_high, u_beta, m0, a0
+        )
         loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
         tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
         tl.store(saved + 0 * n_rows + row, m0)
@@ -231,12 +261,12 @@ def _forward_kernel(
 def _merge_kernel(
     logits,
     target,
-    advantage_ptr,
-    old_logp_ptr,
-    ref_logp_ptr,
-    low,
-    high,
-    beta,
+    u_advantage_ptr,
+    u_old_logp_ptr,
+    u_ref_logp_ptr,
+    u_low,
+    u_high,
+    u_beta,
     loss,
     saved,
     state,
@@ -245,9 +275,9 @@ def _merge_kernel(
     n_classes,
     ignore_index,
     stride_target,
-    stride_advantage,
-    stride_old_logp,
-    stride_ref_logp,
+    stride_u_advantage,
+    stride_u_old_logp,
+    stride_u_ref_logp,
     SPLITS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -259,12 +289,12 @@ def _merge_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    advantage = tl.load(advantage_ptr + row * stride_advantage).to(tl.float32)
-    old_logp = tl.load(old_logp_ptr + row * stride_old_logp).to(tl.float32)
-    ref_logp = tl.load(ref_logp_ptr + row * stride_ref_logp).to(tl.float32)
-    low = tl.full((), 0.0, tl.float32) + low
-    high = tl.full((), 0.0, tl.float32) + high
-    beta = tl.full((), 0.0, tl.float32) + beta
+    u_advantage = tl.load(u_advantage_ptr + row * stride_u_advantage).to(tl.float32)
+    u_old_logp = tl.load(u_old_logp_ptr + row * stride_u_old_logp).to(tl.float32)
+    u_ref_logp = tl.load(u_ref_logp_ptr + row * stride_u_ref_logp).to(tl.float32)
+    u_low = tl.full((), 0.0, tl.float32) + u_low
+    u_high = tl.full((), 0.0, tl.float32) + u_high
+    u_beta = tl.full((), 0.0, tl.float32) + u_beta
     m0 = tl.load(state + 0 * SPLITS * n_rows + row)
     a0 = tl.load(state + 1 * SPLITS * n_rows + row)
     for split in range(1, SPLITS):
@@ -273,7 +303,7 @@ def _merge_kernel(
         a0_b = tl.load(state + 1 * SPLITS * n_rows + at)
         m0, a0 = _merge(m0, a0, m0_b, a0_b)
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0 = _finish(x_y, advantage, old_logp, ref_logp, low, high, beta, m0, a0)
+    loss_row, la0 = _finish(x_y, u_advantage, u_old_logp, u_ref_logp, u_low, u_high, u_beta, m0, a0)
     loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
     tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
     tl.store(saved + 0 * n_rows + row, m0)
@@ -284,12 +314,12 @@ def _merge_kernel(
 def _backward_kernel(
     logits,
     target,
-    advantage_ptr,
-    old_logp_ptr,
-    ref_logp_ptr,
-    low,
-    high,
-    beta,
+    u_advantage_ptr,
+    u_old_logp_ptr,
+    u_ref_logp_ptr,
+    u_low,
+    u_high,
+    u_beta,
     saved,
     grad_rows,
     grad_logits,
@@ -299,9 +329,9 @@ def _backward_kernel(
     n_classes,
     ignore_index,
     stride_target,
-    stride_advantage,
-    stride_old_logp,
-    stride_ref_logp,
+    stride_u_advantage,
+    stride_u_old_logp,
+    stride_u_ref_logp,
     stride_grad_rows,
     BLOCK: tl.constexpr,
 ):
@@ -313,24 +343,37 @@ def _backward_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    advantage = tl.load(advantage_ptr + row * stride_advantage).to(tl.float32)
-    old_logp = tl.load(old_logp_ptr + row * stride_old_logp).to(tl.float32)
-    ref_logp = tl.load(ref_logp_ptr + row * stride_ref_logp).to(tl.float32)
-    low = tl.full((), 0.0, tl.float32) + low
-    high = tl.full((), 0.0, tl.float32) + high
-    beta = tl.full((), 0.0, tl.float32) + beta
+    u_advantage = tl.load(u_advantage_ptr + row * stride_u_advantage).to(tl.float32)
+    u_old_logp = tl.load(u_old_logp_ptr + row * stride_u_old_logp).to(tl.float32)
+    u_ref_logp = tl.load(u_ref_logp_ptr + row * stride_u_ref_logp).to(tl.float32)
+    u_low = tl.full((), 0.0, tl.float32) + u_low
+    u_high = tl.full((), 0.0, tl.float32) + u_high
+    u_beta = tl.full((), 0.0, tl.float32) + u_beta
     g = tl.load(grad_rows + row * stride_grad_rows)
     g = tl.where(in_range | ignored, g, float("nan"))  # a target out of range is loud
     m0 = tl.load(saved + 0 * n_rows + row)
     la0 = tl.load(saved + 1 * n_rows + row)
     c0, grad_x_y, m0, rinv0 = _coefficients(
-        x_y, advantage, old_logp, ref_logp, low, high, beta, m0, la0
+        x_y, u_advantage, u_old_logp, u_ref_logp, u_low, u_high, u_beta, m0, la0
     )
     cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = cols < n_classes
     x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
     (grad_x,) = _gradient(
-        cols, y, x, x_y, advantage, old_logp, ref_logp, low, high, beta, c0, grad_x_y, m0, rinv0
+        cols,
+        y,
+        x,
+        x_y,
+        u_advantage,
+        u_old_logp,
+        u_ref_logp,
+        u_low,
+        u_high,
+        u_beta,
+        c0,
+        grad_x_y,
+        m0,
+        rinv0,
     )
     grad_x = grad_x * g
     grad_x = tl.where(ignored, 0.0, grad_x)
@@ -342,12 +385,12 @@ def _backward_kernel(
 def _fused_kernel(
     logits,
     target,
-    advantage_ptr,
-    old_logp_ptr,
-    ref_logp_ptr,
-    low,
-    high,
-    beta,
+    u_advantage_ptr,
+    u_old_logp_ptr,
+    u_ref_logp_ptr,
+    u_low,
+    u_high,
+    u_beta,
     loss,
     grad_rows,
     grad_logits,
@@ -357,9 +400,9 @@ def _fused_kernel(
     n_classes,
     ignore_index,
     stride_target,
-    stride_advantage,
-    stride_old_logp,
-    stride_ref_logp,
+    stride_u_advantage,
+    stride_u_old_logp,
+    stride_u_ref_logp,
     stride_grad_rows,
     ONE_TILE: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -373,35 +416,62 @@ def _fused_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    advantage = tl.load(advantage_ptr + row * stride_advantage).to(tl.float32)
-    old_logp = tl.load(old_logp_ptr + row * stride_old_logp).to(tl.float32)
-    ref_logp = tl.load(ref_logp_ptr + row * stride_ref_logp).to(tl.float32)
-    low = tl.full((), 0.0, tl.float32) + low
-    high = tl.full((), 0.0, tl.float32) + high
-    beta = tl.full((), 0.0, tl.float32) + beta
+    u_advantage = tl.load(u_advantage_ptr + row * stride_u_advantage).to(tl.float32)
+    u_old_logp = tl.load(u_old_logp_ptr + row * stride_u_old_logp).to(tl.float32)
+    u_ref_logp = tl.load(u_ref_logp_ptr + row * stride_u_ref_logp).to(tl.float32)
+    u_low = tl.full((), 0.0, tl.float32) + u_low
+    u_high = tl.full((), 0.0, tl.float32) + u_high
+    u_beta = tl.full((), 0.0, tl.float32) + u_beta
     g = tl.load(grad_rows + row * stride_grad_rows)
     g = tl.where(in_range | ignored, g, float("nan"))  # a target out of range is loud
     if ONE_TILE:
         cols = tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-        m0, a0 = _lift(cols, inside, y, x, x_y, advantage, old_logp, ref_logp, low, high, beta)
+        m0, a0 = _lift(
+            cols, inside, y, x, x_y, u_advantage, u_old_logp, u_ref_logp, u_low, u_high, u_beta
+        )
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
     else:
         stop = tl.where(ignored, 0, n_classes)
         m0, a0 = _sweep(
-            base, y, x_y, advantage, old_logp, ref_logp, low, high, beta, 0, stop, n_classes, BLOCK
+            base,
+            y,
+            x_y,
+            u_advantage,
+            u_old_logp,
+            u_ref_logp,
+            u_low,
+            u_high,
+            u_beta,
+            0,
+            stop,
+            n_classes,
+            BLOCK,
         )
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0 = _finish(x_y, advantage, old_logp, ref_logp, low, high, beta, m0, a0)
+    loss_row, la0 = _finish(x_y, u_advantage, u_old_logp, u_ref_logp, u_low, u_high, u_beta, m0, a0)
     loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
     tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
     c0, grad_x_y, m0, rinv0 = _coefficients(
-        x_y, advantage, old_logp, ref_logp, low, high, beta, m0, la0
+        x_y, u_advantage, u_old_logp, u_ref_logp, u_low, u_high, u_beta, m0, la0
     )
     if ONE_TILE:
         (grad_x,) = _gradient(
-            cols, y, x, x_y, advantage, old_logp, ref_logp, low, high, beta, c0, grad_x_y, m0, rinv0
+            cols,
+            y,
+            x,
+            x_y,
+            u_advantage,
+            u_old_logp,
+            u_ref_logp,
+            u_low,
+            u_high,
+            u_beta,
+            c0,
+            grad_x_y,
+            m0,
+            rinv0,
         )
         grad_x = grad_x * g
         grad_x = tl.where(ignored, 0.0, grad_x)
@@ -417,12 +487,12 @@ def _fused_kernel(
                 y,
                 x,
                 x_y,
-                advantage,
-                old_logp,
-                ref_logp,
-                low,
-                high,
-                beta,
+                u_advantage,
+                u_old_logp,
+                u_ref_logp,
+                u_low,
+                u_high,
+                u_beta,
                 c0,
                 grad_x_y,
                 m0,
@@ -486,12 +556,12 @@ def _tiled_sweep_kernel(
     x_bias,
     source_row,
     target,
-    advantage_ptr,
-    old_logp_ptr,
-    ref_logp_ptr,
-    low,
-    high,
-    beta,
+    u_advantage_ptr,
+    u_old_logp_ptr,
+    u_ref_logp_ptr,
+    u_low,
+    u_high,
+    u_beta,
     at_y,
     x_cap,
     x_scale,
@@ -518,12 +588,12 @@ def _tiled_sweep_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    advantage = tl.load(advantage_ptr + row).to(tl.float32)
-    old_logp = tl.load(old_logp_ptr + row).to(tl.float32)
-    ref_logp = tl.load(ref_logp_ptr + row).to(tl.float32)
-    low = tl.full((), 0.0, tl.float32) + low
-    high = tl.full((), 0.0, tl.float32) + high
-    beta = tl.full((), 0.0, tl.float32) + beta
+    u_advantage = tl.load(u_advantage_ptr + row).to(tl.float32)
+    u_old_logp = tl.load(u_old_logp_ptr + row).to(tl.float32)
+    u_ref_logp = tl.load(u_ref_logp_ptr + row).to(tl.float32)
+    u_low = tl.full((), 0.0, tl.float32) + u_low
+    u_high = tl.full((), 0.0, tl.float32) + u_high
+    u_beta = tl.full((), 0.0, tl.float32) + u_beta
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BV), SPLITS) * BV
     start = split * class_share
@@ -554,7 +624,9 @@ def _tiled_sweep_kernel(
         )
         cols = cols[None, :]
         inside = (cols < n_classes) & (row >= 0)
-        m0_b, a0_b = _lift(cols, inside, y, x, x_y, advantage, old_logp, ref_logp, low, high, beta)
+        m0_b, a0_b = _lift(
+            cols, inside, y, x, x_y, u_advantage, u_old_logp, u_ref_logp, u_low, u_high, u_beta
+        )
         m0, a0 = _merge(m0, a0, m0_b, a0_b)
     tl.store(state + (0 * SPLITS + split) * n_rows + row, m0)
     tl.store(state + (1 * SPLITS + split) * n_rows + row, a0)
@@ -567,12 +639,12 @@ def _tiled_merge_kernel(
     x_bias,
     source_row,
     target,
-    advantage_ptr,
-    old_logp_ptr,
-    ref_logp_ptr,
-    low,
-    high,
-    beta,
+    u_advantage_ptr,
+    u_old_logp_ptr,
+    u_ref_logp_ptr,
+    u_low,
+    u_high,
+    u_beta,
     at_y,
     x_cap,
     x_scale,
@@ -594,12 +666,12 @@ def _tiled_merge_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    advantage = tl.load(advantage_ptr + row).to(tl.float32)
-    old_logp = tl.load(old_logp_ptr + row).to(tl.float32)
-    ref_logp = tl.load(ref_logp_ptr + row).to(tl.float32)
-    low = tl.full((), 0.0, tl.float32) + low
-    high = tl.full((), 0.0, tl.float32) + high
-    beta = tl.full((), 0.0, tl.float32) + beta
+    u_advantage = tl.load(u_advantage_ptr + row).to(tl.float32)
+    u_old_logp = tl.load(u_old_logp_ptr + row).to(tl.float32)
+    u_ref_logp = tl.load(u_ref_logp_ptr + row).to(tl.float32)
+    u_low = tl.full((), 0.0, tl.float32) + u_low
+    u_high = tl.full((), 0.0, tl.float32) + u_high
+    u_beta = tl.full((), 0.0, tl.float32) + u_beta
     m0 = tl.load(state + 0 * SPLITS * n_rows + row)
     a0 = tl.load(state + 1 * SPLITS * n_rows + row)
     for split in range(1, SPLITS):
@@ -609,7 +681,7 @@ def _tiled_merge_kernel(
     tl.store(row_merged + 0 * n_rows + row, m0)
     tl.store(row_merged + 1 * n_rows + row, a0)
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0 = _finish(x_y, advantage, old_logp, ref_logp, low, high, beta, m0, a0)
+    loss_row, la0 = _finish(x_y, u_advantage, u_old_logp, u_ref_logp, u_low, u_high, u_beta, m0, a0)
     tl.store(loss + 0 * n_rows + row, tl.where(in_range, loss_row, float("nan")))
     tl.store(saved + 0 * n_rows + row, m0)
     tl.store(saved + 1 * n_rows + row, la0)
@@ -622,12 +694,12 @@ def _tiled_row_kernel(
     x_bias,
     source_row,
     target,
-    advantage_ptr,
-    old_logp_ptr,
-    ref_logp_ptr,
-    low,
-    high,
-    beta,
+    u_advantage_ptr,
+    u_old_logp_ptr,
+    u_ref_logp_ptr,
+    u_low,
+    u_high,
+    u_beta,
     at_y,
     x_cap,
     x_scale,
@@ -648,16 +720,16 @@ def _tiled_row_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    advantage = tl.load(advantage_ptr + row).to(tl.float32)
-    old_logp = tl.load(old_logp_ptr + row).to(tl.float32)
-    ref_logp = tl.load(ref_logp_ptr + row).to(tl.float32)
-    low = tl.full((), 0.0, tl.float32) + low
-    high = tl.full((), 0.0, tl.float32) + high
-    beta = tl.full((), 0.0, tl.float32) + beta
+    u_advantage = tl.load(u_advantage_ptr + row).to(tl.float32)
+    u_old_logp = tl.load(u_old_logp_ptr + row).to(tl.float32)
+    u_ref_logp = tl.load(u_ref_logp_ptr + row).to(tl.float32)
+    u_low = tl.full((), 0.0, tl.float32) + u_low
+    u_high = tl.full((), 0.0, tl.float32) + u_high
+    u_beta = tl.full((), 0.0, tl.float32) + u_beta
     m0 = tl.load(saved + 0 * n_rows + row)
     la0 = tl.load(saved + 1 * n_rows + row)
     c0, grad_x_y, m0, rinv0 = _coefficients(
-        x_y, advantage, old_logp, ref_logp, low, high, beta, m0, la0
+        x_y, u_advantage, u_old_logp, u_ref_logp, u_low, u_high, u_beta, m0, la0
     )
     tl.store(row_coef + 0 * n_rows + row, c0)
     tl.store(row_coef + 1 * n_rows + row, grad_x_y)
@@ -672,12 +744,12 @@ def _tiled_gradient(
     x_bias,
     source_row,
     target,
-    advantage_ptr,
-    old_logp_ptr,
-    ref_logp_ptr,
-    low,
-    high,
-    beta,
+    u_advantage_ptr,
+    u_old_logp_ptr,
+    u_ref_logp_ptr,
+    u_low,
+    u_high,
+    u_beta,
     at_y,
     x_cap,
     x_scale,
@@ -709,12 +781,12 @@ def _tiled_gradient(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    advantage = tl.load(advantage_ptr + row).to(tl.float32)
-    old_logp = tl.load(old_logp_ptr + row).to(tl.float32)
-    ref_logp = tl.load(ref_logp_ptr + row).to(tl.float32)
-    low = tl.full((), 0.0, tl.float32) + low
-    high = tl.full((), 0.0, tl.float32) + high
-    beta = tl.full((), 0.0, tl.float32) + beta
+    u_advantage = tl.load(u_advantage_ptr + row).to(tl.float32)
+    u_old_logp = tl.load(u_old_logp_ptr + row).to(tl.float32)
+    u_ref_logp = tl.load(u_ref_logp_ptr + row).to(tl.float32)
+    u_low = tl.full((), 0.0, tl.float32) + u_low
+    u_high = tl.full((), 0.0, tl.float32) + u_high
+    u_beta = tl.full((), 0.0, tl.float32) + u_beta
     c0 = tl.load(row_coef + 0 * n_rows + row)
     grad_x_y = tl.load(row_coef + 1 * n_rows + row)
     m0 = tl.load(row_coef + 2 * n_rows + row)
@@ -743,7 +815,20 @@ def _tiled_gradient(
     cols = cols[None, :]
     inside = (cols < n_classes) & (row >= 0)
     (grad_x,) = _gradient(
-        cols, y, x, x_y, advantage, old_logp, ref_logp, low, high, beta, c0, grad_x_y, m0, rinv0
+        cols,
+        y,
+        x,
+        x_y,
+        u_advantage,
+        u_old_logp,
+        u_ref_logp,
+        u_low,
+        u_high,
+        u_beta,
+        c0,
+        grad_x_y,
+        m0,
+        rinv0,
     )
     if SOURCE == 0:
         grad = tl.where(inside, grad_x, 0.0)
@@ -767,12 +852,12 @@ def _tiled_hidden_kernel(
     x_bias,
     source_row,
     target,
-    advantage_ptr,
-    old_logp_ptr,
-    ref_logp_ptr,
-    low,
-    high,
-    beta,
+    u_advantage_ptr,
+    u_old_logp_ptr,
+    u_ref_logp_ptr,
+    u_low,
+    u_high,
+    u_beta,
     at_y,
     x_cap,
     x_scale,
@@ -828,12 +913,12 @@ def _tiled_hidden_kernel(
                     x_bias,
                     source_row,
                     target,
-                    advantage_ptr,
-                    old_logp_ptr,
-                    ref_logp_ptr,
-                    low,
-                    high,
-                    beta,
+                    u_advantage_ptr,
+                    u_old_logp_ptr,
+                    u_ref_logp_ptr,
+                    u_low,
+                    u_high,
+                    u_beta,
                     at_y,
                     x_cap,
                     x_scale,
@@ -898,12 +983,12 @@ def _tiled_weight_kernel(
     x_bias,
     source_row,
     target,
-    advantage_ptr,
-    old_logp_ptr,
-    ref_logp_ptr,
-    low,
-    high,
-    beta,
+    u_advantage_ptr,
+    u_old_logp_ptr,
+    u_ref_logp_ptr,
+    u_low,
+    u_high,
+    u_beta,
     at_y,
     x_cap,
     x_scale,
@@ -965,12 +1050,12 @@ def _tiled_weight_kernel(
                         x_bias,
                         source_row,
                         target,
-                        advantage_ptr,
-                        old_logp_ptr,
-                        ref_logp_ptr,
-                        low,
-                        high,
-                        beta,
+                        u_advantage_ptr,
+                        u_old_logp_ptr,
+                        u_ref_logp_ptr,
+                        u_low,
+                        u_high,
+                        u_beta,
                         at_y,
                         x_cap,
                         x_scale,
@@ -1043,7 +1128,7 @@ def _tiled_weight_kernel(
             )
 
 
-def _torch_forward(x, y, advantage, old_logp, ref_logp, low, high, beta):
+def _torch_forward(x, y, u_advantage, u_old_logp, u_ref_logp, u_low, u_high, u_beta):
     """Loss [rows, outputs] and saved statistics [n_saved, rows] of a chunk of whole rows."""
     x_y = x.gather(1, y)
     l0 = x.scatter_(1, y, float("-inf"))
@@ -1056,15 +1141,15 @@ def _torch_forward(x, y, advantage, old_logp, ref_logp, low, high, beta):
     ly0 = x_y
     z0 = (m0 - ly0) + la0
     w0 = el.softplus(z0)
-    w1 = el.clip(ref_logp + w0, -20.0, 20.0)
-    w2 = el.exp(el.clip(-old_logp - w0, -20.0, 20.0))
-    loss = beta * (w1 * el.expm1div(1.0, w1) - w1) + el.maximum(
-        -advantage * w2, -advantage * el.clip(w2, 1.0 - low, 1.0 + high)
-    )
+    w1 = el.clip(u_ref_logp + w0, -20.0, 20.0)
+    w2 = el.exp(el.clip(-u_old_logp - w0, -20.0, 20.0))
+    loss = el.maximum(
+        -w2 * u_advantage, -u_advantage * el.clip(w2, 1.0 - u_low, 1.0 + u_high)
+    ) + u_beta * (w1 * el.expm1div(1.0, w1) - w1)
     return loss, torch.cat([m0.to(x.dtype), la0.to(x.dtype)], 1).t()
 
 
-def _torch_backward(x, y, advantage, old_logp, ref_logp, low, high, beta, saved, g):
+def _torch_backward(x, y, u_advantage, u_old_logp, u_ref_logp, u_low, u_high, u_beta, saved, g):
     """g * dloss/dx [rows, V] for each stream of a chunk of whole rows, from what was saved."""
     m0 = saved[0].unsqueeze(1)
     la0 = saved[1].unsqueeze(1)
@@ -1072,18 +1157,18 @@ def _torch_backward(x, y, advantage, old_logp, ref_logp, low, high, beta, saved,
     ly0 = x_y
     z0 = (m0 - ly0) + la0
     w0 = el.softplus(z0)
-    w1 = ref_logp + w0
+    w1 = u_ref_logp + w0
     w2 = el.clip(w1, -20.0, 20.0)
-    w3 = -old_logp - w0
+    w3 = -u_old_logp - w0
     w4 = el.exp(el.clip(w3, -20.0, 20.0))
-    w5 = advantage * w4
+    w5 = w4 * u_advantage
     w6 = -w5
-    w7 = 1.0 - low
-    w8 = 1.0 + high
-    w9 = -advantage * el.clip(w4, w7, w8)
+    w7 = 1.0 - u_low
+    w8 = 1.0 + u_high
+    w9 = -u_advantage * el.clip(w4, w7, w8)
     w10 = w5 * el.inrange(w3, -20.0, 20.0)
     c0 = (
-        w2 * beta * el.expm1div(1.0, w2) * el.inrange(w1, -20.0, 20.0)
+        w2 * u_beta * el.expm1div(1.0, w2) * el.inrange(w1, -20.0, 20.0)
         + w10 * el.above(w6, w9)
         + w10 * el.above(w9, w6) * el.inrange(w4, w7, w8)
     ) * el.sigmoid(z0)
@@ -1096,7 +1181,7 @@ def _torch_backward(x, y, advantage, old_logp, ref_logp, low, high, beta, saved,
     return (grad_x,)
 
 
-def _torch_fused(x, y, advantage, old_logp, ref_logp, low, high, beta, g):
+def _torch_fused(x, y, u_advantage, u_old_logp, u_ref_logp, u_low, u_high, u_beta, g):
     """Loss [rows, outputs] and g * dloss/dx [rows, V] for each stream while the chunk is in cache."""
     x_y = x.gather(1, y)
     l0 = x.scatter_(1, y, float("-inf"))
@@ -1109,24 +1194,24 @@ def _torch_fused(x, y, advantage, old_logp, ref_logp, low, high, beta, g):
     ly0 = x_y
     z0 = (m0 - ly0) + la0
     w0 = el.softplus(z0)
-    w1 = el.clip(ref_logp + w0, -20.0, 20.0)
-    w2 = el.exp(el.clip(-old_logp - w0, -20.0, 20.0))
-    loss = beta * (w1 * el.expm1div(1.0, w1) - w1) + el.maximum(
-        -advantage * w2, -advantage * el.clip(w2, 1.0 - low, 1.0 + high)
-    )
+    w1 = el.clip(u_ref_logp + w0, -20.0, 20.0)
+    w2 = el.exp(el.clip(-u_old_logp - w0, -20.0, 20.0))
+    loss = el.maximum(
+        -w2 * u_advantage, -u_advantage * el.clip(w2, 1.0 - u_low, 1.0 + u_high)
+    ) + u_beta * (w1 * el.expm1div(1.0, w1) - w1)
     w0 = el.softplus(z0)
-    w1 = ref_logp + w0
+    w1 = u_ref_logp + w0
     w2 = el.clip(w1, -20.0, 20.0)
-    w3 = -old_logp - w0
+    w3 = -u_old_logp - w0
     w4 = el.exp(el.clip(w3, -20.0, 20.0))
-    w5 = advantage * w4
+    w5 = w4 * u_advantage
     w6 = -w5
-    w7 = 1.0 - low
-    w8 = 1.0 + high
-    w9 = -advantage * el.clip(w4, w7, w8)
+    w7 = 1.0 - u_low
+    w8 = 1.0 + u_high
+    w9 = -u_advantage * el.clip(w4, w7, w8)
     w10 = w5 * el.inrange(w3, -20.0, 20.0)
     c0 = (
-        w2 * beta * el.expm1div(1.0, w2) * el.inrange(w1, -20.0, 20.0)
+        w2 * u_beta * el.expm1div(1.0, w2) * el.inrange(w1, -20.0, 20.0)
         + w10 * el.above(w6, w9)
         + w10 * el.above(w9, w6) * el.inrange(w4, w7, w8)
     ) * el.sigmoid(z0)
@@ -1140,31 +1225,32 @@ def _torch_fused(x, y, advantage, old_logp, ref_logp, low, high, beta, g):
 _C_SOURCE = r"""#include "row.h"
 
 /* GRPO token loss
-     loss     = beta*(clip(ref_logp + softplus(z0), -20, 20)*expm1div(1, clip(ref_logp +
-         softplus(z0), -20, 20)) - clip(ref_logp + softplus(z0), -20, 20)) +
-         maximum(-advantage*exp(clip(-old_logp - softplus(z0), -20, 20)),
-         -advantage*clip(exp(clip(-old_logp - softplus(z0), -20, 20)), 1 - low, high + 1))
-     c0       = (advantage*exp(clip(-old_logp - softplus(z0), -20,
-         20))*above(-advantage*exp(clip(-old_logp - softplus(z0), -20, 20)),
-         -advantage*clip(exp(clip(-old_logp - softplus(z0), -20, 20)), 1 - low, high +
-         1))*inrange(-old_logp - softplus(z0), -20, 20) + advantage*exp(clip(-old_logp -
-         softplus(z0), -20, 20))*above(-advantage*clip(exp(clip(-old_logp - softplus(z0), -20,
-         20)), 1 - low, high + 1), -advantage*exp(clip(-old_logp - softplus(z0), -20,
-         20)))*inrange(-old_logp - softplus(z0), -20, 20)*inrange(exp(clip(-old_logp -
-         softplus(z0), -20, 20)), 1 - low, high + 1) + beta*clip(ref_logp + softplus(z0), -20,
-         20)*expm1div(1, clip(ref_logp + softplus(z0), -20, 20))*inrange(ref_logp + softplus(z0),
-         -20, 20))*sigmoid(z0)
+     loss     = u_beta*(clip(u_ref_logp + softplus(z0), -20, 20)*expm1div(1, clip(u_ref_logp +
+         softplus(z0), -20, 20)) - clip(u_ref_logp + softplus(z0), -20, 20)) +
+         maximum(-u_advantage*exp(clip(-u_old_logp - softplus(z0), -20, 20)),
+         -u_advantage*clip(exp(clip(-u_old_logp - softplus(z0), -20, 20)), 1 - u_low, u_high + 1))
+     c0       = (u_advantage*exp(clip(-u_old_logp - softplus(z0), -20,
+         20))*above(-u_advantage*exp(clip(-u_old_logp - softplus(z0), -20, 20)),
+         -u_advantage*clip(exp(clip(-u_old_logp - softplus(z0), -20, 20)), 1 - u_low, u_high +
+         1))*inrange(-u_old_logp - softplus(z0), -20, 20) + u_advantage*exp(clip(-u_old_logp -
+         softplus(z0), -20, 20))*above(-u_advantage*clip(exp(clip(-u_old_logp - softplus(z0), -20,
+         20)), 1 - u_low, u_high + 1), -u_advantage*exp(clip(-u_old_logp - softplus(z0), -20,
+         20)))*inrange(-u_old_logp - softplus(z0), -20, 20)*inrange(exp(clip(-u_old_logp -
+         softplus(z0), -20, 20)), 1 - u_low, u_high + 1) + u_beta*clip(u_ref_logp + softplus(z0),
+         -20, 20)*expm1div(1, clip(u_ref_logp + softplus(z0), -20, 20))*inrange(u_ref_logp +
+         softplus(z0), -20, 20))*sigmoid(z0)
      dloss/dx = R0*c0
-     dloss/dx_y = -(advantage*exp(clip(-old_logp - softplus(z0), -20,
-         20))*above(-advantage*exp(clip(-old_logp - softplus(z0), -20, 20)),
-         -advantage*clip(exp(clip(-old_logp - softplus(z0), -20, 20)), 1 - low, high +
-         1))*inrange(-old_logp - softplus(z0), -20, 20) + advantage*exp(clip(-old_logp -
-         softplus(z0), -20, 20))*above(-advantage*clip(exp(clip(-old_logp - softplus(z0), -20,
-         20)), 1 - low, high + 1), -advantage*exp(clip(-old_logp - softplus(z0), -20,
-         20)))*inrange(-old_logp - softplus(z0), -20, 20)*inrange(exp(clip(-old_logp -
-         softplus(z0), -20, 20)), 1 - low, high + 1) + beta*clip(ref_logp + softplus(z0), -20,
-         20)*expm1div(1, clip(ref_logp + softplus(z0), -20, 20))*inrange(ref_logp + softplus(z0),
-         -20, 20))*sigmoid(z0)
+     dloss/dx_y = -(u_advantage*exp(clip(-u_old_logp - softplus(z0), -20,
+         20))*above(-u_advantage*exp(clip(-u_old_logp - softplus(z0), -20, 20)),
+         -u_advantage*clip(exp(clip(-u_old_logp - softplus(z0), -20, 20)), 1 - u_low, u_high +
+         1))*inrange(-u_old_logp - softplus(z0), -20, 20) + u_advantage*exp(clip(-u_old_logp -
+         softplus(z0), -20, 20))*above(-u_advantage*clip(exp(clip(-u_old_logp - softplus(z0), -20,
+         20)), 1 - u_low, u_high + 1), -u_advantage*exp(clip(-u_old_logp - softplus(z0), -20,
+         20)))*inrange(-u_old_logp - softplus(z0), -20, 20)*inrange(exp(clip(-u_old_logp -
+         softplus(z0), -20, 20)), 1 - u_low, u_high + 1) + u_beta*clip(u_ref_logp + softplus(z0),
+         -20, 20)*expm1div(1, clip(u_ref_logp + softplus(z0), -20, 20))*inrange(u_ref_logp +
+         softplus(z0), -20, 20))*sigmoid(z0)
+     names of the spec begin with u_: u_advantage is its advantage
      with l0_j = x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 = exp(l0_j
          - logsumexp_(j != y) l0_j) */
 
@@ -1298,9 +1384,9 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
     const int64_t own = (mode == BACKWARD ? 0 : 1 * padded) + 2 * width;
     if (own && !(scratch = aligned_alloc(ALIGNED, (size_t)own * sizeof(real)))) return 1;
     real *kept = scratch + 2 * width;
-    const double low = call->parameter[0];
-    const double high = call->parameter[1];
-    const double beta = call->parameter[2];
+    const double u_low = call->parameter[0];
+    const double u_high = call->parameter[1];
+    const double u_beta = call->parameter[2];
     for (int64_t row = start; row < stop; ++row) {
         real *grad_x_ptr = grad_row(call, 0, row, scratch + 1 * width);
         const int64_t target = call->target[row * call->target_stride];
@@ -1314,9 +1400,9 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         const int in_range = target >= 0 && target < n_classes;
         const int y = in_range ? (int)target : 0;
         const real *x_ptr = read_row(call, 0, row, scratch + 0 * width);
-        const double advantage = call->input[0][row * call->input_stride[0]];
-        const double old_logp = call->input[1][row * call->input_stride[1]];
-        const double ref_logp = call->input[2][row * call->input_stride[2]];
+        const double u_advantage = call->input[0][row * call->input_stride[0]];
+        const double u_old_logp = call->input[1][row * call->input_stride[1]];
+        const double u_ref_logp = call->input[2][row * call->input_stride[2]];
         double x_y, m0, a0, la0, loss, g;
         x_y = x_ptr[y];
         if (mode != BACKWARD) {
@@ -1335,10 +1421,10 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             double ly0 = x_y;
             double z0 = m0 - ly0 + la0;
             double w0 = f_softplus(z0);
-            double w1 = f_clamp(ref_logp + w0, 20.0);
-            double w2 = f_exp(f_clamp(-old_logp - w0, 20.0));
-            loss = beta * (w1 * f_expm1div(1.0, w1) - w1) + f_maximum(-advantage * w2, -advantage *
-                f_clip(w2, 1.0 - low, 1.0 + high));
+            double w1 = f_clamp(u_ref_logp + w0, 20.0);
+            double w2 = f_exp(f_clamp(-u_old_logp - w0, 20.0));
+            loss = f_maximum(-w2 * u_advantage, -u_advantage * f_clip(w2, 1.0 - u_low, 1.0 +
+                u_high)) + u_beta * (w1 * f_expm1div(1.0, w1) - w1);
             call->result[0 * call->rows + row] = (real)(in_range ? loss : NAN);
         } else {
             m0 = call->saved[0 * call->rows + row];
@@ -1354,17 +1440,17 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         double ly0 = x_y;
         double z0 = m0 - ly0 + la0;
         double w0 = f_softplus(z0);
-        double w1 = ref_logp + w0;
+        double w1 = u_ref_logp + w0;
         double w2 = f_clamp(w1, 20.0);
-        double w3 = -old_logp - w0;
+        double w3 = -u_old_logp - w0;
         double w4 = f_exp(f_clamp(w3, 20.0));
-        double w5 = advantage * w4;
+        double w5 = w4 * u_advantage;
         double w6 = -w5;
-        double w7 = 1.0 - low;
-        double w8 = 1.0 + high;
-        double w9 = -advantage * f_clip(w4, w7, w8);
+        double w7 = 1.0 - u_low;
+        double w8 = 1.0 + u_high;
+        double w9 = -u_advantage * f_clip(w4, w7, w8);
         double w10 = w5 * f_inrange(w3, -20.0, 20.0);
-        double c0 = (w2 * beta * f_expm1div(1.0, w2) * f_inrange(w1, -20.0, 20.0) + w10 *
+        double c0 = (w2 * u_beta * f_expm1div(1.0, w2) * f_inrange(w1, -20.0, 20.0) + w10 *
             f_above(w6, w9) + w10 * f_above(w9, w6) * f_inrange(w4, w7, w8)) * f_sigmoid(z0);
         double grad_x_y = -c0;
         double rinv0 = (la0 == -INFINITY ? 0.0 : f_exp(-la0));

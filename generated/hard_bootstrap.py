@@ -34,15 +34,16 @@ __all__ = [
 
 # ======================================================================================
 # Hard bootstrapping
-#   loss     = beta*softplus(z0) - (1 - beta)*where(eq(x_y, max0)*lt(index_y, index0) + lt(max0,
-#       x_y), -softplus(z0), -top0)
-#   c0       = beta*where(eq(x_y, max0)*lt(index_y, index0) + lt(max0, x_y), -1, 0) + beta -
+#   loss     = u_beta*softplus(z0) - (1 - u_beta)*where(eq(x_y, max0)*lt(index_y, index0) +
+#       lt(max0, x_y), -softplus(z0), -top0)
+#   c0       = u_beta*where(eq(x_y, max0)*lt(index_y, index0) + lt(max0, x_y), -1, 0) + u_beta -
 #       where(eq(x_y, max0)*lt(index_y, index0) + lt(max0, x_y), -1, 0)
-#   c1       = (1 - beta)*where(eq(x_y, max0)*lt(index_y, index0) + lt(max0, x_y), 0, -1)
+#   c1       = (1 - u_beta)*where(eq(x_y, max0)*lt(index_y, index0) + lt(max0, x_y), 0, -1)
 #   dloss/dx = c0*exp(logp0) + c1*rise0
-#   dloss/dx_y = -(1 - beta)*sigmoid(-z0)*where(eq(x_y, max0)*lt(index_y, index0) + lt(max0, x_y),
-#       0, -1) - (beta - (1 - beta)*where(eq(x_y, max0)*lt(index_y, index0) + lt(max0, x_y), -1,
-#       0))*sigmoid(z0)
+#   dloss/dx_y = -(1 - u_beta)*sigmoid(-z0)*where(eq(x_y, max0)*lt(index_y, index0) + lt(max0,
+#       x_y), 0, -1) - (u_beta - (1 - u_beta)*where(eq(x_y, max0)*lt(index_y, index0) + lt(max0,
+#       x_y), -1, 0))*sigmoid(z0)
+#   names of the spec begin with u_: u_beta is its beta
 #   with l0_j = x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 = exp(l0_j
 #       - logsumexp_(j != y) l0_j)
 #   max0 = max_(j != y) x, first at index0; is_max0 = [j is index0]
@@ -52,7 +53,7 @@ __all__ = [
 
 
 @dl.jit
-def _lift(cols, inside, y, x, x_y, index_y, beta):
+def _lift(cols, inside, y, x, x_y, index_y, u_beta):
     # State of one tile, relative to the tile's own maximum: M = sum of w * exp(kappa * t) * t^n
     # with t = l - m, over the classes other than the target.
     valid = inside & (cols != y)
@@ -93,7 +94,7 @@ def _merge(m0_a, a0_a, rest0_a, max0_a, index0_a, m0_b, a0_b, rest0_b, max0_b, i
 
 
 @dl.jit
-def _sweep(base, y, x_y, index_y, beta, start, stop, n_classes, BLOCK: tl.constexpr):
+def _sweep(base, y, x_y, index_y, u_beta, start, stop, n_classes, BLOCK: tl.constexpr):
     # Online reduction of the classes start .. stop - 1: one read of each logit.
     m0 = tl.full((), float("-inf"), tl.float32)
     a0 = tl.full((), 0.0, tl.float32)
@@ -104,7 +105,7 @@ def _sweep(base, y, x_y, index_y, beta, start, stop, n_classes, BLOCK: tl.conste
         cols = first_col + tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
-        m0_b, a0_b, rest0_b, max0_b, index0_b = _lift(cols, inside, y, x, x_y, index_y, beta)
+        m0_b, a0_b, rest0_b, max0_b, index0_b = _lift(cols, inside, y, x, x_y, index_y, u_beta)
         m0, a0, rest0, max0, index0 = _merge(
             m0, a0, rest0, max0, index0, m0_b, a0_b, rest0_b, max0_b, index0_b
         )
@@ -112,7 +113,7 @@ def _sweep(base, y, x_y, index_y, beta, start, stop, n_classes, BLOCK: tl.conste
 
 
 @dl.jit
-def _finish(x_y, index_y, beta, m0, a0, rest0, max0, index0):
+def _finish(x_y, index_y, u_beta, m0, a0, rest0, max0, index0):
     # From the merged state to the results of the row, and the statistics that the gradient reads.
     la0 = dl.log_accurate(a0)
     ly0 = x_y
@@ -123,7 +124,7 @@ def _finish(x_y, index_y, beta, m0, a0, rest0, max0, index0):
     top0 = tl.where(la0 == float("-inf"), float("inf"), top0)
     zc0 = dl.clip(z0, -3.0e38, 3.0e38)
     w0 = dl.softplus(zc0)
-    loss = w0 * beta - (1.0 - beta) * dl.where(
+    loss = w0 * u_beta - (1.0 - u_beta) * dl.where(
         dl.eq(x_y, max0) * dl.lt(index_y, index0) + dl.lt(max0, x_y), -w0, -top0
     )
     loss = tl.where(
@@ -135,7 +136,7 @@ def _finish(x_y, index_y, beta, m0, a0, rest0, max0, index0):
 
 
 @dl.jit
-def _coefficients(x_y, index_y, beta, m0, la0, rest0, max0, index0):
+def _coefficients(x_y, index_y, u_beta, m0, la0, rest0, max0, index0):
     # Row scalars of the gradient.
     ly0 = x_y
     z0 = (m0 - ly0) + la0
@@ -146,17 +147,17 @@ def _coefficients(x_y, index_y, beta, m0, la0, rest0, max0, index0):
     top0 = tl.where(la0 == float("-inf"), float("inf"), top0)
     w0 = dl.eq(x_y, max0) * dl.lt(index_y, index0) + dl.lt(max0, x_y)
     w1 = dl.where(w0, -1.0, 0.0)
-    w2 = 1.0 - beta
+    w2 = 1.0 - u_beta
     w3 = w2 * dl.where(w0, 0.0, -1.0)
-    c0 = beta + w1 * beta - w1
+    c0 = u_beta + w1 * u_beta - w1
     c1 = w3
-    grad_x_y = -(beta - w1 * w2) * dl.sigmoid(z0) - w3 * dl.sigmoid(-z0)
+    grad_x_y = -(u_beta - w1 * w2) * dl.sigmoid(z0) - w3 * dl.sigmoid(-z0)
     pinv0 = tl.where(la0 == float("-inf"), 0.0, dl.exp_accurate(-lam0))
     return c0, c1, grad_x_y, m0, pinv0, top0, index0
 
 
 @dl.jit
-def _gradient(cols, y, x, x_y, index_y, beta, c0, c1, grad_x_y, m0, pinv0, top0, index0):
+def _gradient(cols, y, x, x_y, index_y, u_beta, c0, c1, grad_x_y, m0, pinv0, top0, index0):
     # dloss/dx_j of one tile; the value at y is written, not added.
     index = cols.to(tl.float32)
     t0 = x - m0
@@ -173,7 +174,7 @@ def _gradient(cols, y, x, x_y, index_y, beta, c0, c1, grad_x_y, m0, pinv0, top0,
 def _forward_kernel(
     logits,
     target,
-    beta,
+    u_beta,
     loss,
     saved,
     state,
@@ -195,16 +196,18 @@ def _forward_kernel(
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
     index_y = y.to(tl.float32)
-    beta = tl.full((), 0.0, tl.float32) + beta
+    u_beta = tl.full((), 0.0, tl.float32) + u_beta
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BLOCK), SPLITS) * BLOCK
     start = split * class_share
     stop = tl.minimum(start + class_share, n_classes)
     stop = tl.where(ignored, start, stop)  # ignored rows read nothing
-    m0, a0, rest0, max0, index0 = _sweep(base, y, x_y, index_y, beta, start, stop, n_classes, BLOCK)
+    m0, a0, rest0, max0, index0 = _sweep(
+        base, y, x_y, index_y, u_beta, start, stop, n_classes, BLOCK
+    )
     if SPLITS == 1:
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-        loss_row, la0 = _finish(x_y, index_y, beta, m0, a0, rest0, max0, index0)
+        loss_row, la0 = _finish(x_y, index_y, u_beta, m0, a0, rest0, max0, index0)
         loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
         tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
         tl.store(saved + 0 * n_rows + row, m0)
@@ -225,7 +228,7 @@ def _forward_kernel(
 def _merge_kernel(
     logits,
     target,
-    beta,
+    u_beta,
     loss,
     saved,
     state,
@@ -246,7 +249,7 @@ def _merge_kernel(
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
     index_y = y.to(tl.float32)
-    beta = tl.full((), 0.0, tl.float32) + beta
+    u_beta = tl.full((), 0.0, tl.float32) + u_beta
     m0 = tl.load(state + 0 * SPLITS * n_rows + row)
     a0 = tl.load(state + 1 * SPLITS * n_rows + row)
     rest0 = tl.load(state + 2 * SPLITS * n_rows + row)
@@ -263,7 +266,7 @@ def _merge_kernel(
             m0, a0, rest0, max0, index0, m0_b, a0_b, rest0_b, max0_b, index0_b
         )
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0 = _finish(x_y, index_y, beta, m0, a0, rest0, max0, index0)
+    loss_row, la0 = _finish(x_y, index_y, u_beta, m0, a0, rest0, max0, index0)
     loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
     tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
     tl.store(saved + 0 * n_rows + row, m0)
@@ -277,7 +280,7 @@ def _merge_kernel(
 def _backward_kernel(
     logits,
     target,
-    beta,
+    u_beta,
     saved,
     grad_rows,
     grad_logits,
@@ -299,7 +302,7 @@ def _backward_kernel(
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
     index_y = y.to(tl.float32)
-    beta = tl.full((), 0.0, tl.float32) + beta
+    u_beta = tl.full((), 0.0, tl.float32) + u_beta
     g = tl.load(grad_rows + row * stride_grad_rows)
     g = tl.where(in_range | ignored, g, float("nan"))  # a target out of range is loud
     m0 = tl.load(saved + 0 * n_rows + row)
@@ -308,12 +311,14 @@ def _backward_kernel(
     max0 = tl.load(saved + 3 * n_rows + row)
     index0 = tl.load(saved + 4 * n_rows + row)
     c0, c1, grad_x_y, m0, pinv0, top0, index0 = _coefficients(
-        x_y, index_y, beta, m0, la0, rest0, max0, index0
+        x_y, index_y, u_beta, m0, la0, rest0, max0, index0
     )
     cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = cols < n_classes
     x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-    (grad_x,) = _gradient(cols, y, x, x_y, index_y, beta, c0, c1, grad_x_y, m0, pinv0, top0, index0)
+    (grad_x,) = _gradient(
+        cols, y, x, x_y, index_y, u_beta, c0, c1, grad_x_y, m0, pinv0, top0, index0
+    )
     grad_x = grad_x * g
     grad_x = tl.where(ignored, 0.0, grad_x)
     out = grad_logits + row * stride_grad + cols
@@ -324,7 +329,7 @@ def _backward_kernel(
 def _fused_kernel(
     logits,
     target,
-    beta,
+    u_beta,
     loss,
     grad_rows,
     grad_logits,
@@ -348,28 +353,30 @@ def _fused_kernel(
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
     index_y = y.to(tl.float32)
-    beta = tl.full((), 0.0, tl.float32) + beta
+    u_beta = tl.full((), 0.0, tl.float32) + u_beta
     g = tl.load(grad_rows + row * stride_grad_rows)
     g = tl.where(in_range | ignored, g, float("nan"))  # a target out of range is loud
     if ONE_TILE:
         cols = tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-        m0, a0, rest0, max0, index0 = _lift(cols, inside, y, x, x_y, index_y, beta)
+        m0, a0, rest0, max0, index0 = _lift(cols, inside, y, x, x_y, index_y, u_beta)
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
     else:
         stop = tl.where(ignored, 0, n_classes)
-        m0, a0, rest0, max0, index0 = _sweep(base, y, x_y, index_y, beta, 0, stop, n_classes, BLOCK)
+        m0, a0, rest0, max0, index0 = _sweep(
+            base, y, x_y, index_y, u_beta, 0, stop, n_classes, BLOCK
+        )
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0 = _finish(x_y, index_y, beta, m0, a0, rest0, max0, index0)
+    loss_row, la0 = _finish(x_y, index_y, u_beta, m0, a0, rest0, max0, index0)
     loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
     tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
     c0, c1, grad_x_y, m0, pinv0, top0, index0 = _coefficients(
-        x_y, index_y, beta, m0, la0, rest0, max0, index0
+        x_y, index_y, u_beta, m0, la0, rest0, max0, index0
     )
     if ONE_TILE:
         (grad_x,) = _gradient(
-            cols, y, x, x_y, index_y, beta, c0, c1, grad_x_y, m0, pinv0, top0, index0
+            cols, y, x, x_y, index_y, u_beta, c0, c1, grad_x_y, m0, pinv0, top0, index0
         )
         grad_x = grad_x * g
         grad_x = tl.where(ignored, 0.0, grad_x)
@@ -381,7 +388,7 @@ def _fused_kernel(
             inside = cols < n_classes
             x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
             (grad_x,) = _gradient(
-                cols, y, x, x_y, index_y, beta, c0, c1, grad_x_y, m0, pinv0, top0, index0
+                cols, y, x, x_y, index_y, u_beta, c0, c1, grad_x_y, m0, pinv0, top0, index0
             )
             tl.debug_barrier()  # the gradient may overwrite the logits: all of the tile is read
             grad_x = grad_x * g
@@ -441,7 +448,7 @@ def _tiled_sweep_kernel(
     x_bias,
     source_row,
     target,
-    beta,
+    u_beta,
     at_y,
     x_cap,
     x_scale,
@@ -469,7 +476,7 @@ def _tiled_sweep_kernel(
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
     index_y = y.to(tl.float32)
-    beta = tl.full((), 0.0, tl.float32) + beta
+    u_beta = tl.full((), 0.0, tl.float32) + u_beta
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BV), SPLITS) * BV
     start = split * class_share
@@ -503,7 +510,7 @@ def _tiled_sweep_kernel(
         )
         cols = cols[None, :]
         inside = (cols < n_classes) & (row >= 0)
-        m0_b, a0_b, rest0_b, max0_b, index0_b = _lift(cols, inside, y, x, x_y, index_y, beta)
+        m0_b, a0_b, rest0_b, max0_b, index0_b = _lift(cols, inside, y, x, x_y, index_y, u_beta)
         m0, a0, rest0, max0, index0 = _merge(
             m0, a0, rest0, max0, index0, m0_b, a0_b, rest0_b, max0_b, index0_b
         )
@@ -521,7 +528,7 @@ def _tiled_merge_kernel(
     x_bias,
     source_row,
     target,
-    beta,
+    u_beta,
     at_y,
     x_cap,
     x_scale,
@@ -544,7 +551,7 @@ def _tiled_merge_kernel(
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
     index_y = y.to(tl.float32)
-    beta = tl.full((), 0.0, tl.float32) + beta
+    u_beta = tl.full((), 0.0, tl.float32) + u_beta
     m0 = tl.load(state + 0 * SPLITS * n_rows + row)
     a0 = tl.load(state + 1 * SPLITS * n_rows + row)
     rest0 = tl.load(state + 2 * SPLITS * n_rows + row)
@@ -565,7 +572,7 @@ def _tiled_merge_kernel(
     tl.store(row_merged + 3 * n_rows + row, max0)
     tl.store(row_merged + 4 * n_rows + row, index0)
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0 = _finish(x_y, index_y, beta, m0, a0, rest0, max0, index0)
+    loss_row, la0 = _finish(x_y, index_y, u_beta, m0, a0, rest0, max0, index0)
     tl.store(loss + 0 * n_rows + row, tl.where(in_range, loss_row, float("nan")))
     tl.store(saved + 0 * n_rows + row, m0)
     tl.store(saved + 1 * n_rows + row, la0)
@@ -581,7 +588,7 @@ def _tiled_row_kernel(
     x_bias,
     source_row,
     target,
-    beta,
+    u_beta,
     at_y,
     x_cap,
     x_scale,
@@ -603,14 +610,14 @@ def _tiled_row_kernel(
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
     index_y = y.to(tl.float32)
-    beta = tl.full((), 0.0, tl.float32) + beta
+    u_beta = tl.full((), 0.0, tl.float32) + u_beta
     m0 = tl.load(saved + 0 * n_rows + row)
     la0 = tl.load(saved + 1 * n_rows + row)
     rest0 = tl.load(saved + 2 * n_rows + row)
     max0 = tl.load(saved + 3 * n_rows + row)
     index0 = tl.load(saved + 4 * n_rows + row)
     c0, c1, grad_x_y, m0, pinv0, top0, index0 = _coefficients(
-        x_y, index_y, beta, m0, la0, rest0, max0, index0
+        x_y, index_y, u_beta, m0, la0, rest0, max0, index0
     )
     tl.store(row_coef + 0 * n_rows + row, c0)
     tl.store(row_coef + 1 * n_rows + row, c1)
@@ -628,7 +635,7 @@ def _tiled_gradient(
     x_bias,
     source_row,
     target,
-    beta,
+    u_beta,
     at_y,
     x_cap,
     x_scale,
@@ -661,7 +668,7 @@ def _tiled_gradient(
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
     index_y = y.to(tl.float32)
-    beta = tl.full((), 0.0, tl.float32) + beta
+    u_beta = tl.full((), 0.0, tl.float32) + u_beta
     c0 = tl.load(row_coef + 0 * n_rows + row)
     c1 = tl.load(row_coef + 1 * n_rows + row)
     grad_x_y = tl.load(row_coef + 2 * n_rows + row)
@@ -692,7 +699,9 @@ def _tiled_gradient(
     )
     cols = cols[None, :]
     inside = (cols < n_classes) & (row >= 0)
-    (grad_x,) = _gradient(cols, y, x, x_y, index_y, beta, c0, c1, grad_x_y, m0, pinv0, top0, index0)
+    (grad_x,) = _gradient(
+        cols, y, x, x_y, index_y, u_beta, c0, c1, grad_x_y, m0, pinv0, top0, index0
+    )
     if SOURCE == 0:
         grad = tl.where(inside, grad_x, 0.0)
     tile_counts = 1
@@ -715,7 +724,7 @@ def _tiled_hidden_kernel(
     x_bias,
     source_row,
     target,
-    beta,
+    u_beta,
     at_y,
     x_cap,
     x_scale,
@@ -771,7 +780,7 @@ def _tiled_hidden_kernel(
                     x_bias,
                     source_row,
                     target,
-                    beta,
+                    u_beta,
                     at_y,
                     x_cap,
                     x_scale,
@@ -836,7 +845,7 @@ def _tiled_weight_kernel(
     x_bias,
     source_row,
     target,
-    beta,
+    u_beta,
     at_y,
     x_cap,
     x_scale,
@@ -898,7 +907,7 @@ def _tiled_weight_kernel(
                         x_bias,
                         source_row,
                         target,
-                        beta,
+                        u_beta,
                         at_y,
                         x_cap,
                         x_scale,
@@ -971,7 +980,7 @@ def _tiled_weight_kernel(
             )
 
 
-def _torch_forward(x, y, beta):
+def _torch_forward(x, y, u_beta):
     """Loss [rows, outputs] and saved statistics [n_saved, rows] of a chunk of whole rows."""
     index = torch.arange(x.shape[1], dtype=x.dtype, device=x.device)[None]
     x_y = x.gather(1, y)
@@ -996,7 +1005,7 @@ def _torch_forward(x, y, beta):
     top0 = torch.where(la0 == float("-inf"), float("inf"), top0)
     zc0 = el.clip(z0, -3.0e38, 3.0e38)
     w0 = el.softplus(zc0)
-    loss = w0 * beta - (1.0 - beta) * el.where(
+    loss = w0 * u_beta - (1.0 - u_beta) * el.where(
         el.eq(x_y, max0) * el.lt(index_y, index0) + el.lt(max0, x_y), -w0, -top0
     )
     loss = torch.where(
@@ -1012,7 +1021,7 @@ def _torch_forward(x, y, beta):
     ).t()
 
 
-def _torch_backward(x, y, beta, saved, g):
+def _torch_backward(x, y, u_beta, saved, g):
     """g * dloss/dx [rows, V] for each stream of a chunk of whole rows, from what was saved."""
     m0 = saved[0].unsqueeze(1)
     la0 = saved[1].unsqueeze(1)
@@ -1030,11 +1039,11 @@ def _torch_backward(x, y, beta, saved, g):
     top0 = torch.where(la0 == float("-inf"), float("inf"), top0)
     w0 = el.eq(x_y, max0) * el.lt(index_y, index0) + el.lt(max0, x_y)
     w1 = el.where(w0, -1.0, 0.0)
-    w2 = 1.0 - beta
+    w2 = 1.0 - u_beta
     w3 = w2 * el.where(w0, 0.0, -1.0)
-    c0 = beta + w1 * beta - w1
+    c0 = u_beta + w1 * u_beta - w1
     c1 = w3
-    grad_x_y = -(beta - w1 * w2) * el.sigmoid(z0) - w3 * el.sigmoid(-z0)
+    grad_x_y = -(u_beta - w1 * w2) * el.sigmoid(z0) - w3 * el.sigmoid(-z0)
     pinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0))
     index = torch.arange(x.shape[1], dtype=x.dtype, device=x.device)[None]
     t0 = x - m0
@@ -1048,7 +1057,7 @@ def _torch_backward(x, y, beta, saved, g):
     return (grad_x,)
 
 
-def _torch_fused(x, y, beta, g):
+def _torch_fused(x, y, u_beta, g):
     """Loss [rows, outputs] and g * dloss/dx [rows, V] for each stream while the chunk is in cache."""
     index = torch.arange(x.shape[1], dtype=x.dtype, device=x.device)[None]
     x_y = x.gather(1, y)
@@ -1074,7 +1083,7 @@ def _torch_fused(x, y, beta, g):
     top0 = torch.where(la0 == float("-inf"), float("inf"), top0)
     zc0 = el.clip(z0, -3.0e38, 3.0e38)
     w0 = el.softplus(zc0)
-    loss = w0 * beta - (1.0 - beta) * el.where(
+    loss = w0 * u_beta - (1.0 - u_beta) * el.where(
         el.eq(x_y, max0) * el.lt(index_y, index0) + el.lt(max0, x_y), -w0, -top0
     )
     loss = torch.where(
@@ -1086,11 +1095,11 @@ def _torch_fused(x, y, beta, g):
     )
     w0 = el.eq(x_y, max0) * el.lt(index_y, index0) + el.lt(max0, x_y)
     w1 = el.where(w0, -1.0, 0.0)
-    w2 = 1.0 - beta
+    w2 = 1.0 - u_beta
     w3 = w2 * el.where(w0, 0.0, -1.0)
-    c0 = beta + w1 * beta - w1
+    c0 = u_beta + w1 * u_beta - w1
     c1 = w3
-    grad_x_y = -(beta - w1 * w2) * el.sigmoid(z0) - w3 * el.sigmoid(-z0)
+    grad_x_y = -(u_beta - w1 * w2) * el.sigmoid(z0) - w3 * el.sigmoid(-z0)
     pinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0))
     p0 = e0 * pinv0
     is_max0 = (torch.arange(x.shape[1], device=x.device) == index0).to(x.dtype)
@@ -1104,15 +1113,16 @@ def _torch_fused(x, y, beta, g):
 _C_SOURCE = r"""#include "row.h"
 
 /* Hard bootstrapping
-     loss     = beta*softplus(z0) - (1 - beta)*where(eq(x_y, max0)*lt(index_y, index0) + lt(max0,
-         x_y), -softplus(z0), -top0)
-     c0       = beta*where(eq(x_y, max0)*lt(index_y, index0) + lt(max0, x_y), -1, 0) + beta -
+     loss     = u_beta*softplus(z0) - (1 - u_beta)*where(eq(x_y, max0)*lt(index_y, index0) +
+         lt(max0, x_y), -softplus(z0), -top0)
+     c0       = u_beta*where(eq(x_y, max0)*lt(index_y, index0) + lt(max0, x_y), -1, 0) + u_beta -
          where(eq(x_y, max0)*lt(index_y, index0) + lt(max0, x_y), -1, 0)
-     c1       = (1 - beta)*where(eq(x_y, max0)*lt(index_y, index0) + lt(max0, x_y), 0, -1)
+     c1       = (1 - u_beta)*where(eq(x_y, max0)*lt(index_y, index0) + lt(max0, x_y), 0, -1)
      dloss/dx = c0*exp(logp0) + c1*rise0
-     dloss/dx_y = -(1 - beta)*sigmoid(-z0)*where(eq(x_y, max0)*lt(index_y, index0) + lt(max0, x_y),
-         0, -1) - (beta - (1 - beta)*where(eq(x_y, max0)*lt(index_y, index0) + lt(max0, x_y), -1,
-         0))*sigmoid(z0)
+     dloss/dx_y = -(1 - u_beta)*sigmoid(-z0)*where(eq(x_y, max0)*lt(index_y, index0) + lt(max0,
+         x_y), 0, -1) - (u_beta - (1 - u_beta)*where(eq(x_y, max0)*lt(index_y, index0) + lt(max0,
+         x_y), -1, 0))*sigmoid(z0)
+     names of the spec begin with u_: u_beta is its beta
      with l0_j = x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 = exp(l0_j
          - logsumexp_(j != y) l0_j)
      max0 = max_(j != y) x, first at index0; is_max0 = [j is index0]
@@ -1300,7 +1310,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
     const int64_t own = (mode == BACKWARD ? 0 : 1 * padded) + 2 * width;
     if (own && !(scratch = aligned_alloc(ALIGNED, (size_t)own * sizeof(real)))) return 1;
     real *kept = scratch + 2 * width;
-    const double beta = call->parameter[0];
+    const double u_beta = call->parameter[0];
     for (int64_t row = start; row < stop; ++row) {
         real *grad_x_ptr = grad_row(call, 0, row, scratch + 1 * width);
         const int64_t target = call->target[row * call->target_stride];
@@ -1344,8 +1354,8 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             top0 = (la0 == -INFINITY ? INFINITY : top0);
             double zc0 = f_clamp(z0, 3e+38);
             double w0 = f_softplus(zc0);
-            loss = w0 * beta - (1.0 - beta) * (f_eq(x_y, max0) * f_lt(index_y, index0) + f_lt(max0,
-                x_y) ? -w0 : -top0);
+            loss = w0 * u_beta - (1.0 - u_beta) * (f_eq(x_y, max0) * f_lt(index_y, index0) +
+                f_lt(max0, x_y) ? -w0 : -top0);
             loss = (z0 != zc0 ? (loss > 1e+30 ? INFINITY : (loss < -1e+30 ? -(INFINITY) : loss)) :
                 loss);
             call->result[0 * call->rows + row] = (real)(in_range ? loss : NAN);
@@ -1374,11 +1384,11 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         top0 = (la0 == -INFINITY ? INFINITY : top0);
         double w0 = f_eq(x_y, max0) * f_lt(index_y, index0) + f_lt(max0, x_y);
         double w1 = (w0 ? -1.0 : 0.0);
-        double w2 = 1.0 - beta;
+        double w2 = 1.0 - u_beta;
         double w3 = w2 * (w0 ? 0.0 : -1.0);
-        double c0 = beta + w1 * beta - w1;
+        double c0 = u_beta + w1 * u_beta - w1;
         double c1 = w3;
-        double grad_x_y = -(beta - w1 * w2) * f_sigmoid(z0) - w3 * f_sigmoid(-z0);
+        double grad_x_y = -(u_beta - w1 * w2) * f_sigmoid(z0) - w3 * f_sigmoid(-z0);
         double pinv0 = (la0 == -INFINITY ? 0.0 : f_exp(-lam0));
         {
             const double same0 = -f_expm1(-top0);

@@ -8,7 +8,7 @@
 # statistics: 4
 # sweeps: 1
 # saved: m0, la0, pivot, T1
-# certificate: loss <= 1.3, gradient <= 0.2 (1 + kappa) ulp at 36 points
+# certificate: loss <= 2.0, gradient <= 0.2 (1 + kappa) ulp at 36 points
 # bound 16: differences of erf at edges rounded to float32
 """HL-Gauss, a histogram of a Gaussian around the value.
 
@@ -31,36 +31,40 @@ __all__ = ["HLGaussLoss", "LinearHLGaussLoss", "hl_gauss_loss", "linear_hl_gauss
 
 # ======================================================================================
 # HL-Gauss, a histogram of a Gaussian around the value
-#   loss     = (-T0 + (-erf(sqrt(2)*(low - clip(value, low, high) + index_y*(high -
-#       low)/V)/(2*sigma)) + erf(sqrt(2)*(low - clip(value, low, high) + index_y*(high - low)/V +
-#       (high - low)/V)/(2*sigma)))*softplus(z0))/(erf(sqrt(2)*(high - clip(value, low,
-#       high))/(2*sigma)) - erf(sqrt(2)*(low - clip(value, low, high))/(2*sigma)))
-#   c0       = -1/(erf(sqrt(2)*(high - clip(value, low, high))/(2*sigma)) - erf(sqrt(2)*(low -
-#       clip(value, low, high))/(2*sigma)))
-#   c1       = (T1 - erf(sqrt(2)*(low - clip(value, low, high) + index_y*(high -
-#       low)/V)/(2*sigma)) + erf(sqrt(2)*(low - clip(value, low, high) + index_y*(high - low)/V +
-#       (high - low)/V)/(2*sigma)))/(erf(sqrt(2)*(high - clip(value, low, high))/(2*sigma)) -
-#       erf(sqrt(2)*(low - clip(value, low, high))/(2*sigma)))
-#   dloss/dx = c0*(-erf(sqrt(2)*(low - clip(value, low, high) + index*(high - low)/V)/(2*sigma)) +
-#       erf(sqrt(2)*(low - clip(value, low, high) + index*(high - low)/V + (high -
-#       low)/V)/(2*sigma))) + c1*exp(logp0)
-#   dloss/dx_y = (T1*sigmoid(-z0) + erf(sqrt(2)*(low - clip(value, low, high) + index_y*(high -
-#       low)/V)/(2*sigma))*sigmoid(z0) - erf(sqrt(2)*(low - clip(value, low, high) + index_y*(high
-#       - low)/V + (high - low)/V)/(2*sigma))*sigmoid(z0))/(erf(sqrt(2)*(high - clip(value, low,
-#       high))/(2*sigma)) - erf(sqrt(2)*(low - clip(value, low, high))/(2*sigma)))
+#   loss     = (-T0 + (-erf(sqrt(2)*(u_low - clip(u_value, u_low, u_high) + index_y*(u_high -
+#       u_low)/V)/(2*u_sigma)) + erf(sqrt(2)*(u_low - clip(u_value, u_low, u_high) +
+#       index_y*(u_high - u_low)/V + (u_high -
+#       u_low)/V)/(2*u_sigma)))*softplus(z0))/(erf(sqrt(2)*(u_high - clip(u_value, u_low,
+#       u_high))/(2*u_sigma)) - erf(sqrt(2)*(u_low - clip(u_value, u_low, u_high))/(2*u_sigma)))
+#   c0       = -1/(erf(sqrt(2)*(u_high - clip(u_value, u_low, u_high))/(2*u_sigma)) -
+#       erf(sqrt(2)*(u_low - clip(u_value, u_low, u_high))/(2*u_sigma)))
+#   c1       = (T1 - erf(sqrt(2)*(u_low - clip(u_value, u_low, u_high) + index_y*(u_high -
+#       u_low)/V)/(2*u_sigma)) + erf(sqrt(2)*(u_low - clip(u_value, u_low, u_high) +
+#       index_y*(u_high - u_low)/V + (u_high - u_low)/V)/(2*u_sigma)))/(erf(sqrt(2)*(u_high -
+#       clip(u_value, u_low, u_high))/(2*u_sigma)) - erf(sqrt(2)*(u_low - clip(u_value, u_low,
+#       u_high))/(2*u_sigma)))
+#   dloss/dx = c0*(-erf(sqrt(2)*(u_low - clip(u_value, u_low, u_high) + index*(u_high -
+#       u_low)/V)/(2*u_sigma)) + erf(sqrt(2)*(u_low - clip(u_value, u_low, u_high) + index*(u_high
+#       - u_low)/V + (u_high - u_low)/V)/(2*u_sigma))) + c1*exp(logp0)
+#   dloss/dx_y = (T1*sigmoid(-z0) + erf(sqrt(2)*(u_low - clip(u_value, u_low, u_high) +
+#       index_y*(u_high - u_low)/V)/(2*u_sigma))*sigmoid(z0) - erf(sqrt(2)*(u_low - clip(u_value,
+#       u_low, u_high) + index_y*(u_high - u_low)/V + (u_high -
+#       u_low)/V)/(2*u_sigma))*sigmoid(z0))/(erf(sqrt(2)*(u_high - clip(u_value, u_low,
+#       u_high))/(2*u_sigma)) - erf(sqrt(2)*(u_low - clip(u_value, u_low, u_high))/(2*u_sigma)))
+#   names of the spec begin with u_: u_high is its high
 #   with l0_j = x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 = exp(l0_j
 #       - logsumexp_(j != y) l0_j)
-#   T0 = sum_(j != y) logp0*(-erf(sqrt(2)*(low - clip(value, low, high) + index*(high -
-#       low)/V)/(2*sigma)) + erf(sqrt(2)*(low - clip(value, low, high) + index*(high - low)/V +
-#       (high - low)/V)/(2*sigma)))
-#   T1 = sum_(j != y) -erf(sqrt(2)*(low - clip(value, low, high) + index*(high -
-#       low)/V)/(2*sigma)) + erf(sqrt(2)*(low - clip(value, low, high) + index*(high - low)/V +
-#       (high - low)/V)/(2*sigma))
+#   T0 = sum_(j != y) logp0*(-erf(sqrt(2)*(u_low - clip(u_value, u_low, u_high) + index*(u_high -
+#       u_low)/V)/(2*u_sigma)) + erf(sqrt(2)*(u_low - clip(u_value, u_low, u_high) + index*(u_high
+#       - u_low)/V + (u_high - u_low)/V)/(2*u_sigma)))
+#   T1 = sum_(j != y) -erf(sqrt(2)*(u_low - clip(u_value, u_low, u_high) + index*(u_high -
+#       u_low)/V)/(2*u_sigma)) + erf(sqrt(2)*(u_low - clip(u_value, u_low, u_high) + index*(u_high
+#       - u_low)/V + (u_high - u_low)/V)/(2*u_sigma))
 # ======================================================================================
 
 
 @dl.jit
-def _lift(cols, inside, x, value, low, high, sigma, V):
+def _lift(cols, inside, x, u_value, u_low, u_high, u_sigma, V):
     # State of one tile, relative to the tile's own maximum: M = sum of w * exp(kappa * t) * t^n
     # with t = l - m, over the classes other than the largest (the pivot).
     valid = inside
@@ -74,9 +78,9 @@ def _lift(cols, inside, x, value, low, high, sigma, V):
     l0 = tl.where(others, l0, float("-inf"))
     t0 = l0 - tl.where(m0 == float("-inf"), 0.0, m0)
     e0 = tl.exp(t0)
-    w0 = (high - low) / V
-    w1 = w0 * index + low - dl.clip(value, low, high)
-    w2 = 0.5 * dl.sqrt(2.0) / sigma
+    w0 = (u_high - u_low) / V
+    w1 = w0 * index + u_low - dl.clip(u_value, u_low, u_high)
+    w2 = 0.5 * dl.sqrt(2.0) / u_sigma
     v0 = dl.erf(w2 * (w0 + w1)) - dl.erf(w1 * w2)
     a0 = dl.row_sum(e0)
     b0 = dl.row_sum(tl.where(others & (v0 != 0.0), v0, 0.0))
@@ -88,10 +92,10 @@ def _lift(cols, inside, x, value, low, high, sigma, V):
 
 @dl.jit
 def _merge(
-    value,
-    low,
-    high,
-    sigma,
+    u_value,
+    u_low,
+    u_high,
+    u_sigma,
     V,
     m0_a,
     a0_a,
@@ -126,9 +130,9 @@ def _merge(
     sunk = tl.where(first, m0_b, m0_a) == float("-inf")
     d0 = tl.where(sunk, -1.0e18, tl.where(first, d0_b, d0_a))
     k0 = tl.exp(d0)
-    w0 = (high - low) / V
-    w1 = w0 * index + low - dl.clip(value, low, high)
-    w2 = 0.5 * dl.sqrt(2.0) / sigma
+    w0 = (u_high - u_low) / V
+    w1 = w0 * index + u_low - dl.clip(u_value, u_low, u_high)
+    w2 = 0.5 * dl.sqrt(2.0) / u_sigma
     v0 = dl.erf(w2 * (w0 + w1)) - dl.erf(w1 * w2)
     a0 = k0_a * a0_a + k0_b * a0_b + tl.where(lost & (k0 > 0.0), k0, 0.0)
     b0 = b0_a + b0_b + tl.where(lost & (v0 != 0.0), v0, 0.0)
@@ -144,7 +148,7 @@ def _merge(
 
 
 @dl.jit
-def _sweep(base, value, low, high, sigma, V, start, stop, n_classes, BLOCK: tl.constexpr):
+def _sweep(base, u_value, u_low, u_high, u_sigma, V, start, stop, n_classes, BLOCK: tl.constexpr):
     # Online reduction of the classes start .. stop - 1: one read of each logit.
     m0 = tl.full((), float("-inf"), tl.float32)
     a0 = tl.full((), 0.0, tl.float32)
@@ -159,13 +163,13 @@ def _sweep(base, value, low, high, sigma, V, start, stop, n_classes, BLOCK: tl.c
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
         m0_b, a0_b, b0_b, b1_b, b2_b, pivot_b, x_y_b, index_y_b = _lift(
-            cols, inside, x, value, low, high, sigma, V
+            cols, inside, x, u_value, u_low, u_high, u_sigma, V
         )
         m0, a0, b0, b1, b2, pivot, x_y, index_y = _merge(
-            value,
-            low,
-            high,
-            sigma,
+            u_value,
+            u_low,
+            u_high,
+            u_sigma,
             V,
             m0,
             a0,
@@ -188,7 +192,7 @@ def _sweep(base, value, low, high, sigma, V, start, stop, n_classes, BLOCK: tl.c
 
 
 @dl.jit
-def _finish(x_y, index_y, value, low, high, sigma, V, m0, a0, b0, b1, b2, pivot):
+def _finish(x_y, index_y, u_value, u_low, u_high, u_sigma, V, m0, a0, b0, b1, b2, pivot):
     # From the merged state to the results of the row, and the statistics that the gradient reads.
     la0 = dl.log_accurate(a0)
     z0 = la0
@@ -198,24 +202,29 @@ def _finish(x_y, index_y, value, low, high, sigma, V, m0, a0, b0, b1, b2, pivot)
         dl.erf(
             0.5
             * dl.sqrt(2.0)
-            * ((high - low) / V + index_y * (high - low) / V + low - dl.clip(value, low, high))
-            / sigma
+            * (
+                (u_high - u_low) / V
+                + index_y * (u_high - u_low) / V
+                + u_low
+                - dl.clip(u_value, u_low, u_high)
+            )
+            / u_sigma
         )
         - dl.erf(
             0.5
             * dl.sqrt(2.0)
-            * (index_y * (high - low) / V + low - dl.clip(value, low, high))
-            / sigma
+            * (index_y * (u_high - u_low) / V + u_low - dl.clip(u_value, u_low, u_high))
+            / u_sigma
         )
     )
     zc0 = dl.clip(z0, -3.0e38, 3.0e38)
-    w0 = -dl.clip(value, low, high)
-    w1 = 0.5 * dl.sqrt(2.0) / sigma
-    w2 = low + w0
-    w3 = (high - low) / V
+    w0 = -dl.clip(u_value, u_low, u_high)
+    w1 = 0.5 * dl.sqrt(2.0) / u_sigma
+    w2 = u_low + w0
+    w3 = (u_high - u_low) / V
     w4 = w3 * index_y + w2
     loss = ((dl.erf(w1 * (w3 + w4)) - dl.erf(w1 * w4)) * dl.softplus(zc0) - T0) / (
-        dl.erf(w1 * (high + w0)) - dl.erf(w1 * w2)
+        dl.erf(w1 * (u_high + w0)) - dl.erf(w1 * w2)
     )
     loss = tl.where(
         (z0 != zc0),
@@ -226,15 +235,15 @@ def _finish(x_y, index_y, value, low, high, sigma, V, m0, a0, b0, b1, b2, pivot)
 
 
 @dl.jit
-def _coefficients(x_y, index_y, value, low, high, sigma, V, m0, la0, pivot, T1):
+def _coefficients(x_y, index_y, u_value, u_low, u_high, u_sigma, V, m0, la0, pivot, T1):
     # Row scalars of the gradient.
     z0 = la0
     lam0 = dl.softplus(z0)
-    w0 = -dl.clip(value, low, high)
-    w1 = 0.5 * dl.sqrt(2.0) / sigma
-    w2 = low + w0
-    w3 = 1.0 / (dl.erf(w1 * (high + w0)) - dl.erf(w1 * w2))
-    w4 = (high - low) / V
+    w0 = -dl.clip(u_value, u_low, u_high)
+    w1 = 0.5 * dl.sqrt(2.0) / u_sigma
+    w2 = u_low + w0
+    w3 = 1.0 / (dl.erf(w1 * (u_high + w0)) - dl.erf(w1 * w2))
+    w4 = (u_high - u_low) / V
     w5 = w4 * index_y + w2
     w6 = dl.erf(w1 * w5)
     w7 = dl.erf(w1 * (w4 + w5))
@@ -248,16 +257,16 @@ def _coefficients(x_y, index_y, value, low, high, sigma, V, m0, la0, pivot, T1):
 
 @dl.jit
 def _gradient(
-    cols, pivot, x_y, index_y, x, value, low, high, sigma, V, c0, c1, grad_x_y, m0, pinv0
+    cols, pivot, x_y, index_y, x, u_value, u_low, u_high, u_sigma, V, c0, c1, grad_x_y, m0, pinv0
 ):
     # dloss/dx_j of one tile; the value at the pivot is written, not added.
     index = cols.to(tl.float32)
     t0 = x - m0
     e0 = tl.exp(t0)
     p0 = e0 * pinv0
-    w0 = (high - low) / V
-    w1 = w0 * index + low - dl.clip(value, low, high)
-    w2 = 0.5 * dl.sqrt(2.0) / sigma
+    w0 = (u_high - u_low) / V
+    w1 = w0 * index + u_low - dl.clip(u_value, u_low, u_high)
+    w2 = 0.5 * dl.sqrt(2.0) / u_sigma
     grad_x = c0 * (dl.erf(w2 * (w0 + w1)) - dl.erf(w1 * w2)) + c1 * p0
     grad_x = tl.where(cols == pivot.to(tl.int32), grad_x_y, grad_x)
     return (grad_x,)
@@ -266,17 +275,17 @@ def _gradient(
 @dl.jit
 def _forward_kernel(
     logits,
-    value_ptr,
-    low,
-    high,
-    sigma,
+    u_value_ptr,
+    u_low,
+    u_high,
+    u_sigma,
     loss,
     saved,
     state,
     stride_row,
     n_rows,
     n_classes,
-    stride_value,
+    stride_u_value,
     SPLITS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -284,22 +293,22 @@ def _forward_kernel(
     # of its part of the row, and the merge kernel finishes.
     row = tl.program_id(0).to(tl.int64)
     base = logits + row * stride_row
-    value = tl.load(value_ptr + row * stride_value).to(tl.float32)
-    low = tl.full((), 0.0, tl.float32) + low
-    high = tl.full((), 0.0, tl.float32) + high
-    sigma = tl.full((), 0.0, tl.float32) + sigma
+    u_value = tl.load(u_value_ptr + row * stride_u_value).to(tl.float32)
+    u_low = tl.full((), 0.0, tl.float32) + u_low
+    u_high = tl.full((), 0.0, tl.float32) + u_high
+    u_sigma = tl.full((), 0.0, tl.float32) + u_sigma
     V = tl.full((), 0.0, tl.float32) + n_classes
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BLOCK), SPLITS) * BLOCK
     start = split * class_share
     stop = tl.minimum(start + class_share, n_classes)
     m0, a0, b0, b1, b2, pivot, x_y, index_y = _sweep(
-        base, value, low, high, sigma, V, start, stop, n_classes, BLOCK
+        base, u_value, u_low, u_high, u_sigma, V, start, stop, n_classes, BLOCK
     )
     if SPLITS == 1:
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
         loss_row, la0, T1 = _finish(
-            x_y, index_y, value, low, high, sigma, V, m0, a0, b0, b1, b2, pivot
+            x_y, index_y, u_value, u_low, u_high, u_sigma, V, m0, a0, b0, b1, b2, pivot
         )
         tl.store(loss + row, loss_row)
         tl.store(saved + 0 * n_rows + row, m0)
@@ -321,27 +330,27 @@ def _forward_kernel(
 @dl.jit
 def _merge_kernel(
     logits,
-    value_ptr,
-    low,
-    high,
-    sigma,
+    u_value_ptr,
+    u_low,
+    u_high,
+    u_sigma,
     loss,
     saved,
     state,
     stride_row,
     n_rows,
     n_classes,
-    stride_value,
+    stride_u_value,
     SPLITS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     # Grid (N,). Merges the SPLITS partial states of a row in order, and finishes it.
     row = tl.program_id(0).to(tl.int64)
     base = logits + row * stride_row
-    value = tl.load(value_ptr + row * stride_value).to(tl.float32)
-    low = tl.full((), 0.0, tl.float32) + low
-    high = tl.full((), 0.0, tl.float32) + high
-    sigma = tl.full((), 0.0, tl.float32) + sigma
+    u_value = tl.load(u_value_ptr + row * stride_u_value).to(tl.float32)
+    u_low = tl.full((), 0.0, tl.float32) + u_low
+    u_high = tl.full((), 0.0, tl.float32) + u_high
+    u_sigma = tl.full((), 0.0, tl.float32) + u_sigma
     V = tl.full((), 0.0, tl.float32) + n_classes
     m0 = tl.load(state + 0 * SPLITS * n_rows + row)
     a0 = tl.load(state + 1 * SPLITS * n_rows + row)
@@ -362,10 +371,10 @@ def _merge_kernel(
         x_y_b = tl.load(state + 6 * SPLITS * n_rows + at)
         index_y_b = tl.load(state + 7 * SPLITS * n_rows + at)
         m0, a0, b0, b1, b2, pivot, x_y, index_y = _merge(
-            value,
-            low,
-            high,
-            sigma,
+            u_value,
+            u_low,
+            u_high,
+            u_sigma,
             V,
             m0,
             a0,
@@ -385,7 +394,9 @@ def _merge_kernel(
             index_y_b,
         )
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0, T1 = _finish(x_y, index_y, value, low, high, sigma, V, m0, a0, b0, b1, b2, pivot)
+    loss_row, la0, T1 = _finish(
+        x_y, index_y, u_value, u_low, u_high, u_sigma, V, m0, a0, b0, b1, b2, pivot
+    )
     tl.store(loss + row, loss_row)
     tl.store(saved + 0 * n_rows + row, m0)
     tl.store(saved + 1 * n_rows + row, la0)
@@ -396,10 +407,10 @@ def _merge_kernel(
 @dl.jit
 def _backward_kernel(
     logits,
-    value_ptr,
-    low,
-    high,
-    sigma,
+    u_value_ptr,
+    u_low,
+    u_high,
+    u_sigma,
     saved,
     grad_rows,
     grad_logits,
@@ -407,17 +418,17 @@ def _backward_kernel(
     stride_grad,
     n_rows,
     n_classes,
-    stride_value,
+    stride_u_value,
     stride_grad_rows,
     BLOCK: tl.constexpr,
 ):
     # Grid (N, tiles). Elementwise: reads each logit once, writes its gradient once.
     row = tl.program_id(0).to(tl.int64)
     base = logits + row * stride_row
-    value = tl.load(value_ptr + row * stride_value).to(tl.float32)
-    low = tl.full((), 0.0, tl.float32) + low
-    high = tl.full((), 0.0, tl.float32) + high
-    sigma = tl.full((), 0.0, tl.float32) + sigma
+    u_value = tl.load(u_value_ptr + row * stride_u_value).to(tl.float32)
+    u_low = tl.full((), 0.0, tl.float32) + u_low
+    u_high = tl.full((), 0.0, tl.float32) + u_high
+    u_sigma = tl.full((), 0.0, tl.float32) + u_sigma
     V = tl.full((), 0.0, tl.float32) + n_classes
     g = tl.load(grad_rows + row * stride_grad_rows)
     m0 = tl.load(saved + 0 * n_rows + row)
@@ -428,13 +439,27 @@ def _backward_kernel(
     x_y = tl.load(base + at_pivot).to(tl.float32)
     index_y = pivot
     c0, c1, grad_x_y, m0, pinv0 = _coefficients(
-        x_y, index_y, value, low, high, sigma, V, m0, la0, pivot, T1
+        x_y, index_y, u_value, u_low, u_high, u_sigma, V, m0, la0, pivot, T1
     )
     cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = cols < n_classes
     x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
     (grad_x,) = _gradient(
-        cols, pivot, x_y, index_y, x, value, low, high, sigma, V, c0, c1, grad_x_y, m0, pinv0
+        cols,
+        pivot,
+        x_y,
+        index_y,
+        x,
+        u_value,
+        u_low,
+        u_high,
+        u_sigma,
+        V,
+        c0,
+        c1,
+        grad_x_y,
+        m0,
+        pinv0,
     )
     grad_x = grad_x * g
     out = grad_logits + row * stride_grad + cols
@@ -444,10 +469,10 @@ def _backward_kernel(
 @dl.jit
 def _fused_kernel(
     logits,
-    value_ptr,
-    low,
-    high,
-    sigma,
+    u_value_ptr,
+    u_low,
+    u_high,
+    u_sigma,
     loss,
     grad_rows,
     grad_logits,
@@ -455,7 +480,7 @@ def _fused_kernel(
     stride_grad,
     n_rows,
     n_classes,
-    stride_value,
+    stride_u_value,
     stride_grad_rows,
     ONE_TILE: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -464,32 +489,50 @@ def _fused_kernel(
     # and its gradient written once; longer rows are read again from the cache.
     row = tl.program_id(0).to(tl.int64)
     base = logits + row * stride_row
-    value = tl.load(value_ptr + row * stride_value).to(tl.float32)
-    low = tl.full((), 0.0, tl.float32) + low
-    high = tl.full((), 0.0, tl.float32) + high
-    sigma = tl.full((), 0.0, tl.float32) + sigma
+    u_value = tl.load(u_value_ptr + row * stride_u_value).to(tl.float32)
+    u_low = tl.full((), 0.0, tl.float32) + u_low
+    u_high = tl.full((), 0.0, tl.float32) + u_high
+    u_sigma = tl.full((), 0.0, tl.float32) + u_sigma
     V = tl.full((), 0.0, tl.float32) + n_classes
     g = tl.load(grad_rows + row * stride_grad_rows)
     if ONE_TILE:
         cols = tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
-        m0, a0, b0, b1, b2, pivot, x_y, index_y = _lift(cols, inside, x, value, low, high, sigma, V)
+        m0, a0, b0, b1, b2, pivot, x_y, index_y = _lift(
+            cols, inside, x, u_value, u_low, u_high, u_sigma, V
+        )
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
     else:
         stop = n_classes
         m0, a0, b0, b1, b2, pivot, x_y, index_y = _sweep(
-            base, value, low, high, sigma, V, 0, stop, n_classes, BLOCK
+            base, u_value, u_low, u_high, u_sigma, V, 0, stop, n_classes, BLOCK
         )
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0, T1 = _finish(x_y, index_y, value, low, high, sigma, V, m0, a0, b0, b1, b2, pivot)
+    loss_row, la0, T1 = _finish(
+        x_y, index_y, u_value, u_low, u_high, u_sigma, V, m0, a0, b0, b1, b2, pivot
+    )
     tl.store(loss + row, loss_row)
     c0, c1, grad_x_y, m0, pinv0 = _coefficients(
-        x_y, index_y, value, low, high, sigma, V, m0, la0, pivot, T1
+        x_y, index_y, u_value, u_low, u_high, u_sigma, V, m0, la0, pivot, T1
     )
     if ONE_TILE:
         (grad_x,) = _gradient(
-            cols, pivot, x_y, index_y, x, value, low, high, sigma, V, c0, c1, grad_x_y, m0, pinv0
+            cols,
+            pivot,
+            x_y,
+            index_y,
+            x,
+            u_value,
+            u_low,
+            u_high,
+            u_sigma,
+            V,
+            c0,
+            c1,
+            grad_x_y,
+            m0,
+            pinv0,
         )
         grad_x = grad_x * g
         out = grad_logits + row * stride_grad + cols
@@ -505,10 +548,10 @@ def _fused_kernel(
                 x_y,
                 index_y,
                 x,
-                value,
-                low,
-                high,
-                sigma,
+                u_value,
+                u_low,
+                u_high,
+                u_sigma,
                 V,
                 c0,
                 c1,
@@ -572,10 +615,10 @@ def _tiled_sweep_kernel(
     x_weight,
     x_bias,
     source_row,
-    value_ptr,
-    low,
-    high,
-    sigma,
+    u_value_ptr,
+    u_low,
+    u_high,
+    u_sigma,
     at_y,
     x_cap,
     x_scale,
@@ -598,10 +641,10 @@ def _tiled_sweep_kernel(
 ):
     # Grid (row tiles, SPLITS). The state of a part of the classes, tile by tile.
     row = (tl.program_id(0) * BM + tl.arange(0, BM)).to(tl.int64)[:, None]
-    value = tl.load(value_ptr + row).to(tl.float32)
-    low = tl.full((), 0.0, tl.float32) + low
-    high = tl.full((), 0.0, tl.float32) + high
-    sigma = tl.full((), 0.0, tl.float32) + sigma
+    u_value = tl.load(u_value_ptr + row).to(tl.float32)
+    u_low = tl.full((), 0.0, tl.float32) + u_low
+    u_high = tl.full((), 0.0, tl.float32) + u_high
+    u_sigma = tl.full((), 0.0, tl.float32) + u_sigma
     V = tl.full((), 0.0, tl.float32) + n_classes
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BV), SPLITS) * BV
@@ -640,13 +683,13 @@ def _tiled_sweep_kernel(
         cols = cols[None, :]
         inside = (cols < n_classes) & (row >= 0)
         m0_b, a0_b, b0_b, b1_b, b2_b, pivot_b, x_y_b, index_y_b = _lift(
-            cols, inside, x, value, low, high, sigma, V
+            cols, inside, x, u_value, u_low, u_high, u_sigma, V
         )
         m0, a0, b0, b1, b2, pivot, x_y, index_y = _merge(
-            value,
-            low,
-            high,
-            sigma,
+            u_value,
+            u_low,
+            u_high,
+            u_sigma,
             V,
             m0,
             a0,
@@ -681,10 +724,10 @@ def _tiled_merge_kernel(
     x_weight,
     x_bias,
     source_row,
-    value_ptr,
-    low,
-    high,
-    sigma,
+    u_value_ptr,
+    u_low,
+    u_high,
+    u_sigma,
     at_y,
     x_cap,
     x_scale,
@@ -702,10 +745,10 @@ def _tiled_merge_kernel(
 ):
     # Grid (row tiles,). Merges the SPLITS partial states of a row in order, and finishes it.
     row = (tl.program_id(0) * BM + tl.arange(0, BM)).to(tl.int64)[:, None]
-    value = tl.load(value_ptr + row).to(tl.float32)
-    low = tl.full((), 0.0, tl.float32) + low
-    high = tl.full((), 0.0, tl.float32) + high
-    sigma = tl.full((), 0.0, tl.float32) + sigma
+    u_value = tl.load(u_value_ptr + row).to(tl.float32)
+    u_low = tl.full((), 0.0, tl.float32) + u_low
+    u_high = tl.full((), 0.0, tl.float32) + u_high
+    u_sigma = tl.full((), 0.0, tl.float32) + u_sigma
     V = tl.full((), 0.0, tl.float32) + n_classes
     m0 = tl.load(state + 0 * SPLITS * n_rows + row)
     a0 = tl.load(state + 1 * SPLITS * n_rows + row)
@@ -725,10 +768,10 @@ def _tiled_merge_kernel(
         x_y_b = tl.load(state + (6 * SPLITS + split) * n_rows + row)
         index_y_b = tl.load(state + (7 * SPLITS + split) * n_rows + row)
         m0, a0, b0, b1, b2, pivot, x_y, index_y = _merge(
-            value,
-            low,
-            high,
-            sigma,
+            u_value,
+            u_low,
+            u_high,
+            u_sigma,
             V,
             m0,
             a0,
@@ -756,7 +799,9 @@ def _tiled_merge_kernel(
     tl.store(row_merged + 6 * n_rows + row, x_y)
     tl.store(row_merged + 7 * n_rows + row, index_y)
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0, T1 = _finish(x_y, index_y, value, low, high, sigma, V, m0, a0, b0, b1, b2, pivot)
+    loss_row, la0, T1 = _finish(
+        x_y, index_y, u_value, u_low, u_high, u_sigma, V, m0, a0, b0, b1, b2, pivot
+    )
     tl.store(loss + 0 * n_rows + row, loss_row)
     tl.store(saved + 0 * n_rows + row, m0)
     tl.store(saved + 1 * n_rows + row, la0)
@@ -770,10 +815,10 @@ def _tiled_row_kernel(
     x_weight,
     x_bias,
     source_row,
-    value_ptr,
-    low,
-    high,
-    sigma,
+    u_value_ptr,
+    u_low,
+    u_high,
+    u_sigma,
     at_y,
     x_cap,
     x_scale,
@@ -790,10 +835,10 @@ def _tiled_row_kernel(
 ):
     # Grid (row tiles,). The row scalars of the gradient.
     row = (tl.program_id(0) * BM + tl.arange(0, BM)).to(tl.int64)[:, None]
-    value = tl.load(value_ptr + row).to(tl.float32)
-    low = tl.full((), 0.0, tl.float32) + low
-    high = tl.full((), 0.0, tl.float32) + high
-    sigma = tl.full((), 0.0, tl.float32) + sigma
+    u_value = tl.load(u_value_ptr + row).to(tl.float32)
+    u_low = tl.full((), 0.0, tl.float32) + u_low
+    u_high = tl.full((), 0.0, tl.float32) + u_high
+    u_sigma = tl.full((), 0.0, tl.float32) + u_sigma
     V = tl.full((), 0.0, tl.float32) + n_classes
     pivot = tl.load(row_merged + 5 * n_rows + row)
     x_y = tl.load(row_merged + 6 * n_rows + row)
@@ -802,7 +847,7 @@ def _tiled_row_kernel(
     la0 = tl.load(saved + 1 * n_rows + row)
     T1 = tl.load(saved + 3 * n_rows + row)
     c0, c1, grad_x_y, m0, pinv0 = _coefficients(
-        x_y, index_y, value, low, high, sigma, V, m0, la0, pivot, T1
+        x_y, index_y, u_value, u_low, u_high, u_sigma, V, m0, la0, pivot, T1
     )
     tl.store(row_coef + 0 * n_rows + row, c0)
     tl.store(row_coef + 1 * n_rows + row, c1)
@@ -817,10 +862,10 @@ def _tiled_gradient(
     x_weight,
     x_bias,
     source_row,
-    value_ptr,
-    low,
-    high,
-    sigma,
+    u_value_ptr,
+    u_low,
+    u_high,
+    u_sigma,
     at_y,
     x_cap,
     x_scale,
@@ -848,10 +893,10 @@ def _tiled_gradient(
 ):
     # Of one tile: does it count, and grad_output * dloss/d(hidden * weight) of stream SOURCE.
     row = (first_row + tl.arange(0, BM)).to(tl.int64)[:, None]
-    value = tl.load(value_ptr + row).to(tl.float32)
-    low = tl.full((), 0.0, tl.float32) + low
-    high = tl.full((), 0.0, tl.float32) + high
-    sigma = tl.full((), 0.0, tl.float32) + sigma
+    u_value = tl.load(u_value_ptr + row).to(tl.float32)
+    u_low = tl.full((), 0.0, tl.float32) + u_low
+    u_high = tl.full((), 0.0, tl.float32) + u_high
+    u_sigma = tl.full((), 0.0, tl.float32) + u_sigma
     V = tl.full((), 0.0, tl.float32) + n_classes
     pivot = tl.load(row_merged + 5 * n_rows + row)
     x_y = tl.load(row_merged + 6 * n_rows + row)
@@ -885,7 +930,21 @@ def _tiled_gradient(
     cols = cols[None, :]
     inside = (cols < n_classes) & (row >= 0)
     (grad_x,) = _gradient(
-        cols, pivot, x_y, index_y, x, value, low, high, sigma, V, c0, c1, grad_x_y, m0, pinv0
+        cols,
+        pivot,
+        x_y,
+        index_y,
+        x,
+        u_value,
+        u_low,
+        u_high,
+        u_sigma,
+        V,
+        c0,
+        c1,
+        grad_x_y,
+        m0,
+        pinv0,
     )
     if SOURCE == 0:
         grad = tl.where(inside, grad_x, 0.0)
@@ -907,10 +966,10 @@ def _tiled_hidden_kernel(
     x_weight,
     x_bias,
     source_row,
-    value_ptr,
-    low,
-    high,
-    sigma,
+    u_value_ptr,
+    u_low,
+    u_high,
+    u_sigma,
     at_y,
     x_cap,
     x_scale,
@@ -965,10 +1024,10 @@ def _tiled_hidden_kernel(
                     x_weight,
                     x_bias,
                     source_row,
-                    value_ptr,
-                    low,
-                    high,
-                    sigma,
+                    u_value_ptr,
+                    u_low,
+                    u_high,
+                    u_sigma,
                     at_y,
                     x_cap,
                     x_scale,
@@ -1032,10 +1091,10 @@ def _tiled_weight_kernel(
     x_weight,
     x_bias,
     source_row,
-    value_ptr,
-    low,
-    high,
-    sigma,
+    u_value_ptr,
+    u_low,
+    u_high,
+    u_sigma,
     at_y,
     x_cap,
     x_scale,
@@ -1096,10 +1155,10 @@ def _tiled_weight_kernel(
                         x_weight,
                         x_bias,
                         source_row,
-                        value_ptr,
-                        low,
-                        high,
-                        sigma,
+                        u_value_ptr,
+                        u_low,
+                        u_high,
+                        u_sigma,
                         at_y,
                         x_cap,
                         x_scale,
@@ -1172,13 +1231,13 @@ def _tiled_weight_kernel(
             )
 
 
-def _torch_forward(x, value, low, high, sigma):
+def _torch_forward(x, u_value, u_low, u_high, u_sigma):
     """Loss [rows, outputs] and saved statistics [n_saved, rows] of a chunk of whole rows."""
     V = float(x.shape[1])
     index = torch.arange(x.shape[1], dtype=x.dtype, device=x.device)[None]
-    w0 = (high - low) / V
-    w1 = w0 * index + low - el.clip(value, low, high)
-    w2 = 0.5 * el.sqrt(2.0) / sigma
+    w0 = (u_high - u_low) / V
+    w1 = w0 * index + u_low - el.clip(u_value, u_low, u_high)
+    w2 = 0.5 * el.sqrt(2.0) / u_sigma
     v0 = el.erf(w2 * (w0 + w1)) - el.erf(w1 * w2)
     b2 = (v0 + torch.zeros_like(x)).sum(1, keepdim=True)
     m0, pivot = x.max(1, keepdim=True)
@@ -1203,24 +1262,29 @@ def _torch_forward(x, value, low, high, sigma):
         el.erf(
             0.5
             * el.sqrt(2.0)
-            * ((high - low) / V + index_y * (high - low) / V + low - el.clip(value, low, high))
-            / sigma
+            * (
+                (u_high - u_low) / V
+                + index_y * (u_high - u_low) / V
+                + u_low
+                - el.clip(u_value, u_low, u_high)
+            )
+            / u_sigma
         )
         - el.erf(
             0.5
             * el.sqrt(2.0)
-            * (index_y * (high - low) / V + low - el.clip(value, low, high))
-            / sigma
+            * (index_y * (u_high - u_low) / V + u_low - el.clip(u_value, u_low, u_high))
+            / u_sigma
         )
     )
     zc0 = el.clip(z0, -3.0e38, 3.0e38)
-    w0 = -el.clip(value, low, high)
-    w1 = 0.5 * el.sqrt(2.0) / sigma
-    w2 = low + w0
-    w3 = (high - low) / V
+    w0 = -el.clip(u_value, u_low, u_high)
+    w1 = 0.5 * el.sqrt(2.0) / u_sigma
+    w2 = u_low + w0
+    w3 = (u_high - u_low) / V
     w4 = w3 * index_y + w2
     loss = ((el.erf(w1 * (w3 + w4)) - el.erf(w1 * w4)) * el.softplus(zc0) - T0) / (
-        el.erf(w1 * (high + w0)) - el.erf(w1 * w2)
+        el.erf(w1 * (u_high + w0)) - el.erf(w1 * w2)
     )
     loss = torch.where(
         (z0 != zc0),
@@ -1234,7 +1298,7 @@ def _torch_forward(x, value, low, high, sigma):
     ).t()
 
 
-def _torch_backward(x, value, low, high, sigma, saved, g):
+def _torch_backward(x, u_value, u_low, u_high, u_sigma, saved, g):
     """g * dloss/dx [rows, V] for each stream of a chunk of whole rows, from what was saved."""
     V = float(x.shape[1])
     m0 = saved[0].unsqueeze(1)
@@ -1246,11 +1310,11 @@ def _torch_backward(x, value, low, high, sigma, saved, g):
     index_y = pivot.to(x.dtype)
     z0 = la0
     lam0 = el.softplus(z0)
-    w0 = -el.clip(value, low, high)
-    w1 = 0.5 * el.sqrt(2.0) / sigma
-    w2 = low + w0
-    w3 = 1.0 / (el.erf(w1 * (high + w0)) - el.erf(w1 * w2))
-    w4 = (high - low) / V
+    w0 = -el.clip(u_value, u_low, u_high)
+    w1 = 0.5 * el.sqrt(2.0) / u_sigma
+    w2 = u_low + w0
+    w3 = 1.0 / (el.erf(w1 * (u_high + w0)) - el.erf(w1 * w2))
+    w4 = (u_high - u_low) / V
     w5 = w4 * index_y + w2
     w6 = el.erf(w1 * w5)
     w7 = el.erf(w1 * (w4 + w5))
@@ -1263,22 +1327,22 @@ def _torch_backward(x, value, low, high, sigma, saved, g):
     t0 = x - m0
     e0 = t0.exp_()
     p0 = e0 * pinv0
-    w0 = (high - low) / V
-    w1 = w0 * index + low - el.clip(value, low, high)
-    w2 = 0.5 * el.sqrt(2.0) / sigma
+    w0 = (u_high - u_low) / V
+    w1 = w0 * index + u_low - el.clip(u_value, u_low, u_high)
+    w2 = 0.5 * el.sqrt(2.0) / u_sigma
     grad_x = c0 * (el.erf(w2 * (w0 + w1)) - el.erf(w1 * w2)) + c1 * p0
     grad_x = grad_x.scatter(1, pivot, grad_x_y + torch.zeros_like(x_y))
     grad_x = grad_x.mul_(g)
     return (grad_x,)
 
 
-def _torch_fused(x, value, low, high, sigma, g):
+def _torch_fused(x, u_value, u_low, u_high, u_sigma, g):
     """Loss [rows, outputs] and g * dloss/dx [rows, V] for each stream while the chunk is in cache."""
     V = float(x.shape[1])
     index = torch.arange(x.shape[1], dtype=x.dtype, device=x.device)[None]
-    w0 = (high - low) / V
-    w1 = w0 * index + low - el.clip(value, low, high)
-    w2 = 0.5 * el.sqrt(2.0) / sigma
+    w0 = (u_high - u_low) / V
+    w1 = w0 * index + u_low - el.clip(u_value, u_low, u_high)
+    w2 = 0.5 * el.sqrt(2.0) / u_sigma
     v0 = el.erf(w2 * (w0 + w1)) - el.erf(w1 * w2)
     b2 = (v0 + torch.zeros_like(x)).sum(1, keepdim=True)
     m0, pivot = x.max(1, keepdim=True)
@@ -1303,24 +1367,29 @@ def _torch_fused(x, value, low, high, sigma, g):
         el.erf(
             0.5
             * el.sqrt(2.0)
-            * ((high - low) / V + index_y * (high - low) / V + low - el.clip(value, low, high))
-            / sigma
+            * (
+                (u_high - u_low) / V
+                + index_y * (u_high - u_low) / V
+                + u_low
+                - el.clip(u_value, u_low, u_high)
+            )
+            / u_sigma
         )
         - el.erf(
             0.5
             * el.sqrt(2.0)
-            * (index_y * (high - low) / V + low - el.clip(value, low, high))
-            / sigma
+            * (index_y * (u_high - u_low) / V + u_low - el.clip(u_value, u_low, u_high))
+            / u_sigma
         )
     )
     zc0 = el.clip(z0, -3.0e38, 3.0e38)
-    w0 = -el.clip(value, low, high)
-    w1 = 0.5 * el.sqrt(2.0) / sigma
-    w2 = low + w0
-    w3 = (high - low) / V
+    w0 = -el.clip(u_value, u_low, u_high)
+    w1 = 0.5 * el.sqrt(2.0) / u_sigma
+    w2 = u_low + w0
+    w3 = (u_high - u_low) / V
     w4 = w3 * index_y + w2
     loss = ((el.erf(w1 * (w3 + w4)) - el.erf(w1 * w4)) * el.softplus(zc0) - T0) / (
-        el.erf(w1 * (high + w0)) - el.erf(w1 * w2)
+        el.erf(w1 * (u_high + w0)) - el.erf(w1 * w2)
     )
     loss = torch.where(
         (z0 != zc0),
@@ -1329,11 +1398,11 @@ def _torch_fused(x, value, low, high, sigma, g):
         ),
         loss,
     )
-    w0 = -el.clip(value, low, high)
-    w1 = 0.5 * el.sqrt(2.0) / sigma
-    w2 = low + w0
-    w3 = 1.0 / (el.erf(w1 * (high + w0)) - el.erf(w1 * w2))
-    w4 = (high - low) / V
+    w0 = -el.clip(u_value, u_low, u_high)
+    w1 = 0.5 * el.sqrt(2.0) / u_sigma
+    w2 = u_low + w0
+    w3 = 1.0 / (el.erf(w1 * (u_high + w0)) - el.erf(w1 * w2))
+    w4 = (u_high - u_low) / V
     w5 = w4 * index_y + w2
     w6 = el.erf(w1 * w5)
     w7 = el.erf(w1 * (w4 + w5))
@@ -1343,9 +1412,9 @@ def _torch_fused(x, value, low, high, sigma, g):
     grad_x_y = w3 * (T1 * el.sigmoid(-z0) + w6 * w8 - w7 * w8)
     pinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0))
     p0 = e0 * pinv0
-    w0 = (high - low) / V
-    w1 = w0 * index + low - el.clip(value, low, high)
-    w2 = 0.5 * el.sqrt(2.0) / sigma
+    w0 = (u_high - u_low) / V
+    w1 = w0 * index + u_low - el.clip(u_value, u_low, u_high)
+    w2 = 0.5 * el.sqrt(2.0) / u_sigma
     grad_x = c0 * (el.erf(w2 * (w0 + w1)) - el.erf(w1 * w2)) + c1 * p0
     grad_x = grad_x.scatter(1, pivot, grad_x_y + torch.zeros_like(x_y))
     grad_x = grad_x.mul_(g)
@@ -1355,31 +1424,35 @@ def _torch_fused(x, value, low, high, sigma, g):
 _C_SOURCE = r"""#include "row.h"
 
 /* HL-Gauss, a histogram of a Gaussian around the value
-     loss     = (-T0 + (-erf(sqrt(2)*(low - clip(value, low, high) + index_y*(high -
-         low)/V)/(2*sigma)) + erf(sqrt(2)*(low - clip(value, low, high) + index_y*(high - low)/V +
-         (high - low)/V)/(2*sigma)))*softplus(z0))/(erf(sqrt(2)*(high - clip(value, low,
-         high))/(2*sigma)) - erf(sqrt(2)*(low - clip(value, low, high))/(2*sigma)))
-     c0       = -1/(erf(sqrt(2)*(high - clip(value, low, high))/(2*sigma)) - erf(sqrt(2)*(low -
-         clip(value, low, high))/(2*sigma)))
-     c1       = (T1 - erf(sqrt(2)*(low - clip(value, low, high) + index_y*(high -
-         low)/V)/(2*sigma)) + erf(sqrt(2)*(low - clip(value, low, high) + index_y*(high - low)/V +
-         (high - low)/V)/(2*sigma)))/(erf(sqrt(2)*(high - clip(value, low, high))/(2*sigma)) -
-         erf(sqrt(2)*(low - clip(value, low, high))/(2*sigma)))
-     dloss/dx = c0*(-erf(sqrt(2)*(low - clip(value, low, high) + index*(high - low)/V)/(2*sigma)) +
-         erf(sqrt(2)*(low - clip(value, low, high) + index*(high - low)/V + (high -
-         low)/V)/(2*sigma))) + c1*exp(logp0)
-     dloss/dx_y = (T1*sigmoid(-z0) + erf(sqrt(2)*(low - clip(value, low, high) + index_y*(high -
-         low)/V)/(2*sigma))*sigmoid(z0) - erf(sqrt(2)*(low - clip(value, low, high) + index_y*(high
-         - low)/V + (high - low)/V)/(2*sigma))*sigmoid(z0))/(erf(sqrt(2)*(high - clip(value, low,
-         high))/(2*sigma)) - erf(sqrt(2)*(low - clip(value, low, high))/(2*sigma)))
+     loss     = (-T0 + (-erf(sqrt(2)*(u_low - clip(u_value, u_low, u_high) + index_y*(u_high -
+         u_low)/V)/(2*u_sigma)) + erf(sqrt(2)*(u_low - clip(u_value, u_low, u_high) +
+         index_y*(u_high - u_low)/V + (u_high -
+         u_low)/V)/(2*u_sigma)))*softplus(z0))/(erf(sqrt(2)*(u_high - clip(u_value, u_low,
+         u_high))/(2*u_sigma)) - erf(sqrt(2)*(u_low - clip(u_value, u_low, u_high))/(2*u_sigma)))
+     c0       = -1/(erf(sqrt(2)*(u_high - clip(u_value, u_low, u_high))/(2*u_sigma)) -
+         erf(sqrt(2)*(u_low - clip(u_value, u_low, u_high))/(2*u_sigma)))
+     c1       = (T1 - erf(sqrt(2)*(u_low - clip(u_value, u_low, u_high) + index_y*(u_high -
+         u_low)/V)/(2*u_sigma)) + erf(sqrt(2)*(u_low - clip(u_value, u_low, u_high) +
+         index_y*(u_high - u_low)/V + (u_high - u_low)/V)/(2*u_sigma)))/(erf(sqrt(2)*(u_high -
+         clip(u_value, u_low, u_high))/(2*u_sigma)) - erf(sqrt(2)*(u_low - clip(u_value, u_low,
+         u_high))/(2*u_sigma)))
+     dloss/dx = c0*(-erf(sqrt(2)*(u_low - clip(u_value, u_low, u_high) + index*(u_high -
+         u_low)/V)/(2*u_sigma)) + erf(sqrt(2)*(u_low - clip(u_value, u_low, u_high) + index*(u_high
+         - u_low)/V + (u_high - u_low)/V)/(2*u_sigma))) + c1*exp(logp0)
+     dloss/dx_y = (T1*sigmoid(-z0) + erf(sqrt(2)*(u_low - clip(u_value, u_low, u_high) +
+         index_y*(u_high - u_low)/V)/(2*u_sigma))*sigmoid(z0) - erf(sqrt(2)*(u_low - clip(u_value,
+         u_low, u_high) + index_y*(u_high - u_low)/V + (u_high -
+         u_low)/V)/(2*u_sigma))*sigmoid(z0))/(erf(sqrt(2)*(u_high - clip(u_value, u_low,
+         u_high))/(2*u_sigma)) - erf(sqrt(2)*(u_low - clip(u_value, u_low, u_high))/(2*u_sigma)))
+     names of the spec begin with u_: u_high is its high
      with l0_j = x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 = exp(l0_j
          - logsumexp_(j != y) l0_j)
-     T0 = sum_(j != y) logp0*(-erf(sqrt(2)*(low - clip(value, low, high) + index*(high -
-         low)/V)/(2*sigma)) + erf(sqrt(2)*(low - clip(value, low, high) + index*(high - low)/V +
-         (high - low)/V)/(2*sigma)))
-     T1 = sum_(j != y) -erf(sqrt(2)*(low - clip(value, low, high) + index*(high -
-         low)/V)/(2*sigma)) + erf(sqrt(2)*(low - clip(value, low, high) + index*(high - low)/V +
-         (high - low)/V)/(2*sigma)) */
+     T0 = sum_(j != y) logp0*(-erf(sqrt(2)*(u_low - clip(u_value, u_low, u_high) + index*(u_high -
+         u_low)/V)/(2*u_sigma)) + erf(sqrt(2)*(u_low - clip(u_value, u_low, u_high) + index*(u_high
+         - u_low)/V + (u_high - u_low)/V)/(2*u_sigma)))
+     T1 = sum_(j != y) -erf(sqrt(2)*(u_low - clip(u_value, u_low, u_high) + index*(u_high -
+         u_low)/V)/(2*u_sigma)) + erf(sqrt(2)*(u_low - clip(u_value, u_low, u_high) + index*(u_high
+         - u_low)/V + (u_high - u_low)/V)/(2*u_sigma)) */
 
 static inline __attribute__((always_inline)) void lift_1_class(const int cols, const real *x_ptr,
     real *reduced0) {
@@ -1472,8 +1545,8 @@ static void lift_2(const real *x_ptr, const int n_classes, const real m0, double
 }
 
 static inline __attribute__((always_inline)) void lift_3_class(const int cols, const real *x_ptr,
-    real *kept0_ptr, real *kept1_ptr, real *kept2_ptr, const int late, const real low, const int
-    pivot, const real same0, const real same1, const real w0, const real w2, real *reduced2, real
+    real *kept0_ptr, real *kept1_ptr, real *kept2_ptr, const int late, const int pivot, const real
+    same0, const real same1, const real u_low, const real w0, const real w2, real *reduced2, real
     *reduced3, real *reduced4, real *reduced5) {
     const real x = x_ptr[cols];
     const real index = (real)(cols);
@@ -1483,7 +1556,7 @@ static inline __attribute__((always_inline)) void lift_3_class(const int cols, c
     const real t0 = l0_2 - same0;
     const real kept2 = f_exp_below(t0);
     const real e0 = kept2;
-    const real w1 = w0 * index + low - same1;
+    const real w1 = w0 * index + u_low - same1;
     const real kept0 = f_erf(w1 * w2);
     const real kept1 = f_erf(w2 * (w0 + w1));
     const real v0 = kept1 - kept0;
@@ -1497,8 +1570,8 @@ static inline __attribute__((always_inline)) void lift_3_class(const int cols, c
 }
 
 static inline __attribute__((always_inline)) void lift_3(const real *x_ptr, const int n_classes,
-    real *kept0_ptr, real *kept1_ptr, real *kept2_ptr, const int late, const real low, const int
-    pivot, const real same0, const real same1, const real w0, const real w2, double *out) {
+    real *kept0_ptr, real *kept1_ptr, real *kept2_ptr, const int late, const int pivot, const real
+    same0, const real same1, const real u_low, const real w0, const real w2, double *out) {
     double reduced2_row[PARTS];
     double reduced3_row[PARTS];
     double reduced4_row[PARTS];
@@ -1525,8 +1598,8 @@ static inline __attribute__((always_inline)) void lift_3(const real *x_ptr, cons
         for (; cols + LANES <= stop; cols += LANES) {
 #pragma GCC ivdep
             for (int lane = 0; lane < LANES; ++lane) {
-                lift_3_class(cols + lane, x_ptr, kept0_ptr, kept1_ptr, kept2_ptr, late, low, pivot,
-                    same0, same1, w0, w2, &reduced2_class, &reduced3_class, &reduced4_class,
+                lift_3_class(cols + lane, x_ptr, kept0_ptr, kept1_ptr, kept2_ptr, late, pivot,
+                    same0, same1, u_low, w0, w2, &reduced2_class, &reduced3_class, &reduced4_class,
                     &reduced5_class);
                 reduced2[lane] = reduced2[lane] + reduced2_class;
                 reduced3[lane] = reduced3[lane] + reduced3_class;
@@ -1535,8 +1608,8 @@ static inline __attribute__((always_inline)) void lift_3(const real *x_ptr, cons
             }
         }
         for (; cols < stop; ++cols) {
-            lift_3_class(cols, x_ptr, kept0_ptr, kept1_ptr, kept2_ptr, late, low, pivot, same0,
-                same1, w0, w2, &reduced2_class, &reduced3_class, &reduced4_class, &reduced5_class);
+            lift_3_class(cols, x_ptr, kept0_ptr, kept1_ptr, kept2_ptr, late, pivot, same0, same1,
+                u_low, w0, w2, &reduced2_class, &reduced3_class, &reduced4_class, &reduced5_class);
             reduced2[0] = reduced2[0] + reduced2_class;
             reduced3[0] = reduced3[0] + reduced3_class;
             reduced4[0] = reduced4[0] + reduced4_class;
@@ -1565,8 +1638,8 @@ static inline __attribute__((always_inline)) void lift_3(const real *x_ptr, cons
 }
 
 static inline __attribute__((always_inline)) void gradient(const real *x_ptr, const int n_classes,
-    const real c0, const real c1, const real low, const real m0, const real pinv0, const real same0,
-    const real w0, const real w2, const real g, real *grad_x_ptr, const int want) {
+    const real c0, const real c1, const real m0, const real pinv0, const real same0, const real
+    u_low, const real w0, const real w2, const real g, real *grad_x_ptr, const int want) {
 #pragma GCC ivdep
     for (int cols = 0; cols < n_classes; ++cols) {
         const real x = x_ptr[cols];
@@ -1574,7 +1647,7 @@ static inline __attribute__((always_inline)) void gradient(const real *x_ptr, co
         const real t0 = x - m0;
         const real e0 = f_exp_below(t0);
         const real p0 = e0 * pinv0;
-        const real w1 = w0 * index + low - same0;
+        const real w1 = w0 * index + u_low - same0;
         const real grad_x = c0 * (f_erf(w2 * (w0 + w1)) - f_erf(w1 * w2)) + c1 * p0;
         if (want & 1) grad_x_ptr[cols] = grad_x * g;
     }
@@ -1603,20 +1676,20 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
     const int64_t own = (mode == BACKWARD ? 0 : 3 * padded) + 2 * width;
     if (own && !(scratch = aligned_alloc(ALIGNED, (size_t)own * sizeof(real)))) return 1;
     real *kept = scratch + 2 * width;
-    const double low = call->parameter[0];
-    const double high = call->parameter[1];
-    const double sigma = call->parameter[2];
+    const double u_low = call->parameter[0];
+    const double u_high = call->parameter[1];
+    const double u_sigma = call->parameter[2];
     const double V = (double)call->classes;
     for (int64_t row = start; row < stop; ++row) {
         real *grad_x_ptr = grad_row(call, 0, row, scratch + 1 * width);
         const real *x_ptr = read_row(call, 0, row, scratch + 0 * width);
-        const double value = call->input[0][row * call->input_stride[0]];
+        const double u_value = call->input[0][row * call->input_stride[0]];
         double x_y, index_y, m0, a0, b0, b1, b2, pivot, la0, T1, loss, g;
         if (mode != BACKWARD) {
             {
-                const double w0 = (high - low) / V;
-                const double same1 = f_clip(value, low, high);
-                const double w2 = 0.5 * f_sqrt(2.0) / sigma;
+                const double w0 = (u_high - u_low) / V;
+                const double same1 = f_clip(u_value, u_low, u_high);
+                const double w2 = 0.5 * f_sqrt(2.0) / u_sigma;
                 double out[4];
                 lift_1(x_ptr, n_classes, out);
                 const double reduced0 = out[0];
@@ -1629,7 +1702,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
                 index_y = (real)(pivot);
                 const double pivot_2 = (real)(pivot);
                 lift_3(x_ptr, n_classes, kept + 0 * padded, kept + 1 * padded, kept + 2 * padded,
-                    mode == FUSED, low, pivot, same0, same1, w0, w2, out);
+                    mode == FUSED, pivot, same0, same1, u_low, w0, w2, out);
                 const double reduced2 = out[0];
                 const double reduced3 = out[1];
                 const double reduced4 = out[2];
@@ -1647,13 +1720,13 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             double T0 = b1 - lam0 * b0;
             T1 = b2;
             double zc0 = f_clamp(z0, 3e+38);
-            double w0 = -f_clip(value, low, high);
-            double w1 = 0.5 * f_sqrt(2.0) / sigma;
-            double w2 = low + w0;
-            double w3 = (high - low) / V;
+            double w0 = -f_clip(u_value, u_low, u_high);
+            double w1 = 0.5 * f_sqrt(2.0) / u_sigma;
+            double w2 = u_low + w0;
+            double w3 = (u_high - u_low) / V;
             double w4 = w3 * index_y + w2;
             loss = ((f_erf(w1 * (w3 + w4)) - f_erf(w1 * w4)) * f_softplus(zc0) - T0) / (f_erf(w1 *
-                (high + w0)) - f_erf(w1 * w2));
+                (u_high + w0)) - f_erf(w1 * w2));
             loss = (z0 != zc0 ? (loss > 1e+30 ? INFINITY : (loss < -1e+30 ? -(INFINITY) : loss)) :
                 loss);
             call->result[0 * call->rows + row] = (real)loss;
@@ -1675,11 +1748,11 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         g = call->grad_rows[0 * call->grad_outputs_stride + row * call->grad_rows_stride];
         double z0 = la0;
         double lam0 = f_softplus(z0);
-        double w0 = -f_clip(value, low, high);
-        double w1 = 0.5 * f_sqrt(2.0) / sigma;
-        double w2 = low + w0;
-        double w3 = 1.0 / (f_erf(w1 * (high + w0)) - f_erf(w1 * w2));
-        double w4 = (high - low) / V;
+        double w0 = -f_clip(u_value, u_low, u_high);
+        double w1 = 0.5 * f_sqrt(2.0) / u_sigma;
+        double w2 = u_low + w0;
+        double w3 = 1.0 / (f_erf(w1 * (u_high + w0)) - f_erf(w1 * w2));
+        double w4 = (u_high - u_low) / V;
         double w5 = w4 * index_y + w2;
         double w6 = f_erf(w1 * w5);
         double w7 = f_erf(w1 * (w4 + w5));
@@ -1689,15 +1762,15 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         double grad_x_y = w3 * (T1 * f_sigmoid(-z0) + w6 * w8 - w7 * w8);
         double pinv0 = (la0 == -INFINITY ? 0.0 : f_exp(-lam0));
         {
-            const double w0 = (high - low) / V;
-            const double same0 = f_clip(value, low, high);
-            const double w2 = 0.5 * f_sqrt(2.0) / sigma;
+            const double w0 = (u_high - u_low) / V;
+            const double same0 = f_clip(u_value, u_low, u_high);
+            const double w2 = 0.5 * f_sqrt(2.0) / u_sigma;
             const int want = (grad_x_ptr ? 1 : 0);
             if (mode == FUSED) {
                 if (want == 1) gradient_kept(x_ptr, n_classes, kept + 0 * padded, kept + 1 * padded,
                     kept + 2 * padded, c0, c1, pinv0, (real)g, grad_x_ptr, 1);
             } else {
-                if (want == 1) gradient(x_ptr, n_classes, c0, c1, low, m0, pinv0, same0, w0, w2,
+                if (want == 1) gradient(x_ptr, n_classes, c0, c1, m0, pinv0, same0, u_low, w0, w2,
                     (real)g, grad_x_ptr, 1);
             }
         }

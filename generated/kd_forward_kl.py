@@ -35,39 +35,40 @@ __all__ = [
 
 # ======================================================================================
 # Knowledge distillation, forward KL
-#   loss     = T**2*(T0 - lse0*sigmoid(z0) + sigmoid(-z0)*where(lt(absf(-z0 + z1), 1),
+#   loss     = u_T**2*(T0 - lse0*sigmoid(z0) + sigmoid(-z0)*where(lt(absf(-z0 + z1), 1),
 #       log1p(expm1(clip(-z0 + z1, -1, 1))*sigmoid(z0)), where(lt(0, sigmoid(-z0)), -softplus(z0)
 #       + softplus(z1), 0)))
-#   dloss/dx = -T*(exp(logp0) - exp(logp1))
-#   dloss/dx_y = T*(-sigmoid(-z0)*sigmoid(z1) + sigmoid(z0)*sigmoid(-z1))
-#   with l0_j = teacher/T, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 =
-#       exp(l0_j - logsumexp_(j != y) l0_j), m0 = max_(j) teacher
-#   with l1_j = x/T, z1 = logsumexp_(j != y) l1_j - l1_y, logp1 = l1_j - logsumexp l1, R1 =
+#   dloss/dx = -u_T*(exp(logp0) - exp(logp1))
+#   dloss/dx_y = u_T*(-sigmoid(-z0)*sigmoid(z1) + sigmoid(z0)*sigmoid(-z1))
+#   names of the spec begin with u_: u_T is its T
+#   with l0_j = u_teacher/u_T, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0,
+#       R0 = exp(l0_j - logsumexp_(j != y) l0_j), m0 = max_(j) u_teacher
+#   with l1_j = x/u_T, z1 = logsumexp_(j != y) l1_j - l1_y, logp1 = l1_j - logsumexp l1, R1 =
 #       exp(l1_j - logsumexp_(j != y) l1_j), m1 = max_(j) x
-#   delta0_j = ((teacher - x)/T) - that of the largest l0
-#   lse0 = (L0 - L1) - ((teacher - x)/T) of the largest l0
+#   delta0_j = ((u_teacher - x)/u_T) - that of the largest l0
+#   lse0 = (L0 - L1) - ((u_teacher - x)/u_T) of the largest l0
 #   T0 = sum_(j != y) delta0*exp(logp0)
 # ======================================================================================
 
 
 @dl.jit
-def _lift(cols, inside, x, teacher, T):
+def _lift(cols, inside, x, u_teacher, u_T):
     # State of one tile, relative to the tile's own maximum: M = sum of w * exp(kappa * t) * t^n
     # with t = l - m, over the classes other than the largest (the pivot).
     valid = inside
-    l0 = tl.where(valid, teacher, float("-inf"))
+    l0 = tl.where(valid, u_teacher, float("-inf"))
     m0 = dl.row_max(l0)
     pivot = dl.row_min(tl.where(l0 == m0, cols, 2147483647))
     others = valid & (cols != pivot)
     x_y = dl.row_sum(tl.where(cols == pivot, x, 0.0))
-    teacher_y = dl.row_sum(tl.where(cols == pivot, teacher, 0.0))
+    u_teacher_y = dl.row_sum(tl.where(cols == pivot, u_teacher, 0.0))
     l0 = tl.where(others, l0, float("-inf"))
-    t0 = 1.0 / T * (l0 - tl.where(m0 == float("-inf"), 0.0, m0))
+    t0 = 1.0 / u_T * (l0 - tl.where(m0 == float("-inf"), 0.0, m0))
     e0 = tl.exp(t0)
     l1 = tl.where(valid, x, float("-inf"))
     m1 = dl.row_max(l1)
     l1 = tl.where(others, l1, float("-inf"))
-    t1 = 1.0 / T * (l1 - tl.where(m1 == float("-inf"), 0.0, m1))
+    t1 = 1.0 / u_T * (l1 - tl.where(m1 == float("-inf"), 0.0, m1))
     e1 = tl.exp(t1)
     ref0 = tl.where(m0 == float("-inf"), 0.0, m0)
     ref1 = tl.where(m1 == float("-inf"), 0.0, m1)
@@ -76,25 +77,25 @@ def _lift(cols, inside, x, teacher, T):
     off0_apart0 = tl.where(far_apart0, ref0, 0.0)
     off1_apart0 = tl.where(far_apart0, -ref1, 0.0)
     near_apart0 = tl.where(far_apart0, 0.0, near_apart0)
-    apart0 = 1.0 / T * ((teacher - off0_apart0) + (-x - off1_apart0) - near_apart0)
+    apart0 = 1.0 / u_T * ((u_teacher - off0_apart0) + (-x - off1_apart0) - near_apart0)
     near_o0 = ref0 - ref1
     far_o0 = (near_o0 > 1.0) | (near_o0 < -1.0)
     off0_o0 = tl.where(far_o0, ref0, 0.0)
     off1_o0 = tl.where(far_o0, -ref1, 0.0)
     near_o0 = tl.where(far_o0, 0.0, near_o0)
-    o0 = 1.0 / T * ((teacher_y - off0_o0) + (-x_y - off1_o0) - near_o0)
+    o0 = 1.0 / u_T * ((u_teacher_y - off0_o0) + (-x_y - off1_o0) - near_o0)
     o0 = tl.where((o0 > -1.0e18) & (o0 < 1.0e18), o0, 0.0)
     delta0 = apart0 - o0
     a0 = dl.row_sum(e0)
     a1 = dl.row_sum(e1)
     b0 = dl.row_sum(tl.where(e0 > 0.0, e0 * delta0, 0.0))
     pivot = pivot.to(tl.float32)
-    return m0, m1, a0, a1, b0, o0, pivot, x_y, teacher_y
+    return m0, m1, a0, a1, b0, o0, pivot, x_y, u_teacher_y
 
 
 @dl.jit
 def _merge(
-    T,
+    u_T,
     m0_a,
     m1_a,
     a0_a,
@@ -103,7 +104,7 @@ def _merge(
     o0_a,
     pivot_a,
     x_y_a,
-    teacher_y_a,
+    u_teacher_y_a,
     m0_b,
     m1_b,
     a0_b,
@@ -112,30 +113,30 @@ def _merge(
     o0_b,
     pivot_b,
     x_y_b,
-    teacher_y_b,
+    u_teacher_y_b,
 ):
     # Two states as one: m = max(m_a, m_b), d = m_side - m, M = sum of exp(kappa * d) * shifted M_side.
     m0 = tl.maximum(m0_a, m0_b)
-    d0_a = tl.where((m0_a == m0) | (m0_a == float("-inf")), 0.0, 1.0 / T * (m0_a - m0))
-    d0_b = tl.where((m0_b == m0) | (m0_b == float("-inf")), 0.0, 1.0 / T * (m0_b - m0))
+    d0_a = tl.where((m0_a == m0) | (m0_a == float("-inf")), 0.0, 1.0 / u_T * (m0_a - m0))
+    d0_b = tl.where((m0_b == m0) | (m0_b == float("-inf")), 0.0, 1.0 / u_T * (m0_b - m0))
     k0_a = tl.exp(d0_a)
     k0_b = tl.exp(d0_b)
     m1 = tl.maximum(m1_a, m1_b)
-    d1_a = tl.where((m1_a == m1) | (m1_a == float("-inf")), 0.0, 1.0 / T * (m1_a - m1))
-    d1_b = tl.where((m1_b == m1) | (m1_b == float("-inf")), 0.0, 1.0 / T * (m1_b - m1))
+    d1_a = tl.where((m1_a == m1) | (m1_a == float("-inf")), 0.0, 1.0 / u_T * (m1_a - m1))
+    d1_b = tl.where((m1_b == m1) | (m1_b == float("-inf")), 0.0, 1.0 / u_T * (m1_b - m1))
     k1_a = tl.exp(d1_a)
     k1_b = tl.exp(d1_b)
     first = (m0_a > m0_b) | ((m0_a == m0_b) & (pivot_a >= 0.0))
     pivot = tl.where(first, pivot_a, pivot_b)
     x_y = tl.where(first, x_y_a, x_y_b)
-    teacher_y = tl.where(first, teacher_y_a, teacher_y_b)
+    u_teacher_y = tl.where(first, u_teacher_y_a, u_teacher_y_b)
     lost = tl.where(first, pivot_b, pivot_a) >= 0.0
     x = tl.where(first, x_y_b, x_y_a)
-    teacher = tl.where(first, teacher_y_b, teacher_y_a)
+    u_teacher = tl.where(first, u_teacher_y_b, u_teacher_y_a)
     sunk = tl.where(first, m0_b, m0_a) == float("-inf")
     d0 = tl.where(sunk, -1.0e18, tl.where(first, d0_b, d0_a))
     k0 = tl.exp(d0)
-    d1 = tl.where(lost, 1.0 / T * (x - m1), -1.0e18)
+    d1 = tl.where(lost, 1.0 / u_T * (x - m1), -1.0e18)
     k1 = tl.exp(d1)
     o0_a = o0_a + (d0_a - d1_a)
     o0_b = o0_b + (d0_b - d1_b)
@@ -147,11 +148,11 @@ def _merge(
         + tl.where(k0_b > 0.0, k0_b * (b0_b + (o0_b - o0) * a0_b), 0.0)
         + tl.where(lost & (k0 > 0.0), k0 * (d0 - d1 - o0), 0.0)
     )
-    return m0, m1, a0, a1, b0, o0, pivot, x_y, teacher_y
+    return m0, m1, a0, a1, b0, o0, pivot, x_y, u_teacher_y
 
 
 @dl.jit
-def _sweep(base, teacher_base, T, start, stop, n_classes, BLOCK: tl.constexpr):
+def _sweep(base, u_teacher_base, u_T, start, stop, n_classes, BLOCK: tl.constexpr):
     # Online reduction of the classes start .. stop - 1: one read of each logit.
     m0 = tl.full((), float("-inf"), tl.float32)
     m1 = tl.full((), float("-inf"), tl.float32)
@@ -161,17 +162,17 @@ def _sweep(base, teacher_base, T, start, stop, n_classes, BLOCK: tl.constexpr):
     o0 = tl.full((), 0.0, tl.float32)
     pivot = tl.full((), -1.0, tl.float32)
     x_y = tl.full((), 0.0, tl.float32)
-    teacher_y = tl.full((), 0.0, tl.float32)
+    u_teacher_y = tl.full((), 0.0, tl.float32)
     for first_col in range(start, stop, BLOCK):
         cols = first_col + tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
-        teacher = tl.load(teacher_base + cols, mask=inside, other=0.0).to(tl.float32)
-        m0_b, m1_b, a0_b, a1_b, b0_b, o0_b, pivot_b, x_y_b, teacher_y_b = _lift(
-            cols, inside, x, teacher, T
+        u_teacher = tl.load(u_teacher_base + cols, mask=inside, other=0.0).to(tl.float32)
+        m0_b, m1_b, a0_b, a1_b, b0_b, o0_b, pivot_b, x_y_b, u_teacher_y_b = _lift(
+            cols, inside, x, u_teacher, u_T
         )
-        m0, m1, a0, a1, b0, o0, pivot, x_y, teacher_y = _merge(
-            T,
+        m0, m1, a0, a1, b0, o0, pivot, x_y, u_teacher_y = _merge(
+            u_T,
             m0,
             m1,
             a0,
@@ -180,7 +181,7 @@ def _sweep(base, teacher_base, T, start, stop, n_classes, BLOCK: tl.constexpr):
             o0,
             pivot,
             x_y,
-            teacher_y,
+            u_teacher_y,
             m0_b,
             m1_b,
             a0_b,
@@ -189,20 +190,20 @@ def _sweep(base, teacher_base, T, start, stop, n_classes, BLOCK: tl.constexpr):
             o0_b,
             pivot_b,
             x_y_b,
-            teacher_y_b,
+            u_teacher_y_b,
         )
-    return m0, m1, a0, a1, b0, o0, pivot, x_y, teacher_y
+    return m0, m1, a0, a1, b0, o0, pivot, x_y, u_teacher_y
 
 
 @dl.jit
-def _finish(x_y, teacher_y, T, m0, m1, a0, a1, b0, o0, pivot):
+def _finish(x_y, u_teacher_y, u_T, m0, m1, a0, a1, b0, o0, pivot):
     # From the merged state to the results of the row, and the statistics that the gradient reads.
     la0 = dl.log_accurate(a0)
     z0 = la0
     lam0 = dl.softplus(z0)
     la1 = dl.log_accurate(a1)
     ly1 = x_y
-    z1 = 1.0 / T * (m1 - ly1) + la1
+    z1 = 1.0 / u_T * (m1 - ly1) + la1
     lse0_0 = tl.where(z0 > 0.0, la0 + dl.softplus(-z0), dl.softplus(z0))
     lse0_1 = tl.where(z1 > 0.0, la1 + dl.softplus(-z1), dl.softplus(z1))
     lse0 = lse0_0 - lse0_1 - o0
@@ -211,8 +212,8 @@ def _finish(x_y, teacher_y, T, m0, m1, a0, a1, b0, o0, pivot):
     w1 = dl.sigmoid(-z0)
     w2 = z1 - z0
     loss = (
-        T
-        * T
+        u_T
+        * u_T
         * (
             T0
             + w1
@@ -228,29 +229,29 @@ def _finish(x_y, teacher_y, T, m0, m1, a0, a1, b0, o0, pivot):
 
 
 @dl.jit
-def _coefficients(x_y, teacher_y, T, m0, la0, m1, la1, pivot):
+def _coefficients(x_y, u_teacher_y, u_T, m0, la0, m1, la1, pivot):
     # Row scalars of the gradient.
     z0 = la0
     lam0 = dl.softplus(z0)
     ly1 = x_y
-    z1 = 1.0 / T * (m1 - ly1) + la1
-    lam1 = tl.where(z1 > 0.0, la1 + dl.softplus(-z1), dl.softplus(z1) - (1.0 / T * (m1 - ly1)))
-    grad_x_y = T * (dl.sigmoid(z0) * dl.sigmoid(-z1) - dl.sigmoid(z1) * dl.sigmoid(-z0))
+    z1 = 1.0 / u_T * (m1 - ly1) + la1
+    lam1 = tl.where(z1 > 0.0, la1 + dl.softplus(-z1), dl.softplus(z1) - (1.0 / u_T * (m1 - ly1)))
+    grad_x_y = u_T * (dl.sigmoid(z0) * dl.sigmoid(-z1) - dl.sigmoid(z1) * dl.sigmoid(-z0))
     pinv0 = tl.where(la0 == float("-inf"), 0.0, dl.exp_accurate(-lam0))
     pinv1 = tl.where(la1 == float("-inf"), 0.0, dl.exp_accurate(-lam1))
     return grad_x_y, m0, pinv0, m1, pinv1
 
 
 @dl.jit
-def _gradient(cols, pivot, x_y, teacher_y, x, teacher, T, grad_x_y, m0, pinv0, m1, pinv1):
+def _gradient(cols, pivot, x_y, u_teacher_y, x, u_teacher, u_T, grad_x_y, m0, pinv0, m1, pinv1):
     # dloss/dx_j of one tile; the value at the pivot is written, not added.
-    t0 = 1.0 / T * (teacher - m0)
+    t0 = 1.0 / u_T * (u_teacher - m0)
     e0 = tl.exp(t0)
     p0 = e0 * pinv0
-    t1 = 1.0 / T * (x - m1)
+    t1 = 1.0 / u_T * (x - m1)
     e1 = tl.exp(t1)
     p1 = e1 * pinv1
-    grad_x = -T * (p0 - p1)
+    grad_x = -u_T * (p0 - p1)
     grad_x = tl.where(cols == pivot.to(tl.int32), grad_x_y, grad_x)
     return (grad_x,)
 
@@ -258,13 +259,13 @@ def _gradient(cols, pivot, x_y, teacher_y, x, teacher, T, grad_x_y, m0, pinv0, m
 @dl.jit
 def _forward_kernel(
     logits,
-    teacher_ptr,
-    T,
+    u_teacher_ptr,
+    u_T,
     loss,
     saved,
     state,
     stride_row,
-    stride_teacher,
+    stride_u_teacher,
     n_rows,
     n_classes,
     SPLITS: tl.constexpr,
@@ -274,19 +275,19 @@ def _forward_kernel(
     # of its part of the row, and the merge kernel finishes.
     row = tl.program_id(0).to(tl.int64)
     base = logits + row * stride_row
-    teacher_base = teacher_ptr + row * stride_teacher
-    T = tl.full((), 0.0, tl.float32) + T
+    u_teacher_base = u_teacher_ptr + row * stride_u_teacher
+    u_T = tl.full((), 0.0, tl.float32) + u_T
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BLOCK), SPLITS) * BLOCK
     start = split * class_share
     stop = tl.minimum(start + class_share, n_classes)
-    m0, m1, a0, a1, b0, o0, pivot, x_y, teacher_y = _sweep(
-        base, teacher_base, T, start, stop, n_classes, BLOCK
+    m0, m1, a0, a1, b0, o0, pivot, x_y, u_teacher_y = _sweep(
+        base, u_teacher_base, u_T, start, stop, n_classes, BLOCK
     )
     if SPLITS == 1:
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
         m1 = tl.where(m1 == float("-inf"), 0.0, m1)
-        loss_row, la0, la1 = _finish(x_y, teacher_y, T, m0, m1, a0, a1, b0, o0, pivot)
+        loss_row, la0, la1 = _finish(x_y, u_teacher_y, u_T, m0, m1, a0, a1, b0, o0, pivot)
         tl.store(loss + row, loss_row)
         tl.store(saved + 0 * n_rows + row, m0)
         tl.store(saved + 1 * n_rows + row, la0)
@@ -303,19 +304,19 @@ def _forward_kernel(
         tl.store(state + 5 * SPLITS * n_rows + at, o0)
         tl.store(state + 6 * SPLITS * n_rows + at, pivot)
         tl.store(state + 7 * SPLITS * n_rows + at, x_y)
-        tl.store(state + 8 * SPLITS * n_rows + at, teacher_y)
+        tl.store(state + 8 * SPLITS * n_rows + at, u_teacher_y)
 
 
 @dl.jit
 def _merge_kernel(
     logits,
-    teacher_ptr,
-    T,
+    u_teacher_ptr,
+    u_T,
     loss,
     saved,
     state,
     stride_row,
-    stride_teacher,
+    stride_u_teacher,
     n_rows,
     n_classes,
     SPLITS: tl.constexpr,
@@ -324,8 +325,8 @@ def _merge_kernel(
     # Grid (N,). Merges the SPLITS partial states of a row in order, and finishes it.
     row = tl.program_id(0).to(tl.int64)
     base = logits + row * stride_row
-    teacher_base = teacher_ptr + row * stride_teacher
-    T = tl.full((), 0.0, tl.float32) + T
+    u_teacher_base = u_teacher_ptr + row * stride_u_teacher
+    u_T = tl.full((), 0.0, tl.float32) + u_T
     m0 = tl.load(state + 0 * SPLITS * n_rows + row)
     m1 = tl.load(state + 1 * SPLITS * n_rows + row)
     a0 = tl.load(state + 2 * SPLITS * n_rows + row)
@@ -334,7 +335,7 @@ def _merge_kernel(
     o0 = tl.load(state + 5 * SPLITS * n_rows + row)
     pivot = tl.load(state + 6 * SPLITS * n_rows + row)
     x_y = tl.load(state + 7 * SPLITS * n_rows + row)
-    teacher_y = tl.load(state + 8 * SPLITS * n_rows + row)
+    u_teacher_y = tl.load(state + 8 * SPLITS * n_rows + row)
     for split in range(1, SPLITS):
         at = split * n_rows + row
         m0_b = tl.load(state + 0 * SPLITS * n_rows + at)
@@ -345,9 +346,9 @@ def _merge_kernel(
         o0_b = tl.load(state + 5 * SPLITS * n_rows + at)
         pivot_b = tl.load(state + 6 * SPLITS * n_rows + at)
         x_y_b = tl.load(state + 7 * SPLITS * n_rows + at)
-        teacher_y_b = tl.load(state + 8 * SPLITS * n_rows + at)
-        m0, m1, a0, a1, b0, o0, pivot, x_y, teacher_y = _merge(
-            T,
+        u_teacher_y_b = tl.load(state + 8 * SPLITS * n_rows + at)
+        m0, m1, a0, a1, b0, o0, pivot, x_y, u_teacher_y = _merge(
+            u_T,
             m0,
             m1,
             a0,
@@ -356,7 +357,7 @@ def _merge_kernel(
             o0,
             pivot,
             x_y,
-            teacher_y,
+            u_teacher_y,
             m0_b,
             m1_b,
             a0_b,
@@ -365,11 +366,11 @@ def _merge_kernel(
             o0_b,
             pivot_b,
             x_y_b,
-            teacher_y_b,
+            u_teacher_y_b,
         )
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
     m1 = tl.where(m1 == float("-inf"), 0.0, m1)
-    loss_row, la0, la1 = _finish(x_y, teacher_y, T, m0, m1, a0, a1, b0, o0, pivot)
+    loss_row, la0, la1 = _finish(x_y, u_teacher_y, u_T, m0, m1, a0, a1, b0, o0, pivot)
     tl.store(loss + row, loss_row)
     tl.store(saved + 0 * n_rows + row, m0)
     tl.store(saved + 1 * n_rows + row, la0)
@@ -381,13 +382,13 @@ def _merge_kernel(
 @dl.jit
 def _backward_kernel(
     logits,
-    teacher_ptr,
-    T,
+    u_teacher_ptr,
+    u_T,
     saved,
     grad_rows,
     grad_logits,
     stride_row,
-    stride_teacher,
+    stride_u_teacher,
     stride_grad,
     n_rows,
     n_classes,
@@ -397,8 +398,8 @@ def _backward_kernel(
     # Grid (N, tiles). Elementwise: reads each logit once, writes its gradient once.
     row = tl.program_id(0).to(tl.int64)
     base = logits + row * stride_row
-    teacher_base = teacher_ptr + row * stride_teacher
-    T = tl.full((), 0.0, tl.float32) + T
+    u_teacher_base = u_teacher_ptr + row * stride_u_teacher
+    u_T = tl.full((), 0.0, tl.float32) + u_T
     g = tl.load(grad_rows + row * stride_grad_rows)
     m0 = tl.load(saved + 0 * n_rows + row)
     la0 = tl.load(saved + 1 * n_rows + row)
@@ -407,14 +408,14 @@ def _backward_kernel(
     pivot = tl.load(saved + 4 * n_rows + row)
     at_pivot = pivot.to(tl.int64)
     x_y = tl.load(base + at_pivot).to(tl.float32)
-    teacher_y = tl.load(teacher_base + at_pivot).to(tl.float32)
-    grad_x_y, m0, pinv0, m1, pinv1 = _coefficients(x_y, teacher_y, T, m0, la0, m1, la1, pivot)
+    u_teacher_y = tl.load(u_teacher_base + at_pivot).to(tl.float32)
+    grad_x_y, m0, pinv0, m1, pinv1 = _coefficients(x_y, u_teacher_y, u_T, m0, la0, m1, la1, pivot)
     cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = cols < n_classes
     x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
-    teacher = tl.load(teacher_base + cols, mask=inside, other=0.0).to(tl.float32)
+    u_teacher = tl.load(u_teacher_base + cols, mask=inside, other=0.0).to(tl.float32)
     (grad_x,) = _gradient(
-        cols, pivot, x_y, teacher_y, x, teacher, T, grad_x_y, m0, pinv0, m1, pinv1
+        cols, pivot, x_y, u_teacher_y, x, u_teacher, u_T, grad_x_y, m0, pinv0, m1, pinv1
     )
     grad_x = grad_x * g
     out = grad_logits + row * stride_grad + cols
@@ -424,13 +425,13 @@ def _backward_kernel(
 @dl.jit
 def _fused_kernel(
     logits,
-    teacher_ptr,
-    T,
+    u_teacher_ptr,
+    u_T,
     loss,
     grad_rows,
     grad_logits,
     stride_row,
-    stride_teacher,
+    stride_u_teacher,
     stride_grad,
     n_rows,
     n_classes,
@@ -442,30 +443,30 @@ def _fused_kernel(
     # and its gradient written once; longer rows are read again from the cache.
     row = tl.program_id(0).to(tl.int64)
     base = logits + row * stride_row
-    teacher_base = teacher_ptr + row * stride_teacher
-    T = tl.full((), 0.0, tl.float32) + T
+    u_teacher_base = u_teacher_ptr + row * stride_u_teacher
+    u_T = tl.full((), 0.0, tl.float32) + u_T
     g = tl.load(grad_rows + row * stride_grad_rows)
     if ONE_TILE:
         cols = tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
-        teacher = tl.load(teacher_base + cols, mask=inside, other=0.0).to(tl.float32)
-        m0, m1, a0, a1, b0, o0, pivot, x_y, teacher_y = _lift(cols, inside, x, teacher, T)
+        u_teacher = tl.load(u_teacher_base + cols, mask=inside, other=0.0).to(tl.float32)
+        m0, m1, a0, a1, b0, o0, pivot, x_y, u_teacher_y = _lift(cols, inside, x, u_teacher, u_T)
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
         m1 = tl.where(m1 == float("-inf"), 0.0, m1)
     else:
         stop = n_classes
-        m0, m1, a0, a1, b0, o0, pivot, x_y, teacher_y = _sweep(
-            base, teacher_base, T, 0, stop, n_classes, BLOCK
+        m0, m1, a0, a1, b0, o0, pivot, x_y, u_teacher_y = _sweep(
+            base, u_teacher_base, u_T, 0, stop, n_classes, BLOCK
         )
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
         m1 = tl.where(m1 == float("-inf"), 0.0, m1)
-    loss_row, la0, la1 = _finish(x_y, teacher_y, T, m0, m1, a0, a1, b0, o0, pivot)
+    loss_row, la0, la1 = _finish(x_y, u_teacher_y, u_T, m0, m1, a0, a1, b0, o0, pivot)
     tl.store(loss + row, loss_row)
-    grad_x_y, m0, pinv0, m1, pinv1 = _coefficients(x_y, teacher_y, T, m0, la0, m1, la1, pivot)
+    grad_x_y, m0, pinv0, m1, pinv1 = _coefficients(x_y, u_teacher_y, u_T, m0, la0, m1, la1, pivot)
     if ONE_TILE:
         (grad_x,) = _gradient(
-            cols, pivot, x_y, teacher_y, x, teacher, T, grad_x_y, m0, pinv0, m1, pinv1
+            cols, pivot, x_y, u_teacher_y, x, u_teacher, u_T, grad_x_y, m0, pinv0, m1, pinv1
         )
         grad_x = grad_x * g
         out = grad_logits + row * stride_grad + cols
@@ -475,9 +476,9 @@ def _fused_kernel(
             cols = first_col + tl.arange(0, BLOCK)
             inside = cols < n_classes
             x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
-            teacher = tl.load(teacher_base + cols, mask=inside, other=0.0).to(tl.float32)
+            u_teacher = tl.load(u_teacher_base + cols, mask=inside, other=0.0).to(tl.float32)
             (grad_x,) = _gradient(
-                cols, pivot, x_y, teacher_y, x, teacher, T, grad_x_y, m0, pinv0, m1, pinv1
+                cols, pivot, x_y, u_teacher_y, x, u_teacher, u_T, grad_x_y, m0, pinv0, m1, pinv1
             )
             tl.debug_barrier()  # the gradient may overwrite the logits: all of the tile is read
             grad_x = grad_x * g
@@ -490,9 +491,9 @@ def _tile(
     x_hidden,
     x_weight,
     x_bias,
-    teacher_hidden,
-    teacher_weight,
-    teacher_bias,
+    u_teacher_hidden,
+    u_teacher_weight,
+    u_teacher_bias,
     row_at,
     cols,
     x_cap,
@@ -500,9 +501,9 @@ def _tile(
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_teacher_hidden,
-    stride_teacher_weight,
-    features_teacher,
+    stride_u_teacher_hidden,
+    stride_u_teacher_weight,
+    features_u_teacher,
     n_classes,
     MADE: tl.constexpr,
     BIASED: tl.constexpr,
@@ -533,25 +534,25 @@ def _tile(
         CAPPED,
     )
     if MADE & 2:
-        teacher = tiles.product(
-            teacher_hidden,
-            teacher_weight,
-            teacher_bias,
+        u_teacher = tiles.product(
+            u_teacher_hidden,
+            u_teacher_weight,
+            u_teacher_bias,
             row_at,
             cols,
-            stride_teacher_hidden,
-            stride_teacher_weight,
-            features_teacher,
+            stride_u_teacher_hidden,
+            stride_u_teacher_weight,
+            features_u_teacher,
             (BIASED & 2) != 0,
             (EVEN & 2) != 0,
             PRECISION,
             BK,
         )
     else:
-        teacher = tl.load(teacher_hidden + row_at * stride_teacher_hidden + cols[None, :]).to(
+        u_teacher = tl.load(u_teacher_hidden + row_at * stride_u_teacher_hidden + cols[None, :]).to(
             tl.float32
         )
-    return x, cap_slope, teacher
+    return x, cap_slope, u_teacher
 
 
 @dl.jit
@@ -559,20 +560,20 @@ def _tiled_sweep_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    teacher_hidden,
-    teacher_weight,
-    teacher_bias,
+    u_teacher_hidden,
+    u_teacher_weight,
+    u_teacher_bias,
     source_row,
-    T,
+    u_T,
     at_y,
     x_cap,
     x_scale,
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_teacher_hidden,
-    stride_teacher_weight,
-    features_teacher,
+    stride_u_teacher_hidden,
+    stride_u_teacher_weight,
+    features_u_teacher,
     n_rows,
     n_classes,
     row_merged,
@@ -589,7 +590,7 @@ def _tiled_sweep_kernel(
 ):
     # Grid (row tiles, SPLITS). The state of a part of the classes, tile by tile.
     row = (tl.program_id(0) * BM + tl.arange(0, BM)).to(tl.int64)[:, None]
-    T = tl.full((), 0.0, tl.float32) + T
+    u_T = tl.full((), 0.0, tl.float32) + u_T
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BV), SPLITS) * BV
     start = split * class_share
@@ -602,17 +603,17 @@ def _tiled_sweep_kernel(
     o0 = tl.full([BM, 1], 0.0, tl.float32)
     pivot = tl.full([BM, 1], -1.0, tl.float32)
     x_y = tl.full([BM, 1], 0.0, tl.float32)
-    teacher_y = tl.full([BM, 1], 0.0, tl.float32)
+    u_teacher_y = tl.full([BM, 1], 0.0, tl.float32)
     for first_col in range(start, stop, BV):
         row_at = tl.load(source_row + row)
         cols = first_col + tl.arange(0, BV)
-        x, cap_slope, teacher = _tile(
+        x, cap_slope, u_teacher = _tile(
             x_hidden,
             x_weight,
             x_bias,
-            teacher_hidden,
-            teacher_weight,
-            teacher_bias,
+            u_teacher_hidden,
+            u_teacher_weight,
+            u_teacher_bias,
             row_at,
             cols,
             x_cap,
@@ -620,9 +621,9 @@ def _tiled_sweep_kernel(
             stride_x_hidden,
             stride_x_weight,
             features_x,
-            stride_teacher_hidden,
-            stride_teacher_weight,
-            features_teacher,
+            stride_u_teacher_hidden,
+            stride_u_teacher_weight,
+            features_u_teacher,
             n_classes,
             MADE,
             BIASED,
@@ -633,11 +634,11 @@ def _tiled_sweep_kernel(
         )
         cols = cols[None, :]
         inside = (cols < n_classes) & (row >= 0)
-        m0_b, m1_b, a0_b, a1_b, b0_b, o0_b, pivot_b, x_y_b, teacher_y_b = _lift(
-            cols, inside, x, teacher, T
+        m0_b, m1_b, a0_b, a1_b, b0_b, o0_b, pivot_b, x_y_b, u_teacher_y_b = _lift(
+            cols, inside, x, u_teacher, u_T
         )
-        m0, m1, a0, a1, b0, o0, pivot, x_y, teacher_y = _merge(
-            T,
+        m0, m1, a0, a1, b0, o0, pivot, x_y, u_teacher_y = _merge(
+            u_T,
             m0,
             m1,
             a0,
@@ -646,7 +647,7 @@ def _tiled_sweep_kernel(
             o0,
             pivot,
             x_y,
-            teacher_y,
+            u_teacher_y,
             m0_b,
             m1_b,
             a0_b,
@@ -655,7 +656,7 @@ def _tiled_sweep_kernel(
             o0_b,
             pivot_b,
             x_y_b,
-            teacher_y_b,
+            u_teacher_y_b,
         )
     tl.store(state + (0 * SPLITS + split) * n_rows + row, m0)
     tl.store(state + (1 * SPLITS + split) * n_rows + row, m1)
@@ -665,7 +666,7 @@ def _tiled_sweep_kernel(
     tl.store(state + (5 * SPLITS + split) * n_rows + row, o0)
     tl.store(state + (6 * SPLITS + split) * n_rows + row, pivot)
     tl.store(state + (7 * SPLITS + split) * n_rows + row, x_y)
-    tl.store(state + (8 * SPLITS + split) * n_rows + row, teacher_y)
+    tl.store(state + (8 * SPLITS + split) * n_rows + row, u_teacher_y)
 
 
 @dl.jit
@@ -673,20 +674,20 @@ def _tiled_merge_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    teacher_hidden,
-    teacher_weight,
-    teacher_bias,
+    u_teacher_hidden,
+    u_teacher_weight,
+    u_teacher_bias,
     source_row,
-    T,
+    u_T,
     at_y,
     x_cap,
     x_scale,
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_teacher_hidden,
-    stride_teacher_weight,
-    features_teacher,
+    stride_u_teacher_hidden,
+    stride_u_teacher_weight,
+    features_u_teacher,
     n_rows,
     n_classes,
     row_merged,
@@ -698,7 +699,7 @@ def _tiled_merge_kernel(
 ):
     # Grid (row tiles,). Merges the SPLITS partial states of a row in order, and finishes it.
     row = (tl.program_id(0) * BM + tl.arange(0, BM)).to(tl.int64)[:, None]
-    T = tl.full((), 0.0, tl.float32) + T
+    u_T = tl.full((), 0.0, tl.float32) + u_T
     m0 = tl.load(state + 0 * SPLITS * n_rows + row)
     m1 = tl.load(state + 1 * SPLITS * n_rows + row)
     a0 = tl.load(state + 2 * SPLITS * n_rows + row)
@@ -707,7 +708,7 @@ def _tiled_merge_kernel(
     o0 = tl.load(state + 5 * SPLITS * n_rows + row)
     pivot = tl.load(state + 6 * SPLITS * n_rows + row)
     x_y = tl.load(state + 7 * SPLITS * n_rows + row)
-    teacher_y = tl.load(state + 8 * SPLITS * n_rows + row)
+    u_teacher_y = tl.load(state + 8 * SPLITS * n_rows + row)
     for split in range(1, SPLITS):
         m0_b = tl.load(state + (0 * SPLITS + split) * n_rows + row)
         m1_b = tl.load(state + (1 * SPLITS + split) * n_rows + row)
@@ -717,9 +718,9 @@ def _tiled_merge_kernel(
         o0_b = tl.load(state + (5 * SPLITS + split) * n_rows + row)
         pivot_b = tl.load(state + (6 * SPLITS + split) * n_rows + row)
         x_y_b = tl.load(state + (7 * SPLITS + split) * n_rows + row)
-        teacher_y_b = tl.load(state + (8 * SPLITS + split) * n_rows + row)
-        m0, m1, a0, a1, b0, o0, pivot, x_y, teacher_y = _merge(
-            T,
+        u_teacher_y_b = tl.load(state + (8 * SPLITS + split) * n_rows + row)
+        m0, m1, a0, a1, b0, o0, pivot, x_y, u_teacher_y = _merge(
+            u_T,
             m0,
             m1,
             a0,
@@ -728,7 +729,7 @@ def _tiled_merge_kernel(
             o0,
             pivot,
             x_y,
-            teacher_y,
+            u_teacher_y,
             m0_b,
             m1_b,
             a0_b,
@@ -737,7 +738,7 @@ def _tiled_merge_kernel(
             o0_b,
             pivot_b,
             x_y_b,
-            teacher_y_b,
+            u_teacher_y_b,
         )
     tl.store(row_merged + 0 * n_rows + row, m0)
     tl.store(row_merged + 1 * n_rows + row, m1)
@@ -747,10 +748,10 @@ def _tiled_merge_kernel(
     tl.store(row_merged + 5 * n_rows + row, o0)
     tl.store(row_merged + 6 * n_rows + row, pivot)
     tl.store(row_merged + 7 * n_rows + row, x_y)
-    tl.store(row_merged + 8 * n_rows + row, teacher_y)
+    tl.store(row_merged + 8 * n_rows + row, u_teacher_y)
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
     m1 = tl.where(m1 == float("-inf"), 0.0, m1)
-    loss_row, la0, la1 = _finish(x_y, teacher_y, T, m0, m1, a0, a1, b0, o0, pivot)
+    loss_row, la0, la1 = _finish(x_y, u_teacher_y, u_T, m0, m1, a0, a1, b0, o0, pivot)
     tl.store(loss + 0 * n_rows + row, loss_row)
     tl.store(saved + 0 * n_rows + row, m0)
     tl.store(saved + 1 * n_rows + row, la0)
@@ -764,20 +765,20 @@ def _tiled_row_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    teacher_hidden,
-    teacher_weight,
-    teacher_bias,
+    u_teacher_hidden,
+    u_teacher_weight,
+    u_teacher_bias,
     source_row,
-    T,
+    u_T,
     at_y,
     x_cap,
     x_scale,
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_teacher_hidden,
-    stride_teacher_weight,
-    features_teacher,
+    stride_u_teacher_hidden,
+    stride_u_teacher_weight,
+    features_u_teacher,
     n_rows,
     n_classes,
     row_merged,
@@ -788,15 +789,15 @@ def _tiled_row_kernel(
 ):
     # Grid (row tiles,). The row scalars of the gradient.
     row = (tl.program_id(0) * BM + tl.arange(0, BM)).to(tl.int64)[:, None]
-    T = tl.full((), 0.0, tl.float32) + T
+    u_T = tl.full((), 0.0, tl.float32) + u_T
     pivot = tl.load(row_merged + 6 * n_rows + row)
     x_y = tl.load(row_merged + 7 * n_rows + row)
-    teacher_y = tl.load(row_merged + 8 * n_rows + row)
+    u_teacher_y = tl.load(row_merged + 8 * n_rows + row)
     m0 = tl.load(saved + 0 * n_rows + row)
     la0 = tl.load(saved + 1 * n_rows + row)
     m1 = tl.load(saved + 2 * n_rows + row)
     la1 = tl.load(saved + 3 * n_rows + row)
-    grad_x_y, m0, pinv0, m1, pinv1 = _coefficients(x_y, teacher_y, T, m0, la0, m1, la1, pivot)
+    grad_x_y, m0, pinv0, m1, pinv1 = _coefficients(x_y, u_teacher_y, u_T, m0, la0, m1, la1, pivot)
     tl.store(row_coef + 0 * n_rows + row, grad_x_y)
     tl.store(row_coef + 1 * n_rows + row, m0)
     tl.store(row_coef + 2 * n_rows + row, pinv0)
@@ -809,20 +810,20 @@ def _tiled_gradient(
     x_hidden,
     x_weight,
     x_bias,
-    teacher_hidden,
-    teacher_weight,
-    teacher_bias,
+    u_teacher_hidden,
+    u_teacher_weight,
+    u_teacher_bias,
     source_row,
-    T,
+    u_T,
     at_y,
     x_cap,
     x_scale,
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_teacher_hidden,
-    stride_teacher_weight,
-    features_teacher,
+    stride_u_teacher_hidden,
+    stride_u_teacher_weight,
+    features_u_teacher,
     n_rows,
     n_classes,
     row_merged,
@@ -844,10 +845,10 @@ def _tiled_gradient(
 ):
     # Of one tile: does it count, and grad_output * dloss/d(hidden * weight) of stream SOURCE.
     row = (first_row + tl.arange(0, BM)).to(tl.int64)[:, None]
-    T = tl.full((), 0.0, tl.float32) + T
+    u_T = tl.full((), 0.0, tl.float32) + u_T
     pivot = tl.load(row_merged + 6 * n_rows + row)
     x_y = tl.load(row_merged + 7 * n_rows + row)
-    teacher_y = tl.load(row_merged + 8 * n_rows + row)
+    u_teacher_y = tl.load(row_merged + 8 * n_rows + row)
     grad_x_y = tl.load(row_coef + 0 * n_rows + row)
     m0 = tl.load(row_coef + 1 * n_rows + row)
     pinv0 = tl.load(row_coef + 2 * n_rows + row)
@@ -855,13 +856,13 @@ def _tiled_gradient(
     pinv1 = tl.load(row_coef + 4 * n_rows + row)
     row_at = tl.load(source_row + row)
     cols = first_col + tl.arange(0, BV)
-    x, cap_slope, teacher = _tile(
+    x, cap_slope, u_teacher = _tile(
         x_hidden,
         x_weight,
         x_bias,
-        teacher_hidden,
-        teacher_weight,
-        teacher_bias,
+        u_teacher_hidden,
+        u_teacher_weight,
+        u_teacher_bias,
         row_at,
         cols,
         x_cap,
@@ -869,9 +870,9 @@ def _tiled_gradient(
         stride_x_hidden,
         stride_x_weight,
         features_x,
-        stride_teacher_hidden,
-        stride_teacher_weight,
-        features_teacher,
+        stride_u_teacher_hidden,
+        stride_u_teacher_weight,
+        features_u_teacher,
         n_classes,
         MADE,
         BIASED,
@@ -883,7 +884,7 @@ def _tiled_gradient(
     cols = cols[None, :]
     inside = (cols < n_classes) & (row >= 0)
     (grad_x,) = _gradient(
-        cols, pivot, x_y, teacher_y, x, teacher, T, grad_x_y, m0, pinv0, m1, pinv1
+        cols, pivot, x_y, u_teacher_y, x, u_teacher, u_T, grad_x_y, m0, pinv0, m1, pinv1
     )
     if SOURCE == 0:
         grad = tl.where(inside, grad_x, 0.0)
@@ -904,20 +905,20 @@ def _tiled_hidden_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    teacher_hidden,
-    teacher_weight,
-    teacher_bias,
+    u_teacher_hidden,
+    u_teacher_weight,
+    u_teacher_bias,
     source_row,
-    T,
+    u_T,
     at_y,
     x_cap,
     x_scale,
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_teacher_hidden,
-    stride_teacher_weight,
-    features_teacher,
+    stride_u_teacher_hidden,
+    stride_u_teacher_weight,
+    features_u_teacher,
     n_rows,
     n_classes,
     row_merged,
@@ -965,20 +966,20 @@ def _tiled_hidden_kernel(
                     x_hidden,
                     x_weight,
                     x_bias,
-                    teacher_hidden,
-                    teacher_weight,
-                    teacher_bias,
+                    u_teacher_hidden,
+                    u_teacher_weight,
+                    u_teacher_bias,
                     source_row,
-                    T,
+                    u_T,
                     at_y,
                     x_cap,
                     x_scale,
                     stride_x_hidden,
                     stride_x_weight,
                     features_x,
-                    stride_teacher_hidden,
-                    stride_teacher_weight,
-                    features_teacher,
+                    stride_u_teacher_hidden,
+                    stride_u_teacher_weight,
+                    features_u_teacher,
                     n_rows,
                     n_classes,
                     row_merged,
@@ -1035,20 +1036,20 @@ def _tiled_weight_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    teacher_hidden,
-    teacher_weight,
-    teacher_bias,
+    u_teacher_hidden,
+    u_teacher_weight,
+    u_teacher_bias,
     source_row,
-    T,
+    u_T,
     at_y,
     x_cap,
     x_scale,
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_teacher_hidden,
-    stride_teacher_weight,
-    features_teacher,
+    stride_u_teacher_hidden,
+    stride_u_teacher_weight,
+    features_u_teacher,
     n_rows,
     n_classes,
     row_merged,
@@ -1102,20 +1103,20 @@ def _tiled_weight_kernel(
                         x_hidden,
                         x_weight,
                         x_bias,
-                        teacher_hidden,
-                        teacher_weight,
-                        teacher_bias,
+                        u_teacher_hidden,
+                        u_teacher_weight,
+                        u_teacher_bias,
                         source_row,
-                        T,
+                        u_T,
                         at_y,
                         x_cap,
                         x_scale,
                         stride_x_hidden,
                         stride_x_weight,
                         features_x,
-                        stride_teacher_hidden,
-                        stride_teacher_weight,
-                        features_teacher,
+                        stride_u_teacher_hidden,
+                        stride_u_teacher_weight,
+                        features_u_teacher,
                         n_rows,
                         n_classes,
                         row_merged,
@@ -1182,32 +1183,32 @@ def _tiled_weight_kernel(
             )
 
 
-def _torch_forward(x, teacher, T):
+def _torch_forward(x, u_teacher, u_T):
     """Loss [rows, outputs] and saved statistics [n_saved, rows] of a chunk of whole rows."""
-    m0, pivot = teacher.max(1, keepdim=True)
+    m0, pivot = u_teacher.max(1, keepdim=True)
     x_y = x.gather(1, pivot)
-    teacher_y = teacher.gather(1, pivot)
-    l0 = teacher.scatter(1, pivot, float("-inf"))
+    u_teacher_y = u_teacher.gather(1, pivot)
+    l0 = u_teacher.scatter(1, pivot, float("-inf"))
     m0 = torch.where(m0 == float("-inf"), 0.0, m0)
-    t0 = l0.sub_(m0).mul_(1.0 / T)
+    t0 = l0.sub_(m0).mul_(1.0 / u_T)
     e0 = t0.exp_()
     m1 = x.amax(1, keepdim=True)
     l1 = x.scatter(1, pivot, float("-inf"))
     m1 = torch.where(m1 == float("-inf"), 0.0, m1)
-    t1 = l1.sub_(m1).mul_(1.0 / T)
+    t1 = l1.sub_(m1).mul_(1.0 / u_T)
     e1 = t1.exp_()
     near_apart0 = m0 - m1
     far_apart0 = (near_apart0 > 1.0) | (near_apart0 < -1.0)
     off0_apart0 = torch.where(far_apart0, m0, 0.0)
     off1_apart0 = torch.where(far_apart0, -m1, 0.0)
     near_apart0 = torch.where(far_apart0, 0.0, near_apart0)
-    apart0 = 1.0 / T * ((teacher - off0_apart0) + (-x - off1_apart0) - near_apart0)
+    apart0 = 1.0 / u_T * ((u_teacher - off0_apart0) + (-x - off1_apart0) - near_apart0)
     near_o0 = m0 - m1
     far_o0 = (near_o0 > 1.0) | (near_o0 < -1.0)
     off0_o0 = torch.where(far_o0, m0, 0.0)
     off1_o0 = torch.where(far_o0, -m1, 0.0)
     near_o0 = torch.where(far_o0, 0.0, near_o0)
-    o0 = 1.0 / T * ((teacher_y - off0_o0) + (-x_y - off1_o0) - near_o0)
+    o0 = 1.0 / u_T * ((u_teacher_y - off0_o0) + (-x_y - off1_o0) - near_o0)
     o0 = torch.where((o0 > -1.0e18) & (o0 < 1.0e18), o0, 0.0)
     delta0 = apart0 - o0
     a0 = e0.sum(1, keepdim=True)
@@ -1218,7 +1219,7 @@ def _torch_forward(x, teacher, T):
     lam0 = el.softplus(z0)
     la1 = el.log(a1)
     ly1 = x_y
-    z1 = 1.0 / T * (m1 - ly1) + la1
+    z1 = 1.0 / u_T * (m1 - ly1) + la1
     lse0_0 = torch.where(z0 > 0.0, la0 + el.softplus(-z0), el.softplus(z0))
     lse0_1 = torch.where(z1 > 0.0, la1 + el.softplus(-z1), el.softplus(z1))
     lse0 = lse0_0 - lse0_1 - o0
@@ -1227,8 +1228,8 @@ def _torch_forward(x, teacher, T):
     w1 = el.sigmoid(-z0)
     w2 = z1 - z0
     loss = (
-        T
-        * T
+        u_T
+        * u_T
         * (
             T0
             + w1
@@ -1245,7 +1246,7 @@ def _torch_forward(x, teacher, T):
     ).t()
 
 
-def _torch_backward(x, teacher, T, saved, g):
+def _torch_backward(x, u_teacher, u_T, saved, g):
     """g * dloss/dx [rows, V] for each stream of a chunk of whole rows, from what was saved."""
     m0 = saved[0].unsqueeze(1)
     la0 = saved[1].unsqueeze(1)
@@ -1254,53 +1255,53 @@ def _torch_backward(x, teacher, T, saved, g):
     pivot = saved[4].unsqueeze(1)
     pivot = pivot.to(torch.int64)
     x_y = x.gather(1, pivot)
-    teacher_y = teacher.gather(1, pivot)
+    u_teacher_y = u_teacher.gather(1, pivot)
     z0 = la0
     lam0 = el.softplus(z0)
     ly1 = x_y
-    z1 = 1.0 / T * (m1 - ly1) + la1
-    lam1 = torch.where(z1 > 0.0, la1 + el.softplus(-z1), el.softplus(z1) - (1.0 / T * (m1 - ly1)))
-    grad_x_y = T * (el.sigmoid(z0) * el.sigmoid(-z1) - el.sigmoid(z1) * el.sigmoid(-z0))
+    z1 = 1.0 / u_T * (m1 - ly1) + la1
+    lam1 = torch.where(z1 > 0.0, la1 + el.softplus(-z1), el.softplus(z1) - (1.0 / u_T * (m1 - ly1)))
+    grad_x_y = u_T * (el.sigmoid(z0) * el.sigmoid(-z1) - el.sigmoid(z1) * el.sigmoid(-z0))
     pinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0))
     pinv1 = torch.where(la1 == float("-inf"), 0.0, el.exp(-lam1))
-    t0 = 1.0 / T * (teacher - m0)
+    t0 = 1.0 / u_T * (u_teacher - m0)
     e0 = t0.exp_()
     p0 = e0 * pinv0
-    t1 = 1.0 / T * (x - m1)
+    t1 = 1.0 / u_T * (x - m1)
     e1 = t1.exp_()
     p1 = e1 * pinv1
-    grad_x = -T * (p0 - p1)
+    grad_x = -u_T * (p0 - p1)
     grad_x = grad_x.scatter(1, pivot, grad_x_y + torch.zeros_like(x_y))
     grad_x = grad_x.mul_(g)
     return (grad_x,)
 
 
-def _torch_fused(x, teacher, T, g):
+def _torch_fused(x, u_teacher, u_T, g):
     """Loss [rows, outputs] and g * dloss/dx [rows, V] for each stream while the chunk is in cache."""
-    m0, pivot = teacher.max(1, keepdim=True)
+    m0, pivot = u_teacher.max(1, keepdim=True)
     x_y = x.gather(1, pivot)
-    teacher_y = teacher.gather(1, pivot)
-    l0 = teacher.scatter(1, pivot, float("-inf"))
+    u_teacher_y = u_teacher.gather(1, pivot)
+    l0 = u_teacher.scatter(1, pivot, float("-inf"))
     m0 = torch.where(m0 == float("-inf"), 0.0, m0)
-    t0 = l0.sub_(m0).mul_(1.0 / T)
+    t0 = l0.sub_(m0).mul_(1.0 / u_T)
     e0 = t0.exp_()
     m1 = x.amax(1, keepdim=True)
     l1 = x.scatter(1, pivot, float("-inf"))
     m1 = torch.where(m1 == float("-inf"), 0.0, m1)
-    t1 = l1.sub_(m1).mul_(1.0 / T)
+    t1 = l1.sub_(m1).mul_(1.0 / u_T)
     e1 = t1.exp_()
     near_apart0 = m0 - m1
     far_apart0 = (near_apart0 > 1.0) | (near_apart0 < -1.0)
     off0_apart0 = torch.where(far_apart0, m0, 0.0)
     off1_apart0 = torch.where(far_apart0, -m1, 0.0)
     near_apart0 = torch.where(far_apart0, 0.0, near_apart0)
-    apart0 = 1.0 / T * ((teacher - off0_apart0) + (-x - off1_apart0) - near_apart0)
+    apart0 = 1.0 / u_T * ((u_teacher - off0_apart0) + (-x - off1_apart0) - near_apart0)
     near_o0 = m0 - m1
     far_o0 = (near_o0 > 1.0) | (near_o0 < -1.0)
     off0_o0 = torch.where(far_o0, m0, 0.0)
     off1_o0 = torch.where(far_o0, -m1, 0.0)
     near_o0 = torch.where(far_o0, 0.0, near_o0)
-    o0 = 1.0 / T * ((teacher_y - off0_o0) + (-x_y - off1_o0) - near_o0)
+    o0 = 1.0 / u_T * ((u_teacher_y - off0_o0) + (-x_y - off1_o0) - near_o0)
     o0 = torch.where((o0 > -1.0e18) & (o0 < 1.0e18), o0, 0.0)
     delta0 = apart0 - o0
     a0 = e0.sum(1, keepdim=True)
@@ -1311,8 +1312,8 @@ def _torch_fused(x, teacher, T, g):
     lam0 = el.softplus(z0)
     la1 = el.log(a1)
     ly1 = x_y
-    z1 = 1.0 / T * (m1 - ly1) + la1
-    lam1 = torch.where(z1 > 0.0, la1 + el.softplus(-z1), el.softplus(z1) - (1.0 / T * (m1 - ly1)))
+    z1 = 1.0 / u_T * (m1 - ly1) + la1
+    lam1 = torch.where(z1 > 0.0, la1 + el.softplus(-z1), el.softplus(z1) - (1.0 / u_T * (m1 - ly1)))
     lse0_0 = torch.where(z0 > 0.0, la0 + el.softplus(-z0), el.softplus(z0))
     lse0_1 = torch.where(z1 > 0.0, la1 + el.softplus(-z1), el.softplus(z1))
     lse0 = lse0_0 - lse0_1 - o0
@@ -1321,8 +1322,8 @@ def _torch_fused(x, teacher, T, g):
     w1 = el.sigmoid(-z0)
     w2 = z1 - z0
     loss = (
-        T
-        * T
+        u_T
+        * u_T
         * (
             T0
             + w1
@@ -1334,12 +1335,12 @@ def _torch_fused(x, teacher, T, g):
             - lse0 * w0
         )
     )
-    grad_x_y = T * (el.sigmoid(z0) * el.sigmoid(-z1) - el.sigmoid(z1) * el.sigmoid(-z0))
+    grad_x_y = u_T * (el.sigmoid(z0) * el.sigmoid(-z1) - el.sigmoid(z1) * el.sigmoid(-z0))
     pinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0))
     pinv1 = torch.where(la1 == float("-inf"), 0.0, el.exp(-lam1))
     p0 = e0 * pinv0
     p1 = e1 * pinv1
-    grad_x = -T * (p0 - p1)
+    grad_x = -u_T * (p0 - p1)
     grad_x = grad_x.scatter(1, pivot, grad_x_y + torch.zeros_like(x_y))
     grad_x = grad_x.mul_(g)
     return loss, (grad_x,)
@@ -1348,30 +1349,31 @@ def _torch_fused(x, teacher, T, g):
 _C_SOURCE = r"""#include "row.h"
 
 /* Knowledge distillation, forward KL
-     loss     = T**2*(T0 - lse0*sigmoid(z0) + sigmoid(-z0)*where(lt(absf(-z0 + z1), 1),
+     loss     = u_T**2*(T0 - lse0*sigmoid(z0) + sigmoid(-z0)*where(lt(absf(-z0 + z1), 1),
          log1p(expm1(clip(-z0 + z1, -1, 1))*sigmoid(z0)), where(lt(0, sigmoid(-z0)), -softplus(z0)
          + softplus(z1), 0)))
-     dloss/dx = -T*(exp(logp0) - exp(logp1))
-     dloss/dx_y = T*(-sigmoid(-z0)*sigmoid(z1) + sigmoid(z0)*sigmoid(-z1))
-     with l0_j = teacher/T, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 =
-         exp(l0_j - logsumexp_(j != y) l0_j), m0 = max_(j) teacher
-     with l1_j = x/T, z1 = logsumexp_(j != y) l1_j - l1_y, logp1 = l1_j - logsumexp l1, R1 =
+     dloss/dx = -u_T*(exp(logp0) - exp(logp1))
+     dloss/dx_y = u_T*(-sigmoid(-z0)*sigmoid(z1) + sigmoid(z0)*sigmoid(-z1))
+     names of the spec begin with u_: u_T is its T
+     with l0_j = u_teacher/u_T, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0,
+         R0 = exp(l0_j - logsumexp_(j != y) l0_j), m0 = max_(j) u_teacher
+     with l1_j = x/u_T, z1 = logsumexp_(j != y) l1_j - l1_y, logp1 = l1_j - logsumexp l1, R1 =
          exp(l1_j - logsumexp_(j != y) l1_j), m1 = max_(j) x
-     delta0_j = ((teacher - x)/T) - that of the largest l0
-     lse0 = (L0 - L1) - ((teacher - x)/T) of the largest l0
+     delta0_j = ((u_teacher - x)/u_T) - that of the largest l0
+     lse0 = (L0 - L1) - ((u_teacher - x)/u_T) of the largest l0
      T0 = sum_(j != y) delta0*exp(logp0) */
 
 static inline __attribute__((always_inline)) void lift_1_class(const int cols, const real *x_ptr,
-    const real *teacher_ptr, real *reduced0, real *reduced2) {
+    const real *u_teacher_ptr, real *reduced0, real *reduced2) {
     const real x = x_ptr[cols];
-    const real teacher = teacher_ptr[cols];
-    const real l0 = teacher;
+    const real u_teacher = u_teacher_ptr[cols];
+    const real l0 = u_teacher;
     const real l1 = x;
     *reduced0 = l0;
     *reduced2 = l1;
 }
 
-static void lift_1(const real *x_ptr, const real *teacher_ptr, const int n_classes, double *out) {
+static void lift_1(const real *x_ptr, const real *u_teacher_ptr, const int n_classes, double *out) {
     double reduced0_row[PARTS];
     double reduced2_row[PARTS];
     for (int part = 0; part < PARTS; ++part) {
@@ -1390,13 +1392,13 @@ static void lift_1(const real *x_ptr, const real *teacher_ptr, const int n_class
         for (; cols + LANES <= stop; cols += LANES) {
 #pragma GCC ivdep
             for (int lane = 0; lane < LANES; ++lane) {
-                lift_1_class(cols + lane, x_ptr, teacher_ptr, &reduced0_class, &reduced2_class);
+                lift_1_class(cols + lane, x_ptr, u_teacher_ptr, &reduced0_class, &reduced2_class);
                 reduced0[lane] = reduced0_class > reduced0[lane] ? reduced0_class : reduced0[lane];
                 reduced2[lane] = reduced2_class > reduced2[lane] ? reduced2_class : reduced2[lane];
             }
         }
         for (; cols < stop; ++cols) {
-            lift_1_class(cols, x_ptr, teacher_ptr, &reduced0_class, &reduced2_class);
+            lift_1_class(cols, x_ptr, u_teacher_ptr, &reduced0_class, &reduced2_class);
             reduced0[0] = reduced0_class > reduced0[0] ? reduced0_class : reduced0[0];
             reduced2[0] = reduced2_class > reduced2[0] ? reduced2_class : reduced2[0];
         }
@@ -1421,13 +1423,13 @@ static void lift_1(const real *x_ptr, const real *teacher_ptr, const int n_class
 }
 
 static inline __attribute__((always_inline)) void lift_2_class(const int cols, const real
-    *teacher_ptr, const real m0, int *reduced1) {
-    const real teacher = teacher_ptr[cols];
-    const real l0 = teacher;
+    *u_teacher_ptr, const real m0, int *reduced1) {
+    const real u_teacher = u_teacher_ptr[cols];
+    const real l0 = u_teacher;
     *reduced1 = (l0 == m0 ? cols : INT_MAX);
 }
 
-static void lift_2(const real *x_ptr, const real *teacher_ptr, const int n_classes, const real m0,
+static void lift_2(const real *x_ptr, const real *u_teacher_ptr, const int n_classes, const real m0,
     double *out) {
     double reduced1_row[PARTS];
     for (int part = 0; part < PARTS; ++part) {
@@ -1443,12 +1445,12 @@ static void lift_2(const real *x_ptr, const real *teacher_ptr, const int n_class
         for (; cols + LANES <= stop; cols += LANES) {
 #pragma GCC ivdep
             for (int lane = 0; lane < LANES; ++lane) {
-                lift_2_class(cols + lane, teacher_ptr, m0, &reduced1_class);
+                lift_2_class(cols + lane, u_teacher_ptr, m0, &reduced1_class);
                 reduced1[lane] = reduced1_class < reduced1[lane] ? reduced1_class : reduced1[lane];
             }
         }
         for (; cols < stop; ++cols) {
-            lift_2_class(cols, teacher_ptr, m0, &reduced1_class);
+            lift_2_class(cols, u_teacher_ptr, m0, &reduced1_class);
             reduced1[0] = reduced1_class < reduced1[0] ? reduced1_class : reduced1[0];
         }
         /* Without a whole vector in the block, all is in the first lane. */
@@ -1467,13 +1469,13 @@ static void lift_2(const real *x_ptr, const real *teacher_ptr, const int n_class
 }
 
 static inline __attribute__((always_inline)) void lift_3_class(const int cols, const real *x_ptr,
-    const real *teacher_ptr, real *kept0_ptr, real *kept1_ptr, const int late, const real
+    const real *u_teacher_ptr, real *kept0_ptr, real *kept1_ptr, const int late, const real
     near_apart0_2, const real o0_2, const real off0_apart0, const real off1_apart0, const int pivot,
     const real same0, const real same1, const real same2, real *reduced3, real *reduced4, real
     *reduced5) {
     const real x = x_ptr[cols];
-    const real teacher = teacher_ptr[cols];
-    const real l0 = teacher;
+    const real u_teacher = u_teacher_ptr[cols];
+    const real l0 = u_teacher;
     const int others = cols != pivot;
     const real l0_2 = (others ? l0 : -INFINITY);
     const real t0 = same0 * (l0_2 - same1);
@@ -1484,7 +1486,7 @@ static inline __attribute__((always_inline)) void lift_3_class(const int cols, c
     const real t1 = same0 * (l1_2 - same2);
     const real kept1 = f_exp_below(t1);
     const real e1 = kept1;
-    const real apart0 = same0 * (teacher - off0_apart0 + (-x - off1_apart0) - near_apart0_2);
+    const real apart0 = same0 * (u_teacher - off0_apart0 + (-x - off1_apart0) - near_apart0_2);
     const real delta0 = apart0 - o0_2;
     if (late) kept0_ptr[cols] = kept0;
     if (late) kept1_ptr[cols] = kept1;
@@ -1493,10 +1495,10 @@ static inline __attribute__((always_inline)) void lift_3_class(const int cols, c
     *reduced5 = (e0 > R(0.0) ? e0 * delta0 : R(0.0));
 }
 
-static inline __attribute__((always_inline)) void lift_3(const real *x_ptr, const real *teacher_ptr,
-    const int n_classes, real *kept0_ptr, real *kept1_ptr, const int late, const real near_apart0_2,
-    const real o0_2, const real off0_apart0, const real off1_apart0, const int pivot, const real
-    same0, const real same1, const real same2, double *out) {
+static inline __attribute__((always_inline)) void lift_3(const real *x_ptr, const real
+    *u_teacher_ptr, const int n_classes, real *kept0_ptr, real *kept1_ptr, const int late, const
+    real near_apart0_2, const real o0_2, const real off0_apart0, const real off1_apart0, const int
+    pivot, const real same0, const real same1, const real same2, double *out) {
     double reduced3_row[PARTS];
     double reduced4_row[PARTS];
     double reduced5_row[PARTS];
@@ -1519,7 +1521,7 @@ static inline __attribute__((always_inline)) void lift_3(const real *x_ptr, cons
         for (; cols + LANES <= stop; cols += LANES) {
 #pragma GCC ivdep
             for (int lane = 0; lane < LANES; ++lane) {
-                lift_3_class(cols + lane, x_ptr, teacher_ptr, kept0_ptr, kept1_ptr, late,
+                lift_3_class(cols + lane, x_ptr, u_teacher_ptr, kept0_ptr, kept1_ptr, late,
                     near_apart0_2, o0_2, off0_apart0, off1_apart0, pivot, same0, same1, same2,
                     &reduced3_class, &reduced4_class, &reduced5_class);
                 reduced3[lane] = reduced3[lane] + reduced3_class;
@@ -1528,8 +1530,8 @@ static inline __attribute__((always_inline)) void lift_3(const real *x_ptr, cons
             }
         }
         for (; cols < stop; ++cols) {
-            lift_3_class(cols, x_ptr, teacher_ptr, kept0_ptr, kept1_ptr, late, near_apart0_2, o0_2,
-                off0_apart0, off1_apart0, pivot, same0, same1, same2, &reduced3_class,
+            lift_3_class(cols, x_ptr, u_teacher_ptr, kept0_ptr, kept1_ptr, late, near_apart0_2,
+                o0_2, off0_apart0, off1_apart0, pivot, same0, same1, same2, &reduced3_class,
                 &reduced4_class, &reduced5_class);
             reduced3[0] = reduced3[0] + reduced3_class;
             reduced4[0] = reduced4[0] + reduced4_class;
@@ -1555,13 +1557,13 @@ static inline __attribute__((always_inline)) void lift_3(const real *x_ptr, cons
 }
 
 static inline __attribute__((always_inline)) void gradient(const real *x_ptr, const real
-    *teacher_ptr, const int n_classes, const real m0, const real m1, const real pinv0, const real
+    *u_teacher_ptr, const int n_classes, const real m0, const real m1, const real pinv0, const real
     pinv1, const real same0, const real same1, const real g, real *grad_x_ptr, const int want) {
 #pragma GCC ivdep
     for (int cols = 0; cols < n_classes; ++cols) {
         const real x = x_ptr[cols];
-        const real teacher = teacher_ptr[cols];
-        const real t0 = same0 * (teacher - m0);
+        const real u_teacher = u_teacher_ptr[cols];
+        const real t0 = same0 * (u_teacher - m0);
         const real e0 = f_exp_below(t0);
         const real p0 = e0 * pinv0;
         const real t1 = same0 * (x - m1);
@@ -1573,7 +1575,7 @@ static inline __attribute__((always_inline)) void gradient(const real *x_ptr, co
 }
 
 static inline __attribute__((always_inline)) void gradient_kept(const real *x_ptr, const real
-    *teacher_ptr, const int n_classes, const real *kept0_ptr, const real *kept1_ptr, const real
+    *u_teacher_ptr, const int n_classes, const real *kept0_ptr, const real *kept1_ptr, const real
     pinv0, const real pinv1, const real same1, const real g, real *grad_x_ptr, const int want) {
 #pragma GCC ivdep
     for (int cols = 0; cols < n_classes; ++cols) {
@@ -1596,17 +1598,17 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
     const int64_t own = (mode == BACKWARD ? 0 : 2 * padded) + 3 * width;
     if (own && !(scratch = aligned_alloc(ALIGNED, (size_t)own * sizeof(real)))) return 1;
     real *kept = scratch + 3 * width;
-    const double T = call->parameter[0];
+    const double u_T = call->parameter[0];
     for (int64_t row = start; row < stop; ++row) {
         real *grad_x_ptr = grad_row(call, 0, row, scratch + 2 * width);
         const real *x_ptr = read_row(call, 0, row, scratch + 0 * width);
-        const real *teacher_ptr = read_row(call, 1, row, scratch + 1 * width);
-        double x_y, teacher_y, m0, m1, a0, a1, b0, o0, pivot, la0, la1, loss, g;
+        const real *u_teacher_ptr = read_row(call, 1, row, scratch + 1 * width);
+        double x_y, u_teacher_y, m0, m1, a0, a1, b0, o0, pivot, la0, la1, loss, g;
         if (mode != BACKWARD) {
             {
-                const double same0 = 1.0 / T;
+                const double same0 = 1.0 / u_T;
                 double out[3];
-                lift_1(x_ptr, teacher_ptr, n_classes, out);
+                lift_1(x_ptr, u_teacher_ptr, n_classes, out);
                 const double reduced0 = out[0];
                 const double reduced2 = out[1];
                 m0 = reduced0;
@@ -1625,16 +1627,16 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
                 const double off0_o0 = (far_o0 ? ref0 : 0.0);
                 const double off1_o0 = (far_o0 ? -ref1 : 0.0);
                 const double near_o0_2 = (far_o0 ? 0.0 : near_o0);
-                lift_2(x_ptr, teacher_ptr, n_classes, m0, out);
+                lift_2(x_ptr, u_teacher_ptr, n_classes, m0, out);
                 const double reduced1 = out[0];
                 pivot = reduced1;
                 x_y = x_ptr[(int64_t)pivot];
-                teacher_y = teacher_ptr[(int64_t)pivot];
-                o0 = 1.0 / T * (teacher_y - off0_o0 + (-x_y - off1_o0) - near_o0_2);
+                u_teacher_y = u_teacher_ptr[(int64_t)pivot];
+                o0 = 1.0 / u_T * (u_teacher_y - off0_o0 + (-x_y - off1_o0) - near_o0_2);
                 const double o0_2 = (o0 > -1e+18 && o0 < 1e+18 ? o0 : 0.0);
                 const double pivot_2 = (real)(pivot);
-                lift_3(x_ptr, teacher_ptr, n_classes, kept + 0 * padded, kept + 1 * padded, mode ==
-                    FUSED, near_apart0_2, o0_2, off0_apart0, off1_apart0, pivot, same0, same1,
+                lift_3(x_ptr, u_teacher_ptr, n_classes, kept + 0 * padded, kept + 1 * padded, mode
+                    == FUSED, near_apart0_2, o0_2, off0_apart0, off1_apart0, pivot, same0, same1,
                     same2, out);
                 const double reduced3 = out[0];
                 const double reduced4 = out[1];
@@ -1652,7 +1654,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             double lam0 = f_softplus(z0);
             la1 = f_log(a1);
             double ly1 = x_y;
-            double z1 = 1.0 / T * (m1 - ly1) + la1;
+            double z1 = 1.0 / u_T * (m1 - ly1) + la1;
             double lse0_0 = (z0 > 0.0 ? la0 + f_softplus(-z0) : f_softplus(z0));
             double lse0_1 = (z1 > 0.0 ? la1 + f_softplus(-z1) : f_softplus(z1));
             double lse0 = lse0_0 - lse0_1 - o0;
@@ -1660,7 +1662,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             double w0 = f_sigmoid(z0);
             double w1 = f_sigmoid(-z0);
             double w2 = z1 - z0;
-            loss = T * T * (T0 + w1 * (f_lt(f_absf(w2), 1.0) ? f_log1p(w0 *
+            loss = u_T * u_T * (T0 + w1 * (f_lt(f_absf(w2), 1.0) ? f_log1p(w0 *
                 f_expm1_within(f_clamp(w2, 1.0))) : (f_lt(0.0, w1) ? f_softplus(z1) - f_softplus(z0)
                 : 0.0)) - lse0 * w0);
             call->result[0 * call->rows + row] = (real)loss;
@@ -1671,7 +1673,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             la1 = call->saved[3 * call->rows + row];
             pivot = call->saved[4 * call->rows + row];
             x_y = x_ptr[(int64_t)pivot];
-            teacher_y = teacher_ptr[(int64_t)pivot];
+            u_teacher_y = u_teacher_ptr[(int64_t)pivot];
         }
         if (mode == FORWARD) {
             call->saved[0 * call->rows + row] = (real)m0;
@@ -1685,21 +1687,21 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         double z0 = la0;
         double lam0 = f_softplus(z0);
         double ly1 = x_y;
-        double z1 = 1.0 / T * (m1 - ly1) + la1;
-        double lam1 = (z1 > 0.0 ? la1 + f_softplus(-z1) : f_softplus(z1) - 1.0 / T * (m1 - ly1));
-        double grad_x_y = T * (f_sigmoid(z0) * f_sigmoid(-z1) - f_sigmoid(z1) * f_sigmoid(-z0));
+        double z1 = 1.0 / u_T * (m1 - ly1) + la1;
+        double lam1 = (z1 > 0.0 ? la1 + f_softplus(-z1) : f_softplus(z1) - 1.0 / u_T * (m1 - ly1));
+        double grad_x_y = u_T * (f_sigmoid(z0) * f_sigmoid(-z1) - f_sigmoid(z1) * f_sigmoid(-z0));
         double pinv0 = (la0 == -INFINITY ? 0.0 : f_exp(-lam0));
         double pinv1 = (la1 == -INFINITY ? 0.0 : f_exp(-lam1));
         {
-            const double same0 = 1.0 / T;
-            const double same1 = -T;
+            const double same0 = 1.0 / u_T;
+            const double same1 = -u_T;
             const int want = (grad_x_ptr ? 1 : 0);
             if (mode == FUSED) {
-                if (want == 1) gradient_kept(x_ptr, teacher_ptr, n_classes, kept + 0 * padded, kept
-                    + 1 * padded, pinv0, pinv1, same1, (real)g, grad_x_ptr, 1);
+                if (want == 1) gradient_kept(x_ptr, u_teacher_ptr, n_classes, kept + 0 * padded,
+                    kept + 1 * padded, pinv0, pinv1, same1, (real)g, grad_x_ptr, 1);
             } else {
-                if (want == 1) gradient(x_ptr, teacher_ptr, n_classes, m0, m1, pinv0, pinv1, same0,
-                    same1, (real)g, grad_x_ptr, 1);
+                if (want == 1) gradient(x_ptr, u_teacher_ptr, n_classes, m0, m1, pinv0, pinv1,
+                    same0, same1, (real)g, grad_x_ptr, 1);
             }
         }
         if (grad_x_ptr) grad_x_ptr[(int64_t)pivot] = (real)(grad_x_y * g);

@@ -30,33 +30,34 @@ __all__ = ["LDAMLoss", "LinearLDAMLoss", "ldam_loss", "linear_ldam_loss"]
 # ======================================================================================
 # Label-distribution-aware margin loss
 #   loss     = softplus(z0)
-#   c0       = s*sigmoid(z0)
+#   c0       = u_s*sigmoid(z0)
 #   dloss/dx = R0*c0
-#   dloss/dx_y = -s*sigmoid(z0)
-#   with l0_j = s*x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 =
+#   dloss/dx_y = -u_s*sigmoid(z0)
+#   names of the spec begin with u_: u_margins_y is its margins_y
+#   with l0_j = u_s*x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 =
 #       exp(l0_j - logsumexp_(j != y) l0_j)
 # ======================================================================================
 
 
 @dl.jit
-def _lift(cols, inside, y, x, margins, x_y, margins_y, s):
+def _lift(cols, inside, y, x, u_margins, x_y, u_margins_y, u_s):
     # State of one tile, relative to the tile's own maximum: M = sum of w * exp(kappa * t) * t^n
     # with t = l - m, over the classes other than the target.
     valid = inside & (cols != y)
     l0 = tl.where(valid, x, float("-inf"))
     m0 = dl.row_max(l0)
-    t0 = s * (l0 - tl.where(m0 == float("-inf"), 0.0, m0))
+    t0 = u_s * (l0 - tl.where(m0 == float("-inf"), 0.0, m0))
     e0 = tl.exp(t0)
     a0 = dl.row_sum(e0)
     return m0, a0
 
 
 @dl.jit
-def _merge(s, m0_a, a0_a, m0_b, a0_b):
+def _merge(u_s, m0_a, a0_a, m0_b, a0_b):
     # Two states as one: m = max(m_a, m_b), d = m_side - m, M = sum of exp(kappa * d) * shifted M_side.
     m0 = tl.maximum(m0_a, m0_b)
-    d0_a = tl.where((m0_a == m0) | (m0_a == float("-inf")), 0.0, s * (m0_a - m0))
-    d0_b = tl.where((m0_b == m0) | (m0_b == float("-inf")), 0.0, s * (m0_b - m0))
+    d0_a = tl.where((m0_a == m0) | (m0_a == float("-inf")), 0.0, u_s * (m0_a - m0))
+    d0_b = tl.where((m0_b == m0) | (m0_b == float("-inf")), 0.0, u_s * (m0_b - m0))
     k0_a = tl.exp(d0_a)
     k0_b = tl.exp(d0_b)
     a0 = k0_a * a0_a + k0_b * a0_b
@@ -64,7 +65,9 @@ def _merge(s, m0_a, a0_a, m0_b, a0_b):
 
 
 @dl.jit
-def _sweep(base, margins_ptr, y, x_y, margins_y, s, start, stop, n_classes, BLOCK: tl.constexpr):
+def _sweep(
+    base, u_margins_ptr, y, x_y, u_margins_y, u_s, start, stop, n_classes, BLOCK: tl.constexpr
+):
     # Online reduction of the classes start .. stop - 1: one read of each logit.
     m0 = tl.full((), float("-inf"), tl.float32)
     a0 = tl.full((), 0.0, tl.float32)
@@ -72,37 +75,37 @@ def _sweep(base, margins_ptr, y, x_y, margins_y, s, start, stop, n_classes, BLOC
         cols = first_col + tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
-        margins = tl.load(margins_ptr + cols, mask=inside, other=0.0).to(tl.float32)
-        m0_b, a0_b = _lift(cols, inside, y, x, margins, x_y, margins_y, s)
-        m0, a0 = _merge(s, m0, a0, m0_b, a0_b)
+        u_margins = tl.load(u_margins_ptr + cols, mask=inside, other=0.0).to(tl.float32)
+        m0_b, a0_b = _lift(cols, inside, y, x, u_margins, x_y, u_margins_y, u_s)
+        m0, a0 = _merge(u_s, m0, a0, m0_b, a0_b)
     return m0, a0
 
 
 @dl.jit
-def _finish(x_y, margins_y, s, m0, a0):
+def _finish(x_y, u_margins_y, u_s, m0, a0):
     # From the merged state to the results of the row, and the statistics that the gradient reads.
     la0 = dl.log_accurate(a0)
     ly0 = x_y
-    z0 = s * (m0 - ly0) - -margins_y * s + la0
+    z0 = u_s * (m0 - ly0) - -u_margins_y * u_s + la0
     loss = dl.softplus(z0)
     return loss, la0
 
 
 @dl.jit
-def _coefficients(x_y, margins_y, s, m0, la0):
+def _coefficients(x_y, u_margins_y, u_s, m0, la0):
     # Row scalars of the gradient.
     ly0 = x_y
-    z0 = s * (m0 - ly0) - -margins_y * s + la0
-    c0 = s * dl.sigmoid(z0)
+    z0 = u_s * (m0 - ly0) - -u_margins_y * u_s + la0
+    c0 = u_s * dl.sigmoid(z0)
     grad_x_y = -c0
     rinv0 = tl.where(la0 == float("-inf"), 0.0, dl.exp_accurate(-la0))
     return c0, grad_x_y, m0, rinv0
 
 
 @dl.jit
-def _gradient(cols, y, x, margins, x_y, margins_y, s, c0, grad_x_y, m0, rinv0):
+def _gradient(cols, y, x, u_margins, x_y, u_margins_y, u_s, c0, grad_x_y, m0, rinv0):
     # dloss/dx_j of one tile; the value at y is written, not added.
-    t0 = s * (x - m0)
+    t0 = u_s * (x - m0)
     e0 = tl.exp(t0)
     r0 = e0 * rinv0
     grad_x = c0 * r0
@@ -114,8 +117,8 @@ def _gradient(cols, y, x, margins, x_y, margins_y, s, c0, grad_x_y, m0, rinv0):
 def _forward_kernel(
     logits,
     target,
-    margins_ptr,
-    s,
+    u_margins_ptr,
+    u_s,
     loss,
     saved,
     state,
@@ -136,17 +139,17 @@ def _forward_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    margins_y = tl.load(margins_ptr + y).to(tl.float32)
-    s = tl.full((), 0.0, tl.float32) + s
+    u_margins_y = tl.load(u_margins_ptr + y).to(tl.float32)
+    u_s = tl.full((), 0.0, tl.float32) + u_s
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BLOCK), SPLITS) * BLOCK
     start = split * class_share
     stop = tl.minimum(start + class_share, n_classes)
     stop = tl.where(ignored, start, stop)  # ignored rows read nothing
-    m0, a0 = _sweep(base, margins_ptr, y, x_y, margins_y, s, start, stop, n_classes, BLOCK)
+    m0, a0 = _sweep(base, u_margins_ptr, y, x_y, u_margins_y, u_s, start, stop, n_classes, BLOCK)
     if SPLITS == 1:
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-        loss_row, la0 = _finish(x_y, margins_y, s, m0, a0)
+        loss_row, la0 = _finish(x_y, u_margins_y, u_s, m0, a0)
         loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
         tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
         tl.store(saved + 0 * n_rows + row, m0)
@@ -161,8 +164,8 @@ def _forward_kernel(
 def _merge_kernel(
     logits,
     target,
-    margins_ptr,
-    s,
+    u_margins_ptr,
+    u_s,
     loss,
     saved,
     state,
@@ -182,17 +185,17 @@ def _merge_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    margins_y = tl.load(margins_ptr + y).to(tl.float32)
-    s = tl.full((), 0.0, tl.float32) + s
+    u_margins_y = tl.load(u_margins_ptr + y).to(tl.float32)
+    u_s = tl.full((), 0.0, tl.float32) + u_s
     m0 = tl.load(state + 0 * SPLITS * n_rows + row)
     a0 = tl.load(state + 1 * SPLITS * n_rows + row)
     for split in range(1, SPLITS):
         at = split * n_rows + row
         m0_b = tl.load(state + 0 * SPLITS * n_rows + at)
         a0_b = tl.load(state + 1 * SPLITS * n_rows + at)
-        m0, a0 = _merge(s, m0, a0, m0_b, a0_b)
+        m0, a0 = _merge(u_s, m0, a0, m0_b, a0_b)
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0 = _finish(x_y, margins_y, s, m0, a0)
+    loss_row, la0 = _finish(x_y, u_margins_y, u_s, m0, a0)
     loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
     tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
     tl.store(saved + 0 * n_rows + row, m0)
@@ -203,8 +206,8 @@ def _merge_kernel(
 def _backward_kernel(
     logits,
     target,
-    margins_ptr,
-    s,
+    u_margins_ptr,
+    u_s,
     saved,
     grad_rows,
     grad_logits,
@@ -225,18 +228,18 @@ def _backward_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    margins_y = tl.load(margins_ptr + y).to(tl.float32)
-    s = tl.full((), 0.0, tl.float32) + s
+    u_margins_y = tl.load(u_margins_ptr + y).to(tl.float32)
+    u_s = tl.full((), 0.0, tl.float32) + u_s
     g = tl.load(grad_rows + row * stride_grad_rows)
     g = tl.where(in_range | ignored, g, float("nan"))  # a target out of range is loud
     m0 = tl.load(saved + 0 * n_rows + row)
     la0 = tl.load(saved + 1 * n_rows + row)
-    c0, grad_x_y, m0, rinv0 = _coefficients(x_y, margins_y, s, m0, la0)
+    c0, grad_x_y, m0, rinv0 = _coefficients(x_y, u_margins_y, u_s, m0, la0)
     cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = cols < n_classes
     x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-    margins = tl.load(margins_ptr + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-    (grad_x,) = _gradient(cols, y, x, margins, x_y, margins_y, s, c0, grad_x_y, m0, rinv0)
+    u_margins = tl.load(u_margins_ptr + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
+    (grad_x,) = _gradient(cols, y, x, u_margins, x_y, u_margins_y, u_s, c0, grad_x_y, m0, rinv0)
     grad_x = grad_x * g
     grad_x = tl.where(ignored, 0.0, grad_x)
     out = grad_logits + row * stride_grad + cols
@@ -247,8 +250,8 @@ def _backward_kernel(
 def _fused_kernel(
     logits,
     target,
-    margins_ptr,
-    s,
+    u_margins_ptr,
+    u_s,
     loss,
     grad_rows,
     grad_logits,
@@ -271,27 +274,27 @@ def _fused_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    margins_y = tl.load(margins_ptr + y).to(tl.float32)
-    s = tl.full((), 0.0, tl.float32) + s
+    u_margins_y = tl.load(u_margins_ptr + y).to(tl.float32)
+    u_s = tl.full((), 0.0, tl.float32) + u_s
     g = tl.load(grad_rows + row * stride_grad_rows)
     g = tl.where(in_range | ignored, g, float("nan"))  # a target out of range is loud
     if ONE_TILE:
         cols = tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-        margins = tl.load(margins_ptr + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-        m0, a0 = _lift(cols, inside, y, x, margins, x_y, margins_y, s)
+        u_margins = tl.load(u_margins_ptr + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
+        m0, a0 = _lift(cols, inside, y, x, u_margins, x_y, u_margins_y, u_s)
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
     else:
         stop = tl.where(ignored, 0, n_classes)
-        m0, a0 = _sweep(base, margins_ptr, y, x_y, margins_y, s, 0, stop, n_classes, BLOCK)
+        m0, a0 = _sweep(base, u_margins_ptr, y, x_y, u_margins_y, u_s, 0, stop, n_classes, BLOCK)
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0 = _finish(x_y, margins_y, s, m0, a0)
+    loss_row, la0 = _finish(x_y, u_margins_y, u_s, m0, a0)
     loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
     tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
-    c0, grad_x_y, m0, rinv0 = _coefficients(x_y, margins_y, s, m0, la0)
+    c0, grad_x_y, m0, rinv0 = _coefficients(x_y, u_margins_y, u_s, m0, la0)
     if ONE_TILE:
-        (grad_x,) = _gradient(cols, y, x, margins, x_y, margins_y, s, c0, grad_x_y, m0, rinv0)
+        (grad_x,) = _gradient(cols, y, x, u_margins, x_y, u_margins_y, u_s, c0, grad_x_y, m0, rinv0)
         grad_x = grad_x * g
         grad_x = tl.where(ignored, 0.0, grad_x)
         out = grad_logits + row * stride_grad + cols
@@ -301,8 +304,12 @@ def _fused_kernel(
             cols = first_col + tl.arange(0, BLOCK)
             inside = cols < n_classes
             x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-            margins = tl.load(margins_ptr + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-            (grad_x,) = _gradient(cols, y, x, margins, x_y, margins_y, s, c0, grad_x_y, m0, rinv0)
+            u_margins = tl.load(u_margins_ptr + cols, mask=inside & ~ignored, other=0.0).to(
+                tl.float32
+            )
+            (grad_x,) = _gradient(
+                cols, y, x, u_margins, x_y, u_margins_y, u_s, c0, grad_x_y, m0, rinv0
+            )
             tl.debug_barrier()  # the gradient may overwrite the logits: all of the tile is read
             grad_x = grad_x * g
             grad_x = tl.where(ignored, 0.0, grad_x)
@@ -315,7 +322,7 @@ def _tile(
     x_hidden,
     x_weight,
     x_bias,
-    margins_ptr,
+    u_margins_ptr,
     row_at,
     cols,
     x_cap,
@@ -352,8 +359,8 @@ def _tile(
         x_scale,
         CAPPED,
     )
-    margins = tl.load(margins_ptr + cols).to(tl.float32)[None, :]
-    return x, cap_slope, margins
+    u_margins = tl.load(u_margins_ptr + cols).to(tl.float32)[None, :]
+    return x, cap_slope, u_margins
 
 
 @dl.jit
@@ -363,8 +370,8 @@ def _tiled_sweep_kernel(
     x_bias,
     source_row,
     target,
-    margins_ptr,
-    s,
+    u_margins_ptr,
+    u_s,
     at_y,
     x_cap,
     x_scale,
@@ -391,8 +398,8 @@ def _tiled_sweep_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    margins_y = tl.load(margins_ptr + y).to(tl.float32)
-    s = tl.full((), 0.0, tl.float32) + s
+    u_margins_y = tl.load(u_margins_ptr + y).to(tl.float32)
+    u_s = tl.full((), 0.0, tl.float32) + u_s
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BV), SPLITS) * BV
     start = split * class_share
@@ -402,11 +409,11 @@ def _tiled_sweep_kernel(
     for first_col in range(start, stop, BV):
         row_at = tl.load(source_row + row)
         cols = first_col + tl.arange(0, BV)
-        x, cap_slope, margins = _tile(
+        x, cap_slope, u_margins = _tile(
             x_hidden,
             x_weight,
             x_bias,
-            margins_ptr,
+            u_margins_ptr,
             row_at,
             cols,
             x_cap,
@@ -424,8 +431,8 @@ def _tiled_sweep_kernel(
         )
         cols = cols[None, :]
         inside = (cols < n_classes) & (row >= 0)
-        m0_b, a0_b = _lift(cols, inside, y, x, margins, x_y, margins_y, s)
-        m0, a0 = _merge(s, m0, a0, m0_b, a0_b)
+        m0_b, a0_b = _lift(cols, inside, y, x, u_margins, x_y, u_margins_y, u_s)
+        m0, a0 = _merge(u_s, m0, a0, m0_b, a0_b)
     tl.store(state + (0 * SPLITS + split) * n_rows + row, m0)
     tl.store(state + (1 * SPLITS + split) * n_rows + row, a0)
 
@@ -437,8 +444,8 @@ def _tiled_merge_kernel(
     x_bias,
     source_row,
     target,
-    margins_ptr,
-    s,
+    u_margins_ptr,
+    u_s,
     at_y,
     x_cap,
     x_scale,
@@ -460,18 +467,18 @@ def _tiled_merge_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    margins_y = tl.load(margins_ptr + y).to(tl.float32)
-    s = tl.full((), 0.0, tl.float32) + s
+    u_margins_y = tl.load(u_margins_ptr + y).to(tl.float32)
+    u_s = tl.full((), 0.0, tl.float32) + u_s
     m0 = tl.load(state + 0 * SPLITS * n_rows + row)
     a0 = tl.load(state + 1 * SPLITS * n_rows + row)
     for split in range(1, SPLITS):
         m0_b = tl.load(state + (0 * SPLITS + split) * n_rows + row)
         a0_b = tl.load(state + (1 * SPLITS + split) * n_rows + row)
-        m0, a0 = _merge(s, m0, a0, m0_b, a0_b)
+        m0, a0 = _merge(u_s, m0, a0, m0_b, a0_b)
     tl.store(row_merged + 0 * n_rows + row, m0)
     tl.store(row_merged + 1 * n_rows + row, a0)
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0 = _finish(x_y, margins_y, s, m0, a0)
+    loss_row, la0 = _finish(x_y, u_margins_y, u_s, m0, a0)
     tl.store(loss + 0 * n_rows + row, tl.where(in_range, loss_row, float("nan")))
     tl.store(saved + 0 * n_rows + row, m0)
     tl.store(saved + 1 * n_rows + row, la0)
@@ -484,8 +491,8 @@ def _tiled_row_kernel(
     x_bias,
     source_row,
     target,
-    margins_ptr,
-    s,
+    u_margins_ptr,
+    u_s,
     at_y,
     x_cap,
     x_scale,
@@ -506,11 +513,11 @@ def _tiled_row_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    margins_y = tl.load(margins_ptr + y).to(tl.float32)
-    s = tl.full((), 0.0, tl.float32) + s
+    u_margins_y = tl.load(u_margins_ptr + y).to(tl.float32)
+    u_s = tl.full((), 0.0, tl.float32) + u_s
     m0 = tl.load(saved + 0 * n_rows + row)
     la0 = tl.load(saved + 1 * n_rows + row)
-    c0, grad_x_y, m0, rinv0 = _coefficients(x_y, margins_y, s, m0, la0)
+    c0, grad_x_y, m0, rinv0 = _coefficients(x_y, u_margins_y, u_s, m0, la0)
     tl.store(row_coef + 0 * n_rows + row, c0)
     tl.store(row_coef + 1 * n_rows + row, grad_x_y)
     tl.store(row_coef + 2 * n_rows + row, m0)
@@ -524,8 +531,8 @@ def _tiled_gradient(
     x_bias,
     source_row,
     target,
-    margins_ptr,
-    s,
+    u_margins_ptr,
+    u_s,
     at_y,
     x_cap,
     x_scale,
@@ -557,19 +564,19 @@ def _tiled_gradient(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    margins_y = tl.load(margins_ptr + y).to(tl.float32)
-    s = tl.full((), 0.0, tl.float32) + s
+    u_margins_y = tl.load(u_margins_ptr + y).to(tl.float32)
+    u_s = tl.full((), 0.0, tl.float32) + u_s
     c0 = tl.load(row_coef + 0 * n_rows + row)
     grad_x_y = tl.load(row_coef + 1 * n_rows + row)
     m0 = tl.load(row_coef + 2 * n_rows + row)
     rinv0 = tl.load(row_coef + 3 * n_rows + row)
     row_at = tl.load(source_row + row)
     cols = first_col + tl.arange(0, BV)
-    x, cap_slope, margins = _tile(
+    x, cap_slope, u_margins = _tile(
         x_hidden,
         x_weight,
         x_bias,
-        margins_ptr,
+        u_margins_ptr,
         row_at,
         cols,
         x_cap,
@@ -587,7 +594,7 @@ def _tiled_gradient(
     )
     cols = cols[None, :]
     inside = (cols < n_classes) & (row >= 0)
-    (grad_x,) = _gradient(cols, y, x, margins, x_y, margins_y, s, c0, grad_x_y, m0, rinv0)
+    (grad_x,) = _gradient(cols, y, x, u_margins, x_y, u_margins_y, u_s, c0, grad_x_y, m0, rinv0)
     if SOURCE == 0:
         grad = tl.where(inside, grad_x, 0.0)
     tile_counts = 1
@@ -610,8 +617,8 @@ def _tiled_hidden_kernel(
     x_bias,
     source_row,
     target,
-    margins_ptr,
-    s,
+    u_margins_ptr,
+    u_s,
     at_y,
     x_cap,
     x_scale,
@@ -667,8 +674,8 @@ def _tiled_hidden_kernel(
                     x_bias,
                     source_row,
                     target,
-                    margins_ptr,
-                    s,
+                    u_margins_ptr,
+                    u_s,
                     at_y,
                     x_cap,
                     x_scale,
@@ -733,8 +740,8 @@ def _tiled_weight_kernel(
     x_bias,
     source_row,
     target,
-    margins_ptr,
-    s,
+    u_margins_ptr,
+    u_s,
     at_y,
     x_cap,
     x_scale,
@@ -796,8 +803,8 @@ def _tiled_weight_kernel(
                         x_bias,
                         source_row,
                         target,
-                        margins_ptr,
-                        s,
+                        u_margins_ptr,
+                        u_s,
                         at_y,
                         x_cap,
                         x_scale,
@@ -870,56 +877,56 @@ def _tiled_weight_kernel(
             )
 
 
-def _torch_forward(x, y, margins, s):
+def _torch_forward(x, y, u_margins, u_s):
     """Loss [rows, outputs] and saved statistics [n_saved, rows] of a chunk of whole rows."""
     x_y = x.gather(1, y)
-    margins_y = margins[y]
+    u_margins_y = u_margins[y]
     l0 = x.scatter_(1, y, float("-inf"))
     m0 = l0.amax(1, keepdim=True)
     m0 = torch.where(m0 == float("-inf"), 0.0, m0)
-    t0 = l0.sub_(m0).mul_(s)
+    t0 = l0.sub_(m0).mul_(u_s)
     e0 = t0.exp_()
     a0 = e0.sum(1, keepdim=True)
     la0 = el.log(a0)
     ly0 = x_y
-    z0 = s * (m0 - ly0) - -margins_y * s + la0
+    z0 = u_s * (m0 - ly0) - -u_margins_y * u_s + la0
     loss = el.softplus(z0)
     return loss, torch.cat([m0.to(x.dtype), la0.to(x.dtype)], 1).t()
 
 
-def _torch_backward(x, y, margins, s, saved, g):
+def _torch_backward(x, y, u_margins, u_s, saved, g):
     """g * dloss/dx [rows, V] for each stream of a chunk of whole rows, from what was saved."""
     m0 = saved[0].unsqueeze(1)
     la0 = saved[1].unsqueeze(1)
     x_y = x.gather(1, y)
-    margins_y = margins[y]
+    u_margins_y = u_margins[y]
     ly0 = x_y
-    z0 = s * (m0 - ly0) - -margins_y * s + la0
-    c0 = s * el.sigmoid(z0)
+    z0 = u_s * (m0 - ly0) - -u_margins_y * u_s + la0
+    c0 = u_s * el.sigmoid(z0)
     grad_x_y = -c0
     rinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-la0))
-    t0 = s * (x - m0)
+    t0 = u_s * (x - m0)
     e0 = t0.exp_()
     grad_x = e0.mul_(g * rinv0 * c0)
     grad_x.scatter_(1, y, (grad_x_y * g).expand_as(x_y))
     return (grad_x,)
 
 
-def _torch_fused(x, y, margins, s, g):
+def _torch_fused(x, y, u_margins, u_s, g):
     """Loss [rows, outputs] and g * dloss/dx [rows, V] for each stream while the chunk is in cache."""
     x_y = x.gather(1, y)
-    margins_y = margins[y]
+    u_margins_y = u_margins[y]
     l0 = x.scatter_(1, y, float("-inf"))
     m0 = l0.amax(1, keepdim=True)
     m0 = torch.where(m0 == float("-inf"), 0.0, m0)
-    t0 = l0.sub_(m0).mul_(s)
+    t0 = l0.sub_(m0).mul_(u_s)
     e0 = t0.exp_()
     a0 = e0.sum(1, keepdim=True)
     la0 = el.log(a0)
     ly0 = x_y
-    z0 = s * (m0 - ly0) - -margins_y * s + la0
+    z0 = u_s * (m0 - ly0) - -u_margins_y * u_s + la0
     loss = el.softplus(z0)
-    c0 = s * el.sigmoid(z0)
+    c0 = u_s * el.sigmoid(z0)
     grad_x_y = -c0
     rinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-la0))
     grad_x = e0.mul_(g * rinv0 * c0)
@@ -931,10 +938,11 @@ _C_SOURCE = r"""#include "row.h"
 
 /* Label-distribution-aware margin loss
      loss     = softplus(z0)
-     c0       = s*sigmoid(z0)
+     c0       = u_s*sigmoid(z0)
      dloss/dx = R0*c0
-     dloss/dx_y = -s*sigmoid(z0)
-     with l0_j = s*x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 =
+     dloss/dx_y = -u_s*sigmoid(z0)
+     names of the spec begin with u_: u_margins_y is its margins_y
+     with l0_j = u_s*x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 =
          exp(l0_j - logsumexp_(j != y) l0_j) */
 
 static inline __attribute__((always_inline)) void lift_1_class(const int cols, const real *x_ptr,
@@ -945,7 +953,7 @@ static inline __attribute__((always_inline)) void lift_1_class(const int cols, c
     *reduced0 = l0;
 }
 
-static void lift_1(const real *x_ptr, const real *margins_ptr, const int n_classes, const int y,
+static void lift_1(const real *x_ptr, const real *u_margins_ptr, const int n_classes, const int y,
     double *out) {
     double reduced0_row[PARTS];
     for (int part = 0; part < PARTS; ++part) {
@@ -985,20 +993,21 @@ static void lift_1(const real *x_ptr, const real *margins_ptr, const int n_class
 }
 
 static inline __attribute__((always_inline)) void lift_2_class(const int cols, const real *x_ptr,
-    real *kept0_ptr, const int late, const real s, const real same0, const int y, real *reduced1) {
+    real *kept0_ptr, const int late, const real same0, const real u_s, const int y, real *reduced1)
+    {
     const real x = x_ptr[cols];
     const int valid = cols != y;
     const real l0 = (valid ? x : -INFINITY);
-    const real t0 = s * (l0 - same0);
+    const real t0 = u_s * (l0 - same0);
     const real kept0 = f_exp_below(t0);
     const real e0 = kept0;
     if (late) kept0_ptr[cols] = kept0;
     *reduced1 = e0;
 }
 
-static inline __attribute__((always_inline)) void lift_2(const real *x_ptr, const real *margins_ptr,
-    const int n_classes, real *kept0_ptr, const int late, const real s, const real same0, const int
-    y, double *out) {
+static inline __attribute__((always_inline)) void lift_2(const real *x_ptr, const real
+    *u_margins_ptr, const int n_classes, real *kept0_ptr, const int late, const real same0, const
+    real u_s, const int y, double *out) {
     double reduced1_row[PARTS];
     for (int part = 0; part < PARTS; ++part) {
         reduced1_row[part] = 0;
@@ -1013,12 +1022,12 @@ static inline __attribute__((always_inline)) void lift_2(const real *x_ptr, cons
         for (; cols + LANES <= stop; cols += LANES) {
 #pragma GCC ivdep
             for (int lane = 0; lane < LANES; ++lane) {
-                lift_2_class(cols + lane, x_ptr, kept0_ptr, late, s, same0, y, &reduced1_class);
+                lift_2_class(cols + lane, x_ptr, kept0_ptr, late, same0, u_s, y, &reduced1_class);
                 reduced1[lane] = reduced1[lane] + reduced1_class;
             }
         }
         for (; cols < stop; ++cols) {
-            lift_2_class(cols, x_ptr, kept0_ptr, late, s, same0, y, &reduced1_class);
+            lift_2_class(cols, x_ptr, kept0_ptr, late, same0, u_s, y, &reduced1_class);
             reduced1[0] = reduced1[0] + reduced1_class;
         }
         /* Without a whole vector in the block, all is in the first lane. */
@@ -1035,12 +1044,12 @@ static inline __attribute__((always_inline)) void lift_2(const real *x_ptr, cons
 }
 
 static inline __attribute__((always_inline)) void gradient(const real *x_ptr, const real
-    *margins_ptr, const int n_classes, const real c0, const real m0, const real rinv0, const real s,
-    const real g, real *grad_x_ptr, const int want) {
+    *u_margins_ptr, const int n_classes, const real c0, const real m0, const real rinv0, const real
+    u_s, const real g, real *grad_x_ptr, const int want) {
 #pragma GCC ivdep
     for (int cols = 0; cols < n_classes; ++cols) {
         const real x = x_ptr[cols];
-        const real t0 = s * (x - m0);
+        const real t0 = u_s * (x - m0);
         const real e0 = f_exp_below(t0);
         const real r0 = e0 * rinv0;
         const real grad_x = c0 * r0;
@@ -1049,8 +1058,8 @@ static inline __attribute__((always_inline)) void gradient(const real *x_ptr, co
 }
 
 static inline __attribute__((always_inline)) void gradient_kept(const real *x_ptr, const real
-    *margins_ptr, const int n_classes, const real *kept0_ptr, const real c0, const real rinv0, const
-    real g, real *grad_x_ptr, const int want) {
+    *u_margins_ptr, const int n_classes, const real *kept0_ptr, const real c0, const real rinv0,
+    const real g, real *grad_x_ptr, const int want) {
 #pragma GCC ivdep
     for (int cols = 0; cols < n_classes; ++cols) {
         const real kept0 = kept0_ptr[cols];
@@ -1069,8 +1078,8 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
     const int64_t own = (mode == BACKWARD ? 0 : 1 * padded) + 2 * width;
     if (own && !(scratch = aligned_alloc(ALIGNED, (size_t)own * sizeof(real)))) return 1;
     real *kept = scratch + 2 * width;
-    const real *margins_ptr = call->input[0];
-    const double s = call->parameter[0];
+    const real *u_margins_ptr = call->input[0];
+    const double u_s = call->parameter[0];
     for (int64_t row = start; row < stop; ++row) {
         real *grad_x_ptr = grad_row(call, 0, row, scratch + 1 * width);
         const int64_t target = call->target[row * call->target_stride];
@@ -1084,25 +1093,25 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         const int in_range = target >= 0 && target < n_classes;
         const int y = in_range ? (int)target : 0;
         const real *x_ptr = read_row(call, 0, row, scratch + 0 * width);
-        double x_y, margins_y, m0, a0, la0, loss, g;
+        double x_y, u_margins_y, m0, a0, la0, loss, g;
         x_y = x_ptr[y];
-        margins_y = margins_ptr[y];
+        u_margins_y = u_margins_ptr[y];
         if (mode != BACKWARD) {
             {
                 double out[1];
-                lift_1(x_ptr, margins_ptr, n_classes, y, out);
+                lift_1(x_ptr, u_margins_ptr, n_classes, y, out);
                 const double reduced0 = out[0];
                 m0 = reduced0;
                 const double same0 = (m0 == -INFINITY ? 0.0 : m0);
-                lift_2(x_ptr, margins_ptr, n_classes, kept + 0 * padded, mode == FUSED, s, same0, y,
-                    out);
+                lift_2(x_ptr, u_margins_ptr, n_classes, kept + 0 * padded, mode == FUSED, same0,
+                    u_s, y, out);
                 const double reduced1 = out[0];
                 a0 = reduced1;
             }
             m0 = (m0 == -INFINITY ? 0.0 : m0);
             la0 = f_log(a0);
             double ly0 = x_y;
-            double z0 = s * (m0 - ly0) - -margins_y * s + la0;
+            double z0 = u_s * (m0 - ly0) - -u_margins_y * u_s + la0;
             loss = f_softplus(z0);
             call->result[0 * call->rows + row] = (real)(in_range ? loss : NAN);
         } else {
@@ -1117,18 +1126,18 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         g = in_range ? call->grad_rows[0 * call->grad_outputs_stride + row * call->grad_rows_stride]
             : NAN;
         double ly0 = x_y;
-        double z0 = s * (m0 - ly0) - -margins_y * s + la0;
-        double c0 = s * f_sigmoid(z0);
+        double z0 = u_s * (m0 - ly0) - -u_margins_y * u_s + la0;
+        double c0 = u_s * f_sigmoid(z0);
         double grad_x_y = -c0;
         double rinv0 = (la0 == -INFINITY ? 0.0 : f_exp(-la0));
         {
             const int want = (grad_x_ptr ? 1 : 0);
             if (mode == FUSED) {
-                if (want == 1) gradient_kept(x_ptr, margins_ptr, n_classes, kept + 0 * padded, c0,
+                if (want == 1) gradient_kept(x_ptr, u_margins_ptr, n_classes, kept + 0 * padded, c0,
                     rinv0, (real)g, grad_x_ptr, 1);
             } else {
-                if (want == 1) gradient(x_ptr, margins_ptr, n_classes, c0, m0, rinv0, s, (real)g,
-                    grad_x_ptr, 1);
+                if (want == 1) gradient(x_ptr, u_margins_ptr, n_classes, c0, m0, rinv0, u_s,
+                    (real)g, grad_x_ptr, 1);
             }
         }
         if (grad_x_ptr) grad_x_ptr[y] = (real)(grad_x_y * g);

@@ -29,34 +29,35 @@ __all__ = ["LDRKLLoss", "LinearLDRKLLoss", "ldr_kl_loss", "linear_ldr_kl_loss"]
 
 # ======================================================================================
 # Label-distributionally robust loss with KL regularisation
-#   loss     = lam*(-log(V) + softplus(z0))
+#   loss     = u_lam*(-log(V) + softplus(z0))
 #   c0       = sigmoid(z0)
 #   dloss/dx = R0*c0
 #   dloss/dx_y = -sigmoid(z0)
-#   with l0_j = x/lam, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 =
+#   names of the spec begin with u_: u_lam is its lam
+#   with l0_j = x/u_lam, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 =
 #       exp(l0_j - logsumexp_(j != y) l0_j)
 # ======================================================================================
 
 
 @dl.jit
-def _lift(cols, inside, y, x, x_y, lam, margin, V):
+def _lift(cols, inside, y, x, x_y, u_lam, u_margin, V):
     # State of one tile, relative to the tile's own maximum: M = sum of w * exp(kappa * t) * t^n
     # with t = l - m, over the classes other than the target.
     valid = inside & (cols != y)
     l0 = tl.where(valid, x, float("-inf"))
     m0 = dl.row_max(l0)
-    t0 = 1.0 / lam * (l0 - tl.where(m0 == float("-inf"), 0.0, m0))
+    t0 = 1.0 / u_lam * (l0 - tl.where(m0 == float("-inf"), 0.0, m0))
     e0 = tl.exp(t0)
     a0 = dl.row_sum(e0)
     return m0, a0
 
 
 @dl.jit
-def _merge(lam, m0_a, a0_a, m0_b, a0_b):
+def _merge(u_lam, m0_a, a0_a, m0_b, a0_b):
     # Two states as one: m = max(m_a, m_b), d = m_side - m, M = sum of exp(kappa * d) * shifted M_side.
     m0 = tl.maximum(m0_a, m0_b)
-    d0_a = tl.where((m0_a == m0) | (m0_a == float("-inf")), 0.0, 1.0 / lam * (m0_a - m0))
-    d0_b = tl.where((m0_b == m0) | (m0_b == float("-inf")), 0.0, 1.0 / lam * (m0_b - m0))
+    d0_a = tl.where((m0_a == m0) | (m0_a == float("-inf")), 0.0, 1.0 / u_lam * (m0_a - m0))
+    d0_b = tl.where((m0_b == m0) | (m0_b == float("-inf")), 0.0, 1.0 / u_lam * (m0_b - m0))
     k0_a = tl.exp(d0_a)
     k0_b = tl.exp(d0_b)
     a0 = k0_a * a0_a + k0_b * a0_b
@@ -64,7 +65,7 @@ def _merge(lam, m0_a, a0_a, m0_b, a0_b):
 
 
 @dl.jit
-def _sweep(base, y, x_y, lam, margin, V, start, stop, n_classes, BLOCK: tl.constexpr):
+def _sweep(base, y, x_y, u_lam, u_margin, V, start, stop, n_classes, BLOCK: tl.constexpr):
     # Online reduction of the classes start .. stop - 1: one read of each logit.
     m0 = tl.full((), float("-inf"), tl.float32)
     a0 = tl.full((), 0.0, tl.float32)
@@ -72,26 +73,26 @@ def _sweep(base, y, x_y, lam, margin, V, start, stop, n_classes, BLOCK: tl.const
         cols = first_col + tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
-        m0_b, a0_b = _lift(cols, inside, y, x, x_y, lam, margin, V)
-        m0, a0 = _merge(lam, m0, a0, m0_b, a0_b)
+        m0_b, a0_b = _lift(cols, inside, y, x, x_y, u_lam, u_margin, V)
+        m0, a0 = _merge(u_lam, m0, a0, m0_b, a0_b)
     return m0, a0
 
 
 @dl.jit
-def _finish(x_y, lam, margin, V, m0, a0):
+def _finish(x_y, u_lam, u_margin, V, m0, a0):
     # From the merged state to the results of the row, and the statistics that the gradient reads.
     la0 = dl.log_accurate(a0)
     ly0 = x_y
-    z0 = 1.0 / lam * (m0 - ly0) - -margin / lam + la0
-    loss = lam * (dl.softplus(z0) - dl.log_accurate(V))
+    z0 = 1.0 / u_lam * (m0 - ly0) - -u_margin / u_lam + la0
+    loss = u_lam * (dl.softplus(z0) - dl.log_accurate(V))
     return loss, la0
 
 
 @dl.jit
-def _coefficients(x_y, lam, margin, V, m0, la0):
+def _coefficients(x_y, u_lam, u_margin, V, m0, la0):
     # Row scalars of the gradient.
     ly0 = x_y
-    z0 = 1.0 / lam * (m0 - ly0) - -margin / lam + la0
+    z0 = 1.0 / u_lam * (m0 - ly0) - -u_margin / u_lam + la0
     c0 = dl.sigmoid(z0)
     grad_x_y = -c0
     rinv0 = tl.where(la0 == float("-inf"), 0.0, dl.exp_accurate(-la0))
@@ -99,9 +100,9 @@ def _coefficients(x_y, lam, margin, V, m0, la0):
 
 
 @dl.jit
-def _gradient(cols, y, x, x_y, lam, margin, V, c0, grad_x_y, m0, rinv0):
+def _gradient(cols, y, x, x_y, u_lam, u_margin, V, c0, grad_x_y, m0, rinv0):
     # dloss/dx_j of one tile; the value at y is written, not added.
-    t0 = 1.0 / lam * (x - m0)
+    t0 = 1.0 / u_lam * (x - m0)
     e0 = tl.exp(t0)
     r0 = e0 * rinv0
     grad_x = c0 * r0
@@ -113,8 +114,8 @@ def _gradient(cols, y, x, x_y, lam, margin, V, c0, grad_x_y, m0, rinv0):
 def _forward_kernel(
     logits,
     target,
-    lam,
-    margin,
+    u_lam,
+    u_margin,
     loss,
     saved,
     state,
@@ -135,18 +136,18 @@ def _forward_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    lam = tl.full((), 0.0, tl.float32) + lam
-    margin = tl.full((), 0.0, tl.float32) + margin
+    u_lam = tl.full((), 0.0, tl.float32) + u_lam
+    u_margin = tl.full((), 0.0, tl.float32) + u_margin
     V = tl.full((), 0.0, tl.float32) + n_classes
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BLOCK), SPLITS) * BLOCK
     start = split * class_share
     stop = tl.minimum(start + class_share, n_classes)
     stop = tl.where(ignored, start, stop)  # ignored rows read nothing
-    m0, a0 = _sweep(base, y, x_y, lam, margin, V, start, stop, n_classes, BLOCK)
+    m0, a0 = _sweep(base, y, x_y, u_lam, u_margin, V, start, stop, n_classes, BLOCK)
     if SPLITS == 1:
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-        loss_row, la0 = _finish(x_y, lam, margin, V, m0, a0)
+        loss_row, la0 = _finish(x_y, u_lam, u_margin, V, m0, a0)
         loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
         tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
         tl.store(saved + 0 * n_rows + row, m0)
@@ -161,8 +162,8 @@ def _forward_kernel(
 def _merge_kernel(
     logits,
     target,
-    lam,
-    margin,
+    u_lam,
+    u_margin,
     loss,
     saved,
     state,
@@ -182,8 +183,8 @@ def _merge_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    lam = tl.full((), 0.0, tl.float32) + lam
-    margin = tl.full((), 0.0, tl.float32) + margin
+    u_lam = tl.full((), 0.0, tl.float32) + u_lam
+    u_margin = tl.full((), 0.0, tl.float32) + u_margin
     V = tl.full((), 0.0, tl.float32) + n_classes
     m0 = tl.load(state + 0 * SPLITS * n_rows + row)
     a0 = tl.load(state + 1 * SPLITS * n_rows + row)
@@ -191,9 +192,9 @@ def _merge_kernel(
         at = split * n_rows + row
         m0_b = tl.load(state + 0 * SPLITS * n_rows + at)
         a0_b = tl.load(state + 1 * SPLITS * n_rows + at)
-        m0, a0 = _merge(lam, m0, a0, m0_b, a0_b)
+        m0, a0 = _merge(u_lam, m0, a0, m0_b, a0_b)
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0 = _finish(x_y, lam, margin, V, m0, a0)
+    loss_row, la0 = _finish(x_y, u_lam, u_margin, V, m0, a0)
     loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
     tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
     tl.store(saved + 0 * n_rows + row, m0)
@@ -204,8 +205,8 @@ def _merge_kernel(
 def _backward_kernel(
     logits,
     target,
-    lam,
-    margin,
+    u_lam,
+    u_margin,
     saved,
     grad_rows,
     grad_logits,
@@ -226,18 +227,18 @@ def _backward_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    lam = tl.full((), 0.0, tl.float32) + lam
-    margin = tl.full((), 0.0, tl.float32) + margin
+    u_lam = tl.full((), 0.0, tl.float32) + u_lam
+    u_margin = tl.full((), 0.0, tl.float32) + u_margin
     V = tl.full((), 0.0, tl.float32) + n_classes
     g = tl.load(grad_rows + row * stride_grad_rows)
     g = tl.where(in_range | ignored, g, float("nan"))  # a target out of range is loud
     m0 = tl.load(saved + 0 * n_rows + row)
     la0 = tl.load(saved + 1 * n_rows + row)
-    c0, grad_x_y, m0, rinv0 = _coefficients(x_y, lam, margin, V, m0, la0)
+    c0, grad_x_y, m0, rinv0 = _coefficients(x_y, u_lam, u_margin, V, m0, la0)
     cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = cols < n_classes
     x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-    (grad_x,) = _gradient(cols, y, x, x_y, lam, margin, V, c0, grad_x_y, m0, rinv0)
+    (grad_x,) = _gradient(cols, y, x, x_y, u_lam, u_margin, V, c0, grad_x_y, m0, rinv0)
     grad_x = grad_x * g
     grad_x = tl.where(ignored, 0.0, grad_x)
     out = grad_logits + row * stride_grad + cols
@@ -248,8 +249,8 @@ def _backward_kernel(
 def _fused_kernel(
     logits,
     target,
-    lam,
-    margin,
+    u_lam,
+    u_margin,
     loss,
     grad_rows,
     grad_logits,
@@ -272,8 +273,8 @@ def _fused_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    lam = tl.full((), 0.0, tl.float32) + lam
-    margin = tl.full((), 0.0, tl.float32) + margin
+    u_lam = tl.full((), 0.0, tl.float32) + u_lam
+    u_margin = tl.full((), 0.0, tl.float32) + u_margin
     V = tl.full((), 0.0, tl.float32) + n_classes
     g = tl.load(grad_rows + row * stride_grad_rows)
     g = tl.where(in_range | ignored, g, float("nan"))  # a target out of range is loud
@@ -281,18 +282,18 @@ def _fused_kernel(
         cols = tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-        m0, a0 = _lift(cols, inside, y, x, x_y, lam, margin, V)
+        m0, a0 = _lift(cols, inside, y, x, x_y, u_lam, u_margin, V)
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
     else:
         stop = tl.where(ignored, 0, n_classes)
-        m0, a0 = _sweep(base, y, x_y, lam, margin, V, 0, stop, n_classes, BLOCK)
+        m0, a0 = _sweep(base, y, x_y, u_lam, u_margin, V, 0, stop, n_classes, BLOCK)
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0 = _finish(x_y, lam, margin, V, m0, a0)
+    loss_row, la0 = _finish(x_y, u_lam, u_margin, V, m0, a0)
     loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
     tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
-    c0, grad_x_y, m0, rinv0 = _coefficients(x_y, lam, margin, V, m0, la0)
+    c0, grad_x_y, m0, rinv0 = _coefficients(x_y, u_lam, u_margin, V, m0, la0)
     if ONE_TILE:
-        (grad_x,) = _gradient(cols, y, x, x_y, lam, margin, V, c0, grad_x_y, m0, rinv0)
+        (grad_x,) = _gradient(cols, y, x, x_y, u_lam, u_margin, V, c0, grad_x_y, m0, rinv0)
         grad_x = grad_x * g
         grad_x = tl.where(ignored, 0.0, grad_x)
         out = grad_logits + row * stride_grad + cols
@@ -302,7 +303,7 @@ def _fused_kernel(
             cols = first_col + tl.arange(0, BLOCK)
             inside = cols < n_classes
             x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-            (grad_x,) = _gradient(cols, y, x, x_y, lam, margin, V, c0, grad_x_y, m0, rinv0)
+            (grad_x,) = _gradient(cols, y, x, x_y, u_lam, u_margin, V, c0, grad_x_y, m0, rinv0)
             tl.debug_barrier()  # the gradient may overwrite the logits: all of the tile is read
             grad_x = grad_x * g
             grad_x = tl.where(ignored, 0.0, grad_x)
@@ -361,8 +362,8 @@ def _tiled_sweep_kernel(
     x_bias,
     source_row,
     target,
-    lam,
-    margin,
+    u_lam,
+    u_margin,
     at_y,
     x_cap,
     x_scale,
@@ -389,8 +390,8 @@ def _tiled_sweep_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    lam = tl.full((), 0.0, tl.float32) + lam
-    margin = tl.full((), 0.0, tl.float32) + margin
+    u_lam = tl.full((), 0.0, tl.float32) + u_lam
+    u_margin = tl.full((), 0.0, tl.float32) + u_margin
     V = tl.full((), 0.0, tl.float32) + n_classes
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BV), SPLITS) * BV
@@ -422,8 +423,8 @@ def _tiled_sweep_kernel(
         )
         cols = cols[None, :]
         inside = (cols < n_classes) & (row >= 0)
-        m0_b, a0_b = _lift(cols, inside, y, x, x_y, lam, margin, V)
-        m0, a0 = _merge(lam, m0, a0, m0_b, a0_b)
+        m0_b, a0_b = _lift(cols, inside, y, x, x_y, u_lam, u_margin, V)
+        m0, a0 = _merge(u_lam, m0, a0, m0_b, a0_b)
     tl.store(state + (0 * SPLITS + split) * n_rows + row, m0)
     tl.store(state + (1 * SPLITS + split) * n_rows + row, a0)
 
@@ -435,8 +436,8 @@ def _tiled_merge_kernel(
     x_bias,
     source_row,
     target,
-    lam,
-    margin,
+    u_lam,
+    u_margin,
     at_y,
     x_cap,
     x_scale,
@@ -458,19 +459,19 @@ def _tiled_merge_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    lam = tl.full((), 0.0, tl.float32) + lam
-    margin = tl.full((), 0.0, tl.float32) + margin
+    u_lam = tl.full((), 0.0, tl.float32) + u_lam
+    u_margin = tl.full((), 0.0, tl.float32) + u_margin
     V = tl.full((), 0.0, tl.float32) + n_classes
     m0 = tl.load(state + 0 * SPLITS * n_rows + row)
     a0 = tl.load(state + 1 * SPLITS * n_rows + row)
     for split in range(1, SPLITS):
         m0_b = tl.load(state + (0 * SPLITS + split) * n_rows + row)
         a0_b = tl.load(state + (1 * SPLITS + split) * n_rows + row)
-        m0, a0 = _merge(lam, m0, a0, m0_b, a0_b)
+        m0, a0 = _merge(u_lam, m0, a0, m0_b, a0_b)
     tl.store(row_merged + 0 * n_rows + row, m0)
     tl.store(row_merged + 1 * n_rows + row, a0)
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0 = _finish(x_y, lam, margin, V, m0, a0)
+    loss_row, la0 = _finish(x_y, u_lam, u_margin, V, m0, a0)
     tl.store(loss + 0 * n_rows + row, tl.where(in_range, loss_row, float("nan")))
     tl.store(saved + 0 * n_rows + row, m0)
     tl.store(saved + 1 * n_rows + row, la0)
@@ -483,8 +484,8 @@ def _tiled_row_kernel(
     x_bias,
     source_row,
     target,
-    lam,
-    margin,
+    u_lam,
+    u_margin,
     at_y,
     x_cap,
     x_scale,
@@ -505,12 +506,12 @@ def _tiled_row_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    lam = tl.full((), 0.0, tl.float32) + lam
-    margin = tl.full((), 0.0, tl.float32) + margin
+    u_lam = tl.full((), 0.0, tl.float32) + u_lam
+    u_margin = tl.full((), 0.0, tl.float32) + u_margin
     V = tl.full((), 0.0, tl.float32) + n_classes
     m0 = tl.load(saved + 0 * n_rows + row)
     la0 = tl.load(saved + 1 * n_rows + row)
-    c0, grad_x_y, m0, rinv0 = _coefficients(x_y, lam, margin, V, m0, la0)
+    c0, grad_x_y, m0, rinv0 = _coefficients(x_y, u_lam, u_margin, V, m0, la0)
     tl.store(row_coef + 0 * n_rows + row, c0)
     tl.store(row_coef + 1 * n_rows + row, grad_x_y)
     tl.store(row_coef + 2 * n_rows + row, m0)
@@ -524,8 +525,8 @@ def _tiled_gradient(
     x_bias,
     source_row,
     target,
-    lam,
-    margin,
+    u_lam,
+    u_margin,
     at_y,
     x_cap,
     x_scale,
@@ -557,8 +558,8 @@ def _tiled_gradient(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    lam = tl.full((), 0.0, tl.float32) + lam
-    margin = tl.full((), 0.0, tl.float32) + margin
+    u_lam = tl.full((), 0.0, tl.float32) + u_lam
+    u_margin = tl.full((), 0.0, tl.float32) + u_margin
     V = tl.full((), 0.0, tl.float32) + n_classes
     c0 = tl.load(row_coef + 0 * n_rows + row)
     grad_x_y = tl.load(row_coef + 1 * n_rows + row)
@@ -587,7 +588,7 @@ def _tiled_gradient(
     )
     cols = cols[None, :]
     inside = (cols < n_classes) & (row >= 0)
-    (grad_x,) = _gradient(cols, y, x, x_y, lam, margin, V, c0, grad_x_y, m0, rinv0)
+    (grad_x,) = _gradient(cols, y, x, x_y, u_lam, u_margin, V, c0, grad_x_y, m0, rinv0)
     if SOURCE == 0:
         grad = tl.where(inside, grad_x, 0.0)
     tile_counts = 1
@@ -610,8 +611,8 @@ def _tiled_hidden_kernel(
     x_bias,
     source_row,
     target,
-    lam,
-    margin,
+    u_lam,
+    u_margin,
     at_y,
     x_cap,
     x_scale,
@@ -667,8 +668,8 @@ def _tiled_hidden_kernel(
                     x_bias,
                     source_row,
                     target,
-                    lam,
-                    margin,
+                    u_lam,
+                    u_margin,
                     at_y,
                     x_cap,
                     x_scale,
@@ -733,8 +734,8 @@ def _tiled_weight_kernel(
     x_bias,
     source_row,
     target,
-    lam,
-    margin,
+    u_lam,
+    u_margin,
     at_y,
     x_cap,
     x_scale,
@@ -796,8 +797,8 @@ def _tiled_weight_kernel(
                         x_bias,
                         source_row,
                         target,
-                        lam,
-                        margin,
+                        u_lam,
+                        u_margin,
                         at_y,
                         x_cap,
                         x_scale,
@@ -870,55 +871,55 @@ def _tiled_weight_kernel(
             )
 
 
-def _torch_forward(x, y, lam, margin):
+def _torch_forward(x, y, u_lam, u_margin):
     """Loss [rows, outputs] and saved statistics [n_saved, rows] of a chunk of whole rows."""
     V = float(x.shape[1])
     x_y = x.gather(1, y)
     l0 = x.scatter_(1, y, float("-inf"))
     m0 = l0.amax(1, keepdim=True)
     m0 = torch.where(m0 == float("-inf"), 0.0, m0)
-    t0 = l0.sub_(m0).mul_(1.0 / lam)
+    t0 = l0.sub_(m0).mul_(1.0 / u_lam)
     e0 = t0.exp_()
     a0 = e0.sum(1, keepdim=True)
     la0 = el.log(a0)
     ly0 = x_y
-    z0 = 1.0 / lam * (m0 - ly0) - -margin / lam + la0
-    loss = lam * (el.softplus(z0) - el.log(V))
+    z0 = 1.0 / u_lam * (m0 - ly0) - -u_margin / u_lam + la0
+    loss = u_lam * (el.softplus(z0) - el.log(V))
     return loss, torch.cat([m0.to(x.dtype), la0.to(x.dtype)], 1).t()
 
 
-def _torch_backward(x, y, lam, margin, saved, g):
+def _torch_backward(x, y, u_lam, u_margin, saved, g):
     """g * dloss/dx [rows, V] for each stream of a chunk of whole rows, from what was saved."""
     V = float(x.shape[1])
     m0 = saved[0].unsqueeze(1)
     la0 = saved[1].unsqueeze(1)
     x_y = x.gather(1, y)
     ly0 = x_y
-    z0 = 1.0 / lam * (m0 - ly0) - -margin / lam + la0
+    z0 = 1.0 / u_lam * (m0 - ly0) - -u_margin / u_lam + la0
     c0 = el.sigmoid(z0)
     grad_x_y = -c0
     rinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-la0))
-    t0 = 1.0 / lam * (x - m0)
+    t0 = 1.0 / u_lam * (x - m0)
     e0 = t0.exp_()
     grad_x = e0.mul_(g * rinv0 * c0)
     grad_x.scatter_(1, y, (grad_x_y * g).expand_as(x_y))
     return (grad_x,)
 
 
-def _torch_fused(x, y, lam, margin, g):
+def _torch_fused(x, y, u_lam, u_margin, g):
     """Loss [rows, outputs] and g * dloss/dx [rows, V] for each stream while the chunk is in cache."""
     V = float(x.shape[1])
     x_y = x.gather(1, y)
     l0 = x.scatter_(1, y, float("-inf"))
     m0 = l0.amax(1, keepdim=True)
     m0 = torch.where(m0 == float("-inf"), 0.0, m0)
-    t0 = l0.sub_(m0).mul_(1.0 / lam)
+    t0 = l0.sub_(m0).mul_(1.0 / u_lam)
     e0 = t0.exp_()
     a0 = e0.sum(1, keepdim=True)
     la0 = el.log(a0)
     ly0 = x_y
-    z0 = 1.0 / lam * (m0 - ly0) - -margin / lam + la0
-    loss = lam * (el.softplus(z0) - el.log(V))
+    z0 = 1.0 / u_lam * (m0 - ly0) - -u_margin / u_lam + la0
+    loss = u_lam * (el.softplus(z0) - el.log(V))
     c0 = el.sigmoid(z0)
     grad_x_y = -c0
     rinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-la0))
@@ -930,11 +931,12 @@ def _torch_fused(x, y, lam, margin, g):
 _C_SOURCE = r"""#include "row.h"
 
 /* Label-distributionally robust loss with KL regularisation
-     loss     = lam*(-log(V) + softplus(z0))
+     loss     = u_lam*(-log(V) + softplus(z0))
      c0       = sigmoid(z0)
      dloss/dx = R0*c0
      dloss/dx_y = -sigmoid(z0)
-     with l0_j = x/lam, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 =
+     names of the spec begin with u_: u_lam is its lam
+     with l0_j = x/u_lam, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 =
          exp(l0_j - logsumexp_(j != y) l0_j) */
 
 static inline __attribute__((always_inline)) void lift_1_class(const int cols, const real *x_ptr,
@@ -1068,8 +1070,8 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
     const int64_t own = (mode == BACKWARD ? 0 : 1 * padded) + 2 * width;
     if (own && !(scratch = aligned_alloc(ALIGNED, (size_t)own * sizeof(real)))) return 1;
     real *kept = scratch + 2 * width;
-    const double lam = call->parameter[0];
-    const double margin = call->parameter[1];
+    const double u_lam = call->parameter[0];
+    const double u_margin = call->parameter[1];
     const double V = (double)call->classes;
     for (int64_t row = start; row < stop; ++row) {
         real *grad_x_ptr = grad_row(call, 0, row, scratch + 1 * width);
@@ -1088,7 +1090,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         x_y = x_ptr[y];
         if (mode != BACKWARD) {
             {
-                const double same0 = 1.0 / lam;
+                const double same0 = 1.0 / u_lam;
                 double out[1];
                 lift_1(x_ptr, n_classes, y, out);
                 const double reduced0 = out[0];
@@ -1101,8 +1103,8 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             m0 = (m0 == -INFINITY ? 0.0 : m0);
             la0 = f_log(a0);
             double ly0 = x_y;
-            double z0 = 1.0 / lam * (m0 - ly0) - -margin / lam + la0;
-            loss = lam * (f_softplus(z0) - f_log(V));
+            double z0 = 1.0 / u_lam * (m0 - ly0) - -u_margin / u_lam + la0;
+            loss = u_lam * (f_softplus(z0) - f_log(V));
             call->result[0 * call->rows + row] = (real)(in_range ? loss : NAN);
         } else {
             m0 = call->saved[0 * call->rows + row];
@@ -1116,12 +1118,12 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         g = in_range ? call->grad_rows[0 * call->grad_outputs_stride + row * call->grad_rows_stride]
             : NAN;
         double ly0 = x_y;
-        double z0 = 1.0 / lam * (m0 - ly0) - -margin / lam + la0;
+        double z0 = 1.0 / u_lam * (m0 - ly0) - -u_margin / u_lam + la0;
         double c0 = f_sigmoid(z0);
         double grad_x_y = -c0;
         double rinv0 = (la0 == -INFINITY ? 0.0 : f_exp(-la0));
         {
-            const double same0 = 1.0 / lam;
+            const double same0 = 1.0 / u_lam;
             const int want = (grad_x_ptr ? 1 : 0);
             if (mode == FUSED) {
                 if (want == 1) gradient_kept(x_ptr, n_classes, kept + 0 * padded, c0, rinv0,

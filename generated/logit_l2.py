@@ -7,7 +7,7 @@
 # statistics: 2
 # sweeps: 1
 # saved: m0, la0
-# certificate: loss <= 0.5, gradient <= 0.2 (1 + kappa) ulp at 24 points
+# certificate: loss <= 0.3, gradient <= 0.2 (1 + kappa) ulp at 24 points
 """Cross-entropy with a penalty on the squared logits.
 
 Standard ridge penalty on the logits; compare arXiv:1803.06373 (logit squeezing)
@@ -29,9 +29,10 @@ __all__ = ["LinearLogitL2Loss", "LogitL2Loss", "linear_logit_l2_loss", "logit_l2
 
 # ======================================================================================
 # Cross-entropy with a penalty on the squared logits
-#   loss     = softplus(z0) + weight*(T0 + x_y**2)/V
-#   dloss/dx = exp(logp0) + 2*weight*x/V
-#   dloss/dx_y = -sigmoid(z0) + 2*weight*x_y/V
+#   loss     = u_weight*(T0 + x_y**2)/V + softplus(z0)
+#   dloss/dx = 2*u_weight*x/V + exp(logp0)
+#   dloss/dx_y = 2*u_weight*x_y/V - sigmoid(z0)
+#   names of the spec begin with u_: u_weight is its weight
 #   with l0_j = x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 = exp(l0_j
 #       - logsumexp_(j != y) l0_j)
 #   T0 = sum_(j != y) x**2
@@ -39,7 +40,7 @@ __all__ = ["LinearLogitL2Loss", "LogitL2Loss", "linear_logit_l2_loss", "logit_l2
 
 
 @dl.jit
-def _lift(cols, inside, y, x, x_y, weight, V):
+def _lift(cols, inside, y, x, x_y, u_weight, V):
     # State of one tile, relative to the tile's own maximum: M = sum of w * exp(kappa * t) * t^n
     # with t = l - m, over the classes other than the target.
     valid = inside & (cols != y)
@@ -66,7 +67,7 @@ def _merge(m0_a, a0_a, b0_a, m0_b, a0_b, b0_b):
 
 
 @dl.jit
-def _sweep(base, y, x_y, weight, V, start, stop, n_classes, BLOCK: tl.constexpr):
+def _sweep(base, y, x_y, u_weight, V, start, stop, n_classes, BLOCK: tl.constexpr):
     # Online reduction of the classes start .. stop - 1: one read of each logit.
     m0 = tl.full((), float("-inf"), tl.float32)
     a0 = tl.full((), 0.0, tl.float32)
@@ -75,40 +76,40 @@ def _sweep(base, y, x_y, weight, V, start, stop, n_classes, BLOCK: tl.constexpr)
         cols = first_col + tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
-        m0_b, a0_b, b0_b = _lift(cols, inside, y, x, x_y, weight, V)
+        m0_b, a0_b, b0_b = _lift(cols, inside, y, x, x_y, u_weight, V)
         m0, a0, b0 = _merge(m0, a0, b0, m0_b, a0_b, b0_b)
     return m0, a0, b0
 
 
 @dl.jit
-def _finish(x_y, weight, V, m0, a0, b0):
+def _finish(x_y, u_weight, V, m0, a0, b0):
     # From the merged state to the results of the row, and the statistics that the gradient reads.
     la0 = dl.log_accurate(a0)
     ly0 = x_y
     z0 = (m0 - ly0) + la0
     T0 = b0
-    loss = dl.softplus(z0) + weight * (T0 + x_y * x_y) / V
+    loss = dl.softplus(z0) + u_weight * (T0 + x_y * x_y) / V
     return loss, la0
 
 
 @dl.jit
-def _coefficients(x_y, weight, V, m0, la0):
+def _coefficients(x_y, u_weight, V, m0, la0):
     # Row scalars of the gradient.
     ly0 = x_y
     z0 = (m0 - ly0) + la0
     lam0 = tl.where(z0 > 0.0, la0 + dl.softplus(-z0), dl.softplus(z0) - (m0 - ly0))
-    grad_x_y = 2.0 * x_y * weight / V - dl.sigmoid(z0)
+    grad_x_y = 2.0 * x_y * u_weight / V - dl.sigmoid(z0)
     pinv0 = tl.where(la0 == float("-inf"), 0.0, dl.exp_accurate(-lam0))
     return grad_x_y, m0, pinv0
 
 
 @dl.jit
-def _gradient(cols, y, x, x_y, weight, V, grad_x_y, m0, pinv0):
+def _gradient(cols, y, x, x_y, u_weight, V, grad_x_y, m0, pinv0):
     # dloss/dx_j of one tile; the value at y is written, not added.
     t0 = x - m0
     e0 = tl.exp(t0)
     p0 = e0 * pinv0
-    grad_x = 2.0 * x * weight / V + p0
+    grad_x = 2.0 * x * u_weight / V + p0
     grad_x = tl.where(cols == y, grad_x_y, grad_x)
     return (grad_x,)
 
@@ -117,7 +118,7 @@ def _gradient(cols, y, x, x_y, weight, V, grad_x_y, m0, pinv0):
 def _forward_kernel(
     logits,
     target,
-    weight,
+    u_weight,
     loss,
     saved,
     state,
@@ -138,17 +139,17 @@ def _forward_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    weight = tl.full((), 0.0, tl.float32) + weight
+    u_weight = tl.full((), 0.0, tl.float32) + u_weight
     V = tl.full((), 0.0, tl.float32) + n_classes
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BLOCK), SPLITS) * BLOCK
     start = split * class_share
     stop = tl.minimum(start + class_share, n_classes)
     stop = tl.where(ignored, start, stop)  # ignored rows read nothing
-    m0, a0, b0 = _sweep(base, y, x_y, weight, V, start, stop, n_classes, BLOCK)
+    m0, a0, b0 = _sweep(base, y, x_y, u_weight, V, start, stop, n_classes, BLOCK)
     if SPLITS == 1:
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-        loss_row, la0 = _finish(x_y, weight, V, m0, a0, b0)
+        loss_row, la0 = _finish(x_y, u_weight, V, m0, a0, b0)
         loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
         tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
         tl.store(saved + 0 * n_rows + row, m0)
@@ -164,7 +165,7 @@ def _forward_kernel(
 def _merge_kernel(
     logits,
     target,
-    weight,
+    u_weight,
     loss,
     saved,
     state,
@@ -184,7 +185,7 @@ def _merge_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    weight = tl.full((), 0.0, tl.float32) + weight
+    u_weight = tl.full((), 0.0, tl.float32) + u_weight
     V = tl.full((), 0.0, tl.float32) + n_classes
     m0 = tl.load(state + 0 * SPLITS * n_rows + row)
     a0 = tl.load(state + 1 * SPLITS * n_rows + row)
@@ -196,7 +197,7 @@ def _merge_kernel(
         b0_b = tl.load(state + 2 * SPLITS * n_rows + at)
         m0, a0, b0 = _merge(m0, a0, b0, m0_b, a0_b, b0_b)
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0 = _finish(x_y, weight, V, m0, a0, b0)
+    loss_row, la0 = _finish(x_y, u_weight, V, m0, a0, b0)
     loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
     tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
     tl.store(saved + 0 * n_rows + row, m0)
@@ -207,7 +208,7 @@ def _merge_kernel(
 def _backward_kernel(
     logits,
     target,
-    weight,
+    u_weight,
     saved,
     grad_rows,
     grad_logits,
@@ -228,17 +229,17 @@ def _backward_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    weight = tl.full((), 0.0, tl.float32) + weight
+    u_weight = tl.full((), 0.0, tl.float32) + u_weight
     V = tl.full((), 0.0, tl.float32) + n_classes
     g = tl.load(grad_rows + row * stride_grad_rows)
     g = tl.where(in_range | ignored, g, float("nan"))  # a target out of range is loud
     m0 = tl.load(saved + 0 * n_rows + row)
     la0 = tl.load(saved + 1 * n_rows + row)
-    grad_x_y, m0, pinv0 = _coefficients(x_y, weight, V, m0, la0)
+    grad_x_y, m0, pinv0 = _coefficients(x_y, u_weight, V, m0, la0)
     cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = cols < n_classes
     x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-    (grad_x,) = _gradient(cols, y, x, x_y, weight, V, grad_x_y, m0, pinv0)
+    (grad_x,) = _gradient(cols, y, x, x_y, u_weight, V, grad_x_y, m0, pinv0)
     grad_x = grad_x * g
     grad_x = tl.where(ignored, 0.0, grad_x)
     out = grad_logits + row * stride_grad + cols
@@ -249,7 +250,7 @@ def _backward_kernel(
 def _fused_kernel(
     logits,
     target,
-    weight,
+    u_weight,
     loss,
     grad_rows,
     grad_logits,
@@ -272,7 +273,7 @@ def _fused_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    weight = tl.full((), 0.0, tl.float32) + weight
+    u_weight = tl.full((), 0.0, tl.float32) + u_weight
     V = tl.full((), 0.0, tl.float32) + n_classes
     g = tl.load(grad_rows + row * stride_grad_rows)
     g = tl.where(in_range | ignored, g, float("nan"))  # a target out of range is loud
@@ -280,18 +281,18 @@ def _fused_kernel(
         cols = tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-        m0, a0, b0 = _lift(cols, inside, y, x, x_y, weight, V)
+        m0, a0, b0 = _lift(cols, inside, y, x, x_y, u_weight, V)
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
     else:
         stop = tl.where(ignored, 0, n_classes)
-        m0, a0, b0 = _sweep(base, y, x_y, weight, V, 0, stop, n_classes, BLOCK)
+        m0, a0, b0 = _sweep(base, y, x_y, u_weight, V, 0, stop, n_classes, BLOCK)
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0 = _finish(x_y, weight, V, m0, a0, b0)
+    loss_row, la0 = _finish(x_y, u_weight, V, m0, a0, b0)
     loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
     tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
-    grad_x_y, m0, pinv0 = _coefficients(x_y, weight, V, m0, la0)
+    grad_x_y, m0, pinv0 = _coefficients(x_y, u_weight, V, m0, la0)
     if ONE_TILE:
-        (grad_x,) = _gradient(cols, y, x, x_y, weight, V, grad_x_y, m0, pinv0)
+        (grad_x,) = _gradient(cols, y, x, x_y, u_weight, V, grad_x_y, m0, pinv0)
         grad_x = grad_x * g
         grad_x = tl.where(ignored, 0.0, grad_x)
         out = grad_logits + row * stride_grad + cols
@@ -301,7 +302,7 @@ def _fused_kernel(
             cols = first_col + tl.arange(0, BLOCK)
             inside = cols < n_classes
             x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-            (grad_x,) = _gradient(cols, y, x, x_y, weight, V, grad_x_y, m0, pinv0)
+            (grad_x,) = _gradient(cols, y, x, x_y, u_weight, V, grad_x_y, m0, pinv0)
             tl.debug_barrier()  # the gradient may overwrite the logits: all of the tile is read
             grad_x = grad_x * g
             grad_x = tl.where(ignored, 0.0, grad_x)
@@ -360,7 +361,7 @@ def _tiled_sweep_kernel(
     x_bias,
     source_row,
     target,
-    weight,
+    u_weight,
     at_y,
     x_cap,
     x_scale,
@@ -387,7 +388,7 @@ def _tiled_sweep_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    weight = tl.full((), 0.0, tl.float32) + weight
+    u_weight = tl.full((), 0.0, tl.float32) + u_weight
     V = tl.full((), 0.0, tl.float32) + n_classes
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BV), SPLITS) * BV
@@ -420,7 +421,7 @@ def _tiled_sweep_kernel(
         )
         cols = cols[None, :]
         inside = (cols < n_classes) & (row >= 0)
-        m0_b, a0_b, b0_b = _lift(cols, inside, y, x, x_y, weight, V)
+        m0_b, a0_b, b0_b = _lift(cols, inside, y, x, x_y, u_weight, V)
         m0, a0, b0 = _merge(m0, a0, b0, m0_b, a0_b, b0_b)
     tl.store(state + (0 * SPLITS + split) * n_rows + row, m0)
     tl.store(state + (1 * SPLITS + split) * n_rows + row, a0)
@@ -434,7 +435,7 @@ def _tiled_merge_kernel(
     x_bias,
     source_row,
     target,
-    weight,
+    u_weight,
     at_y,
     x_cap,
     x_scale,
@@ -456,7 +457,7 @@ def _tiled_merge_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    weight = tl.full((), 0.0, tl.float32) + weight
+    u_weight = tl.full((), 0.0, tl.float32) + u_weight
     V = tl.full((), 0.0, tl.float32) + n_classes
     m0 = tl.load(state + 0 * SPLITS * n_rows + row)
     a0 = tl.load(state + 1 * SPLITS * n_rows + row)
@@ -470,7 +471,7 @@ def _tiled_merge_kernel(
     tl.store(row_merged + 1 * n_rows + row, a0)
     tl.store(row_merged + 2 * n_rows + row, b0)
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0 = _finish(x_y, weight, V, m0, a0, b0)
+    loss_row, la0 = _finish(x_y, u_weight, V, m0, a0, b0)
     tl.store(loss + 0 * n_rows + row, tl.where(in_range, loss_row, float("nan")))
     tl.store(saved + 0 * n_rows + row, m0)
     tl.store(saved + 1 * n_rows + row, la0)
@@ -483,7 +484,7 @@ def _tiled_row_kernel(
     x_bias,
     source_row,
     target,
-    weight,
+    u_weight,
     at_y,
     x_cap,
     x_scale,
@@ -504,11 +505,11 @@ def _tiled_row_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    weight = tl.full((), 0.0, tl.float32) + weight
+    u_weight = tl.full((), 0.0, tl.float32) + u_weight
     V = tl.full((), 0.0, tl.float32) + n_classes
     m0 = tl.load(saved + 0 * n_rows + row)
     la0 = tl.load(saved + 1 * n_rows + row)
-    grad_x_y, m0, pinv0 = _coefficients(x_y, weight, V, m0, la0)
+    grad_x_y, m0, pinv0 = _coefficients(x_y, u_weight, V, m0, la0)
     tl.store(row_coef + 0 * n_rows + row, grad_x_y)
     tl.store(row_coef + 1 * n_rows + row, m0)
     tl.store(row_coef + 2 * n_rows + row, pinv0)
@@ -521,7 +522,7 @@ def _tiled_gradient(
     x_bias,
     source_row,
     target,
-    weight,
+    u_weight,
     at_y,
     x_cap,
     x_scale,
@@ -553,7 +554,7 @@ def _tiled_gradient(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    weight = tl.full((), 0.0, tl.float32) + weight
+    u_weight = tl.full((), 0.0, tl.float32) + u_weight
     V = tl.full((), 0.0, tl.float32) + n_classes
     grad_x_y = tl.load(row_coef + 0 * n_rows + row)
     m0 = tl.load(row_coef + 1 * n_rows + row)
@@ -581,7 +582,7 @@ def _tiled_gradient(
     )
     cols = cols[None, :]
     inside = (cols < n_classes) & (row >= 0)
-    (grad_x,) = _gradient(cols, y, x, x_y, weight, V, grad_x_y, m0, pinv0)
+    (grad_x,) = _gradient(cols, y, x, x_y, u_weight, V, grad_x_y, m0, pinv0)
     if SOURCE == 0:
         grad = tl.where(inside, grad_x, 0.0)
     tile_counts = 1
@@ -604,7 +605,7 @@ def _tiled_hidden_kernel(
     x_bias,
     source_row,
     target,
-    weight,
+    u_weight,
     at_y,
     x_cap,
     x_scale,
@@ -660,7 +661,7 @@ def _tiled_hidden_kernel(
                     x_bias,
                     source_row,
                     target,
-                    weight,
+                    u_weight,
                     at_y,
                     x_cap,
                     x_scale,
@@ -725,7 +726,7 @@ def _tiled_weight_kernel(
     x_bias,
     source_row,
     target,
-    weight,
+    u_weight,
     at_y,
     x_cap,
     x_scale,
@@ -787,7 +788,7 @@ def _tiled_weight_kernel(
                         x_bias,
                         source_row,
                         target,
-                        weight,
+                        u_weight,
                         at_y,
                         x_cap,
                         x_scale,
@@ -860,7 +861,7 @@ def _tiled_weight_kernel(
             )
 
 
-def _torch_forward(x, y, weight):
+def _torch_forward(x, y, u_weight):
     """Loss [rows, outputs] and saved statistics [n_saved, rows] of a chunk of whole rows."""
     V = float(x.shape[1])
     x_y = x.gather(1, y)
@@ -875,11 +876,11 @@ def _torch_forward(x, y, weight):
     ly0 = x_y
     z0 = (m0 - ly0) + la0
     T0 = b0
-    loss = el.softplus(z0) + weight * (T0 + x_y * x_y) / V
+    loss = el.softplus(z0) + u_weight * (T0 + x_y * x_y) / V
     return loss, torch.cat([m0.to(x.dtype), la0.to(x.dtype)], 1).t()
 
 
-def _torch_backward(x, y, weight, saved, g):
+def _torch_backward(x, y, u_weight, saved, g):
     """g * dloss/dx [rows, V] for each stream of a chunk of whole rows, from what was saved."""
     V = float(x.shape[1])
     m0 = saved[0].unsqueeze(1)
@@ -888,18 +889,18 @@ def _torch_backward(x, y, weight, saved, g):
     ly0 = x_y
     z0 = (m0 - ly0) + la0
     lam0 = torch.where(z0 > 0.0, la0 + el.softplus(-z0), el.softplus(z0) - (m0 - ly0))
-    grad_x_y = 2.0 * x_y * weight / V - el.sigmoid(z0)
+    grad_x_y = 2.0 * x_y * u_weight / V - el.sigmoid(z0)
     pinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0))
     t0 = x - m0
     e0 = t0.exp_()
     p0 = e0 * pinv0
-    grad_x = 2.0 * x * weight / V + p0
+    grad_x = 2.0 * x * u_weight / V + p0
     grad_x = grad_x.scatter(1, y, grad_x_y + torch.zeros_like(x_y))
     grad_x = grad_x.mul_(g)
     return (grad_x,)
 
 
-def _torch_fused(x, y, weight, g):
+def _torch_fused(x, y, u_weight, g):
     """Loss [rows, outputs] and g * dloss/dx [rows, V] for each stream while the chunk is in cache."""
     V = float(x.shape[1])
     x_y = x.gather(1, y)
@@ -915,11 +916,11 @@ def _torch_fused(x, y, weight, g):
     z0 = (m0 - ly0) + la0
     lam0 = torch.where(z0 > 0.0, la0 + el.softplus(-z0), el.softplus(z0) - (m0 - ly0))
     T0 = b0
-    loss = el.softplus(z0) + weight * (T0 + x_y * x_y) / V
-    grad_x_y = 2.0 * x_y * weight / V - el.sigmoid(z0)
+    loss = el.softplus(z0) + u_weight * (T0 + x_y * x_y) / V
+    grad_x_y = 2.0 * x_y * u_weight / V - el.sigmoid(z0)
     pinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0))
     p0 = e0 * pinv0
-    grad_x = 2.0 * x * weight / V + p0
+    grad_x = 2.0 * x * u_weight / V + p0
     grad_x = grad_x.scatter(1, y, grad_x_y + torch.zeros_like(x_y))
     grad_x = grad_x.mul_(g)
     return loss, (grad_x,)
@@ -928,9 +929,10 @@ def _torch_fused(x, y, weight, g):
 _C_SOURCE = r"""#include "row.h"
 
 /* Cross-entropy with a penalty on the squared logits
-     loss     = softplus(z0) + weight*(T0 + x_y**2)/V
-     dloss/dx = exp(logp0) + 2*weight*x/V
-     dloss/dx_y = -sigmoid(z0) + 2*weight*x_y/V
+     loss     = u_weight*(T0 + x_y**2)/V + softplus(z0)
+     dloss/dx = 2*u_weight*x/V + exp(logp0)
+     dloss/dx_y = 2*u_weight*x_y/V - sigmoid(z0)
+     names of the spec begin with u_: u_weight is its weight
      with l0_j = x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 = exp(l0_j
          - logsumexp_(j != y) l0_j)
      T0 = sum_(j != y) x**2 */
@@ -1041,7 +1043,7 @@ static inline __attribute__((always_inline)) void lift_2(const real *x_ptr, cons
 }
 
 static inline __attribute__((always_inline)) void gradient(const real *x_ptr, const int n_classes,
-    const real V, const real m0, const real pinv0, const real weight, const real g, real
+    const real V, const real m0, const real pinv0, const real u_weight, const real g, real
     *grad_x_ptr, const int want) {
 #pragma GCC ivdep
     for (int cols = 0; cols < n_classes; ++cols) {
@@ -1049,21 +1051,21 @@ static inline __attribute__((always_inline)) void gradient(const real *x_ptr, co
         const real t0 = x - m0;
         const real e0 = f_exp_below(t0);
         const real p0 = e0 * pinv0;
-        const real grad_x = R(2.0) * x * weight / V + p0;
+        const real grad_x = R(2.0) * x * u_weight / V + p0;
         if (want & 1) grad_x_ptr[cols] = grad_x * g;
     }
 }
 
 static inline __attribute__((always_inline)) void gradient_kept(const real *x_ptr, const int
-    n_classes, const real *kept0_ptr, const real V, const real pinv0, const real weight, const real
-    g, real *grad_x_ptr, const int want) {
+    n_classes, const real *kept0_ptr, const real V, const real pinv0, const real u_weight, const
+    real g, real *grad_x_ptr, const int want) {
 #pragma GCC ivdep
     for (int cols = 0; cols < n_classes; ++cols) {
         const real x = x_ptr[cols];
         const real kept0 = kept0_ptr[cols];
         const real e0 = kept0;
         const real p0 = e0 * pinv0;
-        const real grad_x = R(2.0) * x * weight / V + p0;
+        const real grad_x = R(2.0) * x * u_weight / V + p0;
         if (want & 1) grad_x_ptr[cols] = grad_x * g;
     }
 }
@@ -1076,7 +1078,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
     const int64_t own = (mode == BACKWARD ? 0 : 1 * padded) + 2 * width;
     if (own && !(scratch = aligned_alloc(ALIGNED, (size_t)own * sizeof(real)))) return 1;
     real *kept = scratch + 2 * width;
-    const double weight = call->parameter[0];
+    const double u_weight = call->parameter[0];
     const double V = (double)call->classes;
     for (int64_t row = start; row < stop; ++row) {
         real *grad_x_ptr = grad_row(call, 0, row, scratch + 1 * width);
@@ -1111,7 +1113,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             double ly0 = x_y;
             double z0 = m0 - ly0 + la0;
             double T0 = b0;
-            loss = f_softplus(z0) + weight * (T0 + x_y * x_y) / V;
+            loss = f_softplus(z0) + u_weight * (T0 + x_y * x_y) / V;
             call->result[0 * call->rows + row] = (real)(in_range ? loss : NAN);
         } else {
             m0 = call->saved[0 * call->rows + row];
@@ -1127,16 +1129,16 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         double ly0 = x_y;
         double z0 = m0 - ly0 + la0;
         double lam0 = (z0 > 0.0 ? la0 + f_softplus(-z0) : f_softplus(z0) - (m0 - ly0));
-        double grad_x_y = 2.0 * x_y * weight / V - f_sigmoid(z0);
+        double grad_x_y = 2.0 * x_y * u_weight / V - f_sigmoid(z0);
         double pinv0 = (la0 == -INFINITY ? 0.0 : f_exp(-lam0));
         {
             const int want = (grad_x_ptr ? 1 : 0);
             if (mode == FUSED) {
-                if (want == 1) gradient_kept(x_ptr, n_classes, kept + 0 * padded, V, pinv0, weight,
-                    (real)g, grad_x_ptr, 1);
+                if (want == 1) gradient_kept(x_ptr, n_classes, kept + 0 * padded, V, pinv0,
+                    u_weight, (real)g, grad_x_ptr, 1);
             } else {
-                if (want == 1) gradient(x_ptr, n_classes, V, m0, pinv0, weight, (real)g, grad_x_ptr,
-                    1);
+                if (want == 1) gradient(x_ptr, n_classes, V, m0, pinv0, u_weight, (real)g,
+                    grad_x_ptr, 1);
             }
         }
         if (grad_x_ptr) grad_x_ptr[y] = (real)(grad_x_y * g);

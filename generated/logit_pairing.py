@@ -34,21 +34,22 @@ __all__ = [
 
 # ======================================================================================
 # Adversarial logit pairing
-#   loss     = softplus(z0) + softplus(z1) + weight*(T0 + (-adversarial_x_y + x_y)**2)/V
-#   dloss/dx = exp(logp0) - 2*weight*(adversarial_x - x)/V
-#   dloss/dx_y = -sigmoid(z0) + weight*(-2*adversarial_x_y + 2*x_y)/V
-#   dloss/dadversarial_x = exp(logp1) + 2*weight*(adversarial_x - x)/V
-#   dloss/dadversarial_x_y = -sigmoid(z1) + weight*(2*adversarial_x_y - 2*x_y)/V
+#   loss     = u_weight*(T0 + (-u_adversarial_x_y + x_y)**2)/V + softplus(z0) + softplus(z1)
+#   dloss/dx = -2*u_weight*(u_adversarial_x - x)/V + exp(logp0)
+#   dloss/dx_y = u_weight*(-2*u_adversarial_x_y + 2*x_y)/V - sigmoid(z0)
+#   dloss/du_adversarial_x = 2*u_weight*(u_adversarial_x - x)/V + exp(logp1)
+#   dloss/du_adversarial_x_y = u_weight*(2*u_adversarial_x_y - 2*x_y)/V - sigmoid(z1)
+#   names of the spec begin with u_: u_adversarial_x is its adversarial_x
 #   with l0_j = x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 = exp(l0_j
 #       - logsumexp_(j != y) l0_j)
-#   with l1_j = adversarial_x, z1 = logsumexp_(j != y) l1_j - l1_y, logp1 = l1_j - logsumexp l1,
+#   with l1_j = u_adversarial_x, z1 = logsumexp_(j != y) l1_j - l1_y, logp1 = l1_j - logsumexp l1,
 #       R1 = exp(l1_j - logsumexp_(j != y) l1_j)
-#   T0 = sum_(j != y) (-adversarial_x + x)**2
+#   T0 = sum_(j != y) (-u_adversarial_x + x)**2
 # ======================================================================================
 
 
 @dl.jit
-def _lift(cols, inside, y, x, adversarial_x, x_y, adversarial_x_y, weight, V):
+def _lift(cols, inside, y, x, u_adversarial_x, x_y, u_adversarial_x_y, u_weight, V):
     # State of one tile, relative to the tile's own maximum: M = sum of w * exp(kappa * t) * t^n
     # with t = l - m, over the classes other than the target.
     valid = inside & (cols != y)
@@ -56,13 +57,13 @@ def _lift(cols, inside, y, x, adversarial_x, x_y, adversarial_x_y, weight, V):
     m0 = dl.row_max(l0)
     t0 = l0 - tl.where(m0 == float("-inf"), 0.0, m0)
     e0 = tl.exp(t0)
-    l1 = tl.where(valid, adversarial_x, float("-inf"))
+    l1 = tl.where(valid, u_adversarial_x, float("-inf"))
     m1 = dl.row_max(l1)
     t1 = l1 - tl.where(m1 == float("-inf"), 0.0, m1)
     e1 = tl.exp(t1)
     a0 = dl.row_sum(e0)
     a1 = dl.row_sum(e1)
-    b0 = dl.row_sum(tl.where(valid, (x - adversarial_x) * (x - adversarial_x), 0.0))
+    b0 = dl.row_sum(tl.where(valid, (x - u_adversarial_x) * (x - u_adversarial_x), 0.0))
     return m0, m1, a0, a1, b0
 
 
@@ -88,11 +89,11 @@ def _merge(m0_a, m1_a, a0_a, a1_a, b0_a, m0_b, m1_b, a0_b, a1_b, b0_b):
 @dl.jit
 def _sweep(
     base,
-    adversarial_x_base,
+    u_adversarial_x_base,
     y,
     x_y,
-    adversarial_x_y,
-    weight,
+    u_adversarial_x_y,
+    u_weight,
     V,
     start,
     stop,
@@ -109,48 +110,50 @@ def _sweep(
         cols = first_col + tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
-        adversarial_x = tl.load(adversarial_x_base + cols, mask=inside, other=0.0).to(tl.float32)
+        u_adversarial_x = tl.load(u_adversarial_x_base + cols, mask=inside, other=0.0).to(
+            tl.float32
+        )
         m0_b, m1_b, a0_b, a1_b, b0_b = _lift(
-            cols, inside, y, x, adversarial_x, x_y, adversarial_x_y, weight, V
+            cols, inside, y, x, u_adversarial_x, x_y, u_adversarial_x_y, u_weight, V
         )
         m0, m1, a0, a1, b0 = _merge(m0, m1, a0, a1, b0, m0_b, m1_b, a0_b, a1_b, b0_b)
     return m0, m1, a0, a1, b0
 
 
 @dl.jit
-def _finish(x_y, adversarial_x_y, weight, V, m0, m1, a0, a1, b0):
+def _finish(x_y, u_adversarial_x_y, u_weight, V, m0, m1, a0, a1, b0):
     # From the merged state to the results of the row, and the statistics that the gradient reads.
     la0 = dl.log_accurate(a0)
     ly0 = x_y
     z0 = (m0 - ly0) + la0
     la1 = dl.log_accurate(a1)
-    ly1 = adversarial_x_y
+    ly1 = u_adversarial_x_y
     z1 = (m1 - ly1) + la1
     T0 = b0
     loss = (
         dl.softplus(z0)
         + dl.softplus(z1)
-        + weight * ((x_y - adversarial_x_y) * (x_y - adversarial_x_y) + T0) / V
+        + u_weight * ((x_y - u_adversarial_x_y) * (x_y - u_adversarial_x_y) + T0) / V
     )
     return loss, la0, la1
 
 
 @dl.jit
-def _coefficients(x_y, adversarial_x_y, weight, V, m0, la0, m1, la1):
+def _coefficients(x_y, u_adversarial_x_y, u_weight, V, m0, la0, m1, la1):
     # Row scalars of the gradient.
     ly0 = x_y
     z0 = (m0 - ly0) + la0
     lam0 = tl.where(z0 > 0.0, la0 + dl.softplus(-z0), dl.softplus(z0) - (m0 - ly0))
-    ly1 = adversarial_x_y
+    ly1 = u_adversarial_x_y
     z1 = (m1 - ly1) + la1
     lam1 = tl.where(z1 > 0.0, la1 + dl.softplus(-z1), dl.softplus(z1) - (m1 - ly1))
-    w0 = 1.0 / V
-    w1 = 2.0 * adversarial_x_y - 2.0 * x_y
-    grad_x_y = -dl.sigmoid(z0) - w0 * w1 * weight
-    grad_adversarial_x_y = w0 * w1 * weight - dl.sigmoid(z1)
+    w0 = 2.0 * u_adversarial_x_y - 2.0 * x_y
+    w1 = u_weight / V
+    grad_x_y = -dl.sigmoid(z0) - w0 * w1
+    grad_u_adversarial_x_y = w0 * w1 - dl.sigmoid(z1)
     pinv0 = tl.where(la0 == float("-inf"), 0.0, dl.exp_accurate(-lam0))
     pinv1 = tl.where(la1 == float("-inf"), 0.0, dl.exp_accurate(-lam1))
-    return grad_x_y, grad_adversarial_x_y, m0, pinv0, m1, pinv1
+    return grad_x_y, grad_u_adversarial_x_y, m0, pinv0, m1, pinv1
 
 
 @dl.jit
@@ -158,13 +161,13 @@ def _gradient(
     cols,
     y,
     x,
-    adversarial_x,
+    u_adversarial_x,
     x_y,
-    adversarial_x_y,
-    weight,
+    u_adversarial_x_y,
+    u_weight,
     V,
     grad_x_y,
-    grad_adversarial_x_y,
+    grad_u_adversarial_x_y,
     m0,
     pinv0,
     m1,
@@ -174,28 +177,28 @@ def _gradient(
     t0 = x - m0
     e0 = tl.exp(t0)
     p0 = e0 * pinv0
-    t1 = adversarial_x - m1
+    t1 = u_adversarial_x - m1
     e1 = tl.exp(t1)
     p1 = e1 * pinv1
-    w0 = 2.0 * weight * (adversarial_x - x) / V
+    w0 = 2.0 * u_weight * (u_adversarial_x - x) / V
     grad_x = p0 - w0
-    grad_adversarial_x = p1 + w0
+    grad_u_adversarial_x = p1 + w0
     grad_x = tl.where(cols == y, grad_x_y, grad_x)
-    grad_adversarial_x = tl.where(cols == y, grad_adversarial_x_y, grad_adversarial_x)
-    return grad_x, grad_adversarial_x
+    grad_u_adversarial_x = tl.where(cols == y, grad_u_adversarial_x_y, grad_u_adversarial_x)
+    return grad_x, grad_u_adversarial_x
 
 
 @dl.jit
 def _forward_kernel(
     logits,
     target,
-    adversarial_x_ptr,
-    weight,
+    u_adversarial_x_ptr,
+    u_weight,
     loss,
     saved,
     state,
     stride_row,
-    stride_adversarial_x,
+    stride_u_adversarial_x,
     n_rows,
     n_classes,
     ignore_index,
@@ -207,14 +210,14 @@ def _forward_kernel(
     # of its part of the row, and the merge kernel finishes.
     row = tl.program_id(0).to(tl.int64)
     base = logits + row * stride_row
-    adversarial_x_base = adversarial_x_ptr + row * stride_adversarial_x
+    u_adversarial_x_base = u_adversarial_x_ptr + row * stride_u_adversarial_x
     y = tl.load(target + row * stride_target).to(tl.int64)
     ignored = y == ignore_index
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    adversarial_x_y = tl.load(adversarial_x_base + y).to(tl.float32)
-    weight = tl.full((), 0.0, tl.float32) + weight
+    u_adversarial_x_y = tl.load(u_adversarial_x_base + y).to(tl.float32)
+    u_weight = tl.full((), 0.0, tl.float32) + u_weight
     V = tl.full((), 0.0, tl.float32) + n_classes
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BLOCK), SPLITS) * BLOCK
@@ -222,12 +225,22 @@ def _forward_kernel(
     stop = tl.minimum(start + class_share, n_classes)
     stop = tl.where(ignored, start, stop)  # ignored rows read nothing
     m0, m1, a0, a1, b0 = _sweep(
-        base, adversarial_x_base, y, x_y, adversarial_x_y, weight, V, start, stop, n_classes, BLOCK
+        base,
+        u_adversarial_x_base,
+        y,
+        x_y,
+        u_adversarial_x_y,
+        u_weight,
+        V,
+        start,
+        stop,
+        n_classes,
+        BLOCK,
     )
     if SPLITS == 1:
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
         m1 = tl.where(m1 == float("-inf"), 0.0, m1)
-        loss_row, la0, la1 = _finish(x_y, adversarial_x_y, weight, V, m0, m1, a0, a1, b0)
+        loss_row, la0, la1 = _finish(x_y, u_adversarial_x_y, u_weight, V, m0, m1, a0, a1, b0)
         loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
         tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
         tl.store(saved + 0 * n_rows + row, m0)
@@ -247,13 +260,13 @@ def _forward_kernel(
 def _merge_kernel(
     logits,
     target,
-    adversarial_x_ptr,
-    weight,
+    u_adversarial_x_ptr,
+    u_weight,
     loss,
     saved,
     state,
     stride_row,
-    stride_adversarial_x,
+    stride_u_adversarial_x,
     n_rows,
     n_classes,
     ignore_index,
@@ -264,14 +277,14 @@ def _merge_kernel(
     # Grid (N,). Merges the SPLITS partial states of a row in order, and finishes it.
     row = tl.program_id(0).to(tl.int64)
     base = logits + row * stride_row
-    adversarial_x_base = adversarial_x_ptr + row * stride_adversarial_x
+    u_adversarial_x_base = u_adversarial_x_ptr + row * stride_u_adversarial_x
     y = tl.load(target + row * stride_target).to(tl.int64)
     ignored = y == ignore_index
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    adversarial_x_y = tl.load(adversarial_x_base + y).to(tl.float32)
-    weight = tl.full((), 0.0, tl.float32) + weight
+    u_adversarial_x_y = tl.load(u_adversarial_x_base + y).to(tl.float32)
+    u_weight = tl.full((), 0.0, tl.float32) + u_weight
     V = tl.full((), 0.0, tl.float32) + n_classes
     m0 = tl.load(state + 0 * SPLITS * n_rows + row)
     m1 = tl.load(state + 1 * SPLITS * n_rows + row)
@@ -288,7 +301,7 @@ def _merge_kernel(
         m0, m1, a0, a1, b0 = _merge(m0, m1, a0, a1, b0, m0_b, m1_b, a0_b, a1_b, b0_b)
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
     m1 = tl.where(m1 == float("-inf"), 0.0, m1)
-    loss_row, la0, la1 = _finish(x_y, adversarial_x_y, weight, V, m0, m1, a0, a1, b0)
+    loss_row, la0, la1 = _finish(x_y, u_adversarial_x_y, u_weight, V, m0, m1, a0, a1, b0)
     loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
     tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
     tl.store(saved + 0 * n_rows + row, m0)
@@ -301,16 +314,16 @@ def _merge_kernel(
 def _backward_kernel(
     logits,
     target,
-    adversarial_x_ptr,
-    weight,
+    u_adversarial_x_ptr,
+    u_weight,
     saved,
     grad_rows,
     grad_logits,
-    grad_adversarial_x_ptr,
+    grad_u_adversarial_x_ptr,
     stride_row,
-    stride_adversarial_x,
+    stride_u_adversarial_x,
     stride_grad,
-    stride_grad_adversarial_x,
+    stride_grad_u_adversarial_x,
     n_rows,
     n_classes,
     ignore_index,
@@ -322,14 +335,14 @@ def _backward_kernel(
     # Grid (N, tiles). Elementwise: reads each logit once, writes its gradient once.
     row = tl.program_id(0).to(tl.int64)
     base = logits + row * stride_row
-    adversarial_x_base = adversarial_x_ptr + row * stride_adversarial_x
+    u_adversarial_x_base = u_adversarial_x_ptr + row * stride_u_adversarial_x
     y = tl.load(target + row * stride_target).to(tl.int64)
     ignored = y == ignore_index
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    adversarial_x_y = tl.load(adversarial_x_base + y).to(tl.float32)
-    weight = tl.full((), 0.0, tl.float32) + weight
+    u_adversarial_x_y = tl.load(u_adversarial_x_base + y).to(tl.float32)
+    u_weight = tl.full((), 0.0, tl.float32) + u_weight
     V = tl.full((), 0.0, tl.float32) + n_classes
     g = tl.load(grad_rows + row * stride_grad_rows)
     g = tl.where(in_range | ignored, g, float("nan"))  # a target out of range is loud
@@ -337,26 +350,26 @@ def _backward_kernel(
     la0 = tl.load(saved + 1 * n_rows + row)
     m1 = tl.load(saved + 2 * n_rows + row)
     la1 = tl.load(saved + 3 * n_rows + row)
-    grad_x_y, grad_adversarial_x_y, m0, pinv0, m1, pinv1 = _coefficients(
-        x_y, adversarial_x_y, weight, V, m0, la0, m1, la1
+    grad_x_y, grad_u_adversarial_x_y, m0, pinv0, m1, pinv1 = _coefficients(
+        x_y, u_adversarial_x_y, u_weight, V, m0, la0, m1, la1
     )
     cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = cols < n_classes
     x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-    adversarial_x = tl.load(adversarial_x_base + cols, mask=inside & ~ignored, other=0.0).to(
+    u_adversarial_x = tl.load(u_adversarial_x_base + cols, mask=inside & ~ignored, other=0.0).to(
         tl.float32
     )
-    grad_x, grad_adversarial_x = _gradient(
+    grad_x, grad_u_adversarial_x = _gradient(
         cols,
         y,
         x,
-        adversarial_x,
+        u_adversarial_x,
         x_y,
-        adversarial_x_y,
-        weight,
+        u_adversarial_x_y,
+        u_weight,
         V,
         grad_x_y,
-        grad_adversarial_x_y,
+        grad_u_adversarial_x_y,
         m0,
         pinv0,
         m1,
@@ -368,26 +381,28 @@ def _backward_kernel(
         out = grad_logits + row * stride_grad + cols
         tl.store(out, grad_x.to(grad_logits.dtype.element_ty), mask=inside)
     if WANT & 2:
-        grad_adversarial_x = grad_adversarial_x * g
-        grad_adversarial_x = tl.where(ignored, 0.0, grad_adversarial_x)
-        out = grad_adversarial_x_ptr + row * stride_grad_adversarial_x + cols
-        tl.store(out, grad_adversarial_x.to(grad_adversarial_x_ptr.dtype.element_ty), mask=inside)
+        grad_u_adversarial_x = grad_u_adversarial_x * g
+        grad_u_adversarial_x = tl.where(ignored, 0.0, grad_u_adversarial_x)
+        out = grad_u_adversarial_x_ptr + row * stride_grad_u_adversarial_x + cols
+        tl.store(
+            out, grad_u_adversarial_x.to(grad_u_adversarial_x_ptr.dtype.element_ty), mask=inside
+        )
 
 
 @dl.jit
 def _fused_kernel(
     logits,
     target,
-    adversarial_x_ptr,
-    weight,
+    u_adversarial_x_ptr,
+    u_weight,
     loss,
     grad_rows,
     grad_logits,
-    grad_adversarial_x_ptr,
+    grad_u_adversarial_x_ptr,
     stride_row,
-    stride_adversarial_x,
+    stride_u_adversarial_x,
     stride_grad,
-    stride_grad_adversarial_x,
+    stride_grad_u_adversarial_x,
     n_rows,
     n_classes,
     ignore_index,
@@ -401,14 +416,14 @@ def _fused_kernel(
     # and its gradient written once; longer rows are read again from the cache.
     row = tl.program_id(0).to(tl.int64)
     base = logits + row * stride_row
-    adversarial_x_base = adversarial_x_ptr + row * stride_adversarial_x
+    u_adversarial_x_base = u_adversarial_x_ptr + row * stride_u_adversarial_x
     y = tl.load(target + row * stride_target).to(tl.int64)
     ignored = y == ignore_index
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    adversarial_x_y = tl.load(adversarial_x_base + y).to(tl.float32)
-    weight = tl.full((), 0.0, tl.float32) + weight
+    u_adversarial_x_y = tl.load(u_adversarial_x_base + y).to(tl.float32)
+    u_weight = tl.full((), 0.0, tl.float32) + u_weight
     V = tl.full((), 0.0, tl.float32) + n_classes
     g = tl.load(grad_rows + row * stride_grad_rows)
     g = tl.where(in_range | ignored, g, float("nan"))  # a target out of range is loud
@@ -416,39 +431,49 @@ def _fused_kernel(
         cols = tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-        adversarial_x = tl.load(adversarial_x_base + cols, mask=inside & ~ignored, other=0.0).to(
-            tl.float32
-        )
+        u_adversarial_x = tl.load(
+            u_adversarial_x_base + cols, mask=inside & ~ignored, other=0.0
+        ).to(tl.float32)
         m0, m1, a0, a1, b0 = _lift(
-            cols, inside, y, x, adversarial_x, x_y, adversarial_x_y, weight, V
+            cols, inside, y, x, u_adversarial_x, x_y, u_adversarial_x_y, u_weight, V
         )
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
         m1 = tl.where(m1 == float("-inf"), 0.0, m1)
     else:
         stop = tl.where(ignored, 0, n_classes)
         m0, m1, a0, a1, b0 = _sweep(
-            base, adversarial_x_base, y, x_y, adversarial_x_y, weight, V, 0, stop, n_classes, BLOCK
+            base,
+            u_adversarial_x_base,
+            y,
+            x_y,
+            u_adversarial_x_y,
+            u_weight,
+            V,
+            0,
+            stop,
+            n_classes,
+            BLOCK,
         )
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
         m1 = tl.where(m1 == float("-inf"), 0.0, m1)
-    loss_row, la0, la1 = _finish(x_y, adversarial_x_y, weight, V, m0, m1, a0, a1, b0)
+    loss_row, la0, la1 = _finish(x_y, u_adversarial_x_y, u_weight, V, m0, m1, a0, a1, b0)
     loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
     tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
-    grad_x_y, grad_adversarial_x_y, m0, pinv0, m1, pinv1 = _coefficients(
-        x_y, adversarial_x_y, weight, V, m0, la0, m1, la1
+    grad_x_y, grad_u_adversarial_x_y, m0, pinv0, m1, pinv1 = _coefficients(
+        x_y, u_adversarial_x_y, u_weight, V, m0, la0, m1, la1
     )
     if ONE_TILE:
-        grad_x, grad_adversarial_x = _gradient(
+        grad_x, grad_u_adversarial_x = _gradient(
             cols,
             y,
             x,
-            adversarial_x,
+            u_adversarial_x,
             x_y,
-            adversarial_x_y,
-            weight,
+            u_adversarial_x_y,
+            u_weight,
             V,
             grad_x_y,
-            grad_adversarial_x_y,
+            grad_u_adversarial_x_y,
             m0,
             pinv0,
             m1,
@@ -460,31 +485,31 @@ def _fused_kernel(
             out = grad_logits + row * stride_grad + cols
             tl.store(out, grad_x.to(grad_logits.dtype.element_ty), mask=inside)
         if WANT & 2:
-            grad_adversarial_x = grad_adversarial_x * g
-            grad_adversarial_x = tl.where(ignored, 0.0, grad_adversarial_x)
-            out = grad_adversarial_x_ptr + row * stride_grad_adversarial_x + cols
+            grad_u_adversarial_x = grad_u_adversarial_x * g
+            grad_u_adversarial_x = tl.where(ignored, 0.0, grad_u_adversarial_x)
+            out = grad_u_adversarial_x_ptr + row * stride_grad_u_adversarial_x + cols
             tl.store(
-                out, grad_adversarial_x.to(grad_adversarial_x_ptr.dtype.element_ty), mask=inside
+                out, grad_u_adversarial_x.to(grad_u_adversarial_x_ptr.dtype.element_ty), mask=inside
             )
     else:
         for first_col in range(0, n_classes, BLOCK):
             cols = first_col + tl.arange(0, BLOCK)
             inside = cols < n_classes
             x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-            adversarial_x = tl.load(
-                adversarial_x_base + cols, mask=inside & ~ignored, other=0.0
+            u_adversarial_x = tl.load(
+                u_adversarial_x_base + cols, mask=inside & ~ignored, other=0.0
             ).to(tl.float32)
-            grad_x, grad_adversarial_x = _gradient(
+            grad_x, grad_u_adversarial_x = _gradient(
                 cols,
                 y,
                 x,
-                adversarial_x,
+                u_adversarial_x,
                 x_y,
-                adversarial_x_y,
-                weight,
+                u_adversarial_x_y,
+                u_weight,
                 V,
                 grad_x_y,
-                grad_adversarial_x_y,
+                grad_u_adversarial_x_y,
                 m0,
                 pinv0,
                 m1,
@@ -497,11 +522,13 @@ def _fused_kernel(
                 out = grad_logits + row * stride_grad + cols
                 tl.store(out, grad_x.to(grad_logits.dtype.element_ty), mask=inside)
             if WANT & 2:
-                grad_adversarial_x = grad_adversarial_x * g
-                grad_adversarial_x = tl.where(ignored, 0.0, grad_adversarial_x)
-                out = grad_adversarial_x_ptr + row * stride_grad_adversarial_x + cols
+                grad_u_adversarial_x = grad_u_adversarial_x * g
+                grad_u_adversarial_x = tl.where(ignored, 0.0, grad_u_adversarial_x)
+                out = grad_u_adversarial_x_ptr + row * stride_grad_u_adversarial_x + cols
                 tl.store(
-                    out, grad_adversarial_x.to(grad_adversarial_x_ptr.dtype.element_ty), mask=inside
+                    out,
+                    grad_u_adversarial_x.to(grad_u_adversarial_x_ptr.dtype.element_ty),
+                    mask=inside,
                 )
 
 
@@ -510,9 +537,9 @@ def _tile(
     x_hidden,
     x_weight,
     x_bias,
-    adversarial_x_hidden,
-    adversarial_x_weight,
-    adversarial_x_bias,
+    u_adversarial_x_hidden,
+    u_adversarial_x_weight,
+    u_adversarial_x_bias,
     row_at,
     cols,
     x_cap,
@@ -520,9 +547,9 @@ def _tile(
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_adversarial_x_hidden,
-    stride_adversarial_x_weight,
-    features_adversarial_x,
+    stride_u_adversarial_x_hidden,
+    stride_u_adversarial_x_weight,
+    features_u_adversarial_x,
     n_classes,
     MADE: tl.constexpr,
     BIASED: tl.constexpr,
@@ -553,25 +580,25 @@ def _tile(
         CAPPED,
     )
     if MADE & 2:
-        adversarial_x = tiles.product(
-            adversarial_x_hidden,
-            adversarial_x_weight,
-            adversarial_x_bias,
+        u_adversarial_x = tiles.product(
+            u_adversarial_x_hidden,
+            u_adversarial_x_weight,
+            u_adversarial_x_bias,
             row_at,
             cols,
-            stride_adversarial_x_hidden,
-            stride_adversarial_x_weight,
-            features_adversarial_x,
+            stride_u_adversarial_x_hidden,
+            stride_u_adversarial_x_weight,
+            features_u_adversarial_x,
             (BIASED & 2) != 0,
             (EVEN & 2) != 0,
             PRECISION,
             BK,
         )
     else:
-        adversarial_x = tl.load(
-            adversarial_x_hidden + row_at * stride_adversarial_x_hidden + cols[None, :]
+        u_adversarial_x = tl.load(
+            u_adversarial_x_hidden + row_at * stride_u_adversarial_x_hidden + cols[None, :]
         ).to(tl.float32)
-    return x, cap_slope, adversarial_x
+    return x, cap_slope, u_adversarial_x
 
 
 @dl.jit
@@ -579,21 +606,21 @@ def _tiled_sweep_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    adversarial_x_hidden,
-    adversarial_x_weight,
-    adversarial_x_bias,
+    u_adversarial_x_hidden,
+    u_adversarial_x_weight,
+    u_adversarial_x_bias,
     source_row,
     target,
-    weight,
+    u_weight,
     at_y,
     x_cap,
     x_scale,
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_adversarial_x_hidden,
-    stride_adversarial_x_weight,
-    features_adversarial_x,
+    stride_u_adversarial_x_hidden,
+    stride_u_adversarial_x_weight,
+    features_u_adversarial_x,
     n_rows,
     n_classes,
     row_merged,
@@ -614,8 +641,8 @@ def _tiled_sweep_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    adversarial_x_y = tl.load(at_y + 1 * n_rows + row)
-    weight = tl.full((), 0.0, tl.float32) + weight
+    u_adversarial_x_y = tl.load(at_y + 1 * n_rows + row)
+    u_weight = tl.full((), 0.0, tl.float32) + u_weight
     V = tl.full((), 0.0, tl.float32) + n_classes
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BV), SPLITS) * BV
@@ -629,13 +656,13 @@ def _tiled_sweep_kernel(
     for first_col in range(start, stop, BV):
         row_at = tl.load(source_row + row)
         cols = first_col + tl.arange(0, BV)
-        x, cap_slope, adversarial_x = _tile(
+        x, cap_slope, u_adversarial_x = _tile(
             x_hidden,
             x_weight,
             x_bias,
-            adversarial_x_hidden,
-            adversarial_x_weight,
-            adversarial_x_bias,
+            u_adversarial_x_hidden,
+            u_adversarial_x_weight,
+            u_adversarial_x_bias,
             row_at,
             cols,
             x_cap,
@@ -643,9 +670,9 @@ def _tiled_sweep_kernel(
             stride_x_hidden,
             stride_x_weight,
             features_x,
-            stride_adversarial_x_hidden,
-            stride_adversarial_x_weight,
-            features_adversarial_x,
+            stride_u_adversarial_x_hidden,
+            stride_u_adversarial_x_weight,
+            features_u_adversarial_x,
             n_classes,
             MADE,
             BIASED,
@@ -657,7 +684,7 @@ def _tiled_sweep_kernel(
         cols = cols[None, :]
         inside = (cols < n_classes) & (row >= 0)
         m0_b, m1_b, a0_b, a1_b, b0_b = _lift(
-            cols, inside, y, x, adversarial_x, x_y, adversarial_x_y, weight, V
+            cols, inside, y, x, u_adversarial_x, x_y, u_adversarial_x_y, u_weight, V
         )
         m0, m1, a0, a1, b0 = _merge(m0, m1, a0, a1, b0, m0_b, m1_b, a0_b, a1_b, b0_b)
     tl.store(state + (0 * SPLITS + split) * n_rows + row, m0)
@@ -672,21 +699,21 @@ def _tiled_merge_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    adversarial_x_hidden,
-    adversarial_x_weight,
-    adversarial_x_bias,
+    u_adversarial_x_hidden,
+    u_adversarial_x_weight,
+    u_adversarial_x_bias,
     source_row,
     target,
-    weight,
+    u_weight,
     at_y,
     x_cap,
     x_scale,
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_adversarial_x_hidden,
-    stride_adversarial_x_weight,
-    features_adversarial_x,
+    stride_u_adversarial_x_hidden,
+    stride_u_adversarial_x_weight,
+    features_u_adversarial_x,
     n_rows,
     n_classes,
     row_merged,
@@ -702,8 +729,8 @@ def _tiled_merge_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    adversarial_x_y = tl.load(at_y + 1 * n_rows + row)
-    weight = tl.full((), 0.0, tl.float32) + weight
+    u_adversarial_x_y = tl.load(at_y + 1 * n_rows + row)
+    u_weight = tl.full((), 0.0, tl.float32) + u_weight
     V = tl.full((), 0.0, tl.float32) + n_classes
     m0 = tl.load(state + 0 * SPLITS * n_rows + row)
     m1 = tl.load(state + 1 * SPLITS * n_rows + row)
@@ -724,7 +751,7 @@ def _tiled_merge_kernel(
     tl.store(row_merged + 4 * n_rows + row, b0)
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
     m1 = tl.where(m1 == float("-inf"), 0.0, m1)
-    loss_row, la0, la1 = _finish(x_y, adversarial_x_y, weight, V, m0, m1, a0, a1, b0)
+    loss_row, la0, la1 = _finish(x_y, u_adversarial_x_y, u_weight, V, m0, m1, a0, a1, b0)
     tl.store(loss + 0 * n_rows + row, tl.where(in_range, loss_row, float("nan")))
     tl.store(saved + 0 * n_rows + row, m0)
     tl.store(saved + 1 * n_rows + row, la0)
@@ -737,21 +764,21 @@ def _tiled_row_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    adversarial_x_hidden,
-    adversarial_x_weight,
-    adversarial_x_bias,
+    u_adversarial_x_hidden,
+    u_adversarial_x_weight,
+    u_adversarial_x_bias,
     source_row,
     target,
-    weight,
+    u_weight,
     at_y,
     x_cap,
     x_scale,
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_adversarial_x_hidden,
-    stride_adversarial_x_weight,
-    features_adversarial_x,
+    stride_u_adversarial_x_hidden,
+    stride_u_adversarial_x_weight,
+    features_u_adversarial_x,
     n_rows,
     n_classes,
     row_merged,
@@ -766,18 +793,18 @@ def _tiled_row_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    adversarial_x_y = tl.load(at_y + 1 * n_rows + row)
-    weight = tl.full((), 0.0, tl.float32) + weight
+    u_adversarial_x_y = tl.load(at_y + 1 * n_rows + row)
+    u_weight = tl.full((), 0.0, tl.float32) + u_weight
     V = tl.full((), 0.0, tl.float32) + n_classes
     m0 = tl.load(saved + 0 * n_rows + row)
     la0 = tl.load(saved + 1 * n_rows + row)
     m1 = tl.load(saved + 2 * n_rows + row)
     la1 = tl.load(saved + 3 * n_rows + row)
-    grad_x_y, grad_adversarial_x_y, m0, pinv0, m1, pinv1 = _coefficients(
-        x_y, adversarial_x_y, weight, V, m0, la0, m1, la1
+    grad_x_y, grad_u_adversarial_x_y, m0, pinv0, m1, pinv1 = _coefficients(
+        x_y, u_adversarial_x_y, u_weight, V, m0, la0, m1, la1
     )
     tl.store(row_coef + 0 * n_rows + row, grad_x_y)
-    tl.store(row_coef + 1 * n_rows + row, grad_adversarial_x_y)
+    tl.store(row_coef + 1 * n_rows + row, grad_u_adversarial_x_y)
     tl.store(row_coef + 2 * n_rows + row, m0)
     tl.store(row_coef + 3 * n_rows + row, pinv0)
     tl.store(row_coef + 4 * n_rows + row, m1)
@@ -789,21 +816,21 @@ def _tiled_gradient(
     x_hidden,
     x_weight,
     x_bias,
-    adversarial_x_hidden,
-    adversarial_x_weight,
-    adversarial_x_bias,
+    u_adversarial_x_hidden,
+    u_adversarial_x_weight,
+    u_adversarial_x_bias,
     source_row,
     target,
-    weight,
+    u_weight,
     at_y,
     x_cap,
     x_scale,
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_adversarial_x_hidden,
-    stride_adversarial_x_weight,
-    features_adversarial_x,
+    stride_u_adversarial_x_hidden,
+    stride_u_adversarial_x_weight,
+    features_u_adversarial_x,
     n_rows,
     n_classes,
     row_merged,
@@ -829,24 +856,24 @@ def _tiled_gradient(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    adversarial_x_y = tl.load(at_y + 1 * n_rows + row)
-    weight = tl.full((), 0.0, tl.float32) + weight
+    u_adversarial_x_y = tl.load(at_y + 1 * n_rows + row)
+    u_weight = tl.full((), 0.0, tl.float32) + u_weight
     V = tl.full((), 0.0, tl.float32) + n_classes
     grad_x_y = tl.load(row_coef + 0 * n_rows + row)
-    grad_adversarial_x_y = tl.load(row_coef + 1 * n_rows + row)
+    grad_u_adversarial_x_y = tl.load(row_coef + 1 * n_rows + row)
     m0 = tl.load(row_coef + 2 * n_rows + row)
     pinv0 = tl.load(row_coef + 3 * n_rows + row)
     m1 = tl.load(row_coef + 4 * n_rows + row)
     pinv1 = tl.load(row_coef + 5 * n_rows + row)
     row_at = tl.load(source_row + row)
     cols = first_col + tl.arange(0, BV)
-    x, cap_slope, adversarial_x = _tile(
+    x, cap_slope, u_adversarial_x = _tile(
         x_hidden,
         x_weight,
         x_bias,
-        adversarial_x_hidden,
-        adversarial_x_weight,
-        adversarial_x_bias,
+        u_adversarial_x_hidden,
+        u_adversarial_x_weight,
+        u_adversarial_x_bias,
         row_at,
         cols,
         x_cap,
@@ -854,9 +881,9 @@ def _tiled_gradient(
         stride_x_hidden,
         stride_x_weight,
         features_x,
-        stride_adversarial_x_hidden,
-        stride_adversarial_x_weight,
-        features_adversarial_x,
+        stride_u_adversarial_x_hidden,
+        stride_u_adversarial_x_weight,
+        features_u_adversarial_x,
         n_classes,
         MADE,
         BIASED,
@@ -867,17 +894,17 @@ def _tiled_gradient(
     )
     cols = cols[None, :]
     inside = (cols < n_classes) & (row >= 0)
-    grad_x, grad_adversarial_x = _gradient(
+    grad_x, grad_u_adversarial_x = _gradient(
         cols,
         y,
         x,
-        adversarial_x,
+        u_adversarial_x,
         x_y,
-        adversarial_x_y,
-        weight,
+        u_adversarial_x_y,
+        u_weight,
         V,
         grad_x_y,
-        grad_adversarial_x_y,
+        grad_u_adversarial_x_y,
         m0,
         pinv0,
         m1,
@@ -886,7 +913,7 @@ def _tiled_gradient(
     if SOURCE == 0:
         grad = tl.where(inside, grad_x, 0.0)
     if SOURCE == 1:
-        grad = tl.where(inside, grad_adversarial_x, 0.0)
+        grad = tl.where(inside, grad_u_adversarial_x, 0.0)
     tile_counts = 1
     if FILTER:
         # NaN counts, and so does the tile of the target, however small.
@@ -905,21 +932,21 @@ def _tiled_hidden_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    adversarial_x_hidden,
-    adversarial_x_weight,
-    adversarial_x_bias,
+    u_adversarial_x_hidden,
+    u_adversarial_x_weight,
+    u_adversarial_x_bias,
     source_row,
     target,
-    weight,
+    u_weight,
     at_y,
     x_cap,
     x_scale,
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_adversarial_x_hidden,
-    stride_adversarial_x_weight,
-    features_adversarial_x,
+    stride_u_adversarial_x_hidden,
+    stride_u_adversarial_x_weight,
+    features_u_adversarial_x,
     n_rows,
     n_classes,
     row_merged,
@@ -967,21 +994,21 @@ def _tiled_hidden_kernel(
                     x_hidden,
                     x_weight,
                     x_bias,
-                    adversarial_x_hidden,
-                    adversarial_x_weight,
-                    adversarial_x_bias,
+                    u_adversarial_x_hidden,
+                    u_adversarial_x_weight,
+                    u_adversarial_x_bias,
                     source_row,
                     target,
-                    weight,
+                    u_weight,
                     at_y,
                     x_cap,
                     x_scale,
                     stride_x_hidden,
                     stride_x_weight,
                     features_x,
-                    stride_adversarial_x_hidden,
-                    stride_adversarial_x_weight,
-                    features_adversarial_x,
+                    stride_u_adversarial_x_hidden,
+                    stride_u_adversarial_x_weight,
+                    features_u_adversarial_x,
                     n_rows,
                     n_classes,
                     row_merged,
@@ -1037,9 +1064,9 @@ def _tiled_hidden_kernel(
                         scratch,
                         tile_slots,
                         n_slots,
-                        adversarial_x_weight,
-                        stride_adversarial_x_weight,
-                        features_adversarial_x,
+                        u_adversarial_x_weight,
+                        stride_u_adversarial_x_weight,
+                        features_u_adversarial_x,
                         n_classes,
                         1.0,
                         PRECISION,
@@ -1055,21 +1082,21 @@ def _tiled_weight_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    adversarial_x_hidden,
-    adversarial_x_weight,
-    adversarial_x_bias,
+    u_adversarial_x_hidden,
+    u_adversarial_x_weight,
+    u_adversarial_x_bias,
     source_row,
     target,
-    weight,
+    u_weight,
     at_y,
     x_cap,
     x_scale,
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_adversarial_x_hidden,
-    stride_adversarial_x_weight,
-    features_adversarial_x,
+    stride_u_adversarial_x_hidden,
+    stride_u_adversarial_x_weight,
+    features_u_adversarial_x,
     n_rows,
     n_classes,
     row_merged,
@@ -1123,21 +1150,21 @@ def _tiled_weight_kernel(
                         x_hidden,
                         x_weight,
                         x_bias,
-                        adversarial_x_hidden,
-                        adversarial_x_weight,
-                        adversarial_x_bias,
+                        u_adversarial_x_hidden,
+                        u_adversarial_x_weight,
+                        u_adversarial_x_bias,
                         source_row,
                         target,
-                        weight,
+                        u_weight,
                         at_y,
                         x_cap,
                         x_scale,
                         stride_x_hidden,
                         stride_x_weight,
                         features_x,
-                        stride_adversarial_x_hidden,
-                        stride_adversarial_x_weight,
-                        features_adversarial_x,
+                        stride_u_adversarial_x_hidden,
+                        stride_u_adversarial_x_weight,
+                        features_u_adversarial_x,
                         n_rows,
                         n_classes,
                         row_merged,
@@ -1184,15 +1211,15 @@ def _tiled_weight_kernel(
                         )
                     if SOURCE == 1:
                         tiles.add_to_classes(
-                            grad_sums + program.to(tl.int64) * BV * features_adversarial_x,
+                            grad_sums + program.to(tl.int64) * BV * features_u_adversarial_x,
                             sums_begun,
                             scratch,
                             tile_slots,
                             n_slots,
-                            adversarial_x_hidden,
+                            u_adversarial_x_hidden,
                             source_row,
-                            stride_adversarial_x_hidden,
-                            features_adversarial_x,
+                            stride_u_adversarial_x_hidden,
+                            features_u_adversarial_x,
                             1.0,
                             PRECISION,
                             BM,
@@ -1216,10 +1243,10 @@ def _tiled_weight_kernel(
             if SOURCE == 1:
                 tiles.write_classes(
                     grad_weight,
-                    grad_sums + program.to(tl.int64) * BV * features_adversarial_x,
+                    grad_sums + program.to(tl.int64) * BV * features_u_adversarial_x,
                     sums_begun,
                     first_col,
-                    features_adversarial_x,
+                    features_u_adversarial_x,
                     n_classes,
                     BV,
                     BD,
@@ -1237,21 +1264,21 @@ def _tiled_rows_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    adversarial_x_hidden,
-    adversarial_x_weight,
-    adversarial_x_bias,
+    u_adversarial_x_hidden,
+    u_adversarial_x_weight,
+    u_adversarial_x_bias,
     source_row,
     target,
-    weight,
+    u_weight,
     at_y,
     x_cap,
     x_scale,
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_adversarial_x_hidden,
-    stride_adversarial_x_weight,
-    features_adversarial_x,
+    stride_u_adversarial_x_hidden,
+    stride_u_adversarial_x_weight,
+    features_u_adversarial_x,
     n_rows,
     n_classes,
     row_merged,
@@ -1278,21 +1305,21 @@ def _tiled_rows_kernel(
         x_hidden,
         x_weight,
         x_bias,
-        adversarial_x_hidden,
-        adversarial_x_weight,
-        adversarial_x_bias,
+        u_adversarial_x_hidden,
+        u_adversarial_x_weight,
+        u_adversarial_x_bias,
         source_row,
         target,
-        weight,
+        u_weight,
         at_y,
         x_cap,
         x_scale,
         stride_x_hidden,
         stride_x_weight,
         features_x,
-        stride_adversarial_x_hidden,
-        stride_adversarial_x_weight,
-        features_adversarial_x,
+        stride_u_adversarial_x_hidden,
+        stride_u_adversarial_x_weight,
+        features_u_adversarial_x,
         n_rows,
         n_classes,
         row_merged,
@@ -1318,18 +1345,18 @@ def _tiled_rows_kernel(
     tl.store(sums_at, grad.to(out.dtype.element_ty), mask=(row < n_counted) & (cols < n_classes))
 
 
-def _torch_forward(x, y, adversarial_x, weight):
+def _torch_forward(x, y, u_adversarial_x, u_weight):
     """Loss [rows, outputs] and saved statistics [n_saved, rows] of a chunk of whole rows."""
     V = float(x.shape[1])
     x_y = x.gather(1, y)
-    adversarial_x_y = adversarial_x.gather(1, y)
-    b0 = ((x - adversarial_x) * (x - adversarial_x)).scatter_(1, y, 0.0).sum(1, keepdim=True)
+    u_adversarial_x_y = u_adversarial_x.gather(1, y)
+    b0 = ((x - u_adversarial_x) * (x - u_adversarial_x)).scatter_(1, y, 0.0).sum(1, keepdim=True)
     l0 = x.scatter_(1, y, float("-inf"))
     m0 = l0.amax(1, keepdim=True)
     m0 = torch.where(m0 == float("-inf"), 0.0, m0)
     t0 = l0.sub_(m0)
     e0 = t0.exp_()
-    l1 = adversarial_x.scatter(1, y, float("-inf"))
+    l1 = u_adversarial_x.scatter(1, y, float("-inf"))
     m1 = l1.amax(1, keepdim=True)
     m1 = torch.where(m1 == float("-inf"), 0.0, m1)
     t1 = l1.sub_(m1)
@@ -1340,20 +1367,20 @@ def _torch_forward(x, y, adversarial_x, weight):
     ly0 = x_y
     z0 = (m0 - ly0) + la0
     la1 = el.log(a1)
-    ly1 = adversarial_x_y
+    ly1 = u_adversarial_x_y
     z1 = (m1 - ly1) + la1
     T0 = b0
     loss = (
         el.softplus(z0)
         + el.softplus(z1)
-        + weight * ((x_y - adversarial_x_y) * (x_y - adversarial_x_y) + T0) / V
+        + u_weight * ((x_y - u_adversarial_x_y) * (x_y - u_adversarial_x_y) + T0) / V
     )
     return loss, torch.cat(
         [m0.to(x.dtype), la0.to(x.dtype), m1.to(x.dtype), la1.to(x.dtype)], 1
     ).t()
 
 
-def _torch_backward(x, y, adversarial_x, weight, saved, g):
+def _torch_backward(x, y, u_adversarial_x, u_weight, saved, g):
     """g * dloss/dx [rows, V] for each stream of a chunk of whole rows, from what was saved."""
     V = float(x.shape[1])
     m0 = saved[0].unsqueeze(1)
@@ -1361,49 +1388,49 @@ def _torch_backward(x, y, adversarial_x, weight, saved, g):
     m1 = saved[2].unsqueeze(1)
     la1 = saved[3].unsqueeze(1)
     x_y = x.gather(1, y)
-    adversarial_x_y = adversarial_x.gather(1, y)
+    u_adversarial_x_y = u_adversarial_x.gather(1, y)
     ly0 = x_y
     z0 = (m0 - ly0) + la0
     lam0 = torch.where(z0 > 0.0, la0 + el.softplus(-z0), el.softplus(z0) - (m0 - ly0))
-    ly1 = adversarial_x_y
+    ly1 = u_adversarial_x_y
     z1 = (m1 - ly1) + la1
     lam1 = torch.where(z1 > 0.0, la1 + el.softplus(-z1), el.softplus(z1) - (m1 - ly1))
-    w0 = 1.0 / V
-    w1 = 2.0 * adversarial_x_y - 2.0 * x_y
-    grad_x_y = -el.sigmoid(z0) - w0 * w1 * weight
-    grad_adversarial_x_y = w0 * w1 * weight - el.sigmoid(z1)
+    w0 = 2.0 * u_adversarial_x_y - 2.0 * x_y
+    w1 = u_weight / V
+    grad_x_y = -el.sigmoid(z0) - w0 * w1
+    grad_u_adversarial_x_y = w0 * w1 - el.sigmoid(z1)
     pinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0))
     pinv1 = torch.where(la1 == float("-inf"), 0.0, el.exp(-lam1))
     t0 = x - m0
     e0 = t0.exp_()
     p0 = e0 * pinv0
-    t1 = adversarial_x - m1
+    t1 = u_adversarial_x - m1
     e1 = t1.exp_()
     p1 = e1 * pinv1
-    w0 = 2.0 * weight * (adversarial_x - x) / V
+    w0 = 2.0 * u_weight * (u_adversarial_x - x) / V
     grad_x = p0 - w0
-    grad_adversarial_x = p1 + w0
+    grad_u_adversarial_x = p1 + w0
     grad_x = grad_x.scatter(1, y, grad_x_y + torch.zeros_like(x_y))
     grad_x = grad_x.mul_(g)
-    grad_adversarial_x = grad_adversarial_x.scatter(
-        1, y, grad_adversarial_x_y + torch.zeros_like(x_y)
+    grad_u_adversarial_x = grad_u_adversarial_x.scatter(
+        1, y, grad_u_adversarial_x_y + torch.zeros_like(x_y)
     )
-    grad_adversarial_x = grad_adversarial_x.mul_(g)
-    return (grad_x, grad_adversarial_x)
+    grad_u_adversarial_x = grad_u_adversarial_x.mul_(g)
+    return (grad_x, grad_u_adversarial_x)
 
 
-def _torch_fused(x, y, adversarial_x, weight, g):
+def _torch_fused(x, y, u_adversarial_x, u_weight, g):
     """Loss [rows, outputs] and g * dloss/dx [rows, V] for each stream while the chunk is in cache."""
     V = float(x.shape[1])
     x_y = x.gather(1, y)
-    adversarial_x_y = adversarial_x.gather(1, y)
-    b0 = ((x - adversarial_x) * (x - adversarial_x)).scatter_(1, y, 0.0).sum(1, keepdim=True)
+    u_adversarial_x_y = u_adversarial_x.gather(1, y)
+    b0 = ((x - u_adversarial_x) * (x - u_adversarial_x)).scatter_(1, y, 0.0).sum(1, keepdim=True)
     l0 = x.scatter(1, y, float("-inf"))
     m0 = l0.amax(1, keepdim=True)
     m0 = torch.where(m0 == float("-inf"), 0.0, m0)
     t0 = l0.sub_(m0)
     e0 = t0.exp_()
-    l1 = adversarial_x.scatter(1, y, float("-inf"))
+    l1 = u_adversarial_x.scatter(1, y, float("-inf"))
     m1 = l1.amax(1, keepdim=True)
     m1 = torch.where(m1 == float("-inf"), 0.0, m1)
     t1 = l1.sub_(m1)
@@ -1415,63 +1442,64 @@ def _torch_fused(x, y, adversarial_x, weight, g):
     z0 = (m0 - ly0) + la0
     lam0 = torch.where(z0 > 0.0, la0 + el.softplus(-z0), el.softplus(z0) - (m0 - ly0))
     la1 = el.log(a1)
-    ly1 = adversarial_x_y
+    ly1 = u_adversarial_x_y
     z1 = (m1 - ly1) + la1
     lam1 = torch.where(z1 > 0.0, la1 + el.softplus(-z1), el.softplus(z1) - (m1 - ly1))
     T0 = b0
     loss = (
         el.softplus(z0)
         + el.softplus(z1)
-        + weight * ((x_y - adversarial_x_y) * (x_y - adversarial_x_y) + T0) / V
+        + u_weight * ((x_y - u_adversarial_x_y) * (x_y - u_adversarial_x_y) + T0) / V
     )
-    w0 = 1.0 / V
-    w1 = 2.0 * adversarial_x_y - 2.0 * x_y
-    grad_x_y = -el.sigmoid(z0) - w0 * w1 * weight
-    grad_adversarial_x_y = w0 * w1 * weight - el.sigmoid(z1)
+    w0 = 2.0 * u_adversarial_x_y - 2.0 * x_y
+    w1 = u_weight / V
+    grad_x_y = -el.sigmoid(z0) - w0 * w1
+    grad_u_adversarial_x_y = w0 * w1 - el.sigmoid(z1)
     pinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0))
     pinv1 = torch.where(la1 == float("-inf"), 0.0, el.exp(-lam1))
     p0 = e0 * pinv0
     p1 = e1 * pinv1
-    w0 = 2.0 * weight * (adversarial_x - x) / V
+    w0 = 2.0 * u_weight * (u_adversarial_x - x) / V
     grad_x = p0 - w0
-    grad_adversarial_x = p1 + w0
+    grad_u_adversarial_x = p1 + w0
     grad_x = grad_x.scatter(1, y, grad_x_y + torch.zeros_like(x_y))
     grad_x = grad_x.mul_(g)
-    grad_adversarial_x = grad_adversarial_x.scatter(
-        1, y, grad_adversarial_x_y + torch.zeros_like(x_y)
+    grad_u_adversarial_x = grad_u_adversarial_x.scatter(
+        1, y, grad_u_adversarial_x_y + torch.zeros_like(x_y)
     )
-    grad_adversarial_x = grad_adversarial_x.mul_(g)
-    return loss, (grad_x, grad_adversarial_x)
+    grad_u_adversarial_x = grad_u_adversarial_x.mul_(g)
+    return loss, (grad_x, grad_u_adversarial_x)
 
 
 _C_SOURCE = r"""#include "row.h"
 
 /* Adversarial logit pairing
-     loss     = softplus(z0) + softplus(z1) + weight*(T0 + (-adversarial_x_y + x_y)**2)/V
-     dloss/dx = exp(logp0) - 2*weight*(adversarial_x - x)/V
-     dloss/dx_y = -sigmoid(z0) + weight*(-2*adversarial_x_y + 2*x_y)/V
-     dloss/dadversarial_x = exp(logp1) + 2*weight*(adversarial_x - x)/V
-     dloss/dadversarial_x_y = -sigmoid(z1) + weight*(2*adversarial_x_y - 2*x_y)/V
+     loss     = u_weight*(T0 + (-u_adversarial_x_y + x_y)**2)/V + softplus(z0) + softplus(z1)
+     dloss/dx = -2*u_weight*(u_adversarial_x - x)/V + exp(logp0)
+     dloss/dx_y = u_weight*(-2*u_adversarial_x_y + 2*x_y)/V - sigmoid(z0)
+     dloss/du_adversarial_x = 2*u_weight*(u_adversarial_x - x)/V + exp(logp1)
+     dloss/du_adversarial_x_y = u_weight*(2*u_adversarial_x_y - 2*x_y)/V - sigmoid(z1)
+     names of the spec begin with u_: u_adversarial_x is its adversarial_x
      with l0_j = x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 = exp(l0_j
          - logsumexp_(j != y) l0_j)
-     with l1_j = adversarial_x, z1 = logsumexp_(j != y) l1_j - l1_y, logp1 = l1_j - logsumexp l1,
+     with l1_j = u_adversarial_x, z1 = logsumexp_(j != y) l1_j - l1_y, logp1 = l1_j - logsumexp l1,
          R1 = exp(l1_j - logsumexp_(j != y) l1_j)
-     T0 = sum_(j != y) (-adversarial_x + x)**2 */
+     T0 = sum_(j != y) (-u_adversarial_x + x)**2 */
 
 static inline __attribute__((always_inline)) void lift_1_class(const int cols, const real *x_ptr,
-    const real *adversarial_x_ptr, const int y, real *reduced0, real *reduced1, real *reduced4) {
+    const real *u_adversarial_x_ptr, const int y, real *reduced0, real *reduced1, real *reduced4) {
     const real x = x_ptr[cols];
-    const real adversarial_x = adversarial_x_ptr[cols];
+    const real u_adversarial_x = u_adversarial_x_ptr[cols];
     const int valid = cols != y;
     const real l0 = (valid ? x : -INFINITY);
-    const real l1 = (valid ? adversarial_x : -INFINITY);
+    const real l1 = (valid ? u_adversarial_x : -INFINITY);
     *reduced0 = l0;
     *reduced1 = l1;
-    *reduced4 = (valid ? (x - adversarial_x) * (x - adversarial_x) : R(0.0));
+    *reduced4 = (valid ? (x - u_adversarial_x) * (x - u_adversarial_x) : R(0.0));
 }
 
-static void lift_1(const real *x_ptr, const real *adversarial_x_ptr, const int n_classes, const int
-    y, double *out) {
+static void lift_1(const real *x_ptr, const real *u_adversarial_x_ptr, const int n_classes, const
+    int y, double *out) {
     double reduced0_row[PARTS];
     double reduced1_row[PARTS];
     double reduced4_row[PARTS];
@@ -1494,7 +1522,7 @@ static void lift_1(const real *x_ptr, const real *adversarial_x_ptr, const int n
         for (; cols + LANES <= stop; cols += LANES) {
 #pragma GCC ivdep
             for (int lane = 0; lane < LANES; ++lane) {
-                lift_1_class(cols + lane, x_ptr, adversarial_x_ptr, y, &reduced0_class,
+                lift_1_class(cols + lane, x_ptr, u_adversarial_x_ptr, y, &reduced0_class,
                     &reduced1_class, &reduced4_class);
                 reduced0[lane] = reduced0_class > reduced0[lane] ? reduced0_class : reduced0[lane];
                 reduced1[lane] = reduced1_class > reduced1[lane] ? reduced1_class : reduced1[lane];
@@ -1502,7 +1530,7 @@ static void lift_1(const real *x_ptr, const real *adversarial_x_ptr, const int n
             }
         }
         for (; cols < stop; ++cols) {
-            lift_1_class(cols, x_ptr, adversarial_x_ptr, y, &reduced0_class, &reduced1_class,
+            lift_1_class(cols, x_ptr, u_adversarial_x_ptr, y, &reduced0_class, &reduced1_class,
                 &reduced4_class);
             reduced0[0] = reduced0_class > reduced0[0] ? reduced0_class : reduced0[0];
             reduced1[0] = reduced1_class > reduced1[0] ? reduced1_class : reduced1[0];
@@ -1532,16 +1560,16 @@ static void lift_1(const real *x_ptr, const real *adversarial_x_ptr, const int n
 }
 
 static inline __attribute__((always_inline)) void lift_2_class(const int cols, const real *x_ptr,
-    const real *adversarial_x_ptr, real *kept0_ptr, real *kept1_ptr, const int late, const real
+    const real *u_adversarial_x_ptr, real *kept0_ptr, real *kept1_ptr, const int late, const real
     same0, const real same1, const int y, real *reduced2, real *reduced3) {
     const real x = x_ptr[cols];
-    const real adversarial_x = adversarial_x_ptr[cols];
+    const real u_adversarial_x = u_adversarial_x_ptr[cols];
     const int valid = cols != y;
     const real l0 = (valid ? x : -INFINITY);
     const real t0 = l0 - same0;
     const real kept1 = f_exp_below(t0);
     const real e0 = kept1;
-    const real l1 = (valid ? adversarial_x : -INFINITY);
+    const real l1 = (valid ? u_adversarial_x : -INFINITY);
     const real t1 = l1 - same1;
     const real kept0 = f_exp_below(t1);
     const real e1 = kept0;
@@ -1552,8 +1580,8 @@ static inline __attribute__((always_inline)) void lift_2_class(const int cols, c
 }
 
 static inline __attribute__((always_inline)) void lift_2(const real *x_ptr, const real
-    *adversarial_x_ptr, const int n_classes, real *kept0_ptr, real *kept1_ptr, const int late, const
-    real same0, const real same1, const int y, double *out) {
+    *u_adversarial_x_ptr, const int n_classes, real *kept0_ptr, real *kept1_ptr, const int late,
+    const real same0, const real same1, const int y, double *out) {
     double reduced2_row[PARTS];
     double reduced3_row[PARTS];
     for (int part = 0; part < PARTS; ++part) {
@@ -1572,14 +1600,14 @@ static inline __attribute__((always_inline)) void lift_2(const real *x_ptr, cons
         for (; cols + LANES <= stop; cols += LANES) {
 #pragma GCC ivdep
             for (int lane = 0; lane < LANES; ++lane) {
-                lift_2_class(cols + lane, x_ptr, adversarial_x_ptr, kept0_ptr, kept1_ptr, late,
+                lift_2_class(cols + lane, x_ptr, u_adversarial_x_ptr, kept0_ptr, kept1_ptr, late,
                     same0, same1, y, &reduced2_class, &reduced3_class);
                 reduced2[lane] = reduced2[lane] + reduced2_class;
                 reduced3[lane] = reduced3[lane] + reduced3_class;
             }
         }
         for (; cols < stop; ++cols) {
-            lift_2_class(cols, x_ptr, adversarial_x_ptr, kept0_ptr, kept1_ptr, late, same0, same1,
+            lift_2_class(cols, x_ptr, u_adversarial_x_ptr, kept0_ptr, kept1_ptr, late, same0, same1,
                 y, &reduced2_class, &reduced3_class);
             reduced2[0] = reduced2[0] + reduced2_class;
             reduced3[0] = reduced3[0] + reduced3_class;
@@ -1601,46 +1629,46 @@ static inline __attribute__((always_inline)) void lift_2(const real *x_ptr, cons
 }
 
 static inline __attribute__((always_inline)) void gradient(const real *x_ptr, const real
-    *adversarial_x_ptr, const int n_classes, const real V, const real m0, const real m1, const real
-    pinv0, const real pinv1, const real same0, const real g, real *grad_x_ptr, real
-    *grad_adversarial_x_ptr, const int want) {
+    *u_adversarial_x_ptr, const int n_classes, const real V, const real m0, const real m1, const
+    real pinv0, const real pinv1, const real same0, const real g, real *grad_x_ptr, real
+    *grad_u_adversarial_x_ptr, const int want) {
 #pragma GCC ivdep
     for (int cols = 0; cols < n_classes; ++cols) {
         const real x = x_ptr[cols];
-        const real adversarial_x = adversarial_x_ptr[cols];
+        const real u_adversarial_x = u_adversarial_x_ptr[cols];
         const real t0 = x - m0;
         const real e0 = f_exp_below(t0);
         const real p0 = e0 * pinv0;
-        const real t1 = adversarial_x - m1;
+        const real t1 = u_adversarial_x - m1;
         const real e1 = f_exp_below(t1);
         const real p1 = e1 * pinv1;
-        const real w0 = same0 * (adversarial_x - x) / V;
+        const real w0 = same0 * (u_adversarial_x - x) / V;
         const real grad_x = p0 - w0;
-        const real grad_adversarial_x = p1 + w0;
+        const real grad_u_adversarial_x = p1 + w0;
         if (want & 1) grad_x_ptr[cols] = grad_x * g;
-        if (want & 2) grad_adversarial_x_ptr[cols] = grad_adversarial_x * g;
+        if (want & 2) grad_u_adversarial_x_ptr[cols] = grad_u_adversarial_x * g;
     }
 }
 
 static inline __attribute__((always_inline)) void gradient_kept(const real *x_ptr, const real
-    *adversarial_x_ptr, const int n_classes, const real *kept0_ptr, const real *kept1_ptr, const
+    *u_adversarial_x_ptr, const int n_classes, const real *kept0_ptr, const real *kept1_ptr, const
     real V, const real pinv0, const real pinv1, const real same0, const real g, real *grad_x_ptr,
-    real *grad_adversarial_x_ptr, const int want) {
+    real *grad_u_adversarial_x_ptr, const int want) {
 #pragma GCC ivdep
     for (int cols = 0; cols < n_classes; ++cols) {
         const real x = x_ptr[cols];
-        const real adversarial_x = adversarial_x_ptr[cols];
+        const real u_adversarial_x = u_adversarial_x_ptr[cols];
         const real kept0 = kept0_ptr[cols];
         const real kept1 = kept1_ptr[cols];
         const real e0 = kept1;
         const real p0 = e0 * pinv0;
         const real e1 = kept0;
         const real p1 = e1 * pinv1;
-        const real w0 = same0 * (adversarial_x - x) / V;
+        const real w0 = same0 * (u_adversarial_x - x) / V;
         const real grad_x = p0 - w0;
-        const real grad_adversarial_x = p1 + w0;
+        const real grad_u_adversarial_x = p1 + w0;
         if (want & 1) grad_x_ptr[cols] = grad_x * g;
-        if (want & 2) grad_adversarial_x_ptr[cols] = grad_adversarial_x * g;
+        if (want & 2) grad_u_adversarial_x_ptr[cols] = grad_u_adversarial_x * g;
     }
 }
 
@@ -1652,33 +1680,33 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
     const int64_t own = (mode == BACKWARD ? 0 : 2 * padded) + 4 * width;
     if (own && !(scratch = aligned_alloc(ALIGNED, (size_t)own * sizeof(real)))) return 1;
     real *kept = scratch + 4 * width;
-    const double weight = call->parameter[0];
+    const double u_weight = call->parameter[0];
     const double V = (double)call->classes;
     for (int64_t row = start; row < stop; ++row) {
         real *grad_x_ptr = grad_row(call, 0, row, scratch + 2 * width);
-        real *grad_adversarial_x_ptr = grad_row(call, 1, row, scratch + 3 * width);
+        real *grad_u_adversarial_x_ptr = grad_row(call, 1, row, scratch + 3 * width);
         const int64_t target = call->target[row * call->target_stride];
         if (target == call->ignore_index) {
             if (mode != BACKWARD) call->result[0 * call->rows + row] = 0;
             if (mode == FORWARD) for (int k = 0; k < 4; ++k) call->saved[k * call->rows + row] = 0;
             if (grad_x_ptr) memset(grad_x_ptr, 0, (size_t)n_classes * sizeof(real));
             write_row(call, 0, row, grad_x_ptr);
-            if (grad_adversarial_x_ptr) memset(grad_adversarial_x_ptr, 0, (size_t)n_classes *
+            if (grad_u_adversarial_x_ptr) memset(grad_u_adversarial_x_ptr, 0, (size_t)n_classes *
                 sizeof(real));
-            write_row(call, 1, row, grad_adversarial_x_ptr);
+            write_row(call, 1, row, grad_u_adversarial_x_ptr);
             continue;
         }
         const int in_range = target >= 0 && target < n_classes;
         const int y = in_range ? (int)target : 0;
         const real *x_ptr = read_row(call, 0, row, scratch + 0 * width);
-        const real *adversarial_x_ptr = read_row(call, 1, row, scratch + 1 * width);
-        double x_y, adversarial_x_y, m0, m1, a0, a1, b0, la0, la1, loss, g;
+        const real *u_adversarial_x_ptr = read_row(call, 1, row, scratch + 1 * width);
+        double x_y, u_adversarial_x_y, m0, m1, a0, a1, b0, la0, la1, loss, g;
         x_y = x_ptr[y];
-        adversarial_x_y = adversarial_x_ptr[y];
+        u_adversarial_x_y = u_adversarial_x_ptr[y];
         if (mode != BACKWARD) {
             {
                 double out[3];
-                lift_1(x_ptr, adversarial_x_ptr, n_classes, y, out);
+                lift_1(x_ptr, u_adversarial_x_ptr, n_classes, y, out);
                 const double reduced0 = out[0];
                 const double reduced1 = out[1];
                 const double reduced4 = out[2];
@@ -1687,7 +1715,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
                 m1 = reduced1;
                 const double same1 = (m1 == -INFINITY ? 0.0 : m1);
                 b0 = reduced4;
-                lift_2(x_ptr, adversarial_x_ptr, n_classes, kept + 0 * padded, kept + 1 * padded,
+                lift_2(x_ptr, u_adversarial_x_ptr, n_classes, kept + 0 * padded, kept + 1 * padded,
                     mode == FUSED, same0, same1, y, out);
                 const double reduced2 = out[0];
                 const double reduced3 = out[1];
@@ -1700,11 +1728,11 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             double ly0 = x_y;
             double z0 = m0 - ly0 + la0;
             la1 = f_log(a1);
-            double ly1 = adversarial_x_y;
+            double ly1 = u_adversarial_x_y;
             double z1 = m1 - ly1 + la1;
             double T0 = b0;
-            loss = f_softplus(z0) + f_softplus(z1) + weight * ((x_y - adversarial_x_y) * (x_y -
-                adversarial_x_y) + T0) / V;
+            loss = f_softplus(z0) + f_softplus(z1) + u_weight * ((x_y - u_adversarial_x_y) * (x_y -
+                u_adversarial_x_y) + T0) / V;
             call->result[0 * call->rows + row] = (real)(in_range ? loss : NAN);
         } else {
             m0 = call->saved[0 * call->rows + row];
@@ -1724,41 +1752,42 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         double ly0 = x_y;
         double z0 = m0 - ly0 + la0;
         double lam0 = (z0 > 0.0 ? la0 + f_softplus(-z0) : f_softplus(z0) - (m0 - ly0));
-        double ly1 = adversarial_x_y;
+        double ly1 = u_adversarial_x_y;
         double z1 = m1 - ly1 + la1;
         double lam1 = (z1 > 0.0 ? la1 + f_softplus(-z1) : f_softplus(z1) - (m1 - ly1));
-        double w0 = 1.0 / V;
-        double w1 = 2.0 * adversarial_x_y - 2.0 * x_y;
-        double grad_x_y = -f_sigmoid(z0) - w0 * w1 * weight;
-        double grad_adversarial_x_y = w0 * w1 * weight - f_sigmoid(z1);
+        double w0 = 2.0 * u_adversarial_x_y - 2.0 * x_y;
+        double w1 = u_weight / V;
+        double grad_x_y = -f_sigmoid(z0) - w0 * w1;
+        double grad_u_adversarial_x_y = w0 * w1 - f_sigmoid(z1);
         double pinv0 = (la0 == -INFINITY ? 0.0 : f_exp(-lam0));
         double pinv1 = (la1 == -INFINITY ? 0.0 : f_exp(-lam1));
         {
-            const double same0 = 2.0 * weight;
-            const int want = (grad_x_ptr ? 1 : 0) | (grad_adversarial_x_ptr ? 2 : 0);
+            const double same0 = 2.0 * u_weight;
+            const int want = (grad_x_ptr ? 1 : 0) | (grad_u_adversarial_x_ptr ? 2 : 0);
             if (mode == FUSED) {
-                if (want == 1) gradient_kept(x_ptr, adversarial_x_ptr, n_classes, kept + 0 * padded,
-                    kept + 1 * padded, V, pinv0, pinv1, same0, (real)g, grad_x_ptr,
-                    grad_adversarial_x_ptr, 1);
-                if (want == 2) gradient_kept(x_ptr, adversarial_x_ptr, n_classes, kept + 0 * padded,
-                    kept + 1 * padded, V, pinv0, pinv1, same0, (real)g, grad_x_ptr,
-                    grad_adversarial_x_ptr, 2);
-                if (want == 3) gradient_kept(x_ptr, adversarial_x_ptr, n_classes, kept + 0 * padded,
-                    kept + 1 * padded, V, pinv0, pinv1, same0, (real)g, grad_x_ptr,
-                    grad_adversarial_x_ptr, 3);
+                if (want == 1) gradient_kept(x_ptr, u_adversarial_x_ptr, n_classes, kept + 0 *
+                    padded, kept + 1 * padded, V, pinv0, pinv1, same0, (real)g, grad_x_ptr,
+                    grad_u_adversarial_x_ptr, 1);
+                if (want == 2) gradient_kept(x_ptr, u_adversarial_x_ptr, n_classes, kept + 0 *
+                    padded, kept + 1 * padded, V, pinv0, pinv1, same0, (real)g, grad_x_ptr,
+                    grad_u_adversarial_x_ptr, 2);
+                if (want == 3) gradient_kept(x_ptr, u_adversarial_x_ptr, n_classes, kept + 0 *
+                    padded, kept + 1 * padded, V, pinv0, pinv1, same0, (real)g, grad_x_ptr,
+                    grad_u_adversarial_x_ptr, 3);
             } else {
-                if (want == 1) gradient(x_ptr, adversarial_x_ptr, n_classes, V, m0, m1, pinv0,
-                    pinv1, same0, (real)g, grad_x_ptr, grad_adversarial_x_ptr, 1);
-                if (want == 2) gradient(x_ptr, adversarial_x_ptr, n_classes, V, m0, m1, pinv0,
-                    pinv1, same0, (real)g, grad_x_ptr, grad_adversarial_x_ptr, 2);
-                if (want == 3) gradient(x_ptr, adversarial_x_ptr, n_classes, V, m0, m1, pinv0,
-                    pinv1, same0, (real)g, grad_x_ptr, grad_adversarial_x_ptr, 3);
+                if (want == 1) gradient(x_ptr, u_adversarial_x_ptr, n_classes, V, m0, m1, pinv0,
+                    pinv1, same0, (real)g, grad_x_ptr, grad_u_adversarial_x_ptr, 1);
+                if (want == 2) gradient(x_ptr, u_adversarial_x_ptr, n_classes, V, m0, m1, pinv0,
+                    pinv1, same0, (real)g, grad_x_ptr, grad_u_adversarial_x_ptr, 2);
+                if (want == 3) gradient(x_ptr, u_adversarial_x_ptr, n_classes, V, m0, m1, pinv0,
+                    pinv1, same0, (real)g, grad_x_ptr, grad_u_adversarial_x_ptr, 3);
             }
         }
         if (grad_x_ptr) grad_x_ptr[y] = (real)(grad_x_y * g);
-        if (grad_adversarial_x_ptr) grad_adversarial_x_ptr[y] = (real)(grad_adversarial_x_y * g);
+        if (grad_u_adversarial_x_ptr) grad_u_adversarial_x_ptr[y] = (real)(grad_u_adversarial_x_y *
+            g);
         write_row(call, 0, row, grad_x_ptr);
-        write_row(call, 1, row, grad_adversarial_x_ptr);
+        write_row(call, 1, row, grad_u_adversarial_x_ptr);
     }
     free(scratch);
     return 0;

@@ -30,43 +30,44 @@ __all__ = ["LinearMARTLoss", "MARTLoss", "linear_mart_loss", "mart_loss"]
 
 # ======================================================================================
 # Misclassification-aware adversarial training
-#   loss     = beta*(T0 - lse0*sigmoid(z1) + sigmoid(-z1)*where(lt(absf(z0 - z1), 1),
+#   loss     = u_beta*(T0 - lse0*sigmoid(z1) + sigmoid(-z1)*where(lt(absf(z0 - z1), 1),
 #       log1p(expm1(clip(z0 - z1, -1, 1))*sigmoid(z1)), where(lt(0, sigmoid(-z1)), softplus(z0) -
 #       softplus(z1), 0)))*sigmoid(z1) - log1mexp(top0) + softplus(z0)
-#   c0       = beta*sigmoid(z1)
-#   c1       = -beta*(T0 + sigmoid(-z1)*where(lt(0, sigmoid(-z1)), delta0_y, 0))*sigmoid(z1) +
-#       beta*(T0 - lse0*sigmoid(z1) + sigmoid(-z1)*where(lt(absf(z0 - z1), 1), log1p(expm1(clip(z0
-#       - z1, -1, 1))*sigmoid(z1)), where(lt(0, sigmoid(-z1)), softplus(z0) - softplus(z1),
-#       0)))*sigmoid(-z1)
+#   c0       = u_beta*sigmoid(z1)
+#   c1       = -u_beta*(T0 + sigmoid(-z1)*where(lt(0, sigmoid(-z1)), delta0_y, 0))*sigmoid(z1) +
+#       u_beta*(T0 - lse0*sigmoid(z1) + sigmoid(-z1)*where(lt(absf(z0 - z1), 1),
+#       log1p(expm1(clip(z0 - z1, -1, 1))*sigmoid(z1)), where(lt(0, sigmoid(-z1)), softplus(z0) -
+#       softplus(z1), 0)))*sigmoid(-z1)
 #   c2       = -exp(-top0)/expm1(-top0)
 #   dloss/dx = where(lt(0, exp(logp1)), (c0*delta0 + c1)*exp(logp1), 0)
-#   dloss/dx_y = -2*beta*(T0 - lse0*sigmoid(z1) + sigmoid(-z1)*where(lt(absf(z0 - z1), 1),
+#   dloss/dx_y = -2*u_beta*(T0 - lse0*sigmoid(z1) + sigmoid(-z1)*where(lt(absf(z0 - z1), 1),
 #       log1p(expm1(clip(z0 - z1, -1, 1))*sigmoid(z1)), where(lt(0, sigmoid(-z1)), softplus(z0) -
 #       softplus(z1), 0)))*sigmoid(-z1)*sigmoid(z1) +
-#       beta*sigmoid(-z1)*sigmoid(z1)*where(lt(absf(z0 - z1), 1), log1p(expm1(clip(z0 - z1, -1,
+#       u_beta*sigmoid(-z1)*sigmoid(z1)*where(lt(absf(z0 - z1), 1), log1p(expm1(clip(z0 - z1, -1,
 #       1))*sigmoid(z1)), where(lt(0, sigmoid(-z1)), softplus(z0) - softplus(z1), 0))
-#   dloss/dadversarial_x = c0*(exp(logp0) - exp(logp1)) + c2*rise0 + exp(logp0)
-#   dloss/dadversarial_x_y = (beta*sigmoid(z1)**2 + exp(-top0)/expm1(-top0))*sigmoid(-z0) -
-#       (beta*sigmoid(-z1)*sigmoid(z1) + 1)*sigmoid(z0)
-#   with l0_j = adversarial_x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0,
-#       R0 = exp(l0_j - logsumexp_(j != y) l0_j), m0 = max_(j != y) adversarial_x
+#   dloss/du_adversarial_x = c0*(exp(logp0) - exp(logp1)) + c2*rise0 + exp(logp0)
+#   dloss/du_adversarial_x_y = (u_beta*sigmoid(z1)**2 + exp(-top0)/expm1(-top0))*sigmoid(-z0) -
+#       (u_beta*sigmoid(-z1)*sigmoid(z1) + 1)*sigmoid(z0)
+#   names of the spec begin with u_: u_adversarial_x is its adversarial_x
+#   with l0_j = u_adversarial_x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0,
+#       R0 = exp(l0_j - logsumexp_(j != y) l0_j), m0 = max_(j != y) u_adversarial_x
 #   with l1_j = x, z1 = logsumexp_(j != y) l1_j - l1_y, logp1 = l1_j - logsumexp l1, R1 = exp(l1_j
 #       - logsumexp_(j != y) l1_j), m1 = max_(j != y) x
-#   delta0_j = (-adversarial_x + x) - that of the largest l1
-#   lse0 = (-L0 + L1) - (-adversarial_x + x) of the largest l1
+#   delta0_j = (-u_adversarial_x + x) - that of the largest l1
+#   lse0 = (-L0 + L1) - (-u_adversarial_x + x) of the largest l1
 #   T0 = sum_(j != y) delta0*exp(logp1)
-#   max0 = max_(j != y) adversarial_x, first at index0; is_max0 = [j is index0]
+#   max0 = max_(j != y) u_adversarial_x, first at index0; is_max0 = [j is index0]
 #   top0 = logsumexp l0 - max_(j != y) l0
 #   rise0 = is_max0 - exp(logp0)
 # ======================================================================================
 
 
 @dl.jit
-def _lift(cols, inside, y, x, adversarial_x, x_y, adversarial_x_y, beta):
+def _lift(cols, inside, y, x, u_adversarial_x, x_y, u_adversarial_x_y, u_beta):
     # State of one tile, relative to the tile's own maximum: M = sum of w * exp(kappa * t) * t^n
     # with t = l - m, over the classes other than the target.
     valid = inside & (cols != y)
-    l0 = tl.where(valid, adversarial_x, float("-inf"))
+    l0 = tl.where(valid, u_adversarial_x, float("-inf"))
     m0 = dl.row_max(l0)
     t0 = l0 - tl.where(m0 == float("-inf"), 0.0, m0)
     e0 = tl.exp(t0)
@@ -81,7 +82,7 @@ def _lift(cols, inside, y, x, adversarial_x, x_y, adversarial_x_y, beta):
     off0_apart0 = tl.where(far_apart0, ref1, 0.0)
     off1_apart0 = tl.where(far_apart0, -ref0, 0.0)
     near_apart0 = tl.where(far_apart0, 0.0, near_apart0)
-    apart0 = (x - off0_apart0) + (-adversarial_x - off1_apart0) - near_apart0
+    apart0 = (x - off0_apart0) + (-u_adversarial_x - off1_apart0) - near_apart0
     o0 = dl.row_max(tl.where(e1 == 1.0, apart0, float("-inf")))
     o0 = tl.where((o0 > -1.0e18) & (o0 < 1.0e18), o0, 0.0)
     delta0 = apart0 - o0
@@ -93,7 +94,7 @@ def _lift(cols, inside, y, x, adversarial_x, x_y, adversarial_x_y, beta):
         0.0,
     )
     b0 = dl.row_sum(tl.where(e1 > 0.0, e1 * delta0, 0.0))
-    f0 = tl.where(valid, adversarial_x, float("-inf"))
+    f0 = tl.where(valid, u_adversarial_x, float("-inf"))
     max0 = dl.row_max(f0)
     index0 = dl.row_min(tl.where(f0 == max0, cols, 2147483647)).to(tl.float32)
     return m0, m1, a0, a1, rest0, b0, o0, max0, index0
@@ -152,11 +153,11 @@ def _merge(
 @dl.jit
 def _sweep(
     base,
-    adversarial_x_base,
+    u_adversarial_x_base,
     y,
     x_y,
-    adversarial_x_y,
-    beta,
+    u_adversarial_x_y,
+    u_beta,
     start,
     stop,
     n_classes,
@@ -176,9 +177,11 @@ def _sweep(
         cols = first_col + tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
-        adversarial_x = tl.load(adversarial_x_base + cols, mask=inside, other=0.0).to(tl.float32)
+        u_adversarial_x = tl.load(u_adversarial_x_base + cols, mask=inside, other=0.0).to(
+            tl.float32
+        )
         m0_b, m1_b, a0_b, a1_b, rest0_b, b0_b, o0_b, max0_b, index0_b = _lift(
-            cols, inside, y, x, adversarial_x, x_y, adversarial_x_y, beta
+            cols, inside, y, x, u_adversarial_x, x_y, u_adversarial_x_y, u_beta
         )
         m0, m1, a0, a1, rest0, b0, o0, max0, index0 = _merge(
             m0,
@@ -204,10 +207,10 @@ def _sweep(
 
 
 @dl.jit
-def _finish(x_y, adversarial_x_y, beta, m0, m1, a0, a1, rest0, b0, o0, max0, index0):
+def _finish(x_y, u_adversarial_x_y, u_beta, m0, m1, a0, a1, rest0, b0, o0, max0, index0):
     # From the merged state to the results of the row, and the statistics that the gradient reads.
     la0 = dl.log_accurate(a0)
-    ly0 = adversarial_x_y
+    ly0 = u_adversarial_x_y
     z0 = (m0 - ly0) + la0
     top0 = tl.where(
         z0 > 0.0, dl.log1p(rest0 + dl.exp_accurate(-(m0 - ly0))), dl.softplus(z0) - (m0 - ly0)
@@ -222,7 +225,7 @@ def _finish(x_y, adversarial_x_y, beta, m0, m1, a0, a1, rest0, b0, o0, max0, ind
     off0_apart0_y = tl.where(far_apart0_y, m1, 0.0)
     off1_apart0_y = tl.where(far_apart0_y, -m0, 0.0)
     near_apart0_y = tl.where(far_apart0_y, 0.0, near_apart0_y)
-    apart0_y = (x_y - off0_apart0_y) + (-adversarial_x_y - off1_apart0_y) - near_apart0_y
+    apart0_y = (x_y - off0_apart0_y) + (-u_adversarial_x_y - off1_apart0_y) - near_apart0_y
     lse0_1 = tl.where(z1 > 0.0, la1 + dl.softplus(-z1), dl.softplus(z1))
     lse0_0 = tl.where(z0 > 0.0, la0 + dl.softplus(-z0), dl.softplus(z0))
     lse0 = (
@@ -245,7 +248,7 @@ def _finish(x_y, adversarial_x_y, beta, m0, m1, a0, a1, rest0, b0, o0, max0, ind
     w4 = w2 + z0
     loss = (
         w1
-        * beta
+        * u_beta
         * (
             T0
             + w3
@@ -263,9 +266,9 @@ def _finish(x_y, adversarial_x_y, beta, m0, m1, a0, a1, rest0, b0, o0, max0, ind
 
 
 @dl.jit
-def _coefficients(x_y, adversarial_x_y, beta, m0, la0, rest0, m1, la1, o0, T0, index0):
+def _coefficients(x_y, u_adversarial_x_y, u_beta, m0, la0, rest0, m1, la1, o0, T0, index0):
     # Row scalars of the gradient.
-    ly0 = adversarial_x_y
+    ly0 = u_adversarial_x_y
     z0 = (m0 - ly0) + la0
     lam0 = tl.where(z0 > 0.0, la0 + dl.softplus(-z0), dl.softplus(z0) - (m0 - ly0))
     top0 = tl.where(
@@ -280,7 +283,7 @@ def _coefficients(x_y, adversarial_x_y, beta, m0, la0, rest0, m1, la1, o0, T0, i
     off0_apart0_y = tl.where(far_apart0_y, m1, 0.0)
     off1_apart0_y = tl.where(far_apart0_y, -m0, 0.0)
     near_apart0_y = tl.where(far_apart0_y, 0.0, near_apart0_y)
-    apart0_y = (x_y - off0_apart0_y) + (-adversarial_x_y - off1_apart0_y) - near_apart0_y
+    apart0_y = (x_y - off0_apart0_y) + (-u_adversarial_x_y - off1_apart0_y) - near_apart0_y
     delta0_y = apart0_y - o0
     lse0_1 = tl.where(z1 > 0.0, la1 + dl.softplus(-z1), dl.softplus(z1))
     lse0_0 = tl.where(z0 > 0.0, la0 + dl.softplus(-z0), dl.softplus(z0))
@@ -297,7 +300,7 @@ def _coefficients(x_y, adversarial_x_y, beta, m0, la0, rest0, m1, la1, o0, T0, i
         - o0
     )
     w0 = dl.sigmoid(z1)
-    w1 = w0 * beta
+    w1 = w0 * u_beta
     w2 = -z1
     w3 = dl.sigmoid(w2)
     w4 = dl.lt(0.0, w3)
@@ -311,15 +314,15 @@ def _coefficients(x_y, adversarial_x_y, beta, m0, la0, rest0, m1, la1, o0, T0, i
     w8 = -top0
     w9 = dl.exp_accurate(w8) / dl.expm1(w8)
     c0 = w1
-    c1 = w3 * w7 * beta - w1 * (T0 + w3 * dl.where(w4, delta0_y, 0.0))
+    c1 = w3 * w7 * u_beta - w1 * (T0 + w3 * dl.where(w4, delta0_y, 0.0))
     c2 = -w9
-    grad_x_y = w0 * w3 * w6 * beta - 2.0 * w1 * w3 * w7
-    grad_adversarial_x_y = (beta * w0 * w0 + w9) * dl.sigmoid(-z0) - (1.0 + w1 * w3) * dl.sigmoid(
-        z0
-    )
+    grad_x_y = w0 * w3 * w6 * u_beta - 2.0 * w1 * w3 * w7
+    grad_u_adversarial_x_y = (u_beta * w0 * w0 + w9) * dl.sigmoid(-z0) - (
+        1.0 + w1 * w3
+    ) * dl.sigmoid(z0)
     pinv0 = tl.where(la0 == float("-inf"), 0.0, dl.exp_accurate(-lam0))
     pinv1 = tl.where(la1 == float("-inf"), 0.0, dl.exp_accurate(-lam1))
-    return c0, c1, c2, grad_x_y, grad_adversarial_x_y, m0, pinv0, top0, m1, pinv1, o0, index0
+    return c0, c1, c2, grad_x_y, grad_u_adversarial_x_y, m0, pinv0, top0, m1, pinv1, o0, index0
 
 
 @dl.jit
@@ -327,15 +330,15 @@ def _gradient(
     cols,
     y,
     x,
-    adversarial_x,
+    u_adversarial_x,
     x_y,
-    adversarial_x_y,
-    beta,
+    u_adversarial_x_y,
+    u_beta,
     c0,
     c1,
     c2,
     grad_x_y,
-    grad_adversarial_x_y,
+    grad_u_adversarial_x_y,
     m0,
     pinv0,
     top0,
@@ -345,7 +348,7 @@ def _gradient(
     index0,
 ):
     # dloss/dx_j of one tile; the value at y is written, not added.
-    t0 = adversarial_x - m0
+    t0 = u_adversarial_x - m0
     e0 = tl.exp(t0)
     p0 = e0 * pinv0
     t1 = x - m1
@@ -358,26 +361,26 @@ def _gradient(
     off0_apart0 = tl.where(far_apart0, m1, 0.0)
     off1_apart0 = tl.where(far_apart0, -m0, 0.0)
     near_apart0 = tl.where(far_apart0, 0.0, near_apart0)
-    apart0 = (x - off0_apart0) + (-adversarial_x - off1_apart0) - near_apart0
+    apart0 = (x - off0_apart0) + (-u_adversarial_x - off1_apart0) - near_apart0
     delta0 = apart0 - o0
     grad_x = dl.where(dl.lt(0.0, p1), p1 * (c0 * delta0 + c1), 0.0)
-    grad_adversarial_x = c0 * (p0 - p1) + c2 * rise0 + p0
+    grad_u_adversarial_x = c0 * (p0 - p1) + c2 * rise0 + p0
     grad_x = tl.where(cols == y, grad_x_y, grad_x)
-    grad_adversarial_x = tl.where(cols == y, grad_adversarial_x_y, grad_adversarial_x)
-    return grad_x, grad_adversarial_x
+    grad_u_adversarial_x = tl.where(cols == y, grad_u_adversarial_x_y, grad_u_adversarial_x)
+    return grad_x, grad_u_adversarial_x
 
 
 @dl.jit
 def _forward_kernel(
     logits,
     target,
-    adversarial_x_ptr,
-    beta,
+    u_adversarial_x_ptr,
+    u_beta,
     loss,
     saved,
     state,
     stride_row,
-    stride_adversarial_x,
+    stride_u_adversarial_x,
     n_rows,
     n_classes,
     ignore_index,
@@ -389,27 +392,27 @@ def _forward_kernel(
     # of its part of the row, and the merge kernel finishes.
     row = tl.program_id(0).to(tl.int64)
     base = logits + row * stride_row
-    adversarial_x_base = adversarial_x_ptr + row * stride_adversarial_x
+    u_adversarial_x_base = u_adversarial_x_ptr + row * stride_u_adversarial_x
     y = tl.load(target + row * stride_target).to(tl.int64)
     ignored = y == ignore_index
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    adversarial_x_y = tl.load(adversarial_x_base + y).to(tl.float32)
-    beta = tl.full((), 0.0, tl.float32) + beta
+    u_adversarial_x_y = tl.load(u_adversarial_x_base + y).to(tl.float32)
+    u_beta = tl.full((), 0.0, tl.float32) + u_beta
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BLOCK), SPLITS) * BLOCK
     start = split * class_share
     stop = tl.minimum(start + class_share, n_classes)
     stop = tl.where(ignored, start, stop)  # ignored rows read nothing
     m0, m1, a0, a1, rest0, b0, o0, max0, index0 = _sweep(
-        base, adversarial_x_base, y, x_y, adversarial_x_y, beta, start, stop, n_classes, BLOCK
+        base, u_adversarial_x_base, y, x_y, u_adversarial_x_y, u_beta, start, stop, n_classes, BLOCK
     )
     if SPLITS == 1:
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
         m1 = tl.where(m1 == float("-inf"), 0.0, m1)
         loss_row, la0, la1, T0 = _finish(
-            x_y, adversarial_x_y, beta, m0, m1, a0, a1, rest0, b0, o0, max0, index0
+            x_y, u_adversarial_x_y, u_beta, m0, m1, a0, a1, rest0, b0, o0, max0, index0
         )
         loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
         tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
@@ -438,13 +441,13 @@ def _forward_kernel(
 def _merge_kernel(
     logits,
     target,
-    adversarial_x_ptr,
-    beta,
+    u_adversarial_x_ptr,
+    u_beta,
     loss,
     saved,
     state,
     stride_row,
-    stride_adversarial_x,
+    stride_u_adversarial_x,
     n_rows,
     n_classes,
     ignore_index,
@@ -455,14 +458,14 @@ def _merge_kernel(
     # Grid (N,). Merges the SPLITS partial states of a row in order, and finishes it.
     row = tl.program_id(0).to(tl.int64)
     base = logits + row * stride_row
-    adversarial_x_base = adversarial_x_ptr + row * stride_adversarial_x
+    u_adversarial_x_base = u_adversarial_x_ptr + row * stride_u_adversarial_x
     y = tl.load(target + row * stride_target).to(tl.int64)
     ignored = y == ignore_index
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    adversarial_x_y = tl.load(adversarial_x_base + y).to(tl.float32)
-    beta = tl.full((), 0.0, tl.float32) + beta
+    u_adversarial_x_y = tl.load(u_adversarial_x_base + y).to(tl.float32)
+    u_beta = tl.full((), 0.0, tl.float32) + u_beta
     m0 = tl.load(state + 0 * SPLITS * n_rows + row)
     m1 = tl.load(state + 1 * SPLITS * n_rows + row)
     a0 = tl.load(state + 2 * SPLITS * n_rows + row)
@@ -506,7 +509,7 @@ def _merge_kernel(
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
     m1 = tl.where(m1 == float("-inf"), 0.0, m1)
     loss_row, la0, la1, T0 = _finish(
-        x_y, adversarial_x_y, beta, m0, m1, a0, a1, rest0, b0, o0, max0, index0
+        x_y, u_adversarial_x_y, u_beta, m0, m1, a0, a1, rest0, b0, o0, max0, index0
     )
     loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
     tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
@@ -524,16 +527,16 @@ def _merge_kernel(
 def _backward_kernel(
     logits,
     target,
-    adversarial_x_ptr,
-    beta,
+    u_adversarial_x_ptr,
+    u_beta,
     saved,
     grad_rows,
     grad_logits,
-    grad_adversarial_x_ptr,
+    grad_u_adversarial_x_ptr,
     stride_row,
-    stride_adversarial_x,
+    stride_u_adversarial_x,
     stride_grad,
-    stride_grad_adversarial_x,
+    stride_grad_u_adversarial_x,
     n_rows,
     n_classes,
     ignore_index,
@@ -545,14 +548,14 @@ def _backward_kernel(
     # Grid (N, tiles). Elementwise: reads each logit once, writes its gradient once.
     row = tl.program_id(0).to(tl.int64)
     base = logits + row * stride_row
-    adversarial_x_base = adversarial_x_ptr + row * stride_adversarial_x
+    u_adversarial_x_base = u_adversarial_x_ptr + row * stride_u_adversarial_x
     y = tl.load(target + row * stride_target).to(tl.int64)
     ignored = y == ignore_index
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    adversarial_x_y = tl.load(adversarial_x_base + y).to(tl.float32)
-    beta = tl.full((), 0.0, tl.float32) + beta
+    u_adversarial_x_y = tl.load(u_adversarial_x_base + y).to(tl.float32)
+    u_beta = tl.full((), 0.0, tl.float32) + u_beta
     g = tl.load(grad_rows + row * stride_grad_rows)
     g = tl.where(in_range | ignored, g, float("nan"))  # a target out of range is loud
     m0 = tl.load(saved + 0 * n_rows + row)
@@ -563,28 +566,28 @@ def _backward_kernel(
     o0 = tl.load(saved + 5 * n_rows + row)
     T0 = tl.load(saved + 6 * n_rows + row)
     index0 = tl.load(saved + 7 * n_rows + row)
-    c0, c1, c2, grad_x_y, grad_adversarial_x_y, m0, pinv0, top0, m1, pinv1, o0, index0 = (
-        _coefficients(x_y, adversarial_x_y, beta, m0, la0, rest0, m1, la1, o0, T0, index0)
+    c0, c1, c2, grad_x_y, grad_u_adversarial_x_y, m0, pinv0, top0, m1, pinv1, o0, index0 = (
+        _coefficients(x_y, u_adversarial_x_y, u_beta, m0, la0, rest0, m1, la1, o0, T0, index0)
     )
     cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = cols < n_classes
     x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-    adversarial_x = tl.load(adversarial_x_base + cols, mask=inside & ~ignored, other=0.0).to(
+    u_adversarial_x = tl.load(u_adversarial_x_base + cols, mask=inside & ~ignored, other=0.0).to(
         tl.float32
     )
-    grad_x, grad_adversarial_x = _gradient(
+    grad_x, grad_u_adversarial_x = _gradient(
         cols,
         y,
         x,
-        adversarial_x,
+        u_adversarial_x,
         x_y,
-        adversarial_x_y,
-        beta,
+        u_adversarial_x_y,
+        u_beta,
         c0,
         c1,
         c2,
         grad_x_y,
-        grad_adversarial_x_y,
+        grad_u_adversarial_x_y,
         m0,
         pinv0,
         top0,
@@ -599,26 +602,28 @@ def _backward_kernel(
         out = grad_logits + row * stride_grad + cols
         tl.store(out, grad_x.to(grad_logits.dtype.element_ty), mask=inside)
     if WANT & 2:
-        grad_adversarial_x = grad_adversarial_x * g
-        grad_adversarial_x = tl.where(ignored, 0.0, grad_adversarial_x)
-        out = grad_adversarial_x_ptr + row * stride_grad_adversarial_x + cols
-        tl.store(out, grad_adversarial_x.to(grad_adversarial_x_ptr.dtype.element_ty), mask=inside)
+        grad_u_adversarial_x = grad_u_adversarial_x * g
+        grad_u_adversarial_x = tl.where(ignored, 0.0, grad_u_adversarial_x)
+        out = grad_u_adversarial_x_ptr + row * stride_grad_u_adversarial_x + cols
+        tl.store(
+            out, grad_u_adversarial_x.to(grad_u_adversarial_x_ptr.dtype.element_ty), mask=inside
+        )
 
 
 @dl.jit
 def _fused_kernel(
     logits,
     target,
-    adversarial_x_ptr,
-    beta,
+    u_adversarial_x_ptr,
+    u_beta,
     loss,
     grad_rows,
     grad_logits,
-    grad_adversarial_x_ptr,
+    grad_u_adversarial_x_ptr,
     stride_row,
-    stride_adversarial_x,
+    stride_u_adversarial_x,
     stride_grad,
-    stride_grad_adversarial_x,
+    stride_grad_u_adversarial_x,
     n_rows,
     n_classes,
     ignore_index,
@@ -632,57 +637,57 @@ def _fused_kernel(
     # and its gradient written once; longer rows are read again from the cache.
     row = tl.program_id(0).to(tl.int64)
     base = logits + row * stride_row
-    adversarial_x_base = adversarial_x_ptr + row * stride_adversarial_x
+    u_adversarial_x_base = u_adversarial_x_ptr + row * stride_u_adversarial_x
     y = tl.load(target + row * stride_target).to(tl.int64)
     ignored = y == ignore_index
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    adversarial_x_y = tl.load(adversarial_x_base + y).to(tl.float32)
-    beta = tl.full((), 0.0, tl.float32) + beta
+    u_adversarial_x_y = tl.load(u_adversarial_x_base + y).to(tl.float32)
+    u_beta = tl.full((), 0.0, tl.float32) + u_beta
     g = tl.load(grad_rows + row * stride_grad_rows)
     g = tl.where(in_range | ignored, g, float("nan"))  # a target out of range is loud
     if ONE_TILE:
         cols = tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-        adversarial_x = tl.load(adversarial_x_base + cols, mask=inside & ~ignored, other=0.0).to(
-            tl.float32
-        )
+        u_adversarial_x = tl.load(
+            u_adversarial_x_base + cols, mask=inside & ~ignored, other=0.0
+        ).to(tl.float32)
         m0, m1, a0, a1, rest0, b0, o0, max0, index0 = _lift(
-            cols, inside, y, x, adversarial_x, x_y, adversarial_x_y, beta
+            cols, inside, y, x, u_adversarial_x, x_y, u_adversarial_x_y, u_beta
         )
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
         m1 = tl.where(m1 == float("-inf"), 0.0, m1)
     else:
         stop = tl.where(ignored, 0, n_classes)
         m0, m1, a0, a1, rest0, b0, o0, max0, index0 = _sweep(
-            base, adversarial_x_base, y, x_y, adversarial_x_y, beta, 0, stop, n_classes, BLOCK
+            base, u_adversarial_x_base, y, x_y, u_adversarial_x_y, u_beta, 0, stop, n_classes, BLOCK
         )
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
         m1 = tl.where(m1 == float("-inf"), 0.0, m1)
     loss_row, la0, la1, T0 = _finish(
-        x_y, adversarial_x_y, beta, m0, m1, a0, a1, rest0, b0, o0, max0, index0
+        x_y, u_adversarial_x_y, u_beta, m0, m1, a0, a1, rest0, b0, o0, max0, index0
     )
     loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
     tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
-    c0, c1, c2, grad_x_y, grad_adversarial_x_y, m0, pinv0, top0, m1, pinv1, o0, index0 = (
-        _coefficients(x_y, adversarial_x_y, beta, m0, la0, rest0, m1, la1, o0, T0, index0)
+    c0, c1, c2, grad_x_y, grad_u_adversarial_x_y, m0, pinv0, top0, m1, pinv1, o0, index0 = (
+        _coefficients(x_y, u_adversarial_x_y, u_beta, m0, la0, rest0, m1, la1, o0, T0, index0)
     )
     if ONE_TILE:
-        grad_x, grad_adversarial_x = _gradient(
+        grad_x, grad_u_adversarial_x = _gradient(
             cols,
             y,
             x,
-            adversarial_x,
+            u_adversarial_x,
             x_y,
-            adversarial_x_y,
-            beta,
+            u_adversarial_x_y,
+            u_beta,
             c0,
             c1,
             c2,
             grad_x_y,
-            grad_adversarial_x_y,
+            grad_u_adversarial_x_y,
             m0,
             pinv0,
             top0,
@@ -697,33 +702,33 @@ def _fused_kernel(
             out = grad_logits + row * stride_grad + cols
             tl.store(out, grad_x.to(grad_logits.dtype.element_ty), mask=inside)
         if WANT & 2:
-            grad_adversarial_x = grad_adversarial_x * g
-            grad_adversarial_x = tl.where(ignored, 0.0, grad_adversarial_x)
-            out = grad_adversarial_x_ptr + row * stride_grad_adversarial_x + cols
+            grad_u_adversarial_x = grad_u_adversarial_x * g
+            grad_u_adversarial_x = tl.where(ignored, 0.0, grad_u_adversarial_x)
+            out = grad_u_adversarial_x_ptr + row * stride_grad_u_adversarial_x + cols
             tl.store(
-                out, grad_adversarial_x.to(grad_adversarial_x_ptr.dtype.element_ty), mask=inside
+                out, grad_u_adversarial_x.to(grad_u_adversarial_x_ptr.dtype.element_ty), mask=inside
             )
     else:
         for first_col in range(0, n_classes, BLOCK):
             cols = first_col + tl.arange(0, BLOCK)
             inside = cols < n_classes
             x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-            adversarial_x = tl.load(
-                adversarial_x_base + cols, mask=inside & ~ignored, other=0.0
+            u_adversarial_x = tl.load(
+                u_adversarial_x_base + cols, mask=inside & ~ignored, other=0.0
             ).to(tl.float32)
-            grad_x, grad_adversarial_x = _gradient(
+            grad_x, grad_u_adversarial_x = _gradient(
                 cols,
                 y,
                 x,
-                adversarial_x,
+                u_adversarial_x,
                 x_y,
-                adversarial_x_y,
-                beta,
+                u_adversarial_x_y,
+                u_beta,
                 c0,
                 c1,
                 c2,
                 grad_x_y,
-                grad_adversarial_x_y,
+                grad_u_adversarial_x_y,
                 m0,
                 pinv0,
                 top0,
@@ -739,11 +744,13 @@ def _fused_kernel(
                 out = grad_logits + row * stride_grad + cols
                 tl.store(out, grad_x.to(grad_logits.dtype.element_ty), mask=inside)
             if WANT & 2:
-                grad_adversarial_x = grad_adversarial_x * g
-                grad_adversarial_x = tl.where(ignored, 0.0, grad_adversarial_x)
-                out = grad_adversarial_x_ptr + row * stride_grad_adversarial_x + cols
+                grad_u_adversarial_x = grad_u_adversarial_x * g
+                grad_u_adversarial_x = tl.where(ignored, 0.0, grad_u_adversarial_x)
+                out = grad_u_adversarial_x_ptr + row * stride_grad_u_adversarial_x + cols
                 tl.store(
-                    out, grad_adversarial_x.to(grad_adversarial_x_ptr.dtype.element_ty), mask=inside
+                    out,
+                    grad_u_adversarial_x.to(grad_u_adversarial_x_ptr.dtype.element_ty),
+                    mask=inside,
                 )
 
 
@@ -752,9 +759,9 @@ def _tile(
     x_hidden,
     x_weight,
     x_bias,
-    adversarial_x_hidden,
-    adversarial_x_weight,
-    adversarial_x_bias,
+    u_adversarial_x_hidden,
+    u_adversarial_x_weight,
+    u_adversarial_x_bias,
     row_at,
     cols,
     x_cap,
@@ -762,9 +769,9 @@ def _tile(
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_adversarial_x_hidden,
-    stride_adversarial_x_weight,
-    features_adversarial_x,
+    stride_u_adversarial_x_hidden,
+    stride_u_adversarial_x_weight,
+    features_u_adversarial_x,
     n_classes,
     MADE: tl.constexpr,
     BIASED: tl.constexpr,
@@ -795,25 +802,25 @@ def _tile(
         CAPPED,
     )
     if MADE & 2:
-        adversarial_x = tiles.product(
-            adversarial_x_hidden,
-            adversarial_x_weight,
-            adversarial_x_bias,
+        u_adversarial_x = tiles.product(
+            u_adversarial_x_hidden,
+            u_adversarial_x_weight,
+            u_adversarial_x_bias,
             row_at,
             cols,
-            stride_adversarial_x_hidden,
-            stride_adversarial_x_weight,
-            features_adversarial_x,
+            stride_u_adversarial_x_hidden,
+            stride_u_adversarial_x_weight,
+            features_u_adversarial_x,
             (BIASED & 2) != 0,
             (EVEN & 2) != 0,
             PRECISION,
             BK,
         )
     else:
-        adversarial_x = tl.load(
-            adversarial_x_hidden + row_at * stride_adversarial_x_hidden + cols[None, :]
+        u_adversarial_x = tl.load(
+            u_adversarial_x_hidden + row_at * stride_u_adversarial_x_hidden + cols[None, :]
         ).to(tl.float32)
-    return x, cap_slope, adversarial_x
+    return x, cap_slope, u_adversarial_x
 
 
 @dl.jit
@@ -821,21 +828,21 @@ def _tiled_sweep_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    adversarial_x_hidden,
-    adversarial_x_weight,
-    adversarial_x_bias,
+    u_adversarial_x_hidden,
+    u_adversarial_x_weight,
+    u_adversarial_x_bias,
     source_row,
     target,
-    beta,
+    u_beta,
     at_y,
     x_cap,
     x_scale,
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_adversarial_x_hidden,
-    stride_adversarial_x_weight,
-    features_adversarial_x,
+    stride_u_adversarial_x_hidden,
+    stride_u_adversarial_x_weight,
+    features_u_adversarial_x,
     n_rows,
     n_classes,
     row_merged,
@@ -856,8 +863,8 @@ def _tiled_sweep_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    adversarial_x_y = tl.load(at_y + 1 * n_rows + row)
-    beta = tl.full((), 0.0, tl.float32) + beta
+    u_adversarial_x_y = tl.load(at_y + 1 * n_rows + row)
+    u_beta = tl.full((), 0.0, tl.float32) + u_beta
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BV), SPLITS) * BV
     start = split * class_share
@@ -874,13 +881,13 @@ def _tiled_sweep_kernel(
     for first_col in range(start, stop, BV):
         row_at = tl.load(source_row + row)
         cols = first_col + tl.arange(0, BV)
-        x, cap_slope, adversarial_x = _tile(
+        x, cap_slope, u_adversarial_x = _tile(
             x_hidden,
             x_weight,
             x_bias,
-            adversarial_x_hidden,
-            adversarial_x_weight,
-            adversarial_x_bias,
+            u_adversarial_x_hidden,
+            u_adversarial_x_weight,
+            u_adversarial_x_bias,
             row_at,
             cols,
             x_cap,
@@ -888,9 +895,9 @@ def _tiled_sweep_kernel(
             stride_x_hidden,
             stride_x_weight,
             features_x,
-            stride_adversarial_x_hidden,
-            stride_adversarial_x_weight,
-            features_adversarial_x,
+            stride_u_adversarial_x_hidden,
+            stride_u_adversarial_x_weight,
+            features_u_adversarial_x,
             n_classes,
             MADE,
             BIASED,
@@ -902,7 +909,7 @@ def _tiled_sweep_kernel(
         cols = cols[None, :]
         inside = (cols < n_classes) & (row >= 0)
         m0_b, m1_b, a0_b, a1_b, rest0_b, b0_b, o0_b, max0_b, index0_b = _lift(
-            cols, inside, y, x, adversarial_x, x_y, adversarial_x_y, beta
+            cols, inside, y, x, u_adversarial_x, x_y, u_adversarial_x_y, u_beta
         )
         m0, m1, a0, a1, rest0, b0, o0, max0, index0 = _merge(
             m0,
@@ -940,21 +947,21 @@ def _tiled_merge_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    adversarial_x_hidden,
-    adversarial_x_weight,
-    adversarial_x_bias,
+    u_adversarial_x_hidden,
+    u_adversarial_x_weight,
+    u_adversarial_x_bias,
     source_row,
     target,
-    beta,
+    u_beta,
     at_y,
     x_cap,
     x_scale,
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_adversarial_x_hidden,
-    stride_adversarial_x_weight,
-    features_adversarial_x,
+    stride_u_adversarial_x_hidden,
+    stride_u_adversarial_x_weight,
+    features_u_adversarial_x,
     n_rows,
     n_classes,
     row_merged,
@@ -970,8 +977,8 @@ def _tiled_merge_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    adversarial_x_y = tl.load(at_y + 1 * n_rows + row)
-    beta = tl.full((), 0.0, tl.float32) + beta
+    u_adversarial_x_y = tl.load(at_y + 1 * n_rows + row)
+    u_beta = tl.full((), 0.0, tl.float32) + u_beta
     m0 = tl.load(state + 0 * SPLITS * n_rows + row)
     m1 = tl.load(state + 1 * SPLITS * n_rows + row)
     a0 = tl.load(state + 2 * SPLITS * n_rows + row)
@@ -1023,7 +1030,7 @@ def _tiled_merge_kernel(
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
     m1 = tl.where(m1 == float("-inf"), 0.0, m1)
     loss_row, la0, la1, T0 = _finish(
-        x_y, adversarial_x_y, beta, m0, m1, a0, a1, rest0, b0, o0, max0, index0
+        x_y, u_adversarial_x_y, u_beta, m0, m1, a0, a1, rest0, b0, o0, max0, index0
     )
     tl.store(loss + 0 * n_rows + row, tl.where(in_range, loss_row, float("nan")))
     tl.store(saved + 0 * n_rows + row, m0)
@@ -1041,21 +1048,21 @@ def _tiled_row_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    adversarial_x_hidden,
-    adversarial_x_weight,
-    adversarial_x_bias,
+    u_adversarial_x_hidden,
+    u_adversarial_x_weight,
+    u_adversarial_x_bias,
     source_row,
     target,
-    beta,
+    u_beta,
     at_y,
     x_cap,
     x_scale,
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_adversarial_x_hidden,
-    stride_adversarial_x_weight,
-    features_adversarial_x,
+    stride_u_adversarial_x_hidden,
+    stride_u_adversarial_x_weight,
+    features_u_adversarial_x,
     n_rows,
     n_classes,
     row_merged,
@@ -1070,8 +1077,8 @@ def _tiled_row_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    adversarial_x_y = tl.load(at_y + 1 * n_rows + row)
-    beta = tl.full((), 0.0, tl.float32) + beta
+    u_adversarial_x_y = tl.load(at_y + 1 * n_rows + row)
+    u_beta = tl.full((), 0.0, tl.float32) + u_beta
     m0 = tl.load(saved + 0 * n_rows + row)
     la0 = tl.load(saved + 1 * n_rows + row)
     rest0 = tl.load(saved + 2 * n_rows + row)
@@ -1080,14 +1087,14 @@ def _tiled_row_kernel(
     o0 = tl.load(saved + 5 * n_rows + row)
     T0 = tl.load(saved + 6 * n_rows + row)
     index0 = tl.load(saved + 7 * n_rows + row)
-    c0, c1, c2, grad_x_y, grad_adversarial_x_y, m0, pinv0, top0, m1, pinv1, o0, index0 = (
-        _coefficients(x_y, adversarial_x_y, beta, m0, la0, rest0, m1, la1, o0, T0, index0)
+    c0, c1, c2, grad_x_y, grad_u_adversarial_x_y, m0, pinv0, top0, m1, pinv1, o0, index0 = (
+        _coefficients(x_y, u_adversarial_x_y, u_beta, m0, la0, rest0, m1, la1, o0, T0, index0)
     )
     tl.store(row_coef + 0 * n_rows + row, c0)
     tl.store(row_coef + 1 * n_rows + row, c1)
     tl.store(row_coef + 2 * n_rows + row, c2)
     tl.store(row_coef + 3 * n_rows + row, grad_x_y)
-    tl.store(row_coef + 4 * n_rows + row, grad_adversarial_x_y)
+    tl.store(row_coef + 4 * n_rows + row, grad_u_adversarial_x_y)
     tl.store(row_coef + 5 * n_rows + row, m0)
     tl.store(row_coef + 6 * n_rows + row, pinv0)
     tl.store(row_coef + 7 * n_rows + row, top0)
@@ -1102,21 +1109,21 @@ def _tiled_gradient(
     x_hidden,
     x_weight,
     x_bias,
-    adversarial_x_hidden,
-    adversarial_x_weight,
-    adversarial_x_bias,
+    u_adversarial_x_hidden,
+    u_adversarial_x_weight,
+    u_adversarial_x_bias,
     source_row,
     target,
-    beta,
+    u_beta,
     at_y,
     x_cap,
     x_scale,
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_adversarial_x_hidden,
-    stride_adversarial_x_weight,
-    features_adversarial_x,
+    stride_u_adversarial_x_hidden,
+    stride_u_adversarial_x_weight,
+    features_u_adversarial_x,
     n_rows,
     n_classes,
     row_merged,
@@ -1142,13 +1149,13 @@ def _tiled_gradient(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    adversarial_x_y = tl.load(at_y + 1 * n_rows + row)
-    beta = tl.full((), 0.0, tl.float32) + beta
+    u_adversarial_x_y = tl.load(at_y + 1 * n_rows + row)
+    u_beta = tl.full((), 0.0, tl.float32) + u_beta
     c0 = tl.load(row_coef + 0 * n_rows + row)
     c1 = tl.load(row_coef + 1 * n_rows + row)
     c2 = tl.load(row_coef + 2 * n_rows + row)
     grad_x_y = tl.load(row_coef + 3 * n_rows + row)
-    grad_adversarial_x_y = tl.load(row_coef + 4 * n_rows + row)
+    grad_u_adversarial_x_y = tl.load(row_coef + 4 * n_rows + row)
     m0 = tl.load(row_coef + 5 * n_rows + row)
     pinv0 = tl.load(row_coef + 6 * n_rows + row)
     top0 = tl.load(row_coef + 7 * n_rows + row)
@@ -1158,13 +1165,13 @@ def _tiled_gradient(
     index0 = tl.load(row_coef + 11 * n_rows + row)
     row_at = tl.load(source_row + row)
     cols = first_col + tl.arange(0, BV)
-    x, cap_slope, adversarial_x = _tile(
+    x, cap_slope, u_adversarial_x = _tile(
         x_hidden,
         x_weight,
         x_bias,
-        adversarial_x_hidden,
-        adversarial_x_weight,
-        adversarial_x_bias,
+        u_adversarial_x_hidden,
+        u_adversarial_x_weight,
+        u_adversarial_x_bias,
         row_at,
         cols,
         x_cap,
@@ -1172,9 +1179,9 @@ def _tiled_gradient(
         stride_x_hidden,
         stride_x_weight,
         features_x,
-        stride_adversarial_x_hidden,
-        stride_adversarial_x_weight,
-        features_adversarial_x,
+        stride_u_adversarial_x_hidden,
+        stride_u_adversarial_x_weight,
+        features_u_adversarial_x,
         n_classes,
         MADE,
         BIASED,
@@ -1185,19 +1192,19 @@ def _tiled_gradient(
     )
     cols = cols[None, :]
     inside = (cols < n_classes) & (row >= 0)
-    grad_x, grad_adversarial_x = _gradient(
+    grad_x, grad_u_adversarial_x = _gradient(
         cols,
         y,
         x,
-        adversarial_x,
+        u_adversarial_x,
         x_y,
-        adversarial_x_y,
-        beta,
+        u_adversarial_x_y,
+        u_beta,
         c0,
         c1,
         c2,
         grad_x_y,
-        grad_adversarial_x_y,
+        grad_u_adversarial_x_y,
         m0,
         pinv0,
         top0,
@@ -1209,7 +1216,7 @@ def _tiled_gradient(
     if SOURCE == 0:
         grad = tl.where(inside, grad_x, 0.0)
     if SOURCE == 1:
-        grad = tl.where(inside, grad_adversarial_x, 0.0)
+        grad = tl.where(inside, grad_u_adversarial_x, 0.0)
     tile_counts = 1
     if FILTER:
         # NaN counts, and so does the tile of the target, however small.
@@ -1228,21 +1235,21 @@ def _tiled_hidden_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    adversarial_x_hidden,
-    adversarial_x_weight,
-    adversarial_x_bias,
+    u_adversarial_x_hidden,
+    u_adversarial_x_weight,
+    u_adversarial_x_bias,
     source_row,
     target,
-    beta,
+    u_beta,
     at_y,
     x_cap,
     x_scale,
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_adversarial_x_hidden,
-    stride_adversarial_x_weight,
-    features_adversarial_x,
+    stride_u_adversarial_x_hidden,
+    stride_u_adversarial_x_weight,
+    features_u_adversarial_x,
     n_rows,
     n_classes,
     row_merged,
@@ -1290,21 +1297,21 @@ def _tiled_hidden_kernel(
                     x_hidden,
                     x_weight,
                     x_bias,
-                    adversarial_x_hidden,
-                    adversarial_x_weight,
-                    adversarial_x_bias,
+                    u_adversarial_x_hidden,
+                    u_adversarial_x_weight,
+                    u_adversarial_x_bias,
                     source_row,
                     target,
-                    beta,
+                    u_beta,
                     at_y,
                     x_cap,
                     x_scale,
                     stride_x_hidden,
                     stride_x_weight,
                     features_x,
-                    stride_adversarial_x_hidden,
-                    stride_adversarial_x_weight,
-                    features_adversarial_x,
+                    stride_u_adversarial_x_hidden,
+                    stride_u_adversarial_x_weight,
+                    features_u_adversarial_x,
                     n_rows,
                     n_classes,
                     row_merged,
@@ -1360,9 +1367,9 @@ def _tiled_hidden_kernel(
                         scratch,
                         tile_slots,
                         n_slots,
-                        adversarial_x_weight,
-                        stride_adversarial_x_weight,
-                        features_adversarial_x,
+                        u_adversarial_x_weight,
+                        stride_u_adversarial_x_weight,
+                        features_u_adversarial_x,
                         n_classes,
                         1.0,
                         PRECISION,
@@ -1378,21 +1385,21 @@ def _tiled_weight_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    adversarial_x_hidden,
-    adversarial_x_weight,
-    adversarial_x_bias,
+    u_adversarial_x_hidden,
+    u_adversarial_x_weight,
+    u_adversarial_x_bias,
     source_row,
     target,
-    beta,
+    u_beta,
     at_y,
     x_cap,
     x_scale,
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_adversarial_x_hidden,
-    stride_adversarial_x_weight,
-    features_adversarial_x,
+    stride_u_adversarial_x_hidden,
+    stride_u_adversarial_x_weight,
+    features_u_adversarial_x,
     n_rows,
     n_classes,
     row_merged,
@@ -1446,21 +1453,21 @@ def _tiled_weight_kernel(
                         x_hidden,
                         x_weight,
                         x_bias,
-                        adversarial_x_hidden,
-                        adversarial_x_weight,
-                        adversarial_x_bias,
+                        u_adversarial_x_hidden,
+                        u_adversarial_x_weight,
+                        u_adversarial_x_bias,
                         source_row,
                         target,
-                        beta,
+                        u_beta,
                         at_y,
                         x_cap,
                         x_scale,
                         stride_x_hidden,
                         stride_x_weight,
                         features_x,
-                        stride_adversarial_x_hidden,
-                        stride_adversarial_x_weight,
-                        features_adversarial_x,
+                        stride_u_adversarial_x_hidden,
+                        stride_u_adversarial_x_weight,
+                        features_u_adversarial_x,
                         n_rows,
                         n_classes,
                         row_merged,
@@ -1507,15 +1514,15 @@ def _tiled_weight_kernel(
                         )
                     if SOURCE == 1:
                         tiles.add_to_classes(
-                            grad_sums + program.to(tl.int64) * BV * features_adversarial_x,
+                            grad_sums + program.to(tl.int64) * BV * features_u_adversarial_x,
                             sums_begun,
                             scratch,
                             tile_slots,
                             n_slots,
-                            adversarial_x_hidden,
+                            u_adversarial_x_hidden,
                             source_row,
-                            stride_adversarial_x_hidden,
-                            features_adversarial_x,
+                            stride_u_adversarial_x_hidden,
+                            features_u_adversarial_x,
                             1.0,
                             PRECISION,
                             BM,
@@ -1539,10 +1546,10 @@ def _tiled_weight_kernel(
             if SOURCE == 1:
                 tiles.write_classes(
                     grad_weight,
-                    grad_sums + program.to(tl.int64) * BV * features_adversarial_x,
+                    grad_sums + program.to(tl.int64) * BV * features_u_adversarial_x,
                     sums_begun,
                     first_col,
-                    features_adversarial_x,
+                    features_u_adversarial_x,
                     n_classes,
                     BV,
                     BD,
@@ -1560,21 +1567,21 @@ def _tiled_rows_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    adversarial_x_hidden,
-    adversarial_x_weight,
-    adversarial_x_bias,
+    u_adversarial_x_hidden,
+    u_adversarial_x_weight,
+    u_adversarial_x_bias,
     source_row,
     target,
-    beta,
+    u_beta,
     at_y,
     x_cap,
     x_scale,
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_adversarial_x_hidden,
-    stride_adversarial_x_weight,
-    features_adversarial_x,
+    stride_u_adversarial_x_hidden,
+    stride_u_adversarial_x_weight,
+    features_u_adversarial_x,
     n_rows,
     n_classes,
     row_merged,
@@ -1601,21 +1608,21 @@ def _tiled_rows_kernel(
         x_hidden,
         x_weight,
         x_bias,
-        adversarial_x_hidden,
-        adversarial_x_weight,
-        adversarial_x_bias,
+        u_adversarial_x_hidden,
+        u_adversarial_x_weight,
+        u_adversarial_x_bias,
         source_row,
         target,
-        beta,
+        u_beta,
         at_y,
         x_cap,
         x_scale,
         stride_x_hidden,
         stride_x_weight,
         features_x,
-        stride_adversarial_x_hidden,
-        stride_adversarial_x_weight,
-        features_adversarial_x,
+        stride_u_adversarial_x_hidden,
+        stride_u_adversarial_x_weight,
+        features_u_adversarial_x,
         n_rows,
         n_classes,
         row_merged,
@@ -1641,14 +1648,14 @@ def _tiled_rows_kernel(
     tl.store(sums_at, grad.to(out.dtype.element_ty), mask=(row < n_counted) & (cols < n_classes))
 
 
-def _torch_forward(x, y, adversarial_x, beta):
+def _torch_forward(x, y, u_adversarial_x, u_beta):
     """Loss [rows, outputs] and saved statistics [n_saved, rows] of a chunk of whole rows."""
     x_y = x.gather(1, y)
-    adversarial_x_y = adversarial_x.gather(1, y)
+    u_adversarial_x_y = u_adversarial_x.gather(1, y)
     max0, index0 = (
-        (adversarial_x + torch.zeros_like(x)).scatter_(1, y, float("-inf")).max(1, keepdim=True)
+        (u_adversarial_x + torch.zeros_like(x)).scatter_(1, y, float("-inf")).max(1, keepdim=True)
     )
-    l0 = adversarial_x.scatter(1, y, float("-inf"))
+    l0 = u_adversarial_x.scatter(1, y, float("-inf"))
     m0 = l0.amax(1, keepdim=True)
     m0 = torch.where(m0 == float("-inf"), 0.0, m0)
     t0 = l0.sub_(m0)
@@ -1663,7 +1670,7 @@ def _torch_forward(x, y, adversarial_x, beta):
     off0_apart0 = torch.where(far_apart0, m1, 0.0)
     off1_apart0 = torch.where(far_apart0, -m0, 0.0)
     near_apart0 = torch.where(far_apart0, 0.0, near_apart0)
-    apart0 = (x - off0_apart0) + (-adversarial_x - off1_apart0) - near_apart0
+    apart0 = (x - off0_apart0) + (-u_adversarial_x - off1_apart0) - near_apart0
     o0 = torch.where(e1 == 1.0, apart0, float("-inf")).amax(1, keepdim=True)
     o0 = torch.where((o0 > -1.0e18) & (o0 < 1.0e18), o0, 0.0)
     delta0 = apart0 - o0
@@ -1675,7 +1682,7 @@ def _torch_forward(x, y, adversarial_x, beta):
     a1 = e1.sum(1, keepdim=True)
     b0 = torch.where(e1 > 0.0, e1 * delta0, 0.0).sum(1, keepdim=True)
     la0 = el.log(a0)
-    ly0 = adversarial_x_y
+    ly0 = u_adversarial_x_y
     z0 = (m0 - ly0) + la0
     top0 = torch.where(
         z0 > 0.0, el.log1p(rest0 + el.exp(-(m0 - ly0))), el.softplus(z0) - (m0 - ly0)
@@ -1690,7 +1697,7 @@ def _torch_forward(x, y, adversarial_x, beta):
     off0_apart0_y = torch.where(far_apart0_y, m1, 0.0)
     off1_apart0_y = torch.where(far_apart0_y, -m0, 0.0)
     near_apart0_y = torch.where(far_apart0_y, 0.0, near_apart0_y)
-    apart0_y = (x_y - off0_apart0_y) + (-adversarial_x_y - off1_apart0_y) - near_apart0_y
+    apart0_y = (x_y - off0_apart0_y) + (-u_adversarial_x_y - off1_apart0_y) - near_apart0_y
     lse0_1 = torch.where(z1 > 0.0, la1 + el.softplus(-z1), el.softplus(z1))
     lse0_0 = torch.where(z0 > 0.0, la0 + el.softplus(-z0), el.softplus(z0))
     lse0 = (
@@ -1713,7 +1720,7 @@ def _torch_forward(x, y, adversarial_x, beta):
     w4 = w2 + z0
     loss = (
         w1
-        * beta
+        * u_beta
         * (
             T0
             + w3
@@ -1742,7 +1749,7 @@ def _torch_forward(x, y, adversarial_x, beta):
     ).t()
 
 
-def _torch_backward(x, y, adversarial_x, beta, saved, g):
+def _torch_backward(x, y, u_adversarial_x, u_beta, saved, g):
     """g * dloss/dx [rows, V] for each stream of a chunk of whole rows, from what was saved."""
     m0 = saved[0].unsqueeze(1)
     la0 = saved[1].unsqueeze(1)
@@ -1753,8 +1760,8 @@ def _torch_backward(x, y, adversarial_x, beta, saved, g):
     T0 = saved[6].unsqueeze(1)
     index0 = saved[7].unsqueeze(1)
     x_y = x.gather(1, y)
-    adversarial_x_y = adversarial_x.gather(1, y)
-    ly0 = adversarial_x_y
+    u_adversarial_x_y = u_adversarial_x.gather(1, y)
+    ly0 = u_adversarial_x_y
     z0 = (m0 - ly0) + la0
     lam0 = torch.where(z0 > 0.0, la0 + el.softplus(-z0), el.softplus(z0) - (m0 - ly0))
     top0 = torch.where(
@@ -1769,7 +1776,7 @@ def _torch_backward(x, y, adversarial_x, beta, saved, g):
     off0_apart0_y = torch.where(far_apart0_y, m1, 0.0)
     off1_apart0_y = torch.where(far_apart0_y, -m0, 0.0)
     near_apart0_y = torch.where(far_apart0_y, 0.0, near_apart0_y)
-    apart0_y = (x_y - off0_apart0_y) + (-adversarial_x_y - off1_apart0_y) - near_apart0_y
+    apart0_y = (x_y - off0_apart0_y) + (-u_adversarial_x_y - off1_apart0_y) - near_apart0_y
     delta0_y = apart0_y - o0
     lse0_1 = torch.where(z1 > 0.0, la1 + el.softplus(-z1), el.softplus(z1))
     lse0_0 = torch.where(z0 > 0.0, la0 + el.softplus(-z0), el.softplus(z0))
@@ -1786,7 +1793,7 @@ def _torch_backward(x, y, adversarial_x, beta, saved, g):
         - o0
     )
     w0 = el.sigmoid(z1)
-    w1 = w0 * beta
+    w1 = w0 * u_beta
     w2 = -z1
     w3 = el.sigmoid(w2)
     w4 = el.lt(0.0, w3)
@@ -1800,15 +1807,15 @@ def _torch_backward(x, y, adversarial_x, beta, saved, g):
     w8 = -top0
     w9 = el.exp(w8) / el.expm1(w8)
     c0 = w1
-    c1 = w3 * w7 * beta - w1 * (T0 + w3 * el.where(w4, delta0_y, 0.0))
+    c1 = w3 * w7 * u_beta - w1 * (T0 + w3 * el.where(w4, delta0_y, 0.0))
     c2 = -w9
-    grad_x_y = w0 * w3 * w6 * beta - 2.0 * w1 * w3 * w7
-    grad_adversarial_x_y = (beta * w0 * w0 + w9) * el.sigmoid(-z0) - (1.0 + w1 * w3) * el.sigmoid(
-        z0
-    )
+    grad_x_y = w0 * w3 * w6 * u_beta - 2.0 * w1 * w3 * w7
+    grad_u_adversarial_x_y = (u_beta * w0 * w0 + w9) * el.sigmoid(-z0) - (
+        1.0 + w1 * w3
+    ) * el.sigmoid(z0)
     pinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0))
     pinv1 = torch.where(la1 == float("-inf"), 0.0, el.exp(-lam1))
-    t0 = adversarial_x - m0
+    t0 = u_adversarial_x - m0
     e0 = t0.exp_()
     p0 = e0 * pinv0
     t1 = x - m1
@@ -1821,27 +1828,27 @@ def _torch_backward(x, y, adversarial_x, beta, saved, g):
     off0_apart0 = torch.where(far_apart0, m1, 0.0)
     off1_apart0 = torch.where(far_apart0, -m0, 0.0)
     near_apart0 = torch.where(far_apart0, 0.0, near_apart0)
-    apart0 = (x - off0_apart0) + (-adversarial_x - off1_apart0) - near_apart0
+    apart0 = (x - off0_apart0) + (-u_adversarial_x - off1_apart0) - near_apart0
     delta0 = apart0 - o0
     grad_x = el.where(el.lt(0.0, p1), p1 * (c0 * delta0 + c1), 0.0)
-    grad_adversarial_x = c0 * (p0 - p1) + c2 * rise0 + p0
+    grad_u_adversarial_x = c0 * (p0 - p1) + c2 * rise0 + p0
     grad_x = grad_x.scatter(1, y, grad_x_y + torch.zeros_like(x_y))
     grad_x = grad_x.mul_(g)
-    grad_adversarial_x = grad_adversarial_x.scatter(
-        1, y, grad_adversarial_x_y + torch.zeros_like(x_y)
+    grad_u_adversarial_x = grad_u_adversarial_x.scatter(
+        1, y, grad_u_adversarial_x_y + torch.zeros_like(x_y)
     )
-    grad_adversarial_x = grad_adversarial_x.mul_(g)
-    return (grad_x, grad_adversarial_x)
+    grad_u_adversarial_x = grad_u_adversarial_x.mul_(g)
+    return (grad_x, grad_u_adversarial_x)
 
 
-def _torch_fused(x, y, adversarial_x, beta, g):
+def _torch_fused(x, y, u_adversarial_x, u_beta, g):
     """Loss [rows, outputs] and g * dloss/dx [rows, V] for each stream while the chunk is in cache."""
     x_y = x.gather(1, y)
-    adversarial_x_y = adversarial_x.gather(1, y)
+    u_adversarial_x_y = u_adversarial_x.gather(1, y)
     max0, index0 = (
-        (adversarial_x + torch.zeros_like(x)).scatter_(1, y, float("-inf")).max(1, keepdim=True)
+        (u_adversarial_x + torch.zeros_like(x)).scatter_(1, y, float("-inf")).max(1, keepdim=True)
     )
-    l0 = adversarial_x.scatter(1, y, float("-inf"))
+    l0 = u_adversarial_x.scatter(1, y, float("-inf"))
     m0 = l0.amax(1, keepdim=True)
     m0 = torch.where(m0 == float("-inf"), 0.0, m0)
     t0 = l0.sub_(m0)
@@ -1856,7 +1863,7 @@ def _torch_fused(x, y, adversarial_x, beta, g):
     off0_apart0 = torch.where(far_apart0, m1, 0.0)
     off1_apart0 = torch.where(far_apart0, -m0, 0.0)
     near_apart0 = torch.where(far_apart0, 0.0, near_apart0)
-    apart0 = (x - off0_apart0) + (-adversarial_x - off1_apart0) - near_apart0
+    apart0 = (x - off0_apart0) + (-u_adversarial_x - off1_apart0) - near_apart0
     o0 = torch.where(e1 == 1.0, apart0, float("-inf")).amax(1, keepdim=True)
     o0 = torch.where((o0 > -1.0e18) & (o0 < 1.0e18), o0, 0.0)
     delta0 = apart0 - o0
@@ -1868,7 +1875,7 @@ def _torch_fused(x, y, adversarial_x, beta, g):
     a1 = e1.sum(1, keepdim=True)
     b0 = torch.where(e1 > 0.0, e1 * delta0, 0.0).sum(1, keepdim=True)
     la0 = el.log(a0)
-    ly0 = adversarial_x_y
+    ly0 = u_adversarial_x_y
     z0 = (m0 - ly0) + la0
     lam0 = torch.where(z0 > 0.0, la0 + el.softplus(-z0), el.softplus(z0) - (m0 - ly0))
     top0 = torch.where(
@@ -1884,7 +1891,7 @@ def _torch_fused(x, y, adversarial_x, beta, g):
     off0_apart0_y = torch.where(far_apart0_y, m1, 0.0)
     off1_apart0_y = torch.where(far_apart0_y, -m0, 0.0)
     near_apart0_y = torch.where(far_apart0_y, 0.0, near_apart0_y)
-    apart0_y = (x_y - off0_apart0_y) + (-adversarial_x_y - off1_apart0_y) - near_apart0_y
+    apart0_y = (x_y - off0_apart0_y) + (-u_adversarial_x_y - off1_apart0_y) - near_apart0_y
     delta0_y = apart0_y - o0
     lse0_1 = torch.where(z1 > 0.0, la1 + el.softplus(-z1), el.softplus(z1))
     lse0_0 = torch.where(z0 > 0.0, la0 + el.softplus(-z0), el.softplus(z0))
@@ -1908,7 +1915,7 @@ def _torch_fused(x, y, adversarial_x, beta, g):
     w4 = w2 + z0
     loss = (
         w1
-        * beta
+        * u_beta
         * (
             T0
             + w3
@@ -1923,7 +1930,7 @@ def _torch_fused(x, y, adversarial_x, beta, g):
         - el.log1mexp(top0)
     )
     w0 = el.sigmoid(z1)
-    w1 = w0 * beta
+    w1 = w0 * u_beta
     w2 = -z1
     w3 = el.sigmoid(w2)
     w4 = el.lt(0.0, w3)
@@ -1937,12 +1944,12 @@ def _torch_fused(x, y, adversarial_x, beta, g):
     w8 = -top0
     w9 = el.exp(w8) / el.expm1(w8)
     c0 = w1
-    c1 = w3 * w7 * beta - w1 * (T0 + w3 * el.where(w4, delta0_y, 0.0))
+    c1 = w3 * w7 * u_beta - w1 * (T0 + w3 * el.where(w4, delta0_y, 0.0))
     c2 = -w9
-    grad_x_y = w0 * w3 * w6 * beta - 2.0 * w1 * w3 * w7
-    grad_adversarial_x_y = (beta * w0 * w0 + w9) * el.sigmoid(-z0) - (1.0 + w1 * w3) * el.sigmoid(
-        z0
-    )
+    grad_x_y = w0 * w3 * w6 * u_beta - 2.0 * w1 * w3 * w7
+    grad_u_adversarial_x_y = (u_beta * w0 * w0 + w9) * el.sigmoid(-z0) - (
+        1.0 + w1 * w3
+    ) * el.sigmoid(z0)
     pinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0))
     pinv1 = torch.where(la1 == float("-inf"), 0.0, el.exp(-lam1))
     p0 = e0 * pinv0
@@ -1950,63 +1957,64 @@ def _torch_fused(x, y, adversarial_x, beta, g):
     is_max0 = (torch.arange(x.shape[1], device=x.device) == index0).to(x.dtype)
     rise0 = torch.where(is_max0 > 0.0, -el.expm1(-top0), -p0)
     grad_x = el.where(el.lt(0.0, p1), p1 * (c0 * delta0 + c1), 0.0)
-    grad_adversarial_x = c0 * (p0 - p1) + c2 * rise0 + p0
+    grad_u_adversarial_x = c0 * (p0 - p1) + c2 * rise0 + p0
     grad_x = grad_x.scatter(1, y, grad_x_y + torch.zeros_like(x_y))
     grad_x = grad_x.mul_(g)
-    grad_adversarial_x = grad_adversarial_x.scatter(
-        1, y, grad_adversarial_x_y + torch.zeros_like(x_y)
+    grad_u_adversarial_x = grad_u_adversarial_x.scatter(
+        1, y, grad_u_adversarial_x_y + torch.zeros_like(x_y)
     )
-    grad_adversarial_x = grad_adversarial_x.mul_(g)
-    return loss, (grad_x, grad_adversarial_x)
+    grad_u_adversarial_x = grad_u_adversarial_x.mul_(g)
+    return loss, (grad_x, grad_u_adversarial_x)
 
 
 _C_SOURCE = r"""#include "row.h"
 
 /* Misclassification-aware adversarial training
-     loss     = beta*(T0 - lse0*sigmoid(z1) + sigmoid(-z1)*where(lt(absf(z0 - z1), 1),
+     loss     = u_beta*(T0 - lse0*sigmoid(z1) + sigmoid(-z1)*where(lt(absf(z0 - z1), 1),
          log1p(expm1(clip(z0 - z1, -1, 1))*sigmoid(z1)), where(lt(0, sigmoid(-z1)), softplus(z0) -
          softplus(z1), 0)))*sigmoid(z1) - log1mexp(top0) + softplus(z0)
-     c0       = beta*sigmoid(z1)
-     c1       = -beta*(T0 + sigmoid(-z1)*where(lt(0, sigmoid(-z1)), delta0_y, 0))*sigmoid(z1) +
-         beta*(T0 - lse0*sigmoid(z1) + sigmoid(-z1)*where(lt(absf(z0 - z1), 1), log1p(expm1(clip(z0
-         - z1, -1, 1))*sigmoid(z1)), where(lt(0, sigmoid(-z1)), softplus(z0) - softplus(z1),
-         0)))*sigmoid(-z1)
+     c0       = u_beta*sigmoid(z1)
+     c1       = -u_beta*(T0 + sigmoid(-z1)*where(lt(0, sigmoid(-z1)), delta0_y, 0))*sigmoid(z1) +
+         u_beta*(T0 - lse0*sigmoid(z1) + sigmoid(-z1)*where(lt(absf(z0 - z1), 1),
+         log1p(expm1(clip(z0 - z1, -1, 1))*sigmoid(z1)), where(lt(0, sigmoid(-z1)), softplus(z0) -
+         softplus(z1), 0)))*sigmoid(-z1)
      c2       = -exp(-top0)/expm1(-top0)
      dloss/dx = where(lt(0, exp(logp1)), (c0*delta0 + c1)*exp(logp1), 0)
-     dloss/dx_y = -2*beta*(T0 - lse0*sigmoid(z1) + sigmoid(-z1)*where(lt(absf(z0 - z1), 1),
+     dloss/dx_y = -2*u_beta*(T0 - lse0*sigmoid(z1) + sigmoid(-z1)*where(lt(absf(z0 - z1), 1),
          log1p(expm1(clip(z0 - z1, -1, 1))*sigmoid(z1)), where(lt(0, sigmoid(-z1)), softplus(z0) -
          softplus(z1), 0)))*sigmoid(-z1)*sigmoid(z1) +
-         beta*sigmoid(-z1)*sigmoid(z1)*where(lt(absf(z0 - z1), 1), log1p(expm1(clip(z0 - z1, -1,
+         u_beta*sigmoid(-z1)*sigmoid(z1)*where(lt(absf(z0 - z1), 1), log1p(expm1(clip(z0 - z1, -1,
          1))*sigmoid(z1)), where(lt(0, sigmoid(-z1)), softplus(z0) - softplus(z1), 0))
-     dloss/dadversarial_x = c0*(exp(logp0) - exp(logp1)) + c2*rise0 + exp(logp0)
-     dloss/dadversarial_x_y = (beta*sigmoid(z1)**2 + exp(-top0)/expm1(-top0))*sigmoid(-z0) -
-         (beta*sigmoid(-z1)*sigmoid(z1) + 1)*sigmoid(z0)
-     with l0_j = adversarial_x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0,
-         R0 = exp(l0_j - logsumexp_(j != y) l0_j), m0 = max_(j != y) adversarial_x
+     dloss/du_adversarial_x = c0*(exp(logp0) - exp(logp1)) + c2*rise0 + exp(logp0)
+     dloss/du_adversarial_x_y = (u_beta*sigmoid(z1)**2 + exp(-top0)/expm1(-top0))*sigmoid(-z0) -
+         (u_beta*sigmoid(-z1)*sigmoid(z1) + 1)*sigmoid(z0)
+     names of the spec begin with u_: u_adversarial_x is its adversarial_x
+     with l0_j = u_adversarial_x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0,
+         R0 = exp(l0_j - logsumexp_(j != y) l0_j), m0 = max_(j != y) u_adversarial_x
      with l1_j = x, z1 = logsumexp_(j != y) l1_j - l1_y, logp1 = l1_j - logsumexp l1, R1 = exp(l1_j
          - logsumexp_(j != y) l1_j), m1 = max_(j != y) x
-     delta0_j = (-adversarial_x + x) - that of the largest l1
-     lse0 = (-L0 + L1) - (-adversarial_x + x) of the largest l1
+     delta0_j = (-u_adversarial_x + x) - that of the largest l1
+     lse0 = (-L0 + L1) - (-u_adversarial_x + x) of the largest l1
      T0 = sum_(j != y) delta0*exp(logp1)
-     max0 = max_(j != y) adversarial_x, first at index0; is_max0 = [j is index0]
+     max0 = max_(j != y) u_adversarial_x, first at index0; is_max0 = [j is index0]
      top0 = logsumexp l0 - max_(j != y) l0
      rise0 = is_max0 - exp(logp0) */
 
 static inline __attribute__((always_inline)) void lift_1_class(const int cols, const real *x_ptr,
-    const real *adversarial_x_ptr, const int y, real *reduced0, real *reduced1, real *reduced8) {
+    const real *u_adversarial_x_ptr, const int y, real *reduced0, real *reduced1, real *reduced8) {
     const real x = x_ptr[cols];
-    const real adversarial_x = adversarial_x_ptr[cols];
+    const real u_adversarial_x = u_adversarial_x_ptr[cols];
     const int valid = cols != y;
-    const real l0 = (valid ? adversarial_x : -INFINITY);
+    const real l0 = (valid ? u_adversarial_x : -INFINITY);
     const real l1 = (valid ? x : -INFINITY);
-    const real f0 = (valid ? adversarial_x : -INFINITY);
+    const real f0 = (valid ? u_adversarial_x : -INFINITY);
     *reduced0 = l0;
     *reduced1 = l1;
     *reduced8 = f0;
 }
 
-static void lift_1(const real *x_ptr, const real *adversarial_x_ptr, const int n_classes, const int
-    y, double *out) {
+static void lift_1(const real *x_ptr, const real *u_adversarial_x_ptr, const int n_classes, const
+    int y, double *out) {
     double reduced0_row[PARTS];
     double reduced1_row[PARTS];
     double reduced8_row[PARTS];
@@ -2029,7 +2037,7 @@ static void lift_1(const real *x_ptr, const real *adversarial_x_ptr, const int n
         for (; cols + LANES <= stop; cols += LANES) {
 #pragma GCC ivdep
             for (int lane = 0; lane < LANES; ++lane) {
-                lift_1_class(cols + lane, x_ptr, adversarial_x_ptr, y, &reduced0_class,
+                lift_1_class(cols + lane, x_ptr, u_adversarial_x_ptr, y, &reduced0_class,
                     &reduced1_class, &reduced8_class);
                 reduced0[lane] = reduced0_class > reduced0[lane] ? reduced0_class : reduced0[lane];
                 reduced1[lane] = reduced1_class > reduced1[lane] ? reduced1_class : reduced1[lane];
@@ -2037,7 +2045,7 @@ static void lift_1(const real *x_ptr, const real *adversarial_x_ptr, const int n
             }
         }
         for (; cols < stop; ++cols) {
-            lift_1_class(cols, x_ptr, adversarial_x_ptr, y, &reduced0_class, &reduced1_class,
+            lift_1_class(cols, x_ptr, u_adversarial_x_ptr, y, &reduced0_class, &reduced1_class,
                 &reduced8_class);
             reduced0[0] = reduced0_class > reduced0[0] ? reduced0_class : reduced0[0];
             reduced1[0] = reduced1_class > reduced1[0] ? reduced1_class : reduced1[0];
@@ -2069,14 +2077,14 @@ static void lift_1(const real *x_ptr, const real *adversarial_x_ptr, const int n
 }
 
 static inline __attribute__((always_inline)) void lift_2_class(const int cols, const real *x_ptr,
-    const real *adversarial_x_ptr, real *kept0_ptr, real *kept1_ptr, const int late, const real
+    const real *u_adversarial_x_ptr, real *kept0_ptr, real *kept1_ptr, const int late, const real
     max0, const real near_apart0_2, const real off0_apart0, const real off1_apart0, const real
     same0, const real same1, const int y, real *reduced2, real *reduced3, real *reduced4, real
     *reduced5, real *reduced6, int *reduced9) {
     const real x = x_ptr[cols];
-    const real adversarial_x = adversarial_x_ptr[cols];
+    const real u_adversarial_x = u_adversarial_x_ptr[cols];
     const int valid = cols != y;
-    const real l0 = (valid ? adversarial_x : -INFINITY);
+    const real l0 = (valid ? u_adversarial_x : -INFINITY);
     const real t0 = l0 - same0;
     const real kept1 = f_exp_below(t0);
     const real e0 = kept1;
@@ -2084,8 +2092,8 @@ static inline __attribute__((always_inline)) void lift_2_class(const int cols, c
     const real t1 = l1 - same1;
     const real kept0 = f_exp_below(t1);
     const real e1 = kept0;
-    const real apart0 = x - off0_apart0 + (-adversarial_x - off1_apart0) - near_apart0_2;
-    const real f0 = (valid ? adversarial_x : -INFINITY);
+    const real apart0 = x - off0_apart0 + (-u_adversarial_x - off1_apart0) - near_apart0_2;
+    const real f0 = (valid ? u_adversarial_x : -INFINITY);
     kept0_ptr[cols] = kept0;
     if (late) kept1_ptr[cols] = kept1;
     *reduced2 = (e1 == R(1.0) ? apart0 : -INFINITY);
@@ -2097,9 +2105,9 @@ static inline __attribute__((always_inline)) void lift_2_class(const int cols, c
 }
 
 static inline __attribute__((always_inline)) void lift_2(const real *x_ptr, const real
-    *adversarial_x_ptr, const int n_classes, real *kept0_ptr, real *kept1_ptr, const int late, const
-    real max0, const real near_apart0_2, const real off0_apart0, const real off1_apart0, const real
-    same0, const real same1, const int y, double *out) {
+    *u_adversarial_x_ptr, const int n_classes, real *kept0_ptr, real *kept1_ptr, const int late,
+    const real max0, const real near_apart0_2, const real off0_apart0, const real off1_apart0, const
+    real same0, const real same1, const int y, double *out) {
     double reduced2_row[PARTS];
     double reduced3_row[PARTS];
     double reduced4_row[PARTS];
@@ -2134,7 +2142,7 @@ static inline __attribute__((always_inline)) void lift_2(const real *x_ptr, cons
         for (; cols + LANES <= stop; cols += LANES) {
 #pragma GCC ivdep
             for (int lane = 0; lane < LANES; ++lane) {
-                lift_2_class(cols + lane, x_ptr, adversarial_x_ptr, kept0_ptr, kept1_ptr, late,
+                lift_2_class(cols + lane, x_ptr, u_adversarial_x_ptr, kept0_ptr, kept1_ptr, late,
                     max0, near_apart0_2, off0_apart0, off1_apart0, same0, same1, y, &reduced2_class,
                     &reduced3_class, &reduced4_class, &reduced5_class, &reduced6_class,
                     &reduced9_class);
@@ -2147,7 +2155,7 @@ static inline __attribute__((always_inline)) void lift_2(const real *x_ptr, cons
             }
         }
         for (; cols < stop; ++cols) {
-            lift_2_class(cols, x_ptr, adversarial_x_ptr, kept0_ptr, kept1_ptr, late, max0,
+            lift_2_class(cols, x_ptr, u_adversarial_x_ptr, kept0_ptr, kept1_ptr, late, max0,
                 near_apart0_2, off0_apart0, off1_apart0, same0, same1, y, &reduced2_class,
                 &reduced3_class, &reduced4_class, &reduced5_class, &reduced6_class,
                 &reduced9_class);
@@ -2191,19 +2199,19 @@ static inline __attribute__((always_inline)) void lift_2(const real *x_ptr, cons
 }
 
 static inline __attribute__((always_inline)) void lift_3_class(const int cols, const real *x_ptr,
-    const real *adversarial_x_ptr, const real *kept0_ptr, const real near_apart0_2, const real o0_2,
-    const real off0_apart0, const real off1_apart0, real *reduced7) {
+    const real *u_adversarial_x_ptr, const real *kept0_ptr, const real near_apart0_2, const real
+    o0_2, const real off0_apart0, const real off1_apart0, real *reduced7) {
     const real x = x_ptr[cols];
-    const real adversarial_x = adversarial_x_ptr[cols];
+    const real u_adversarial_x = u_adversarial_x_ptr[cols];
     const real kept0 = kept0_ptr[cols];
     const real e1 = kept0;
-    const real apart0 = x - off0_apart0 + (-adversarial_x - off1_apart0) - near_apart0_2;
+    const real apart0 = x - off0_apart0 + (-u_adversarial_x - off1_apart0) - near_apart0_2;
     const real delta0 = apart0 - o0_2;
     *reduced7 = (e1 > R(0.0) ? e1 * delta0 : R(0.0));
 }
 
-static void lift_3(const real *x_ptr, const real *adversarial_x_ptr, const int n_classes, const real
-    *kept0_ptr, const real near_apart0_2, const real o0_2, const real off0_apart0, const real
+static void lift_3(const real *x_ptr, const real *u_adversarial_x_ptr, const int n_classes, const
+    real *kept0_ptr, const real near_apart0_2, const real o0_2, const real off0_apart0, const real
     off1_apart0, double *out) {
     double reduced7_row[PARTS];
     for (int part = 0; part < PARTS; ++part) {
@@ -2219,13 +2227,13 @@ static void lift_3(const real *x_ptr, const real *adversarial_x_ptr, const int n
         for (; cols + LANES <= stop; cols += LANES) {
 #pragma GCC ivdep
             for (int lane = 0; lane < LANES; ++lane) {
-                lift_3_class(cols + lane, x_ptr, adversarial_x_ptr, kept0_ptr, near_apart0_2, o0_2,
-                    off0_apart0, off1_apart0, &reduced7_class);
+                lift_3_class(cols + lane, x_ptr, u_adversarial_x_ptr, kept0_ptr, near_apart0_2,
+                    o0_2, off0_apart0, off1_apart0, &reduced7_class);
                 reduced7[lane] = reduced7[lane] + reduced7_class;
             }
         }
         for (; cols < stop; ++cols) {
-            lift_3_class(cols, x_ptr, adversarial_x_ptr, kept0_ptr, near_apart0_2, o0_2,
+            lift_3_class(cols, x_ptr, u_adversarial_x_ptr, kept0_ptr, near_apart0_2, o0_2,
                 off0_apart0, off1_apart0, &reduced7_class);
             reduced7[0] = reduced7[0] + reduced7_class;
         }
@@ -2243,39 +2251,39 @@ static void lift_3(const real *x_ptr, const real *adversarial_x_ptr, const int n
 }
 
 static inline __attribute__((always_inline)) void gradient(const real *x_ptr, const real
-    *adversarial_x_ptr, const int n_classes, const real c0, const real c1, const real c2, const real
-    index0, const real m0, const real m1, const real near_apart0_2, const real o0, const real
+    *u_adversarial_x_ptr, const int n_classes, const real c0, const real c1, const real c2, const
+    real index0, const real m0, const real m1, const real near_apart0_2, const real o0, const real
     off0_apart0, const real off1_apart0, const real pinv0, const real pinv1, const real same0, const
-    real g, real *grad_x_ptr, real *grad_adversarial_x_ptr, const int want) {
+    real g, real *grad_x_ptr, real *grad_u_adversarial_x_ptr, const int want) {
 #pragma GCC ivdep
     for (int cols = 0; cols < n_classes; ++cols) {
         const real x = x_ptr[cols];
-        const real adversarial_x = adversarial_x_ptr[cols];
-        const real t0 = adversarial_x - m0;
+        const real u_adversarial_x = u_adversarial_x_ptr[cols];
+        const real t0 = u_adversarial_x - m0;
         const real e0 = f_exp_below(t0);
         const real p0 = e0 * pinv0;
         const real t1 = x - m1;
         const real e1 = f_exp_below(t1);
         const real p1 = e1 * pinv1;
         const real rise0 = (cols == index0 ? same0 : -p0);
-        const real apart0 = x - off0_apart0 + (-adversarial_x - off1_apart0) - near_apart0_2;
+        const real apart0 = x - off0_apart0 + (-u_adversarial_x - off1_apart0) - near_apart0_2;
         const real delta0 = apart0 - o0;
         const real grad_x = (f_lt(R(0.0), p1) ? p1 * (c0 * delta0 + c1) : R(0.0));
-        const real grad_adversarial_x = c0 * (p0 - p1) + c2 * rise0 + p0;
+        const real grad_u_adversarial_x = c0 * (p0 - p1) + c2 * rise0 + p0;
         if (want & 1) grad_x_ptr[cols] = grad_x * g;
-        if (want & 2) grad_adversarial_x_ptr[cols] = grad_adversarial_x * g;
+        if (want & 2) grad_u_adversarial_x_ptr[cols] = grad_u_adversarial_x * g;
     }
 }
 
 static inline __attribute__((always_inline)) void gradient_kept(const real *x_ptr, const real
-    *adversarial_x_ptr, const int n_classes, const real *kept0_ptr, const real *kept1_ptr, const
+    *u_adversarial_x_ptr, const int n_classes, const real *kept0_ptr, const real *kept1_ptr, const
     real c0, const real c1, const real c2, const real index0, const real near_apart0_2, const real
     o0, const real off0_apart0, const real off1_apart0, const real pinv0, const real pinv1, const
-    real same0, const real g, real *grad_x_ptr, real *grad_adversarial_x_ptr, const int want) {
+    real same0, const real g, real *grad_x_ptr, real *grad_u_adversarial_x_ptr, const int want) {
 #pragma GCC ivdep
     for (int cols = 0; cols < n_classes; ++cols) {
         const real x = x_ptr[cols];
-        const real adversarial_x = adversarial_x_ptr[cols];
+        const real u_adversarial_x = u_adversarial_x_ptr[cols];
         const real kept0 = kept0_ptr[cols];
         const real kept1 = kept1_ptr[cols];
         const real e0 = kept1;
@@ -2283,12 +2291,12 @@ static inline __attribute__((always_inline)) void gradient_kept(const real *x_pt
         const real e1 = kept0;
         const real p1 = e1 * pinv1;
         const real rise0 = (cols == index0 ? same0 : -p0);
-        const real apart0 = x - off0_apart0 + (-adversarial_x - off1_apart0) - near_apart0_2;
+        const real apart0 = x - off0_apart0 + (-u_adversarial_x - off1_apart0) - near_apart0_2;
         const real delta0 = apart0 - o0;
         const real grad_x = (f_lt(R(0.0), p1) ? p1 * (c0 * delta0 + c1) : R(0.0));
-        const real grad_adversarial_x = c0 * (p0 - p1) + c2 * rise0 + p0;
+        const real grad_u_adversarial_x = c0 * (p0 - p1) + c2 * rise0 + p0;
         if (want & 1) grad_x_ptr[cols] = grad_x * g;
-        if (want & 2) grad_adversarial_x_ptr[cols] = grad_adversarial_x * g;
+        if (want & 2) grad_u_adversarial_x_ptr[cols] = grad_u_adversarial_x * g;
     }
 }
 
@@ -2300,33 +2308,33 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
     const int64_t own = (mode == BACKWARD ? 0 : 2 * padded) + 4 * width;
     if (own && !(scratch = aligned_alloc(ALIGNED, (size_t)own * sizeof(real)))) return 1;
     real *kept = scratch + 4 * width;
-    const double beta = call->parameter[0];
+    const double u_beta = call->parameter[0];
     for (int64_t row = start; row < stop; ++row) {
         real *grad_x_ptr = grad_row(call, 0, row, scratch + 2 * width);
-        real *grad_adversarial_x_ptr = grad_row(call, 1, row, scratch + 3 * width);
+        real *grad_u_adversarial_x_ptr = grad_row(call, 1, row, scratch + 3 * width);
         const int64_t target = call->target[row * call->target_stride];
         if (target == call->ignore_index) {
             if (mode != BACKWARD) call->result[0 * call->rows + row] = 0;
             if (mode == FORWARD) for (int k = 0; k < 8; ++k) call->saved[k * call->rows + row] = 0;
             if (grad_x_ptr) memset(grad_x_ptr, 0, (size_t)n_classes * sizeof(real));
             write_row(call, 0, row, grad_x_ptr);
-            if (grad_adversarial_x_ptr) memset(grad_adversarial_x_ptr, 0, (size_t)n_classes *
+            if (grad_u_adversarial_x_ptr) memset(grad_u_adversarial_x_ptr, 0, (size_t)n_classes *
                 sizeof(real));
-            write_row(call, 1, row, grad_adversarial_x_ptr);
+            write_row(call, 1, row, grad_u_adversarial_x_ptr);
             continue;
         }
         const int in_range = target >= 0 && target < n_classes;
         const int y = in_range ? (int)target : 0;
         const real *x_ptr = read_row(call, 0, row, scratch + 0 * width);
-        const real *adversarial_x_ptr = read_row(call, 1, row, scratch + 1 * width);
-        double x_y, adversarial_x_y, m0, m1, a0, a1, rest0, b0, o0, max0, index0, la0, la1, T0,
+        const real *u_adversarial_x_ptr = read_row(call, 1, row, scratch + 1 * width);
+        double x_y, u_adversarial_x_y, m0, m1, a0, a1, rest0, b0, o0, max0, index0, la0, la1, T0,
             loss, g;
         x_y = x_ptr[y];
-        adversarial_x_y = adversarial_x_ptr[y];
+        u_adversarial_x_y = u_adversarial_x_ptr[y];
         if (mode != BACKWARD) {
             {
                 double out[6];
-                lift_1(x_ptr, adversarial_x_ptr, n_classes, y, out);
+                lift_1(x_ptr, u_adversarial_x_ptr, n_classes, y, out);
                 const double reduced0 = out[0];
                 const double reduced1 = out[1];
                 const double reduced8 = out[2];
@@ -2342,7 +2350,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
                 const double off1_apart0 = (far_apart0 ? -ref0 : 0.0);
                 const double near_apart0_2 = (far_apart0 ? 0.0 : near_apart0);
                 max0 = reduced8;
-                lift_2(x_ptr, adversarial_x_ptr, n_classes, kept + 0 * padded, kept + 1 * padded,
+                lift_2(x_ptr, u_adversarial_x_ptr, n_classes, kept + 0 * padded, kept + 1 * padded,
                     mode == FUSED, max0, near_apart0_2, off0_apart0, off1_apart0, same0, same1, y,
                     out);
                 const double reduced2 = out[0];
@@ -2357,8 +2365,8 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
                 a1 = reduced4;
                 rest0 = f_maximum(reduced5 + (reduced6 - 1.0), 0.0);
                 index0 = (real)(reduced9);
-                lift_3(x_ptr, adversarial_x_ptr, n_classes, kept + 0 * padded, near_apart0_2, o0_2,
-                    off0_apart0, off1_apart0, out);
+                lift_3(x_ptr, u_adversarial_x_ptr, n_classes, kept + 0 * padded, near_apart0_2,
+                    o0_2, off0_apart0, off1_apart0, out);
                 const double reduced7 = out[0];
                 b0 = reduced7;
                 o0 = o0_2;
@@ -2366,7 +2374,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             m0 = (m0 == -INFINITY ? 0.0 : m0);
             m1 = (m1 == -INFINITY ? 0.0 : m1);
             la0 = f_log(a0);
-            double ly0 = adversarial_x_y;
+            double ly0 = u_adversarial_x_y;
             double z0 = m0 - ly0 + la0;
             double top0 = (z0 > 0.0 ? f_log1p(rest0 + f_exp(-(m0 - ly0))) : f_softplus(z0) - (m0 -
                 ly0));
@@ -2380,7 +2388,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             double off0_apart0_y = (far_apart0_y ? m1 : 0.0);
             double off1_apart0_y = (far_apart0_y ? -m0 : 0.0);
             near_apart0_y = (far_apart0_y ? 0.0 : near_apart0_y);
-            double apart0_y = x_y - off0_apart0_y + (-adversarial_x_y - off1_apart0_y) -
+            double apart0_y = x_y - off0_apart0_y + (-u_adversarial_x_y - off1_apart0_y) -
                 near_apart0_y;
             double lse0_1 = (z1 > 0.0 ? la1 + f_softplus(-z1) : f_softplus(z1));
             double lse0_0 = (z0 > 0.0 ? la0 + f_softplus(-z0) : f_softplus(z0));
@@ -2392,7 +2400,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             double w2 = -z1;
             double w3 = f_sigmoid(w2);
             double w4 = w2 + z0;
-            loss = w1 * beta * (T0 + w3 * (f_lt(f_absf(w4), 1.0) ? f_log1p(w1 *
+            loss = w1 * u_beta * (T0 + w3 * (f_lt(f_absf(w4), 1.0) ? f_log1p(w1 *
                 f_expm1_within(f_clamp(w4, 1.0))) : (f_lt(0.0, w3) ? w0 - f_softplus(z1) : 0.0)) -
                 lse0 * w1) + w0 - f_log1mexp(top0);
             call->result[0 * call->rows + row] = (real)(in_range ? loss : NAN);
@@ -2419,7 +2427,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         }
         g = in_range ? call->grad_rows[0 * call->grad_outputs_stride + row * call->grad_rows_stride]
             : NAN;
-        double ly0 = adversarial_x_y;
+        double ly0 = u_adversarial_x_y;
         double z0 = m0 - ly0 + la0;
         double lam0 = (z0 > 0.0 ? la0 + f_softplus(-z0) : f_softplus(z0) - (m0 - ly0));
         double top0 = (z0 > 0.0 ? f_log1p(rest0 + f_exp(-(m0 - ly0))) : f_softplus(z0) - (m0 -
@@ -2433,14 +2441,15 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         double off0_apart0_y = (far_apart0_y ? m1 : 0.0);
         double off1_apart0_y = (far_apart0_y ? -m0 : 0.0);
         near_apart0_y = (far_apart0_y ? 0.0 : near_apart0_y);
-        double apart0_y = x_y - off0_apart0_y + (-adversarial_x_y - off1_apart0_y) - near_apart0_y;
+        double apart0_y = x_y - off0_apart0_y + (-u_adversarial_x_y - off1_apart0_y) -
+            near_apart0_y;
         double delta0_y = apart0_y - o0;
         double lse0_1 = (z1 > 0.0 ? la1 + f_softplus(-z1) : f_softplus(z1));
         double lse0_0 = (z0 > 0.0 ? la0 + f_softplus(-z0) : f_softplus(z0));
         double lse0 = lse0_1 - lse0_0 + (z1 <= 0.0 && z0 <= 0.0 ? apart0_y : -(z1 > 0.0 ? 0.0 : m1 -
             ly1) + (z0 > 0.0 ? 0.0 : m0 - ly0)) - o0;
         double w0 = f_sigmoid(z1);
-        double w1 = w0 * beta;
+        double w1 = w0 * u_beta;
         double w2 = -z1;
         double w3 = f_sigmoid(w2);
         double w4 = f_lt(0.0, w3);
@@ -2451,10 +2460,10 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         double w8 = -top0;
         double w9 = f_exp(w8) / f_expm1(w8);
         double c0 = w1;
-        double c1 = w3 * w7 * beta - w1 * (T0 + w3 * (w4 ? delta0_y : 0.0));
+        double c1 = w3 * w7 * u_beta - w1 * (T0 + w3 * (w4 ? delta0_y : 0.0));
         double c2 = -w9;
-        double grad_x_y = w0 * w3 * w6 * beta - 2.0 * w1 * w3 * w7;
-        double grad_adversarial_x_y = (beta * w0 * w0 + w9) * f_sigmoid(-z0) - (1.0 + w1 * w3) *
+        double grad_x_y = w0 * w3 * w6 * u_beta - 2.0 * w1 * w3 * w7;
+        double grad_u_adversarial_x_y = (u_beta * w0 * w0 + w9) * f_sigmoid(-z0) - (1.0 + w1 * w3) *
             f_sigmoid(z0);
         double pinv0 = (la0 == -INFINITY ? 0.0 : f_exp(-lam0));
         double pinv1 = (la1 == -INFINITY ? 0.0 : f_exp(-lam1));
@@ -2465,36 +2474,37 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             const double off0_apart0 = (far_apart0 ? m1 : 0.0);
             const double off1_apart0 = (far_apart0 ? -m0 : 0.0);
             const double near_apart0_2 = (far_apart0 ? 0.0 : near_apart0);
-            const int want = (grad_x_ptr ? 1 : 0) | (grad_adversarial_x_ptr ? 2 : 0);
+            const int want = (grad_x_ptr ? 1 : 0) | (grad_u_adversarial_x_ptr ? 2 : 0);
             if (mode == FUSED) {
-                if (want == 1) gradient_kept(x_ptr, adversarial_x_ptr, n_classes, kept + 0 * padded,
-                    kept + 1 * padded, c0, c1, c2, index0, near_apart0_2, o0, off0_apart0,
-                    off1_apart0, pinv0, pinv1, same0, (real)g, grad_x_ptr, grad_adversarial_x_ptr,
+                if (want == 1) gradient_kept(x_ptr, u_adversarial_x_ptr, n_classes, kept + 0 *
+                    padded, kept + 1 * padded, c0, c1, c2, index0, near_apart0_2, o0, off0_apart0,
+                    off1_apart0, pinv0, pinv1, same0, (real)g, grad_x_ptr, grad_u_adversarial_x_ptr,
                     1);
-                if (want == 2) gradient_kept(x_ptr, adversarial_x_ptr, n_classes, kept + 0 * padded,
-                    kept + 1 * padded, c0, c1, c2, index0, near_apart0_2, o0, off0_apart0,
-                    off1_apart0, pinv0, pinv1, same0, (real)g, grad_x_ptr, grad_adversarial_x_ptr,
+                if (want == 2) gradient_kept(x_ptr, u_adversarial_x_ptr, n_classes, kept + 0 *
+                    padded, kept + 1 * padded, c0, c1, c2, index0, near_apart0_2, o0, off0_apart0,
+                    off1_apart0, pinv0, pinv1, same0, (real)g, grad_x_ptr, grad_u_adversarial_x_ptr,
                     2);
-                if (want == 3) gradient_kept(x_ptr, adversarial_x_ptr, n_classes, kept + 0 * padded,
-                    kept + 1 * padded, c0, c1, c2, index0, near_apart0_2, o0, off0_apart0,
-                    off1_apart0, pinv0, pinv1, same0, (real)g, grad_x_ptr, grad_adversarial_x_ptr,
+                if (want == 3) gradient_kept(x_ptr, u_adversarial_x_ptr, n_classes, kept + 0 *
+                    padded, kept + 1 * padded, c0, c1, c2, index0, near_apart0_2, o0, off0_apart0,
+                    off1_apart0, pinv0, pinv1, same0, (real)g, grad_x_ptr, grad_u_adversarial_x_ptr,
                     3);
             } else {
-                if (want == 1) gradient(x_ptr, adversarial_x_ptr, n_classes, c0, c1, c2, index0, m0,
-                    m1, near_apart0_2, o0, off0_apart0, off1_apart0, pinv0, pinv1, same0, (real)g,
-                    grad_x_ptr, grad_adversarial_x_ptr, 1);
-                if (want == 2) gradient(x_ptr, adversarial_x_ptr, n_classes, c0, c1, c2, index0, m0,
-                    m1, near_apart0_2, o0, off0_apart0, off1_apart0, pinv0, pinv1, same0, (real)g,
-                    grad_x_ptr, grad_adversarial_x_ptr, 2);
-                if (want == 3) gradient(x_ptr, adversarial_x_ptr, n_classes, c0, c1, c2, index0, m0,
-                    m1, near_apart0_2, o0, off0_apart0, off1_apart0, pinv0, pinv1, same0, (real)g,
-                    grad_x_ptr, grad_adversarial_x_ptr, 3);
+                if (want == 1) gradient(x_ptr, u_adversarial_x_ptr, n_classes, c0, c1, c2, index0,
+                    m0, m1, near_apart0_2, o0, off0_apart0, off1_apart0, pinv0, pinv1, same0,
+                    (real)g, grad_x_ptr, grad_u_adversarial_x_ptr, 1);
+                if (want == 2) gradient(x_ptr, u_adversarial_x_ptr, n_classes, c0, c1, c2, index0,
+                    m0, m1, near_apart0_2, o0, off0_apart0, off1_apart0, pinv0, pinv1, same0,
+                    (real)g, grad_x_ptr, grad_u_adversarial_x_ptr, 2);
+                if (want == 3) gradient(x_ptr, u_adversarial_x_ptr, n_classes, c0, c1, c2, index0,
+                    m0, m1, near_apart0_2, o0, off0_apart0, off1_apart0, pinv0, pinv1, same0,
+                    (real)g, grad_x_ptr, grad_u_adversarial_x_ptr, 3);
             }
         }
         if (grad_x_ptr) grad_x_ptr[y] = (real)(grad_x_y * g);
-        if (grad_adversarial_x_ptr) grad_adversarial_x_ptr[y] = (real)(grad_adversarial_x_y * g);
+        if (grad_u_adversarial_x_ptr) grad_u_adversarial_x_ptr[y] = (real)(grad_u_adversarial_x_y *
+            g);
         write_row(call, 0, row, grad_x_ptr);
-        write_row(call, 1, row, grad_adversarial_x_ptr);
+        write_row(call, 1, row, grad_u_adversarial_x_ptr);
     }
     free(scratch);
     return 0;

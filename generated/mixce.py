@@ -29,17 +29,18 @@ __all__ = ["LinearMixCELoss", "MixCELoss", "linear_mixce_loss", "mixce_loss"]
 
 # ======================================================================================
 # MixCE
-#   loss     = (eta*sigmoid(z0) + sigmoid(-z0))*softplus(z0)
-#   c0       = (eta*sigmoid(z0) + sigmoid(-z0))*sigmoid(z0)
+#   loss     = (u_eta*sigmoid(z0) + sigmoid(-z0))*softplus(z0)
+#   c0       = (u_eta*sigmoid(z0) + sigmoid(-z0))*sigmoid(z0)
 #   dloss/dx = R0*c0
-#   dloss/dx_y = -(eta*sigmoid(z0) + sigmoid(-z0))*sigmoid(z0)
+#   dloss/dx_y = -(u_eta*sigmoid(z0) + sigmoid(-z0))*sigmoid(z0)
+#   names of the spec begin with u_: u_eta is its eta
 #   with l0_j = x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 = exp(l0_j
 #       - logsumexp_(j != y) l0_j)
 # ======================================================================================
 
 
 @dl.jit
-def _lift(cols, inside, y, x, x_y, eta):
+def _lift(cols, inside, y, x, x_y, u_eta):
     # State of one tile, relative to the tile's own maximum: M = sum of w * exp(kappa * t) * t^n
     # with t = l - m, over the classes other than the target.
     valid = inside & (cols != y)
@@ -64,7 +65,7 @@ def _merge(m0_a, a0_a, m0_b, a0_b):
 
 
 @dl.jit
-def _sweep(base, y, x_y, eta, start, stop, n_classes, BLOCK: tl.constexpr):
+def _sweep(base, y, x_y, u_eta, start, stop, n_classes, BLOCK: tl.constexpr):
     # Online reduction of the classes start .. stop - 1: one read of each logit.
     m0 = tl.full((), float("-inf"), tl.float32)
     a0 = tl.full((), 0.0, tl.float32)
@@ -72,19 +73,19 @@ def _sweep(base, y, x_y, eta, start, stop, n_classes, BLOCK: tl.constexpr):
         cols = first_col + tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
-        m0_b, a0_b = _lift(cols, inside, y, x, x_y, eta)
+        m0_b, a0_b = _lift(cols, inside, y, x, x_y, u_eta)
         m0, a0 = _merge(m0, a0, m0_b, a0_b)
     return m0, a0
 
 
 @dl.jit
-def _finish(x_y, eta, m0, a0):
+def _finish(x_y, u_eta, m0, a0):
     # From the merged state to the results of the row, and the statistics that the gradient reads.
     la0 = dl.log_accurate(a0)
     ly0 = x_y
     z0 = (m0 - ly0) + la0
     zc0 = dl.clip(z0, -3.0e38, 3.0e38)
-    loss = (eta * dl.sigmoid(zc0) + dl.sigmoid(-zc0)) * dl.softplus(zc0)
+    loss = (dl.sigmoid(-zc0) + u_eta * dl.sigmoid(zc0)) * dl.softplus(zc0)
     loss = tl.where(
         (z0 != zc0),
         tl.where((loss > 1.0e30), float("inf"), tl.where((loss < -1.0e30), -float("inf"), loss)),
@@ -94,19 +95,19 @@ def _finish(x_y, eta, m0, a0):
 
 
 @dl.jit
-def _coefficients(x_y, eta, m0, la0):
+def _coefficients(x_y, u_eta, m0, la0):
     # Row scalars of the gradient.
     ly0 = x_y
     z0 = (m0 - ly0) + la0
     w0 = dl.sigmoid(z0)
-    c0 = w0 * (w0 * eta + dl.sigmoid(-z0))
+    c0 = w0 * (dl.sigmoid(-z0) + w0 * u_eta)
     grad_x_y = -c0
     rinv0 = tl.where(la0 == float("-inf"), 0.0, dl.exp_accurate(-la0))
     return c0, grad_x_y, m0, rinv0
 
 
 @dl.jit
-def _gradient(cols, y, x, x_y, eta, c0, grad_x_y, m0, rinv0):
+def _gradient(cols, y, x, x_y, u_eta, c0, grad_x_y, m0, rinv0):
     # dloss/dx_j of one tile; the value at y is written, not added.
     t0 = x - m0
     e0 = tl.exp(t0)
@@ -120,7 +121,7 @@ def _gradient(cols, y, x, x_y, eta, c0, grad_x_y, m0, rinv0):
 def _forward_kernel(
     logits,
     target,
-    eta,
+    u_eta,
     loss,
     saved,
     state,
@@ -141,16 +142,16 @@ def _forward_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    eta = tl.full((), 0.0, tl.float32) + eta
+    u_eta = tl.full((), 0.0, tl.float32) + u_eta
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BLOCK), SPLITS) * BLOCK
     start = split * class_share
     stop = tl.minimum(start + class_share, n_classes)
     stop = tl.where(ignored, start, stop)  # ignored rows read nothing
-    m0, a0 = _sweep(base, y, x_y, eta, start, stop, n_classes, BLOCK)
+    m0, a0 = _sweep(base, y, x_y, u_eta, start, stop, n_classes, BLOCK)
     if SPLITS == 1:
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-        loss_row, la0 = _finish(x_y, eta, m0, a0)
+        loss_row, la0 = _finish(x_y, u_eta, m0, a0)
         loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
         tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
         tl.store(saved + 0 * n_rows + row, m0)
@@ -165,7 +166,7 @@ def _forward_kernel(
 def _merge_kernel(
     logits,
     target,
-    eta,
+    u_eta,
     loss,
     saved,
     state,
@@ -185,7 +186,7 @@ def _merge_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    eta = tl.full((), 0.0, tl.float32) + eta
+    u_eta = tl.full((), 0.0, tl.float32) + u_eta
     m0 = tl.load(state + 0 * SPLITS * n_rows + row)
     a0 = tl.load(state + 1 * SPLITS * n_rows + row)
     for split in range(1, SPLITS):
@@ -194,7 +195,7 @@ def _merge_kernel(
         a0_b = tl.load(state + 1 * SPLITS * n_rows + at)
         m0, a0 = _merge(m0, a0, m0_b, a0_b)
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0 = _finish(x_y, eta, m0, a0)
+    loss_row, la0 = _finish(x_y, u_eta, m0, a0)
     loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
     tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
     tl.store(saved + 0 * n_rows + row, m0)
@@ -205,7 +206,7 @@ def _merge_kernel(
 def _backward_kernel(
     logits,
     target,
-    eta,
+    u_eta,
     saved,
     grad_rows,
     grad_logits,
@@ -226,16 +227,16 @@ def _backward_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    eta = tl.full((), 0.0, tl.float32) + eta
+    u_eta = tl.full((), 0.0, tl.float32) + u_eta
     g = tl.load(grad_rows + row * stride_grad_rows)
     g = tl.where(in_range | ignored, g, float("nan"))  # a target out of range is loud
     m0 = tl.load(saved + 0 * n_rows + row)
     la0 = tl.load(saved + 1 * n_rows + row)
-    c0, grad_x_y, m0, rinv0 = _coefficients(x_y, eta, m0, la0)
+    c0, grad_x_y, m0, rinv0 = _coefficients(x_y, u_eta, m0, la0)
     cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = cols < n_classes
     x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-    (grad_x,) = _gradient(cols, y, x, x_y, eta, c0, grad_x_y, m0, rinv0)
+    (grad_x,) = _gradient(cols, y, x, x_y, u_eta, c0, grad_x_y, m0, rinv0)
     grad_x = grad_x * g
     grad_x = tl.where(ignored, 0.0, grad_x)
     out = grad_logits + row * stride_grad + cols
@@ -246,7 +247,7 @@ def _backward_kernel(
 def _fused_kernel(
     logits,
     target,
-    eta,
+    u_eta,
     loss,
     grad_rows,
     grad_logits,
@@ -269,25 +270,25 @@ def _fused_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    eta = tl.full((), 0.0, tl.float32) + eta
+    u_eta = tl.full((), 0.0, tl.float32) + u_eta
     g = tl.load(grad_rows + row * stride_grad_rows)
     g = tl.where(in_range | ignored, g, float("nan"))  # a target out of range is loud
     if ONE_TILE:
         cols = tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-        m0, a0 = _lift(cols, inside, y, x, x_y, eta)
+        m0, a0 = _lift(cols, inside, y, x, x_y, u_eta)
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
     else:
         stop = tl.where(ignored, 0, n_classes)
-        m0, a0 = _sweep(base, y, x_y, eta, 0, stop, n_classes, BLOCK)
+        m0, a0 = _sweep(base, y, x_y, u_eta, 0, stop, n_classes, BLOCK)
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0 = _finish(x_y, eta, m0, a0)
+    loss_row, la0 = _finish(x_y, u_eta, m0, a0)
     loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
     tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
-    c0, grad_x_y, m0, rinv0 = _coefficients(x_y, eta, m0, la0)
+    c0, grad_x_y, m0, rinv0 = _coefficients(x_y, u_eta, m0, la0)
     if ONE_TILE:
-        (grad_x,) = _gradient(cols, y, x, x_y, eta, c0, grad_x_y, m0, rinv0)
+        (grad_x,) = _gradient(cols, y, x, x_y, u_eta, c0, grad_x_y, m0, rinv0)
         grad_x = grad_x * g
         grad_x = tl.where(ignored, 0.0, grad_x)
         out = grad_logits + row * stride_grad + cols
@@ -297,7 +298,7 @@ def _fused_kernel(
             cols = first_col + tl.arange(0, BLOCK)
             inside = cols < n_classes
             x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-            (grad_x,) = _gradient(cols, y, x, x_y, eta, c0, grad_x_y, m0, rinv0)
+            (grad_x,) = _gradient(cols, y, x, x_y, u_eta, c0, grad_x_y, m0, rinv0)
             tl.debug_barrier()  # the gradient may overwrite the logits: all of the tile is read
             grad_x = grad_x * g
             grad_x = tl.where(ignored, 0.0, grad_x)
@@ -356,7 +357,7 @@ def _tiled_sweep_kernel(
     x_bias,
     source_row,
     target,
-    eta,
+    u_eta,
     at_y,
     x_cap,
     x_scale,
@@ -383,7 +384,7 @@ def _tiled_sweep_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    eta = tl.full((), 0.0, tl.float32) + eta
+    u_eta = tl.full((), 0.0, tl.float32) + u_eta
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BV), SPLITS) * BV
     start = split * class_share
@@ -414,7 +415,7 @@ def _tiled_sweep_kernel(
         )
         cols = cols[None, :]
         inside = (cols < n_classes) & (row >= 0)
-        m0_b, a0_b = _lift(cols, inside, y, x, x_y, eta)
+        m0_b, a0_b = _lift(cols, inside, y, x, x_y, u_eta)
         m0, a0 = _merge(m0, a0, m0_b, a0_b)
     tl.store(state + (0 * SPLITS + split) * n_rows + row, m0)
     tl.store(state + (1 * SPLITS + split) * n_rows + row, a0)
@@ -427,7 +428,7 @@ def _tiled_merge_kernel(
     x_bias,
     source_row,
     target,
-    eta,
+    u_eta,
     at_y,
     x_cap,
     x_scale,
@@ -449,7 +450,7 @@ def _tiled_merge_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    eta = tl.full((), 0.0, tl.float32) + eta
+    u_eta = tl.full((), 0.0, tl.float32) + u_eta
     m0 = tl.load(state + 0 * SPLITS * n_rows + row)
     a0 = tl.load(state + 1 * SPLITS * n_rows + row)
     for split in range(1, SPLITS):
@@ -459,7 +460,7 @@ def _tiled_merge_kernel(
     tl.store(row_merged + 0 * n_rows + row, m0)
     tl.store(row_merged + 1 * n_rows + row, a0)
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0 = _finish(x_y, eta, m0, a0)
+    loss_row, la0 = _finish(x_y, u_eta, m0, a0)
     tl.store(loss + 0 * n_rows + row, tl.where(in_range, loss_row, float("nan")))
     tl.store(saved + 0 * n_rows + row, m0)
     tl.store(saved + 1 * n_rows + row, la0)
@@ -472,7 +473,7 @@ def _tiled_row_kernel(
     x_bias,
     source_row,
     target,
-    eta,
+    u_eta,
     at_y,
     x_cap,
     x_scale,
@@ -493,10 +494,10 @@ def _tiled_row_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    eta = tl.full((), 0.0, tl.float32) + eta
+    u_eta = tl.full((), 0.0, tl.float32) + u_eta
     m0 = tl.load(saved + 0 * n_rows + row)
     la0 = tl.load(saved + 1 * n_rows + row)
-    c0, grad_x_y, m0, rinv0 = _coefficients(x_y, eta, m0, la0)
+    c0, grad_x_y, m0, rinv0 = _coefficients(x_y, u_eta, m0, la0)
     tl.store(row_coef + 0 * n_rows + row, c0)
     tl.store(row_coef + 1 * n_rows + row, grad_x_y)
     tl.store(row_coef + 2 * n_rows + row, m0)
@@ -510,7 +511,7 @@ def _tiled_gradient(
     x_bias,
     source_row,
     target,
-    eta,
+    u_eta,
     at_y,
     x_cap,
     x_scale,
@@ -542,7 +543,7 @@ def _tiled_gradient(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    eta = tl.full((), 0.0, tl.float32) + eta
+    u_eta = tl.full((), 0.0, tl.float32) + u_eta
     c0 = tl.load(row_coef + 0 * n_rows + row)
     grad_x_y = tl.load(row_coef + 1 * n_rows + row)
     m0 = tl.load(row_coef + 2 * n_rows + row)
@@ -570,7 +571,7 @@ def _tiled_gradient(
     )
     cols = cols[None, :]
     inside = (cols < n_classes) & (row >= 0)
-    (grad_x,) = _gradient(cols, y, x, x_y, eta, c0, grad_x_y, m0, rinv0)
+    (grad_x,) = _gradient(cols, y, x, x_y, u_eta, c0, grad_x_y, m0, rinv0)
     if SOURCE == 0:
         grad = tl.where(inside, grad_x, 0.0)
     tile_counts = 1
@@ -593,7 +594,7 @@ def _tiled_hidden_kernel(
     x_bias,
     source_row,
     target,
-    eta,
+    u_eta,
     at_y,
     x_cap,
     x_scale,
@@ -649,7 +650,7 @@ def _tiled_hidden_kernel(
                     x_bias,
                     source_row,
                     target,
-                    eta,
+                    u_eta,
                     at_y,
                     x_cap,
                     x_scale,
@@ -714,7 +715,7 @@ def _tiled_weight_kernel(
     x_bias,
     source_row,
     target,
-    eta,
+    u_eta,
     at_y,
     x_cap,
     x_scale,
@@ -776,7 +777,7 @@ def _tiled_weight_kernel(
                         x_bias,
                         source_row,
                         target,
-                        eta,
+                        u_eta,
                         at_y,
                         x_cap,
                         x_scale,
@@ -849,7 +850,7 @@ def _tiled_weight_kernel(
             )
 
 
-def _torch_forward(x, y, eta):
+def _torch_forward(x, y, u_eta):
     """Loss [rows, outputs] and saved statistics [n_saved, rows] of a chunk of whole rows."""
     x_y = x.gather(1, y)
     l0 = x.scatter_(1, y, float("-inf"))
@@ -862,7 +863,7 @@ def _torch_forward(x, y, eta):
     ly0 = x_y
     z0 = (m0 - ly0) + la0
     zc0 = el.clip(z0, -3.0e38, 3.0e38)
-    loss = (eta * el.sigmoid(zc0) + el.sigmoid(-zc0)) * el.softplus(zc0)
+    loss = (el.sigmoid(-zc0) + u_eta * el.sigmoid(zc0)) * el.softplus(zc0)
     loss = torch.where(
         (z0 != zc0),
         torch.where(
@@ -873,7 +874,7 @@ def _torch_forward(x, y, eta):
     return loss, torch.cat([m0.to(x.dtype), la0.to(x.dtype)], 1).t()
 
 
-def _torch_backward(x, y, eta, saved, g):
+def _torch_backward(x, y, u_eta, saved, g):
     """g * dloss/dx [rows, V] for each stream of a chunk of whole rows, from what was saved."""
     m0 = saved[0].unsqueeze(1)
     la0 = saved[1].unsqueeze(1)
@@ -881,7 +882,7 @@ def _torch_backward(x, y, eta, saved, g):
     ly0 = x_y
     z0 = (m0 - ly0) + la0
     w0 = el.sigmoid(z0)
-    c0 = w0 * (w0 * eta + el.sigmoid(-z0))
+    c0 = w0 * (el.sigmoid(-z0) + w0 * u_eta)
     grad_x_y = -c0
     rinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-la0))
     t0 = x - m0
@@ -891,7 +892,7 @@ def _torch_backward(x, y, eta, saved, g):
     return (grad_x,)
 
 
-def _torch_fused(x, y, eta, g):
+def _torch_fused(x, y, u_eta, g):
     """Loss [rows, outputs] and g * dloss/dx [rows, V] for each stream while the chunk is in cache."""
     x_y = x.gather(1, y)
     l0 = x.scatter_(1, y, float("-inf"))
@@ -904,7 +905,7 @@ def _torch_fused(x, y, eta, g):
     ly0 = x_y
     z0 = (m0 - ly0) + la0
     zc0 = el.clip(z0, -3.0e38, 3.0e38)
-    loss = (eta * el.sigmoid(zc0) + el.sigmoid(-zc0)) * el.softplus(zc0)
+    loss = (el.sigmoid(-zc0) + u_eta * el.sigmoid(zc0)) * el.softplus(zc0)
     loss = torch.where(
         (z0 != zc0),
         torch.where(
@@ -913,7 +914,7 @@ def _torch_fused(x, y, eta, g):
         loss,
     )
     w0 = el.sigmoid(z0)
-    c0 = w0 * (w0 * eta + el.sigmoid(-z0))
+    c0 = w0 * (el.sigmoid(-z0) + w0 * u_eta)
     grad_x_y = -c0
     rinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-la0))
     grad_x = e0.mul_(g * rinv0 * c0)
@@ -924,10 +925,11 @@ def _torch_fused(x, y, eta, g):
 _C_SOURCE = r"""#include "row.h"
 
 /* MixCE
-     loss     = (eta*sigmoid(z0) + sigmoid(-z0))*softplus(z0)
-     c0       = (eta*sigmoid(z0) + sigmoid(-z0))*sigmoid(z0)
+     loss     = (u_eta*sigmoid(z0) + sigmoid(-z0))*softplus(z0)
+     c0       = (u_eta*sigmoid(z0) + sigmoid(-z0))*sigmoid(z0)
      dloss/dx = R0*c0
-     dloss/dx_y = -(eta*sigmoid(z0) + sigmoid(-z0))*sigmoid(z0)
+     dloss/dx_y = -(u_eta*sigmoid(z0) + sigmoid(-z0))*sigmoid(z0)
+     names of the spec begin with u_: u_eta is its eta
      with l0_j = x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 = exp(l0_j
          - logsumexp_(j != y) l0_j) */
 
@@ -1061,7 +1063,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
     const int64_t own = (mode == BACKWARD ? 0 : 1 * padded) + 2 * width;
     if (own && !(scratch = aligned_alloc(ALIGNED, (size_t)own * sizeof(real)))) return 1;
     real *kept = scratch + 2 * width;
-    const double eta = call->parameter[0];
+    const double u_eta = call->parameter[0];
     for (int64_t row = start; row < stop; ++row) {
         real *grad_x_ptr = grad_row(call, 0, row, scratch + 1 * width);
         const int64_t target = call->target[row * call->target_stride];
@@ -1093,7 +1095,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             double ly0 = x_y;
             double z0 = m0 - ly0 + la0;
             double zc0 = f_clamp(z0, 3e+38);
-            loss = (eta * f_sigmoid(zc0) + f_sigmoid(-zc0)) * f_softplus(zc0);
+            loss = (f_sigmoid(-zc0) + u_eta * f_sigmoid(zc0)) * f_softplus(zc0);
             loss = (z0 != zc0 ? (loss > 1e+30 ? INFINITY : (loss < -1e+30 ? -(INFINITY) : loss)) :
                 loss);
             call->result[0 * call->rows + row] = (real)(in_range ? loss : NAN);
@@ -1111,7 +1113,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         double ly0 = x_y;
         double z0 = m0 - ly0 + la0;
         double w0 = f_sigmoid(z0);
-        double c0 = w0 * (w0 * eta + f_sigmoid(-z0));
+        double c0 = w0 * (f_sigmoid(-z0) + w0 * u_eta);
         double grad_x_y = -c0;
         double rinv0 = (la0 == -INFINITY ? 0.0 : f_exp(-la0));
         {

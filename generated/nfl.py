@@ -29,34 +29,36 @@ __all__ = ["LinearNFLLoss", "NFLLoss", "linear_nfl_loss", "nfl_loss"]
 
 # ======================================================================================
 # Normalized focal loss
-#   loss     = exp(-gamma*softplus(-z0))*softplus(z0)/(-T0 +
-#       exp(-gamma*softplus(-z0))*softplus(z0))
-#   c0       = exp(-gamma*softplus(-z0))*softplus(z0)/(T0 -
-#       exp(-gamma*softplus(-z0))*softplus(z0))**2
-#   c1       = -(T1*sigmoid(z0)*softplus(z0)/(T0 - exp(-gamma*softplus(-z0))*softplus(z0)) +
-#       gamma*sigmoid(-z0)*softplus(z0) +
-#       gamma*exp(-gamma*softplus(-z0))*sigmoid(-z0)*softplus(z0)**2/(T0 -
-#       exp(-gamma*softplus(-z0))*softplus(z0)) + sigmoid(z0) +
-#       exp(-gamma*softplus(-z0))*sigmoid(z0)*softplus(z0)/(T0 -
-#       exp(-gamma*softplus(-z0))*softplus(z0)))*exp(-gamma*softplus(-z0))/(T0 -
-#       exp(-gamma*softplus(-z0))*softplus(z0))
-#   c2       = -gamma*exp(-gamma*softplus(-z0))*softplus(z0)/(T0 -
-#       exp(-gamma*softplus(-z0))*softplus(z0))**2
-#   dloss/dx = R0*c1 + c0*(-expm1(logp0))**gamma + c2*logp0*exp(logp0)*where(eq(gamma, 0), 0,
-#       (-expm1(logp0))**(gamma - 1))
-#   dloss/dx_y = (T0*gamma*sigmoid(-z0)*softplus(z0) + T0*sigmoid(z0) -
-#       T1*sigmoid(-z0)*softplus(z0))*exp(-gamma*softplus(-z0))/(T0**2 -
-#       2*T0*exp(-gamma*softplus(-z0))*softplus(z0) + exp(-2*gamma*softplus(-z0))*softplus(z0)**2)
+#   loss     = exp(-u_gamma*softplus(-z0))*softplus(z0)/(-T0 +
+#       exp(-u_gamma*softplus(-z0))*softplus(z0))
+#   c0       = exp(-u_gamma*softplus(-z0))*softplus(z0)/(T0 -
+#       exp(-u_gamma*softplus(-z0))*softplus(z0))**2
+#   c1       = -(u_gamma*sigmoid(-z0)*softplus(z0) +
+#       u_gamma*exp(-u_gamma*softplus(-z0))*sigmoid(-z0)*softplus(z0)**2/(T0 -
+#       exp(-u_gamma*softplus(-z0))*softplus(z0)) + T1*sigmoid(z0)*softplus(z0)/(T0 -
+#       exp(-u_gamma*softplus(-z0))*softplus(z0)) + sigmoid(z0) +
+#       exp(-u_gamma*softplus(-z0))*sigmoid(z0)*softplus(z0)/(T0 -
+#       exp(-u_gamma*softplus(-z0))*softplus(z0)))*exp(-u_gamma*softplus(-z0))/(T0 -
+#       exp(-u_gamma*softplus(-z0))*softplus(z0))
+#   c2       = -u_gamma*exp(-u_gamma*softplus(-z0))*softplus(z0)/(T0 -
+#       exp(-u_gamma*softplus(-z0))*softplus(z0))**2
+#   dloss/dx = R0*c1 + c0*(-expm1(logp0))**u_gamma + c2*logp0*exp(logp0)*where(eq(u_gamma, 0), 0,
+#       (-expm1(logp0))**(u_gamma - 1))
+#   dloss/dx_y = (u_gamma*T0*sigmoid(-z0)*softplus(z0) + T0*sigmoid(z0) -
+#       T1*sigmoid(-z0)*softplus(z0))*exp(-u_gamma*softplus(-z0))/(T0**2 -
+#       2*T0*exp(-u_gamma*softplus(-z0))*softplus(z0) +
+#       exp(-2*u_gamma*softplus(-z0))*softplus(z0)**2)
+#   names of the spec begin with u_: u_gamma is its gamma
 #   with l0_j = x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 = exp(l0_j
 #       - logsumexp_(j != y) l0_j)
-#   T0 = sum_(j != y) logp0*(-expm1(logp0))**gamma
-#   T1 = sum_(j != y) -gamma*logp0*exp(logp0)*where(eq(gamma, 0), 0, (-expm1(logp0))**(gamma - 1))
-#       + (-expm1(logp0))**gamma
+#   T0 = sum_(j != y) logp0*(-expm1(logp0))**u_gamma
+#   T1 = sum_(j != y) -u_gamma*logp0*exp(logp0)*where(eq(u_gamma, 0), 0, (-expm1(logp0))**(u_gamma
+#       - 1)) + (-expm1(logp0))**u_gamma
 # ======================================================================================
 
 
 @dl.jit
-def _lift(cols, inside, y, x, x_y, gamma):
+def _lift(cols, inside, y, x, x_y, u_gamma):
     # State of one tile, relative to the tile's own maximum: M = sum of w * exp(kappa * t) * t^n
     # with t = l - m, over the classes other than the target.
     valid = inside & (cols != y)
@@ -81,7 +83,7 @@ def _merge(m0_a, a0_a, m0_b, a0_b):
 
 
 @dl.jit
-def _sweep(base, y, x_y, gamma, start, stop, n_classes, BLOCK: tl.constexpr):
+def _sweep(base, y, x_y, u_gamma, start, stop, n_classes, BLOCK: tl.constexpr):
     # Online reduction of the classes start .. stop - 1: one read of each logit.
     m0 = tl.full((), float("-inf"), tl.float32)
     a0 = tl.full((), 0.0, tl.float32)
@@ -89,13 +91,13 @@ def _sweep(base, y, x_y, gamma, start, stop, n_classes, BLOCK: tl.constexpr):
         cols = first_col + tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
-        m0_b, a0_b = _lift(cols, inside, y, x, x_y, gamma)
+        m0_b, a0_b = _lift(cols, inside, y, x, x_y, u_gamma)
         m0, a0 = _merge(m0, a0, m0_b, a0_b)
     return m0, a0
 
 
 @dl.jit
-def _between(x_y, gamma, m0, a0):
+def _between(x_y, u_gamma, m0, a0):
     # From the state to what the next sweep needs to know of the row.
     la0 = dl.log_accurate(a0)
     ly0 = x_y
@@ -106,7 +108,7 @@ def _between(x_y, gamma, m0, a0):
 
 
 @dl.jit
-def _lift_2(cols, inside, y, x, x_y, gamma, m0, pinv0, lam0):
+def _lift_2(cols, inside, y, x, x_y, u_gamma, m0, pinv0, lam0):
     # Sums of one tile, from the statistics of the sweeps before.
     valid = inside & (cols != y)
     t0 = x - m0
@@ -114,9 +116,9 @@ def _lift_2(cols, inside, y, x, x_y, gamma, m0, pinv0, lam0):
     e0 = tl.exp(t0)
     p0 = e0 * pinv0
     w0 = -dl.expm1(logp0)
-    w1 = dl.power(w0, gamma)
+    w1 = dl.power(w0, u_gamma)
     v0 = w1 * logp0
-    v1 = w1 - gamma * logp0 * p0 * dl.where(dl.eq(gamma, 0.0), 0.0, dl.power(w0, gamma - 1.0))
+    v1 = w1 - logp0 * p0 * u_gamma * dl.where(dl.eq(u_gamma, 0.0), 0.0, dl.power(w0, u_gamma - 1.0))
     b0 = dl.row_sum(tl.where(valid, v0, 0.0))
     b1 = dl.row_sum(tl.where(valid, v1, 0.0))
     return b0, b1
@@ -131,7 +133,7 @@ def _merge_2(b0_a, b1_a, b0_b, b1_b):
 
 
 @dl.jit
-def _sweep_2(base, y, x_y, gamma, m0, pinv0, lam0, start, stop, n_classes, BLOCK: tl.constexpr):
+def _sweep_2(base, y, x_y, u_gamma, m0, pinv0, lam0, start, stop, n_classes, BLOCK: tl.constexpr):
     # Another reduction of the classes start .. stop - 1: one read of each logit.
     b0 = tl.full((), 0.0, tl.float32)
     b1 = tl.full((), 0.0, tl.float32)
@@ -139,13 +141,13 @@ def _sweep_2(base, y, x_y, gamma, m0, pinv0, lam0, start, stop, n_classes, BLOCK
         cols = first_col + tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
-        b0_b, b1_b = _lift_2(cols, inside, y, x, x_y, gamma, m0, pinv0, lam0)
+        b0_b, b1_b = _lift_2(cols, inside, y, x, x_y, u_gamma, m0, pinv0, lam0)
         b0, b1 = _merge_2(b0, b1, b0_b, b1_b)
     return b0, b1
 
 
 @dl.jit
-def _finish(x_y, gamma, m0, a0, b0, b1):
+def _finish(x_y, u_gamma, m0, a0, b0, b1):
     # From the merged state to the results of the row, and the statistics that the gradient reads.
     la0 = dl.log_accurate(a0)
     ly0 = x_y
@@ -155,7 +157,7 @@ def _finish(x_y, gamma, m0, a0, b0, b1):
     T1 = b1
     zc0 = dl.clip(z0, -3.0e38, 3.0e38)
     w0 = dl.softplus(zc0)
-    w1 = dl.exp_accurate(-gamma * dl.softplus(-zc0))
+    w1 = dl.exp_accurate(-u_gamma * dl.softplus(-zc0))
     loss = w0 * w1 / (w0 * w1 - T0)
     loss = tl.where(
         (z0 != zc0),
@@ -166,7 +168,7 @@ def _finish(x_y, gamma, m0, a0, b0, b1):
 
 
 @dl.jit
-def _coefficients(x_y, gamma, m0, la0, T0, T1):
+def _coefficients(x_y, u_gamma, m0, la0, T0, T1):
     # Row scalars of the gradient.
     ly0 = x_y
     z0 = (m0 - ly0) + la0
@@ -174,7 +176,7 @@ def _coefficients(x_y, gamma, m0, la0, T0, T1):
     zc0 = dl.clip(z0, -3.0e38, 3.0e38)
     w0 = dl.softplus(zc0)
     w1 = -zc0
-    w2 = gamma * dl.softplus(w1)
+    w2 = u_gamma * dl.softplus(w1)
     w3 = dl.exp_accurate(-w2)
     w4 = w0 * w3
     w5 = T0 - w4
@@ -182,14 +184,14 @@ def _coefficients(x_y, gamma, m0, la0, T0, T1):
     w7 = dl.sigmoid(zc0)
     w8 = dl.sigmoid(w1)
     w9 = w0 * w8
-    w10 = w9 * gamma
+    w10 = w9 * u_gamma
     w11 = 1.0 / w5
     w12 = w11 * w7
     w13 = w0 * w0
     w14 = w11 * w3
     c0 = w6
-    c1 = -w14 * (T1 * w0 * w12 + w13 * w14 * w8 * gamma + w10 + w12 * w4 + w7)
-    c2 = -w6 * gamma
+    c1 = -w14 * (T1 * w0 * w12 + w13 * w14 * w8 * u_gamma + w10 + w12 * w4 + w7)
+    c2 = -w6 * u_gamma
     grad_x_y = (
         w3
         * (T0 * w10 + T0 * w7 - T1 * w9)
@@ -201,7 +203,7 @@ def _coefficients(x_y, gamma, m0, la0, T0, T1):
 
 
 @dl.jit
-def _gradient(cols, y, x, x_y, gamma, c0, c1, c2, grad_x_y, m0, pinv0, rinv0, lam0):
+def _gradient(cols, y, x, x_y, u_gamma, c0, c1, c2, grad_x_y, m0, pinv0, rinv0, lam0):
     # dloss/dx_j of one tile; the value at y is written, not added.
     t0 = x - m0
     logp0 = tl.maximum(t0, -1.0e18) - lam0
@@ -210,9 +212,9 @@ def _gradient(cols, y, x, x_y, gamma, c0, c1, c2, grad_x_y, m0, pinv0, rinv0, la
     r0 = e0 * rinv0
     w0 = -dl.expm1(logp0)
     grad_x = (
-        c0 * dl.power(w0, gamma)
+        c0 * dl.power(w0, u_gamma)
         + c1 * r0
-        + c2 * logp0 * p0 * dl.where(dl.eq(gamma, 0.0), 0.0, dl.power(w0, gamma - 1.0))
+        + c2 * logp0 * p0 * dl.where(dl.eq(u_gamma, 0.0), 0.0, dl.power(w0, u_gamma - 1.0))
     )
     grad_x = tl.where(cols == y, grad_x_y, grad_x)
     return (grad_x,)
@@ -222,7 +224,7 @@ def _gradient(cols, y, x, x_y, gamma, c0, c1, c2, grad_x_y, m0, pinv0, rinv0, la
 def _forward_kernel(
     logits,
     target,
-    gamma,
+    u_gamma,
     loss,
     saved,
     state,
@@ -242,14 +244,14 @@ def _forward_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    gamma = tl.full((), 0.0, tl.float32) + gamma
+    u_gamma = tl.full((), 0.0, tl.float32) + u_gamma
     start = 0
     stop = tl.where(ignored, 0, n_classes)  # ignored rows read nothing
-    m0, a0 = _sweep(base, y, x_y, gamma, start, stop, n_classes, BLOCK)
+    m0, a0 = _sweep(base, y, x_y, u_gamma, start, stop, n_classes, BLOCK)
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    m0, pinv0, lam0 = _between(x_y, gamma, m0, a0)
-    b0, b1 = _sweep_2(base, y, x_y, gamma, m0, pinv0, lam0, start, stop, n_classes, BLOCK)
-    loss_row, la0, T0, T1 = _finish(x_y, gamma, m0, a0, b0, b1)
+    m0, pinv0, lam0 = _between(x_y, u_gamma, m0, a0)
+    b0, b1 = _sweep_2(base, y, x_y, u_gamma, m0, pinv0, lam0, start, stop, n_classes, BLOCK)
+    loss_row, la0, T0, T1 = _finish(x_y, u_gamma, m0, a0, b0, b1)
     loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
     tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
     tl.store(saved + 0 * n_rows + row, m0)
@@ -262,7 +264,7 @@ def _forward_kernel(
 def _backward_kernel(
     logits,
     target,
-    gamma,
+    u_gamma,
     saved,
     grad_rows,
     grad_logits,
@@ -283,18 +285,18 @@ def _backward_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    gamma = tl.full((), 0.0, tl.float32) + gamma
+    u_gamma = tl.full((), 0.0, tl.float32) + u_gamma
     g = tl.load(grad_rows + row * stride_grad_rows)
     g = tl.where(in_range | ignored, g, float("nan"))  # a target out of range is loud
     m0 = tl.load(saved + 0 * n_rows + row)
     la0 = tl.load(saved + 1 * n_rows + row)
     T0 = tl.load(saved + 2 * n_rows + row)
     T1 = tl.load(saved + 3 * n_rows + row)
-    c0, c1, c2, grad_x_y, m0, pinv0, rinv0, lam0 = _coefficients(x_y, gamma, m0, la0, T0, T1)
+    c0, c1, c2, grad_x_y, m0, pinv0, rinv0, lam0 = _coefficients(x_y, u_gamma, m0, la0, T0, T1)
     cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = cols < n_classes
     x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-    (grad_x,) = _gradient(cols, y, x, x_y, gamma, c0, c1, c2, grad_x_y, m0, pinv0, rinv0, lam0)
+    (grad_x,) = _gradient(cols, y, x, x_y, u_gamma, c0, c1, c2, grad_x_y, m0, pinv0, rinv0, lam0)
     grad_x = grad_x * g
     grad_x = tl.where(ignored, 0.0, grad_x)
     out = grad_logits + row * stride_grad + cols
@@ -305,7 +307,7 @@ def _backward_kernel(
 def _fused_kernel(
     logits,
     target,
-    gamma,
+    u_gamma,
     loss,
     grad_rows,
     grad_logits,
@@ -328,29 +330,31 @@ def _fused_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    gamma = tl.full((), 0.0, tl.float32) + gamma
+    u_gamma = tl.full((), 0.0, tl.float32) + u_gamma
     g = tl.load(grad_rows + row * stride_grad_rows)
     g = tl.where(in_range | ignored, g, float("nan"))  # a target out of range is loud
     if ONE_TILE:
         cols = tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-        m0, a0 = _lift(cols, inside, y, x, x_y, gamma)
+        m0, a0 = _lift(cols, inside, y, x, x_y, u_gamma)
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-        m0, pinv0, lam0 = _between(x_y, gamma, m0, a0)
-        b0, b1 = _lift_2(cols, inside, y, x, x_y, gamma, m0, pinv0, lam0)
+        m0, pinv0, lam0 = _between(x_y, u_gamma, m0, a0)
+        b0, b1 = _lift_2(cols, inside, y, x, x_y, u_gamma, m0, pinv0, lam0)
     else:
         stop = tl.where(ignored, 0, n_classes)
-        m0, a0 = _sweep(base, y, x_y, gamma, 0, stop, n_classes, BLOCK)
+        m0, a0 = _sweep(base, y, x_y, u_gamma, 0, stop, n_classes, BLOCK)
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-        m0, pinv0, lam0 = _between(x_y, gamma, m0, a0)
-        b0, b1 = _sweep_2(base, y, x_y, gamma, m0, pinv0, lam0, 0, stop, n_classes, BLOCK)
-    loss_row, la0, T0, T1 = _finish(x_y, gamma, m0, a0, b0, b1)
+        m0, pinv0, lam0 = _between(x_y, u_gamma, m0, a0)
+        b0, b1 = _sweep_2(base, y, x_y, u_gamma, m0, pinv0, lam0, 0, stop, n_classes, BLOCK)
+    loss_row, la0, T0, T1 = _finish(x_y, u_gamma, m0, a0, b0, b1)
     loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
     tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
-    c0, c1, c2, grad_x_y, m0, pinv0, rinv0, lam0 = _coefficients(x_y, gamma, m0, la0, T0, T1)
+    c0, c1, c2, grad_x_y, m0, pinv0, rinv0, lam0 = _coefficients(x_y, u_gamma, m0, la0, T0, T1)
     if ONE_TILE:
-        (grad_x,) = _gradient(cols, y, x, x_y, gamma, c0, c1, c2, grad_x_y, m0, pinv0, rinv0, lam0)
+        (grad_x,) = _gradient(
+            cols, y, x, x_y, u_gamma, c0, c1, c2, grad_x_y, m0, pinv0, rinv0, lam0
+        )
         grad_x = grad_x * g
         grad_x = tl.where(ignored, 0.0, grad_x)
         out = grad_logits + row * stride_grad + cols
@@ -361,7 +365,7 @@ def _fused_kernel(
             inside = cols < n_classes
             x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
             (grad_x,) = _gradient(
-                cols, y, x, x_y, gamma, c0, c1, c2, grad_x_y, m0, pinv0, rinv0, lam0
+                cols, y, x, x_y, u_gamma, c0, c1, c2, grad_x_y, m0, pinv0, rinv0, lam0
             )
             tl.debug_barrier()  # the gradient may overwrite the logits: all of the tile is read
             grad_x = grad_x * g
@@ -421,7 +425,7 @@ def _tiled_sweep_kernel(
     x_bias,
     source_row,
     target,
-    gamma,
+    u_gamma,
     at_y,
     x_cap,
     x_scale,
@@ -448,7 +452,7 @@ def _tiled_sweep_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    gamma = tl.full((), 0.0, tl.float32) + gamma
+    u_gamma = tl.full((), 0.0, tl.float32) + u_gamma
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BV), SPLITS) * BV
     start = split * class_share
@@ -479,7 +483,7 @@ def _tiled_sweep_kernel(
         )
         cols = cols[None, :]
         inside = (cols < n_classes) & (row >= 0)
-        m0_b, a0_b = _lift(cols, inside, y, x, x_y, gamma)
+        m0_b, a0_b = _lift(cols, inside, y, x, x_y, u_gamma)
         m0, a0 = _merge(m0, a0, m0_b, a0_b)
     tl.store(state + (0 * SPLITS + split) * n_rows + row, m0)
     tl.store(state + (1 * SPLITS + split) * n_rows + row, a0)
@@ -492,7 +496,7 @@ def _tiled_merge_kernel(
     x_bias,
     source_row,
     target,
-    gamma,
+    u_gamma,
     at_y,
     x_cap,
     x_scale,
@@ -512,7 +516,7 @@ def _tiled_merge_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    gamma = tl.full((), 0.0, tl.float32) + gamma
+    u_gamma = tl.full((), 0.0, tl.float32) + u_gamma
     m0 = tl.load(state + 0 * SPLITS * n_rows + row)
     a0 = tl.load(state + 1 * SPLITS * n_rows + row)
     for split in range(1, SPLITS):
@@ -530,7 +534,7 @@ def _tiled_sweep_kernel_2(
     x_bias,
     source_row,
     target,
-    gamma,
+    u_gamma,
     at_y,
     x_cap,
     x_scale,
@@ -557,11 +561,11 @@ def _tiled_sweep_kernel_2(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    gamma = tl.full((), 0.0, tl.float32) + gamma
+    u_gamma = tl.full((), 0.0, tl.float32) + u_gamma
     m0 = tl.load(row_merged + 0 * n_rows + row)
     a0 = tl.load(row_merged + 1 * n_rows + row)
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    m0, pinv0, lam0 = _between(x_y, gamma, m0, a0)
+    m0, pinv0, lam0 = _between(x_y, u_gamma, m0, a0)
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BV), SPLITS) * BV
     start = split * class_share
@@ -592,7 +596,7 @@ def _tiled_sweep_kernel_2(
         )
         cols = cols[None, :]
         inside = (cols < n_classes) & (row >= 0)
-        b0_b, b1_b = _lift_2(cols, inside, y, x, x_y, gamma, m0, pinv0, lam0)
+        b0_b, b1_b = _lift_2(cols, inside, y, x, x_y, u_gamma, m0, pinv0, lam0)
         b0, b1 = _merge_2(b0, b1, b0_b, b1_b)
     tl.store(state + (0 * SPLITS + split) * n_rows + row, b0)
     tl.store(state + (1 * SPLITS + split) * n_rows + row, b1)
@@ -605,7 +609,7 @@ def _tiled_merge_kernel_2(
     x_bias,
     source_row,
     target,
-    gamma,
+    u_gamma,
     at_y,
     x_cap,
     x_scale,
@@ -627,11 +631,11 @@ def _tiled_merge_kernel_2(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    gamma = tl.full((), 0.0, tl.float32) + gamma
+    u_gamma = tl.full((), 0.0, tl.float32) + u_gamma
     m0 = tl.load(row_merged + 0 * n_rows + row)
     a0 = tl.load(row_merged + 1 * n_rows + row)
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    m0, pinv0, lam0 = _between(x_y, gamma, m0, a0)
+    m0, pinv0, lam0 = _between(x_y, u_gamma, m0, a0)
     b0 = tl.load(state + 0 * SPLITS * n_rows + row)
     b1 = tl.load(state + 1 * SPLITS * n_rows + row)
     for split in range(1, SPLITS):
@@ -640,7 +644,7 @@ def _tiled_merge_kernel_2(
         b0, b1 = _merge_2(b0, b1, b0_b, b1_b)
     tl.store(row_merged + 2 * n_rows + row, b0)
     tl.store(row_merged + 3 * n_rows + row, b1)
-    loss_row, la0, T0, T1 = _finish(x_y, gamma, m0, a0, b0, b1)
+    loss_row, la0, T0, T1 = _finish(x_y, u_gamma, m0, a0, b0, b1)
     tl.store(loss + 0 * n_rows + row, tl.where(in_range, loss_row, float("nan")))
     tl.store(saved + 0 * n_rows + row, m0)
     tl.store(saved + 1 * n_rows + row, la0)
@@ -655,7 +659,7 @@ def _tiled_row_kernel(
     x_bias,
     source_row,
     target,
-    gamma,
+    u_gamma,
     at_y,
     x_cap,
     x_scale,
@@ -676,12 +680,12 @@ def _tiled_row_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    gamma = tl.full((), 0.0, tl.float32) + gamma
+    u_gamma = tl.full((), 0.0, tl.float32) + u_gamma
     m0 = tl.load(saved + 0 * n_rows + row)
     la0 = tl.load(saved + 1 * n_rows + row)
     T0 = tl.load(saved + 2 * n_rows + row)
     T1 = tl.load(saved + 3 * n_rows + row)
-    c0, c1, c2, grad_x_y, m0, pinv0, rinv0, lam0 = _coefficients(x_y, gamma, m0, la0, T0, T1)
+    c0, c1, c2, grad_x_y, m0, pinv0, rinv0, lam0 = _coefficients(x_y, u_gamma, m0, la0, T0, T1)
     tl.store(row_coef + 0 * n_rows + row, c0)
     tl.store(row_coef + 1 * n_rows + row, c1)
     tl.store(row_coef + 2 * n_rows + row, c2)
@@ -699,7 +703,7 @@ def _tiled_gradient(
     x_bias,
     source_row,
     target,
-    gamma,
+    u_gamma,
     at_y,
     x_cap,
     x_scale,
@@ -731,7 +735,7 @@ def _tiled_gradient(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    gamma = tl.full((), 0.0, tl.float32) + gamma
+    u_gamma = tl.full((), 0.0, tl.float32) + u_gamma
     c0 = tl.load(row_coef + 0 * n_rows + row)
     c1 = tl.load(row_coef + 1 * n_rows + row)
     c2 = tl.load(row_coef + 2 * n_rows + row)
@@ -763,7 +767,7 @@ def _tiled_gradient(
     )
     cols = cols[None, :]
     inside = (cols < n_classes) & (row >= 0)
-    (grad_x,) = _gradient(cols, y, x, x_y, gamma, c0, c1, c2, grad_x_y, m0, pinv0, rinv0, lam0)
+    (grad_x,) = _gradient(cols, y, x, x_y, u_gamma, c0, c1, c2, grad_x_y, m0, pinv0, rinv0, lam0)
     if SOURCE == 0:
         grad = tl.where(inside, grad_x, 0.0)
     tile_counts = 1
@@ -786,7 +790,7 @@ def _tiled_hidden_kernel(
     x_bias,
     source_row,
     target,
-    gamma,
+    u_gamma,
     at_y,
     x_cap,
     x_scale,
@@ -842,7 +846,7 @@ def _tiled_hidden_kernel(
                     x_bias,
                     source_row,
                     target,
-                    gamma,
+                    u_gamma,
                     at_y,
                     x_cap,
                     x_scale,
@@ -907,7 +911,7 @@ def _tiled_weight_kernel(
     x_bias,
     source_row,
     target,
-    gamma,
+    u_gamma,
     at_y,
     x_cap,
     x_scale,
@@ -969,7 +973,7 @@ def _tiled_weight_kernel(
                         x_bias,
                         source_row,
                         target,
-                        gamma,
+                        u_gamma,
                         at_y,
                         x_cap,
                         x_scale,
@@ -1042,7 +1046,7 @@ def _tiled_weight_kernel(
             )
 
 
-def _torch_forward(x, y, gamma):
+def _torch_forward(x, y, u_gamma):
     """Loss [rows, outputs] and saved statistics [n_saved, rows] of a chunk of whole rows."""
     x_y = x.gather(1, y)
     l0 = x.scatter_(1, y, float("-inf"))
@@ -1059,9 +1063,9 @@ def _torch_forward(x, y, gamma):
     logp0 = t0.clamp_min(-1.0e18) - lam0
     p0 = e0 * pinv0
     w0 = -el.expm1(logp0)
-    w1 = el.power(w0, gamma)
+    w1 = el.power(w0, u_gamma)
     v0 = w1 * logp0
-    v1 = w1 - gamma * logp0 * p0 * el.where(el.eq(gamma, 0.0), 0.0, el.power(w0, gamma - 1.0))
+    v1 = w1 - logp0 * p0 * u_gamma * el.where(el.eq(u_gamma, 0.0), 0.0, el.power(w0, u_gamma - 1.0))
     b0 = (v0 + torch.zeros_like(x)).scatter_(1, y, 0.0).sum(1, keepdim=True)
     b1 = (v1 + torch.zeros_like(x)).scatter_(1, y, 0.0).sum(1, keepdim=True)
     la0 = el.log(a0)
@@ -1072,7 +1076,7 @@ def _torch_forward(x, y, gamma):
     T1 = b1
     zc0 = el.clip(z0, -3.0e38, 3.0e38)
     w0 = el.softplus(zc0)
-    w1 = el.exp(-gamma * el.softplus(-zc0))
+    w1 = el.exp(-u_gamma * el.softplus(-zc0))
     loss = w0 * w1 / (w0 * w1 - T0)
     loss = torch.where(
         (z0 != zc0),
@@ -1084,7 +1088,7 @@ def _torch_forward(x, y, gamma):
     return loss, torch.cat([m0.to(x.dtype), la0.to(x.dtype), T0.to(x.dtype), T1.to(x.dtype)], 1).t()
 
 
-def _torch_backward(x, y, gamma, saved, g):
+def _torch_backward(x, y, u_gamma, saved, g):
     """g * dloss/dx [rows, V] for each stream of a chunk of whole rows, from what was saved."""
     m0 = saved[0].unsqueeze(1)
     la0 = saved[1].unsqueeze(1)
@@ -1097,7 +1101,7 @@ def _torch_backward(x, y, gamma, saved, g):
     zc0 = el.clip(z0, -3.0e38, 3.0e38)
     w0 = el.softplus(zc0)
     w1 = -zc0
-    w2 = gamma * el.softplus(w1)
+    w2 = u_gamma * el.softplus(w1)
     w3 = el.exp(-w2)
     w4 = w0 * w3
     w5 = T0 - w4
@@ -1105,14 +1109,14 @@ def _torch_backward(x, y, gamma, saved, g):
     w7 = el.sigmoid(zc0)
     w8 = el.sigmoid(w1)
     w9 = w0 * w8
-    w10 = w9 * gamma
+    w10 = w9 * u_gamma
     w11 = 1.0 / w5
     w12 = w11 * w7
     w13 = w0 * w0
     w14 = w11 * w3
     c0 = w6
-    c1 = -w14 * (T1 * w0 * w12 + w13 * w14 * w8 * gamma + w10 + w12 * w4 + w7)
-    c2 = -w6 * gamma
+    c1 = -w14 * (T1 * w0 * w12 + w13 * w14 * w8 * u_gamma + w10 + w12 * w4 + w7)
+    c2 = -w6 * u_gamma
     grad_x_y = (
         w3 * (T0 * w10 + T0 * w7 - T1 * w9) / (T0 * T0 + w13 * el.exp(-2.0 * w2) - 2.0 * T0 * w4)
     )
@@ -1125,16 +1129,16 @@ def _torch_backward(x, y, gamma, saved, g):
     r0 = e0 * rinv0
     w0 = -el.expm1(logp0)
     grad_x = (
-        c0 * el.power(w0, gamma)
+        c0 * el.power(w0, u_gamma)
         + c1 * r0
-        + c2 * logp0 * p0 * el.where(el.eq(gamma, 0.0), 0.0, el.power(w0, gamma - 1.0))
+        + c2 * logp0 * p0 * el.where(el.eq(u_gamma, 0.0), 0.0, el.power(w0, u_gamma - 1.0))
     )
     grad_x = grad_x.scatter(1, y, grad_x_y + torch.zeros_like(x_y))
     grad_x = grad_x.mul_(g)
     return (grad_x,)
 
 
-def _torch_fused(x, y, gamma, g):
+def _torch_fused(x, y, u_gamma, g):
     """Loss [rows, outputs] and g * dloss/dx [rows, V] for each stream while the chunk is in cache."""
     x_y = x.gather(1, y)
     l0 = x.scatter_(1, y, float("-inf"))
@@ -1151,9 +1155,9 @@ def _torch_fused(x, y, gamma, g):
     logp0 = t0.clamp_min(-1.0e18) - lam0
     p0 = e0 * pinv0
     w0 = -el.expm1(logp0)
-    w1 = el.power(w0, gamma)
+    w1 = el.power(w0, u_gamma)
     v0 = w1 * logp0
-    v1 = w1 - gamma * logp0 * p0 * el.where(el.eq(gamma, 0.0), 0.0, el.power(w0, gamma - 1.0))
+    v1 = w1 - logp0 * p0 * u_gamma * el.where(el.eq(u_gamma, 0.0), 0.0, el.power(w0, u_gamma - 1.0))
     b0 = (v0 + torch.zeros_like(x)).scatter_(1, y, 0.0).sum(1, keepdim=True)
     b1 = (v1 + torch.zeros_like(x)).scatter_(1, y, 0.0).sum(1, keepdim=True)
     la0 = el.log(a0)
@@ -1164,7 +1168,7 @@ def _torch_fused(x, y, gamma, g):
     T1 = b1
     zc0 = el.clip(z0, -3.0e38, 3.0e38)
     w0 = el.softplus(zc0)
-    w1 = el.exp(-gamma * el.softplus(-zc0))
+    w1 = el.exp(-u_gamma * el.softplus(-zc0))
     loss = w0 * w1 / (w0 * w1 - T0)
     loss = torch.where(
         (z0 != zc0),
@@ -1176,7 +1180,7 @@ def _torch_fused(x, y, gamma, g):
     zc0 = el.clip(z0, -3.0e38, 3.0e38)
     w0 = el.softplus(zc0)
     w1 = -zc0
-    w2 = gamma * el.softplus(w1)
+    w2 = u_gamma * el.softplus(w1)
     w3 = el.exp(-w2)
     w4 = w0 * w3
     w5 = T0 - w4
@@ -1184,14 +1188,14 @@ def _torch_fused(x, y, gamma, g):
     w7 = el.sigmoid(zc0)
     w8 = el.sigmoid(w1)
     w9 = w0 * w8
-    w10 = w9 * gamma
+    w10 = w9 * u_gamma
     w11 = 1.0 / w5
     w12 = w11 * w7
     w13 = w0 * w0
     w14 = w11 * w3
     c0 = w6
-    c1 = -w14 * (T1 * w0 * w12 + w13 * w14 * w8 * gamma + w10 + w12 * w4 + w7)
-    c2 = -w6 * gamma
+    c1 = -w14 * (T1 * w0 * w12 + w13 * w14 * w8 * u_gamma + w10 + w12 * w4 + w7)
+    c2 = -w6 * u_gamma
     grad_x_y = (
         w3 * (T0 * w10 + T0 * w7 - T1 * w9) / (T0 * T0 + w13 * el.exp(-2.0 * w2) - 2.0 * T0 * w4)
     )
@@ -1200,9 +1204,9 @@ def _torch_fused(x, y, gamma, g):
     r0 = e0 * rinv0
     w0 = -el.expm1(logp0)
     grad_x = (
-        c0 * el.power(w0, gamma)
+        c0 * el.power(w0, u_gamma)
         + c1 * r0
-        + c2 * logp0 * p0 * el.where(el.eq(gamma, 0.0), 0.0, el.power(w0, gamma - 1.0))
+        + c2 * logp0 * p0 * el.where(el.eq(u_gamma, 0.0), 0.0, el.power(w0, u_gamma - 1.0))
     )
     grad_x = grad_x.scatter(1, y, grad_x_y + torch.zeros_like(x_y))
     grad_x = grad_x.mul_(g)
@@ -1212,29 +1216,31 @@ def _torch_fused(x, y, gamma, g):
 _C_SOURCE = r"""#include "row.h"
 
 /* Normalized focal loss
-     loss     = exp(-gamma*softplus(-z0))*softplus(z0)/(-T0 +
-         exp(-gamma*softplus(-z0))*softplus(z0))
-     c0       = exp(-gamma*softplus(-z0))*softplus(z0)/(T0 -
-         exp(-gamma*softplus(-z0))*softplus(z0))**2
-     c1       = -(T1*sigmoid(z0)*softplus(z0)/(T0 - exp(-gamma*softplus(-z0))*softplus(z0)) +
-         gamma*sigmoid(-z0)*softplus(z0) +
-         gamma*exp(-gamma*softplus(-z0))*sigmoid(-z0)*softplus(z0)**2/(T0 -
-         exp(-gamma*softplus(-z0))*softplus(z0)) + sigmoid(z0) +
-         exp(-gamma*softplus(-z0))*sigmoid(z0)*softplus(z0)/(T0 -
-         exp(-gamma*softplus(-z0))*softplus(z0)))*exp(-gamma*softplus(-z0))/(T0 -
-         exp(-gamma*softplus(-z0))*softplus(z0))
-     c2       = -gamma*exp(-gamma*softplus(-z0))*softplus(z0)/(T0 -
-         exp(-gamma*softplus(-z0))*softplus(z0))**2
-     dloss/dx = R0*c1 + c0*(-expm1(logp0))**gamma + c2*logp0*exp(logp0)*where(eq(gamma, 0), 0,
-         (-expm1(logp0))**(gamma - 1))
-     dloss/dx_y = (T0*gamma*sigmoid(-z0)*softplus(z0) + T0*sigmoid(z0) -
-         T1*sigmoid(-z0)*softplus(z0))*exp(-gamma*softplus(-z0))/(T0**2 -
-         2*T0*exp(-gamma*softplus(-z0))*softplus(z0) + exp(-2*gamma*softplus(-z0))*softplus(z0)**2)
+     loss     = exp(-u_gamma*softplus(-z0))*softplus(z0)/(-T0 +
+         exp(-u_gamma*softplus(-z0))*softplus(z0))
+     c0       = exp(-u_gamma*softplus(-z0))*softplus(z0)/(T0 -
+         exp(-u_gamma*softplus(-z0))*softplus(z0))**2
+     c1       = -(u_gamma*sigmoid(-z0)*softplus(z0) +
+         u_gamma*exp(-u_gamma*softplus(-z0))*sigmoid(-z0)*softplus(z0)**2/(T0 -
+         exp(-u_gamma*softplus(-z0))*softplus(z0)) + T1*sigmoid(z0)*softplus(z0)/(T0 -
+         exp(-u_gamma*softplus(-z0))*softplus(z0)) + sigmoid(z0) +
+         exp(-u_gamma*softplus(-z0))*sigmoid(z0)*softplus(z0)/(T0 -
+         exp(-u_gamma*softplus(-z0))*softplus(z0)))*exp(-u_gamma*softplus(-z0))/(T0 -
+         exp(-u_gamma*softplus(-z0))*softplus(z0))
+     c2       = -u_gamma*exp(-u_gamma*softplus(-z0))*softplus(z0)/(T0 -
+         exp(-u_gamma*softplus(-z0))*softplus(z0))**2
+     dloss/dx = R0*c1 + c0*(-expm1(logp0))**u_gamma + c2*logp0*exp(logp0)*where(eq(u_gamma, 0), 0,
+         (-expm1(logp0))**(u_gamma - 1))
+     dloss/dx_y = (u_gamma*T0*sigmoid(-z0)*softplus(z0) + T0*sigmoid(z0) -
+         T1*sigmoid(-z0)*softplus(z0))*exp(-u_gamma*softplus(-z0))/(T0**2 -
+         2*T0*exp(-u_gamma*softplus(-z0))*softplus(z0) +
+         exp(-2*u_gamma*softplus(-z0))*softplus(z0)**2)
+     names of the spec begin with u_: u_gamma is its gamma
      with l0_j = x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 = exp(l0_j
          - logsumexp_(j != y) l0_j)
-     T0 = sum_(j != y) logp0*(-expm1(logp0))**gamma
-     T1 = sum_(j != y) -gamma*logp0*exp(logp0)*where(eq(gamma, 0), 0, (-expm1(logp0))**(gamma - 1))
-         + (-expm1(logp0))**gamma */
+     T0 = sum_(j != y) logp0*(-expm1(logp0))**u_gamma
+     T1 = sum_(j != y) -u_gamma*logp0*exp(logp0)*where(eq(u_gamma, 0), 0, (-expm1(logp0))**(u_gamma
+         - 1)) + (-expm1(logp0))**u_gamma */
 
 static inline __attribute__((always_inline)) void lift_1_class(const int cols, const real *x_ptr,
     const int y, real *reduced0) {
@@ -1332,8 +1338,8 @@ static void lift_2(const real *x_ptr, const int n_classes, real *kept0_ptr, cons
 }
 
 static inline __attribute__((always_inline)) void lift_2_1_class(const int cols, const real *x_ptr,
-    const real *kept0_ptr, real *kept1_ptr, real *kept2_ptr, const int late, const real gamma, const
-    real lam0, const real m0, const real pinv0, const real same0, const real same1, const int y,
+    const real *kept0_ptr, real *kept1_ptr, real *kept2_ptr, const int late, const real lam0, const
+    real m0, const real pinv0, const real same0, const real same1, const real u_gamma, const int y,
     real *reduced0, real *reduced1) {
     const real x = x_ptr[cols];
     const real kept0 = kept0_ptr[cols];
@@ -1343,11 +1349,11 @@ static inline __attribute__((always_inline)) void lift_2_1_class(const int cols,
     const real e0 = kept0;
     const real p0 = e0 * pinv0;
     const real w0 = -f_expm1(logp0);
-    const real kept2 = f_power(w0, gamma);
+    const real kept2 = f_power(w0, u_gamma);
     const real w1 = kept2;
     const real v0 = w1 * logp0;
     const real kept1 = f_power(w0, same1);
-    const real v1 = w1 - gamma * logp0 * p0 * (same0 ? R(0.0) : kept1);
+    const real v1 = w1 - logp0 * p0 * u_gamma * (same0 ? R(0.0) : kept1);
     if (late) kept1_ptr[cols] = kept1;
     if (late) kept2_ptr[cols] = kept2;
     *reduced0 = (valid ? v0 : R(0.0));
@@ -1355,8 +1361,8 @@ static inline __attribute__((always_inline)) void lift_2_1_class(const int cols,
 }
 
 static inline __attribute__((always_inline)) void lift_2_1(const real *x_ptr, const int n_classes,
-    const real *kept0_ptr, real *kept1_ptr, real *kept2_ptr, const int late, const real gamma, const
-    real lam0, const real m0, const real pinv0, const real same0, const real same1, const int y,
+    const real *kept0_ptr, real *kept1_ptr, real *kept2_ptr, const int late, const real lam0, const
+    real m0, const real pinv0, const real same0, const real same1, const real u_gamma, const int y,
     double *out) {
     double reduced0_row[PARTS];
     double reduced1_row[PARTS];
@@ -1376,15 +1382,15 @@ static inline __attribute__((always_inline)) void lift_2_1(const real *x_ptr, co
         for (; cols + LANES <= stop; cols += LANES) {
 #pragma GCC ivdep
             for (int lane = 0; lane < LANES; ++lane) {
-                lift_2_1_class(cols + lane, x_ptr, kept0_ptr, kept1_ptr, kept2_ptr, late, gamma,
-                    lam0, m0, pinv0, same0, same1, y, &reduced0_class, &reduced1_class);
+                lift_2_1_class(cols + lane, x_ptr, kept0_ptr, kept1_ptr, kept2_ptr, late, lam0, m0,
+                    pinv0, same0, same1, u_gamma, y, &reduced0_class, &reduced1_class);
                 reduced0[lane] = reduced0[lane] + reduced0_class;
                 reduced1[lane] = reduced1[lane] + reduced1_class;
             }
         }
         for (; cols < stop; ++cols) {
-            lift_2_1_class(cols, x_ptr, kept0_ptr, kept1_ptr, kept2_ptr, late, gamma, lam0, m0,
-                pinv0, same0, same1, y, &reduced0_class, &reduced1_class);
+            lift_2_1_class(cols, x_ptr, kept0_ptr, kept1_ptr, kept2_ptr, late, lam0, m0, pinv0,
+                same0, same1, u_gamma, y, &reduced0_class, &reduced1_class);
             reduced0[0] = reduced0[0] + reduced0_class;
             reduced1[0] = reduced1[0] + reduced1_class;
         }
@@ -1405,8 +1411,8 @@ static inline __attribute__((always_inline)) void lift_2_1(const real *x_ptr, co
 }
 
 static inline __attribute__((always_inline)) void gradient(const real *x_ptr, const int n_classes,
-    const real c0, const real c1, const real c2, const real gamma, const real lam0, const real m0,
-    const real pinv0, const real rinv0, const real same0, const real same1, const real g, real
+    const real c0, const real c1, const real c2, const real lam0, const real m0, const real pinv0,
+    const real rinv0, const real same0, const real same1, const real u_gamma, const real g, real
     *grad_x_ptr, const int want) {
 #pragma GCC ivdep
     for (int cols = 0; cols < n_classes; ++cols) {
@@ -1417,8 +1423,8 @@ static inline __attribute__((always_inline)) void gradient(const real *x_ptr, co
         const real p0 = e0 * pinv0;
         const real r0 = e0 * rinv0;
         const real w0 = -f_expm1(logp0);
-        const real grad_x = c0 * f_power(w0, gamma) + c1 * r0 + c2 * logp0 * p0 * (same0 ? R(0.0) :
-            f_power(w0, same1));
+        const real grad_x = c0 * f_power(w0, u_gamma) + c1 * r0 + c2 * logp0 * p0 * (same0 ? R(0.0)
+            : f_power(w0, same1));
         if (want & 1) grad_x_ptr[cols] = grad_x * g;
     }
 }
@@ -1451,7 +1457,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
     const int64_t own = (mode == BACKWARD ? 0 : 3 * padded) + 2 * width;
     if (own && !(scratch = aligned_alloc(ALIGNED, (size_t)own * sizeof(real)))) return 1;
     real *kept = scratch + 2 * width;
-    const double gamma = call->parameter[0];
+    const double u_gamma = call->parameter[0];
     for (int64_t row = start; row < stop; ++row) {
         real *grad_x_ptr = grad_row(call, 0, row, scratch + 1 * width);
         const int64_t target = call->target[row * call->target_stride];
@@ -1485,11 +1491,11 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             lam0 = (z0 > 0.0 ? la0 + f_softplus(-z0) : f_softplus(z0) - (m0 - ly0));
             pinv0 = (la0 == -INFINITY ? 0.0 : f_exp(-lam0));
             {
-                const double same0 = f_eq(gamma, 0.0);
-                const double same1 = gamma - 1.0;
+                const double same0 = f_eq(u_gamma, 0.0);
+                const double same1 = u_gamma - 1.0;
                 double out[2];
                 lift_2_1(x_ptr, n_classes, kept + 0 * padded, kept + 1 * padded, kept + 2 * padded,
-                    mode == FUSED, gamma, lam0, m0, pinv0, same0, same1, y, out);
+                    mode == FUSED, lam0, m0, pinv0, same0, same1, u_gamma, y, out);
                 const double reduced0 = out[0];
                 const double reduced1 = out[1];
                 b0 = reduced0;
@@ -1503,7 +1509,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             T1 = b1;
             double zc0 = f_clamp(z0, 3e+38);
             double w0 = f_softplus(zc0);
-            double w1 = f_exp(-gamma * f_softplus(-zc0));
+            double w1 = f_exp(-u_gamma * f_softplus(-zc0));
             loss = w0 * w1 / (w0 * w1 - T0);
             loss = (z0 != zc0 ? (loss > 1e+30 ? INFINITY : (loss < -1e+30 ? -(INFINITY) : loss)) :
                 loss);
@@ -1529,7 +1535,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         double zc0 = f_clamp(z0, 3e+38);
         double w0 = f_softplus(zc0);
         double w1 = -zc0;
-        double w2 = gamma * f_softplus(w1);
+        double w2 = u_gamma * f_softplus(w1);
         double w3 = f_exp(-w2);
         double w4 = w0 * w3;
         double w5 = T0 - w4;
@@ -1537,29 +1543,29 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         double w7 = f_sigmoid(zc0);
         double w8 = f_sigmoid(w1);
         double w9 = w0 * w8;
-        double w10 = w9 * gamma;
+        double w10 = w9 * u_gamma;
         double w11 = 1.0 / w5;
         double w12 = w11 * w7;
         double w13 = w0 * w0;
         double w14 = w11 * w3;
         double c0 = w6;
-        double c1 = -w14 * (T1 * w0 * w12 + w13 * w14 * w8 * gamma + w10 + w12 * w4 + w7);
-        double c2 = -w6 * gamma;
+        double c1 = -w14 * (T1 * w0 * w12 + w13 * w14 * w8 * u_gamma + w10 + w12 * w4 + w7);
+        double c2 = -w6 * u_gamma;
         double grad_x_y = w3 * (T0 * w10 + T0 * w7 - T1 * w9) / (T0 * T0 + w13 * f_exp(-2.0 * w2) -
             2.0 * T0 * w4);
         pinv0 = (la0 == -INFINITY ? 0.0 : f_exp(-lam0));
         double rinv0 = (la0 == -INFINITY ? 0.0 : f_exp(-la0));
         {
-            const double same0 = f_eq(gamma, 0.0);
-            const double same1 = gamma - 1.0;
+            const double same0 = f_eq(u_gamma, 0.0);
+            const double same1 = u_gamma - 1.0;
             const int want = (grad_x_ptr ? 1 : 0);
             if (mode == FUSED) {
                 if (want == 1) gradient_kept(x_ptr, n_classes, kept + 0 * padded, kept + 1 * padded,
                     kept + 2 * padded, c0, c1, c2, lam0, m0, pinv0, rinv0, same0, (real)g,
                     grad_x_ptr, 1);
             } else {
-                if (want == 1) gradient(x_ptr, n_classes, c0, c1, c2, gamma, lam0, m0, pinv0, rinv0,
-                    same0, same1, (real)g, grad_x_ptr, 1);
+                if (want == 1) gradient(x_ptr, n_classes, c0, c1, c2, lam0, m0, pinv0, rinv0, same0,
+                    same1, u_gamma, (real)g, grad_x_ptr, 1);
             }
         }
         if (grad_x_ptr) grad_x_ptr[y] = (real)(grad_x_y * g);

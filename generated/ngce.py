@@ -29,24 +29,26 @@ __all__ = ["LinearNGCELoss", "NGCELoss", "linear_ngce_loss", "ngce_loss"]
 
 # ======================================================================================
 # Normalized generalized cross-entropy
-#   loss     = -q*expm1div(-softplus(z0), q)/(-T0 + V - exp(-q*softplus(z0)))
-#   c0       = q*(-T0/(-T0 + V - exp(-q*softplus(z0))) + T0*exp(-q*softplus(z0))/(-T0 + V -
-#       exp(-q*softplus(z0))) + q*exp(-q*softplus(z0))*expm1div(-softplus(z0), q)/(-T0 + V -
-#       exp(-q*softplus(z0))) + exp(-q*softplus(z0)))/(-T0 + V - exp(-q*softplus(z0)))
-#   c1       = -q**2*expm1div(-softplus(z0), q)/(-T0 + V - exp(-q*softplus(z0)))**2
-#   dloss/dx = c0*exp(logp0) + c1*exp(logp0*q)
-#   dloss/dx_y = T0*q**2*expm1div(-softplus(z0), q)*sigmoid(-z0)/(-T0 + V -
-#       exp(-q*softplus(z0)))**2 - q**2*exp(-q*softplus(z0))*expm1div(-softplus(z0),
-#       q)*sigmoid(z0)/(-T0 + V - exp(-q*softplus(z0)))**2 -
-#       q*exp(-q*softplus(z0))*sigmoid(z0)/(-T0 + V - exp(-q*softplus(z0)))
+#   loss     = -u_q*expm1div(-softplus(z0), u_q)/(-T0 + V - exp(-u_q*softplus(z0)))
+#   c0       = u_q*(u_q*exp(-u_q*softplus(z0))*expm1div(-softplus(z0), u_q)/(-T0 + V -
+#       exp(-u_q*softplus(z0))) - T0/(-T0 + V - exp(-u_q*softplus(z0))) +
+#       T0*exp(-u_q*softplus(z0))/(-T0 + V - exp(-u_q*softplus(z0))) +
+#       exp(-u_q*softplus(z0)))/(-T0 + V - exp(-u_q*softplus(z0)))
+#   c1       = -u_q**2*expm1div(-softplus(z0), u_q)/(-T0 + V - exp(-u_q*softplus(z0)))**2
+#   dloss/dx = c0*exp(logp0) + c1*exp(u_q*logp0)
+#   dloss/dx_y = u_q**2*T0*expm1div(-softplus(z0), u_q)*sigmoid(-z0)/(-T0 + V -
+#       exp(-u_q*softplus(z0)))**2 - u_q**2*exp(-u_q*softplus(z0))*expm1div(-softplus(z0),
+#       u_q)*sigmoid(z0)/(-T0 + V - exp(-u_q*softplus(z0)))**2 -
+#       u_q*exp(-u_q*softplus(z0))*sigmoid(z0)/(-T0 + V - exp(-u_q*softplus(z0)))
+#   names of the spec begin with u_: u_q is its q
 #   with l0_j = x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 = exp(l0_j
 #       - logsumexp_(j != y) l0_j)
-#   T0 = sum_(j != y) exp(logp0*q)
+#   T0 = sum_(j != y) exp(u_q*logp0)
 # ======================================================================================
 
 
 @dl.jit
-def _lift(cols, inside, y, x, x_y, q, V):
+def _lift(cols, inside, y, x, x_y, u_q, V):
     # State of one tile, relative to the tile's own maximum: M = sum of w * exp(kappa * t) * t^n
     # with t = l - m, over the classes other than the target.
     valid = inside & (cols != y)
@@ -56,12 +58,12 @@ def _lift(cols, inside, y, x, x_y, q, V):
     e0 = tl.exp(t0)
     u0 = tl.maximum(t0, -1.0e18)
     a0 = dl.row_sum(e0)
-    b0 = dl.row_sum(tl.exp(q * u0))
+    b0 = dl.row_sum(tl.exp(u_q * u0))
     return m0, a0, b0
 
 
 @dl.jit
-def _merge(q, m0_a, a0_a, b0_a, m0_b, a0_b, b0_b):
+def _merge(u_q, m0_a, a0_a, b0_a, m0_b, a0_b, b0_b):
     # Two states as one: m = max(m_a, m_b), d = m_side - m, M = sum of exp(kappa * d) * shifted M_side.
     m0 = tl.maximum(m0_a, m0_b)
     d0_a = tl.where((m0_a == m0) | (m0_a == float("-inf")), 0.0, m0_a - m0)
@@ -69,12 +71,12 @@ def _merge(q, m0_a, a0_a, b0_a, m0_b, a0_b, b0_b):
     k0_a = tl.exp(d0_a)
     k0_b = tl.exp(d0_b)
     a0 = k0_a * a0_a + k0_b * a0_b
-    b0 = tl.exp(q * d0_a) * b0_a + tl.exp(q * d0_b) * b0_b
+    b0 = tl.exp(u_q * d0_a) * b0_a + tl.exp(u_q * d0_b) * b0_b
     return m0, a0, b0
 
 
 @dl.jit
-def _sweep(base, y, x_y, q, V, start, stop, n_classes, BLOCK: tl.constexpr):
+def _sweep(base, y, x_y, u_q, V, start, stop, n_classes, BLOCK: tl.constexpr):
     # Online reduction of the classes start .. stop - 1: one read of each logit.
     m0 = tl.full((), float("-inf"), tl.float32)
     a0 = tl.full((), 0.0, tl.float32)
@@ -83,39 +85,39 @@ def _sweep(base, y, x_y, q, V, start, stop, n_classes, BLOCK: tl.constexpr):
         cols = first_col + tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
-        m0_b, a0_b, b0_b = _lift(cols, inside, y, x, x_y, q, V)
-        m0, a0, b0 = _merge(q, m0, a0, b0, m0_b, a0_b, b0_b)
+        m0_b, a0_b, b0_b = _lift(cols, inside, y, x, x_y, u_q, V)
+        m0, a0, b0 = _merge(u_q, m0, a0, b0, m0_b, a0_b, b0_b)
     return m0, a0, b0
 
 
 @dl.jit
-def _finish(x_y, q, V, m0, a0, b0):
+def _finish(x_y, u_q, V, m0, a0, b0):
     # From the merged state to the results of the row, and the statistics that the gradient reads.
     la0 = dl.log_accurate(a0)
     ly0 = x_y
     z0 = (m0 - ly0) + la0
     lam0 = tl.where(z0 > 0.0, la0 + dl.softplus(-z0), dl.softplus(z0) - (m0 - ly0))
-    T0 = tl.where(la0 == float("-inf"), 0.0, dl.exp_accurate(-lam0 * q) * (b0))
+    T0 = tl.where(la0 == float("-inf"), 0.0, dl.exp_accurate(-lam0 * u_q) * (b0))
     w0 = dl.softplus(z0)
-    loss = -q * dl.expm1div(-w0, q) / (V - T0 - dl.exp_accurate(-w0 * q))
+    loss = -u_q * dl.expm1div(-w0, u_q) / (V - T0 - dl.exp_accurate(-w0 * u_q))
     return loss, la0, T0
 
 
 @dl.jit
-def _coefficients(x_y, q, V, m0, la0, T0):
+def _coefficients(x_y, u_q, V, m0, la0, T0):
     # Row scalars of the gradient.
     ly0 = x_y
     z0 = (m0 - ly0) + la0
     lam0 = tl.where(z0 > 0.0, la0 + dl.softplus(-z0), dl.softplus(z0) - (m0 - ly0))
     w0 = dl.softplus(z0)
-    w1 = dl.exp_accurate(-w0 * q)
+    w1 = dl.exp_accurate(-w0 * u_q)
     w2 = V - T0 - w1
     w3 = 1.0 / w2
     w4 = w3 * T0
-    w5 = dl.expm1div(-w0, q)
-    w6 = w3 * q
+    w5 = dl.expm1div(-w0, u_q)
+    w6 = w3 * u_q
     w7 = w1 * w6
-    w8 = q * q
+    w8 = u_q * u_q
     w9 = 1.0 / (w2 * w2)
     w10 = w5 * w8 * w9
     w11 = dl.sigmoid(z0)
@@ -127,13 +129,13 @@ def _coefficients(x_y, q, V, m0, la0, T0):
 
 
 @dl.jit
-def _gradient(cols, y, x, x_y, q, V, c0, c1, grad_x_y, m0, pinv0, lam0):
+def _gradient(cols, y, x, x_y, u_q, V, c0, c1, grad_x_y, m0, pinv0, lam0):
     # dloss/dx_j of one tile; the value at y is written, not added.
     t0 = x - m0
     logp0 = tl.maximum(t0, -1.0e18) - lam0
     e0 = tl.exp(t0)
     p0 = e0 * pinv0
-    grad_x = c0 * p0 + c1 * tl.exp(logp0 * q)
+    grad_x = c0 * p0 + c1 * tl.exp(logp0 * u_q)
     grad_x = tl.where(cols == y, grad_x_y, grad_x)
     return (grad_x,)
 
@@ -142,7 +144,7 @@ def _gradient(cols, y, x, x_y, q, V, c0, c1, grad_x_y, m0, pinv0, lam0):
 def _forward_kernel(
     logits,
     target,
-    q,
+    u_q,
     loss,
     saved,
     state,
@@ -163,17 +165,17 @@ def _forward_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    q = tl.full((), 0.0, tl.float32) + q
+    u_q = tl.full((), 0.0, tl.float32) + u_q
     V = tl.full((), 0.0, tl.float32) + n_classes
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BLOCK), SPLITS) * BLOCK
     start = split * class_share
     stop = tl.minimum(start + class_share, n_classes)
     stop = tl.where(ignored, start, stop)  # ignored rows read nothing
-    m0, a0, b0 = _sweep(base, y, x_y, q, V, start, stop, n_classes, BLOCK)
+    m0, a0, b0 = _sweep(base, y, x_y, u_q, V, start, stop, n_classes, BLOCK)
     if SPLITS == 1:
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-        loss_row, la0, T0 = _finish(x_y, q, V, m0, a0, b0)
+        loss_row, la0, T0 = _finish(x_y, u_q, V, m0, a0, b0)
         loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
         tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
         tl.store(saved + 0 * n_rows + row, m0)
@@ -190,7 +192,7 @@ def _forward_kernel(
 def _merge_kernel(
     logits,
     target,
-    q,
+    u_q,
     loss,
     saved,
     state,
@@ -210,7 +212,7 @@ def _merge_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    q = tl.full((), 0.0, tl.float32) + q
+    u_q = tl.full((), 0.0, tl.float32) + u_q
     V = tl.full((), 0.0, tl.float32) + n_classes
     m0 = tl.load(state + 0 * SPLITS * n_rows + row)
     a0 = tl.load(state + 1 * SPLITS * n_rows + row)
@@ -220,9 +222,9 @@ def _merge_kernel(
         m0_b = tl.load(state + 0 * SPLITS * n_rows + at)
         a0_b = tl.load(state + 1 * SPLITS * n_rows + at)
         b0_b = tl.load(state + 2 * SPLITS * n_rows + at)
-        m0, a0, b0 = _merge(q, m0, a0, b0, m0_b, a0_b, b0_b)
+        m0, a0, b0 = _merge(u_q, m0, a0, b0, m0_b, a0_b, b0_b)
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0, T0 = _finish(x_y, q, V, m0, a0, b0)
+    loss_row, la0, T0 = _finish(x_y, u_q, V, m0, a0, b0)
     loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
     tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
     tl.store(saved + 0 * n_rows + row, m0)
@@ -234,7 +236,7 @@ def _merge_kernel(
 def _backward_kernel(
     logits,
     target,
-    q,
+    u_q,
     saved,
     grad_rows,
     grad_logits,
@@ -255,18 +257,18 @@ def _backward_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    q = tl.full((), 0.0, tl.float32) + q
+    u_q = tl.full((), 0.0, tl.float32) + u_q
     V = tl.full((), 0.0, tl.float32) + n_classes
     g = tl.load(grad_rows + row * stride_grad_rows)
     g = tl.where(in_range | ignored, g, float("nan"))  # a target out of range is loud
     m0 = tl.load(saved + 0 * n_rows + row)
     la0 = tl.load(saved + 1 * n_rows + row)
     T0 = tl.load(saved + 2 * n_rows + row)
-    c0, c1, grad_x_y, m0, pinv0, lam0 = _coefficients(x_y, q, V, m0, la0, T0)
+    c0, c1, grad_x_y, m0, pinv0, lam0 = _coefficients(x_y, u_q, V, m0, la0, T0)
     cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = cols < n_classes
     x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-    (grad_x,) = _gradient(cols, y, x, x_y, q, V, c0, c1, grad_x_y, m0, pinv0, lam0)
+    (grad_x,) = _gradient(cols, y, x, x_y, u_q, V, c0, c1, grad_x_y, m0, pinv0, lam0)
     grad_x = grad_x * g
     grad_x = tl.where(ignored, 0.0, grad_x)
     out = grad_logits + row * stride_grad + cols
@@ -277,7 +279,7 @@ def _backward_kernel(
 def _fused_kernel(
     logits,
     target,
-    q,
+    u_q,
     loss,
     grad_rows,
     grad_logits,
@@ -300,7 +302,7 @@ def _fused_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    q = tl.full((), 0.0, tl.float32) + q
+    u_q = tl.full((), 0.0, tl.float32) + u_q
     V = tl.full((), 0.0, tl.float32) + n_classes
     g = tl.load(grad_rows + row * stride_grad_rows)
     g = tl.where(in_range | ignored, g, float("nan"))  # a target out of range is loud
@@ -308,18 +310,18 @@ def _fused_kernel(
         cols = tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-        m0, a0, b0 = _lift(cols, inside, y, x, x_y, q, V)
+        m0, a0, b0 = _lift(cols, inside, y, x, x_y, u_q, V)
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
     else:
         stop = tl.where(ignored, 0, n_classes)
-        m0, a0, b0 = _sweep(base, y, x_y, q, V, 0, stop, n_classes, BLOCK)
+        m0, a0, b0 = _sweep(base, y, x_y, u_q, V, 0, stop, n_classes, BLOCK)
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0, T0 = _finish(x_y, q, V, m0, a0, b0)
+    loss_row, la0, T0 = _finish(x_y, u_q, V, m0, a0, b0)
     loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
     tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
-    c0, c1, grad_x_y, m0, pinv0, lam0 = _coefficients(x_y, q, V, m0, la0, T0)
+    c0, c1, grad_x_y, m0, pinv0, lam0 = _coefficients(x_y, u_q, V, m0, la0, T0)
     if ONE_TILE:
-        (grad_x,) = _gradient(cols, y, x, x_y, q, V, c0, c1, grad_x_y, m0, pinv0, lam0)
+        (grad_x,) = _gradient(cols, y, x, x_y, u_q, V, c0, c1, grad_x_y, m0, pinv0, lam0)
         grad_x = grad_x * g
         grad_x = tl.where(ignored, 0.0, grad_x)
         out = grad_logits + row * stride_grad + cols
@@ -329,7 +331,7 @@ def _fused_kernel(
             cols = first_col + tl.arange(0, BLOCK)
             inside = cols < n_classes
             x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-            (grad_x,) = _gradient(cols, y, x, x_y, q, V, c0, c1, grad_x_y, m0, pinv0, lam0)
+            (grad_x,) = _gradient(cols, y, x, x_y, u_q, V, c0, c1, grad_x_y, m0, pinv0, lam0)
             tl.debug_barrier()  # the gradient may overwrite the logits: all of the tile is read
             grad_x = grad_x * g
             grad_x = tl.where(ignored, 0.0, grad_x)
@@ -388,7 +390,7 @@ def _tiled_sweep_kernel(
     x_bias,
     source_row,
     target,
-    q,
+    u_q,
     at_y,
     x_cap,
     x_scale,
@@ -415,7 +417,7 @@ def _tiled_sweep_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    q = tl.full((), 0.0, tl.float32) + q
+    u_q = tl.full((), 0.0, tl.float32) + u_q
     V = tl.full((), 0.0, tl.float32) + n_classes
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BV), SPLITS) * BV
@@ -448,8 +450,8 @@ def _tiled_sweep_kernel(
         )
         cols = cols[None, :]
         inside = (cols < n_classes) & (row >= 0)
-        m0_b, a0_b, b0_b = _lift(cols, inside, y, x, x_y, q, V)
-        m0, a0, b0 = _merge(q, m0, a0, b0, m0_b, a0_b, b0_b)
+        m0_b, a0_b, b0_b = _lift(cols, inside, y, x, x_y, u_q, V)
+        m0, a0, b0 = _merge(u_q, m0, a0, b0, m0_b, a0_b, b0_b)
     tl.store(state + (0 * SPLITS + split) * n_rows + row, m0)
     tl.store(state + (1 * SPLITS + split) * n_rows + row, a0)
     tl.store(state + (2 * SPLITS + split) * n_rows + row, b0)
@@ -462,7 +464,7 @@ def _tiled_merge_kernel(
     x_bias,
     source_row,
     target,
-    q,
+    u_q,
     at_y,
     x_cap,
     x_scale,
@@ -484,7 +486,7 @@ def _tiled_merge_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    q = tl.full((), 0.0, tl.float32) + q
+    u_q = tl.full((), 0.0, tl.float32) + u_q
     V = tl.full((), 0.0, tl.float32) + n_classes
     m0 = tl.load(state + 0 * SPLITS * n_rows + row)
     a0 = tl.load(state + 1 * SPLITS * n_rows + row)
@@ -493,12 +495,12 @@ def _tiled_merge_kernel(
         m0_b = tl.load(state + (0 * SPLITS + split) * n_rows + row)
         a0_b = tl.load(state + (1 * SPLITS + split) * n_rows + row)
         b0_b = tl.load(state + (2 * SPLITS + split) * n_rows + row)
-        m0, a0, b0 = _merge(q, m0, a0, b0, m0_b, a0_b, b0_b)
+        m0, a0, b0 = _merge(u_q, m0, a0, b0, m0_b, a0_b, b0_b)
     tl.store(row_merged + 0 * n_rows + row, m0)
     tl.store(row_merged + 1 * n_rows + row, a0)
     tl.store(row_merged + 2 * n_rows + row, b0)
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0, T0 = _finish(x_y, q, V, m0, a0, b0)
+    loss_row, la0, T0 = _finish(x_y, u_q, V, m0, a0, b0)
     tl.store(loss + 0 * n_rows + row, tl.where(in_range, loss_row, float("nan")))
     tl.store(saved + 0 * n_rows + row, m0)
     tl.store(saved + 1 * n_rows + row, la0)
@@ -512,7 +514,7 @@ def _tiled_row_kernel(
     x_bias,
     source_row,
     target,
-    q,
+    u_q,
     at_y,
     x_cap,
     x_scale,
@@ -533,12 +535,12 @@ def _tiled_row_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    q = tl.full((), 0.0, tl.float32) + q
+    u_q = tl.full((), 0.0, tl.float32) + u_q
     V = tl.full((), 0.0, tl.float32) + n_classes
     m0 = tl.load(saved + 0 * n_rows + row)
     la0 = tl.load(saved + 1 * n_rows + row)
     T0 = tl.load(saved + 2 * n_rows + row)
-    c0, c1, grad_x_y, m0, pinv0, lam0 = _coefficients(x_y, q, V, m0, la0, T0)
+    c0, c1, grad_x_y, m0, pinv0, lam0 = _coefficients(x_y, u_q, V, m0, la0, T0)
     tl.store(row_coef + 0 * n_rows + row, c0)
     tl.store(row_coef + 1 * n_rows + row, c1)
     tl.store(row_coef + 2 * n_rows + row, grad_x_y)
@@ -554,7 +556,7 @@ def _tiled_gradient(
     x_bias,
     source_row,
     target,
-    q,
+    u_q,
     at_y,
     x_cap,
     x_scale,
@@ -586,7 +588,7 @@ def _tiled_gradient(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    q = tl.full((), 0.0, tl.float32) + q
+    u_q = tl.full((), 0.0, tl.float32) + u_q
     V = tl.full((), 0.0, tl.float32) + n_classes
     c0 = tl.load(row_coef + 0 * n_rows + row)
     c1 = tl.load(row_coef + 1 * n_rows + row)
@@ -617,7 +619,7 @@ def _tiled_gradient(
     )
     cols = cols[None, :]
     inside = (cols < n_classes) & (row >= 0)
-    (grad_x,) = _gradient(cols, y, x, x_y, q, V, c0, c1, grad_x_y, m0, pinv0, lam0)
+    (grad_x,) = _gradient(cols, y, x, x_y, u_q, V, c0, c1, grad_x_y, m0, pinv0, lam0)
     if SOURCE == 0:
         grad = tl.where(inside, grad_x, 0.0)
     tile_counts = 1
@@ -640,7 +642,7 @@ def _tiled_hidden_kernel(
     x_bias,
     source_row,
     target,
-    q,
+    u_q,
     at_y,
     x_cap,
     x_scale,
@@ -696,7 +698,7 @@ def _tiled_hidden_kernel(
                     x_bias,
                     source_row,
                     target,
-                    q,
+                    u_q,
                     at_y,
                     x_cap,
                     x_scale,
@@ -761,7 +763,7 @@ def _tiled_weight_kernel(
     x_bias,
     source_row,
     target,
-    q,
+    u_q,
     at_y,
     x_cap,
     x_scale,
@@ -823,7 +825,7 @@ def _tiled_weight_kernel(
                         x_bias,
                         source_row,
                         target,
-                        q,
+                        u_q,
                         at_y,
                         x_cap,
                         x_scale,
@@ -896,7 +898,7 @@ def _tiled_weight_kernel(
             )
 
 
-def _torch_forward(x, y, q):
+def _torch_forward(x, y, u_q):
     """Loss [rows, outputs] and saved statistics [n_saved, rows] of a chunk of whole rows."""
     V = float(x.shape[1])
     x_y = x.gather(1, y)
@@ -907,18 +909,18 @@ def _torch_forward(x, y, q):
     e0 = t0.exp()
     u0 = t0.clamp_min(-1.0e18)
     a0 = e0.sum(1, keepdim=True)
-    b0 = torch.exp(q * u0).sum(1, keepdim=True)
+    b0 = torch.exp(u_q * u0).sum(1, keepdim=True)
     la0 = el.log(a0)
     ly0 = x_y
     z0 = (m0 - ly0) + la0
     lam0 = torch.where(z0 > 0.0, la0 + el.softplus(-z0), el.softplus(z0) - (m0 - ly0))
-    T0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0 * q) * (b0))
+    T0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0 * u_q) * (b0))
     w0 = el.softplus(z0)
-    loss = -q * el.expm1div(-w0, q) / (V - T0 - el.exp(-w0 * q))
+    loss = -u_q * el.expm1div(-w0, u_q) / (V - T0 - el.exp(-w0 * u_q))
     return loss, torch.cat([m0.to(x.dtype), la0.to(x.dtype), T0.to(x.dtype)], 1).t()
 
 
-def _torch_backward(x, y, q, saved, g):
+def _torch_backward(x, y, u_q, saved, g):
     """g * dloss/dx [rows, V] for each stream of a chunk of whole rows, from what was saved."""
     V = float(x.shape[1])
     m0 = saved[0].unsqueeze(1)
@@ -929,14 +931,14 @@ def _torch_backward(x, y, q, saved, g):
     z0 = (m0 - ly0) + la0
     lam0 = torch.where(z0 > 0.0, la0 + el.softplus(-z0), el.softplus(z0) - (m0 - ly0))
     w0 = el.softplus(z0)
-    w1 = el.exp(-w0 * q)
+    w1 = el.exp(-w0 * u_q)
     w2 = V - T0 - w1
     w3 = 1.0 / w2
     w4 = w3 * T0
-    w5 = el.expm1div(-w0, q)
-    w6 = w3 * q
+    w5 = el.expm1div(-w0, u_q)
+    w6 = w3 * u_q
     w7 = w1 * w6
-    w8 = q * q
+    w8 = u_q * u_q
     w9 = 1.0 / (w2 * w2)
     w10 = w5 * w8 * w9
     w11 = el.sigmoid(z0)
@@ -948,13 +950,13 @@ def _torch_backward(x, y, q, saved, g):
     logp0 = t0.clamp_min(-1.0e18) - lam0
     e0 = t0.exp_()
     p0 = e0 * pinv0
-    grad_x = c0 * p0 + c1 * el.exp(logp0 * q)
+    grad_x = c0 * p0 + c1 * el.exp(logp0 * u_q)
     grad_x = grad_x.scatter(1, y, grad_x_y + torch.zeros_like(x_y))
     grad_x = grad_x.mul_(g)
     return (grad_x,)
 
 
-def _torch_fused(x, y, q, g):
+def _torch_fused(x, y, u_q, g):
     """Loss [rows, outputs] and g * dloss/dx [rows, V] for each stream while the chunk is in cache."""
     V = float(x.shape[1])
     x_y = x.gather(1, y)
@@ -965,23 +967,23 @@ def _torch_fused(x, y, q, g):
     e0 = t0.exp()
     u0 = t0.clamp_min(-1.0e18)
     a0 = e0.sum(1, keepdim=True)
-    b0 = torch.exp(q * u0).sum(1, keepdim=True)
+    b0 = torch.exp(u_q * u0).sum(1, keepdim=True)
     la0 = el.log(a0)
     ly0 = x_y
     z0 = (m0 - ly0) + la0
     lam0 = torch.where(z0 > 0.0, la0 + el.softplus(-z0), el.softplus(z0) - (m0 - ly0))
-    T0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0 * q) * (b0))
+    T0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0 * u_q) * (b0))
     w0 = el.softplus(z0)
-    loss = -q * el.expm1div(-w0, q) / (V - T0 - el.exp(-w0 * q))
+    loss = -u_q * el.expm1div(-w0, u_q) / (V - T0 - el.exp(-w0 * u_q))
     w0 = el.softplus(z0)
-    w1 = el.exp(-w0 * q)
+    w1 = el.exp(-w0 * u_q)
     w2 = V - T0 - w1
     w3 = 1.0 / w2
     w4 = w3 * T0
-    w5 = el.expm1div(-w0, q)
-    w6 = w3 * q
+    w5 = el.expm1div(-w0, u_q)
+    w6 = w3 * u_q
     w7 = w1 * w6
-    w8 = q * q
+    w8 = u_q * u_q
     w9 = 1.0 / (w2 * w2)
     w10 = w5 * w8 * w9
     w11 = el.sigmoid(z0)
@@ -991,7 +993,7 @@ def _torch_fused(x, y, q, g):
     pinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0))
     logp0 = t0.clamp_min(-1.0e18) - lam0
     p0 = e0 * pinv0
-    grad_x = c0 * p0 + c1 * el.exp(logp0 * q)
+    grad_x = c0 * p0 + c1 * el.exp(logp0 * u_q)
     grad_x = grad_x.scatter(1, y, grad_x_y + torch.zeros_like(x_y))
     grad_x = grad_x.mul_(g)
     return loss, (grad_x,)
@@ -1000,19 +1002,21 @@ def _torch_fused(x, y, q, g):
 _C_SOURCE = r"""#include "row.h"
 
 /* Normalized generalized cross-entropy
-     loss     = -q*expm1div(-softplus(z0), q)/(-T0 + V - exp(-q*softplus(z0)))
-     c0       = q*(-T0/(-T0 + V - exp(-q*softplus(z0))) + T0*exp(-q*softplus(z0))/(-T0 + V -
-         exp(-q*softplus(z0))) + q*exp(-q*softplus(z0))*expm1div(-softplus(z0), q)/(-T0 + V -
-         exp(-q*softplus(z0))) + exp(-q*softplus(z0)))/(-T0 + V - exp(-q*softplus(z0)))
-     c1       = -q**2*expm1div(-softplus(z0), q)/(-T0 + V - exp(-q*softplus(z0)))**2
-     dloss/dx = c0*exp(logp0) + c1*exp(logp0*q)
-     dloss/dx_y = T0*q**2*expm1div(-softplus(z0), q)*sigmoid(-z0)/(-T0 + V -
-         exp(-q*softplus(z0)))**2 - q**2*exp(-q*softplus(z0))*expm1div(-softplus(z0),
-         q)*sigmoid(z0)/(-T0 + V - exp(-q*softplus(z0)))**2 -
-         q*exp(-q*softplus(z0))*sigmoid(z0)/(-T0 + V - exp(-q*softplus(z0)))
+     loss     = -u_q*expm1div(-softplus(z0), u_q)/(-T0 + V - exp(-u_q*softplus(z0)))
+     c0       = u_q*(u_q*exp(-u_q*softplus(z0))*expm1div(-softplus(z0), u_q)/(-T0 + V -
+         exp(-u_q*softplus(z0))) - T0/(-T0 + V - exp(-u_q*softplus(z0))) +
+         T0*exp(-u_q*softplus(z0))/(-T0 + V - exp(-u_q*softplus(z0))) +
+         exp(-u_q*softplus(z0)))/(-T0 + V - exp(-u_q*softplus(z0)))
+     c1       = -u_q**2*expm1div(-softplus(z0), u_q)/(-T0 + V - exp(-u_q*softplus(z0)))**2
+     dloss/dx = c0*exp(logp0) + c1*exp(u_q*logp0)
+     dloss/dx_y = u_q**2*T0*expm1div(-softplus(z0), u_q)*sigmoid(-z0)/(-T0 + V -
+         exp(-u_q*softplus(z0)))**2 - u_q**2*exp(-u_q*softplus(z0))*expm1div(-softplus(z0),
+         u_q)*sigmoid(z0)/(-T0 + V - exp(-u_q*softplus(z0)))**2 -
+         u_q*exp(-u_q*softplus(z0))*sigmoid(z0)/(-T0 + V - exp(-u_q*softplus(z0)))
+     names of the spec begin with u_: u_q is its q
      with l0_j = x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 = exp(l0_j
          - logsumexp_(j != y) l0_j)
-     T0 = sum_(j != y) exp(logp0*q) */
+     T0 = sum_(j != y) exp(u_q*logp0) */
 
 static inline __attribute__((always_inline)) void lift_1_class(const int cols, const real *x_ptr,
     const int y, real *reduced0) {
@@ -1061,7 +1065,7 @@ static void lift_1(const real *x_ptr, const int n_classes, const int y, double *
 }
 
 static inline __attribute__((always_inline)) void lift_2_class(const int cols, const real *x_ptr,
-    real *kept0_ptr, const int late, const real q, const real same0, const int y, real *reduced1,
+    real *kept0_ptr, const int late, const real same0, const real u_q, const int y, real *reduced1,
     real *reduced2) {
     const real x = x_ptr[cols];
     const int valid = cols != y;
@@ -1072,11 +1076,11 @@ static inline __attribute__((always_inline)) void lift_2_class(const int cols, c
     const real u0 = f_maximum(t0, -R(1e+18));
     if (late) kept0_ptr[cols] = kept0;
     *reduced1 = e0;
-    *reduced2 = f_exp(q * u0);
+    *reduced2 = f_exp(u_q * u0);
 }
 
 static inline __attribute__((always_inline)) void lift_2(const real *x_ptr, const int n_classes,
-    real *kept0_ptr, const int late, const real q, const real same0, const int y, double *out) {
+    real *kept0_ptr, const int late, const real same0, const real u_q, const int y, double *out) {
     double reduced1_row[PARTS];
     double reduced2_row[PARTS];
     for (int part = 0; part < PARTS; ++part) {
@@ -1095,14 +1099,14 @@ static inline __attribute__((always_inline)) void lift_2(const real *x_ptr, cons
         for (; cols + LANES <= stop; cols += LANES) {
 #pragma GCC ivdep
             for (int lane = 0; lane < LANES; ++lane) {
-                lift_2_class(cols + lane, x_ptr, kept0_ptr, late, q, same0, y, &reduced1_class,
+                lift_2_class(cols + lane, x_ptr, kept0_ptr, late, same0, u_q, y, &reduced1_class,
                     &reduced2_class);
                 reduced1[lane] = reduced1[lane] + reduced1_class;
                 reduced2[lane] = reduced2[lane] + reduced2_class;
             }
         }
         for (; cols < stop; ++cols) {
-            lift_2_class(cols, x_ptr, kept0_ptr, late, q, same0, y, &reduced1_class,
+            lift_2_class(cols, x_ptr, kept0_ptr, late, same0, u_q, y, &reduced1_class,
                 &reduced2_class);
             reduced1[0] = reduced1[0] + reduced1_class;
             reduced2[0] = reduced2[0] + reduced2_class;
@@ -1124,7 +1128,7 @@ static inline __attribute__((always_inline)) void lift_2(const real *x_ptr, cons
 }
 
 static inline __attribute__((always_inline)) void gradient(const real *x_ptr, const int n_classes,
-    const real c0, const real c1, const real lam0, const real m0, const real pinv0, const real q,
+    const real c0, const real c1, const real lam0, const real m0, const real pinv0, const real u_q,
     const real g, real *grad_x_ptr, const int want) {
 #pragma GCC ivdep
     for (int cols = 0; cols < n_classes; ++cols) {
@@ -1133,14 +1137,14 @@ static inline __attribute__((always_inline)) void gradient(const real *x_ptr, co
         const real logp0 = f_maximum(t0, -R(1e+18)) - lam0;
         const real e0 = f_exp_below(t0);
         const real p0 = e0 * pinv0;
-        const real grad_x = c0 * p0 + c1 * f_exp(logp0 * q);
+        const real grad_x = c0 * p0 + c1 * f_exp(logp0 * u_q);
         if (want & 1) grad_x_ptr[cols] = grad_x * g;
     }
 }
 
 static inline __attribute__((always_inline)) void gradient_kept(const real *x_ptr, const int
     n_classes, const real *kept0_ptr, const real c0, const real c1, const real lam0, const real m0,
-    const real pinv0, const real q, const real g, real *grad_x_ptr, const int want) {
+    const real pinv0, const real u_q, const real g, real *grad_x_ptr, const int want) {
 #pragma GCC ivdep
     for (int cols = 0; cols < n_classes; ++cols) {
         const real x = x_ptr[cols];
@@ -1149,7 +1153,7 @@ static inline __attribute__((always_inline)) void gradient_kept(const real *x_pt
         const real logp0 = f_maximum(t0, -R(1e+18)) - lam0;
         const real e0 = kept0;
         const real p0 = e0 * pinv0;
-        const real grad_x = c0 * p0 + c1 * f_exp(logp0 * q);
+        const real grad_x = c0 * p0 + c1 * f_exp(logp0 * u_q);
         if (want & 1) grad_x_ptr[cols] = grad_x * g;
     }
 }
@@ -1162,7 +1166,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
     const int64_t own = (mode == BACKWARD ? 0 : 1 * padded) + 2 * width;
     if (own && !(scratch = aligned_alloc(ALIGNED, (size_t)own * sizeof(real)))) return 1;
     real *kept = scratch + 2 * width;
-    const double q = call->parameter[0];
+    const double u_q = call->parameter[0];
     const double V = (double)call->classes;
     for (int64_t row = start; row < stop; ++row) {
         real *grad_x_ptr = grad_row(call, 0, row, scratch + 1 * width);
@@ -1186,7 +1190,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
                 const double reduced0 = out[0];
                 m0 = reduced0;
                 const double same0 = (m0 == -INFINITY ? 0.0 : m0);
-                lift_2(x_ptr, n_classes, kept + 0 * padded, mode == FUSED, q, same0, y, out);
+                lift_2(x_ptr, n_classes, kept + 0 * padded, mode == FUSED, same0, u_q, y, out);
                 const double reduced1 = out[0];
                 const double reduced2 = out[1];
                 a0 = reduced1;
@@ -1197,9 +1201,9 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             double ly0 = x_y;
             double z0 = m0 - ly0 + la0;
             double lam0 = (z0 > 0.0 ? la0 + f_softplus(-z0) : f_softplus(z0) - (m0 - ly0));
-            T0 = (la0 == -INFINITY ? 0.0 : f_exp(-lam0 * q) * b0);
+            T0 = (la0 == -INFINITY ? 0.0 : f_exp(-lam0 * u_q) * b0);
             double w0 = f_softplus(z0);
-            loss = -q * f_expm1div(-w0, q) / (V - T0 - f_exp(-w0 * q));
+            loss = -u_q * f_expm1div(-w0, u_q) / (V - T0 - f_exp(-w0 * u_q));
             call->result[0 * call->rows + row] = (real)(in_range ? loss : NAN);
         } else {
             m0 = call->saved[0 * call->rows + row];
@@ -1218,14 +1222,14 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         double z0 = m0 - ly0 + la0;
         double lam0 = (z0 > 0.0 ? la0 + f_softplus(-z0) : f_softplus(z0) - (m0 - ly0));
         double w0 = f_softplus(z0);
-        double w1 = f_exp(-w0 * q);
+        double w1 = f_exp(-w0 * u_q);
         double w2 = V - T0 - w1;
         double w3 = 1.0 / w2;
         double w4 = w3 * T0;
-        double w5 = f_expm1div(-w0, q);
-        double w6 = w3 * q;
+        double w5 = f_expm1div(-w0, u_q);
+        double w6 = w3 * u_q;
         double w7 = w1 * w6;
-        double w8 = q * q;
+        double w8 = u_q * u_q;
         double w9 = 1.0 / (w2 * w2);
         double w10 = w5 * w8 * w9;
         double w11 = f_sigmoid(z0);
@@ -1237,9 +1241,9 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             const int want = (grad_x_ptr ? 1 : 0);
             if (mode == FUSED) {
                 if (want == 1) gradient_kept(x_ptr, n_classes, kept + 0 * padded, c0, c1, lam0, m0,
-                    pinv0, q, (real)g, grad_x_ptr, 1);
+                    pinv0, u_q, (real)g, grad_x_ptr, 1);
             } else {
-                if (want == 1) gradient(x_ptr, n_classes, c0, c1, lam0, m0, pinv0, q, (real)g,
+                if (want == 1) gradient(x_ptr, n_classes, c0, c1, lam0, m0, pinv0, u_q, (real)g,
                     grad_x_ptr, 1);
             }
         }

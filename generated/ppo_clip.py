@@ -30,28 +30,31 @@ __all__ = ["LinearPPOClipLoss", "PPOClipLoss", "linear_ppo_clip_loss", "ppo_clip
 
 # ======================================================================================
 # Clipped policy-gradient token loss
-#   loss     = maximum(-advantage*exp(clip(-old_logp - softplus(z0), -20, 20)),
-#       -advantage*clip(exp(clip(-old_logp - softplus(z0), -20, 20)), 1 - low, high + 1))
-#   c0       = advantage*(above(-advantage*exp(clip(-old_logp - softplus(z0), -20, 20)),
-#       -advantage*clip(exp(clip(-old_logp - softplus(z0), -20, 20)), 1 - low, high + 1)) +
-#       above(-advantage*clip(exp(clip(-old_logp - softplus(z0), -20, 20)), 1 - low, high + 1),
-#       -advantage*exp(clip(-old_logp - softplus(z0), -20, 20)))*inrange(exp(clip(-old_logp -
-#       softplus(z0), -20, 20)), 1 - low, high + 1))*exp(clip(-old_logp - softplus(z0), -20,
-#       20))*inrange(-old_logp - softplus(z0), -20, 20)*sigmoid(z0)
+#   loss     = maximum(-u_advantage*exp(clip(-u_old_logp - softplus(z0), -20, 20)),
+#       -u_advantage*clip(exp(clip(-u_old_logp - softplus(z0), -20, 20)), 1 - u_low, u_high + 1))
+#   c0       = u_advantage*(above(-u_advantage*exp(clip(-u_old_logp - softplus(z0), -20, 20)),
+#       -u_advantage*clip(exp(clip(-u_old_logp - softplus(z0), -20, 20)), 1 - u_low, u_high + 1))
+#       + above(-u_advantage*clip(exp(clip(-u_old_logp - softplus(z0), -20, 20)), 1 - u_low,
+#       u_high + 1), -u_advantage*exp(clip(-u_old_logp - softplus(z0), -20,
+#       20)))*inrange(exp(clip(-u_old_logp - softplus(z0), -20, 20)), 1 - u_low, u_high +
+#       1))*exp(clip(-u_old_logp - softplus(z0), -20, 20))*inrange(-u_old_logp - softplus(z0),
+#       -20, 20)*sigmoid(z0)
 #   dloss/dx = R0*c0
-#   dloss/dx_y = -advantage*(above(-advantage*exp(clip(-old_logp - softplus(z0), -20, 20)),
-#       -advantage*clip(exp(clip(-old_logp - softplus(z0), -20, 20)), 1 - low, high + 1)) +
-#       above(-advantage*clip(exp(clip(-old_logp - softplus(z0), -20, 20)), 1 - low, high + 1),
-#       -advantage*exp(clip(-old_logp - softplus(z0), -20, 20)))*inrange(exp(clip(-old_logp -
-#       softplus(z0), -20, 20)), 1 - low, high + 1))*exp(clip(-old_logp - softplus(z0), -20,
-#       20))*inrange(-old_logp - softplus(z0), -20, 20)*sigmoid(z0)
+#   dloss/dx_y = -u_advantage*(above(-u_advantage*exp(clip(-u_old_logp - softplus(z0), -20, 20)),
+#       -u_advantage*clip(exp(clip(-u_old_logp - softplus(z0), -20, 20)), 1 - u_low, u_high + 1))
+#       + above(-u_advantage*clip(exp(clip(-u_old_logp - softplus(z0), -20, 20)), 1 - u_low,
+#       u_high + 1), -u_advantage*exp(clip(-u_old_logp - softplus(z0), -20,
+#       20)))*inrange(exp(clip(-u_old_logp - softplus(z0), -20, 20)), 1 - u_low, u_high +
+#       1))*exp(clip(-u_old_logp - softplus(z0), -20, 20))*inrange(-u_old_logp - softplus(z0),
+#       -20, 20)*sigmoid(z0)
+#   names of the spec begin with u_: u_advantage is its advantage
 #   with l0_j = x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 = exp(l0_j
 #       - logsumexp_(j != y) l0_j)
 # ======================================================================================
 
 
 @dl.jit
-def _lift(cols, inside, y, x, x_y, advantage, old_logp, low, high):
+def _lift(cols, inside, y, x, x_y, u_advantage, u_old_logp, u_low, u_high):
     # State of one tile, relative to the tile's own maximum: M = sum of w * exp(kappa * t) * t^n
     # with t = l - m, over the classes other than the target.
     valid = inside & (cols != y)
@@ -77,7 +80,17 @@ def _merge(m0_a, a0_a, m0_b, a0_b):
 
 @dl.jit
 def _sweep(
-    base, y, x_y, advantage, old_logp, low, high, start, stop, n_classes, BLOCK: tl.constexpr
+    base,
+    y,
+    x_y,
+    u_advantage,
+    u_old_logp,
+    u_low,
+    u_high,
+    start,
+    stop,
+    n_classes,
+    BLOCK: tl.constexpr,
 ):
     # Online reduction of the classes start .. stop - 1: one read of each logit.
     m0 = tl.full((), float("-inf"), tl.float32)
@@ -86,34 +99,34 @@ def _sweep(
         cols = first_col + tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
-        m0_b, a0_b = _lift(cols, inside, y, x, x_y, advantage, old_logp, low, high)
+        m0_b, a0_b = _lift(cols, inside, y, x, x_y, u_advantage, u_old_logp, u_low, u_high)
         m0, a0 = _merge(m0, a0, m0_b, a0_b)
     return m0, a0
 
 
 @dl.jit
-def _finish(x_y, advantage, old_logp, low, high, m0, a0):
+def _finish(x_y, u_advantage, u_old_logp, u_low, u_high, m0, a0):
     # From the merged state to the results of the row, and the statistics that the gradient reads.
     la0 = dl.log_accurate(a0)
     ly0 = x_y
     z0 = (m0 - ly0) + la0
-    w0 = dl.exp_accurate(dl.clip(-old_logp - dl.softplus(z0), -20.0, 20.0))
-    loss = dl.maximum(-advantage * w0, -advantage * dl.clip(w0, 1.0 - low, 1.0 + high))
+    w0 = dl.exp_accurate(dl.clip(-dl.softplus(z0) - u_old_logp, -20.0, 20.0))
+    loss = dl.maximum(-w0 * u_advantage, -u_advantage * dl.clip(w0, 1.0 - u_low, 1.0 + u_high))
     return loss, la0
 
 
 @dl.jit
-def _coefficients(x_y, advantage, old_logp, low, high, m0, la0):
+def _coefficients(x_y, u_advantage, u_old_logp, u_low, u_high, m0, la0):
     # Row scalars of the gradient.
     ly0 = x_y
     z0 = (m0 - ly0) + la0
-    w0 = -old_logp - dl.softplus(z0)
+    w0 = -dl.softplus(z0) - u_old_logp
     w1 = dl.exp_accurate(dl.clip(w0, -20.0, 20.0))
-    w2 = advantage * w1
+    w2 = w1 * u_advantage
     w3 = -w2
-    w4 = 1.0 - low
-    w5 = 1.0 + high
-    w6 = -advantage * dl.clip(w1, w4, w5)
+    w4 = 1.0 - u_low
+    w5 = 1.0 + u_high
+    w6 = -u_advantage * dl.clip(w1, w4, w5)
     c0 = (
         w2
         * (dl.above(w3, w6) + dl.above(w6, w3) * dl.inrange(w1, w4, w5))
@@ -126,7 +139,7 @@ def _coefficients(x_y, advantage, old_logp, low, high, m0, la0):
 
 
 @dl.jit
-def _gradient(cols, y, x, x_y, advantage, old_logp, low, high, c0, grad_x_y, m0, rinv0):
+def _gradient(cols, y, x, x_y, u_advantage, u_old_logp, u_low, u_high, c0, grad_x_y, m0, rinv0):
     # dloss/dx_j of one tile; the value at y is written, not added.
     t0 = x - m0
     e0 = tl.exp(t0)
@@ -140,10 +153,10 @@ def _gradient(cols, y, x, x_y, advantage, old_logp, low, high, c0, grad_x_y, m0,
 def _forward_kernel(
     logits,
     target,
-    advantage_ptr,
-    old_logp_ptr,
-    low,
-    high,
+    u_advantage_ptr,
+    u_old_logp_ptr,
+    u_low,
+    u_high,
     loss,
     saved,
     state,
@@ -152,8 +165,8 @@ def _forward_kernel(
     n_classes,
     ignore_index,
     stride_target,
-    stride_advantage,
-    stride_old_logp,
+    stride_u_advantage,
+    stride_u_old_logp,
     SPLITS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -166,19 +179,21 @@ def _forward_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    advantage = tl.load(advantage_ptr + row * stride_advantage).to(tl.float32)
-    old_logp = tl.load(old_logp_ptr + row * stride_old_logp).to(tl.float32)
-    low = tl.full((), 0.0, tl.float32) + low
-    high = tl.full((), 0.0, tl.float32) + high
+    u_advantage = tl.load(u_advantage_ptr + row * stride_u_advantage).to(tl.float32)
+    u_old_logp = tl.load(u_old_logp_ptr + row * stride_u_old_logp).to(tl.float32)
+    u_low = tl.full((), 0.0, tl.float32) + u_low
+    u_high = tl.full((), 0.0, tl.float32) + u_high
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BLOCK), SPLITS) * BLOCK
     start = split * class_share
     stop = tl.minimum(start + class_share, n_classes)
     stop = tl.where(ignored, start, stop)  # ignored rows read nothing
-    m0, a0 = _sweep(base, y, x_y, advantage, old_logp, low, high, start, stop, n_classes, BLOCK)
+    m0, a0 = _sweep(
+        base, y, x_y, u_advantage, u_old_logp, u_low, u_high, start, stop, n_classes, BLOCK
+    )
     if SPLITS == 1:
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-        loss_row, la0 = _finish(x_y, advantage, old_logp, low, high, m0, a0)
+        loss_row, la0 = _finish(x_y, u_advantage, u_old_logp, u_low, u_high, m0, a0)
         loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
         tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
         tl.store(saved + 0 * n_rows + row, m0)
@@ -193,10 +208,10 @@ def _forward_kernel(
 def _merge_kernel(
     logits,
     target,
-    advantage_ptr,
-    old_logp_ptr,
-    low,
-    high,
+    u_advantage_ptr,
+    u_old_logp_ptr,
+    u_low,
+    u_high,
     loss,
     saved,
     state,
@@ -205,8 +220,8 @@ def _merge_kernel(
     n_classes,
     ignore_index,
     stride_target,
-    stride_advantage,
-    stride_old_logp,
+    stride_u_advantage,
+    stride_u_old_logp,
     SPLITS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -218,10 +233,10 @@ def _merge_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    advantage = tl.load(advantage_ptr + row * stride_advantage).to(tl.float32)
-    old_logp = tl.load(old_logp_ptr + row * stride_old_logp).to(tl.float32)
-    low = tl.full((), 0.0, tl.float32) + low
-    high = tl.full((), 0.0, tl.float32) + high
+    u_advantage = tl.load(u_advantage_ptr + row * stride_u_advantage).to(tl.float32)
+    u_old_logp = tl.load(u_old_logp_ptr + row * stride_u_old_logp).to(tl.float32)
+    u_low = tl.full((), 0.0, tl.float32) + u_low
+    u_high = tl.full((), 0.0, tl.float32) + u_high
     m0 = tl.load(state + 0 * SPLITS * n_rows + row)
     a0 = tl.load(state + 1 * SPLITS * n_rows + row)
     for split in range(1, SPLITS):
@@ -230,7 +245,7 @@ def _merge_kernel(
         a0_b = tl.load(state + 1 * SPLITS * n_rows + at)
         m0, a0 = _merge(m0, a0, m0_b, a0_b)
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0 = _finish(x_y, advantage, old_logp, low, high, m0, a0)
+    loss_row, la0 = _finish(x_y, u_advantage, u_old_logp, u_low, u_high, m0, a0)
     loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
     tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
     tl.store(saved + 0 * n_rows + row, m0)
@@ -241,10 +256,10 @@ def _merge_kernel(
 def _backward_kernel(
     logits,
     target,
-    advantage_ptr,
-    old_logp_ptr,
-    low,
-    high,
+    u_advantage_ptr,
+    u_old_logp_ptr,
+    u_low,
+    u_high,
     saved,
     grad_rows,
     grad_logits,
@@ -254,8 +269,8 @@ def _backward_kernel(
     n_classes,
     ignore_index,
     stride_target,
-    stride_advantage,
-    stride_old_logp,
+    stride_u_advantage,
+    stride_u_old_logp,
     stride_grad_rows,
     BLOCK: tl.constexpr,
 ):
@@ -267,19 +282,21 @@ def _backward_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    advantage = tl.load(advantage_ptr + row * stride_advantage).to(tl.float32)
-    old_logp = tl.load(old_logp_ptr + row * stride_old_logp).to(tl.float32)
-    low = tl.full((), 0.0, tl.float32) + low
-    high = tl.full((), 0.0, tl.float32) + high
+    u_advantage = tl.load(u_advantage_ptr + row * stride_u_advantage).to(tl.float32)
+    u_old_logp = tl.load(u_old_logp_ptr + row * stride_u_old_logp).to(tl.float32)
+    u_low = tl.full((), 0.0, tl.float32) + u_low
+    u_high = tl.full((), 0.0, tl.float32) + u_high
     g = tl.load(grad_rows + row * stride_grad_rows)
     g = tl.where(in_range | ignored, g, float("nan"))  # a target out of range is loud
     m0 = tl.load(saved + 0 * n_rows + row)
     la0 = tl.load(saved + 1 * n_rows + row)
-    c0, grad_x_y, m0, rinv0 = _coefficients(x_y, advantage, old_logp, low, high, m0, la0)
+    c0, grad_x_y, m0, rinv0 = _coefficients(x_y, u_advantage, u_old_logp, u_low, u_high, m0, la0)
     cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = cols < n_classes
     x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-    (grad_x,) = _gradient(cols, y, x, x_y, advantage, old_logp, low, high, c0, grad_x_y, m0, rinv0)
+    (grad_x,) = _gradient(
+        cols, y, x, x_y, u_advantage, u_old_logp, u_low, u_high, c0, grad_x_y, m0, rinv0
+    )
     grad_x = grad_x * g
     grad_x = tl.where(ignored, 0.0, grad_x)
     out = grad_logits + row * stride_grad + cols
@@ -290,10 +307,10 @@ def _backward_kernel(
 def _fused_kernel(
     logits,
     target,
-    advantage_ptr,
-    old_logp_ptr,
-    low,
-    high,
+    u_advantage_ptr,
+    u_old_logp_ptr,
+    u_low,
+    u_high,
     loss,
     grad_rows,
     grad_logits,
@@ -303,8 +320,8 @@ def _fused_kernel(
     n_classes,
     ignore_index,
     stride_target,
-    stride_advantage,
-    stride_old_logp,
+    stride_u_advantage,
+    stride_u_old_logp,
     stride_grad_rows,
     ONE_TILE: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -318,29 +335,31 @@ def _fused_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    advantage = tl.load(advantage_ptr + row * stride_advantage).to(tl.float32)
-    old_logp = tl.load(old_logp_ptr + row * stride_old_logp).to(tl.float32)
-    low = tl.full((), 0.0, tl.float32) + low
-    high = tl.full((), 0.0, tl.float32) + high
+    u_advantage = tl.load(u_advantage_ptr + row * stride_u_advantage).to(tl.float32)
+    u_old_logp = tl.load(u_old_logp_ptr + row * stride_u_old_logp).to(tl.float32)
+    u_low = tl.full((), 0.0, tl.float32) + u_low
+    u_high = tl.full((), 0.0, tl.float32) + u_high
     g = tl.load(grad_rows + row * stride_grad_rows)
     g = tl.where(in_range | ignored, g, float("nan"))  # a target out of range is loud
     if ONE_TILE:
         cols = tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-        m0, a0 = _lift(cols, inside, y, x, x_y, advantage, old_logp, low, high)
+        m0, a0 = _lift(cols, inside, y, x, x_y, u_advantage, u_old_logp, u_low, u_high)
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
     else:
         stop = tl.where(ignored, 0, n_classes)
-        m0, a0 = _sweep(base, y, x_y, advantage, old_logp, low, high, 0, stop, n_classes, BLOCK)
+        m0, a0 = _sweep(
+            base, y, x_y, u_advantage, u_old_logp, u_low, u_high, 0, stop, n_classes, BLOCK
+        )
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0 = _finish(x_y, advantage, old_logp, low, high, m0, a0)
+    loss_row, la0 = _finish(x_y, u_advantage, u_old_logp, u_low, u_high, m0, a0)
     loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
     tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
-    c0, grad_x_y, m0, rinv0 = _coefficients(x_y, advantage, old_logp, low, high, m0, la0)
+    c0, grad_x_y, m0, rinv0 = _coefficients(x_y, u_advantage, u_old_logp, u_low, u_high, m0, la0)
     if ONE_TILE:
         (grad_x,) = _gradient(
-            cols, y, x, x_y, advantage, old_logp, low, high, c0, grad_x_y, m0, rinv0
+            cols, y, x, x_y, u_advantage, u_old_logp, u_low, u_high, c0, grad_x_y, m0, rinv0
         )
         grad_x = grad_x * g
         grad_x = tl.where(ignored, 0.0, grad_x)
@@ -352,7 +371,7 @@ def _fused_kernel(
             inside = cols < n_classes
             x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
             (grad_x,) = _gradient(
-                cols, y, x, x_y, advantage, old_logp, low, high, c0, grad_x_y, m0, rinv0
+                cols, y, x, x_y, u_advantage, u_old_logp, u_low, u_high, c0, grad_x_y, m0, rinv0
             )
             tl.debug_barrier()  # the gradient may overwrite the logits: all of the tile is read
             grad_x = grad_x * g
@@ -412,10 +431,10 @@ def _tiled_sweep_kernel(
     x_bias,
     source_row,
     target,
-    advantage_ptr,
-    old_logp_ptr,
-    low,
-    high,
+    u_advantage_ptr,
+    u_old_logp_ptr,
+    u_low,
+    u_high,
     at_y,
     x_cap,
     x_scale,
@@ -442,10 +461,10 @@ def _tiled_sweep_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    advantage = tl.load(advantage_ptr + row).to(tl.float32)
-    old_logp = tl.load(old_logp_ptr + row).to(tl.float32)
-    low = tl.full((), 0.0, tl.float32) + low
-    high = tl.full((), 0.0, tl.float32) + high
+    u_advantage = tl.load(u_advantage_ptr + row).to(tl.float32)
+    u_old_logp = tl.load(u_old_logp_ptr + row).to(tl.float32)
+    u_low = tl.full((), 0.0, tl.float32) + u_low
+    u_high = tl.full((), 0.0, tl.float32) + u_high
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BV), SPLITS) * BV
     start = split * class_share
@@ -476,7 +495,7 @@ def _tiled_sweep_kernel(
         )
         cols = cols[None, :]
         inside = (cols < n_classes) & (row >= 0)
-        m0_b, a0_b = _lift(cols, inside, y, x, x_y, advantage, old_logp, low, high)
+        m0_b, a0_b = _lift(cols, inside, y, x, x_y, u_advantage, u_old_logp, u_low, u_high)
         m0, a0 = _merge(m0, a0, m0_b, a0_b)
     tl.store(state + (0 * SPLITS + split) * n_rows + row, m0)
     tl.store(state + (1 * SPLITS + split) * n_rows + row, a0)
@@ -489,10 +508,10 @@ def _tiled_merge_kernel(
     x_bias,
     source_row,
     target,
-    advantage_ptr,
-    old_logp_ptr,
-    low,
-    high,
+    u_advantage_ptr,
+    u_old_logp_ptr,
+    u_low,
+    u_high,
     at_y,
     x_cap,
     x_scale,
@@ -514,10 +533,10 @@ def _tiled_merge_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    advantage = tl.load(advantage_ptr + row).to(tl.float32)
-    old_logp = tl.load(old_logp_ptr + row).to(tl.float32)
-    low = tl.full((), 0.0, tl.float32) + low
-    high = tl.full((), 0.0, tl.float32) + high
+    u_advantage = tl.load(u_advantage_ptr + row).to(tl.float32)
+    u_old_logp = tl.load(u_old_logp_ptr + row).to(tl.float32)
+    u_low = tl.full((), 0.0, tl.float32) + u_low
+    u_high = tl.full((), 0.0, tl.float32) + u_high
     m0 = tl.load(state + 0 * SPLITS * n_rows + row)
     a0 = tl.load(state + 1 * SPLITS * n_rows + row)
     for split in range(1, SPLITS):
@@ -527,7 +546,7 @@ def _tiled_merge_kernel(
     tl.store(row_merged + 0 * n_rows + row, m0)
     tl.store(row_merged + 1 * n_rows + row, a0)
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0 = _finish(x_y, advantage, old_logp, low, high, m0, a0)
+    loss_row, la0 = _finish(x_y, u_advantage, u_old_logp, u_low, u_high, m0, a0)
     tl.store(loss + 0 * n_rows + row, tl.where(in_range, loss_row, float("nan")))
     tl.store(saved + 0 * n_rows + row, m0)
     tl.store(saved + 1 * n_rows + row, la0)
@@ -540,10 +559,10 @@ def _tiled_row_kernel(
     x_bias,
     source_row,
     target,
-    advantage_ptr,
-    old_logp_ptr,
-    low,
-    high,
+    u_advantage_ptr,
+    u_old_logp_ptr,
+    u_low,
+    u_high,
     at_y,
     x_cap,
     x_scale,
@@ -564,13 +583,13 @@ def _tiled_row_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    advantage = tl.load(advantage_ptr + row).to(tl.float32)
-    old_logp = tl.load(old_logp_ptr + row).to(tl.float32)
-    low = tl.full((), 0.0, tl.float32) + low
-    high = tl.full((), 0.0, tl.float32) + high
+    u_advantage = tl.load(u_advantage_ptr + row).to(tl.float32)
+    u_old_logp = tl.load(u_old_logp_ptr + row).to(tl.float32)
+    u_low = tl.full((), 0.0, tl.float32) + u_low
+    u_high = tl.full((), 0.0, tl.float32) + u_high
     m0 = tl.load(saved + 0 * n_rows + row)
     la0 = tl.load(saved + 1 * n_rows + row)
-    c0, grad_x_y, m0, rinv0 = _coefficients(x_y, advantage, old_logp, low, high, m0, la0)
+    c0, grad_x_y, m0, rinv0 = _coefficients(x_y, u_advantage, u_old_logp, u_low, u_high, m0, la0)
     tl.store(row_coef + 0 * n_rows + row, c0)
     tl.store(row_coef + 1 * n_rows + row, grad_x_y)
     tl.store(row_coef + 2 * n_rows + row, m0)
@@ -584,10 +603,10 @@ def _tiled_gradient(
     x_bias,
     source_row,
     target,
-    advantage_ptr,
-    old_logp_ptr,
-    low,
-    high,
+    u_advantage_ptr,
+    u_old_logp_ptr,
+    u_low,
+    u_high,
     at_y,
     x_cap,
     x_scale,
@@ -619,10 +638,10 @@ def _tiled_gradient(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    advantage = tl.load(advantage_ptr + row).to(tl.float32)
-    old_logp = tl.load(old_logp_ptr + row).to(tl.float32)
-    low = tl.full((), 0.0, tl.float32) + low
-    high = tl.full((), 0.0, tl.float32) + high
+    u_advantage = tl.load(u_advantage_ptr + row).to(tl.float32)
+    u_old_logp = tl.load(u_old_logp_ptr + row).to(tl.float32)
+    u_low = tl.full((), 0.0, tl.float32) + u_low
+    u_high = tl.full((), 0.0, tl.float32) + u_high
     c0 = tl.load(row_coef + 0 * n_rows + row)
     grad_x_y = tl.load(row_coef + 1 * n_rows + row)
     m0 = tl.load(row_coef + 2 * n_rows + row)
@@ -650,7 +669,9 @@ def _tiled_gradient(
     )
     cols = cols[None, :]
     inside = (cols < n_classes) & (row >= 0)
-    (grad_x,) = _gradient(cols, y, x, x_y, advantage, old_logp, low, high, c0, grad_x_y, m0, rinv0)
+    (grad_x,) = _gradient(
+        cols, y, x, x_y, u_advantage, u_old_logp, u_low, u_high, c0, grad_x_y, m0, rinv0
+    )
     if SOURCE == 0:
         grad = tl.where(inside, grad_x, 0.0)
     tile_counts = 1
@@ -673,10 +694,10 @@ def _tiled_hidden_kernel(
     x_bias,
     source_row,
     target,
-    advantage_ptr,
-    old_logp_ptr,
-    low,
-    high,
+    u_advantage_ptr,
+    u_old_logp_ptr,
+    u_low,
+    u_high,
     at_y,
     x_cap,
     x_scale,
@@ -732,10 +753,10 @@ def _tiled_hidden_kernel(
                     x_bias,
                     source_row,
                     target,
-                    advantage_ptr,
-                    old_logp_ptr,
-                    low,
-                    high,
+                    u_advantage_ptr,
+                    u_old_logp_ptr,
+                    u_low,
+                    u_high,
                     at_y,
                     x_cap,
                     x_scale,
@@ -800,10 +821,10 @@ def _tiled_weight_kernel(
     x_bias,
     source_row,
     target,
-    advantage_ptr,
-    old_logp_ptr,
-    low,
-    high,
+    u_advantage_ptr,
+    u_old_logp_ptr,
+    u_low,
+    u_high,
     at_y,
     x_cap,
     x_scale,
@@ -865,10 +886,10 @@ def _tiled_weight_kernel(
                         x_bias,
                         source_row,
                         target,
-                        advantage_ptr,
-                        old_logp_ptr,
-                        low,
-                        high,
+                        u_advantage_ptr,
+                        u_old_logp_ptr,
+                        u_low,
+                        u_high,
                         at_y,
                         x_cap,
                         x_scale,
@@ -941,7 +962,7 @@ def _tiled_weight_kernel(
             )
 
 
-def _torch_forward(x, y, advantage, old_logp, low, high):
+def _torch_forward(x, y, u_advantage, u_old_logp, u_low, u_high):
     """Loss [rows, outputs] and saved statistics [n_saved, rows] of a chunk of whole rows."""
     x_y = x.gather(1, y)
     l0 = x.scatter_(1, y, float("-inf"))
@@ -953,25 +974,25 @@ def _torch_forward(x, y, advantage, old_logp, low, high):
     la0 = el.log(a0)
     ly0 = x_y
     z0 = (m0 - ly0) + la0
-    w0 = el.exp(el.clip(-old_logp - el.softplus(z0), -20.0, 20.0))
-    loss = el.maximum(-advantage * w0, -advantage * el.clip(w0, 1.0 - low, 1.0 + high))
+    w0 = el.exp(el.clip(-el.softplus(z0) - u_old_logp, -20.0, 20.0))
+    loss = el.maximum(-w0 * u_advantage, -u_advantage * el.clip(w0, 1.0 - u_low, 1.0 + u_high))
     return loss, torch.cat([m0.to(x.dtype), la0.to(x.dtype)], 1).t()
 
 
-def _torch_backward(x, y, advantage, old_logp, low, high, saved, g):
+def _torch_backward(x, y, u_advantage, u_old_logp, u_low, u_high, saved, g):
     """g * dloss/dx [rows, V] for each stream of a chunk of whole rows, from what was saved."""
     m0 = saved[0].unsqueeze(1)
     la0 = saved[1].unsqueeze(1)
     x_y = x.gather(1, y)
     ly0 = x_y
     z0 = (m0 - ly0) + la0
-    w0 = -old_logp - el.softplus(z0)
+    w0 = -el.softplus(z0) - u_old_logp
     w1 = el.exp(el.clip(w0, -20.0, 20.0))
-    w2 = advantage * w1
+    w2 = w1 * u_advantage
     w3 = -w2
-    w4 = 1.0 - low
-    w5 = 1.0 + high
-    w6 = -advantage * el.clip(w1, w4, w5)
+    w4 = 1.0 - u_low
+    w5 = 1.0 + u_high
+    w6 = -u_advantage * el.clip(w1, w4, w5)
     c0 = (
         w2
         * (el.above(w3, w6) + el.above(w6, w3) * el.inrange(w1, w4, w5))
@@ -987,7 +1008,7 @@ def _torch_backward(x, y, advantage, old_logp, low, high, saved, g):
     return (grad_x,)
 
 
-def _torch_fused(x, y, advantage, old_logp, low, high, g):
+def _torch_fused(x, y, u_advantage, u_old_logp, u_low, u_high, g):
     """Loss [rows, outputs] and g * dloss/dx [rows, V] for each stream while the chunk is in cache."""
     x_y = x.gather(1, y)
     l0 = x.scatter_(1, y, float("-inf"))
@@ -999,15 +1020,15 @@ def _torch_fused(x, y, advantage, old_logp, low, high, g):
     la0 = el.log(a0)
     ly0 = x_y
     z0 = (m0 - ly0) + la0
-    w0 = el.exp(el.clip(-old_logp - el.softplus(z0), -20.0, 20.0))
-    loss = el.maximum(-advantage * w0, -advantage * el.clip(w0, 1.0 - low, 1.0 + high))
-    w0 = -old_logp - el.softplus(z0)
+    w0 = el.exp(el.clip(-el.softplus(z0) - u_old_logp, -20.0, 20.0))
+    loss = el.maximum(-w0 * u_advantage, -u_advantage * el.clip(w0, 1.0 - u_low, 1.0 + u_high))
+    w0 = -el.softplus(z0) - u_old_logp
     w1 = el.exp(el.clip(w0, -20.0, 20.0))
-    w2 = advantage * w1
+    w2 = w1 * u_advantage
     w3 = -w2
-    w4 = 1.0 - low
-    w5 = 1.0 + high
-    w6 = -advantage * el.clip(w1, w4, w5)
+    w4 = 1.0 - u_low
+    w5 = 1.0 + u_high
+    w6 = -u_advantage * el.clip(w1, w4, w5)
     c0 = (
         w2
         * (el.above(w3, w6) + el.above(w6, w3) * el.inrange(w1, w4, w5))
@@ -1024,21 +1045,24 @@ def _torch_fused(x, y, advantage, old_logp, low, high, g):
 _C_SOURCE = r"""#include "row.h"
 
 /* Clipped policy-gradient token loss
-     loss     = maximum(-advantage*exp(clip(-old_logp - softplus(z0), -20, 20)),
-         -advantage*clip(exp(clip(-old_logp - softplus(z0), -20, 20)), 1 - low, high + 1))
-     c0       = advantage*(above(-advantage*exp(clip(-old_logp - softplus(z0), -20, 20)),
-         -advantage*clip(exp(clip(-old_logp - softplus(z0), -20, 20)), 1 - low, high + 1)) +
-         above(-advantage*clip(exp(clip(-old_logp - softplus(z0), -20, 20)), 1 - low, high + 1),
-         -advantage*exp(clip(-old_logp - softplus(z0), -20, 20)))*inrange(exp(clip(-old_logp -
-         softplus(z0), -20, 20)), 1 - low, high + 1))*exp(clip(-old_logp - softplus(z0), -20,
-         20))*inrange(-old_logp - softplus(z0), -20, 20)*sigmoid(z0)
+     loss     = maximum(-u_advantage*exp(clip(-u_old_logp - softplus(z0), -20, 20)),
+         -u_advantage*clip(exp(clip(-u_old_logp - softplus(z0), -20, 20)), 1 - u_low, u_high + 1))
+     c0       = u_advantage*(above(-u_advantage*exp(clip(-u_old_logp - softplus(z0), -20, 20)),
+         -u_advantage*clip(exp(clip(-u_old_logp - softplus(z0), -20, 20)), 1 - u_low, u_high + 1))
+         + above(-u_advantage*clip(exp(clip(-u_old_logp - softplus(z0), -20, 20)), 1 - u_low,
+         u_high + 1), -u_advantage*exp(clip(-u_old_logp - softplus(z0), -20,
+         20)))*inrange(exp(clip(-u_old_logp - softplus(z0), -20, 20)), 1 - u_low, u_high +
+         1))*exp(clip(-u_old_logp - softplus(z0), -20, 20))*inrange(-u_old_logp - softplus(z0),
+         -20, 20)*sigmoid(z0)
      dloss/dx = R0*c0
-     dloss/dx_y = -advantage*(above(-advantage*exp(clip(-old_logp - softplus(z0), -20, 20)),
-         -advantage*clip(exp(clip(-old_logp - softplus(z0), -20, 20)), 1 - low, high + 1)) +
-         above(-advantage*clip(exp(clip(-old_logp - softplus(z0), -20, 20)), 1 - low, high + 1),
-         -advantage*exp(clip(-old_logp - softplus(z0), -20, 20)))*inrange(exp(clip(-old_logp -
-         softplus(z0), -20, 20)), 1 - low, high + 1))*exp(clip(-old_logp - softplus(z0), -20,
-         20))*inrange(-old_logp - softplus(z0), -20, 20)*sigmoid(z0)
+     dloss/dx_y = -u_advantage*(above(-u_advantage*exp(clip(-u_old_logp - softplus(z0), -20, 20)),
+         -u_advantage*clip(exp(clip(-u_old_logp - softplus(z0), -20, 20)), 1 - u_low, u_high + 1))
+         + above(-u_advantage*clip(exp(clip(-u_old_logp - softplus(z0), -20, 20)), 1 - u_low,
+         u_high + 1), -u_advantage*exp(clip(-u_old_logp - softplus(z0), -20,
+         20)))*inrange(exp(clip(-u_old_logp - softplus(z0), -20, 20)), 1 - u_low, u_high +
+         1))*exp(clip(-u_old_logp - softplus(z0), -20, 20))*inrange(-u_old_logp - softplus(z0),
+         -20, 20)*sigmoid(z0)
+     names of the spec begin with u_: u_advantage is its advantage
      with l0_j = x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 = exp(l0_j
          - logsumexp_(j != y) l0_j) */
 
@@ -1172,8 +1196,8 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
     const int64_t own = (mode == BACKWARD ? 0 : 1 * padded) + 2 * width;
     if (own && !(scratch = aligned_alloc(ALIGNED, (size_t)own * sizeof(real)))) return 1;
     real *kept = scratch + 2 * width;
-    const double low = call->parameter[0];
-    const double high = call->parameter[1];
+    const double u_low = call->parameter[0];
+    const double u_high = call->parameter[1];
     for (int64_t row = start; row < stop; ++row) {
         real *grad_x_ptr = grad_row(call, 0, row, scratch + 1 * width);
         const int64_t target = call->target[row * call->target_stride];
@@ -1187,8 +1211,8 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         const int in_range = target >= 0 && target < n_classes;
         const int y = in_range ? (int)target : 0;
         const real *x_ptr = read_row(call, 0, row, scratch + 0 * width);
-        const double advantage = call->input[0][row * call->input_stride[0]];
-        const double old_logp = call->input[1][row * call->input_stride[1]];
+        const double u_advantage = call->input[0][row * call->input_stride[0]];
+        const double u_old_logp = call->input[1][row * call->input_stride[1]];
         double x_y, m0, a0, la0, loss, g;
         x_y = x_ptr[y];
         if (mode != BACKWARD) {
@@ -1206,8 +1230,9 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             la0 = f_log(a0);
             double ly0 = x_y;
             double z0 = m0 - ly0 + la0;
-            double w0 = f_exp(f_clamp(-old_logp - f_softplus(z0), 20.0));
-            loss = f_maximum(-advantage * w0, -advantage * f_clip(w0, 1.0 - low, 1.0 + high));
+            double w0 = f_exp(f_clamp(-f_softplus(z0) - u_old_logp, 20.0));
+            loss = f_maximum(-w0 * u_advantage, -u_advantage * f_clip(w0, 1.0 - u_low, 1.0 +
+                u_high));
             call->result[0 * call->rows + row] = (real)(in_range ? loss : NAN);
         } else {
             m0 = call->saved[0 * call->rows + row];
@@ -1222,13 +1247,13 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             : NAN;
         double ly0 = x_y;
         double z0 = m0 - ly0 + la0;
-        double w0 = -old_logp - f_softplus(z0);
+        double w0 = -f_softplus(z0) - u_old_logp;
         double w1 = f_exp(f_clamp(w0, 20.0));
-        double w2 = advantage * w1;
+        double w2 = w1 * u_advantage;
         double w3 = -w2;
-        double w4 = 1.0 - low;
-        double w5 = 1.0 + high;
-        double w6 = -advantage * f_clip(w1, w4, w5);
+        double w4 = 1.0 - u_low;
+        double w5 = 1.0 + u_high;
+        double w6 = -u_advantage * f_clip(w1, w4, w5);
         double c0 = w2 * (f_above(w3, w6) + f_above(w6, w3) * f_inrange(w1, w4, w5)) * f_inrange(w0,
             -20.0, 20.0) * f_sigmoid(z0);
         double grad_x_y = -c0;

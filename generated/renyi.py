@@ -31,21 +31,22 @@ __all__ = ["LinearRenyiLoss", "RenyiLoss", "linear_renyi_loss", "renyi_loss"]
 
 # ======================================================================================
 # Renyi divergence distillation
-#   loss     = where(lt(0, z2), joint2 + softplus(-z2), -(1 - alpha)*(softplus(z0) - softplus(z1))
-#       - softplus(z1) + softplus(z2))/(alpha - 1)
+#   loss     = where(lt(0, z2), joint2 + softplus(-z2), -(1 - u_alpha)*(softplus(z0) -
+#       softplus(z1)) - softplus(z1) + softplus(z2))/(u_alpha - 1)
 #   dloss/dx = exp(logp0) - exp(logp2)
 #   dloss/dx_y = sigmoid(-z0)*sigmoid(z2) - sigmoid(z0)*sigmoid(-z2)
+#   names of the spec begin with u_: u_alpha is its alpha
 #   with l0_j = x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 = exp(l0_j
 #       - logsumexp_(j != y) l0_j)
-#   with l1_j = teacher, z1 = logsumexp_(j != y) l1_j - l1_y, logp1 = l1_j - logsumexp l1, R1 =
+#   with l1_j = u_teacher, z1 = logsumexp_(j != y) l1_j - l1_y, logp1 = l1_j - logsumexp l1, R1 =
 #       exp(l1_j - logsumexp_(j != y) l1_j)
-#   with l2_j = alpha*teacher + x*(1 - alpha), z2 = logsumexp_(j != y) l2_j - l2_y, logp2 = l2_j -
-#       logsumexp l2, R2 = exp(l2_j - logsumexp_(j != y) l2_j)
+#   with l2_j = u_alpha*u_teacher + x*(1 - u_alpha), z2 = logsumexp_(j != y) l2_j - l2_y, logp2 =
+#       l2_j - logsumexp l2, R2 = exp(l2_j - logsumexp_(j != y) l2_j)
 # ======================================================================================
 
 
 @dl.jit
-def _lift(cols, inside, x, teacher, alpha):
+def _lift(cols, inside, x, u_teacher, u_alpha):
     # State of one tile, relative to the tile's own maximum: M = sum of w * exp(kappa * t) * t^n
     # with t = l - m, over the classes other than the largest (the pivot).
     valid = inside
@@ -54,36 +55,36 @@ def _lift(cols, inside, x, teacher, alpha):
     pivot = dl.row_min(tl.where(l0 == m0, cols, 2147483647))
     others = valid & (cols != pivot)
     x_y = dl.row_sum(tl.where(cols == pivot, x, 0.0))
-    teacher_y = dl.row_sum(tl.where(cols == pivot, teacher, 0.0))
+    u_teacher_y = dl.row_sum(tl.where(cols == pivot, u_teacher, 0.0))
     l0 = tl.where(others, l0, float("-inf"))
     t0 = l0 - tl.where(m0 == float("-inf"), 0.0, m0)
     e0 = tl.exp(t0)
-    l1 = tl.where(valid, teacher, float("-inf"))
+    l1 = tl.where(valid, u_teacher, float("-inf"))
     m1 = dl.row_max(l1)
     l1 = tl.where(others, l1, float("-inf"))
     t1 = l1 - tl.where(m1 == float("-inf"), 0.0, m1)
     e1 = tl.exp(t1)
     at_y0 = tl.maximum(tl.where(m0 == float("-inf"), -1.0e18, x_y - m0), -1.0e18)
-    at_y1 = tl.maximum(tl.where(m1 == float("-inf"), -1.0e18, teacher_y - m1), -1.0e18)
+    at_y1 = tl.maximum(tl.where(m1 == float("-inf"), -1.0e18, u_teacher_y - m1), -1.0e18)
     l2 = tl.where(
         others,
-        (1.0 - alpha) * ((tl.maximum(t0, -1.0e18)) - (tl.maximum(t1, -1.0e18)))
+        (1.0 - u_alpha) * ((tl.maximum(t0, -1.0e18)) - (tl.maximum(t1, -1.0e18)))
         + (tl.maximum(t1, -1.0e18)),
         float("-inf"),
     )
-    m2 = tl.maximum(dl.row_max(l2), (1.0 - alpha) * (at_y0 - at_y1) + at_y1)
+    m2 = tl.maximum(dl.row_max(l2), (1.0 - u_alpha) * (at_y0 - at_y1) + at_y1)
     t2 = l2 - tl.where(m2 == float("-inf"), 0.0, m2)
     e2 = tl.exp(t2)
     a0 = dl.row_sum(e0)
     a1 = dl.row_sum(e1)
     a2 = dl.row_sum(e2)
     pivot = pivot.to(tl.float32)
-    return m0, m1, m2, a0, a1, a2, pivot, x_y, teacher_y
+    return m0, m1, m2, a0, a1, a2, pivot, x_y, u_teacher_y
 
 
 @dl.jit
 def _merge(
-    alpha,
+    u_alpha,
     m0_a,
     m1_a,
     m2_a,
@@ -92,7 +93,7 @@ def _merge(
     a2_a,
     pivot_a,
     x_y_a,
-    teacher_y_a,
+    u_teacher_y_a,
     m0_b,
     m1_b,
     m2_b,
@@ -101,7 +102,7 @@ def _merge(
     a2_b,
     pivot_b,
     x_y_b,
-    teacher_y_b,
+    u_teacher_y_b,
 ):
     # Two states as one: m = max(m_a, m_b), d = m_side - m, M = sum of exp(kappa * d) * shifted M_side.
     m0 = tl.maximum(m0_a, m0_b)
@@ -117,20 +118,20 @@ def _merge(
     first = (m0_a > m0_b) | ((m0_a == m0_b) & (pivot_a >= 0.0))
     pivot = tl.where(first, pivot_a, pivot_b)
     x_y = tl.where(first, x_y_a, x_y_b)
-    teacher_y = tl.where(first, teacher_y_a, teacher_y_b)
+    u_teacher_y = tl.where(first, u_teacher_y_a, u_teacher_y_b)
     lost = tl.where(first, pivot_b, pivot_a) >= 0.0
     x = tl.where(first, x_y_b, x_y_a)
-    teacher = tl.where(first, teacher_y_b, teacher_y_a)
+    u_teacher = tl.where(first, u_teacher_y_b, u_teacher_y_a)
     sunk = tl.where(first, m0_b, m0_a) == float("-inf")
     d0 = tl.where(sunk, -1.0e18, tl.where(first, d0_b, d0_a))
     k0 = tl.exp(d0)
-    d1 = tl.where(lost, teacher - m1, -1.0e18)
+    d1 = tl.where(lost, u_teacher - m1, -1.0e18)
     k1 = tl.exp(d1)
-    m2_a = m2_a + ((1.0 - alpha) * (d0_a - d1_a) + d1_a)
-    m2_b = m2_b + ((1.0 - alpha) * (d0_b - d1_b) + d1_b)
+    m2_a = m2_a + ((1.0 - u_alpha) * (d0_a - d1_a) + d1_a)
+    m2_b = m2_b + ((1.0 - u_alpha) * (d0_b - d1_b) + d1_b)
     d2 = tl.where(
         lost,
-        (1.0 - alpha) * ((tl.maximum(d0, -1.0e18)) - (tl.maximum(d1, -1.0e18)))
+        (1.0 - u_alpha) * ((tl.maximum(d0, -1.0e18)) - (tl.maximum(d1, -1.0e18)))
         + (tl.maximum(d1, -1.0e18)),
         float("-inf"),
     )
@@ -145,11 +146,11 @@ def _merge(
     a0 = k0_a * a0_a + k0_b * a0_b + tl.where(lost & (k0 > 0.0), k0, 0.0)
     a1 = k1_a * a1_a + k1_b * a1_b + tl.where(lost & (k1 > 0.0), k1, 0.0)
     a2 = k2_a * a2_a + k2_b * a2_b + tl.where(lost & (k2 > 0.0), k2, 0.0)
-    return m0, m1, m2, a0, a1, a2, pivot, x_y, teacher_y
+    return m0, m1, m2, a0, a1, a2, pivot, x_y, u_teacher_y
 
 
 @dl.jit
-def _sweep(base, teacher_base, alpha, start, stop, n_classes, BLOCK: tl.constexpr):
+def _sweep(base, u_teacher_base, u_alpha, start, stop, n_classes, BLOCK: tl.constexpr):
     # Online reduction of the classes start .. stop - 1: one read of each logit.
     m0 = tl.full((), float("-inf"), tl.float32)
     m1 = tl.full((), float("-inf"), tl.float32)
@@ -159,17 +160,17 @@ def _sweep(base, teacher_base, alpha, start, stop, n_classes, BLOCK: tl.constexp
     a2 = tl.full((), 0.0, tl.float32)
     pivot = tl.full((), -1.0, tl.float32)
     x_y = tl.full((), 0.0, tl.float32)
-    teacher_y = tl.full((), 0.0, tl.float32)
+    u_teacher_y = tl.full((), 0.0, tl.float32)
     for first_col in range(start, stop, BLOCK):
         cols = first_col + tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
-        teacher = tl.load(teacher_base + cols, mask=inside, other=0.0).to(tl.float32)
-        m0_b, m1_b, m2_b, a0_b, a1_b, a2_b, pivot_b, x_y_b, teacher_y_b = _lift(
-            cols, inside, x, teacher, alpha
+        u_teacher = tl.load(u_teacher_base + cols, mask=inside, other=0.0).to(tl.float32)
+        m0_b, m1_b, m2_b, a0_b, a1_b, a2_b, pivot_b, x_y_b, u_teacher_y_b = _lift(
+            cols, inside, x, u_teacher, u_alpha
         )
-        m0, m1, m2, a0, a1, a2, pivot, x_y, teacher_y = _merge(
-            alpha,
+        m0, m1, m2, a0, a1, a2, pivot, x_y, u_teacher_y = _merge(
+            u_alpha,
             m0,
             m1,
             m2,
@@ -178,7 +179,7 @@ def _sweep(base, teacher_base, alpha, start, stop, n_classes, BLOCK: tl.constexp
             a2,
             pivot,
             x_y,
-            teacher_y,
+            u_teacher_y,
             m0_b,
             m1_b,
             m2_b,
@@ -187,27 +188,27 @@ def _sweep(base, teacher_base, alpha, start, stop, n_classes, BLOCK: tl.constexp
             a2_b,
             pivot_b,
             x_y_b,
-            teacher_y_b,
+            u_teacher_y_b,
         )
-    return m0, m1, m2, a0, a1, a2, pivot, x_y, teacher_y
+    return m0, m1, m2, a0, a1, a2, pivot, x_y, u_teacher_y
 
 
 @dl.jit
-def _finish(x_y, teacher_y, alpha, m0, m1, m2, a0, a1, a2, pivot):
+def _finish(x_y, u_teacher_y, u_alpha, m0, m1, m2, a0, a1, a2, pivot):
     # From the merged state to the results of the row, and the statistics that the gradient reads.
     la0 = dl.log_accurate(a0)
     z0 = la0
     lam0 = dl.softplus(z0)
     la1 = dl.log_accurate(a1)
-    ly1 = teacher_y
+    ly1 = u_teacher_y
     z1 = (m1 - ly1) + la1
     lam1 = tl.where(z1 > 0.0, la1 + dl.softplus(-z1), dl.softplus(z1) - (m1 - ly1))
     la2 = dl.log_accurate(a2)
     gap0 = 0.0
     gap1 = dl.clip((m1 - ly1), -1.0e18, 1.0e18)
-    z2 = (m2 + (1.0 - alpha) * (gap0 - gap1) + gap1) + la2
-    joint2 = m2 + la2 - ((1.0 - alpha) * (lam0 - lam1) + lam1)
-    w0 = alpha - 1.0
+    z2 = (m2 + (1.0 - u_alpha) * (gap0 - gap1) + gap1) + la2
+    joint2 = m2 + la2 - ((1.0 - u_alpha) * (lam0 - lam1) + lam1)
+    w0 = u_alpha - 1.0
     w1 = dl.softplus(z1)
     loss = (
         dl.where(
@@ -221,19 +222,19 @@ def _finish(x_y, teacher_y, alpha, m0, m1, m2, a0, a1, a2, pivot):
 
 
 @dl.jit
-def _coefficients(x_y, teacher_y, alpha, m0, la0, m1, la1, m2, la2, pivot):
+def _coefficients(x_y, u_teacher_y, u_alpha, m0, la0, m1, la1, m2, la2, pivot):
     # Row scalars of the gradient.
     z0 = la0
     lam0 = dl.softplus(z0)
-    ly1 = teacher_y
+    ly1 = u_teacher_y
     z1 = (m1 - ly1) + la1
     gap0 = 0.0
     gap1 = dl.clip((m1 - ly1), -1.0e18, 1.0e18)
-    z2 = (m2 + (1.0 - alpha) * (gap0 - gap1) + gap1) + la2
+    z2 = (m2 + (1.0 - u_alpha) * (gap0 - gap1) + gap1) + la2
     lam2 = tl.where(
         z2 > 0.0,
         la2 + dl.softplus(-z2),
-        dl.softplus(z2) - (m2 + (1.0 - alpha) * (gap0 - gap1) + gap1),
+        dl.softplus(z2) - (m2 + (1.0 - u_alpha) * (gap0 - gap1) + gap1),
     )
     lam2 = tl.where(la2 == float("-inf"), 0.0, lam2)
     grad_x_y = dl.sigmoid(z2) * dl.sigmoid(-z0) - dl.sigmoid(z0) * dl.sigmoid(-z2)
@@ -243,14 +244,16 @@ def _coefficients(x_y, teacher_y, alpha, m0, la0, m1, la1, m2, la2, pivot):
 
 
 @dl.jit
-def _gradient(cols, pivot, x_y, teacher_y, x, teacher, alpha, grad_x_y, m0, pinv0, m1, m2, pinv2):
+def _gradient(
+    cols, pivot, x_y, u_teacher_y, x, u_teacher, u_alpha, grad_x_y, m0, pinv0, m1, m2, pinv2
+):
     # dloss/dx_j of one tile; the value at the pivot is written, not added.
     t0 = x - m0
     e0 = tl.exp(t0)
     p0 = e0 * pinv0
-    t1 = teacher - m1
+    t1 = u_teacher - m1
     t2 = (
-        (1.0 - alpha) * ((tl.maximum(t0, -1.0e18)) - (tl.maximum(t1, -1.0e18)))
+        (1.0 - u_alpha) * ((tl.maximum(t0, -1.0e18)) - (tl.maximum(t1, -1.0e18)))
         + (tl.maximum(t1, -1.0e18))
         - m2
     )
@@ -264,13 +267,13 @@ def _gradient(cols, pivot, x_y, teacher_y, x, teacher, alpha, grad_x_y, m0, pinv
 @dl.jit
 def _forward_kernel(
     logits,
-    teacher_ptr,
-    alpha,
+    u_teacher_ptr,
+    u_alpha,
     loss,
     saved,
     state,
     stride_row,
-    stride_teacher,
+    stride_u_teacher,
     n_rows,
     n_classes,
     SPLITS: tl.constexpr,
@@ -280,20 +283,20 @@ def _forward_kernel(
     # of its part of the row, and the merge kernel finishes.
     row = tl.program_id(0).to(tl.int64)
     base = logits + row * stride_row
-    teacher_base = teacher_ptr + row * stride_teacher
-    alpha = tl.full((), 0.0, tl.float32) + alpha
+    u_teacher_base = u_teacher_ptr + row * stride_u_teacher
+    u_alpha = tl.full((), 0.0, tl.float32) + u_alpha
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BLOCK), SPLITS) * BLOCK
     start = split * class_share
     stop = tl.minimum(start + class_share, n_classes)
-    m0, m1, m2, a0, a1, a2, pivot, x_y, teacher_y = _sweep(
-        base, teacher_base, alpha, start, stop, n_classes, BLOCK
+    m0, m1, m2, a0, a1, a2, pivot, x_y, u_teacher_y = _sweep(
+        base, u_teacher_base, u_alpha, start, stop, n_classes, BLOCK
     )
     if SPLITS == 1:
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
         m1 = tl.where(m1 == float("-inf"), 0.0, m1)
         m2 = tl.where(m2 == float("-inf"), 0.0, m2)
-        loss_row, la0, la1, la2 = _finish(x_y, teacher_y, alpha, m0, m1, m2, a0, a1, a2, pivot)
+        loss_row, la0, la1, la2 = _finish(x_y, u_teacher_y, u_alpha, m0, m1, m2, a0, a1, a2, pivot)
         tl.store(loss + row, loss_row)
         tl.store(saved + 0 * n_rows + row, m0)
         tl.store(saved + 1 * n_rows + row, la0)
@@ -312,19 +315,19 @@ def _forward_kernel(
         tl.store(state + 5 * SPLITS * n_rows + at, a2)
         tl.store(state + 6 * SPLITS * n_rows + at, pivot)
         tl.store(state + 7 * SPLITS * n_rows + at, x_y)
-        tl.store(state + 8 * SPLITS * n_rows + at, teacher_y)
+        tl.store(state + 8 * SPLITS * n_rows + at, u_teacher_y)
 
 
 @dl.jit
 def _merge_kernel(
     logits,
-    teacher_ptr,
-    alpha,
+    u_teacher_ptr,
+    u_alpha,
     loss,
     saved,
     state,
     stride_row,
-    stride_teacher,
+    stride_u_teacher,
     n_rows,
     n_classes,
     SPLITS: tl.constexpr,
@@ -333,8 +336,8 @@ def _merge_kernel(
     # Grid (N,). Merges the SPLITS partial states of a row in order, and finishes it.
     row = tl.program_id(0).to(tl.int64)
     base = logits + row * stride_row
-    teacher_base = teacher_ptr + row * stride_teacher
-    alpha = tl.full((), 0.0, tl.float32) + alpha
+    u_teacher_base = u_teacher_ptr + row * stride_u_teacher
+    u_alpha = tl.full((), 0.0, tl.float32) + u_alpha
     m0 = tl.load(state + 0 * SPLITS * n_rows + row)
     m1 = tl.load(state + 1 * SPLITS * n_rows + row)
     m2 = tl.load(state + 2 * SPLITS * n_rows + row)
@@ -343,7 +346,7 @@ def _merge_kernel(
     a2 = tl.load(state + 5 * SPLITS * n_rows + row)
     pivot = tl.load(state + 6 * SPLITS * n_rows + row)
     x_y = tl.load(state + 7 * SPLITS * n_rows + row)
-    teacher_y = tl.load(state + 8 * SPLITS * n_rows + row)
+    u_teacher_y = tl.load(state + 8 * SPLITS * n_rows + row)
     for split in range(1, SPLITS):
         at = split * n_rows + row
         m0_b = tl.load(state + 0 * SPLITS * n_rows + at)
@@ -354,9 +357,9 @@ def _merge_kernel(
         a2_b = tl.load(state + 5 * SPLITS * n_rows + at)
         pivot_b = tl.load(state + 6 * SPLITS * n_rows + at)
         x_y_b = tl.load(state + 7 * SPLITS * n_rows + at)
-        teacher_y_b = tl.load(state + 8 * SPLITS * n_rows + at)
-        m0, m1, m2, a0, a1, a2, pivot, x_y, teacher_y = _merge(
-            alpha,
+        u_teacher_y_b = tl.load(state + 8 * SPLITS * n_rows + at)
+        m0, m1, m2, a0, a1, a2, pivot, x_y, u_teacher_y = _merge(
+            u_alpha,
             m0,
             m1,
             m2,
@@ -365,7 +368,7 @@ def _merge_kernel(
             a2,
             pivot,
             x_y,
-            teacher_y,
+            u_teacher_y,
             m0_b,
             m1_b,
             m2_b,
@@ -374,12 +377,12 @@ def _merge_kernel(
             a2_b,
             pivot_b,
             x_y_b,
-            teacher_y_b,
+            u_teacher_y_b,
         )
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
     m1 = tl.where(m1 == float("-inf"), 0.0, m1)
     m2 = tl.where(m2 == float("-inf"), 0.0, m2)
-    loss_row, la0, la1, la2 = _finish(x_y, teacher_y, alpha, m0, m1, m2, a0, a1, a2, pivot)
+    loss_row, la0, la1, la2 = _finish(x_y, u_teacher_y, u_alpha, m0, m1, m2, a0, a1, a2, pivot)
     tl.store(loss + row, loss_row)
     tl.store(saved + 0 * n_rows + row, m0)
     tl.store(saved + 1 * n_rows + row, la0)
@@ -393,13 +396,13 @@ def _merge_kernel(
 @dl.jit
 def _backward_kernel(
     logits,
-    teacher_ptr,
-    alpha,
+    u_teacher_ptr,
+    u_alpha,
     saved,
     grad_rows,
     grad_logits,
     stride_row,
-    stride_teacher,
+    stride_u_teacher,
     stride_grad,
     n_rows,
     n_classes,
@@ -409,8 +412,8 @@ def _backward_kernel(
     # Grid (N, tiles). Elementwise: reads each logit once, writes its gradient once.
     row = tl.program_id(0).to(tl.int64)
     base = logits + row * stride_row
-    teacher_base = teacher_ptr + row * stride_teacher
-    alpha = tl.full((), 0.0, tl.float32) + alpha
+    u_teacher_base = u_teacher_ptr + row * stride_u_teacher
+    u_alpha = tl.full((), 0.0, tl.float32) + u_alpha
     g = tl.load(grad_rows + row * stride_grad_rows)
     m0 = tl.load(saved + 0 * n_rows + row)
     la0 = tl.load(saved + 1 * n_rows + row)
@@ -421,16 +424,16 @@ def _backward_kernel(
     pivot = tl.load(saved + 6 * n_rows + row)
     at_pivot = pivot.to(tl.int64)
     x_y = tl.load(base + at_pivot).to(tl.float32)
-    teacher_y = tl.load(teacher_base + at_pivot).to(tl.float32)
+    u_teacher_y = tl.load(u_teacher_base + at_pivot).to(tl.float32)
     grad_x_y, m0, pinv0, m1, m2, pinv2 = _coefficients(
-        x_y, teacher_y, alpha, m0, la0, m1, la1, m2, la2, pivot
+        x_y, u_teacher_y, u_alpha, m0, la0, m1, la1, m2, la2, pivot
     )
     cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = cols < n_classes
     x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
-    teacher = tl.load(teacher_base + cols, mask=inside, other=0.0).to(tl.float32)
+    u_teacher = tl.load(u_teacher_base + cols, mask=inside, other=0.0).to(tl.float32)
     (grad_x,) = _gradient(
-        cols, pivot, x_y, teacher_y, x, teacher, alpha, grad_x_y, m0, pinv0, m1, m2, pinv2
+        cols, pivot, x_y, u_teacher_y, x, u_teacher, u_alpha, grad_x_y, m0, pinv0, m1, m2, pinv2
     )
     grad_x = grad_x * g
     out = grad_logits + row * stride_grad + cols
@@ -440,13 +443,13 @@ def _backward_kernel(
 @dl.jit
 def _fused_kernel(
     logits,
-    teacher_ptr,
-    alpha,
+    u_teacher_ptr,
+    u_alpha,
     loss,
     grad_rows,
     grad_logits,
     stride_row,
-    stride_teacher,
+    stride_u_teacher,
     stride_grad,
     n_rows,
     n_classes,
@@ -458,34 +461,34 @@ def _fused_kernel(
     # and its gradient written once; longer rows are read again from the cache.
     row = tl.program_id(0).to(tl.int64)
     base = logits + row * stride_row
-    teacher_base = teacher_ptr + row * stride_teacher
-    alpha = tl.full((), 0.0, tl.float32) + alpha
+    u_teacher_base = u_teacher_ptr + row * stride_u_teacher
+    u_alpha = tl.full((), 0.0, tl.float32) + u_alpha
     g = tl.load(grad_rows + row * stride_grad_rows)
     if ONE_TILE:
         cols = tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
-        teacher = tl.load(teacher_base + cols, mask=inside, other=0.0).to(tl.float32)
-        m0, m1, m2, a0, a1, a2, pivot, x_y, teacher_y = _lift(cols, inside, x, teacher, alpha)
+        u_teacher = tl.load(u_teacher_base + cols, mask=inside, other=0.0).to(tl.float32)
+        m0, m1, m2, a0, a1, a2, pivot, x_y, u_teacher_y = _lift(cols, inside, x, u_teacher, u_alpha)
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
         m1 = tl.where(m1 == float("-inf"), 0.0, m1)
         m2 = tl.where(m2 == float("-inf"), 0.0, m2)
     else:
         stop = n_classes
-        m0, m1, m2, a0, a1, a2, pivot, x_y, teacher_y = _sweep(
-            base, teacher_base, alpha, 0, stop, n_classes, BLOCK
+        m0, m1, m2, a0, a1, a2, pivot, x_y, u_teacher_y = _sweep(
+            base, u_teacher_base, u_alpha, 0, stop, n_classes, BLOCK
         )
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
         m1 = tl.where(m1 == float("-inf"), 0.0, m1)
         m2 = tl.where(m2 == float("-inf"), 0.0, m2)
-    loss_row, la0, la1, la2 = _finish(x_y, teacher_y, alpha, m0, m1, m2, a0, a1, a2, pivot)
+    loss_row, la0, la1, la2 = _finish(x_y, u_teacher_y, u_alpha, m0, m1, m2, a0, a1, a2, pivot)
     tl.store(loss + row, loss_row)
     grad_x_y, m0, pinv0, m1, m2, pinv2 = _coefficients(
-        x_y, teacher_y, alpha, m0, la0, m1, la1, m2, la2, pivot
+        x_y, u_teacher_y, u_alpha, m0, la0, m1, la1, m2, la2, pivot
     )
     if ONE_TILE:
         (grad_x,) = _gradient(
-            cols, pivot, x_y, teacher_y, x, teacher, alpha, grad_x_y, m0, pinv0, m1, m2, pinv2
+            cols, pivot, x_y, u_teacher_y, x, u_teacher, u_alpha, grad_x_y, m0, pinv0, m1, m2, pinv2
         )
         grad_x = grad_x * g
         out = grad_logits + row * stride_grad + cols
@@ -495,9 +498,21 @@ def _fused_kernel(
             cols = first_col + tl.arange(0, BLOCK)
             inside = cols < n_classes
             x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
-            teacher = tl.load(teacher_base + cols, mask=inside, other=0.0).to(tl.float32)
+            u_teacher = tl.load(u_teacher_base + cols, mask=inside, other=0.0).to(tl.float32)
             (grad_x,) = _gradient(
-                cols, pivot, x_y, teacher_y, x, teacher, alpha, grad_x_y, m0, pinv0, m1, m2, pinv2
+                cols,
+                pivot,
+                x_y,
+                u_teacher_y,
+                x,
+                u_teacher,
+                u_alpha,
+                grad_x_y,
+                m0,
+                pinv0,
+                m1,
+                m2,
+                pinv2,
             )
             tl.debug_barrier()  # the gradient may overwrite the logits: all of the tile is read
             grad_x = grad_x * g
@@ -510,9 +525,9 @@ def _tile(
     x_hidden,
     x_weight,
     x_bias,
-    teacher_hidden,
-    teacher_weight,
-    teacher_bias,
+    u_teacher_hidden,
+    u_teacher_weight,
+    u_teacher_bias,
     row_at,
     cols,
     x_cap,
@@ -520,9 +535,9 @@ def _tile(
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_teacher_hidden,
-    stride_teacher_weight,
-    features_teacher,
+    stride_u_teacher_hidden,
+    stride_u_teacher_weight,
+    features_u_teacher,
     n_classes,
     MADE: tl.constexpr,
     BIASED: tl.constexpr,
@@ -553,25 +568,25 @@ def _tile(
         CAPPED,
     )
     if MADE & 2:
-        teacher = tiles.product(
-            teacher_hidden,
-            teacher_weight,
-            teacher_bias,
+        u_teacher = tiles.product(
+            u_teacher_hidden,
+            u_teacher_weight,
+            u_teacher_bias,
             row_at,
             cols,
-            stride_teacher_hidden,
-            stride_teacher_weight,
-            features_teacher,
+            stride_u_teacher_hidden,
+            stride_u_teacher_weight,
+            features_u_teacher,
             (BIASED & 2) != 0,
             (EVEN & 2) != 0,
             PRECISION,
             BK,
         )
     else:
-        teacher = tl.load(teacher_hidden + row_at * stride_teacher_hidden + cols[None, :]).to(
+        u_teacher = tl.load(u_teacher_hidden + row_at * stride_u_teacher_hidden + cols[None, :]).to(
             tl.float32
         )
-    return x, cap_slope, teacher
+    return x, cap_slope, u_teacher
 
 
 @dl.jit
@@ -579,20 +594,20 @@ def _tiled_sweep_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    teacher_hidden,
-    teacher_weight,
-    teacher_bias,
+    u_teacher_hidden,
+    u_teacher_weight,
+    u_teacher_bias,
     source_row,
-    alpha,
+    u_alpha,
     at_y,
     x_cap,
     x_scale,
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_teacher_hidden,
-    stride_teacher_weight,
-    features_teacher,
+    stride_u_teacher_hidden,
+    stride_u_teacher_weight,
+    features_u_teacher,
     n_rows,
     n_classes,
     row_merged,
@@ -609,7 +624,7 @@ def _tiled_sweep_kernel(
 ):
     # Grid (row tiles, SPLITS). The state of a part of the classes, tile by tile.
     row = (tl.program_id(0) * BM + tl.arange(0, BM)).to(tl.int64)[:, None]
-    alpha = tl.full((), 0.0, tl.float32) + alpha
+    u_alpha = tl.full((), 0.0, tl.float32) + u_alpha
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BV), SPLITS) * BV
     start = split * class_share
@@ -622,17 +637,17 @@ def _tiled_sweep_kernel(
     a2 = tl.full([BM, 1], 0.0, tl.float32)
     pivot = tl.full([BM, 1], -1.0, tl.float32)
     x_y = tl.full([BM, 1], 0.0, tl.float32)
-    teacher_y = tl.full([BM, 1], 0.0, tl.float32)
+    u_teacher_y = tl.full([BM, 1], 0.0, tl.float32)
     for first_col in range(start, stop, BV):
         row_at = tl.load(source_row + row)
         cols = first_col + tl.arange(0, BV)
-        x, cap_slope, teacher = _tile(
+        x, cap_slope, u_teacher = _tile(
             x_hidden,
             x_weight,
             x_bias,
-            teacher_hidden,
-            teacher_weight,
-            teacher_bias,
+            u_teacher_hidden,
+            u_teacher_weight,
+            u_teacher_bias,
             row_at,
             cols,
             x_cap,
@@ -640,9 +655,9 @@ def _tiled_sweep_kernel(
             stride_x_hidden,
             stride_x_weight,
             features_x,
-            stride_teacher_hidden,
-            stride_teacher_weight,
-            features_teacher,
+            stride_u_teacher_hidden,
+            stride_u_teacher_weight,
+            features_u_teacher,
             n_classes,
             MADE,
             BIASED,
@@ -653,11 +668,11 @@ def _tiled_sweep_kernel(
         )
         cols = cols[None, :]
         inside = (cols < n_classes) & (row >= 0)
-        m0_b, m1_b, m2_b, a0_b, a1_b, a2_b, pivot_b, x_y_b, teacher_y_b = _lift(
-            cols, inside, x, teacher, alpha
+        m0_b, m1_b, m2_b, a0_b, a1_b, a2_b, pivot_b, x_y_b, u_teacher_y_b = _lift(
+            cols, inside, x, u_teacher, u_alpha
         )
-        m0, m1, m2, a0, a1, a2, pivot, x_y, teacher_y = _merge(
-            alpha,
+        m0, m1, m2, a0, a1, a2, pivot, x_y, u_teacher_y = _merge(
+            u_alpha,
             m0,
             m1,
             m2,
@@ -666,7 +681,7 @@ def _tiled_sweep_kernel(
             a2,
             pivot,
             x_y,
-            teacher_y,
+            u_teacher_y,
             m0_b,
             m1_b,
             m2_b,
@@ -675,7 +690,7 @@ def _tiled_sweep_kernel(
             a2_b,
             pivot_b,
             x_y_b,
-            teacher_y_b,
+            u_teacher_y_b,
         )
     tl.store(state + (0 * SPLITS + split) * n_rows + row, m0)
     tl.store(state + (1 * SPLITS + split) * n_rows + row, m1)
@@ -685,7 +700,7 @@ def _tiled_sweep_kernel(
     tl.store(state + (5 * SPLITS + split) * n_rows + row, a2)
     tl.store(state + (6 * SPLITS + split) * n_rows + row, pivot)
     tl.store(state + (7 * SPLITS + split) * n_rows + row, x_y)
-    tl.store(state + (8 * SPLITS + split) * n_rows + row, teacher_y)
+    tl.store(state + (8 * SPLITS + split) * n_rows + row, u_teacher_y)
 
 
 @dl.jit
@@ -693,20 +708,20 @@ def _tiled_merge_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    teacher_hidden,
-    teacher_weight,
-    teacher_bias,
+    u_teacher_hidden,
+    u_teacher_weight,
+    u_teacher_bias,
     source_row,
-    alpha,
+    u_alpha,
     at_y,
     x_cap,
     x_scale,
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_teacher_hidden,
-    stride_teacher_weight,
-    features_teacher,
+    stride_u_teacher_hidden,
+    stride_u_teacher_weight,
+    features_u_teacher,
     n_rows,
     n_classes,
     row_merged,
@@ -718,7 +733,7 @@ def _tiled_merge_kernel(
 ):
     # Grid (row tiles,). Merges the SPLITS partial states of a row in order, and finishes it.
     row = (tl.program_id(0) * BM + tl.arange(0, BM)).to(tl.int64)[:, None]
-    alpha = tl.full((), 0.0, tl.float32) + alpha
+    u_alpha = tl.full((), 0.0, tl.float32) + u_alpha
     m0 = tl.load(state + 0 * SPLITS * n_rows + row)
     m1 = tl.load(state + 1 * SPLITS * n_rows + row)
     m2 = tl.load(state + 2 * SPLITS * n_rows + row)
@@ -727,7 +742,7 @@ def _tiled_merge_kernel(
     a2 = tl.load(state + 5 * SPLITS * n_rows + row)
     pivot = tl.load(state + 6 * SPLITS * n_rows + row)
     x_y = tl.load(state + 7 * SPLITS * n_rows + row)
-    teacher_y = tl.load(state + 8 * SPLITS * n_rows + row)
+    u_teacher_y = tl.load(state + 8 * SPLITS * n_rows + row)
     for split in range(1, SPLITS):
         m0_b = tl.load(state + (0 * SPLITS + split) * n_rows + row)
         m1_b = tl.load(state + (1 * SPLITS + split) * n_rows + row)
@@ -737,9 +752,9 @@ def _tiled_merge_kernel(
         a2_b = tl.load(state + (5 * SPLITS + split) * n_rows + row)
         pivot_b = tl.load(state + (6 * SPLITS + split) * n_rows + row)
         x_y_b = tl.load(state + (7 * SPLITS + split) * n_rows + row)
-        teacher_y_b = tl.load(state + (8 * SPLITS + split) * n_rows + row)
-        m0, m1, m2, a0, a1, a2, pivot, x_y, teacher_y = _merge(
-            alpha,
+        u_teacher_y_b = tl.load(state + (8 * SPLITS + split) * n_rows + row)
+        m0, m1, m2, a0, a1, a2, pivot, x_y, u_teacher_y = _merge(
+            u_alpha,
             m0,
             m1,
             m2,
@@ -748,7 +763,7 @@ def _tiled_merge_kernel(
             a2,
             pivot,
             x_y,
-            teacher_y,
+            u_teacher_y,
             m0_b,
             m1_b,
             m2_b,
@@ -757,7 +772,7 @@ def _tiled_merge_kernel(
             a2_b,
             pivot_b,
             x_y_b,
-            teacher_y_b,
+            u_teacher_y_b,
         )
     tl.store(row_merged + 0 * n_rows + row, m0)
     tl.store(row_merged + 1 * n_rows + row, m1)
@@ -767,11 +782,11 @@ def _tiled_merge_kernel(
     tl.store(row_merged + 5 * n_rows + row, a2)
     tl.store(row_merged + 6 * n_rows + row, pivot)
     tl.store(row_merged + 7 * n_rows + row, x_y)
-    tl.store(row_merged + 8 * n_rows + row, teacher_y)
+    tl.store(row_merged + 8 * n_rows + row, u_teacher_y)
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
     m1 = tl.where(m1 == float("-inf"), 0.0, m1)
     m2 = tl.where(m2 == float("-inf"), 0.0, m2)
-    loss_row, la0, la1, la2 = _finish(x_y, teacher_y, alpha, m0, m1, m2, a0, a1, a2, pivot)
+    loss_row, la0, la1, la2 = _finish(x_y, u_teacher_y, u_alpha, m0, m1, m2, a0, a1, a2, pivot)
     tl.store(loss + 0 * n_rows + row, loss_row)
     tl.store(saved + 0 * n_rows + row, m0)
     tl.store(saved + 1 * n_rows + row, la0)
@@ -787,20 +802,20 @@ def _tiled_row_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    teacher_hidden,
-    teacher_weight,
-    teacher_bias,
+    u_teacher_hidden,
+    u_teacher_weight,
+    u_teacher_bias,
     source_row,
-    alpha,
+    u_alpha,
     at_y,
     x_cap,
     x_scale,
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_teacher_hidden,
-    stride_teacher_weight,
-    features_teacher,
+    stride_u_teacher_hidden,
+    stride_u_teacher_weight,
+    features_u_teacher,
     n_rows,
     n_classes,
     row_merged,
@@ -811,10 +826,10 @@ def _tiled_row_kernel(
 ):
     # Grid (row tiles,). The row scalars of the gradient.
     row = (tl.program_id(0) * BM + tl.arange(0, BM)).to(tl.int64)[:, None]
-    alpha = tl.full((), 0.0, tl.float32) + alpha
+    u_alpha = tl.full((), 0.0, tl.float32) + u_alpha
     pivot = tl.load(row_merged + 6 * n_rows + row)
     x_y = tl.load(row_merged + 7 * n_rows + row)
-    teacher_y = tl.load(row_merged + 8 * n_rows + row)
+    u_teacher_y = tl.load(row_merged + 8 * n_rows + row)
     m0 = tl.load(saved + 0 * n_rows + row)
     la0 = tl.load(saved + 1 * n_rows + row)
     m1 = tl.load(saved + 2 * n_rows + row)
@@ -822,7 +837,7 @@ def _tiled_row_kernel(
     m2 = tl.load(saved + 4 * n_rows + row)
     la2 = tl.load(saved + 5 * n_rows + row)
     grad_x_y, m0, pinv0, m1, m2, pinv2 = _coefficients(
-        x_y, teacher_y, alpha, m0, la0, m1, la1, m2, la2, pivot
+        x_y, u_teacher_y, u_alpha, m0, la0, m1, la1, m2, la2, pivot
     )
     tl.store(row_coef + 0 * n_rows + row, grad_x_y)
     tl.store(row_coef + 1 * n_rows + row, m0)
@@ -837,20 +852,20 @@ def _tiled_gradient(
     x_hidden,
     x_weight,
     x_bias,
-    teacher_hidden,
-    teacher_weight,
-    teacher_bias,
+    u_teacher_hidden,
+    u_teacher_weight,
+    u_teacher_bias,
     source_row,
-    alpha,
+    u_alpha,
     at_y,
     x_cap,
     x_scale,
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_teacher_hidden,
-    stride_teacher_weight,
-    features_teacher,
+    stride_u_teacher_hidden,
+    stride_u_teacher_weight,
+    features_u_teacher,
     n_rows,
     n_classes,
     row_merged,
@@ -872,10 +887,10 @@ def _tiled_gradient(
 ):
     # Of one tile: does it count, and grad_output * dloss/d(hidden * weight) of stream SOURCE.
     row = (first_row + tl.arange(0, BM)).to(tl.int64)[:, None]
-    alpha = tl.full((), 0.0, tl.float32) + alpha
+    u_alpha = tl.full((), 0.0, tl.float32) + u_alpha
     pivot = tl.load(row_merged + 6 * n_rows + row)
     x_y = tl.load(row_merged + 7 * n_rows + row)
-    teacher_y = tl.load(row_merged + 8 * n_rows + row)
+    u_teacher_y = tl.load(row_merged + 8 * n_rows + row)
     grad_x_y = tl.load(row_coef + 0 * n_rows + row)
     m0 = tl.load(row_coef + 1 * n_rows + row)
     pinv0 = tl.load(row_coef + 2 * n_rows + row)
@@ -884,13 +899,13 @@ def _tiled_gradient(
     pinv2 = tl.load(row_coef + 5 * n_rows + row)
     row_at = tl.load(source_row + row)
     cols = first_col + tl.arange(0, BV)
-    x, cap_slope, teacher = _tile(
+    x, cap_slope, u_teacher = _tile(
         x_hidden,
         x_weight,
         x_bias,
-        teacher_hidden,
-        teacher_weight,
-        teacher_bias,
+        u_teacher_hidden,
+        u_teacher_weight,
+        u_teacher_bias,
         row_at,
         cols,
         x_cap,
@@ -898,9 +913,9 @@ def _tiled_gradient(
         stride_x_hidden,
         stride_x_weight,
         features_x,
-        stride_teacher_hidden,
-        stride_teacher_weight,
-        features_teacher,
+        stride_u_teacher_hidden,
+        stride_u_teacher_weight,
+        features_u_teacher,
         n_classes,
         MADE,
         BIASED,
@@ -912,7 +927,7 @@ def _tiled_gradient(
     cols = cols[None, :]
     inside = (cols < n_classes) & (row >= 0)
     (grad_x,) = _gradient(
-        cols, pivot, x_y, teacher_y, x, teacher, alpha, grad_x_y, m0, pinv0, m1, m2, pinv2
+        cols, pivot, x_y, u_teacher_y, x, u_teacher, u_alpha, grad_x_y, m0, pinv0, m1, m2, pinv2
     )
     if SOURCE == 0:
         grad = tl.where(inside, grad_x, 0.0)
@@ -933,20 +948,20 @@ def _tiled_hidden_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    teacher_hidden,
-    teacher_weight,
-    teacher_bias,
+    u_teacher_hidden,
+    u_teacher_weight,
+    u_teacher_bias,
     source_row,
-    alpha,
+    u_alpha,
     at_y,
     x_cap,
     x_scale,
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_teacher_hidden,
-    stride_teacher_weight,
-    features_teacher,
+    stride_u_teacher_hidden,
+    stride_u_teacher_weight,
+    features_u_teacher,
     n_rows,
     n_classes,
     row_merged,
@@ -994,20 +1009,20 @@ def _tiled_hidden_kernel(
                     x_hidden,
                     x_weight,
                     x_bias,
-                    teacher_hidden,
-                    teacher_weight,
-                    teacher_bias,
+                    u_teacher_hidden,
+                    u_teacher_weight,
+                    u_teacher_bias,
                     source_row,
-                    alpha,
+                    u_alpha,
                     at_y,
                     x_cap,
                     x_scale,
                     stride_x_hidden,
                     stride_x_weight,
                     features_x,
-                    stride_teacher_hidden,
-                    stride_teacher_weight,
-                    features_teacher,
+                    stride_u_teacher_hidden,
+                    stride_u_teacher_weight,
+                    features_u_teacher,
                     n_rows,
                     n_classes,
                     row_merged,
@@ -1064,20 +1079,20 @@ def _tiled_weight_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    teacher_hidden,
-    teacher_weight,
-    teacher_bias,
+    u_teacher_hidden,
+    u_teacher_weight,
+    u_teacher_bias,
     source_row,
-    alpha,
+    u_alpha,
     at_y,
     x_cap,
     x_scale,
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_teacher_hidden,
-    stride_teacher_weight,
-    features_teacher,
+    stride_u_teacher_hidden,
+    stride_u_teacher_weight,
+    features_u_teacher,
     n_rows,
     n_classes,
     row_merged,
@@ -1131,20 +1146,20 @@ def _tiled_weight_kernel(
                         x_hidden,
                         x_weight,
                         x_bias,
-                        teacher_hidden,
-                        teacher_weight,
-                        teacher_bias,
+                        u_teacher_hidden,
+                        u_teacher_weight,
+                        u_teacher_bias,
                         source_row,
-                        alpha,
+                        u_alpha,
                         at_y,
                         x_cap,
                         x_scale,
                         stride_x_hidden,
                         stride_x_weight,
                         features_x,
-                        stride_teacher_hidden,
-                        stride_teacher_weight,
-                        features_teacher,
+                        stride_u_teacher_hidden,
+                        stride_u_teacher_weight,
+                        features_u_teacher,
                         n_rows,
                         n_classes,
                         row_merged,
@@ -1211,27 +1226,27 @@ def _tiled_weight_kernel(
             )
 
 
-def _torch_forward(x, teacher, alpha):
+def _torch_forward(x, u_teacher, u_alpha):
     """Loss [rows, outputs] and saved statistics [n_saved, rows] of a chunk of whole rows."""
     m0, pivot = x.max(1, keepdim=True)
     x_y = x.gather(1, pivot)
-    teacher_y = teacher.gather(1, pivot)
+    u_teacher_y = u_teacher.gather(1, pivot)
     l0 = x.scatter(1, pivot, float("-inf"))
     m0 = torch.where(m0 == float("-inf"), 0.0, m0)
     t0 = l0.sub_(m0)
     e0 = t0.exp()
-    m1 = teacher.amax(1, keepdim=True)
-    l1 = teacher.scatter(1, pivot, float("-inf"))
+    m1 = u_teacher.amax(1, keepdim=True)
+    l1 = u_teacher.scatter(1, pivot, float("-inf"))
     m1 = torch.where(m1 == float("-inf"), 0.0, m1)
     t1 = l1.sub_(m1)
     e1 = t1.exp()
     at_y0 = (x_y - m0).clamp_min(-1.0e18)
-    at_y1 = (teacher_y - m1).clamp_min(-1.0e18)
+    at_y1 = (u_teacher_y - m1).clamp_min(-1.0e18)
     l2 = (
-        (1.0 - alpha) * ((t0.clamp_min(-1.0e18)) - (t1.clamp_min(-1.0e18)))
+        (1.0 - u_alpha) * ((t0.clamp_min(-1.0e18)) - (t1.clamp_min(-1.0e18)))
         + (t1.clamp_min(-1.0e18))
     ).scatter_(1, pivot, float("-inf"))
-    m2 = torch.maximum(l2.amax(1, keepdim=True), (1.0 - alpha) * (at_y0 - at_y1) + at_y1)
+    m2 = torch.maximum(l2.amax(1, keepdim=True), (1.0 - u_alpha) * (at_y0 - at_y1) + at_y1)
     m2 = torch.where(m2 == float("-inf"), 0.0, m2)
     t2 = l2.sub_(m2)
     e2 = t2.exp_()
@@ -1242,15 +1257,15 @@ def _torch_forward(x, teacher, alpha):
     z0 = la0
     lam0 = el.softplus(z0)
     la1 = el.log(a1)
-    ly1 = teacher_y
+    ly1 = u_teacher_y
     z1 = (m1 - ly1) + la1
     lam1 = torch.where(z1 > 0.0, la1 + el.softplus(-z1), el.softplus(z1) - (m1 - ly1))
     la2 = el.log(a2)
     gap0 = 0.0
     gap1 = el.clip((m1 - ly1), -1.0e18, 1.0e18)
-    z2 = (m2 + (1.0 - alpha) * (gap0 - gap1) + gap1) + la2
-    joint2 = m2 + la2 - ((1.0 - alpha) * (lam0 - lam1) + lam1)
-    w0 = alpha - 1.0
+    z2 = (m2 + (1.0 - u_alpha) * (gap0 - gap1) + gap1) + la2
+    joint2 = m2 + la2 - ((1.0 - u_alpha) * (lam0 - lam1) + lam1)
+    w0 = u_alpha - 1.0
     w1 = el.softplus(z1)
     loss = (
         el.where(
@@ -1274,7 +1289,7 @@ def _torch_forward(x, teacher, alpha):
     ).t()
 
 
-def _torch_backward(x, teacher, alpha, saved, g):
+def _torch_backward(x, u_teacher, u_alpha, saved, g):
     """g * dloss/dx [rows, V] for each stream of a chunk of whole rows, from what was saved."""
     m0 = saved[0].unsqueeze(1)
     la0 = saved[1].unsqueeze(1)
@@ -1285,18 +1300,18 @@ def _torch_backward(x, teacher, alpha, saved, g):
     pivot = saved[6].unsqueeze(1)
     pivot = pivot.to(torch.int64)
     x_y = x.gather(1, pivot)
-    teacher_y = teacher.gather(1, pivot)
+    u_teacher_y = u_teacher.gather(1, pivot)
     z0 = la0
     lam0 = el.softplus(z0)
-    ly1 = teacher_y
+    ly1 = u_teacher_y
     z1 = (m1 - ly1) + la1
     gap0 = 0.0
     gap1 = el.clip((m1 - ly1), -1.0e18, 1.0e18)
-    z2 = (m2 + (1.0 - alpha) * (gap0 - gap1) + gap1) + la2
+    z2 = (m2 + (1.0 - u_alpha) * (gap0 - gap1) + gap1) + la2
     lam2 = torch.where(
         z2 > 0.0,
         la2 + el.softplus(-z2),
-        el.softplus(z2) - (m2 + (1.0 - alpha) * (gap0 - gap1) + gap1),
+        el.softplus(z2) - (m2 + (1.0 - u_alpha) * (gap0 - gap1) + gap1),
     )
     lam2 = torch.where(la2 == float("-inf"), 0.0, lam2)
     grad_x_y = el.sigmoid(z2) * el.sigmoid(-z0) - el.sigmoid(z0) * el.sigmoid(-z2)
@@ -1305,9 +1320,9 @@ def _torch_backward(x, teacher, alpha, saved, g):
     t0 = x - m0
     e0 = t0.exp()
     p0 = e0 * pinv0
-    t1 = teacher - m1
+    t1 = u_teacher - m1
     t2 = (
-        (1.0 - alpha) * ((t0.clamp_min(-1.0e18)) - (t1.clamp_min(-1.0e18)))
+        (1.0 - u_alpha) * ((t0.clamp_min(-1.0e18)) - (t1.clamp_min(-1.0e18)))
         + (t1.clamp_min(-1.0e18))
         - m2
     )
@@ -1319,27 +1334,27 @@ def _torch_backward(x, teacher, alpha, saved, g):
     return (grad_x,)
 
 
-def _torch_fused(x, teacher, alpha, g):
+def _torch_fused(x, u_teacher, u_alpha, g):
     """Loss [rows, outputs] and g * dloss/dx [rows, V] for each stream while the chunk is in cache."""
     m0, pivot = x.max(1, keepdim=True)
     x_y = x.gather(1, pivot)
-    teacher_y = teacher.gather(1, pivot)
+    u_teacher_y = u_teacher.gather(1, pivot)
     l0 = x.scatter(1, pivot, float("-inf"))
     m0 = torch.where(m0 == float("-inf"), 0.0, m0)
     t0 = l0.sub_(m0)
     e0 = t0.exp()
-    m1 = teacher.amax(1, keepdim=True)
-    l1 = teacher.scatter(1, pivot, float("-inf"))
+    m1 = u_teacher.amax(1, keepdim=True)
+    l1 = u_teacher.scatter(1, pivot, float("-inf"))
     m1 = torch.where(m1 == float("-inf"), 0.0, m1)
     t1 = l1.sub_(m1)
     e1 = t1.exp()
     at_y0 = (x_y - m0).clamp_min(-1.0e18)
-    at_y1 = (teacher_y - m1).clamp_min(-1.0e18)
+    at_y1 = (u_teacher_y - m1).clamp_min(-1.0e18)
     l2 = (
-        (1.0 - alpha) * ((t0.clamp_min(-1.0e18)) - (t1.clamp_min(-1.0e18)))
+        (1.0 - u_alpha) * ((t0.clamp_min(-1.0e18)) - (t1.clamp_min(-1.0e18)))
         + (t1.clamp_min(-1.0e18))
     ).scatter_(1, pivot, float("-inf"))
-    m2 = torch.maximum(l2.amax(1, keepdim=True), (1.0 - alpha) * (at_y0 - at_y1) + at_y1)
+    m2 = torch.maximum(l2.amax(1, keepdim=True), (1.0 - u_alpha) * (at_y0 - at_y1) + at_y1)
     m2 = torch.where(m2 == float("-inf"), 0.0, m2)
     t2 = l2.sub_(m2)
     e2 = t2.exp_()
@@ -1350,21 +1365,21 @@ def _torch_fused(x, teacher, alpha, g):
     z0 = la0
     lam0 = el.softplus(z0)
     la1 = el.log(a1)
-    ly1 = teacher_y
+    ly1 = u_teacher_y
     z1 = (m1 - ly1) + la1
     lam1 = torch.where(z1 > 0.0, la1 + el.softplus(-z1), el.softplus(z1) - (m1 - ly1))
     la2 = el.log(a2)
     gap0 = 0.0
     gap1 = el.clip((m1 - ly1), -1.0e18, 1.0e18)
-    z2 = (m2 + (1.0 - alpha) * (gap0 - gap1) + gap1) + la2
+    z2 = (m2 + (1.0 - u_alpha) * (gap0 - gap1) + gap1) + la2
     lam2 = torch.where(
         z2 > 0.0,
         la2 + el.softplus(-z2),
-        el.softplus(z2) - (m2 + (1.0 - alpha) * (gap0 - gap1) + gap1),
+        el.softplus(z2) - (m2 + (1.0 - u_alpha) * (gap0 - gap1) + gap1),
     )
     lam2 = torch.where(la2 == float("-inf"), 0.0, lam2)
-    joint2 = m2 + la2 - ((1.0 - alpha) * (lam0 - lam1) + lam1)
-    w0 = alpha - 1.0
+    joint2 = m2 + la2 - ((1.0 - u_alpha) * (lam0 - lam1) + lam1)
+    w0 = u_alpha - 1.0
     w1 = el.softplus(z1)
     loss = (
         el.where(
@@ -1388,28 +1403,29 @@ def _torch_fused(x, teacher, alpha, g):
 _C_SOURCE = r"""#include "row.h"
 
 /* Renyi divergence distillation
-     loss     = where(lt(0, z2), joint2 + softplus(-z2), -(1 - alpha)*(softplus(z0) - softplus(z1))
-         - softplus(z1) + softplus(z2))/(alpha - 1)
+     loss     = where(lt(0, z2), joint2 + softplus(-z2), -(1 - u_alpha)*(softplus(z0) -
+         softplus(z1)) - softplus(z1) + softplus(z2))/(u_alpha - 1)
      dloss/dx = exp(logp0) - exp(logp2)
      dloss/dx_y = sigmoid(-z0)*sigmoid(z2) - sigmoid(z0)*sigmoid(-z2)
+     names of the spec begin with u_: u_alpha is its alpha
      with l0_j = x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 = exp(l0_j
          - logsumexp_(j != y) l0_j)
-     with l1_j = teacher, z1 = logsumexp_(j != y) l1_j - l1_y, logp1 = l1_j - logsumexp l1, R1 =
+     with l1_j = u_teacher, z1 = logsumexp_(j != y) l1_j - l1_y, logp1 = l1_j - logsumexp l1, R1 =
          exp(l1_j - logsumexp_(j != y) l1_j)
-     with l2_j = alpha*teacher + x*(1 - alpha), z2 = logsumexp_(j != y) l2_j - l2_y, logp2 = l2_j -
-         logsumexp l2, R2 = exp(l2_j - logsumexp_(j != y) l2_j) */
+     with l2_j = u_alpha*u_teacher + x*(1 - u_alpha), z2 = logsumexp_(j != y) l2_j - l2_y, logp2 =
+         l2_j - logsumexp l2, R2 = exp(l2_j - logsumexp_(j != y) l2_j) */
 
 static inline __attribute__((always_inline)) void lift_1_class(const int cols, const real *x_ptr,
-    const real *teacher_ptr, real *reduced0, real *reduced2) {
+    const real *u_teacher_ptr, real *reduced0, real *reduced2) {
     const real x = x_ptr[cols];
-    const real teacher = teacher_ptr[cols];
+    const real u_teacher = u_teacher_ptr[cols];
     const real l0 = x;
-    const real l1 = teacher;
+    const real l1 = u_teacher;
     *reduced0 = l0;
     *reduced2 = l1;
 }
 
-static void lift_1(const real *x_ptr, const real *teacher_ptr, const int n_classes, double *out) {
+static void lift_1(const real *x_ptr, const real *u_teacher_ptr, const int n_classes, double *out) {
     double reduced0_row[PARTS];
     double reduced2_row[PARTS];
     for (int part = 0; part < PARTS; ++part) {
@@ -1428,13 +1444,13 @@ static void lift_1(const real *x_ptr, const real *teacher_ptr, const int n_class
         for (; cols + LANES <= stop; cols += LANES) {
 #pragma GCC ivdep
             for (int lane = 0; lane < LANES; ++lane) {
-                lift_1_class(cols + lane, x_ptr, teacher_ptr, &reduced0_class, &reduced2_class);
+                lift_1_class(cols + lane, x_ptr, u_teacher_ptr, &reduced0_class, &reduced2_class);
                 reduced0[lane] = reduced0_class > reduced0[lane] ? reduced0_class : reduced0[lane];
                 reduced2[lane] = reduced2_class > reduced2[lane] ? reduced2_class : reduced2[lane];
             }
         }
         for (; cols < stop; ++cols) {
-            lift_1_class(cols, x_ptr, teacher_ptr, &reduced0_class, &reduced2_class);
+            lift_1_class(cols, x_ptr, u_teacher_ptr, &reduced0_class, &reduced2_class);
             reduced0[0] = reduced0_class > reduced0[0] ? reduced0_class : reduced0[0];
             reduced2[0] = reduced2_class > reduced2[0] ? reduced2_class : reduced2[0];
         }
@@ -1465,7 +1481,7 @@ static inline __attribute__((always_inline)) void lift_2_class(const int cols, c
     *reduced1 = (l0 == m0 ? cols : INT_MAX);
 }
 
-static void lift_2(const real *x_ptr, const real *teacher_ptr, const int n_classes, const real m0,
+static void lift_2(const real *x_ptr, const real *u_teacher_ptr, const int n_classes, const real m0,
     double *out) {
     double reduced1_row[PARTS];
     for (int part = 0; part < PARTS; ++part) {
@@ -1505,17 +1521,17 @@ static void lift_2(const real *x_ptr, const real *teacher_ptr, const int n_class
 }
 
 static inline __attribute__((always_inline)) void lift_3_class(const int cols, const real *x_ptr,
-    const real *teacher_ptr, real *kept0_ptr, const int late, const int pivot, const real same0,
+    const real *u_teacher_ptr, real *kept0_ptr, const int late, const int pivot, const real same0,
     const real same1, const real same2, real *reduced3, real *reduced4, real *reduced5) {
     const real x = x_ptr[cols];
-    const real teacher = teacher_ptr[cols];
+    const real u_teacher = u_teacher_ptr[cols];
     const real l0 = x;
     const int others = cols != pivot;
     const real l0_2 = (others ? l0 : -INFINITY);
     const real t0 = l0_2 - same0;
     const real kept0 = f_exp_below(t0);
     const real e0 = kept0;
-    const real l1 = teacher;
+    const real l1 = u_teacher;
     const real l1_2 = (others ? l1 : -INFINITY);
     const real t1 = l1_2 - same1;
     const real e1 = f_exp_below(t1);
@@ -1527,9 +1543,9 @@ static inline __attribute__((always_inline)) void lift_3_class(const int cols, c
     *reduced5 = e1;
 }
 
-static inline __attribute__((always_inline)) void lift_3(const real *x_ptr, const real *teacher_ptr,
-    const int n_classes, real *kept0_ptr, const int late, const int pivot, const real same0, const
-    real same1, const real same2, double *out) {
+static inline __attribute__((always_inline)) void lift_3(const real *x_ptr, const real
+    *u_teacher_ptr, const int n_classes, real *kept0_ptr, const int late, const int pivot, const
+    real same0, const real same1, const real same2, double *out) {
     double reduced3_row[PARTS];
     double reduced4_row[PARTS];
     double reduced5_row[PARTS];
@@ -1552,15 +1568,15 @@ static inline __attribute__((always_inline)) void lift_3(const real *x_ptr, cons
         for (; cols + LANES <= stop; cols += LANES) {
 #pragma GCC ivdep
             for (int lane = 0; lane < LANES; ++lane) {
-                lift_3_class(cols + lane, x_ptr, teacher_ptr, kept0_ptr, late, pivot, same0, same1,
-                    same2, &reduced3_class, &reduced4_class, &reduced5_class);
+                lift_3_class(cols + lane, x_ptr, u_teacher_ptr, kept0_ptr, late, pivot, same0,
+                    same1, same2, &reduced3_class, &reduced4_class, &reduced5_class);
                 reduced3[lane] = reduced3_class > reduced3[lane] ? reduced3_class : reduced3[lane];
                 reduced4[lane] = reduced4[lane] + reduced4_class;
                 reduced5[lane] = reduced5[lane] + reduced5_class;
             }
         }
         for (; cols < stop; ++cols) {
-            lift_3_class(cols, x_ptr, teacher_ptr, kept0_ptr, late, pivot, same0, same1, same2,
+            lift_3_class(cols, x_ptr, u_teacher_ptr, kept0_ptr, late, pivot, same0, same1, same2,
                 &reduced3_class, &reduced4_class, &reduced5_class);
             reduced3[0] = reduced3_class > reduced3[0] ? reduced3_class : reduced3[0];
             reduced4[0] = reduced4[0] + reduced4_class;
@@ -1588,15 +1604,15 @@ static inline __attribute__((always_inline)) void lift_3(const real *x_ptr, cons
 }
 
 static inline __attribute__((always_inline)) void lift_4_class(const int cols, const real *x_ptr,
-    const real *teacher_ptr, real *kept1_ptr, const int late, const int pivot, const real same0,
+    const real *u_teacher_ptr, real *kept1_ptr, const int late, const int pivot, const real same0,
     const real same1, const real same2, const real same3, real *reduced6) {
     const real x = x_ptr[cols];
-    const real teacher = teacher_ptr[cols];
+    const real u_teacher = u_teacher_ptr[cols];
     const real l0 = x;
     const int others = cols != pivot;
     const real l0_2 = (others ? l0 : -INFINITY);
     const real t0 = l0_2 - same0;
-    const real l1 = teacher;
+    const real l1 = u_teacher;
     const real l1_2 = (others ? l1 : -INFINITY);
     const real t1 = l1_2 - same1;
     const real l2 = (others ? same2 * (f_maximum(t0, -R(1e+18)) - f_maximum(t1, -R(1e+18))) +
@@ -1608,9 +1624,9 @@ static inline __attribute__((always_inline)) void lift_4_class(const int cols, c
     *reduced6 = e2;
 }
 
-static inline __attribute__((always_inline)) void lift_4(const real *x_ptr, const real *teacher_ptr,
-    const int n_classes, real *kept1_ptr, const int late, const int pivot, const real same0, const
-    real same1, const real same2, const real same3, double *out) {
+static inline __attribute__((always_inline)) void lift_4(const real *x_ptr, const real
+    *u_teacher_ptr, const int n_classes, real *kept1_ptr, const int late, const int pivot, const
+    real same0, const real same1, const real same2, const real same3, double *out) {
     double reduced6_row[PARTS];
     for (int part = 0; part < PARTS; ++part) {
         reduced6_row[part] = 0;
@@ -1625,13 +1641,13 @@ static inline __attribute__((always_inline)) void lift_4(const real *x_ptr, cons
         for (; cols + LANES <= stop; cols += LANES) {
 #pragma GCC ivdep
             for (int lane = 0; lane < LANES; ++lane) {
-                lift_4_class(cols + lane, x_ptr, teacher_ptr, kept1_ptr, late, pivot, same0, same1,
-                    same2, same3, &reduced6_class);
+                lift_4_class(cols + lane, x_ptr, u_teacher_ptr, kept1_ptr, late, pivot, same0,
+                    same1, same2, same3, &reduced6_class);
                 reduced6[lane] = reduced6[lane] + reduced6_class;
             }
         }
         for (; cols < stop; ++cols) {
-            lift_4_class(cols, x_ptr, teacher_ptr, kept1_ptr, late, pivot, same0, same1, same2,
+            lift_4_class(cols, x_ptr, u_teacher_ptr, kept1_ptr, late, pivot, same0, same1, same2,
                 same3, &reduced6_class);
             reduced6[0] = reduced6[0] + reduced6_class;
         }
@@ -1649,16 +1665,16 @@ static inline __attribute__((always_inline)) void lift_4(const real *x_ptr, cons
 }
 
 static inline __attribute__((always_inline)) void gradient(const real *x_ptr, const real
-    *teacher_ptr, const int n_classes, const real m0, const real m1, const real m2, const real
+    *u_teacher_ptr, const int n_classes, const real m0, const real m1, const real m2, const real
     pinv0, const real pinv2, const real same0, const real g, real *grad_x_ptr, const int want) {
 #pragma GCC ivdep
     for (int cols = 0; cols < n_classes; ++cols) {
         const real x = x_ptr[cols];
-        const real teacher = teacher_ptr[cols];
+        const real u_teacher = u_teacher_ptr[cols];
         const real t0 = x - m0;
         const real e0 = f_exp_below(t0);
         const real p0 = e0 * pinv0;
-        const real t1 = teacher - m1;
+        const real t1 = u_teacher - m1;
         const real t2 = same0 * (f_maximum(t0, -R(1e+18)) - f_maximum(t1, -R(1e+18))) +
             f_maximum(t1, -R(1e+18)) - m2;
         const real e2 = f_exp_below(t2);
@@ -1669,7 +1685,7 @@ static inline __attribute__((always_inline)) void gradient(const real *x_ptr, co
 }
 
 static inline __attribute__((always_inline)) void gradient_kept(const real *x_ptr, const real
-    *teacher_ptr, const int n_classes, const real *kept0_ptr, const real *kept1_ptr, const real
+    *u_teacher_ptr, const int n_classes, const real *kept0_ptr, const real *kept1_ptr, const real
     pinv0, const real pinv2, const real g, real *grad_x_ptr, const int want) {
 #pragma GCC ivdep
     for (int cols = 0; cols < n_classes; ++cols) {
@@ -1692,41 +1708,42 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
     const int64_t own = (mode == BACKWARD ? 0 : 2 * padded) + 3 * width;
     if (own && !(scratch = aligned_alloc(ALIGNED, (size_t)own * sizeof(real)))) return 1;
     real *kept = scratch + 3 * width;
-    const double alpha = call->parameter[0];
+    const double u_alpha = call->parameter[0];
     for (int64_t row = start; row < stop; ++row) {
         real *grad_x_ptr = grad_row(call, 0, row, scratch + 2 * width);
         const real *x_ptr = read_row(call, 0, row, scratch + 0 * width);
-        const real *teacher_ptr = read_row(call, 1, row, scratch + 1 * width);
-        double x_y, teacher_y, m0, m1, m2, a0, a1, a2, pivot, la0, la1, la2, loss, g;
+        const real *u_teacher_ptr = read_row(call, 1, row, scratch + 1 * width);
+        double x_y, u_teacher_y, m0, m1, m2, a0, a1, a2, pivot, la0, la1, la2, loss, g;
         if (mode != BACKWARD) {
             {
-                const double same2 = 1.0 - alpha;
+                const double same2 = 1.0 - u_alpha;
                 double out[3];
-                lift_1(x_ptr, teacher_ptr, n_classes, out);
+                lift_1(x_ptr, u_teacher_ptr, n_classes, out);
                 const double reduced0 = out[0];
                 const double reduced2 = out[1];
                 m0 = reduced0;
                 const double same0 = (m0 == -INFINITY ? 0.0 : m0);
                 m1 = reduced2;
                 const double same1 = (m1 == -INFINITY ? 0.0 : m1);
-                lift_2(x_ptr, teacher_ptr, n_classes, m0, out);
+                lift_2(x_ptr, u_teacher_ptr, n_classes, m0, out);
                 const double reduced1 = out[0];
                 pivot = reduced1;
                 x_y = x_ptr[(int64_t)pivot];
-                teacher_y = teacher_ptr[(int64_t)pivot];
+                u_teacher_y = u_teacher_ptr[(int64_t)pivot];
                 const double at_y0 = f_maximum((m0 == -INFINITY ? -1e+18 : x_y - m0), -1e+18);
-                const double at_y1 = f_maximum((m1 == -INFINITY ? -1e+18 : teacher_y - m1), -1e+18);
+                const double at_y1 = f_maximum((m1 == -INFINITY ? -1e+18 : u_teacher_y - m1),
+                    -1e+18);
                 const double pivot_2 = (real)(pivot);
-                lift_3(x_ptr, teacher_ptr, n_classes, kept + 0 * padded, mode == FUSED, pivot,
+                lift_3(x_ptr, u_teacher_ptr, n_classes, kept + 0 * padded, mode == FUSED, pivot,
                     same0, same1, same2, out);
                 const double reduced3 = out[0];
                 const double reduced4 = out[1];
                 const double reduced5 = out[2];
-                m2 = f_maximum(reduced3, (1.0 - alpha) * (at_y0 - at_y1) + at_y1);
+                m2 = f_maximum(reduced3, (1.0 - u_alpha) * (at_y0 - at_y1) + at_y1);
                 const double same3 = (m2 == -INFINITY ? 0.0 : m2);
                 a0 = reduced4;
                 a1 = reduced5;
-                lift_4(x_ptr, teacher_ptr, n_classes, kept + 1 * padded, mode == FUSED, pivot,
+                lift_4(x_ptr, u_teacher_ptr, n_classes, kept + 1 * padded, mode == FUSED, pivot,
                     same0, same1, same2, same3, out);
                 const double reduced6 = out[0];
                 a2 = reduced6;
@@ -1739,15 +1756,15 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             double z0 = la0;
             double lam0 = f_softplus(z0);
             la1 = f_log(a1);
-            double ly1 = teacher_y;
+            double ly1 = u_teacher_y;
             double z1 = m1 - ly1 + la1;
             double lam1 = (z1 > 0.0 ? la1 + f_softplus(-z1) : f_softplus(z1) - (m1 - ly1));
             la2 = f_log(a2);
             double gap0 = 0.0;
             double gap1 = f_clamp(m1 - ly1, 1e+18);
-            double z2 = m2 + (1.0 - alpha) * (gap0 - gap1) + gap1 + la2;
-            double joint2 = m2 + la2 - ((1.0 - alpha) * (lam0 - lam1) + lam1);
-            double w0 = alpha - 1.0;
+            double z2 = m2 + (1.0 - u_alpha) * (gap0 - gap1) + gap1 + la2;
+            double joint2 = m2 + la2 - ((1.0 - u_alpha) * (lam0 - lam1) + lam1);
+            double w0 = u_alpha - 1.0;
             double w1 = f_softplus(z1);
             loss = (f_lt(0.0, z2) ? joint2 + f_softplus(-z2) : f_softplus(z2) + w0 * (f_softplus(z0)
                 - w1) - w1) / w0;
@@ -1761,7 +1778,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             la2 = call->saved[5 * call->rows + row];
             pivot = call->saved[6 * call->rows + row];
             x_y = x_ptr[(int64_t)pivot];
-            teacher_y = teacher_ptr[(int64_t)pivot];
+            u_teacher_y = u_teacher_ptr[(int64_t)pivot];
         }
         if (mode == FORWARD) {
             call->saved[0 * call->rows + row] = (real)m0;
@@ -1776,25 +1793,25 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         g = call->grad_rows[0 * call->grad_outputs_stride + row * call->grad_rows_stride];
         double z0 = la0;
         double lam0 = f_softplus(z0);
-        double ly1 = teacher_y;
+        double ly1 = u_teacher_y;
         double z1 = m1 - ly1 + la1;
         double gap0 = 0.0;
         double gap1 = f_clamp(m1 - ly1, 1e+18);
-        double z2 = m2 + (1.0 - alpha) * (gap0 - gap1) + gap1 + la2;
-        double lam2 = (z2 > 0.0 ? la2 + f_softplus(-z2) : f_softplus(z2) - (m2 + (1.0 - alpha) *
+        double z2 = m2 + (1.0 - u_alpha) * (gap0 - gap1) + gap1 + la2;
+        double lam2 = (z2 > 0.0 ? la2 + f_softplus(-z2) : f_softplus(z2) - (m2 + (1.0 - u_alpha) *
             (gap0 - gap1) + gap1));
         lam2 = (la2 == -INFINITY ? 0.0 : lam2);
         double grad_x_y = f_sigmoid(z2) * f_sigmoid(-z0) - f_sigmoid(z0) * f_sigmoid(-z2);
         double pinv0 = (la0 == -INFINITY ? 0.0 : f_exp(-lam0));
         double pinv2 = (la2 == -INFINITY ? 0.0 : f_exp(-lam2));
         {
-            const double same0 = 1.0 - alpha;
+            const double same0 = 1.0 - u_alpha;
             const int want = (grad_x_ptr ? 1 : 0);
             if (mode == FUSED) {
-                if (want == 1) gradient_kept(x_ptr, teacher_ptr, n_classes, kept + 0 * padded, kept
-                    + 1 * padded, pinv0, pinv2, (real)g, grad_x_ptr, 1);
+                if (want == 1) gradient_kept(x_ptr, u_teacher_ptr, n_classes, kept + 0 * padded,
+                    kept + 1 * padded, pinv0, pinv2, (real)g, grad_x_ptr, 1);
             } else {
-                if (want == 1) gradient(x_ptr, teacher_ptr, n_classes, m0, m1, m2, pinv0, pinv2,
+                if (want == 1) gradient(x_ptr, u_teacher_ptr, n_classes, m0, m1, m2, pinv0, pinv2,
                     same0, (real)g, grad_x_ptr, 1);
             }
         }

@@ -36,18 +36,19 @@ __all__ = ["LinearReverseKLLoss", "ReverseKLLoss", "linear_reverse_kl_loss", "re
 #   c0       = -T0 - sigmoid(-z0)*where(lt(0, sigmoid(-z0)), delta0_y, 0)
 #   dloss/dx = where(lt(0, exp(logp0)), (c0 + delta0)*exp(logp0), 0)
 #   dloss/dx_y = (-T0 + sigmoid(z0)*where(lt(0, sigmoid(-z0)), delta0_y, 0))*sigmoid(-z0)
+#   names of the spec begin with u_: u_teacher is its teacher
 #   with l0_j = x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 = exp(l0_j
 #       - logsumexp_(j != y) l0_j), m0 = max_(j) x
-#   with l1_j = teacher, z1 = logsumexp_(j != y) l1_j - l1_y, logp1 = l1_j - logsumexp l1, R1 =
-#       exp(l1_j - logsumexp_(j != y) l1_j), m1 = max_(j) teacher
-#   delta0_j = (-teacher + x) - that of the largest l0
-#   lse0 = (L0 - L1) - (-teacher + x) of the largest l0
+#   with l1_j = u_teacher, z1 = logsumexp_(j != y) l1_j - l1_y, logp1 = l1_j - logsumexp l1, R1 =
+#       exp(l1_j - logsumexp_(j != y) l1_j), m1 = max_(j) u_teacher
+#   delta0_j = (-u_teacher + x) - that of the largest l0
+#   lse0 = (L0 - L1) - (-u_teacher + x) of the largest l0
 #   T0 = sum_(j != y) delta0*exp(logp0)
 # ======================================================================================
 
 
 @dl.jit
-def _lift(cols, inside, x, teacher):
+def _lift(cols, inside, x, u_teacher):
     # State of one tile, relative to the tile's own maximum: M = sum of w * exp(kappa * t) * t^n
     # with t = l - m, over the classes other than the largest (the pivot).
     valid = inside
@@ -56,11 +57,11 @@ def _lift(cols, inside, x, teacher):
     pivot = dl.row_min(tl.where(l0 == m0, cols, 2147483647))
     others = valid & (cols != pivot)
     x_y = dl.row_sum(tl.where(cols == pivot, x, 0.0))
-    teacher_y = dl.row_sum(tl.where(cols == pivot, teacher, 0.0))
+    u_teacher_y = dl.row_sum(tl.where(cols == pivot, u_teacher, 0.0))
     l0 = tl.where(others, l0, float("-inf"))
     t0 = l0 - tl.where(m0 == float("-inf"), 0.0, m0)
     e0 = tl.exp(t0)
-    l1 = tl.where(valid, teacher, float("-inf"))
+    l1 = tl.where(valid, u_teacher, float("-inf"))
     m1 = dl.row_max(l1)
     l1 = tl.where(others, l1, float("-inf"))
     t1 = l1 - tl.where(m1 == float("-inf"), 0.0, m1)
@@ -72,20 +73,20 @@ def _lift(cols, inside, x, teacher):
     off0_apart0 = tl.where(far_apart0, ref0, 0.0)
     off1_apart0 = tl.where(far_apart0, -ref1, 0.0)
     near_apart0 = tl.where(far_apart0, 0.0, near_apart0)
-    apart0 = (x - off0_apart0) + (-teacher - off1_apart0) - near_apart0
+    apart0 = (x - off0_apart0) + (-u_teacher - off1_apart0) - near_apart0
     near_o0 = ref0 - ref1
     far_o0 = (near_o0 > 1.0) | (near_o0 < -1.0)
     off0_o0 = tl.where(far_o0, ref0, 0.0)
     off1_o0 = tl.where(far_o0, -ref1, 0.0)
     near_o0 = tl.where(far_o0, 0.0, near_o0)
-    o0 = (x_y - off0_o0) + (-teacher_y - off1_o0) - near_o0
+    o0 = (x_y - off0_o0) + (-u_teacher_y - off1_o0) - near_o0
     o0 = tl.where((o0 > -1.0e18) & (o0 < 1.0e18), o0, 0.0)
     delta0 = apart0 - o0
     a0 = dl.row_sum(e0)
     a1 = dl.row_sum(e1)
     b0 = dl.row_sum(tl.where(e0 > 0.0, e0 * delta0, 0.0))
     pivot = pivot.to(tl.float32)
-    return m0, m1, a0, a1, b0, o0, pivot, x_y, teacher_y
+    return m0, m1, a0, a1, b0, o0, pivot, x_y, u_teacher_y
 
 
 @dl.jit
@@ -98,7 +99,7 @@ def _merge(
     o0_a,
     pivot_a,
     x_y_a,
-    teacher_y_a,
+    u_teacher_y_a,
     m0_b,
     m1_b,
     a0_b,
@@ -107,7 +108,7 @@ def _merge(
     o0_b,
     pivot_b,
     x_y_b,
-    teacher_y_b,
+    u_teacher_y_b,
 ):
     # Two states as one: m = max(m_a, m_b), d = m_side - m, M = sum of exp(kappa * d) * shifted M_side.
     m0 = tl.maximum(m0_a, m0_b)
@@ -123,14 +124,14 @@ def _merge(
     first = (m0_a > m0_b) | ((m0_a == m0_b) & (pivot_a >= 0.0))
     pivot = tl.where(first, pivot_a, pivot_b)
     x_y = tl.where(first, x_y_a, x_y_b)
-    teacher_y = tl.where(first, teacher_y_a, teacher_y_b)
+    u_teacher_y = tl.where(first, u_teacher_y_a, u_teacher_y_b)
     lost = tl.where(first, pivot_b, pivot_a) >= 0.0
     x = tl.where(first, x_y_b, x_y_a)
-    teacher = tl.where(first, teacher_y_b, teacher_y_a)
+    u_teacher = tl.where(first, u_teacher_y_b, u_teacher_y_a)
     sunk = tl.where(first, m0_b, m0_a) == float("-inf")
     d0 = tl.where(sunk, -1.0e18, tl.where(first, d0_b, d0_a))
     k0 = tl.exp(d0)
-    d1 = tl.where(lost, teacher - m1, -1.0e18)
+    d1 = tl.where(lost, u_teacher - m1, -1.0e18)
     k1 = tl.exp(d1)
     o0_a = o0_a + (d0_a - d1_a)
     o0_b = o0_b + (d0_b - d1_b)
@@ -142,11 +143,11 @@ def _merge(
         + tl.where(k0_b > 0.0, k0_b * (b0_b + (o0_b - o0) * a0_b), 0.0)
         + tl.where(lost & (k0 > 0.0), k0 * (d0 - d1 - o0), 0.0)
     )
-    return m0, m1, a0, a1, b0, o0, pivot, x_y, teacher_y
+    return m0, m1, a0, a1, b0, o0, pivot, x_y, u_teacher_y
 
 
 @dl.jit
-def _sweep(base, teacher_base, start, stop, n_classes, BLOCK: tl.constexpr):
+def _sweep(base, u_teacher_base, start, stop, n_classes, BLOCK: tl.constexpr):
     # Online reduction of the classes start .. stop - 1: one read of each logit.
     m0 = tl.full((), float("-inf"), tl.float32)
     m1 = tl.full((), float("-inf"), tl.float32)
@@ -156,16 +157,16 @@ def _sweep(base, teacher_base, start, stop, n_classes, BLOCK: tl.constexpr):
     o0 = tl.full((), 0.0, tl.float32)
     pivot = tl.full((), -1.0, tl.float32)
     x_y = tl.full((), 0.0, tl.float32)
-    teacher_y = tl.full((), 0.0, tl.float32)
+    u_teacher_y = tl.full((), 0.0, tl.float32)
     for first_col in range(start, stop, BLOCK):
         cols = first_col + tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
-        teacher = tl.load(teacher_base + cols, mask=inside, other=0.0).to(tl.float32)
-        m0_b, m1_b, a0_b, a1_b, b0_b, o0_b, pivot_b, x_y_b, teacher_y_b = _lift(
-            cols, inside, x, teacher
+        u_teacher = tl.load(u_teacher_base + cols, mask=inside, other=0.0).to(tl.float32)
+        m0_b, m1_b, a0_b, a1_b, b0_b, o0_b, pivot_b, x_y_b, u_teacher_y_b = _lift(
+            cols, inside, x, u_teacher
         )
-        m0, m1, a0, a1, b0, o0, pivot, x_y, teacher_y = _merge(
+        m0, m1, a0, a1, b0, o0, pivot, x_y, u_teacher_y = _merge(
             m0,
             m1,
             a0,
@@ -174,7 +175,7 @@ def _sweep(base, teacher_base, start, stop, n_classes, BLOCK: tl.constexpr):
             o0,
             pivot,
             x_y,
-            teacher_y,
+            u_teacher_y,
             m0_b,
             m1_b,
             a0_b,
@@ -183,19 +184,19 @@ def _sweep(base, teacher_base, start, stop, n_classes, BLOCK: tl.constexpr):
             o0_b,
             pivot_b,
             x_y_b,
-            teacher_y_b,
+            u_teacher_y_b,
         )
-    return m0, m1, a0, a1, b0, o0, pivot, x_y, teacher_y
+    return m0, m1, a0, a1, b0, o0, pivot, x_y, u_teacher_y
 
 
 @dl.jit
-def _finish(x_y, teacher_y, m0, m1, a0, a1, b0, o0, pivot):
+def _finish(x_y, u_teacher_y, m0, m1, a0, a1, b0, o0, pivot):
     # From the merged state to the results of the row, and the statistics that the gradient reads.
     la0 = dl.log_accurate(a0)
     z0 = la0
     lam0 = dl.softplus(z0)
     la1 = dl.log_accurate(a1)
-    ly1 = teacher_y
+    ly1 = u_teacher_y
     z1 = (m1 - ly1) + la1
     lse0_0 = tl.where(z0 > 0.0, la0 + dl.softplus(-z0), dl.softplus(z0))
     lse0_1 = tl.where(z1 > 0.0, la1 + dl.softplus(-z1), dl.softplus(z1))
@@ -218,18 +219,18 @@ def _finish(x_y, teacher_y, m0, m1, a0, a1, b0, o0, pivot):
 
 
 @dl.jit
-def _coefficients(x_y, teacher_y, m0, la0, m1, la1, pivot, o0, T0):
+def _coefficients(x_y, u_teacher_y, m0, la0, m1, la1, pivot, o0, T0):
     # Row scalars of the gradient.
     z0 = la0
     lam0 = dl.softplus(z0)
-    ly1 = teacher_y
+    ly1 = u_teacher_y
     z1 = (m1 - ly1) + la1
     near_apart0_y = m0 - m1
     far_apart0_y = (near_apart0_y > 1.0) | (near_apart0_y < -1.0)
     off0_apart0_y = tl.where(far_apart0_y, m0, 0.0)
     off1_apart0_y = tl.where(far_apart0_y, -m1, 0.0)
     near_apart0_y = tl.where(far_apart0_y, 0.0, near_apart0_y)
-    apart0_y = (x_y - off0_apart0_y) + (-teacher_y - off1_apart0_y) - near_apart0_y
+    apart0_y = (x_y - off0_apart0_y) + (-u_teacher_y - off1_apart0_y) - near_apart0_y
     delta0_y = apart0_y - o0
     w0 = dl.sigmoid(-z0)
     w1 = dl.where(dl.lt(0.0, w0), delta0_y, 0.0)
@@ -240,7 +241,7 @@ def _coefficients(x_y, teacher_y, m0, la0, m1, la1, pivot, o0, T0):
 
 
 @dl.jit
-def _gradient(cols, pivot, x_y, teacher_y, x, teacher, c0, grad_x_y, m0, pinv0, m1, o0):
+def _gradient(cols, pivot, x_y, u_teacher_y, x, u_teacher, c0, grad_x_y, m0, pinv0, m1, o0):
     # dloss/dx_j of one tile; the value at the pivot is written, not added.
     t0 = x - m0
     e0 = tl.exp(t0)
@@ -250,7 +251,7 @@ def _gradient(cols, pivot, x_y, teacher_y, x, teacher, c0, grad_x_y, m0, pinv0, 
     off0_apart0 = tl.where(far_apart0, m0, 0.0)
     off1_apart0 = tl.where(far_apart0, -m1, 0.0)
     near_apart0 = tl.where(far_apart0, 0.0, near_apart0)
-    apart0 = (x - off0_apart0) + (-teacher - off1_apart0) - near_apart0
+    apart0 = (x - off0_apart0) + (-u_teacher - off1_apart0) - near_apart0
     delta0 = apart0 - o0
     grad_x = dl.where(dl.lt(0.0, p0), p0 * (c0 + delta0), 0.0)
     grad_x = tl.where(cols == pivot.to(tl.int32), grad_x_y, grad_x)
@@ -260,12 +261,12 @@ def _gradient(cols, pivot, x_y, teacher_y, x, teacher, c0, grad_x_y, m0, pinv0, 
 @dl.jit
 def _forward_kernel(
     logits,
-    teacher_ptr,
+    u_teacher_ptr,
     loss,
     saved,
     state,
     stride_row,
-    stride_teacher,
+    stride_u_teacher,
     n_rows,
     n_classes,
     SPLITS: tl.constexpr,
@@ -275,18 +276,18 @@ def _forward_kernel(
     # of its part of the row, and the merge kernel finishes.
     row = tl.program_id(0).to(tl.int64)
     base = logits + row * stride_row
-    teacher_base = teacher_ptr + row * stride_teacher
+    u_teacher_base = u_teacher_ptr + row * stride_u_teacher
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BLOCK), SPLITS) * BLOCK
     start = split * class_share
     stop = tl.minimum(start + class_share, n_classes)
-    m0, m1, a0, a1, b0, o0, pivot, x_y, teacher_y = _sweep(
-        base, teacher_base, start, stop, n_classes, BLOCK
+    m0, m1, a0, a1, b0, o0, pivot, x_y, u_teacher_y = _sweep(
+        base, u_teacher_base, start, stop, n_classes, BLOCK
     )
     if SPLITS == 1:
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
         m1 = tl.where(m1 == float("-inf"), 0.0, m1)
-        loss_row, la0, la1, T0 = _finish(x_y, teacher_y, m0, m1, a0, a1, b0, o0, pivot)
+        loss_row, la0, la1, T0 = _finish(x_y, u_teacher_y, m0, m1, a0, a1, b0, o0, pivot)
         tl.store(loss + row, loss_row)
         tl.store(saved + 0 * n_rows + row, m0)
         tl.store(saved + 1 * n_rows + row, la0)
@@ -305,18 +306,18 @@ def _forward_kernel(
         tl.store(state + 5 * SPLITS * n_rows + at, o0)
         tl.store(state + 6 * SPLITS * n_rows + at, pivot)
         tl.store(state + 7 * SPLITS * n_rows + at, x_y)
-        tl.store(state + 8 * SPLITS * n_rows + at, teacher_y)
+        tl.store(state + 8 * SPLITS * n_rows + at, u_teacher_y)
 
 
 @dl.jit
 def _merge_kernel(
     logits,
-    teacher_ptr,
+    u_teacher_ptr,
     loss,
     saved,
     state,
     stride_row,
-    stride_teacher,
+    stride_u_teacher,
     n_rows,
     n_classes,
     SPLITS: tl.constexpr,
@@ -325,7 +326,7 @@ def _merge_kernel(
     # Grid (N,). Merges the SPLITS partial states of a row in order, and finishes it.
     row = tl.program_id(0).to(tl.int64)
     base = logits + row * stride_row
-    teacher_base = teacher_ptr + row * stride_teacher
+    u_teacher_base = u_teacher_ptr + row * stride_u_teacher
     m0 = tl.load(state + 0 * SPLITS * n_rows + row)
     m1 = tl.load(state + 1 * SPLITS * n_rows + row)
     a0 = tl.load(state + 2 * SPLITS * n_rows + row)
@@ -334,7 +335,7 @@ def _merge_kernel(
     o0 = tl.load(state + 5 * SPLITS * n_rows + row)
     pivot = tl.load(state + 6 * SPLITS * n_rows + row)
     x_y = tl.load(state + 7 * SPLITS * n_rows + row)
-    teacher_y = tl.load(state + 8 * SPLITS * n_rows + row)
+    u_teacher_y = tl.load(state + 8 * SPLITS * n_rows + row)
     for split in range(1, SPLITS):
         at = split * n_rows + row
         m0_b = tl.load(state + 0 * SPLITS * n_rows + at)
@@ -345,8 +346,8 @@ def _merge_kernel(
         o0_b = tl.load(state + 5 * SPLITS * n_rows + at)
         pivot_b = tl.load(state + 6 * SPLITS * n_rows + at)
         x_y_b = tl.load(state + 7 * SPLITS * n_rows + at)
-        teacher_y_b = tl.load(state + 8 * SPLITS * n_rows + at)
-        m0, m1, a0, a1, b0, o0, pivot, x_y, teacher_y = _merge(
+        u_teacher_y_b = tl.load(state + 8 * SPLITS * n_rows + at)
+        m0, m1, a0, a1, b0, o0, pivot, x_y, u_teacher_y = _merge(
             m0,
             m1,
             a0,
@@ -355,7 +356,7 @@ def _merge_kernel(
             o0,
             pivot,
             x_y,
-            teacher_y,
+            u_teacher_y,
             m0_b,
             m1_b,
             a0_b,
@@ -364,11 +365,11 @@ def _merge_kernel(
             o0_b,
             pivot_b,
             x_y_b,
-            teacher_y_b,
+            u_teacher_y_b,
         )
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
     m1 = tl.where(m1 == float("-inf"), 0.0, m1)
-    loss_row, la0, la1, T0 = _finish(x_y, teacher_y, m0, m1, a0, a1, b0, o0, pivot)
+    loss_row, la0, la1, T0 = _finish(x_y, u_teacher_y, m0, m1, a0, a1, b0, o0, pivot)
     tl.store(loss + row, loss_row)
     tl.store(saved + 0 * n_rows + row, m0)
     tl.store(saved + 1 * n_rows + row, la0)
@@ -382,12 +383,12 @@ def _merge_kernel(
 @dl.jit
 def _backward_kernel(
     logits,
-    teacher_ptr,
+    u_teacher_ptr,
     saved,
     grad_rows,
     grad_logits,
     stride_row,
-    stride_teacher,
+    stride_u_teacher,
     stride_grad,
     n_rows,
     n_classes,
@@ -397,7 +398,7 @@ def _backward_kernel(
     # Grid (N, tiles). Elementwise: reads each logit once, writes its gradient once.
     row = tl.program_id(0).to(tl.int64)
     base = logits + row * stride_row
-    teacher_base = teacher_ptr + row * stride_teacher
+    u_teacher_base = u_teacher_ptr + row * stride_u_teacher
     g = tl.load(grad_rows + row * stride_grad_rows)
     m0 = tl.load(saved + 0 * n_rows + row)
     la0 = tl.load(saved + 1 * n_rows + row)
@@ -408,13 +409,17 @@ def _backward_kernel(
     T0 = tl.load(saved + 6 * n_rows + row)
     at_pivot = pivot.to(tl.int64)
     x_y = tl.load(base + at_pivot).to(tl.float32)
-    teacher_y = tl.load(teacher_base + at_pivot).to(tl.float32)
-    c0, grad_x_y, m0, pinv0, m1, o0 = _coefficients(x_y, teacher_y, m0, la0, m1, la1, pivot, o0, T0)
+    u_teacher_y = tl.load(u_teacher_base + at_pivot).to(tl.float32)
+    c0, grad_x_y, m0, pinv0, m1, o0 = _coefficients(
+        x_y, u_teacher_y, m0, la0, m1, la1, pivot, o0, T0
+    )
     cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = cols < n_classes
     x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
-    teacher = tl.load(teacher_base + cols, mask=inside, other=0.0).to(tl.float32)
-    (grad_x,) = _gradient(cols, pivot, x_y, teacher_y, x, teacher, c0, grad_x_y, m0, pinv0, m1, o0)
+    u_teacher = tl.load(u_teacher_base + cols, mask=inside, other=0.0).to(tl.float32)
+    (grad_x,) = _gradient(
+        cols, pivot, x_y, u_teacher_y, x, u_teacher, c0, grad_x_y, m0, pinv0, m1, o0
+    )
     grad_x = grad_x * g
     out = grad_logits + row * stride_grad + cols
     tl.store(out, grad_x.to(grad_logits.dtype.element_ty), mask=inside)
@@ -423,12 +428,12 @@ def _backward_kernel(
 @dl.jit
 def _fused_kernel(
     logits,
-    teacher_ptr,
+    u_teacher_ptr,
     loss,
     grad_rows,
     grad_logits,
     stride_row,
-    stride_teacher,
+    stride_u_teacher,
     stride_grad,
     n_rows,
     n_classes,
@@ -440,29 +445,31 @@ def _fused_kernel(
     # and its gradient written once; longer rows are read again from the cache.
     row = tl.program_id(0).to(tl.int64)
     base = logits + row * stride_row
-    teacher_base = teacher_ptr + row * stride_teacher
+    u_teacher_base = u_teacher_ptr + row * stride_u_teacher
     g = tl.load(grad_rows + row * stride_grad_rows)
     if ONE_TILE:
         cols = tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
-        teacher = tl.load(teacher_base + cols, mask=inside, other=0.0).to(tl.float32)
-        m0, m1, a0, a1, b0, o0, pivot, x_y, teacher_y = _lift(cols, inside, x, teacher)
+        u_teacher = tl.load(u_teacher_base + cols, mask=inside, other=0.0).to(tl.float32)
+        m0, m1, a0, a1, b0, o0, pivot, x_y, u_teacher_y = _lift(cols, inside, x, u_teacher)
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
         m1 = tl.where(m1 == float("-inf"), 0.0, m1)
     else:
         stop = n_classes
-        m0, m1, a0, a1, b0, o0, pivot, x_y, teacher_y = _sweep(
-            base, teacher_base, 0, stop, n_classes, BLOCK
+        m0, m1, a0, a1, b0, o0, pivot, x_y, u_teacher_y = _sweep(
+            base, u_teacher_base, 0, stop, n_classes, BLOCK
         )
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
         m1 = tl.where(m1 == float("-inf"), 0.0, m1)
-    loss_row, la0, la1, T0 = _finish(x_y, teacher_y, m0, m1, a0, a1, b0, o0, pivot)
+    loss_row, la0, la1, T0 = _finish(x_y, u_teacher_y, m0, m1, a0, a1, b0, o0, pivot)
     tl.store(loss + row, loss_row)
-    c0, grad_x_y, m0, pinv0, m1, o0 = _coefficients(x_y, teacher_y, m0, la0, m1, la1, pivot, o0, T0)
+    c0, grad_x_y, m0, pinv0, m1, o0 = _coefficients(
+        x_y, u_teacher_y, m0, la0, m1, la1, pivot, o0, T0
+    )
     if ONE_TILE:
         (grad_x,) = _gradient(
-            cols, pivot, x_y, teacher_y, x, teacher, c0, grad_x_y, m0, pinv0, m1, o0
+            cols, pivot, x_y, u_teacher_y, x, u_teacher, c0, grad_x_y, m0, pinv0, m1, o0
         )
         grad_x = grad_x * g
         out = grad_logits + row * stride_grad + cols
@@ -472,9 +479,9 @@ def _fused_kernel(
             cols = first_col + tl.arange(0, BLOCK)
             inside = cols < n_classes
             x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
-            teacher = tl.load(teacher_base + cols, mask=inside, other=0.0).to(tl.float32)
+            u_teacher = tl.load(u_teacher_base + cols, mask=inside, other=0.0).to(tl.float32)
             (grad_x,) = _gradient(
-                cols, pivot, x_y, teacher_y, x, teacher, c0, grad_x_y, m0, pinv0, m1, o0
+                cols, pivot, x_y, u_teacher_y, x, u_teacher, c0, grad_x_y, m0, pinv0, m1, o0
             )
             tl.debug_barrier()  # the gradient may overwrite the logits: all of the tile is read
             grad_x = grad_x * g
@@ -487,9 +494,9 @@ def _tile(
     x_hidden,
     x_weight,
     x_bias,
-    teacher_hidden,
-    teacher_weight,
-    teacher_bias,
+    u_teacher_hidden,
+    u_teacher_weight,
+    u_teacher_bias,
     row_at,
     cols,
     x_cap,
@@ -497,9 +504,9 @@ def _tile(
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_teacher_hidden,
-    stride_teacher_weight,
-    features_teacher,
+    stride_u_teacher_hidden,
+    stride_u_teacher_weight,
+    features_u_teacher,
     n_classes,
     MADE: tl.constexpr,
     BIASED: tl.constexpr,
@@ -530,25 +537,25 @@ def _tile(
         CAPPED,
     )
     if MADE & 2:
-        teacher = tiles.product(
-            teacher_hidden,
-            teacher_weight,
-            teacher_bias,
+        u_teacher = tiles.product(
+            u_teacher_hidden,
+            u_teacher_weight,
+            u_teacher_bias,
             row_at,
             cols,
-            stride_teacher_hidden,
-            stride_teacher_weight,
-            features_teacher,
+            stride_u_teacher_hidden,
+            stride_u_teacher_weight,
+            features_u_teacher,
             (BIASED & 2) != 0,
             (EVEN & 2) != 0,
             PRECISION,
             BK,
         )
     else:
-        teacher = tl.load(teacher_hidden + row_at * stride_teacher_hidden + cols[None, :]).to(
+        u_teacher = tl.load(u_teacher_hidden + row_at * stride_u_teacher_hidden + cols[None, :]).to(
             tl.float32
         )
-    return x, cap_slope, teacher
+    return x, cap_slope, u_teacher
 
 
 @dl.jit
@@ -556,9 +563,9 @@ def _tiled_sweep_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    teacher_hidden,
-    teacher_weight,
-    teacher_bias,
+    u_teacher_hidden,
+    u_teacher_weight,
+    u_teacher_bias,
     source_row,
     at_y,
     x_cap,
@@ -566,9 +573,9 @@ def _tiled_sweep_kernel(
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_teacher_hidden,
-    stride_teacher_weight,
-    features_teacher,
+    stride_u_teacher_hidden,
+    stride_u_teacher_weight,
+    features_u_teacher,
     n_rows,
     n_classes,
     row_merged,
@@ -597,17 +604,17 @@ def _tiled_sweep_kernel(
     o0 = tl.full([BM, 1], 0.0, tl.float32)
     pivot = tl.full([BM, 1], -1.0, tl.float32)
     x_y = tl.full([BM, 1], 0.0, tl.float32)
-    teacher_y = tl.full([BM, 1], 0.0, tl.float32)
+    u_teacher_y = tl.full([BM, 1], 0.0, tl.float32)
     for first_col in range(start, stop, BV):
         row_at = tl.load(source_row + row)
         cols = first_col + tl.arange(0, BV)
-        x, cap_slope, teacher = _tile(
+        x, cap_slope, u_teacher = _tile(
             x_hidden,
             x_weight,
             x_bias,
-            teacher_hidden,
-            teacher_weight,
-            teacher_bias,
+            u_teacher_hidden,
+            u_teacher_weight,
+            u_teacher_bias,
             row_at,
             cols,
             x_cap,
@@ -615,9 +622,9 @@ def _tiled_sweep_kernel(
             stride_x_hidden,
             stride_x_weight,
             features_x,
-            stride_teacher_hidden,
-            stride_teacher_weight,
-            features_teacher,
+            stride_u_teacher_hidden,
+            stride_u_teacher_weight,
+            features_u_teacher,
             n_classes,
             MADE,
             BIASED,
@@ -628,10 +635,10 @@ def _tiled_sweep_kernel(
         )
         cols = cols[None, :]
         inside = (cols < n_classes) & (row >= 0)
-        m0_b, m1_b, a0_b, a1_b, b0_b, o0_b, pivot_b, x_y_b, teacher_y_b = _lift(
-            cols, inside, x, teacher
+        m0_b, m1_b, a0_b, a1_b, b0_b, o0_b, pivot_b, x_y_b, u_teacher_y_b = _lift(
+            cols, inside, x, u_teacher
         )
-        m0, m1, a0, a1, b0, o0, pivot, x_y, teacher_y = _merge(
+        m0, m1, a0, a1, b0, o0, pivot, x_y, u_teacher_y = _merge(
             m0,
             m1,
             a0,
@@ -640,7 +647,7 @@ def _tiled_sweep_kernel(
             o0,
             pivot,
             x_y,
-            teacher_y,
+            u_teacher_y,
             m0_b,
             m1_b,
             a0_b,
@@ -649,7 +656,7 @@ def _tiled_sweep_kernel(
             o0_b,
             pivot_b,
             x_y_b,
-            teacher_y_b,
+            u_teacher_y_b,
         )
     tl.store(state + (0 * SPLITS + split) * n_rows + row, m0)
     tl.store(state + (1 * SPLITS + split) * n_rows + row, m1)
@@ -659,7 +666,7 @@ def _tiled_sweep_kernel(
     tl.store(state + (5 * SPLITS + split) * n_rows + row, o0)
     tl.store(state + (6 * SPLITS + split) * n_rows + row, pivot)
     tl.store(state + (7 * SPLITS + split) * n_rows + row, x_y)
-    tl.store(state + (8 * SPLITS + split) * n_rows + row, teacher_y)
+    tl.store(state + (8 * SPLITS + split) * n_rows + row, u_teacher_y)
 
 
 @dl.jit
@@ -667,9 +674,9 @@ def _tiled_merge_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    teacher_hidden,
-    teacher_weight,
-    teacher_bias,
+    u_teacher_hidden,
+    u_teacher_weight,
+    u_teacher_bias,
     source_row,
     at_y,
     x_cap,
@@ -677,9 +684,9 @@ def _tiled_merge_kernel(
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_teacher_hidden,
-    stride_teacher_weight,
-    features_teacher,
+    stride_u_teacher_hidden,
+    stride_u_teacher_weight,
+    features_u_teacher,
     n_rows,
     n_classes,
     row_merged,
@@ -699,7 +706,7 @@ def _tiled_merge_kernel(
     o0 = tl.load(state + 5 * SPLITS * n_rows + row)
     pivot = tl.load(state + 6 * SPLITS * n_rows + row)
     x_y = tl.load(state + 7 * SPLITS * n_rows + row)
-    teacher_y = tl.load(state + 8 * SPLITS * n_rows + row)
+    u_teacher_y = tl.load(state + 8 * SPLITS * n_rows + row)
     for split in range(1, SPLITS):
         m0_b = tl.load(state + (0 * SPLITS + split) * n_rows + row)
         m1_b = tl.load(state + (1 * SPLITS + split) * n_rows + row)
@@ -709,8 +716,8 @@ def _tiled_merge_kernel(
         o0_b = tl.load(state + (5 * SPLITS + split) * n_rows + row)
         pivot_b = tl.load(state + (6 * SPLITS + split) * n_rows + row)
         x_y_b = tl.load(state + (7 * SPLITS + split) * n_rows + row)
-        teacher_y_b = tl.load(state + (8 * SPLITS + split) * n_rows + row)
-        m0, m1, a0, a1, b0, o0, pivot, x_y, teacher_y = _merge(
+        u_teacher_y_b = tl.load(state + (8 * SPLITS + split) * n_rows + row)
+        m0, m1, a0, a1, b0, o0, pivot, x_y, u_teacher_y = _merge(
             m0,
             m1,
             a0,
@@ -719,7 +726,7 @@ def _tiled_merge_kernel(
             o0,
             pivot,
             x_y,
-            teacher_y,
+            u_teacher_y,
             m0_b,
             m1_b,
             a0_b,
@@ -728,7 +735,7 @@ def _tiled_merge_kernel(
             o0_b,
             pivot_b,
             x_y_b,
-            teacher_y_b,
+            u_teacher_y_b,
         )
     tl.store(row_merged + 0 * n_rows + row, m0)
     tl.store(row_merged + 1 * n_rows + row, m1)
@@ -738,10 +745,10 @@ def _tiled_merge_kernel(
     tl.store(row_merged + 5 * n_rows + row, o0)
     tl.store(row_merged + 6 * n_rows + row, pivot)
     tl.store(row_merged + 7 * n_rows + row, x_y)
-    tl.store(row_merged + 8 * n_rows + row, teacher_y)
+    tl.store(row_merged + 8 * n_rows + row, u_teacher_y)
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
     m1 = tl.where(m1 == float("-inf"), 0.0, m1)
-    loss_row, la0, la1, T0 = _finish(x_y, teacher_y, m0, m1, a0, a1, b0, o0, pivot)
+    loss_row, la0, la1, T0 = _finish(x_y, u_teacher_y, m0, m1, a0, a1, b0, o0, pivot)
     tl.store(loss + 0 * n_rows + row, loss_row)
     tl.store(saved + 0 * n_rows + row, m0)
     tl.store(saved + 1 * n_rows + row, la0)
@@ -757,9 +764,9 @@ def _tiled_row_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    teacher_hidden,
-    teacher_weight,
-    teacher_bias,
+    u_teacher_hidden,
+    u_teacher_weight,
+    u_teacher_bias,
     source_row,
     at_y,
     x_cap,
@@ -767,9 +774,9 @@ def _tiled_row_kernel(
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_teacher_hidden,
-    stride_teacher_weight,
-    features_teacher,
+    stride_u_teacher_hidden,
+    stride_u_teacher_weight,
+    features_u_teacher,
     n_rows,
     n_classes,
     row_merged,
@@ -782,14 +789,16 @@ def _tiled_row_kernel(
     row = (tl.program_id(0) * BM + tl.arange(0, BM)).to(tl.int64)[:, None]
     pivot = tl.load(row_merged + 6 * n_rows + row)
     x_y = tl.load(row_merged + 7 * n_rows + row)
-    teacher_y = tl.load(row_merged + 8 * n_rows + row)
+    u_teacher_y = tl.load(row_merged + 8 * n_rows + row)
     m0 = tl.load(saved + 0 * n_rows + row)
     la0 = tl.load(saved + 1 * n_rows + row)
     m1 = tl.load(saved + 2 * n_rows + row)
     la1 = tl.load(saved + 3 * n_rows + row)
     o0 = tl.load(saved + 5 * n_rows + row)
     T0 = tl.load(saved + 6 * n_rows + row)
-    c0, grad_x_y, m0, pinv0, m1, o0 = _coefficients(x_y, teacher_y, m0, la0, m1, la1, pivot, o0, T0)
+    c0, grad_x_y, m0, pinv0, m1, o0 = _coefficients(
+        x_y, u_teacher_y, m0, la0, m1, la1, pivot, o0, T0
+    )
     tl.store(row_coef + 0 * n_rows + row, c0)
     tl.store(row_coef + 1 * n_rows + row, grad_x_y)
     tl.store(row_coef + 2 * n_rows + row, m0)
@@ -803,9 +812,9 @@ def _tiled_gradient(
     x_hidden,
     x_weight,
     x_bias,
-    teacher_hidden,
-    teacher_weight,
-    teacher_bias,
+    u_teacher_hidden,
+    u_teacher_weight,
+    u_teacher_bias,
     source_row,
     at_y,
     x_cap,
@@ -813,9 +822,9 @@ def _tiled_gradient(
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_teacher_hidden,
-    stride_teacher_weight,
-    features_teacher,
+    stride_u_teacher_hidden,
+    stride_u_teacher_weight,
+    features_u_teacher,
     n_rows,
     n_classes,
     row_merged,
@@ -839,7 +848,7 @@ def _tiled_gradient(
     row = (first_row + tl.arange(0, BM)).to(tl.int64)[:, None]
     pivot = tl.load(row_merged + 6 * n_rows + row)
     x_y = tl.load(row_merged + 7 * n_rows + row)
-    teacher_y = tl.load(row_merged + 8 * n_rows + row)
+    u_teacher_y = tl.load(row_merged + 8 * n_rows + row)
     c0 = tl.load(row_coef + 0 * n_rows + row)
     grad_x_y = tl.load(row_coef + 1 * n_rows + row)
     m0 = tl.load(row_coef + 2 * n_rows + row)
@@ -848,13 +857,13 @@ def _tiled_gradient(
     o0 = tl.load(row_coef + 5 * n_rows + row)
     row_at = tl.load(source_row + row)
     cols = first_col + tl.arange(0, BV)
-    x, cap_slope, teacher = _tile(
+    x, cap_slope, u_teacher = _tile(
         x_hidden,
         x_weight,
         x_bias,
-        teacher_hidden,
-        teacher_weight,
-        teacher_bias,
+        u_teacher_hidden,
+        u_teacher_weight,
+        u_teacher_bias,
         row_at,
         cols,
         x_cap,
@@ -862,9 +871,9 @@ def _tiled_gradient(
         stride_x_hidden,
         stride_x_weight,
         features_x,
-        stride_teacher_hidden,
-        stride_teacher_weight,
-        features_teacher,
+        stride_u_teacher_hidden,
+        stride_u_teacher_weight,
+        features_u_teacher,
         n_classes,
         MADE,
         BIASED,
@@ -875,7 +884,9 @@ def _tiled_gradient(
     )
     cols = cols[None, :]
     inside = (cols < n_classes) & (row >= 0)
-    (grad_x,) = _gradient(cols, pivot, x_y, teacher_y, x, teacher, c0, grad_x_y, m0, pinv0, m1, o0)
+    (grad_x,) = _gradient(
+        cols, pivot, x_y, u_teacher_y, x, u_teacher, c0, grad_x_y, m0, pinv0, m1, o0
+    )
     if SOURCE == 0:
         grad = tl.where(inside, grad_x, 0.0)
     tile_counts = 1
@@ -895,9 +906,9 @@ def _tiled_hidden_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    teacher_hidden,
-    teacher_weight,
-    teacher_bias,
+    u_teacher_hidden,
+    u_teacher_weight,
+    u_teacher_bias,
     source_row,
     at_y,
     x_cap,
@@ -905,9 +916,9 @@ def _tiled_hidden_kernel(
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_teacher_hidden,
-    stride_teacher_weight,
-    features_teacher,
+    stride_u_teacher_hidden,
+    stride_u_teacher_weight,
+    features_u_teacher,
     n_rows,
     n_classes,
     row_merged,
@@ -955,9 +966,9 @@ def _tiled_hidden_kernel(
                     x_hidden,
                     x_weight,
                     x_bias,
-                    teacher_hidden,
-                    teacher_weight,
-                    teacher_bias,
+                    u_teacher_hidden,
+                    u_teacher_weight,
+                    u_teacher_bias,
                     source_row,
                     at_y,
                     x_cap,
@@ -965,9 +976,9 @@ def _tiled_hidden_kernel(
                     stride_x_hidden,
                     stride_x_weight,
                     features_x,
-                    stride_teacher_hidden,
-                    stride_teacher_weight,
-                    features_teacher,
+                    stride_u_teacher_hidden,
+                    stride_u_teacher_weight,
+                    features_u_teacher,
                     n_rows,
                     n_classes,
                     row_merged,
@@ -1024,9 +1035,9 @@ def _tiled_weight_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    teacher_hidden,
-    teacher_weight,
-    teacher_bias,
+    u_teacher_hidden,
+    u_teacher_weight,
+    u_teacher_bias,
     source_row,
     at_y,
     x_cap,
@@ -1034,9 +1045,9 @@ def _tiled_weight_kernel(
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_teacher_hidden,
-    stride_teacher_weight,
-    features_teacher,
+    stride_u_teacher_hidden,
+    stride_u_teacher_weight,
+    features_u_teacher,
     n_rows,
     n_classes,
     row_merged,
@@ -1090,9 +1101,9 @@ def _tiled_weight_kernel(
                         x_hidden,
                         x_weight,
                         x_bias,
-                        teacher_hidden,
-                        teacher_weight,
-                        teacher_bias,
+                        u_teacher_hidden,
+                        u_teacher_weight,
+                        u_teacher_bias,
                         source_row,
                         at_y,
                         x_cap,
@@ -1100,9 +1111,9 @@ def _tiled_weight_kernel(
                         stride_x_hidden,
                         stride_x_weight,
                         features_x,
-                        stride_teacher_hidden,
-                        stride_teacher_weight,
-                        features_teacher,
+                        stride_u_teacher_hidden,
+                        stride_u_teacher_weight,
+                        features_u_teacher,
                         n_rows,
                         n_classes,
                         row_merged,
@@ -1169,17 +1180,17 @@ def _tiled_weight_kernel(
             )
 
 
-def _torch_forward(x, teacher):
+def _torch_forward(x, u_teacher):
     """Loss [rows, outputs] and saved statistics [n_saved, rows] of a chunk of whole rows."""
     m0, pivot = x.max(1, keepdim=True)
     x_y = x.gather(1, pivot)
-    teacher_y = teacher.gather(1, pivot)
+    u_teacher_y = u_teacher.gather(1, pivot)
     l0 = x.scatter(1, pivot, float("-inf"))
     m0 = torch.where(m0 == float("-inf"), 0.0, m0)
     t0 = l0.sub_(m0)
     e0 = t0.exp_()
-    m1 = teacher.amax(1, keepdim=True)
-    l1 = teacher.scatter(1, pivot, float("-inf"))
+    m1 = u_teacher.amax(1, keepdim=True)
+    l1 = u_teacher.scatter(1, pivot, float("-inf"))
     m1 = torch.where(m1 == float("-inf"), 0.0, m1)
     t1 = l1.sub_(m1)
     e1 = t1.exp_()
@@ -1188,13 +1199,13 @@ def _torch_forward(x, teacher):
     off0_apart0 = torch.where(far_apart0, m0, 0.0)
     off1_apart0 = torch.where(far_apart0, -m1, 0.0)
     near_apart0 = torch.where(far_apart0, 0.0, near_apart0)
-    apart0 = (x - off0_apart0) + (-teacher - off1_apart0) - near_apart0
+    apart0 = (x - off0_apart0) + (-u_teacher - off1_apart0) - near_apart0
     near_o0 = m0 - m1
     far_o0 = (near_o0 > 1.0) | (near_o0 < -1.0)
     off0_o0 = torch.where(far_o0, m0, 0.0)
     off1_o0 = torch.where(far_o0, -m1, 0.0)
     near_o0 = torch.where(far_o0, 0.0, near_o0)
-    o0 = (x_y - off0_o0) + (-teacher_y - off1_o0) - near_o0
+    o0 = (x_y - off0_o0) + (-u_teacher_y - off1_o0) - near_o0
     o0 = torch.where((o0 > -1.0e18) & (o0 < 1.0e18), o0, 0.0)
     delta0 = apart0 - o0
     a0 = e0.sum(1, keepdim=True)
@@ -1204,7 +1215,7 @@ def _torch_forward(x, teacher):
     z0 = la0
     lam0 = el.softplus(z0)
     la1 = el.log(a1)
-    ly1 = teacher_y
+    ly1 = u_teacher_y
     z1 = (m1 - ly1) + la1
     lse0_0 = torch.where(z0 > 0.0, la0 + el.softplus(-z0), el.softplus(z0))
     lse0_1 = torch.where(z1 > 0.0, la1 + el.softplus(-z1), el.softplus(z1))
@@ -1237,7 +1248,7 @@ def _torch_forward(x, teacher):
     ).t()
 
 
-def _torch_backward(x, teacher, saved, g):
+def _torch_backward(x, u_teacher, saved, g):
     """g * dloss/dx [rows, V] for each stream of a chunk of whole rows, from what was saved."""
     m0 = saved[0].unsqueeze(1)
     la0 = saved[1].unsqueeze(1)
@@ -1248,17 +1259,17 @@ def _torch_backward(x, teacher, saved, g):
     T0 = saved[6].unsqueeze(1)
     pivot = pivot.to(torch.int64)
     x_y = x.gather(1, pivot)
-    teacher_y = teacher.gather(1, pivot)
+    u_teacher_y = u_teacher.gather(1, pivot)
     z0 = la0
     lam0 = el.softplus(z0)
-    ly1 = teacher_y
+    ly1 = u_teacher_y
     z1 = (m1 - ly1) + la1
     near_apart0_y = m0 - m1
     far_apart0_y = (near_apart0_y > 1.0) | (near_apart0_y < -1.0)
     off0_apart0_y = torch.where(far_apart0_y, m0, 0.0)
     off1_apart0_y = torch.where(far_apart0_y, -m1, 0.0)
     near_apart0_y = torch.where(far_apart0_y, 0.0, near_apart0_y)
-    apart0_y = (x_y - off0_apart0_y) + (-teacher_y - off1_apart0_y) - near_apart0_y
+    apart0_y = (x_y - off0_apart0_y) + (-u_teacher_y - off1_apart0_y) - near_apart0_y
     delta0_y = apart0_y - o0
     w0 = el.sigmoid(-z0)
     w1 = el.where(el.lt(0.0, w0), delta0_y, 0.0)
@@ -1273,7 +1284,7 @@ def _torch_backward(x, teacher, saved, g):
     off0_apart0 = torch.where(far_apart0, m0, 0.0)
     off1_apart0 = torch.where(far_apart0, -m1, 0.0)
     near_apart0 = torch.where(far_apart0, 0.0, near_apart0)
-    apart0 = (x - off0_apart0) + (-teacher - off1_apart0) - near_apart0
+    apart0 = (x - off0_apart0) + (-u_teacher - off1_apart0) - near_apart0
     delta0 = apart0 - o0
     grad_x = el.where(el.lt(0.0, p0), p0 * (c0 + delta0), 0.0)
     grad_x = grad_x.scatter(1, pivot, grad_x_y + torch.zeros_like(x_y))
@@ -1281,17 +1292,17 @@ def _torch_backward(x, teacher, saved, g):
     return (grad_x,)
 
 
-def _torch_fused(x, teacher, g):
+def _torch_fused(x, u_teacher, g):
     """Loss [rows, outputs] and g * dloss/dx [rows, V] for each stream while the chunk is in cache."""
     m0, pivot = x.max(1, keepdim=True)
     x_y = x.gather(1, pivot)
-    teacher_y = teacher.gather(1, pivot)
+    u_teacher_y = u_teacher.gather(1, pivot)
     l0 = x.scatter(1, pivot, float("-inf"))
     m0 = torch.where(m0 == float("-inf"), 0.0, m0)
     t0 = l0.sub_(m0)
     e0 = t0.exp_()
-    m1 = teacher.amax(1, keepdim=True)
-    l1 = teacher.scatter(1, pivot, float("-inf"))
+    m1 = u_teacher.amax(1, keepdim=True)
+    l1 = u_teacher.scatter(1, pivot, float("-inf"))
     m1 = torch.where(m1 == float("-inf"), 0.0, m1)
     t1 = l1.sub_(m1)
     e1 = t1.exp_()
@@ -1300,13 +1311,13 @@ def _torch_fused(x, teacher, g):
     off0_apart0 = torch.where(far_apart0, m0, 0.0)
     off1_apart0 = torch.where(far_apart0, -m1, 0.0)
     near_apart0 = torch.where(far_apart0, 0.0, near_apart0)
-    apart0 = (x - off0_apart0) + (-teacher - off1_apart0) - near_apart0
+    apart0 = (x - off0_apart0) + (-u_teacher - off1_apart0) - near_apart0
     near_o0 = m0 - m1
     far_o0 = (near_o0 > 1.0) | (near_o0 < -1.0)
     off0_o0 = torch.where(far_o0, m0, 0.0)
     off1_o0 = torch.where(far_o0, -m1, 0.0)
     near_o0 = torch.where(far_o0, 0.0, near_o0)
-    o0 = (x_y - off0_o0) + (-teacher_y - off1_o0) - near_o0
+    o0 = (x_y - off0_o0) + (-u_teacher_y - off1_o0) - near_o0
     o0 = torch.where((o0 > -1.0e18) & (o0 < 1.0e18), o0, 0.0)
     delta0 = apart0 - o0
     a0 = e0.sum(1, keepdim=True)
@@ -1316,14 +1327,14 @@ def _torch_fused(x, teacher, g):
     z0 = la0
     lam0 = el.softplus(z0)
     la1 = el.log(a1)
-    ly1 = teacher_y
+    ly1 = u_teacher_y
     z1 = (m1 - ly1) + la1
     near_apart0_y = m0 - m1
     far_apart0_y = (near_apart0_y > 1.0) | (near_apart0_y < -1.0)
     off0_apart0_y = torch.where(far_apart0_y, m0, 0.0)
     off1_apart0_y = torch.where(far_apart0_y, -m1, 0.0)
     near_apart0_y = torch.where(far_apart0_y, 0.0, near_apart0_y)
-    apart0_y = (x_y - off0_apart0_y) + (-teacher_y - off1_apart0_y) - near_apart0_y
+    apart0_y = (x_y - off0_apart0_y) + (-u_teacher_y - off1_apart0_y) - near_apart0_y
     delta0_y = apart0_y - o0
     lse0_0 = torch.where(z0 > 0.0, la0 + el.softplus(-z0), el.softplus(z0))
     lse0_1 = torch.where(z1 > 0.0, la1 + el.softplus(-z1), el.softplus(z1))
@@ -1363,25 +1374,26 @@ _C_SOURCE = r"""#include "row.h"
      c0       = -T0 - sigmoid(-z0)*where(lt(0, sigmoid(-z0)), delta0_y, 0)
      dloss/dx = where(lt(0, exp(logp0)), (c0 + delta0)*exp(logp0), 0)
      dloss/dx_y = (-T0 + sigmoid(z0)*where(lt(0, sigmoid(-z0)), delta0_y, 0))*sigmoid(-z0)
+     names of the spec begin with u_: u_teacher is its teacher
      with l0_j = x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 = exp(l0_j
          - logsumexp_(j != y) l0_j), m0 = max_(j) x
-     with l1_j = teacher, z1 = logsumexp_(j != y) l1_j - l1_y, logp1 = l1_j - logsumexp l1, R1 =
-         exp(l1_j - logsumexp_(j != y) l1_j), m1 = max_(j) teacher
-     delta0_j = (-teacher + x) - that of the largest l0
-     lse0 = (L0 - L1) - (-teacher + x) of the largest l0
+     with l1_j = u_teacher, z1 = logsumexp_(j != y) l1_j - l1_y, logp1 = l1_j - logsumexp l1, R1 =
+         exp(l1_j - logsumexp_(j != y) l1_j), m1 = max_(j) u_teacher
+     delta0_j = (-u_teacher + x) - that of the largest l0
+     lse0 = (L0 - L1) - (-u_teacher + x) of the largest l0
      T0 = sum_(j != y) delta0*exp(logp0) */
 
 static inline __attribute__((always_inline)) void lift_1_class(const int cols, const real *x_ptr,
-    const real *teacher_ptr, real *reduced0, real *reduced2) {
+    const real *u_teacher_ptr, real *reduced0, real *reduced2) {
     const real x = x_ptr[cols];
-    const real teacher = teacher_ptr[cols];
+    const real u_teacher = u_teacher_ptr[cols];
     const real l0 = x;
-    const real l1 = teacher;
+    const real l1 = u_teacher;
     *reduced0 = l0;
     *reduced2 = l1;
 }
 
-static void lift_1(const real *x_ptr, const real *teacher_ptr, const int n_classes, double *out) {
+static void lift_1(const real *x_ptr, const real *u_teacher_ptr, const int n_classes, double *out) {
     double reduced0_row[PARTS];
     double reduced2_row[PARTS];
     for (int part = 0; part < PARTS; ++part) {
@@ -1400,13 +1412,13 @@ static void lift_1(const real *x_ptr, const real *teacher_ptr, const int n_class
         for (; cols + LANES <= stop; cols += LANES) {
 #pragma GCC ivdep
             for (int lane = 0; lane < LANES; ++lane) {
-                lift_1_class(cols + lane, x_ptr, teacher_ptr, &reduced0_class, &reduced2_class);
+                lift_1_class(cols + lane, x_ptr, u_teacher_ptr, &reduced0_class, &reduced2_class);
                 reduced0[lane] = reduced0_class > reduced0[lane] ? reduced0_class : reduced0[lane];
                 reduced2[lane] = reduced2_class > reduced2[lane] ? reduced2_class : reduced2[lane];
             }
         }
         for (; cols < stop; ++cols) {
-            lift_1_class(cols, x_ptr, teacher_ptr, &reduced0_class, &reduced2_class);
+            lift_1_class(cols, x_ptr, u_teacher_ptr, &reduced0_class, &reduced2_class);
             reduced0[0] = reduced0_class > reduced0[0] ? reduced0_class : reduced0[0];
             reduced2[0] = reduced2_class > reduced2[0] ? reduced2_class : reduced2[0];
         }
@@ -1437,7 +1449,7 @@ static inline __attribute__((always_inline)) void lift_2_class(const int cols, c
     *reduced1 = (l0 == m0 ? cols : INT_MAX);
 }
 
-static void lift_2(const real *x_ptr, const real *teacher_ptr, const int n_classes, const real m0,
+static void lift_2(const real *x_ptr, const real *u_teacher_ptr, const int n_classes, const real m0,
     double *out) {
     double reduced1_row[PARTS];
     for (int part = 0; part < PARTS; ++part) {
@@ -1477,22 +1489,22 @@ static void lift_2(const real *x_ptr, const real *teacher_ptr, const int n_class
 }
 
 static inline __attribute__((always_inline)) void lift_3_class(const int cols, const real *x_ptr,
-    const real *teacher_ptr, real *kept0_ptr, const int late, const real near_apart0_2, const real
+    const real *u_teacher_ptr, real *kept0_ptr, const int late, const real near_apart0_2, const real
     o0_2, const real off0_apart0, const real off1_apart0, const int pivot, const real same0, const
     real same1, real *reduced3, real *reduced4, real *reduced5) {
     const real x = x_ptr[cols];
-    const real teacher = teacher_ptr[cols];
+    const real u_teacher = u_teacher_ptr[cols];
     const real l0 = x;
     const int others = cols != pivot;
     const real l0_2 = (others ? l0 : -INFINITY);
     const real t0 = l0_2 - same0;
     const real kept0 = f_exp_below(t0);
     const real e0 = kept0;
-    const real l1 = teacher;
+    const real l1 = u_teacher;
     const real l1_2 = (others ? l1 : -INFINITY);
     const real t1 = l1_2 - same1;
     const real e1 = f_exp_below(t1);
-    const real apart0 = x - off0_apart0 + (-teacher - off1_apart0) - near_apart0_2;
+    const real apart0 = x - off0_apart0 + (-u_teacher - off1_apart0) - near_apart0_2;
     const real delta0 = apart0 - o0_2;
     if (late) kept0_ptr[cols] = kept0;
     *reduced3 = e0;
@@ -1500,10 +1512,10 @@ static inline __attribute__((always_inline)) void lift_3_class(const int cols, c
     *reduced5 = (e0 > R(0.0) ? e0 * delta0 : R(0.0));
 }
 
-static inline __attribute__((always_inline)) void lift_3(const real *x_ptr, const real *teacher_ptr,
-    const int n_classes, real *kept0_ptr, const int late, const real near_apart0_2, const real o0_2,
-    const real off0_apart0, const real off1_apart0, const int pivot, const real same0, const real
-    same1, double *out) {
+static inline __attribute__((always_inline)) void lift_3(const real *x_ptr, const real
+    *u_teacher_ptr, const int n_classes, real *kept0_ptr, const int late, const real near_apart0_2,
+    const real o0_2, const real off0_apart0, const real off1_apart0, const int pivot, const real
+    same0, const real same1, double *out) {
     double reduced3_row[PARTS];
     double reduced4_row[PARTS];
     double reduced5_row[PARTS];
@@ -1526,16 +1538,16 @@ static inline __attribute__((always_inline)) void lift_3(const real *x_ptr, cons
         for (; cols + LANES <= stop; cols += LANES) {
 #pragma GCC ivdep
             for (int lane = 0; lane < LANES; ++lane) {
-                lift_3_class(cols + lane, x_ptr, teacher_ptr, kept0_ptr, late, near_apart0_2, o0_2,
-                    off0_apart0, off1_apart0, pivot, same0, same1, &reduced3_class, &reduced4_class,
-                    &reduced5_class);
+                lift_3_class(cols + lane, x_ptr, u_teacher_ptr, kept0_ptr, late, near_apart0_2,
+                    o0_2, off0_apart0, off1_apart0, pivot, same0, same1, &reduced3_class,
+                    &reduced4_class, &reduced5_class);
                 reduced3[lane] = reduced3[lane] + reduced3_class;
                 reduced4[lane] = reduced4[lane] + reduced4_class;
                 reduced5[lane] = reduced5[lane] + reduced5_class;
             }
         }
         for (; cols < stop; ++cols) {
-            lift_3_class(cols, x_ptr, teacher_ptr, kept0_ptr, late, near_apart0_2, o0_2,
+            lift_3_class(cols, x_ptr, u_teacher_ptr, kept0_ptr, late, near_apart0_2, o0_2,
                 off0_apart0, off1_apart0, pivot, same0, same1, &reduced3_class, &reduced4_class,
                 &reduced5_class);
             reduced3[0] = reduced3[0] + reduced3_class;
@@ -1562,17 +1574,17 @@ static inline __attribute__((always_inline)) void lift_3(const real *x_ptr, cons
 }
 
 static inline __attribute__((always_inline)) void gradient(const real *x_ptr, const real
-    *teacher_ptr, const int n_classes, const real c0, const real m0, const real near_apart0_2, const
-    real o0, const real off0_apart0, const real off1_apart0, const real pinv0, const real g, real
-    *grad_x_ptr, const int want) {
+    *u_teacher_ptr, const int n_classes, const real c0, const real m0, const real near_apart0_2,
+    const real o0, const real off0_apart0, const real off1_apart0, const real pinv0, const real g,
+    real *grad_x_ptr, const int want) {
 #pragma GCC ivdep
     for (int cols = 0; cols < n_classes; ++cols) {
         const real x = x_ptr[cols];
-        const real teacher = teacher_ptr[cols];
+        const real u_teacher = u_teacher_ptr[cols];
         const real t0 = x - m0;
         const real e0 = f_exp_below(t0);
         const real p0 = e0 * pinv0;
-        const real apart0 = x - off0_apart0 + (-teacher - off1_apart0) - near_apart0_2;
+        const real apart0 = x - off0_apart0 + (-u_teacher - off1_apart0) - near_apart0_2;
         const real delta0 = apart0 - o0;
         const real grad_x = (f_lt(R(0.0), p0) ? p0 * (c0 + delta0) : R(0.0));
         if (want & 1) grad_x_ptr[cols] = grad_x * g;
@@ -1580,17 +1592,17 @@ static inline __attribute__((always_inline)) void gradient(const real *x_ptr, co
 }
 
 static inline __attribute__((always_inline)) void gradient_kept(const real *x_ptr, const real
-    *teacher_ptr, const int n_classes, const real *kept0_ptr, const real c0, const real
+    *u_teacher_ptr, const int n_classes, const real *kept0_ptr, const real c0, const real
     near_apart0_2, const real o0, const real off0_apart0, const real off1_apart0, const real pinv0,
     const real g, real *grad_x_ptr, const int want) {
 #pragma GCC ivdep
     for (int cols = 0; cols < n_classes; ++cols) {
         const real x = x_ptr[cols];
-        const real teacher = teacher_ptr[cols];
+        const real u_teacher = u_teacher_ptr[cols];
         const real kept0 = kept0_ptr[cols];
         const real e0 = kept0;
         const real p0 = e0 * pinv0;
-        const real apart0 = x - off0_apart0 + (-teacher - off1_apart0) - near_apart0_2;
+        const real apart0 = x - off0_apart0 + (-u_teacher - off1_apart0) - near_apart0_2;
         const real delta0 = apart0 - o0;
         const real grad_x = (f_lt(R(0.0), p0) ? p0 * (c0 + delta0) : R(0.0));
         if (want & 1) grad_x_ptr[cols] = grad_x * g;
@@ -1608,12 +1620,12 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
     for (int64_t row = start; row < stop; ++row) {
         real *grad_x_ptr = grad_row(call, 0, row, scratch + 2 * width);
         const real *x_ptr = read_row(call, 0, row, scratch + 0 * width);
-        const real *teacher_ptr = read_row(call, 1, row, scratch + 1 * width);
-        double x_y, teacher_y, m0, m1, a0, a1, b0, o0, pivot, la0, la1, T0, loss, g;
+        const real *u_teacher_ptr = read_row(call, 1, row, scratch + 1 * width);
+        double x_y, u_teacher_y, m0, m1, a0, a1, b0, o0, pivot, la0, la1, T0, loss, g;
         if (mode != BACKWARD) {
             {
                 double out[3];
-                lift_1(x_ptr, teacher_ptr, n_classes, out);
+                lift_1(x_ptr, u_teacher_ptr, n_classes, out);
                 const double reduced0 = out[0];
                 const double reduced2 = out[1];
                 m0 = reduced0;
@@ -1632,15 +1644,15 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
                 const double off0_o0 = (far_o0 ? ref0 : 0.0);
                 const double off1_o0 = (far_o0 ? -ref1 : 0.0);
                 const double near_o0_2 = (far_o0 ? 0.0 : near_o0);
-                lift_2(x_ptr, teacher_ptr, n_classes, m0, out);
+                lift_2(x_ptr, u_teacher_ptr, n_classes, m0, out);
                 const double reduced1 = out[0];
                 pivot = reduced1;
                 x_y = x_ptr[(int64_t)pivot];
-                teacher_y = teacher_ptr[(int64_t)pivot];
-                o0 = x_y - off0_o0 + (-teacher_y - off1_o0) - near_o0_2;
+                u_teacher_y = u_teacher_ptr[(int64_t)pivot];
+                o0 = x_y - off0_o0 + (-u_teacher_y - off1_o0) - near_o0_2;
                 const double o0_2 = (o0 > -1e+18 && o0 < 1e+18 ? o0 : 0.0);
                 const double pivot_2 = (real)(pivot);
-                lift_3(x_ptr, teacher_ptr, n_classes, kept + 0 * padded, mode == FUSED,
+                lift_3(x_ptr, u_teacher_ptr, n_classes, kept + 0 * padded, mode == FUSED,
                     near_apart0_2, o0_2, off0_apart0, off1_apart0, pivot, same0, same1, out);
                 const double reduced3 = out[0];
                 const double reduced4 = out[1];
@@ -1657,7 +1669,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             double z0 = la0;
             double lam0 = f_softplus(z0);
             la1 = f_log(a1);
-            double ly1 = teacher_y;
+            double ly1 = u_teacher_y;
             double z1 = m1 - ly1 + la1;
             double lse0_0 = (z0 > 0.0 ? la0 + f_softplus(-z0) : f_softplus(z0));
             double lse0_1 = (z1 > 0.0 ? la1 + f_softplus(-z1) : f_softplus(z1));
@@ -1678,7 +1690,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             o0 = call->saved[5 * call->rows + row];
             T0 = call->saved[6 * call->rows + row];
             x_y = x_ptr[(int64_t)pivot];
-            teacher_y = teacher_ptr[(int64_t)pivot];
+            u_teacher_y = u_teacher_ptr[(int64_t)pivot];
         }
         if (mode == FORWARD) {
             call->saved[0 * call->rows + row] = (real)m0;
@@ -1693,14 +1705,14 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         g = call->grad_rows[0 * call->grad_outputs_stride + row * call->grad_rows_stride];
         double z0 = la0;
         double lam0 = f_softplus(z0);
-        double ly1 = teacher_y;
+        double ly1 = u_teacher_y;
         double z1 = m1 - ly1 + la1;
         double near_apart0_y = m0 - m1;
         double far_apart0_y = near_apart0_y > 1.0 || near_apart0_y < -1.0;
         double off0_apart0_y = (far_apart0_y ? m0 : 0.0);
         double off1_apart0_y = (far_apart0_y ? -m1 : 0.0);
         near_apart0_y = (far_apart0_y ? 0.0 : near_apart0_y);
-        double apart0_y = x_y - off0_apart0_y + (-teacher_y - off1_apart0_y) - near_apart0_y;
+        double apart0_y = x_y - off0_apart0_y + (-u_teacher_y - off1_apart0_y) - near_apart0_y;
         double delta0_y = apart0_y - o0;
         double w0 = f_sigmoid(-z0);
         double w1 = (f_lt(0.0, w0) ? delta0_y : 0.0);
@@ -1715,10 +1727,10 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             const double near_apart0_2 = (far_apart0 ? 0.0 : near_apart0);
             const int want = (grad_x_ptr ? 1 : 0);
             if (mode == FUSED) {
-                if (want == 1) gradient_kept(x_ptr, teacher_ptr, n_classes, kept + 0 * padded, c0,
+                if (want == 1) gradient_kept(x_ptr, u_teacher_ptr, n_classes, kept + 0 * padded, c0,
                     near_apart0_2, o0, off0_apart0, off1_apart0, pinv0, (real)g, grad_x_ptr, 1);
             } else {
-                if (want == 1) gradient(x_ptr, teacher_ptr, n_classes, c0, m0, near_apart0_2, o0,
+                if (want == 1) gradient(x_ptr, u_teacher_ptr, n_classes, c0, m0, near_apart0_2, o0,
                     off0_apart0, off1_apart0, pinv0, (real)g, grad_x_ptr, 1);
             }
         }

@@ -34,39 +34,41 @@ __all__ = [
 
 # ======================================================================================
 # Symmetric cross-entropy with a teacher
-#   loss     = -alpha*(T1 - lse3*sigmoid(z1) - sigmoid(-z1)*where(lt(0, sigmoid(-z1)),
-#       softplus(z0), 0)) + (alpha - 1)*(T0 - lse1*sigmoid(z0) - sigmoid(-z0)*where(lt(0,
+#   loss     = -u_alpha*(T1 - lse3*sigmoid(z1) - sigmoid(-z1)*where(lt(0, sigmoid(-z1)),
+#       softplus(z0), 0)) + (u_alpha - 1)*(T0 - lse1*sigmoid(z0) - sigmoid(-z0)*where(lt(0,
 #       sigmoid(-z0)), softplus(z1), 0))
-#   c0       = T1*alpha + alpha*sigmoid(-z1)*where(lt(0, sigmoid(-z1)), delta3_y, 0) - alpha + 1
-#   dloss/dx = (alpha - 1)*exp(logp0) + where(lt(0, exp(logp1)), (-alpha*delta3 + c0)*exp(logp1),
-#       0)
-#   dloss/dx_y = T1*alpha*sigmoid(-z1) + alpha*(sigmoid(-z0)*sigmoid(z1) -
-#       sigmoid(z0)*sigmoid(-z1)) - alpha*sigmoid(-z1)*sigmoid(z1)*where(lt(0, sigmoid(-z1)),
+#   c0       = u_alpha*T1 + u_alpha*sigmoid(-z1)*where(lt(0, sigmoid(-z1)), delta3_y, 0) - u_alpha
+#       + 1
+#   dloss/dx = (u_alpha - 1)*exp(logp0) + where(lt(0, exp(logp1)), (-u_alpha*delta3 +
+#       c0)*exp(logp1), 0)
+#   dloss/dx_y = u_alpha*T1*sigmoid(-z1) + u_alpha*(sigmoid(-z0)*sigmoid(z1) -
+#       sigmoid(z0)*sigmoid(-z1)) - u_alpha*sigmoid(-z1)*sigmoid(z1)*where(lt(0, sigmoid(-z1)),
 #       delta3_y, 0) - sigmoid(-z0)*sigmoid(z1) + sigmoid(z0)*sigmoid(-z1)
-#   with l0_j = teacher, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 =
-#       exp(l0_j - logsumexp_(j != y) l0_j), m0 = max_(j) teacher
+#   names of the spec begin with u_: u_alpha is its alpha
+#   with l0_j = u_teacher, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 =
+#       exp(l0_j - logsumexp_(j != y) l0_j), m0 = max_(j) u_teacher
 #   with l1_j = x, z1 = logsumexp_(j != y) l1_j - l1_y, logp1 = l1_j - logsumexp l1, R1 = exp(l1_j
 #       - logsumexp_(j != y) l1_j), m1 = max_(j) x
 #   delta1_j = (x) - that of the largest l0
 #   lse1 = (L1) - (x) of the largest l0
-#   delta3_j = (teacher) - that of the largest l1
-#   lse3 = (L0) - (teacher) of the largest l1
+#   delta3_j = (u_teacher) - that of the largest l1
+#   lse3 = (L0) - (u_teacher) of the largest l1
 #   T0 = sum_(j != y) delta1*exp(logp0)
 #   T1 = sum_(j != y) delta3*exp(logp1)
 # ======================================================================================
 
 
 @dl.jit
-def _lift(cols, inside, x, teacher, alpha):
+def _lift(cols, inside, x, u_teacher, u_alpha):
     # State of one tile, relative to the tile's own maximum: M = sum of w * exp(kappa * t) * t^n
     # with t = l - m, over the classes other than the largest (the pivot).
     valid = inside
-    l0 = tl.where(valid, teacher, float("-inf"))
+    l0 = tl.where(valid, u_teacher, float("-inf"))
     m0 = dl.row_max(l0)
     pivot = dl.row_min(tl.where(l0 == m0, cols, 2147483647))
     others = valid & (cols != pivot)
     x_y = dl.row_sum(tl.where(cols == pivot, x, 0.0))
-    teacher_y = dl.row_sum(tl.where(cols == pivot, teacher, 0.0))
+    u_teacher_y = dl.row_sum(tl.where(cols == pivot, u_teacher, 0.0))
     l0 = tl.where(others, l0, float("-inf"))
     t0 = l0 - tl.where(m0 == float("-inf"), 0.0, m0)
     e0 = tl.exp(t0)
@@ -81,13 +83,13 @@ def _lift(cols, inside, x, teacher, alpha):
     o1 = x_y - ref1
     o1 = tl.where((o1 > -1.0e18) & (o1 < 1.0e18), o1, 0.0)
     delta1 = apart1 - o1
-    delta3 = teacher - ref0
+    delta3 = u_teacher - ref0
     a0 = dl.row_sum(e0)
     a1 = dl.row_sum(e1)
     b0 = dl.row_sum(tl.where(e0 > 0.0, e0 * delta1, 0.0))
     b1 = dl.row_sum(tl.where(e1 > 0.0, e1 * delta3, 0.0))
     pivot = pivot.to(tl.float32)
-    return m0, m1, a0, a1, b0, b1, o1, pivot, x_y, teacher_y
+    return m0, m1, a0, a1, b0, b1, o1, pivot, x_y, u_teacher_y
 
 
 @dl.jit
@@ -101,7 +103,7 @@ def _merge(
     o1_a,
     pivot_a,
     x_y_a,
-    teacher_y_a,
+    u_teacher_y_a,
     m0_b,
     m1_b,
     a0_b,
@@ -111,7 +113,7 @@ def _merge(
     o1_b,
     pivot_b,
     x_y_b,
-    teacher_y_b,
+    u_teacher_y_b,
 ):
     # Two states as one: m = max(m_a, m_b), d = m_side - m, M = sum of exp(kappa * d) * shifted M_side.
     m0 = tl.maximum(m0_a, m0_b)
@@ -127,10 +129,10 @@ def _merge(
     first = (m0_a > m0_b) | ((m0_a == m0_b) & (pivot_a >= 0.0))
     pivot = tl.where(first, pivot_a, pivot_b)
     x_y = tl.where(first, x_y_a, x_y_b)
-    teacher_y = tl.where(first, teacher_y_a, teacher_y_b)
+    u_teacher_y = tl.where(first, u_teacher_y_a, u_teacher_y_b)
     lost = tl.where(first, pivot_b, pivot_a) >= 0.0
     x = tl.where(first, x_y_b, x_y_a)
-    teacher = tl.where(first, teacher_y_b, teacher_y_a)
+    u_teacher = tl.where(first, u_teacher_y_b, u_teacher_y_a)
     sunk = tl.where(first, m0_b, m0_a) == float("-inf")
     d0 = tl.where(sunk, -1.0e18, tl.where(first, d0_b, d0_a))
     k0 = tl.exp(d0)
@@ -151,11 +153,11 @@ def _merge(
         + tl.where(k1_b > 0.0, k1_b * (b1_b + (d0_b) * a1_b), 0.0)
         + tl.where(lost & (k1 > 0.0), k1 * (d0), 0.0)
     )
-    return m0, m1, a0, a1, b0, b1, o1, pivot, x_y, teacher_y
+    return m0, m1, a0, a1, b0, b1, o1, pivot, x_y, u_teacher_y
 
 
 @dl.jit
-def _sweep(base, teacher_base, alpha, start, stop, n_classes, BLOCK: tl.constexpr):
+def _sweep(base, u_teacher_base, u_alpha, start, stop, n_classes, BLOCK: tl.constexpr):
     # Online reduction of the classes start .. stop - 1: one read of each logit.
     m0 = tl.full((), float("-inf"), tl.float32)
     m1 = tl.full((), float("-inf"), tl.float32)
@@ -166,16 +168,16 @@ def _sweep(base, teacher_base, alpha, start, stop, n_classes, BLOCK: tl.constexp
     o1 = tl.full((), 0.0, tl.float32)
     pivot = tl.full((), -1.0, tl.float32)
     x_y = tl.full((), 0.0, tl.float32)
-    teacher_y = tl.full((), 0.0, tl.float32)
+    u_teacher_y = tl.full((), 0.0, tl.float32)
     for first_col in range(start, stop, BLOCK):
         cols = first_col + tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
-        teacher = tl.load(teacher_base + cols, mask=inside, other=0.0).to(tl.float32)
-        m0_b, m1_b, a0_b, a1_b, b0_b, b1_b, o1_b, pivot_b, x_y_b, teacher_y_b = _lift(
-            cols, inside, x, teacher, alpha
+        u_teacher = tl.load(u_teacher_base + cols, mask=inside, other=0.0).to(tl.float32)
+        m0_b, m1_b, a0_b, a1_b, b0_b, b1_b, o1_b, pivot_b, x_y_b, u_teacher_y_b = _lift(
+            cols, inside, x, u_teacher, u_alpha
         )
-        m0, m1, a0, a1, b0, b1, o1, pivot, x_y, teacher_y = _merge(
+        m0, m1, a0, a1, b0, b1, o1, pivot, x_y, u_teacher_y = _merge(
             m0,
             m1,
             a0,
@@ -185,7 +187,7 @@ def _sweep(base, teacher_base, alpha, start, stop, n_classes, BLOCK: tl.constexp
             o1,
             pivot,
             x_y,
-            teacher_y,
+            u_teacher_y,
             m0_b,
             m1_b,
             a0_b,
@@ -195,13 +197,13 @@ def _sweep(base, teacher_base, alpha, start, stop, n_classes, BLOCK: tl.constexp
             o1_b,
             pivot_b,
             x_y_b,
-            teacher_y_b,
+            u_teacher_y_b,
         )
-    return m0, m1, a0, a1, b0, b1, o1, pivot, x_y, teacher_y
+    return m0, m1, a0, a1, b0, b1, o1, pivot, x_y, u_teacher_y
 
 
 @dl.jit
-def _finish(x_y, teacher_y, alpha, m0, m1, a0, a1, b0, b1, o1, pivot):
+def _finish(x_y, u_teacher_y, u_alpha, m0, m1, a0, a1, b0, b1, o1, pivot):
     # From the merged state to the results of the row, and the statistics that the gradient reads.
     la0 = dl.log_accurate(a0)
     z0 = la0
@@ -218,46 +220,48 @@ def _finish(x_y, teacher_y, alpha, m0, m1, a0, a1, b0, b1, o1, pivot):
     T1 = tl.where(la1 == float("-inf"), 0.0, dl.exp_accurate(-lam1) * (b1))
     w0 = dl.sigmoid(-z1)
     w1 = dl.sigmoid(-z0)
-    loss = (alpha - 1.0) * (
+    loss = (u_alpha - 1.0) * (
         T0 - lse1 * dl.sigmoid(z0) - w1 * dl.where(dl.lt(0.0, w1), dl.softplus(z1), 0.0)
-    ) - alpha * (T1 - lse3 * dl.sigmoid(z1) - w0 * dl.where(dl.lt(0.0, w0), dl.softplus(z0), 0.0))
+    ) - u_alpha * (T1 - lse3 * dl.sigmoid(z1) - w0 * dl.where(dl.lt(0.0, w0), dl.softplus(z0), 0.0))
     return loss, la0, la1, T1
 
 
 @dl.jit
-def _coefficients(x_y, teacher_y, alpha, m0, la0, m1, la1, pivot, T1):
+def _coefficients(x_y, u_teacher_y, u_alpha, m0, la0, m1, la1, pivot, T1):
     # Row scalars of the gradient.
     z0 = la0
     lam0 = dl.softplus(z0)
     ly1 = x_y
     z1 = (m1 - ly1) + la1
     lam1 = tl.where(z1 > 0.0, la1 + dl.softplus(-z1), dl.softplus(z1) - (m1 - ly1))
-    apart3_y = teacher_y - m0
+    apart3_y = u_teacher_y - m0
     delta3_y = apart3_y
-    w0 = T1 * alpha
+    w0 = T1 * u_alpha
     w1 = dl.sigmoid(-z1)
-    w2 = w1 * alpha * dl.where(dl.lt(0.0, w1), delta3_y, 0.0)
+    w2 = w1 * u_alpha * dl.where(dl.lt(0.0, w1), delta3_y, 0.0)
     w3 = w1 * dl.sigmoid(z0)
     w4 = dl.sigmoid(z1)
     w5 = w4 * dl.sigmoid(-z0)
-    c0 = 1.0 + w0 + w2 - alpha
-    grad_x_y = alpha * (w5 - w3) + w0 * w1 + w3 - w2 * w4 - w5
+    c0 = 1.0 + w0 + w2 - u_alpha
+    grad_x_y = u_alpha * (w5 - w3) + w0 * w1 + w3 - w2 * w4 - w5
     pinv0 = tl.where(la0 == float("-inf"), 0.0, dl.exp_accurate(-lam0))
     pinv1 = tl.where(la1 == float("-inf"), 0.0, dl.exp_accurate(-lam1))
     return c0, grad_x_y, m0, pinv0, m1, pinv1
 
 
 @dl.jit
-def _gradient(cols, pivot, x_y, teacher_y, x, teacher, alpha, c0, grad_x_y, m0, pinv0, m1, pinv1):
+def _gradient(
+    cols, pivot, x_y, u_teacher_y, x, u_teacher, u_alpha, c0, grad_x_y, m0, pinv0, m1, pinv1
+):
     # dloss/dx_j of one tile; the value at the pivot is written, not added.
-    t0 = teacher - m0
+    t0 = u_teacher - m0
     e0 = tl.exp(t0)
     p0 = e0 * pinv0
     t1 = x - m1
     e1 = tl.exp(t1)
     p1 = e1 * pinv1
-    delta3 = teacher - m0
-    grad_x = p0 * (alpha - 1.0) + dl.where(dl.lt(0.0, p1), p1 * (c0 - delta3 * alpha), 0.0)
+    delta3 = u_teacher - m0
+    grad_x = p0 * (u_alpha - 1.0) + dl.where(dl.lt(0.0, p1), p1 * (c0 - delta3 * u_alpha), 0.0)
     grad_x = tl.where(cols == pivot.to(tl.int32), grad_x_y, grad_x)
     return (grad_x,)
 
@@ -265,13 +269,13 @@ def _gradient(cols, pivot, x_y, teacher_y, x, teacher, alpha, c0, grad_x_y, m0, 
 @dl.jit
 def _forward_kernel(
     logits,
-    teacher_ptr,
-    alpha,
+    u_teacher_ptr,
+    u_alpha,
     loss,
     saved,
     state,
     stride_row,
-    stride_teacher,
+    stride_u_teacher,
     n_rows,
     n_classes,
     SPLITS: tl.constexpr,
@@ -281,19 +285,21 @@ def _forward_kernel(
     # of its part of the row, and the merge kernel finishes.
     row = tl.program_id(0).to(tl.int64)
     base = logits + row * stride_row
-    teacher_base = teacher_ptr + row * stride_teacher
-    alpha = tl.full((), 0.0, tl.float32) + alpha
+    u_teacher_base = u_teacher_ptr + row * stride_u_teacher
+    u_alpha = tl.full((), 0.0, tl.float32) + u_alpha
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BLOCK), SPLITS) * BLOCK
     start = split * class_share
     stop = tl.minimum(start + class_share, n_classes)
-    m0, m1, a0, a1, b0, b1, o1, pivot, x_y, teacher_y = _sweep(
-        base, teacher_base, alpha, start, stop, n_classes, BLOCK
+    m0, m1, a0, a1, b0, b1, o1, pivot, x_y, u_teacher_y = _sweep(
+        base, u_teacher_base, u_alpha, start, stop, n_classes, BLOCK
     )
     if SPLITS == 1:
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
         m1 = tl.where(m1 == float("-inf"), 0.0, m1)
-        loss_row, la0, la1, T1 = _finish(x_y, teacher_y, alpha, m0, m1, a0, a1, b0, b1, o1, pivot)
+        loss_row, la0, la1, T1 = _finish(
+            x_y, u_teacher_y, u_alpha, m0, m1, a0, a1, b0, b1, o1, pivot
+        )
         tl.store(loss + row, loss_row)
         tl.store(saved + 0 * n_rows + row, m0)
         tl.store(saved + 1 * n_rows + row, la0)
@@ -312,19 +318,19 @@ def _forward_kernel(
         tl.store(state + 6 * SPLITS * n_rows + at, o1)
         tl.store(state + 7 * SPLITS * n_rows + at, pivot)
         tl.store(state + 8 * SPLITS * n_rows + at, x_y)
-        tl.store(state + 9 * SPLITS * n_rows + at, teacher_y)
+        tl.store(state + 9 * SPLITS * n_rows + at, u_teacher_y)
 
 
 @dl.jit
 def _merge_kernel(
     logits,
-    teacher_ptr,
-    alpha,
+    u_teacher_ptr,
+    u_alpha,
     loss,
     saved,
     state,
     stride_row,
-    stride_teacher,
+    stride_u_teacher,
     n_rows,
     n_classes,
     SPLITS: tl.constexpr,
@@ -333,8 +339,8 @@ def _merge_kernel(
     # Grid (N,). Merges the SPLITS partial states of a row in order, and finishes it.
     row = tl.program_id(0).to(tl.int64)
     base = logits + row * stride_row
-    teacher_base = teacher_ptr + row * stride_teacher
-    alpha = tl.full((), 0.0, tl.float32) + alpha
+    u_teacher_base = u_teacher_ptr + row * stride_u_teacher
+    u_alpha = tl.full((), 0.0, tl.float32) + u_alpha
     m0 = tl.load(state + 0 * SPLITS * n_rows + row)
     m1 = tl.load(state + 1 * SPLITS * n_rows + row)
     a0 = tl.load(state + 2 * SPLITS * n_rows + row)
@@ -344,7 +350,7 @@ def _merge_kernel(
     o1 = tl.load(state + 6 * SPLITS * n_rows + row)
     pivot = tl.load(state + 7 * SPLITS * n_rows + row)
     x_y = tl.load(state + 8 * SPLITS * n_rows + row)
-    teacher_y = tl.load(state + 9 * SPLITS * n_rows + row)
+    u_teacher_y = tl.load(state + 9 * SPLITS * n_rows + row)
     for split in range(1, SPLITS):
         at = split * n_rows + row
         m0_b = tl.load(state + 0 * SPLITS * n_rows + at)
@@ -356,8 +362,8 @@ def _merge_kernel(
         o1_b = tl.load(state + 6 * SPLITS * n_rows + at)
         pivot_b = tl.load(state + 7 * SPLITS * n_rows + at)
         x_y_b = tl.load(state + 8 * SPLITS * n_rows + at)
-        teacher_y_b = tl.load(state + 9 * SPLITS * n_rows + at)
-        m0, m1, a0, a1, b0, b1, o1, pivot, x_y, teacher_y = _merge(
+        u_teacher_y_b = tl.load(state + 9 * SPLITS * n_rows + at)
+        m0, m1, a0, a1, b0, b1, o1, pivot, x_y, u_teacher_y = _merge(
             m0,
             m1,
             a0,
@@ -367,7 +373,7 @@ def _merge_kernel(
             o1,
             pivot,
             x_y,
-            teacher_y,
+            u_teacher_y,
             m0_b,
             m1_b,
             a0_b,
@@ -377,11 +383,11 @@ def _merge_kernel(
             o1_b,
             pivot_b,
             x_y_b,
-            teacher_y_b,
+            u_teacher_y_b,
         )
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
     m1 = tl.where(m1 == float("-inf"), 0.0, m1)
-    loss_row, la0, la1, T1 = _finish(x_y, teacher_y, alpha, m0, m1, a0, a1, b0, b1, o1, pivot)
+    loss_row, la0, la1, T1 = _finish(x_y, u_teacher_y, u_alpha, m0, m1, a0, a1, b0, b1, o1, pivot)
     tl.store(loss + row, loss_row)
     tl.store(saved + 0 * n_rows + row, m0)
     tl.store(saved + 1 * n_rows + row, la0)
@@ -394,13 +400,13 @@ def _merge_kernel(
 @dl.jit
 def _backward_kernel(
     logits,
-    teacher_ptr,
-    alpha,
+    u_teacher_ptr,
+    u_alpha,
     saved,
     grad_rows,
     grad_logits,
     stride_row,
-    stride_teacher,
+    stride_u_teacher,
     stride_grad,
     n_rows,
     n_classes,
@@ -410,8 +416,8 @@ def _backward_kernel(
     # Grid (N, tiles). Elementwise: reads each logit once, writes its gradient once.
     row = tl.program_id(0).to(tl.int64)
     base = logits + row * stride_row
-    teacher_base = teacher_ptr + row * stride_teacher
-    alpha = tl.full((), 0.0, tl.float32) + alpha
+    u_teacher_base = u_teacher_ptr + row * stride_u_teacher
+    u_alpha = tl.full((), 0.0, tl.float32) + u_alpha
     g = tl.load(grad_rows + row * stride_grad_rows)
     m0 = tl.load(saved + 0 * n_rows + row)
     la0 = tl.load(saved + 1 * n_rows + row)
@@ -421,16 +427,16 @@ def _backward_kernel(
     T1 = tl.load(saved + 5 * n_rows + row)
     at_pivot = pivot.to(tl.int64)
     x_y = tl.load(base + at_pivot).to(tl.float32)
-    teacher_y = tl.load(teacher_base + at_pivot).to(tl.float32)
+    u_teacher_y = tl.load(u_teacher_base + at_pivot).to(tl.float32)
     c0, grad_x_y, m0, pinv0, m1, pinv1 = _coefficients(
-        x_y, teacher_y, alpha, m0, la0, m1, la1, pivot, T1
+        x_y, u_teacher_y, u_alpha, m0, la0, m1, la1, pivot, T1
     )
     cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = cols < n_classes
     x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
-    teacher = tl.load(teacher_base + cols, mask=inside, other=0.0).to(tl.float32)
+    u_teacher = tl.load(u_teacher_base + cols, mask=inside, other=0.0).to(tl.float32)
     (grad_x,) = _gradient(
-        cols, pivot, x_y, teacher_y, x, teacher, alpha, c0, grad_x_y, m0, pinv0, m1, pinv1
+        cols, pivot, x_y, u_teacher_y, x, u_teacher, u_alpha, c0, grad_x_y, m0, pinv0, m1, pinv1
     )
     grad_x = grad_x * g
     out = grad_logits + row * stride_grad + cols
@@ -440,13 +446,13 @@ def _backward_kernel(
 @dl.jit
 def _fused_kernel(
     logits,
-    teacher_ptr,
-    alpha,
+    u_teacher_ptr,
+    u_alpha,
     loss,
     grad_rows,
     grad_logits,
     stride_row,
-    stride_teacher,
+    stride_u_teacher,
     stride_grad,
     n_rows,
     n_classes,
@@ -458,32 +464,34 @@ def _fused_kernel(
     # and its gradient written once; longer rows are read again from the cache.
     row = tl.program_id(0).to(tl.int64)
     base = logits + row * stride_row
-    teacher_base = teacher_ptr + row * stride_teacher
-    alpha = tl.full((), 0.0, tl.float32) + alpha
+    u_teacher_base = u_teacher_ptr + row * stride_u_teacher
+    u_alpha = tl.full((), 0.0, tl.float32) + u_alpha
     g = tl.load(grad_rows + row * stride_grad_rows)
     if ONE_TILE:
         cols = tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
-        teacher = tl.load(teacher_base + cols, mask=inside, other=0.0).to(tl.float32)
-        m0, m1, a0, a1, b0, b1, o1, pivot, x_y, teacher_y = _lift(cols, inside, x, teacher, alpha)
+        u_teacher = tl.load(u_teacher_base + cols, mask=inside, other=0.0).to(tl.float32)
+        m0, m1, a0, a1, b0, b1, o1, pivot, x_y, u_teacher_y = _lift(
+            cols, inside, x, u_teacher, u_alpha
+        )
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
         m1 = tl.where(m1 == float("-inf"), 0.0, m1)
     else:
         stop = n_classes
-        m0, m1, a0, a1, b0, b1, o1, pivot, x_y, teacher_y = _sweep(
-            base, teacher_base, alpha, 0, stop, n_classes, BLOCK
+        m0, m1, a0, a1, b0, b1, o1, pivot, x_y, u_teacher_y = _sweep(
+            base, u_teacher_base, u_alpha, 0, stop, n_classes, BLOCK
         )
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
         m1 = tl.where(m1 == float("-inf"), 0.0, m1)
-    loss_row, la0, la1, T1 = _finish(x_y, teacher_y, alpha, m0, m1, a0, a1, b0, b1, o1, pivot)
+    loss_row, la0, la1, T1 = _finish(x_y, u_teacher_y, u_alpha, m0, m1, a0, a1, b0, b1, o1, pivot)
     tl.store(loss + row, loss_row)
     c0, grad_x_y, m0, pinv0, m1, pinv1 = _coefficients(
-        x_y, teacher_y, alpha, m0, la0, m1, la1, pivot, T1
+        x_y, u_teacher_y, u_alpha, m0, la0, m1, la1, pivot, T1
     )
     if ONE_TILE:
         (grad_x,) = _gradient(
-            cols, pivot, x_y, teacher_y, x, teacher, alpha, c0, grad_x_y, m0, pinv0, m1, pinv1
+            cols, pivot, x_y, u_teacher_y, x, u_teacher, u_alpha, c0, grad_x_y, m0, pinv0, m1, pinv1
         )
         grad_x = grad_x * g
         out = grad_logits + row * stride_grad + cols
@@ -493,9 +501,21 @@ def _fused_kernel(
             cols = first_col + tl.arange(0, BLOCK)
             inside = cols < n_classes
             x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
-            teacher = tl.load(teacher_base + cols, mask=inside, other=0.0).to(tl.float32)
+            u_teacher = tl.load(u_teacher_base + cols, mask=inside, other=0.0).to(tl.float32)
             (grad_x,) = _gradient(
-                cols, pivot, x_y, teacher_y, x, teacher, alpha, c0, grad_x_y, m0, pinv0, m1, pinv1
+                cols,
+                pivot,
+                x_y,
+                u_teacher_y,
+                x,
+                u_teacher,
+                u_alpha,
+                c0,
+                grad_x_y,
+                m0,
+                pinv0,
+                m1,
+                pinv1,
             )
             tl.debug_barrier()  # the gradient may overwrite the logits: all of the tile is read
             grad_x = grad_x * g
@@ -508,9 +528,9 @@ def _tile(
     x_hidden,
     x_weight,
     x_bias,
-    teacher_hidden,
-    teacher_weight,
-    teacher_bias,
+    u_teacher_hidden,
+    u_teacher_weight,
+    u_teacher_bias,
     row_at,
     cols,
     x_cap,
@@ -518,9 +538,9 @@ def _tile(
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_teacher_hidden,
-    stride_teacher_weight,
-    features_teacher,
+    stride_u_teacher_hidden,
+    stride_u_teacher_weight,
+    features_u_teacher,
     n_classes,
     MADE: tl.constexpr,
     BIASED: tl.constexpr,
@@ -551,25 +571,25 @@ def _tile(
         CAPPED,
     )
     if MADE & 2:
-        teacher = tiles.product(
-            teacher_hidden,
-            teacher_weight,
-            teacher_bias,
+        u_teacher = tiles.product(
+            u_teacher_hidden,
+            u_teacher_weight,
+            u_teacher_bias,
             row_at,
             cols,
-            stride_teacher_hidden,
-            stride_teacher_weight,
-            features_teacher,
+            stride_u_teacher_hidden,
+            stride_u_teacher_weight,
+            features_u_teacher,
             (BIASED & 2) != 0,
             (EVEN & 2) != 0,
             PRECISION,
             BK,
         )
     else:
-        teacher = tl.load(teacher_hidden + row_at * stride_teacher_hidden + cols[None, :]).to(
+        u_teacher = tl.load(u_teacher_hidden + row_at * stride_u_teacher_hidden + cols[None, :]).to(
             tl.float32
         )
-    return x, cap_slope, teacher
+    return x, cap_slope, u_teacher
 
 
 @dl.jit
@@ -577,20 +597,20 @@ def _tiled_sweep_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    teacher_hidden,
-    teacher_weight,
-    teacher_bias,
+    u_teacher_hidden,
+    u_teacher_weight,
+    u_teacher_bias,
     source_row,
-    alpha,
+    u_alpha,
     at_y,
     x_cap,
     x_scale,
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_teacher_hidden,
-    stride_teacher_weight,
-    features_teacher,
+    stride_u_teacher_hidden,
+    stride_u_teacher_weight,
+    features_u_teacher,
     n_rows,
     n_classes,
     row_merged,
@@ -607,7 +627,7 @@ def _tiled_sweep_kernel(
 ):
     # Grid (row tiles, SPLITS). The state of a part of the classes, tile by tile.
     row = (tl.program_id(0) * BM + tl.arange(0, BM)).to(tl.int64)[:, None]
-    alpha = tl.full((), 0.0, tl.float32) + alpha
+    u_alpha = tl.full((), 0.0, tl.float32) + u_alpha
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BV), SPLITS) * BV
     start = split * class_share
@@ -621,17 +641,17 @@ def _tiled_sweep_kernel(
     o1 = tl.full([BM, 1], 0.0, tl.float32)
     pivot = tl.full([BM, 1], -1.0, tl.float32)
     x_y = tl.full([BM, 1], 0.0, tl.float32)
-    teacher_y = tl.full([BM, 1], 0.0, tl.float32)
+    u_teacher_y = tl.full([BM, 1], 0.0, tl.float32)
     for first_col in range(start, stop, BV):
         row_at = tl.load(source_row + row)
         cols = first_col + tl.arange(0, BV)
-        x, cap_slope, teacher = _tile(
+        x, cap_slope, u_teacher = _tile(
             x_hidden,
             x_weight,
             x_bias,
-            teacher_hidden,
-            teacher_weight,
-            teacher_bias,
+            u_teacher_hidden,
+            u_teacher_weight,
+            u_teacher_bias,
             row_at,
             cols,
             x_cap,
@@ -639,9 +659,9 @@ def _tiled_sweep_kernel(
             stride_x_hidden,
             stride_x_weight,
             features_x,
-            stride_teacher_hidden,
-            stride_teacher_weight,
-            features_teacher,
+            stride_u_teacher_hidden,
+            stride_u_teacher_weight,
+            features_u_teacher,
             n_classes,
             MADE,
             BIASED,
@@ -652,10 +672,10 @@ def _tiled_sweep_kernel(
         )
         cols = cols[None, :]
         inside = (cols < n_classes) & (row >= 0)
-        m0_b, m1_b, a0_b, a1_b, b0_b, b1_b, o1_b, pivot_b, x_y_b, teacher_y_b = _lift(
-            cols, inside, x, teacher, alpha
+        m0_b, m1_b, a0_b, a1_b, b0_b, b1_b, o1_b, pivot_b, x_y_b, u_teacher_y_b = _lift(
+            cols, inside, x, u_teacher, u_alpha
         )
-        m0, m1, a0, a1, b0, b1, o1, pivot, x_y, teacher_y = _merge(
+        m0, m1, a0, a1, b0, b1, o1, pivot, x_y, u_teacher_y = _merge(
             m0,
             m1,
             a0,
@@ -665,7 +685,7 @@ def _tiled_sweep_kernel(
             o1,
             pivot,
             x_y,
-            teacher_y,
+            u_teacher_y,
             m0_b,
             m1_b,
             a0_b,
@@ -675,7 +695,7 @@ def _tiled_sweep_kernel(
             o1_b,
             pivot_b,
             x_y_b,
-            teacher_y_b,
+            u_teacher_y_b,
         )
     tl.store(state + (0 * SPLITS + split) * n_rows + row, m0)
     tl.store(state + (1 * SPLITS + split) * n_rows + row, m1)
@@ -686,7 +706,7 @@ def _tiled_sweep_kernel(
     tl.store(state + (6 * SPLITS + split) * n_rows + row, o1)
     tl.store(state + (7 * SPLITS + split) * n_rows + row, pivot)
     tl.store(state + (8 * SPLITS + split) * n_rows + row, x_y)
-    tl.store(state + (9 * SPLITS + split) * n_rows + row, teacher_y)
+    tl.store(state + (9 * SPLITS + split) * n_rows + row, u_teacher_y)
 
 
 @dl.jit
@@ -694,20 +714,20 @@ def _tiled_merge_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    teacher_hidden,
-    teacher_weight,
-    teacher_bias,
+    u_teacher_hidden,
+    u_teacher_weight,
+    u_teacher_bias,
     source_row,
-    alpha,
+    u_alpha,
     at_y,
     x_cap,
     x_scale,
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_teacher_hidden,
-    stride_teacher_weight,
-    features_teacher,
+    stride_u_teacher_hidden,
+    stride_u_teacher_weight,
+    features_u_teacher,
     n_rows,
     n_classes,
     row_merged,
@@ -719,7 +739,7 @@ def _tiled_merge_kernel(
 ):
     # Grid (row tiles,). Merges the SPLITS partial states of a row in order, and finishes it.
     row = (tl.program_id(0) * BM + tl.arange(0, BM)).to(tl.int64)[:, None]
-    alpha = tl.full((), 0.0, tl.float32) + alpha
+    u_alpha = tl.full((), 0.0, tl.float32) + u_alpha
     m0 = tl.load(state + 0 * SPLITS * n_rows + row)
     m1 = tl.load(state + 1 * SPLITS * n_rows + row)
     a0 = tl.load(state + 2 * SPLITS * n_rows + row)
@@ -729,7 +749,7 @@ def _tiled_merge_kernel(
     o1 = tl.load(state + 6 * SPLITS * n_rows + row)
     pivot = tl.load(state + 7 * SPLITS * n_rows + row)
     x_y = tl.load(state + 8 * SPLITS * n_rows + row)
-    teacher_y = tl.load(state + 9 * SPLITS * n_rows + row)
+    u_teacher_y = tl.load(state + 9 * SPLITS * n_rows + row)
     for split in range(1, SPLITS):
         m0_b = tl.load(state + (0 * SPLITS + split) * n_rows + row)
         m1_b = tl.load(state + (1 * SPLITS + split) * n_rows + row)
@@ -740,8 +760,8 @@ def _tiled_merge_kernel(
         o1_b = tl.load(state + (6 * SPLITS + split) * n_rows + row)
         pivot_b = tl.load(state + (7 * SPLITS + split) * n_rows + row)
         x_y_b = tl.load(state + (8 * SPLITS + split) * n_rows + row)
-        teacher_y_b = tl.load(state + (9 * SPLITS + split) * n_rows + row)
-        m0, m1, a0, a1, b0, b1, o1, pivot, x_y, teacher_y = _merge(
+        u_teacher_y_b = tl.load(state + (9 * SPLITS + split) * n_rows + row)
+        m0, m1, a0, a1, b0, b1, o1, pivot, x_y, u_teacher_y = _merge(
             m0,
             m1,
             a0,
@@ -751,7 +771,7 @@ def _tiled_merge_kernel(
             o1,
             pivot,
             x_y,
-            teacher_y,
+            u_teacher_y,
             m0_b,
             m1_b,
             a0_b,
@@ -761,7 +781,7 @@ def _tiled_merge_kernel(
             o1_b,
             pivot_b,
             x_y_b,
-            teacher_y_b,
+            u_teacher_y_b,
         )
     tl.store(row_merged + 0 * n_rows + row, m0)
     tl.store(row_merged + 1 * n_rows + row, m1)
@@ -772,10 +792,10 @@ def _tiled_merge_kernel(
     tl.store(row_merged + 6 * n_rows + row, o1)
     tl.store(row_merged + 7 * n_rows + row, pivot)
     tl.store(row_merged + 8 * n_rows + row, x_y)
-    tl.store(row_merged + 9 * n_rows + row, teacher_y)
+    tl.store(row_merged + 9 * n_rows + row, u_teacher_y)
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
     m1 = tl.where(m1 == float("-inf"), 0.0, m1)
-    loss_row, la0, la1, T1 = _finish(x_y, teacher_y, alpha, m0, m1, a0, a1, b0, b1, o1, pivot)
+    loss_row, la0, la1, T1 = _finish(x_y, u_teacher_y, u_alpha, m0, m1, a0, a1, b0, b1, o1, pivot)
     tl.store(loss + 0 * n_rows + row, loss_row)
     tl.store(saved + 0 * n_rows + row, m0)
     tl.store(saved + 1 * n_rows + row, la0)
@@ -790,20 +810,20 @@ def _tiled_row_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    teacher_hidden,
-    teacher_weight,
-    teacher_bias,
+    u_teacher_hidden,
+    u_teacher_weight,
+    u_teacher_bias,
     source_row,
-    alpha,
+    u_alpha,
     at_y,
     x_cap,
     x_scale,
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_teacher_hidden,
-    stride_teacher_weight,
-    features_teacher,
+    stride_u_teacher_hidden,
+    stride_u_teacher_weight,
+    features_u_teacher,
     n_rows,
     n_classes,
     row_merged,
@@ -814,17 +834,17 @@ def _tiled_row_kernel(
 ):
     # Grid (row tiles,). The row scalars of the gradient.
     row = (tl.program_id(0) * BM + tl.arange(0, BM)).to(tl.int64)[:, None]
-    alpha = tl.full((), 0.0, tl.float32) + alpha
+    u_alpha = tl.full((), 0.0, tl.float32) + u_alpha
     pivot = tl.load(row_merged + 7 * n_rows + row)
     x_y = tl.load(row_merged + 8 * n_rows + row)
-    teacher_y = tl.load(row_merged + 9 * n_rows + row)
+    u_teacher_y = tl.load(row_merged + 9 * n_rows + row)
     m0 = tl.load(saved + 0 * n_rows + row)
     la0 = tl.load(saved + 1 * n_rows + row)
     m1 = tl.load(saved + 2 * n_rows + row)
     la1 = tl.load(saved + 3 * n_rows + row)
     T1 = tl.load(saved + 5 * n_rows + row)
     c0, grad_x_y, m0, pinv0, m1, pinv1 = _coefficients(
-        x_y, teacher_y, alpha, m0, la0, m1, la1, pivot, T1
+        x_y, u_teacher_y, u_alpha, m0, la0, m1, la1, pivot, T1
     )
     tl.store(row_coef + 0 * n_rows + row, c0)
     tl.store(row_coef + 1 * n_rows + row, grad_x_y)
@@ -839,20 +859,20 @@ def _tiled_gradient(
     x_hidden,
     x_weight,
     x_bias,
-    teacher_hidden,
-    teacher_weight,
-    teacher_bias,
+    u_teacher_hidden,
+    u_teacher_weight,
+    u_teacher_bias,
     source_row,
-    alpha,
+    u_alpha,
     at_y,
     x_cap,
     x_scale,
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_teacher_hidden,
-    stride_teacher_weight,
-    features_teacher,
+    stride_u_teacher_hidden,
+    stride_u_teacher_weight,
+    features_u_teacher,
     n_rows,
     n_classes,
     row_merged,
@@ -874,10 +894,10 @@ def _tiled_gradient(
 ):
     # Of one tile: does it count, and grad_output * dloss/d(hidden * weight) of stream SOURCE.
     row = (first_row + tl.arange(0, BM)).to(tl.int64)[:, None]
-    alpha = tl.full((), 0.0, tl.float32) + alpha
+    u_alpha = tl.full((), 0.0, tl.float32) + u_alpha
     pivot = tl.load(row_merged + 7 * n_rows + row)
     x_y = tl.load(row_merged + 8 * n_rows + row)
-    teacher_y = tl.load(row_merged + 9 * n_rows + row)
+    u_teacher_y = tl.load(row_merged + 9 * n_rows + row)
     c0 = tl.load(row_coef + 0 * n_rows + row)
     grad_x_y = tl.load(row_coef + 1 * n_rows + row)
     m0 = tl.load(row_coef + 2 * n_rows + row)
@@ -886,13 +906,13 @@ def _tiled_gradient(
     pinv1 = tl.load(row_coef + 5 * n_rows + row)
     row_at = tl.load(source_row + row)
     cols = first_col + tl.arange(0, BV)
-    x, cap_slope, teacher = _tile(
+    x, cap_slope, u_teacher = _tile(
         x_hidden,
         x_weight,
         x_bias,
-        teacher_hidden,
-        teacher_weight,
-        teacher_bias,
+        u_teacher_hidden,
+        u_teacher_weight,
+        u_teacher_bias,
         row_at,
         cols,
         x_cap,
@@ -900,9 +920,9 @@ def _tiled_gradient(
         stride_x_hidden,
         stride_x_weight,
         features_x,
-        stride_teacher_hidden,
-        stride_teacher_weight,
-        features_teacher,
+        stride_u_teacher_hidden,
+        stride_u_teacher_weight,
+        features_u_teacher,
         n_classes,
         MADE,
         BIASED,
@@ -914,7 +934,7 @@ def _tiled_gradient(
     cols = cols[None, :]
     inside = (cols < n_classes) & (row >= 0)
     (grad_x,) = _gradient(
-        cols, pivot, x_y, teacher_y, x, teacher, alpha, c0, grad_x_y, m0, pinv0, m1, pinv1
+        cols, pivot, x_y, u_teacher_y, x, u_teacher, u_alpha, c0, grad_x_y, m0, pinv0, m1, pinv1
     )
     if SOURCE == 0:
         grad = tl.where(inside, grad_x, 0.0)
@@ -935,20 +955,20 @@ def _tiled_hidden_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    teacher_hidden,
-    teacher_weight,
-    teacher_bias,
+    u_teacher_hidden,
+    u_teacher_weight,
+    u_teacher_bias,
     source_row,
-    alpha,
+    u_alpha,
     at_y,
     x_cap,
     x_scale,
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_teacher_hidden,
-    stride_teacher_weight,
-    features_teacher,
+    stride_u_teacher_hidden,
+    stride_u_teacher_weight,
+    features_u_teacher,
     n_rows,
     n_classes,
     row_merged,
@@ -996,20 +1016,20 @@ def _tiled_hidden_kernel(
                     x_hidden,
                     x_weight,
                     x_bias,
-                    teacher_hidden,
-                    teacher_weight,
-                    teacher_bias,
+                    u_teacher_hidden,
+                    u_teacher_weight,
+                    u_teacher_bias,
                     source_row,
-                    alpha,
+                    u_alpha,
                     at_y,
                     x_cap,
                     x_scale,
                     stride_x_hidden,
                     stride_x_weight,
                     features_x,
-                    stride_teacher_hidden,
-                    stride_teacher_weight,
-                    features_teacher,
+                    stride_u_teacher_hidden,
+                    stride_u_teacher_weight,
+                    features_u_teacher,
                     n_rows,
                     n_classes,
                     row_merged,
@@ -1066,20 +1086,20 @@ def _tiled_weight_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    teacher_hidden,
-    teacher_weight,
-    teacher_bias,
+    u_teacher_hidden,
+    u_teacher_weight,
+    u_teacher_bias,
     source_row,
-    alpha,
+    u_alpha,
     at_y,
     x_cap,
     x_scale,
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_teacher_hidden,
-    stride_teacher_weight,
-    features_teacher,
+    stride_u_teacher_hidden,
+    stride_u_teacher_weight,
+    features_u_teacher,
     n_rows,
     n_classes,
     row_merged,
@@ -1133,20 +1153,20 @@ def _tiled_weight_kernel(
                         x_hidden,
                         x_weight,
                         x_bias,
-                        teacher_hidden,
-                        teacher_weight,
-                        teacher_bias,
+                        u_teacher_hidden,
+                        u_teacher_weight,
+                        u_teacher_bias,
                         source_row,
-                        alpha,
+                        u_alpha,
                         at_y,
                         x_cap,
                         x_scale,
                         stride_x_hidden,
                         stride_x_weight,
                         features_x,
-                        stride_teacher_hidden,
-                        stride_teacher_weight,
-                        features_teacher,
+                        stride_u_teacher_hidden,
+                        stride_u_teacher_weight,
+                        features_u_teacher,
                         n_rows,
                         n_classes,
                         row_merged,
@@ -1213,12 +1233,12 @@ def _tiled_weight_kernel(
             )
 
 
-def _torch_forward(x, teacher, alpha):
+def _torch_forward(x, u_teacher, u_alpha):
     """Loss [rows, outputs] and saved statistics [n_saved, rows] of a chunk of whole rows."""
-    m0, pivot = teacher.max(1, keepdim=True)
+    m0, pivot = u_teacher.max(1, keepdim=True)
     x_y = x.gather(1, pivot)
-    teacher_y = teacher.gather(1, pivot)
-    l0 = teacher.scatter(1, pivot, float("-inf"))
+    u_teacher_y = u_teacher.gather(1, pivot)
+    l0 = u_teacher.scatter(1, pivot, float("-inf"))
     m0 = torch.where(m0 == float("-inf"), 0.0, m0)
     t0 = l0.sub_(m0)
     e0 = t0.exp_()
@@ -1231,7 +1251,7 @@ def _torch_forward(x, teacher, alpha):
     o1 = x_y - m1
     o1 = torch.where((o1 > -1.0e18) & (o1 < 1.0e18), o1, 0.0)
     delta1 = apart1 - o1
-    delta3 = teacher - m0
+    delta3 = u_teacher - m0
     a0 = e0.sum(1, keepdim=True)
     b0 = torch.where(e0 > 0.0, e0 * delta1, 0.0).sum(1, keepdim=True)
     a1 = e1.sum(1, keepdim=True)
@@ -1251,9 +1271,9 @@ def _torch_forward(x, teacher, alpha):
     T1 = torch.where(la1 == float("-inf"), 0.0, el.exp(-lam1) * (b1))
     w0 = el.sigmoid(-z1)
     w1 = el.sigmoid(-z0)
-    loss = (alpha - 1.0) * (
+    loss = (u_alpha - 1.0) * (
         T0 - lse1 * el.sigmoid(z0) - w1 * el.where(el.lt(0.0, w1), el.softplus(z1), 0.0)
-    ) - alpha * (T1 - lse3 * el.sigmoid(z1) - w0 * el.where(el.lt(0.0, w0), el.softplus(z0), 0.0))
+    ) - u_alpha * (T1 - lse3 * el.sigmoid(z1) - w0 * el.where(el.lt(0.0, w0), el.softplus(z0), 0.0))
     return loss, torch.cat(
         [
             m0.to(x.dtype),
@@ -1267,7 +1287,7 @@ def _torch_forward(x, teacher, alpha):
     ).t()
 
 
-def _torch_backward(x, teacher, alpha, saved, g):
+def _torch_backward(x, u_teacher, u_alpha, saved, g):
     """g * dloss/dx [rows, V] for each stream of a chunk of whole rows, from what was saved."""
     m0 = saved[0].unsqueeze(1)
     la0 = saved[1].unsqueeze(1)
@@ -1277,43 +1297,43 @@ def _torch_backward(x, teacher, alpha, saved, g):
     T1 = saved[5].unsqueeze(1)
     pivot = pivot.to(torch.int64)
     x_y = x.gather(1, pivot)
-    teacher_y = teacher.gather(1, pivot)
+    u_teacher_y = u_teacher.gather(1, pivot)
     z0 = la0
     lam0 = el.softplus(z0)
     ly1 = x_y
     z1 = (m1 - ly1) + la1
     lam1 = torch.where(z1 > 0.0, la1 + el.softplus(-z1), el.softplus(z1) - (m1 - ly1))
-    apart3_y = teacher_y - m0
+    apart3_y = u_teacher_y - m0
     delta3_y = apart3_y
-    w0 = T1 * alpha
+    w0 = T1 * u_alpha
     w1 = el.sigmoid(-z1)
-    w2 = w1 * alpha * el.where(el.lt(0.0, w1), delta3_y, 0.0)
+    w2 = w1 * u_alpha * el.where(el.lt(0.0, w1), delta3_y, 0.0)
     w3 = w1 * el.sigmoid(z0)
     w4 = el.sigmoid(z1)
     w5 = w4 * el.sigmoid(-z0)
-    c0 = 1.0 + w0 + w2 - alpha
-    grad_x_y = alpha * (w5 - w3) + w0 * w1 + w3 - w2 * w4 - w5
+    c0 = 1.0 + w0 + w2 - u_alpha
+    grad_x_y = u_alpha * (w5 - w3) + w0 * w1 + w3 - w2 * w4 - w5
     pinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0))
     pinv1 = torch.where(la1 == float("-inf"), 0.0, el.exp(-lam1))
-    t0 = teacher - m0
+    t0 = u_teacher - m0
     e0 = t0.exp_()
     p0 = e0 * pinv0
     t1 = x - m1
     e1 = t1.exp_()
     p1 = e1 * pinv1
-    delta3 = teacher - m0
-    grad_x = p0 * (alpha - 1.0) + el.where(el.lt(0.0, p1), p1 * (c0 - delta3 * alpha), 0.0)
+    delta3 = u_teacher - m0
+    grad_x = p0 * (u_alpha - 1.0) + el.where(el.lt(0.0, p1), p1 * (c0 - delta3 * u_alpha), 0.0)
     grad_x = grad_x.scatter(1, pivot, grad_x_y + torch.zeros_like(x_y))
     grad_x = grad_x.mul_(g)
     return (grad_x,)
 
 
-def _torch_fused(x, teacher, alpha, g):
+def _torch_fused(x, u_teacher, u_alpha, g):
     """Loss [rows, outputs] and g * dloss/dx [rows, V] for each stream while the chunk is in cache."""
-    m0, pivot = teacher.max(1, keepdim=True)
+    m0, pivot = u_teacher.max(1, keepdim=True)
     x_y = x.gather(1, pivot)
-    teacher_y = teacher.gather(1, pivot)
-    l0 = teacher.scatter(1, pivot, float("-inf"))
+    u_teacher_y = u_teacher.gather(1, pivot)
+    l0 = u_teacher.scatter(1, pivot, float("-inf"))
     m0 = torch.where(m0 == float("-inf"), 0.0, m0)
     t0 = l0.sub_(m0)
     e0 = t0.exp_()
@@ -1326,7 +1346,7 @@ def _torch_fused(x, teacher, alpha, g):
     o1 = x_y - m1
     o1 = torch.where((o1 > -1.0e18) & (o1 < 1.0e18), o1, 0.0)
     delta1 = apart1 - o1
-    delta3 = teacher - m0
+    delta3 = u_teacher - m0
     a0 = e0.sum(1, keepdim=True)
     b0 = torch.where(e0 > 0.0, e0 * delta1, 0.0).sum(1, keepdim=True)
     a1 = e1.sum(1, keepdim=True)
@@ -1340,7 +1360,7 @@ def _torch_fused(x, teacher, alpha, g):
     lam1 = torch.where(z1 > 0.0, la1 + el.softplus(-z1), el.softplus(z1) - (m1 - ly1))
     lse1_1 = torch.where(z1 > 0.0, la1 + el.softplus(-z1), el.softplus(z1))
     lse1 = lse1_1 - o1
-    apart3_y = teacher_y - m0
+    apart3_y = u_teacher_y - m0
     delta3_y = apart3_y
     lse3_0 = torch.where(z0 > 0.0, la0 + el.softplus(-z0), el.softplus(z0))
     lse3 = lse3_0
@@ -1348,22 +1368,22 @@ def _torch_fused(x, teacher, alpha, g):
     T1 = torch.where(la1 == float("-inf"), 0.0, el.exp(-lam1) * (b1))
     w0 = el.sigmoid(-z1)
     w1 = el.sigmoid(-z0)
-    loss = (alpha - 1.0) * (
+    loss = (u_alpha - 1.0) * (
         T0 - lse1 * el.sigmoid(z0) - w1 * el.where(el.lt(0.0, w1), el.softplus(z1), 0.0)
-    ) - alpha * (T1 - lse3 * el.sigmoid(z1) - w0 * el.where(el.lt(0.0, w0), el.softplus(z0), 0.0))
-    w0 = T1 * alpha
+    ) - u_alpha * (T1 - lse3 * el.sigmoid(z1) - w0 * el.where(el.lt(0.0, w0), el.softplus(z0), 0.0))
+    w0 = T1 * u_alpha
     w1 = el.sigmoid(-z1)
-    w2 = w1 * alpha * el.where(el.lt(0.0, w1), delta3_y, 0.0)
+    w2 = w1 * u_alpha * el.where(el.lt(0.0, w1), delta3_y, 0.0)
     w3 = w1 * el.sigmoid(z0)
     w4 = el.sigmoid(z1)
     w5 = w4 * el.sigmoid(-z0)
-    c0 = 1.0 + w0 + w2 - alpha
-    grad_x_y = alpha * (w5 - w3) + w0 * w1 + w3 - w2 * w4 - w5
+    c0 = 1.0 + w0 + w2 - u_alpha
+    grad_x_y = u_alpha * (w5 - w3) + w0 * w1 + w3 - w2 * w4 - w5
     pinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0))
     pinv1 = torch.where(la1 == float("-inf"), 0.0, el.exp(-lam1))
     p0 = e0 * pinv0
     p1 = e1 * pinv1
-    grad_x = p0 * (alpha - 1.0) + el.where(el.lt(0.0, p1), p1 * (c0 - delta3 * alpha), 0.0)
+    grad_x = p0 * (u_alpha - 1.0) + el.where(el.lt(0.0, p1), p1 * (c0 - delta3 * u_alpha), 0.0)
     grad_x = grad_x.scatter(1, pivot, grad_x_y + torch.zeros_like(x_y))
     grad_x = grad_x.mul_(g)
     return loss, (grad_x,)
@@ -1372,37 +1392,39 @@ def _torch_fused(x, teacher, alpha, g):
 _C_SOURCE = r"""#include "row.h"
 
 /* Symmetric cross-entropy with a teacher
-     loss     = -alpha*(T1 - lse3*sigmoid(z1) - sigmoid(-z1)*where(lt(0, sigmoid(-z1)),
-         softplus(z0), 0)) + (alpha - 1)*(T0 - lse1*sigmoid(z0) - sigmoid(-z0)*where(lt(0,
+     loss     = -u_alpha*(T1 - lse3*sigmoid(z1) - sigmoid(-z1)*where(lt(0, sigmoid(-z1)),
+         softplus(z0), 0)) + (u_alpha - 1)*(T0 - lse1*sigmoid(z0) - sigmoid(-z0)*where(lt(0,
          sigmoid(-z0)), softplus(z1), 0))
-     c0       = T1*alpha + alpha*sigmoid(-z1)*where(lt(0, sigmoid(-z1)), delta3_y, 0) - alpha + 1
-     dloss/dx = (alpha - 1)*exp(logp0) + where(lt(0, exp(logp1)), (-alpha*delta3 + c0)*exp(logp1),
-         0)
-     dloss/dx_y = T1*alpha*sigmoid(-z1) + alpha*(sigmoid(-z0)*sigmoid(z1) -
-         sigmoid(z0)*sigmoid(-z1)) - alpha*sigmoid(-z1)*sigmoid(z1)*where(lt(0, sigmoid(-z1)),
+     c0       = u_alpha*T1 + u_alpha*sigmoid(-z1)*where(lt(0, sigmoid(-z1)), delta3_y, 0) - u_alpha
+         + 1
+     dloss/dx = (u_alpha - 1)*exp(logp0) + where(lt(0, exp(logp1)), (-u_alpha*delta3 +
+         c0)*exp(logp1), 0)
+     dloss/dx_y = u_alpha*T1*sigmoid(-z1) + u_alpha*(sigmoid(-z0)*sigmoid(z1) -
+         sigmoid(z0)*sigmoid(-z1)) - u_alpha*sigmoid(-z1)*sigmoid(z1)*where(lt(0, sigmoid(-z1)),
          delta3_y, 0) - sigmoid(-z0)*sigmoid(z1) + sigmoid(z0)*sigmoid(-z1)
-     with l0_j = teacher, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 =
-         exp(l0_j - logsumexp_(j != y) l0_j), m0 = max_(j) teacher
+     names of the spec begin with u_: u_alpha is its alpha
+     with l0_j = u_teacher, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 =
+         exp(l0_j - logsumexp_(j != y) l0_j), m0 = max_(j) u_teacher
      with l1_j = x, z1 = logsumexp_(j != y) l1_j - l1_y, logp1 = l1_j - logsumexp l1, R1 = exp(l1_j
          - logsumexp_(j != y) l1_j), m1 = max_(j) x
      delta1_j = (x) - that of the largest l0
      lse1 = (L1) - (x) of the largest l0
-     delta3_j = (teacher) - that of the largest l1
-     lse3 = (L0) - (teacher) of the largest l1
+     delta3_j = (u_teacher) - that of the largest l1
+     lse3 = (L0) - (u_teacher) of the largest l1
      T0 = sum_(j != y) delta1*exp(logp0)
      T1 = sum_(j != y) delta3*exp(logp1) */
 
 static inline __attribute__((always_inline)) void lift_1_class(const int cols, const real *x_ptr,
-    const real *teacher_ptr, real *reduced0, real *reduced2) {
+    const real *u_teacher_ptr, real *reduced0, real *reduced2) {
     const real x = x_ptr[cols];
-    const real teacher = teacher_ptr[cols];
-    const real l0 = teacher;
+    const real u_teacher = u_teacher_ptr[cols];
+    const real l0 = u_teacher;
     const real l1 = x;
     *reduced0 = l0;
     *reduced2 = l1;
 }
 
-static void lift_1(const real *x_ptr, const real *teacher_ptr, const int n_classes, double *out) {
+static void lift_1(const real *x_ptr, const real *u_teacher_ptr, const int n_classes, double *out) {
     double reduced0_row[PARTS];
     double reduced2_row[PARTS];
     for (int part = 0; part < PARTS; ++part) {
@@ -1421,13 +1443,13 @@ static void lift_1(const real *x_ptr, const real *teacher_ptr, const int n_class
         for (; cols + LANES <= stop; cols += LANES) {
 #pragma GCC ivdep
             for (int lane = 0; lane < LANES; ++lane) {
-                lift_1_class(cols + lane, x_ptr, teacher_ptr, &reduced0_class, &reduced2_class);
+                lift_1_class(cols + lane, x_ptr, u_teacher_ptr, &reduced0_class, &reduced2_class);
                 reduced0[lane] = reduced0_class > reduced0[lane] ? reduced0_class : reduced0[lane];
                 reduced2[lane] = reduced2_class > reduced2[lane] ? reduced2_class : reduced2[lane];
             }
         }
         for (; cols < stop; ++cols) {
-            lift_1_class(cols, x_ptr, teacher_ptr, &reduced0_class, &reduced2_class);
+            lift_1_class(cols, x_ptr, u_teacher_ptr, &reduced0_class, &reduced2_class);
             reduced0[0] = reduced0_class > reduced0[0] ? reduced0_class : reduced0[0];
             reduced2[0] = reduced2_class > reduced2[0] ? reduced2_class : reduced2[0];
         }
@@ -1452,13 +1474,13 @@ static void lift_1(const real *x_ptr, const real *teacher_ptr, const int n_class
 }
 
 static inline __attribute__((always_inline)) void lift_2_class(const int cols, const real
-    *teacher_ptr, const real m0, int *reduced1) {
-    const real teacher = teacher_ptr[cols];
-    const real l0 = teacher;
+    *u_teacher_ptr, const real m0, int *reduced1) {
+    const real u_teacher = u_teacher_ptr[cols];
+    const real l0 = u_teacher;
     *reduced1 = (l0 == m0 ? cols : INT_MAX);
 }
 
-static void lift_2(const real *x_ptr, const real *teacher_ptr, const int n_classes, const real m0,
+static void lift_2(const real *x_ptr, const real *u_teacher_ptr, const int n_classes, const real m0,
     double *out) {
     double reduced1_row[PARTS];
     for (int part = 0; part < PARTS; ++part) {
@@ -1474,12 +1496,12 @@ static void lift_2(const real *x_ptr, const real *teacher_ptr, const int n_class
         for (; cols + LANES <= stop; cols += LANES) {
 #pragma GCC ivdep
             for (int lane = 0; lane < LANES; ++lane) {
-                lift_2_class(cols + lane, teacher_ptr, m0, &reduced1_class);
+                lift_2_class(cols + lane, u_teacher_ptr, m0, &reduced1_class);
                 reduced1[lane] = reduced1_class < reduced1[lane] ? reduced1_class : reduced1[lane];
             }
         }
         for (; cols < stop; ++cols) {
-            lift_2_class(cols, teacher_ptr, m0, &reduced1_class);
+            lift_2_class(cols, u_teacher_ptr, m0, &reduced1_class);
             reduced1[0] = reduced1_class < reduced1[0] ? reduced1_class : reduced1[0];
         }
         /* Without a whole vector in the block, all is in the first lane. */
@@ -1498,12 +1520,12 @@ static void lift_2(const real *x_ptr, const real *teacher_ptr, const int n_class
 }
 
 static inline __attribute__((always_inline)) void lift_3_class(const int cols, const real *x_ptr,
-    const real *teacher_ptr, real *kept0_ptr, real *kept1_ptr, const int late, const real o1_2,
+    const real *u_teacher_ptr, real *kept0_ptr, real *kept1_ptr, const int late, const real o1_2,
     const int pivot, const real ref0, const real ref1, const real same0, const real same1, real
     *reduced3, real *reduced4, real *reduced5, real *reduced6) {
     const real x = x_ptr[cols];
-    const real teacher = teacher_ptr[cols];
-    const real l0 = teacher;
+    const real u_teacher = u_teacher_ptr[cols];
+    const real l0 = u_teacher;
     const int others = cols != pivot;
     const real l0_2 = (others ? l0 : -INFINITY);
     const real t0 = l0_2 - same0;
@@ -1516,7 +1538,7 @@ static inline __attribute__((always_inline)) void lift_3_class(const int cols, c
     const real e1 = kept0;
     const real apart1 = x - ref1;
     const real delta1 = apart1 - o1_2;
-    const real delta3 = teacher - ref0;
+    const real delta3 = u_teacher - ref0;
     if (late) kept0_ptr[cols] = kept0;
     if (late) kept1_ptr[cols] = kept1;
     *reduced3 = e0;
@@ -1525,9 +1547,10 @@ static inline __attribute__((always_inline)) void lift_3_class(const int cols, c
     *reduced6 = (e1 > R(0.0) ? e1 * delta3 : R(0.0));
 }
 
-static inline __attribute__((always_inline)) void lift_3(const real *x_ptr, const real *teacher_ptr,
-    const int n_classes, real *kept0_ptr, real *kept1_ptr, const int late, const real o1_2, const
-    int pivot, const real ref0, const real ref1, const real same0, const real same1, double *out) {
+static inline __attribute__((always_inline)) void lift_3(const real *x_ptr, const real
+    *u_teacher_ptr, const int n_classes, real *kept0_ptr, real *kept1_ptr, const int late, const
+    real o1_2, const int pivot, const real ref0, const real ref1, const real same0, const real
+    same1, double *out) {
     double reduced3_row[PARTS];
     double reduced4_row[PARTS];
     double reduced5_row[PARTS];
@@ -1554,7 +1577,7 @@ static inline __attribute__((always_inline)) void lift_3(const real *x_ptr, cons
         for (; cols + LANES <= stop; cols += LANES) {
 #pragma GCC ivdep
             for (int lane = 0; lane < LANES; ++lane) {
-                lift_3_class(cols + lane, x_ptr, teacher_ptr, kept0_ptr, kept1_ptr, late, o1_2,
+                lift_3_class(cols + lane, x_ptr, u_teacher_ptr, kept0_ptr, kept1_ptr, late, o1_2,
                     pivot, ref0, ref1, same0, same1, &reduced3_class, &reduced4_class,
                     &reduced5_class, &reduced6_class);
                 reduced3[lane] = reduced3[lane] + reduced3_class;
@@ -1564,7 +1587,7 @@ static inline __attribute__((always_inline)) void lift_3(const real *x_ptr, cons
             }
         }
         for (; cols < stop; ++cols) {
-            lift_3_class(cols, x_ptr, teacher_ptr, kept0_ptr, kept1_ptr, late, o1_2, pivot, ref0,
+            lift_3_class(cols, x_ptr, u_teacher_ptr, kept0_ptr, kept1_ptr, late, o1_2, pivot, ref0,
                 ref1, same0, same1, &reduced3_class, &reduced4_class, &reduced5_class,
                 &reduced6_class);
             reduced3[0] = reduced3[0] + reduced3_class;
@@ -1595,40 +1618,40 @@ static inline __attribute__((always_inline)) void lift_3(const real *x_ptr, cons
 }
 
 static inline __attribute__((always_inline)) void gradient(const real *x_ptr, const real
-    *teacher_ptr, const int n_classes, const real alpha, const real c0, const real m0, const real
-    m1, const real pinv0, const real pinv1, const real same0, const real g, real *grad_x_ptr, const
-    int want) {
+    *u_teacher_ptr, const int n_classes, const real c0, const real m0, const real m1, const real
+    pinv0, const real pinv1, const real same0, const real u_alpha, const real g, real *grad_x_ptr,
+    const int want) {
 #pragma GCC ivdep
     for (int cols = 0; cols < n_classes; ++cols) {
         const real x = x_ptr[cols];
-        const real teacher = teacher_ptr[cols];
-        const real t0 = teacher - m0;
+        const real u_teacher = u_teacher_ptr[cols];
+        const real t0 = u_teacher - m0;
         const real e0 = f_exp_below(t0);
         const real p0 = e0 * pinv0;
         const real t1 = x - m1;
         const real e1 = f_exp_below(t1);
         const real p1 = e1 * pinv1;
-        const real delta3 = teacher - m0;
-        const real grad_x = p0 * same0 + (f_lt(R(0.0), p1) ? p1 * (c0 - delta3 * alpha) : R(0.0));
+        const real delta3 = u_teacher - m0;
+        const real grad_x = p0 * same0 + (f_lt(R(0.0), p1) ? p1 * (c0 - delta3 * u_alpha) : R(0.0));
         if (want & 1) grad_x_ptr[cols] = grad_x * g;
     }
 }
 
 static inline __attribute__((always_inline)) void gradient_kept(const real *x_ptr, const real
-    *teacher_ptr, const int n_classes, const real *kept0_ptr, const real *kept1_ptr, const real
-    alpha, const real c0, const real m0, const real pinv0, const real pinv1, const real same0, const
-    real g, real *grad_x_ptr, const int want) {
+    *u_teacher_ptr, const int n_classes, const real *kept0_ptr, const real *kept1_ptr, const real
+    c0, const real m0, const real pinv0, const real pinv1, const real same0, const real u_alpha,
+    const real g, real *grad_x_ptr, const int want) {
 #pragma GCC ivdep
     for (int cols = 0; cols < n_classes; ++cols) {
-        const real teacher = teacher_ptr[cols];
+        const real u_teacher = u_teacher_ptr[cols];
         const real kept0 = kept0_ptr[cols];
         const real kept1 = kept1_ptr[cols];
         const real e0 = kept1;
         const real p0 = e0 * pinv0;
         const real e1 = kept0;
         const real p1 = e1 * pinv1;
-        const real delta3 = teacher - m0;
-        const real grad_x = p0 * same0 + (f_lt(R(0.0), p1) ? p1 * (c0 - delta3 * alpha) : R(0.0));
+        const real delta3 = u_teacher - m0;
+        const real grad_x = p0 * same0 + (f_lt(R(0.0), p1) ? p1 * (c0 - delta3 * u_alpha) : R(0.0));
         if (want & 1) grad_x_ptr[cols] = grad_x * g;
     }
 }
@@ -1641,16 +1664,16 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
     const int64_t own = (mode == BACKWARD ? 0 : 2 * padded) + 3 * width;
     if (own && !(scratch = aligned_alloc(ALIGNED, (size_t)own * sizeof(real)))) return 1;
     real *kept = scratch + 3 * width;
-    const double alpha = call->parameter[0];
+    const double u_alpha = call->parameter[0];
     for (int64_t row = start; row < stop; ++row) {
         real *grad_x_ptr = grad_row(call, 0, row, scratch + 2 * width);
         const real *x_ptr = read_row(call, 0, row, scratch + 0 * width);
-        const real *teacher_ptr = read_row(call, 1, row, scratch + 1 * width);
-        double x_y, teacher_y, m0, m1, a0, a1, b0, b1, o1, pivot, la0, la1, T1, loss, g;
+        const real *u_teacher_ptr = read_row(call, 1, row, scratch + 1 * width);
+        double x_y, u_teacher_y, m0, m1, a0, a1, b0, b1, o1, pivot, la0, la1, T1, loss, g;
         if (mode != BACKWARD) {
             {
                 double out[4];
-                lift_1(x_ptr, teacher_ptr, n_classes, out);
+                lift_1(x_ptr, u_teacher_ptr, n_classes, out);
                 const double reduced0 = out[0];
                 const double reduced2 = out[1];
                 m0 = reduced0;
@@ -1659,16 +1682,16 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
                 const double same1 = (m1 == -INFINITY ? 0.0 : m1);
                 const double ref0 = (m0 == -INFINITY ? 0.0 : m0);
                 const double ref1 = (m1 == -INFINITY ? 0.0 : m1);
-                lift_2(x_ptr, teacher_ptr, n_classes, m0, out);
+                lift_2(x_ptr, u_teacher_ptr, n_classes, m0, out);
                 const double reduced1 = out[0];
                 pivot = reduced1;
                 x_y = x_ptr[(int64_t)pivot];
-                teacher_y = teacher_ptr[(int64_t)pivot];
+                u_teacher_y = u_teacher_ptr[(int64_t)pivot];
                 o1 = x_y - ref1;
                 const double o1_2 = (o1 > -1e+18 && o1 < 1e+18 ? o1 : 0.0);
                 const double pivot_2 = (real)(pivot);
-                lift_3(x_ptr, teacher_ptr, n_classes, kept + 0 * padded, kept + 1 * padded, mode ==
-                    FUSED, o1_2, pivot, ref0, ref1, same0, same1, out);
+                lift_3(x_ptr, u_teacher_ptr, n_classes, kept + 0 * padded, kept + 1 * padded, mode
+                    == FUSED, o1_2, pivot, ref0, ref1, same0, same1, out);
                 const double reduced3 = out[0];
                 const double reduced4 = out[1];
                 const double reduced5 = out[2];
@@ -1697,9 +1720,9 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             T1 = (la1 == -INFINITY ? 0.0 : f_exp(-lam1) * b1);
             double w0 = f_sigmoid(-z1);
             double w1 = f_sigmoid(-z0);
-            loss = (alpha - 1.0) * (T0 - lse1 * f_sigmoid(z0) - w1 * (f_lt(0.0, w1) ? f_softplus(z1)
-                : 0.0)) - alpha * (T1 - lse3 * f_sigmoid(z1) - w0 * (f_lt(0.0, w0) ? f_softplus(z0)
-                : 0.0));
+            loss = (u_alpha - 1.0) * (T0 - lse1 * f_sigmoid(z0) - w1 * (f_lt(0.0, w1) ?
+                f_softplus(z1) : 0.0)) - u_alpha * (T1 - lse3 * f_sigmoid(z1) - w0 * (f_lt(0.0, w0)
+                ? f_softplus(z0) : 0.0));
             call->result[0 * call->rows + row] = (real)loss;
         } else {
             m0 = call->saved[0 * call->rows + row];
@@ -1709,7 +1732,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             pivot = call->saved[4 * call->rows + row];
             T1 = call->saved[5 * call->rows + row];
             x_y = x_ptr[(int64_t)pivot];
-            teacher_y = teacher_ptr[(int64_t)pivot];
+            u_teacher_y = u_teacher_ptr[(int64_t)pivot];
         }
         if (mode == FORWARD) {
             call->saved[0 * call->rows + row] = (real)m0;
@@ -1726,27 +1749,28 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         double ly1 = x_y;
         double z1 = m1 - ly1 + la1;
         double lam1 = (z1 > 0.0 ? la1 + f_softplus(-z1) : f_softplus(z1) - (m1 - ly1));
-        double apart3_y = teacher_y - m0;
+        double apart3_y = u_teacher_y - m0;
         double delta3_y = apart3_y;
-        double w0 = T1 * alpha;
+        double w0 = T1 * u_alpha;
         double w1 = f_sigmoid(-z1);
-        double w2 = w1 * alpha * (f_lt(0.0, w1) ? delta3_y : 0.0);
+        double w2 = w1 * u_alpha * (f_lt(0.0, w1) ? delta3_y : 0.0);
         double w3 = w1 * f_sigmoid(z0);
         double w4 = f_sigmoid(z1);
         double w5 = w4 * f_sigmoid(-z0);
-        double c0 = 1.0 + w0 + w2 - alpha;
-        double grad_x_y = alpha * (w5 - w3) + w0 * w1 + w3 - w2 * w4 - w5;
+        double c0 = 1.0 + w0 + w2 - u_alpha;
+        double grad_x_y = u_alpha * (w5 - w3) + w0 * w1 + w3 - w2 * w4 - w5;
         double pinv0 = (la0 == -INFINITY ? 0.0 : f_exp(-lam0));
         double pinv1 = (la1 == -INFINITY ? 0.0 : f_exp(-lam1));
         {
-            const double same0 = alpha - 1.0;
+            const double same0 = u_alpha - 1.0;
             const int want = (grad_x_ptr ? 1 : 0);
             if (mode == FUSED) {
-                if (want == 1) gradient_kept(x_ptr, teacher_ptr, n_classes, kept + 0 * padded, kept
-                    + 1 * padded, alpha, c0, m0, pinv0, pinv1, same0, (real)g, grad_x_ptr, 1);
+                if (want == 1) gradient_kept(x_ptr, u_teacher_ptr, n_classes, kept + 0 * padded,
+                    kept + 1 * padded, c0, m0, pinv0, pinv1, same0, u_alpha, (real)g, grad_x_ptr,
+                    1);
             } else {
-                if (want == 1) gradient(x_ptr, teacher_ptr, n_classes, alpha, c0, m0, m1, pinv0,
-                    pinv1, same0, (real)g, grad_x_ptr, 1);
+                if (want == 1) gradient(x_ptr, u_teacher_ptr, n_classes, c0, m0, m1, pinv0, pinv1,
+                    same0, u_alpha, (real)g, grad_x_ptr, 1);
             }
         }
         if (grad_x_ptr) grad_x_ptr[(int64_t)pivot] = (real)(grad_x_y * g);

@@ -30,18 +30,19 @@ __all__ = ["LinearSARLoss", "SARLoss", "linear_sar_loss", "sar_loss"]
 
 # ======================================================================================
 # Reliable entropy minimisation
-#   loss     = where(lt(-T0 + sigmoid(-z0)*softplus(z0), margin*log(V)), -T0 +
+#   loss     = where(lt(-T0 + sigmoid(-z0)*softplus(z0), u_margin*log(V)), -T0 +
 #       sigmoid(-z0)*softplus(z0), 0)
-#   c0       = -T0*where(lt(-T0 + sigmoid(-z0)*softplus(z0), margin*log(V)), -1, 0) +
-#       sigmoid(-z0)*where(lt(-T0 + sigmoid(-z0)*softplus(z0), margin*log(V)), -1, 0) -
-#       sigmoid(-z0)*where(lt(-T0 + sigmoid(-z0)*softplus(z0), margin*log(V)), softplus(z0), 0) +
-#       where(lt(-T0 + sigmoid(-z0)*softplus(z0), margin*log(V)), sigmoid(-z0), 0)
-#   c1       = where(lt(-T0 + sigmoid(-z0)*softplus(z0), margin*log(V)), -1, 0)
+#   c0       = -T0*where(lt(-T0 + sigmoid(-z0)*softplus(z0), u_margin*log(V)), -1, 0) +
+#       sigmoid(-z0)*where(lt(-T0 + sigmoid(-z0)*softplus(z0), u_margin*log(V)), -1, 0) -
+#       sigmoid(-z0)*where(lt(-T0 + sigmoid(-z0)*softplus(z0), u_margin*log(V)), softplus(z0), 0)
+#       + where(lt(-T0 + sigmoid(-z0)*softplus(z0), u_margin*log(V)), sigmoid(-z0), 0)
+#   c1       = where(lt(-T0 + sigmoid(-z0)*softplus(z0), u_margin*log(V)), -1, 0)
 #   dloss/dx = (c0 + c1*logp0)*exp(logp0)
 #   dloss/dx_y = -(T0 + sigmoid(z0))*sigmoid(-z0)*where(lt(-T0 + sigmoid(-z0)*softplus(z0),
-#       margin*log(V)), -1, 0) + sigmoid(-z0)*sigmoid(z0)*where(lt(-T0 +
-#       sigmoid(-z0)*softplus(z0), margin*log(V)), softplus(z0), 0) - sigmoid(z0)*where(lt(-T0 +
-#       sigmoid(-z0)*softplus(z0), margin*log(V)), sigmoid(-z0), 0)
+#       u_margin*log(V)), -1, 0) + sigmoid(-z0)*sigmoid(z0)*where(lt(-T0 +
+#       sigmoid(-z0)*softplus(z0), u_margin*log(V)), softplus(z0), 0) - sigmoid(z0)*where(lt(-T0 +
+#       sigmoid(-z0)*softplus(z0), u_margin*log(V)), sigmoid(-z0), 0)
+#   names of the spec begin with u_: u_margin is its margin
 #   with l0_j = x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 = exp(l0_j
 #       - logsumexp_(j != y) l0_j)
 #   T0 = sum_(j != y) logp0*exp(logp0)
@@ -49,7 +50,7 @@ __all__ = ["LinearSARLoss", "SARLoss", "linear_sar_loss", "sar_loss"]
 
 
 @dl.jit
-def _lift(cols, inside, x, margin, V):
+def _lift(cols, inside, x, u_margin, V):
     # State of one tile, relative to the tile's own maximum: M = sum of w * exp(kappa * t) * t^n
     # with t = l - m, over the classes other than the largest (the pivot).
     valid = inside
@@ -94,7 +95,7 @@ def _merge(m0_a, a0_a, b0_a, pivot_a, x_y_a, m0_b, a0_b, b0_b, pivot_b, x_y_b):
 
 
 @dl.jit
-def _sweep(base, margin, V, start, stop, n_classes, BLOCK: tl.constexpr):
+def _sweep(base, u_margin, V, start, stop, n_classes, BLOCK: tl.constexpr):
     # Online reduction of the classes start .. stop - 1: one read of each logit.
     m0 = tl.full((), float("-inf"), tl.float32)
     a0 = tl.full((), 0.0, tl.float32)
@@ -105,31 +106,31 @@ def _sweep(base, margin, V, start, stop, n_classes, BLOCK: tl.constexpr):
         cols = first_col + tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
-        m0_b, a0_b, b0_b, pivot_b, x_y_b = _lift(cols, inside, x, margin, V)
+        m0_b, a0_b, b0_b, pivot_b, x_y_b = _lift(cols, inside, x, u_margin, V)
         m0, a0, b0, pivot, x_y = _merge(m0, a0, b0, pivot, x_y, m0_b, a0_b, b0_b, pivot_b, x_y_b)
     return m0, a0, b0, pivot, x_y
 
 
 @dl.jit
-def _finish(x_y, margin, V, m0, a0, b0, pivot):
+def _finish(x_y, u_margin, V, m0, a0, b0, pivot):
     # From the merged state to the results of the row, and the statistics that the gradient reads.
     la0 = dl.log_accurate(a0)
     z0 = la0
     lam0 = dl.softplus(z0)
     T0 = dl.exp_accurate(-lam0) * (b0 - lam0 * a0)
     w0 = dl.sigmoid(-z0) * dl.softplus(z0) - T0
-    loss = dl.where(dl.lt(w0, margin * dl.log_accurate(V)), w0, 0.0)
+    loss = dl.where(dl.lt(w0, u_margin * dl.log_accurate(V)), w0, 0.0)
     return loss, la0, T0
 
 
 @dl.jit
-def _coefficients(x_y, margin, V, m0, la0, pivot, T0):
+def _coefficients(x_y, u_margin, V, m0, la0, pivot, T0):
     # Row scalars of the gradient.
     z0 = la0
     lam0 = dl.softplus(z0)
     w0 = dl.softplus(z0)
     w1 = dl.sigmoid(-z0)
-    w2 = dl.lt(w0 * w1 - T0, margin * dl.log_accurate(V))
+    w2 = dl.lt(w0 * w1 - T0, u_margin * dl.log_accurate(V))
     w3 = dl.where(w2, -1.0, 0.0)
     w4 = dl.where(w2, w1, 0.0)
     w5 = dl.where(w2, w0, 0.0)
@@ -142,7 +143,7 @@ def _coefficients(x_y, margin, V, m0, la0, pivot, T0):
 
 
 @dl.jit
-def _gradient(cols, pivot, x_y, x, margin, V, c0, c1, grad_x_y, m0, pinv0, lam0):
+def _gradient(cols, pivot, x_y, x, u_margin, V, c0, c1, grad_x_y, m0, pinv0, lam0):
     # dloss/dx_j of one tile; the value at the pivot is written, not added.
     t0 = x - m0
     logp0 = tl.maximum(t0, -1.0e18) - lam0
@@ -156,7 +157,7 @@ def _gradient(cols, pivot, x_y, x, margin, V, c0, c1, grad_x_y, m0, pinv0, lam0)
 @dl.jit
 def _forward_kernel(
     logits,
-    margin,
+    u_margin,
     loss,
     saved,
     state,
@@ -170,16 +171,16 @@ def _forward_kernel(
     # of its part of the row, and the merge kernel finishes.
     row = tl.program_id(0).to(tl.int64)
     base = logits + row * stride_row
-    margin = tl.full((), 0.0, tl.float32) + margin
+    u_margin = tl.full((), 0.0, tl.float32) + u_margin
     V = tl.full((), 0.0, tl.float32) + n_classes
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BLOCK), SPLITS) * BLOCK
     start = split * class_share
     stop = tl.minimum(start + class_share, n_classes)
-    m0, a0, b0, pivot, x_y = _sweep(base, margin, V, start, stop, n_classes, BLOCK)
+    m0, a0, b0, pivot, x_y = _sweep(base, u_margin, V, start, stop, n_classes, BLOCK)
     if SPLITS == 1:
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-        loss_row, la0, T0 = _finish(x_y, margin, V, m0, a0, b0, pivot)
+        loss_row, la0, T0 = _finish(x_y, u_margin, V, m0, a0, b0, pivot)
         tl.store(loss + row, loss_row)
         tl.store(saved + 0 * n_rows + row, m0)
         tl.store(saved + 1 * n_rows + row, la0)
@@ -197,7 +198,7 @@ def _forward_kernel(
 @dl.jit
 def _merge_kernel(
     logits,
-    margin,
+    u_margin,
     loss,
     saved,
     state,
@@ -210,7 +211,7 @@ def _merge_kernel(
     # Grid (N,). Merges the SPLITS partial states of a row in order, and finishes it.
     row = tl.program_id(0).to(tl.int64)
     base = logits + row * stride_row
-    margin = tl.full((), 0.0, tl.float32) + margin
+    u_margin = tl.full((), 0.0, tl.float32) + u_margin
     V = tl.full((), 0.0, tl.float32) + n_classes
     m0 = tl.load(state + 0 * SPLITS * n_rows + row)
     a0 = tl.load(state + 1 * SPLITS * n_rows + row)
@@ -226,7 +227,7 @@ def _merge_kernel(
         x_y_b = tl.load(state + 4 * SPLITS * n_rows + at)
         m0, a0, b0, pivot, x_y = _merge(m0, a0, b0, pivot, x_y, m0_b, a0_b, b0_b, pivot_b, x_y_b)
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0, T0 = _finish(x_y, margin, V, m0, a0, b0, pivot)
+    loss_row, la0, T0 = _finish(x_y, u_margin, V, m0, a0, b0, pivot)
     tl.store(loss + row, loss_row)
     tl.store(saved + 0 * n_rows + row, m0)
     tl.store(saved + 1 * n_rows + row, la0)
@@ -237,7 +238,7 @@ def _merge_kernel(
 @dl.jit
 def _backward_kernel(
     logits,
-    margin,
+    u_margin,
     saved,
     grad_rows,
     grad_logits,
@@ -251,7 +252,7 @@ def _backward_kernel(
     # Grid (N, tiles). Elementwise: reads each logit once, writes its gradient once.
     row = tl.program_id(0).to(tl.int64)
     base = logits + row * stride_row
-    margin = tl.full((), 0.0, tl.float32) + margin
+    u_margin = tl.full((), 0.0, tl.float32) + u_margin
     V = tl.full((), 0.0, tl.float32) + n_classes
     g = tl.load(grad_rows + row * stride_grad_rows)
     m0 = tl.load(saved + 0 * n_rows + row)
@@ -260,11 +261,11 @@ def _backward_kernel(
     T0 = tl.load(saved + 3 * n_rows + row)
     at_pivot = pivot.to(tl.int64)
     x_y = tl.load(base + at_pivot).to(tl.float32)
-    c0, c1, grad_x_y, m0, pinv0, lam0 = _coefficients(x_y, margin, V, m0, la0, pivot, T0)
+    c0, c1, grad_x_y, m0, pinv0, lam0 = _coefficients(x_y, u_margin, V, m0, la0, pivot, T0)
     cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = cols < n_classes
     x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
-    (grad_x,) = _gradient(cols, pivot, x_y, x, margin, V, c0, c1, grad_x_y, m0, pinv0, lam0)
+    (grad_x,) = _gradient(cols, pivot, x_y, x, u_margin, V, c0, c1, grad_x_y, m0, pinv0, lam0)
     grad_x = grad_x * g
     out = grad_logits + row * stride_grad + cols
     tl.store(out, grad_x.to(grad_logits.dtype.element_ty), mask=inside)
@@ -273,7 +274,7 @@ def _backward_kernel(
 @dl.jit
 def _fused_kernel(
     logits,
-    margin,
+    u_margin,
     loss,
     grad_rows,
     grad_logits,
@@ -289,24 +290,24 @@ def _fused_kernel(
     # and its gradient written once; longer rows are read again from the cache.
     row = tl.program_id(0).to(tl.int64)
     base = logits + row * stride_row
-    margin = tl.full((), 0.0, tl.float32) + margin
+    u_margin = tl.full((), 0.0, tl.float32) + u_margin
     V = tl.full((), 0.0, tl.float32) + n_classes
     g = tl.load(grad_rows + row * stride_grad_rows)
     if ONE_TILE:
         cols = tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
-        m0, a0, b0, pivot, x_y = _lift(cols, inside, x, margin, V)
+        m0, a0, b0, pivot, x_y = _lift(cols, inside, x, u_margin, V)
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
     else:
         stop = n_classes
-        m0, a0, b0, pivot, x_y = _sweep(base, margin, V, 0, stop, n_classes, BLOCK)
+        m0, a0, b0, pivot, x_y = _sweep(base, u_margin, V, 0, stop, n_classes, BLOCK)
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0, T0 = _finish(x_y, margin, V, m0, a0, b0, pivot)
+    loss_row, la0, T0 = _finish(x_y, u_margin, V, m0, a0, b0, pivot)
     tl.store(loss + row, loss_row)
-    c0, c1, grad_x_y, m0, pinv0, lam0 = _coefficients(x_y, margin, V, m0, la0, pivot, T0)
+    c0, c1, grad_x_y, m0, pinv0, lam0 = _coefficients(x_y, u_margin, V, m0, la0, pivot, T0)
     if ONE_TILE:
-        (grad_x,) = _gradient(cols, pivot, x_y, x, margin, V, c0, c1, grad_x_y, m0, pinv0, lam0)
+        (grad_x,) = _gradient(cols, pivot, x_y, x, u_margin, V, c0, c1, grad_x_y, m0, pinv0, lam0)
         grad_x = grad_x * g
         out = grad_logits + row * stride_grad + cols
         tl.store(out, grad_x.to(grad_logits.dtype.element_ty), mask=inside)
@@ -315,7 +316,9 @@ def _fused_kernel(
             cols = first_col + tl.arange(0, BLOCK)
             inside = cols < n_classes
             x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
-            (grad_x,) = _gradient(cols, pivot, x_y, x, margin, V, c0, c1, grad_x_y, m0, pinv0, lam0)
+            (grad_x,) = _gradient(
+                cols, pivot, x_y, x, u_margin, V, c0, c1, grad_x_y, m0, pinv0, lam0
+            )
             tl.debug_barrier()  # the gradient may overwrite the logits: all of the tile is read
             grad_x = grad_x * g
             out = grad_logits + row * stride_grad + cols
@@ -372,7 +375,7 @@ def _tiled_sweep_kernel(
     x_weight,
     x_bias,
     source_row,
-    margin,
+    u_margin,
     at_y,
     x_cap,
     x_scale,
@@ -395,7 +398,7 @@ def _tiled_sweep_kernel(
 ):
     # Grid (row tiles, SPLITS). The state of a part of the classes, tile by tile.
     row = (tl.program_id(0) * BM + tl.arange(0, BM)).to(tl.int64)[:, None]
-    margin = tl.full((), 0.0, tl.float32) + margin
+    u_margin = tl.full((), 0.0, tl.float32) + u_margin
     V = tl.full((), 0.0, tl.float32) + n_classes
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BV), SPLITS) * BV
@@ -430,7 +433,7 @@ def _tiled_sweep_kernel(
         )
         cols = cols[None, :]
         inside = (cols < n_classes) & (row >= 0)
-        m0_b, a0_b, b0_b, pivot_b, x_y_b = _lift(cols, inside, x, margin, V)
+        m0_b, a0_b, b0_b, pivot_b, x_y_b = _lift(cols, inside, x, u_margin, V)
         m0, a0, b0, pivot, x_y = _merge(m0, a0, b0, pivot, x_y, m0_b, a0_b, b0_b, pivot_b, x_y_b)
     tl.store(state + (0 * SPLITS + split) * n_rows + row, m0)
     tl.store(state + (1 * SPLITS + split) * n_rows + row, a0)
@@ -445,7 +448,7 @@ def _tiled_merge_kernel(
     x_weight,
     x_bias,
     source_row,
-    margin,
+    u_margin,
     at_y,
     x_cap,
     x_scale,
@@ -463,7 +466,7 @@ def _tiled_merge_kernel(
 ):
     # Grid (row tiles,). Merges the SPLITS partial states of a row in order, and finishes it.
     row = (tl.program_id(0) * BM + tl.arange(0, BM)).to(tl.int64)[:, None]
-    margin = tl.full((), 0.0, tl.float32) + margin
+    u_margin = tl.full((), 0.0, tl.float32) + u_margin
     V = tl.full((), 0.0, tl.float32) + n_classes
     m0 = tl.load(state + 0 * SPLITS * n_rows + row)
     a0 = tl.load(state + 1 * SPLITS * n_rows + row)
@@ -483,7 +486,7 @@ def _tiled_merge_kernel(
     tl.store(row_merged + 3 * n_rows + row, pivot)
     tl.store(row_merged + 4 * n_rows + row, x_y)
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0, T0 = _finish(x_y, margin, V, m0, a0, b0, pivot)
+    loss_row, la0, T0 = _finish(x_y, u_margin, V, m0, a0, b0, pivot)
     tl.store(loss + 0 * n_rows + row, loss_row)
     tl.store(saved + 0 * n_rows + row, m0)
     tl.store(saved + 1 * n_rows + row, la0)
@@ -497,7 +500,7 @@ def _tiled_row_kernel(
     x_weight,
     x_bias,
     source_row,
-    margin,
+    u_margin,
     at_y,
     x_cap,
     x_scale,
@@ -514,14 +517,14 @@ def _tiled_row_kernel(
 ):
     # Grid (row tiles,). The row scalars of the gradient.
     row = (tl.program_id(0) * BM + tl.arange(0, BM)).to(tl.int64)[:, None]
-    margin = tl.full((), 0.0, tl.float32) + margin
+    u_margin = tl.full((), 0.0, tl.float32) + u_margin
     V = tl.full((), 0.0, tl.float32) + n_classes
     pivot = tl.load(row_merged + 3 * n_rows + row)
     x_y = tl.load(row_merged + 4 * n_rows + row)
     m0 = tl.load(saved + 0 * n_rows + row)
     la0 = tl.load(saved + 1 * n_rows + row)
     T0 = tl.load(saved + 3 * n_rows + row)
-    c0, c1, grad_x_y, m0, pinv0, lam0 = _coefficients(x_y, margin, V, m0, la0, pivot, T0)
+    c0, c1, grad_x_y, m0, pinv0, lam0 = _coefficients(x_y, u_margin, V, m0, la0, pivot, T0)
     tl.store(row_coef + 0 * n_rows + row, c0)
     tl.store(row_coef + 1 * n_rows + row, c1)
     tl.store(row_coef + 2 * n_rows + row, grad_x_y)
@@ -536,7 +539,7 @@ def _tiled_gradient(
     x_weight,
     x_bias,
     source_row,
-    margin,
+    u_margin,
     at_y,
     x_cap,
     x_scale,
@@ -564,7 +567,7 @@ def _tiled_gradient(
 ):
     # Of one tile: does it count, and grad_output * dloss/d(hidden * weight) of stream SOURCE.
     row = (first_row + tl.arange(0, BM)).to(tl.int64)[:, None]
-    margin = tl.full((), 0.0, tl.float32) + margin
+    u_margin = tl.full((), 0.0, tl.float32) + u_margin
     V = tl.full((), 0.0, tl.float32) + n_classes
     pivot = tl.load(row_merged + 3 * n_rows + row)
     x_y = tl.load(row_merged + 4 * n_rows + row)
@@ -597,7 +600,7 @@ def _tiled_gradient(
     )
     cols = cols[None, :]
     inside = (cols < n_classes) & (row >= 0)
-    (grad_x,) = _gradient(cols, pivot, x_y, x, margin, V, c0, c1, grad_x_y, m0, pinv0, lam0)
+    (grad_x,) = _gradient(cols, pivot, x_y, x, u_margin, V, c0, c1, grad_x_y, m0, pinv0, lam0)
     if SOURCE == 0:
         grad = tl.where(inside, grad_x, 0.0)
     tile_counts = 1
@@ -618,7 +621,7 @@ def _tiled_hidden_kernel(
     x_weight,
     x_bias,
     source_row,
-    margin,
+    u_margin,
     at_y,
     x_cap,
     x_scale,
@@ -673,7 +676,7 @@ def _tiled_hidden_kernel(
                     x_weight,
                     x_bias,
                     source_row,
-                    margin,
+                    u_margin,
                     at_y,
                     x_cap,
                     x_scale,
@@ -737,7 +740,7 @@ def _tiled_weight_kernel(
     x_weight,
     x_bias,
     source_row,
-    margin,
+    u_margin,
     at_y,
     x_cap,
     x_scale,
@@ -798,7 +801,7 @@ def _tiled_weight_kernel(
                         x_weight,
                         x_bias,
                         source_row,
-                        margin,
+                        u_margin,
                         at_y,
                         x_cap,
                         x_scale,
@@ -871,7 +874,7 @@ def _tiled_weight_kernel(
             )
 
 
-def _torch_forward(x, margin):
+def _torch_forward(x, u_margin):
     """Loss [rows, outputs] and saved statistics [n_saved, rows] of a chunk of whole rows."""
     V = float(x.shape[1])
     m0, pivot = x.max(1, keepdim=True)
@@ -888,13 +891,13 @@ def _torch_forward(x, margin):
     lam0 = el.softplus(z0)
     T0 = el.exp(-lam0) * (b0 - lam0 * a0)
     w0 = el.sigmoid(-z0) * el.softplus(z0) - T0
-    loss = el.where(el.lt(w0, margin * el.log(V)), w0, 0.0)
+    loss = el.where(el.lt(w0, u_margin * el.log(V)), w0, 0.0)
     return loss, torch.cat(
         [m0.to(x.dtype), la0.to(x.dtype), pivot.to(x.dtype), T0.to(x.dtype)], 1
     ).t()
 
 
-def _torch_backward(x, margin, saved, g):
+def _torch_backward(x, u_margin, saved, g):
     """g * dloss/dx [rows, V] for each stream of a chunk of whole rows, from what was saved."""
     V = float(x.shape[1])
     m0 = saved[0].unsqueeze(1)
@@ -907,7 +910,7 @@ def _torch_backward(x, margin, saved, g):
     lam0 = el.softplus(z0)
     w0 = el.softplus(z0)
     w1 = el.sigmoid(-z0)
-    w2 = el.lt(w0 * w1 - T0, margin * el.log(V))
+    w2 = el.lt(w0 * w1 - T0, u_margin * el.log(V))
     w3 = el.where(w2, -1.0, 0.0)
     w4 = el.where(w2, w1, 0.0)
     w5 = el.where(w2, w0, 0.0)
@@ -924,7 +927,7 @@ def _torch_backward(x, margin, saved, g):
     return (grad_x,)
 
 
-def _torch_fused(x, margin, g):
+def _torch_fused(x, u_margin, g):
     """Loss [rows, outputs] and g * dloss/dx [rows, V] for each stream while the chunk is in cache."""
     V = float(x.shape[1])
     m0, pivot = x.max(1, keepdim=True)
@@ -941,10 +944,10 @@ def _torch_fused(x, margin, g):
     lam0 = el.softplus(z0)
     T0 = el.exp(-lam0) * (b0 - lam0 * a0)
     w0 = el.sigmoid(-z0) * el.softplus(z0) - T0
-    loss = el.where(el.lt(w0, margin * el.log(V)), w0, 0.0)
+    loss = el.where(el.lt(w0, u_margin * el.log(V)), w0, 0.0)
     w0 = el.softplus(z0)
     w1 = el.sigmoid(-z0)
-    w2 = el.lt(w0 * w1 - T0, margin * el.log(V))
+    w2 = el.lt(w0 * w1 - T0, u_margin * el.log(V))
     w3 = el.where(w2, -1.0, 0.0)
     w4 = el.where(w2, w1, 0.0)
     w5 = el.where(w2, w0, 0.0)
@@ -962,18 +965,19 @@ def _torch_fused(x, margin, g):
 _C_SOURCE = r"""#include "row.h"
 
 /* Reliable entropy minimisation
-     loss     = where(lt(-T0 + sigmoid(-z0)*softplus(z0), margin*log(V)), -T0 +
+     loss     = where(lt(-T0 + sigmoid(-z0)*softplus(z0), u_margin*log(V)), -T0 +
          sigmoid(-z0)*softplus(z0), 0)
-     c0       = -T0*where(lt(-T0 + sigmoid(-z0)*softplus(z0), margin*log(V)), -1, 0) +
-         sigmoid(-z0)*where(lt(-T0 + sigmoid(-z0)*softplus(z0), margin*log(V)), -1, 0) -
-         sigmoid(-z0)*where(lt(-T0 + sigmoid(-z0)*softplus(z0), margin*log(V)), softplus(z0), 0) +
-         where(lt(-T0 + sigmoid(-z0)*softplus(z0), margin*log(V)), sigmoid(-z0), 0)
-     c1       = where(lt(-T0 + sigmoid(-z0)*softplus(z0), margin*log(V)), -1, 0)
+     c0       = -T0*where(lt(-T0 + sigmoid(-z0)*softplus(z0), u_margin*log(V)), -1, 0) +
+         sigmoid(-z0)*where(lt(-T0 + sigmoid(-z0)*softplus(z0), u_margin*log(V)), -1, 0) -
+         sigmoid(-z0)*where(lt(-T0 + sigmoid(-z0)*softplus(z0), u_margin*log(V)), softplus(z0), 0)
+         + where(lt(-T0 + sigmoid(-z0)*softplus(z0), u_margin*log(V)), sigmoid(-z0), 0)
+     c1       = where(lt(-T0 + sigmoid(-z0)*softplus(z0), u_margin*log(V)), -1, 0)
      dloss/dx = (c0 + c1*logp0)*exp(logp0)
      dloss/dx_y = -(T0 + sigmoid(z0))*sigmoid(-z0)*where(lt(-T0 + sigmoid(-z0)*softplus(z0),
-         margin*log(V)), -1, 0) + sigmoid(-z0)*sigmoid(z0)*where(lt(-T0 +
-         sigmoid(-z0)*softplus(z0), margin*log(V)), softplus(z0), 0) - sigmoid(z0)*where(lt(-T0 +
-         sigmoid(-z0)*softplus(z0), margin*log(V)), sigmoid(-z0), 0)
+         u_margin*log(V)), -1, 0) + sigmoid(-z0)*sigmoid(z0)*where(lt(-T0 +
+         sigmoid(-z0)*softplus(z0), u_margin*log(V)), softplus(z0), 0) - sigmoid(z0)*where(lt(-T0 +
+         sigmoid(-z0)*softplus(z0), u_margin*log(V)), sigmoid(-z0), 0)
+     names of the spec begin with u_: u_margin is its margin
      with l0_j = x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 = exp(l0_j
          - logsumexp_(j != y) l0_j)
      T0 = sum_(j != y) logp0*exp(logp0) */
@@ -1171,7 +1175,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
     const int64_t own = (mode == BACKWARD ? 0 : 1 * padded) + 2 * width;
     if (own && !(scratch = aligned_alloc(ALIGNED, (size_t)own * sizeof(real)))) return 1;
     real *kept = scratch + 2 * width;
-    const double margin = call->parameter[0];
+    const double u_margin = call->parameter[0];
     const double V = (double)call->classes;
     for (int64_t row = start; row < stop; ++row) {
         real *grad_x_ptr = grad_row(call, 0, row, scratch + 1 * width);
@@ -1202,7 +1206,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             double lam0 = f_softplus(z0);
             T0 = f_exp(-lam0) * (b0 - lam0 * a0);
             double w0 = f_sigmoid(-z0) * f_softplus(z0) - T0;
-            loss = (f_lt(w0, margin * f_log(V)) ? w0 : 0.0);
+            loss = (f_lt(w0, u_margin * f_log(V)) ? w0 : 0.0);
             call->result[0 * call->rows + row] = (real)loss;
         } else {
             m0 = call->saved[0 * call->rows + row];
@@ -1223,7 +1227,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         double lam0 = f_softplus(z0);
         double w0 = f_softplus(z0);
         double w1 = f_sigmoid(-z0);
-        double w2 = f_lt(w0 * w1 - T0, margin * f_log(V));
+        double w2 = f_lt(w0 * w1 - T0, u_margin * f_log(V));
         double w3 = (w2 ? -1.0 : 0.0);
         double w4 = (w2 ? w1 : 0.0);
         double w5 = (w2 ? w0 : 0.0);

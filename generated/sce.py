@@ -29,17 +29,18 @@ __all__ = ["LinearSCELoss", "SCELoss", "linear_sce_loss", "sce_loss"]
 
 # ======================================================================================
 # Symmetric cross-entropy
-#   loss     = -A*beta*sigmoid(z0) + alpha*softplus(z0)
-#   c0       = (-A*beta*sigmoid(-z0) + alpha)*sigmoid(z0)
+#   loss     = -u_A*u_beta*sigmoid(z0) + u_alpha*softplus(z0)
+#   c0       = (-u_A*u_beta*sigmoid(-z0) + u_alpha)*sigmoid(z0)
 #   dloss/dx = R0*c0
-#   dloss/dx_y = -(-A*beta*sigmoid(-z0) + alpha)*sigmoid(z0)
+#   dloss/dx_y = -(-u_A*u_beta*sigmoid(-z0) + u_alpha)*sigmoid(z0)
+#   names of the spec begin with u_: u_A is its A
 #   with l0_j = x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 = exp(l0_j
 #       - logsumexp_(j != y) l0_j)
 # ======================================================================================
 
 
 @dl.jit
-def _lift(cols, inside, y, x, x_y, alpha, beta, A):
+def _lift(cols, inside, y, x, x_y, u_alpha, u_beta, u_A):
     # State of one tile, relative to the tile's own maximum: M = sum of w * exp(kappa * t) * t^n
     # with t = l - m, over the classes other than the target.
     valid = inside & (cols != y)
@@ -64,7 +65,7 @@ def _merge(m0_a, a0_a, m0_b, a0_b):
 
 
 @dl.jit
-def _sweep(base, y, x_y, alpha, beta, A, start, stop, n_classes, BLOCK: tl.constexpr):
+def _sweep(base, y, x_y, u_alpha, u_beta, u_A, start, stop, n_classes, BLOCK: tl.constexpr):
     # Online reduction of the classes start .. stop - 1: one read of each logit.
     m0 = tl.full((), float("-inf"), tl.float32)
     a0 = tl.full((), 0.0, tl.float32)
@@ -72,19 +73,19 @@ def _sweep(base, y, x_y, alpha, beta, A, start, stop, n_classes, BLOCK: tl.const
         cols = first_col + tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
-        m0_b, a0_b = _lift(cols, inside, y, x, x_y, alpha, beta, A)
+        m0_b, a0_b = _lift(cols, inside, y, x, x_y, u_alpha, u_beta, u_A)
         m0, a0 = _merge(m0, a0, m0_b, a0_b)
     return m0, a0
 
 
 @dl.jit
-def _finish(x_y, alpha, beta, A, m0, a0):
+def _finish(x_y, u_alpha, u_beta, u_A, m0, a0):
     # From the merged state to the results of the row, and the statistics that the gradient reads.
     la0 = dl.log_accurate(a0)
     ly0 = x_y
     z0 = (m0 - ly0) + la0
     zc0 = dl.clip(z0, -3.0e38, 3.0e38)
-    loss = alpha * dl.softplus(zc0) - A * beta * dl.sigmoid(zc0)
+    loss = u_alpha * dl.softplus(zc0) - u_A * u_beta * dl.sigmoid(zc0)
     loss = tl.where(
         (z0 != zc0),
         tl.where((loss > 1.0e30), float("inf"), tl.where((loss < -1.0e30), -float("inf"), loss)),
@@ -94,18 +95,18 @@ def _finish(x_y, alpha, beta, A, m0, a0):
 
 
 @dl.jit
-def _coefficients(x_y, alpha, beta, A, m0, la0):
+def _coefficients(x_y, u_alpha, u_beta, u_A, m0, la0):
     # Row scalars of the gradient.
     ly0 = x_y
     z0 = (m0 - ly0) + la0
-    c0 = (alpha - A * beta * dl.sigmoid(-z0)) * dl.sigmoid(z0)
+    c0 = (u_alpha - u_A * u_beta * dl.sigmoid(-z0)) * dl.sigmoid(z0)
     grad_x_y = -c0
     rinv0 = tl.where(la0 == float("-inf"), 0.0, dl.exp_accurate(-la0))
     return c0, grad_x_y, m0, rinv0
 
 
 @dl.jit
-def _gradient(cols, y, x, x_y, alpha, beta, A, c0, grad_x_y, m0, rinv0):
+def _gradient(cols, y, x, x_y, u_alpha, u_beta, u_A, c0, grad_x_y, m0, rinv0):
     # dloss/dx_j of one tile; the value at y is written, not added.
     t0 = x - m0
     e0 = tl.exp(t0)
@@ -119,9 +120,9 @@ def _gradient(cols, y, x, x_y, alpha, beta, A, c0, grad_x_y, m0, rinv0):
 def _forward_kernel(
     logits,
     target,
-    alpha,
-    beta,
-    A,
+    u_alpha,
+    u_beta,
+    u_A,
     loss,
     saved,
     state,
@@ -142,18 +143,18 @@ def _forward_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    alpha = tl.full((), 0.0, tl.float32) + alpha
-    beta = tl.full((), 0.0, tl.float32) + beta
-    A = tl.full((), 0.0, tl.float32) + A
+    u_alpha = tl.full((), 0.0, tl.float32) + u_alpha
+    u_beta = tl.full((), 0.0, tl.float32) + u_beta
+    u_A = tl.full((), 0.0, tl.float32) + u_A
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BLOCK), SPLITS) * BLOCK
     start = split * class_share
     stop = tl.minimum(start + class_share, n_classes)
     stop = tl.where(ignored, start, stop)  # ignored rows read nothing
-    m0, a0 = _sweep(base, y, x_y, alpha, beta, A, start, stop, n_classes, BLOCK)
+    m0, a0 = _sweep(base, y, x_y, u_alpha, u_beta, u_A, start, stop, n_classes, BLOCK)
     if SPLITS == 1:
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-        loss_row, la0 = _finish(x_y, alpha, beta, A, m0, a0)
+        loss_row, la0 = _finish(x_y, u_alpha, u_beta, u_A, m0, a0)
         loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
         tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
         tl.store(saved + 0 * n_rows + row, m0)
@@ -168,9 +169,9 @@ def _forward_kernel(
 def _merge_kernel(
     logits,
     target,
-    alpha,
-    beta,
-    A,
+    u_alpha,
+    u_beta,
+    u_A,
     loss,
     saved,
     state,
@@ -190,9 +191,9 @@ def _merge_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    alpha = tl.full((), 0.0, tl.float32) + alpha
-    beta = tl.full((), 0.0, tl.float32) + beta
-    A = tl.full((), 0.0, tl.float32) + A
+    u_alpha = tl.full((), 0.0, tl.float32) + u_alpha
+    u_beta = tl.full((), 0.0, tl.float32) + u_beta
+    u_A = tl.full((), 0.0, tl.float32) + u_A
     m0 = tl.load(state + 0 * SPLITS * n_rows + row)
     a0 = tl.load(state + 1 * SPLITS * n_rows + row)
     for split in range(1, SPLITS):
@@ -201,7 +202,7 @@ def _merge_kernel(
         a0_b = tl.load(state + 1 * SPLITS * n_rows + at)
         m0, a0 = _merge(m0, a0, m0_b, a0_b)
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0 = _finish(x_y, alpha, beta, A, m0, a0)
+    loss_row, la0 = _finish(x_y, u_alpha, u_beta, u_A, m0, a0)
     loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
     tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
     tl.store(saved + 0 * n_rows + row, m0)
@@ -212,9 +213,9 @@ def _merge_kernel(
 def _backward_kernel(
     logits,
     target,
-    alpha,
-    beta,
-    A,
+    u_alpha,
+    u_beta,
+    u_A,
     saved,
     grad_rows,
     grad_logits,
@@ -235,18 +236,18 @@ def _backward_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    alpha = tl.full((), 0.0, tl.float32) + alpha
-    beta = tl.full((), 0.0, tl.float32) + beta
-    A = tl.full((), 0.0, tl.float32) + A
+    u_alpha = tl.full((), 0.0, tl.float32) + u_alpha
+    u_beta = tl.full((), 0.0, tl.float32) + u_beta
+    u_A = tl.full((), 0.0, tl.float32) + u_A
     g = tl.load(grad_rows + row * stride_grad_rows)
     g = tl.where(in_range | ignored, g, float("nan"))  # a target out of range is loud
     m0 = tl.load(saved + 0 * n_rows + row)
     la0 = tl.load(saved + 1 * n_rows + row)
-    c0, grad_x_y, m0, rinv0 = _coefficients(x_y, alpha, beta, A, m0, la0)
+    c0, grad_x_y, m0, rinv0 = _coefficients(x_y, u_alpha, u_beta, u_A, m0, la0)
     cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = cols < n_classes
     x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-    (grad_x,) = _gradient(cols, y, x, x_y, alpha, beta, A, c0, grad_x_y, m0, rinv0)
+    (grad_x,) = _gradient(cols, y, x, x_y, u_alpha, u_beta, u_A, c0, grad_x_y, m0, rinv0)
     grad_x = grad_x * g
     grad_x = tl.where(ignored, 0.0, grad_x)
     out = grad_logits + row * stride_grad + cols
@@ -257,9 +258,9 @@ def _backward_kernel(
 def _fused_kernel(
     logits,
     target,
-    alpha,
-    beta,
-    A,
+    u_alpha,
+    u_beta,
+    u_A,
     loss,
     grad_rows,
     grad_logits,
@@ -282,27 +283,27 @@ def _fused_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    alpha = tl.full((), 0.0, tl.float32) + alpha
-    beta = tl.full((), 0.0, tl.float32) + beta
-    A = tl.full((), 0.0, tl.float32) + A
+    u_alpha = tl.full((), 0.0, tl.float32) + u_alpha
+    u_beta = tl.full((), 0.0, tl.float32) + u_beta
+    u_A = tl.full((), 0.0, tl.float32) + u_A
     g = tl.load(grad_rows + row * stride_grad_rows)
     g = tl.where(in_range | ignored, g, float("nan"))  # a target out of range is loud
     if ONE_TILE:
         cols = tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-        m0, a0 = _lift(cols, inside, y, x, x_y, alpha, beta, A)
+        m0, a0 = _lift(cols, inside, y, x, x_y, u_alpha, u_beta, u_A)
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
     else:
         stop = tl.where(ignored, 0, n_classes)
-        m0, a0 = _sweep(base, y, x_y, alpha, beta, A, 0, stop, n_classes, BLOCK)
+        m0, a0 = _sweep(base, y, x_y, u_alpha, u_beta, u_A, 0, stop, n_classes, BLOCK)
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0 = _finish(x_y, alpha, beta, A, m0, a0)
+    loss_row, la0 = _finish(x_y, u_alpha, u_beta, u_A, m0, a0)
     loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
     tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
-    c0, grad_x_y, m0, rinv0 = _coefficients(x_y, alpha, beta, A, m0, la0)
+    c0, grad_x_y, m0, rinv0 = _coefficients(x_y, u_alpha, u_beta, u_A, m0, la0)
     if ONE_TILE:
-        (grad_x,) = _gradient(cols, y, x, x_y, alpha, beta, A, c0, grad_x_y, m0, rinv0)
+        (grad_x,) = _gradient(cols, y, x, x_y, u_alpha, u_beta, u_A, c0, grad_x_y, m0, rinv0)
         grad_x = grad_x * g
         grad_x = tl.where(ignored, 0.0, grad_x)
         out = grad_logits + row * stride_grad + cols
@@ -312,7 +313,7 @@ def _fused_kernel(
             cols = first_col + tl.arange(0, BLOCK)
             inside = cols < n_classes
             x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-            (grad_x,) = _gradient(cols, y, x, x_y, alpha, beta, A, c0, grad_x_y, m0, rinv0)
+            (grad_x,) = _gradient(cols, y, x, x_y, u_alpha, u_beta, u_A, c0, grad_x_y, m0, rinv0)
             tl.debug_barrier()  # the gradient may overwrite the logits: all of the tile is read
             grad_x = grad_x * g
             grad_x = tl.where(ignored, 0.0, grad_x)
@@ -371,9 +372,9 @@ def _tiled_sweep_kernel(
     x_bias,
     source_row,
     target,
-    alpha,
-    beta,
-    A,
+    u_alpha,
+    u_beta,
+    u_A,
     at_y,
     x_cap,
     x_scale,
@@ -400,9 +401,9 @@ def _tiled_sweep_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    alpha = tl.full((), 0.0, tl.float32) + alpha
-    beta = tl.full((), 0.0, tl.float32) + beta
-    A = tl.full((), 0.0, tl.float32) + A
+    u_alpha = tl.full((), 0.0, tl.float32) + u_alpha
+    u_beta = tl.full((), 0.0, tl.float32) + u_beta
+    u_A = tl.full((), 0.0, tl.float32) + u_A
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BV), SPLITS) * BV
     start = split * class_share
@@ -433,7 +434,7 @@ def _tiled_sweep_kernel(
         )
         cols = cols[None, :]
         inside = (cols < n_classes) & (row >= 0)
-        m0_b, a0_b = _lift(cols, inside, y, x, x_y, alpha, beta, A)
+        m0_b, a0_b = _lift(cols, inside, y, x, x_y, u_alpha, u_beta, u_A)
         m0, a0 = _merge(m0, a0, m0_b, a0_b)
     tl.store(state + (0 * SPLITS + split) * n_rows + row, m0)
     tl.store(state + (1 * SPLITS + split) * n_rows + row, a0)
@@ -446,9 +447,9 @@ def _tiled_merge_kernel(
     x_bias,
     source_row,
     target,
-    alpha,
-    beta,
-    A,
+    u_alpha,
+    u_beta,
+    u_A,
     at_y,
     x_cap,
     x_scale,
@@ -470,9 +471,9 @@ def _tiled_merge_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    alpha = tl.full((), 0.0, tl.float32) + alpha
-    beta = tl.full((), 0.0, tl.float32) + beta
-    A = tl.full((), 0.0, tl.float32) + A
+    u_alpha = tl.full((), 0.0, tl.float32) + u_alpha
+    u_beta = tl.full((), 0.0, tl.float32) + u_beta
+    u_A = tl.full((), 0.0, tl.float32) + u_A
     m0 = tl.load(state + 0 * SPLITS * n_rows + row)
     a0 = tl.load(state + 1 * SPLITS * n_rows + row)
     for split in range(1, SPLITS):
@@ -482,7 +483,7 @@ def _tiled_merge_kernel(
     tl.store(row_merged + 0 * n_rows + row, m0)
     tl.store(row_merged + 1 * n_rows + row, a0)
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0 = _finish(x_y, alpha, beta, A, m0, a0)
+    loss_row, la0 = _finish(x_y, u_alpha, u_beta, u_A, m0, a0)
     tl.store(loss + 0 * n_rows + row, tl.where(in_range, loss_row, float("nan")))
     tl.store(saved + 0 * n_rows + row, m0)
     tl.store(saved + 1 * n_rows + row, la0)
@@ -495,9 +496,9 @@ def _tiled_row_kernel(
     x_bias,
     source_row,
     target,
-    alpha,
-    beta,
-    A,
+    u_alpha,
+    u_beta,
+    u_A,
     at_y,
     x_cap,
     x_scale,
@@ -518,12 +519,12 @@ def _tiled_row_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    alpha = tl.full((), 0.0, tl.float32) + alpha
-    beta = tl.full((), 0.0, tl.float32) + beta
-    A = tl.full((), 0.0, tl.float32) + A
+    u_alpha = tl.full((), 0.0, tl.float32) + u_alpha
+    u_beta = tl.full((), 0.0, tl.float32) + u_beta
+    u_A = tl.full((), 0.0, tl.float32) + u_A
     m0 = tl.load(saved + 0 * n_rows + row)
     la0 = tl.load(saved + 1 * n_rows + row)
-    c0, grad_x_y, m0, rinv0 = _coefficients(x_y, alpha, beta, A, m0, la0)
+    c0, grad_x_y, m0, rinv0 = _coefficients(x_y, u_alpha, u_beta, u_A, m0, la0)
     tl.store(row_coef + 0 * n_rows + row, c0)
     tl.store(row_coef + 1 * n_rows + row, grad_x_y)
     tl.store(row_coef + 2 * n_rows + row, m0)
@@ -537,9 +538,9 @@ def _tiled_gradient(
     x_bias,
     source_row,
     target,
-    alpha,
-    beta,
-    A,
+    u_alpha,
+    u_beta,
+    u_A,
     at_y,
     x_cap,
     x_scale,
@@ -571,9 +572,9 @@ def _tiled_gradient(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    alpha = tl.full((), 0.0, tl.float32) + alpha
-    beta = tl.full((), 0.0, tl.float32) + beta
-    A = tl.full((), 0.0, tl.float32) + A
+    u_alpha = tl.full((), 0.0, tl.float32) + u_alpha
+    u_beta = tl.full((), 0.0, tl.float32) + u_beta
+    u_A = tl.full((), 0.0, tl.float32) + u_A
     c0 = tl.load(row_coef + 0 * n_rows + row)
     grad_x_y = tl.load(row_coef + 1 * n_rows + row)
     m0 = tl.load(row_coef + 2 * n_rows + row)
@@ -601,7 +602,7 @@ def _tiled_gradient(
     )
     cols = cols[None, :]
     inside = (cols < n_classes) & (row >= 0)
-    (grad_x,) = _gradient(cols, y, x, x_y, alpha, beta, A, c0, grad_x_y, m0, rinv0)
+    (grad_x,) = _gradient(cols, y, x, x_y, u_alpha, u_beta, u_A, c0, grad_x_y, m0, rinv0)
     if SOURCE == 0:
         grad = tl.where(inside, grad_x, 0.0)
     tile_counts = 1
@@ -624,9 +625,9 @@ def _tiled_hidden_kernel(
     x_bias,
     source_row,
     target,
-    alpha,
-    beta,
-    A,
+    u_alpha,
+    u_beta,
+    u_A,
     at_y,
     x_cap,
     x_scale,
@@ -682,9 +683,9 @@ def _tiled_hidden_kernel(
                     x_bias,
                     source_row,
                     target,
-                    alpha,
-                    beta,
-                    A,
+                    u_alpha,
+                    u_beta,
+                    u_A,
                     at_y,
                     x_cap,
                     x_scale,
@@ -749,9 +750,9 @@ def _tiled_weight_kernel(
     x_bias,
     source_row,
     target,
-    alpha,
-    beta,
-    A,
+    u_alpha,
+    u_beta,
+    u_A,
     at_y,
     x_cap,
     x_scale,
@@ -813,9 +814,9 @@ def _tiled_weight_kernel(
                         x_bias,
                         source_row,
                         target,
-                        alpha,
-                        beta,
-                        A,
+                        u_alpha,
+                        u_beta,
+                        u_A,
                         at_y,
                         x_cap,
                         x_scale,
@@ -888,7 +889,7 @@ def _tiled_weight_kernel(
             )
 
 
-def _torch_forward(x, y, alpha, beta, A):
+def _torch_forward(x, y, u_alpha, u_beta, u_A):
     """Loss [rows, outputs] and saved statistics [n_saved, rows] of a chunk of whole rows."""
     x_y = x.gather(1, y)
     l0 = x.scatter_(1, y, float("-inf"))
@@ -901,7 +902,7 @@ def _torch_forward(x, y, alpha, beta, A):
     ly0 = x_y
     z0 = (m0 - ly0) + la0
     zc0 = el.clip(z0, -3.0e38, 3.0e38)
-    loss = alpha * el.softplus(zc0) - A * beta * el.sigmoid(zc0)
+    loss = u_alpha * el.softplus(zc0) - u_A * u_beta * el.sigmoid(zc0)
     loss = torch.where(
         (z0 != zc0),
         torch.where(
@@ -912,14 +913,14 @@ def _torch_forward(x, y, alpha, beta, A):
     return loss, torch.cat([m0.to(x.dtype), la0.to(x.dtype)], 1).t()
 
 
-def _torch_backward(x, y, alpha, beta, A, saved, g):
+def _torch_backward(x, y, u_alpha, u_beta, u_A, saved, g):
     """g * dloss/dx [rows, V] for each stream of a chunk of whole rows, from what was saved."""
     m0 = saved[0].unsqueeze(1)
     la0 = saved[1].unsqueeze(1)
     x_y = x.gather(1, y)
     ly0 = x_y
     z0 = (m0 - ly0) + la0
-    c0 = (alpha - A * beta * el.sigmoid(-z0)) * el.sigmoid(z0)
+    c0 = (u_alpha - u_A * u_beta * el.sigmoid(-z0)) * el.sigmoid(z0)
     grad_x_y = -c0
     rinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-la0))
     t0 = x - m0
@@ -929,7 +930,7 @@ def _torch_backward(x, y, alpha, beta, A, saved, g):
     return (grad_x,)
 
 
-def _torch_fused(x, y, alpha, beta, A, g):
+def _torch_fused(x, y, u_alpha, u_beta, u_A, g):
     """Loss [rows, outputs] and g * dloss/dx [rows, V] for each stream while the chunk is in cache."""
     x_y = x.gather(1, y)
     l0 = x.scatter_(1, y, float("-inf"))
@@ -942,7 +943,7 @@ def _torch_fused(x, y, alpha, beta, A, g):
     ly0 = x_y
     z0 = (m0 - ly0) + la0
     zc0 = el.clip(z0, -3.0e38, 3.0e38)
-    loss = alpha * el.softplus(zc0) - A * beta * el.sigmoid(zc0)
+    loss = u_alpha * el.softplus(zc0) - u_A * u_beta * el.sigmoid(zc0)
     loss = torch.where(
         (z0 != zc0),
         torch.where(
@@ -950,7 +951,7 @@ def _torch_fused(x, y, alpha, beta, A, g):
         ),
         loss,
     )
-    c0 = (alpha - A * beta * el.sigmoid(-z0)) * el.sigmoid(z0)
+    c0 = (u_alpha - u_A * u_beta * el.sigmoid(-z0)) * el.sigmoid(z0)
     grad_x_y = -c0
     rinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-la0))
     grad_x = e0.mul_(g * rinv0 * c0)
@@ -961,10 +962,11 @@ def _torch_fused(x, y, alpha, beta, A, g):
 _C_SOURCE = r"""#include "row.h"
 
 /* Symmetric cross-entropy
-     loss     = -A*beta*sigmoid(z0) + alpha*softplus(z0)
-     c0       = (-A*beta*sigmoid(-z0) + alpha)*sigmoid(z0)
+     loss     = -u_A*u_beta*sigmoid(z0) + u_alpha*softplus(z0)
+     c0       = (-u_A*u_beta*sigmoid(-z0) + u_alpha)*sigmoid(z0)
      dloss/dx = R0*c0
-     dloss/dx_y = -(-A*beta*sigmoid(-z0) + alpha)*sigmoid(z0)
+     dloss/dx_y = -(-u_A*u_beta*sigmoid(-z0) + u_alpha)*sigmoid(z0)
+     names of the spec begin with u_: u_A is its A
      with l0_j = x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 = exp(l0_j
          - logsumexp_(j != y) l0_j) */
 
@@ -1098,9 +1100,9 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
     const int64_t own = (mode == BACKWARD ? 0 : 1 * padded) + 2 * width;
     if (own && !(scratch = aligned_alloc(ALIGNED, (size_t)own * sizeof(real)))) return 1;
     real *kept = scratch + 2 * width;
-    const double alpha = call->parameter[0];
-    const double beta = call->parameter[1];
-    const double A = call->parameter[2];
+    const double u_alpha = call->parameter[0];
+    const double u_beta = call->parameter[1];
+    const double u_A = call->parameter[2];
     for (int64_t row = start; row < stop; ++row) {
         real *grad_x_ptr = grad_row(call, 0, row, scratch + 1 * width);
         const int64_t target = call->target[row * call->target_stride];
@@ -1132,7 +1134,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             double ly0 = x_y;
             double z0 = m0 - ly0 + la0;
             double zc0 = f_clamp(z0, 3e+38);
-            loss = alpha * f_softplus(zc0) - A * beta * f_sigmoid(zc0);
+            loss = u_alpha * f_softplus(zc0) - u_A * u_beta * f_sigmoid(zc0);
             loss = (z0 != zc0 ? (loss > 1e+30 ? INFINITY : (loss < -1e+30 ? -(INFINITY) : loss)) :
                 loss);
             call->result[0 * call->rows + row] = (real)(in_range ? loss : NAN);
@@ -1149,7 +1151,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             : NAN;
         double ly0 = x_y;
         double z0 = m0 - ly0 + la0;
-        double c0 = (alpha - A * beta * f_sigmoid(-z0)) * f_sigmoid(z0);
+        double c0 = (u_alpha - u_A * u_beta * f_sigmoid(-z0)) * f_sigmoid(z0);
         double grad_x_y = -c0;
         double rinv0 = (la0 == -INFINITY ? 0.0 : f_exp(-la0));
         {

@@ -30,16 +30,17 @@ __all__ = ["LinearSigmoidBCELoss", "SigmoidBCELoss", "linear_sigmoid_bce_loss", 
 # ======================================================================================
 # Multi-label binary cross-entropy
 #   loss     = T0
-#   dloss/dx = -labels + sigmoid(x)
-#   T0 = sum_(j) -labels*x + softplus(x)
+#   dloss/dx = -u_labels + sigmoid(x)
+#   names of the spec begin with u_: u_labels is its labels
+#   T0 = sum_(j) -u_labels*x + softplus(x)
 # ======================================================================================
 
 
 @dl.jit
-def _lift(cols, inside, x, labels):
+def _lift(cols, inside, x, u_labels):
     # Sums of one tile.
     valid = inside
-    b0 = dl.row_sum(tl.where(valid, (dl.softplus(x) - x * labels), 0.0))
+    b0 = dl.row_sum(tl.where(valid, (dl.softplus(x) - x * u_labels), 0.0))
     return (b0,)
 
 
@@ -51,15 +52,15 @@ def _merge(b0_a, b0_b):
 
 
 @dl.jit
-def _sweep(base, labels_base, start, stop, n_classes, BLOCK: tl.constexpr):
+def _sweep(base, u_labels_base, start, stop, n_classes, BLOCK: tl.constexpr):
     # Online reduction of the classes start .. stop - 1: one read of each logit.
     b0 = tl.full((), 0.0, tl.float32)
     for first_col in range(start, stop, BLOCK):
         cols = first_col + tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
-        labels = tl.load(labels_base + cols, mask=inside, other=0.0).to(tl.float32)
-        (b0_b,) = _lift(cols, inside, x, labels)
+        u_labels = tl.load(u_labels_base + cols, mask=inside, other=0.0).to(tl.float32)
+        (b0_b,) = _lift(cols, inside, x, u_labels)
         (b0,) = _merge(b0, b0_b)
     return (b0,)
 
@@ -73,21 +74,21 @@ def _finish(b0):
 
 
 @dl.jit
-def _gradient(cols, x, labels):
+def _gradient(cols, x, u_labels):
     # dloss/dx_j of one tile; the value at the pivot is written, not added.
-    grad_x = dl.sigmoid(x) - labels
+    grad_x = dl.sigmoid(x) - u_labels
     return (grad_x,)
 
 
 @dl.jit
 def _forward_kernel(
     logits,
-    labels_ptr,
+    u_labels_ptr,
     loss,
     saved,
     state,
     stride_row,
-    stride_labels,
+    stride_u_labels,
     n_rows,
     n_classes,
     SPLITS: tl.constexpr,
@@ -97,12 +98,12 @@ def _forward_kernel(
     # of its part of the row, and the merge kernel finishes.
     row = tl.program_id(0).to(tl.int64)
     base = logits + row * stride_row
-    labels_base = labels_ptr + row * stride_labels
+    u_labels_base = u_labels_ptr + row * stride_u_labels
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BLOCK), SPLITS) * BLOCK
     start = split * class_share
     stop = tl.minimum(start + class_share, n_classes)
-    (b0,) = _sweep(base, labels_base, start, stop, n_classes, BLOCK)
+    (b0,) = _sweep(base, u_labels_base, start, stop, n_classes, BLOCK)
     if SPLITS == 1:
         (loss_row,) = _finish(b0)
         tl.store(loss + row, loss_row)
@@ -114,12 +115,12 @@ def _forward_kernel(
 @dl.jit
 def _merge_kernel(
     logits,
-    labels_ptr,
+    u_labels_ptr,
     loss,
     saved,
     state,
     stride_row,
-    stride_labels,
+    stride_u_labels,
     n_rows,
     n_classes,
     SPLITS: tl.constexpr,
@@ -128,7 +129,7 @@ def _merge_kernel(
     # Grid (N,). Merges the SPLITS partial states of a row in order, and finishes it.
     row = tl.program_id(0).to(tl.int64)
     base = logits + row * stride_row
-    labels_base = labels_ptr + row * stride_labels
+    u_labels_base = u_labels_ptr + row * stride_u_labels
     b0 = tl.load(state + 0 * SPLITS * n_rows + row)
     for split in range(1, SPLITS):
         at = split * n_rows + row
@@ -141,12 +142,12 @@ def _merge_kernel(
 @dl.jit
 def _backward_kernel(
     logits,
-    labels_ptr,
+    u_labels_ptr,
     saved,
     grad_rows,
     grad_logits,
     stride_row,
-    stride_labels,
+    stride_u_labels,
     stride_grad,
     n_rows,
     n_classes,
@@ -156,13 +157,13 @@ def _backward_kernel(
     # Grid (N, tiles). Elementwise: reads each logit once, writes its gradient once.
     row = tl.program_id(0).to(tl.int64)
     base = logits + row * stride_row
-    labels_base = labels_ptr + row * stride_labels
+    u_labels_base = u_labels_ptr + row * stride_u_labels
     g = tl.load(grad_rows + row * stride_grad_rows)
     cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = cols < n_classes
     x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
-    labels = tl.load(labels_base + cols, mask=inside, other=0.0).to(tl.float32)
-    (grad_x,) = _gradient(cols, x, labels)
+    u_labels = tl.load(u_labels_base + cols, mask=inside, other=0.0).to(tl.float32)
+    (grad_x,) = _gradient(cols, x, u_labels)
     grad_x = grad_x * g
     out = grad_logits + row * stride_grad + cols
     tl.store(out, grad_x.to(grad_logits.dtype.element_ty), mask=inside)
@@ -171,12 +172,12 @@ def _backward_kernel(
 @dl.jit
 def _fused_kernel(
     logits,
-    labels_ptr,
+    u_labels_ptr,
     loss,
     grad_rows,
     grad_logits,
     stride_row,
-    stride_labels,
+    stride_u_labels,
     stride_grad,
     n_rows,
     n_classes,
@@ -188,21 +189,21 @@ def _fused_kernel(
     # and its gradient written once; longer rows are read again from the cache.
     row = tl.program_id(0).to(tl.int64)
     base = logits + row * stride_row
-    labels_base = labels_ptr + row * stride_labels
+    u_labels_base = u_labels_ptr + row * stride_u_labels
     g = tl.load(grad_rows + row * stride_grad_rows)
     if ONE_TILE:
         cols = tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
-        labels = tl.load(labels_base + cols, mask=inside, other=0.0).to(tl.float32)
-        (b0,) = _lift(cols, inside, x, labels)
+        u_labels = tl.load(u_labels_base + cols, mask=inside, other=0.0).to(tl.float32)
+        (b0,) = _lift(cols, inside, x, u_labels)
     else:
         stop = n_classes
-        (b0,) = _sweep(base, labels_base, 0, stop, n_classes, BLOCK)
+        (b0,) = _sweep(base, u_labels_base, 0, stop, n_classes, BLOCK)
     (loss_row,) = _finish(b0)
     tl.store(loss + row, loss_row)
     if ONE_TILE:
-        (grad_x,) = _gradient(cols, x, labels)
+        (grad_x,) = _gradient(cols, x, u_labels)
         grad_x = grad_x * g
         out = grad_logits + row * stride_grad + cols
         tl.store(out, grad_x.to(grad_logits.dtype.element_ty), mask=inside)
@@ -211,8 +212,8 @@ def _fused_kernel(
             cols = first_col + tl.arange(0, BLOCK)
             inside = cols < n_classes
             x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
-            labels = tl.load(labels_base + cols, mask=inside, other=0.0).to(tl.float32)
-            (grad_x,) = _gradient(cols, x, labels)
+            u_labels = tl.load(u_labels_base + cols, mask=inside, other=0.0).to(tl.float32)
+            (grad_x,) = _gradient(cols, x, u_labels)
             tl.debug_barrier()  # the gradient may overwrite the logits: all of the tile is read
             grad_x = grad_x * g
             out = grad_logits + row * stride_grad + cols
@@ -224,9 +225,9 @@ def _tile(
     x_hidden,
     x_weight,
     x_bias,
-    labels_hidden,
-    labels_weight,
-    labels_bias,
+    u_labels_hidden,
+    u_labels_weight,
+    u_labels_bias,
     row_at,
     cols,
     x_cap,
@@ -234,9 +235,9 @@ def _tile(
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_labels_hidden,
-    stride_labels_weight,
-    features_labels,
+    stride_u_labels_hidden,
+    stride_u_labels_weight,
+    features_u_labels,
     n_classes,
     MADE: tl.constexpr,
     BIASED: tl.constexpr,
@@ -267,25 +268,25 @@ def _tile(
         CAPPED,
     )
     if MADE & 2:
-        labels = tiles.product(
-            labels_hidden,
-            labels_weight,
-            labels_bias,
+        u_labels = tiles.product(
+            u_labels_hidden,
+            u_labels_weight,
+            u_labels_bias,
             row_at,
             cols,
-            stride_labels_hidden,
-            stride_labels_weight,
-            features_labels,
+            stride_u_labels_hidden,
+            stride_u_labels_weight,
+            features_u_labels,
             (BIASED & 2) != 0,
             (EVEN & 2) != 0,
             PRECISION,
             BK,
         )
     else:
-        labels = tl.load(labels_hidden + row_at * stride_labels_hidden + cols[None, :]).to(
+        u_labels = tl.load(u_labels_hidden + row_at * stride_u_labels_hidden + cols[None, :]).to(
             tl.float32
         )
-    return x, cap_slope, labels
+    return x, cap_slope, u_labels
 
 
 @dl.jit
@@ -293,9 +294,9 @@ def _tiled_sweep_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    labels_hidden,
-    labels_weight,
-    labels_bias,
+    u_labels_hidden,
+    u_labels_weight,
+    u_labels_bias,
     source_row,
     at_y,
     x_cap,
@@ -303,9 +304,9 @@ def _tiled_sweep_kernel(
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_labels_hidden,
-    stride_labels_weight,
-    features_labels,
+    stride_u_labels_hidden,
+    stride_u_labels_weight,
+    features_u_labels,
     n_rows,
     n_classes,
     row_merged,
@@ -330,13 +331,13 @@ def _tiled_sweep_kernel(
     for first_col in range(start, stop, BV):
         row_at = tl.load(source_row + row)
         cols = first_col + tl.arange(0, BV)
-        x, cap_slope, labels = _tile(
+        x, cap_slope, u_labels = _tile(
             x_hidden,
             x_weight,
             x_bias,
-            labels_hidden,
-            labels_weight,
-            labels_bias,
+            u_labels_hidden,
+            u_labels_weight,
+            u_labels_bias,
             row_at,
             cols,
             x_cap,
@@ -344,9 +345,9 @@ def _tiled_sweep_kernel(
             stride_x_hidden,
             stride_x_weight,
             features_x,
-            stride_labels_hidden,
-            stride_labels_weight,
-            features_labels,
+            stride_u_labels_hidden,
+            stride_u_labels_weight,
+            features_u_labels,
             n_classes,
             MADE,
             BIASED,
@@ -357,7 +358,7 @@ def _tiled_sweep_kernel(
         )
         cols = cols[None, :]
         inside = (cols < n_classes) & (row >= 0)
-        (b0_b,) = _lift(cols, inside, x, labels)
+        (b0_b,) = _lift(cols, inside, x, u_labels)
         (b0,) = _merge(b0, b0_b)
     tl.store(state + (0 * SPLITS + split) * n_rows + row, b0)
 
@@ -367,9 +368,9 @@ def _tiled_merge_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    labels_hidden,
-    labels_weight,
-    labels_bias,
+    u_labels_hidden,
+    u_labels_weight,
+    u_labels_bias,
     source_row,
     at_y,
     x_cap,
@@ -377,9 +378,9 @@ def _tiled_merge_kernel(
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_labels_hidden,
-    stride_labels_weight,
-    features_labels,
+    stride_u_labels_hidden,
+    stride_u_labels_weight,
+    features_u_labels,
     n_rows,
     n_classes,
     row_merged,
@@ -405,9 +406,9 @@ def _tiled_gradient(
     x_hidden,
     x_weight,
     x_bias,
-    labels_hidden,
-    labels_weight,
-    labels_bias,
+    u_labels_hidden,
+    u_labels_weight,
+    u_labels_bias,
     source_row,
     at_y,
     x_cap,
@@ -415,9 +416,9 @@ def _tiled_gradient(
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_labels_hidden,
-    stride_labels_weight,
-    features_labels,
+    stride_u_labels_hidden,
+    stride_u_labels_weight,
+    features_u_labels,
     n_rows,
     n_classes,
     row_merged,
@@ -441,13 +442,13 @@ def _tiled_gradient(
     row = (first_row + tl.arange(0, BM)).to(tl.int64)[:, None]
     row_at = tl.load(source_row + row)
     cols = first_col + tl.arange(0, BV)
-    x, cap_slope, labels = _tile(
+    x, cap_slope, u_labels = _tile(
         x_hidden,
         x_weight,
         x_bias,
-        labels_hidden,
-        labels_weight,
-        labels_bias,
+        u_labels_hidden,
+        u_labels_weight,
+        u_labels_bias,
         row_at,
         cols,
         x_cap,
@@ -455,9 +456,9 @@ def _tiled_gradient(
         stride_x_hidden,
         stride_x_weight,
         features_x,
-        stride_labels_hidden,
-        stride_labels_weight,
-        features_labels,
+        stride_u_labels_hidden,
+        stride_u_labels_weight,
+        features_u_labels,
         n_classes,
         MADE,
         BIASED,
@@ -468,7 +469,7 @@ def _tiled_gradient(
     )
     cols = cols[None, :]
     inside = (cols < n_classes) & (row >= 0)
-    (grad_x,) = _gradient(cols, x, labels)
+    (grad_x,) = _gradient(cols, x, u_labels)
     if SOURCE == 0:
         grad = tl.where(inside, grad_x, 0.0)
     tile_counts = 1
@@ -488,9 +489,9 @@ def _tiled_hidden_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    labels_hidden,
-    labels_weight,
-    labels_bias,
+    u_labels_hidden,
+    u_labels_weight,
+    u_labels_bias,
     source_row,
     at_y,
     x_cap,
@@ -498,9 +499,9 @@ def _tiled_hidden_kernel(
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_labels_hidden,
-    stride_labels_weight,
-    features_labels,
+    stride_u_labels_hidden,
+    stride_u_labels_weight,
+    features_u_labels,
     n_rows,
     n_classes,
     row_merged,
@@ -548,9 +549,9 @@ def _tiled_hidden_kernel(
                     x_hidden,
                     x_weight,
                     x_bias,
-                    labels_hidden,
-                    labels_weight,
-                    labels_bias,
+                    u_labels_hidden,
+                    u_labels_weight,
+                    u_labels_bias,
                     source_row,
                     at_y,
                     x_cap,
@@ -558,9 +559,9 @@ def _tiled_hidden_kernel(
                     stride_x_hidden,
                     stride_x_weight,
                     features_x,
-                    stride_labels_hidden,
-                    stride_labels_weight,
-                    features_labels,
+                    stride_u_labels_hidden,
+                    stride_u_labels_weight,
+                    features_u_labels,
                     n_rows,
                     n_classes,
                     row_merged,
@@ -617,9 +618,9 @@ def _tiled_weight_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    labels_hidden,
-    labels_weight,
-    labels_bias,
+    u_labels_hidden,
+    u_labels_weight,
+    u_labels_bias,
     source_row,
     at_y,
     x_cap,
@@ -627,9 +628,9 @@ def _tiled_weight_kernel(
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_labels_hidden,
-    stride_labels_weight,
-    features_labels,
+    stride_u_labels_hidden,
+    stride_u_labels_weight,
+    features_u_labels,
     n_rows,
     n_classes,
     row_merged,
@@ -683,9 +684,9 @@ def _tiled_weight_kernel(
                         x_hidden,
                         x_weight,
                         x_bias,
-                        labels_hidden,
-                        labels_weight,
-                        labels_bias,
+                        u_labels_hidden,
+                        u_labels_weight,
+                        u_labels_bias,
                         source_row,
                         at_y,
                         x_cap,
@@ -693,9 +694,9 @@ def _tiled_weight_kernel(
                         stride_x_hidden,
                         stride_x_weight,
                         features_x,
-                        stride_labels_hidden,
-                        stride_labels_weight,
-                        features_labels,
+                        stride_u_labels_hidden,
+                        stride_u_labels_weight,
+                        features_u_labels,
                         n_rows,
                         n_classes,
                         row_merged,
@@ -762,27 +763,27 @@ def _tiled_weight_kernel(
             )
 
 
-def _torch_forward(x, labels):
+def _torch_forward(x, u_labels):
     """Loss [rows, outputs] and saved statistics [n_saved, rows] of a chunk of whole rows."""
-    b0 = (el.softplus(x) - x * labels).sum(1, keepdim=True)
+    b0 = (el.softplus(x) - x * u_labels).sum(1, keepdim=True)
     T0 = b0
     loss = T0
     return loss, x.new_empty(0, x.shape[0])
 
 
-def _torch_backward(x, labels, saved, g):
+def _torch_backward(x, u_labels, saved, g):
     """g * dloss/dx [rows, V] for each stream of a chunk of whole rows, from what was saved."""
-    grad_x = el.sigmoid(x) - labels
+    grad_x = el.sigmoid(x) - u_labels
     grad_x = grad_x * g
     return (grad_x,)
 
 
-def _torch_fused(x, labels, g):
+def _torch_fused(x, u_labels, g):
     """Loss [rows, outputs] and g * dloss/dx [rows, V] for each stream while the chunk is in cache."""
-    b0 = (el.softplus(x) - x * labels).sum(1, keepdim=True)
+    b0 = (el.softplus(x) - x * u_labels).sum(1, keepdim=True)
     T0 = b0
     loss = T0
-    grad_x = el.sigmoid(x) - labels
+    grad_x = el.sigmoid(x) - u_labels
     grad_x = grad_x * g
     return loss, (grad_x,)
 
@@ -791,17 +792,18 @@ _C_SOURCE = r"""#include "row.h"
 
 /* Multi-label binary cross-entropy
      loss     = T0
-     dloss/dx = -labels + sigmoid(x)
-     T0 = sum_(j) -labels*x + softplus(x) */
+     dloss/dx = -u_labels + sigmoid(x)
+     names of the spec begin with u_: u_labels is its labels
+     T0 = sum_(j) -u_labels*x + softplus(x) */
 
 static inline __attribute__((always_inline)) void lift_1_class(const int cols, const real *x_ptr,
-    const real *labels_ptr, real *reduced0) {
+    const real *u_labels_ptr, real *reduced0) {
     const real x = x_ptr[cols];
-    const real labels = labels_ptr[cols];
-    *reduced0 = f_softplus(x) - x * labels;
+    const real u_labels = u_labels_ptr[cols];
+    *reduced0 = f_softplus(x) - x * u_labels;
 }
 
-static void lift_1(const real *x_ptr, const real *labels_ptr, const int n_classes, double *out) {
+static void lift_1(const real *x_ptr, const real *u_labels_ptr, const int n_classes, double *out) {
     double reduced0_row[PARTS];
     for (int part = 0; part < PARTS; ++part) {
         reduced0_row[part] = 0;
@@ -816,12 +818,12 @@ static void lift_1(const real *x_ptr, const real *labels_ptr, const int n_classe
         for (; cols + LANES <= stop; cols += LANES) {
 #pragma GCC ivdep
             for (int lane = 0; lane < LANES; ++lane) {
-                lift_1_class(cols + lane, x_ptr, labels_ptr, &reduced0_class);
+                lift_1_class(cols + lane, x_ptr, u_labels_ptr, &reduced0_class);
                 reduced0[lane] = reduced0[lane] + reduced0_class;
             }
         }
         for (; cols < stop; ++cols) {
-            lift_1_class(cols, x_ptr, labels_ptr, &reduced0_class);
+            lift_1_class(cols, x_ptr, u_labels_ptr, &reduced0_class);
             reduced0[0] = reduced0[0] + reduced0_class;
         }
         /* Without a whole vector in the block, all is in the first lane. */
@@ -838,12 +840,12 @@ static void lift_1(const real *x_ptr, const real *labels_ptr, const int n_classe
 }
 
 static inline __attribute__((always_inline)) void gradient(const real *x_ptr, const real
-    *labels_ptr, const int n_classes, const real g, real *grad_x_ptr, const int want) {
+    *u_labels_ptr, const int n_classes, const real g, real *grad_x_ptr, const int want) {
 #pragma GCC ivdep
     for (int cols = 0; cols < n_classes; ++cols) {
         const real x = x_ptr[cols];
-        const real labels = labels_ptr[cols];
-        const real grad_x = f_sigmoid(x) - labels;
+        const real u_labels = u_labels_ptr[cols];
+        const real grad_x = f_sigmoid(x) - u_labels;
         if (want & 1) grad_x_ptr[cols] = grad_x * g;
     }
 }
@@ -858,12 +860,12 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
     for (int64_t row = start; row < stop; ++row) {
         real *grad_x_ptr = grad_row(call, 0, row, scratch + 2 * width);
         const real *x_ptr = read_row(call, 0, row, scratch + 0 * width);
-        const real *labels_ptr = read_row(call, 1, row, scratch + 1 * width);
+        const real *u_labels_ptr = read_row(call, 1, row, scratch + 1 * width);
         double b0, loss, g;
         if (mode != BACKWARD) {
             {
                 double out[1];
-                lift_1(x_ptr, labels_ptr, n_classes, out);
+                lift_1(x_ptr, u_labels_ptr, n_classes, out);
                 const double reduced0 = out[0];
                 b0 = reduced0;
             }
@@ -878,7 +880,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         g = call->grad_rows[0 * call->grad_outputs_stride + row * call->grad_rows_stride];
         {
             const int want = (grad_x_ptr ? 1 : 0);
-            if (want == 1) gradient(x_ptr, labels_ptr, n_classes, (real)g, grad_x_ptr, 1);
+            if (want == 1) gradient(x_ptr, u_labels_ptr, n_classes, (real)g, grad_x_ptr, 1);
         }
         write_row(call, 0, row, grad_x_ptr);
     }

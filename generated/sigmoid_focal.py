@@ -34,58 +34,58 @@ __all__ = [
 
 # ======================================================================================
 # Multi-label focal loss
-#   loss     = T0*alpha*exp(L0) + T1*(1 - alpha)*exp(L1) +
-#       alpha*labels_y*exp(L0)*sigmoid(-z0)*softplus(-x_y) + (1 - alpha)*(1 -
-#       labels_y)*exp(L1)*sigmoid(-z1)*softplus(x_y)
-#   c0       = gamma*(1 - alpha)*exp(L1)
-#   c1       = (1 - alpha)*exp(L1)
-#   c2       = -alpha*exp(L0)
-#   c3       = -alpha*gamma*exp(L0)
-#   dloss/dx = (c2*labels*sigmoid(-x) + c3*labels*sigmoid(x)*softplus(-x))*exp(logp0) + (c0*(1 -
-#       labels)*sigmoid(-x)*softplus(x) + c1*(1 - labels)*sigmoid(x))*exp(logp1)
-#   dloss/dx_y = -alpha*gamma*labels_y*exp(L0)*sigmoid(x_y)*sigmoid(-z0)*softplus(-x_y) -
-#       alpha*labels_y*exp(L0)*sigmoid(-x_y)*sigmoid(-z0) + gamma*(1 - alpha)*(1 -
-#       labels_y)*exp(L1)*sigmoid(-x_y)*sigmoid(-z1)*softplus(x_y) + (1 - alpha)*(1 -
-#       labels_y)*exp(L1)*sigmoid(x_y)*sigmoid(-z1)
-#   with l0_j = -gamma*softplus(x), z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp
-#       l0, R0 = exp(l0_j - logsumexp_(j != y) l0_j)
-#   with l1_j = -gamma*softplus(-x), z1 = logsumexp_(j != y) l1_j - l1_y, logp1 = l1_j - logsumexp
-#       l1, R1 = exp(l1_j - logsumexp_(j != y) l1_j)
-#   T0 = sum_(j != y) labels*exp(logp0)*softplus(-x)
-#   T1 = sum_(j != y) (1 - labels)*exp(logp1)*softplus(x)
+#   loss     = u_alpha*u_labels_y*exp(L0)*sigmoid(-z0)*softplus(-x_y) + u_alpha*T0*exp(L0) + T1*(1
+#       - u_alpha)*exp(L1) + (1 - u_alpha)*(1 - u_labels_y)*exp(L1)*sigmoid(-z1)*softplus(x_y)
+#   c0       = u_gamma*(1 - u_alpha)*exp(L1)
+#   c1       = (1 - u_alpha)*exp(L1)
+#   c2       = -u_alpha*exp(L0)
+#   c3       = -u_alpha*u_gamma*exp(L0)
+#   dloss/dx = (u_labels*c2*sigmoid(-x) + u_labels*c3*sigmoid(x)*softplus(-x))*exp(logp0) + (c0*(1
+#       - u_labels)*sigmoid(-x)*softplus(x) + c1*(1 - u_labels)*sigmoid(x))*exp(logp1)
+#   dloss/dx_y = -u_alpha*u_gamma*u_labels_y*exp(L0)*sigmoid(x_y)*sigmoid(-z0)*softplus(-x_y) -
+#       u_alpha*u_labels_y*exp(L0)*sigmoid(-x_y)*sigmoid(-z0) + u_gamma*(1 - u_alpha)*(1 -
+#       u_labels_y)*exp(L1)*sigmoid(-x_y)*sigmoid(-z1)*softplus(x_y) + (1 - u_alpha)*(1 -
+#       u_labels_y)*exp(L1)*sigmoid(x_y)*sigmoid(-z1)
+#   names of the spec begin with u_: u_alpha is its alpha
+#   with l0_j = -u_gamma*softplus(x), z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j -
+#       logsumexp l0, R0 = exp(l0_j - logsumexp_(j != y) l0_j)
+#   with l1_j = -u_gamma*softplus(-x), z1 = logsumexp_(j != y) l1_j - l1_y, logp1 = l1_j -
+#       logsumexp l1, R1 = exp(l1_j - logsumexp_(j != y) l1_j)
+#   T0 = sum_(j != y) u_labels*exp(logp0)*softplus(-x)
+#   T1 = sum_(j != y) (1 - u_labels)*exp(logp1)*softplus(x)
 # ======================================================================================
 
 
 @dl.jit
-def _lift(cols, inside, x, labels, alpha, gamma):
+def _lift(cols, inside, x, u_labels, u_alpha, u_gamma):
     # State of one tile, relative to the tile's own maximum: M = sum of w * exp(kappa * t) * t^n
     # with t = l - m, over the classes other than the largest (the pivot).
     valid = inside
-    l0 = tl.where(valid, -gamma * dl.softplus(x), float("-inf"))
+    l0 = tl.where(valid, -u_gamma * dl.softplus(x), float("-inf"))
     m0 = dl.row_max(l0)
     pivot = dl.row_min(tl.where(l0 == m0, cols, 2147483647))
     others = valid & (cols != pivot)
     x_y = dl.row_sum(tl.where(cols == pivot, x, 0.0))
-    labels_y = dl.row_sum(tl.where(cols == pivot, labels, 0.0))
+    u_labels_y = dl.row_sum(tl.where(cols == pivot, u_labels, 0.0))
     l0 = tl.where(others, l0, float("-inf"))
     t0 = l0 - tl.where(m0 == float("-inf"), 0.0, m0)
     e0 = tl.exp(t0)
-    l1 = tl.where(valid, -gamma * dl.softplus(-x), float("-inf"))
+    l1 = tl.where(valid, -u_gamma * dl.softplus(-x), float("-inf"))
     m1 = dl.row_max(l1)
     l1 = tl.where(others, l1, float("-inf"))
     t1 = l1 - tl.where(m1 == float("-inf"), 0.0, m1)
     e1 = tl.exp(t1)
     a0 = dl.row_sum(e0)
     a1 = dl.row_sum(e1)
-    b0 = dl.row_sum(tl.where(e0 > 0.0, e0 * labels * dl.softplus(-x), 0.0))
-    b1 = dl.row_sum(tl.where(e1 > 0.0, e1 * (1.0 - labels) * dl.softplus(x), 0.0))
+    b0 = dl.row_sum(tl.where(e0 > 0.0, e0 * u_labels * dl.softplus(-x), 0.0))
+    b1 = dl.row_sum(tl.where(e1 > 0.0, e1 * (1.0 - u_labels) * dl.softplus(x), 0.0))
     pivot = pivot.to(tl.float32)
-    return m0, m1, a0, a1, b0, b1, pivot, x_y, labels_y
+    return m0, m1, a0, a1, b0, b1, pivot, x_y, u_labels_y
 
 
 @dl.jit
 def _merge(
-    gamma,
+    u_gamma,
     m0_a,
     m1_a,
     a0_a,
@@ -94,7 +94,7 @@ def _merge(
     b1_a,
     pivot_a,
     x_y_a,
-    labels_y_a,
+    u_labels_y_a,
     m0_b,
     m1_b,
     a0_b,
@@ -103,7 +103,7 @@ def _merge(
     b1_b,
     pivot_b,
     x_y_b,
-    labels_y_b,
+    u_labels_y_b,
 ):
     # Two states as one: m = max(m_a, m_b), d = m_side - m, M = sum of exp(kappa * d) * shifted M_side.
     m0 = tl.maximum(m0_a, m0_b)
@@ -119,32 +119,32 @@ def _merge(
     first = (m0_a > m0_b) | ((m0_a == m0_b) & (pivot_a >= 0.0))
     pivot = tl.where(first, pivot_a, pivot_b)
     x_y = tl.where(first, x_y_a, x_y_b)
-    labels_y = tl.where(first, labels_y_a, labels_y_b)
+    u_labels_y = tl.where(first, u_labels_y_a, u_labels_y_b)
     lost = tl.where(first, pivot_b, pivot_a) >= 0.0
     x = tl.where(first, x_y_b, x_y_a)
-    labels = tl.where(first, labels_y_b, labels_y_a)
+    u_labels = tl.where(first, u_labels_y_b, u_labels_y_a)
     sunk = tl.where(first, m0_b, m0_a) == float("-inf")
     d0 = tl.where(sunk, -1.0e18, tl.where(first, d0_b, d0_a))
     k0 = tl.exp(d0)
-    d1 = tl.where(lost, -gamma * dl.softplus(-x) - m1, -1.0e18)
+    d1 = tl.where(lost, -u_gamma * dl.softplus(-x) - m1, -1.0e18)
     k1 = tl.exp(d1)
     a0 = k0_a * a0_a + k0_b * a0_b + tl.where(lost & (k0 > 0.0), k0, 0.0)
     a1 = k1_a * a1_a + k1_b * a1_b + tl.where(lost & (k1 > 0.0), k1, 0.0)
     b0 = (
         tl.where(k0_a > 0.0, k0_a * b0_a, 0.0)
         + tl.where(k0_b > 0.0, k0_b * b0_b, 0.0)
-        + tl.where(lost & (k0 > 0.0), k0 * labels * dl.softplus(-x), 0.0)
+        + tl.where(lost & (k0 > 0.0), k0 * u_labels * dl.softplus(-x), 0.0)
     )
     b1 = (
         tl.where(k1_a > 0.0, k1_a * b1_a, 0.0)
         + tl.where(k1_b > 0.0, k1_b * b1_b, 0.0)
-        + tl.where(lost & (k1 > 0.0), k1 * (1.0 - labels) * dl.softplus(x), 0.0)
+        + tl.where(lost & (k1 > 0.0), k1 * (1.0 - u_labels) * dl.softplus(x), 0.0)
     )
-    return m0, m1, a0, a1, b0, b1, pivot, x_y, labels_y
+    return m0, m1, a0, a1, b0, b1, pivot, x_y, u_labels_y
 
 
 @dl.jit
-def _sweep(base, labels_base, alpha, gamma, start, stop, n_classes, BLOCK: tl.constexpr):
+def _sweep(base, u_labels_base, u_alpha, u_gamma, start, stop, n_classes, BLOCK: tl.constexpr):
     # Online reduction of the classes start .. stop - 1: one read of each logit.
     m0 = tl.full((), float("-inf"), tl.float32)
     m1 = tl.full((), float("-inf"), tl.float32)
@@ -154,17 +154,17 @@ def _sweep(base, labels_base, alpha, gamma, start, stop, n_classes, BLOCK: tl.co
     b1 = tl.full((), 0.0, tl.float32)
     pivot = tl.full((), -1.0, tl.float32)
     x_y = tl.full((), 0.0, tl.float32)
-    labels_y = tl.full((), 0.0, tl.float32)
+    u_labels_y = tl.full((), 0.0, tl.float32)
     for first_col in range(start, stop, BLOCK):
         cols = first_col + tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
-        labels = tl.load(labels_base + cols, mask=inside, other=0.0).to(tl.float32)
-        m0_b, m1_b, a0_b, a1_b, b0_b, b1_b, pivot_b, x_y_b, labels_y_b = _lift(
-            cols, inside, x, labels, alpha, gamma
+        u_labels = tl.load(u_labels_base + cols, mask=inside, other=0.0).to(tl.float32)
+        m0_b, m1_b, a0_b, a1_b, b0_b, b1_b, pivot_b, x_y_b, u_labels_y_b = _lift(
+            cols, inside, x, u_labels, u_alpha, u_gamma
         )
-        m0, m1, a0, a1, b0, b1, pivot, x_y, labels_y = _merge(
-            gamma,
+        m0, m1, a0, a1, b0, b1, pivot, x_y, u_labels_y = _merge(
+            u_gamma,
             m0,
             m1,
             a0,
@@ -173,7 +173,7 @@ def _sweep(base, labels_base, alpha, gamma, start, stop, n_classes, BLOCK: tl.co
             b1,
             pivot,
             x_y,
-            labels_y,
+            u_labels_y,
             m0_b,
             m1_b,
             a0_b,
@@ -182,63 +182,63 @@ def _sweep(base, labels_base, alpha, gamma, start, stop, n_classes, BLOCK: tl.co
             b1_b,
             pivot_b,
             x_y_b,
-            labels_y_b,
+            u_labels_y_b,
         )
-    return m0, m1, a0, a1, b0, b1, pivot, x_y, labels_y
+    return m0, m1, a0, a1, b0, b1, pivot, x_y, u_labels_y
 
 
 @dl.jit
-def _finish(x_y, labels_y, alpha, gamma, m0, m1, a0, a1, b0, b1, pivot):
+def _finish(x_y, u_labels_y, u_alpha, u_gamma, m0, m1, a0, a1, b0, b1, pivot):
     # From the merged state to the results of the row, and the statistics that the gradient reads.
     la0 = dl.log_accurate(a0)
     z0 = la0
     lam0 = dl.softplus(z0)
     L0 = m0 + lam0
     la1 = dl.log_accurate(a1)
-    ly1 = -gamma * dl.softplus(-x_y)
+    ly1 = -u_gamma * dl.softplus(-x_y)
     z1 = (m1 - ly1) + la1
     lam1 = tl.where(z1 > 0.0, la1 + dl.softplus(-z1), dl.softplus(z1) - (m1 - ly1))
     L1 = m1 + lam1
     T0 = dl.exp_accurate(-lam0) * (b0)
     T1 = tl.where(la1 == float("-inf"), 0.0, dl.exp_accurate(-lam1) * (b1))
-    w0 = alpha * dl.exp_accurate(L0)
-    w1 = (1.0 - alpha) * dl.exp_accurate(L1)
+    w0 = u_alpha * dl.exp_accurate(L0)
+    w1 = (1.0 - u_alpha) * dl.exp_accurate(L1)
     loss = (
         w0 * T0
         + T1 * w1
-        + w0 * labels_y * dl.sigmoid(-z0) * dl.softplus(-x_y)
-        + w1 * (1.0 - labels_y) * dl.sigmoid(-z1) * dl.softplus(x_y)
+        + w0 * u_labels_y * dl.sigmoid(-z0) * dl.softplus(-x_y)
+        + w1 * (1.0 - u_labels_y) * dl.sigmoid(-z1) * dl.softplus(x_y)
     )
     return loss, la0, la1
 
 
 @dl.jit
-def _coefficients(x_y, labels_y, alpha, gamma, m0, la0, m1, la1, pivot):
+def _coefficients(x_y, u_labels_y, u_alpha, u_gamma, m0, la0, m1, la1, pivot):
     # Row scalars of the gradient.
     z0 = la0
     lam0 = dl.softplus(z0)
     L0 = m0 + lam0
-    ly1 = -gamma * dl.softplus(-x_y)
+    ly1 = -u_gamma * dl.softplus(-x_y)
     z1 = (m1 - ly1) + la1
     lam1 = tl.where(z1 > 0.0, la1 + dl.softplus(-z1), dl.softplus(z1) - (m1 - ly1))
     L1 = m1 + lam1
     w0 = dl.exp_accurate(L1)
-    w1 = 1.0 - alpha
+    w1 = 1.0 - u_alpha
     w2 = w0 * w1
-    w3 = alpha * dl.exp_accurate(L0)
-    w4 = w3 * gamma
+    w3 = u_alpha * dl.exp_accurate(L0)
+    w4 = w3 * u_gamma
     w5 = -x_y
     w6 = dl.sigmoid(w5)
-    w7 = labels_y * dl.sigmoid(-z0)
+    w7 = u_labels_y * dl.sigmoid(-z0)
     w8 = dl.sigmoid(x_y)
     w9 = dl.sigmoid(-z1)
-    w10 = 1.0 - labels_y
-    c0 = w2 * gamma
+    w10 = 1.0 - u_labels_y
+    c0 = w2 * u_gamma
     c1 = w2
     c2 = -w3
     c3 = -w4
     grad_x_y = (
-        w0 * w1 * w10 * w6 * w9 * gamma * dl.softplus(x_y)
+        w0 * w1 * w10 * w6 * w9 * u_gamma * dl.softplus(x_y)
         + w0 * w1 * w10 * w8 * w9
         - w3 * w6 * w7
         - w4 * w7 * w8 * dl.softplus(w5)
@@ -253,11 +253,11 @@ def _gradient(
     cols,
     pivot,
     x_y,
-    labels_y,
+    u_labels_y,
     x,
-    labels,
-    alpha,
-    gamma,
+    u_labels,
+    u_alpha,
+    u_gamma,
     c0,
     c1,
     c2,
@@ -269,17 +269,17 @@ def _gradient(
     pinv1,
 ):
     # dloss/dx_j of one tile; the value at the pivot is written, not added.
-    t0 = -gamma * dl.softplus(x) - m0
+    t0 = -u_gamma * dl.softplus(x) - m0
     e0 = tl.exp(t0)
     p0 = e0 * pinv0
-    t1 = -gamma * dl.softplus(-x) - m1
+    t1 = -u_gamma * dl.softplus(-x) - m1
     e1 = tl.exp(t1)
     p1 = e1 * pinv1
     w0 = -x
     w1 = dl.sigmoid(w0)
     w2 = dl.sigmoid(x)
-    w3 = 1.0 - labels
-    grad_x = p0 * (c2 * w1 * labels + c3 * w2 * labels * dl.softplus(w0)) + p1 * (
+    w3 = 1.0 - u_labels
+    grad_x = p0 * (c2 * w1 * u_labels + c3 * w2 * u_labels * dl.softplus(w0)) + p1 * (
         c0 * w1 * w3 * dl.softplus(x) + c1 * w2 * w3
     )
     grad_x = tl.where(cols == pivot.to(tl.int32), grad_x_y, grad_x)
@@ -289,14 +289,14 @@ def _gradient(
 @dl.jit
 def _forward_kernel(
     logits,
-    labels_ptr,
-    alpha,
-    gamma,
+    u_labels_ptr,
+    u_alpha,
+    u_gamma,
     loss,
     saved,
     state,
     stride_row,
-    stride_labels,
+    stride_u_labels,
     n_rows,
     n_classes,
     SPLITS: tl.constexpr,
@@ -306,20 +306,22 @@ def _forward_kernel(
     # of its part of the row, and the merge kernel finishes.
     row = tl.program_id(0).to(tl.int64)
     base = logits + row * stride_row
-    labels_base = labels_ptr + row * stride_labels
-    alpha = tl.full((), 0.0, tl.float32) + alpha
-    gamma = tl.full((), 0.0, tl.float32) + gamma
+    u_labels_base = u_labels_ptr + row * stride_u_labels
+    u_alpha = tl.full((), 0.0, tl.float32) + u_alpha
+    u_gamma = tl.full((), 0.0, tl.float32) + u_gamma
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BLOCK), SPLITS) * BLOCK
     start = split * class_share
     stop = tl.minimum(start + class_share, n_classes)
-    m0, m1, a0, a1, b0, b1, pivot, x_y, labels_y = _sweep(
-        base, labels_base, alpha, gamma, start, stop, n_classes, BLOCK
+    m0, m1, a0, a1, b0, b1, pivot, x_y, u_labels_y = _sweep(
+        base, u_labels_base, u_alpha, u_gamma, start, stop, n_classes, BLOCK
     )
     if SPLITS == 1:
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
         m1 = tl.where(m1 == float("-inf"), 0.0, m1)
-        loss_row, la0, la1 = _finish(x_y, labels_y, alpha, gamma, m0, m1, a0, a1, b0, b1, pivot)
+        loss_row, la0, la1 = _finish(
+            x_y, u_labels_y, u_alpha, u_gamma, m0, m1, a0, a1, b0, b1, pivot
+        )
         tl.store(loss + row, loss_row)
         tl.store(saved + 0 * n_rows + row, m0)
         tl.store(saved + 1 * n_rows + row, la0)
@@ -336,20 +338,20 @@ def _forward_kernel(
         tl.store(state + 5 * SPLITS * n_rows + at, b1)
         tl.store(state + 6 * SPLITS * n_rows + at, pivot)
         tl.store(state + 7 * SPLITS * n_rows + at, x_y)
-        tl.store(state + 8 * SPLITS * n_rows + at, labels_y)
+        tl.store(state + 8 * SPLITS * n_rows + at, u_labels_y)
 
 
 @dl.jit
 def _merge_kernel(
     logits,
-    labels_ptr,
-    alpha,
-    gamma,
+    u_labels_ptr,
+    u_alpha,
+    u_gamma,
     loss,
     saved,
     state,
     stride_row,
-    stride_labels,
+    stride_u_labels,
     n_rows,
     n_classes,
     SPLITS: tl.constexpr,
@@ -358,9 +360,9 @@ def _merge_kernel(
     # Grid (N,). Merges the SPLITS partial states of a row in order, and finishes it.
     row = tl.program_id(0).to(tl.int64)
     base = logits + row * stride_row
-    labels_base = labels_ptr + row * stride_labels
-    alpha = tl.full((), 0.0, tl.float32) + alpha
-    gamma = tl.full((), 0.0, tl.float32) + gamma
+    u_labels_base = u_labels_ptr + row * stride_u_labels
+    u_alpha = tl.full((), 0.0, tl.float32) + u_alpha
+    u_gamma = tl.full((), 0.0, tl.float32) + u_gamma
     m0 = tl.load(state + 0 * SPLITS * n_rows + row)
     m1 = tl.load(state + 1 * SPLITS * n_rows + row)
     a0 = tl.load(state + 2 * SPLITS * n_rows + row)
@@ -369,7 +371,7 @@ def _merge_kernel(
     b1 = tl.load(state + 5 * SPLITS * n_rows + row)
     pivot = tl.load(state + 6 * SPLITS * n_rows + row)
     x_y = tl.load(state + 7 * SPLITS * n_rows + row)
-    labels_y = tl.load(state + 8 * SPLITS * n_rows + row)
+    u_labels_y = tl.load(state + 8 * SPLITS * n_rows + row)
     for split in range(1, SPLITS):
         at = split * n_rows + row
         m0_b = tl.load(state + 0 * SPLITS * n_rows + at)
@@ -380,9 +382,9 @@ def _merge_kernel(
         b1_b = tl.load(state + 5 * SPLITS * n_rows + at)
         pivot_b = tl.load(state + 6 * SPLITS * n_rows + at)
         x_y_b = tl.load(state + 7 * SPLITS * n_rows + at)
-        labels_y_b = tl.load(state + 8 * SPLITS * n_rows + at)
-        m0, m1, a0, a1, b0, b1, pivot, x_y, labels_y = _merge(
-            gamma,
+        u_labels_y_b = tl.load(state + 8 * SPLITS * n_rows + at)
+        m0, m1, a0, a1, b0, b1, pivot, x_y, u_labels_y = _merge(
+            u_gamma,
             m0,
             m1,
             a0,
@@ -391,7 +393,7 @@ def _merge_kernel(
             b1,
             pivot,
             x_y,
-            labels_y,
+            u_labels_y,
             m0_b,
             m1_b,
             a0_b,
@@ -400,11 +402,11 @@ def _merge_kernel(
             b1_b,
             pivot_b,
             x_y_b,
-            labels_y_b,
+            u_labels_y_b,
         )
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
     m1 = tl.where(m1 == float("-inf"), 0.0, m1)
-    loss_row, la0, la1 = _finish(x_y, labels_y, alpha, gamma, m0, m1, a0, a1, b0, b1, pivot)
+    loss_row, la0, la1 = _finish(x_y, u_labels_y, u_alpha, u_gamma, m0, m1, a0, a1, b0, b1, pivot)
     tl.store(loss + row, loss_row)
     tl.store(saved + 0 * n_rows + row, m0)
     tl.store(saved + 1 * n_rows + row, la0)
@@ -416,14 +418,14 @@ def _merge_kernel(
 @dl.jit
 def _backward_kernel(
     logits,
-    labels_ptr,
-    alpha,
-    gamma,
+    u_labels_ptr,
+    u_alpha,
+    u_gamma,
     saved,
     grad_rows,
     grad_logits,
     stride_row,
-    stride_labels,
+    stride_u_labels,
     stride_grad,
     n_rows,
     n_classes,
@@ -433,9 +435,9 @@ def _backward_kernel(
     # Grid (N, tiles). Elementwise: reads each logit once, writes its gradient once.
     row = tl.program_id(0).to(tl.int64)
     base = logits + row * stride_row
-    labels_base = labels_ptr + row * stride_labels
-    alpha = tl.full((), 0.0, tl.float32) + alpha
-    gamma = tl.full((), 0.0, tl.float32) + gamma
+    u_labels_base = u_labels_ptr + row * stride_u_labels
+    u_alpha = tl.full((), 0.0, tl.float32) + u_alpha
+    u_gamma = tl.full((), 0.0, tl.float32) + u_gamma
     g = tl.load(grad_rows + row * stride_grad_rows)
     m0 = tl.load(saved + 0 * n_rows + row)
     la0 = tl.load(saved + 1 * n_rows + row)
@@ -444,23 +446,23 @@ def _backward_kernel(
     pivot = tl.load(saved + 4 * n_rows + row)
     at_pivot = pivot.to(tl.int64)
     x_y = tl.load(base + at_pivot).to(tl.float32)
-    labels_y = tl.load(labels_base + at_pivot).to(tl.float32)
+    u_labels_y = tl.load(u_labels_base + at_pivot).to(tl.float32)
     c0, c1, c2, c3, grad_x_y, m0, pinv0, m1, pinv1 = _coefficients(
-        x_y, labels_y, alpha, gamma, m0, la0, m1, la1, pivot
+        x_y, u_labels_y, u_alpha, u_gamma, m0, la0, m1, la1, pivot
     )
     cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = cols < n_classes
     x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
-    labels = tl.load(labels_base + cols, mask=inside, other=0.0).to(tl.float32)
+    u_labels = tl.load(u_labels_base + cols, mask=inside, other=0.0).to(tl.float32)
     (grad_x,) = _gradient(
         cols,
         pivot,
         x_y,
-        labels_y,
+        u_labels_y,
         x,
-        labels,
-        alpha,
-        gamma,
+        u_labels,
+        u_alpha,
+        u_gamma,
         c0,
         c1,
         c2,
@@ -479,14 +481,14 @@ def _backward_kernel(
 @dl.jit
 def _fused_kernel(
     logits,
-    labels_ptr,
-    alpha,
-    gamma,
+    u_labels_ptr,
+    u_alpha,
+    u_gamma,
     loss,
     grad_rows,
     grad_logits,
     stride_row,
-    stride_labels,
+    stride_u_labels,
     stride_grad,
     n_rows,
     n_classes,
@@ -498,40 +500,42 @@ def _fused_kernel(
     # and its gradient written once; longer rows are read again from the cache.
     row = tl.program_id(0).to(tl.int64)
     base = logits + row * stride_row
-    labels_base = labels_ptr + row * stride_labels
-    alpha = tl.full((), 0.0, tl.float32) + alpha
-    gamma = tl.full((), 0.0, tl.float32) + gamma
+    u_labels_base = u_labels_ptr + row * stride_u_labels
+    u_alpha = tl.full((), 0.0, tl.float32) + u_alpha
+    u_gamma = tl.full((), 0.0, tl.float32) + u_gamma
     g = tl.load(grad_rows + row * stride_grad_rows)
     if ONE_TILE:
         cols = tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
-        labels = tl.load(labels_base + cols, mask=inside, other=0.0).to(tl.float32)
-        m0, m1, a0, a1, b0, b1, pivot, x_y, labels_y = _lift(cols, inside, x, labels, alpha, gamma)
+        u_labels = tl.load(u_labels_base + cols, mask=inside, other=0.0).to(tl.float32)
+        m0, m1, a0, a1, b0, b1, pivot, x_y, u_labels_y = _lift(
+            cols, inside, x, u_labels, u_alpha, u_gamma
+        )
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
         m1 = tl.where(m1 == float("-inf"), 0.0, m1)
     else:
         stop = n_classes
-        m0, m1, a0, a1, b0, b1, pivot, x_y, labels_y = _sweep(
-            base, labels_base, alpha, gamma, 0, stop, n_classes, BLOCK
+        m0, m1, a0, a1, b0, b1, pivot, x_y, u_labels_y = _sweep(
+            base, u_labels_base, u_alpha, u_gamma, 0, stop, n_classes, BLOCK
         )
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
         m1 = tl.where(m1 == float("-inf"), 0.0, m1)
-    loss_row, la0, la1 = _finish(x_y, labels_y, alpha, gamma, m0, m1, a0, a1, b0, b1, pivot)
+    loss_row, la0, la1 = _finish(x_y, u_labels_y, u_alpha, u_gamma, m0, m1, a0, a1, b0, b1, pivot)
     tl.store(loss + row, loss_row)
     c0, c1, c2, c3, grad_x_y, m0, pinv0, m1, pinv1 = _coefficients(
-        x_y, labels_y, alpha, gamma, m0, la0, m1, la1, pivot
+        x_y, u_labels_y, u_alpha, u_gamma, m0, la0, m1, la1, pivot
     )
     if ONE_TILE:
         (grad_x,) = _gradient(
             cols,
             pivot,
             x_y,
-            labels_y,
+            u_labels_y,
             x,
-            labels,
-            alpha,
-            gamma,
+            u_labels,
+            u_alpha,
+            u_gamma,
             c0,
             c1,
             c2,
@@ -550,16 +554,16 @@ def _fused_kernel(
             cols = first_col + tl.arange(0, BLOCK)
             inside = cols < n_classes
             x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
-            labels = tl.load(labels_base + cols, mask=inside, other=0.0).to(tl.float32)
+            u_labels = tl.load(u_labels_base + cols, mask=inside, other=0.0).to(tl.float32)
             (grad_x,) = _gradient(
                 cols,
                 pivot,
                 x_y,
-                labels_y,
+                u_labels_y,
                 x,
-                labels,
-                alpha,
-                gamma,
+                u_labels,
+                u_alpha,
+                u_gamma,
                 c0,
                 c1,
                 c2,
@@ -581,9 +585,9 @@ def _tile(
     x_hidden,
     x_weight,
     x_bias,
-    labels_hidden,
-    labels_weight,
-    labels_bias,
+    u_labels_hidden,
+    u_labels_weight,
+    u_labels_bias,
     row_at,
     cols,
     x_cap,
@@ -591,9 +595,9 @@ def _tile(
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_labels_hidden,
-    stride_labels_weight,
-    features_labels,
+    stride_u_labels_hidden,
+    stride_u_labels_weight,
+    features_u_labels,
     n_classes,
     MADE: tl.constexpr,
     BIASED: tl.constexpr,
@@ -624,25 +628,25 @@ def _tile(
         CAPPED,
     )
     if MADE & 2:
-        labels = tiles.product(
-            labels_hidden,
-            labels_weight,
-            labels_bias,
+        u_labels = tiles.product(
+            u_labels_hidden,
+            u_labels_weight,
+            u_labels_bias,
             row_at,
             cols,
-            stride_labels_hidden,
-            stride_labels_weight,
-            features_labels,
+            stride_u_labels_hidden,
+            stride_u_labels_weight,
+            features_u_labels,
             (BIASED & 2) != 0,
             (EVEN & 2) != 0,
             PRECISION,
             BK,
         )
     else:
-        labels = tl.load(labels_hidden + row_at * stride_labels_hidden + cols[None, :]).to(
+        u_labels = tl.load(u_labels_hidden + row_at * stride_u_labels_hidden + cols[None, :]).to(
             tl.float32
         )
-    return x, cap_slope, labels
+    return x, cap_slope, u_labels
 
 
 @dl.jit
@@ -650,21 +654,21 @@ def _tiled_sweep_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    labels_hidden,
-    labels_weight,
-    labels_bias,
+    u_labels_hidden,
+    u_labels_weight,
+    u_labels_bias,
     source_row,
-    alpha,
-    gamma,
+    u_alpha,
+    u_gamma,
     at_y,
     x_cap,
     x_scale,
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_labels_hidden,
-    stride_labels_weight,
-    features_labels,
+    stride_u_labels_hidden,
+    stride_u_labels_weight,
+    features_u_labels,
     n_rows,
     n_classes,
     row_merged,
@@ -681,8 +685,8 @@ def _tiled_sweep_kernel(
 ):
     # Grid (row tiles, SPLITS). The state of a part of the classes, tile by tile.
     row = (tl.program_id(0) * BM + tl.arange(0, BM)).to(tl.int64)[:, None]
-    alpha = tl.full((), 0.0, tl.float32) + alpha
-    gamma = tl.full((), 0.0, tl.float32) + gamma
+    u_alpha = tl.full((), 0.0, tl.float32) + u_alpha
+    u_gamma = tl.full((), 0.0, tl.float32) + u_gamma
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BV), SPLITS) * BV
     start = split * class_share
@@ -695,17 +699,17 @@ def _tiled_sweep_kernel(
     b1 = tl.full([BM, 1], 0.0, tl.float32)
     pivot = tl.full([BM, 1], -1.0, tl.float32)
     x_y = tl.full([BM, 1], 0.0, tl.float32)
-    labels_y = tl.full([BM, 1], 0.0, tl.float32)
+    u_labels_y = tl.full([BM, 1], 0.0, tl.float32)
     for first_col in range(start, stop, BV):
         row_at = tl.load(source_row + row)
         cols = first_col + tl.arange(0, BV)
-        x, cap_slope, labels = _tile(
+        x, cap_slope, u_labels = _tile(
             x_hidden,
             x_weight,
             x_bias,
-            labels_hidden,
-            labels_weight,
-            labels_bias,
+            u_labels_hidden,
+            u_labels_weight,
+            u_labels_bias,
             row_at,
             cols,
             x_cap,
@@ -713,9 +717,9 @@ def _tiled_sweep_kernel(
             stride_x_hidden,
             stride_x_weight,
             features_x,
-            stride_labels_hidden,
-            stride_labels_weight,
-            features_labels,
+            stride_u_labels_hidden,
+            stride_u_labels_weight,
+            features_u_labels,
             n_classes,
             MADE,
             BIASED,
@@ -726,11 +730,11 @@ def _tiled_sweep_kernel(
         )
         cols = cols[None, :]
         inside = (cols < n_classes) & (row >= 0)
-        m0_b, m1_b, a0_b, a1_b, b0_b, b1_b, pivot_b, x_y_b, labels_y_b = _lift(
-            cols, inside, x, labels, alpha, gamma
+        m0_b, m1_b, a0_b, a1_b, b0_b, b1_b, pivot_b, x_y_b, u_labels_y_b = _lift(
+            cols, inside, x, u_labels, u_alpha, u_gamma
         )
-        m0, m1, a0, a1, b0, b1, pivot, x_y, labels_y = _merge(
-            gamma,
+        m0, m1, a0, a1, b0, b1, pivot, x_y, u_labels_y = _merge(
+            u_gamma,
             m0,
             m1,
             a0,
@@ -739,7 +743,7 @@ def _tiled_sweep_kernel(
             b1,
             pivot,
             x_y,
-            labels_y,
+            u_labels_y,
             m0_b,
             m1_b,
             a0_b,
@@ -748,7 +752,7 @@ def _tiled_sweep_kernel(
             b1_b,
             pivot_b,
             x_y_b,
-            labels_y_b,
+            u_labels_y_b,
         )
     tl.store(state + (0 * SPLITS + split) * n_rows + row, m0)
     tl.store(state + (1 * SPLITS + split) * n_rows + row, m1)
@@ -758,7 +762,7 @@ def _tiled_sweep_kernel(
     tl.store(state + (5 * SPLITS + split) * n_rows + row, b1)
     tl.store(state + (6 * SPLITS + split) * n_rows + row, pivot)
     tl.store(state + (7 * SPLITS + split) * n_rows + row, x_y)
-    tl.store(state + (8 * SPLITS + split) * n_rows + row, labels_y)
+    tl.store(state + (8 * SPLITS + split) * n_rows + row, u_labels_y)
 
 
 @dl.jit
@@ -766,21 +770,21 @@ def _tiled_merge_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    labels_hidden,
-    labels_weight,
-    labels_bias,
+    u_labels_hidden,
+    u_labels_weight,
+    u_labels_bias,
     source_row,
-    alpha,
-    gamma,
+    u_alpha,
+    u_gamma,
     at_y,
     x_cap,
     x_scale,
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_labels_hidden,
-    stride_labels_weight,
-    features_labels,
+    stride_u_labels_hidden,
+    stride_u_labels_weight,
+    features_u_labels,
     n_rows,
     n_classes,
     row_merged,
@@ -792,8 +796,8 @@ def _tiled_merge_kernel(
 ):
     # Grid (row tiles,). Merges the SPLITS partial states of a row in order, and finishes it.
     row = (tl.program_id(0) * BM + tl.arange(0, BM)).to(tl.int64)[:, None]
-    alpha = tl.full((), 0.0, tl.float32) + alpha
-    gamma = tl.full((), 0.0, tl.float32) + gamma
+    u_alpha = tl.full((), 0.0, tl.float32) + u_alpha
+    u_gamma = tl.full((), 0.0, tl.float32) + u_gamma
     m0 = tl.load(state + 0 * SPLITS * n_rows + row)
     m1 = tl.load(state + 1 * SPLITS * n_rows + row)
     a0 = tl.load(state + 2 * SPLITS * n_rows + row)
@@ -802,7 +806,7 @@ def _tiled_merge_kernel(
     b1 = tl.load(state + 5 * SPLITS * n_rows + row)
     pivot = tl.load(state + 6 * SPLITS * n_rows + row)
     x_y = tl.load(state + 7 * SPLITS * n_rows + row)
-    labels_y = tl.load(state + 8 * SPLITS * n_rows + row)
+    u_labels_y = tl.load(state + 8 * SPLITS * n_rows + row)
     for split in range(1, SPLITS):
         m0_b = tl.load(state + (0 * SPLITS + split) * n_rows + row)
         m1_b = tl.load(state + (1 * SPLITS + split) * n_rows + row)
@@ -812,9 +816,9 @@ def _tiled_merge_kernel(
         b1_b = tl.load(state + (5 * SPLITS + split) * n_rows + row)
         pivot_b = tl.load(state + (6 * SPLITS + split) * n_rows + row)
         x_y_b = tl.load(state + (7 * SPLITS + split) * n_rows + row)
-        labels_y_b = tl.load(state + (8 * SPLITS + split) * n_rows + row)
-        m0, m1, a0, a1, b0, b1, pivot, x_y, labels_y = _merge(
-            gamma,
+        u_labels_y_b = tl.load(state + (8 * SPLITS + split) * n_rows + row)
+        m0, m1, a0, a1, b0, b1, pivot, x_y, u_labels_y = _merge(
+            u_gamma,
             m0,
             m1,
             a0,
@@ -823,7 +827,7 @@ def _tiled_merge_kernel(
             b1,
             pivot,
             x_y,
-            labels_y,
+            u_labels_y,
             m0_b,
             m1_b,
             a0_b,
@@ -832,7 +836,7 @@ def _tiled_merge_kernel(
             b1_b,
             pivot_b,
             x_y_b,
-            labels_y_b,
+            u_labels_y_b,
         )
     tl.store(row_merged + 0 * n_rows + row, m0)
     tl.store(row_merged + 1 * n_rows + row, m1)
@@ -842,10 +846,10 @@ def _tiled_merge_kernel(
     tl.store(row_merged + 5 * n_rows + row, b1)
     tl.store(row_merged + 6 * n_rows + row, pivot)
     tl.store(row_merged + 7 * n_rows + row, x_y)
-    tl.store(row_merged + 8 * n_rows + row, labels_y)
+    tl.store(row_merged + 8 * n_rows + row, u_labels_y)
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
     m1 = tl.where(m1 == float("-inf"), 0.0, m1)
-    loss_row, la0, la1 = _finish(x_y, labels_y, alpha, gamma, m0, m1, a0, a1, b0, b1, pivot)
+    loss_row, la0, la1 = _finish(x_y, u_labels_y, u_alpha, u_gamma, m0, m1, a0, a1, b0, b1, pivot)
     tl.store(loss + 0 * n_rows + row, loss_row)
     tl.store(saved + 0 * n_rows + row, m0)
     tl.store(saved + 1 * n_rows + row, la0)
@@ -859,21 +863,21 @@ def _tiled_row_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    labels_hidden,
-    labels_weight,
-    labels_bias,
+    u_labels_hidden,
+    u_labels_weight,
+    u_labels_bias,
     source_row,
-    alpha,
-    gamma,
+    u_alpha,
+    u_gamma,
     at_y,
     x_cap,
     x_scale,
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_labels_hidden,
-    stride_labels_weight,
-    features_labels,
+    stride_u_labels_hidden,
+    stride_u_labels_weight,
+    features_u_labels,
     n_rows,
     n_classes,
     row_merged,
@@ -884,17 +888,17 @@ def _tiled_row_kernel(
 ):
     # Grid (row tiles,). The row scalars of the gradient.
     row = (tl.program_id(0) * BM + tl.arange(0, BM)).to(tl.int64)[:, None]
-    alpha = tl.full((), 0.0, tl.float32) + alpha
-    gamma = tl.full((), 0.0, tl.float32) + gamma
+    u_alpha = tl.full((), 0.0, tl.float32) + u_alpha
+    u_gamma = tl.full((), 0.0, tl.float32) + u_gamma
     pivot = tl.load(row_merged + 6 * n_rows + row)
     x_y = tl.load(row_merged + 7 * n_rows + row)
-    labels_y = tl.load(row_merged + 8 * n_rows + row)
+    u_labels_y = tl.load(row_merged + 8 * n_rows + row)
     m0 = tl.load(saved + 0 * n_rows + row)
     la0 = tl.load(saved + 1 * n_rows + row)
     m1 = tl.load(saved + 2 * n_rows + row)
     la1 = tl.load(saved + 3 * n_rows + row)
     c0, c1, c2, c3, grad_x_y, m0, pinv0, m1, pinv1 = _coefficients(
-        x_y, labels_y, alpha, gamma, m0, la0, m1, la1, pivot
+        x_y, u_labels_y, u_alpha, u_gamma, m0, la0, m1, la1, pivot
     )
     tl.store(row_coef + 0 * n_rows + row, c0)
     tl.store(row_coef + 1 * n_rows + row, c1)
@@ -912,21 +916,21 @@ def _tiled_gradient(
     x_hidden,
     x_weight,
     x_bias,
-    labels_hidden,
-    labels_weight,
-    labels_bias,
+    u_labels_hidden,
+    u_labels_weight,
+    u_labels_bias,
     source_row,
-    alpha,
-    gamma,
+    u_alpha,
+    u_gamma,
     at_y,
     x_cap,
     x_scale,
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_labels_hidden,
-    stride_labels_weight,
-    features_labels,
+    stride_u_labels_hidden,
+    stride_u_labels_weight,
+    features_u_labels,
     n_rows,
     n_classes,
     row_merged,
@@ -948,11 +952,11 @@ def _tiled_gradient(
 ):
     # Of one tile: does it count, and grad_output * dloss/d(hidden * weight) of stream SOURCE.
     row = (first_row + tl.arange(0, BM)).to(tl.int64)[:, None]
-    alpha = tl.full((), 0.0, tl.float32) + alpha
-    gamma = tl.full((), 0.0, tl.float32) + gamma
+    u_alpha = tl.full((), 0.0, tl.float32) + u_alpha
+    u_gamma = tl.full((), 0.0, tl.float32) + u_gamma
     pivot = tl.load(row_merged + 6 * n_rows + row)
     x_y = tl.load(row_merged + 7 * n_rows + row)
-    labels_y = tl.load(row_merged + 8 * n_rows + row)
+    u_labels_y = tl.load(row_merged + 8 * n_rows + row)
     c0 = tl.load(row_coef + 0 * n_rows + row)
     c1 = tl.load(row_coef + 1 * n_rows + row)
     c2 = tl.load(row_coef + 2 * n_rows + row)
@@ -964,13 +968,13 @@ def _tiled_gradient(
     pinv1 = tl.load(row_coef + 8 * n_rows + row)
     row_at = tl.load(source_row + row)
     cols = first_col + tl.arange(0, BV)
-    x, cap_slope, labels = _tile(
+    x, cap_slope, u_labels = _tile(
         x_hidden,
         x_weight,
         x_bias,
-        labels_hidden,
-        labels_weight,
-        labels_bias,
+        u_labels_hidden,
+        u_labels_weight,
+        u_labels_bias,
         row_at,
         cols,
         x_cap,
@@ -978,9 +982,9 @@ def _tiled_gradient(
         stride_x_hidden,
         stride_x_weight,
         features_x,
-        stride_labels_hidden,
-        stride_labels_weight,
-        features_labels,
+        stride_u_labels_hidden,
+        stride_u_labels_weight,
+        features_u_labels,
         n_classes,
         MADE,
         BIASED,
@@ -995,11 +999,11 @@ def _tiled_gradient(
         cols,
         pivot,
         x_y,
-        labels_y,
+        u_labels_y,
         x,
-        labels,
-        alpha,
-        gamma,
+        u_labels,
+        u_alpha,
+        u_gamma,
         c0,
         c1,
         c2,
@@ -1029,21 +1033,21 @@ def _tiled_hidden_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    labels_hidden,
-    labels_weight,
-    labels_bias,
+    u_labels_hidden,
+    u_labels_weight,
+    u_labels_bias,
     source_row,
-    alpha,
-    gamma,
+    u_alpha,
+    u_gamma,
     at_y,
     x_cap,
     x_scale,
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_labels_hidden,
-    stride_labels_weight,
-    features_labels,
+    stride_u_labels_hidden,
+    stride_u_labels_weight,
+    features_u_labels,
     n_rows,
     n_classes,
     row_merged,
@@ -1091,21 +1095,21 @@ def _tiled_hidden_kernel(
                     x_hidden,
                     x_weight,
                     x_bias,
-                    labels_hidden,
-                    labels_weight,
-                    labels_bias,
+                    u_labels_hidden,
+                    u_labels_weight,
+                    u_labels_bias,
                     source_row,
-                    alpha,
-                    gamma,
+                    u_alpha,
+                    u_gamma,
                     at_y,
                     x_cap,
                     x_scale,
                     stride_x_hidden,
                     stride_x_weight,
                     features_x,
-                    stride_labels_hidden,
-                    stride_labels_weight,
-                    features_labels,
+                    stride_u_labels_hidden,
+                    stride_u_labels_weight,
+                    features_u_labels,
                     n_rows,
                     n_classes,
                     row_merged,
@@ -1162,21 +1166,21 @@ def _tiled_weight_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    labels_hidden,
-    labels_weight,
-    labels_bias,
+    u_labels_hidden,
+    u_labels_weight,
+    u_labels_bias,
     source_row,
-    alpha,
-    gamma,
+    u_alpha,
+    u_gamma,
     at_y,
     x_cap,
     x_scale,
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_labels_hidden,
-    stride_labels_weight,
-    features_labels,
+    stride_u_labels_hidden,
+    stride_u_labels_weight,
+    features_u_labels,
     n_rows,
     n_classes,
     row_merged,
@@ -1230,21 +1234,21 @@ def _tiled_weight_kernel(
                         x_hidden,
                         x_weight,
                         x_bias,
-                        labels_hidden,
-                        labels_weight,
-                        labels_bias,
+                        u_labels_hidden,
+                        u_labels_weight,
+                        u_labels_bias,
                         source_row,
-                        alpha,
-                        gamma,
+                        u_alpha,
+                        u_gamma,
                         at_y,
                         x_cap,
                         x_scale,
                         stride_x_hidden,
                         stride_x_weight,
                         features_x,
-                        stride_labels_hidden,
-                        stride_labels_weight,
-                        features_labels,
+                        stride_u_labels_hidden,
+                        stride_u_labels_weight,
+                        features_u_labels,
                         n_rows,
                         n_classes,
                         row_merged,
@@ -1311,49 +1315,49 @@ def _tiled_weight_kernel(
             )
 
 
-def _torch_forward(x, labels, alpha, gamma):
+def _torch_forward(x, u_labels, u_alpha, u_gamma):
     """Loss [rows, outputs] and saved statistics [n_saved, rows] of a chunk of whole rows."""
-    m0, pivot = (-gamma * el.softplus(x)).max(1, keepdim=True)
+    m0, pivot = (-u_gamma * el.softplus(x)).max(1, keepdim=True)
     x_y = x.gather(1, pivot)
-    labels_y = labels.gather(1, pivot)
-    l0 = (-gamma * el.softplus(x)).scatter_(1, pivot, float("-inf"))
+    u_labels_y = u_labels.gather(1, pivot)
+    l0 = (-u_gamma * el.softplus(x)).scatter_(1, pivot, float("-inf"))
     m0 = torch.where(m0 == float("-inf"), 0.0, m0)
     t0 = l0.sub_(m0)
     e0 = t0.exp_()
-    l1 = (-gamma * el.softplus(-x)).scatter_(1, pivot, float("-inf"))
+    l1 = (-u_gamma * el.softplus(-x)).scatter_(1, pivot, float("-inf"))
     m1 = l1.amax(1, keepdim=True)
     m1 = torch.where(m1 == float("-inf"), 0.0, m1)
     t1 = l1.sub_(m1)
     e1 = t1.exp_()
     a0 = e0.sum(1, keepdim=True)
-    b0 = torch.where(e0 > 0.0, e0 * labels * el.softplus(-x), 0.0).sum(1, keepdim=True)
+    b0 = torch.where(e0 > 0.0, e0 * u_labels * el.softplus(-x), 0.0).sum(1, keepdim=True)
     a1 = e1.sum(1, keepdim=True)
-    b1 = torch.where(e1 > 0.0, e1 * (1.0 - labels) * el.softplus(x), 0.0).sum(1, keepdim=True)
+    b1 = torch.where(e1 > 0.0, e1 * (1.0 - u_labels) * el.softplus(x), 0.0).sum(1, keepdim=True)
     la0 = el.log(a0)
     z0 = la0
     lam0 = el.softplus(z0)
     L0 = m0 + lam0
     la1 = el.log(a1)
-    ly1 = -gamma * el.softplus(-x_y)
+    ly1 = -u_gamma * el.softplus(-x_y)
     z1 = (m1 - ly1) + la1
     lam1 = torch.where(z1 > 0.0, la1 + el.softplus(-z1), el.softplus(z1) - (m1 - ly1))
     L1 = m1 + lam1
     T0 = el.exp(-lam0) * (b0)
     T1 = torch.where(la1 == float("-inf"), 0.0, el.exp(-lam1) * (b1))
-    w0 = alpha * el.exp(L0)
-    w1 = (1.0 - alpha) * el.exp(L1)
+    w0 = u_alpha * el.exp(L0)
+    w1 = (1.0 - u_alpha) * el.exp(L1)
     loss = (
         w0 * T0
         + T1 * w1
-        + w0 * labels_y * el.sigmoid(-z0) * el.softplus(-x_y)
-        + w1 * (1.0 - labels_y) * el.sigmoid(-z1) * el.softplus(x_y)
+        + w0 * u_labels_y * el.sigmoid(-z0) * el.softplus(-x_y)
+        + w1 * (1.0 - u_labels_y) * el.sigmoid(-z1) * el.softplus(x_y)
     )
     return loss, torch.cat(
         [m0.to(x.dtype), la0.to(x.dtype), m1.to(x.dtype), la1.to(x.dtype), pivot.to(x.dtype)], 1
     ).t()
 
 
-def _torch_backward(x, labels, alpha, gamma, saved, g):
+def _torch_backward(x, u_labels, u_alpha, u_gamma, saved, g):
     """g * dloss/dx [rows, V] for each stream of a chunk of whole rows, from what was saved."""
     m0 = saved[0].unsqueeze(1)
     la0 = saved[1].unsqueeze(1)
@@ -1362,48 +1366,48 @@ def _torch_backward(x, labels, alpha, gamma, saved, g):
     pivot = saved[4].unsqueeze(1)
     pivot = pivot.to(torch.int64)
     x_y = x.gather(1, pivot)
-    labels_y = labels.gather(1, pivot)
+    u_labels_y = u_labels.gather(1, pivot)
     z0 = la0
     lam0 = el.softplus(z0)
     L0 = m0 + lam0
-    ly1 = -gamma * el.softplus(-x_y)
+    ly1 = -u_gamma * el.softplus(-x_y)
     z1 = (m1 - ly1) + la1
     lam1 = torch.where(z1 > 0.0, la1 + el.softplus(-z1), el.softplus(z1) - (m1 - ly1))
     L1 = m1 + lam1
     w0 = el.exp(L1)
-    w1 = 1.0 - alpha
+    w1 = 1.0 - u_alpha
     w2 = w0 * w1
-    w3 = alpha * el.exp(L0)
-    w4 = w3 * gamma
+    w3 = u_alpha * el.exp(L0)
+    w4 = w3 * u_gamma
     w5 = -x_y
     w6 = el.sigmoid(w5)
-    w7 = labels_y * el.sigmoid(-z0)
+    w7 = u_labels_y * el.sigmoid(-z0)
     w8 = el.sigmoid(x_y)
     w9 = el.sigmoid(-z1)
-    w10 = 1.0 - labels_y
-    c0 = w2 * gamma
+    w10 = 1.0 - u_labels_y
+    c0 = w2 * u_gamma
     c1 = w2
     c2 = -w3
     c3 = -w4
     grad_x_y = (
-        w0 * w1 * w10 * w6 * w9 * gamma * el.softplus(x_y)
+        w0 * w1 * w10 * w6 * w9 * u_gamma * el.softplus(x_y)
         + w0 * w1 * w10 * w8 * w9
         - w3 * w6 * w7
         - w4 * w7 * w8 * el.softplus(w5)
     )
     pinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0))
     pinv1 = torch.where(la1 == float("-inf"), 0.0, el.exp(-lam1))
-    t0 = -gamma * el.softplus(x) - m0
+    t0 = -u_gamma * el.softplus(x) - m0
     e0 = t0.exp_()
     p0 = e0 * pinv0
-    t1 = -gamma * el.softplus(-x) - m1
+    t1 = -u_gamma * el.softplus(-x) - m1
     e1 = t1.exp_()
     p1 = e1 * pinv1
     w0 = -x
     w1 = el.sigmoid(w0)
     w2 = el.sigmoid(x)
-    w3 = 1.0 - labels
-    grad_x = p0 * (c2 * w1 * labels + c3 * w2 * labels * el.softplus(w0)) + p1 * (
+    w3 = 1.0 - u_labels
+    grad_x = p0 * (c2 * w1 * u_labels + c3 * w2 * u_labels * el.softplus(w0)) + p1 * (
         c0 * w1 * w3 * el.softplus(x) + c1 * w2 * w3
     )
     grad_x = grad_x.scatter(1, pivot, grad_x_y + torch.zeros_like(x_y))
@@ -1411,60 +1415,60 @@ def _torch_backward(x, labels, alpha, gamma, saved, g):
     return (grad_x,)
 
 
-def _torch_fused(x, labels, alpha, gamma, g):
+def _torch_fused(x, u_labels, u_alpha, u_gamma, g):
     """Loss [rows, outputs] and g * dloss/dx [rows, V] for each stream while the chunk is in cache."""
-    m0, pivot = (-gamma * el.softplus(x)).max(1, keepdim=True)
+    m0, pivot = (-u_gamma * el.softplus(x)).max(1, keepdim=True)
     x_y = x.gather(1, pivot)
-    labels_y = labels.gather(1, pivot)
-    l0 = (-gamma * el.softplus(x)).scatter_(1, pivot, float("-inf"))
+    u_labels_y = u_labels.gather(1, pivot)
+    l0 = (-u_gamma * el.softplus(x)).scatter_(1, pivot, float("-inf"))
     m0 = torch.where(m0 == float("-inf"), 0.0, m0)
     t0 = l0.sub_(m0)
     e0 = t0.exp_()
-    l1 = (-gamma * el.softplus(-x)).scatter_(1, pivot, float("-inf"))
+    l1 = (-u_gamma * el.softplus(-x)).scatter_(1, pivot, float("-inf"))
     m1 = l1.amax(1, keepdim=True)
     m1 = torch.where(m1 == float("-inf"), 0.0, m1)
     t1 = l1.sub_(m1)
     e1 = t1.exp_()
     a0 = e0.sum(1, keepdim=True)
-    b0 = torch.where(e0 > 0.0, e0 * labels * el.softplus(-x), 0.0).sum(1, keepdim=True)
+    b0 = torch.where(e0 > 0.0, e0 * u_labels * el.softplus(-x), 0.0).sum(1, keepdim=True)
     a1 = e1.sum(1, keepdim=True)
-    b1 = torch.where(e1 > 0.0, e1 * (1.0 - labels) * el.softplus(x), 0.0).sum(1, keepdim=True)
+    b1 = torch.where(e1 > 0.0, e1 * (1.0 - u_labels) * el.softplus(x), 0.0).sum(1, keepdim=True)
     la0 = el.log(a0)
     z0 = la0
     lam0 = el.softplus(z0)
     L0 = m0 + lam0
     la1 = el.log(a1)
-    ly1 = -gamma * el.softplus(-x_y)
+    ly1 = -u_gamma * el.softplus(-x_y)
     z1 = (m1 - ly1) + la1
     lam1 = torch.where(z1 > 0.0, la1 + el.softplus(-z1), el.softplus(z1) - (m1 - ly1))
     L1 = m1 + lam1
     T0 = el.exp(-lam0) * (b0)
     T1 = torch.where(la1 == float("-inf"), 0.0, el.exp(-lam1) * (b1))
-    w0 = alpha * el.exp(L0)
-    w1 = (1.0 - alpha) * el.exp(L1)
+    w0 = u_alpha * el.exp(L0)
+    w1 = (1.0 - u_alpha) * el.exp(L1)
     loss = (
         w0 * T0
         + T1 * w1
-        + w0 * labels_y * el.sigmoid(-z0) * el.softplus(-x_y)
-        + w1 * (1.0 - labels_y) * el.sigmoid(-z1) * el.softplus(x_y)
+        + w0 * u_labels_y * el.sigmoid(-z0) * el.softplus(-x_y)
+        + w1 * (1.0 - u_labels_y) * el.sigmoid(-z1) * el.softplus(x_y)
     )
     w0 = el.exp(L1)
-    w1 = 1.0 - alpha
+    w1 = 1.0 - u_alpha
     w2 = w0 * w1
-    w3 = alpha * el.exp(L0)
-    w4 = w3 * gamma
+    w3 = u_alpha * el.exp(L0)
+    w4 = w3 * u_gamma
     w5 = -x_y
     w6 = el.sigmoid(w5)
-    w7 = labels_y * el.sigmoid(-z0)
+    w7 = u_labels_y * el.sigmoid(-z0)
     w8 = el.sigmoid(x_y)
     w9 = el.sigmoid(-z1)
-    w10 = 1.0 - labels_y
-    c0 = w2 * gamma
+    w10 = 1.0 - u_labels_y
+    c0 = w2 * u_gamma
     c1 = w2
     c2 = -w3
     c3 = -w4
     grad_x_y = (
-        w0 * w1 * w10 * w6 * w9 * gamma * el.softplus(x_y)
+        w0 * w1 * w10 * w6 * w9 * u_gamma * el.softplus(x_y)
         + w0 * w1 * w10 * w8 * w9
         - w3 * w6 * w7
         - w4 * w7 * w8 * el.softplus(w5)
@@ -1476,8 +1480,8 @@ def _torch_fused(x, labels, alpha, gamma, g):
     w0 = -x
     w1 = el.sigmoid(w0)
     w2 = el.sigmoid(x)
-    w3 = 1.0 - labels
-    grad_x = p0 * (c2 * w1 * labels + c3 * w2 * labels * el.softplus(w0)) + p1 * (
+    w3 = 1.0 - u_labels
+    grad_x = p0 * (c2 * w1 * u_labels + c3 * w2 * u_labels * el.softplus(w0)) + p1 * (
         c0 * w1 * w3 * el.softplus(x) + c1 * w2 * w3
     )
     grad_x = grad_x.scatter(1, pivot, grad_x_y + torch.zeros_like(x_y))
@@ -1488,25 +1492,25 @@ def _torch_fused(x, labels, alpha, gamma, g):
 _C_SOURCE = r"""#include "row.h"
 
 /* Multi-label focal loss
-     loss     = T0*alpha*exp(L0) + T1*(1 - alpha)*exp(L1) +
-         alpha*labels_y*exp(L0)*sigmoid(-z0)*softplus(-x_y) + (1 - alpha)*(1 -
-         labels_y)*exp(L1)*sigmoid(-z1)*softplus(x_y)
-     c0       = gamma*(1 - alpha)*exp(L1)
-     c1       = (1 - alpha)*exp(L1)
-     c2       = -alpha*exp(L0)
-     c3       = -alpha*gamma*exp(L0)
-     dloss/dx = (c2*labels*sigmoid(-x) + c3*labels*sigmoid(x)*softplus(-x))*exp(logp0) + (c0*(1 -
-         labels)*sigmoid(-x)*softplus(x) + c1*(1 - labels)*sigmoid(x))*exp(logp1)
-     dloss/dx_y = -alpha*gamma*labels_y*exp(L0)*sigmoid(x_y)*sigmoid(-z0)*softplus(-x_y) -
-         alpha*labels_y*exp(L0)*sigmoid(-x_y)*sigmoid(-z0) + gamma*(1 - alpha)*(1 -
-         labels_y)*exp(L1)*sigmoid(-x_y)*sigmoid(-z1)*softplus(x_y) + (1 - alpha)*(1 -
-         labels_y)*exp(L1)*sigmoid(x_y)*sigmoid(-z1)
-     with l0_j = -gamma*softplus(x), z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp
-         l0, R0 = exp(l0_j - logsumexp_(j != y) l0_j)
-     with l1_j = -gamma*softplus(-x), z1 = logsumexp_(j != y) l1_j - l1_y, logp1 = l1_j - logsumexp
-         l1, R1 = exp(l1_j - logsumexp_(j != y) l1_j)
-     T0 = sum_(j != y) labels*exp(logp0)*softplus(-x)
-     T1 = sum_(j != y) (1 - labels)*exp(logp1)*softplus(x) */
+     loss     = u_alpha*u_labels_y*exp(L0)*sigmoid(-z0)*softplus(-x_y) + u_alpha*T0*exp(L0) + T1*(1
+         - u_alpha)*exp(L1) + (1 - u_alpha)*(1 - u_labels_y)*exp(L1)*sigmoid(-z1)*softplus(x_y)
+     c0       = u_gamma*(1 - u_alpha)*exp(L1)
+     c1       = (1 - u_alpha)*exp(L1)
+     c2       = -u_alpha*exp(L0)
+     c3       = -u_alpha*u_gamma*exp(L0)
+     dloss/dx = (u_labels*c2*sigmoid(-x) + u_labels*c3*sigmoid(x)*softplus(-x))*exp(logp0) + (c0*(1
+         - u_labels)*sigmoid(-x)*softplus(x) + c1*(1 - u_labels)*sigmoid(x))*exp(logp1)
+     dloss/dx_y = -u_alpha*u_gamma*u_labels_y*exp(L0)*sigmoid(x_y)*sigmoid(-z0)*softplus(-x_y) -
+         u_alpha*u_labels_y*exp(L0)*sigmoid(-x_y)*sigmoid(-z0) + u_gamma*(1 - u_alpha)*(1 -
+         u_labels_y)*exp(L1)*sigmoid(-x_y)*sigmoid(-z1)*softplus(x_y) + (1 - u_alpha)*(1 -
+         u_labels_y)*exp(L1)*sigmoid(x_y)*sigmoid(-z1)
+     names of the spec begin with u_: u_alpha is its alpha
+     with l0_j = -u_gamma*softplus(x), z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j -
+         logsumexp l0, R0 = exp(l0_j - logsumexp_(j != y) l0_j)
+     with l1_j = -u_gamma*softplus(-x), z1 = logsumexp_(j != y) l1_j - l1_y, logp1 = l1_j -
+         logsumexp l1, R1 = exp(l1_j - logsumexp_(j != y) l1_j)
+     T0 = sum_(j != y) u_labels*exp(logp0)*softplus(-x)
+     T1 = sum_(j != y) (1 - u_labels)*exp(logp1)*softplus(x) */
 
 static inline __attribute__((always_inline)) void lift_1_class(const int cols, const real *x_ptr,
     real *kept0_ptr, real *kept1_ptr, const real same0, real *reduced0, real *reduced2) {
@@ -1521,8 +1525,8 @@ static inline __attribute__((always_inline)) void lift_1_class(const int cols, c
     *reduced2 = l1;
 }
 
-static void lift_1(const real *x_ptr, const real *labels_ptr, const int n_classes, real *kept0_ptr,
-    real *kept1_ptr, const real same0, double *out) {
+static void lift_1(const real *x_ptr, const real *u_labels_ptr, const int n_classes, real
+    *kept0_ptr, real *kept1_ptr, const real same0, double *out) {
     double reduced0_row[PARTS];
     double reduced2_row[PARTS];
     for (int part = 0; part < PARTS; ++part) {
@@ -1580,7 +1584,7 @@ static inline __attribute__((always_inline)) void lift_2_class(const int cols, c
     *reduced1 = (l0 == m0 ? cols : INT_MAX);
 }
 
-static void lift_2(const real *x_ptr, const real *labels_ptr, const int n_classes, const real
+static void lift_2(const real *x_ptr, const real *u_labels_ptr, const int n_classes, const real
     *kept0_ptr, const real m0, const real same0, double *out) {
     double reduced1_row[PARTS];
     for (int part = 0; part < PARTS; ++part) {
@@ -1620,10 +1624,10 @@ static void lift_2(const real *x_ptr, const real *labels_ptr, const int n_classe
 }
 
 static inline __attribute__((always_inline)) void lift_3_class(const int cols, const real
-    *labels_ptr, const real *kept0_ptr, const real *kept1_ptr, real *kept2_ptr, real *kept3_ptr,
+    *u_labels_ptr, const real *kept0_ptr, const real *kept1_ptr, real *kept2_ptr, real *kept3_ptr,
     const int late, const int pivot, const real same0, const real same1, const real same2, real
     *reduced3, real *reduced4, real *reduced5, real *reduced6) {
-    const real labels = labels_ptr[cols];
+    const real u_labels = u_labels_ptr[cols];
     const real kept0 = kept0_ptr[cols];
     const real kept1 = kept1_ptr[cols];
     const real l0 = same0 * kept0;
@@ -1641,14 +1645,14 @@ static inline __attribute__((always_inline)) void lift_3_class(const int cols, c
     if (late) kept3_ptr[cols] = kept3;
     *reduced3 = e0;
     *reduced4 = e1;
-    *reduced5 = (e0 > R(0.0) ? e0 * labels * kept1 : R(0.0));
-    *reduced6 = (e1 > R(0.0) ? e1 * (R(1.0) - labels) * kept0 : R(0.0));
+    *reduced5 = (e0 > R(0.0) ? e0 * u_labels * kept1 : R(0.0));
+    *reduced6 = (e1 > R(0.0) ? e1 * (R(1.0) - u_labels) * kept0 : R(0.0));
 }
 
-static inline __attribute__((always_inline)) void lift_3(const real *x_ptr, const real *labels_ptr,
-    const int n_classes, const real *kept0_ptr, const real *kept1_ptr, real *kept2_ptr, real
-    *kept3_ptr, const int late, const int pivot, const real same0, const real same1, const real
-    same2, double *out) {
+static inline __attribute__((always_inline)) void lift_3(const real *x_ptr, const real
+    *u_labels_ptr, const int n_classes, const real *kept0_ptr, const real *kept1_ptr, real
+    *kept2_ptr, real *kept3_ptr, const int late, const int pivot, const real same0, const real
+    same1, const real same2, double *out) {
     double reduced3_row[PARTS];
     double reduced4_row[PARTS];
     double reduced5_row[PARTS];
@@ -1675,7 +1679,7 @@ static inline __attribute__((always_inline)) void lift_3(const real *x_ptr, cons
         for (; cols + LANES <= stop; cols += LANES) {
 #pragma GCC ivdep
             for (int lane = 0; lane < LANES; ++lane) {
-                lift_3_class(cols + lane, labels_ptr, kept0_ptr, kept1_ptr, kept2_ptr, kept3_ptr,
+                lift_3_class(cols + lane, u_labels_ptr, kept0_ptr, kept1_ptr, kept2_ptr, kept3_ptr,
                     late, pivot, same0, same1, same2, &reduced3_class, &reduced4_class,
                     &reduced5_class, &reduced6_class);
                 reduced3[lane] = reduced3[lane] + reduced3_class;
@@ -1685,8 +1689,8 @@ static inline __attribute__((always_inline)) void lift_3(const real *x_ptr, cons
             }
         }
         for (; cols < stop; ++cols) {
-            lift_3_class(cols, labels_ptr, kept0_ptr, kept1_ptr, kept2_ptr, kept3_ptr, late, pivot,
-                same0, same1, same2, &reduced3_class, &reduced4_class, &reduced5_class,
+            lift_3_class(cols, u_labels_ptr, kept0_ptr, kept1_ptr, kept2_ptr, kept3_ptr, late,
+                pivot, same0, same1, same2, &reduced3_class, &reduced4_class, &reduced5_class,
                 &reduced6_class);
             reduced3[0] = reduced3[0] + reduced3_class;
             reduced4[0] = reduced4[0] + reduced4_class;
@@ -1716,13 +1720,13 @@ static inline __attribute__((always_inline)) void lift_3(const real *x_ptr, cons
 }
 
 static inline __attribute__((always_inline)) void gradient(const real *x_ptr, const real
-    *labels_ptr, const int n_classes, const real c0, const real c1, const real c2, const real c3,
+    *u_labels_ptr, const int n_classes, const real c0, const real c1, const real c2, const real c3,
     const real m0, const real m1, const real pinv0, const real pinv1, const real same0, const real
     g, real *grad_x_ptr, const int want) {
 #pragma GCC ivdep
     for (int cols = 0; cols < n_classes; ++cols) {
         const real x = x_ptr[cols];
-        const real labels = labels_ptr[cols];
+        const real u_labels = u_labels_ptr[cols];
         const real t0 = same0 * f_softplus(x) - m0;
         const real e0 = f_exp_below(t0);
         const real p0 = e0 * pinv0;
@@ -1732,21 +1736,21 @@ static inline __attribute__((always_inline)) void gradient(const real *x_ptr, co
         const real w0 = -x;
         const real w1 = f_sigmoid(w0);
         const real w2 = f_sigmoid(x);
-        const real w3 = R(1.0) - labels;
-        const real grad_x = p0 * (c2 * w1 * labels + c3 * w2 * labels * f_softplus(w0)) + p1 * (c0 *
-            w1 * w3 * f_softplus(x) + c1 * w2 * w3);
+        const real w3 = R(1.0) - u_labels;
+        const real grad_x = p0 * (c2 * w1 * u_labels + c3 * w2 * u_labels * f_softplus(w0)) + p1 *
+            (c0 * w1 * w3 * f_softplus(x) + c1 * w2 * w3);
         if (want & 1) grad_x_ptr[cols] = grad_x * g;
     }
 }
 
 static inline __attribute__((always_inline)) void gradient_kept(const real *x_ptr, const real
-    *labels_ptr, const int n_classes, const real *kept0_ptr, const real *kept1_ptr, const real
+    *u_labels_ptr, const int n_classes, const real *kept0_ptr, const real *kept1_ptr, const real
     *kept2_ptr, const real *kept3_ptr, const real c0, const real c1, const real c2, const real c3,
     const real pinv0, const real pinv1, const real g, real *grad_x_ptr, const int want) {
 #pragma GCC ivdep
     for (int cols = 0; cols < n_classes; ++cols) {
         const real x = x_ptr[cols];
-        const real labels = labels_ptr[cols];
+        const real u_labels = u_labels_ptr[cols];
         const real kept0 = kept0_ptr[cols];
         const real kept1 = kept1_ptr[cols];
         const real kept2 = kept2_ptr[cols];
@@ -1758,9 +1762,9 @@ static inline __attribute__((always_inline)) void gradient_kept(const real *x_pt
         const real w0 = -x;
         const real w1 = f_sigmoid(w0);
         const real w2 = f_sigmoid(x);
-        const real w3 = R(1.0) - labels;
-        const real grad_x = p0 * (c2 * w1 * labels + c3 * w2 * labels * kept1) + p1 * (c0 * w1 * w3
-            * kept0 + c1 * w2 * w3);
+        const real w3 = R(1.0) - u_labels;
+        const real grad_x = p0 * (c2 * w1 * u_labels + c3 * w2 * u_labels * kept1) + p1 * (c0 * w1 *
+            w3 * kept0 + c1 * w2 * w3);
         if (want & 1) grad_x_ptr[cols] = grad_x * g;
     }
 }
@@ -1773,18 +1777,18 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
     const int64_t own = (mode == BACKWARD ? 0 : 4 * padded) + 3 * width;
     if (own && !(scratch = aligned_alloc(ALIGNED, (size_t)own * sizeof(real)))) return 1;
     real *kept = scratch + 3 * width;
-    const double alpha = call->parameter[0];
-    const double gamma = call->parameter[1];
+    const double u_alpha = call->parameter[0];
+    const double u_gamma = call->parameter[1];
     for (int64_t row = start; row < stop; ++row) {
         real *grad_x_ptr = grad_row(call, 0, row, scratch + 2 * width);
         const real *x_ptr = read_row(call, 0, row, scratch + 0 * width);
-        const real *labels_ptr = read_row(call, 1, row, scratch + 1 * width);
-        double x_y, labels_y, m0, m1, a0, a1, b0, b1, pivot, la0, la1, loss, g;
+        const real *u_labels_ptr = read_row(call, 1, row, scratch + 1 * width);
+        double x_y, u_labels_y, m0, m1, a0, a1, b0, b1, pivot, la0, la1, loss, g;
         if (mode != BACKWARD) {
             {
-                const double same0 = -gamma;
+                const double same0 = -u_gamma;
                 double out[4];
-                lift_1(x_ptr, labels_ptr, n_classes, kept + 0 * padded, kept + 1 * padded, same0,
+                lift_1(x_ptr, u_labels_ptr, n_classes, kept + 0 * padded, kept + 1 * padded, same0,
                     out);
                 const double reduced0 = out[0];
                 const double reduced2 = out[1];
@@ -1792,14 +1796,14 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
                 const double same1 = (m0 == -INFINITY ? 0.0 : m0);
                 m1 = reduced2;
                 const double same2 = (m1 == -INFINITY ? 0.0 : m1);
-                lift_2(x_ptr, labels_ptr, n_classes, kept + 0 * padded, m0, same0, out);
+                lift_2(x_ptr, u_labels_ptr, n_classes, kept + 0 * padded, m0, same0, out);
                 const double reduced1 = out[0];
                 pivot = reduced1;
                 x_y = x_ptr[(int64_t)pivot];
-                labels_y = labels_ptr[(int64_t)pivot];
+                u_labels_y = u_labels_ptr[(int64_t)pivot];
                 const double pivot_2 = (real)(pivot);
-                lift_3(x_ptr, labels_ptr, n_classes, kept + 0 * padded, kept + 1 * padded, kept + 2
-                    * padded, kept + 3 * padded, mode == FUSED, pivot, same0, same1, same2, out);
+                lift_3(x_ptr, u_labels_ptr, n_classes, kept + 0 * padded, kept + 1 * padded, kept +
+                    2 * padded, kept + 3 * padded, mode == FUSED, pivot, same0, same1, same2, out);
                 const double reduced3 = out[0];
                 const double reduced4 = out[1];
                 const double reduced5 = out[2];
@@ -1817,16 +1821,16 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             double lam0 = f_softplus(z0);
             double L0 = m0 + lam0;
             la1 = f_log(a1);
-            double ly1 = -gamma * f_softplus(-x_y);
+            double ly1 = -u_gamma * f_softplus(-x_y);
             double z1 = m1 - ly1 + la1;
             double lam1 = (z1 > 0.0 ? la1 + f_softplus(-z1) : f_softplus(z1) - (m1 - ly1));
             double L1 = m1 + lam1;
             double T0 = f_exp(-lam0) * b0;
             double T1 = (la1 == -INFINITY ? 0.0 : f_exp(-lam1) * b1);
-            double w0 = alpha * f_exp(L0);
-            double w1 = (1.0 - alpha) * f_exp(L1);
-            loss = w0 * T0 + T1 * w1 + w0 * labels_y * f_sigmoid(-z0) * f_softplus(-x_y) + w1 * (1.0
-                - labels_y) * f_sigmoid(-z1) * f_softplus(x_y);
+            double w0 = u_alpha * f_exp(L0);
+            double w1 = (1.0 - u_alpha) * f_exp(L1);
+            loss = w0 * T0 + T1 * w1 + w0 * u_labels_y * f_sigmoid(-z0) * f_softplus(-x_y) + w1 *
+                (1.0 - u_labels_y) * f_sigmoid(-z1) * f_softplus(x_y);
             call->result[0 * call->rows + row] = (real)loss;
         } else {
             m0 = call->saved[0 * call->rows + row];
@@ -1835,7 +1839,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             la1 = call->saved[3 * call->rows + row];
             pivot = call->saved[4 * call->rows + row];
             x_y = x_ptr[(int64_t)pivot];
-            labels_y = labels_ptr[(int64_t)pivot];
+            u_labels_y = u_labels_ptr[(int64_t)pivot];
         }
         if (mode == FORWARD) {
             call->saved[0 * call->rows + row] = (real)m0;
@@ -1849,39 +1853,39 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         double z0 = la0;
         double lam0 = f_softplus(z0);
         double L0 = m0 + lam0;
-        double ly1 = -gamma * f_softplus(-x_y);
+        double ly1 = -u_gamma * f_softplus(-x_y);
         double z1 = m1 - ly1 + la1;
         double lam1 = (z1 > 0.0 ? la1 + f_softplus(-z1) : f_softplus(z1) - (m1 - ly1));
         double L1 = m1 + lam1;
         double w0 = f_exp(L1);
-        double w1 = 1.0 - alpha;
+        double w1 = 1.0 - u_alpha;
         double w2 = w0 * w1;
-        double w3 = alpha * f_exp(L0);
-        double w4 = w3 * gamma;
+        double w3 = u_alpha * f_exp(L0);
+        double w4 = w3 * u_gamma;
         double w5 = -x_y;
         double w6 = f_sigmoid(w5);
-        double w7 = labels_y * f_sigmoid(-z0);
+        double w7 = u_labels_y * f_sigmoid(-z0);
         double w8 = f_sigmoid(x_y);
         double w9 = f_sigmoid(-z1);
-        double w10 = 1.0 - labels_y;
-        double c0 = w2 * gamma;
+        double w10 = 1.0 - u_labels_y;
+        double c0 = w2 * u_gamma;
         double c1 = w2;
         double c2 = -w3;
         double c3 = -w4;
-        double grad_x_y = w0 * w1 * w10 * w6 * w9 * gamma * f_softplus(x_y) + w0 * w1 * w10 * w8 *
+        double grad_x_y = w0 * w1 * w10 * w6 * w9 * u_gamma * f_softplus(x_y) + w0 * w1 * w10 * w8 *
             w9 - w3 * w6 * w7 - w4 * w7 * w8 * f_softplus(w5);
         double pinv0 = (la0 == -INFINITY ? 0.0 : f_exp(-lam0));
         double pinv1 = (la1 == -INFINITY ? 0.0 : f_exp(-lam1));
         {
-            const double same0 = -gamma;
+            const double same0 = -u_gamma;
             const int want = (grad_x_ptr ? 1 : 0);
             if (mode == FUSED) {
-                if (want == 1) gradient_kept(x_ptr, labels_ptr, n_classes, kept + 0 * padded, kept +
-                    1 * padded, kept + 2 * padded, kept + 3 * padded, c0, c1, c2, c3, pinv0, pinv1,
-                    (real)g, grad_x_ptr, 1);
+                if (want == 1) gradient_kept(x_ptr, u_labels_ptr, n_classes, kept + 0 * padded, kept
+                    + 1 * padded, kept + 2 * padded, kept + 3 * padded, c0, c1, c2, c3, pinv0,
+                    pinv1, (real)g, grad_x_ptr, 1);
             } else {
-                if (want == 1) gradient(x_ptr, labels_ptr, n_classes, c0, c1, c2, c3, m0, m1, pinv0,
-                    pinv1, same0, (real)g, grad_x_ptr, 1);
+                if (want == 1) gradient(x_ptr, u_labels_ptr, n_classes, c0, c1, c2, c3, m0, m1,
+                    pinv0, pinv1, same0, (real)g, grad_x_ptr, 1);
             }
         }
         if (grad_x_ptr) grad_x_ptr[(int64_t)pivot] = (real)(grad_x_y * g);

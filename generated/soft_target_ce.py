@@ -34,19 +34,20 @@ __all__ = [
 
 # ======================================================================================
 # Cross-entropy with soft targets
-#   loss     = -T0 + probabilities_y*softplus(z0)
-#   c0       = T1 + probabilities_y
-#   dloss/dx = c0*exp(logp0) - probabilities
-#   dloss/dx_y = T1*sigmoid(-z0) - probabilities_y*sigmoid(z0)
+#   loss     = u_probabilities_y*softplus(z0) - T0
+#   c0       = u_probabilities_y + T1
+#   dloss/dx = -u_probabilities + c0*exp(logp0)
+#   dloss/dx_y = -u_probabilities_y*sigmoid(z0) + T1*sigmoid(-z0)
+#   names of the spec begin with u_: u_probabilities is its probabilities
 #   with l0_j = x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 = exp(l0_j
 #       - logsumexp_(j != y) l0_j)
-#   T0 = sum_(j != y) logp0*probabilities
-#   T1 = sum_(j != y) probabilities
+#   T0 = sum_(j != y) u_probabilities*logp0
+#   T1 = sum_(j != y) u_probabilities
 # ======================================================================================
 
 
 @dl.jit
-def _lift(cols, inside, x, probabilities):
+def _lift(cols, inside, x, u_probabilities):
     # State of one tile, relative to the tile's own maximum: M = sum of w * exp(kappa * t) * t^n
     # with t = l - m, over the classes other than the largest (the pivot).
     valid = inside
@@ -55,16 +56,16 @@ def _lift(cols, inside, x, probabilities):
     pivot = dl.row_min(tl.where(l0 == m0, cols, 2147483647))
     others = valid & (cols != pivot)
     x_y = dl.row_sum(tl.where(cols == pivot, x, 0.0))
-    probabilities_y = dl.row_sum(tl.where(cols == pivot, probabilities, 0.0))
+    u_probabilities_y = dl.row_sum(tl.where(cols == pivot, u_probabilities, 0.0))
     l0 = tl.where(others, l0, float("-inf"))
     t0 = l0 - tl.where(m0 == float("-inf"), 0.0, m0)
     e0 = tl.exp(t0)
     a0 = dl.row_sum(e0)
-    b0 = dl.row_sum(tl.where(others & (probabilities != 0.0), probabilities, 0.0))
-    b1 = dl.row_sum(tl.where(others & (probabilities != 0.0), t0 * probabilities, 0.0))
-    b2 = dl.row_sum(tl.where(valid, probabilities, 0.0))
+    b0 = dl.row_sum(tl.where(others & (u_probabilities != 0.0), u_probabilities, 0.0))
+    b1 = dl.row_sum(tl.where(others & (u_probabilities != 0.0), t0 * u_probabilities, 0.0))
+    b2 = dl.row_sum(tl.where(valid, u_probabilities, 0.0))
     pivot = pivot.to(tl.float32)
-    return m0, a0, b0, b1, b2, pivot, x_y, probabilities_y
+    return m0, a0, b0, b1, b2, pivot, x_y, u_probabilities_y
 
 
 @dl.jit
@@ -76,7 +77,7 @@ def _merge(
     b2_a,
     pivot_a,
     x_y_a,
-    probabilities_y_a,
+    u_probabilities_y_a,
     m0_b,
     a0_b,
     b0_b,
@@ -84,7 +85,7 @@ def _merge(
     b2_b,
     pivot_b,
     x_y_b,
-    probabilities_y_b,
+    u_probabilities_y_b,
 ):
     # Two states as one: m = max(m_a, m_b), d = m_side - m, M = sum of exp(kappa * d) * shifted M_side.
     m0 = tl.maximum(m0_a, m0_b)
@@ -95,30 +96,32 @@ def _merge(
     first = (m0_a > m0_b) | ((m0_a == m0_b) & (pivot_a >= 0.0))
     pivot = tl.where(first, pivot_a, pivot_b)
     x_y = tl.where(first, x_y_a, x_y_b)
-    probabilities_y = tl.where(first, probabilities_y_a, probabilities_y_b)
+    u_probabilities_y = tl.where(first, u_probabilities_y_a, u_probabilities_y_b)
     lost = tl.where(first, pivot_b, pivot_a) >= 0.0
     x = tl.where(first, x_y_b, x_y_a)
-    probabilities = tl.where(first, probabilities_y_b, probabilities_y_a)
+    u_probabilities = tl.where(first, u_probabilities_y_b, u_probabilities_y_a)
     sunk = tl.where(first, m0_b, m0_a) == float("-inf")
     d0 = tl.where(sunk, -1.0e18, tl.where(first, d0_b, d0_a))
     k0 = tl.exp(d0)
     a0 = k0_a * a0_a + k0_b * a0_b + tl.where(lost & (k0 > 0.0), k0, 0.0)
-    b0 = b0_a + b0_b + tl.where(lost & (probabilities != 0.0), probabilities, 0.0)
+    b0 = b0_a + b0_b + tl.where(lost & (u_probabilities != 0.0), u_probabilities, 0.0)
     b1 = (
         b1_a
         + d0_a * b0_a
         + b1_b
         + d0_b * b0_b
         + tl.where(
-            lost & (probabilities != 0.0), tl.where(sunk, float("-inf"), d0) * probabilities, 0.0
+            lost & (u_probabilities != 0.0),
+            tl.where(sunk, float("-inf"), d0) * u_probabilities,
+            0.0,
         )
     )
     b2 = b2_a + b2_b
-    return m0, a0, b0, b1, b2, pivot, x_y, probabilities_y
+    return m0, a0, b0, b1, b2, pivot, x_y, u_probabilities_y
 
 
 @dl.jit
-def _sweep(base, probabilities_base, start, stop, n_classes, BLOCK: tl.constexpr):
+def _sweep(base, u_probabilities_base, start, stop, n_classes, BLOCK: tl.constexpr):
     # Online reduction of the classes start .. stop - 1: one read of each logit.
     m0 = tl.full((), float("-inf"), tl.float32)
     a0 = tl.full((), 0.0, tl.float32)
@@ -127,16 +130,18 @@ def _sweep(base, probabilities_base, start, stop, n_classes, BLOCK: tl.constexpr
     b2 = tl.full((), 0.0, tl.float32)
     pivot = tl.full((), -1.0, tl.float32)
     x_y = tl.full((), 0.0, tl.float32)
-    probabilities_y = tl.full((), 0.0, tl.float32)
+    u_probabilities_y = tl.full((), 0.0, tl.float32)
     for first_col in range(start, stop, BLOCK):
         cols = first_col + tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
-        probabilities = tl.load(probabilities_base + cols, mask=inside, other=0.0).to(tl.float32)
-        m0_b, a0_b, b0_b, b1_b, b2_b, pivot_b, x_y_b, probabilities_y_b = _lift(
-            cols, inside, x, probabilities
+        u_probabilities = tl.load(u_probabilities_base + cols, mask=inside, other=0.0).to(
+            tl.float32
         )
-        m0, a0, b0, b1, b2, pivot, x_y, probabilities_y = _merge(
+        m0_b, a0_b, b0_b, b1_b, b2_b, pivot_b, x_y_b, u_probabilities_y_b = _lift(
+            cols, inside, x, u_probabilities
+        )
+        m0, a0, b0, b1, b2, pivot, x_y, u_probabilities_y = _merge(
             m0,
             a0,
             b0,
@@ -144,7 +149,7 @@ def _sweep(base, probabilities_base, start, stop, n_classes, BLOCK: tl.constexpr
             b2,
             pivot,
             x_y,
-            probabilities_y,
+            u_probabilities_y,
             m0_b,
             a0_b,
             b0_b,
@@ -152,41 +157,41 @@ def _sweep(base, probabilities_base, start, stop, n_classes, BLOCK: tl.constexpr
             b2_b,
             pivot_b,
             x_y_b,
-            probabilities_y_b,
+            u_probabilities_y_b,
         )
-    return m0, a0, b0, b1, b2, pivot, x_y, probabilities_y
+    return m0, a0, b0, b1, b2, pivot, x_y, u_probabilities_y
 
 
 @dl.jit
-def _finish(x_y, probabilities_y, m0, a0, b0, b1, b2, pivot):
+def _finish(x_y, u_probabilities_y, m0, a0, b0, b1, b2, pivot):
     # From the merged state to the results of the row, and the statistics that the gradient reads.
     la0 = dl.log_accurate(a0)
     z0 = la0
     lam0 = dl.softplus(z0)
     T0 = b1 - lam0 * b0
-    T1 = b2 - probabilities_y
-    loss = probabilities_y * dl.softplus(z0) - T0
+    T1 = b2 - u_probabilities_y
+    loss = u_probabilities_y * dl.softplus(z0) - T0
     return loss, la0, T1
 
 
 @dl.jit
-def _coefficients(x_y, probabilities_y, m0, la0, pivot, T1):
+def _coefficients(x_y, u_probabilities_y, m0, la0, pivot, T1):
     # Row scalars of the gradient.
     z0 = la0
     lam0 = dl.softplus(z0)
-    c0 = T1 + probabilities_y
-    grad_x_y = T1 * dl.sigmoid(-z0) - probabilities_y * dl.sigmoid(z0)
+    c0 = T1 + u_probabilities_y
+    grad_x_y = T1 * dl.sigmoid(-z0) - u_probabilities_y * dl.sigmoid(z0)
     pinv0 = tl.where(la0 == float("-inf"), 0.0, dl.exp_accurate(-lam0))
     return c0, grad_x_y, m0, pinv0
 
 
 @dl.jit
-def _gradient(cols, pivot, x_y, probabilities_y, x, probabilities, c0, grad_x_y, m0, pinv0):
+def _gradient(cols, pivot, x_y, u_probabilities_y, x, u_probabilities, c0, grad_x_y, m0, pinv0):
     # dloss/dx_j of one tile; the value at the pivot is written, not added.
     t0 = x - m0
     e0 = tl.exp(t0)
     p0 = e0 * pinv0
-    grad_x = c0 * p0 - probabilities
+    grad_x = c0 * p0 - u_probabilities
     grad_x = tl.where(cols == pivot.to(tl.int32), grad_x_y, grad_x)
     return (grad_x,)
 
@@ -194,12 +199,12 @@ def _gradient(cols, pivot, x_y, probabilities_y, x, probabilities, c0, grad_x_y,
 @dl.jit
 def _forward_kernel(
     logits,
-    probabilities_ptr,
+    u_probabilities_ptr,
     loss,
     saved,
     state,
     stride_row,
-    stride_probabilities,
+    stride_u_probabilities,
     n_rows,
     n_classes,
     SPLITS: tl.constexpr,
@@ -209,17 +214,17 @@ def _forward_kernel(
     # of its part of the row, and the merge kernel finishes.
     row = tl.program_id(0).to(tl.int64)
     base = logits + row * stride_row
-    probabilities_base = probabilities_ptr + row * stride_probabilities
+    u_probabilities_base = u_probabilities_ptr + row * stride_u_probabilities
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BLOCK), SPLITS) * BLOCK
     start = split * class_share
     stop = tl.minimum(start + class_share, n_classes)
-    m0, a0, b0, b1, b2, pivot, x_y, probabilities_y = _sweep(
-        base, probabilities_base, start, stop, n_classes, BLOCK
+    m0, a0, b0, b1, b2, pivot, x_y, u_probabilities_y = _sweep(
+        base, u_probabilities_base, start, stop, n_classes, BLOCK
     )
     if SPLITS == 1:
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-        loss_row, la0, T1 = _finish(x_y, probabilities_y, m0, a0, b0, b1, b2, pivot)
+        loss_row, la0, T1 = _finish(x_y, u_probabilities_y, m0, a0, b0, b1, b2, pivot)
         tl.store(loss + row, loss_row)
         tl.store(saved + 0 * n_rows + row, m0)
         tl.store(saved + 1 * n_rows + row, la0)
@@ -234,18 +239,18 @@ def _forward_kernel(
         tl.store(state + 4 * SPLITS * n_rows + at, b2)
         tl.store(state + 5 * SPLITS * n_rows + at, pivot)
         tl.store(state + 6 * SPLITS * n_rows + at, x_y)
-        tl.store(state + 7 * SPLITS * n_rows + at, probabilities_y)
+        tl.store(state + 7 * SPLITS * n_rows + at, u_probabilities_y)
 
 
 @dl.jit
 def _merge_kernel(
     logits,
-    probabilities_ptr,
+    u_probabilities_ptr,
     loss,
     saved,
     state,
     stride_row,
-    stride_probabilities,
+    stride_u_probabilities,
     n_rows,
     n_classes,
     SPLITS: tl.constexpr,
@@ -254,7 +259,7 @@ def _merge_kernel(
     # Grid (N,). Merges the SPLITS partial states of a row in order, and finishes it.
     row = tl.program_id(0).to(tl.int64)
     base = logits + row * stride_row
-    probabilities_base = probabilities_ptr + row * stride_probabilities
+    u_probabilities_base = u_probabilities_ptr + row * stride_u_probabilities
     m0 = tl.load(state + 0 * SPLITS * n_rows + row)
     a0 = tl.load(state + 1 * SPLITS * n_rows + row)
     b0 = tl.load(state + 2 * SPLITS * n_rows + row)
@@ -262,7 +267,7 @@ def _merge_kernel(
     b2 = tl.load(state + 4 * SPLITS * n_rows + row)
     pivot = tl.load(state + 5 * SPLITS * n_rows + row)
     x_y = tl.load(state + 6 * SPLITS * n_rows + row)
-    probabilities_y = tl.load(state + 7 * SPLITS * n_rows + row)
+    u_probabilities_y = tl.load(state + 7 * SPLITS * n_rows + row)
     for split in range(1, SPLITS):
         at = split * n_rows + row
         m0_b = tl.load(state + 0 * SPLITS * n_rows + at)
@@ -272,8 +277,8 @@ def _merge_kernel(
         b2_b = tl.load(state + 4 * SPLITS * n_rows + at)
         pivot_b = tl.load(state + 5 * SPLITS * n_rows + at)
         x_y_b = tl.load(state + 6 * SPLITS * n_rows + at)
-        probabilities_y_b = tl.load(state + 7 * SPLITS * n_rows + at)
-        m0, a0, b0, b1, b2, pivot, x_y, probabilities_y = _merge(
+        u_probabilities_y_b = tl.load(state + 7 * SPLITS * n_rows + at)
+        m0, a0, b0, b1, b2, pivot, x_y, u_probabilities_y = _merge(
             m0,
             a0,
             b0,
@@ -281,7 +286,7 @@ def _merge_kernel(
             b2,
             pivot,
             x_y,
-            probabilities_y,
+            u_probabilities_y,
             m0_b,
             a0_b,
             b0_b,
@@ -289,10 +294,10 @@ def _merge_kernel(
             b2_b,
             pivot_b,
             x_y_b,
-            probabilities_y_b,
+            u_probabilities_y_b,
         )
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0, T1 = _finish(x_y, probabilities_y, m0, a0, b0, b1, b2, pivot)
+    loss_row, la0, T1 = _finish(x_y, u_probabilities_y, m0, a0, b0, b1, b2, pivot)
     tl.store(loss + row, loss_row)
     tl.store(saved + 0 * n_rows + row, m0)
     tl.store(saved + 1 * n_rows + row, la0)
@@ -303,12 +308,12 @@ def _merge_kernel(
 @dl.jit
 def _backward_kernel(
     logits,
-    probabilities_ptr,
+    u_probabilities_ptr,
     saved,
     grad_rows,
     grad_logits,
     stride_row,
-    stride_probabilities,
+    stride_u_probabilities,
     stride_grad,
     n_rows,
     n_classes,
@@ -318,7 +323,7 @@ def _backward_kernel(
     # Grid (N, tiles). Elementwise: reads each logit once, writes its gradient once.
     row = tl.program_id(0).to(tl.int64)
     base = logits + row * stride_row
-    probabilities_base = probabilities_ptr + row * stride_probabilities
+    u_probabilities_base = u_probabilities_ptr + row * stride_u_probabilities
     g = tl.load(grad_rows + row * stride_grad_rows)
     m0 = tl.load(saved + 0 * n_rows + row)
     la0 = tl.load(saved + 1 * n_rows + row)
@@ -326,14 +331,14 @@ def _backward_kernel(
     T1 = tl.load(saved + 3 * n_rows + row)
     at_pivot = pivot.to(tl.int64)
     x_y = tl.load(base + at_pivot).to(tl.float32)
-    probabilities_y = tl.load(probabilities_base + at_pivot).to(tl.float32)
-    c0, grad_x_y, m0, pinv0 = _coefficients(x_y, probabilities_y, m0, la0, pivot, T1)
+    u_probabilities_y = tl.load(u_probabilities_base + at_pivot).to(tl.float32)
+    c0, grad_x_y, m0, pinv0 = _coefficients(x_y, u_probabilities_y, m0, la0, pivot, T1)
     cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = cols < n_classes
     x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
-    probabilities = tl.load(probabilities_base + cols, mask=inside, other=0.0).to(tl.float32)
+    u_probabilities = tl.load(u_probabilities_base + cols, mask=inside, other=0.0).to(tl.float32)
     (grad_x,) = _gradient(
-        cols, pivot, x_y, probabilities_y, x, probabilities, c0, grad_x_y, m0, pinv0
+        cols, pivot, x_y, u_probabilities_y, x, u_probabilities, c0, grad_x_y, m0, pinv0
     )
     grad_x = grad_x * g
     out = grad_logits + row * stride_grad + cols
@@ -343,12 +348,12 @@ def _backward_kernel(
 @dl.jit
 def _fused_kernel(
     logits,
-    probabilities_ptr,
+    u_probabilities_ptr,
     loss,
     grad_rows,
     grad_logits,
     stride_row,
-    stride_probabilities,
+    stride_u_probabilities,
     stride_grad,
     n_rows,
     n_classes,
@@ -360,27 +365,29 @@ def _fused_kernel(
     # and its gradient written once; longer rows are read again from the cache.
     row = tl.program_id(0).to(tl.int64)
     base = logits + row * stride_row
-    probabilities_base = probabilities_ptr + row * stride_probabilities
+    u_probabilities_base = u_probabilities_ptr + row * stride_u_probabilities
     g = tl.load(grad_rows + row * stride_grad_rows)
     if ONE_TILE:
         cols = tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
-        probabilities = tl.load(probabilities_base + cols, mask=inside, other=0.0).to(tl.float32)
-        m0, a0, b0, b1, b2, pivot, x_y, probabilities_y = _lift(cols, inside, x, probabilities)
+        u_probabilities = tl.load(u_probabilities_base + cols, mask=inside, other=0.0).to(
+            tl.float32
+        )
+        m0, a0, b0, b1, b2, pivot, x_y, u_probabilities_y = _lift(cols, inside, x, u_probabilities)
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
     else:
         stop = n_classes
-        m0, a0, b0, b1, b2, pivot, x_y, probabilities_y = _sweep(
-            base, probabilities_base, 0, stop, n_classes, BLOCK
+        m0, a0, b0, b1, b2, pivot, x_y, u_probabilities_y = _sweep(
+            base, u_probabilities_base, 0, stop, n_classes, BLOCK
         )
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0, T1 = _finish(x_y, probabilities_y, m0, a0, b0, b1, b2, pivot)
+    loss_row, la0, T1 = _finish(x_y, u_probabilities_y, m0, a0, b0, b1, b2, pivot)
     tl.store(loss + row, loss_row)
-    c0, grad_x_y, m0, pinv0 = _coefficients(x_y, probabilities_y, m0, la0, pivot, T1)
+    c0, grad_x_y, m0, pinv0 = _coefficients(x_y, u_probabilities_y, m0, la0, pivot, T1)
     if ONE_TILE:
         (grad_x,) = _gradient(
-            cols, pivot, x_y, probabilities_y, x, probabilities, c0, grad_x_y, m0, pinv0
+            cols, pivot, x_y, u_probabilities_y, x, u_probabilities, c0, grad_x_y, m0, pinv0
         )
         grad_x = grad_x * g
         out = grad_logits + row * stride_grad + cols
@@ -390,11 +397,11 @@ def _fused_kernel(
             cols = first_col + tl.arange(0, BLOCK)
             inside = cols < n_classes
             x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
-            probabilities = tl.load(probabilities_base + cols, mask=inside, other=0.0).to(
+            u_probabilities = tl.load(u_probabilities_base + cols, mask=inside, other=0.0).to(
                 tl.float32
             )
             (grad_x,) = _gradient(
-                cols, pivot, x_y, probabilities_y, x, probabilities, c0, grad_x_y, m0, pinv0
+                cols, pivot, x_y, u_probabilities_y, x, u_probabilities, c0, grad_x_y, m0, pinv0
             )
             tl.debug_barrier()  # the gradient may overwrite the logits: all of the tile is read
             grad_x = grad_x * g
@@ -407,9 +414,9 @@ def _tile(
     x_hidden,
     x_weight,
     x_bias,
-    probabilities_hidden,
-    probabilities_weight,
-    probabilities_bias,
+    u_probabilities_hidden,
+    u_probabilities_weight,
+    u_probabilities_bias,
     row_at,
     cols,
     x_cap,
@@ -417,9 +424,9 @@ def _tile(
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_probabilities_hidden,
-    stride_probabilities_weight,
-    features_probabilities,
+    stride_u_probabilities_hidden,
+    stride_u_probabilities_weight,
+    features_u_probabilities,
     n_classes,
     MADE: tl.constexpr,
     BIASED: tl.constexpr,
@@ -450,25 +457,25 @@ def _tile(
         CAPPED,
     )
     if MADE & 2:
-        probabilities = tiles.product(
-            probabilities_hidden,
-            probabilities_weight,
-            probabilities_bias,
+        u_probabilities = tiles.product(
+            u_probabilities_hidden,
+            u_probabilities_weight,
+            u_probabilities_bias,
             row_at,
             cols,
-            stride_probabilities_hidden,
-            stride_probabilities_weight,
-            features_probabilities,
+            stride_u_probabilities_hidden,
+            stride_u_probabilities_weight,
+            features_u_probabilities,
             (BIASED & 2) != 0,
             (EVEN & 2) != 0,
             PRECISION,
             BK,
         )
     else:
-        probabilities = tl.load(
-            probabilities_hidden + row_at * stride_probabilities_hidden + cols[None, :]
+        u_probabilities = tl.load(
+            u_probabilities_hidden + row_at * stride_u_probabilities_hidden + cols[None, :]
         ).to(tl.float32)
-    return x, cap_slope, probabilities
+    return x, cap_slope, u_probabilities
 
 
 @dl.jit
@@ -476,9 +483,9 @@ def _tiled_sweep_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    probabilities_hidden,
-    probabilities_weight,
-    probabilities_bias,
+    u_probabilities_hidden,
+    u_probabilities_weight,
+    u_probabilities_bias,
     source_row,
     at_y,
     x_cap,
@@ -486,9 +493,9 @@ def _tiled_sweep_kernel(
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_probabilities_hidden,
-    stride_probabilities_weight,
-    features_probabilities,
+    stride_u_probabilities_hidden,
+    stride_u_probabilities_weight,
+    features_u_probabilities,
     n_rows,
     n_classes,
     row_merged,
@@ -516,17 +523,17 @@ def _tiled_sweep_kernel(
     b2 = tl.full([BM, 1], 0.0, tl.float32)
     pivot = tl.full([BM, 1], -1.0, tl.float32)
     x_y = tl.full([BM, 1], 0.0, tl.float32)
-    probabilities_y = tl.full([BM, 1], 0.0, tl.float32)
+    u_probabilities_y = tl.full([BM, 1], 0.0, tl.float32)
     for first_col in range(start, stop, BV):
         row_at = tl.load(source_row + row)
         cols = first_col + tl.arange(0, BV)
-        x, cap_slope, probabilities = _tile(
+        x, cap_slope, u_probabilities = _tile(
             x_hidden,
             x_weight,
             x_bias,
-            probabilities_hidden,
-            probabilities_weight,
-            probabilities_bias,
+            u_probabilities_hidden,
+            u_probabilities_weight,
+            u_probabilities_bias,
             row_at,
             cols,
             x_cap,
@@ -534,9 +541,9 @@ def _tiled_sweep_kernel(
             stride_x_hidden,
             stride_x_weight,
             features_x,
-            stride_probabilities_hidden,
-            stride_probabilities_weight,
-            features_probabilities,
+            stride_u_probabilities_hidden,
+            stride_u_probabilities_weight,
+            features_u_probabilities,
             n_classes,
             MADE,
             BIASED,
@@ -547,10 +554,10 @@ def _tiled_sweep_kernel(
         )
         cols = cols[None, :]
         inside = (cols < n_classes) & (row >= 0)
-        m0_b, a0_b, b0_b, b1_b, b2_b, pivot_b, x_y_b, probabilities_y_b = _lift(
-            cols, inside, x, probabilities
+        m0_b, a0_b, b0_b, b1_b, b2_b, pivot_b, x_y_b, u_probabilities_y_b = _lift(
+            cols, inside, x, u_probabilities
         )
-        m0, a0, b0, b1, b2, pivot, x_y, probabilities_y = _merge(
+        m0, a0, b0, b1, b2, pivot, x_y, u_probabilities_y = _merge(
             m0,
             a0,
             b0,
@@ -558,7 +565,7 @@ def _tiled_sweep_kernel(
             b2,
             pivot,
             x_y,
-            probabilities_y,
+            u_probabilities_y,
             m0_b,
             a0_b,
             b0_b,
@@ -566,7 +573,7 @@ def _tiled_sweep_kernel(
             b2_b,
             pivot_b,
             x_y_b,
-            probabilities_y_b,
+            u_probabilities_y_b,
         )
     tl.store(state + (0 * SPLITS + split) * n_rows + row, m0)
     tl.store(state + (1 * SPLITS + split) * n_rows + row, a0)
@@ -575,7 +582,7 @@ def _tiled_sweep_kernel(
     tl.store(state + (4 * SPLITS + split) * n_rows + row, b2)
     tl.store(state + (5 * SPLITS + split) * n_rows + row, pivot)
     tl.store(state + (6 * SPLITS + split) * n_rows + row, x_y)
-    tl.store(state + (7 * SPLITS + split) * n_rows + row, probabilities_y)
+    tl.store(state + (7 * SPLITS + split) * n_rows + row, u_probabilities_y)
 
 
 @dl.jit
@@ -583,9 +590,9 @@ def _tiled_merge_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    probabilities_hidden,
-    probabilities_weight,
-    probabilities_bias,
+    u_probabilities_hidden,
+    u_probabilities_weight,
+    u_probabilities_bias,
     source_row,
     at_y,
     x_cap,
@@ -593,9 +600,9 @@ def _tiled_merge_kernel(
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_probabilities_hidden,
-    stride_probabilities_weight,
-    features_probabilities,
+    stride_u_probabilities_hidden,
+    stride_u_probabilities_weight,
+    features_u_probabilities,
     n_rows,
     n_classes,
     row_merged,
@@ -614,7 +621,7 @@ def _tiled_merge_kernel(
     b2 = tl.load(state + 4 * SPLITS * n_rows + row)
     pivot = tl.load(state + 5 * SPLITS * n_rows + row)
     x_y = tl.load(state + 6 * SPLITS * n_rows + row)
-    probabilities_y = tl.load(state + 7 * SPLITS * n_rows + row)
+    u_probabilities_y = tl.load(state + 7 * SPLITS * n_rows + row)
     for split in range(1, SPLITS):
         m0_b = tl.load(state + (0 * SPLITS + split) * n_rows + row)
         a0_b = tl.load(state + (1 * SPLITS + split) * n_rows + row)
@@ -623,8 +630,8 @@ def _tiled_merge_kernel(
         b2_b = tl.load(state + (4 * SPLITS + split) * n_rows + row)
         pivot_b = tl.load(state + (5 * SPLITS + split) * n_rows + row)
         x_y_b = tl.load(state + (6 * SPLITS + split) * n_rows + row)
-        probabilities_y_b = tl.load(state + (7 * SPLITS + split) * n_rows + row)
-        m0, a0, b0, b1, b2, pivot, x_y, probabilities_y = _merge(
+        u_probabilities_y_b = tl.load(state + (7 * SPLITS + split) * n_rows + row)
+        m0, a0, b0, b1, b2, pivot, x_y, u_probabilities_y = _merge(
             m0,
             a0,
             b0,
@@ -632,7 +639,7 @@ def _tiled_merge_kernel(
             b2,
             pivot,
             x_y,
-            probabilities_y,
+            u_probabilities_y,
             m0_b,
             a0_b,
             b0_b,
@@ -640,7 +647,7 @@ def _tiled_merge_kernel(
             b2_b,
             pivot_b,
             x_y_b,
-            probabilities_y_b,
+            u_probabilities_y_b,
         )
     tl.store(row_merged + 0 * n_rows + row, m0)
     tl.store(row_merged + 1 * n_rows + row, a0)
@@ -649,9 +656,9 @@ def _tiled_merge_kernel(
     tl.store(row_merged + 4 * n_rows + row, b2)
     tl.store(row_merged + 5 * n_rows + row, pivot)
     tl.store(row_merged + 6 * n_rows + row, x_y)
-    tl.store(row_merged + 7 * n_rows + row, probabilities_y)
+    tl.store(row_merged + 7 * n_rows + row, u_probabilities_y)
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0, T1 = _finish(x_y, probabilities_y, m0, a0, b0, b1, b2, pivot)
+    loss_row, la0, T1 = _finish(x_y, u_probabilities_y, m0, a0, b0, b1, b2, pivot)
     tl.store(loss + 0 * n_rows + row, loss_row)
     tl.store(saved + 0 * n_rows + row, m0)
     tl.store(saved + 1 * n_rows + row, la0)
@@ -664,9 +671,9 @@ def _tiled_row_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    probabilities_hidden,
-    probabilities_weight,
-    probabilities_bias,
+    u_probabilities_hidden,
+    u_probabilities_weight,
+    u_probabilities_bias,
     source_row,
     at_y,
     x_cap,
@@ -674,9 +681,9 @@ def _tiled_row_kernel(
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_probabilities_hidden,
-    stride_probabilities_weight,
-    features_probabilities,
+    stride_u_probabilities_hidden,
+    stride_u_probabilities_weight,
+    features_u_probabilities,
     n_rows,
     n_classes,
     row_merged,
@@ -689,11 +696,11 @@ def _tiled_row_kernel(
     row = (tl.program_id(0) * BM + tl.arange(0, BM)).to(tl.int64)[:, None]
     pivot = tl.load(row_merged + 5 * n_rows + row)
     x_y = tl.load(row_merged + 6 * n_rows + row)
-    probabilities_y = tl.load(row_merged + 7 * n_rows + row)
+    u_probabilities_y = tl.load(row_merged + 7 * n_rows + row)
     m0 = tl.load(saved + 0 * n_rows + row)
     la0 = tl.load(saved + 1 * n_rows + row)
     T1 = tl.load(saved + 3 * n_rows + row)
-    c0, grad_x_y, m0, pinv0 = _coefficients(x_y, probabilities_y, m0, la0, pivot, T1)
+    c0, grad_x_y, m0, pinv0 = _coefficients(x_y, u_probabilities_y, m0, la0, pivot, T1)
     tl.store(row_coef + 0 * n_rows + row, c0)
     tl.store(row_coef + 1 * n_rows + row, grad_x_y)
     tl.store(row_coef + 2 * n_rows + row, m0)
@@ -705,9 +712,9 @@ def _tiled_gradient(
     x_hidden,
     x_weight,
     x_bias,
-    probabilities_hidden,
-    probabilities_weight,
-    probabilities_bias,
+    u_probabilities_hidden,
+    u_probabilities_weight,
+    u_probabilities_bias,
     source_row,
     at_y,
     x_cap,
@@ -715,9 +722,9 @@ def _tiled_gradient(
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_probabilities_hidden,
-    stride_probabilities_weight,
-    features_probabilities,
+    stride_u_probabilities_hidden,
+    stride_u_probabilities_weight,
+    features_u_probabilities,
     n_rows,
     n_classes,
     row_merged,
@@ -741,20 +748,20 @@ def _tiled_gradient(
     row = (first_row + tl.arange(0, BM)).to(tl.int64)[:, None]
     pivot = tl.load(row_merged + 5 * n_rows + row)
     x_y = tl.load(row_merged + 6 * n_rows + row)
-    probabilities_y = tl.load(row_merged + 7 * n_rows + row)
+    u_probabilities_y = tl.load(row_merged + 7 * n_rows + row)
     c0 = tl.load(row_coef + 0 * n_rows + row)
     grad_x_y = tl.load(row_coef + 1 * n_rows + row)
     m0 = tl.load(row_coef + 2 * n_rows + row)
     pinv0 = tl.load(row_coef + 3 * n_rows + row)
     row_at = tl.load(source_row + row)
     cols = first_col + tl.arange(0, BV)
-    x, cap_slope, probabilities = _tile(
+    x, cap_slope, u_probabilities = _tile(
         x_hidden,
         x_weight,
         x_bias,
-        probabilities_hidden,
-        probabilities_weight,
-        probabilities_bias,
+        u_probabilities_hidden,
+        u_probabilities_weight,
+        u_probabilities_bias,
         row_at,
         cols,
         x_cap,
@@ -762,9 +769,9 @@ def _tiled_gradient(
         stride_x_hidden,
         stride_x_weight,
         features_x,
-        stride_probabilities_hidden,
-        stride_probabilities_weight,
-        features_probabilities,
+        stride_u_probabilities_hidden,
+        stride_u_probabilities_weight,
+        features_u_probabilities,
         n_classes,
         MADE,
         BIASED,
@@ -776,7 +783,7 @@ def _tiled_gradient(
     cols = cols[None, :]
     inside = (cols < n_classes) & (row >= 0)
     (grad_x,) = _gradient(
-        cols, pivot, x_y, probabilities_y, x, probabilities, c0, grad_x_y, m0, pinv0
+        cols, pivot, x_y, u_probabilities_y, x, u_probabilities, c0, grad_x_y, m0, pinv0
     )
     if SOURCE == 0:
         grad = tl.where(inside, grad_x, 0.0)
@@ -797,9 +804,9 @@ def _tiled_hidden_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    probabilities_hidden,
-    probabilities_weight,
-    probabilities_bias,
+    u_probabilities_hidden,
+    u_probabilities_weight,
+    u_probabilities_bias,
     source_row,
     at_y,
     x_cap,
@@ -807,9 +814,9 @@ def _tiled_hidden_kernel(
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_probabilities_hidden,
-    stride_probabilities_weight,
-    features_probabilities,
+    stride_u_probabilities_hidden,
+    stride_u_probabilities_weight,
+    features_u_probabilities,
     n_rows,
     n_classes,
     row_merged,
@@ -857,9 +864,9 @@ def _tiled_hidden_kernel(
                     x_hidden,
                     x_weight,
                     x_bias,
-                    probabilities_hidden,
-                    probabilities_weight,
-                    probabilities_bias,
+                    u_probabilities_hidden,
+                    u_probabilities_weight,
+                    u_probabilities_bias,
                     source_row,
                     at_y,
                     x_cap,
@@ -867,9 +874,9 @@ def _tiled_hidden_kernel(
                     stride_x_hidden,
                     stride_x_weight,
                     features_x,
-                    stride_probabilities_hidden,
-                    stride_probabilities_weight,
-                    features_probabilities,
+                    stride_u_probabilities_hidden,
+                    stride_u_probabilities_weight,
+                    features_u_probabilities,
                     n_rows,
                     n_classes,
                     row_merged,
@@ -926,9 +933,9 @@ def _tiled_weight_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    probabilities_hidden,
-    probabilities_weight,
-    probabilities_bias,
+    u_probabilities_hidden,
+    u_probabilities_weight,
+    u_probabilities_bias,
     source_row,
     at_y,
     x_cap,
@@ -936,9 +943,9 @@ def _tiled_weight_kernel(
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_probabilities_hidden,
-    stride_probabilities_weight,
-    features_probabilities,
+    stride_u_probabilities_hidden,
+    stride_u_probabilities_weight,
+    features_u_probabilities,
     n_rows,
     n_classes,
     row_merged,
@@ -992,9 +999,9 @@ def _tiled_weight_kernel(
                         x_hidden,
                         x_weight,
                         x_bias,
-                        probabilities_hidden,
-                        probabilities_weight,
-                        probabilities_bias,
+                        u_probabilities_hidden,
+                        u_probabilities_weight,
+                        u_probabilities_bias,
                         source_row,
                         at_y,
                         x_cap,
@@ -1002,9 +1009,9 @@ def _tiled_weight_kernel(
                         stride_x_hidden,
                         stride_x_weight,
                         features_x,
-                        stride_probabilities_hidden,
-                        stride_probabilities_weight,
-                        features_probabilities,
+                        stride_u_probabilities_hidden,
+                        stride_u_probabilities_weight,
+                        features_u_probabilities,
                         n_rows,
                         n_classes,
                         row_merged,
@@ -1071,37 +1078,37 @@ def _tiled_weight_kernel(
             )
 
 
-def _torch_forward(x, probabilities):
+def _torch_forward(x, u_probabilities):
     """Loss [rows, outputs] and saved statistics [n_saved, rows] of a chunk of whole rows."""
-    b2 = (probabilities + torch.zeros_like(x)).sum(1, keepdim=True)
+    b2 = (u_probabilities + torch.zeros_like(x)).sum(1, keepdim=True)
     m0, pivot = x.max(1, keepdim=True)
     x_y = x.gather(1, pivot)
-    probabilities_y = probabilities.gather(1, pivot)
+    u_probabilities_y = u_probabilities.gather(1, pivot)
     l0 = x.scatter_(1, pivot, float("-inf"))
     m0 = torch.where(m0 == float("-inf"), 0.0, m0)
     t0 = l0.sub_(m0)
     e0 = t0.exp()
     a0 = e0.sum(1, keepdim=True)
     b0 = torch.where(
-        probabilities != 0.0, (probabilities + torch.zeros_like(x)).scatter_(1, pivot, 0.0), 0.0
+        u_probabilities != 0.0, (u_probabilities + torch.zeros_like(x)).scatter_(1, pivot, 0.0), 0.0
     ).sum(1, keepdim=True)
     b1 = torch.where(
-        probabilities != 0.0,
-        (t0 * probabilities + torch.zeros_like(x)).scatter_(1, pivot, 0.0),
+        u_probabilities != 0.0,
+        (t0 * u_probabilities + torch.zeros_like(x)).scatter_(1, pivot, 0.0),
         0.0,
     ).sum(1, keepdim=True)
     la0 = el.log(a0)
     z0 = la0
     lam0 = el.softplus(z0)
     T0 = b1 - lam0 * b0
-    T1 = b2 - probabilities_y
-    loss = probabilities_y * el.softplus(z0) - T0
+    T1 = b2 - u_probabilities_y
+    loss = u_probabilities_y * el.softplus(z0) - T0
     return loss, torch.cat(
         [m0.to(x.dtype), la0.to(x.dtype), pivot.to(x.dtype), T1.to(x.dtype)], 1
     ).t()
 
 
-def _torch_backward(x, probabilities, saved, g):
+def _torch_backward(x, u_probabilities, saved, g):
     """g * dloss/dx [rows, V] for each stream of a chunk of whole rows, from what was saved."""
     m0 = saved[0].unsqueeze(1)
     la0 = saved[1].unsqueeze(1)
@@ -1109,51 +1116,51 @@ def _torch_backward(x, probabilities, saved, g):
     T1 = saved[3].unsqueeze(1)
     pivot = pivot.to(torch.int64)
     x_y = x.gather(1, pivot)
-    probabilities_y = probabilities.gather(1, pivot)
+    u_probabilities_y = u_probabilities.gather(1, pivot)
     z0 = la0
     lam0 = el.softplus(z0)
-    c0 = T1 + probabilities_y
-    grad_x_y = T1 * el.sigmoid(-z0) - probabilities_y * el.sigmoid(z0)
+    c0 = T1 + u_probabilities_y
+    grad_x_y = T1 * el.sigmoid(-z0) - u_probabilities_y * el.sigmoid(z0)
     pinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0))
     t0 = x - m0
     e0 = t0.exp_()
     p0 = e0 * pinv0
-    grad_x = c0 * p0 - probabilities
+    grad_x = c0 * p0 - u_probabilities
     grad_x = grad_x.scatter(1, pivot, grad_x_y + torch.zeros_like(x_y))
     grad_x = grad_x.mul_(g)
     return (grad_x,)
 
 
-def _torch_fused(x, probabilities, g):
+def _torch_fused(x, u_probabilities, g):
     """Loss [rows, outputs] and g * dloss/dx [rows, V] for each stream while the chunk is in cache."""
-    b2 = (probabilities + torch.zeros_like(x)).sum(1, keepdim=True)
+    b2 = (u_probabilities + torch.zeros_like(x)).sum(1, keepdim=True)
     m0, pivot = x.max(1, keepdim=True)
     x_y = x.gather(1, pivot)
-    probabilities_y = probabilities.gather(1, pivot)
+    u_probabilities_y = u_probabilities.gather(1, pivot)
     l0 = x.scatter_(1, pivot, float("-inf"))
     m0 = torch.where(m0 == float("-inf"), 0.0, m0)
     t0 = l0.sub_(m0)
     e0 = t0.exp()
     a0 = e0.sum(1, keepdim=True)
     b0 = torch.where(
-        probabilities != 0.0, (probabilities + torch.zeros_like(x)).scatter_(1, pivot, 0.0), 0.0
+        u_probabilities != 0.0, (u_probabilities + torch.zeros_like(x)).scatter_(1, pivot, 0.0), 0.0
     ).sum(1, keepdim=True)
     b1 = torch.where(
-        probabilities != 0.0,
-        (t0 * probabilities + torch.zeros_like(x)).scatter_(1, pivot, 0.0),
+        u_probabilities != 0.0,
+        (t0 * u_probabilities + torch.zeros_like(x)).scatter_(1, pivot, 0.0),
         0.0,
     ).sum(1, keepdim=True)
     la0 = el.log(a0)
     z0 = la0
     lam0 = el.softplus(z0)
     T0 = b1 - lam0 * b0
-    T1 = b2 - probabilities_y
-    loss = probabilities_y * el.softplus(z0) - T0
-    c0 = T1 + probabilities_y
-    grad_x_y = T1 * el.sigmoid(-z0) - probabilities_y * el.sigmoid(z0)
+    T1 = b2 - u_probabilities_y
+    loss = u_probabilities_y * el.softplus(z0) - T0
+    c0 = T1 + u_probabilities_y
+    grad_x_y = T1 * el.sigmoid(-z0) - u_probabilities_y * el.sigmoid(z0)
     pinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0))
     p0 = e0 * pinv0
-    grad_x = c0 * p0 - probabilities
+    grad_x = c0 * p0 - u_probabilities
     grad_x = grad_x.scatter(1, pivot, grad_x_y + torch.zeros_like(x_y))
     grad_x = grad_x.mul_(g)
     return loss, (grad_x,)
@@ -1162,14 +1169,15 @@ def _torch_fused(x, probabilities, g):
 _C_SOURCE = r"""#include "row.h"
 
 /* Cross-entropy with soft targets
-     loss     = -T0 + probabilities_y*softplus(z0)
-     c0       = T1 + probabilities_y
-     dloss/dx = c0*exp(logp0) - probabilities
-     dloss/dx_y = T1*sigmoid(-z0) - probabilities_y*sigmoid(z0)
+     loss     = u_probabilities_y*softplus(z0) - T0
+     c0       = u_probabilities_y + T1
+     dloss/dx = -u_probabilities + c0*exp(logp0)
+     dloss/dx_y = -u_probabilities_y*sigmoid(z0) + T1*sigmoid(-z0)
+     names of the spec begin with u_: u_probabilities is its probabilities
      with l0_j = x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 = exp(l0_j
          - logsumexp_(j != y) l0_j)
-     T0 = sum_(j != y) logp0*probabilities
-     T1 = sum_(j != y) probabilities */
+     T0 = sum_(j != y) u_probabilities*logp0
+     T1 = sum_(j != y) u_probabilities */
 
 static inline __attribute__((always_inline)) void lift_1_class(const int cols, const real *x_ptr,
     real *reduced0) {
@@ -1178,7 +1186,7 @@ static inline __attribute__((always_inline)) void lift_1_class(const int cols, c
     *reduced0 = l0;
 }
 
-static void lift_1(const real *x_ptr, const real *probabilities_ptr, const int n_classes, double
+static void lift_1(const real *x_ptr, const real *u_probabilities_ptr, const int n_classes, double
     *out) {
     double reduced0_row[PARTS];
     for (int part = 0; part < PARTS; ++part) {
@@ -1224,8 +1232,8 @@ static inline __attribute__((always_inline)) void lift_2_class(const int cols, c
     *reduced1 = (l0 == m0 ? cols : INT_MAX);
 }
 
-static void lift_2(const real *x_ptr, const real *probabilities_ptr, const int n_classes, const real
-    m0, double *out) {
+static void lift_2(const real *x_ptr, const real *u_probabilities_ptr, const int n_classes, const
+    real m0, double *out) {
     double reduced1_row[PARTS];
     for (int part = 0; part < PARTS; ++part) {
         reduced1_row[part] = INT_MAX;
@@ -1264,10 +1272,10 @@ static void lift_2(const real *x_ptr, const real *probabilities_ptr, const int n
 }
 
 static inline __attribute__((always_inline)) void lift_3_class(const int cols, const real *x_ptr,
-    const real *probabilities_ptr, real *kept0_ptr, const int late, const int pivot, const real
+    const real *u_probabilities_ptr, real *kept0_ptr, const int late, const int pivot, const real
     same0, real *reduced2, real *reduced3, real *reduced4, real *reduced5) {
     const real x = x_ptr[cols];
-    const real probabilities = probabilities_ptr[cols];
+    const real u_probabilities = u_probabilities_ptr[cols];
     const real l0 = x;
     const int others = cols != pivot;
     const real l0_2 = (others ? l0 : -INFINITY);
@@ -1276,14 +1284,14 @@ static inline __attribute__((always_inline)) void lift_3_class(const int cols, c
     const real e0 = kept0;
     if (late) kept0_ptr[cols] = kept0;
     *reduced2 = e0;
-    *reduced3 = (others && probabilities != R(0.0) ? probabilities : R(0.0));
-    *reduced4 = (others && probabilities != R(0.0) ? t0 * probabilities : R(0.0));
-    *reduced5 = (others ? probabilities : R(0.0));
+    *reduced3 = (others && u_probabilities != R(0.0) ? u_probabilities : R(0.0));
+    *reduced4 = (others && u_probabilities != R(0.0) ? t0 * u_probabilities : R(0.0));
+    *reduced5 = (others ? u_probabilities : R(0.0));
 }
 
 static inline __attribute__((always_inline)) void lift_3(const real *x_ptr, const real
-    *probabilities_ptr, const int n_classes, real *kept0_ptr, const int late, const int pivot, const
-    real same0, double *out) {
+    *u_probabilities_ptr, const int n_classes, real *kept0_ptr, const int late, const int pivot,
+    const real same0, double *out) {
     double reduced2_row[PARTS];
     double reduced3_row[PARTS];
     double reduced4_row[PARTS];
@@ -1310,7 +1318,7 @@ static inline __attribute__((always_inline)) void lift_3(const real *x_ptr, cons
         for (; cols + LANES <= stop; cols += LANES) {
 #pragma GCC ivdep
             for (int lane = 0; lane < LANES; ++lane) {
-                lift_3_class(cols + lane, x_ptr, probabilities_ptr, kept0_ptr, late, pivot, same0,
+                lift_3_class(cols + lane, x_ptr, u_probabilities_ptr, kept0_ptr, late, pivot, same0,
                     &reduced2_class, &reduced3_class, &reduced4_class, &reduced5_class);
                 reduced2[lane] = reduced2[lane] + reduced2_class;
                 reduced3[lane] = reduced3[lane] + reduced3_class;
@@ -1319,7 +1327,7 @@ static inline __attribute__((always_inline)) void lift_3(const real *x_ptr, cons
             }
         }
         for (; cols < stop; ++cols) {
-            lift_3_class(cols, x_ptr, probabilities_ptr, kept0_ptr, late, pivot, same0,
+            lift_3_class(cols, x_ptr, u_probabilities_ptr, kept0_ptr, late, pivot, same0,
                 &reduced2_class, &reduced3_class, &reduced4_class, &reduced5_class);
             reduced2[0] = reduced2[0] + reduced2_class;
             reduced3[0] = reduced3[0] + reduced3_class;
@@ -1349,30 +1357,30 @@ static inline __attribute__((always_inline)) void lift_3(const real *x_ptr, cons
 }
 
 static inline __attribute__((always_inline)) void gradient(const real *x_ptr, const real
-    *probabilities_ptr, const int n_classes, const real c0, const real m0, const real pinv0, const
+    *u_probabilities_ptr, const int n_classes, const real c0, const real m0, const real pinv0, const
     real g, real *grad_x_ptr, const int want) {
 #pragma GCC ivdep
     for (int cols = 0; cols < n_classes; ++cols) {
         const real x = x_ptr[cols];
-        const real probabilities = probabilities_ptr[cols];
+        const real u_probabilities = u_probabilities_ptr[cols];
         const real t0 = x - m0;
         const real e0 = f_exp_below(t0);
         const real p0 = e0 * pinv0;
-        const real grad_x = c0 * p0 - probabilities;
+        const real grad_x = c0 * p0 - u_probabilities;
         if (want & 1) grad_x_ptr[cols] = grad_x * g;
     }
 }
 
 static inline __attribute__((always_inline)) void gradient_kept(const real *x_ptr, const real
-    *probabilities_ptr, const int n_classes, const real *kept0_ptr, const real c0, const real pinv0,
-    const real g, real *grad_x_ptr, const int want) {
+    *u_probabilities_ptr, const int n_classes, const real *kept0_ptr, const real c0, const real
+    pinv0, const real g, real *grad_x_ptr, const int want) {
 #pragma GCC ivdep
     for (int cols = 0; cols < n_classes; ++cols) {
-        const real probabilities = probabilities_ptr[cols];
+        const real u_probabilities = u_probabilities_ptr[cols];
         const real kept0 = kept0_ptr[cols];
         const real e0 = kept0;
         const real p0 = e0 * pinv0;
-        const real grad_x = c0 * p0 - probabilities;
+        const real grad_x = c0 * p0 - u_probabilities;
         if (want & 1) grad_x_ptr[cols] = grad_x * g;
     }
 }
@@ -1388,23 +1396,23 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
     for (int64_t row = start; row < stop; ++row) {
         real *grad_x_ptr = grad_row(call, 0, row, scratch + 2 * width);
         const real *x_ptr = read_row(call, 0, row, scratch + 0 * width);
-        const real *probabilities_ptr = read_row(call, 1, row, scratch + 1 * width);
-        double x_y, probabilities_y, m0, a0, b0, b1, b2, pivot, la0, T1, loss, g;
+        const real *u_probabilities_ptr = read_row(call, 1, row, scratch + 1 * width);
+        double x_y, u_probabilities_y, m0, a0, b0, b1, b2, pivot, la0, T1, loss, g;
         if (mode != BACKWARD) {
             {
                 double out[4];
-                lift_1(x_ptr, probabilities_ptr, n_classes, out);
+                lift_1(x_ptr, u_probabilities_ptr, n_classes, out);
                 const double reduced0 = out[0];
                 m0 = reduced0;
                 const double same0 = (m0 == -INFINITY ? 0.0 : m0);
-                lift_2(x_ptr, probabilities_ptr, n_classes, m0, out);
+                lift_2(x_ptr, u_probabilities_ptr, n_classes, m0, out);
                 const double reduced1 = out[0];
                 pivot = reduced1;
                 x_y = x_ptr[(int64_t)pivot];
-                probabilities_y = probabilities_ptr[(int64_t)pivot];
+                u_probabilities_y = u_probabilities_ptr[(int64_t)pivot];
                 const double pivot_2 = (real)(pivot);
-                lift_3(x_ptr, probabilities_ptr, n_classes, kept + 0 * padded, mode == FUSED, pivot,
-                    same0, out);
+                lift_3(x_ptr, u_probabilities_ptr, n_classes, kept + 0 * padded, mode == FUSED,
+                    pivot, same0, out);
                 const double reduced2 = out[0];
                 const double reduced3 = out[1];
                 const double reduced4 = out[2];
@@ -1421,7 +1429,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             double lam0 = f_softplus(z0);
             double T0 = b1 - lam0 * b0;
             T1 = b2;
-            loss = probabilities_y * f_softplus(z0) - T0;
+            loss = u_probabilities_y * f_softplus(z0) - T0;
             call->result[0 * call->rows + row] = (real)loss;
         } else {
             m0 = call->saved[0 * call->rows + row];
@@ -1429,7 +1437,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             pivot = call->saved[2 * call->rows + row];
             T1 = call->saved[3 * call->rows + row];
             x_y = x_ptr[(int64_t)pivot];
-            probabilities_y = probabilities_ptr[(int64_t)pivot];
+            u_probabilities_y = u_probabilities_ptr[(int64_t)pivot];
         }
         if (mode == FORWARD) {
             call->saved[0 * call->rows + row] = (real)m0;
@@ -1441,17 +1449,17 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         g = call->grad_rows[0 * call->grad_outputs_stride + row * call->grad_rows_stride];
         double z0 = la0;
         double lam0 = f_softplus(z0);
-        double c0 = T1 + probabilities_y;
-        double grad_x_y = T1 * f_sigmoid(-z0) - probabilities_y * f_sigmoid(z0);
+        double c0 = T1 + u_probabilities_y;
+        double grad_x_y = T1 * f_sigmoid(-z0) - u_probabilities_y * f_sigmoid(z0);
         double pinv0 = (la0 == -INFINITY ? 0.0 : f_exp(-lam0));
         {
             const int want = (grad_x_ptr ? 1 : 0);
             if (mode == FUSED) {
-                if (want == 1) gradient_kept(x_ptr, probabilities_ptr, n_classes, kept + 0 * padded,
-                    c0, pinv0, (real)g, grad_x_ptr, 1);
+                if (want == 1) gradient_kept(x_ptr, u_probabilities_ptr, n_classes, kept + 0 *
+                    padded, c0, pinv0, (real)g, grad_x_ptr, 1);
             } else {
-                if (want == 1) gradient(x_ptr, probabilities_ptr, n_classes, c0, m0, pinv0, (real)g,
-                    grad_x_ptr, 1);
+                if (want == 1) gradient(x_ptr, u_probabilities_ptr, n_classes, c0, m0, pinv0,
+                    (real)g, grad_x_ptr, 1);
             }
         }
         if (grad_x_ptr) grad_x_ptr[(int64_t)pivot] = (real)(grad_x_y * g);

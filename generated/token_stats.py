@@ -108,45 +108,47 @@ def _finish(x_y, m0, a0, b0, b1):
     zc0 = dl.clip(z0, -3.0e38, 3.0e38)
     w0 = dl.softplus(zc0)
     w1 = dl.sigmoid(-zc0)
-    out_logp = -w0
-    out_entropy = w0 * w1 - T0
-    out_lse = L0
-    out_sum_p2 = T1 + w1 * w1
-    out_logp = tl.where(
+    out_u_logp = -w0
+    out_u_entropy = w0 * w1 - T0
+    out_u_lse = L0
+    out_u_sum_p2 = T1 + w1 * w1
+    out_u_logp = tl.where(
         (z0 != zc0),
         tl.where(
-            (out_logp > 1.0e30),
+            (out_u_logp > 1.0e30),
             float("inf"),
-            tl.where((out_logp < -1.0e30), -float("inf"), out_logp),
+            tl.where((out_u_logp < -1.0e30), -float("inf"), out_u_logp),
         ),
-        out_logp,
+        out_u_logp,
     )
-    out_entropy = tl.where(
+    out_u_entropy = tl.where(
         (z0 != zc0),
         tl.where(
-            (out_entropy > 1.0e30),
+            (out_u_entropy > 1.0e30),
             float("inf"),
-            tl.where((out_entropy < -1.0e30), -float("inf"), out_entropy),
+            tl.where((out_u_entropy < -1.0e30), -float("inf"), out_u_entropy),
         ),
-        out_entropy,
+        out_u_entropy,
     )
-    out_lse = tl.where(
+    out_u_lse = tl.where(
         (z0 != zc0),
         tl.where(
-            (out_lse > 1.0e30), float("inf"), tl.where((out_lse < -1.0e30), -float("inf"), out_lse)
-        ),
-        out_lse,
-    )
-    out_sum_p2 = tl.where(
-        (z0 != zc0),
-        tl.where(
-            (out_sum_p2 > 1.0e30),
+            (out_u_lse > 1.0e30),
             float("inf"),
-            tl.where((out_sum_p2 < -1.0e30), -float("inf"), out_sum_p2),
+            tl.where((out_u_lse < -1.0e30), -float("inf"), out_u_lse),
         ),
-        out_sum_p2,
+        out_u_lse,
     )
-    return out_logp, out_entropy, out_lse, out_sum_p2, la0, T0, T1
+    out_u_sum_p2 = tl.where(
+        (z0 != zc0),
+        tl.where(
+            (out_u_sum_p2 > 1.0e30),
+            float("inf"),
+            tl.where((out_u_sum_p2 < -1.0e30), -float("inf"), out_u_sum_p2),
+        ),
+        out_u_sum_p2,
+    )
+    return out_u_logp, out_u_entropy, out_u_lse, out_u_sum_p2, la0, T0, T1
 
 
 @dl.jit
@@ -214,15 +216,17 @@ def _forward_kernel(
     m0, a0, b0, b1 = _sweep(base, y, x_y, start, stop, n_classes, BLOCK)
     if SPLITS == 1:
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-        out_logp, out_entropy, out_lse, out_sum_p2, la0, T0, T1 = _finish(x_y, m0, a0, b0, b1)
-        out_logp = tl.where(in_range | ignored, out_logp, float("nan"))
-        tl.store(loss + row, tl.where(ignored, 0.0, out_logp))
-        out_entropy = tl.where(in_range | ignored, out_entropy, float("nan"))
-        tl.store(loss + 1 * n_rows + row, tl.where(ignored, 0.0, out_entropy))
-        out_lse = tl.where(in_range | ignored, out_lse, float("nan"))
-        tl.store(loss + 2 * n_rows + row, tl.where(ignored, 0.0, out_lse))
-        out_sum_p2 = tl.where(in_range | ignored, out_sum_p2, float("nan"))
-        tl.store(loss + 3 * n_rows + row, tl.where(ignored, 0.0, out_sum_p2))
+        out_u_logp, out_u_entropy, out_u_lse, out_u_sum_p2, la0, T0, T1 = _finish(
+            x_y, m0, a0, b0, b1
+        )
+        out_u_logp = tl.where(in_range | ignored, out_u_logp, float("nan"))
+        tl.store(loss + row, tl.where(ignored, 0.0, out_u_logp))
+        out_u_entropy = tl.where(in_range | ignored, out_u_entropy, float("nan"))
+        tl.store(loss + 1 * n_rows + row, tl.where(ignored, 0.0, out_u_entropy))
+        out_u_lse = tl.where(in_range | ignored, out_u_lse, float("nan"))
+        tl.store(loss + 2 * n_rows + row, tl.where(ignored, 0.0, out_u_lse))
+        out_u_sum_p2 = tl.where(in_range | ignored, out_u_sum_p2, float("nan"))
+        tl.store(loss + 3 * n_rows + row, tl.where(ignored, 0.0, out_u_sum_p2))
         tl.store(saved + 0 * n_rows + row, m0)
         tl.store(saved + 1 * n_rows + row, la0)
         tl.store(saved + 2 * n_rows + row, T0)
@@ -270,15 +274,15 @@ def _merge_kernel(
         b1_b = tl.load(state + 3 * SPLITS * n_rows + at)
         m0, a0, b0, b1 = _merge(m0, a0, b0, b1, m0_b, a0_b, b0_b, b1_b)
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    out_logp, out_entropy, out_lse, out_sum_p2, la0, T0, T1 = _finish(x_y, m0, a0, b0, b1)
-    out_logp = tl.where(in_range | ignored, out_logp, float("nan"))
-    tl.store(loss + row, tl.where(ignored, 0.0, out_logp))
-    out_entropy = tl.where(in_range | ignored, out_entropy, float("nan"))
-    tl.store(loss + 1 * n_rows + row, tl.where(ignored, 0.0, out_entropy))
-    out_lse = tl.where(in_range | ignored, out_lse, float("nan"))
-    tl.store(loss + 2 * n_rows + row, tl.where(ignored, 0.0, out_lse))
-    out_sum_p2 = tl.where(in_range | ignored, out_sum_p2, float("nan"))
-    tl.store(loss + 3 * n_rows + row, tl.where(ignored, 0.0, out_sum_p2))
+    out_u_logp, out_u_entropy, out_u_lse, out_u_sum_p2, la0, T0, T1 = _finish(x_y, m0, a0, b0, b1)
+    out_u_logp = tl.where(in_range | ignored, out_u_logp, float("nan"))
+    tl.store(loss + row, tl.where(ignored, 0.0, out_u_logp))
+    out_u_entropy = tl.where(in_range | ignored, out_u_entropy, float("nan"))
+    tl.store(loss + 1 * n_rows + row, tl.where(ignored, 0.0, out_u_entropy))
+    out_u_lse = tl.where(in_range | ignored, out_u_lse, float("nan"))
+    tl.store(loss + 2 * n_rows + row, tl.where(ignored, 0.0, out_u_lse))
+    out_u_sum_p2 = tl.where(in_range | ignored, out_u_sum_p2, float("nan"))
+    tl.store(loss + 3 * n_rows + row, tl.where(ignored, 0.0, out_u_sum_p2))
     tl.store(saved + 0 * n_rows + row, m0)
     tl.store(saved + 1 * n_rows + row, la0)
     tl.store(saved + 2 * n_rows + row, T0)
@@ -377,15 +381,15 @@ def _fused_kernel(
         stop = tl.where(ignored, 0, n_classes)
         m0, a0, b0, b1 = _sweep(base, y, x_y, 0, stop, n_classes, BLOCK)
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    out_logp, out_entropy, out_lse, out_sum_p2, la0, T0, T1 = _finish(x_y, m0, a0, b0, b1)
-    out_logp = tl.where(in_range | ignored, out_logp, float("nan"))
-    tl.store(loss + row, tl.where(ignored, 0.0, out_logp))
-    out_entropy = tl.where(in_range | ignored, out_entropy, float("nan"))
-    tl.store(loss + 1 * n_rows + row, tl.where(ignored, 0.0, out_entropy))
-    out_lse = tl.where(in_range | ignored, out_lse, float("nan"))
-    tl.store(loss + 2 * n_rows + row, tl.where(ignored, 0.0, out_lse))
-    out_sum_p2 = tl.where(in_range | ignored, out_sum_p2, float("nan"))
-    tl.store(loss + 3 * n_rows + row, tl.where(ignored, 0.0, out_sum_p2))
+    out_u_logp, out_u_entropy, out_u_lse, out_u_sum_p2, la0, T0, T1 = _finish(x_y, m0, a0, b0, b1)
+    out_u_logp = tl.where(in_range | ignored, out_u_logp, float("nan"))
+    tl.store(loss + row, tl.where(ignored, 0.0, out_u_logp))
+    out_u_entropy = tl.where(in_range | ignored, out_u_entropy, float("nan"))
+    tl.store(loss + 1 * n_rows + row, tl.where(ignored, 0.0, out_u_entropy))
+    out_u_lse = tl.where(in_range | ignored, out_u_lse, float("nan"))
+    tl.store(loss + 2 * n_rows + row, tl.where(ignored, 0.0, out_u_lse))
+    out_u_sum_p2 = tl.where(in_range | ignored, out_u_sum_p2, float("nan"))
+    tl.store(loss + 3 * n_rows + row, tl.where(ignored, 0.0, out_u_sum_p2))
     c0, c1, c2, grad_x_y, m0, pinv0, lam0 = _coefficients(x_y, g0, g1, g2, g3, m0, la0, T0, T1)
     if ONE_TILE:
         (grad_x,) = _gradient(cols, y, x, x_y, c0, c1, c2, grad_x_y, m0, pinv0, lam0)
@@ -564,11 +568,11 @@ def _tiled_merge_kernel(
     tl.store(row_merged + 2 * n_rows + row, b0)
     tl.store(row_merged + 3 * n_rows + row, b1)
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    out_logp, out_entropy, out_lse, out_sum_p2, la0, T0, T1 = _finish(x_y, m0, a0, b0, b1)
-    tl.store(loss + 0 * n_rows + row, tl.where(in_range, out_logp, float("nan")))
-    tl.store(loss + 1 * n_rows + row, tl.where(in_range, out_entropy, float("nan")))
-    tl.store(loss + 2 * n_rows + row, tl.where(in_range, out_lse, float("nan")))
-    tl.store(loss + 3 * n_rows + row, tl.where(in_range, out_sum_p2, float("nan")))
+    out_u_logp, out_u_entropy, out_u_lse, out_u_sum_p2, la0, T0, T1 = _finish(x_y, m0, a0, b0, b1)
+    tl.store(loss + 0 * n_rows + row, tl.where(in_range, out_u_logp, float("nan")))
+    tl.store(loss + 1 * n_rows + row, tl.where(in_range, out_u_entropy, float("nan")))
+    tl.store(loss + 2 * n_rows + row, tl.where(in_range, out_u_lse, float("nan")))
+    tl.store(loss + 3 * n_rows + row, tl.where(in_range, out_u_sum_p2, float("nan")))
     tl.store(saved + 0 * n_rows + row, m0)
     tl.store(saved + 1 * n_rows + row, la0)
     tl.store(saved + 2 * n_rows + row, T0)
@@ -983,47 +987,47 @@ def _torch_forward(x, y):
     zc0 = el.clip(z0, -3.0e38, 3.0e38)
     w0 = el.softplus(zc0)
     w1 = el.sigmoid(-zc0)
-    out_logp = -w0
-    out_entropy = w0 * w1 - T0
-    out_lse = L0
-    out_sum_p2 = T1 + w1 * w1
-    out_logp = torch.where(
+    out_u_logp = -w0
+    out_u_entropy = w0 * w1 - T0
+    out_u_lse = L0
+    out_u_sum_p2 = T1 + w1 * w1
+    out_u_logp = torch.where(
         (z0 != zc0),
         torch.where(
-            (out_logp > 1.0e30),
+            (out_u_logp > 1.0e30),
             float("inf"),
-            torch.where((out_logp < -1.0e30), -float("inf"), out_logp),
+            torch.where((out_u_logp < -1.0e30), -float("inf"), out_u_logp),
         ),
-        out_logp,
+        out_u_logp,
     )
-    out_entropy = torch.where(
+    out_u_entropy = torch.where(
         (z0 != zc0),
         torch.where(
-            (out_entropy > 1.0e30),
+            (out_u_entropy > 1.0e30),
             float("inf"),
-            torch.where((out_entropy < -1.0e30), -float("inf"), out_entropy),
+            torch.where((out_u_entropy < -1.0e30), -float("inf"), out_u_entropy),
         ),
-        out_entropy,
+        out_u_entropy,
     )
-    out_lse = torch.where(
+    out_u_lse = torch.where(
         (z0 != zc0),
         torch.where(
-            (out_lse > 1.0e30),
+            (out_u_lse > 1.0e30),
             float("inf"),
-            torch.where((out_lse < -1.0e30), -float("inf"), out_lse),
+            torch.where((out_u_lse < -1.0e30), -float("inf"), out_u_lse),
         ),
-        out_lse,
+        out_u_lse,
     )
-    out_sum_p2 = torch.where(
+    out_u_sum_p2 = torch.where(
         (z0 != zc0),
         torch.where(
-            (out_sum_p2 > 1.0e30),
+            (out_u_sum_p2 > 1.0e30),
             float("inf"),
-            torch.where((out_sum_p2 < -1.0e30), -float("inf"), out_sum_p2),
+            torch.where((out_u_sum_p2 < -1.0e30), -float("inf"), out_u_sum_p2),
         ),
-        out_sum_p2,
+        out_u_sum_p2,
     )
-    return torch.cat([out_logp, out_entropy, out_lse, out_sum_p2], 1), torch.cat(
+    return torch.cat([out_u_logp, out_u_entropy, out_u_lse, out_u_sum_p2], 1), torch.cat(
         [m0.to(x.dtype), la0.to(x.dtype), T0.to(x.dtype), T1.to(x.dtype)], 1
     ).t()
 
@@ -1089,45 +1093,45 @@ def _torch_fused(x, y, g):
     zc0 = el.clip(z0, -3.0e38, 3.0e38)
     w0 = el.softplus(zc0)
     w1 = el.sigmoid(-zc0)
-    out_logp = -w0
-    out_entropy = w0 * w1 - T0
-    out_lse = L0
-    out_sum_p2 = T1 + w1 * w1
-    out_logp = torch.where(
+    out_u_logp = -w0
+    out_u_entropy = w0 * w1 - T0
+    out_u_lse = L0
+    out_u_sum_p2 = T1 + w1 * w1
+    out_u_logp = torch.where(
         (z0 != zc0),
         torch.where(
-            (out_logp > 1.0e30),
+            (out_u_logp > 1.0e30),
             float("inf"),
-            torch.where((out_logp < -1.0e30), -float("inf"), out_logp),
+            torch.where((out_u_logp < -1.0e30), -float("inf"), out_u_logp),
         ),
-        out_logp,
+        out_u_logp,
     )
-    out_entropy = torch.where(
+    out_u_entropy = torch.where(
         (z0 != zc0),
         torch.where(
-            (out_entropy > 1.0e30),
+            (out_u_entropy > 1.0e30),
             float("inf"),
-            torch.where((out_entropy < -1.0e30), -float("inf"), out_entropy),
+            torch.where((out_u_entropy < -1.0e30), -float("inf"), out_u_entropy),
         ),
-        out_entropy,
+        out_u_entropy,
     )
-    out_lse = torch.where(
+    out_u_lse = torch.where(
         (z0 != zc0),
         torch.where(
-            (out_lse > 1.0e30),
+            (out_u_lse > 1.0e30),
             float("inf"),
-            torch.where((out_lse < -1.0e30), -float("inf"), out_lse),
+            torch.where((out_u_lse < -1.0e30), -float("inf"), out_u_lse),
         ),
-        out_lse,
+        out_u_lse,
     )
-    out_sum_p2 = torch.where(
+    out_u_sum_p2 = torch.where(
         (z0 != zc0),
         torch.where(
-            (out_sum_p2 > 1.0e30),
+            (out_u_sum_p2 > 1.0e30),
             float("inf"),
-            torch.where((out_sum_p2 < -1.0e30), -float("inf"), out_sum_p2),
+            torch.where((out_u_sum_p2 < -1.0e30), -float("inf"), out_u_sum_p2),
         ),
-        out_sum_p2,
+        out_u_sum_p2,
     )
     zc0 = el.clip(z0, -3.0e38, 3.0e38)
     w0 = 2.0 * g3
@@ -1145,7 +1149,7 @@ def _torch_fused(x, y, g):
     p0 = e0 * pinv0
     grad_x = c0 * p0 * p0 + p0 * (c1 + c2 * logp0)
     grad_x = grad_x.scatter(1, y, grad_x_y + torch.zeros_like(x_y))
-    return torch.cat([out_logp, out_entropy, out_lse, out_sum_p2], 1), (grad_x,)
+    return torch.cat([out_u_logp, out_u_entropy, out_u_lse, out_u_sum_p2], 1), (grad_x,)
 
 
 _C_SOURCE = r"""#include "row.h"
@@ -1341,8 +1345,8 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         const int in_range = target >= 0 && target < n_classes;
         const int y = in_range ? (int)target : 0;
         const real *x_ptr = read_row(call, 0, row, scratch + 0 * width);
-        double x_y, m0, a0, b0, b1, la0, T0, T1, out_logp, out_entropy, out_lse, out_sum_p2, g0, g1,
-            g2, g3;
+        double x_y, m0, a0, b0, b1, la0, T0, T1, out_u_logp, out_u_entropy, out_u_lse, out_u_sum_p2,
+            g0, g1, g2, g3;
         x_y = x_ptr[y];
         if (mode != BACKWARD) {
             {
@@ -1370,22 +1374,22 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             double zc0 = f_clamp(z0, 3e+38);
             double w0 = f_softplus(zc0);
             double w1 = f_sigmoid(-zc0);
-            out_logp = -w0;
-            out_entropy = w0 * w1 - T0;
-            out_lse = L0;
-            out_sum_p2 = T1 + w1 * w1;
-            out_logp = (z0 != zc0 ? (out_logp > 1e+30 ? INFINITY : (out_logp < -1e+30 ? -(INFINITY)
-                : out_logp)) : out_logp);
-            out_entropy = (z0 != zc0 ? (out_entropy > 1e+30 ? INFINITY : (out_entropy < -1e+30 ?
-                -(INFINITY) : out_entropy)) : out_entropy);
-            out_lse = (z0 != zc0 ? (out_lse > 1e+30 ? INFINITY : (out_lse < -1e+30 ? -(INFINITY) :
-                out_lse)) : out_lse);
-            out_sum_p2 = (z0 != zc0 ? (out_sum_p2 > 1e+30 ? INFINITY : (out_sum_p2 < -1e+30 ?
-                -(INFINITY) : out_sum_p2)) : out_sum_p2);
-            call->result[0 * call->rows + row] = (real)(in_range ? out_logp : NAN);
-            call->result[1 * call->rows + row] = (real)(in_range ? out_entropy : NAN);
-            call->result[2 * call->rows + row] = (real)(in_range ? out_lse : NAN);
-            call->result[3 * call->rows + row] = (real)(in_range ? out_sum_p2 : NAN);
+            out_u_logp = -w0;
+            out_u_entropy = w0 * w1 - T0;
+            out_u_lse = L0;
+            out_u_sum_p2 = T1 + w1 * w1;
+            out_u_logp = (z0 != zc0 ? (out_u_logp > 1e+30 ? INFINITY : (out_u_logp < -1e+30 ?
+                -(INFINITY) : out_u_logp)) : out_u_logp);
+            out_u_entropy = (z0 != zc0 ? (out_u_entropy > 1e+30 ? INFINITY : (out_u_entropy < -1e+30
+                ? -(INFINITY) : out_u_entropy)) : out_u_entropy);
+            out_u_lse = (z0 != zc0 ? (out_u_lse > 1e+30 ? INFINITY : (out_u_lse < -1e+30 ?
+                -(INFINITY) : out_u_lse)) : out_u_lse);
+            out_u_sum_p2 = (z0 != zc0 ? (out_u_sum_p2 > 1e+30 ? INFINITY : (out_u_sum_p2 < -1e+30 ?
+                -(INFINITY) : out_u_sum_p2)) : out_u_sum_p2);
+            call->result[0 * call->rows + row] = (real)(in_range ? out_u_logp : NAN);
+            call->result[1 * call->rows + row] = (real)(in_range ? out_u_entropy : NAN);
+            call->result[2 * call->rows + row] = (real)(in_range ? out_u_lse : NAN);
+            call->result[3 * call->rows + row] = (real)(in_range ? out_u_sum_p2 : NAN);
         } else {
             m0 = call->saved[0 * call->rows + row];
             la0 = call->saved[1 * call->rows + row];

@@ -29,27 +29,28 @@ __all__ = ["LinearTRADESLoss", "TRADESLoss", "linear_trades_loss", "trades_loss"
 
 # ======================================================================================
 # TRADES
-#   loss     = beta*(T0 - lse0*sigmoid(z0) + sigmoid(-z0)*where(lt(absf(-z0 + z1), 1),
+#   loss     = u_beta*(T0 - lse0*sigmoid(z0) + sigmoid(-z0)*where(lt(absf(-z0 + z1), 1),
 #       log1p(expm1(clip(-z0 + z1, -1, 1))*sigmoid(z0)), where(lt(0, sigmoid(-z0)), -softplus(z0)
 #       + softplus(z1), 0))) + softplus(z0)
-#   c0       = -T0*beta - beta*sigmoid(-z0)*where(lt(0, sigmoid(-z0)), delta0_y, 0) + 1
-#   dloss/dx = where(lt(0, exp(logp0)), (beta*delta0 + c0)*exp(logp0), 0)
-#   dloss/dx_y = -T0*beta*sigmoid(-z0) + beta*sigmoid(-z0)*sigmoid(z0)*where(lt(0, sigmoid(-z0)),
-#       delta0_y, 0) - sigmoid(z0)
-#   dloss/dadversarial_x = -beta*(exp(logp0) - exp(logp1))
-#   dloss/dadversarial_x_y = beta*(-sigmoid(-z0)*sigmoid(z1) + sigmoid(z0)*sigmoid(-z1))
+#   c0       = -u_beta*T0 - u_beta*sigmoid(-z0)*where(lt(0, sigmoid(-z0)), delta0_y, 0) + 1
+#   dloss/dx = where(lt(0, exp(logp0)), (u_beta*delta0 + c0)*exp(logp0), 0)
+#   dloss/dx_y = -u_beta*T0*sigmoid(-z0) + u_beta*sigmoid(-z0)*sigmoid(z0)*where(lt(0,
+#       sigmoid(-z0)), delta0_y, 0) - sigmoid(z0)
+#   dloss/du_adversarial_x = -u_beta*(exp(logp0) - exp(logp1))
+#   dloss/du_adversarial_x_y = u_beta*(-sigmoid(-z0)*sigmoid(z1) + sigmoid(z0)*sigmoid(-z1))
+#   names of the spec begin with u_: u_adversarial_x is its adversarial_x
 #   with l0_j = x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 = exp(l0_j
 #       - logsumexp_(j != y) l0_j), m0 = max_(j != y) x
-#   with l1_j = adversarial_x, z1 = logsumexp_(j != y) l1_j - l1_y, logp1 = l1_j - logsumexp l1,
-#       R1 = exp(l1_j - logsumexp_(j != y) l1_j), m1 = max_(j != y) adversarial_x
-#   delta0_j = (-adversarial_x + x) - that of the largest l0
-#   lse0 = (L0 - L1) - (-adversarial_x + x) of the largest l0
+#   with l1_j = u_adversarial_x, z1 = logsumexp_(j != y) l1_j - l1_y, logp1 = l1_j - logsumexp l1,
+#       R1 = exp(l1_j - logsumexp_(j != y) l1_j), m1 = max_(j != y) u_adversarial_x
+#   delta0_j = (-u_adversarial_x + x) - that of the largest l0
+#   lse0 = (L0 - L1) - (-u_adversarial_x + x) of the largest l0
 #   T0 = sum_(j != y) delta0*exp(logp0)
 # ======================================================================================
 
 
 @dl.jit
-def _lift(cols, inside, y, x, adversarial_x, x_y, adversarial_x_y, beta):
+def _lift(cols, inside, y, x, u_adversarial_x, x_y, u_adversarial_x_y, u_beta):
     # State of one tile, relative to the tile's own maximum: M = sum of w * exp(kappa * t) * t^n
     # with t = l - m, over the classes other than the target.
     valid = inside & (cols != y)
@@ -57,7 +58,7 @@ def _lift(cols, inside, y, x, adversarial_x, x_y, adversarial_x_y, beta):
     m0 = dl.row_max(l0)
     t0 = l0 - tl.where(m0 == float("-inf"), 0.0, m0)
     e0 = tl.exp(t0)
-    l1 = tl.where(valid, adversarial_x, float("-inf"))
+    l1 = tl.where(valid, u_adversarial_x, float("-inf"))
     m1 = dl.row_max(l1)
     t1 = l1 - tl.where(m1 == float("-inf"), 0.0, m1)
     e1 = tl.exp(t1)
@@ -68,7 +69,7 @@ def _lift(cols, inside, y, x, adversarial_x, x_y, adversarial_x_y, beta):
     off0_apart0 = tl.where(far_apart0, ref0, 0.0)
     off1_apart0 = tl.where(far_apart0, -ref1, 0.0)
     near_apart0 = tl.where(far_apart0, 0.0, near_apart0)
-    apart0 = (x - off0_apart0) + (-adversarial_x - off1_apart0) - near_apart0
+    apart0 = (x - off0_apart0) + (-u_adversarial_x - off1_apart0) - near_apart0
     o0 = dl.row_max(tl.where(e0 == 1.0, apart0, float("-inf")))
     o0 = tl.where((o0 > -1.0e18) & (o0 < 1.0e18), o0, 0.0)
     delta0 = apart0 - o0
@@ -105,11 +106,11 @@ def _merge(m0_a, m1_a, a0_a, a1_a, b0_a, o0_a, m0_b, m1_b, a0_b, a1_b, b0_b, o0_
 @dl.jit
 def _sweep(
     base,
-    adversarial_x_base,
+    u_adversarial_x_base,
     y,
     x_y,
-    adversarial_x_y,
-    beta,
+    u_adversarial_x_y,
+    u_beta,
     start,
     stop,
     n_classes,
@@ -126,30 +127,32 @@ def _sweep(
         cols = first_col + tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
-        adversarial_x = tl.load(adversarial_x_base + cols, mask=inside, other=0.0).to(tl.float32)
+        u_adversarial_x = tl.load(u_adversarial_x_base + cols, mask=inside, other=0.0).to(
+            tl.float32
+        )
         m0_b, m1_b, a0_b, a1_b, b0_b, o0_b = _lift(
-            cols, inside, y, x, adversarial_x, x_y, adversarial_x_y, beta
+            cols, inside, y, x, u_adversarial_x, x_y, u_adversarial_x_y, u_beta
         )
         m0, m1, a0, a1, b0, o0 = _merge(m0, m1, a0, a1, b0, o0, m0_b, m1_b, a0_b, a1_b, b0_b, o0_b)
     return m0, m1, a0, a1, b0, o0
 
 
 @dl.jit
-def _finish(x_y, adversarial_x_y, beta, m0, m1, a0, a1, b0, o0):
+def _finish(x_y, u_adversarial_x_y, u_beta, m0, m1, a0, a1, b0, o0):
     # From the merged state to the results of the row, and the statistics that the gradient reads.
     la0 = dl.log_accurate(a0)
     ly0 = x_y
     z0 = (m0 - ly0) + la0
     lam0 = tl.where(z0 > 0.0, la0 + dl.softplus(-z0), dl.softplus(z0) - (m0 - ly0))
     la1 = dl.log_accurate(a1)
-    ly1 = adversarial_x_y
+    ly1 = u_adversarial_x_y
     z1 = (m1 - ly1) + la1
     near_apart0_y = m0 - m1
     far_apart0_y = (near_apart0_y > 1.0) | (near_apart0_y < -1.0)
     off0_apart0_y = tl.where(far_apart0_y, m0, 0.0)
     off1_apart0_y = tl.where(far_apart0_y, -m1, 0.0)
     near_apart0_y = tl.where(far_apart0_y, 0.0, near_apart0_y)
-    apart0_y = (x_y - off0_apart0_y) + (-adversarial_x_y - off1_apart0_y) - near_apart0_y
+    apart0_y = (x_y - off0_apart0_y) + (-u_adversarial_x_y - off1_apart0_y) - near_apart0_y
     lse0_0 = tl.where(z0 > 0.0, la0 + dl.softplus(-z0), dl.softplus(z0))
     lse0_1 = tl.where(z1 > 0.0, la1 + dl.softplus(-z1), dl.softplus(z1))
     lse0 = (
@@ -170,7 +173,7 @@ def _finish(x_y, adversarial_x_y, beta, m0, m1, a0, a1, b0, o0):
     w2 = dl.sigmoid(-z0)
     w3 = z1 - z0
     loss = (
-        beta
+        u_beta
         * (
             T0
             + w2
@@ -187,12 +190,12 @@ def _finish(x_y, adversarial_x_y, beta, m0, m1, a0, a1, b0, o0):
 
 
 @dl.jit
-def _coefficients(x_y, adversarial_x_y, beta, m0, la0, m1, la1, o0, T0):
+def _coefficients(x_y, u_adversarial_x_y, u_beta, m0, la0, m1, la1, o0, T0):
     # Row scalars of the gradient.
     ly0 = x_y
     z0 = (m0 - ly0) + la0
     lam0 = tl.where(z0 > 0.0, la0 + dl.softplus(-z0), dl.softplus(z0) - (m0 - ly0))
-    ly1 = adversarial_x_y
+    ly1 = u_adversarial_x_y
     z1 = (m1 - ly1) + la1
     lam1 = tl.where(z1 > 0.0, la1 + dl.softplus(-z1), dl.softplus(z1) - (m1 - ly1))
     near_apart0_y = m0 - m1
@@ -200,18 +203,18 @@ def _coefficients(x_y, adversarial_x_y, beta, m0, la0, m1, la1, o0, T0):
     off0_apart0_y = tl.where(far_apart0_y, m0, 0.0)
     off1_apart0_y = tl.where(far_apart0_y, -m1, 0.0)
     near_apart0_y = tl.where(far_apart0_y, 0.0, near_apart0_y)
-    apart0_y = (x_y - off0_apart0_y) + (-adversarial_x_y - off1_apart0_y) - near_apart0_y
+    apart0_y = (x_y - off0_apart0_y) + (-u_adversarial_x_y - off1_apart0_y) - near_apart0_y
     delta0_y = apart0_y - o0
-    w0 = T0 * beta
+    w0 = T0 * u_beta
     w1 = dl.sigmoid(-z0)
     w2 = dl.where(dl.lt(0.0, w1), delta0_y, 0.0)
     w3 = dl.sigmoid(z0)
-    c0 = 1.0 - w1 * w2 * beta - w0
-    grad_x_y = w1 * w2 * w3 * beta - w0 * w1 - w3
-    grad_adversarial_x_y = beta * (w3 * dl.sigmoid(-z1) - w1 * dl.sigmoid(z1))
+    c0 = 1.0 - w1 * w2 * u_beta - w0
+    grad_x_y = w1 * w2 * w3 * u_beta - w0 * w1 - w3
+    grad_u_adversarial_x_y = u_beta * (w3 * dl.sigmoid(-z1) - w1 * dl.sigmoid(z1))
     pinv0 = tl.where(la0 == float("-inf"), 0.0, dl.exp_accurate(-lam0))
     pinv1 = tl.where(la1 == float("-inf"), 0.0, dl.exp_accurate(-lam1))
-    return c0, grad_x_y, grad_adversarial_x_y, m0, pinv0, m1, pinv1, o0
+    return c0, grad_x_y, grad_u_adversarial_x_y, m0, pinv0, m1, pinv1, o0
 
 
 @dl.jit
@@ -219,13 +222,13 @@ def _gradient(
     cols,
     y,
     x,
-    adversarial_x,
+    u_adversarial_x,
     x_y,
-    adversarial_x_y,
-    beta,
+    u_adversarial_x_y,
+    u_beta,
     c0,
     grad_x_y,
-    grad_adversarial_x_y,
+    grad_u_adversarial_x_y,
     m0,
     pinv0,
     m1,
@@ -236,7 +239,7 @@ def _gradient(
     t0 = x - m0
     e0 = tl.exp(t0)
     p0 = e0 * pinv0
-    t1 = adversarial_x - m1
+    t1 = u_adversarial_x - m1
     e1 = tl.exp(t1)
     p1 = e1 * pinv1
     near_apart0 = m0 - m1
@@ -244,26 +247,26 @@ def _gradient(
     off0_apart0 = tl.where(far_apart0, m0, 0.0)
     off1_apart0 = tl.where(far_apart0, -m1, 0.0)
     near_apart0 = tl.where(far_apart0, 0.0, near_apart0)
-    apart0 = (x - off0_apart0) + (-adversarial_x - off1_apart0) - near_apart0
+    apart0 = (x - off0_apart0) + (-u_adversarial_x - off1_apart0) - near_apart0
     delta0 = apart0 - o0
-    grad_x = dl.where(dl.lt(0.0, p0), p0 * (delta0 * beta + c0), 0.0)
-    grad_adversarial_x = -beta * (p0 - p1)
+    grad_x = dl.where(dl.lt(0.0, p0), p0 * (c0 + delta0 * u_beta), 0.0)
+    grad_u_adversarial_x = -u_beta * (p0 - p1)
     grad_x = tl.where(cols == y, grad_x_y, grad_x)
-    grad_adversarial_x = tl.where(cols == y, grad_adversarial_x_y, grad_adversarial_x)
-    return grad_x, grad_adversarial_x
+    grad_u_adversarial_x = tl.where(cols == y, grad_u_adversarial_x_y, grad_u_adversarial_x)
+    return grad_x, grad_u_adversarial_x
 
 
 @dl.jit
 def _forward_kernel(
     logits,
     target,
-    adversarial_x_ptr,
-    beta,
+    u_adversarial_x_ptr,
+    u_beta,
     loss,
     saved,
     state,
     stride_row,
-    stride_adversarial_x,
+    stride_u_adversarial_x,
     n_rows,
     n_classes,
     ignore_index,
@@ -275,26 +278,26 @@ def _forward_kernel(
     # of its part of the row, and the merge kernel finishes.
     row = tl.program_id(0).to(tl.int64)
     base = logits + row * stride_row
-    adversarial_x_base = adversarial_x_ptr + row * stride_adversarial_x
+    u_adversarial_x_base = u_adversarial_x_ptr + row * stride_u_adversarial_x
     y = tl.load(target + row * stride_target).to(tl.int64)
     ignored = y == ignore_index
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    adversarial_x_y = tl.load(adversarial_x_base + y).to(tl.float32)
-    beta = tl.full((), 0.0, tl.float32) + beta
+    u_adversarial_x_y = tl.load(u_adversarial_x_base + y).to(tl.float32)
+    u_beta = tl.full((), 0.0, tl.float32) + u_beta
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BLOCK), SPLITS) * BLOCK
     start = split * class_share
     stop = tl.minimum(start + class_share, n_classes)
     stop = tl.where(ignored, start, stop)  # ignored rows read nothing
     m0, m1, a0, a1, b0, o0 = _sweep(
-        base, adversarial_x_base, y, x_y, adversarial_x_y, beta, start, stop, n_classes, BLOCK
+        base, u_adversarial_x_base, y, x_y, u_adversarial_x_y, u_beta, start, stop, n_classes, BLOCK
     )
     if SPLITS == 1:
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
         m1 = tl.where(m1 == float("-inf"), 0.0, m1)
-        loss_row, la0, la1, T0 = _finish(x_y, adversarial_x_y, beta, m0, m1, a0, a1, b0, o0)
+        loss_row, la0, la1, T0 = _finish(x_y, u_adversarial_x_y, u_beta, m0, m1, a0, a1, b0, o0)
         loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
         tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
         tl.store(saved + 0 * n_rows + row, m0)
@@ -317,13 +320,13 @@ def _forward_kernel(
 def _merge_kernel(
     logits,
     target,
-    adversarial_x_ptr,
-    beta,
+    u_adversarial_x_ptr,
+    u_beta,
     loss,
     saved,
     state,
     stride_row,
-    stride_adversarial_x,
+    stride_u_adversarial_x,
     n_rows,
     n_classes,
     ignore_index,
@@ -334,14 +337,14 @@ def _merge_kernel(
     # Grid (N,). Merges the SPLITS partial states of a row in order, and finishes it.
     row = tl.program_id(0).to(tl.int64)
     base = logits + row * stride_row
-    adversarial_x_base = adversarial_x_ptr + row * stride_adversarial_x
+    u_adversarial_x_base = u_adversarial_x_ptr + row * stride_u_adversarial_x
     y = tl.load(target + row * stride_target).to(tl.int64)
     ignored = y == ignore_index
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    adversarial_x_y = tl.load(adversarial_x_base + y).to(tl.float32)
-    beta = tl.full((), 0.0, tl.float32) + beta
+    u_adversarial_x_y = tl.load(u_adversarial_x_base + y).to(tl.float32)
+    u_beta = tl.full((), 0.0, tl.float32) + u_beta
     m0 = tl.load(state + 0 * SPLITS * n_rows + row)
     m1 = tl.load(state + 1 * SPLITS * n_rows + row)
     a0 = tl.load(state + 2 * SPLITS * n_rows + row)
@@ -359,7 +362,7 @@ def _merge_kernel(
         m0, m1, a0, a1, b0, o0 = _merge(m0, m1, a0, a1, b0, o0, m0_b, m1_b, a0_b, a1_b, b0_b, o0_b)
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
     m1 = tl.where(m1 == float("-inf"), 0.0, m1)
-    loss_row, la0, la1, T0 = _finish(x_y, adversarial_x_y, beta, m0, m1, a0, a1, b0, o0)
+    loss_row, la0, la1, T0 = _finish(x_y, u_adversarial_x_y, u_beta, m0, m1, a0, a1, b0, o0)
     loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
     tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
     tl.store(saved + 0 * n_rows + row, m0)
@@ -374,16 +377,16 @@ def _merge_kernel(
 def _backward_kernel(
     logits,
     target,
-    adversarial_x_ptr,
-    beta,
+    u_adversarial_x_ptr,
+    u_beta,
     saved,
     grad_rows,
     grad_logits,
-    grad_adversarial_x_ptr,
+    grad_u_adversarial_x_ptr,
     stride_row,
-    stride_adversarial_x,
+    stride_u_adversarial_x,
     stride_grad,
-    stride_grad_adversarial_x,
+    stride_grad_u_adversarial_x,
     n_rows,
     n_classes,
     ignore_index,
@@ -395,14 +398,14 @@ def _backward_kernel(
     # Grid (N, tiles). Elementwise: reads each logit once, writes its gradient once.
     row = tl.program_id(0).to(tl.int64)
     base = logits + row * stride_row
-    adversarial_x_base = adversarial_x_ptr + row * stride_adversarial_x
+    u_adversarial_x_base = u_adversarial_x_ptr + row * stride_u_adversarial_x
     y = tl.load(target + row * stride_target).to(tl.int64)
     ignored = y == ignore_index
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    adversarial_x_y = tl.load(adversarial_x_base + y).to(tl.float32)
-    beta = tl.full((), 0.0, tl.float32) + beta
+    u_adversarial_x_y = tl.load(u_adversarial_x_base + y).to(tl.float32)
+    u_beta = tl.full((), 0.0, tl.float32) + u_beta
     g = tl.load(grad_rows + row * stride_grad_rows)
     g = tl.where(in_range | ignored, g, float("nan"))  # a target out of range is loud
     m0 = tl.load(saved + 0 * n_rows + row)
@@ -411,26 +414,26 @@ def _backward_kernel(
     la1 = tl.load(saved + 3 * n_rows + row)
     o0 = tl.load(saved + 4 * n_rows + row)
     T0 = tl.load(saved + 5 * n_rows + row)
-    c0, grad_x_y, grad_adversarial_x_y, m0, pinv0, m1, pinv1, o0 = _coefficients(
-        x_y, adversarial_x_y, beta, m0, la0, m1, la1, o0, T0
+    c0, grad_x_y, grad_u_adversarial_x_y, m0, pinv0, m1, pinv1, o0 = _coefficients(
+        x_y, u_adversarial_x_y, u_beta, m0, la0, m1, la1, o0, T0
     )
     cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = cols < n_classes
     x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-    adversarial_x = tl.load(adversarial_x_base + cols, mask=inside & ~ignored, other=0.0).to(
+    u_adversarial_x = tl.load(u_adversarial_x_base + cols, mask=inside & ~ignored, other=0.0).to(
         tl.float32
     )
-    grad_x, grad_adversarial_x = _gradient(
+    grad_x, grad_u_adversarial_x = _gradient(
         cols,
         y,
         x,
-        adversarial_x,
+        u_adversarial_x,
         x_y,
-        adversarial_x_y,
-        beta,
+        u_adversarial_x_y,
+        u_beta,
         c0,
         grad_x_y,
-        grad_adversarial_x_y,
+        grad_u_adversarial_x_y,
         m0,
         pinv0,
         m1,
@@ -443,26 +446,28 @@ def _backward_kernel(
         out = grad_logits + row * stride_grad + cols
         tl.store(out, grad_x.to(grad_logits.dtype.element_ty), mask=inside)
     if WANT & 2:
-        grad_adversarial_x = grad_adversarial_x * g
-        grad_adversarial_x = tl.where(ignored, 0.0, grad_adversarial_x)
-        out = grad_adversarial_x_ptr + row * stride_grad_adversarial_x + cols
-        tl.store(out, grad_adversarial_x.to(grad_adversarial_x_ptr.dtype.element_ty), mask=inside)
+        grad_u_adversarial_x = grad_u_adversarial_x * g
+        grad_u_adversarial_x = tl.where(ignored, 0.0, grad_u_adversarial_x)
+        out = grad_u_adversarial_x_ptr + row * stride_grad_u_adversarial_x + cols
+        tl.store(
+            out, grad_u_adversarial_x.to(grad_u_adversarial_x_ptr.dtype.element_ty), mask=inside
+        )
 
 
 @dl.jit
 def _fused_kernel(
     logits,
     target,
-    adversarial_x_ptr,
-    beta,
+    u_adversarial_x_ptr,
+    u_beta,
     loss,
     grad_rows,
     grad_logits,
-    grad_adversarial_x_ptr,
+    grad_u_adversarial_x_ptr,
     stride_row,
-    stride_adversarial_x,
+    stride_u_adversarial_x,
     stride_grad,
-    stride_grad_adversarial_x,
+    stride_grad_u_adversarial_x,
     n_rows,
     n_classes,
     ignore_index,
@@ -476,53 +481,53 @@ def _fused_kernel(
     # and its gradient written once; longer rows are read again from the cache.
     row = tl.program_id(0).to(tl.int64)
     base = logits + row * stride_row
-    adversarial_x_base = adversarial_x_ptr + row * stride_adversarial_x
+    u_adversarial_x_base = u_adversarial_x_ptr + row * stride_u_adversarial_x
     y = tl.load(target + row * stride_target).to(tl.int64)
     ignored = y == ignore_index
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    adversarial_x_y = tl.load(adversarial_x_base + y).to(tl.float32)
-    beta = tl.full((), 0.0, tl.float32) + beta
+    u_adversarial_x_y = tl.load(u_adversarial_x_base + y).to(tl.float32)
+    u_beta = tl.full((), 0.0, tl.float32) + u_beta
     g = tl.load(grad_rows + row * stride_grad_rows)
     g = tl.where(in_range | ignored, g, float("nan"))  # a target out of range is loud
     if ONE_TILE:
         cols = tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-        adversarial_x = tl.load(adversarial_x_base + cols, mask=inside & ~ignored, other=0.0).to(
-            tl.float32
-        )
+        u_adversarial_x = tl.load(
+            u_adversarial_x_base + cols, mask=inside & ~ignored, other=0.0
+        ).to(tl.float32)
         m0, m1, a0, a1, b0, o0 = _lift(
-            cols, inside, y, x, adversarial_x, x_y, adversarial_x_y, beta
+            cols, inside, y, x, u_adversarial_x, x_y, u_adversarial_x_y, u_beta
         )
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
         m1 = tl.where(m1 == float("-inf"), 0.0, m1)
     else:
         stop = tl.where(ignored, 0, n_classes)
         m0, m1, a0, a1, b0, o0 = _sweep(
-            base, adversarial_x_base, y, x_y, adversarial_x_y, beta, 0, stop, n_classes, BLOCK
+            base, u_adversarial_x_base, y, x_y, u_adversarial_x_y, u_beta, 0, stop, n_classes, BLOCK
         )
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
         m1 = tl.where(m1 == float("-inf"), 0.0, m1)
-    loss_row, la0, la1, T0 = _finish(x_y, adversarial_x_y, beta, m0, m1, a0, a1, b0, o0)
+    loss_row, la0, la1, T0 = _finish(x_y, u_adversarial_x_y, u_beta, m0, m1, a0, a1, b0, o0)
     loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
     tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
-    c0, grad_x_y, grad_adversarial_x_y, m0, pinv0, m1, pinv1, o0 = _coefficients(
-        x_y, adversarial_x_y, beta, m0, la0, m1, la1, o0, T0
+    c0, grad_x_y, grad_u_adversarial_x_y, m0, pinv0, m1, pinv1, o0 = _coefficients(
+        x_y, u_adversarial_x_y, u_beta, m0, la0, m1, la1, o0, T0
     )
     if ONE_TILE:
-        grad_x, grad_adversarial_x = _gradient(
+        grad_x, grad_u_adversarial_x = _gradient(
             cols,
             y,
             x,
-            adversarial_x,
+            u_adversarial_x,
             x_y,
-            adversarial_x_y,
-            beta,
+            u_adversarial_x_y,
+            u_beta,
             c0,
             grad_x_y,
-            grad_adversarial_x_y,
+            grad_u_adversarial_x_y,
             m0,
             pinv0,
             m1,
@@ -535,31 +540,31 @@ def _fused_kernel(
             out = grad_logits + row * stride_grad + cols
             tl.store(out, grad_x.to(grad_logits.dtype.element_ty), mask=inside)
         if WANT & 2:
-            grad_adversarial_x = grad_adversarial_x * g
-            grad_adversarial_x = tl.where(ignored, 0.0, grad_adversarial_x)
-            out = grad_adversarial_x_ptr + row * stride_grad_adversarial_x + cols
+            grad_u_adversarial_x = grad_u_adversarial_x * g
+            grad_u_adversarial_x = tl.where(ignored, 0.0, grad_u_adversarial_x)
+            out = grad_u_adversarial_x_ptr + row * stride_grad_u_adversarial_x + cols
             tl.store(
-                out, grad_adversarial_x.to(grad_adversarial_x_ptr.dtype.element_ty), mask=inside
+                out, grad_u_adversarial_x.to(grad_u_adversarial_x_ptr.dtype.element_ty), mask=inside
             )
     else:
         for first_col in range(0, n_classes, BLOCK):
             cols = first_col + tl.arange(0, BLOCK)
             inside = cols < n_classes
             x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-            adversarial_x = tl.load(
-                adversarial_x_base + cols, mask=inside & ~ignored, other=0.0
+            u_adversarial_x = tl.load(
+                u_adversarial_x_base + cols, mask=inside & ~ignored, other=0.0
             ).to(tl.float32)
-            grad_x, grad_adversarial_x = _gradient(
+            grad_x, grad_u_adversarial_x = _gradient(
                 cols,
                 y,
                 x,
-                adversarial_x,
+                u_adversarial_x,
                 x_y,
-                adversarial_x_y,
-                beta,
+                u_adversarial_x_y,
+                u_beta,
                 c0,
                 grad_x_y,
-                grad_adversarial_x_y,
+                grad_u_adversarial_x_y,
                 m0,
                 pinv0,
                 m1,
@@ -573,11 +578,13 @@ def _fused_kernel(
                 out = grad_logits + row * stride_grad + cols
                 tl.store(out, grad_x.to(grad_logits.dtype.element_ty), mask=inside)
             if WANT & 2:
-                grad_adversarial_x = grad_adversarial_x * g
-                grad_adversarial_x = tl.where(ignored, 0.0, grad_adversarial_x)
-                out = grad_adversarial_x_ptr + row * stride_grad_adversarial_x + cols
+                grad_u_adversarial_x = grad_u_adversarial_x * g
+                grad_u_adversarial_x = tl.where(ignored, 0.0, grad_u_adversarial_x)
+                out = grad_u_adversarial_x_ptr + row * stride_grad_u_adversarial_x + cols
                 tl.store(
-                    out, grad_adversarial_x.to(grad_adversarial_x_ptr.dtype.element_ty), mask=inside
+                    out,
+                    grad_u_adversarial_x.to(grad_u_adversarial_x_ptr.dtype.element_ty),
+                    mask=inside,
                 )
 
 
@@ -586,9 +593,9 @@ def _tile(
     x_hidden,
     x_weight,
     x_bias,
-    adversarial_x_hidden,
-    adversarial_x_weight,
-    adversarial_x_bias,
+    u_adversarial_x_hidden,
+    u_adversarial_x_weight,
+    u_adversarial_x_bias,
     row_at,
     cols,
     x_cap,
@@ -596,9 +603,9 @@ def _tile(
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_adversarial_x_hidden,
-    stride_adversarial_x_weight,
-    features_adversarial_x,
+    stride_u_adversarial_x_hidden,
+    stride_u_adversarial_x_weight,
+    features_u_adversarial_x,
     n_classes,
     MADE: tl.constexpr,
     BIASED: tl.constexpr,
@@ -629,25 +636,25 @@ def _tile(
         CAPPED,
     )
     if MADE & 2:
-        adversarial_x = tiles.product(
-            adversarial_x_hidden,
-            adversarial_x_weight,
-            adversarial_x_bias,
+        u_adversarial_x = tiles.product(
+            u_adversarial_x_hidden,
+            u_adversarial_x_weight,
+            u_adversarial_x_bias,
             row_at,
             cols,
-            stride_adversarial_x_hidden,
-            stride_adversarial_x_weight,
-            features_adversarial_x,
+            stride_u_adversarial_x_hidden,
+            stride_u_adversarial_x_weight,
+            features_u_adversarial_x,
             (BIASED & 2) != 0,
             (EVEN & 2) != 0,
             PRECISION,
             BK,
         )
     else:
-        adversarial_x = tl.load(
-            adversarial_x_hidden + row_at * stride_adversarial_x_hidden + cols[None, :]
+        u_adversarial_x = tl.load(
+            u_adversarial_x_hidden + row_at * stride_u_adversarial_x_hidden + cols[None, :]
         ).to(tl.float32)
-    return x, cap_slope, adversarial_x
+    return x, cap_slope, u_adversarial_x
 
 
 @dl.jit
@@ -655,21 +662,21 @@ def _tiled_sweep_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    adversarial_x_hidden,
-    adversarial_x_weight,
-    adversarial_x_bias,
+    u_adversarial_x_hidden,
+    u_adversarial_x_weight,
+    u_adversarial_x_bias,
     source_row,
     target,
-    beta,
+    u_beta,
     at_y,
     x_cap,
     x_scale,
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_adversarial_x_hidden,
-    stride_adversarial_x_weight,
-    features_adversarial_x,
+    stride_u_adversarial_x_hidden,
+    stride_u_adversarial_x_weight,
+    features_u_adversarial_x,
     n_rows,
     n_classes,
     row_merged,
@@ -690,8 +697,8 @@ def _tiled_sweep_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    adversarial_x_y = tl.load(at_y + 1 * n_rows + row)
-    beta = tl.full((), 0.0, tl.float32) + beta
+    u_adversarial_x_y = tl.load(at_y + 1 * n_rows + row)
+    u_beta = tl.full((), 0.0, tl.float32) + u_beta
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BV), SPLITS) * BV
     start = split * class_share
@@ -705,13 +712,13 @@ def _tiled_sweep_kernel(
     for first_col in range(start, stop, BV):
         row_at = tl.load(source_row + row)
         cols = first_col + tl.arange(0, BV)
-        x, cap_slope, adversarial_x = _tile(
+        x, cap_slope, u_adversarial_x = _tile(
             x_hidden,
             x_weight,
             x_bias,
-            adversarial_x_hidden,
-            adversarial_x_weight,
-            adversarial_x_bias,
+            u_adversarial_x_hidden,
+            u_adversarial_x_weight,
+            u_adversarial_x_bias,
             row_at,
             cols,
             x_cap,
@@ -719,9 +726,9 @@ def _tiled_sweep_kernel(
             stride_x_hidden,
             stride_x_weight,
             features_x,
-            stride_adversarial_x_hidden,
-            stride_adversarial_x_weight,
-            features_adversarial_x,
+            stride_u_adversarial_x_hidden,
+            stride_u_adversarial_x_weight,
+            features_u_adversarial_x,
             n_classes,
             MADE,
             BIASED,
@@ -733,7 +740,7 @@ def _tiled_sweep_kernel(
         cols = cols[None, :]
         inside = (cols < n_classes) & (row >= 0)
         m0_b, m1_b, a0_b, a1_b, b0_b, o0_b = _lift(
-            cols, inside, y, x, adversarial_x, x_y, adversarial_x_y, beta
+            cols, inside, y, x, u_adversarial_x, x_y, u_adversarial_x_y, u_beta
         )
         m0, m1, a0, a1, b0, o0 = _merge(m0, m1, a0, a1, b0, o0, m0_b, m1_b, a0_b, a1_b, b0_b, o0_b)
     tl.store(state + (0 * SPLITS + split) * n_rows + row, m0)
@@ -749,21 +756,21 @@ def _tiled_merge_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    adversarial_x_hidden,
-    adversarial_x_weight,
-    adversarial_x_bias,
+    u_adversarial_x_hidden,
+    u_adversarial_x_weight,
+    u_adversarial_x_bias,
     source_row,
     target,
-    beta,
+    u_beta,
     at_y,
     x_cap,
     x_scale,
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_adversarial_x_hidden,
-    stride_adversarial_x_weight,
-    features_adversarial_x,
+    stride_u_adversarial_x_hidden,
+    stride_u_adversarial_x_weight,
+    features_u_adversarial_x,
     n_rows,
     n_classes,
     row_merged,
@@ -779,8 +786,8 @@ def _tiled_merge_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    adversarial_x_y = tl.load(at_y + 1 * n_rows + row)
-    beta = tl.full((), 0.0, tl.float32) + beta
+    u_adversarial_x_y = tl.load(at_y + 1 * n_rows + row)
+    u_beta = tl.full((), 0.0, tl.float32) + u_beta
     m0 = tl.load(state + 0 * SPLITS * n_rows + row)
     m1 = tl.load(state + 1 * SPLITS * n_rows + row)
     a0 = tl.load(state + 2 * SPLITS * n_rows + row)
@@ -803,7 +810,7 @@ def _tiled_merge_kernel(
     tl.store(row_merged + 5 * n_rows + row, o0)
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
     m1 = tl.where(m1 == float("-inf"), 0.0, m1)
-    loss_row, la0, la1, T0 = _finish(x_y, adversarial_x_y, beta, m0, m1, a0, a1, b0, o0)
+    loss_row, la0, la1, T0 = _finish(x_y, u_adversarial_x_y, u_beta, m0, m1, a0, a1, b0, o0)
     tl.store(loss + 0 * n_rows + row, tl.where(in_range, loss_row, float("nan")))
     tl.store(saved + 0 * n_rows + row, m0)
     tl.store(saved + 1 * n_rows + row, la0)
@@ -818,21 +825,21 @@ def _tiled_row_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    adversarial_x_hidden,
-    adversarial_x_weight,
-    adversarial_x_bias,
+    u_adversarial_x_hidden,
+    u_adversarial_x_weight,
+    u_adversarial_x_bias,
     source_row,
     target,
-    beta,
+    u_beta,
     at_y,
     x_cap,
     x_scale,
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_adversarial_x_hidden,
-    stride_adversarial_x_weight,
-    features_adversarial_x,
+    stride_u_adversarial_x_hidden,
+    stride_u_adversarial_x_weight,
+    features_u_adversarial_x,
     n_rows,
     n_classes,
     row_merged,
@@ -847,20 +854,20 @@ def _tiled_row_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    adversarial_x_y = tl.load(at_y + 1 * n_rows + row)
-    beta = tl.full((), 0.0, tl.float32) + beta
+    u_adversarial_x_y = tl.load(at_y + 1 * n_rows + row)
+    u_beta = tl.full((), 0.0, tl.float32) + u_beta
     m0 = tl.load(saved + 0 * n_rows + row)
     la0 = tl.load(saved + 1 * n_rows + row)
     m1 = tl.load(saved + 2 * n_rows + row)
     la1 = tl.load(saved + 3 * n_rows + row)
     o0 = tl.load(saved + 4 * n_rows + row)
     T0 = tl.load(saved + 5 * n_rows + row)
-    c0, grad_x_y, grad_adversarial_x_y, m0, pinv0, m1, pinv1, o0 = _coefficients(
-        x_y, adversarial_x_y, beta, m0, la0, m1, la1, o0, T0
+    c0, grad_x_y, grad_u_adversarial_x_y, m0, pinv0, m1, pinv1, o0 = _coefficients(
+        x_y, u_adversarial_x_y, u_beta, m0, la0, m1, la1, o0, T0
     )
     tl.store(row_coef + 0 * n_rows + row, c0)
     tl.store(row_coef + 1 * n_rows + row, grad_x_y)
-    tl.store(row_coef + 2 * n_rows + row, grad_adversarial_x_y)
+    tl.store(row_coef + 2 * n_rows + row, grad_u_adversarial_x_y)
     tl.store(row_coef + 3 * n_rows + row, m0)
     tl.store(row_coef + 4 * n_rows + row, pinv0)
     tl.store(row_coef + 5 * n_rows + row, m1)
@@ -873,21 +880,21 @@ def _tiled_gradient(
     x_hidden,
     x_weight,
     x_bias,
-    adversarial_x_hidden,
-    adversarial_x_weight,
-    adversarial_x_bias,
+    u_adversarial_x_hidden,
+    u_adversarial_x_weight,
+    u_adversarial_x_bias,
     source_row,
     target,
-    beta,
+    u_beta,
     at_y,
     x_cap,
     x_scale,
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_adversarial_x_hidden,
-    stride_adversarial_x_weight,
-    features_adversarial_x,
+    stride_u_adversarial_x_hidden,
+    stride_u_adversarial_x_weight,
+    features_u_adversarial_x,
     n_rows,
     n_classes,
     row_merged,
@@ -913,11 +920,11 @@ def _tiled_gradient(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    adversarial_x_y = tl.load(at_y + 1 * n_rows + row)
-    beta = tl.full((), 0.0, tl.float32) + beta
+    u_adversarial_x_y = tl.load(at_y + 1 * n_rows + row)
+    u_beta = tl.full((), 0.0, tl.float32) + u_beta
     c0 = tl.load(row_coef + 0 * n_rows + row)
     grad_x_y = tl.load(row_coef + 1 * n_rows + row)
-    grad_adversarial_x_y = tl.load(row_coef + 2 * n_rows + row)
+    grad_u_adversarial_x_y = tl.load(row_coef + 2 * n_rows + row)
     m0 = tl.load(row_coef + 3 * n_rows + row)
     pinv0 = tl.load(row_coef + 4 * n_rows + row)
     m1 = tl.load(row_coef + 5 * n_rows + row)
@@ -925,13 +932,13 @@ def _tiled_gradient(
     o0 = tl.load(row_coef + 7 * n_rows + row)
     row_at = tl.load(source_row + row)
     cols = first_col + tl.arange(0, BV)
-    x, cap_slope, adversarial_x = _tile(
+    x, cap_slope, u_adversarial_x = _tile(
         x_hidden,
         x_weight,
         x_bias,
-        adversarial_x_hidden,
-        adversarial_x_weight,
-        adversarial_x_bias,
+        u_adversarial_x_hidden,
+        u_adversarial_x_weight,
+        u_adversarial_x_bias,
         row_at,
         cols,
         x_cap,
@@ -939,9 +946,9 @@ def _tiled_gradient(
         stride_x_hidden,
         stride_x_weight,
         features_x,
-        stride_adversarial_x_hidden,
-        stride_adversarial_x_weight,
-        features_adversarial_x,
+        stride_u_adversarial_x_hidden,
+        stride_u_adversarial_x_weight,
+        features_u_adversarial_x,
         n_classes,
         MADE,
         BIASED,
@@ -952,17 +959,17 @@ def _tiled_gradient(
     )
     cols = cols[None, :]
     inside = (cols < n_classes) & (row >= 0)
-    grad_x, grad_adversarial_x = _gradient(
+    grad_x, grad_u_adversarial_x = _gradient(
         cols,
         y,
         x,
-        adversarial_x,
+        u_adversarial_x,
         x_y,
-        adversarial_x_y,
-        beta,
+        u_adversarial_x_y,
+        u_beta,
         c0,
         grad_x_y,
-        grad_adversarial_x_y,
+        grad_u_adversarial_x_y,
         m0,
         pinv0,
         m1,
@@ -972,7 +979,7 @@ def _tiled_gradient(
     if SOURCE == 0:
         grad = tl.where(inside, grad_x, 0.0)
     if SOURCE == 1:
-        grad = tl.where(inside, grad_adversarial_x, 0.0)
+        grad = tl.where(inside, grad_u_adversarial_x, 0.0)
     tile_counts = 1
     if FILTER:
         # NaN counts, and so does the tile of the target, however small.
@@ -991,21 +998,21 @@ def _tiled_hidden_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    adversarial_x_hidden,
-    adversarial_x_weight,
-    adversarial_x_bias,
+    u_adversarial_x_hidden,
+    u_adversarial_x_weight,
+    u_adversarial_x_bias,
     source_row,
     target,
-    beta,
+    u_beta,
     at_y,
     x_cap,
     x_scale,
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_adversarial_x_hidden,
-    stride_adversarial_x_weight,
-    features_adversarial_x,
+    stride_u_adversarial_x_hidden,
+    stride_u_adversarial_x_weight,
+    features_u_adversarial_x,
     n_rows,
     n_classes,
     row_merged,
@@ -1053,21 +1060,21 @@ def _tiled_hidden_kernel(
                     x_hidden,
                     x_weight,
                     x_bias,
-                    adversarial_x_hidden,
-                    adversarial_x_weight,
-                    adversarial_x_bias,
+                    u_adversarial_x_hidden,
+                    u_adversarial_x_weight,
+                    u_adversarial_x_bias,
                     source_row,
                     target,
-                    beta,
+                    u_beta,
                     at_y,
                     x_cap,
                     x_scale,
                     stride_x_hidden,
                     stride_x_weight,
                     features_x,
-                    stride_adversarial_x_hidden,
-                    stride_adversarial_x_weight,
-                    features_adversarial_x,
+                    stride_u_adversarial_x_hidden,
+                    stride_u_adversarial_x_weight,
+                    features_u_adversarial_x,
                     n_rows,
                     n_classes,
                     row_merged,
@@ -1123,9 +1130,9 @@ def _tiled_hidden_kernel(
                         scratch,
                         tile_slots,
                         n_slots,
-                        adversarial_x_weight,
-                        stride_adversarial_x_weight,
-                        features_adversarial_x,
+                        u_adversarial_x_weight,
+                        stride_u_adversarial_x_weight,
+                        features_u_adversarial_x,
                         n_classes,
                         1.0,
                         PRECISION,
@@ -1141,21 +1148,21 @@ def _tiled_weight_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    adversarial_x_hidden,
-    adversarial_x_weight,
-    adversarial_x_bias,
+    u_adversarial_x_hidden,
+    u_adversarial_x_weight,
+    u_adversarial_x_bias,
     source_row,
     target,
-    beta,
+    u_beta,
     at_y,
     x_cap,
     x_scale,
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_adversarial_x_hidden,
-    stride_adversarial_x_weight,
-    features_adversarial_x,
+    stride_u_adversarial_x_hidden,
+    stride_u_adversarial_x_weight,
+    features_u_adversarial_x,
     n_rows,
     n_classes,
     row_merged,
@@ -1209,21 +1216,21 @@ def _tiled_weight_kernel(
                         x_hidden,
                         x_weight,
                         x_bias,
-                        adversarial_x_hidden,
-                        adversarial_x_weight,
-                        adversarial_x_bias,
+                        u_adversarial_x_hidden,
+                        u_adversarial_x_weight,
+                        u_adversarial_x_bias,
                         source_row,
                         target,
-                        beta,
+                        u_beta,
                         at_y,
                         x_cap,
                         x_scale,
                         stride_x_hidden,
                         stride_x_weight,
                         features_x,
-                        stride_adversarial_x_hidden,
-                        stride_adversarial_x_weight,
-                        features_adversarial_x,
+                        stride_u_adversarial_x_hidden,
+                        stride_u_adversarial_x_weight,
+                        features_u_adversarial_x,
                         n_rows,
                         n_classes,
                         row_merged,
@@ -1270,15 +1277,15 @@ def _tiled_weight_kernel(
                         )
                     if SOURCE == 1:
                         tiles.add_to_classes(
-                            grad_sums + program.to(tl.int64) * BV * features_adversarial_x,
+                            grad_sums + program.to(tl.int64) * BV * features_u_adversarial_x,
                             sums_begun,
                             scratch,
                             tile_slots,
                             n_slots,
-                            adversarial_x_hidden,
+                            u_adversarial_x_hidden,
                             source_row,
-                            stride_adversarial_x_hidden,
-                            features_adversarial_x,
+                            stride_u_adversarial_x_hidden,
+                            features_u_adversarial_x,
                             1.0,
                             PRECISION,
                             BM,
@@ -1302,10 +1309,10 @@ def _tiled_weight_kernel(
             if SOURCE == 1:
                 tiles.write_classes(
                     grad_weight,
-                    grad_sums + program.to(tl.int64) * BV * features_adversarial_x,
+                    grad_sums + program.to(tl.int64) * BV * features_u_adversarial_x,
                     sums_begun,
                     first_col,
-                    features_adversarial_x,
+                    features_u_adversarial_x,
                     n_classes,
                     BV,
                     BD,
@@ -1323,21 +1330,21 @@ def _tiled_rows_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    adversarial_x_hidden,
-    adversarial_x_weight,
-    adversarial_x_bias,
+    u_adversarial_x_hidden,
+    u_adversarial_x_weight,
+    u_adversarial_x_bias,
     source_row,
     target,
-    beta,
+    u_beta,
     at_y,
     x_cap,
     x_scale,
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_adversarial_x_hidden,
-    stride_adversarial_x_weight,
-    features_adversarial_x,
+    stride_u_adversarial_x_hidden,
+    stride_u_adversarial_x_weight,
+    features_u_adversarial_x,
     n_rows,
     n_classes,
     row_merged,
@@ -1364,21 +1371,21 @@ def _tiled_rows_kernel(
         x_hidden,
         x_weight,
         x_bias,
-        adversarial_x_hidden,
-        adversarial_x_weight,
-        adversarial_x_bias,
+        u_adversarial_x_hidden,
+        u_adversarial_x_weight,
+        u_adversarial_x_bias,
         source_row,
         target,
-        beta,
+        u_beta,
         at_y,
         x_cap,
         x_scale,
         stride_x_hidden,
         stride_x_weight,
         features_x,
-        stride_adversarial_x_hidden,
-        stride_adversarial_x_weight,
-        features_adversarial_x,
+        stride_u_adversarial_x_hidden,
+        stride_u_adversarial_x_weight,
+        features_u_adversarial_x,
         n_rows,
         n_classes,
         row_merged,
@@ -1404,16 +1411,16 @@ def _tiled_rows_kernel(
     tl.store(sums_at, grad.to(out.dtype.element_ty), mask=(row < n_counted) & (cols < n_classes))
 
 
-def _torch_forward(x, y, adversarial_x, beta):
+def _torch_forward(x, y, u_adversarial_x, u_beta):
     """Loss [rows, outputs] and saved statistics [n_saved, rows] of a chunk of whole rows."""
     x_y = x.gather(1, y)
-    adversarial_x_y = adversarial_x.gather(1, y)
+    u_adversarial_x_y = u_adversarial_x.gather(1, y)
     l0 = x.scatter(1, y, float("-inf"))
     m0 = l0.amax(1, keepdim=True)
     m0 = torch.where(m0 == float("-inf"), 0.0, m0)
     t0 = l0.sub_(m0)
     e0 = t0.exp_()
-    l1 = adversarial_x.scatter(1, y, float("-inf"))
+    l1 = u_adversarial_x.scatter(1, y, float("-inf"))
     m1 = l1.amax(1, keepdim=True)
     m1 = torch.where(m1 == float("-inf"), 0.0, m1)
     t1 = l1.sub_(m1)
@@ -1423,7 +1430,7 @@ def _torch_forward(x, y, adversarial_x, beta):
     off0_apart0 = torch.where(far_apart0, m0, 0.0)
     off1_apart0 = torch.where(far_apart0, -m1, 0.0)
     near_apart0 = torch.where(far_apart0, 0.0, near_apart0)
-    apart0 = (x - off0_apart0) + (-adversarial_x - off1_apart0) - near_apart0
+    apart0 = (x - off0_apart0) + (-u_adversarial_x - off1_apart0) - near_apart0
     o0 = torch.where(e0 == 1.0, apart0, float("-inf")).amax(1, keepdim=True)
     o0 = torch.where((o0 > -1.0e18) & (o0 < 1.0e18), o0, 0.0)
     delta0 = apart0 - o0
@@ -1435,14 +1442,14 @@ def _torch_forward(x, y, adversarial_x, beta):
     z0 = (m0 - ly0) + la0
     lam0 = torch.where(z0 > 0.0, la0 + el.softplus(-z0), el.softplus(z0) - (m0 - ly0))
     la1 = el.log(a1)
-    ly1 = adversarial_x_y
+    ly1 = u_adversarial_x_y
     z1 = (m1 - ly1) + la1
     near_apart0_y = m0 - m1
     far_apart0_y = (near_apart0_y > 1.0) | (near_apart0_y < -1.0)
     off0_apart0_y = torch.where(far_apart0_y, m0, 0.0)
     off1_apart0_y = torch.where(far_apart0_y, -m1, 0.0)
     near_apart0_y = torch.where(far_apart0_y, 0.0, near_apart0_y)
-    apart0_y = (x_y - off0_apart0_y) + (-adversarial_x_y - off1_apart0_y) - near_apart0_y
+    apart0_y = (x_y - off0_apart0_y) + (-u_adversarial_x_y - off1_apart0_y) - near_apart0_y
     lse0_0 = torch.where(z0 > 0.0, la0 + el.softplus(-z0), el.softplus(z0))
     lse0_1 = torch.where(z1 > 0.0, la1 + el.softplus(-z1), el.softplus(z1))
     lse0 = (
@@ -1463,7 +1470,7 @@ def _torch_forward(x, y, adversarial_x, beta):
     w2 = el.sigmoid(-z0)
     w3 = z1 - z0
     loss = (
-        beta
+        u_beta
         * (
             T0
             + w2
@@ -1489,7 +1496,7 @@ def _torch_forward(x, y, adversarial_x, beta):
     ).t()
 
 
-def _torch_backward(x, y, adversarial_x, beta, saved, g):
+def _torch_backward(x, y, u_adversarial_x, u_beta, saved, g):
     """g * dloss/dx [rows, V] for each stream of a chunk of whole rows, from what was saved."""
     m0 = saved[0].unsqueeze(1)
     la0 = saved[1].unsqueeze(1)
@@ -1498,11 +1505,11 @@ def _torch_backward(x, y, adversarial_x, beta, saved, g):
     o0 = saved[4].unsqueeze(1)
     T0 = saved[5].unsqueeze(1)
     x_y = x.gather(1, y)
-    adversarial_x_y = adversarial_x.gather(1, y)
+    u_adversarial_x_y = u_adversarial_x.gather(1, y)
     ly0 = x_y
     z0 = (m0 - ly0) + la0
     lam0 = torch.where(z0 > 0.0, la0 + el.softplus(-z0), el.softplus(z0) - (m0 - ly0))
-    ly1 = adversarial_x_y
+    ly1 = u_adversarial_x_y
     z1 = (m1 - ly1) + la1
     lam1 = torch.where(z1 > 0.0, la1 + el.softplus(-z1), el.softplus(z1) - (m1 - ly1))
     near_apart0_y = m0 - m1
@@ -1510,21 +1517,21 @@ def _torch_backward(x, y, adversarial_x, beta, saved, g):
     off0_apart0_y = torch.where(far_apart0_y, m0, 0.0)
     off1_apart0_y = torch.where(far_apart0_y, -m1, 0.0)
     near_apart0_y = torch.where(far_apart0_y, 0.0, near_apart0_y)
-    apart0_y = (x_y - off0_apart0_y) + (-adversarial_x_y - off1_apart0_y) - near_apart0_y
+    apart0_y = (x_y - off0_apart0_y) + (-u_adversarial_x_y - off1_apart0_y) - near_apart0_y
     delta0_y = apart0_y - o0
-    w0 = T0 * beta
+    w0 = T0 * u_beta
     w1 = el.sigmoid(-z0)
     w2 = el.where(el.lt(0.0, w1), delta0_y, 0.0)
     w3 = el.sigmoid(z0)
-    c0 = 1.0 - w1 * w2 * beta - w0
-    grad_x_y = w1 * w2 * w3 * beta - w0 * w1 - w3
-    grad_adversarial_x_y = beta * (w3 * el.sigmoid(-z1) - w1 * el.sigmoid(z1))
+    c0 = 1.0 - w1 * w2 * u_beta - w0
+    grad_x_y = w1 * w2 * w3 * u_beta - w0 * w1 - w3
+    grad_u_adversarial_x_y = u_beta * (w3 * el.sigmoid(-z1) - w1 * el.sigmoid(z1))
     pinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0))
     pinv1 = torch.where(la1 == float("-inf"), 0.0, el.exp(-lam1))
     t0 = x - m0
     e0 = t0.exp_()
     p0 = e0 * pinv0
-    t1 = adversarial_x - m1
+    t1 = u_adversarial_x - m1
     e1 = t1.exp_()
     p1 = e1 * pinv1
     near_apart0 = m0 - m1
@@ -1532,29 +1539,29 @@ def _torch_backward(x, y, adversarial_x, beta, saved, g):
     off0_apart0 = torch.where(far_apart0, m0, 0.0)
     off1_apart0 = torch.where(far_apart0, -m1, 0.0)
     near_apart0 = torch.where(far_apart0, 0.0, near_apart0)
-    apart0 = (x - off0_apart0) + (-adversarial_x - off1_apart0) - near_apart0
+    apart0 = (x - off0_apart0) + (-u_adversarial_x - off1_apart0) - near_apart0
     delta0 = apart0 - o0
-    grad_x = el.where(el.lt(0.0, p0), p0 * (delta0 * beta + c0), 0.0)
-    grad_adversarial_x = -beta * (p0 - p1)
+    grad_x = el.where(el.lt(0.0, p0), p0 * (c0 + delta0 * u_beta), 0.0)
+    grad_u_adversarial_x = -u_beta * (p0 - p1)
     grad_x = grad_x.scatter(1, y, grad_x_y + torch.zeros_like(x_y))
     grad_x = grad_x.mul_(g)
-    grad_adversarial_x = grad_adversarial_x.scatter(
-        1, y, grad_adversarial_x_y + torch.zeros_like(x_y)
+    grad_u_adversarial_x = grad_u_adversarial_x.scatter(
+        1, y, grad_u_adversarial_x_y + torch.zeros_like(x_y)
     )
-    grad_adversarial_x = grad_adversarial_x.mul_(g)
-    return (grad_x, grad_adversarial_x)
+    grad_u_adversarial_x = grad_u_adversarial_x.mul_(g)
+    return (grad_x, grad_u_adversarial_x)
 
 
-def _torch_fused(x, y, adversarial_x, beta, g):
+def _torch_fused(x, y, u_adversarial_x, u_beta, g):
     """Loss [rows, outputs] and g * dloss/dx [rows, V] for each stream while the chunk is in cache."""
     x_y = x.gather(1, y)
-    adversarial_x_y = adversarial_x.gather(1, y)
+    u_adversarial_x_y = u_adversarial_x.gather(1, y)
     l0 = x.scatter(1, y, float("-inf"))
     m0 = l0.amax(1, keepdim=True)
     m0 = torch.where(m0 == float("-inf"), 0.0, m0)
     t0 = l0.sub_(m0)
     e0 = t0.exp_()
-    l1 = adversarial_x.scatter(1, y, float("-inf"))
+    l1 = u_adversarial_x.scatter(1, y, float("-inf"))
     m1 = l1.amax(1, keepdim=True)
     m1 = torch.where(m1 == float("-inf"), 0.0, m1)
     t1 = l1.sub_(m1)
@@ -1564,7 +1571,7 @@ def _torch_fused(x, y, adversarial_x, beta, g):
     off0_apart0 = torch.where(far_apart0, m0, 0.0)
     off1_apart0 = torch.where(far_apart0, -m1, 0.0)
     near_apart0 = torch.where(far_apart0, 0.0, near_apart0)
-    apart0 = (x - off0_apart0) + (-adversarial_x - off1_apart0) - near_apart0
+    apart0 = (x - off0_apart0) + (-u_adversarial_x - off1_apart0) - near_apart0
     o0 = torch.where(e0 == 1.0, apart0, float("-inf")).amax(1, keepdim=True)
     o0 = torch.where((o0 > -1.0e18) & (o0 < 1.0e18), o0, 0.0)
     delta0 = apart0 - o0
@@ -1576,7 +1583,7 @@ def _torch_fused(x, y, adversarial_x, beta, g):
     z0 = (m0 - ly0) + la0
     lam0 = torch.where(z0 > 0.0, la0 + el.softplus(-z0), el.softplus(z0) - (m0 - ly0))
     la1 = el.log(a1)
-    ly1 = adversarial_x_y
+    ly1 = u_adversarial_x_y
     z1 = (m1 - ly1) + la1
     lam1 = torch.where(z1 > 0.0, la1 + el.softplus(-z1), el.softplus(z1) - (m1 - ly1))
     near_apart0_y = m0 - m1
@@ -1584,7 +1591,7 @@ def _torch_fused(x, y, adversarial_x, beta, g):
     off0_apart0_y = torch.where(far_apart0_y, m0, 0.0)
     off1_apart0_y = torch.where(far_apart0_y, -m1, 0.0)
     near_apart0_y = torch.where(far_apart0_y, 0.0, near_apart0_y)
-    apart0_y = (x_y - off0_apart0_y) + (-adversarial_x_y - off1_apart0_y) - near_apart0_y
+    apart0_y = (x_y - off0_apart0_y) + (-u_adversarial_x_y - off1_apart0_y) - near_apart0_y
     delta0_y = apart0_y - o0
     lse0_0 = torch.where(z0 > 0.0, la0 + el.softplus(-z0), el.softplus(z0))
     lse0_1 = torch.where(z1 > 0.0, la1 + el.softplus(-z1), el.softplus(z1))
@@ -1606,7 +1613,7 @@ def _torch_fused(x, y, adversarial_x, beta, g):
     w2 = el.sigmoid(-z0)
     w3 = z1 - z0
     loss = (
-        beta
+        u_beta
         * (
             T0
             + w2
@@ -1619,61 +1626,62 @@ def _torch_fused(x, y, adversarial_x, beta, g):
         )
         + w0
     )
-    w0 = T0 * beta
+    w0 = T0 * u_beta
     w1 = el.sigmoid(-z0)
     w2 = el.where(el.lt(0.0, w1), delta0_y, 0.0)
     w3 = el.sigmoid(z0)
-    c0 = 1.0 - w1 * w2 * beta - w0
-    grad_x_y = w1 * w2 * w3 * beta - w0 * w1 - w3
-    grad_adversarial_x_y = beta * (w3 * el.sigmoid(-z1) - w1 * el.sigmoid(z1))
+    c0 = 1.0 - w1 * w2 * u_beta - w0
+    grad_x_y = w1 * w2 * w3 * u_beta - w0 * w1 - w3
+    grad_u_adversarial_x_y = u_beta * (w3 * el.sigmoid(-z1) - w1 * el.sigmoid(z1))
     pinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0))
     pinv1 = torch.where(la1 == float("-inf"), 0.0, el.exp(-lam1))
     p0 = e0 * pinv0
     p1 = e1 * pinv1
-    grad_x = el.where(el.lt(0.0, p0), p0 * (delta0 * beta + c0), 0.0)
-    grad_adversarial_x = -beta * (p0 - p1)
+    grad_x = el.where(el.lt(0.0, p0), p0 * (c0 + delta0 * u_beta), 0.0)
+    grad_u_adversarial_x = -u_beta * (p0 - p1)
     grad_x = grad_x.scatter(1, y, grad_x_y + torch.zeros_like(x_y))
     grad_x = grad_x.mul_(g)
-    grad_adversarial_x = grad_adversarial_x.scatter(
-        1, y, grad_adversarial_x_y + torch.zeros_like(x_y)
+    grad_u_adversarial_x = grad_u_adversarial_x.scatter(
+        1, y, grad_u_adversarial_x_y + torch.zeros_like(x_y)
     )
-    grad_adversarial_x = grad_adversarial_x.mul_(g)
-    return loss, (grad_x, grad_adversarial_x)
+    grad_u_adversarial_x = grad_u_adversarial_x.mul_(g)
+    return loss, (grad_x, grad_u_adversarial_x)
 
 
 _C_SOURCE = r"""#include "row.h"
 
 /* TRADES
-     loss     = beta*(T0 - lse0*sigmoid(z0) + sigmoid(-z0)*where(lt(absf(-z0 + z1), 1),
+     loss     = u_beta*(T0 - lse0*sigmoid(z0) + sigmoid(-z0)*where(lt(absf(-z0 + z1), 1),
          log1p(expm1(clip(-z0 + z1, -1, 1))*sigmoid(z0)), where(lt(0, sigmoid(-z0)), -softplus(z0)
          + softplus(z1), 0))) + softplus(z0)
-     c0       = -T0*beta - beta*sigmoid(-z0)*where(lt(0, sigmoid(-z0)), delta0_y, 0) + 1
-     dloss/dx = where(lt(0, exp(logp0)), (beta*delta0 + c0)*exp(logp0), 0)
-     dloss/dx_y = -T0*beta*sigmoid(-z0) + beta*sigmoid(-z0)*sigmoid(z0)*where(lt(0, sigmoid(-z0)),
-         delta0_y, 0) - sigmoid(z0)
-     dloss/dadversarial_x = -beta*(exp(logp0) - exp(logp1))
-     dloss/dadversarial_x_y = beta*(-sigmoid(-z0)*sigmoid(z1) + sigmoid(z0)*sigmoid(-z1))
+     c0       = -u_beta*T0 - u_beta*sigmoid(-z0)*where(lt(0, sigmoid(-z0)), delta0_y, 0) + 1
+     dloss/dx = where(lt(0, exp(logp0)), (u_beta*delta0 + c0)*exp(logp0), 0)
+     dloss/dx_y = -u_beta*T0*sigmoid(-z0) + u_beta*sigmoid(-z0)*sigmoid(z0)*where(lt(0,
+         sigmoid(-z0)), delta0_y, 0) - sigmoid(z0)
+     dloss/du_adversarial_x = -u_beta*(exp(logp0) - exp(logp1))
+     dloss/du_adversarial_x_y = u_beta*(-sigmoid(-z0)*sigmoid(z1) + sigmoid(z0)*sigmoid(-z1))
+     names of the spec begin with u_: u_adversarial_x is its adversarial_x
      with l0_j = x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 = exp(l0_j
          - logsumexp_(j != y) l0_j), m0 = max_(j != y) x
-     with l1_j = adversarial_x, z1 = logsumexp_(j != y) l1_j - l1_y, logp1 = l1_j - logsumexp l1,
-         R1 = exp(l1_j - logsumexp_(j != y) l1_j), m1 = max_(j != y) adversarial_x
-     delta0_j = (-adversarial_x + x) - that of the largest l0
-     lse0 = (L0 - L1) - (-adversarial_x + x) of the largest l0
+     with l1_j = u_adversarial_x, z1 = logsumexp_(j != y) l1_j - l1_y, logp1 = l1_j - logsumexp l1,
+         R1 = exp(l1_j - logsumexp_(j != y) l1_j), m1 = max_(j != y) u_adversarial_x
+     delta0_j = (-u_adversarial_x + x) - that of the largest l0
+     lse0 = (L0 - L1) - (-u_adversarial_x + x) of the largest l0
      T0 = sum_(j != y) delta0*exp(logp0) */
 
 static inline __attribute__((always_inline)) void lift_1_class(const int cols, const real *x_ptr,
-    const real *adversarial_x_ptr, const int y, real *reduced0, real *reduced1) {
+    const real *u_adversarial_x_ptr, const int y, real *reduced0, real *reduced1) {
     const real x = x_ptr[cols];
-    const real adversarial_x = adversarial_x_ptr[cols];
+    const real u_adversarial_x = u_adversarial_x_ptr[cols];
     const int valid = cols != y;
     const real l0 = (valid ? x : -INFINITY);
-    const real l1 = (valid ? adversarial_x : -INFINITY);
+    const real l1 = (valid ? u_adversarial_x : -INFINITY);
     *reduced0 = l0;
     *reduced1 = l1;
 }
 
-static void lift_1(const real *x_ptr, const real *adversarial_x_ptr, const int n_classes, const int
-    y, double *out) {
+static void lift_1(const real *x_ptr, const real *u_adversarial_x_ptr, const int n_classes, const
+    int y, double *out) {
     double reduced0_row[PARTS];
     double reduced1_row[PARTS];
     for (int part = 0; part < PARTS; ++part) {
@@ -1692,14 +1700,14 @@ static void lift_1(const real *x_ptr, const real *adversarial_x_ptr, const int n
         for (; cols + LANES <= stop; cols += LANES) {
 #pragma GCC ivdep
             for (int lane = 0; lane < LANES; ++lane) {
-                lift_1_class(cols + lane, x_ptr, adversarial_x_ptr, y, &reduced0_class,
+                lift_1_class(cols + lane, x_ptr, u_adversarial_x_ptr, y, &reduced0_class,
                     &reduced1_class);
                 reduced0[lane] = reduced0_class > reduced0[lane] ? reduced0_class : reduced0[lane];
                 reduced1[lane] = reduced1_class > reduced1[lane] ? reduced1_class : reduced1[lane];
             }
         }
         for (; cols < stop; ++cols) {
-            lift_1_class(cols, x_ptr, adversarial_x_ptr, y, &reduced0_class, &reduced1_class);
+            lift_1_class(cols, x_ptr, u_adversarial_x_ptr, y, &reduced0_class, &reduced1_class);
             reduced0[0] = reduced0_class > reduced0[0] ? reduced0_class : reduced0[0];
             reduced1[0] = reduced1_class > reduced1[0] ? reduced1_class : reduced1[0];
         }
@@ -1724,21 +1732,21 @@ static void lift_1(const real *x_ptr, const real *adversarial_x_ptr, const int n
 }
 
 static inline __attribute__((always_inline)) void lift_2_class(const int cols, const real *x_ptr,
-    const real *adversarial_x_ptr, real *kept0_ptr, real *kept1_ptr, const int late, const real
+    const real *u_adversarial_x_ptr, real *kept0_ptr, real *kept1_ptr, const int late, const real
     near_apart0_2, const real off0_apart0, const real off1_apart0, const real same0, const real
     same1, const int y, real *reduced2, real *reduced3, real *reduced4) {
     const real x = x_ptr[cols];
-    const real adversarial_x = adversarial_x_ptr[cols];
+    const real u_adversarial_x = u_adversarial_x_ptr[cols];
     const int valid = cols != y;
     const real l0 = (valid ? x : -INFINITY);
     const real t0 = l0 - same0;
     const real kept0 = f_exp_below(t0);
     const real e0 = kept0;
-    const real l1 = (valid ? adversarial_x : -INFINITY);
+    const real l1 = (valid ? u_adversarial_x : -INFINITY);
     const real t1 = l1 - same1;
     const real kept1 = f_exp_below(t1);
     const real e1 = kept1;
-    const real apart0 = x - off0_apart0 + (-adversarial_x - off1_apart0) - near_apart0_2;
+    const real apart0 = x - off0_apart0 + (-u_adversarial_x - off1_apart0) - near_apart0_2;
     kept0_ptr[cols] = kept0;
     if (late) kept1_ptr[cols] = kept1;
     *reduced2 = (e0 == R(1.0) ? apart0 : -INFINITY);
@@ -1747,9 +1755,9 @@ static inline __attribute__((always_inline)) void lift_2_class(const int cols, c
 }
 
 static inline __attribute__((always_inline)) void lift_2(const real *x_ptr, const real
-    *adversarial_x_ptr, const int n_classes, real *kept0_ptr, real *kept1_ptr, const int late, const
-    real near_apart0_2, const real off0_apart0, const real off1_apart0, const real same0, const real
-    same1, const int y, double *out) {
+    *u_adversarial_x_ptr, const int n_classes, real *kept0_ptr, real *kept1_ptr, const int late,
+    const real near_apart0_2, const real off0_apart0, const real off1_apart0, const real same0,
+    const real same1, const int y, double *out) {
     double reduced2_row[PARTS];
     double reduced3_row[PARTS];
     double reduced4_row[PARTS];
@@ -1772,7 +1780,7 @@ static inline __attribute__((always_inline)) void lift_2(const real *x_ptr, cons
         for (; cols + LANES <= stop; cols += LANES) {
 #pragma GCC ivdep
             for (int lane = 0; lane < LANES; ++lane) {
-                lift_2_class(cols + lane, x_ptr, adversarial_x_ptr, kept0_ptr, kept1_ptr, late,
+                lift_2_class(cols + lane, x_ptr, u_adversarial_x_ptr, kept0_ptr, kept1_ptr, late,
                     near_apart0_2, off0_apart0, off1_apart0, same0, same1, y, &reduced2_class,
                     &reduced3_class, &reduced4_class);
                 reduced2[lane] = reduced2_class > reduced2[lane] ? reduced2_class : reduced2[lane];
@@ -1781,9 +1789,9 @@ static inline __attribute__((always_inline)) void lift_2(const real *x_ptr, cons
             }
         }
         for (; cols < stop; ++cols) {
-            lift_2_class(cols, x_ptr, adversarial_x_ptr, kept0_ptr, kept1_ptr, late, near_apart0_2,
-                off0_apart0, off1_apart0, same0, same1, y, &reduced2_class, &reduced3_class,
-                &reduced4_class);
+            lift_2_class(cols, x_ptr, u_adversarial_x_ptr, kept0_ptr, kept1_ptr, late,
+                near_apart0_2, off0_apart0, off1_apart0, same0, same1, y, &reduced2_class,
+                &reduced3_class, &reduced4_class);
             reduced2[0] = reduced2_class > reduced2[0] ? reduced2_class : reduced2[0];
             reduced3[0] = reduced3[0] + reduced3_class;
             reduced4[0] = reduced4[0] + reduced4_class;
@@ -1810,19 +1818,19 @@ static inline __attribute__((always_inline)) void lift_2(const real *x_ptr, cons
 }
 
 static inline __attribute__((always_inline)) void lift_3_class(const int cols, const real *x_ptr,
-    const real *adversarial_x_ptr, const real *kept0_ptr, const real near_apart0_2, const real o0_2,
-    const real off0_apart0, const real off1_apart0, real *reduced5) {
+    const real *u_adversarial_x_ptr, const real *kept0_ptr, const real near_apart0_2, const real
+    o0_2, const real off0_apart0, const real off1_apart0, real *reduced5) {
     const real x = x_ptr[cols];
-    const real adversarial_x = adversarial_x_ptr[cols];
+    const real u_adversarial_x = u_adversarial_x_ptr[cols];
     const real kept0 = kept0_ptr[cols];
     const real e0 = kept0;
-    const real apart0 = x - off0_apart0 + (-adversarial_x - off1_apart0) - near_apart0_2;
+    const real apart0 = x - off0_apart0 + (-u_adversarial_x - off1_apart0) - near_apart0_2;
     const real delta0 = apart0 - o0_2;
     *reduced5 = (e0 > R(0.0) ? e0 * delta0 : R(0.0));
 }
 
-static void lift_3(const real *x_ptr, const real *adversarial_x_ptr, const int n_classes, const real
-    *kept0_ptr, const real near_apart0_2, const real o0_2, const real off0_apart0, const real
+static void lift_3(const real *x_ptr, const real *u_adversarial_x_ptr, const int n_classes, const
+    real *kept0_ptr, const real near_apart0_2, const real o0_2, const real off0_apart0, const real
     off1_apart0, double *out) {
     double reduced5_row[PARTS];
     for (int part = 0; part < PARTS; ++part) {
@@ -1838,13 +1846,13 @@ static void lift_3(const real *x_ptr, const real *adversarial_x_ptr, const int n
         for (; cols + LANES <= stop; cols += LANES) {
 #pragma GCC ivdep
             for (int lane = 0; lane < LANES; ++lane) {
-                lift_3_class(cols + lane, x_ptr, adversarial_x_ptr, kept0_ptr, near_apart0_2, o0_2,
-                    off0_apart0, off1_apart0, &reduced5_class);
+                lift_3_class(cols + lane, x_ptr, u_adversarial_x_ptr, kept0_ptr, near_apart0_2,
+                    o0_2, off0_apart0, off1_apart0, &reduced5_class);
                 reduced5[lane] = reduced5[lane] + reduced5_class;
             }
         }
         for (; cols < stop; ++cols) {
-            lift_3_class(cols, x_ptr, adversarial_x_ptr, kept0_ptr, near_apart0_2, o0_2,
+            lift_3_class(cols, x_ptr, u_adversarial_x_ptr, kept0_ptr, near_apart0_2, o0_2,
                 off0_apart0, off1_apart0, &reduced5_class);
             reduced5[0] = reduced5[0] + reduced5_class;
         }
@@ -1862,50 +1870,50 @@ static void lift_3(const real *x_ptr, const real *adversarial_x_ptr, const int n
 }
 
 static inline __attribute__((always_inline)) void gradient(const real *x_ptr, const real
-    *adversarial_x_ptr, const int n_classes, const real beta, const real c0, const real m0, const
-    real m1, const real near_apart0_2, const real o0, const real off0_apart0, const real
-    off1_apart0, const real pinv0, const real pinv1, const real same0, const real g, real
-    *grad_x_ptr, real *grad_adversarial_x_ptr, const int want) {
+    *u_adversarial_x_ptr, const int n_classes, const real c0, const real m0, const real m1, const
+    real near_apart0_2, const real o0, const real off0_apart0, const real off1_apart0, const real
+    pinv0, const real pinv1, const real same0, const real u_beta, const real g, real *grad_x_ptr,
+    real *grad_u_adversarial_x_ptr, const int want) {
 #pragma GCC ivdep
     for (int cols = 0; cols < n_classes; ++cols) {
         const real x = x_ptr[cols];
-        const real adversarial_x = adversarial_x_ptr[cols];
+        const real u_adversarial_x = u_adversarial_x_ptr[cols];
         const real t0 = x - m0;
         const real e0 = f_exp_below(t0);
         const real p0 = e0 * pinv0;
-        const real t1 = adversarial_x - m1;
+        const real t1 = u_adversarial_x - m1;
         const real e1 = f_exp_below(t1);
         const real p1 = e1 * pinv1;
-        const real apart0 = x - off0_apart0 + (-adversarial_x - off1_apart0) - near_apart0_2;
+        const real apart0 = x - off0_apart0 + (-u_adversarial_x - off1_apart0) - near_apart0_2;
         const real delta0 = apart0 - o0;
-        const real grad_x = (f_lt(R(0.0), p0) ? p0 * (delta0 * beta + c0) : R(0.0));
-        const real grad_adversarial_x = same0 * (p0 - p1);
+        const real grad_x = (f_lt(R(0.0), p0) ? p0 * (c0 + delta0 * u_beta) : R(0.0));
+        const real grad_u_adversarial_x = same0 * (p0 - p1);
         if (want & 1) grad_x_ptr[cols] = grad_x * g;
-        if (want & 2) grad_adversarial_x_ptr[cols] = grad_adversarial_x * g;
+        if (want & 2) grad_u_adversarial_x_ptr[cols] = grad_u_adversarial_x * g;
     }
 }
 
 static inline __attribute__((always_inline)) void gradient_kept(const real *x_ptr, const real
-    *adversarial_x_ptr, const int n_classes, const real *kept0_ptr, const real *kept1_ptr, const
-    real beta, const real c0, const real near_apart0_2, const real o0, const real off0_apart0, const
-    real off1_apart0, const real pinv0, const real pinv1, const real same0, const real g, real
-    *grad_x_ptr, real *grad_adversarial_x_ptr, const int want) {
+    *u_adversarial_x_ptr, const int n_classes, const real *kept0_ptr, const real *kept1_ptr, const
+    real c0, const real near_apart0_2, const real o0, const real off0_apart0, const real
+    off1_apart0, const real pinv0, const real pinv1, const real same0, const real u_beta, const real
+    g, real *grad_x_ptr, real *grad_u_adversarial_x_ptr, const int want) {
 #pragma GCC ivdep
     for (int cols = 0; cols < n_classes; ++cols) {
         const real x = x_ptr[cols];
-        const real adversarial_x = adversarial_x_ptr[cols];
+        const real u_adversarial_x = u_adversarial_x_ptr[cols];
         const real kept0 = kept0_ptr[cols];
         const real kept1 = kept1_ptr[cols];
         const real e0 = kept0;
         const real p0 = e0 * pinv0;
         const real e1 = kept1;
         const real p1 = e1 * pinv1;
-        const real apart0 = x - off0_apart0 + (-adversarial_x - off1_apart0) - near_apart0_2;
+        const real apart0 = x - off0_apart0 + (-u_adversarial_x - off1_apart0) - near_apart0_2;
         const real delta0 = apart0 - o0;
-        const real grad_x = (f_lt(R(0.0), p0) ? p0 * (delta0 * beta + c0) : R(0.0));
-        const real grad_adversarial_x = same0 * (p0 - p1);
+        const real grad_x = (f_lt(R(0.0), p0) ? p0 * (c0 + delta0 * u_beta) : R(0.0));
+        const real grad_u_adversarial_x = same0 * (p0 - p1);
         if (want & 1) grad_x_ptr[cols] = grad_x * g;
-        if (want & 2) grad_adversarial_x_ptr[cols] = grad_adversarial_x * g;
+        if (want & 2) grad_u_adversarial_x_ptr[cols] = grad_u_adversarial_x * g;
     }
 }
 
@@ -1917,32 +1925,32 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
     const int64_t own = (mode == BACKWARD ? 0 : 2 * padded) + 4 * width;
     if (own && !(scratch = aligned_alloc(ALIGNED, (size_t)own * sizeof(real)))) return 1;
     real *kept = scratch + 4 * width;
-    const double beta = call->parameter[0];
+    const double u_beta = call->parameter[0];
     for (int64_t row = start; row < stop; ++row) {
         real *grad_x_ptr = grad_row(call, 0, row, scratch + 2 * width);
-        real *grad_adversarial_x_ptr = grad_row(call, 1, row, scratch + 3 * width);
+        real *grad_u_adversarial_x_ptr = grad_row(call, 1, row, scratch + 3 * width);
         const int64_t target = call->target[row * call->target_stride];
         if (target == call->ignore_index) {
             if (mode != BACKWARD) call->result[0 * call->rows + row] = 0;
             if (mode == FORWARD) for (int k = 0; k < 6; ++k) call->saved[k * call->rows + row] = 0;
             if (grad_x_ptr) memset(grad_x_ptr, 0, (size_t)n_classes * sizeof(real));
             write_row(call, 0, row, grad_x_ptr);
-            if (grad_adversarial_x_ptr) memset(grad_adversarial_x_ptr, 0, (size_t)n_classes *
+            if (grad_u_adversarial_x_ptr) memset(grad_u_adversarial_x_ptr, 0, (size_t)n_classes *
                 sizeof(real));
-            write_row(call, 1, row, grad_adversarial_x_ptr);
+            write_row(call, 1, row, grad_u_adversarial_x_ptr);
             continue;
         }
         const int in_range = target >= 0 && target < n_classes;
         const int y = in_range ? (int)target : 0;
         const real *x_ptr = read_row(call, 0, row, scratch + 0 * width);
-        const real *adversarial_x_ptr = read_row(call, 1, row, scratch + 1 * width);
-        double x_y, adversarial_x_y, m0, m1, a0, a1, b0, o0, la0, la1, T0, loss, g;
+        const real *u_adversarial_x_ptr = read_row(call, 1, row, scratch + 1 * width);
+        double x_y, u_adversarial_x_y, m0, m1, a0, a1, b0, o0, la0, la1, T0, loss, g;
         x_y = x_ptr[y];
-        adversarial_x_y = adversarial_x_ptr[y];
+        u_adversarial_x_y = u_adversarial_x_ptr[y];
         if (mode != BACKWARD) {
             {
                 double out[3];
-                lift_1(x_ptr, adversarial_x_ptr, n_classes, y, out);
+                lift_1(x_ptr, u_adversarial_x_ptr, n_classes, y, out);
                 const double reduced0 = out[0];
                 const double reduced1 = out[1];
                 m0 = reduced0;
@@ -1956,7 +1964,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
                 const double off0_apart0 = (far_apart0 ? ref0 : 0.0);
                 const double off1_apart0 = (far_apart0 ? -ref1 : 0.0);
                 const double near_apart0_2 = (far_apart0 ? 0.0 : near_apart0);
-                lift_2(x_ptr, adversarial_x_ptr, n_classes, kept + 0 * padded, kept + 1 * padded,
+                lift_2(x_ptr, u_adversarial_x_ptr, n_classes, kept + 0 * padded, kept + 1 * padded,
                     mode == FUSED, near_apart0_2, off0_apart0, off1_apart0, same0, same1, y, out);
                 const double reduced2 = out[0];
                 const double reduced3 = out[1];
@@ -1965,8 +1973,8 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
                 const double o0_2 = (o0 > -1e+18 && o0 < 1e+18 ? o0 : 0.0);
                 a0 = reduced3;
                 a1 = reduced4;
-                lift_3(x_ptr, adversarial_x_ptr, n_classes, kept + 0 * padded, near_apart0_2, o0_2,
-                    off0_apart0, off1_apart0, out);
+                lift_3(x_ptr, u_adversarial_x_ptr, n_classes, kept + 0 * padded, near_apart0_2,
+                    o0_2, off0_apart0, off1_apart0, out);
                 const double reduced5 = out[0];
                 b0 = reduced5;
                 o0 = o0_2;
@@ -1978,14 +1986,14 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             double z0 = m0 - ly0 + la0;
             double lam0 = (z0 > 0.0 ? la0 + f_softplus(-z0) : f_softplus(z0) - (m0 - ly0));
             la1 = f_log(a1);
-            double ly1 = adversarial_x_y;
+            double ly1 = u_adversarial_x_y;
             double z1 = m1 - ly1 + la1;
             double near_apart0_y = m0 - m1;
             double far_apart0_y = near_apart0_y > 1.0 || near_apart0_y < -1.0;
             double off0_apart0_y = (far_apart0_y ? m0 : 0.0);
             double off1_apart0_y = (far_apart0_y ? -m1 : 0.0);
             near_apart0_y = (far_apart0_y ? 0.0 : near_apart0_y);
-            double apart0_y = x_y - off0_apart0_y + (-adversarial_x_y - off1_apart0_y) -
+            double apart0_y = x_y - off0_apart0_y + (-u_adversarial_x_y - off1_apart0_y) -
                 near_apart0_y;
             double lse0_0 = (z0 > 0.0 ? la0 + f_softplus(-z0) : f_softplus(z0));
             double lse0_1 = (z1 > 0.0 ? la1 + f_softplus(-z1) : f_softplus(z1));
@@ -1996,7 +2004,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             double w1 = f_sigmoid(z0);
             double w2 = f_sigmoid(-z0);
             double w3 = z1 - z0;
-            loss = beta * (T0 + w2 * (f_lt(f_absf(w3), 1.0) ? f_log1p(w1 *
+            loss = u_beta * (T0 + w2 * (f_lt(f_absf(w3), 1.0) ? f_log1p(w1 *
                 f_expm1_within(f_clamp(w3, 1.0))) : (f_lt(0.0, w2) ? f_softplus(z1) - w0 : 0.0)) -
                 lse0 * w1) + w0;
             call->result[0 * call->rows + row] = (real)(in_range ? loss : NAN);
@@ -2022,7 +2030,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         double ly0 = x_y;
         double z0 = m0 - ly0 + la0;
         double lam0 = (z0 > 0.0 ? la0 + f_softplus(-z0) : f_softplus(z0) - (m0 - ly0));
-        double ly1 = adversarial_x_y;
+        double ly1 = u_adversarial_x_y;
         double z1 = m1 - ly1 + la1;
         double lam1 = (z1 > 0.0 ? la1 + f_softplus(-z1) : f_softplus(z1) - (m1 - ly1));
         double near_apart0_y = m0 - m1;
@@ -2030,15 +2038,16 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         double off0_apart0_y = (far_apart0_y ? m0 : 0.0);
         double off1_apart0_y = (far_apart0_y ? -m1 : 0.0);
         near_apart0_y = (far_apart0_y ? 0.0 : near_apart0_y);
-        double apart0_y = x_y - off0_apart0_y + (-adversarial_x_y - off1_apart0_y) - near_apart0_y;
+        double apart0_y = x_y - off0_apart0_y + (-u_adversarial_x_y - off1_apart0_y) -
+            near_apart0_y;
         double delta0_y = apart0_y - o0;
-        double w0 = T0 * beta;
+        double w0 = T0 * u_beta;
         double w1 = f_sigmoid(-z0);
         double w2 = (f_lt(0.0, w1) ? delta0_y : 0.0);
         double w3 = f_sigmoid(z0);
-        double c0 = 1.0 - w1 * w2 * beta - w0;
-        double grad_x_y = w1 * w2 * w3 * beta - w0 * w1 - w3;
-        double grad_adversarial_x_y = beta * (w3 * f_sigmoid(-z1) - w1 * f_sigmoid(z1));
+        double c0 = 1.0 - w1 * w2 * u_beta - w0;
+        double grad_x_y = w1 * w2 * w3 * u_beta - w0 * w1 - w3;
+        double grad_u_adversarial_x_y = u_beta * (w3 * f_sigmoid(-z1) - w1 * f_sigmoid(z1));
         double pinv0 = (la0 == -INFINITY ? 0.0 : f_exp(-lam0));
         double pinv1 = (la1 == -INFINITY ? 0.0 : f_exp(-lam1));
         {
@@ -2047,34 +2056,35 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             const double off0_apart0 = (far_apart0 ? m0 : 0.0);
             const double off1_apart0 = (far_apart0 ? -m1 : 0.0);
             const double near_apart0_2 = (far_apart0 ? 0.0 : near_apart0);
-            const double same0 = -beta;
-            const int want = (grad_x_ptr ? 1 : 0) | (grad_adversarial_x_ptr ? 2 : 0);
+            const double same0 = -u_beta;
+            const int want = (grad_x_ptr ? 1 : 0) | (grad_u_adversarial_x_ptr ? 2 : 0);
             if (mode == FUSED) {
-                if (want == 1) gradient_kept(x_ptr, adversarial_x_ptr, n_classes, kept + 0 * padded,
-                    kept + 1 * padded, beta, c0, near_apart0_2, o0, off0_apart0, off1_apart0, pinv0,
-                    pinv1, same0, (real)g, grad_x_ptr, grad_adversarial_x_ptr, 1);
-                if (want == 2) gradient_kept(x_ptr, adversarial_x_ptr, n_classes, kept + 0 * padded,
-                    kept + 1 * padded, beta, c0, near_apart0_2, o0, off0_apart0, off1_apart0, pinv0,
-                    pinv1, same0, (real)g, grad_x_ptr, grad_adversarial_x_ptr, 2);
-                if (want == 3) gradient_kept(x_ptr, adversarial_x_ptr, n_classes, kept + 0 * padded,
-                    kept + 1 * padded, beta, c0, near_apart0_2, o0, off0_apart0, off1_apart0, pinv0,
-                    pinv1, same0, (real)g, grad_x_ptr, grad_adversarial_x_ptr, 3);
+                if (want == 1) gradient_kept(x_ptr, u_adversarial_x_ptr, n_classes, kept + 0 *
+                    padded, kept + 1 * padded, c0, near_apart0_2, o0, off0_apart0, off1_apart0,
+                    pinv0, pinv1, same0, u_beta, (real)g, grad_x_ptr, grad_u_adversarial_x_ptr, 1);
+                if (want == 2) gradient_kept(x_ptr, u_adversarial_x_ptr, n_classes, kept + 0 *
+                    padded, kept + 1 * padded, c0, near_apart0_2, o0, off0_apart0, off1_apart0,
+                    pinv0, pinv1, same0, u_beta, (real)g, grad_x_ptr, grad_u_adversarial_x_ptr, 2);
+                if (want == 3) gradient_kept(x_ptr, u_adversarial_x_ptr, n_classes, kept + 0 *
+                    padded, kept + 1 * padded, c0, near_apart0_2, o0, off0_apart0, off1_apart0,
+                    pinv0, pinv1, same0, u_beta, (real)g, grad_x_ptr, grad_u_adversarial_x_ptr, 3);
             } else {
-                if (want == 1) gradient(x_ptr, adversarial_x_ptr, n_classes, beta, c0, m0, m1,
-                    near_apart0_2, o0, off0_apart0, off1_apart0, pinv0, pinv1, same0, (real)g,
-                    grad_x_ptr, grad_adversarial_x_ptr, 1);
-                if (want == 2) gradient(x_ptr, adversarial_x_ptr, n_classes, beta, c0, m0, m1,
-                    near_apart0_2, o0, off0_apart0, off1_apart0, pinv0, pinv1, same0, (real)g,
-                    grad_x_ptr, grad_adversarial_x_ptr, 2);
-                if (want == 3) gradient(x_ptr, adversarial_x_ptr, n_classes, beta, c0, m0, m1,
-                    near_apart0_2, o0, off0_apart0, off1_apart0, pinv0, pinv1, same0, (real)g,
-                    grad_x_ptr, grad_adversarial_x_ptr, 3);
+                if (want == 1) gradient(x_ptr, u_adversarial_x_ptr, n_classes, c0, m0, m1,
+                    near_apart0_2, o0, off0_apart0, off1_apart0, pinv0, pinv1, same0, u_beta,
+                    (real)g, grad_x_ptr, grad_u_adversarial_x_ptr, 1);
+                if (want == 2) gradient(x_ptr, u_adversarial_x_ptr, n_classes, c0, m0, m1,
+                    near_apart0_2, o0, off0_apart0, off1_apart0, pinv0, pinv1, same0, u_beta,
+                    (real)g, grad_x_ptr, grad_u_adversarial_x_ptr, 2);
+                if (want == 3) gradient(x_ptr, u_adversarial_x_ptr, n_classes, c0, m0, m1,
+                    near_apart0_2, o0, off0_apart0, off1_apart0, pinv0, pinv1, same0, u_beta,
+                    (real)g, grad_x_ptr, grad_u_adversarial_x_ptr, 3);
             }
         }
         if (grad_x_ptr) grad_x_ptr[y] = (real)(grad_x_y * g);
-        if (grad_adversarial_x_ptr) grad_adversarial_x_ptr[y] = (real)(grad_adversarial_x_y * g);
+        if (grad_u_adversarial_x_ptr) grad_u_adversarial_x_ptr[y] = (real)(grad_u_adversarial_x_y *
+            g);
         write_row(call, 0, row, grad_x_ptr);
-        write_row(call, 1, row, grad_adversarial_x_ptr);
+        write_row(call, 1, row, grad_u_adversarial_x_ptr);
     }
     free(scratch);
     return 0;

@@ -34,19 +34,20 @@ __all__ = [
 
 # ======================================================================================
 # Truncated generalized cross-entropy, stateless
-#   loss     = minimum(-expm1div(-softplus(z0), q), -expm1div(log(k), q))
-#   c0       = exp(-q*softplus(z0))*above(-expm1div(log(k), q), -expm1div(-softplus(z0),
-#       q))*sigmoid(z0)
+#   loss     = minimum(-expm1div(-softplus(z0), u_q), -expm1div(log(u_k), u_q))
+#   c0       = exp(-u_q*softplus(z0))*above(-expm1div(log(u_k), u_q), -expm1div(-softplus(z0),
+#       u_q))*sigmoid(z0)
 #   dloss/dx = R0*c0
-#   dloss/dx_y = -exp(-q*softplus(z0))*above(-expm1div(log(k), q), -expm1div(-softplus(z0),
-#       q))*sigmoid(z0)
+#   dloss/dx_y = -exp(-u_q*softplus(z0))*above(-expm1div(log(u_k), u_q), -expm1div(-softplus(z0),
+#       u_q))*sigmoid(z0)
+#   names of the spec begin with u_: u_k is its k
 #   with l0_j = x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 = exp(l0_j
 #       - logsumexp_(j != y) l0_j)
 # ======================================================================================
 
 
 @dl.jit
-def _lift(cols, inside, y, x, x_y, q, k):
+def _lift(cols, inside, y, x, x_y, u_q, u_k):
     # State of one tile, relative to the tile's own maximum: M = sum of w * exp(kappa * t) * t^n
     # with t = l - m, over the classes other than the target.
     valid = inside & (cols != y)
@@ -71,7 +72,7 @@ def _merge(m0_a, a0_a, m0_b, a0_b):
 
 
 @dl.jit
-def _sweep(base, y, x_y, q, k, start, stop, n_classes, BLOCK: tl.constexpr):
+def _sweep(base, y, x_y, u_q, u_k, start, stop, n_classes, BLOCK: tl.constexpr):
     # Online reduction of the classes start .. stop - 1: one read of each logit.
     m0 = tl.full((), float("-inf"), tl.float32)
     a0 = tl.full((), 0.0, tl.float32)
@@ -79,30 +80,30 @@ def _sweep(base, y, x_y, q, k, start, stop, n_classes, BLOCK: tl.constexpr):
         cols = first_col + tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
-        m0_b, a0_b = _lift(cols, inside, y, x, x_y, q, k)
+        m0_b, a0_b = _lift(cols, inside, y, x, x_y, u_q, u_k)
         m0, a0 = _merge(m0, a0, m0_b, a0_b)
     return m0, a0
 
 
 @dl.jit
-def _finish(x_y, q, k, m0, a0):
+def _finish(x_y, u_q, u_k, m0, a0):
     # From the merged state to the results of the row, and the statistics that the gradient reads.
     la0 = dl.log_accurate(a0)
     ly0 = x_y
     z0 = (m0 - ly0) + la0
-    loss = dl.minimum(-dl.expm1div(-dl.softplus(z0), q), -dl.expm1div(dl.log_accurate(k), q))
+    loss = dl.minimum(-dl.expm1div(-dl.softplus(z0), u_q), -dl.expm1div(dl.log_accurate(u_k), u_q))
     return loss, la0
 
 
 @dl.jit
-def _coefficients(x_y, q, k, m0, la0):
+def _coefficients(x_y, u_q, u_k, m0, la0):
     # Row scalars of the gradient.
     ly0 = x_y
     z0 = (m0 - ly0) + la0
     w0 = dl.softplus(z0)
     c0 = (
-        dl.above(-dl.expm1div(dl.log_accurate(k), q), -dl.expm1div(-w0, q))
-        * dl.exp_accurate(-w0 * q)
+        dl.above(-dl.expm1div(dl.log_accurate(u_k), u_q), -dl.expm1div(-w0, u_q))
+        * dl.exp_accurate(-w0 * u_q)
         * dl.sigmoid(z0)
     )
     grad_x_y = -c0
@@ -111,7 +112,7 @@ def _coefficients(x_y, q, k, m0, la0):
 
 
 @dl.jit
-def _gradient(cols, y, x, x_y, q, k, c0, grad_x_y, m0, rinv0):
+def _gradient(cols, y, x, x_y, u_q, u_k, c0, grad_x_y, m0, rinv0):
     # dloss/dx_j of one tile; the value at y is written, not added.
     t0 = x - m0
     e0 = tl.exp(t0)
@@ -125,8 +126,8 @@ def _gradient(cols, y, x, x_y, q, k, c0, grad_x_y, m0, rinv0):
 def _forward_kernel(
     logits,
     target,
-    q,
-    k,
+    u_q,
+    u_k,
     loss,
     saved,
     state,
@@ -147,17 +148,17 @@ def _forward_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    q = tl.full((), 0.0, tl.float32) + q
-    k = tl.full((), 0.0, tl.float32) + k
+    u_q = tl.full((), 0.0, tl.float32) + u_q
+    u_k = tl.full((), 0.0, tl.float32) + u_k
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BLOCK), SPLITS) * BLOCK
     start = split * class_share
     stop = tl.minimum(start + class_share, n_classes)
     stop = tl.where(ignored, start, stop)  # ignored rows read nothing
-    m0, a0 = _sweep(base, y, x_y, q, k, start, stop, n_classes, BLOCK)
+    m0, a0 = _sweep(base, y, x_y, u_q, u_k, start, stop, n_classes, BLOCK)
     if SPLITS == 1:
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-        loss_row, la0 = _finish(x_y, q, k, m0, a0)
+        loss_row, la0 = _finish(x_y, u_q, u_k, m0, a0)
         loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
         tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
         tl.store(saved + 0 * n_rows + row, m0)
@@ -172,8 +173,8 @@ def _forward_kernel(
 def _merge_kernel(
     logits,
     target,
-    q,
-    k,
+    u_q,
+    u_k,
     loss,
     saved,
     state,
@@ -193,8 +194,8 @@ def _merge_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    q = tl.full((), 0.0, tl.float32) + q
-    k = tl.full((), 0.0, tl.float32) + k
+    u_q = tl.full((), 0.0, tl.float32) + u_q
+    u_k = tl.full((), 0.0, tl.float32) + u_k
     m0 = tl.load(state + 0 * SPLITS * n_rows + row)
     a0 = tl.load(state + 1 * SPLITS * n_rows + row)
     for split in range(1, SPLITS):
@@ -203,7 +204,7 @@ def _merge_kernel(
         a0_b = tl.load(state + 1 * SPLITS * n_rows + at)
         m0, a0 = _merge(m0, a0, m0_b, a0_b)
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0 = _finish(x_y, q, k, m0, a0)
+    loss_row, la0 = _finish(x_y, u_q, u_k, m0, a0)
     loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
     tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
     tl.store(saved + 0 * n_rows + row, m0)
@@ -214,8 +215,8 @@ def _merge_kernel(
 def _backward_kernel(
     logits,
     target,
-    q,
-    k,
+    u_q,
+    u_k,
     saved,
     grad_rows,
     grad_logits,
@@ -236,17 +237,17 @@ def _backward_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    q = tl.full((), 0.0, tl.float32) + q
-    k = tl.full((), 0.0, tl.float32) + k
+    u_q = tl.full((), 0.0, tl.float32) + u_q
+    u_k = tl.full((), 0.0, tl.float32) + u_k
     g = tl.load(grad_rows + row * stride_grad_rows)
     g = tl.where(in_range | ignored, g, float("nan"))  # a target out of range is loud
     m0 = tl.load(saved + 0 * n_rows + row)
     la0 = tl.load(saved + 1 * n_rows + row)
-    c0, grad_x_y, m0, rinv0 = _coefficients(x_y, q, k, m0, la0)
+    c0, grad_x_y, m0, rinv0 = _coefficients(x_y, u_q, u_k, m0, la0)
     cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = cols < n_classes
     x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-    (grad_x,) = _gradient(cols, y, x, x_y, q, k, c0, grad_x_y, m0, rinv0)
+    (grad_x,) = _gradient(cols, y, x, x_y, u_q, u_k, c0, grad_x_y, m0, rinv0)
     grad_x = grad_x * g
     grad_x = tl.where(ignored, 0.0, grad_x)
     out = grad_logits + row * stride_grad + cols
@@ -257,8 +258,8 @@ def _backward_kernel(
 def _fused_kernel(
     logits,
     target,
-    q,
-    k,
+    u_q,
+    u_k,
     loss,
     grad_rows,
     grad_logits,
@@ -281,26 +282,26 @@ def _fused_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    q = tl.full((), 0.0, tl.float32) + q
-    k = tl.full((), 0.0, tl.float32) + k
+    u_q = tl.full((), 0.0, tl.float32) + u_q
+    u_k = tl.full((), 0.0, tl.float32) + u_k
     g = tl.load(grad_rows + row * stride_grad_rows)
     g = tl.where(in_range | ignored, g, float("nan"))  # a target out of range is loud
     if ONE_TILE:
         cols = tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-        m0, a0 = _lift(cols, inside, y, x, x_y, q, k)
+        m0, a0 = _lift(cols, inside, y, x, x_y, u_q, u_k)
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
     else:
         stop = tl.where(ignored, 0, n_classes)
-        m0, a0 = _sweep(base, y, x_y, q, k, 0, stop, n_classes, BLOCK)
+        m0, a0 = _sweep(base, y, x_y, u_q, u_k, 0, stop, n_classes, BLOCK)
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0 = _finish(x_y, q, k, m0, a0)
+    loss_row, la0 = _finish(x_y, u_q, u_k, m0, a0)
     loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
     tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
-    c0, grad_x_y, m0, rinv0 = _coefficients(x_y, q, k, m0, la0)
+    c0, grad_x_y, m0, rinv0 = _coefficients(x_y, u_q, u_k, m0, la0)
     if ONE_TILE:
-        (grad_x,) = _gradient(cols, y, x, x_y, q, k, c0, grad_x_y, m0, rinv0)
+        (grad_x,) = _gradient(cols, y, x, x_y, u_q, u_k, c0, grad_x_y, m0, rinv0)
         grad_x = grad_x * g
         grad_x = tl.where(ignored, 0.0, grad_x)
         out = grad_logits + row * stride_grad + cols
@@ -310,7 +311,7 @@ def _fused_kernel(
             cols = first_col + tl.arange(0, BLOCK)
             inside = cols < n_classes
             x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-            (grad_x,) = _gradient(cols, y, x, x_y, q, k, c0, grad_x_y, m0, rinv0)
+            (grad_x,) = _gradient(cols, y, x, x_y, u_q, u_k, c0, grad_x_y, m0, rinv0)
             tl.debug_barrier()  # the gradient may overwrite the logits: all of the tile is read
             grad_x = grad_x * g
             grad_x = tl.where(ignored, 0.0, grad_x)
@@ -369,8 +370,8 @@ def _tiled_sweep_kernel(
     x_bias,
     source_row,
     target,
-    q,
-    k,
+    u_q,
+    u_k,
     at_y,
     x_cap,
     x_scale,
@@ -397,8 +398,8 @@ def _tiled_sweep_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    q = tl.full((), 0.0, tl.float32) + q
-    k = tl.full((), 0.0, tl.float32) + k
+    u_q = tl.full((), 0.0, tl.float32) + u_q
+    u_k = tl.full((), 0.0, tl.float32) + u_k
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BV), SPLITS) * BV
     start = split * class_share
@@ -429,7 +430,7 @@ def _tiled_sweep_kernel(
         )
         cols = cols[None, :]
         inside = (cols < n_classes) & (row >= 0)
-        m0_b, a0_b = _lift(cols, inside, y, x, x_y, q, k)
+        m0_b, a0_b = _lift(cols, inside, y, x, x_y, u_q, u_k)
         m0, a0 = _merge(m0, a0, m0_b, a0_b)
     tl.store(state + (0 * SPLITS + split) * n_rows + row, m0)
     tl.store(state + (1 * SPLITS + split) * n_rows + row, a0)
@@ -442,8 +443,8 @@ def _tiled_merge_kernel(
     x_bias,
     source_row,
     target,
-    q,
-    k,
+    u_q,
+    u_k,
     at_y,
     x_cap,
     x_scale,
@@ -465,8 +466,8 @@ def _tiled_merge_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    q = tl.full((), 0.0, tl.float32) + q
-    k = tl.full((), 0.0, tl.float32) + k
+    u_q = tl.full((), 0.0, tl.float32) + u_q
+    u_k = tl.full((), 0.0, tl.float32) + u_k
     m0 = tl.load(state + 0 * SPLITS * n_rows + row)
     a0 = tl.load(state + 1 * SPLITS * n_rows + row)
     for split in range(1, SPLITS):
@@ -476,7 +477,7 @@ def _tiled_merge_kernel(
     tl.store(row_merged + 0 * n_rows + row, m0)
     tl.store(row_merged + 1 * n_rows + row, a0)
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0 = _finish(x_y, q, k, m0, a0)
+    loss_row, la0 = _finish(x_y, u_q, u_k, m0, a0)
     tl.store(loss + 0 * n_rows + row, tl.where(in_range, loss_row, float("nan")))
     tl.store(saved + 0 * n_rows + row, m0)
     tl.store(saved + 1 * n_rows + row, la0)
@@ -489,8 +490,8 @@ def _tiled_row_kernel(
     x_bias,
     source_row,
     target,
-    q,
-    k,
+    u_q,
+    u_k,
     at_y,
     x_cap,
     x_scale,
@@ -511,11 +512,11 @@ def _tiled_row_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    q = tl.full((), 0.0, tl.float32) + q
-    k = tl.full((), 0.0, tl.float32) + k
+    u_q = tl.full((), 0.0, tl.float32) + u_q
+    u_k = tl.full((), 0.0, tl.float32) + u_k
     m0 = tl.load(saved + 0 * n_rows + row)
     la0 = tl.load(saved + 1 * n_rows + row)
-    c0, grad_x_y, m0, rinv0 = _coefficients(x_y, q, k, m0, la0)
+    c0, grad_x_y, m0, rinv0 = _coefficients(x_y, u_q, u_k, m0, la0)
     tl.store(row_coef + 0 * n_rows + row, c0)
     tl.store(row_coef + 1 * n_rows + row, grad_x_y)
     tl.store(row_coef + 2 * n_rows + row, m0)
@@ -529,8 +530,8 @@ def _tiled_gradient(
     x_bias,
     source_row,
     target,
-    q,
-    k,
+    u_q,
+    u_k,
     at_y,
     x_cap,
     x_scale,
@@ -562,8 +563,8 @@ def _tiled_gradient(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    q = tl.full((), 0.0, tl.float32) + q
-    k = tl.full((), 0.0, tl.float32) + k
+    u_q = tl.full((), 0.0, tl.float32) + u_q
+    u_k = tl.full((), 0.0, tl.float32) + u_k
     c0 = tl.load(row_coef + 0 * n_rows + row)
     grad_x_y = tl.load(row_coef + 1 * n_rows + row)
     m0 = tl.load(row_coef + 2 * n_rows + row)
@@ -591,7 +592,7 @@ def _tiled_gradient(
     )
     cols = cols[None, :]
     inside = (cols < n_classes) & (row >= 0)
-    (grad_x,) = _gradient(cols, y, x, x_y, q, k, c0, grad_x_y, m0, rinv0)
+    (grad_x,) = _gradient(cols, y, x, x_y, u_q, u_k, c0, grad_x_y, m0, rinv0)
     if SOURCE == 0:
         grad = tl.where(inside, grad_x, 0.0)
     tile_counts = 1
@@ -614,8 +615,8 @@ def _tiled_hidden_kernel(
     x_bias,
     source_row,
     target,
-    q,
-    k,
+    u_q,
+    u_k,
     at_y,
     x_cap,
     x_scale,
@@ -671,8 +672,8 @@ def _tiled_hidden_kernel(
                     x_bias,
                     source_row,
                     target,
-                    q,
-                    k,
+                    u_q,
+                    u_k,
                     at_y,
                     x_cap,
                     x_scale,
@@ -737,8 +738,8 @@ def _tiled_weight_kernel(
     x_bias,
     source_row,
     target,
-    q,
-    k,
+    u_q,
+    u_k,
     at_y,
     x_cap,
     x_scale,
@@ -800,8 +801,8 @@ def _tiled_weight_kernel(
                         x_bias,
                         source_row,
                         target,
-                        q,
-                        k,
+                        u_q,
+                        u_k,
                         at_y,
                         x_cap,
                         x_scale,
@@ -874,7 +875,7 @@ def _tiled_weight_kernel(
             )
 
 
-def _torch_forward(x, y, q, k):
+def _torch_forward(x, y, u_q, u_k):
     """Loss [rows, outputs] and saved statistics [n_saved, rows] of a chunk of whole rows."""
     x_y = x.gather(1, y)
     l0 = x.scatter_(1, y, float("-inf"))
@@ -886,11 +887,11 @@ def _torch_forward(x, y, q, k):
     la0 = el.log(a0)
     ly0 = x_y
     z0 = (m0 - ly0) + la0
-    loss = el.minimum(-el.expm1div(-el.softplus(z0), q), -el.expm1div(el.log(k), q))
+    loss = el.minimum(-el.expm1div(-el.softplus(z0), u_q), -el.expm1div(el.log(u_k), u_q))
     return loss, torch.cat([m0.to(x.dtype), la0.to(x.dtype)], 1).t()
 
 
-def _torch_backward(x, y, q, k, saved, g):
+def _torch_backward(x, y, u_q, u_k, saved, g):
     """g * dloss/dx [rows, V] for each stream of a chunk of whole rows, from what was saved."""
     m0 = saved[0].unsqueeze(1)
     la0 = saved[1].unsqueeze(1)
@@ -899,8 +900,8 @@ def _torch_backward(x, y, q, k, saved, g):
     z0 = (m0 - ly0) + la0
     w0 = el.softplus(z0)
     c0 = (
-        el.above(-el.expm1div(el.log(k), q), -el.expm1div(-w0, q))
-        * el.exp(-w0 * q)
+        el.above(-el.expm1div(el.log(u_k), u_q), -el.expm1div(-w0, u_q))
+        * el.exp(-w0 * u_q)
         * el.sigmoid(z0)
     )
     grad_x_y = -c0
@@ -912,7 +913,7 @@ def _torch_backward(x, y, q, k, saved, g):
     return (grad_x,)
 
 
-def _torch_fused(x, y, q, k, g):
+def _torch_fused(x, y, u_q, u_k, g):
     """Loss [rows, outputs] and g * dloss/dx [rows, V] for each stream while the chunk is in cache."""
     x_y = x.gather(1, y)
     l0 = x.scatter_(1, y, float("-inf"))
@@ -924,11 +925,11 @@ def _torch_fused(x, y, q, k, g):
     la0 = el.log(a0)
     ly0 = x_y
     z0 = (m0 - ly0) + la0
-    loss = el.minimum(-el.expm1div(-el.softplus(z0), q), -el.expm1div(el.log(k), q))
+    loss = el.minimum(-el.expm1div(-el.softplus(z0), u_q), -el.expm1div(el.log(u_k), u_q))
     w0 = el.softplus(z0)
     c0 = (
-        el.above(-el.expm1div(el.log(k), q), -el.expm1div(-w0, q))
-        * el.exp(-w0 * q)
+        el.above(-el.expm1div(el.log(u_k), u_q), -el.expm1div(-w0, u_q))
+        * el.exp(-w0 * u_q)
         * el.sigmoid(z0)
     )
     grad_x_y = -c0
@@ -941,12 +942,13 @@ def _torch_fused(x, y, q, k, g):
 _C_SOURCE = r"""#include "row.h"
 
 /* Truncated generalized cross-entropy, stateless
-     loss     = minimum(-expm1div(-softplus(z0), q), -expm1div(log(k), q))
-     c0       = exp(-q*softplus(z0))*above(-expm1div(log(k), q), -expm1div(-softplus(z0),
-         q))*sigmoid(z0)
+     loss     = minimum(-expm1div(-softplus(z0), u_q), -expm1div(log(u_k), u_q))
+     c0       = exp(-u_q*softplus(z0))*above(-expm1div(log(u_k), u_q), -expm1div(-softplus(z0),
+         u_q))*sigmoid(z0)
      dloss/dx = R0*c0
-     dloss/dx_y = -exp(-q*softplus(z0))*above(-expm1div(log(k), q), -expm1div(-softplus(z0),
-         q))*sigmoid(z0)
+     dloss/dx_y = -exp(-u_q*softplus(z0))*above(-expm1div(log(u_k), u_q), -expm1div(-softplus(z0),
+         u_q))*sigmoid(z0)
+     names of the spec begin with u_: u_k is its k
      with l0_j = x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 = exp(l0_j
          - logsumexp_(j != y) l0_j) */
 
@@ -1080,8 +1082,8 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
     const int64_t own = (mode == BACKWARD ? 0 : 1 * padded) + 2 * width;
     if (own && !(scratch = aligned_alloc(ALIGNED, (size_t)own * sizeof(real)))) return 1;
     real *kept = scratch + 2 * width;
-    const double q = call->parameter[0];
-    const double k = call->parameter[1];
+    const double u_q = call->parameter[0];
+    const double u_k = call->parameter[1];
     for (int64_t row = start; row < stop; ++row) {
         real *grad_x_ptr = grad_row(call, 0, row, scratch + 1 * width);
         const int64_t target = call->target[row * call->target_stride];
@@ -1112,7 +1114,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             la0 = f_log(a0);
             double ly0 = x_y;
             double z0 = m0 - ly0 + la0;
-            loss = f_minimum(-f_expm1div(-f_softplus(z0), q), -f_expm1div(f_log(k), q));
+            loss = f_minimum(-f_expm1div(-f_softplus(z0), u_q), -f_expm1div(f_log(u_k), u_q));
             call->result[0 * call->rows + row] = (real)(in_range ? loss : NAN);
         } else {
             m0 = call->saved[0 * call->rows + row];
@@ -1128,8 +1130,8 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         double ly0 = x_y;
         double z0 = m0 - ly0 + la0;
         double w0 = f_softplus(z0);
-        double c0 = f_above(-f_expm1div(f_log(k), q), -f_expm1div(-w0, q)) * f_exp(-w0 * q) *
-            f_sigmoid(z0);
+        double c0 = f_above(-f_expm1div(f_log(u_k), u_q), -f_expm1div(-w0, u_q)) * f_exp(-w0 * u_q)
+            * f_sigmoid(z0);
         double grad_x_y = -c0;
         double rinv0 = (la0 == -INFINITY ? 0.0 : f_exp(-la0));
         {

@@ -34,18 +34,20 @@ __all__ = [
 
 # ======================================================================================
 # Tsallis (power) score
-#   loss     = T0 - beta*exp(-(beta - 1)*softplus(z0))/(beta - 1) + exp(-beta*softplus(z0))
-#   c0       = beta*(-T0 + exp(-(beta - 1)*softplus(z0))*sigmoid(z0))
-#   dloss/dx = beta*exp(beta*logp0) + c0*exp(logp0)
-#   dloss/dx_y = beta*(-T0*sigmoid(-z0) - exp(-(beta - 1)*softplus(z0))*sigmoid(z0)**2)
+#   loss     = -u_beta*exp(-(u_beta - 1)*softplus(z0))/(u_beta - 1) + T0 +
+#       exp(-u_beta*softplus(z0))
+#   c0       = u_beta*(-T0 + exp(-(u_beta - 1)*softplus(z0))*sigmoid(z0))
+#   dloss/dx = u_beta*exp(u_beta*logp0) + c0*exp(logp0)
+#   dloss/dx_y = u_beta*(-T0*sigmoid(-z0) - exp(-(u_beta - 1)*softplus(z0))*sigmoid(z0)**2)
+#   names of the spec begin with u_: u_beta is its beta
 #   with l0_j = x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 = exp(l0_j
 #       - logsumexp_(j != y) l0_j)
-#   T0 = sum_(j != y) exp(beta*logp0)
+#   T0 = sum_(j != y) exp(u_beta*logp0)
 # ======================================================================================
 
 
 @dl.jit
-def _lift(cols, inside, y, x, x_y, beta):
+def _lift(cols, inside, y, x, x_y, u_beta):
     # State of one tile, relative to the tile's own maximum: M = sum of w * exp(kappa * t) * t^n
     # with t = l - m, over the classes other than the target.
     valid = inside & (cols != y)
@@ -55,12 +57,12 @@ def _lift(cols, inside, y, x, x_y, beta):
     e0 = tl.exp(t0)
     u0 = tl.maximum(t0, -1.0e18)
     a0 = dl.row_sum(e0)
-    b0 = dl.row_sum(tl.exp(beta * u0))
+    b0 = dl.row_sum(tl.exp(u_beta * u0))
     return m0, a0, b0
 
 
 @dl.jit
-def _merge(beta, m0_a, a0_a, b0_a, m0_b, a0_b, b0_b):
+def _merge(u_beta, m0_a, a0_a, b0_a, m0_b, a0_b, b0_b):
     # Two states as one: m = max(m_a, m_b), d = m_side - m, M = sum of exp(kappa * d) * shifted M_side.
     m0 = tl.maximum(m0_a, m0_b)
     d0_a = tl.where((m0_a == m0) | (m0_a == float("-inf")), 0.0, m0_a - m0)
@@ -68,12 +70,12 @@ def _merge(beta, m0_a, a0_a, b0_a, m0_b, a0_b, b0_b):
     k0_a = tl.exp(d0_a)
     k0_b = tl.exp(d0_b)
     a0 = k0_a * a0_a + k0_b * a0_b
-    b0 = tl.exp(beta * d0_a) * b0_a + tl.exp(beta * d0_b) * b0_b
+    b0 = tl.exp(u_beta * d0_a) * b0_a + tl.exp(u_beta * d0_b) * b0_b
     return m0, a0, b0
 
 
 @dl.jit
-def _sweep(base, y, x_y, beta, start, stop, n_classes, BLOCK: tl.constexpr):
+def _sweep(base, y, x_y, u_beta, start, stop, n_classes, BLOCK: tl.constexpr):
     # Online reduction of the classes start .. stop - 1: one read of each logit.
     m0 = tl.full((), float("-inf"), tl.float32)
     a0 = tl.full((), 0.0, tl.float32)
@@ -82,47 +84,47 @@ def _sweep(base, y, x_y, beta, start, stop, n_classes, BLOCK: tl.constexpr):
         cols = first_col + tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
-        m0_b, a0_b, b0_b = _lift(cols, inside, y, x, x_y, beta)
-        m0, a0, b0 = _merge(beta, m0, a0, b0, m0_b, a0_b, b0_b)
+        m0_b, a0_b, b0_b = _lift(cols, inside, y, x, x_y, u_beta)
+        m0, a0, b0 = _merge(u_beta, m0, a0, b0, m0_b, a0_b, b0_b)
     return m0, a0, b0
 
 
 @dl.jit
-def _finish(x_y, beta, m0, a0, b0):
+def _finish(x_y, u_beta, m0, a0, b0):
     # From the merged state to the results of the row, and the statistics that the gradient reads.
     la0 = dl.log_accurate(a0)
     ly0 = x_y
     z0 = (m0 - ly0) + la0
     lam0 = tl.where(z0 > 0.0, la0 + dl.softplus(-z0), dl.softplus(z0) - (m0 - ly0))
-    T0 = tl.where(la0 == float("-inf"), 0.0, dl.exp_accurate(-lam0 * beta) * (b0))
+    T0 = tl.where(la0 == float("-inf"), 0.0, dl.exp_accurate(-lam0 * u_beta) * (b0))
     w0 = dl.softplus(z0)
-    w1 = beta - 1.0
-    loss = T0 + dl.exp_accurate(-w0 * beta) - beta * dl.exp_accurate(-w0 * w1) / w1
+    w1 = u_beta - 1.0
+    loss = T0 + dl.exp_accurate(-w0 * u_beta) - u_beta * dl.exp_accurate(-w0 * w1) / w1
     return loss, la0, T0
 
 
 @dl.jit
-def _coefficients(x_y, beta, m0, la0, T0):
+def _coefficients(x_y, u_beta, m0, la0, T0):
     # Row scalars of the gradient.
     ly0 = x_y
     z0 = (m0 - ly0) + la0
     lam0 = tl.where(z0 > 0.0, la0 + dl.softplus(-z0), dl.softplus(z0) - (m0 - ly0))
     w0 = dl.sigmoid(z0)
-    w1 = dl.exp_accurate(-(beta - 1.0) * dl.softplus(z0))
-    c0 = beta * (w0 * w1 - T0)
-    grad_x_y = beta * (-T0 * dl.sigmoid(-z0) - w1 * w0 * w0)
+    w1 = dl.exp_accurate(-(u_beta - 1.0) * dl.softplus(z0))
+    c0 = u_beta * (w0 * w1 - T0)
+    grad_x_y = u_beta * (-T0 * dl.sigmoid(-z0) - w1 * w0 * w0)
     pinv0 = tl.where(la0 == float("-inf"), 0.0, dl.exp_accurate(-lam0))
     return c0, grad_x_y, m0, pinv0, lam0
 
 
 @dl.jit
-def _gradient(cols, y, x, x_y, beta, c0, grad_x_y, m0, pinv0, lam0):
+def _gradient(cols, y, x, x_y, u_beta, c0, grad_x_y, m0, pinv0, lam0):
     # dloss/dx_j of one tile; the value at y is written, not added.
     t0 = x - m0
     logp0 = tl.maximum(t0, -1.0e18) - lam0
     e0 = tl.exp(t0)
     p0 = e0 * pinv0
-    grad_x = beta * tl.exp(logp0 * beta) + c0 * p0
+    grad_x = c0 * p0 + u_beta * tl.exp(logp0 * u_beta)
     grad_x = tl.where(cols == y, grad_x_y, grad_x)
     return (grad_x,)
 
@@ -131,7 +133,7 @@ def _gradient(cols, y, x, x_y, beta, c0, grad_x_y, m0, pinv0, lam0):
 def _forward_kernel(
     logits,
     target,
-    beta,
+    u_beta,
     loss,
     saved,
     state,
@@ -152,16 +154,16 @@ def _forward_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    beta = tl.full((), 0.0, tl.float32) + beta
+    u_beta = tl.full((), 0.0, tl.float32) + u_beta
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BLOCK), SPLITS) * BLOCK
     start = split * class_share
     stop = tl.minimum(start + class_share, n_classes)
     stop = tl.where(ignored, start, stop)  # ignored rows read nothing
-    m0, a0, b0 = _sweep(base, y, x_y, beta, start, stop, n_classes, BLOCK)
+    m0, a0, b0 = _sweep(base, y, x_y, u_beta, start, stop, n_classes, BLOCK)
     if SPLITS == 1:
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-        loss_row, la0, T0 = _finish(x_y, beta, m0, a0, b0)
+        loss_row, la0, T0 = _finish(x_y, u_beta, m0, a0, b0)
         loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
         tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
         tl.store(saved + 0 * n_rows + row, m0)
@@ -178,7 +180,7 @@ def _forward_kernel(
 def _merge_kernel(
     logits,
     target,
-    beta,
+    u_beta,
     loss,
     saved,
     state,
@@ -198,7 +200,7 @@ def _merge_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    beta = tl.full((), 0.0, tl.float32) + beta
+    u_beta = tl.full((), 0.0, tl.float32) + u_beta
     m0 = tl.load(state + 0 * SPLITS * n_rows + row)
     a0 = tl.load(state + 1 * SPLITS * n_rows + row)
     b0 = tl.load(state + 2 * SPLITS * n_rows + row)
@@ -207,9 +209,9 @@ def _merge_kernel(
         m0_b = tl.load(state + 0 * SPLITS * n_rows + at)
         a0_b = tl.load(state + 1 * SPLITS * n_rows + at)
         b0_b = tl.load(state + 2 * SPLITS * n_rows + at)
-        m0, a0, b0 = _merge(beta, m0, a0, b0, m0_b, a0_b, b0_b)
+        m0, a0, b0 = _merge(u_beta, m0, a0, b0, m0_b, a0_b, b0_b)
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0, T0 = _finish(x_y, beta, m0, a0, b0)
+    loss_row, la0, T0 = _finish(x_y, u_beta, m0, a0, b0)
     loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
     tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
     tl.store(saved + 0 * n_rows + row, m0)
@@ -221,7 +223,7 @@ def _merge_kernel(
 def _backward_kernel(
     logits,
     target,
-    beta,
+    u_beta,
     saved,
     grad_rows,
     grad_logits,
@@ -242,17 +244,17 @@ def _backward_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    beta = tl.full((), 0.0, tl.float32) + beta
+    u_beta = tl.full((), 0.0, tl.float32) + u_beta
     g = tl.load(grad_rows + row * stride_grad_rows)
     g = tl.where(in_range | ignored, g, float("nan"))  # a target out of range is loud
     m0 = tl.load(saved + 0 * n_rows + row)
     la0 = tl.load(saved + 1 * n_rows + row)
     T0 = tl.load(saved + 2 * n_rows + row)
-    c0, grad_x_y, m0, pinv0, lam0 = _coefficients(x_y, beta, m0, la0, T0)
+    c0, grad_x_y, m0, pinv0, lam0 = _coefficients(x_y, u_beta, m0, la0, T0)
     cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = cols < n_classes
     x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-    (grad_x,) = _gradient(cols, y, x, x_y, beta, c0, grad_x_y, m0, pinv0, lam0)
+    (grad_x,) = _gradient(cols, y, x, x_y, u_beta, c0, grad_x_y, m0, pinv0, lam0)
     grad_x = grad_x * g
     grad_x = tl.where(ignored, 0.0, grad_x)
     out = grad_logits + row * stride_grad + cols
@@ -263,7 +265,7 @@ def _backward_kernel(
 def _fused_kernel(
     logits,
     target,
-    beta,
+    u_beta,
     loss,
     grad_rows,
     grad_logits,
@@ -286,25 +288,25 @@ def _fused_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    beta = tl.full((), 0.0, tl.float32) + beta
+    u_beta = tl.full((), 0.0, tl.float32) + u_beta
     g = tl.load(grad_rows + row * stride_grad_rows)
     g = tl.where(in_range | ignored, g, float("nan"))  # a target out of range is loud
     if ONE_TILE:
         cols = tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-        m0, a0, b0 = _lift(cols, inside, y, x, x_y, beta)
+        m0, a0, b0 = _lift(cols, inside, y, x, x_y, u_beta)
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
     else:
         stop = tl.where(ignored, 0, n_classes)
-        m0, a0, b0 = _sweep(base, y, x_y, beta, 0, stop, n_classes, BLOCK)
+        m0, a0, b0 = _sweep(base, y, x_y, u_beta, 0, stop, n_classes, BLOCK)
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0, T0 = _finish(x_y, beta, m0, a0, b0)
+    loss_row, la0, T0 = _finish(x_y, u_beta, m0, a0, b0)
     loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
     tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
-    c0, grad_x_y, m0, pinv0, lam0 = _coefficients(x_y, beta, m0, la0, T0)
+    c0, grad_x_y, m0, pinv0, lam0 = _coefficients(x_y, u_beta, m0, la0, T0)
     if ONE_TILE:
-        (grad_x,) = _gradient(cols, y, x, x_y, beta, c0, grad_x_y, m0, pinv0, lam0)
+        (grad_x,) = _gradient(cols, y, x, x_y, u_beta, c0, grad_x_y, m0, pinv0, lam0)
         grad_x = grad_x * g
         grad_x = tl.where(ignored, 0.0, grad_x)
         out = grad_logits + row * stride_grad + cols
@@ -314,7 +316,7 @@ def _fused_kernel(
             cols = first_col + tl.arange(0, BLOCK)
             inside = cols < n_classes
             x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-            (grad_x,) = _gradient(cols, y, x, x_y, beta, c0, grad_x_y, m0, pinv0, lam0)
+            (grad_x,) = _gradient(cols, y, x, x_y, u_beta, c0, grad_x_y, m0, pinv0, lam0)
             tl.debug_barrier()  # the gradient may overwrite the logits: all of the tile is read
             grad_x = grad_x * g
             grad_x = tl.where(ignored, 0.0, grad_x)
@@ -373,7 +375,7 @@ def _tiled_sweep_kernel(
     x_bias,
     source_row,
     target,
-    beta,
+    u_beta,
     at_y,
     x_cap,
     x_scale,
@@ -400,7 +402,7 @@ def _tiled_sweep_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    beta = tl.full((), 0.0, tl.float32) + beta
+    u_beta = tl.full((), 0.0, tl.float32) + u_beta
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BV), SPLITS) * BV
     start = split * class_share
@@ -432,8 +434,8 @@ def _tiled_sweep_kernel(
         )
         cols = cols[None, :]
         inside = (cols < n_classes) & (row >= 0)
-        m0_b, a0_b, b0_b = _lift(cols, inside, y, x, x_y, beta)
-        m0, a0, b0 = _merge(beta, m0, a0, b0, m0_b, a0_b, b0_b)
+        m0_b, a0_b, b0_b = _lift(cols, inside, y, x, x_y, u_beta)
+        m0, a0, b0 = _merge(u_beta, m0, a0, b0, m0_b, a0_b, b0_b)
     tl.store(state + (0 * SPLITS + split) * n_rows + row, m0)
     tl.store(state + (1 * SPLITS + split) * n_rows + row, a0)
     tl.store(state + (2 * SPLITS + split) * n_rows + row, b0)
@@ -446,7 +448,7 @@ def _tiled_merge_kernel(
     x_bias,
     source_row,
     target,
-    beta,
+    u_beta,
     at_y,
     x_cap,
     x_scale,
@@ -468,7 +470,7 @@ def _tiled_merge_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    beta = tl.full((), 0.0, tl.float32) + beta
+    u_beta = tl.full((), 0.0, tl.float32) + u_beta
     m0 = tl.load(state + 0 * SPLITS * n_rows + row)
     a0 = tl.load(state + 1 * SPLITS * n_rows + row)
     b0 = tl.load(state + 2 * SPLITS * n_rows + row)
@@ -476,12 +478,12 @@ def _tiled_merge_kernel(
         m0_b = tl.load(state + (0 * SPLITS + split) * n_rows + row)
         a0_b = tl.load(state + (1 * SPLITS + split) * n_rows + row)
         b0_b = tl.load(state + (2 * SPLITS + split) * n_rows + row)
-        m0, a0, b0 = _merge(beta, m0, a0, b0, m0_b, a0_b, b0_b)
+        m0, a0, b0 = _merge(u_beta, m0, a0, b0, m0_b, a0_b, b0_b)
     tl.store(row_merged + 0 * n_rows + row, m0)
     tl.store(row_merged + 1 * n_rows + row, a0)
     tl.store(row_merged + 2 * n_rows + row, b0)
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0, T0 = _finish(x_y, beta, m0, a0, b0)
+    loss_row, la0, T0 = _finish(x_y, u_beta, m0, a0, b0)
     tl.store(loss + 0 * n_rows + row, tl.where(in_range, loss_row, float("nan")))
     tl.store(saved + 0 * n_rows + row, m0)
     tl.store(saved + 1 * n_rows + row, la0)
@@ -495,7 +497,7 @@ def _tiled_row_kernel(
     x_bias,
     source_row,
     target,
-    beta,
+    u_beta,
     at_y,
     x_cap,
     x_scale,
@@ -516,11 +518,11 @@ def _tiled_row_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    beta = tl.full((), 0.0, tl.float32) + beta
+    u_beta = tl.full((), 0.0, tl.float32) + u_beta
     m0 = tl.load(saved + 0 * n_rows + row)
     la0 = tl.load(saved + 1 * n_rows + row)
     T0 = tl.load(saved + 2 * n_rows + row)
-    c0, grad_x_y, m0, pinv0, lam0 = _coefficients(x_y, beta, m0, la0, T0)
+    c0, grad_x_y, m0, pinv0, lam0 = _coefficients(x_y, u_beta, m0, la0, T0)
     tl.store(row_coef + 0 * n_rows + row, c0)
     tl.store(row_coef + 1 * n_rows + row, grad_x_y)
     tl.store(row_coef + 2 * n_rows + row, m0)
@@ -535,7 +537,7 @@ def _tiled_gradient(
     x_bias,
     source_row,
     target,
-    beta,
+    u_beta,
     at_y,
     x_cap,
     x_scale,
@@ -567,7 +569,7 @@ def _tiled_gradient(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    beta = tl.full((), 0.0, tl.float32) + beta
+    u_beta = tl.full((), 0.0, tl.float32) + u_beta
     c0 = tl.load(row_coef + 0 * n_rows + row)
     grad_x_y = tl.load(row_coef + 1 * n_rows + row)
     m0 = tl.load(row_coef + 2 * n_rows + row)
@@ -596,7 +598,7 @@ def _tiled_gradient(
     )
     cols = cols[None, :]
     inside = (cols < n_classes) & (row >= 0)
-    (grad_x,) = _gradient(cols, y, x, x_y, beta, c0, grad_x_y, m0, pinv0, lam0)
+    (grad_x,) = _gradient(cols, y, x, x_y, u_beta, c0, grad_x_y, m0, pinv0, lam0)
     if SOURCE == 0:
         grad = tl.where(inside, grad_x, 0.0)
     tile_counts = 1
@@ -619,7 +621,7 @@ def _tiled_hidden_kernel(
     x_bias,
     source_row,
     target,
-    beta,
+    u_beta,
     at_y,
     x_cap,
     x_scale,
@@ -675,7 +677,7 @@ def _tiled_hidden_kernel(
                     x_bias,
                     source_row,
                     target,
-                    beta,
+                    u_beta,
                     at_y,
                     x_cap,
                     x_scale,
@@ -740,7 +742,7 @@ def _tiled_weight_kernel(
     x_bias,
     source_row,
     target,
-    beta,
+    u_beta,
     at_y,
     x_cap,
     x_scale,
@@ -802,7 +804,7 @@ def _tiled_weight_kernel(
                         x_bias,
                         source_row,
                         target,
-                        beta,
+                        u_beta,
                         at_y,
                         x_cap,
                         x_scale,
@@ -875,7 +877,7 @@ def _tiled_weight_kernel(
             )
 
 
-def _torch_forward(x, y, beta):
+def _torch_forward(x, y, u_beta):
     """Loss [rows, outputs] and saved statistics [n_saved, rows] of a chunk of whole rows."""
     x_y = x.gather(1, y)
     l0 = x.scatter_(1, y, float("-inf"))
@@ -885,19 +887,19 @@ def _torch_forward(x, y, beta):
     e0 = t0.exp()
     u0 = t0.clamp_min(-1.0e18)
     a0 = e0.sum(1, keepdim=True)
-    b0 = torch.exp(beta * u0).sum(1, keepdim=True)
+    b0 = torch.exp(u_beta * u0).sum(1, keepdim=True)
     la0 = el.log(a0)
     ly0 = x_y
     z0 = (m0 - ly0) + la0
     lam0 = torch.where(z0 > 0.0, la0 + el.softplus(-z0), el.softplus(z0) - (m0 - ly0))
-    T0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0 * beta) * (b0))
+    T0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0 * u_beta) * (b0))
     w0 = el.softplus(z0)
-    w1 = beta - 1.0
-    loss = T0 + el.exp(-w0 * beta) - beta * el.exp(-w0 * w1) / w1
+    w1 = u_beta - 1.0
+    loss = T0 + el.exp(-w0 * u_beta) - u_beta * el.exp(-w0 * w1) / w1
     return loss, torch.cat([m0.to(x.dtype), la0.to(x.dtype), T0.to(x.dtype)], 1).t()
 
 
-def _torch_backward(x, y, beta, saved, g):
+def _torch_backward(x, y, u_beta, saved, g):
     """g * dloss/dx [rows, V] for each stream of a chunk of whole rows, from what was saved."""
     m0 = saved[0].unsqueeze(1)
     la0 = saved[1].unsqueeze(1)
@@ -907,21 +909,21 @@ def _torch_backward(x, y, beta, saved, g):
     z0 = (m0 - ly0) + la0
     lam0 = torch.where(z0 > 0.0, la0 + el.softplus(-z0), el.softplus(z0) - (m0 - ly0))
     w0 = el.sigmoid(z0)
-    w1 = el.exp(-(beta - 1.0) * el.softplus(z0))
-    c0 = beta * (w0 * w1 - T0)
-    grad_x_y = beta * (-T0 * el.sigmoid(-z0) - w1 * w0 * w0)
+    w1 = el.exp(-(u_beta - 1.0) * el.softplus(z0))
+    c0 = u_beta * (w0 * w1 - T0)
+    grad_x_y = u_beta * (-T0 * el.sigmoid(-z0) - w1 * w0 * w0)
     pinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0))
     t0 = x - m0
     logp0 = t0.clamp_min(-1.0e18) - lam0
     e0 = t0.exp_()
     p0 = e0 * pinv0
-    grad_x = beta * el.exp(logp0 * beta) + c0 * p0
+    grad_x = c0 * p0 + u_beta * el.exp(logp0 * u_beta)
     grad_x = grad_x.scatter(1, y, grad_x_y + torch.zeros_like(x_y))
     grad_x = grad_x.mul_(g)
     return (grad_x,)
 
 
-def _torch_fused(x, y, beta, g):
+def _torch_fused(x, y, u_beta, g):
     """Loss [rows, outputs] and g * dloss/dx [rows, V] for each stream while the chunk is in cache."""
     x_y = x.gather(1, y)
     l0 = x.scatter_(1, y, float("-inf"))
@@ -931,23 +933,23 @@ def _torch_fused(x, y, beta, g):
     e0 = t0.exp()
     u0 = t0.clamp_min(-1.0e18)
     a0 = e0.sum(1, keepdim=True)
-    b0 = torch.exp(beta * u0).sum(1, keepdim=True)
+    b0 = torch.exp(u_beta * u0).sum(1, keepdim=True)
     la0 = el.log(a0)
     ly0 = x_y
     z0 = (m0 - ly0) + la0
     lam0 = torch.where(z0 > 0.0, la0 + el.softplus(-z0), el.softplus(z0) - (m0 - ly0))
-    T0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0 * beta) * (b0))
+    T0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0 * u_beta) * (b0))
     w0 = el.softplus(z0)
-    w1 = beta - 1.0
-    loss = T0 + el.exp(-w0 * beta) - beta * el.exp(-w0 * w1) / w1
+    w1 = u_beta - 1.0
+    loss = T0 + el.exp(-w0 * u_beta) - u_beta * el.exp(-w0 * w1) / w1
     w0 = el.sigmoid(z0)
-    w1 = el.exp(-(beta - 1.0) * el.softplus(z0))
-    c0 = beta * (w0 * w1 - T0)
-    grad_x_y = beta * (-T0 * el.sigmoid(-z0) - w1 * w0 * w0)
+    w1 = el.exp(-(u_beta - 1.0) * el.softplus(z0))
+    c0 = u_beta * (w0 * w1 - T0)
+    grad_x_y = u_beta * (-T0 * el.sigmoid(-z0) - w1 * w0 * w0)
     pinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0))
     logp0 = t0.clamp_min(-1.0e18) - lam0
     p0 = e0 * pinv0
-    grad_x = beta * el.exp(logp0 * beta) + c0 * p0
+    grad_x = c0 * p0 + u_beta * el.exp(logp0 * u_beta)
     grad_x = grad_x.scatter(1, y, grad_x_y + torch.zeros_like(x_y))
     grad_x = grad_x.mul_(g)
     return loss, (grad_x,)
@@ -956,13 +958,15 @@ def _torch_fused(x, y, beta, g):
 _C_SOURCE = r"""#include "row.h"
 
 /* Tsallis (power) score
-     loss     = T0 - beta*exp(-(beta - 1)*softplus(z0))/(beta - 1) + exp(-beta*softplus(z0))
-     c0       = beta*(-T0 + exp(-(beta - 1)*softplus(z0))*sigmoid(z0))
-     dloss/dx = beta*exp(beta*logp0) + c0*exp(logp0)
-     dloss/dx_y = beta*(-T0*sigmoid(-z0) - exp(-(beta - 1)*softplus(z0))*sigmoid(z0)**2)
+     loss     = -u_beta*exp(-(u_beta - 1)*softplus(z0))/(u_beta - 1) + T0 +
+         exp(-u_beta*softplus(z0))
+     c0       = u_beta*(-T0 + exp(-(u_beta - 1)*softplus(z0))*sigmoid(z0))
+     dloss/dx = u_beta*exp(u_beta*logp0) + c0*exp(logp0)
+     dloss/dx_y = u_beta*(-T0*sigmoid(-z0) - exp(-(u_beta - 1)*softplus(z0))*sigmoid(z0)**2)
+     names of the spec begin with u_: u_beta is its beta
      with l0_j = x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 = exp(l0_j
          - logsumexp_(j != y) l0_j)
-     T0 = sum_(j != y) exp(beta*logp0) */
+     T0 = sum_(j != y) exp(u_beta*logp0) */
 
 static inline __attribute__((always_inline)) void lift_1_class(const int cols, const real *x_ptr,
     const int y, real *reduced0) {
@@ -1011,8 +1015,8 @@ static void lift_1(const real *x_ptr, const int n_classes, const int y, double *
 }
 
 static inline __attribute__((always_inline)) void lift_2_class(const int cols, const real *x_ptr,
-    real *kept0_ptr, const int late, const real beta, const real same0, const int y, real *reduced1,
-    real *reduced2) {
+    real *kept0_ptr, const int late, const real same0, const real u_beta, const int y, real
+    *reduced1, real *reduced2) {
     const real x = x_ptr[cols];
     const int valid = cols != y;
     const real l0 = (valid ? x : -INFINITY);
@@ -1022,11 +1026,12 @@ static inline __attribute__((always_inline)) void lift_2_class(const int cols, c
     const real u0 = f_maximum(t0, -R(1e+18));
     if (late) kept0_ptr[cols] = kept0;
     *reduced1 = e0;
-    *reduced2 = f_exp(beta * u0);
+    *reduced2 = f_exp(u_beta * u0);
 }
 
 static inline __attribute__((always_inline)) void lift_2(const real *x_ptr, const int n_classes,
-    real *kept0_ptr, const int late, const real beta, const real same0, const int y, double *out) {
+    real *kept0_ptr, const int late, const real same0, const real u_beta, const int y, double *out)
+    {
     double reduced1_row[PARTS];
     double reduced2_row[PARTS];
     for (int part = 0; part < PARTS; ++part) {
@@ -1045,14 +1050,14 @@ static inline __attribute__((always_inline)) void lift_2(const real *x_ptr, cons
         for (; cols + LANES <= stop; cols += LANES) {
 #pragma GCC ivdep
             for (int lane = 0; lane < LANES; ++lane) {
-                lift_2_class(cols + lane, x_ptr, kept0_ptr, late, beta, same0, y, &reduced1_class,
+                lift_2_class(cols + lane, x_ptr, kept0_ptr, late, same0, u_beta, y, &reduced1_class,
                     &reduced2_class);
                 reduced1[lane] = reduced1[lane] + reduced1_class;
                 reduced2[lane] = reduced2[lane] + reduced2_class;
             }
         }
         for (; cols < stop; ++cols) {
-            lift_2_class(cols, x_ptr, kept0_ptr, late, beta, same0, y, &reduced1_class,
+            lift_2_class(cols, x_ptr, kept0_ptr, late, same0, u_beta, y, &reduced1_class,
                 &reduced2_class);
             reduced1[0] = reduced1[0] + reduced1_class;
             reduced2[0] = reduced2[0] + reduced2_class;
@@ -1074,8 +1079,8 @@ static inline __attribute__((always_inline)) void lift_2(const real *x_ptr, cons
 }
 
 static inline __attribute__((always_inline)) void gradient(const real *x_ptr, const int n_classes,
-    const real beta, const real c0, const real lam0, const real m0, const real pinv0, const real g,
-    real *grad_x_ptr, const int want) {
+    const real c0, const real lam0, const real m0, const real pinv0, const real u_beta, const real
+    g, real *grad_x_ptr, const int want) {
 #pragma GCC ivdep
     for (int cols = 0; cols < n_classes; ++cols) {
         const real x = x_ptr[cols];
@@ -1083,14 +1088,14 @@ static inline __attribute__((always_inline)) void gradient(const real *x_ptr, co
         const real logp0 = f_maximum(t0, -R(1e+18)) - lam0;
         const real e0 = f_exp_below(t0);
         const real p0 = e0 * pinv0;
-        const real grad_x = beta * f_exp(logp0 * beta) + c0 * p0;
+        const real grad_x = c0 * p0 + u_beta * f_exp(logp0 * u_beta);
         if (want & 1) grad_x_ptr[cols] = grad_x * g;
     }
 }
 
 static inline __attribute__((always_inline)) void gradient_kept(const real *x_ptr, const int
-    n_classes, const real *kept0_ptr, const real beta, const real c0, const real lam0, const real
-    m0, const real pinv0, const real g, real *grad_x_ptr, const int want) {
+    n_classes, const real *kept0_ptr, const real c0, const real lam0, const real m0, const real
+    pinv0, const real u_beta, const real g, real *grad_x_ptr, const int want) {
 #pragma GCC ivdep
     for (int cols = 0; cols < n_classes; ++cols) {
         const real x = x_ptr[cols];
@@ -1099,7 +1104,7 @@ static inline __attribute__((always_inline)) void gradient_kept(const real *x_pt
         const real logp0 = f_maximum(t0, -R(1e+18)) - lam0;
         const real e0 = kept0;
         const real p0 = e0 * pinv0;
-        const real grad_x = beta * f_exp(logp0 * beta) + c0 * p0;
+        const real grad_x = c0 * p0 + u_beta * f_exp(logp0 * u_beta);
         if (want & 1) grad_x_ptr[cols] = grad_x * g;
     }
 }
@@ -1112,7 +1117,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
     const int64_t own = (mode == BACKWARD ? 0 : 1 * padded) + 2 * width;
     if (own && !(scratch = aligned_alloc(ALIGNED, (size_t)own * sizeof(real)))) return 1;
     real *kept = scratch + 2 * width;
-    const double beta = call->parameter[0];
+    const double u_beta = call->parameter[0];
     for (int64_t row = start; row < stop; ++row) {
         real *grad_x_ptr = grad_row(call, 0, row, scratch + 1 * width);
         const int64_t target = call->target[row * call->target_stride];
@@ -1135,7 +1140,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
                 const double reduced0 = out[0];
                 m0 = reduced0;
                 const double same0 = (m0 == -INFINITY ? 0.0 : m0);
-                lift_2(x_ptr, n_classes, kept + 0 * padded, mode == FUSED, beta, same0, y, out);
+                lift_2(x_ptr, n_classes, kept + 0 * padded, mode == FUSED, same0, u_beta, y, out);
                 const double reduced1 = out[0];
                 const double reduced2 = out[1];
                 a0 = reduced1;
@@ -1146,10 +1151,10 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             double ly0 = x_y;
             double z0 = m0 - ly0 + la0;
             double lam0 = (z0 > 0.0 ? la0 + f_softplus(-z0) : f_softplus(z0) - (m0 - ly0));
-            T0 = (la0 == -INFINITY ? 0.0 : f_exp(-lam0 * beta) * b0);
+            T0 = (la0 == -INFINITY ? 0.0 : f_exp(-lam0 * u_beta) * b0);
             double w0 = f_softplus(z0);
-            double w1 = beta - 1.0;
-            loss = T0 + f_exp(-w0 * beta) - beta * f_exp(-w0 * w1) / w1;
+            double w1 = u_beta - 1.0;
+            loss = T0 + f_exp(-w0 * u_beta) - u_beta * f_exp(-w0 * w1) / w1;
             call->result[0 * call->rows + row] = (real)(in_range ? loss : NAN);
         } else {
             m0 = call->saved[0 * call->rows + row];
@@ -1168,17 +1173,17 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         double z0 = m0 - ly0 + la0;
         double lam0 = (z0 > 0.0 ? la0 + f_softplus(-z0) : f_softplus(z0) - (m0 - ly0));
         double w0 = f_sigmoid(z0);
-        double w1 = f_exp(-(beta - 1.0) * f_softplus(z0));
-        double c0 = beta * (w0 * w1 - T0);
-        double grad_x_y = beta * (-T0 * f_sigmoid(-z0) - w1 * w0 * w0);
+        double w1 = f_exp(-(u_beta - 1.0) * f_softplus(z0));
+        double c0 = u_beta * (w0 * w1 - T0);
+        double grad_x_y = u_beta * (-T0 * f_sigmoid(-z0) - w1 * w0 * w0);
         double pinv0 = (la0 == -INFINITY ? 0.0 : f_exp(-lam0));
         {
             const int want = (grad_x_ptr ? 1 : 0);
             if (mode == FUSED) {
-                if (want == 1) gradient_kept(x_ptr, n_classes, kept + 0 * padded, beta, c0, lam0,
-                    m0, pinv0, (real)g, grad_x_ptr, 1);
+                if (want == 1) gradient_kept(x_ptr, n_classes, kept + 0 * padded, c0, lam0, m0,
+                    pinv0, u_beta, (real)g, grad_x_ptr, 1);
             } else {
-                if (want == 1) gradient(x_ptr, n_classes, beta, c0, lam0, m0, pinv0, (real)g,
+                if (want == 1) gradient(x_ptr, n_classes, c0, lam0, m0, pinv0, u_beta, (real)g,
                     grad_x_ptr, 1);
             }
         }

@@ -34,9 +34,10 @@ __all__ = ["LinearTVDLoss", "TVDLoss", "linear_tvd_loss", "tvd_loss"]
 #   dloss/dx = (c0 + sgn(exp(logp0) - exp(logp1))/2)*exp(logp0)
 #   dloss/dx_y = (-T2 + sgn(sigmoid(-z0)*sigmoid(z1) -
 #       sigmoid(z0)*sigmoid(-z1))*sigmoid(z0))*sigmoid(-z0)/2
+#   names of the spec begin with u_: u_teacher is its teacher
 #   with l0_j = x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 = exp(l0_j
 #       - logsumexp_(j != y) l0_j)
-#   with l1_j = teacher, z1 = logsumexp_(j != y) l1_j - l1_y, logp1 = l1_j - logsumexp l1, R1 =
+#   with l1_j = u_teacher, z1 = logsumexp_(j != y) l1_j - l1_y, logp1 = l1_j - logsumexp l1, R1 =
 #       exp(l1_j - logsumexp_(j != y) l1_j)
 #   T0 = sum_(j != y) absf(exp(logp0) - exp(logp1))
 #   T2 = sum_(j != y) exp(logp0)*sgn(exp(logp0) - exp(logp1))
@@ -44,7 +45,7 @@ __all__ = ["LinearTVDLoss", "TVDLoss", "linear_tvd_loss", "tvd_loss"]
 
 
 @dl.jit
-def _lift(cols, inside, x, teacher):
+def _lift(cols, inside, x, u_teacher):
     # State of one tile, relative to the tile's own maximum: M = sum of w * exp(kappa * t) * t^n
     # with t = l - m, over the classes other than the largest (the pivot).
     valid = inside
@@ -53,11 +54,11 @@ def _lift(cols, inside, x, teacher):
     pivot = dl.row_min(tl.where(l0 == m0, cols, 2147483647))
     others = valid & (cols != pivot)
     x_y = dl.row_sum(tl.where(cols == pivot, x, 0.0))
-    teacher_y = dl.row_sum(tl.where(cols == pivot, teacher, 0.0))
+    u_teacher_y = dl.row_sum(tl.where(cols == pivot, u_teacher, 0.0))
     l0 = tl.where(others, l0, float("-inf"))
     t0 = l0 - tl.where(m0 == float("-inf"), 0.0, m0)
     e0 = tl.exp(t0)
-    l1 = tl.where(valid, teacher, float("-inf"))
+    l1 = tl.where(valid, u_teacher, float("-inf"))
     m1 = dl.row_max(l1)
     l1 = tl.where(others, l1, float("-inf"))
     t1 = l1 - tl.where(m1 == float("-inf"), 0.0, m1)
@@ -65,7 +66,7 @@ def _lift(cols, inside, x, teacher):
     a0 = dl.row_sum(e0)
     a1 = dl.row_sum(e1)
     pivot = pivot.to(tl.float32)
-    return m0, m1, a0, a1, pivot, x_y, teacher_y
+    return m0, m1, a0, a1, pivot, x_y, u_teacher_y
 
 
 @dl.jit
@@ -76,14 +77,14 @@ def _merge(
     a1_a,
     pivot_a,
     x_y_a,
-    teacher_y_a,
+    u_teacher_y_a,
     m0_b,
     m1_b,
     a0_b,
     a1_b,
     pivot_b,
     x_y_b,
-    teacher_y_b,
+    u_teacher_y_b,
 ):
     # Two states as one: m = max(m_a, m_b), d = m_side - m, M = sum of exp(kappa * d) * shifted M_side.
     m0 = tl.maximum(m0_a, m0_b)
@@ -99,22 +100,22 @@ def _merge(
     first = (m0_a > m0_b) | ((m0_a == m0_b) & (pivot_a >= 0.0))
     pivot = tl.where(first, pivot_a, pivot_b)
     x_y = tl.where(first, x_y_a, x_y_b)
-    teacher_y = tl.where(first, teacher_y_a, teacher_y_b)
+    u_teacher_y = tl.where(first, u_teacher_y_a, u_teacher_y_b)
     lost = tl.where(first, pivot_b, pivot_a) >= 0.0
     x = tl.where(first, x_y_b, x_y_a)
-    teacher = tl.where(first, teacher_y_b, teacher_y_a)
+    u_teacher = tl.where(first, u_teacher_y_b, u_teacher_y_a)
     sunk = tl.where(first, m0_b, m0_a) == float("-inf")
     d0 = tl.where(sunk, -1.0e18, tl.where(first, d0_b, d0_a))
     k0 = tl.exp(d0)
-    d1 = tl.where(lost, teacher - m1, -1.0e18)
+    d1 = tl.where(lost, u_teacher - m1, -1.0e18)
     k1 = tl.exp(d1)
     a0 = k0_a * a0_a + k0_b * a0_b + tl.where(lost & (k0 > 0.0), k0, 0.0)
     a1 = k1_a * a1_a + k1_b * a1_b + tl.where(lost & (k1 > 0.0), k1, 0.0)
-    return m0, m1, a0, a1, pivot, x_y, teacher_y
+    return m0, m1, a0, a1, pivot, x_y, u_teacher_y
 
 
 @dl.jit
-def _sweep(base, teacher_base, start, stop, n_classes, BLOCK: tl.constexpr):
+def _sweep(base, u_teacher_base, start, stop, n_classes, BLOCK: tl.constexpr):
     # Online reduction of the classes start .. stop - 1: one read of each logit.
     m0 = tl.full((), float("-inf"), tl.float32)
     m1 = tl.full((), float("-inf"), tl.float32)
@@ -122,40 +123,40 @@ def _sweep(base, teacher_base, start, stop, n_classes, BLOCK: tl.constexpr):
     a1 = tl.full((), 0.0, tl.float32)
     pivot = tl.full((), -1.0, tl.float32)
     x_y = tl.full((), 0.0, tl.float32)
-    teacher_y = tl.full((), 0.0, tl.float32)
+    u_teacher_y = tl.full((), 0.0, tl.float32)
     for first_col in range(start, stop, BLOCK):
         cols = first_col + tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
-        teacher = tl.load(teacher_base + cols, mask=inside, other=0.0).to(tl.float32)
-        m0_b, m1_b, a0_b, a1_b, pivot_b, x_y_b, teacher_y_b = _lift(cols, inside, x, teacher)
-        m0, m1, a0, a1, pivot, x_y, teacher_y = _merge(
+        u_teacher = tl.load(u_teacher_base + cols, mask=inside, other=0.0).to(tl.float32)
+        m0_b, m1_b, a0_b, a1_b, pivot_b, x_y_b, u_teacher_y_b = _lift(cols, inside, x, u_teacher)
+        m0, m1, a0, a1, pivot, x_y, u_teacher_y = _merge(
             m0,
             m1,
             a0,
             a1,
             pivot,
             x_y,
-            teacher_y,
+            u_teacher_y,
             m0_b,
             m1_b,
             a0_b,
             a1_b,
             pivot_b,
             x_y_b,
-            teacher_y_b,
+            u_teacher_y_b,
         )
-    return m0, m1, a0, a1, pivot, x_y, teacher_y
+    return m0, m1, a0, a1, pivot, x_y, u_teacher_y
 
 
 @dl.jit
-def _between(x_y, teacher_y, m0, m1, a0, a1, pivot):
+def _between(x_y, u_teacher_y, m0, m1, a0, a1, pivot):
     # From the state to what the next sweep needs to know of the row.
     la0 = dl.log_accurate(a0)
     z0 = la0
     lam0 = dl.softplus(z0)
     la1 = dl.log_accurate(a1)
-    ly1 = teacher_y
+    ly1 = u_teacher_y
     z1 = (m1 - ly1) + la1
     lam1 = tl.where(z1 > 0.0, la1 + dl.softplus(-z1), dl.softplus(z1) - (m1 - ly1))
     pinv0 = tl.where(la0 == float("-inf"), 0.0, dl.exp_accurate(-lam0))
@@ -164,13 +165,13 @@ def _between(x_y, teacher_y, m0, m1, a0, a1, pivot):
 
 
 @dl.jit
-def _lift_2(cols, inside, x, teacher, pivot, x_y, teacher_y, m0, pinv0, m1, pinv1):
+def _lift_2(cols, inside, x, u_teacher, pivot, x_y, u_teacher_y, m0, pinv0, m1, pinv1):
     # Sums of one tile, from the statistics of the sweeps before.
     valid = inside & (cols != pivot.to(tl.int32))
     t0 = x - m0
     e0 = tl.exp(t0)
     p0 = e0 * pinv0
-    t1 = teacher - m1
+    t1 = u_teacher - m1
     e1 = tl.exp(t1)
     p1 = e1 * pinv1
     w0 = p0 - p1
@@ -192,10 +193,10 @@ def _merge_2(b0_a, b1_a, b0_b, b1_b):
 @dl.jit
 def _sweep_2(
     base,
-    teacher_base,
+    u_teacher_base,
     pivot,
     x_y,
-    teacher_y,
+    u_teacher_y,
     m0,
     pinv0,
     m1,
@@ -212,20 +213,22 @@ def _sweep_2(
         cols = first_col + tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
-        teacher = tl.load(teacher_base + cols, mask=inside, other=0.0).to(tl.float32)
-        b0_b, b1_b = _lift_2(cols, inside, x, teacher, pivot, x_y, teacher_y, m0, pinv0, m1, pinv1)
+        u_teacher = tl.load(u_teacher_base + cols, mask=inside, other=0.0).to(tl.float32)
+        b0_b, b1_b = _lift_2(
+            cols, inside, x, u_teacher, pivot, x_y, u_teacher_y, m0, pinv0, m1, pinv1
+        )
         b0, b1 = _merge_2(b0, b1, b0_b, b1_b)
     return b0, b1
 
 
 @dl.jit
-def _finish(x_y, teacher_y, m0, m1, a0, a1, pivot, b0, b1):
+def _finish(x_y, u_teacher_y, m0, m1, a0, a1, pivot, b0, b1):
     # From the merged state to the results of the row, and the statistics that the gradient reads.
     la0 = dl.log_accurate(a0)
     z0 = la0
     lam0 = dl.softplus(z0)
     la1 = dl.log_accurate(a1)
-    ly1 = teacher_y
+    ly1 = u_teacher_y
     z1 = (m1 - ly1) + la1
     lam1 = tl.where(z1 > 0.0, la1 + dl.softplus(-z1), dl.softplus(z1) - (m1 - ly1))
     T0 = b0
@@ -237,11 +240,11 @@ def _finish(x_y, teacher_y, m0, m1, a0, a1, pivot, b0, b1):
 
 
 @dl.jit
-def _coefficients(x_y, teacher_y, m0, la0, m1, la1, pivot, T2):
+def _coefficients(x_y, u_teacher_y, m0, la0, m1, la1, pivot, T2):
     # Row scalars of the gradient.
     z0 = la0
     lam0 = dl.softplus(z0)
-    ly1 = teacher_y
+    ly1 = u_teacher_y
     z1 = (m1 - ly1) + la1
     lam1 = tl.where(z1 > 0.0, la1 + dl.softplus(-z1), dl.softplus(z1) - (m1 - ly1))
     w0 = dl.sigmoid(-z0)
@@ -256,12 +259,12 @@ def _coefficients(x_y, teacher_y, m0, la0, m1, la1, pivot, T2):
 
 
 @dl.jit
-def _gradient(cols, pivot, x_y, teacher_y, x, teacher, c0, grad_x_y, m0, pinv0, m1, pinv1):
+def _gradient(cols, pivot, x_y, u_teacher_y, x, u_teacher, c0, grad_x_y, m0, pinv0, m1, pinv1):
     # dloss/dx_j of one tile; the value at the pivot is written, not added.
     t0 = x - m0
     e0 = tl.exp(t0)
     p0 = e0 * pinv0
-    t1 = teacher - m1
+    t1 = u_teacher - m1
     e1 = tl.exp(t1)
     p1 = e1 * pinv1
     grad_x = p0 * (c0 + 0.5 * dl.sgn(p0 - p1))
@@ -272,12 +275,12 @@ def _gradient(cols, pivot, x_y, teacher_y, x, teacher, c0, grad_x_y, m0, pinv0, 
 @dl.jit
 def _forward_kernel(
     logits,
-    teacher_ptr,
+    u_teacher_ptr,
     loss,
     saved,
     state,
     stride_row,
-    stride_teacher,
+    stride_u_teacher,
     n_rows,
     n_classes,
     SPLITS: tl.constexpr,
@@ -286,21 +289,21 @@ def _forward_kernel(
     # Grid (N, 1). 2 sweeps over the row, then loss and saved.
     row = tl.program_id(0).to(tl.int64)
     base = logits + row * stride_row
-    teacher_base = teacher_ptr + row * stride_teacher
+    u_teacher_base = u_teacher_ptr + row * stride_u_teacher
     start = 0
     stop = n_classes
-    m0, m1, a0, a1, pivot, x_y, teacher_y = _sweep(
-        base, teacher_base, start, stop, n_classes, BLOCK
+    m0, m1, a0, a1, pivot, x_y, u_teacher_y = _sweep(
+        base, u_teacher_base, start, stop, n_classes, BLOCK
     )
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
     m1 = tl.where(m1 == float("-inf"), 0.0, m1)
-    m0, pinv0, m1, pinv1 = _between(x_y, teacher_y, m0, m1, a0, a1, pivot)
+    m0, pinv0, m1, pinv1 = _between(x_y, u_teacher_y, m0, m1, a0, a1, pivot)
     b0, b1 = _sweep_2(
         base,
-        teacher_base,
+        u_teacher_base,
         pivot,
         x_y,
-        teacher_y,
+        u_teacher_y,
         m0,
         pinv0,
         m1,
@@ -310,7 +313,7 @@ def _forward_kernel(
         n_classes,
         BLOCK,
     )
-    loss_row, la0, la1, T2 = _finish(x_y, teacher_y, m0, m1, a0, a1, pivot, b0, b1)
+    loss_row, la0, la1, T2 = _finish(x_y, u_teacher_y, m0, m1, a0, a1, pivot, b0, b1)
     tl.store(loss + row, loss_row)
     tl.store(saved + 0 * n_rows + row, m0)
     tl.store(saved + 1 * n_rows + row, la0)
@@ -323,12 +326,12 @@ def _forward_kernel(
 @dl.jit
 def _backward_kernel(
     logits,
-    teacher_ptr,
+    u_teacher_ptr,
     saved,
     grad_rows,
     grad_logits,
     stride_row,
-    stride_teacher,
+    stride_u_teacher,
     stride_grad,
     n_rows,
     n_classes,
@@ -338,7 +341,7 @@ def _backward_kernel(
     # Grid (N, tiles). Elementwise: reads each logit once, writes its gradient once.
     row = tl.program_id(0).to(tl.int64)
     base = logits + row * stride_row
-    teacher_base = teacher_ptr + row * stride_teacher
+    u_teacher_base = u_teacher_ptr + row * stride_u_teacher
     g = tl.load(grad_rows + row * stride_grad_rows)
     m0 = tl.load(saved + 0 * n_rows + row)
     la0 = tl.load(saved + 1 * n_rows + row)
@@ -348,14 +351,16 @@ def _backward_kernel(
     T2 = tl.load(saved + 5 * n_rows + row)
     at_pivot = pivot.to(tl.int64)
     x_y = tl.load(base + at_pivot).to(tl.float32)
-    teacher_y = tl.load(teacher_base + at_pivot).to(tl.float32)
-    c0, grad_x_y, m0, pinv0, m1, pinv1 = _coefficients(x_y, teacher_y, m0, la0, m1, la1, pivot, T2)
+    u_teacher_y = tl.load(u_teacher_base + at_pivot).to(tl.float32)
+    c0, grad_x_y, m0, pinv0, m1, pinv1 = _coefficients(
+        x_y, u_teacher_y, m0, la0, m1, la1, pivot, T2
+    )
     cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = cols < n_classes
     x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
-    teacher = tl.load(teacher_base + cols, mask=inside, other=0.0).to(tl.float32)
+    u_teacher = tl.load(u_teacher_base + cols, mask=inside, other=0.0).to(tl.float32)
     (grad_x,) = _gradient(
-        cols, pivot, x_y, teacher_y, x, teacher, c0, grad_x_y, m0, pinv0, m1, pinv1
+        cols, pivot, x_y, u_teacher_y, x, u_teacher, c0, grad_x_y, m0, pinv0, m1, pinv1
     )
     grad_x = grad_x * g
     out = grad_logits + row * stride_grad + cols
@@ -365,12 +370,12 @@ def _backward_kernel(
 @dl.jit
 def _fused_kernel(
     logits,
-    teacher_ptr,
+    u_teacher_ptr,
     loss,
     grad_rows,
     grad_logits,
     stride_row,
-    stride_teacher,
+    stride_u_teacher,
     stride_grad,
     n_rows,
     n_classes,
@@ -382,32 +387,32 @@ def _fused_kernel(
     # and its gradient written once; longer rows are read again from the cache.
     row = tl.program_id(0).to(tl.int64)
     base = logits + row * stride_row
-    teacher_base = teacher_ptr + row * stride_teacher
+    u_teacher_base = u_teacher_ptr + row * stride_u_teacher
     g = tl.load(grad_rows + row * stride_grad_rows)
     if ONE_TILE:
         cols = tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
-        teacher = tl.load(teacher_base + cols, mask=inside, other=0.0).to(tl.float32)
-        m0, m1, a0, a1, pivot, x_y, teacher_y = _lift(cols, inside, x, teacher)
+        u_teacher = tl.load(u_teacher_base + cols, mask=inside, other=0.0).to(tl.float32)
+        m0, m1, a0, a1, pivot, x_y, u_teacher_y = _lift(cols, inside, x, u_teacher)
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
         m1 = tl.where(m1 == float("-inf"), 0.0, m1)
-        m0, pinv0, m1, pinv1 = _between(x_y, teacher_y, m0, m1, a0, a1, pivot)
-        b0, b1 = _lift_2(cols, inside, x, teacher, pivot, x_y, teacher_y, m0, pinv0, m1, pinv1)
+        m0, pinv0, m1, pinv1 = _between(x_y, u_teacher_y, m0, m1, a0, a1, pivot)
+        b0, b1 = _lift_2(cols, inside, x, u_teacher, pivot, x_y, u_teacher_y, m0, pinv0, m1, pinv1)
     else:
         stop = n_classes
-        m0, m1, a0, a1, pivot, x_y, teacher_y = _sweep(
-            base, teacher_base, 0, stop, n_classes, BLOCK
+        m0, m1, a0, a1, pivot, x_y, u_teacher_y = _sweep(
+            base, u_teacher_base, 0, stop, n_classes, BLOCK
         )
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
         m1 = tl.where(m1 == float("-inf"), 0.0, m1)
-        m0, pinv0, m1, pinv1 = _between(x_y, teacher_y, m0, m1, a0, a1, pivot)
+        m0, pinv0, m1, pinv1 = _between(x_y, u_teacher_y, m0, m1, a0, a1, pivot)
         b0, b1 = _sweep_2(
             base,
-            teacher_base,
+            u_teacher_base,
             pivot,
             x_y,
-            teacher_y,
+            u_teacher_y,
             m0,
             pinv0,
             m1,
@@ -417,12 +422,14 @@ def _fused_kernel(
             n_classes,
             BLOCK,
         )
-    loss_row, la0, la1, T2 = _finish(x_y, teacher_y, m0, m1, a0, a1, pivot, b0, b1)
+    loss_row, la0, la1, T2 = _finish(x_y, u_teacher_y, m0, m1, a0, a1, pivot, b0, b1)
     tl.store(loss + row, loss_row)
-    c0, grad_x_y, m0, pinv0, m1, pinv1 = _coefficients(x_y, teacher_y, m0, la0, m1, la1, pivot, T2)
+    c0, grad_x_y, m0, pinv0, m1, pinv1 = _coefficients(
+        x_y, u_teacher_y, m0, la0, m1, la1, pivot, T2
+    )
     if ONE_TILE:
         (grad_x,) = _gradient(
-            cols, pivot, x_y, teacher_y, x, teacher, c0, grad_x_y, m0, pinv0, m1, pinv1
+            cols, pivot, x_y, u_teacher_y, x, u_teacher, c0, grad_x_y, m0, pinv0, m1, pinv1
         )
         grad_x = grad_x * g
         out = grad_logits + row * stride_grad + cols
@@ -432,9 +439,9 @@ def _fused_kernel(
             cols = first_col + tl.arange(0, BLOCK)
             inside = cols < n_classes
             x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
-            teacher = tl.load(teacher_base + cols, mask=inside, other=0.0).to(tl.float32)
+            u_teacher = tl.load(u_teacher_base + cols, mask=inside, other=0.0).to(tl.float32)
             (grad_x,) = _gradient(
-                cols, pivot, x_y, teacher_y, x, teacher, c0, grad_x_y, m0, pinv0, m1, pinv1
+                cols, pivot, x_y, u_teacher_y, x, u_teacher, c0, grad_x_y, m0, pinv0, m1, pinv1
             )
             tl.debug_barrier()  # the gradient may overwrite the logits: all of the tile is read
             grad_x = grad_x * g
@@ -447,9 +454,9 @@ def _tile(
     x_hidden,
     x_weight,
     x_bias,
-    teacher_hidden,
-    teacher_weight,
-    teacher_bias,
+    u_teacher_hidden,
+    u_teacher_weight,
+    u_teacher_bias,
     row_at,
     cols,
     x_cap,
@@ -457,9 +464,9 @@ def _tile(
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_teacher_hidden,
-    stride_teacher_weight,
-    features_teacher,
+    stride_u_teacher_hidden,
+    stride_u_teacher_weight,
+    features_u_teacher,
     n_classes,
     MADE: tl.constexpr,
     BIASED: tl.constexpr,
@@ -490,25 +497,25 @@ def _tile(
         CAPPED,
     )
     if MADE & 2:
-        teacher = tiles.product(
-            teacher_hidden,
-            teacher_weight,
-            teacher_bias,
+        u_teacher = tiles.product(
+            u_teacher_hidden,
+            u_teacher_weight,
+            u_teacher_bias,
             row_at,
             cols,
-            stride_teacher_hidden,
-            stride_teacher_weight,
-            features_teacher,
+            stride_u_teacher_hidden,
+            stride_u_teacher_weight,
+            features_u_teacher,
             (BIASED & 2) != 0,
             (EVEN & 2) != 0,
             PRECISION,
             BK,
         )
     else:
-        teacher = tl.load(teacher_hidden + row_at * stride_teacher_hidden + cols[None, :]).to(
+        u_teacher = tl.load(u_teacher_hidden + row_at * stride_u_teacher_hidden + cols[None, :]).to(
             tl.float32
         )
-    return x, cap_slope, teacher
+    return x, cap_slope, u_teacher
 
 
 @dl.jit
@@ -516,9 +523,9 @@ def _tiled_sweep_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    teacher_hidden,
-    teacher_weight,
-    teacher_bias,
+    u_teacher_hidden,
+    u_teacher_weight,
+    u_teacher_bias,
     source_row,
     at_y,
     x_cap,
@@ -526,9 +533,9 @@ def _tiled_sweep_kernel(
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_teacher_hidden,
-    stride_teacher_weight,
-    features_teacher,
+    stride_u_teacher_hidden,
+    stride_u_teacher_weight,
+    features_u_teacher,
     n_rows,
     n_classes,
     row_merged,
@@ -555,17 +562,17 @@ def _tiled_sweep_kernel(
     a1 = tl.full([BM, 1], 0.0, tl.float32)
     pivot = tl.full([BM, 1], -1.0, tl.float32)
     x_y = tl.full([BM, 1], 0.0, tl.float32)
-    teacher_y = tl.full([BM, 1], 0.0, tl.float32)
+    u_teacher_y = tl.full([BM, 1], 0.0, tl.float32)
     for first_col in range(start, stop, BV):
         row_at = tl.load(source_row + row)
         cols = first_col + tl.arange(0, BV)
-        x, cap_slope, teacher = _tile(
+        x, cap_slope, u_teacher = _tile(
             x_hidden,
             x_weight,
             x_bias,
-            teacher_hidden,
-            teacher_weight,
-            teacher_bias,
+            u_teacher_hidden,
+            u_teacher_weight,
+            u_teacher_bias,
             row_at,
             cols,
             x_cap,
@@ -573,9 +580,9 @@ def _tiled_sweep_kernel(
             stride_x_hidden,
             stride_x_weight,
             features_x,
-            stride_teacher_hidden,
-            stride_teacher_weight,
-            features_teacher,
+            stride_u_teacher_hidden,
+            stride_u_teacher_weight,
+            features_u_teacher,
             n_classes,
             MADE,
             BIASED,
@@ -586,22 +593,22 @@ def _tiled_sweep_kernel(
         )
         cols = cols[None, :]
         inside = (cols < n_classes) & (row >= 0)
-        m0_b, m1_b, a0_b, a1_b, pivot_b, x_y_b, teacher_y_b = _lift(cols, inside, x, teacher)
-        m0, m1, a0, a1, pivot, x_y, teacher_y = _merge(
+        m0_b, m1_b, a0_b, a1_b, pivot_b, x_y_b, u_teacher_y_b = _lift(cols, inside, x, u_teacher)
+        m0, m1, a0, a1, pivot, x_y, u_teacher_y = _merge(
             m0,
             m1,
             a0,
             a1,
             pivot,
             x_y,
-            teacher_y,
+            u_teacher_y,
             m0_b,
             m1_b,
             a0_b,
             a1_b,
             pivot_b,
             x_y_b,
-            teacher_y_b,
+            u_teacher_y_b,
         )
     tl.store(state + (0 * SPLITS + split) * n_rows + row, m0)
     tl.store(state + (1 * SPLITS + split) * n_rows + row, m1)
@@ -609,7 +616,7 @@ def _tiled_sweep_kernel(
     tl.store(state + (3 * SPLITS + split) * n_rows + row, a1)
     tl.store(state + (4 * SPLITS + split) * n_rows + row, pivot)
     tl.store(state + (5 * SPLITS + split) * n_rows + row, x_y)
-    tl.store(state + (6 * SPLITS + split) * n_rows + row, teacher_y)
+    tl.store(state + (6 * SPLITS + split) * n_rows + row, u_teacher_y)
 
 
 @dl.jit
@@ -617,9 +624,9 @@ def _tiled_merge_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    teacher_hidden,
-    teacher_weight,
-    teacher_bias,
+    u_teacher_hidden,
+    u_teacher_weight,
+    u_teacher_bias,
     source_row,
     at_y,
     x_cap,
@@ -627,9 +634,9 @@ def _tiled_merge_kernel(
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_teacher_hidden,
-    stride_teacher_weight,
-    features_teacher,
+    stride_u_teacher_hidden,
+    stride_u_teacher_weight,
+    features_u_teacher,
     n_rows,
     n_classes,
     row_merged,
@@ -645,7 +652,7 @@ def _tiled_merge_kernel(
     a1 = tl.load(state + 3 * SPLITS * n_rows + row)
     pivot = tl.load(state + 4 * SPLITS * n_rows + row)
     x_y = tl.load(state + 5 * SPLITS * n_rows + row)
-    teacher_y = tl.load(state + 6 * SPLITS * n_rows + row)
+    u_teacher_y = tl.load(state + 6 * SPLITS * n_rows + row)
     for split in range(1, SPLITS):
         m0_b = tl.load(state + (0 * SPLITS + split) * n_rows + row)
         m1_b = tl.load(state + (1 * SPLITS + split) * n_rows + row)
@@ -653,22 +660,22 @@ def _tiled_merge_kernel(
         a1_b = tl.load(state + (3 * SPLITS + split) * n_rows + row)
         pivot_b = tl.load(state + (4 * SPLITS + split) * n_rows + row)
         x_y_b = tl.load(state + (5 * SPLITS + split) * n_rows + row)
-        teacher_y_b = tl.load(state + (6 * SPLITS + split) * n_rows + row)
-        m0, m1, a0, a1, pivot, x_y, teacher_y = _merge(
+        u_teacher_y_b = tl.load(state + (6 * SPLITS + split) * n_rows + row)
+        m0, m1, a0, a1, pivot, x_y, u_teacher_y = _merge(
             m0,
             m1,
             a0,
             a1,
             pivot,
             x_y,
-            teacher_y,
+            u_teacher_y,
             m0_b,
             m1_b,
             a0_b,
             a1_b,
             pivot_b,
             x_y_b,
-            teacher_y_b,
+            u_teacher_y_b,
         )
     tl.store(row_merged + 0 * n_rows + row, m0)
     tl.store(row_merged + 1 * n_rows + row, m1)
@@ -676,7 +683,7 @@ def _tiled_merge_kernel(
     tl.store(row_merged + 3 * n_rows + row, a1)
     tl.store(row_merged + 4 * n_rows + row, pivot)
     tl.store(row_merged + 5 * n_rows + row, x_y)
-    tl.store(row_merged + 6 * n_rows + row, teacher_y)
+    tl.store(row_merged + 6 * n_rows + row, u_teacher_y)
 
 
 @dl.jit
@@ -684,9 +691,9 @@ def _tiled_sweep_kernel_2(
     x_hidden,
     x_weight,
     x_bias,
-    teacher_hidden,
-    teacher_weight,
-    teacher_bias,
+    u_teacher_hidden,
+    u_teacher_weight,
+    u_teacher_bias,
     source_row,
     at_y,
     x_cap,
@@ -694,9 +701,9 @@ def _tiled_sweep_kernel_2(
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_teacher_hidden,
-    stride_teacher_weight,
-    features_teacher,
+    stride_u_teacher_hidden,
+    stride_u_teacher_weight,
+    features_u_teacher,
     n_rows,
     n_classes,
     row_merged,
@@ -719,10 +726,10 @@ def _tiled_sweep_kernel_2(
     a1 = tl.load(row_merged + 3 * n_rows + row)
     pivot = tl.load(row_merged + 4 * n_rows + row)
     x_y = tl.load(row_merged + 5 * n_rows + row)
-    teacher_y = tl.load(row_merged + 6 * n_rows + row)
+    u_teacher_y = tl.load(row_merged + 6 * n_rows + row)
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
     m1 = tl.where(m1 == float("-inf"), 0.0, m1)
-    m0, pinv0, m1, pinv1 = _between(x_y, teacher_y, m0, m1, a0, a1, pivot)
+    m0, pinv0, m1, pinv1 = _between(x_y, u_teacher_y, m0, m1, a0, a1, pivot)
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BV), SPLITS) * BV
     start = split * class_share
@@ -732,13 +739,13 @@ def _tiled_sweep_kernel_2(
     for first_col in range(start, stop, BV):
         row_at = tl.load(source_row + row)
         cols = first_col + tl.arange(0, BV)
-        x, cap_slope, teacher = _tile(
+        x, cap_slope, u_teacher = _tile(
             x_hidden,
             x_weight,
             x_bias,
-            teacher_hidden,
-            teacher_weight,
-            teacher_bias,
+            u_teacher_hidden,
+            u_teacher_weight,
+            u_teacher_bias,
             row_at,
             cols,
             x_cap,
@@ -746,9 +753,9 @@ def _tiled_sweep_kernel_2(
             stride_x_hidden,
             stride_x_weight,
             features_x,
-            stride_teacher_hidden,
-            stride_teacher_weight,
-            features_teacher,
+            stride_u_teacher_hidden,
+            stride_u_teacher_weight,
+            features_u_teacher,
             n_classes,
             MADE,
             BIASED,
@@ -759,7 +766,9 @@ def _tiled_sweep_kernel_2(
         )
         cols = cols[None, :]
         inside = (cols < n_classes) & (row >= 0)
-        b0_b, b1_b = _lift_2(cols, inside, x, teacher, pivot, x_y, teacher_y, m0, pinv0, m1, pinv1)
+        b0_b, b1_b = _lift_2(
+            cols, inside, x, u_teacher, pivot, x_y, u_teacher_y, m0, pinv0, m1, pinv1
+        )
         b0, b1 = _merge_2(b0, b1, b0_b, b1_b)
     tl.store(state + (0 * SPLITS + split) * n_rows + row, b0)
     tl.store(state + (1 * SPLITS + split) * n_rows + row, b1)
@@ -770,9 +779,9 @@ def _tiled_merge_kernel_2(
     x_hidden,
     x_weight,
     x_bias,
-    teacher_hidden,
-    teacher_weight,
-    teacher_bias,
+    u_teacher_hidden,
+    u_teacher_weight,
+    u_teacher_bias,
     source_row,
     at_y,
     x_cap,
@@ -780,9 +789,9 @@ def _tiled_merge_kernel_2(
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_teacher_hidden,
-    stride_teacher_weight,
-    features_teacher,
+    stride_u_teacher_hidden,
+    stride_u_teacher_weight,
+    features_u_teacher,
     n_rows,
     n_classes,
     row_merged,
@@ -800,10 +809,10 @@ def _tiled_merge_kernel_2(
     a1 = tl.load(row_merged + 3 * n_rows + row)
     pivot = tl.load(row_merged + 4 * n_rows + row)
     x_y = tl.load(row_merged + 5 * n_rows + row)
-    teacher_y = tl.load(row_merged + 6 * n_rows + row)
+    u_teacher_y = tl.load(row_merged + 6 * n_rows + row)
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
     m1 = tl.where(m1 == float("-inf"), 0.0, m1)
-    m0, pinv0, m1, pinv1 = _between(x_y, teacher_y, m0, m1, a0, a1, pivot)
+    m0, pinv0, m1, pinv1 = _between(x_y, u_teacher_y, m0, m1, a0, a1, pivot)
     b0 = tl.load(state + 0 * SPLITS * n_rows + row)
     b1 = tl.load(state + 1 * SPLITS * n_rows + row)
     for split in range(1, SPLITS):
@@ -812,7 +821,7 @@ def _tiled_merge_kernel_2(
         b0, b1 = _merge_2(b0, b1, b0_b, b1_b)
     tl.store(row_merged + 7 * n_rows + row, b0)
     tl.store(row_merged + 8 * n_rows + row, b1)
-    loss_row, la0, la1, T2 = _finish(x_y, teacher_y, m0, m1, a0, a1, pivot, b0, b1)
+    loss_row, la0, la1, T2 = _finish(x_y, u_teacher_y, m0, m1, a0, a1, pivot, b0, b1)
     tl.store(loss + 0 * n_rows + row, loss_row)
     tl.store(saved + 0 * n_rows + row, m0)
     tl.store(saved + 1 * n_rows + row, la0)
@@ -827,9 +836,9 @@ def _tiled_row_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    teacher_hidden,
-    teacher_weight,
-    teacher_bias,
+    u_teacher_hidden,
+    u_teacher_weight,
+    u_teacher_bias,
     source_row,
     at_y,
     x_cap,
@@ -837,9 +846,9 @@ def _tiled_row_kernel(
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_teacher_hidden,
-    stride_teacher_weight,
-    features_teacher,
+    stride_u_teacher_hidden,
+    stride_u_teacher_weight,
+    features_u_teacher,
     n_rows,
     n_classes,
     row_merged,
@@ -852,13 +861,15 @@ def _tiled_row_kernel(
     row = (tl.program_id(0) * BM + tl.arange(0, BM)).to(tl.int64)[:, None]
     pivot = tl.load(row_merged + 4 * n_rows + row)
     x_y = tl.load(row_merged + 5 * n_rows + row)
-    teacher_y = tl.load(row_merged + 6 * n_rows + row)
+    u_teacher_y = tl.load(row_merged + 6 * n_rows + row)
     m0 = tl.load(saved + 0 * n_rows + row)
     la0 = tl.load(saved + 1 * n_rows + row)
     m1 = tl.load(saved + 2 * n_rows + row)
     la1 = tl.load(saved + 3 * n_rows + row)
     T2 = tl.load(saved + 5 * n_rows + row)
-    c0, grad_x_y, m0, pinv0, m1, pinv1 = _coefficients(x_y, teacher_y, m0, la0, m1, la1, pivot, T2)
+    c0, grad_x_y, m0, pinv0, m1, pinv1 = _coefficients(
+        x_y, u_teacher_y, m0, la0, m1, la1, pivot, T2
+    )
     tl.store(row_coef + 0 * n_rows + row, c0)
     tl.store(row_coef + 1 * n_rows + row, grad_x_y)
     tl.store(row_coef + 2 * n_rows + row, m0)
@@ -872,9 +883,9 @@ def _tiled_gradient(
     x_hidden,
     x_weight,
     x_bias,
-    teacher_hidden,
-    teacher_weight,
-    teacher_bias,
+    u_teacher_hidden,
+    u_teacher_weight,
+    u_teacher_bias,
     source_row,
     at_y,
     x_cap,
@@ -882,9 +893,9 @@ def _tiled_gradient(
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_teacher_hidden,
-    stride_teacher_weight,
-    features_teacher,
+    stride_u_teacher_hidden,
+    stride_u_teacher_weight,
+    features_u_teacher,
     n_rows,
     n_classes,
     row_merged,
@@ -908,7 +919,7 @@ def _tiled_gradient(
     row = (first_row + tl.arange(0, BM)).to(tl.int64)[:, None]
     pivot = tl.load(row_merged + 4 * n_rows + row)
     x_y = tl.load(row_merged + 5 * n_rows + row)
-    teacher_y = tl.load(row_merged + 6 * n_rows + row)
+    u_teacher_y = tl.load(row_merged + 6 * n_rows + row)
     c0 = tl.load(row_coef + 0 * n_rows + row)
     grad_x_y = tl.load(row_coef + 1 * n_rows + row)
     m0 = tl.load(row_coef + 2 * n_rows + row)
@@ -917,13 +928,13 @@ def _tiled_gradient(
     pinv1 = tl.load(row_coef + 5 * n_rows + row)
     row_at = tl.load(source_row + row)
     cols = first_col + tl.arange(0, BV)
-    x, cap_slope, teacher = _tile(
+    x, cap_slope, u_teacher = _tile(
         x_hidden,
         x_weight,
         x_bias,
-        teacher_hidden,
-        teacher_weight,
-        teacher_bias,
+        u_teacher_hidden,
+        u_teacher_weight,
+        u_teacher_bias,
         row_at,
         cols,
         x_cap,
@@ -931,9 +942,9 @@ def _tiled_gradient(
         stride_x_hidden,
         stride_x_weight,
         features_x,
-        stride_teacher_hidden,
-        stride_teacher_weight,
-        features_teacher,
+        stride_u_teacher_hidden,
+        stride_u_teacher_weight,
+        features_u_teacher,
         n_classes,
         MADE,
         BIASED,
@@ -945,7 +956,7 @@ def _tiled_gradient(
     cols = cols[None, :]
     inside = (cols < n_classes) & (row >= 0)
     (grad_x,) = _gradient(
-        cols, pivot, x_y, teacher_y, x, teacher, c0, grad_x_y, m0, pinv0, m1, pinv1
+        cols, pivot, x_y, u_teacher_y, x, u_teacher, c0, grad_x_y, m0, pinv0, m1, pinv1
     )
     if SOURCE == 0:
         grad = tl.where(inside, grad_x, 0.0)
@@ -966,9 +977,9 @@ def _tiled_hidden_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    teacher_hidden,
-    teacher_weight,
-    teacher_bias,
+    u_teacher_hidden,
+    u_teacher_weight,
+    u_teacher_bias,
     source_row,
     at_y,
     x_cap,
@@ -976,9 +987,9 @@ def _tiled_hidden_kernel(
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_teacher_hidden,
-    stride_teacher_weight,
-    features_teacher,
+    stride_u_teacher_hidden,
+    stride_u_teacher_weight,
+    features_u_teacher,
     n_rows,
     n_classes,
     row_merged,
@@ -1026,9 +1037,9 @@ def _tiled_hidden_kernel(
                     x_hidden,
                     x_weight,
                     x_bias,
-                    teacher_hidden,
-                    teacher_weight,
-                    teacher_bias,
+                    u_teacher_hidden,
+                    u_teacher_weight,
+                    u_teacher_bias,
                     source_row,
                     at_y,
                     x_cap,
@@ -1036,9 +1047,9 @@ def _tiled_hidden_kernel(
                     stride_x_hidden,
                     stride_x_weight,
                     features_x,
-                    stride_teacher_hidden,
-                    stride_teacher_weight,
-                    features_teacher,
+                    stride_u_teacher_hidden,
+                    stride_u_teacher_weight,
+                    features_u_teacher,
                     n_rows,
                     n_classes,
                     row_merged,
@@ -1095,9 +1106,9 @@ def _tiled_weight_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    teacher_hidden,
-    teacher_weight,
-    teacher_bias,
+    u_teacher_hidden,
+    u_teacher_weight,
+    u_teacher_bias,
     source_row,
     at_y,
     x_cap,
@@ -1105,9 +1116,9 @@ def _tiled_weight_kernel(
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_teacher_hidden,
-    stride_teacher_weight,
-    features_teacher,
+    stride_u_teacher_hidden,
+    stride_u_teacher_weight,
+    features_u_teacher,
     n_rows,
     n_classes,
     row_merged,
@@ -1161,9 +1172,9 @@ def _tiled_weight_kernel(
                         x_hidden,
                         x_weight,
                         x_bias,
-                        teacher_hidden,
-                        teacher_weight,
-                        teacher_bias,
+                        u_teacher_hidden,
+                        u_teacher_weight,
+                        u_teacher_bias,
                         source_row,
                         at_y,
                         x_cap,
@@ -1171,9 +1182,9 @@ def _tiled_weight_kernel(
                         stride_x_hidden,
                         stride_x_weight,
                         features_x,
-                        stride_teacher_hidden,
-                        stride_teacher_weight,
-                        features_teacher,
+                        stride_u_teacher_hidden,
+                        stride_u_teacher_weight,
+                        features_u_teacher,
                         n_rows,
                         n_classes,
                         row_merged,
@@ -1240,16 +1251,16 @@ def _tiled_weight_kernel(
             )
 
 
-def _torch_forward(x, teacher):
+def _torch_forward(x, u_teacher):
     """Loss [rows, outputs] and saved statistics [n_saved, rows] of a chunk of whole rows."""
     m0, pivot = x.max(1, keepdim=True)
     x_y = x.gather(1, pivot)
-    teacher_y = teacher.gather(1, pivot)
+    u_teacher_y = u_teacher.gather(1, pivot)
     l0 = x.scatter_(1, pivot, float("-inf"))
     m0 = torch.where(m0 == float("-inf"), 0.0, m0)
     t0 = l0.sub_(m0)
     e0 = t0.exp_()
-    l1 = teacher.scatter(1, pivot, float("-inf"))
+    l1 = u_teacher.scatter(1, pivot, float("-inf"))
     m1 = l1.amax(1, keepdim=True)
     m1 = torch.where(m1 == float("-inf"), 0.0, m1)
     t1 = l1.sub_(m1)
@@ -1260,7 +1271,7 @@ def _torch_forward(x, teacher):
     z0 = la0
     lam0 = el.softplus(z0)
     la1 = el.log(a1)
-    ly1 = teacher_y
+    ly1 = u_teacher_y
     z1 = (m1 - ly1) + la1
     lam1 = torch.where(z1 > 0.0, la1 + el.softplus(-z1), el.softplus(z1) - (m1 - ly1))
     pinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0))
@@ -1276,7 +1287,7 @@ def _torch_forward(x, teacher):
     z0 = la0
     lam0 = el.softplus(z0)
     la1 = el.log(a1)
-    ly1 = teacher_y
+    ly1 = u_teacher_y
     z1 = (m1 - ly1) + la1
     lam1 = torch.where(z1 > 0.0, la1 + el.softplus(-z1), el.softplus(z1) - (m1 - ly1))
     T0 = b0
@@ -1297,7 +1308,7 @@ def _torch_forward(x, teacher):
     ).t()
 
 
-def _torch_backward(x, teacher, saved, g):
+def _torch_backward(x, u_teacher, saved, g):
     """g * dloss/dx [rows, V] for each stream of a chunk of whole rows, from what was saved."""
     m0 = saved[0].unsqueeze(1)
     la0 = saved[1].unsqueeze(1)
@@ -1307,10 +1318,10 @@ def _torch_backward(x, teacher, saved, g):
     T2 = saved[5].unsqueeze(1)
     pivot = pivot.to(torch.int64)
     x_y = x.gather(1, pivot)
-    teacher_y = teacher.gather(1, pivot)
+    u_teacher_y = u_teacher.gather(1, pivot)
     z0 = la0
     lam0 = el.softplus(z0)
-    ly1 = teacher_y
+    ly1 = u_teacher_y
     z1 = (m1 - ly1) + la1
     lam1 = torch.where(z1 > 0.0, la1 + el.softplus(-z1), el.softplus(z1) - (m1 - ly1))
     w0 = el.sigmoid(-z0)
@@ -1324,7 +1335,7 @@ def _torch_backward(x, teacher, saved, g):
     t0 = x - m0
     e0 = t0.exp_()
     p0 = e0 * pinv0
-    t1 = teacher - m1
+    t1 = u_teacher - m1
     e1 = t1.exp_()
     p1 = e1 * pinv1
     grad_x = p0 * (c0 + 0.5 * el.sgn(p0 - p1))
@@ -1333,16 +1344,16 @@ def _torch_backward(x, teacher, saved, g):
     return (grad_x,)
 
 
-def _torch_fused(x, teacher, g):
+def _torch_fused(x, u_teacher, g):
     """Loss [rows, outputs] and g * dloss/dx [rows, V] for each stream while the chunk is in cache."""
     m0, pivot = x.max(1, keepdim=True)
     x_y = x.gather(1, pivot)
-    teacher_y = teacher.gather(1, pivot)
+    u_teacher_y = u_teacher.gather(1, pivot)
     l0 = x.scatter_(1, pivot, float("-inf"))
     m0 = torch.where(m0 == float("-inf"), 0.0, m0)
     t0 = l0.sub_(m0)
     e0 = t0.exp_()
-    l1 = teacher.scatter(1, pivot, float("-inf"))
+    l1 = u_teacher.scatter(1, pivot, float("-inf"))
     m1 = l1.amax(1, keepdim=True)
     m1 = torch.where(m1 == float("-inf"), 0.0, m1)
     t1 = l1.sub_(m1)
@@ -1353,7 +1364,7 @@ def _torch_fused(x, teacher, g):
     z0 = la0
     lam0 = el.softplus(z0)
     la1 = el.log(a1)
-    ly1 = teacher_y
+    ly1 = u_teacher_y
     z1 = (m1 - ly1) + la1
     lam1 = torch.where(z1 > 0.0, la1 + el.softplus(-z1), el.softplus(z1) - (m1 - ly1))
     pinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0))
@@ -1369,7 +1380,7 @@ def _torch_fused(x, teacher, g):
     z0 = la0
     lam0 = el.softplus(z0)
     la1 = el.log(a1)
-    ly1 = teacher_y
+    ly1 = u_teacher_y
     z1 = (m1 - ly1) + la1
     lam1 = torch.where(z1 > 0.0, la1 + el.softplus(-z1), el.softplus(z1) - (m1 - ly1))
     T0 = b0
@@ -1399,24 +1410,25 @@ _C_SOURCE = r"""#include "row.h"
      dloss/dx = (c0 + sgn(exp(logp0) - exp(logp1))/2)*exp(logp0)
      dloss/dx_y = (-T2 + sgn(sigmoid(-z0)*sigmoid(z1) -
          sigmoid(z0)*sigmoid(-z1))*sigmoid(z0))*sigmoid(-z0)/2
+     names of the spec begin with u_: u_teacher is its teacher
      with l0_j = x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 = exp(l0_j
          - logsumexp_(j != y) l0_j)
-     with l1_j = teacher, z1 = logsumexp_(j != y) l1_j - l1_y, logp1 = l1_j - logsumexp l1, R1 =
+     with l1_j = u_teacher, z1 = logsumexp_(j != y) l1_j - l1_y, logp1 = l1_j - logsumexp l1, R1 =
          exp(l1_j - logsumexp_(j != y) l1_j)
      T0 = sum_(j != y) absf(exp(logp0) - exp(logp1))
      T2 = sum_(j != y) exp(logp0)*sgn(exp(logp0) - exp(logp1)) */
 
 static inline __attribute__((always_inline)) void lift_1_class(const int cols, const real *x_ptr,
-    const real *teacher_ptr, real *reduced0, real *reduced2) {
+    const real *u_teacher_ptr, real *reduced0, real *reduced2) {
     const real x = x_ptr[cols];
-    const real teacher = teacher_ptr[cols];
+    const real u_teacher = u_teacher_ptr[cols];
     const real l0 = x;
-    const real l1 = teacher;
+    const real l1 = u_teacher;
     *reduced0 = l0;
     *reduced2 = l1;
 }
 
-static void lift_1(const real *x_ptr, const real *teacher_ptr, const int n_classes, double *out) {
+static void lift_1(const real *x_ptr, const real *u_teacher_ptr, const int n_classes, double *out) {
     double reduced0_row[PARTS];
     double reduced2_row[PARTS];
     for (int part = 0; part < PARTS; ++part) {
@@ -1435,13 +1447,13 @@ static void lift_1(const real *x_ptr, const real *teacher_ptr, const int n_class
         for (; cols + LANES <= stop; cols += LANES) {
 #pragma GCC ivdep
             for (int lane = 0; lane < LANES; ++lane) {
-                lift_1_class(cols + lane, x_ptr, teacher_ptr, &reduced0_class, &reduced2_class);
+                lift_1_class(cols + lane, x_ptr, u_teacher_ptr, &reduced0_class, &reduced2_class);
                 reduced0[lane] = reduced0_class > reduced0[lane] ? reduced0_class : reduced0[lane];
                 reduced2[lane] = reduced2_class > reduced2[lane] ? reduced2_class : reduced2[lane];
             }
         }
         for (; cols < stop; ++cols) {
-            lift_1_class(cols, x_ptr, teacher_ptr, &reduced0_class, &reduced2_class);
+            lift_1_class(cols, x_ptr, u_teacher_ptr, &reduced0_class, &reduced2_class);
             reduced0[0] = reduced0_class > reduced0[0] ? reduced0_class : reduced0[0];
             reduced2[0] = reduced2_class > reduced2[0] ? reduced2_class : reduced2[0];
         }
@@ -1472,7 +1484,7 @@ static inline __attribute__((always_inline)) void lift_2_class(const int cols, c
     *reduced1 = (l0 == m0 ? cols : INT_MAX);
 }
 
-static void lift_2(const real *x_ptr, const real *teacher_ptr, const int n_classes, const real m0,
+static void lift_2(const real *x_ptr, const real *u_teacher_ptr, const int n_classes, const real m0,
     double *out) {
     double reduced1_row[PARTS];
     for (int part = 0; part < PARTS; ++part) {
@@ -1512,17 +1524,17 @@ static void lift_2(const real *x_ptr, const real *teacher_ptr, const int n_class
 }
 
 static inline __attribute__((always_inline)) void lift_3_class(const int cols, const real *x_ptr,
-    const real *teacher_ptr, real *kept0_ptr, real *kept1_ptr, const int pivot, const real same0,
+    const real *u_teacher_ptr, real *kept0_ptr, real *kept1_ptr, const int pivot, const real same0,
     const real same1, real *reduced3, real *reduced4) {
     const real x = x_ptr[cols];
-    const real teacher = teacher_ptr[cols];
+    const real u_teacher = u_teacher_ptr[cols];
     const real l0 = x;
     const int others = cols != pivot;
     const real l0_2 = (others ? l0 : -INFINITY);
     const real t0 = l0_2 - same0;
     const real kept1 = f_exp_below(t0);
     const real e0 = kept1;
-    const real l1 = teacher;
+    const real l1 = u_teacher;
     const real l1_2 = (others ? l1 : -INFINITY);
     const real t1 = l1_2 - same1;
     const real kept0 = f_exp_below(t1);
@@ -1533,8 +1545,8 @@ static inline __attribute__((always_inline)) void lift_3_class(const int cols, c
     *reduced4 = e1;
 }
 
-static void lift_3(const real *x_ptr, const real *teacher_ptr, const int n_classes, real *kept0_ptr,
-    real *kept1_ptr, const int pivot, const real same0, const real same1, double *out) {
+static void lift_3(const real *x_ptr, const real *u_teacher_ptr, const int n_classes, real
+    *kept0_ptr, real *kept1_ptr, const int pivot, const real same0, const real same1, double *out) {
     double reduced3_row[PARTS];
     double reduced4_row[PARTS];
     for (int part = 0; part < PARTS; ++part) {
@@ -1553,14 +1565,14 @@ static void lift_3(const real *x_ptr, const real *teacher_ptr, const int n_class
         for (; cols + LANES <= stop; cols += LANES) {
 #pragma GCC ivdep
             for (int lane = 0; lane < LANES; ++lane) {
-                lift_3_class(cols + lane, x_ptr, teacher_ptr, kept0_ptr, kept1_ptr, pivot, same0,
+                lift_3_class(cols + lane, x_ptr, u_teacher_ptr, kept0_ptr, kept1_ptr, pivot, same0,
                     same1, &reduced3_class, &reduced4_class);
                 reduced3[lane] = reduced3[lane] + reduced3_class;
                 reduced4[lane] = reduced4[lane] + reduced4_class;
             }
         }
         for (; cols < stop; ++cols) {
-            lift_3_class(cols, x_ptr, teacher_ptr, kept0_ptr, kept1_ptr, pivot, same0, same1,
+            lift_3_class(cols, x_ptr, u_teacher_ptr, kept0_ptr, kept1_ptr, pivot, same0, same1,
                 &reduced3_class, &reduced4_class);
             reduced3[0] = reduced3[0] + reduced3_class;
             reduced4[0] = reduced4[0] + reduced4_class;
@@ -1598,7 +1610,7 @@ static inline __attribute__((always_inline)) void lift_2_1_class(const int cols,
     *reduced1 = (valid ? v1 : R(0.0));
 }
 
-static void lift_2_1(const real *x_ptr, const real *teacher_ptr, const int n_classes, const real
+static void lift_2_1(const real *x_ptr, const real *u_teacher_ptr, const int n_classes, const real
     *kept0_ptr, const real *kept1_ptr, const real pinv0, const real pinv1, const int pivot, double
     *out) {
     double reduced0_row[PARTS];
@@ -1648,16 +1660,16 @@ static void lift_2_1(const real *x_ptr, const real *teacher_ptr, const int n_cla
 }
 
 static inline __attribute__((always_inline)) void gradient(const real *x_ptr, const real
-    *teacher_ptr, const int n_classes, const real c0, const real m0, const real m1, const real
+    *u_teacher_ptr, const int n_classes, const real c0, const real m0, const real m1, const real
     pinv0, const real pinv1, const real g, real *grad_x_ptr, const int want) {
 #pragma GCC ivdep
     for (int cols = 0; cols < n_classes; ++cols) {
         const real x = x_ptr[cols];
-        const real teacher = teacher_ptr[cols];
+        const real u_teacher = u_teacher_ptr[cols];
         const real t0 = x - m0;
         const real e0 = f_exp_below(t0);
         const real p0 = e0 * pinv0;
-        const real t1 = teacher - m1;
+        const real t1 = u_teacher - m1;
         const real e1 = f_exp_below(t1);
         const real p1 = e1 * pinv1;
         const real grad_x = p0 * (c0 + R(0.5) * f_sgn(p0 - p1));
@@ -1666,8 +1678,8 @@ static inline __attribute__((always_inline)) void gradient(const real *x_ptr, co
 }
 
 static inline __attribute__((always_inline)) void gradient_kept(const real *x_ptr, const real
-    *teacher_ptr, const int n_classes, const real *kept0_ptr, const real *kept1_ptr, const real c0,
-    const real pinv0, const real pinv1, const real g, real *grad_x_ptr, const int want) {
+    *u_teacher_ptr, const int n_classes, const real *kept0_ptr, const real *kept1_ptr, const real
+    c0, const real pinv0, const real pinv1, const real g, real *grad_x_ptr, const int want) {
 #pragma GCC ivdep
     for (int cols = 0; cols < n_classes; ++cols) {
         const real kept0 = kept0_ptr[cols];
@@ -1692,25 +1704,25 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
     for (int64_t row = start; row < stop; ++row) {
         real *grad_x_ptr = grad_row(call, 0, row, scratch + 2 * width);
         const real *x_ptr = read_row(call, 0, row, scratch + 0 * width);
-        const real *teacher_ptr = read_row(call, 1, row, scratch + 1 * width);
-        double x_y, teacher_y, m0, m1, a0, a1, pivot, b0, b1, la0, la1, T2, loss, g, pinv0, pinv1;
+        const real *u_teacher_ptr = read_row(call, 1, row, scratch + 1 * width);
+        double x_y, u_teacher_y, m0, m1, a0, a1, pivot, b0, b1, la0, la1, T2, loss, g, pinv0, pinv1;
         if (mode != BACKWARD) {
             {
                 double out[2];
-                lift_1(x_ptr, teacher_ptr, n_classes, out);
+                lift_1(x_ptr, u_teacher_ptr, n_classes, out);
                 const double reduced0 = out[0];
                 const double reduced2 = out[1];
                 m0 = reduced0;
                 const double same0 = (m0 == -INFINITY ? 0.0 : m0);
                 m1 = reduced2;
                 const double same1 = (m1 == -INFINITY ? 0.0 : m1);
-                lift_2(x_ptr, teacher_ptr, n_classes, m0, out);
+                lift_2(x_ptr, u_teacher_ptr, n_classes, m0, out);
                 const double reduced1 = out[0];
                 pivot = reduced1;
                 x_y = x_ptr[(int64_t)pivot];
-                teacher_y = teacher_ptr[(int64_t)pivot];
+                u_teacher_y = u_teacher_ptr[(int64_t)pivot];
                 const double pivot_2 = (real)(pivot);
-                lift_3(x_ptr, teacher_ptr, n_classes, kept + 0 * padded, kept + 1 * padded, pivot,
+                lift_3(x_ptr, u_teacher_ptr, n_classes, kept + 0 * padded, kept + 1 * padded, pivot,
                     same0, same1, out);
                 const double reduced3 = out[0];
                 const double reduced4 = out[1];
@@ -1724,15 +1736,15 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             double z0 = la0;
             double lam0 = f_softplus(z0);
             la1 = f_log(a1);
-            double ly1 = teacher_y;
+            double ly1 = u_teacher_y;
             double z1 = m1 - ly1 + la1;
             double lam1 = (z1 > 0.0 ? la1 + f_softplus(-z1) : f_softplus(z1) - (m1 - ly1));
             pinv0 = (la0 == -INFINITY ? 0.0 : f_exp(-lam0));
             pinv1 = (la1 == -INFINITY ? 0.0 : f_exp(-lam1));
             {
                 double out[2];
-                lift_2_1(x_ptr, teacher_ptr, n_classes, kept + 0 * padded, kept + 1 * padded, pinv0,
-                    pinv1, pivot, out);
+                lift_2_1(x_ptr, u_teacher_ptr, n_classes, kept + 0 * padded, kept + 1 * padded,
+                    pinv0, pinv1, pivot, out);
                 const double reduced0 = out[0];
                 const double reduced1 = out[1];
                 b0 = reduced0;
@@ -1742,7 +1754,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             z0 = la0;
             lam0 = f_softplus(z0);
             la1 = f_log(a1);
-            ly1 = teacher_y;
+            ly1 = u_teacher_y;
             z1 = m1 - ly1 + la1;
             lam1 = (z1 > 0.0 ? la1 + f_softplus(-z1) : f_softplus(z1) - (m1 - ly1));
             double T0 = b0;
@@ -1758,7 +1770,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             pivot = call->saved[4 * call->rows + row];
             T2 = call->saved[5 * call->rows + row];
             x_y = x_ptr[(int64_t)pivot];
-            teacher_y = teacher_ptr[(int64_t)pivot];
+            u_teacher_y = u_teacher_ptr[(int64_t)pivot];
         }
         if (mode == FORWARD) {
             call->saved[0 * call->rows + row] = (real)m0;
@@ -1772,7 +1784,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         g = call->grad_rows[0 * call->grad_outputs_stride + row * call->grad_rows_stride];
         double z0 = la0;
         double lam0 = f_softplus(z0);
-        double ly1 = teacher_y;
+        double ly1 = u_teacher_y;
         double z1 = m1 - ly1 + la1;
         double lam1 = (z1 > 0.0 ? la1 + f_softplus(-z1) : f_softplus(z1) - (m1 - ly1));
         double w0 = f_sigmoid(-z0);
@@ -1786,10 +1798,10 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         {
             const int want = (grad_x_ptr ? 1 : 0);
             if (mode == FUSED) {
-                if (want == 1) gradient_kept(x_ptr, teacher_ptr, n_classes, kept + 0 * padded, kept
-                    + 1 * padded, c0, pinv0, pinv1, (real)g, grad_x_ptr, 1);
+                if (want == 1) gradient_kept(x_ptr, u_teacher_ptr, n_classes, kept + 0 * padded,
+                    kept + 1 * padded, c0, pinv0, pinv1, (real)g, grad_x_ptr, 1);
             } else {
-                if (want == 1) gradient(x_ptr, teacher_ptr, n_classes, c0, m0, m1, pinv0, pinv1,
+                if (want == 1) gradient(x_ptr, u_teacher_ptr, n_classes, c0, m0, m1, pinv0, pinv1,
                     (real)g, grad_x_ptr, 1);
             }
         }

@@ -31,25 +31,26 @@ __all__ = ["LinearTwoHotLoss", "TwoHotLoss", "linear_two_hot_loss", "two_hot_los
 
 # ======================================================================================
 # Two-hot regression target
-#   loss     = -T0 + relu(1 - absf(-index_y + (V - 1)*(-low + clip(value, low, high))/(high -
-#       low)))*softplus(z0)
-#   c0       = T1 + relu(1 - absf(-index_y + (V - 1)*(-low + clip(value, low, high))/(high -
-#       low)))
-#   dloss/dx = c0*exp(logp0) - relu(1 - absf(-index + (V - 1)*(-low + clip(value, low,
-#       high))/(high - low)))
-#   dloss/dx_y = T1*sigmoid(-z0) - relu(1 - absf(-index_y + (V - 1)*(-low + clip(value, low,
-#       high))/(high - low)))*sigmoid(z0)
+#   loss     = -T0 + relu(1 - absf(-index_y + (-u_low + clip(u_value, u_low, u_high))*(V -
+#       1)/(u_high - u_low)))*softplus(z0)
+#   c0       = T1 + relu(1 - absf(-index_y + (-u_low + clip(u_value, u_low, u_high))*(V -
+#       1)/(u_high - u_low)))
+#   dloss/dx = c0*exp(logp0) - relu(1 - absf(-index + (-u_low + clip(u_value, u_low, u_high))*(V -
+#       1)/(u_high - u_low)))
+#   dloss/dx_y = T1*sigmoid(-z0) - relu(1 - absf(-index_y + (-u_low + clip(u_value, u_low,
+#       u_high))*(V - 1)/(u_high - u_low)))*sigmoid(z0)
+#   names of the spec begin with u_: u_high is its high
 #   with l0_j = x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 = exp(l0_j
 #       - logsumexp_(j != y) l0_j)
-#   T0 = sum_(j != y) logp0*relu(1 - absf(-index + (V - 1)*(-low + clip(value, low, high))/(high -
-#       low)))
-#   T1 = sum_(j != y) relu(1 - absf(-index + (V - 1)*(-low + clip(value, low, high))/(high -
-#       low)))
+#   T0 = sum_(j != y) logp0*relu(1 - absf(-index + (-u_low + clip(u_value, u_low, u_high))*(V -
+#       1)/(u_high - u_low)))
+#   T1 = sum_(j != y) relu(1 - absf(-index + (-u_low + clip(u_value, u_low, u_high))*(V -
+#       1)/(u_high - u_low)))
 # ======================================================================================
 
 
 @dl.jit
-def _lift(cols, inside, x, value, low, high, V):
+def _lift(cols, inside, x, u_value, u_low, u_high, V):
     # State of one tile, relative to the tile's own maximum: M = sum of w * exp(kappa * t) * t^n
     # with t = l - m, over the classes other than the largest (the pivot).
     valid = inside
@@ -64,7 +65,8 @@ def _lift(cols, inside, x, value, low, high, V):
     t0 = l0 - tl.where(m0 == float("-inf"), 0.0, m0)
     e0 = tl.exp(t0)
     v0 = dl.relu(
-        1.0 - dl.absf((V - 1.0) * (dl.clip(value, low, high) - low) / (high - low) - index)
+        1.0
+        - dl.absf((V - 1.0) * (dl.clip(u_value, u_low, u_high) - u_low) / (u_high - u_low) - index)
     )
     a0 = dl.row_sum(e0)
     b0 = dl.row_sum(tl.where(others & (v0 != 0.0), v0, 0.0))
@@ -76,9 +78,9 @@ def _lift(cols, inside, x, value, low, high, V):
 
 @dl.jit
 def _merge(
-    value,
-    low,
-    high,
+    u_value,
+    u_low,
+    u_high,
     V,
     m0_a,
     a0_a,
@@ -114,7 +116,8 @@ def _merge(
     d0 = tl.where(sunk, -1.0e18, tl.where(first, d0_b, d0_a))
     k0 = tl.exp(d0)
     v0 = dl.relu(
-        1.0 - dl.absf((V - 1.0) * (dl.clip(value, low, high) - low) / (high - low) - index)
+        1.0
+        - dl.absf((V - 1.0) * (dl.clip(u_value, u_low, u_high) - u_low) / (u_high - u_low) - index)
     )
     a0 = k0_a * a0_a + k0_b * a0_b + tl.where(lost & (k0 > 0.0), k0, 0.0)
     b0 = b0_a + b0_b + tl.where(lost & (v0 != 0.0), v0, 0.0)
@@ -130,7 +133,7 @@ def _merge(
 
 
 @dl.jit
-def _sweep(base, value, low, high, V, start, stop, n_classes, BLOCK: tl.constexpr):
+def _sweep(base, u_value, u_low, u_high, V, start, stop, n_classes, BLOCK: tl.constexpr):
     # Online reduction of the classes start .. stop - 1: one read of each logit.
     m0 = tl.full((), float("-inf"), tl.float32)
     a0 = tl.full((), 0.0, tl.float32)
@@ -145,12 +148,12 @@ def _sweep(base, value, low, high, V, start, stop, n_classes, BLOCK: tl.constexp
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
         m0_b, a0_b, b0_b, b1_b, b2_b, pivot_b, x_y_b, index_y_b = _lift(
-            cols, inside, x, value, low, high, V
+            cols, inside, x, u_value, u_low, u_high, V
         )
         m0, a0, b0, b1, b2, pivot, x_y, index_y = _merge(
-            value,
-            low,
-            high,
+            u_value,
+            u_low,
+            u_high,
             V,
             m0,
             a0,
@@ -173,18 +176,24 @@ def _sweep(base, value, low, high, V, start, stop, n_classes, BLOCK: tl.constexp
 
 
 @dl.jit
-def _finish(x_y, index_y, value, low, high, V, m0, a0, b0, b1, b2, pivot):
+def _finish(x_y, index_y, u_value, u_low, u_high, V, m0, a0, b0, b1, b2, pivot):
     # From the merged state to the results of the row, and the statistics that the gradient reads.
     la0 = dl.log_accurate(a0)
     z0 = la0
     lam0 = dl.softplus(z0)
     T0 = b1 - lam0 * b0
     T1 = b2 - dl.relu(
-        1.0 - dl.absf((V - 1.0) * (dl.clip(value, low, high) - low) / (high - low) - index_y)
+        1.0
+        - dl.absf(
+            (V - 1.0) * (dl.clip(u_value, u_low, u_high) - u_low) / (u_high - u_low) - index_y
+        )
     )
     loss = (
         dl.relu(
-            1.0 - dl.absf((V - 1.0) * (dl.clip(value, low, high) - low) / (high - low) - index_y)
+            1.0
+            - dl.absf(
+                (V - 1.0) * (dl.clip(u_value, u_low, u_high) - u_low) / (u_high - u_low) - index_y
+            )
         )
         * dl.softplus(z0)
         - T0
@@ -193,12 +202,15 @@ def _finish(x_y, index_y, value, low, high, V, m0, a0, b0, b1, b2, pivot):
 
 
 @dl.jit
-def _coefficients(x_y, index_y, value, low, high, V, m0, la0, pivot, T1):
+def _coefficients(x_y, index_y, u_value, u_low, u_high, V, m0, la0, pivot, T1):
     # Row scalars of the gradient.
     z0 = la0
     lam0 = dl.softplus(z0)
     w0 = dl.relu(
-        1.0 - dl.absf((V - 1.0) * (dl.clip(value, low, high) - low) / (high - low) - index_y)
+        1.0
+        - dl.absf(
+            (V - 1.0) * (dl.clip(u_value, u_low, u_high) - u_low) / (u_high - u_low) - index_y
+        )
     )
     c0 = T1 + w0
     grad_x_y = T1 * dl.sigmoid(-z0) - w0 * dl.sigmoid(z0)
@@ -207,14 +219,15 @@ def _coefficients(x_y, index_y, value, low, high, V, m0, la0, pivot, T1):
 
 
 @dl.jit
-def _gradient(cols, pivot, x_y, index_y, x, value, low, high, V, c0, grad_x_y, m0, pinv0):
+def _gradient(cols, pivot, x_y, index_y, x, u_value, u_low, u_high, V, c0, grad_x_y, m0, pinv0):
     # dloss/dx_j of one tile; the value at the pivot is written, not added.
     index = cols.to(tl.float32)
     t0 = x - m0
     e0 = tl.exp(t0)
     p0 = e0 * pinv0
     grad_x = c0 * p0 - dl.relu(
-        1.0 - dl.absf((V - 1.0) * (dl.clip(value, low, high) - low) / (high - low) - index)
+        1.0
+        - dl.absf((V - 1.0) * (dl.clip(u_value, u_low, u_high) - u_low) / (u_high - u_low) - index)
     )
     grad_x = tl.where(cols == pivot.to(tl.int32), grad_x_y, grad_x)
     return (grad_x,)
@@ -223,16 +236,16 @@ def _gradient(cols, pivot, x_y, index_y, x, value, low, high, V, c0, grad_x_y, m
 @dl.jit
 def _forward_kernel(
     logits,
-    value_ptr,
-    low,
-    high,
+    u_value_ptr,
+    u_low,
+    u_high,
     loss,
     saved,
     state,
     stride_row,
     n_rows,
     n_classes,
-    stride_value,
+    stride_u_value,
     SPLITS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -240,20 +253,22 @@ def _forward_kernel(
     # of its part of the row, and the merge kernel finishes.
     row = tl.program_id(0).to(tl.int64)
     base = logits + row * stride_row
-    value = tl.load(value_ptr + row * stride_value).to(tl.float32)
-    low = tl.full((), 0.0, tl.float32) + low
-    high = tl.full((), 0.0, tl.float32) + high
+    u_value = tl.load(u_value_ptr + row * stride_u_value).to(tl.float32)
+    u_low = tl.full((), 0.0, tl.float32) + u_low
+    u_high = tl.full((), 0.0, tl.float32) + u_high
     V = tl.full((), 0.0, tl.float32) + n_classes
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BLOCK), SPLITS) * BLOCK
     start = split * class_share
     stop = tl.minimum(start + class_share, n_classes)
     m0, a0, b0, b1, b2, pivot, x_y, index_y = _sweep(
-        base, value, low, high, V, start, stop, n_classes, BLOCK
+        base, u_value, u_low, u_high, V, start, stop, n_classes, BLOCK
     )
     if SPLITS == 1:
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-        loss_row, la0, T1 = _finish(x_y, index_y, value, low, high, V, m0, a0, b0, b1, b2, pivot)
+        loss_row, la0, T1 = _finish(
+            x_y, index_y, u_value, u_low, u_high, V, m0, a0, b0, b1, b2, pivot
+        )
         tl.store(loss + row, loss_row)
         tl.store(saved + 0 * n_rows + row, m0)
         tl.store(saved + 1 * n_rows + row, la0)
@@ -274,25 +289,25 @@ def _forward_kernel(
 @dl.jit
 def _merge_kernel(
     logits,
-    value_ptr,
-    low,
-    high,
+    u_value_ptr,
+    u_low,
+    u_high,
     loss,
     saved,
     state,
     stride_row,
     n_rows,
     n_classes,
-    stride_value,
+    stride_u_value,
     SPLITS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     # Grid (N,). Merges the SPLITS partial states of a row in order, and finishes it.
     row = tl.program_id(0).to(tl.int64)
     base = logits + row * stride_row
-    value = tl.load(value_ptr + row * stride_value).to(tl.float32)
-    low = tl.full((), 0.0, tl.float32) + low
-    high = tl.full((), 0.0, tl.float32) + high
+    u_value = tl.load(u_value_ptr + row * stride_u_value).to(tl.float32)
+    u_low = tl.full((), 0.0, tl.float32) + u_low
+    u_high = tl.full((), 0.0, tl.float32) + u_high
     V = tl.full((), 0.0, tl.float32) + n_classes
     m0 = tl.load(state + 0 * SPLITS * n_rows + row)
     a0 = tl.load(state + 1 * SPLITS * n_rows + row)
@@ -313,9 +328,9 @@ def _merge_kernel(
         x_y_b = tl.load(state + 6 * SPLITS * n_rows + at)
         index_y_b = tl.load(state + 7 * SPLITS * n_rows + at)
         m0, a0, b0, b1, b2, pivot, x_y, index_y = _merge(
-            value,
-            low,
-            high,
+            u_value,
+            u_low,
+            u_high,
             V,
             m0,
             a0,
@@ -335,7 +350,7 @@ def _merge_kernel(
             index_y_b,
         )
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0, T1 = _finish(x_y, index_y, value, low, high, V, m0, a0, b0, b1, b2, pivot)
+    loss_row, la0, T1 = _finish(x_y, index_y, u_value, u_low, u_high, V, m0, a0, b0, b1, b2, pivot)
     tl.store(loss + row, loss_row)
     tl.store(saved + 0 * n_rows + row, m0)
     tl.store(saved + 1 * n_rows + row, la0)
@@ -346,9 +361,9 @@ def _merge_kernel(
 @dl.jit
 def _backward_kernel(
     logits,
-    value_ptr,
-    low,
-    high,
+    u_value_ptr,
+    u_low,
+    u_high,
     saved,
     grad_rows,
     grad_logits,
@@ -356,16 +371,16 @@ def _backward_kernel(
     stride_grad,
     n_rows,
     n_classes,
-    stride_value,
+    stride_u_value,
     stride_grad_rows,
     BLOCK: tl.constexpr,
 ):
     # Grid (N, tiles). Elementwise: reads each logit once, writes its gradient once.
     row = tl.program_id(0).to(tl.int64)
     base = logits + row * stride_row
-    value = tl.load(value_ptr + row * stride_value).to(tl.float32)
-    low = tl.full((), 0.0, tl.float32) + low
-    high = tl.full((), 0.0, tl.float32) + high
+    u_value = tl.load(u_value_ptr + row * stride_u_value).to(tl.float32)
+    u_low = tl.full((), 0.0, tl.float32) + u_low
+    u_high = tl.full((), 0.0, tl.float32) + u_high
     V = tl.full((), 0.0, tl.float32) + n_classes
     g = tl.load(grad_rows + row * stride_grad_rows)
     m0 = tl.load(saved + 0 * n_rows + row)
@@ -375,12 +390,14 @@ def _backward_kernel(
     at_pivot = pivot.to(tl.int64)
     x_y = tl.load(base + at_pivot).to(tl.float32)
     index_y = pivot
-    c0, grad_x_y, m0, pinv0 = _coefficients(x_y, index_y, value, low, high, V, m0, la0, pivot, T1)
+    c0, grad_x_y, m0, pinv0 = _coefficients(
+        x_y, index_y, u_value, u_low, u_high, V, m0, la0, pivot, T1
+    )
     cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = cols < n_classes
     x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
     (grad_x,) = _gradient(
-        cols, pivot, x_y, index_y, x, value, low, high, V, c0, grad_x_y, m0, pinv0
+        cols, pivot, x_y, index_y, x, u_value, u_low, u_high, V, c0, grad_x_y, m0, pinv0
     )
     grad_x = grad_x * g
     out = grad_logits + row * stride_grad + cols
@@ -390,9 +407,9 @@ def _backward_kernel(
 @dl.jit
 def _fused_kernel(
     logits,
-    value_ptr,
-    low,
-    high,
+    u_value_ptr,
+    u_low,
+    u_high,
     loss,
     grad_rows,
     grad_logits,
@@ -400,7 +417,7 @@ def _fused_kernel(
     stride_grad,
     n_rows,
     n_classes,
-    stride_value,
+    stride_u_value,
     stride_grad_rows,
     ONE_TILE: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -409,29 +426,31 @@ def _fused_kernel(
     # and its gradient written once; longer rows are read again from the cache.
     row = tl.program_id(0).to(tl.int64)
     base = logits + row * stride_row
-    value = tl.load(value_ptr + row * stride_value).to(tl.float32)
-    low = tl.full((), 0.0, tl.float32) + low
-    high = tl.full((), 0.0, tl.float32) + high
+    u_value = tl.load(u_value_ptr + row * stride_u_value).to(tl.float32)
+    u_low = tl.full((), 0.0, tl.float32) + u_low
+    u_high = tl.full((), 0.0, tl.float32) + u_high
     V = tl.full((), 0.0, tl.float32) + n_classes
     g = tl.load(grad_rows + row * stride_grad_rows)
     if ONE_TILE:
         cols = tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
-        m0, a0, b0, b1, b2, pivot, x_y, index_y = _lift(cols, inside, x, value, low, high, V)
+        m0, a0, b0, b1, b2, pivot, x_y, index_y = _lift(cols, inside, x, u_value, u_low, u_high, V)
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
     else:
         stop = n_classes
         m0, a0, b0, b1, b2, pivot, x_y, index_y = _sweep(
-            base, value, low, high, V, 0, stop, n_classes, BLOCK
+            base, u_value, u_low, u_high, V, 0, stop, n_classes, BLOCK
         )
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0, T1 = _finish(x_y, index_y, value, low, high, V, m0, a0, b0, b1, b2, pivot)
+    loss_row, la0, T1 = _finish(x_y, index_y, u_value, u_low, u_high, V, m0, a0, b0, b1, b2, pivot)
     tl.store(loss + row, loss_row)
-    c0, grad_x_y, m0, pinv0 = _coefficients(x_y, index_y, value, low, high, V, m0, la0, pivot, T1)
+    c0, grad_x_y, m0, pinv0 = _coefficients(
+        x_y, index_y, u_value, u_low, u_high, V, m0, la0, pivot, T1
+    )
     if ONE_TILE:
         (grad_x,) = _gradient(
-            cols, pivot, x_y, index_y, x, value, low, high, V, c0, grad_x_y, m0, pinv0
+            cols, pivot, x_y, index_y, x, u_value, u_low, u_high, V, c0, grad_x_y, m0, pinv0
         )
         grad_x = grad_x * g
         out = grad_logits + row * stride_grad + cols
@@ -442,7 +461,7 @@ def _fused_kernel(
             inside = cols < n_classes
             x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
             (grad_x,) = _gradient(
-                cols, pivot, x_y, index_y, x, value, low, high, V, c0, grad_x_y, m0, pinv0
+                cols, pivot, x_y, index_y, x, u_value, u_low, u_high, V, c0, grad_x_y, m0, pinv0
             )
             tl.debug_barrier()  # the gradient may overwrite the logits: all of the tile is read
             grad_x = grad_x * g
@@ -500,9 +519,9 @@ def _tiled_sweep_kernel(
     x_weight,
     x_bias,
     source_row,
-    value_ptr,
-    low,
-    high,
+    u_value_ptr,
+    u_low,
+    u_high,
     at_y,
     x_cap,
     x_scale,
@@ -525,9 +544,9 @@ def _tiled_sweep_kernel(
 ):
     # Grid (row tiles, SPLITS). The state of a part of the classes, tile by tile.
     row = (tl.program_id(0) * BM + tl.arange(0, BM)).to(tl.int64)[:, None]
-    value = tl.load(value_ptr + row).to(tl.float32)
-    low = tl.full((), 0.0, tl.float32) + low
-    high = tl.full((), 0.0, tl.float32) + high
+    u_value = tl.load(u_value_ptr + row).to(tl.float32)
+    u_low = tl.full((), 0.0, tl.float32) + u_low
+    u_high = tl.full((), 0.0, tl.float32) + u_high
     V = tl.full((), 0.0, tl.float32) + n_classes
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BV), SPLITS) * BV
@@ -566,12 +585,12 @@ def _tiled_sweep_kernel(
         cols = cols[None, :]
         inside = (cols < n_classes) & (row >= 0)
         m0_b, a0_b, b0_b, b1_b, b2_b, pivot_b, x_y_b, index_y_b = _lift(
-            cols, inside, x, value, low, high, V
+            cols, inside, x, u_value, u_low, u_high, V
         )
         m0, a0, b0, b1, b2, pivot, x_y, index_y = _merge(
-            value,
-            low,
-            high,
+            u_value,
+            u_low,
+            u_high,
             V,
             m0,
             a0,
@@ -606,9 +625,9 @@ def _tiled_merge_kernel(
     x_weight,
     x_bias,
     source_row,
-    value_ptr,
-    low,
-    high,
+    u_value_ptr,
+    u_low,
+    u_high,
     at_y,
     x_cap,
     x_scale,
@@ -626,9 +645,9 @@ def _tiled_merge_kernel(
 ):
     # Grid (row tiles,). Merges the SPLITS partial states of a row in order, and finishes it.
     row = (tl.program_id(0) * BM + tl.arange(0, BM)).to(tl.int64)[:, None]
-    value = tl.load(value_ptr + row).to(tl.float32)
-    low = tl.full((), 0.0, tl.float32) + low
-    high = tl.full((), 0.0, tl.float32) + high
+    u_value = tl.load(u_value_ptr + row).to(tl.float32)
+    u_low = tl.full((), 0.0, tl.float32) + u_low
+    u_high = tl.full((), 0.0, tl.float32) + u_high
     V = tl.full((), 0.0, tl.float32) + n_classes
     m0 = tl.load(state + 0 * SPLITS * n_rows + row)
     a0 = tl.load(state + 1 * SPLITS * n_rows + row)
@@ -648,9 +667,9 @@ def _tiled_merge_kernel(
         x_y_b = tl.load(state + (6 * SPLITS + split) * n_rows + row)
         index_y_b = tl.load(state + (7 * SPLITS + split) * n_rows + row)
         m0, a0, b0, b1, b2, pivot, x_y, index_y = _merge(
-            value,
-            low,
-            high,
+            u_value,
+            u_low,
+            u_high,
             V,
             m0,
             a0,
@@ -678,7 +697,7 @@ def _tiled_merge_kernel(
     tl.store(row_merged + 6 * n_rows + row, x_y)
     tl.store(row_merged + 7 * n_rows + row, index_y)
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
-    loss_row, la0, T1 = _finish(x_y, index_y, value, low, high, V, m0, a0, b0, b1, b2, pivot)
+    loss_row, la0, T1 = _finish(x_y, index_y, u_value, u_low, u_high, V, m0, a0, b0, b1, b2, pivot)
     tl.store(loss + 0 * n_rows + row, loss_row)
     tl.store(saved + 0 * n_rows + row, m0)
     tl.store(saved + 1 * n_rows + row, la0)
@@ -692,9 +711,9 @@ def _tiled_row_kernel(
     x_weight,
     x_bias,
     source_row,
-    value_ptr,
-    low,
-    high,
+    u_value_ptr,
+    u_low,
+    u_high,
     at_y,
     x_cap,
     x_scale,
@@ -711,9 +730,9 @@ def _tiled_row_kernel(
 ):
     # Grid (row tiles,). The row scalars of the gradient.
     row = (tl.program_id(0) * BM + tl.arange(0, BM)).to(tl.int64)[:, None]
-    value = tl.load(value_ptr + row).to(tl.float32)
-    low = tl.full((), 0.0, tl.float32) + low
-    high = tl.full((), 0.0, tl.float32) + high
+    u_value = tl.load(u_value_ptr + row).to(tl.float32)
+    u_low = tl.full((), 0.0, tl.float32) + u_low
+    u_high = tl.full((), 0.0, tl.float32) + u_high
     V = tl.full((), 0.0, tl.float32) + n_classes
     pivot = tl.load(row_merged + 5 * n_rows + row)
     x_y = tl.load(row_merged + 6 * n_rows + row)
@@ -721,7 +740,9 @@ def _tiled_row_kernel(
     m0 = tl.load(saved + 0 * n_rows + row)
     la0 = tl.load(saved + 1 * n_rows + row)
     T1 = tl.load(saved + 3 * n_rows + row)
-    c0, grad_x_y, m0, pinv0 = _coefficients(x_y, index_y, value, low, high, V, m0, la0, pivot, T1)
+    c0, grad_x_y, m0, pinv0 = _coefficients(
+        x_y, index_y, u_value, u_low, u_high, V, m0, la0, pivot, T1
+    )
     tl.store(row_coef + 0 * n_rows + row, c0)
     tl.store(row_coef + 1 * n_rows + row, grad_x_y)
     tl.store(row_coef + 2 * n_rows + row, m0)
@@ -734,9 +755,9 @@ def _tiled_gradient(
     x_weight,
     x_bias,
     source_row,
-    value_ptr,
-    low,
-    high,
+    u_value_ptr,
+    u_low,
+    u_high,
     at_y,
     x_cap,
     x_scale,
@@ -764,9 +785,9 @@ def _tiled_gradient(
 ):
     # Of one tile: does it count, and grad_output * dloss/d(hidden * weight) of stream SOURCE.
     row = (first_row + tl.arange(0, BM)).to(tl.int64)[:, None]
-    value = tl.load(value_ptr + row).to(tl.float32)
-    low = tl.full((), 0.0, tl.float32) + low
-    high = tl.full((), 0.0, tl.float32) + high
+    u_value = tl.load(u_value_ptr + row).to(tl.float32)
+    u_low = tl.full((), 0.0, tl.float32) + u_low
+    u_high = tl.full((), 0.0, tl.float32) + u_high
     V = tl.full((), 0.0, tl.float32) + n_classes
     pivot = tl.load(row_merged + 5 * n_rows + row)
     x_y = tl.load(row_merged + 6 * n_rows + row)
@@ -799,7 +820,7 @@ def _tiled_gradient(
     cols = cols[None, :]
     inside = (cols < n_classes) & (row >= 0)
     (grad_x,) = _gradient(
-        cols, pivot, x_y, index_y, x, value, low, high, V, c0, grad_x_y, m0, pinv0
+        cols, pivot, x_y, index_y, x, u_value, u_low, u_high, V, c0, grad_x_y, m0, pinv0
     )
     if SOURCE == 0:
         grad = tl.where(inside, grad_x, 0.0)
@@ -821,9 +842,9 @@ def _tiled_hidden_kernel(
     x_weight,
     x_bias,
     source_row,
-    value_ptr,
-    low,
-    high,
+    u_value_ptr,
+    u_low,
+    u_high,
     at_y,
     x_cap,
     x_scale,
@@ -878,9 +899,9 @@ def _tiled_hidden_kernel(
                     x_weight,
                     x_bias,
                     source_row,
-                    value_ptr,
-                    low,
-                    high,
+                    u_value_ptr,
+                    u_low,
+                    u_high,
                     at_y,
                     x_cap,
                     x_scale,
@@ -944,9 +965,9 @@ def _tiled_weight_kernel(
     x_weight,
     x_bias,
     source_row,
-    value_ptr,
-    low,
-    high,
+    u_value_ptr,
+    u_low,
+    u_high,
     at_y,
     x_cap,
     x_scale,
@@ -1007,9 +1028,9 @@ def _tiled_weight_kernel(
                         x_weight,
                         x_bias,
                         source_row,
-                        value_ptr,
-                        low,
-                        high,
+                        u_value_ptr,
+                        u_low,
+                        u_high,
                         at_y,
                         x_cap,
                         x_scale,
@@ -1082,12 +1103,13 @@ def _tiled_weight_kernel(
             )
 
 
-def _torch_forward(x, value, low, high):
+def _torch_forward(x, u_value, u_low, u_high):
     """Loss [rows, outputs] and saved statistics [n_saved, rows] of a chunk of whole rows."""
     V = float(x.shape[1])
     index = torch.arange(x.shape[1], dtype=x.dtype, device=x.device)[None]
     v0 = el.relu(
-        1.0 - el.absf((V - 1.0) * (el.clip(value, low, high) - low) / (high - low) - index)
+        1.0
+        - el.absf((V - 1.0) * (el.clip(u_value, u_low, u_high) - u_low) / (u_high - u_low) - index)
     )
     b2 = (v0 + torch.zeros_like(x)).sum(1, keepdim=True)
     m0, pivot = x.max(1, keepdim=True)
@@ -1109,11 +1131,17 @@ def _torch_forward(x, value, low, high):
     lam0 = el.softplus(z0)
     T0 = b1 - lam0 * b0
     T1 = b2 - el.relu(
-        1.0 - el.absf((V - 1.0) * (el.clip(value, low, high) - low) / (high - low) - index_y)
+        1.0
+        - el.absf(
+            (V - 1.0) * (el.clip(u_value, u_low, u_high) - u_low) / (u_high - u_low) - index_y
+        )
     )
     loss = (
         el.relu(
-            1.0 - el.absf((V - 1.0) * (el.clip(value, low, high) - low) / (high - low) - index_y)
+            1.0
+            - el.absf(
+                (V - 1.0) * (el.clip(u_value, u_low, u_high) - u_low) / (u_high - u_low) - index_y
+            )
         )
         * el.softplus(z0)
         - T0
@@ -1123,7 +1151,7 @@ def _torch_forward(x, value, low, high):
     ).t()
 
 
-def _torch_backward(x, value, low, high, saved, g):
+def _torch_backward(x, u_value, u_low, u_high, saved, g):
     """g * dloss/dx [rows, V] for each stream of a chunk of whole rows, from what was saved."""
     V = float(x.shape[1])
     m0 = saved[0].unsqueeze(1)
@@ -1136,7 +1164,10 @@ def _torch_backward(x, value, low, high, saved, g):
     z0 = la0
     lam0 = el.softplus(z0)
     w0 = el.relu(
-        1.0 - el.absf((V - 1.0) * (el.clip(value, low, high) - low) / (high - low) - index_y)
+        1.0
+        - el.absf(
+            (V - 1.0) * (el.clip(u_value, u_low, u_high) - u_low) / (u_high - u_low) - index_y
+        )
     )
     c0 = T1 + w0
     grad_x_y = T1 * el.sigmoid(-z0) - w0 * el.sigmoid(z0)
@@ -1146,19 +1177,21 @@ def _torch_backward(x, value, low, high, saved, g):
     e0 = t0.exp_()
     p0 = e0 * pinv0
     grad_x = c0 * p0 - el.relu(
-        1.0 - el.absf((V - 1.0) * (el.clip(value, low, high) - low) / (high - low) - index)
+        1.0
+        - el.absf((V - 1.0) * (el.clip(u_value, u_low, u_high) - u_low) / (u_high - u_low) - index)
     )
     grad_x = grad_x.scatter(1, pivot, grad_x_y + torch.zeros_like(x_y))
     grad_x = grad_x.mul_(g)
     return (grad_x,)
 
 
-def _torch_fused(x, value, low, high, g):
+def _torch_fused(x, u_value, u_low, u_high, g):
     """Loss [rows, outputs] and g * dloss/dx [rows, V] for each stream while the chunk is in cache."""
     V = float(x.shape[1])
     index = torch.arange(x.shape[1], dtype=x.dtype, device=x.device)[None]
     v0 = el.relu(
-        1.0 - el.absf((V - 1.0) * (el.clip(value, low, high) - low) / (high - low) - index)
+        1.0
+        - el.absf((V - 1.0) * (el.clip(u_value, u_low, u_high) - u_low) / (u_high - u_low) - index)
     )
     b2 = (v0 + torch.zeros_like(x)).sum(1, keepdim=True)
     m0, pivot = x.max(1, keepdim=True)
@@ -1180,24 +1213,34 @@ def _torch_fused(x, value, low, high, g):
     lam0 = el.softplus(z0)
     T0 = b1 - lam0 * b0
     T1 = b2 - el.relu(
-        1.0 - el.absf((V - 1.0) * (el.clip(value, low, high) - low) / (high - low) - index_y)
+        1.0
+        - el.absf(
+            (V - 1.0) * (el.clip(u_value, u_low, u_high) - u_low) / (u_high - u_low) - index_y
+        )
     )
     loss = (
         el.relu(
-            1.0 - el.absf((V - 1.0) * (el.clip(value, low, high) - low) / (high - low) - index_y)
+            1.0
+            - el.absf(
+                (V - 1.0) * (el.clip(u_value, u_low, u_high) - u_low) / (u_high - u_low) - index_y
+            )
         )
         * el.softplus(z0)
         - T0
     )
     w0 = el.relu(
-        1.0 - el.absf((V - 1.0) * (el.clip(value, low, high) - low) / (high - low) - index_y)
+        1.0
+        - el.absf(
+            (V - 1.0) * (el.clip(u_value, u_low, u_high) - u_low) / (u_high - u_low) - index_y
+        )
     )
     c0 = T1 + w0
     grad_x_y = T1 * el.sigmoid(-z0) - w0 * el.sigmoid(z0)
     pinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0))
     p0 = e0 * pinv0
     grad_x = c0 * p0 - el.relu(
-        1.0 - el.absf((V - 1.0) * (el.clip(value, low, high) - low) / (high - low) - index)
+        1.0
+        - el.absf((V - 1.0) * (el.clip(u_value, u_low, u_high) - u_low) / (u_high - u_low) - index)
     )
     grad_x = grad_x.scatter(1, pivot, grad_x_y + torch.zeros_like(x_y))
     grad_x = grad_x.mul_(g)
@@ -1207,20 +1250,21 @@ def _torch_fused(x, value, low, high, g):
 _C_SOURCE = r"""#include "row.h"
 
 /* Two-hot regression target
-     loss     = -T0 + relu(1 - absf(-index_y + (V - 1)*(-low + clip(value, low, high))/(high -
-         low)))*softplus(z0)
-     c0       = T1 + relu(1 - absf(-index_y + (V - 1)*(-low + clip(value, low, high))/(high -
-         low)))
-     dloss/dx = c0*exp(logp0) - relu(1 - absf(-index + (V - 1)*(-low + clip(value, low,
-         high))/(high - low)))
-     dloss/dx_y = T1*sigmoid(-z0) - relu(1 - absf(-index_y + (V - 1)*(-low + clip(value, low,
-         high))/(high - low)))*sigmoid(z0)
+     loss     = -T0 + relu(1 - absf(-index_y + (-u_low + clip(u_value, u_low, u_high))*(V -
+         1)/(u_high - u_low)))*softplus(z0)
+     c0       = T1 + relu(1 - absf(-index_y + (-u_low + clip(u_value, u_low, u_high))*(V -
+         1)/(u_high - u_low)))
+     dloss/dx = c0*exp(logp0) - relu(1 - absf(-index + (-u_low + clip(u_value, u_low, u_high))*(V -
+         1)/(u_high - u_low)))
+     dloss/dx_y = T1*sigmoid(-z0) - relu(1 - absf(-index_y + (-u_low + clip(u_value, u_low,
+         u_high))*(V - 1)/(u_high - u_low)))*sigmoid(z0)
+     names of the spec begin with u_: u_high is its high
      with l0_j = x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 = exp(l0_j
          - logsumexp_(j != y) l0_j)
-     T0 = sum_(j != y) logp0*relu(1 - absf(-index + (V - 1)*(-low + clip(value, low, high))/(high -
-         low)))
-     T1 = sum_(j != y) relu(1 - absf(-index + (V - 1)*(-low + clip(value, low, high))/(high -
-         low))) */
+     T0 = sum_(j != y) logp0*relu(1 - absf(-index + (-u_low + clip(u_value, u_low, u_high))*(V -
+         1)/(u_high - u_low)))
+     T1 = sum_(j != y) relu(1 - absf(-index + (-u_low + clip(u_value, u_low, u_high))*(V -
+         1)/(u_high - u_low))) */
 
 static inline __attribute__((always_inline)) void lift_1_class(const int cols, const real *x_ptr,
     real *reduced0) {
@@ -1435,17 +1479,18 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
     const int64_t own = (mode == BACKWARD ? 0 : 1 * padded) + 2 * width;
     if (own && !(scratch = aligned_alloc(ALIGNED, (size_t)own * sizeof(real)))) return 1;
     real *kept = scratch + 2 * width;
-    const double low = call->parameter[0];
-    const double high = call->parameter[1];
+    const double u_low = call->parameter[0];
+    const double u_high = call->parameter[1];
     const double V = (double)call->classes;
     for (int64_t row = start; row < stop; ++row) {
         real *grad_x_ptr = grad_row(call, 0, row, scratch + 1 * width);
         const real *x_ptr = read_row(call, 0, row, scratch + 0 * width);
-        const double value = call->input[0][row * call->input_stride[0]];
+        const double u_value = call->input[0][row * call->input_stride[0]];
         double x_y, index_y, m0, a0, b0, b1, b2, pivot, la0, T1, loss, g;
         if (mode != BACKWARD) {
             {
-                const double same1 = (V - 1.0) * (f_clip(value, low, high) - low) / (high - low);
+                const double same1 = (V - 1.0) * (f_clip(u_value, u_low, u_high) - u_low) / (u_high
+                    - u_low);
                 double out[4];
                 lift_1(x_ptr, n_classes, out);
                 const double reduced0 = out[0];
@@ -1475,8 +1520,8 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             double lam0 = f_softplus(z0);
             double T0 = b1 - lam0 * b0;
             T1 = b2;
-            loss = f_relu(1.0 - f_absf((V - 1.0) * (f_clip(value, low, high) - low) / (high - low) -
-                index_y)) * f_softplus(z0) - T0;
+            loss = f_relu(1.0 - f_absf((V - 1.0) * (f_clip(u_value, u_low, u_high) - u_low) /
+                (u_high - u_low) - index_y)) * f_softplus(z0) - T0;
             call->result[0 * call->rows + row] = (real)loss;
         } else {
             m0 = call->saved[0 * call->rows + row];
@@ -1496,13 +1541,14 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         g = call->grad_rows[0 * call->grad_outputs_stride + row * call->grad_rows_stride];
         double z0 = la0;
         double lam0 = f_softplus(z0);
-        double w0 = f_relu(1.0 - f_absf((V - 1.0) * (f_clip(value, low, high) - low) / (high - low)
-            - index_y));
+        double w0 = f_relu(1.0 - f_absf((V - 1.0) * (f_clip(u_value, u_low, u_high) - u_low) /
+            (u_high - u_low) - index_y));
         double c0 = T1 + w0;
         double grad_x_y = T1 * f_sigmoid(-z0) - w0 * f_sigmoid(z0);
         double pinv0 = (la0 == -INFINITY ? 0.0 : f_exp(-lam0));
         {
-            const double same0 = (V - 1.0) * (f_clip(value, low, high) - low) / (high - low);
+            const double same0 = (V - 1.0) * (f_clip(u_value, u_low, u_high) - u_low) / (u_high -
+                u_low);
             const int want = (grad_x_ptr ? 1 : 0);
             if (mode == FUSED) {
                 if (want == 1) gradient_kept(x_ptr, n_classes, kept + 0 * padded, c0, pinv0, same0,

@@ -35,20 +35,21 @@ __all__ = ["LinearVATLoss", "VATLoss", "linear_vat_loss", "vat_loss"]
 #       + softplus(z1), 0))
 #   dloss/dx = 0
 #   dloss/dx_y = 0
-#   dloss/dperturbed_x = -exp(logp0) + exp(logp1)
-#   dloss/dperturbed_x_y = -sigmoid(-z0)*sigmoid(z1) + sigmoid(z0)*sigmoid(-z1)
+#   dloss/du_perturbed_x = -exp(logp0) + exp(logp1)
+#   dloss/du_perturbed_x_y = -sigmoid(-z0)*sigmoid(z1) + sigmoid(z0)*sigmoid(-z1)
+#   names of the spec begin with u_: u_perturbed_x is its perturbed_x
 #   with l0_j = x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 = exp(l0_j
 #       - logsumexp_(j != y) l0_j), m0 = max_(j) x
-#   with l1_j = perturbed_x, z1 = logsumexp_(j != y) l1_j - l1_y, logp1 = l1_j - logsumexp l1, R1
-#       = exp(l1_j - logsumexp_(j != y) l1_j), m1 = max_(j) perturbed_x
-#   delta0_j = (-perturbed_x + x) - that of the largest l0
-#   lse0 = (L0 - L1) - (-perturbed_x + x) of the largest l0
+#   with l1_j = u_perturbed_x, z1 = logsumexp_(j != y) l1_j - l1_y, logp1 = l1_j - logsumexp l1,
+#       R1 = exp(l1_j - logsumexp_(j != y) l1_j), m1 = max_(j) u_perturbed_x
+#   delta0_j = (-u_perturbed_x + x) - that of the largest l0
+#   lse0 = (L0 - L1) - (-u_perturbed_x + x) of the largest l0
 #   T1 = sum_(j != y) delta0*exp(logp0)
 # ======================================================================================
 
 
 @dl.jit
-def _lift(cols, inside, x, perturbed_x):
+def _lift(cols, inside, x, u_perturbed_x):
     # State of one tile, relative to the tile's own maximum: M = sum of w * exp(kappa * t) * t^n
     # with t = l - m, over the classes other than the largest (the pivot).
     valid = inside
@@ -57,11 +58,11 @@ def _lift(cols, inside, x, perturbed_x):
     pivot = dl.row_min(tl.where(l0 == m0, cols, 2147483647))
     others = valid & (cols != pivot)
     x_y = dl.row_sum(tl.where(cols == pivot, x, 0.0))
-    perturbed_x_y = dl.row_sum(tl.where(cols == pivot, perturbed_x, 0.0))
+    u_perturbed_x_y = dl.row_sum(tl.where(cols == pivot, u_perturbed_x, 0.0))
     l0 = tl.where(others, l0, float("-inf"))
     t0 = l0 - tl.where(m0 == float("-inf"), 0.0, m0)
     e0 = tl.exp(t0)
-    l1 = tl.where(valid, perturbed_x, float("-inf"))
+    l1 = tl.where(valid, u_perturbed_x, float("-inf"))
     m1 = dl.row_max(l1)
     l1 = tl.where(others, l1, float("-inf"))
     t1 = l1 - tl.where(m1 == float("-inf"), 0.0, m1)
@@ -73,20 +74,20 @@ def _lift(cols, inside, x, perturbed_x):
     off0_apart0 = tl.where(far_apart0, ref0, 0.0)
     off1_apart0 = tl.where(far_apart0, -ref1, 0.0)
     near_apart0 = tl.where(far_apart0, 0.0, near_apart0)
-    apart0 = (x - off0_apart0) + (-perturbed_x - off1_apart0) - near_apart0
+    apart0 = (x - off0_apart0) + (-u_perturbed_x - off1_apart0) - near_apart0
     near_o0 = ref0 - ref1
     far_o0 = (near_o0 > 1.0) | (near_o0 < -1.0)
     off0_o0 = tl.where(far_o0, ref0, 0.0)
     off1_o0 = tl.where(far_o0, -ref1, 0.0)
     near_o0 = tl.where(far_o0, 0.0, near_o0)
-    o0 = (x_y - off0_o0) + (-perturbed_x_y - off1_o0) - near_o0
+    o0 = (x_y - off0_o0) + (-u_perturbed_x_y - off1_o0) - near_o0
     o0 = tl.where((o0 > -1.0e18) & (o0 < 1.0e18), o0, 0.0)
     delta0 = apart0 - o0
     a0 = dl.row_sum(e0)
     a1 = dl.row_sum(e1)
     b0 = dl.row_sum(tl.where(e0 > 0.0, e0 * delta0, 0.0))
     pivot = pivot.to(tl.float32)
-    return m0, m1, a0, a1, b0, o0, pivot, x_y, perturbed_x_y
+    return m0, m1, a0, a1, b0, o0, pivot, x_y, u_perturbed_x_y
 
 
 @dl.jit
@@ -99,7 +100,7 @@ def _merge(
     o0_a,
     pivot_a,
     x_y_a,
-    perturbed_x_y_a,
+    u_perturbed_x_y_a,
     m0_b,
     m1_b,
     a0_b,
@@ -108,7 +109,7 @@ def _merge(
     o0_b,
     pivot_b,
     x_y_b,
-    perturbed_x_y_b,
+    u_perturbed_x_y_b,
 ):
     # Two states as one: m = max(m_a, m_b), d = m_side - m, M = sum of exp(kappa * d) * shifted M_side.
     m0 = tl.maximum(m0_a, m0_b)
@@ -124,14 +125,14 @@ def _merge(
     first = (m0_a > m0_b) | ((m0_a == m0_b) & (pivot_a >= 0.0))
     pivot = tl.where(first, pivot_a, pivot_b)
     x_y = tl.where(first, x_y_a, x_y_b)
-    perturbed_x_y = tl.where(first, perturbed_x_y_a, perturbed_x_y_b)
+    u_perturbed_x_y = tl.where(first, u_perturbed_x_y_a, u_perturbed_x_y_b)
     lost = tl.where(first, pivot_b, pivot_a) >= 0.0
     x = tl.where(first, x_y_b, x_y_a)
-    perturbed_x = tl.where(first, perturbed_x_y_b, perturbed_x_y_a)
+    u_perturbed_x = tl.where(first, u_perturbed_x_y_b, u_perturbed_x_y_a)
     sunk = tl.where(first, m0_b, m0_a) == float("-inf")
     d0 = tl.where(sunk, -1.0e18, tl.where(first, d0_b, d0_a))
     k0 = tl.exp(d0)
-    d1 = tl.where(lost, perturbed_x - m1, -1.0e18)
+    d1 = tl.where(lost, u_perturbed_x - m1, -1.0e18)
     k1 = tl.exp(d1)
     o0_a = o0_a + (d0_a - d1_a)
     o0_b = o0_b + (d0_b - d1_b)
@@ -143,11 +144,11 @@ def _merge(
         + tl.where(k0_b > 0.0, k0_b * (b0_b + (o0_b - o0) * a0_b), 0.0)
         + tl.where(lost & (k0 > 0.0), k0 * (d0 - d1 - o0), 0.0)
     )
-    return m0, m1, a0, a1, b0, o0, pivot, x_y, perturbed_x_y
+    return m0, m1, a0, a1, b0, o0, pivot, x_y, u_perturbed_x_y
 
 
 @dl.jit
-def _sweep(base, perturbed_x_base, start, stop, n_classes, BLOCK: tl.constexpr):
+def _sweep(base, u_perturbed_x_base, start, stop, n_classes, BLOCK: tl.constexpr):
     # Online reduction of the classes start .. stop - 1: one read of each logit.
     m0 = tl.full((), float("-inf"), tl.float32)
     m1 = tl.full((), float("-inf"), tl.float32)
@@ -157,16 +158,16 @@ def _sweep(base, perturbed_x_base, start, stop, n_classes, BLOCK: tl.constexpr):
     o0 = tl.full((), 0.0, tl.float32)
     pivot = tl.full((), -1.0, tl.float32)
     x_y = tl.full((), 0.0, tl.float32)
-    perturbed_x_y = tl.full((), 0.0, tl.float32)
+    u_perturbed_x_y = tl.full((), 0.0, tl.float32)
     for first_col in range(start, stop, BLOCK):
         cols = first_col + tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
-        perturbed_x = tl.load(perturbed_x_base + cols, mask=inside, other=0.0).to(tl.float32)
-        m0_b, m1_b, a0_b, a1_b, b0_b, o0_b, pivot_b, x_y_b, perturbed_x_y_b = _lift(
-            cols, inside, x, perturbed_x
+        u_perturbed_x = tl.load(u_perturbed_x_base + cols, mask=inside, other=0.0).to(tl.float32)
+        m0_b, m1_b, a0_b, a1_b, b0_b, o0_b, pivot_b, x_y_b, u_perturbed_x_y_b = _lift(
+            cols, inside, x, u_perturbed_x
         )
-        m0, m1, a0, a1, b0, o0, pivot, x_y, perturbed_x_y = _merge(
+        m0, m1, a0, a1, b0, o0, pivot, x_y, u_perturbed_x_y = _merge(
             m0,
             m1,
             a0,
@@ -175,7 +176,7 @@ def _sweep(base, perturbed_x_base, start, stop, n_classes, BLOCK: tl.constexpr):
             o0,
             pivot,
             x_y,
-            perturbed_x_y,
+            u_perturbed_x_y,
             m0_b,
             m1_b,
             a0_b,
@@ -184,19 +185,19 @@ def _sweep(base, perturbed_x_base, start, stop, n_classes, BLOCK: tl.constexpr):
             o0_b,
             pivot_b,
             x_y_b,
-            perturbed_x_y_b,
+            u_perturbed_x_y_b,
         )
-    return m0, m1, a0, a1, b0, o0, pivot, x_y, perturbed_x_y
+    return m0, m1, a0, a1, b0, o0, pivot, x_y, u_perturbed_x_y
 
 
 @dl.jit
-def _finish(x_y, perturbed_x_y, m0, m1, a0, a1, b0, o0, pivot):
+def _finish(x_y, u_perturbed_x_y, m0, m1, a0, a1, b0, o0, pivot):
     # From the merged state to the results of the row, and the statistics that the gradient reads.
     la0 = dl.log_accurate(a0)
     z0 = la0
     lam0 = dl.softplus(z0)
     la1 = dl.log_accurate(a1)
-    ly1 = perturbed_x_y
+    ly1 = u_perturbed_x_y
     z1 = (m1 - ly1) + la1
     lse0_0 = tl.where(z0 > 0.0, la0 + dl.softplus(-z0), dl.softplus(z0))
     lse0_1 = tl.where(z1 > 0.0, la1 + dl.softplus(-z1), dl.softplus(z1))
@@ -219,18 +220,18 @@ def _finish(x_y, perturbed_x_y, m0, m1, a0, a1, b0, o0, pivot):
 
 
 @dl.jit
-def _coefficients(x_y, perturbed_x_y, m0, la0, m1, la1, pivot):
+def _coefficients(x_y, u_perturbed_x_y, m0, la0, m1, la1, pivot):
     # Row scalars of the gradient.
     z0 = la0
     lam0 = dl.softplus(z0)
-    ly1 = perturbed_x_y
+    ly1 = u_perturbed_x_y
     z1 = (m1 - ly1) + la1
     lam1 = tl.where(z1 > 0.0, la1 + dl.softplus(-z1), dl.softplus(z1) - (m1 - ly1))
     grad_x_y = 0.0
-    grad_perturbed_x_y = dl.sigmoid(z0) * dl.sigmoid(-z1) - dl.sigmoid(z1) * dl.sigmoid(-z0)
+    grad_u_perturbed_x_y = dl.sigmoid(z0) * dl.sigmoid(-z1) - dl.sigmoid(z1) * dl.sigmoid(-z0)
     pinv0 = tl.where(la0 == float("-inf"), 0.0, dl.exp_accurate(-lam0))
     pinv1 = tl.where(la1 == float("-inf"), 0.0, dl.exp_accurate(-lam1))
-    return grad_x_y, grad_perturbed_x_y, m0, pinv0, m1, pinv1
+    return grad_x_y, grad_u_perturbed_x_y, m0, pinv0, m1, pinv1
 
 
 @dl.jit
@@ -238,11 +239,11 @@ def _gradient(
     cols,
     pivot,
     x_y,
-    perturbed_x_y,
+    u_perturbed_x_y,
     x,
-    perturbed_x,
+    u_perturbed_x,
     grad_x_y,
-    grad_perturbed_x_y,
+    grad_u_perturbed_x_y,
     m0,
     pinv0,
     m1,
@@ -252,25 +253,27 @@ def _gradient(
     t0 = x - m0
     e0 = tl.exp(t0)
     p0 = e0 * pinv0
-    t1 = perturbed_x - m1
+    t1 = u_perturbed_x - m1
     e1 = tl.exp(t1)
     p1 = e1 * pinv1
     grad_x = 0.0
-    grad_perturbed_x = p1 - p0
+    grad_u_perturbed_x = p1 - p0
     grad_x = tl.where(cols == pivot.to(tl.int32), grad_x_y, grad_x)
-    grad_perturbed_x = tl.where(cols == pivot.to(tl.int32), grad_perturbed_x_y, grad_perturbed_x)
-    return grad_x, grad_perturbed_x
+    grad_u_perturbed_x = tl.where(
+        cols == pivot.to(tl.int32), grad_u_perturbed_x_y, grad_u_perturbed_x
+    )
+    return grad_x, grad_u_perturbed_x
 
 
 @dl.jit
 def _forward_kernel(
     logits,
-    perturbed_x_ptr,
+    u_perturbed_x_ptr,
     loss,
     saved,
     state,
     stride_row,
-    stride_perturbed_x,
+    stride_u_perturbed_x,
     n_rows,
     n_classes,
     SPLITS: tl.constexpr,
@@ -280,18 +283,18 @@ def _forward_kernel(
     # of its part of the row, and the merge kernel finishes.
     row = tl.program_id(0).to(tl.int64)
     base = logits + row * stride_row
-    perturbed_x_base = perturbed_x_ptr + row * stride_perturbed_x
+    u_perturbed_x_base = u_perturbed_x_ptr + row * stride_u_perturbed_x
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BLOCK), SPLITS) * BLOCK
     start = split * class_share
     stop = tl.minimum(start + class_share, n_classes)
-    m0, m1, a0, a1, b0, o0, pivot, x_y, perturbed_x_y = _sweep(
-        base, perturbed_x_base, start, stop, n_classes, BLOCK
+    m0, m1, a0, a1, b0, o0, pivot, x_y, u_perturbed_x_y = _sweep(
+        base, u_perturbed_x_base, start, stop, n_classes, BLOCK
     )
     if SPLITS == 1:
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
         m1 = tl.where(m1 == float("-inf"), 0.0, m1)
-        loss_row, la0, la1 = _finish(x_y, perturbed_x_y, m0, m1, a0, a1, b0, o0, pivot)
+        loss_row, la0, la1 = _finish(x_y, u_perturbed_x_y, m0, m1, a0, a1, b0, o0, pivot)
         tl.store(loss + row, loss_row)
         tl.store(saved + 0 * n_rows + row, m0)
         tl.store(saved + 1 * n_rows + row, la0)
@@ -308,18 +311,18 @@ def _forward_kernel(
         tl.store(state + 5 * SPLITS * n_rows + at, o0)
         tl.store(state + 6 * SPLITS * n_rows + at, pivot)
         tl.store(state + 7 * SPLITS * n_rows + at, x_y)
-        tl.store(state + 8 * SPLITS * n_rows + at, perturbed_x_y)
+        tl.store(state + 8 * SPLITS * n_rows + at, u_perturbed_x_y)
 
 
 @dl.jit
 def _merge_kernel(
     logits,
-    perturbed_x_ptr,
+    u_perturbed_x_ptr,
     loss,
     saved,
     state,
     stride_row,
-    stride_perturbed_x,
+    stride_u_perturbed_x,
     n_rows,
     n_classes,
     SPLITS: tl.constexpr,
@@ -328,7 +331,7 @@ def _merge_kernel(
     # Grid (N,). Merges the SPLITS partial states of a row in order, and finishes it.
     row = tl.program_id(0).to(tl.int64)
     base = logits + row * stride_row
-    perturbed_x_base = perturbed_x_ptr + row * stride_perturbed_x
+    u_perturbed_x_base = u_perturbed_x_ptr + row * stride_u_perturbed_x
     m0 = tl.load(state + 0 * SPLITS * n_rows + row)
     m1 = tl.load(state + 1 * SPLITS * n_rows + row)
     a0 = tl.load(state + 2 * SPLITS * n_rows + row)
@@ -337,7 +340,7 @@ def _merge_kernel(
     o0 = tl.load(state + 5 * SPLITS * n_rows + row)
     pivot = tl.load(state + 6 * SPLITS * n_rows + row)
     x_y = tl.load(state + 7 * SPLITS * n_rows + row)
-    perturbed_x_y = tl.load(state + 8 * SPLITS * n_rows + row)
+    u_perturbed_x_y = tl.load(state + 8 * SPLITS * n_rows + row)
     for split in range(1, SPLITS):
         at = split * n_rows + row
         m0_b = tl.load(state + 0 * SPLITS * n_rows + at)
@@ -348,8 +351,8 @@ def _merge_kernel(
         o0_b = tl.load(state + 5 * SPLITS * n_rows + at)
         pivot_b = tl.load(state + 6 * SPLITS * n_rows + at)
         x_y_b = tl.load(state + 7 * SPLITS * n_rows + at)
-        perturbed_x_y_b = tl.load(state + 8 * SPLITS * n_rows + at)
-        m0, m1, a0, a1, b0, o0, pivot, x_y, perturbed_x_y = _merge(
+        u_perturbed_x_y_b = tl.load(state + 8 * SPLITS * n_rows + at)
+        m0, m1, a0, a1, b0, o0, pivot, x_y, u_perturbed_x_y = _merge(
             m0,
             m1,
             a0,
@@ -358,7 +361,7 @@ def _merge_kernel(
             o0,
             pivot,
             x_y,
-            perturbed_x_y,
+            u_perturbed_x_y,
             m0_b,
             m1_b,
             a0_b,
@@ -367,11 +370,11 @@ def _merge_kernel(
             o0_b,
             pivot_b,
             x_y_b,
-            perturbed_x_y_b,
+            u_perturbed_x_y_b,
         )
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
     m1 = tl.where(m1 == float("-inf"), 0.0, m1)
-    loss_row, la0, la1 = _finish(x_y, perturbed_x_y, m0, m1, a0, a1, b0, o0, pivot)
+    loss_row, la0, la1 = _finish(x_y, u_perturbed_x_y, m0, m1, a0, a1, b0, o0, pivot)
     tl.store(loss + row, loss_row)
     tl.store(saved + 0 * n_rows + row, m0)
     tl.store(saved + 1 * n_rows + row, la0)
@@ -383,15 +386,15 @@ def _merge_kernel(
 @dl.jit
 def _backward_kernel(
     logits,
-    perturbed_x_ptr,
+    u_perturbed_x_ptr,
     saved,
     grad_rows,
     grad_logits,
-    grad_perturbed_x_ptr,
+    grad_u_perturbed_x_ptr,
     stride_row,
-    stride_perturbed_x,
+    stride_u_perturbed_x,
     stride_grad,
-    stride_grad_perturbed_x,
+    stride_grad_u_perturbed_x,
     n_rows,
     n_classes,
     stride_grad_rows,
@@ -401,7 +404,7 @@ def _backward_kernel(
     # Grid (N, tiles). Elementwise: reads each logit once, writes its gradient once.
     row = tl.program_id(0).to(tl.int64)
     base = logits + row * stride_row
-    perturbed_x_base = perturbed_x_ptr + row * stride_perturbed_x
+    u_perturbed_x_base = u_perturbed_x_ptr + row * stride_u_perturbed_x
     g = tl.load(grad_rows + row * stride_grad_rows)
     m0 = tl.load(saved + 0 * n_rows + row)
     la0 = tl.load(saved + 1 * n_rows + row)
@@ -410,23 +413,23 @@ def _backward_kernel(
     pivot = tl.load(saved + 4 * n_rows + row)
     at_pivot = pivot.to(tl.int64)
     x_y = tl.load(base + at_pivot).to(tl.float32)
-    perturbed_x_y = tl.load(perturbed_x_base + at_pivot).to(tl.float32)
-    grad_x_y, grad_perturbed_x_y, m0, pinv0, m1, pinv1 = _coefficients(
-        x_y, perturbed_x_y, m0, la0, m1, la1, pivot
+    u_perturbed_x_y = tl.load(u_perturbed_x_base + at_pivot).to(tl.float32)
+    grad_x_y, grad_u_perturbed_x_y, m0, pinv0, m1, pinv1 = _coefficients(
+        x_y, u_perturbed_x_y, m0, la0, m1, la1, pivot
     )
     cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = cols < n_classes
     x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
-    perturbed_x = tl.load(perturbed_x_base + cols, mask=inside, other=0.0).to(tl.float32)
-    grad_x, grad_perturbed_x = _gradient(
+    u_perturbed_x = tl.load(u_perturbed_x_base + cols, mask=inside, other=0.0).to(tl.float32)
+    grad_x, grad_u_perturbed_x = _gradient(
         cols,
         pivot,
         x_y,
-        perturbed_x_y,
+        u_perturbed_x_y,
         x,
-        perturbed_x,
+        u_perturbed_x,
         grad_x_y,
-        grad_perturbed_x_y,
+        grad_u_perturbed_x_y,
         m0,
         pinv0,
         m1,
@@ -437,23 +440,23 @@ def _backward_kernel(
         out = grad_logits + row * stride_grad + cols
         tl.store(out, grad_x.to(grad_logits.dtype.element_ty), mask=inside)
     if WANT & 2:
-        grad_perturbed_x = grad_perturbed_x * g
-        out = grad_perturbed_x_ptr + row * stride_grad_perturbed_x + cols
-        tl.store(out, grad_perturbed_x.to(grad_perturbed_x_ptr.dtype.element_ty), mask=inside)
+        grad_u_perturbed_x = grad_u_perturbed_x * g
+        out = grad_u_perturbed_x_ptr + row * stride_grad_u_perturbed_x + cols
+        tl.store(out, grad_u_perturbed_x.to(grad_u_perturbed_x_ptr.dtype.element_ty), mask=inside)
 
 
 @dl.jit
 def _fused_kernel(
     logits,
-    perturbed_x_ptr,
+    u_perturbed_x_ptr,
     loss,
     grad_rows,
     grad_logits,
-    grad_perturbed_x_ptr,
+    grad_u_perturbed_x_ptr,
     stride_row,
-    stride_perturbed_x,
+    stride_u_perturbed_x,
     stride_grad,
-    stride_grad_perturbed_x,
+    stride_grad_u_perturbed_x,
     n_rows,
     n_classes,
     stride_grad_rows,
@@ -465,38 +468,38 @@ def _fused_kernel(
     # and its gradient written once; longer rows are read again from the cache.
     row = tl.program_id(0).to(tl.int64)
     base = logits + row * stride_row
-    perturbed_x_base = perturbed_x_ptr + row * stride_perturbed_x
+    u_perturbed_x_base = u_perturbed_x_ptr + row * stride_u_perturbed_x
     g = tl.load(grad_rows + row * stride_grad_rows)
     if ONE_TILE:
         cols = tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
-        perturbed_x = tl.load(perturbed_x_base + cols, mask=inside, other=0.0).to(tl.float32)
-        m0, m1, a0, a1, b0, o0, pivot, x_y, perturbed_x_y = _lift(cols, inside, x, perturbed_x)
+        u_perturbed_x = tl.load(u_perturbed_x_base + cols, mask=inside, other=0.0).to(tl.float32)
+        m0, m1, a0, a1, b0, o0, pivot, x_y, u_perturbed_x_y = _lift(cols, inside, x, u_perturbed_x)
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
         m1 = tl.where(m1 == float("-inf"), 0.0, m1)
     else:
         stop = n_classes
-        m0, m1, a0, a1, b0, o0, pivot, x_y, perturbed_x_y = _sweep(
-            base, perturbed_x_base, 0, stop, n_classes, BLOCK
+        m0, m1, a0, a1, b0, o0, pivot, x_y, u_perturbed_x_y = _sweep(
+            base, u_perturbed_x_base, 0, stop, n_classes, BLOCK
         )
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
         m1 = tl.where(m1 == float("-inf"), 0.0, m1)
-    loss_row, la0, la1 = _finish(x_y, perturbed_x_y, m0, m1, a0, a1, b0, o0, pivot)
+    loss_row, la0, la1 = _finish(x_y, u_perturbed_x_y, m0, m1, a0, a1, b0, o0, pivot)
     tl.store(loss + row, loss_row)
-    grad_x_y, grad_perturbed_x_y, m0, pinv0, m1, pinv1 = _coefficients(
-        x_y, perturbed_x_y, m0, la0, m1, la1, pivot
+    grad_x_y, grad_u_perturbed_x_y, m0, pinv0, m1, pinv1 = _coefficients(
+        x_y, u_perturbed_x_y, m0, la0, m1, la1, pivot
     )
     if ONE_TILE:
-        grad_x, grad_perturbed_x = _gradient(
+        grad_x, grad_u_perturbed_x = _gradient(
             cols,
             pivot,
             x_y,
-            perturbed_x_y,
+            u_perturbed_x_y,
             x,
-            perturbed_x,
+            u_perturbed_x,
             grad_x_y,
-            grad_perturbed_x_y,
+            grad_u_perturbed_x_y,
             m0,
             pinv0,
             m1,
@@ -507,24 +510,28 @@ def _fused_kernel(
             out = grad_logits + row * stride_grad + cols
             tl.store(out, grad_x.to(grad_logits.dtype.element_ty), mask=inside)
         if WANT & 2:
-            grad_perturbed_x = grad_perturbed_x * g
-            out = grad_perturbed_x_ptr + row * stride_grad_perturbed_x + cols
-            tl.store(out, grad_perturbed_x.to(grad_perturbed_x_ptr.dtype.element_ty), mask=inside)
+            grad_u_perturbed_x = grad_u_perturbed_x * g
+            out = grad_u_perturbed_x_ptr + row * stride_grad_u_perturbed_x + cols
+            tl.store(
+                out, grad_u_perturbed_x.to(grad_u_perturbed_x_ptr.dtype.element_ty), mask=inside
+            )
     else:
         for first_col in range(0, n_classes, BLOCK):
             cols = first_col + tl.arange(0, BLOCK)
             inside = cols < n_classes
             x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
-            perturbed_x = tl.load(perturbed_x_base + cols, mask=inside, other=0.0).to(tl.float32)
-            grad_x, grad_perturbed_x = _gradient(
+            u_perturbed_x = tl.load(u_perturbed_x_base + cols, mask=inside, other=0.0).to(
+                tl.float32
+            )
+            grad_x, grad_u_perturbed_x = _gradient(
                 cols,
                 pivot,
                 x_y,
-                perturbed_x_y,
+                u_perturbed_x_y,
                 x,
-                perturbed_x,
+                u_perturbed_x,
                 grad_x_y,
-                grad_perturbed_x_y,
+                grad_u_perturbed_x_y,
                 m0,
                 pinv0,
                 m1,
@@ -536,10 +543,10 @@ def _fused_kernel(
                 out = grad_logits + row * stride_grad + cols
                 tl.store(out, grad_x.to(grad_logits.dtype.element_ty), mask=inside)
             if WANT & 2:
-                grad_perturbed_x = grad_perturbed_x * g
-                out = grad_perturbed_x_ptr + row * stride_grad_perturbed_x + cols
+                grad_u_perturbed_x = grad_u_perturbed_x * g
+                out = grad_u_perturbed_x_ptr + row * stride_grad_u_perturbed_x + cols
                 tl.store(
-                    out, grad_perturbed_x.to(grad_perturbed_x_ptr.dtype.element_ty), mask=inside
+                    out, grad_u_perturbed_x.to(grad_u_perturbed_x_ptr.dtype.element_ty), mask=inside
                 )
 
 
@@ -548,9 +555,9 @@ def _tile(
     x_hidden,
     x_weight,
     x_bias,
-    perturbed_x_hidden,
-    perturbed_x_weight,
-    perturbed_x_bias,
+    u_perturbed_x_hidden,
+    u_perturbed_x_weight,
+    u_perturbed_x_bias,
     row_at,
     cols,
     x_cap,
@@ -558,9 +565,9 @@ def _tile(
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_perturbed_x_hidden,
-    stride_perturbed_x_weight,
-    features_perturbed_x,
+    stride_u_perturbed_x_hidden,
+    stride_u_perturbed_x_weight,
+    features_u_perturbed_x,
     n_classes,
     MADE: tl.constexpr,
     BIASED: tl.constexpr,
@@ -591,25 +598,25 @@ def _tile(
         CAPPED,
     )
     if MADE & 2:
-        perturbed_x = tiles.product(
-            perturbed_x_hidden,
-            perturbed_x_weight,
-            perturbed_x_bias,
+        u_perturbed_x = tiles.product(
+            u_perturbed_x_hidden,
+            u_perturbed_x_weight,
+            u_perturbed_x_bias,
             row_at,
             cols,
-            stride_perturbed_x_hidden,
-            stride_perturbed_x_weight,
-            features_perturbed_x,
+            stride_u_perturbed_x_hidden,
+            stride_u_perturbed_x_weight,
+            features_u_perturbed_x,
             (BIASED & 2) != 0,
             (EVEN & 2) != 0,
             PRECISION,
             BK,
         )
     else:
-        perturbed_x = tl.load(
-            perturbed_x_hidden + row_at * stride_perturbed_x_hidden + cols[None, :]
+        u_perturbed_x = tl.load(
+            u_perturbed_x_hidden + row_at * stride_u_perturbed_x_hidden + cols[None, :]
         ).to(tl.float32)
-    return x, cap_slope, perturbed_x
+    return x, cap_slope, u_perturbed_x
 
 
 @dl.jit
@@ -617,9 +624,9 @@ def _tiled_sweep_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    perturbed_x_hidden,
-    perturbed_x_weight,
-    perturbed_x_bias,
+    u_perturbed_x_hidden,
+    u_perturbed_x_weight,
+    u_perturbed_x_bias,
     source_row,
     at_y,
     x_cap,
@@ -627,9 +634,9 @@ def _tiled_sweep_kernel(
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_perturbed_x_hidden,
-    stride_perturbed_x_weight,
-    features_perturbed_x,
+    stride_u_perturbed_x_hidden,
+    stride_u_perturbed_x_weight,
+    features_u_perturbed_x,
     n_rows,
     n_classes,
     row_merged,
@@ -658,17 +665,17 @@ def _tiled_sweep_kernel(
     o0 = tl.full([BM, 1], 0.0, tl.float32)
     pivot = tl.full([BM, 1], -1.0, tl.float32)
     x_y = tl.full([BM, 1], 0.0, tl.float32)
-    perturbed_x_y = tl.full([BM, 1], 0.0, tl.float32)
+    u_perturbed_x_y = tl.full([BM, 1], 0.0, tl.float32)
     for first_col in range(start, stop, BV):
         row_at = tl.load(source_row + row)
         cols = first_col + tl.arange(0, BV)
-        x, cap_slope, perturbed_x = _tile(
+        x, cap_slope, u_perturbed_x = _tile(
             x_hidden,
             x_weight,
             x_bias,
-            perturbed_x_hidden,
-            perturbed_x_weight,
-            perturbed_x_bias,
+            u_perturbed_x_hidden,
+            u_perturbed_x_weight,
+            u_perturbed_x_bias,
             row_at,
             cols,
             x_cap,
@@ -676,9 +683,9 @@ def _tiled_sweep_kernel(
             stride_x_hidden,
             stride_x_weight,
             features_x,
-            stride_perturbed_x_hidden,
-            stride_perturbed_x_weight,
-            features_perturbed_x,
+            stride_u_perturbed_x_hidden,
+            stride_u_perturbed_x_weight,
+            features_u_perturbed_x,
             n_classes,
             MADE,
             BIASED,
@@ -689,10 +696,10 @@ def _tiled_sweep_kernel(
         )
         cols = cols[None, :]
         inside = (cols < n_classes) & (row >= 0)
-        m0_b, m1_b, a0_b, a1_b, b0_b, o0_b, pivot_b, x_y_b, perturbed_x_y_b = _lift(
-            cols, inside, x, perturbed_x
+        m0_b, m1_b, a0_b, a1_b, b0_b, o0_b, pivot_b, x_y_b, u_perturbed_x_y_b = _lift(
+            cols, inside, x, u_perturbed_x
         )
-        m0, m1, a0, a1, b0, o0, pivot, x_y, perturbed_x_y = _merge(
+        m0, m1, a0, a1, b0, o0, pivot, x_y, u_perturbed_x_y = _merge(
             m0,
             m1,
             a0,
@@ -701,7 +708,7 @@ def _tiled_sweep_kernel(
             o0,
             pivot,
             x_y,
-            perturbed_x_y,
+            u_perturbed_x_y,
             m0_b,
             m1_b,
             a0_b,
@@ -710,7 +717,7 @@ def _tiled_sweep_kernel(
             o0_b,
             pivot_b,
             x_y_b,
-            perturbed_x_y_b,
+            u_perturbed_x_y_b,
         )
     tl.store(state + (0 * SPLITS + split) * n_rows + row, m0)
     tl.store(state + (1 * SPLITS + split) * n_rows + row, m1)
@@ -720,7 +727,7 @@ def _tiled_sweep_kernel(
     tl.store(state + (5 * SPLITS + split) * n_rows + row, o0)
     tl.store(state + (6 * SPLITS + split) * n_rows + row, pivot)
     tl.store(state + (7 * SPLITS + split) * n_rows + row, x_y)
-    tl.store(state + (8 * SPLITS + split) * n_rows + row, perturbed_x_y)
+    tl.store(state + (8 * SPLITS + split) * n_rows + row, u_perturbed_x_y)
 
 
 @dl.jit
@@ -728,9 +735,9 @@ def _tiled_merge_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    perturbed_x_hidden,
-    perturbed_x_weight,
-    perturbed_x_bias,
+    u_perturbed_x_hidden,
+    u_perturbed_x_weight,
+    u_perturbed_x_bias,
     source_row,
     at_y,
     x_cap,
@@ -738,9 +745,9 @@ def _tiled_merge_kernel(
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_perturbed_x_hidden,
-    stride_perturbed_x_weight,
-    features_perturbed_x,
+    stride_u_perturbed_x_hidden,
+    stride_u_perturbed_x_weight,
+    features_u_perturbed_x,
     n_rows,
     n_classes,
     row_merged,
@@ -760,7 +767,7 @@ def _tiled_merge_kernel(
     o0 = tl.load(state + 5 * SPLITS * n_rows + row)
     pivot = tl.load(state + 6 * SPLITS * n_rows + row)
     x_y = tl.load(state + 7 * SPLITS * n_rows + row)
-    perturbed_x_y = tl.load(state + 8 * SPLITS * n_rows + row)
+    u_perturbed_x_y = tl.load(state + 8 * SPLITS * n_rows + row)
     for split in range(1, SPLITS):
         m0_b = tl.load(state + (0 * SPLITS + split) * n_rows + row)
         m1_b = tl.load(state + (1 * SPLITS + split) * n_rows + row)
@@ -770,8 +777,8 @@ def _tiled_merge_kernel(
         o0_b = tl.load(state + (5 * SPLITS + split) * n_rows + row)
         pivot_b = tl.load(state + (6 * SPLITS + split) * n_rows + row)
         x_y_b = tl.load(state + (7 * SPLITS + split) * n_rows + row)
-        perturbed_x_y_b = tl.load(state + (8 * SPLITS + split) * n_rows + row)
-        m0, m1, a0, a1, b0, o0, pivot, x_y, perturbed_x_y = _merge(
+        u_perturbed_x_y_b = tl.load(state + (8 * SPLITS + split) * n_rows + row)
+        m0, m1, a0, a1, b0, o0, pivot, x_y, u_perturbed_x_y = _merge(
             m0,
             m1,
             a0,
@@ -780,7 +787,7 @@ def _tiled_merge_kernel(
             o0,
             pivot,
             x_y,
-            perturbed_x_y,
+            u_perturbed_x_y,
             m0_b,
             m1_b,
             a0_b,
@@ -789,7 +796,7 @@ def _tiled_merge_kernel(
             o0_b,
             pivot_b,
             x_y_b,
-            perturbed_x_y_b,
+            u_perturbed_x_y_b,
         )
     tl.store(row_merged + 0 * n_rows + row, m0)
     tl.store(row_merged + 1 * n_rows + row, m1)
@@ -799,10 +806,10 @@ def _tiled_merge_kernel(
     tl.store(row_merged + 5 * n_rows + row, o0)
     tl.store(row_merged + 6 * n_rows + row, pivot)
     tl.store(row_merged + 7 * n_rows + row, x_y)
-    tl.store(row_merged + 8 * n_rows + row, perturbed_x_y)
+    tl.store(row_merged + 8 * n_rows + row, u_perturbed_x_y)
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
     m1 = tl.where(m1 == float("-inf"), 0.0, m1)
-    loss_row, la0, la1 = _finish(x_y, perturbed_x_y, m0, m1, a0, a1, b0, o0, pivot)
+    loss_row, la0, la1 = _finish(x_y, u_perturbed_x_y, m0, m1, a0, a1, b0, o0, pivot)
     tl.store(loss + 0 * n_rows + row, loss_row)
     tl.store(saved + 0 * n_rows + row, m0)
     tl.store(saved + 1 * n_rows + row, la0)
@@ -816,9 +823,9 @@ def _tiled_row_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    perturbed_x_hidden,
-    perturbed_x_weight,
-    perturbed_x_bias,
+    u_perturbed_x_hidden,
+    u_perturbed_x_weight,
+    u_perturbed_x_bias,
     source_row,
     at_y,
     x_cap,
@@ -826,9 +833,9 @@ def _tiled_row_kernel(
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_perturbed_x_hidden,
-    stride_perturbed_x_weight,
-    features_perturbed_x,
+    stride_u_perturbed_x_hidden,
+    stride_u_perturbed_x_weight,
+    features_u_perturbed_x,
     n_rows,
     n_classes,
     row_merged,
@@ -841,16 +848,16 @@ def _tiled_row_kernel(
     row = (tl.program_id(0) * BM + tl.arange(0, BM)).to(tl.int64)[:, None]
     pivot = tl.load(row_merged + 6 * n_rows + row)
     x_y = tl.load(row_merged + 7 * n_rows + row)
-    perturbed_x_y = tl.load(row_merged + 8 * n_rows + row)
+    u_perturbed_x_y = tl.load(row_merged + 8 * n_rows + row)
     m0 = tl.load(saved + 0 * n_rows + row)
     la0 = tl.load(saved + 1 * n_rows + row)
     m1 = tl.load(saved + 2 * n_rows + row)
     la1 = tl.load(saved + 3 * n_rows + row)
-    grad_x_y, grad_perturbed_x_y, m0, pinv0, m1, pinv1 = _coefficients(
-        x_y, perturbed_x_y, m0, la0, m1, la1, pivot
+    grad_x_y, grad_u_perturbed_x_y, m0, pinv0, m1, pinv1 = _coefficients(
+        x_y, u_perturbed_x_y, m0, la0, m1, la1, pivot
     )
     tl.store(row_coef + 0 * n_rows + row, grad_x_y)
-    tl.store(row_coef + 1 * n_rows + row, grad_perturbed_x_y)
+    tl.store(row_coef + 1 * n_rows + row, grad_u_perturbed_x_y)
     tl.store(row_coef + 2 * n_rows + row, m0)
     tl.store(row_coef + 3 * n_rows + row, pinv0)
     tl.store(row_coef + 4 * n_rows + row, m1)
@@ -862,9 +869,9 @@ def _tiled_gradient(
     x_hidden,
     x_weight,
     x_bias,
-    perturbed_x_hidden,
-    perturbed_x_weight,
-    perturbed_x_bias,
+    u_perturbed_x_hidden,
+    u_perturbed_x_weight,
+    u_perturbed_x_bias,
     source_row,
     at_y,
     x_cap,
@@ -872,9 +879,9 @@ def _tiled_gradient(
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_perturbed_x_hidden,
-    stride_perturbed_x_weight,
-    features_perturbed_x,
+    stride_u_perturbed_x_hidden,
+    stride_u_perturbed_x_weight,
+    features_u_perturbed_x,
     n_rows,
     n_classes,
     row_merged,
@@ -898,22 +905,22 @@ def _tiled_gradient(
     row = (first_row + tl.arange(0, BM)).to(tl.int64)[:, None]
     pivot = tl.load(row_merged + 6 * n_rows + row)
     x_y = tl.load(row_merged + 7 * n_rows + row)
-    perturbed_x_y = tl.load(row_merged + 8 * n_rows + row)
+    u_perturbed_x_y = tl.load(row_merged + 8 * n_rows + row)
     grad_x_y = tl.load(row_coef + 0 * n_rows + row)
-    grad_perturbed_x_y = tl.load(row_coef + 1 * n_rows + row)
+    grad_u_perturbed_x_y = tl.load(row_coef + 1 * n_rows + row)
     m0 = tl.load(row_coef + 2 * n_rows + row)
     pinv0 = tl.load(row_coef + 3 * n_rows + row)
     m1 = tl.load(row_coef + 4 * n_rows + row)
     pinv1 = tl.load(row_coef + 5 * n_rows + row)
     row_at = tl.load(source_row + row)
     cols = first_col + tl.arange(0, BV)
-    x, cap_slope, perturbed_x = _tile(
+    x, cap_slope, u_perturbed_x = _tile(
         x_hidden,
         x_weight,
         x_bias,
-        perturbed_x_hidden,
-        perturbed_x_weight,
-        perturbed_x_bias,
+        u_perturbed_x_hidden,
+        u_perturbed_x_weight,
+        u_perturbed_x_bias,
         row_at,
         cols,
         x_cap,
@@ -921,9 +928,9 @@ def _tiled_gradient(
         stride_x_hidden,
         stride_x_weight,
         features_x,
-        stride_perturbed_x_hidden,
-        stride_perturbed_x_weight,
-        features_perturbed_x,
+        stride_u_perturbed_x_hidden,
+        stride_u_perturbed_x_weight,
+        features_u_perturbed_x,
         n_classes,
         MADE,
         BIASED,
@@ -934,15 +941,15 @@ def _tiled_gradient(
     )
     cols = cols[None, :]
     inside = (cols < n_classes) & (row >= 0)
-    grad_x, grad_perturbed_x = _gradient(
+    grad_x, grad_u_perturbed_x = _gradient(
         cols,
         pivot,
         x_y,
-        perturbed_x_y,
+        u_perturbed_x_y,
         x,
-        perturbed_x,
+        u_perturbed_x,
         grad_x_y,
-        grad_perturbed_x_y,
+        grad_u_perturbed_x_y,
         m0,
         pinv0,
         m1,
@@ -951,7 +958,7 @@ def _tiled_gradient(
     if SOURCE == 0:
         grad = tl.where(inside, grad_x, 0.0)
     if SOURCE == 1:
-        grad = tl.where(inside, grad_perturbed_x, 0.0)
+        grad = tl.where(inside, grad_u_perturbed_x, 0.0)
     tile_counts = 1
     if FILTER:
         # NaN counts, and so does the tile of the pivot, however small.
@@ -969,9 +976,9 @@ def _tiled_hidden_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    perturbed_x_hidden,
-    perturbed_x_weight,
-    perturbed_x_bias,
+    u_perturbed_x_hidden,
+    u_perturbed_x_weight,
+    u_perturbed_x_bias,
     source_row,
     at_y,
     x_cap,
@@ -979,9 +986,9 @@ def _tiled_hidden_kernel(
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_perturbed_x_hidden,
-    stride_perturbed_x_weight,
-    features_perturbed_x,
+    stride_u_perturbed_x_hidden,
+    stride_u_perturbed_x_weight,
+    features_u_perturbed_x,
     n_rows,
     n_classes,
     row_merged,
@@ -1029,9 +1036,9 @@ def _tiled_hidden_kernel(
                     x_hidden,
                     x_weight,
                     x_bias,
-                    perturbed_x_hidden,
-                    perturbed_x_weight,
-                    perturbed_x_bias,
+                    u_perturbed_x_hidden,
+                    u_perturbed_x_weight,
+                    u_perturbed_x_bias,
                     source_row,
                     at_y,
                     x_cap,
@@ -1039,9 +1046,9 @@ def _tiled_hidden_kernel(
                     stride_x_hidden,
                     stride_x_weight,
                     features_x,
-                    stride_perturbed_x_hidden,
-                    stride_perturbed_x_weight,
-                    features_perturbed_x,
+                    stride_u_perturbed_x_hidden,
+                    stride_u_perturbed_x_weight,
+                    features_u_perturbed_x,
                     n_rows,
                     n_classes,
                     row_merged,
@@ -1097,9 +1104,9 @@ def _tiled_hidden_kernel(
                         scratch,
                         tile_slots,
                         n_slots,
-                        perturbed_x_weight,
-                        stride_perturbed_x_weight,
-                        features_perturbed_x,
+                        u_perturbed_x_weight,
+                        stride_u_perturbed_x_weight,
+                        features_u_perturbed_x,
                         n_classes,
                         1.0,
                         PRECISION,
@@ -1115,9 +1122,9 @@ def _tiled_weight_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    perturbed_x_hidden,
-    perturbed_x_weight,
-    perturbed_x_bias,
+    u_perturbed_x_hidden,
+    u_perturbed_x_weight,
+    u_perturbed_x_bias,
     source_row,
     at_y,
     x_cap,
@@ -1125,9 +1132,9 @@ def _tiled_weight_kernel(
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_perturbed_x_hidden,
-    stride_perturbed_x_weight,
-    features_perturbed_x,
+    stride_u_perturbed_x_hidden,
+    stride_u_perturbed_x_weight,
+    features_u_perturbed_x,
     n_rows,
     n_classes,
     row_merged,
@@ -1181,9 +1188,9 @@ def _tiled_weight_kernel(
                         x_hidden,
                         x_weight,
                         x_bias,
-                        perturbed_x_hidden,
-                        perturbed_x_weight,
-                        perturbed_x_bias,
+                        u_perturbed_x_hidden,
+                        u_perturbed_x_weight,
+                        u_perturbed_x_bias,
                         source_row,
                         at_y,
                         x_cap,
@@ -1191,9 +1198,9 @@ def _tiled_weight_kernel(
                         stride_x_hidden,
                         stride_x_weight,
                         features_x,
-                        stride_perturbed_x_hidden,
-                        stride_perturbed_x_weight,
-                        features_perturbed_x,
+                        stride_u_perturbed_x_hidden,
+                        stride_u_perturbed_x_weight,
+                        features_u_perturbed_x,
                         n_rows,
                         n_classes,
                         row_merged,
@@ -1240,15 +1247,15 @@ def _tiled_weight_kernel(
                         )
                     if SOURCE == 1:
                         tiles.add_to_classes(
-                            grad_sums + program.to(tl.int64) * BV * features_perturbed_x,
+                            grad_sums + program.to(tl.int64) * BV * features_u_perturbed_x,
                             sums_begun,
                             scratch,
                             tile_slots,
                             n_slots,
-                            perturbed_x_hidden,
+                            u_perturbed_x_hidden,
                             source_row,
-                            stride_perturbed_x_hidden,
-                            features_perturbed_x,
+                            stride_u_perturbed_x_hidden,
+                            features_u_perturbed_x,
                             1.0,
                             PRECISION,
                             BM,
@@ -1272,10 +1279,10 @@ def _tiled_weight_kernel(
             if SOURCE == 1:
                 tiles.write_classes(
                     grad_weight,
-                    grad_sums + program.to(tl.int64) * BV * features_perturbed_x,
+                    grad_sums + program.to(tl.int64) * BV * features_u_perturbed_x,
                     sums_begun,
                     first_col,
-                    features_perturbed_x,
+                    features_u_perturbed_x,
                     n_classes,
                     BV,
                     BD,
@@ -1293,9 +1300,9 @@ def _tiled_rows_kernel(
     x_hidden,
     x_weight,
     x_bias,
-    perturbed_x_hidden,
-    perturbed_x_weight,
-    perturbed_x_bias,
+    u_perturbed_x_hidden,
+    u_perturbed_x_weight,
+    u_perturbed_x_bias,
     source_row,
     at_y,
     x_cap,
@@ -1303,9 +1310,9 @@ def _tiled_rows_kernel(
     stride_x_hidden,
     stride_x_weight,
     features_x,
-    stride_perturbed_x_hidden,
-    stride_perturbed_x_weight,
-    features_perturbed_x,
+    stride_u_perturbed_x_hidden,
+    stride_u_perturbed_x_weight,
+    features_u_perturbed_x,
     n_rows,
     n_classes,
     row_merged,
@@ -1332,9 +1339,9 @@ def _tiled_rows_kernel(
         x_hidden,
         x_weight,
         x_bias,
-        perturbed_x_hidden,
-        perturbed_x_weight,
-        perturbed_x_bias,
+        u_perturbed_x_hidden,
+        u_perturbed_x_weight,
+        u_perturbed_x_bias,
         source_row,
         at_y,
         x_cap,
@@ -1342,9 +1349,9 @@ def _tiled_rows_kernel(
         stride_x_hidden,
         stride_x_weight,
         features_x,
-        stride_perturbed_x_hidden,
-        stride_perturbed_x_weight,
-        features_perturbed_x,
+        stride_u_perturbed_x_hidden,
+        stride_u_perturbed_x_weight,
+        features_u_perturbed_x,
         n_rows,
         n_classes,
         row_merged,
@@ -1370,17 +1377,17 @@ def _tiled_rows_kernel(
     tl.store(sums_at, grad.to(out.dtype.element_ty), mask=(row < n_counted) & (cols < n_classes))
 
 
-def _torch_forward(x, perturbed_x):
+def _torch_forward(x, u_perturbed_x):
     """Loss [rows, outputs] and saved statistics [n_saved, rows] of a chunk of whole rows."""
     m0, pivot = x.max(1, keepdim=True)
     x_y = x.gather(1, pivot)
-    perturbed_x_y = perturbed_x.gather(1, pivot)
+    u_perturbed_x_y = u_perturbed_x.gather(1, pivot)
     l0 = x.scatter(1, pivot, float("-inf"))
     m0 = torch.where(m0 == float("-inf"), 0.0, m0)
     t0 = l0.sub_(m0)
     e0 = t0.exp_()
-    m1 = perturbed_x.amax(1, keepdim=True)
-    l1 = perturbed_x.scatter(1, pivot, float("-inf"))
+    m1 = u_perturbed_x.amax(1, keepdim=True)
+    l1 = u_perturbed_x.scatter(1, pivot, float("-inf"))
     m1 = torch.where(m1 == float("-inf"), 0.0, m1)
     t1 = l1.sub_(m1)
     e1 = t1.exp_()
@@ -1389,13 +1396,13 @@ def _torch_forward(x, perturbed_x):
     off0_apart0 = torch.where(far_apart0, m0, 0.0)
     off1_apart0 = torch.where(far_apart0, -m1, 0.0)
     near_apart0 = torch.where(far_apart0, 0.0, near_apart0)
-    apart0 = (x - off0_apart0) + (-perturbed_x - off1_apart0) - near_apart0
+    apart0 = (x - off0_apart0) + (-u_perturbed_x - off1_apart0) - near_apart0
     near_o0 = m0 - m1
     far_o0 = (near_o0 > 1.0) | (near_o0 < -1.0)
     off0_o0 = torch.where(far_o0, m0, 0.0)
     off1_o0 = torch.where(far_o0, -m1, 0.0)
     near_o0 = torch.where(far_o0, 0.0, near_o0)
-    o0 = (x_y - off0_o0) + (-perturbed_x_y - off1_o0) - near_o0
+    o0 = (x_y - off0_o0) + (-u_perturbed_x_y - off1_o0) - near_o0
     o0 = torch.where((o0 > -1.0e18) & (o0 < 1.0e18), o0, 0.0)
     delta0 = apart0 - o0
     a0 = e0.sum(1, keepdim=True)
@@ -1405,7 +1412,7 @@ def _torch_forward(x, perturbed_x):
     z0 = la0
     lam0 = el.softplus(z0)
     la1 = el.log(a1)
-    ly1 = perturbed_x_y
+    ly1 = u_perturbed_x_y
     z1 = (m1 - ly1) + la1
     lse0_0 = torch.where(z0 > 0.0, la0 + el.softplus(-z0), el.softplus(z0))
     lse0_1 = torch.where(z1 > 0.0, la1 + el.softplus(-z1), el.softplus(z1))
@@ -1429,7 +1436,7 @@ def _torch_forward(x, perturbed_x):
     ).t()
 
 
-def _torch_backward(x, perturbed_x, saved, g):
+def _torch_backward(x, u_perturbed_x, saved, g):
     """g * dloss/dx [rows, V] for each stream of a chunk of whole rows, from what was saved."""
     m0 = saved[0].unsqueeze(1)
     la0 = saved[1].unsqueeze(1)
@@ -1438,45 +1445,45 @@ def _torch_backward(x, perturbed_x, saved, g):
     pivot = saved[4].unsqueeze(1)
     pivot = pivot.to(torch.int64)
     x_y = x.gather(1, pivot)
-    perturbed_x_y = perturbed_x.gather(1, pivot)
+    u_perturbed_x_y = u_perturbed_x.gather(1, pivot)
     z0 = la0
     lam0 = el.softplus(z0)
-    ly1 = perturbed_x_y
+    ly1 = u_perturbed_x_y
     z1 = (m1 - ly1) + la1
     lam1 = torch.where(z1 > 0.0, la1 + el.softplus(-z1), el.softplus(z1) - (m1 - ly1))
     grad_x_y = 0.0
-    grad_perturbed_x_y = el.sigmoid(z0) * el.sigmoid(-z1) - el.sigmoid(z1) * el.sigmoid(-z0)
+    grad_u_perturbed_x_y = el.sigmoid(z0) * el.sigmoid(-z1) - el.sigmoid(z1) * el.sigmoid(-z0)
     pinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0))
     pinv1 = torch.where(la1 == float("-inf"), 0.0, el.exp(-lam1))
     t0 = x - m0
     e0 = t0.exp_()
     p0 = e0 * pinv0
-    t1 = perturbed_x - m1
+    t1 = u_perturbed_x - m1
     e1 = t1.exp_()
     p1 = e1 * pinv1
     grad_x = 0.0
-    grad_perturbed_x = p1 - p0
+    grad_u_perturbed_x = p1 - p0
     grad_x = grad_x + torch.zeros_like(x)
     grad_x = grad_x.scatter(1, pivot, grad_x_y + torch.zeros_like(x_y))
     grad_x = grad_x.mul_(g)
-    grad_perturbed_x = grad_perturbed_x.scatter(
-        1, pivot, grad_perturbed_x_y + torch.zeros_like(x_y)
+    grad_u_perturbed_x = grad_u_perturbed_x.scatter(
+        1, pivot, grad_u_perturbed_x_y + torch.zeros_like(x_y)
     )
-    grad_perturbed_x = grad_perturbed_x.mul_(g)
-    return (grad_x, grad_perturbed_x)
+    grad_u_perturbed_x = grad_u_perturbed_x.mul_(g)
+    return (grad_x, grad_u_perturbed_x)
 
 
-def _torch_fused(x, perturbed_x, g):
+def _torch_fused(x, u_perturbed_x, g):
     """Loss [rows, outputs] and g * dloss/dx [rows, V] for each stream while the chunk is in cache."""
     m0, pivot = x.max(1, keepdim=True)
     x_y = x.gather(1, pivot)
-    perturbed_x_y = perturbed_x.gather(1, pivot)
+    u_perturbed_x_y = u_perturbed_x.gather(1, pivot)
     l0 = x.scatter(1, pivot, float("-inf"))
     m0 = torch.where(m0 == float("-inf"), 0.0, m0)
     t0 = l0.sub_(m0)
     e0 = t0.exp_()
-    m1 = perturbed_x.amax(1, keepdim=True)
-    l1 = perturbed_x.scatter(1, pivot, float("-inf"))
+    m1 = u_perturbed_x.amax(1, keepdim=True)
+    l1 = u_perturbed_x.scatter(1, pivot, float("-inf"))
     m1 = torch.where(m1 == float("-inf"), 0.0, m1)
     t1 = l1.sub_(m1)
     e1 = t1.exp_()
@@ -1485,13 +1492,13 @@ def _torch_fused(x, perturbed_x, g):
     off0_apart0 = torch.where(far_apart0, m0, 0.0)
     off1_apart0 = torch.where(far_apart0, -m1, 0.0)
     near_apart0 = torch.where(far_apart0, 0.0, near_apart0)
-    apart0 = (x - off0_apart0) + (-perturbed_x - off1_apart0) - near_apart0
+    apart0 = (x - off0_apart0) + (-u_perturbed_x - off1_apart0) - near_apart0
     near_o0 = m0 - m1
     far_o0 = (near_o0 > 1.0) | (near_o0 < -1.0)
     off0_o0 = torch.where(far_o0, m0, 0.0)
     off1_o0 = torch.where(far_o0, -m1, 0.0)
     near_o0 = torch.where(far_o0, 0.0, near_o0)
-    o0 = (x_y - off0_o0) + (-perturbed_x_y - off1_o0) - near_o0
+    o0 = (x_y - off0_o0) + (-u_perturbed_x_y - off1_o0) - near_o0
     o0 = torch.where((o0 > -1.0e18) & (o0 < 1.0e18), o0, 0.0)
     delta0 = apart0 - o0
     a0 = e0.sum(1, keepdim=True)
@@ -1501,7 +1508,7 @@ def _torch_fused(x, perturbed_x, g):
     z0 = la0
     lam0 = el.softplus(z0)
     la1 = el.log(a1)
-    ly1 = perturbed_x_y
+    ly1 = u_perturbed_x_y
     z1 = (m1 - ly1) + la1
     lam1 = torch.where(z1 > 0.0, la1 + el.softplus(-z1), el.softplus(z1) - (m1 - ly1))
     lse0_0 = torch.where(z0 > 0.0, la0 + el.softplus(-z0), el.softplus(z0))
@@ -1522,21 +1529,21 @@ def _torch_fused(x, perturbed_x, g):
         - lse0 * w0
     )
     grad_x_y = 0.0
-    grad_perturbed_x_y = el.sigmoid(z0) * el.sigmoid(-z1) - el.sigmoid(z1) * el.sigmoid(-z0)
+    grad_u_perturbed_x_y = el.sigmoid(z0) * el.sigmoid(-z1) - el.sigmoid(z1) * el.sigmoid(-z0)
     pinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0))
     pinv1 = torch.where(la1 == float("-inf"), 0.0, el.exp(-lam1))
     p0 = e0 * pinv0
     p1 = e1 * pinv1
     grad_x = 0.0
-    grad_perturbed_x = p1 - p0
+    grad_u_perturbed_x = p1 - p0
     grad_x = grad_x + torch.zeros_like(x)
     grad_x = grad_x.scatter(1, pivot, grad_x_y + torch.zeros_like(x_y))
     grad_x = grad_x.mul_(g)
-    grad_perturbed_x = grad_perturbed_x.scatter(
-        1, pivot, grad_perturbed_x_y + torch.zeros_like(x_y)
+    grad_u_perturbed_x = grad_u_perturbed_x.scatter(
+        1, pivot, grad_u_perturbed_x_y + torch.zeros_like(x_y)
     )
-    grad_perturbed_x = grad_perturbed_x.mul_(g)
-    return loss, (grad_x, grad_perturbed_x)
+    grad_u_perturbed_x = grad_u_perturbed_x.mul_(g)
+    return loss, (grad_x, grad_u_perturbed_x)
 
 
 _C_SOURCE = r"""#include "row.h"
@@ -1547,28 +1554,29 @@ _C_SOURCE = r"""#include "row.h"
          + softplus(z1), 0))
      dloss/dx = 0
      dloss/dx_y = 0
-     dloss/dperturbed_x = -exp(logp0) + exp(logp1)
-     dloss/dperturbed_x_y = -sigmoid(-z0)*sigmoid(z1) + sigmoid(z0)*sigmoid(-z1)
+     dloss/du_perturbed_x = -exp(logp0) + exp(logp1)
+     dloss/du_perturbed_x_y = -sigmoid(-z0)*sigmoid(z1) + sigmoid(z0)*sigmoid(-z1)
+     names of the spec begin with u_: u_perturbed_x is its perturbed_x
      with l0_j = x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 = exp(l0_j
          - logsumexp_(j != y) l0_j), m0 = max_(j) x
-     with l1_j = perturbed_x, z1 = logsumexp_(j != y) l1_j - l1_y, logp1 = l1_j - logsumexp l1, R1
-         = exp(l1_j - logsumexp_(j != y) l1_j), m1 = max_(j) perturbed_x
-     delta0_j = (-perturbed_x + x) - that of the largest l0
-     lse0 = (L0 - L1) - (-perturbed_x + x) of the largest l0
+     with l1_j = u_perturbed_x, z1 = logsumexp_(j != y) l1_j - l1_y, logp1 = l1_j - logsumexp l1,
+         R1 = exp(l1_j - logsumexp_(j != y) l1_j), m1 = max_(j) u_perturbed_x
+     delta0_j = (-u_perturbed_x + x) - that of the largest l0
+     lse0 = (L0 - L1) - (-u_perturbed_x + x) of the largest l0
      T1 = sum_(j != y) delta0*exp(logp0) */
 
 static inline __attribute__((always_inline)) void lift_1_class(const int cols, const real *x_ptr,
-    const real *perturbed_x_ptr, real *reduced0, real *reduced2) {
+    const real *u_perturbed_x_ptr, real *reduced0, real *reduced2) {
     const real x = x_ptr[cols];
-    const real perturbed_x = perturbed_x_ptr[cols];
+    const real u_perturbed_x = u_perturbed_x_ptr[cols];
     const real l0 = x;
-    const real l1 = perturbed_x;
+    const real l1 = u_perturbed_x;
     *reduced0 = l0;
     *reduced2 = l1;
 }
 
-static void lift_1(const real *x_ptr, const real *perturbed_x_ptr, const int n_classes, double *out)
-    {
+static void lift_1(const real *x_ptr, const real *u_perturbed_x_ptr, const int n_classes, double
+    *out) {
     double reduced0_row[PARTS];
     double reduced2_row[PARTS];
     for (int part = 0; part < PARTS; ++part) {
@@ -1587,13 +1595,14 @@ static void lift_1(const real *x_ptr, const real *perturbed_x_ptr, const int n_c
         for (; cols + LANES <= stop; cols += LANES) {
 #pragma GCC ivdep
             for (int lane = 0; lane < LANES; ++lane) {
-                lift_1_class(cols + lane, x_ptr, perturbed_x_ptr, &reduced0_class, &reduced2_class);
+                lift_1_class(cols + lane, x_ptr, u_perturbed_x_ptr, &reduced0_class,
+                    &reduced2_class);
                 reduced0[lane] = reduced0_class > reduced0[lane] ? reduced0_class : reduced0[lane];
                 reduced2[lane] = reduced2_class > reduced2[lane] ? reduced2_class : reduced2[lane];
             }
         }
         for (; cols < stop; ++cols) {
-            lift_1_class(cols, x_ptr, perturbed_x_ptr, &reduced0_class, &reduced2_class);
+            lift_1_class(cols, x_ptr, u_perturbed_x_ptr, &reduced0_class, &reduced2_class);
             reduced0[0] = reduced0_class > reduced0[0] ? reduced0_class : reduced0[0];
             reduced2[0] = reduced2_class > reduced2[0] ? reduced2_class : reduced2[0];
         }
@@ -1624,7 +1633,7 @@ static inline __attribute__((always_inline)) void lift_2_class(const int cols, c
     *reduced1 = (l0 == m0 ? cols : INT_MAX);
 }
 
-static void lift_2(const real *x_ptr, const real *perturbed_x_ptr, const int n_classes, const real
+static void lift_2(const real *x_ptr, const real *u_perturbed_x_ptr, const int n_classes, const real
     m0, double *out) {
     double reduced1_row[PARTS];
     for (int part = 0; part < PARTS; ++part) {
@@ -1664,23 +1673,23 @@ static void lift_2(const real *x_ptr, const real *perturbed_x_ptr, const int n_c
 }
 
 static inline __attribute__((always_inline)) void lift_3_class(const int cols, const real *x_ptr,
-    const real *perturbed_x_ptr, real *kept0_ptr, real *kept1_ptr, const int late, const real
+    const real *u_perturbed_x_ptr, real *kept0_ptr, real *kept1_ptr, const int late, const real
     near_apart0_2, const real o0_2, const real off0_apart0, const real off1_apart0, const int pivot,
     const real same0, const real same1, real *reduced3, real *reduced4, real *reduced5) {
     const real x = x_ptr[cols];
-    const real perturbed_x = perturbed_x_ptr[cols];
+    const real u_perturbed_x = u_perturbed_x_ptr[cols];
     const real l0 = x;
     const int others = cols != pivot;
     const real l0_2 = (others ? l0 : -INFINITY);
     const real t0 = l0_2 - same0;
     const real kept0 = f_exp_below(t0);
     const real e0 = kept0;
-    const real l1 = perturbed_x;
+    const real l1 = u_perturbed_x;
     const real l1_2 = (others ? l1 : -INFINITY);
     const real t1 = l1_2 - same1;
     const real kept1 = f_exp_below(t1);
     const real e1 = kept1;
-    const real apart0 = x - off0_apart0 + (-perturbed_x - off1_apart0) - near_apart0_2;
+    const real apart0 = x - off0_apart0 + (-u_perturbed_x - off1_apart0) - near_apart0_2;
     const real delta0 = apart0 - o0_2;
     if (late) kept0_ptr[cols] = kept0;
     if (late) kept1_ptr[cols] = kept1;
@@ -1690,7 +1699,7 @@ static inline __attribute__((always_inline)) void lift_3_class(const int cols, c
 }
 
 static inline __attribute__((always_inline)) void lift_3(const real *x_ptr, const real
-    *perturbed_x_ptr, const int n_classes, real *kept0_ptr, real *kept1_ptr, const int late, const
+    *u_perturbed_x_ptr, const int n_classes, real *kept0_ptr, real *kept1_ptr, const int late, const
     real near_apart0_2, const real o0_2, const real off0_apart0, const real off1_apart0, const int
     pivot, const real same0, const real same1, double *out) {
     double reduced3_row[PARTS];
@@ -1715,7 +1724,7 @@ static inline __attribute__((always_inline)) void lift_3(const real *x_ptr, cons
         for (; cols + LANES <= stop; cols += LANES) {
 #pragma GCC ivdep
             for (int lane = 0; lane < LANES; ++lane) {
-                lift_3_class(cols + lane, x_ptr, perturbed_x_ptr, kept0_ptr, kept1_ptr, late,
+                lift_3_class(cols + lane, x_ptr, u_perturbed_x_ptr, kept0_ptr, kept1_ptr, late,
                     near_apart0_2, o0_2, off0_apart0, off1_apart0, pivot, same0, same1,
                     &reduced3_class, &reduced4_class, &reduced5_class);
                 reduced3[lane] = reduced3[lane] + reduced3_class;
@@ -1724,7 +1733,7 @@ static inline __attribute__((always_inline)) void lift_3(const real *x_ptr, cons
             }
         }
         for (; cols < stop; ++cols) {
-            lift_3_class(cols, x_ptr, perturbed_x_ptr, kept0_ptr, kept1_ptr, late, near_apart0_2,
+            lift_3_class(cols, x_ptr, u_perturbed_x_ptr, kept0_ptr, kept1_ptr, late, near_apart0_2,
                 o0_2, off0_apart0, off1_apart0, pivot, same0, same1, &reduced3_class,
                 &reduced4_class, &reduced5_class);
             reduced3[0] = reduced3[0] + reduced3_class;
@@ -1751,29 +1760,29 @@ static inline __attribute__((always_inline)) void lift_3(const real *x_ptr, cons
 }
 
 static inline __attribute__((always_inline)) void gradient(const real *x_ptr, const real
-    *perturbed_x_ptr, const int n_classes, const real grad_x, const real m0, const real m1, const
-    real pinv0, const real pinv1, const real g, real *grad_x_ptr, real *grad_perturbed_x_ptr, const
-    int want) {
+    *u_perturbed_x_ptr, const int n_classes, const real grad_x, const real m0, const real m1, const
+    real pinv0, const real pinv1, const real g, real *grad_x_ptr, real *grad_u_perturbed_x_ptr,
+    const int want) {
 #pragma GCC ivdep
     for (int cols = 0; cols < n_classes; ++cols) {
         const real x = x_ptr[cols];
-        const real perturbed_x = perturbed_x_ptr[cols];
+        const real u_perturbed_x = u_perturbed_x_ptr[cols];
         const real t0 = x - m0;
         const real e0 = f_exp_below(t0);
         const real p0 = e0 * pinv0;
-        const real t1 = perturbed_x - m1;
+        const real t1 = u_perturbed_x - m1;
         const real e1 = f_exp_below(t1);
         const real p1 = e1 * pinv1;
-        const real grad_perturbed_x = p1 - p0;
+        const real grad_u_perturbed_x = p1 - p0;
         if (want & 1) grad_x_ptr[cols] = grad_x * g;
-        if (want & 2) grad_perturbed_x_ptr[cols] = grad_perturbed_x * g;
+        if (want & 2) grad_u_perturbed_x_ptr[cols] = grad_u_perturbed_x * g;
     }
 }
 
 static inline __attribute__((always_inline)) void gradient_kept(const real *x_ptr, const real
-    *perturbed_x_ptr, const int n_classes, const real *kept0_ptr, const real *kept1_ptr, const real
-    grad_x, const real pinv0, const real pinv1, const real g, real *grad_x_ptr, real
-    *grad_perturbed_x_ptr, const int want) {
+    *u_perturbed_x_ptr, const int n_classes, const real *kept0_ptr, const real *kept1_ptr, const
+    real grad_x, const real pinv0, const real pinv1, const real g, real *grad_x_ptr, real
+    *grad_u_perturbed_x_ptr, const int want) {
 #pragma GCC ivdep
     for (int cols = 0; cols < n_classes; ++cols) {
         const real kept0 = kept0_ptr[cols];
@@ -1782,9 +1791,9 @@ static inline __attribute__((always_inline)) void gradient_kept(const real *x_pt
         const real p0 = e0 * pinv0;
         const real e1 = kept1;
         const real p1 = e1 * pinv1;
-        const real grad_perturbed_x = p1 - p0;
+        const real grad_u_perturbed_x = p1 - p0;
         if (want & 1) grad_x_ptr[cols] = grad_x * g;
-        if (want & 2) grad_perturbed_x_ptr[cols] = grad_perturbed_x * g;
+        if (want & 2) grad_u_perturbed_x_ptr[cols] = grad_u_perturbed_x * g;
     }
 }
 
@@ -1798,14 +1807,14 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
     real *kept = scratch + 4 * width;
     for (int64_t row = start; row < stop; ++row) {
         real *grad_x_ptr = grad_row(call, 0, row, scratch + 2 * width);
-        real *grad_perturbed_x_ptr = grad_row(call, 1, row, scratch + 3 * width);
+        real *grad_u_perturbed_x_ptr = grad_row(call, 1, row, scratch + 3 * width);
         const real *x_ptr = read_row(call, 0, row, scratch + 0 * width);
-        const real *perturbed_x_ptr = read_row(call, 1, row, scratch + 1 * width);
-        double x_y, perturbed_x_y, m0, m1, a0, a1, b0, o0, pivot, la0, la1, loss, g;
+        const real *u_perturbed_x_ptr = read_row(call, 1, row, scratch + 1 * width);
+        double x_y, u_perturbed_x_y, m0, m1, a0, a1, b0, o0, pivot, la0, la1, loss, g;
         if (mode != BACKWARD) {
             {
                 double out[3];
-                lift_1(x_ptr, perturbed_x_ptr, n_classes, out);
+                lift_1(x_ptr, u_perturbed_x_ptr, n_classes, out);
                 const double reduced0 = out[0];
                 const double reduced2 = out[1];
                 m0 = reduced0;
@@ -1824,17 +1833,17 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
                 const double off0_o0 = (far_o0 ? ref0 : 0.0);
                 const double off1_o0 = (far_o0 ? -ref1 : 0.0);
                 const double near_o0_2 = (far_o0 ? 0.0 : near_o0);
-                lift_2(x_ptr, perturbed_x_ptr, n_classes, m0, out);
+                lift_2(x_ptr, u_perturbed_x_ptr, n_classes, m0, out);
                 const double reduced1 = out[0];
                 pivot = reduced1;
                 x_y = x_ptr[(int64_t)pivot];
-                perturbed_x_y = perturbed_x_ptr[(int64_t)pivot];
-                o0 = x_y - off0_o0 + (-perturbed_x_y - off1_o0) - near_o0_2;
+                u_perturbed_x_y = u_perturbed_x_ptr[(int64_t)pivot];
+                o0 = x_y - off0_o0 + (-u_perturbed_x_y - off1_o0) - near_o0_2;
                 const double o0_2 = (o0 > -1e+18 && o0 < 1e+18 ? o0 : 0.0);
                 const double pivot_2 = (real)(pivot);
-                lift_3(x_ptr, perturbed_x_ptr, n_classes, kept + 0 * padded, kept + 1 * padded, mode
-                    == FUSED, near_apart0_2, o0_2, off0_apart0, off1_apart0, pivot, same0, same1,
-                    out);
+                lift_3(x_ptr, u_perturbed_x_ptr, n_classes, kept + 0 * padded, kept + 1 * padded,
+                    mode == FUSED, near_apart0_2, o0_2, off0_apart0, off1_apart0, pivot, same0,
+                    same1, out);
                 const double reduced3 = out[0];
                 const double reduced4 = out[1];
                 const double reduced5 = out[2];
@@ -1850,7 +1859,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             double z0 = la0;
             double lam0 = f_softplus(z0);
             la1 = f_log(a1);
-            double ly1 = perturbed_x_y;
+            double ly1 = u_perturbed_x_y;
             double z1 = m1 - ly1 + la1;
             double lse0_0 = (z0 > 0.0 ? la0 + f_softplus(-z0) : f_softplus(z0));
             double lse0_1 = (z1 > 0.0 ? la1 + f_softplus(-z1) : f_softplus(z1));
@@ -1869,7 +1878,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             la1 = call->saved[3 * call->rows + row];
             pivot = call->saved[4 * call->rows + row];
             x_y = x_ptr[(int64_t)pivot];
-            perturbed_x_y = perturbed_x_ptr[(int64_t)pivot];
+            u_perturbed_x_y = u_perturbed_x_ptr[(int64_t)pivot];
         }
         if (mode == FORWARD) {
             call->saved[0 * call->rows + row] = (real)m0;
@@ -1882,40 +1891,41 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         g = call->grad_rows[0 * call->grad_outputs_stride + row * call->grad_rows_stride];
         double z0 = la0;
         double lam0 = f_softplus(z0);
-        double ly1 = perturbed_x_y;
+        double ly1 = u_perturbed_x_y;
         double z1 = m1 - ly1 + la1;
         double lam1 = (z1 > 0.0 ? la1 + f_softplus(-z1) : f_softplus(z1) - (m1 - ly1));
         double grad_x_y = 0.0;
-        double grad_perturbed_x_y = f_sigmoid(z0) * f_sigmoid(-z1) - f_sigmoid(z1) * f_sigmoid(-z0);
+        double grad_u_perturbed_x_y = f_sigmoid(z0) * f_sigmoid(-z1) - f_sigmoid(z1) *
+            f_sigmoid(-z0);
         double pinv0 = (la0 == -INFINITY ? 0.0 : f_exp(-lam0));
         double pinv1 = (la1 == -INFINITY ? 0.0 : f_exp(-lam1));
         {
             const double grad_x = 0.0;
-            const int want = (grad_x_ptr ? 1 : 0) | (grad_perturbed_x_ptr ? 2 : 0);
+            const int want = (grad_x_ptr ? 1 : 0) | (grad_u_perturbed_x_ptr ? 2 : 0);
             if (mode == FUSED) {
-                if (want == 1) gradient_kept(x_ptr, perturbed_x_ptr, n_classes, kept + 0 * padded,
+                if (want == 1) gradient_kept(x_ptr, u_perturbed_x_ptr, n_classes, kept + 0 * padded,
                     kept + 1 * padded, grad_x, pinv0, pinv1, (real)g, grad_x_ptr,
-                    grad_perturbed_x_ptr, 1);
-                if (want == 2) gradient_kept(x_ptr, perturbed_x_ptr, n_classes, kept + 0 * padded,
+                    grad_u_perturbed_x_ptr, 1);
+                if (want == 2) gradient_kept(x_ptr, u_perturbed_x_ptr, n_classes, kept + 0 * padded,
                     kept + 1 * padded, grad_x, pinv0, pinv1, (real)g, grad_x_ptr,
-                    grad_perturbed_x_ptr, 2);
-                if (want == 3) gradient_kept(x_ptr, perturbed_x_ptr, n_classes, kept + 0 * padded,
+                    grad_u_perturbed_x_ptr, 2);
+                if (want == 3) gradient_kept(x_ptr, u_perturbed_x_ptr, n_classes, kept + 0 * padded,
                     kept + 1 * padded, grad_x, pinv0, pinv1, (real)g, grad_x_ptr,
-                    grad_perturbed_x_ptr, 3);
+                    grad_u_perturbed_x_ptr, 3);
             } else {
-                if (want == 1) gradient(x_ptr, perturbed_x_ptr, n_classes, grad_x, m0, m1, pinv0,
-                    pinv1, (real)g, grad_x_ptr, grad_perturbed_x_ptr, 1);
-                if (want == 2) gradient(x_ptr, perturbed_x_ptr, n_classes, grad_x, m0, m1, pinv0,
-                    pinv1, (real)g, grad_x_ptr, grad_perturbed_x_ptr, 2);
-                if (want == 3) gradient(x_ptr, perturbed_x_ptr, n_classes, grad_x, m0, m1, pinv0,
-                    pinv1, (real)g, grad_x_ptr, grad_perturbed_x_ptr, 3);
+                if (want == 1) gradient(x_ptr, u_perturbed_x_ptr, n_classes, grad_x, m0, m1, pinv0,
+                    pinv1, (real)g, grad_x_ptr, grad_u_perturbed_x_ptr, 1);
+                if (want == 2) gradient(x_ptr, u_perturbed_x_ptr, n_classes, grad_x, m0, m1, pinv0,
+                    pinv1, (real)g, grad_x_ptr, grad_u_perturbed_x_ptr, 2);
+                if (want == 3) gradient(x_ptr, u_perturbed_x_ptr, n_classes, grad_x, m0, m1, pinv0,
+                    pinv1, (real)g, grad_x_ptr, grad_u_perturbed_x_ptr, 3);
             }
         }
         if (grad_x_ptr) grad_x_ptr[(int64_t)pivot] = (real)(grad_x_y * g);
-        if (grad_perturbed_x_ptr) grad_perturbed_x_ptr[(int64_t)pivot] = (real)(grad_perturbed_x_y *
-            g);
+        if (grad_u_perturbed_x_ptr) grad_u_perturbed_x_ptr[(int64_t)pivot] =
+            (real)(grad_u_perturbed_x_y * g);
         write_row(call, 0, row, grad_x_ptr);
-        write_row(call, 1, row, grad_perturbed_x_ptr);
+        write_row(call, 1, row, grad_u_perturbed_x_ptr);
     }
     free(scratch);
     return 0;

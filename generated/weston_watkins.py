@@ -35,19 +35,20 @@ __all__ = [
 # ======================================================================================
 # Multiclass hinge loss of Weston and Watkins
 #   loss     = T0
-#   dloss/dx = lt(0, margin + x - x_y)
+#   dloss/dx = lt(0, u_margin + x - x_y)
 #   dloss/dx_y = -T1
-#   T0 = sum_(j != y) relu(margin + x - x_y)
-#   T1 = sum_(j != y) lt(0, margin + x - x_y)
+#   names of the spec begin with u_: u_margin is its margin
+#   T0 = sum_(j != y) relu(u_margin + x - x_y)
+#   T1 = sum_(j != y) lt(0, u_margin + x - x_y)
 # ======================================================================================
 
 
 @dl.jit
-def _lift(cols, inside, y, x, x_y, margin):
+def _lift(cols, inside, y, x, x_y, u_margin):
     # Sums of one tile.
     valid = inside & (cols != y)
-    b0 = dl.row_sum(tl.where(valid, dl.relu((x - x_y) + margin), 0.0))
-    b1 = dl.row_sum(tl.where(valid, dl.lt(0.0, (x - x_y) + margin), 0.0))
+    b0 = dl.row_sum(tl.where(valid, dl.relu((x - x_y) + u_margin), 0.0))
+    b1 = dl.row_sum(tl.where(valid, dl.lt(0.0, (x - x_y) + u_margin), 0.0))
     return b0, b1
 
 
@@ -60,7 +61,7 @@ def _merge(b0_a, b1_a, b0_b, b1_b):
 
 
 @dl.jit
-def _sweep(base, y, x_y, margin, start, stop, n_classes, BLOCK: tl.constexpr):
+def _sweep(base, y, x_y, u_margin, start, stop, n_classes, BLOCK: tl.constexpr):
     # Online reduction of the classes start .. stop - 1: one read of each logit.
     b0 = tl.full((), 0.0, tl.float32)
     b1 = tl.full((), 0.0, tl.float32)
@@ -68,13 +69,13 @@ def _sweep(base, y, x_y, margin, start, stop, n_classes, BLOCK: tl.constexpr):
         cols = first_col + tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
-        b0_b, b1_b = _lift(cols, inside, y, x, x_y, margin)
+        b0_b, b1_b = _lift(cols, inside, y, x, x_y, u_margin)
         b0, b1 = _merge(b0, b1, b0_b, b1_b)
     return b0, b1
 
 
 @dl.jit
-def _finish(x_y, margin, b0, b1):
+def _finish(x_y, u_margin, b0, b1):
     # From the merged state to the results of the row, and the statistics that the gradient reads.
     T0 = b0
     T1 = b1
@@ -83,16 +84,16 @@ def _finish(x_y, margin, b0, b1):
 
 
 @dl.jit
-def _coefficients(x_y, margin, T1):
+def _coefficients(x_y, u_margin, T1):
     # Row scalars of the gradient.
     grad_x_y = -T1
     return (grad_x_y,)
 
 
 @dl.jit
-def _gradient(cols, y, x, x_y, margin, grad_x_y):
+def _gradient(cols, y, x, x_y, u_margin, grad_x_y):
     # dloss/dx_j of one tile; the value at y is written, not added.
-    grad_x = dl.lt(0.0, (x - x_y) + margin)
+    grad_x = dl.lt(0.0, (x - x_y) + u_margin)
     grad_x = tl.where(cols == y, grad_x_y, grad_x)
     return (grad_x,)
 
@@ -101,7 +102,7 @@ def _gradient(cols, y, x, x_y, margin, grad_x_y):
 def _forward_kernel(
     logits,
     target,
-    margin,
+    u_margin,
     loss,
     saved,
     state,
@@ -122,15 +123,15 @@ def _forward_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    margin = tl.full((), 0.0, tl.float32) + margin
+    u_margin = tl.full((), 0.0, tl.float32) + u_margin
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BLOCK), SPLITS) * BLOCK
     start = split * class_share
     stop = tl.minimum(start + class_share, n_classes)
     stop = tl.where(ignored, start, stop)  # ignored rows read nothing
-    b0, b1 = _sweep(base, y, x_y, margin, start, stop, n_classes, BLOCK)
+    b0, b1 = _sweep(base, y, x_y, u_margin, start, stop, n_classes, BLOCK)
     if SPLITS == 1:
-        loss_row, T1 = _finish(x_y, margin, b0, b1)
+        loss_row, T1 = _finish(x_y, u_margin, b0, b1)
         loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
         tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
         tl.store(saved + 0 * n_rows + row, T1)
@@ -144,7 +145,7 @@ def _forward_kernel(
 def _merge_kernel(
     logits,
     target,
-    margin,
+    u_margin,
     loss,
     saved,
     state,
@@ -164,7 +165,7 @@ def _merge_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    margin = tl.full((), 0.0, tl.float32) + margin
+    u_margin = tl.full((), 0.0, tl.float32) + u_margin
     b0 = tl.load(state + 0 * SPLITS * n_rows + row)
     b1 = tl.load(state + 1 * SPLITS * n_rows + row)
     for split in range(1, SPLITS):
@@ -172,7 +173,7 @@ def _merge_kernel(
         b0_b = tl.load(state + 0 * SPLITS * n_rows + at)
         b1_b = tl.load(state + 1 * SPLITS * n_rows + at)
         b0, b1 = _merge(b0, b1, b0_b, b1_b)
-    loss_row, T1 = _finish(x_y, margin, b0, b1)
+    loss_row, T1 = _finish(x_y, u_margin, b0, b1)
     loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
     tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
     tl.store(saved + 0 * n_rows + row, T1)
@@ -182,7 +183,7 @@ def _merge_kernel(
 def _backward_kernel(
     logits,
     target,
-    margin,
+    u_margin,
     saved,
     grad_rows,
     grad_logits,
@@ -203,15 +204,15 @@ def _backward_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    margin = tl.full((), 0.0, tl.float32) + margin
+    u_margin = tl.full((), 0.0, tl.float32) + u_margin
     g = tl.load(grad_rows + row * stride_grad_rows)
     g = tl.where(in_range | ignored, g, float("nan"))  # a target out of range is loud
     T1 = tl.load(saved + 0 * n_rows + row)
-    (grad_x_y,) = _coefficients(x_y, margin, T1)
+    (grad_x_y,) = _coefficients(x_y, u_margin, T1)
     cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = cols < n_classes
     x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-    (grad_x,) = _gradient(cols, y, x, x_y, margin, grad_x_y)
+    (grad_x,) = _gradient(cols, y, x, x_y, u_margin, grad_x_y)
     grad_x = grad_x * g
     grad_x = tl.where(ignored, 0.0, grad_x)
     out = grad_logits + row * stride_grad + cols
@@ -222,7 +223,7 @@ def _backward_kernel(
 def _fused_kernel(
     logits,
     target,
-    margin,
+    u_margin,
     loss,
     grad_rows,
     grad_logits,
@@ -245,23 +246,23 @@ def _fused_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range & (y != ignore_index), y, 0)
     x_y = tl.load(base + y).to(tl.float32)
-    margin = tl.full((), 0.0, tl.float32) + margin
+    u_margin = tl.full((), 0.0, tl.float32) + u_margin
     g = tl.load(grad_rows + row * stride_grad_rows)
     g = tl.where(in_range | ignored, g, float("nan"))  # a target out of range is loud
     if ONE_TILE:
         cols = tl.arange(0, BLOCK)
         inside = cols < n_classes
         x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-        b0, b1 = _lift(cols, inside, y, x, x_y, margin)
+        b0, b1 = _lift(cols, inside, y, x, x_y, u_margin)
     else:
         stop = tl.where(ignored, 0, n_classes)
-        b0, b1 = _sweep(base, y, x_y, margin, 0, stop, n_classes, BLOCK)
-    loss_row, T1 = _finish(x_y, margin, b0, b1)
+        b0, b1 = _sweep(base, y, x_y, u_margin, 0, stop, n_classes, BLOCK)
+    loss_row, T1 = _finish(x_y, u_margin, b0, b1)
     loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
     tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
-    (grad_x_y,) = _coefficients(x_y, margin, T1)
+    (grad_x_y,) = _coefficients(x_y, u_margin, T1)
     if ONE_TILE:
-        (grad_x,) = _gradient(cols, y, x, x_y, margin, grad_x_y)
+        (grad_x,) = _gradient(cols, y, x, x_y, u_margin, grad_x_y)
         grad_x = grad_x * g
         grad_x = tl.where(ignored, 0.0, grad_x)
         out = grad_logits + row * stride_grad + cols
@@ -271,7 +272,7 @@ def _fused_kernel(
             cols = first_col + tl.arange(0, BLOCK)
             inside = cols < n_classes
             x = tl.load(base + cols, mask=inside & ~ignored, other=0.0).to(tl.float32)
-            (grad_x,) = _gradient(cols, y, x, x_y, margin, grad_x_y)
+            (grad_x,) = _gradient(cols, y, x, x_y, u_margin, grad_x_y)
             tl.debug_barrier()  # the gradient may overwrite the logits: all of the tile is read
             grad_x = grad_x * g
             grad_x = tl.where(ignored, 0.0, grad_x)
@@ -330,7 +331,7 @@ def _tiled_sweep_kernel(
     x_bias,
     source_row,
     target,
-    margin,
+    u_margin,
     at_y,
     x_cap,
     x_scale,
@@ -357,7 +358,7 @@ def _tiled_sweep_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    margin = tl.full((), 0.0, tl.float32) + margin
+    u_margin = tl.full((), 0.0, tl.float32) + u_margin
     split = tl.program_id(1)
     class_share = tl.cdiv(tl.cdiv(n_classes, BV), SPLITS) * BV
     start = split * class_share
@@ -388,7 +389,7 @@ def _tiled_sweep_kernel(
         )
         cols = cols[None, :]
         inside = (cols < n_classes) & (row >= 0)
-        b0_b, b1_b = _lift(cols, inside, y, x, x_y, margin)
+        b0_b, b1_b = _lift(cols, inside, y, x, x_y, u_margin)
         b0, b1 = _merge(b0, b1, b0_b, b1_b)
     tl.store(state + (0 * SPLITS + split) * n_rows + row, b0)
     tl.store(state + (1 * SPLITS + split) * n_rows + row, b1)
@@ -401,7 +402,7 @@ def _tiled_merge_kernel(
     x_bias,
     source_row,
     target,
-    margin,
+    u_margin,
     at_y,
     x_cap,
     x_scale,
@@ -423,7 +424,7 @@ def _tiled_merge_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    margin = tl.full((), 0.0, tl.float32) + margin
+    u_margin = tl.full((), 0.0, tl.float32) + u_margin
     b0 = tl.load(state + 0 * SPLITS * n_rows + row)
     b1 = tl.load(state + 1 * SPLITS * n_rows + row)
     for split in range(1, SPLITS):
@@ -432,7 +433,7 @@ def _tiled_merge_kernel(
         b0, b1 = _merge(b0, b1, b0_b, b1_b)
     tl.store(row_merged + 0 * n_rows + row, b0)
     tl.store(row_merged + 1 * n_rows + row, b1)
-    loss_row, T1 = _finish(x_y, margin, b0, b1)
+    loss_row, T1 = _finish(x_y, u_margin, b0, b1)
     tl.store(loss + 0 * n_rows + row, tl.where(in_range, loss_row, float("nan")))
     tl.store(saved + 0 * n_rows + row, T1)
 
@@ -444,7 +445,7 @@ def _tiled_row_kernel(
     x_bias,
     source_row,
     target,
-    margin,
+    u_margin,
     at_y,
     x_cap,
     x_scale,
@@ -465,9 +466,9 @@ def _tiled_row_kernel(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    margin = tl.full((), 0.0, tl.float32) + margin
+    u_margin = tl.full((), 0.0, tl.float32) + u_margin
     T1 = tl.load(saved + 0 * n_rows + row)
-    (grad_x_y,) = _coefficients(x_y, margin, T1)
+    (grad_x_y,) = _coefficients(x_y, u_margin, T1)
     tl.store(row_coef + 0 * n_rows + row, grad_x_y)
 
 
@@ -478,7 +479,7 @@ def _tiled_gradient(
     x_bias,
     source_row,
     target,
-    margin,
+    u_margin,
     at_y,
     x_cap,
     x_scale,
@@ -510,7 +511,7 @@ def _tiled_gradient(
     in_range = (y >= 0) & (y < n_classes)
     y = tl.where(in_range, y, 0)
     x_y = tl.load(at_y + row)
-    margin = tl.full((), 0.0, tl.float32) + margin
+    u_margin = tl.full((), 0.0, tl.float32) + u_margin
     grad_x_y = tl.load(row_coef + 0 * n_rows + row)
     row_at = tl.load(source_row + row)
     cols = first_col + tl.arange(0, BV)
@@ -535,7 +536,7 @@ def _tiled_gradient(
     )
     cols = cols[None, :]
     inside = (cols < n_classes) & (row >= 0)
-    (grad_x,) = _gradient(cols, y, x, x_y, margin, grad_x_y)
+    (grad_x,) = _gradient(cols, y, x, x_y, u_margin, grad_x_y)
     if SOURCE == 0:
         grad = tl.where(inside, grad_x, 0.0)
     tile_counts = 1
@@ -558,7 +559,7 @@ def _tiled_hidden_kernel(
     x_bias,
     source_row,
     target,
-    margin,
+    u_margin,
     at_y,
     x_cap,
     x_scale,
@@ -614,7 +615,7 @@ def _tiled_hidden_kernel(
                     x_bias,
                     source_row,
                     target,
-                    margin,
+                    u_margin,
                     at_y,
                     x_cap,
                     x_scale,
@@ -679,7 +680,7 @@ def _tiled_weight_kernel(
     x_bias,
     source_row,
     target,
-    margin,
+    u_margin,
     at_y,
     x_cap,
     x_scale,
@@ -741,7 +742,7 @@ def _tiled_weight_kernel(
                         x_bias,
                         source_row,
                         target,
-                        margin,
+                        u_margin,
                         at_y,
                         x_cap,
                         x_scale,
@@ -814,38 +815,38 @@ def _tiled_weight_kernel(
             )
 
 
-def _torch_forward(x, y, margin):
+def _torch_forward(x, y, u_margin):
     """Loss [rows, outputs] and saved statistics [n_saved, rows] of a chunk of whole rows."""
     x_y = x.gather(1, y)
-    b0 = (el.relu((x - x_y) + margin)).scatter_(1, y, 0.0).sum(1, keepdim=True)
-    b1 = (el.lt(0.0, (x - x_y) + margin)).scatter_(1, y, 0.0).sum(1, keepdim=True)
+    b0 = (el.relu((x - x_y) + u_margin)).scatter_(1, y, 0.0).sum(1, keepdim=True)
+    b1 = (el.lt(0.0, (x - x_y) + u_margin)).scatter_(1, y, 0.0).sum(1, keepdim=True)
     T0 = b0
     T1 = b1
     loss = T0
     return loss, torch.cat([T1.to(x.dtype)], 1).t()
 
 
-def _torch_backward(x, y, margin, saved, g):
+def _torch_backward(x, y, u_margin, saved, g):
     """g * dloss/dx [rows, V] for each stream of a chunk of whole rows, from what was saved."""
     T1 = saved[0].unsqueeze(1)
     x_y = x.gather(1, y)
     grad_x_y = -T1
-    grad_x = el.lt(0.0, (x - x_y) + margin)
+    grad_x = el.lt(0.0, (x - x_y) + u_margin)
     grad_x = grad_x.scatter(1, y, grad_x_y + torch.zeros_like(x_y))
     grad_x = grad_x.mul_(g)
     return (grad_x,)
 
 
-def _torch_fused(x, y, margin, g):
+def _torch_fused(x, y, u_margin, g):
     """Loss [rows, outputs] and g * dloss/dx [rows, V] for each stream while the chunk is in cache."""
     x_y = x.gather(1, y)
-    b0 = (el.relu((x - x_y) + margin)).scatter_(1, y, 0.0).sum(1, keepdim=True)
-    b1 = (el.lt(0.0, (x - x_y) + margin)).scatter_(1, y, 0.0).sum(1, keepdim=True)
+    b0 = (el.relu((x - x_y) + u_margin)).scatter_(1, y, 0.0).sum(1, keepdim=True)
+    b1 = (el.lt(0.0, (x - x_y) + u_margin)).scatter_(1, y, 0.0).sum(1, keepdim=True)
     T0 = b0
     T1 = b1
     loss = T0
     grad_x_y = -T1
-    grad_x = el.lt(0.0, (x - x_y) + margin)
+    grad_x = el.lt(0.0, (x - x_y) + u_margin)
     grad_x = grad_x.scatter(1, y, grad_x_y + torch.zeros_like(x_y))
     grad_x = grad_x.mul_(g)
     return loss, (grad_x,)
@@ -855,21 +856,22 @@ _C_SOURCE = r"""#include "row.h"
 
 /* Multiclass hinge loss of Weston and Watkins
      loss     = T0
-     dloss/dx = lt(0, margin + x - x_y)
+     dloss/dx = lt(0, u_margin + x - x_y)
      dloss/dx_y = -T1
-     T0 = sum_(j != y) relu(margin + x - x_y)
-     T1 = sum_(j != y) lt(0, margin + x - x_y) */
+     names of the spec begin with u_: u_margin is its margin
+     T0 = sum_(j != y) relu(u_margin + x - x_y)
+     T1 = sum_(j != y) lt(0, u_margin + x - x_y) */
 
 static inline __attribute__((always_inline)) void lift_1_class(const int cols, const real *x_ptr,
-    const real margin, const real x_y, const int y, real *reduced0, real *reduced1) {
+    const real u_margin, const real x_y, const int y, real *reduced0, real *reduced1) {
     const real x = x_ptr[cols];
     const int valid = cols != y;
-    *reduced0 = (valid ? f_relu(x - x_y + margin) : R(0.0));
-    *reduced1 = (valid ? f_lt(R(0.0), x - x_y + margin) : R(0.0));
+    *reduced0 = (valid ? f_relu(x - x_y + u_margin) : R(0.0));
+    *reduced1 = (valid ? f_lt(R(0.0), x - x_y + u_margin) : R(0.0));
 }
 
-static void lift_1(const real *x_ptr, const int n_classes, const real margin, const real x_y, const
-    int y, double *out) {
+static void lift_1(const real *x_ptr, const int n_classes, const real u_margin, const real x_y,
+    const int y, double *out) {
     double reduced0_row[PARTS];
     double reduced1_row[PARTS];
     for (int part = 0; part < PARTS; ++part) {
@@ -888,13 +890,14 @@ static void lift_1(const real *x_ptr, const int n_classes, const real margin, co
         for (; cols + LANES <= stop; cols += LANES) {
 #pragma GCC ivdep
             for (int lane = 0; lane < LANES; ++lane) {
-                lift_1_class(cols + lane, x_ptr, margin, x_y, y, &reduced0_class, &reduced1_class);
+                lift_1_class(cols + lane, x_ptr, u_margin, x_y, y, &reduced0_class,
+                    &reduced1_class);
                 reduced0[lane] = reduced0[lane] + reduced0_class;
                 reduced1[lane] = reduced1[lane] + reduced1_class;
             }
         }
         for (; cols < stop; ++cols) {
-            lift_1_class(cols, x_ptr, margin, x_y, y, &reduced0_class, &reduced1_class);
+            lift_1_class(cols, x_ptr, u_margin, x_y, y, &reduced0_class, &reduced1_class);
             reduced0[0] = reduced0[0] + reduced0_class;
             reduced1[0] = reduced1[0] + reduced1_class;
         }
@@ -915,11 +918,11 @@ static void lift_1(const real *x_ptr, const int n_classes, const real margin, co
 }
 
 static inline __attribute__((always_inline)) void gradient(const real *x_ptr, const int n_classes,
-    const real margin, const real x_y, const real g, real *grad_x_ptr, const int want) {
+    const real u_margin, const real x_y, const real g, real *grad_x_ptr, const int want) {
 #pragma GCC ivdep
     for (int cols = 0; cols < n_classes; ++cols) {
         const real x = x_ptr[cols];
-        const real grad_x = f_lt(R(0.0), x - x_y + margin);
+        const real grad_x = f_lt(R(0.0), x - x_y + u_margin);
         if (want & 1) grad_x_ptr[cols] = grad_x * g;
     }
 }
@@ -931,7 +934,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
     real *scratch = NULL;
     const int64_t own = 2 * width;
     if (own && !(scratch = aligned_alloc(ALIGNED, (size_t)own * sizeof(real)))) return 1;
-    const double margin = call->parameter[0];
+    const double u_margin = call->parameter[0];
     for (int64_t row = start; row < stop; ++row) {
         real *grad_x_ptr = grad_row(call, 0, row, scratch + 1 * width);
         const int64_t target = call->target[row * call->target_stride];
@@ -950,7 +953,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         if (mode != BACKWARD) {
             {
                 double out[2];
-                lift_1(x_ptr, n_classes, margin, x_y, y, out);
+                lift_1(x_ptr, n_classes, u_margin, x_y, y, out);
                 const double reduced0 = out[0];
                 const double reduced1 = out[1];
                 b0 = reduced0;
@@ -972,7 +975,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         double grad_x_y = -T1;
         {
             const int want = (grad_x_ptr ? 1 : 0);
-            if (want == 1) gradient(x_ptr, n_classes, margin, x_y, (real)g, grad_x_ptr, 1);
+            if (want == 1) gradient(x_ptr, n_classes, u_margin, x_y, (real)g, grad_x_ptr, 1);
         }
         if (grad_x_ptr) grad_x_ptr[y] = (real)(grad_x_y * g);
         write_row(call, 0, row, grad_x_ptr);

@@ -26,6 +26,7 @@ from types import ModuleType
 from typing import Any
 
 from lossgen.aot.tiled_jobs import kernel_of, needs_tensor_cores, signature_of, tiled_jobs
+from lossgen.spec.spelling import spelled
 
 __all__ = ["compile_job", "jobs_of", "main"]
 
@@ -167,9 +168,10 @@ def _specialisation(
     fixed = {p.name for p in kernel.params if p.do_not_specialize}
     constants: dict[str, Any] = {n: v for n, v in job["constants"].items() if n in kernel.arg_names}
     signature, divisible = {}, []
-    by_class = {f"{kind}{n}_ptr" for n in streams for kind in ("", "grad_")}
+    called = [spelled(n) for n in streams]
+    by_class = {f"{kind}{n}_ptr" for n in called for kind in ("", "grad_")}
     by_class |= {"logits", "grad_logits"}
-    by_row = {f"stride_{kind}{n}" for n in streams for kind in ("", "grad_")}
+    by_row = {f"stride_{kind}{n}" for n in called for kind in ("", "grad_")}
     by_row |= {"stride_row", "stride_grad", "n_classes"}
     for name in kernel.arg_names:
         if name in constants:

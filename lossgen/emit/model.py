@@ -6,14 +6,16 @@ The templates own loops, memory and masks; everything a loss decides is a line o
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 from sympy import Expr, Symbol
 
-from lossgen.emit.names import named_weights
-from lossgen.ir.plan import KernelPlan, Moment
+from lossgen.emit.names import exponential_names, named_weights, whole
+from lossgen.ir.plan import KernelPlan, Moment, StreamGradient
 from lossgen.ir.statistics import Centre, Form, Max, Sum
+from lossgen.spec.spelling import spelled
 
 __all__ = ["RowModel", "exponential_names", "whole"]
 
@@ -73,18 +75,23 @@ class RowModel:
 
     @property
     def parameters(self) -> list[str]:
-        table = self.plan.stable.vocabulary.parameters
-        return [name for name, symbol in table.items() if symbol in self.used]
+        return self._spelled(self.plan.stable.vocabulary.parameters.values())
 
     @property
     def streams(self) -> list[str]:
         """The class streams beside the logits."""
-        return [name for name in self.plan.stable.vocabulary.streams if name != "x"]
+        return [pair[0].name for pair in self.plan.stable.vocabulary.streams.values()][1:]
 
     @property
     def differentiable(self) -> list[str]:
         """Those of them that get a gradient."""
-        return [n for n in self.plan.stable.vocabulary.differentiable if n != "x"]
+        return [g.stream for g in self.gradients if g.stream != "x"]
+
+    @cached_property
+    def gradients(self) -> tuple[StreamGradient, ...]:
+        """Those of the plan; a stream is called as its symbol."""
+        streams = self.plan.stable.vocabulary.streams
+        return tuple(replace(g, stream=streams[g.stream][0].name) for g in self.plan.gradients)
 
     @cached_property
     def floored(self) -> list[str]:
@@ -99,16 +106,18 @@ class RowModel:
     @property
     def vocab(self) -> list[str]:
         table = self.plan.stable.vocabulary.vocab
-        return [name for name, pair in table.items() if set(pair) & self.used]
+        return [pair[0].name for pair in table.values() if set(pair) & self.used]
 
     @property
     def rows(self) -> list[str]:
-        table = self.plan.stable.vocabulary.rows
-        return [name for name, symbol in table.items() if symbol in self.used]
+        return self._spelled(self.plan.stable.vocabulary.rows.values())
+
+    def _spelled(self, symbols: Iterable[Symbol]) -> list[str]:
+        return [symbol.name for symbol in symbols if symbol in self.used]
 
     @property
     def inputs(self) -> list[str]:
-        order = list(self.plan.stable.spec.inputs)
+        order = [*map(spelled, self.plan.stable.spec.inputs)]
         return sorted([*self.vocab, *self.rows], key=order.index)
 
     @property
@@ -127,7 +136,7 @@ class RowModel:
     @property
     def outputs(self) -> list[str]:
         """Names of the results of a row."""
-        return [name for name, _ in self.plan.stable.outputs] or ["loss"]
+        return [f"out_{spelled(name)}" for name, _ in self.plan.stable.outputs] or ["loss"]
 
     @property
     def cotangents(self) -> list[str]:
@@ -139,8 +148,7 @@ class RowModel:
         """Values at y that anything may mention; an arg-max pivot carries them in the state."""
         if self.pivot == "none":
             return []
-        names = self.plan.stable.vocabulary
-        found = [f"{n}_y" for n in names.streams] + [f"{n}_y" for n in self.vocab]
+        found = [f"{n}_y" for n in self.tile_streams]
         found += ["x_ref"] if self.needs_reference else []
         return found + (["index_y"] if self.needs_index else [])
 
@@ -225,7 +233,7 @@ class RowModel:
 
     @cached_property
     def gradient_names(self) -> set[str]:
-        return self._with_exponents(self.tile_symbols([g.expr for g in self.plan.gradients]))
+        return self._with_exponents(self.tile_symbols([g.expr for g in self.gradients]))
 
     def named(self, expr: Expr) -> Expr:
         """A class expression with p{i} and r{i} for the exponentials."""
@@ -277,7 +285,7 @@ class RowModel:
         """What the gradient of a tile needs from its row."""
         found = [s.symbol.name for s in self.plan.coefficients]
         if self.pivot != "none":
-            found += [f"grad_{g.stream}_y" for g in self.plan.gradients]
+            found += [f"grad_{g.stream}_y" for g in self.gradients]
         last = self.levels[-1]
         return found + self.tile_scalars(self.gradient_names, last)
 
@@ -383,13 +391,3 @@ class Sweep:
         if self.carries_pivot:
             wanted |= {s.name for e in self.bodies for s in e.free_symbols}
         return [n for n in self.row_arguments if n in wanted and n not in self.state]
-
-
-def exponential_names(form: Form) -> set[str]:
-    """What class expressions call the softmax's p, R and logarithms."""
-    return {f"p{form.index}", f"r{form.index}", form.logp.name, form.logu.name}
-
-
-def whole(kappa: Expr) -> int:
-    """kappa as a positive integer, or 0."""
-    return int(kappa) if kappa.is_Integer and kappa > 0 else 0

@@ -19,17 +19,18 @@ from lossgen.emit import sweep_triton
 from lossgen.emit.constants import FAR, MASKED
 from lossgen.emit.merge_triton import merge
 from lossgen.emit.model import RowModel
-from lossgen.emit.names import check_names
 from lossgen.emit.printers import TORCH, TRITON
 from lossgen.emit.row_c import CRow, wrapped
 from lossgen.emit.scalars import RowScalars
 from lossgen.emit.signature import functions
 from lossgen.emit.sweep_torch import TorchSweep, values_at_y
 from lossgen.errors import CompilerBug
+from lossgen.ir.given import Given
 from lossgen.ir.show import differences
 from lossgen.paths import templates_dir
 from lossgen.spec.expr import Algebra, NameKind, walk
 from lossgen.spec.model import Input, LossSpec
+from lossgen.spec.spelling import said
 
 __all__ = ["render_module"]
 
@@ -41,8 +42,6 @@ def render_module(compiled: Compiled, standalone: bool = False) -> str:
 
     ``standalone`` imports the runtime as ``lossgen_runtime``, vendored beside the module.
     """
-    for plan in compiled.variants:
-        check_names(plan.stable)
     text = (
         _environment()
         .get_template(_TEMPLATE)
@@ -195,7 +194,7 @@ class _VariantView:
         stable, sweeps = model.plan.stable, model.sweep_models
         self.target = model.pivot == "target"
         self.uses = sorted(stable.uses)
-        self.gradients = model.plan.gradients
+        self.gradients = model.gradients
         self.far, self.masked = FAR, MASKED
         triton, torch = RowScalars(model, TRITON), RowScalars(model, TORCH)
         self.lift = {s.level: sweep_triton.lift(s) for s in sweeps}
@@ -220,12 +219,12 @@ class _VariantView:
         )
         state = set(model.state)
         self.finished = [n for n in model.saved if n not in state]
-        results = ["loss"] if not stable.outputs else [f"out_{n}" for n in model.outputs]
+        results = model.outputs
         self.loss_names = ["loss_row"] if not stable.outputs else results
         self.results = [*results, *self.finished]
-        self.parameters_tuple = repr(tuple(model.parameters))
-        self.inputs_tuple = repr(tuple(model.inputs))
-        self.streams_tuple = repr(tuple(model.streams))
+        self.parameters_tuple = repr(tuple(map(said, model.parameters)))
+        self.inputs_tuple = repr(tuple(map(said, model.inputs)))
+        self.streams_tuple = repr(tuple(map(said, model.streams)))
         self.torch_arguments = [
             "x",
             *(["y"] if self.target else []),
@@ -273,20 +272,32 @@ def _reload(model: RowModel) -> list[str]:
     return lines + values_at_y(model)
 
 
+def _suffixes(compiled: Compiled) -> list[str]:
+    """Of the variants' functions: what they use, numbered where that could be misread."""
+    found = ["".join(f"_{n}" for n in sorted(v.stable.uses)) for v in compiled.variants]
+    if len(found) > 1:
+        found[-1] = "_all"
+    levels = max(v.sweeps for v in compiled.variants)
+    every = [f"{s}_{k}" for s in found for k in range(2, levels + 1)] + found
+    if len(set(every)) == len(every):
+        return found
+    return [f"_v{k}{suffix}" for k, suffix in enumerate(found)]
+
+
 def _variant(compiled: Compiled, index: int) -> _VariantView:
     plan = compiled.variants[index]
-    uses = sorted(plan.stable.uses)
-    full = index == len(compiled.variants) - 1 and index > 0
-    suffix = "_all" if full else "".join(f"_{n}" for n in uses)
+    uses, suffix = sorted(plan.stable.uses), _suffixes(compiled)[index]
     title = f"{compiled.spec.title}" + (f", with {', '.join(uses)}" if uses else "")
-    stable = plan.stable
+    model, stable = RowModel(plan, suffix), plan.stable
     results = stable.outputs or (("loss", stable.loss),)
     comments = [f"{name:<8} = {value}" for name, value in results]
     comments += [f"{c.symbol}       = {c.expr}" for c in plan.coefficients]
-    for gradient in plan.gradients:
+    for gradient in model.gradients:
         comments.append(f"dloss/d{gradient.stream} = {gradient.expr}")
         if stable.pivot.value != "none":
             comments.append(f"dloss/d{gradient.stream}_y = {gradient.at_y}")
+    if declared := sorted({s for s in model.used if isinstance(s, Given)}, key=str):
+        comments.append(f"names of the spec begin with u_: {declared[0]} is its {declared[0].said}")
     over = "j" if stable.pivot.value == "none" else "j != y"
     measured = {k for centre in stable.centres for k, _ in centre.softmaxes}
     for form in stable.forms:
@@ -311,7 +322,7 @@ def _variant(compiled: Compiled, index: int) -> _VariantView:
             comments.append(f"top{i} = logsumexp l{i} - max_({over}) l{i}")
             comments.append(f"rise{k} = is_max{k} - exp(logp{i})")
     wrapped = [w for c in comments for w in textwrap.wrap(c, 94, subsequent_indent="    ")]
-    return _VariantView(RowModel(plan, suffix), title, wrapped)
+    return _VariantView(model, title, wrapped)
 
 
 # ---------------------------------------------------------------------------- normalizer

@@ -19,8 +19,7 @@ class CRow:
     """The C view of a ``RowModel``."""
 
     def __init__(self, model: RowModel) -> None:
-        scalars, names = RowScalars(model, C_ROW), model.plan.stable
-        results = ["loss"] if not names.outputs else [f"out_{n}" for n in model.outputs]
+        scalars, results = RowScalars(model, C_ROW), model.outputs
         factors = model.cotangents or ["g"]
         known = dict.fromkeys([*model.at_y, *model.state, *model.saved, *results, *factors])
         for sweep in model.sweep_models:

@@ -42,8 +42,7 @@ class RowScalars:
             wanted |= self._gradient_symbols()
         lines = self._settled(self.model.levels[-1], wanted, with_gradient)
         clamped, printer = self._clamp(stable.clamp_loss)
-        names = [f"out_{n}" for n in self.model.outputs] if stable.outputs else ["loss"]
-        targets = list(zip(names, stable.results, strict=True))
+        targets = list(zip(self.model.outputs, stable.results, strict=True))
         lines += clamped + assignments(targets, printer)
         if stable.clamp_loss:  # what a clamped z leaves of infinity
             inf, ends = 'float("inf")', [f"(z{f.index} != zc{f.index})" for f in self.model.forms]
@@ -72,7 +71,7 @@ class RowScalars:
             targets.append((scalar.symbol.name, scalar.expr))
         known = {s.expr: s.symbol for s in model.plan.coefficients}
         if model.pivot != "none":
-            for gradient in model.plan.gradients:
+            for gradient in model.gradients:
                 wanted |= gradient.at_y.free_symbols
                 value = _in_terms_of(gradient.at_y, known)
                 targets.append((f"grad_{gradient.stream}_y", value))

@@ -123,7 +123,7 @@ class GradientLoop:
 
     def __init__(self, model: RowModel) -> None:
         program = Program(sweep_triton.gradient(model), model.tile_streams)
-        results = [program.names[f"grad_{g.stream}"] for g in model.plan.gradients]
+        results = [program.names[f"grad_{g.stream}"] for g in model.gradients]
         self.loop = Loop(program, f"gradient{model.suffix}", [ast.Name(n) for n in results])
         # A gradient that is the same for all classes is a row value.
         self.before = _row_values(program.row_lines(self.loop.rows), set())

@@ -85,8 +85,7 @@ class TorchSweep:
     def _fresh(self, expr: Expr) -> str:
         """Text of a [rows, V] tensor that may be written to."""
         text = self._printer(expr)
-        tiles = {self._x, *(Symbol(n, real=True) for n in self.model.streams)}
-        tiles |= {s for s in expr.free_symbols if s.name in self.model.streams}
+        tiles = {pair[0] for pair in self.model.plan.stable.vocabulary.streams.values()}
         if isinstance(expr, Symbol) or not tiles & expr.free_symbols:
             return f"({text} + torch.zeros_like(x))"
         return f"({text})"
@@ -241,7 +240,7 @@ class TorchSweep:
         """grad_<stream> = g·dloss/d<stream> of the chunk; reads t{i}, e{i} where these are."""
         model = self.model
         names = model.gradient_names
-        gradients = [(g.stream, model.named(g.expr)) for g in model.plan.gradients]
+        gradients = [(g.stream, model.named(g.expr)) for g in model.gradients]
         single = self._one_exponential([e for _, e in gradients])
         lines: list[str] = []
         if not self.with_gradient and model.needs_index:

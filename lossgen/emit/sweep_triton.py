@@ -296,6 +296,6 @@ def gradient(model: RowModel) -> list[str]:
             lines.append(f"{largest.rise} = tl.where({at}, -dl.expm1(-top{i}), -p{i})")
     lines += deltas(model, names, printer, "tl.where")
     targets: list[tuple[str, Expr]] = []
-    for entry in model.plan.gradients:
+    for entry in model.gradients:
         targets.append((f"grad_{entry.stream}", model.named(entry.expr)))
     return lines + assignments(targets, printer)

@@ -40,7 +40,8 @@ def _float32(expr: Expr, env: Env, memo: dict[Expr, Any]) -> Any:
         return np.float32(np.nan if expr.is_extended_real is False else float(expr))
     if isinstance(expr, (Add, Mul)):
         operation = np.add if isinstance(expr, Add) else np.multiply
-        groups = paired(expr) if isinstance(expr, Add) else [sorted(expr.args, key=str)]
+        # factors in the order that the printers have: 2·a·f may be 0 where 2·f·a is inf·0
+        groups = paired(expr) if isinstance(expr, Add) else [list(expr.args)]
         totals = []
         for group in groups:
             total = float32(group[0], env, memo)

@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 from sympy import Add, Expr, Integer, Rational, Symbol, exp, expand, log, oo, pi, sqrt
 
 from lossgen.errors import CompileError, LossgenError
+from lossgen.ir.given import Given
 from lossgen.ir.ops import OPS, absf, compare, log_sigmoid, sgn
 from lossgen.ir.piecewise import eq, lt, where
 from lossgen.ir.stages import Cls, Pivot, SymbolicLoss, Vocabulary
@@ -105,14 +106,16 @@ def _without_level(loss: Expr, form: Form, raw: Symbol, built: Reductions) -> Ex
 
 
 def _vocabulary(spec: LossSpec) -> Vocabulary:
-    def real(name: str, low: float | None = None, strict: bool = False) -> Symbol:
+    def real(
+        name: str, low: float | None = None, strict: bool = False, *, added: str = ""
+    ) -> Symbol:
         if low is not None and (low > 0 or (low == 0 and strict)):
-            return Symbol(name, positive=True)
+            return Given.of(name, added, positive=True)
         if low == 0:
-            return Symbol(name, nonnegative=True)
-        return Symbol(name, real=True)
+            return Given.of(name, added, nonnegative=True)
+        return Given.of(name, added, real=True)
 
-    streams = {"x": (real("x"), real("x_y"))}
+    streams = {"x": (Symbol("x", real=True), Symbol("x_y", real=True))}
     vocab: dict[str, tuple[Symbol, Symbol]] = {}
     rows: dict[str, Symbol] = {}
     for name, entry in spec.inputs.items():
@@ -122,7 +125,7 @@ def _vocabulary(spec: LossSpec) -> Vocabulary:
             rows[name] = real(name, *low)
         else:
             table = vocab if entry.kind == "vocab" else streams
-            table[name] = (real(name, *low), real(f"{name}_y", *low))
+            table[name] = (real(name, *low), real(name, *low, added="_y"))
     parameters = {
         name: real(name, entry.domain.lo, entry.domain.lo_open)
         for name, entry in spec.parameters.items()

@@ -93,7 +93,7 @@ class Reductions:
         live |= {s for pair in names.streams.values() for s in pair}
         for symbol in sorted(expr.free_symbols & live, key=str):
             if symbol not in self._twins and not symbol.name.endswith(_FIXED):
-                self._twins[symbol] = Symbol(symbol.name + _FIXED, **symbol.assumptions0)
+                self._twins[symbol] = symbol.func(symbol.name + _FIXED, **symbol.assumptions0)
         return expr.xreplace(self._twins)
 
     def unfreeze(self, expr: Expr) -> Expr:

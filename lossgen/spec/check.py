@@ -151,7 +151,7 @@ class _Checker(Declarations):
         hint = f"a Python class name, as in {camel}"
         if name == function:
             hint = f"it is the name of the function; a class is named as in {camel}"
-        elif IDENTIFIER.fullmatch(name) and not keyword.iskeyword(name):
+        elif IDENTIFIER.fullmatch(name) and name[0] != "_" and not keyword.iskeyword(name):
             return name
         self.fail(BadName, "class", name=repr(shorten(name)), hint=hint)
 
@@ -252,6 +252,9 @@ class _Checker(Declarations):
             self.fail(BadValue, "outputs", problem="'outputs' is empty", hint=hint)
         for name in self.spec.outputs:
             self.declare(name, "an output", "outputs", name)
+            if name[0] == "_":
+                hint = "a field of a named tuple begins with a letter"
+                self.fail(BadName, "outputs", name, key=True, name=repr(name), hint=hint)
             expr = self.parse(name, "outputs", name)
             if expr.rank == Rank.CLASS:
                 self.not_a_row(expr, self.formulas[name], "an output")

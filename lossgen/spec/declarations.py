@@ -28,7 +28,8 @@ from lossgen.spec.vocabulary import RESERVED, RESERVED_OUTPUTS
 
 __all__ = ["FINITE", "IDENTIFIER", "REQUIRED", "Declarations", "spell"]
 
-IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,39}")
+IDENTIFIER = re.compile(r"(?!__)[A-Za-z_][A-Za-z0-9_]{0,63}")
+_IDENTIFIERS = "letters, digits and _, at most 64, without a digit or __ first; no Python keyword"
 _TAKEN = {  # names that a kind of declaration may not have; RESERVED for the others
     "a let": {name: what for name, what in RESERVED.items() if name != "logits"},
     "an output": RESERVED_OUTPUTS,
@@ -76,7 +77,7 @@ class Declarations:
                 *path,
                 key=key,
                 name=repr(shorten(name)),
-                hint="letters, digits and _, starting with a letter; at most 40",
+                hint=_IDENTIFIERS,
             )
         taken = _TAKEN.get(what, RESERVED)
         if name in taken:

@@ -69,7 +69,11 @@ RESERVED = {
     **dict.fromkeys(FUNCTIONS - {"softcap"}, "a function of the formula language"),
     **dict.fromkeys(("transform", "regularizer", "adversarial", "normalizer"), "a part of a spec"),
     **dict.fromkeys(
-        ("ignore_index", "reduction", "backend", "inplace_grad", "class_dim"),
+        (
+            *("ignore_index", "reduction", "backend", "inplace_grad", "class_dim"),
+            *("hidden", "linear_weight", "linear_bias"),
+            *("shift", "memory_budget", "schedule", "filter"),
+        ),
         "an argument of every loss",
     ),
 }

@@ -195,7 +195,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "forgotten_weight",
         "the class weight scales the loss, but not its gradient",
-        r"c0 = weight_y \* dl\.sigmoid",
+        r"c0 = u_weight_y \* dl\.sigmoid",
         "c0 = dl.sigmoid",
     ),
     # ------------------------------------------------------------ rows and storage

@@ -56,7 +56,7 @@ def test_nothing_is_measured_from_the_target(text: str) -> None:
 def test_differences_from_the_target_stay_what_the_formula_says() -> None:
     (centre,) = formula("norm((x - x[y]) - (t - t[y]))").stable.centres
     assert not centre.softmaxes
-    assert {s.name for s in centre.origin.free_symbols} == {"x_y", "t_y"}
+    assert {s.name for s in centre.origin.free_symbols} == {"x_y", "u_t_y"}
 
 
 def test_rows_hold_targets_that_are_masked_or_far_below() -> None:
