@@ -1,24 +1,39 @@
 """``lossgen.load``: a loss as a module, from the catalogue or from a spec anywhere.
 
-A spec outside the catalogue is compiled and kept in the user's cache under the sha256 of the
-generated text, so that a changed spec or compiler is another file and no entry is ever edited.
+A spec outside the catalogue is compiled once and kept in the user's cache, under a name that tells
+its bytes and the compiler: a warm load reads two files and imports no compiler.  The modules are
+``lossgen.cache.<loss>_<digest>``, so that another process can unpickle what is in them.
 """
 
 from __future__ import annotations
 
+import linecache
+import marshal
+import os
 import sys
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import lru_cache
 from hashlib import sha256
 from importlib import import_module
-from importlib.util import module_from_spec, spec_from_file_location
+from importlib.abc import InspectLoader, MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from importlib.util import spec_from_file_location
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 
 from lossgen import paths
-from lossgen.build import render, write_atomically
-from lossgen.errors import BuildError
 from lossgen.options import options
+from lossgen.runtime import store
 
 __all__ = ["cache_dir", "load"]
+
+__path__: list[str] = []  # its submodules are found by _Cached
+#: What a spec is compiled with, beside ``lossgen`` itself.
+_LIBRARIES = ("gmpy2", "jinja2", "mpmath", "numpy", "pydantic", "ruamel", "ruff", "sympy")
+_NOT_THE_COMPILER = ("_data", "aot", "bench", "cli", "verify")
+_TEXTS: dict[str, str] = {}  # of modules that are about to be imported
 
 
 def load(name_or_path: str | Path) -> ModuleType:
@@ -35,41 +50,175 @@ def load(name_or_path: str | Path) -> ModuleType:
     Raises:
         BuildError: no such spec.
         SpecError, CompileError: the spec is wrong.
+
+    Warns:
+        RuntimeWarning: the cache cannot be used (no room, no right, or others can write it); the
+            spec is compiled in each process.
     """
     path = paths.require_spec(name_or_path)
     by_name = str(name_or_path) == path.stem
     if by_name and (paths.generated_dir() / f"{path.stem}.py").is_file():
-        return import_module(f"lossgen.losses.{path.stem}")
-    rendered = render(path)
-    digest = sha256(rendered.text.encode()).hexdigest()
-    target = cache_dir() / digest / f"{rendered.name}.py"
-    if not target.is_file():
-        write_atomically(target, rendered.text)
-    return _import_file(f"lossgen_{rendered.name}_{digest[:16]}", target)
+        return _import(f"lossgen.losses.{path.stem}")
+    name = _name(path)
+    while f"{__name__}.{name}" not in sys.modules and name not in _TEXTS:
+        text = _found_or_made(name, path)
+        if _name(path) == name:  # else it was edited meanwhile
+            _TEXTS.setdefault(name, text)
+        name = _name(path)
+    return _import(f"{__name__}.{name}")
 
 
 def cache_dir() -> Path:
-    """Where compiled specs are kept: ``LOSSGEN_CACHE_DIR``, or the platform's user cache."""
-    chosen = options().cache_dir
-    if chosen is not None:
-        return chosen
-    from platformdirs import user_cache_path
-
-    return user_cache_path("lossgen", appauthor=False)
+    """Where compiled specs are kept: ``LOSSGEN_CACHE_DIR``, or the user's cache."""
+    options()  # says what is wrong with a variable
+    return store.root()
 
 
-def _import_file(name: str, path: Path) -> ModuleType:
-    """Import ``path`` once under ``name``; a module that fails to import is not kept."""
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise BuildError(f"cannot import {path}")
-    module = module_from_spec(spec)
-    sys.modules[name] = module
+# ---------------------------------------------------------------------------- names
+def _name(path: Path) -> str:
+    """<loss>_<digest> of the compiler and of what it reads of a spec."""
     try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
+        source = path.read_bytes()
+    except OSError:
+        source = b""  # the compiler says why
+    facts = (_compiler(paths.data_root()), path.name, path.parent.name == "specs", source)
+    stem = path.stem if path.stem.isidentifier() else "loss"
+    return f"{stem}_{sha256(repr(facts).encode(errors='surrogateescape')).hexdigest()[:32]}"
+
+
+@lru_cache
+def _compiler(data: Path) -> str:
+    """A digest of all that decides what a spec becomes."""
+    digest = sha256(sys.version.encode())
+    sources = []
+    for folder, inner, names in os.walk(paths.PACKAGE):
+        if Path(folder) == paths.PACKAGE:
+            inner[:] = [name for name in inner if name not in _NOT_THE_COMPILER]
+        sources += [os.path.join(folder, name) for name in names if name.endswith(".py")]
+    for path in sorted([*sources, *map(str, (data / "templates").glob("*.jinja"))]):
+        with open(path, "rb") as file:
+            content = file.read()
+        digest.update(f"{os.path.basename(path)} {len(content)} ".encode())
+        digest.update(content)
+    digest.update(repr(_versions()).encode())
+    return digest.hexdigest()
+
+
+def _versions() -> list[str]:
+    """Folders such as ``sympy-1.14.0.dist-info`` beside the libraries: importing
+    ``importlib.metadata`` takes longer than all else."""
+    found = (PathFinder.find_spec(name) for name in _LIBRARIES)
+    places = {Path(next(iter(s.submodule_search_locations or [""]))).parent for s in found if s}
+    names = (name for place in places for name in os.listdir(place))
+    return sorted(n for n in names if n.endswith("-info") and n.lower().startswith(_LIBRARIES))
+
+
+# ---------------------------------------------------------------------------- the cache
+def _file(name: str) -> Path:
+    return cache_dir() / "specs" / f"{name}.py"
+
+
+def _found_or_made(name: str, path: Path) -> str:
+    """The source of the module; one process compiles it."""
+    file, text = _file(name), None
+    try:
+        kept = store.read(file)
+        if kept is not None:
+            return kept.decode()
+        store.make_folder(file.parent)
+        with store.locked(file.with_suffix(".lock")) as alone:
+            kept = store.read(file)
+            if kept is not None:
+                return kept.decode()
+            store.tidy(file, alone)
+            text = _compiled(path)
+            if _name(path) == name:
+                store.write(file, text.encode())
+    except OSError as error:
+        where = error.filename if isinstance(error, store.Untrusted) else file.parent
+        reason = f"{where}: {error.strerror or error}"
+        store.warn_once(f"{reason}; specs are compiled again in each process")
+    return _compiled(path) if text is None else text
+
+
+def _compiled(path: Path) -> str:
+    with _IMPORTING:
+        from lossgen.build import render
+    return render(path).text
+
+
+# ---------------------------------------------------------------------------- modules
+#: Held while modules are imported: a child that is forked meanwhile would wait for ever for the
+#: locks of modules whose importing thread it does not have.
+_IMPORTING = threading.RLock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_IMPORTING.acquire,
+        after_in_parent=_IMPORTING.release,
+        after_in_child=_IMPORTING.release,
+    )
+
+
+def _import(name: str) -> ModuleType:
+    if name in sys.modules:
+        return import_module(name)  # waits for a thread that imports it
+    with _IMPORTING:
+        return import_module(name)
+
+
+class _Cached(MetaPathFinder):
+    """Finds ``lossgen.cache.<loss>_<digest>``: the text of a load, or a checked file."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        package, _, name = fullname.rpartition(".")
+        if package != __name__:
+            return None
+        text = _TEXTS.pop(name, None)
+        if text is None:  # pickled by another process
+            try:
+                kept = store.read(_file(name))
+            except OSError as error:
+                raise ImportError(f"{error.filename}: {error.strerror}", name=fullname) from error
+            if kept is None:
+                raise ModuleNotFoundError(
+                    f"{fullname} is not in the cache: call lossgen.load on its spec first",
+                    name=fullname,
+                )
+            text = kept.decode()
+        return spec_from_file_location(fullname, _file(name), loader=_Loader(text, _file(name)))
+
+
+class _Loader(InspectLoader):
+    """Runs a text that was read once: no file is read again, and no bytecode beside it."""
+
+    def __init__(self, text: str, path: Path) -> None:
+        self.text, self.path = text, path
+
+    def get_source(self, fullname: str) -> str:
+        return self.text
+
+    def is_package(self, fullname: str) -> bool:
+        return False
+
+    def get_code(self, fullname: str) -> CodeType:
+        # Triton reads the source of its kernels this way; without a time it is never read anew.
+        lines = self.text.splitlines(keepends=True)
+        linecache.cache[str(self.path)] = (len(self.text), None, lines, str(self.path))
+        facts = sha256(self.text.encode()).digest(), str(self.path)
+        file = self.path.with_suffix(".code")  # guarded as the text is; made by this Python
+        with suppress(OSError):
+            kept = store.read(file)
+            if kept is not None:
+                *known, code = marshal.loads(kept)
+                if tuple(known) == facts:
+                    return code
+        code = compile(self.text, str(self.path), "exec", dont_inherit=True)
+        with suppress(OSError):
+            if self.path.exists():  # what could not be kept was told of
+                store.write(file, marshal.dumps((*facts, code)))
+        return code
+
+
+sys.meta_path.append(_Cached())

@@ -22,7 +22,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from lossgen.errors import BuildError
 
@@ -50,7 +49,6 @@ class BadOption(BuildError):
 class Options:
     """One value per row of the module's table."""
 
-    cache_dir: Path | None = None  # None: platformdirs' user cache, found when it is needed
     jobs: int = 2  # the catalogue builds in half the time; more gains little on few cores
     max_nodes: int = 10_000  # five times the largest formula of the catalogue
     max_seconds: int = 30  # processor time, so that a busy machine compiles what an idle one does
@@ -69,8 +67,8 @@ class Options:
             for name, value in environment.items()
             if name.startswith(_PREFIX) and not name.startswith(f"{_PREFIX}TEST_")
         }
+        given.pop("CACHE_DIR", None)
         options = cls(
-            cache_dir=_path(given.pop("CACHE_DIR", "")),
             jobs=_count("JOBS", given.pop("JOBS", str(cls.jobs))),
             max_nodes=_count("MAX_NODES", given.pop("MAX_NODES", str(cls.max_nodes))),
             max_seconds=_count("MAX_SECONDS", given.pop("MAX_SECONDS", str(cls.max_seconds))),
@@ -85,10 +83,6 @@ class Options:
 def options() -> Options:
     """The settings of this process, read anew at each call."""
     return Options.from_environment(os.environ)
-
-
-def _path(value: str) -> Path | None:
-    return Path(value).expanduser() if value else None
 
 
 def _count(name: str, value: str) -> int:

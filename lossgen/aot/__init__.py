@@ -221,7 +221,7 @@ class _Worker:
             stdout=subprocess.PIPE,
             stderr=self._log,
             env=environment,
-            text=True,
+            encoding="utf-8",
         )
 
     def __enter__(self) -> _Worker:

@@ -207,7 +207,7 @@ def _nvidia(compiled: Any, arch: int) -> dict[str, int]:
         file.write(compiled.asm["cubin"])
         file.flush()
         command = [str(tool), "-res-usage", file.name]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", check=True)
     text = (done.stdout + done.stderr).split("Function", 1)[-1]
     usage = {k: int(v) for k, v in re.findall(r"(\w+)(?:\[\d+\])?:(\d+)", text)}
     used = {"registers": usage["REG"], "spill_stores": 0, "spill_loads": 0}
@@ -224,7 +224,7 @@ def _tensor_instructions(compiled: Any) -> int:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled.asm["cubin"])
         file.flush()
-        done = subprocess.run([str(tool), "-c", file.name], capture_output=True, text=True)
+        done = subprocess.run([str(tool), "-c", file.name], capture_output=True, encoding="utf-8")
     return len(re.findall(r"\b(?:HMMA|HGMMA|UTC\w*MMA)\b", done.stdout))
 
 
@@ -246,7 +246,7 @@ def _assembler(ptx: str, arch: int) -> dict[str, int]:
         source.write_text(ptx, encoding="utf-8")
         flags += [f"--gpu-name=sm_{arch}{'a' if arch >= 90 else ''}", str(source)]
         command = [program, *flags, "-o", str(Path(folder) / "kernel.cubin")]
-        log = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+        log = subprocess.run(command, capture_output=True, encoding="utf-8", check=True).stderr
     stores = re.search(r"(\d+) bytes spill stores", log)
     loads = re.search(r"(\d+) bytes spill loads", log)
     return {

@@ -6,20 +6,29 @@ spec, with the reason on stderr.
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
 from lossgen.cli.app import app
-from lossgen.errors import CompilerBug, LossgenError
+from lossgen.errors import BuildError, CompilerBug, LossgenError
 
 __all__ = ["app", "main"]
+
+
+class FileTrouble(BuildError):
+    id = "LG313"
+    template = "{reason}"
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a command line, by default this process's own; exits, and hides our stack."""
     from lossgen.options import options
 
+    for stream in (sys.stdout, sys.stderr):  # an ASCII terminal cannot show a formula's letters
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         traceback = options().traceback
     except LossgenError as error:
@@ -33,6 +42,11 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except BrokenPipeError:  # `lossgen list | head`
         sys.stderr.close()
         sys.exit(0)
+    except OSError as error:  # a full disk, a folder that is not ours
+        if traceback:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        _fail(FileTrouble(reason=f"{where}{error.strerror or error}"))
     except Exception as error:
         if traceback:
             raise

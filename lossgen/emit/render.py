@@ -81,7 +81,7 @@ def _format(text: str, name: str) -> str:
         f"{name}.py",
         "-",
     ]
-    done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, input=text, capture_output=True, encoding="utf-8", check=False)
     if done.returncode:
         raise CompilerBug(f"the rendered module of {name} does not parse:\n{done.stderr}")
     return done.stdout

@@ -23,7 +23,17 @@ _POSIX = os.name == "posix"
 if _POSIX:
     import fcntl
 
-__all__ = ["Untrusted", "locked", "make_folder", "read", "root", "warn_once", "workplace", "write"]
+__all__ = [
+    "Untrusted",
+    "locked",
+    "make_folder",
+    "read",
+    "root",
+    "tidy",
+    "warn_once",
+    "workplace",
+    "write",
+]
 
 #: Seconds to wait for a process that makes the same file; then it is made twice.
 WAIT_SECONDS = 300.0
@@ -201,14 +211,13 @@ def _wait_for(handle: int, path: Path) -> bool:
     return False
 
 
-@contextmanager
-def workplace(path: Path, alone: bool) -> Iterator[Path]:
-    """An empty folder beside ``path`` for making it; those of killed processes are removed.
+def tidy(path: Path, alone: bool) -> None:
+    """Remove what killed processes left beside ``path``.
 
-    ``alone``: its lock is held, so that every other of its name is left over.
+    ``alone``: its lock is held, so that all of its name is left over.  Of other names, what is old.
 
     Raises:
-        OSError: no room, no right.
+        OSError: no room for what is to be made, or no right.
     """
     for entry in os.scandir(path.parent):
         own = alone and entry.name.startswith(path.name)
@@ -217,6 +226,16 @@ def workplace(path: Path, alone: bool) -> Iterator[Path]:
     room = os.statvfs(path.parent) if _POSIX else None
     if room is not None and room.f_blocks and room.f_bavail * room.f_frsize < _ROOM:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path.parent))
+
+
+@contextmanager
+def workplace(path: Path, alone: bool) -> Iterator[Path]:
+    """An empty folder beside ``path`` for making it, after ``tidy``.
+
+    Raises:
+        OSError: no room, no right.
+    """
+    tidy(path, alone)
     work = path.with_name(f"{path.name}{_WORK}{token_hex(4)}")
     work.mkdir(0o700)
     try:

@@ -7,11 +7,12 @@ mutant is imported like any other generated module and put before the property t
 from __future__ import annotations
 
 import re
+import sys
 from dataclasses import dataclass
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
-from lossgen.cache import _import_file
 from lossgen.errors import VerificationError
 from lossgen.spec.model import LossSpec
 from lossgen.verify.properties import PROPERTIES
@@ -46,11 +47,22 @@ class Mutation:
 
 def load_mutant(mutation: Mutation, original: Path, folder: Path) -> ModuleType:
     """Write and import the mutant of a generated module (Triton reads its source file)."""
-    text = mutation.apply(original.read_text())
+    text = mutation.apply(original.read_text(encoding="utf-8"))
     path = folder / f"{original.stem}_{mutation.name}.py"
     # The operators of a loss are registered under its key, once per process.
-    path.write_text(re.sub(r'\bkey="(\w+)"', rf'key="\1_{mutation.name}"', text))
+    text = re.sub(r'\bkey="(\w+)"', rf'key="\1_{mutation.name}"', text)
+    path.write_text(text, encoding="utf-8")
     return _import_file(f"lossgen_mutant_{path.stem}", path)
+
+
+def _import_file(name: str, path: Path) -> ModuleType:
+    spec = spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
 
 
 def noticed(mutation: Mutation, module: ModuleType, spec: LossSpec) -> PropertyResult:

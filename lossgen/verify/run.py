@@ -146,7 +146,9 @@ def _in_interpreter(
         *backends,
     ]
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, env=environment, capture_output=True, encoding="utf-8", check=False
+    )
     if done.returncode:
         raise VerificationError(f"the interpreter's process failed:\n{done.stderr.strip()}")
     return VerificationResult.from_json(done.stdout.splitlines()[-1])

@@ -66,7 +66,6 @@ def test_load_by_path_is_cached(catalogue, edit, tmp_path, monkeypatch):
 def test_load_of_an_unbuilt_name_compiles(catalogue, tmp_path, monkeypatch):
     monkeypatch.setenv("LOSSGEN_CACHE_DIR", str(tmp_path / "cache"))
     assert lossgen.load("first").first_loss(LOGITS, TARGET) > 0
-    assert len(cached()) == 1
 
 
 def test_load_errors(catalogue, edit):
