@@ -95,7 +95,7 @@ class Spec:
 _KINDS = {
     "logits": ", differentiable: true",
     "teacher": "",
-    "mask": ', values: [0, 1]',
+    "mask": ", values: [0, 1]",
     "soft": ', domain: "[0, 1]"',
 }
 
