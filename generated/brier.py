@@ -7,7 +7,7 @@
 # statistics: 2
 # sweeps: 1
 # saved: m0, la0, T0
-# certificate: loss <= 1.1, gradient <= 1.3 (1 + kappa) ulp at 14 points
+# certificate: loss <= 1.1, gradient <= 2.3 (1 + kappa) ulp (absolute where another class dominates) at 520 points
 """Brier (quadratic) score.
 
 Brier 1950, Monthly Weather Review 78

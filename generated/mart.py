@@ -8,7 +8,7 @@
 # statistics: 5
 # sweeps: 1
 # saved: m0, la0, rest0, m1, la1, o0, T0, index0
-# certificate: loss <= 0.4, gradient <= 0.2 (1 + kappa) ulp at 54 points
+# certificate: loss <= 2.5, gradient <= 1.0 (1 + kappa) ulp at 858 points
 """Misclassification-aware adversarial training.
 
 Wang et al. 2020, ICLR, openreview rklOg6EFwS

@@ -7,7 +7,7 @@
 # statistics: 1
 # sweeps: 1
 # saved: m0, la0
-# certificate: loss <= 0.9, gradient <= 0.8 (1 + kappa) ulp at 156 points
+# certificate: loss <= 0.5, gradient <= 0.6 (1 + kappa) ulp at 412 points
 """Pseudo-spherical score.
 
 Gneiting & Raftery 2007, JASA 102, section 4

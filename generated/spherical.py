@@ -7,7 +7,7 @@
 # statistics: 2
 # sweeps: 1
 # saved: m0, la0, T0
-# certificate: loss <= 1.1, gradient <= 0.6 (1 + kappa) ulp at 15 points
+# certificate: loss <= 1.2, gradient <= 1.5 (1 + kappa) ulp at 510 points
 """Spherical score.
 
 Gneiting & Raftery 2007, JASA 102, section 4

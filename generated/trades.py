@@ -4,10 +4,10 @@
 # rebuild: lossgen build specs/trades.yaml
 #
 # formula: -logp[y] + beta * sum(p * (logp - log_softmax(adversarial_x)))
-# statistics: 3
+# statistics: 4
 # sweeps: 1
 # saved: m0, la0, m1, la1, o0, T0
-# certificate: loss <= 2.3, gradient <= 0.2 (1 + kappa) ulp at 53 points
+# certificate: loss <= 1.1, gradient <= 1.6 (1 + kappa) ulp (absolute where another class dominates) at 858 points
 """TRADES.
 
 Zhang et al. 2019, arXiv:1901.08573
@@ -29,9 +29,7 @@ __all__ = ["LinearTRADESLoss", "TRADESLoss", "linear_trades_loss", "trades_loss"
 
 # ======================================================================================
 # TRADES
-#   loss     = u_beta*(T0 - lse0*sigmoid(z0) + sigmoid(-z0)*where(lt(absf(-z0 + z1), 1),
-#       log1p(expm1(clip(-z0 + z1, -1, 1))*sigmoid(z0)), where(lt(0, sigmoid(-z0)), -softplus(z0)
-#       + softplus(z1), 0))) + softplus(z0)
+#   loss     = u_beta*(B0 + sigmoid(z0)*where(lt(0, sigmoid(z0)), T1, 0)) + softplus(z0)
 #   c0       = -u_beta*T0 - u_beta*sigmoid(-z0)*where(lt(0, sigmoid(-z0)), delta0_y, 0) + 1
 #   dloss/dx = where(lt(0, exp(logp0)), (u_beta*delta0 + c0)*exp(logp0), 0)
 #   dloss/dx_y = -u_beta*T0*sigmoid(-z0) + u_beta*sigmoid(-z0)*sigmoid(z0)*where(lt(0,
@@ -44,8 +42,9 @@ __all__ = ["LinearTRADESLoss", "TRADESLoss", "linear_trades_loss", "trades_loss"
 #   with l1_j = u_adversarial_x, z1 = logsumexp_(j != y) l1_j - l1_y, logp1 = l1_j - logsumexp l1,
 #       R1 = exp(l1_j - logsumexp_(j != y) l1_j), m1 = max_(j != y) u_adversarial_x
 #   delta0_j = (-u_adversarial_x + x) - that of the largest l0
-#   lse0 = (L0 - L1) - (-u_adversarial_x + x) of the largest l0
+#   B0 = P0*log(P0/P1) + Q0*log(Q0/Q1), P = sigmoid(-z), Q = sigmoid(z)
 #   T0 = sum_(j != y) delta0*exp(logp0)
+#   T1 = sum_(j != y) R0*log(R0/R1)
 # ======================================================================================
 
 
@@ -76,11 +75,15 @@ def _lift(cols, inside, y, x, u_adversarial_x, x_y, u_adversarial_x_y, u_beta):
     a0 = dl.row_sum(e0)
     a1 = dl.row_sum(e1)
     b0 = dl.row_sum(tl.where(e0 > 0.0, e0 * delta0, 0.0))
-    return m0, m1, a0, a1, b0, o0
+    b1_j = tl.where(
+        (-apart0 > -1.0) & (-apart0 < 1.0), e0 * dl.expm1(dl.clip(-apart0, -1.0, 1.0)), e1 - e0
+    )
+    b1 = dl.row_sum(b1_j)
+    return m0, m1, a0, a1, b0, b1, o0
 
 
 @dl.jit
-def _merge(m0_a, m1_a, a0_a, a1_a, b0_a, o0_a, m0_b, m1_b, a0_b, a1_b, b0_b, o0_b):
+def _merge(m0_a, m1_a, a0_a, a1_a, b0_a, b1_a, o0_a, m0_b, m1_b, a0_b, a1_b, b0_b, b1_b, o0_b):
     # Two states as one: m = max(m_a, m_b), d = m_side - m, M = sum of exp(kappa * d) * shifted M_side.
     m0 = tl.maximum(m0_a, m0_b)
     d0_a = tl.where((m0_a == m0) | (m0_a == float("-inf")), 0.0, m0_a - m0)
@@ -100,7 +103,24 @@ def _merge(m0_a, m1_a, a0_a, a1_a, b0_a, o0_a, m0_b, m1_b, a0_b, a1_b, b0_b, o0_
     b0 = tl.where(k0_a > 0.0, k0_a * (b0_a + (o0_a - o0) * a0_a), 0.0) + tl.where(
         k0_b > 0.0, k0_b * (b0_b + (o0_b - o0) * a0_b), 0.0
     )
-    return m0, m1, a0, a1, b0, o0
+    b1 = (
+        k0_a * b1_a
+        + tl.where(
+            ((d1_a - d0_a) > -1.0) & ((d1_a - d0_a) < 1.0),
+            k0_a * dl.expm1(dl.clip((d1_a - d0_a), -1.0, 1.0)),
+            k1_a - k0_a,
+        )
+        * a1_a
+    ) + (
+        k0_b * b1_b
+        + tl.where(
+            ((d1_b - d0_b) > -1.0) & ((d1_b - d0_b) < 1.0),
+            k0_b * dl.expm1(dl.clip((d1_b - d0_b), -1.0, 1.0)),
+            k1_b - k0_b,
+        )
+        * a1_b
+    )
+    return m0, m1, a0, a1, b0, b1, o0
 
 
 @dl.jit
@@ -122,6 +142,7 @@ def _sweep(
     a0 = tl.full((), 0.0, tl.float32)
     a1 = tl.full((), 0.0, tl.float32)
     b0 = tl.full((), 0.0, tl.float32)
+    b1 = tl.full((), 0.0, tl.float32)
     o0 = tl.full((), 0.0, tl.float32)
     for first_col in range(start, stop, BLOCK):
         cols = first_col + tl.arange(0, BLOCK)
@@ -130,15 +151,17 @@ def _sweep(
         u_adversarial_x = tl.load(u_adversarial_x_base + cols, mask=inside, other=0.0).to(
             tl.float32
         )
-        m0_b, m1_b, a0_b, a1_b, b0_b, o0_b = _lift(
+        m0_b, m1_b, a0_b, a1_b, b0_b, b1_b, o0_b = _lift(
             cols, inside, y, x, u_adversarial_x, x_y, u_adversarial_x_y, u_beta
         )
-        m0, m1, a0, a1, b0, o0 = _merge(m0, m1, a0, a1, b0, o0, m0_b, m1_b, a0_b, a1_b, b0_b, o0_b)
-    return m0, m1, a0, a1, b0, o0
+        m0, m1, a0, a1, b0, b1, o0 = _merge(
+            m0, m1, a0, a1, b0, b1, o0, m0_b, m1_b, a0_b, a1_b, b0_b, b1_b, o0_b
+        )
+    return m0, m1, a0, a1, b0, b1, o0
 
 
 @dl.jit
-def _finish(x_y, u_adversarial_x_y, u_beta, m0, m1, a0, a1, b0, o0):
+def _finish(x_y, u_adversarial_x_y, u_beta, m0, m1, a0, a1, b0, b1, o0):
     # From the merged state to the results of the row, and the statistics that the gradient reads.
     la0 = dl.log_accurate(a0)
     ly0 = x_y
@@ -147,45 +170,36 @@ def _finish(x_y, u_adversarial_x_y, u_beta, m0, m1, a0, a1, b0, o0):
     la1 = dl.log_accurate(a1)
     ly1 = u_adversarial_x_y
     z1 = (m1 - ly1) + la1
-    near_apart0_y = m0 - m1
-    far_apart0_y = (near_apart0_y > 1.0) | (near_apart0_y < -1.0)
-    off0_apart0_y = tl.where(far_apart0_y, m0, 0.0)
-    off1_apart0_y = tl.where(far_apart0_y, -m1, 0.0)
-    near_apart0_y = tl.where(far_apart0_y, 0.0, near_apart0_y)
-    apart0_y = (x_y - off0_apart0_y) + (-u_adversarial_x_y - off1_apart0_y) - near_apart0_y
-    lse0_0 = tl.where(z0 > 0.0, la0 + dl.softplus(-z0), dl.softplus(z0))
-    lse0_1 = tl.where(z1 > 0.0, la1 + dl.softplus(-z1), dl.softplus(z1))
-    lse0 = (
-        lse0_0
-        - lse0_1
-        + (
-            tl.where(
-                (z0 <= 0.0) & (z1 <= 0.0),
-                apart0_y,
-                -tl.where(z0 > 0.0, 0.0, (m0 - ly0)) + tl.where(z1 > 0.0, 0.0, (m1 - ly1)),
-            )
-        )
-        - o0
+    B0_0 = -z1
+    B0_1 = -B0_0 - z0
+    B0_2 = dl.sigmoid(z0)
+    B0_3 = dl.clip(B0_1, -1.0, 1.0)
+    B0_4 = -z0
+    B0_5 = dl.sigmoid(B0_4)
+    B0_6 = -B0_3
+    B0 = dl.where(
+        dl.lt(dl.absf(B0_1), 1.0),
+        dl.where(
+            dl.lt(z0, 0.0),
+            B0_2 * dl.expm1x(B0_3) + dl.log1pmx(B0_2 * dl.expm1(B0_3)),
+            B0_5 * dl.expm1x(B0_6) + dl.log1pmx(B0_5 * dl.expm1(B0_6)),
+        ),
+        dl.where(dl.lt(0.0, B0_2), B0_2 * (dl.softplus(B0_0) - dl.softplus(B0_4)), 0.0)
+        + dl.where(dl.lt(0.0, B0_5), B0_5 * (dl.softplus(z1) - dl.softplus(z0)), 0.0),
     )
     T0 = tl.where(la0 == float("-inf"), 0.0, dl.exp_accurate(-lam0) * (b0))
-    w0 = dl.softplus(z0)
-    w1 = dl.sigmoid(z0)
-    w2 = dl.sigmoid(-z0)
-    w3 = z1 - z0
-    loss = (
-        u_beta
-        * (
-            T0
-            + w2
-            * dl.where(
-                dl.lt(dl.absf(w3), 1.0),
-                dl.log1p(w1 * dl.expm1(dl.clip(w3, -1.0, 1.0))),
-                dl.where(dl.lt(0.0, w2), dl.softplus(z1) - w0, 0.0),
-            )
-            - lse0 * w1
-        )
-        + w0
+    T1 = b0 / a0 + o0
+    T1 = tl.where(
+        la0 == -float("inf"),
+        0.0,
+        tl.where(
+            T1 == float("inf"),
+            T1,
+            T1 + tl.where((2.0 * b1 < a0) & (-2.0 * b1 < a0), dl.log1p(b1 / a0), la1 - la0),
+        ),
     )
+    w0 = dl.sigmoid(z0)
+    loss = dl.softplus(z0) + u_beta * (B0 + w0 * dl.where(dl.lt(0.0, w0), T1, 0.0))
     return loss, la0, la1, T0
 
 
@@ -291,13 +305,13 @@ def _forward_kernel(
     start = split * class_share
     stop = tl.minimum(start + class_share, n_classes)
     stop = tl.where(ignored, start, stop)  # ignored rows read nothing
-    m0, m1, a0, a1, b0, o0 = _sweep(
+    m0, m1, a0, a1, b0, b1, o0 = _sweep(
         base, u_adversarial_x_base, y, x_y, u_adversarial_x_y, u_beta, start, stop, n_classes, BLOCK
     )
     if SPLITS == 1:
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
         m1 = tl.where(m1 == float("-inf"), 0.0, m1)
-        loss_row, la0, la1, T0 = _finish(x_y, u_adversarial_x_y, u_beta, m0, m1, a0, a1, b0, o0)
+        loss_row, la0, la1, T0 = _finish(x_y, u_adversarial_x_y, u_beta, m0, m1, a0, a1, b0, b1, o0)
         loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
         tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
         tl.store(saved + 0 * n_rows + row, m0)
@@ -313,7 +327,8 @@ def _forward_kernel(
         tl.store(state + 2 * SPLITS * n_rows + at, a0)
         tl.store(state + 3 * SPLITS * n_rows + at, a1)
         tl.store(state + 4 * SPLITS * n_rows + at, b0)
-        tl.store(state + 5 * SPLITS * n_rows + at, o0)
+        tl.store(state + 5 * SPLITS * n_rows + at, b1)
+        tl.store(state + 6 * SPLITS * n_rows + at, o0)
 
 
 @dl.jit
@@ -350,7 +365,8 @@ def _merge_kernel(
     a0 = tl.load(state + 2 * SPLITS * n_rows + row)
     a1 = tl.load(state + 3 * SPLITS * n_rows + row)
     b0 = tl.load(state + 4 * SPLITS * n_rows + row)
-    o0 = tl.load(state + 5 * SPLITS * n_rows + row)
+    b1 = tl.load(state + 5 * SPLITS * n_rows + row)
+    o0 = tl.load(state + 6 * SPLITS * n_rows + row)
     for split in range(1, SPLITS):
         at = split * n_rows + row
         m0_b = tl.load(state + 0 * SPLITS * n_rows + at)
@@ -358,11 +374,14 @@ def _merge_kernel(
         a0_b = tl.load(state + 2 * SPLITS * n_rows + at)
         a1_b = tl.load(state + 3 * SPLITS * n_rows + at)
         b0_b = tl.load(state + 4 * SPLITS * n_rows + at)
-        o0_b = tl.load(state + 5 * SPLITS * n_rows + at)
-        m0, m1, a0, a1, b0, o0 = _merge(m0, m1, a0, a1, b0, o0, m0_b, m1_b, a0_b, a1_b, b0_b, o0_b)
+        b1_b = tl.load(state + 5 * SPLITS * n_rows + at)
+        o0_b = tl.load(state + 6 * SPLITS * n_rows + at)
+        m0, m1, a0, a1, b0, b1, o0 = _merge(
+            m0, m1, a0, a1, b0, b1, o0, m0_b, m1_b, a0_b, a1_b, b0_b, b1_b, o0_b
+        )
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
     m1 = tl.where(m1 == float("-inf"), 0.0, m1)
-    loss_row, la0, la1, T0 = _finish(x_y, u_adversarial_x_y, u_beta, m0, m1, a0, a1, b0, o0)
+    loss_row, la0, la1, T0 = _finish(x_y, u_adversarial_x_y, u_beta, m0, m1, a0, a1, b0, b1, o0)
     loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
     tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
     tl.store(saved + 0 * n_rows + row, m0)
@@ -498,19 +517,19 @@ def _fused_kernel(
         u_adversarial_x = tl.load(
             u_adversarial_x_base + cols, mask=inside & ~ignored, other=0.0
         ).to(tl.float32)
-        m0, m1, a0, a1, b0, o0 = _lift(
+        m0, m1, a0, a1, b0, b1, o0 = _lift(
             cols, inside, y, x, u_adversarial_x, x_y, u_adversarial_x_y, u_beta
         )
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
         m1 = tl.where(m1 == float("-inf"), 0.0, m1)
     else:
         stop = tl.where(ignored, 0, n_classes)
-        m0, m1, a0, a1, b0, o0 = _sweep(
+        m0, m1, a0, a1, b0, b1, o0 = _sweep(
             base, u_adversarial_x_base, y, x_y, u_adversarial_x_y, u_beta, 0, stop, n_classes, BLOCK
         )
         m0 = tl.where(m0 == float("-inf"), 0.0, m0)
         m1 = tl.where(m1 == float("-inf"), 0.0, m1)
-    loss_row, la0, la1, T0 = _finish(x_y, u_adversarial_x_y, u_beta, m0, m1, a0, a1, b0, o0)
+    loss_row, la0, la1, T0 = _finish(x_y, u_adversarial_x_y, u_beta, m0, m1, a0, a1, b0, b1, o0)
     loss_row = tl.where(in_range | ignored, loss_row, float("nan"))
     tl.store(loss + row, tl.where(ignored, 0.0, loss_row))
     c0, grad_x_y, grad_u_adversarial_x_y, m0, pinv0, m1, pinv1, o0 = _coefficients(
@@ -708,6 +727,7 @@ def _tiled_sweep_kernel(
     a0 = tl.full([BM, 1], 0.0, tl.float32)
     a1 = tl.full([BM, 1], 0.0, tl.float32)
     b0 = tl.full([BM, 1], 0.0, tl.float32)
+    b1 = tl.full([BM, 1], 0.0, tl.float32)
     o0 = tl.full([BM, 1], 0.0, tl.float32)
     for first_col in range(start, stop, BV):
         row_at = tl.load(source_row + row)
@@ -739,16 +759,19 @@ def _tiled_sweep_kernel(
         )
         cols = cols[None, :]
         inside = (cols < n_classes) & (row >= 0)
-        m0_b, m1_b, a0_b, a1_b, b0_b, o0_b = _lift(
+        m0_b, m1_b, a0_b, a1_b, b0_b, b1_b, o0_b = _lift(
             cols, inside, y, x, u_adversarial_x, x_y, u_adversarial_x_y, u_beta
         )
-        m0, m1, a0, a1, b0, o0 = _merge(m0, m1, a0, a1, b0, o0, m0_b, m1_b, a0_b, a1_b, b0_b, o0_b)
+        m0, m1, a0, a1, b0, b1, o0 = _merge(
+            m0, m1, a0, a1, b0, b1, o0, m0_b, m1_b, a0_b, a1_b, b0_b, b1_b, o0_b
+        )
     tl.store(state + (0 * SPLITS + split) * n_rows + row, m0)
     tl.store(state + (1 * SPLITS + split) * n_rows + row, m1)
     tl.store(state + (2 * SPLITS + split) * n_rows + row, a0)
     tl.store(state + (3 * SPLITS + split) * n_rows + row, a1)
     tl.store(state + (4 * SPLITS + split) * n_rows + row, b0)
-    tl.store(state + (5 * SPLITS + split) * n_rows + row, o0)
+    tl.store(state + (5 * SPLITS + split) * n_rows + row, b1)
+    tl.store(state + (6 * SPLITS + split) * n_rows + row, o0)
 
 
 @dl.jit
@@ -793,24 +816,29 @@ def _tiled_merge_kernel(
     a0 = tl.load(state + 2 * SPLITS * n_rows + row)
     a1 = tl.load(state + 3 * SPLITS * n_rows + row)
     b0 = tl.load(state + 4 * SPLITS * n_rows + row)
-    o0 = tl.load(state + 5 * SPLITS * n_rows + row)
+    b1 = tl.load(state + 5 * SPLITS * n_rows + row)
+    o0 = tl.load(state + 6 * SPLITS * n_rows + row)
     for split in range(1, SPLITS):
         m0_b = tl.load(state + (0 * SPLITS + split) * n_rows + row)
         m1_b = tl.load(state + (1 * SPLITS + split) * n_rows + row)
         a0_b = tl.load(state + (2 * SPLITS + split) * n_rows + row)
         a1_b = tl.load(state + (3 * SPLITS + split) * n_rows + row)
         b0_b = tl.load(state + (4 * SPLITS + split) * n_rows + row)
-        o0_b = tl.load(state + (5 * SPLITS + split) * n_rows + row)
-        m0, m1, a0, a1, b0, o0 = _merge(m0, m1, a0, a1, b0, o0, m0_b, m1_b, a0_b, a1_b, b0_b, o0_b)
+        b1_b = tl.load(state + (5 * SPLITS + split) * n_rows + row)
+        o0_b = tl.load(state + (6 * SPLITS + split) * n_rows + row)
+        m0, m1, a0, a1, b0, b1, o0 = _merge(
+            m0, m1, a0, a1, b0, b1, o0, m0_b, m1_b, a0_b, a1_b, b0_b, b1_b, o0_b
+        )
     tl.store(row_merged + 0 * n_rows + row, m0)
     tl.store(row_merged + 1 * n_rows + row, m1)
     tl.store(row_merged + 2 * n_rows + row, a0)
     tl.store(row_merged + 3 * n_rows + row, a1)
     tl.store(row_merged + 4 * n_rows + row, b0)
-    tl.store(row_merged + 5 * n_rows + row, o0)
+    tl.store(row_merged + 5 * n_rows + row, b1)
+    tl.store(row_merged + 6 * n_rows + row, o0)
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
     m1 = tl.where(m1 == float("-inf"), 0.0, m1)
-    loss_row, la0, la1, T0 = _finish(x_y, u_adversarial_x_y, u_beta, m0, m1, a0, a1, b0, o0)
+    loss_row, la0, la1, T0 = _finish(x_y, u_adversarial_x_y, u_beta, m0, m1, a0, a1, b0, b1, o0)
     tl.store(loss + 0 * n_rows + row, tl.where(in_range, loss_row, float("nan")))
     tl.store(saved + 0 * n_rows + row, m0)
     tl.store(saved + 1 * n_rows + row, la0)
@@ -1436,6 +1464,10 @@ def _torch_forward(x, y, u_adversarial_x, u_beta):
     delta0 = apart0 - o0
     a0 = e0.sum(1, keepdim=True)
     b0 = torch.where(e0 > 0.0, e0 * delta0, 0.0).sum(1, keepdim=True)
+    b1_j = torch.where(
+        (-apart0 > -1.0) & (-apart0 < 1.0), e0 * el.expm1(el.clip(-apart0, -1.0, 1.0)), e1 - e0
+    )
+    b1 = b1_j.sum(1, keepdim=True)
     a1 = e1.sum(1, keepdim=True)
     la0 = el.log(a0)
     ly0 = x_y
@@ -1444,45 +1476,36 @@ def _torch_forward(x, y, u_adversarial_x, u_beta):
     la1 = el.log(a1)
     ly1 = u_adversarial_x_y
     z1 = (m1 - ly1) + la1
-    near_apart0_y = m0 - m1
-    far_apart0_y = (near_apart0_y > 1.0) | (near_apart0_y < -1.0)
-    off0_apart0_y = torch.where(far_apart0_y, m0, 0.0)
-    off1_apart0_y = torch.where(far_apart0_y, -m1, 0.0)
-    near_apart0_y = torch.where(far_apart0_y, 0.0, near_apart0_y)
-    apart0_y = (x_y - off0_apart0_y) + (-u_adversarial_x_y - off1_apart0_y) - near_apart0_y
-    lse0_0 = torch.where(z0 > 0.0, la0 + el.softplus(-z0), el.softplus(z0))
-    lse0_1 = torch.where(z1 > 0.0, la1 + el.softplus(-z1), el.softplus(z1))
-    lse0 = (
-        lse0_0
-        - lse0_1
-        + (
-            torch.where(
-                (z0 <= 0.0) & (z1 <= 0.0),
-                apart0_y,
-                -torch.where(z0 > 0.0, 0.0, (m0 - ly0)) + torch.where(z1 > 0.0, 0.0, (m1 - ly1)),
-            )
-        )
-        - o0
+    B0_0 = -z1
+    B0_1 = -B0_0 - z0
+    B0_2 = el.sigmoid(z0)
+    B0_3 = el.clip(B0_1, -1.0, 1.0)
+    B0_4 = -z0
+    B0_5 = el.sigmoid(B0_4)
+    B0_6 = -B0_3
+    B0 = el.where(
+        el.lt(el.absf(B0_1), 1.0),
+        el.where(
+            el.lt(z0, 0.0),
+            B0_2 * el.expm1x(B0_3) + el.log1pmx(B0_2 * el.expm1(B0_3)),
+            B0_5 * el.expm1x(B0_6) + el.log1pmx(B0_5 * el.expm1(B0_6)),
+        ),
+        el.where(el.lt(0.0, B0_2), B0_2 * (el.softplus(B0_0) - el.softplus(B0_4)), 0.0)
+        + el.where(el.lt(0.0, B0_5), B0_5 * (el.softplus(z1) - el.softplus(z0)), 0.0),
     )
     T0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0) * (b0))
-    w0 = el.softplus(z0)
-    w1 = el.sigmoid(z0)
-    w2 = el.sigmoid(-z0)
-    w3 = z1 - z0
-    loss = (
-        u_beta
-        * (
-            T0
-            + w2
-            * el.where(
-                el.lt(el.absf(w3), 1.0),
-                el.log1p(w1 * el.expm1(el.clip(w3, -1.0, 1.0))),
-                el.where(el.lt(0.0, w2), el.softplus(z1) - w0, 0.0),
-            )
-            - lse0 * w1
-        )
-        + w0
+    T1 = b0 / a0 + o0
+    T1 = torch.where(
+        la0 == -float("inf"),
+        0.0,
+        torch.where(
+            T1 == float("inf"),
+            T1,
+            T1 + torch.where((2.0 * b1 < a0) & (-2.0 * b1 < a0), el.log1p(b1 / a0), la1 - la0),
+        ),
     )
+    w0 = el.sigmoid(z0)
+    loss = el.softplus(z0) + u_beta * (B0 + w0 * el.where(el.lt(0.0, w0), T1, 0.0))
     return loss, torch.cat(
         [
             m0.to(x.dtype),
@@ -1577,6 +1600,10 @@ def _torch_fused(x, y, u_adversarial_x, u_beta, g):
     delta0 = apart0 - o0
     a0 = e0.sum(1, keepdim=True)
     b0 = torch.where(e0 > 0.0, e0 * delta0, 0.0).sum(1, keepdim=True)
+    b1_j = torch.where(
+        (-apart0 > -1.0) & (-apart0 < 1.0), e0 * el.expm1(el.clip(-apart0, -1.0, 1.0)), e1 - e0
+    )
+    b1 = b1_j.sum(1, keepdim=True)
     a1 = e1.sum(1, keepdim=True)
     la0 = el.log(a0)
     ly0 = x_y
@@ -1586,6 +1613,23 @@ def _torch_fused(x, y, u_adversarial_x, u_beta, g):
     ly1 = u_adversarial_x_y
     z1 = (m1 - ly1) + la1
     lam1 = torch.where(z1 > 0.0, la1 + el.softplus(-z1), el.softplus(z1) - (m1 - ly1))
+    B0_0 = -z1
+    B0_1 = -B0_0 - z0
+    B0_2 = el.sigmoid(z0)
+    B0_3 = el.clip(B0_1, -1.0, 1.0)
+    B0_4 = -z0
+    B0_5 = el.sigmoid(B0_4)
+    B0_6 = -B0_3
+    B0 = el.where(
+        el.lt(el.absf(B0_1), 1.0),
+        el.where(
+            el.lt(z0, 0.0),
+            B0_2 * el.expm1x(B0_3) + el.log1pmx(B0_2 * el.expm1(B0_3)),
+            B0_5 * el.expm1x(B0_6) + el.log1pmx(B0_5 * el.expm1(B0_6)),
+        ),
+        el.where(el.lt(0.0, B0_2), B0_2 * (el.softplus(B0_0) - el.softplus(B0_4)), 0.0)
+        + el.where(el.lt(0.0, B0_5), B0_5 * (el.softplus(z1) - el.softplus(z0)), 0.0),
+    )
     near_apart0_y = m0 - m1
     far_apart0_y = (near_apart0_y > 1.0) | (near_apart0_y < -1.0)
     off0_apart0_y = torch.where(far_apart0_y, m0, 0.0)
@@ -1593,39 +1637,19 @@ def _torch_fused(x, y, u_adversarial_x, u_beta, g):
     near_apart0_y = torch.where(far_apart0_y, 0.0, near_apart0_y)
     apart0_y = (x_y - off0_apart0_y) + (-u_adversarial_x_y - off1_apart0_y) - near_apart0_y
     delta0_y = apart0_y - o0
-    lse0_0 = torch.where(z0 > 0.0, la0 + el.softplus(-z0), el.softplus(z0))
-    lse0_1 = torch.where(z1 > 0.0, la1 + el.softplus(-z1), el.softplus(z1))
-    lse0 = (
-        lse0_0
-        - lse0_1
-        + (
-            torch.where(
-                (z0 <= 0.0) & (z1 <= 0.0),
-                apart0_y,
-                -torch.where(z0 > 0.0, 0.0, (m0 - ly0)) + torch.where(z1 > 0.0, 0.0, (m1 - ly1)),
-            )
-        )
-        - o0
-    )
     T0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0) * (b0))
-    w0 = el.softplus(z0)
-    w1 = el.sigmoid(z0)
-    w2 = el.sigmoid(-z0)
-    w3 = z1 - z0
-    loss = (
-        u_beta
-        * (
-            T0
-            + w2
-            * el.where(
-                el.lt(el.absf(w3), 1.0),
-                el.log1p(w1 * el.expm1(el.clip(w3, -1.0, 1.0))),
-                el.where(el.lt(0.0, w2), el.softplus(z1) - w0, 0.0),
-            )
-            - lse0 * w1
-        )
-        + w0
+    T1 = b0 / a0 + o0
+    T1 = torch.where(
+        la0 == -float("inf"),
+        0.0,
+        torch.where(
+            T1 == float("inf"),
+            T1,
+            T1 + torch.where((2.0 * b1 < a0) & (-2.0 * b1 < a0), el.log1p(b1 / a0), la1 - la0),
+        ),
     )
+    w0 = el.sigmoid(z0)
+    loss = el.softplus(z0) + u_beta * (B0 + w0 * el.where(el.lt(0.0, w0), T1, 0.0))
     w0 = T0 * u_beta
     w1 = el.sigmoid(-z0)
     w2 = el.where(el.lt(0.0, w1), delta0_y, 0.0)
@@ -1651,9 +1675,7 @@ def _torch_fused(x, y, u_adversarial_x, u_beta, g):
 _C_SOURCE = r"""#include "row.h"
 
 /* TRADES
-     loss     = u_beta*(T0 - lse0*sigmoid(z0) + sigmoid(-z0)*where(lt(absf(-z0 + z1), 1),
-         log1p(expm1(clip(-z0 + z1, -1, 1))*sigmoid(z0)), where(lt(0, sigmoid(-z0)), -softplus(z0)
-         + softplus(z1), 0))) + softplus(z0)
+     loss     = u_beta*(B0 + sigmoid(z0)*where(lt(0, sigmoid(z0)), T1, 0)) + softplus(z0)
      c0       = -u_beta*T0 - u_beta*sigmoid(-z0)*where(lt(0, sigmoid(-z0)), delta0_y, 0) + 1
      dloss/dx = where(lt(0, exp(logp0)), (u_beta*delta0 + c0)*exp(logp0), 0)
      dloss/dx_y = -u_beta*T0*sigmoid(-z0) + u_beta*sigmoid(-z0)*sigmoid(z0)*where(lt(0,
@@ -1666,8 +1688,9 @@ _C_SOURCE = r"""#include "row.h"
      with l1_j = u_adversarial_x, z1 = logsumexp_(j != y) l1_j - l1_y, logp1 = l1_j - logsumexp l1,
          R1 = exp(l1_j - logsumexp_(j != y) l1_j), m1 = max_(j != y) u_adversarial_x
      delta0_j = (-u_adversarial_x + x) - that of the largest l0
-     lse0 = (L0 - L1) - (-u_adversarial_x + x) of the largest l0
-     T0 = sum_(j != y) delta0*exp(logp0) */
+     B0 = P0*log(P0/P1) + Q0*log(Q0/Q1), P = sigmoid(-z), Q = sigmoid(z)
+     T0 = sum_(j != y) delta0*exp(logp0)
+     T1 = sum_(j != y) R0*log(R0/R1) */
 
 static inline __attribute__((always_inline)) void lift_1_class(const int cols, const real *x_ptr,
     const real *u_adversarial_x_ptr, const int y, real *reduced0, real *reduced1) {
@@ -1734,7 +1757,7 @@ static void lift_1(const real *x_ptr, const real *u_adversarial_x_ptr, const int
 static inline __attribute__((always_inline)) void lift_2_class(const int cols, const real *x_ptr,
     const real *u_adversarial_x_ptr, real *kept0_ptr, real *kept1_ptr, const int late, const real
     near_apart0_2, const real off0_apart0, const real off1_apart0, const real same0, const real
-    same1, const int y, real *reduced2, real *reduced3, real *reduced4) {
+    same1, const int y, real *reduced2, real *reduced3, real *reduced4, real *reduced6) {
     const real x = x_ptr[cols];
     const real u_adversarial_x = u_adversarial_x_ptr[cols];
     const int valid = cols != y;
@@ -1747,11 +1770,14 @@ static inline __attribute__((always_inline)) void lift_2_class(const int cols, c
     const real kept1 = f_exp_below(t1);
     const real e1 = kept1;
     const real apart0 = x - off0_apart0 + (-u_adversarial_x - off1_apart0) - near_apart0_2;
+    const real b1_j = (-apart0 > -R(1.0) && -apart0 < R(1.0) ? e0 * f_expm1_within(f_clamp(-apart0,
+        R(1.0))) : e1 - e0);
     kept0_ptr[cols] = kept0;
     if (late) kept1_ptr[cols] = kept1;
     *reduced2 = (e0 == R(1.0) ? apart0 : -INFINITY);
     *reduced3 = e0;
     *reduced4 = e1;
+    *reduced6 = b1_j;
 }
 
 static inline __attribute__((always_inline)) void lift_2(const real *x_ptr, const real
@@ -1761,20 +1787,24 @@ static inline __attribute__((always_inline)) void lift_2(const real *x_ptr, cons
     double reduced2_row[PARTS];
     double reduced3_row[PARTS];
     double reduced4_row[PARTS];
+    double reduced6_row[PARTS];
     for (int part = 0; part < PARTS; ++part) {
         reduced2_row[part] = -INFINITY;
         reduced3_row[part] = 0;
         reduced4_row[part] = 0;
+        reduced6_row[part] = 0;
     }
     for (int first = 0; first < n_classes; first += BLOCK) {
         const int stop = first + BLOCK < n_classes ? first + BLOCK : n_classes;
         real reduced2[LANES], reduced2_class;
         real reduced3[LANES], reduced3_class;
         real reduced4[LANES], reduced4_class;
+        real reduced6[LANES], reduced6_class;
         for (int lane = 0; lane < LANES; ++lane) {
             reduced2[lane] = -INFINITY;
             reduced3[lane] = 0;
             reduced4[lane] = 0;
+            reduced6[lane] = 0;
         }
         int cols = first;
         for (; cols + LANES <= stop; cols += LANES) {
@@ -1782,19 +1812,21 @@ static inline __attribute__((always_inline)) void lift_2(const real *x_ptr, cons
             for (int lane = 0; lane < LANES; ++lane) {
                 lift_2_class(cols + lane, x_ptr, u_adversarial_x_ptr, kept0_ptr, kept1_ptr, late,
                     near_apart0_2, off0_apart0, off1_apart0, same0, same1, y, &reduced2_class,
-                    &reduced3_class, &reduced4_class);
+                    &reduced3_class, &reduced4_class, &reduced6_class);
                 reduced2[lane] = reduced2_class > reduced2[lane] ? reduced2_class : reduced2[lane];
                 reduced3[lane] = reduced3[lane] + reduced3_class;
                 reduced4[lane] = reduced4[lane] + reduced4_class;
+                reduced6[lane] = reduced6[lane] + reduced6_class;
             }
         }
         for (; cols < stop; ++cols) {
             lift_2_class(cols, x_ptr, u_adversarial_x_ptr, kept0_ptr, kept1_ptr, late,
                 near_apart0_2, off0_apart0, off1_apart0, same0, same1, y, &reduced2_class,
-                &reduced3_class, &reduced4_class);
+                &reduced3_class, &reduced4_class, &reduced6_class);
             reduced2[0] = reduced2_class > reduced2[0] ? reduced2_class : reduced2[0];
             reduced3[0] = reduced3[0] + reduced3_class;
             reduced4[0] = reduced4[0] + reduced4_class;
+            reduced6[0] = reduced6[0] + reduced6_class;
         }
         /* Without a whole vector in the block, all is in the first lane. */
         for (int lane = 0; lane < LANES && (lane == 0 || first + LANES <= stop); lane += PARTS) {
@@ -1803,6 +1835,7 @@ static inline __attribute__((always_inline)) void lift_2(const real *x_ptr, cons
                     part] : reduced2_row[part];
                 reduced3_row[part] = reduced3_row[part] + reduced3[lane + part];
                 reduced4_row[part] = reduced4_row[part] + reduced4[lane + part];
+                reduced6_row[part] = reduced6_row[part] + reduced6[lane + part];
             }
         }
     }
@@ -1811,10 +1844,12 @@ static inline __attribute__((always_inline)) void lift_2(const real *x_ptr, cons
             reduced2_row[0];
         reduced3_row[0] = reduced3_row[0] + reduced3_row[part];
         reduced4_row[0] = reduced4_row[0] + reduced4_row[part];
+        reduced6_row[0] = reduced6_row[0] + reduced6_row[part];
     }
     out[0] = reduced2_row[0];
     out[1] = reduced3_row[0];
     out[2] = reduced4_row[0];
+    out[3] = reduced6_row[0];
 }
 
 static inline __attribute__((always_inline)) void lift_3_class(const int cols, const real *x_ptr,
@@ -1944,12 +1979,12 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         const int y = in_range ? (int)target : 0;
         const real *x_ptr = read_row(call, 0, row, scratch + 0 * width);
         const real *u_adversarial_x_ptr = read_row(call, 1, row, scratch + 1 * width);
-        double x_y, u_adversarial_x_y, m0, m1, a0, a1, b0, o0, la0, la1, T0, loss, g;
+        double x_y, u_adversarial_x_y, m0, m1, a0, a1, b0, b1, o0, la0, la1, T0, loss, g;
         x_y = x_ptr[y];
         u_adversarial_x_y = u_adversarial_x_ptr[y];
         if (mode != BACKWARD) {
             {
-                double out[3];
+                double out[4];
                 lift_1(x_ptr, u_adversarial_x_ptr, n_classes, y, out);
                 const double reduced0 = out[0];
                 const double reduced1 = out[1];
@@ -1969,10 +2004,12 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
                 const double reduced2 = out[0];
                 const double reduced3 = out[1];
                 const double reduced4 = out[2];
+                const double reduced6 = out[3];
                 o0 = reduced2;
                 const double o0_2 = (o0 > -1e+18 && o0 < 1e+18 ? o0 : 0.0);
                 a0 = reduced3;
                 a1 = reduced4;
+                b1 = reduced6;
                 lift_3(x_ptr, u_adversarial_x_ptr, n_classes, kept + 0 * padded, near_apart0_2,
                     o0_2, off0_apart0, off1_apart0, out);
                 const double reduced5 = out[0];
@@ -1988,25 +2025,23 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             la1 = f_log(a1);
             double ly1 = u_adversarial_x_y;
             double z1 = m1 - ly1 + la1;
-            double near_apart0_y = m0 - m1;
-            double far_apart0_y = near_apart0_y > 1.0 || near_apart0_y < -1.0;
-            double off0_apart0_y = (far_apart0_y ? m0 : 0.0);
-            double off1_apart0_y = (far_apart0_y ? -m1 : 0.0);
-            near_apart0_y = (far_apart0_y ? 0.0 : near_apart0_y);
-            double apart0_y = x_y - off0_apart0_y + (-u_adversarial_x_y - off1_apart0_y) -
-                near_apart0_y;
-            double lse0_0 = (z0 > 0.0 ? la0 + f_softplus(-z0) : f_softplus(z0));
-            double lse0_1 = (z1 > 0.0 ? la1 + f_softplus(-z1) : f_softplus(z1));
-            double lse0 = lse0_0 - lse0_1 + (z0 <= 0.0 && z1 <= 0.0 ? apart0_y : -(z0 > 0.0 ? 0.0 :
-                m0 - ly0) + (z1 > 0.0 ? 0.0 : m1 - ly1)) - o0;
+            double B0_0 = -z1;
+            double B0_1 = -B0_0 - z0;
+            double B0_2 = f_sigmoid(z0);
+            double B0_3 = f_clamp(B0_1, 1.0);
+            double B0_4 = -z0;
+            double B0_5 = f_sigmoid(B0_4);
+            double B0_6 = -B0_3;
+            double B0 = (f_lt(f_absf(B0_1), 1.0) ? (f_lt(z0, 0.0) ? B0_2 * f_expm1x(B0_3) +
+                f_log1pmx(B0_2 * f_expm1(B0_3)) : B0_5 * f_expm1x(B0_6) + f_log1pmx(B0_5 *
+                f_expm1(B0_6))) : (f_lt(0.0, B0_2) ? B0_2 * (f_softplus(B0_0) - f_softplus(B0_4)) :
+                0.0) + (f_lt(0.0, B0_5) ? B0_5 * (f_softplus(z1) - f_softplus(z0)) : 0.0));
             T0 = (la0 == -INFINITY ? 0.0 : f_exp(-lam0) * b0);
-            double w0 = f_softplus(z0);
-            double w1 = f_sigmoid(z0);
-            double w2 = f_sigmoid(-z0);
-            double w3 = z1 - z0;
-            loss = u_beta * (T0 + w2 * (f_lt(f_absf(w3), 1.0) ? f_log1p(w1 *
-                f_expm1_within(f_clamp(w3, 1.0))) : (f_lt(0.0, w2) ? f_softplus(z1) - w0 : 0.0)) -
-                lse0 * w1) + w0;
+            double T1 = b0 / a0 + o0;
+            T1 = (la0 == -(INFINITY) ? 0.0 : (T1 == INFINITY ? T1 : T1 + (2.0 * b1 < a0 && -2.0 * b1
+                < a0 ? f_log1p(b1 / a0) : la1 - la0)));
+            double w0 = f_sigmoid(z0);
+            loss = f_softplus(z0) + u_beta * (B0 + w0 * (f_lt(0.0, w0) ? T1 : 0.0));
             call->result[0 * call->rows + row] = (real)(in_range ? loss : NAN);
         } else {
             m0 = call->saved[0 * call->rows + row];
@@ -2125,7 +2160,7 @@ LOSS = rt.RowLoss(
             inputs=(),
             streams=("adversarial_x",),
             n_saved=6,
-            n_state=6,
+            n_state=7,
             torch_forward=_torch_forward,
             torch_backward=_torch_backward,
             torch_fused=_torch_fused,
@@ -2135,14 +2170,14 @@ LOSS = rt.RowLoss(
             fused_kernel=_fused_kernel,
             c_source=_C_SOURCE,
             tiled=rt.Tiled(
-                sweeps=((_tiled_sweep_kernel, _tiled_merge_kernel, 6),),
+                sweeps=((_tiled_sweep_kernel, _tiled_merge_kernel, 7),),
                 n_coefficients=8,
                 row=_tiled_row_kernel,
                 hidden=_tiled_hidden_kernel,
                 weight=_tiled_weight_kernel,
                 rows=_tiled_rows_kernel,
                 sparse=(True, False),
-                work=29,
+                work=40,
             ),
         ),
     ),

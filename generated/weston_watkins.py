@@ -7,7 +7,7 @@
 # statistics: 2
 # sweeps: 1
 # saved: T1
-# certificate: loss <= 0.2, gradient <= 0.0 (1 + kappa) ulp at 4 points
+# certificate: loss <= 0.5, gradient <= 0.0 (1 + kappa) ulp at 548 points
 """Multiclass hinge loss of Weston and Watkins.
 
 Weston & Watkins 1999, ESANN

@@ -18,6 +18,18 @@ def verify(
         str, typer.Option("--device", metavar="DEVICE", help="cpu (interpreter) or cuda.")
     ] = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable result.")] = False,
+    search: Annotated[
+        float | None,
+        typer.Option(
+            "--search",
+            min=0.0,
+            metavar="SECONDS",
+            help="Instead, search for the least accurate rows, on the real backends.",
+        ),
+    ] = None,
+    backends: Annotated[
+        str, typer.Option("--backends", metavar="LIST", help="Of --search: torch, c, triton.")
+    ] = "torch,c",
 ) -> None:
     """Test value, gradient and every declared property; exit 1 with the smallest counter-example.
 
@@ -29,6 +41,9 @@ def verify(
 
     # Chosen before Triton is imported, or never.
     os.environ.setdefault("TRITON_INTERPRET", "1" if device == "cpu" else "0")
+    if search is not None:
+        _search(loss, search, backends, device)
+        return
     from lossgen.verify import verify as verify_loss
 
     result = verify_loss(loss, examples=examples, device=device)
@@ -39,4 +54,28 @@ def verify(
 
         Console(highlight=False).print(result)
     if not result.ok:
+        raise typer.Exit(1)
+
+
+def _search(loss: str, seconds: float, backends: str, device: str) -> None:
+    """Print the worst rows; exit 1 where the certificate's bound is exceeded."""
+    from lossgen.errors import BuildError
+    from lossgen.verify.search import search
+
+    chosen = [name.strip() for name in backends.split(",")]
+    unknown = [name for name in chosen if name not in ("torch", "c", "triton")]
+    if unknown:
+        raise BuildError(f"no backend {unknown[0]!r}", hint="torch, c and triton")
+    results = search(loss, seconds, chosen, device)
+    for found in sorted(results, key=lambda r: r.ok):
+        with_ = f" with {', '.join(sorted(found.uses))}" if found.uses else ""
+        typer.echo(
+            f"{'holds' if found.ok else 'FAILS'}  {found.which} on {found.backend}{with_}: "
+            f"{found.kappa:.3g} (1 + kappa) ulp of {found.bound:g}, at {found.points} points"
+        )
+        if found.where:
+            typer.echo(f"  worst at {found.where}")
+        if found.reproducer:
+            typer.echo("  " + found.reproducer.replace("\n", "\n  "))
+    if not all(found.ok for found in results):
         raise typer.Exit(1)

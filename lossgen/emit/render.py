@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import textwrap
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -24,6 +25,7 @@ from lossgen.emit.row_c import CRow, wrapped
 from lossgen.emit.scalars import RowScalars
 from lossgen.emit.signature import functions
 from lossgen.emit.sweep_torch import TorchSweep, values_at_y
+from lossgen.emit.torch_arithmetic import load_torch, measured
 from lossgen.errors import CompilerBug
 from lossgen.ir.given import Given
 from lossgen.ir.show import differences
@@ -42,12 +44,22 @@ def render_module(compiled: Compiled, standalone: bool = False) -> str:
 
     ``standalone`` imports the runtime as ``lossgen_runtime``, vendored beside the module.
     """
-    text = (
-        _environment()
-        .get_template(_TEMPLATE)
-        .render(loss=_loss(compiled), header=_header(compiled), standalone=standalone)
-    )
+    loss = _loss(compiled)
+    header = _header(_measured(compiled, loss["variants"]))
+    template = _environment().get_template(_TEMPLATE)
+    text = template.render(loss=loss, header=header, standalone=standalone)
     return _format(text, compiled.spec.name)
+
+
+def _measured(compiled: Compiled, views: list[_VariantView]) -> Compiled:
+    """With certificates that cover the rendered torch programs too."""
+    template = _environment().get_template("row_torch.jinja")
+    functions = load_torch("\n\n".join(template.render(v=view) for view in views))
+    plans = [
+        measured(plan, functions[f"_torch_fused{view.suffix}"], view.torch_arguments)
+        for plan, view in zip(compiled.variants, views, strict=True)
+    ]
+    return replace(compiled, variants=tuple(plans))
 
 
 @cache

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sympy import Add, Dummy, Expr, Mul, Pow, Symbol, exp, lambdify, log
+from sympy import Add, Dummy, Expr, Mul, Pow, Rational, Symbol, exp, lambdify, log
 
 from lossgen.ir.ops import BUILTINS, OPS
 
@@ -40,8 +40,7 @@ def _float32(expr: Expr, env: Env, memo: dict[Expr, Any]) -> Any:
         return np.float32(np.nan if expr.is_extended_real is False else float(expr))
     if isinstance(expr, (Add, Mul)):
         operation = np.add if isinstance(expr, Add) else np.multiply
-        # factors in the order that the printers have: 2·a·f may be 0 where 2·f·a is inf·0
-        groups = paired(expr) if isinstance(expr, Add) else [list(expr.args)]
+        groups = _grouped(expr)
         totals = []
         for group in groups:
             total = float32(group[0], env, memo)
@@ -55,11 +54,21 @@ def _float32(expr: Expr, env: Env, memo: dict[Expr, Any]) -> Any:
     if isinstance(expr, (exp, log)):
         twin = BUILTINS["exp" if isinstance(expr, exp) else "log"].numpy
         return twin(float32(expr.args[0], env, memo).astype(np.float64))
+    if isinstance(expr, Pow) and expr.exp == Rational(-1, 2):  # printed so
+        return OPS["safe_rsqrt"].numpy(float32(expr.base, env, memo).astype(np.float64))
     if isinstance(expr, Pow):
         base, exponent = (float32(a, env, memo).astype(np.float64) for a in expr.args)
         return np.power(base, exponent)
     arguments = [float32(a, env, memo).astype(np.float64) for a in expr.args]
     return OPS[expr.func.__name__].numpy(*arguments)
+
+
+@lru_cache(maxsize=4096)
+def _grouped(expr: Expr) -> tuple[tuple[Expr, ...], ...]:
+    """The operands of a sum or a product, in the order of the printers."""
+    # factors in the order that the printers have: 2·a·f may be 0 where 2·f·a is inf·0
+    groups = paired(expr) if isinstance(expr, Add) else [list(expr.args)]
+    return tuple(map(tuple, groups))
 
 
 def paired(expr: Add) -> list[list[Expr]]:

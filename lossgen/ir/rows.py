@@ -19,6 +19,8 @@ from lossgen.ir.stages import GradedLoss, Pivot
 from lossgen.ir.statistics import Max
 
 __all__ = [
+    "COTANGENTS",
+    "MASKED",
     "Row",
     "classes",
     "levels",
@@ -47,8 +49,10 @@ class Row:
         return {"x": self.x, **self.streams, **self.vocab}
 
 
+#: What a logit below this stands for is no logit.
+MASKED = -4e3
 #: What multiplies the outputs of a program that has several, to differentiate them at once.
-_COTANGENTS = (0.75, -1.25, 0.5, 2.0, -0.625, 1.5)
+COTANGENTS = (0.75, -1.25, 0.5, 2.0, -0.625, 1.5)
 
 
 def pairs(program: GradedLoss) -> dict[str, tuple[Symbol, Symbol]]:
@@ -75,7 +79,7 @@ def _constants(program: GradedLoss, row: Row, number: Callable[[float], Any]) ->
     given = row.parameters
     env |= {s: number(given[n]) for n, s in names.parameters.items() if n in given}
     env |= {s: number(row.rows[n]) for n, s in names.rows.items() if n in row.rows}
-    env |= {g: number(v) for g, v in zip(names.cotangents, cycle(_COTANGENTS), strict=False)}
+    env |= {g: number(v) for g, v in zip(names.cotangents, cycle(COTANGENTS), strict=False)}
     return env
 
 
@@ -86,7 +90,7 @@ def raw_values(program: GradedLoss, row: Row, number: Callable[[float], Any]) ->
         along = row.along()
         env |= {s[1]: number(along[n][y]) for n, s in pairs(program).items() if n in along}
         env[names.index[1]] = number(float(y))
-        env[names.x_ref] = number(row.x[y] if row.x[y] > -4e3 else 0.0)
+        env[names.x_ref] = number(row.x[y] if row.x[y] > MASKED else 0.0)
     return env
 
 

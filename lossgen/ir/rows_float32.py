@@ -1,8 +1,13 @@
-"""A whole row program in float32 with running maxima and moments, as the kernels compute it."""
+"""Whole row programs in float32 with running maxima and moments, as the kernels compute them.
+
+Rows of one number of classes are computed together: a row value is [N, 1], a class value [N, J]
+over the J classes other than y (over all where no class is distinguished).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from math import comb
 from typing import Any
 
@@ -13,7 +18,7 @@ from sympy import Expr, Mul, Symbol, exp
 from lossgen.ir.bernoulli import bernoulli
 from lossgen.ir.evaluate import float32
 from lossgen.ir.ops import OPS
-from lossgen.ir.rows import Row, classes, levels, over, pairs, raw_values, tile_values
+from lossgen.ir.rows import COTANGENTS, MASKED, Row, classes, levels, pairs
 from lossgen.ir.stages import GradedLoss, Pivot, StableLoss
 from lossgen.ir.statistics import Centre, Form, Sum
 
@@ -21,66 +26,277 @@ __all__ = ["rows_float32"]
 
 Array = NDArray[np.float32]
 Env = Mapping[Symbol, Any]
+_INF = np.float32(np.inf)
+_ZERO = np.float32(0)
+_FLOOR = np.float32(-1e18)
 
 
-def rows_float32(program: StableLoss, row: Row) -> tuple[list[float], list[Array]]:
-    """(results, gradient per stream) of the stabilised program in float32, through (m, log A)
-    and moments."""
-    number = np.float32
-    env = raw_values(program, row, number)
-    y, others = classes(program, row)
-    size = len(others)
-    along = row.along()
-    tile: dict[Symbol, Any] = {
-        s[0]: np.array([along[n][j] for j in others], np.float32)
-        for n, s in pairs(program).items()
-        if n in along
-    }
-    tile[program.vocabulary.index[0]] = np.array(others, np.float32)
-    known = lambda: env | tile  # noqa: E731
+def rows_float32(program: StableLoss, rows: Sequence[Row]) -> tuple[Array, list[Array]]:
+    """Results [N, n] and gradients [N, V], one per differentiable stream, of the stabilised
+    program in float32, through (m, log A) and moments."""
     with np.errstate(all="ignore"):
+        return _Rows(program, _Batch(program, rows)).run()
+
+
+class _Batch:
+    """The numbers of the rows, one array for each name."""
+
+    def __init__(self, program: GradedLoss, rows: Sequence[Row]) -> None:
+        names = program.vocabulary
+        self.size, self.classes = len(rows), len(rows[0].x)
+        found = [classes(program, row) for row in rows]
+        self.y = None if found[0][0] is None else np.array([y for y, _ in found])[:, None]
+        count = self.classes - (self.y is not None)
+        self.others = np.array([o for _, o in found], np.int64).reshape(self.size, count)
+        along = [row.along() for row in rows]
+        self.wide = {
+            n: np.array([a[n] for a in along], np.float32) for n in pairs(program) if n in along[0]
+        }
+        self.env: dict[Symbol, Any] = {names.classes: np.float32(self.classes)}
+        for values, symbols in (
+            ([r.parameters for r in rows], names.parameters),
+            ([r.rows for r in rows], names.rows),
+        ):
+            self.env |= {
+                s: np.array([[v[n]] for v in values], np.float32)
+                for n, s in symbols.items()
+                if n in values[0]
+            }
+        self.env |= {g: np.float32(COTANGENTS[k % 6]) for k, g in enumerate(names.cotangents)}
+        if self.y is not None:
+            self.env |= {
+                s[1]: self.at(self.wide[n]) for n, s in pairs(program).items() if n in self.wide
+            }
+            self.env[names.index[1]] = self.y.astype(np.float32)
+            x_y = self.at(self.wide["x"])
+            self.env[names.x_ref] = np.where(x_y > MASKED, x_y, _ZERO)
+
+    def at(self, values: Array) -> Array:
+        """The values at y [N, 1]."""
+        assert self.y is not None
+        return np.take_along_axis(values, self.y, 1)
+
+    def beside(self, values: Array) -> Array:
+        """The values of the classes of a sum [N, J]."""
+        return np.take_along_axis(values, self.others, 1)
+
+    def tile(self, program: GradedLoss, whole: bool = False) -> dict[Symbol, Any]:
+        """The raw class values, of all classes or of those of a sum."""
+        pick = (lambda values: values) if whole else self.beside
+        index = np.broadcast_to(
+            np.arange(self.classes, dtype=np.float32), (self.size, self.classes)
+        )
+        found = {s[0]: pick(self.wide[n]) for n, s in pairs(program).items() if n in self.wide}
+        return found | {program.vocabulary.index[0]: pick(index)}
+
+
+def _sum_of(values: Any) -> Array:
+    return np.asarray(np.sum(values, axis=1, keepdims=True, dtype=np.float32))
+
+
+def _max_of(values: Any) -> Array:
+    return np.asarray(np.max(values, axis=1, keepdims=True, initial=-_INF))
+
+
+def _softplus(value: Any) -> Any:
+    return np.asarray(OPS["softplus"].numpy(value)).astype(np.float32)
+
+
+@dataclass
+class _Rows:
+    program: StableLoss
+    batch: _Batch
+
+    def __post_init__(self) -> None:
+        self.env: dict[Symbol, Any] = dict(self.batch.env)
+        self.tile: dict[Symbol, Any] = self.batch.tile(self.program)
+        self.shape = self.batch.others.shape
+
+    @property
+    def known(self) -> dict[Symbol, Any]:
+        return self.env | self.tile
+
+    def run(self) -> tuple[Array, list[Array]]:
+        program, env, tile = self.program, self.env, self.tile
         for centre in (c for c in program.centres if not c.softmaxes):
-            tile[centre.symbol] = _centred(centre, env, known())
+            tile[centre.symbol] = _centred(centre, env, self.known)
         for level in levels(program):
             for form in (f for f in program.forms if f.level == level):
-                pivoted = program.pivot is Pivot.ARGMAX
-                env |= _softmax(form, env, size, float32(form.base, known()), tile, pivoted)
-                env |= _beside_uniform(form, env, np.float32(np.log(len(row.x))), tile)
+                self._softmax(form)
+                self._beside_uniform(form)
             for centre in (c for c in program.centres if c.softmaxes and c.level == level):
-                apart = _centred(centre, env, known())
-                at_y = _centred(centre.at_y(program.forms), env, env)
-                origin = np.float32(0)
-                if program.measures(centre):
-                    origin = _at_largest(program, centre, apart, at_y, tile)
-                tile |= {centre.symbol: apart - origin, centre.apart: apart}
-                env[centre.at_largest] = origin
-                if len(centre.softmaxes) == 2:
-                    z, other = (program.forms[k].z for k, _ in centre.softmaxes)
-                    env[centre.bernoulli] = float32(bernoulli(z, other), env)
-                env[centre.symbol_y] = at_y - origin
-                env[centre.lse] = _lse(centre, program.forms, env, tile, at_y) - origin
+                self._difference(centre)
             for entry in (e for e in program.sums if e.level == level):
-                env[entry.symbol] = _sum(entry, program, known(), size)
+                env[entry.symbol] = self._sum(entry)
             for k, largest in enumerate(program.maxes):
                 if largest.level == level:
-                    _maximum(program, k, row, env, tile, others)
+                    self._maximum(k)
+        return self._results()
+
+    def _results(self) -> tuple[Array, list[Array]]:
+        program, env, tile, batch = self.program, self.env, self.tile, self.batch
         ends = np.float32(-3e38), np.float32(3e38)
         finite = env | {f.z: np.clip(env[f.z], *ends) for f in program.forms}
         ended = finite if program.clamp_loss else env
-        results = [float(float32(e, ended)) for e in program.results]
+        one = (batch.size, 1)
+        results = [np.broadcast_to(float32(e, ended), one) for e in program.results]
         clamped = finite if program.clamp_gradient else env
         gradients = []
         for gradient in program.gradients:
-            values = np.zeros(len(row.x), np.float32)
-            total = np.float32(0.0)
+            values = np.zeros((batch.size, batch.classes), np.float32)
+            total: Any = np.float32(0.0)
             for coefficient, basis in gradient.terms:
                 along = _guarded(program, basis, clamped | tile)
                 total = total + float32(coefficient, clamped) * along
-            values[others] = total
-            if y is not None:
-                values[y] = float32(gradient.at_y, clamped)
+            np.put_along_axis(values, batch.others, np.broadcast_to(total, self.shape), 1)
+            if batch.y is not None:
+                at_y = np.broadcast_to(float32(gradient.at_y, clamped), one)
+                np.put_along_axis(values, batch.y, at_y, 1)
             gradients.append(values)
-    return results, gradients
+        return np.concatenate(results, 1), gradients
+
+    # ------------------------------------------------------------------ softmaxes
+    def _softmax(self, form: Form) -> None:
+        env, tile, pivoted = self.env, self.tile, self.program.pivot is Pivot.ARGMAX
+        ell: Any = float32(form.base, self.known)
+        ell_y, shift, scale = (float32(e, env) for e in (form.base_y, form.shift_y, form.scale))
+        if form.parts:  # relative to the maxima of its parts
+            ell = np.maximum(self._mixed(form, "t"), _FLOOR)
+            ell_y, shift, scale = -self._mixed(form, "gap"), _ZERO, np.float32(1)
+        ell = np.broadcast_to(ell, self.shape).astype(np.float32)
+        m = _max_of(ell)
+        m = np.maximum(m, ell_y) if pivoted else m
+        m = np.where(np.isneginf(m), _ZERO, m)
+        t = (scale * (ell - m)).astype(np.float32)
+        gap = (scale * (m - ell_y).astype(np.float32) - shift).astype(np.float32)
+        log_a = np.log(_sum_of(np.exp(t))).astype(np.float32)
+        z = (gap + log_a).astype(np.float32)
+        lam = np.where(z > 0, log_a + _softplus(-z), _softplus(z) - gap).astype(np.float32)
+        tile[form.logp] = np.maximum(t, _FLOOR) - lam
+        tile[form.R] = np.exp(t) * np.where(np.isneginf(log_a), _ZERO, np.exp(-log_a))
+        tile |= {Symbol(f"t{form.index}"): t, Symbol(f"gap{form.index}"): gap}
+        tile |= {Symbol(f"la{form.index}"): log_a, Symbol(f"lam{form.index}"): lam}
+        apart = self._mixed(form, "lam") if form.parts else _ZERO
+        env[form.z], env[form.m] = z, m
+        env[form.top] = _top(np.exp(t).astype(np.float32), gap, z)
+        env[form.L] = (scale * m + lam).astype(np.float32)
+        env[form.joint] = ((m + log_a).astype(np.float32) - apart).astype(np.float32)
+
+    def _beside_uniform(self, form: Form) -> None:
+        """log(V·p) of the classes and of y."""
+        even = np.float32(np.log(self.batch.classes))
+        t, lam, gap = (self.tile[Symbol(f"{name}{form.index}")] for name in ("t", "lam", "gap"))
+        lam = (lam - even).astype(np.float32)
+        z = self.env[form.z]
+        self.tile[form.logu] = (np.maximum(t, _FLOOR) - lam).astype(np.float32)
+        far = (even - _softplus(z)).astype(np.float32)
+        self.env[form.logu_y] = np.where(z > -1, (-gap - lam).astype(np.float32), far)
+
+    def _mixed(self, form: Form, name: str) -> Any:
+        """Σ rate·value of the parts, by the name of the value."""
+        values = {k: Symbol(f"{name}{k}", real=True) for k, _ in form.parts}
+        least, most = {"t": (-1e18, np.inf), "gap": (-1e18, 1e18)}.get(name, (-np.inf, np.inf))
+        ends = np.float32(least), np.float32(most)  # masked classes count as finite
+        own = {v: np.clip(self.tile[Symbol(f"{name}{k}")], *ends) for k, v in values.items()}
+        return float32(form.mixed(values), self.known | own)
+
+    # ------------------------------------------------------------------ differences of two
+    def _difference(self, centre: Centre) -> None:
+        program, env, tile = self.program, self.env, self.tile
+        apart = _centred(centre, env, self.known)
+        at_y = _centred(centre.at_y(program.forms), env, env)
+        origin: Any = np.float32(0)
+        if program.measures(centre):
+            origin = self._at_largest(centre, apart, at_y)
+        tile |= {centre.symbol: apart - origin, centre.apart: apart}
+        env[centre.at_largest] = origin
+        if len(centre.softmaxes) == 2:
+            z, other = (program.forms[k].z for k, _ in centre.softmaxes)
+            env[centre.bernoulli] = float32(bernoulli(z, other), env)
+        env[centre.symbol_y] = at_y - origin
+        env[centre.lse] = self._lse(centre, at_y) - origin
+
+    def _at_largest(self, centre: Centre, apart: Array, at_y: Any) -> Any:
+        """The difference at the largest class of the weight, if it is finite; else 0."""
+        found = at_y
+        if self.program.pivot is Pivot.TARGET:
+            largest = np.exp(self.tile[Symbol(f"t{centre.weight}")]).astype(np.float32) == 1
+            found = _max_of(np.where(largest, apart, -_INF))
+        return np.where(np.abs(found) < 1e18, found, _ZERO).astype(np.float32)
+
+    def _lse(self, centre: Centre, at_y: Any) -> Any:
+        """The difference of L from the origin, as ``emit.scalars`` has it."""
+        env, tile, forms = self.env, self.tile, self.program.forms
+        total: Any = np.float32(0)
+        dominant: Any = np.True_
+        for k, sign in centre.softmaxes:
+            z, log_a = env[forms[k].z], tile[Symbol(f"la{k}")]
+            above = (log_a + _softplus(-z)).astype(np.float32)
+            total = (total + sign * np.where(z > 0, above, _softplus(z))).astype(np.float32)
+            dominant = dominant & (z <= 0)
+        apart = total
+        for k, sign in centre.softmaxes:
+            gap = np.where(env[forms[k].z] <= 0, tile[Symbol(f"gap{k}")], _ZERO)
+            apart = (apart - sign * gap).astype(np.float32)
+        return np.where(dominant, (total + at_y).astype(np.float32), apart)
+
+    # ------------------------------------------------------------------ maxima and sums
+    def _maximum(self, k: int) -> None:
+        """The value of a maximum, its index, and where it is among the other classes."""
+        program, env, tile, batch = self.program, self.env, self.tile, self.batch
+        largest = program.maxes[k]
+        whole = program.pivot is not Pivot.TARGET and largest.level == 1
+        left = np.broadcast_to(np.arange(batch.classes), (batch.size, batch.classes))
+        left = left if whole else batch.others
+        raw = batch.tile(program, whole)
+        values = float32(largest.body, env | raw if whole else env | tile | raw)
+        values = np.broadcast_to(values, left.shape).astype(np.float32)
+        if largest.below is not None:
+            values = np.where(left == env[program.maxes[largest.below].index], -_INF, values)
+        env[largest.symbol] = _max_of(values)
+        env[largest.index] = np.zeros((batch.size, 1), np.float32)
+        if left.shape[1]:
+            first = np.argmax(values, axis=1)[:, None]
+            env[largest.index] = np.take_along_axis(left, first, 1).astype(np.float32)
+        chosen = batch.others == env[largest.index]
+        tile[largest.select] = chosen.astype(np.float32)
+        if largest.form is not None:
+            form = program.forms[largest.form]
+            beside = (-np.expm1(-env[form.top].astype(np.float64))).astype(np.float32)
+            tile[largest.rise] = np.where(chosen, beside, -np.exp(tile[form.logp]))
+
+    def _sum(self, entry: Sum) -> Any:
+        known = self.known
+        if entry.form is None:
+            return _sum_of(np.broadcast_to(float32(entry.body, known), self.shape))
+        form = self.program.forms[entry.form]
+        if entry.against is not None:
+            t, other = (known[Symbol(f"t{k}")] for k in (entry.form, entry.against))
+            centre = next(c for c in self.program.centres if c.symbol == entry.centre)
+            return _divergence(t, other, known[centre.symbol], known[centre.at_largest])
+        t, lam = known[Symbol(f"t{form.index}")], known[Symbol(f"lam{form.index}")]
+        if entry.others:
+            lam = known[Symbol(f"la{form.index}")]
+        kappa = float32(entry.kappa, known)
+        weight = float32(entry.weight, known)
+        if entry.centre is not None:
+            weight = weight * known[entry.centre]
+        still = entry.kappa == 0
+        finite = t if still else np.maximum(t, _FLOOR)
+        exponential = np.ones_like(t) if still else np.exp(kappa * finite).astype(np.float32)
+        total: Any = np.float32(0)
+        for k in range(entry.power + 1):
+            parts = weight * exponential * finite**k
+            void = exponential == 0
+            if still and entry.weight != 1:  # 0·∞ is 0: a class of weight zero may be masked
+                void = void | (weight == 0)
+            moment = _sum_of(np.where(void, _ZERO, parts))
+            total = total + np.float32(comb(entry.power, k)) * (-lam) ** (entry.power - k) * moment
+        value = np.exp(-kappa * lam) * total
+        pivoted = self.program.pivot is Pivot.ARGMAX and form.index == 0
+        if entry.others or not (still or pivoted):  # nothing where there is no other class
+            value = np.where(np.isneginf(known[Symbol(f"la{form.index}")]), _ZERO, value)
+        return value.astype(np.float32)
 
 
 def _guarded(program: GradedLoss, basis: Expr, env: Env) -> Any:
@@ -89,10 +305,10 @@ def _guarded(program: GradedLoss, basis: Expr, env: Env) -> Any:
     if not basis.free_symbols & {c.symbol for c in program.centres}:
         return value
     weight = Mul(*(f for f in Mul.make_args(basis) if isinstance(f, exp)))
-    return np.where(float32(weight, env) > 0, value, np.float32(0))
+    return np.where(float32(weight, env) > 0, value, _ZERO)
 
 
-def _centred(centre: Centre, env: Env, known: Env) -> Array:
+def _centred(centre: Centre, env: Env, known: Env) -> Any:
     """factor·(c_j - origin) in the order of the kernels."""
     near = float32(centre.origin, env)
     far = np.abs(near) > 1 if len(centre.pairs) > 1 else np.True_
@@ -103,147 +319,15 @@ def _centred(centre: Centre, env: Env, known: Env) -> Array:
     return (total * float32(centre.factor, env)).astype(np.float32)
 
 
-def _at_largest(program: StableLoss, centre: Centre, apart: Array, at_y: Any, tile: Env) -> Any:
-    """The difference at the largest class of the weight, if it is finite; else 0."""
-    found = at_y
-    if program.pivot is Pivot.TARGET:
-        largest = np.exp(tile[Symbol(f"t{centre.weight}")]).astype(np.float32) == 1
-        found = np.max(np.where(largest, apart, np.float32(-np.inf)), initial=-np.inf)
-    return np.float32(found if abs(found) < 1e18 else 0)
-
-
-def _lse(centre: Centre, forms: tuple[Form, ...], env: Env, tile: Env, at_y: Any) -> Any:
-    """The difference of L from the origin, as ``emit.scalars`` has it."""
-    softplus, total, dominant = OPS["softplus"].numpy, np.float32(0), True
-    for k, sign in centre.softmaxes:
-        z, log_a = env[forms[k].z], tile[Symbol(f"la{k}")]
-        above = np.float32(log_a + np.float32(softplus(-z)))
-        total = np.float32(total + sign * (above if z > 0 else np.float32(softplus(z))))
-        dominant = dominant and z <= 0
-    if dominant:
-        return np.float32(total + at_y)
-    for k, sign in centre.softmaxes:
-        if env[forms[k].z] <= 0:
-            total = np.float32(total - sign * tile[Symbol(f"gap{k}")])
-    return total
-
-
-def _maximum(
-    program: GradedLoss,
-    k: int,
-    row: Row,
-    env: dict[Symbol, Any],
-    tile: dict[Symbol, Any],
-    others: list[int],
-) -> None:
-    """The value of a maximum, its index, and where it is among the other classes."""
-    largest = program.maxes[k]
-    left = over(program, largest, others, len(row.x))
-    everywhere = {s: np.array([v], np.float32) for s, v in env.items()}
-    values = []
-    for j in left:
-        known = tile_values(program, row, j, np.float32)
-        if left == others:
-            known |= {s: v[others.index(j)] for s, v in tile.items() if np.ndim(v)}
-        values.append(float(np.max(float32(largest.body, everywhere | known))))
-    if largest.below is not None:
-        taken = int(env[program.maxes[largest.below].index])
-        values = [-np.inf if j == taken else v for j, v in zip(left, values, strict=True)]
-    first = int(np.argmax(values)) if values else 0
-    env[largest.symbol] = np.float32(values[first] if values else -np.inf)
-    env[largest.index] = np.float32(left[first] if left else 0)
-    chosen = np.array(others) == env[largest.index]
-    tile[largest.select] = chosen.astype(np.float32)
-    if largest.form is not None:
-        form = program.forms[largest.form]
-        beside = np.float32(-np.expm1(-env[form.top].astype(np.float64)))
-        tile[largest.rise] = np.where(chosen, beside, -np.exp(tile[form.logp]))
-
-
-def _softmax(
-    form: Form, env: Env, size: int, ell: Array, tile: dict[Symbol, Any], pivoted: bool
-) -> dict[Symbol, Any]:
-    softplus = OPS["softplus"].numpy
-    ell = np.broadcast_to(ell, (size,)).astype(np.float32)
-    ell_y, shift, scale = (float32(e, env) for e in (form.base_y, form.shift_y, form.scale))
-    if form.parts:  # relative to the maxima of its parts
-        ell = np.maximum(_mixed(form, "t", {**env, **tile}), np.float32(-1e18))
-        ell_y, shift, scale = -_mixed(form, "gap", {**env, **tile}), 0, np.float32(1)
-    m = ell.max() if ell.size else np.float32(-np.inf)
-    m = max(m, ell_y) if pivoted else m
-    m = np.float32(0) if np.isneginf(m) else m
-    t = (scale * (ell - m)).astype(np.float32)
-    gap = np.float32(scale * np.float32(m - ell_y)) - shift
-    log_a = np.log(np.exp(t).astype(np.float32).sum(dtype=np.float32)).astype(np.float32)
-    z = np.float32(gap + log_a)
-    lam = (
-        np.float32(log_a + np.float32(softplus(-z)))
-        if z > 0
-        else np.float32(np.float32(softplus(z)) - gap)
-    )
-    tile[form.logp] = np.maximum(t, np.float32(-1e18)) - lam
-    tile[form.R] = np.exp(t) * (np.float32(0) if np.isneginf(log_a) else np.exp(-log_a))
-    tile |= {Symbol(f"t{form.index}"): t, Symbol(f"gap{form.index}"): gap}
-    tile |= {Symbol(f"la{form.index}"): log_a, Symbol(f"lam{form.index}"): lam}
-    apart = _mixed(form, "lam", {**env, **tile}) if form.parts else np.float32(0)
-    top = _top(np.exp(t).astype(np.float32), gap, z)
-    whole = np.float32(scale * m + lam)
-    joint = np.float32(np.float32(m + log_a) - apart)
-    return {form.z: z, form.L: whole, form.top: top, form.joint: joint, form.m: m}
-
-
-def _beside_uniform(form: Form, env: Env, even: Any, tile: dict[Symbol, Any]) -> dict[Symbol, Any]:
-    """log(V·p) of the classes and of y."""
-    t, lam, gap = (tile[Symbol(f"{name}{form.index}")] for name in ("t", "lam", "gap"))
-    lam = np.float32(lam - even)
-    tile[form.logu] = (np.maximum(t, np.float32(-1e18)) - lam).astype(np.float32)
-    far = np.float32(even - np.float32(OPS["softplus"].numpy(env[form.z])))
-    return {form.logu_y: np.float32(-gap - lam) if env[form.z] > -1 else far}
-
-
-def _mixed(form: Form, name: str, env: Env) -> Any:
-    """Σ rate·value of the parts, by the name of the value."""
-    values = {k: Symbol(f"{name}{k}", real=True) for k, _ in form.parts}
-    least, most = {"t": (-1e18, np.inf), "gap": (-1e18, 1e18)}.get(name, (-np.inf, np.inf))
-    ends = np.float32(least), np.float32(most)  # masked classes count as finite
-    own = {v: np.clip(env[Symbol(f"{name}{k}")], *ends) for k, v in values.items()}
-    return float32(form.mixed(values), dict(env) | own)
-
-
 def _top(exponentials: Array, gap: Any, z: Any) -> Any:
     """L - m from what the other classes beside the largest hold."""
-    if not exponentials.any():
-        return np.float32(np.inf)
     largest = exponentials == 1
-    rest = np.float32(exponentials[~largest].sum(dtype=np.float32) + (largest.sum() - 1))
-    if z > 0:
-        return np.float32(np.log1p(np.float32(rest + np.exp(np.float32(-gap)))))
-    return np.float32(np.float32(OPS["softplus"].numpy(z)) - gap)
-
-
-def _sum(entry: Sum, program: StableLoss, env: Env, size: int) -> Any:
-    if entry.form is None:
-        return np.sum(np.broadcast_to(float32(entry.body, env), (size,)), dtype=np.float32)
-    form = program.forms[entry.form]
-    if entry.against is not None:
-        t, other = (env[Symbol(f"t{k}")] for k in (entry.form, entry.against))
-        centre = next(c for c in program.centres if c.symbol == entry.centre)
-        return _divergence(t, other, env[centre.symbol], env[centre.at_largest])
-    t, lam = env[Symbol(f"t{form.index}")], env[Symbol(f"lam{form.index}")]
-    if entry.others:
-        lam = env[Symbol(f"la{form.index}")]
-    kappa = float32(entry.kappa, env)
-    weight = float32(entry.weight, env)
-    if entry.centre is not None:
-        weight = weight * env[entry.centre]
-    finite = np.maximum(t, np.float32(-1e18)) if kappa != 0 else t
-    exponential = np.exp(kappa * finite).astype(np.float32) if kappa != 0 else np.ones_like(t)
-    total = np.float32(0)
-    for k in range(entry.power + 1):
-        parts = weight * exponential * finite**k
-        moment = np.sum(np.where(exponential == 0, np.float32(0), parts), dtype=np.float32)
-        total = total + np.float32(comb(entry.power, k)) * (-lam) ** (entry.power - k) * moment
-    return np.float32(np.exp(-kappa * lam) * total)
+    rest = _sum_of(np.where(largest, _ZERO, exponentials))
+    rest = (rest + (largest.sum(axis=1, keepdims=True) - 1)).astype(np.float32)
+    above = np.log1p((rest + np.exp(-gap)).astype(np.float32)).astype(np.float32)
+    below = (_softplus(z) - gap).astype(np.float32)
+    empty = ~exponentials.any(axis=1, keepdims=True)
+    return np.where(empty, _INF, np.where(z > 0, above, below)).astype(np.float32)
 
 
 def _divergence(t: Array, other: Array, delta: Array, origin: Any) -> Any:
@@ -252,15 +336,12 @@ def _divergence(t: Array, other: Array, delta: Array, origin: Any) -> Any:
     apart = -(delta + origin)
     near = np.abs(apart) < 1
     close = e * np.expm1(np.clip(apart, -1, 1).astype(np.float64)).astype(np.float32)
-    gap = np.where(near, close, e_other - e).sum(dtype=np.float32)
-    mean = np.where(e > 0, e * delta, np.float32(0)).sum(dtype=np.float32)
-    total, total_other = (v.sum(dtype=np.float32) for v in (e, e_other))
-    if total == 0:
-        return np.float32(0)
-    mean = np.float32(mean / total) + origin
-    if np.isposinf(mean):
-        return mean
-    if abs(2 * gap) < total:
-        return np.float32(mean + np.float32(np.log1p(np.float64(np.float32(gap / total)))))
-    logs = [np.float32(np.log(np.float64(v))) for v in (total_other, total)]
-    return np.float32(mean + np.float32(logs[0] - logs[1]))
+    gap = _sum_of(np.where(near, close, e_other - e))
+    mean = _sum_of(np.where(e > 0, e * delta, _ZERO))
+    total, total_other = _sum_of(e), _sum_of(e_other)
+    mean = (mean / total).astype(np.float32) + origin
+    close = np.log1p((gap / total).astype(np.float32).astype(np.float64)).astype(np.float32)
+    logs = [np.log(v.astype(np.float64)).astype(np.float32) for v in (total_other, total)]
+    apart = np.where(np.abs(2 * gap) < total, close, logs[0] - logs[1])
+    found = np.where(np.isposinf(mean), mean, (mean + apart).astype(np.float32))
+    return np.where(total == 0, _ZERO, found).astype(np.float32)

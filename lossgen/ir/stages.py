@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
 from math import ceil
+from typing import Any
 
 from sympy import Expr, Symbol
 
@@ -180,6 +181,7 @@ class StableLoss(GradedLoss):
     before: GradedLoss | None = field(default=None, repr=False, compare=False)  # for `certify`
     dearer: StableLoss | None = field(default=None, repr=False, compare=False)  # more accurate
     certificate: Certificate | None = field(default=None, compare=False)
+    trial: Any = field(default=None, repr=False, compare=False)  # passes.certify.Trial
     clamp_loss: bool = False
     clamp_gradient: bool = False
 
@@ -207,9 +209,11 @@ class Certificate:
     points: int
     bound: float
     scale: float = 0.0
+    dominated: bool = False  # relative to 1 where another class than the target dominates
 
     def __str__(self) -> str:
         least = f" of max(|true value|, {self.scale:g})" if self.scale else ""
+        least += " (absolute where another class dominates)" if self.dominated else ""
         loss, gradient = (ceil(10 * v) / 10 for v in (self.loss_kappa, self.gradient_kappa))
         return (
             f"loss <= {loss:.1f}, gradient <= {gradient:.1f} "

@@ -1,42 +1,50 @@
-"""How much the results of a row change if its numbers do: the kappa of a row's certificate.
-
-``unit`` is what an error of a number is relative to.
-"""
+"""How much the results of a row change if its numbers do: the kappa of a row's certificate, times
+what an error is relative to."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import mpmath as mp
 import numpy as np
 
-from lossgen.ir.rows import Row, rows_limit, rows_mpmath
-from lossgen.ir.stages import GradedLoss, Pivot, StableLoss
+from lossgen.ir.literal import Truth
+from lossgen.ir.rows import Row
+from lossgen.ir.stages import Pivot, StableLoss
+from lossgen.passes.truth import digits, true_row
+from lossgen.spec.model import LossSpec
 
-__all__ = ["of_parameters", "of_streams", "scales", "sensitivity", "spread"]
+__all__ = [
+    "of_gradient",
+    "of_loss",
+    "of_roundings",
+    "scales",
+    "sensitivity",
+    "spread",
+]
 
-Unit = Callable[[Any], Any]
 _ULP = 2.0**-23
+_STEP = 2.0**-40
 
 
 def spread(row: Row, stable: StableLoss) -> float:
     """The largest distance of two logits: how much an exponential amplifies."""
     names = stable.vocabulary.streams
     rows = [[v for v in row.along()[n] if np.isfinite(v)] for n in names]
-    return max(max(r) - min(r) for r in rows)
+    return max((max(r) - min(r) for r in rows if r), default=0.0)
 
 
-def sensitivity(stable: StableLoss, row: Row, gradients: list[list[Any]]) -> Any:
+def sensitivity(stable: StableLoss, row: Row, truth: Truth) -> Any:
     """Σ |v·dL/dv| over the logits, measured from their value at y, or from the largest."""
     total = mp.mpf(0)
-    for gradient, stream in zip(gradients, stable.gradients, strict=True):
+    for stream in stable.gradients:
         values = row.along()[stream.stream]
         centre = values[row.y] if np.isfinite(values[row.y]) else max(values)
         centre = 0.0 if stable.pivot is Pivot.NONE else centre
+        slopes = truth.gradients[stream.stream]
         total += mp.fsum(
-            abs((v - centre) * g) for v, g in zip(values, gradient, strict=True) if np.isfinite(v)
+            abs((v - centre) * g) for v, g in zip(values, slopes, strict=True) if np.isfinite(v)
         )
     return total
 
@@ -48,58 +56,69 @@ def scales(row: Row) -> float:
     )
 
 
-def of_parameters(
-    before: GradedLoss,
-    row: Row,
-    results: list[Any],
-    gradients: list[list[Any]],
-    unit: Unit,
-) -> tuple[list[float], float]:
-    """Relative change of results and gradient per relative change of a parameter or row input."""
-    of_loss, of_gradient = [0.0] * len(results), 0.0
-    flat = [g for gradient in gradients for g in gradient]
-    largest = max(abs(g) for g in flat)
+def _moved(spec: LossSpec, row: Row) -> list[Truth]:
+    """The truth where one parameter or row input is a little larger, for each of them."""
+    found = []
     for name, value in (*row.parameters.items(), *row.rows.items()):
-        if not value:
+        if not value or not np.isfinite(value) or _fixed(spec, name):
             continue
-        changed = {name: value * (1 + 2.0**-40)}
+        changed = {name: value * (1 + _STEP)}
         if name in row.rows:
             moved = replace(row, rows={**row.rows, **changed})
         else:
             moved = replace(row, parameters={**row.parameters, **changed})
-        try:
-            shifted, slopes = rows_mpmath(before, moved)
-        except (ZeroDivisionError, ValueError):
-            continue
-        for k, (after, value_) in enumerate(zip(shifted, results, strict=True)):
-            if value_:
-                of_loss[k] += float(abs(after - value_) / unit(value_) * 2**40)
-        if largest:
-            after_flat = [g for gradient in slopes for g in gradient]
-            change = max(abs(a - b) for a, b in zip(after_flat, flat, strict=True))
-            of_gradient += float(change / unit(largest) * 2**40)
-    return of_loss, of_gradient
+        truth = true_row(spec, moved)
+        if truth is not None:
+            found.append(truth)
+    return found
 
 
-def of_streams(before: GradedLoss, row: Row, gradients: list[list[Any]], unit: Unit) -> list[float]:
-    """How many ulp each gradient moves if the numbers of several rows do by one: what nearly equal
-    softmaxes have apart."""
-    none = [0.0] * len(gradients)
-    if not row.streams:
-        return none
-    streams = {n: _shaken(v, -1) for n, v in row.streams.items()}
-    truth = rows_limit(before, replace(row, x=_shaken(row.x, 1), streams=streams))
-    if truth is None:
-        return none
-    return [
-        float(
-            max(abs(a - b) for a, b in zip(moved, gradient, strict=True))
-            / unit(max(abs(g) for g in gradient))
-            / _ULP
-        )
-        for moved, gradient in zip(truth[1], gradients, strict=True)
-    ]
+def _fixed(spec: LossSpec, name: str) -> bool:
+    """Does an input hold a few exact numbers only?"""
+    entry = spec.inputs.get(name)
+    return entry is not None and (entry.integer or bool(entry.values))
 
 
-def _shaken(values: tuple[float, ...], sign: int) -> tuple[float, ...]:
-    return tuple(v * (1 + sign * (-1) ** j * _ULP) for j, v in enumerate(values))
+def of_loss(spec: LossSpec, row: Row, truth: Truth, k: int) -> Any:
+    """How much a result moves per relative change of the parameters and row inputs."""
+    if not spec.outputs:
+        given = {**row.parameters, **row.rows}
+        moves = [abs(v * truth.slopes[n]) for n, v in given.items() if v and not _fixed(spec, n)]
+        return mp.fsum(moves) if all(map(mp.isfinite, moves)) else mp.mpf(0)
+    with mp.workdps(digits(row)):
+        moved = _moved(spec, row)
+        return mp.fsum(abs(t.results[k] - truth.results[k]) for t in moved) / _STEP
+
+
+def of_gradient(spec: LossSpec, row: Row, truth: Truth, stream: str) -> Any:
+    """The same for a gradient, the largest of its numbers, and how much it moves, per ulp, if the
+    numbers of all rows do by one: what nearly equal softmaxes have apart."""
+    with mp.workdps(digits(row)):
+        own = truth.gradients[stream]
+        moves = mp.fsum(_change(t.gradients[stream], own) for t in _moved(spec, row)) / _STEP
+        rounded = of_roundings(spec, row)
+        return moves + (_change(rounded.gradients[stream], own) / _ULP if rounded else 0)
+
+
+def _change(one: list[Any], other: list[Any]) -> Any:
+    return max(abs(a - b) for a, b in zip(one, other, strict=True))
+
+
+def of_roundings(spec: LossSpec, row: Row) -> Truth | None:
+    """The truth of the row with every number moved by an ulp: what nearly equal rows have apart,
+    and what is left of a loss that vanishes."""
+    streams = {
+        n: v if spec.inputs[n].values else _shaken(v, -1, spec, n) for n, v in row.streams.items()
+    }
+    return true_row(spec, replace(row, x=_shaken(row.x, 1), streams=streams))
+
+
+def _shaken(
+    values: tuple[float, ...], sign: int, spec: LossSpec | None = None, name: str = ""
+) -> tuple[float, ...]:
+    domain = spec.inputs[name].domain if spec is not None else None
+    steps = [sign * (-1) ** j * _ULP for j in range(len(values))]
+    moved = [v * (1 + step) if v else step for v, step in zip(values, steps, strict=True)]
+    return tuple(
+        m if domain is None or domain.contains(m) else v for v, m in zip(values, moved, strict=True)
+    )

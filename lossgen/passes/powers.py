@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
-from sympy import Add, Dummy, Expr, Integer, Mul, Pow, Rational, Symbol
+from sympy import Add, Dummy, Expr, Integer, Mul, Pow, Rational, Symbol, exp
 
 from lossgen.ir.piecewise import eq, where
 from lossgen.ir.stages import GradedLoss, Gradient
@@ -58,7 +58,8 @@ class _Kinds:
     constants: frozenset[Symbol]
 
     def is_flat(self, base: Expr) -> bool:
-        return bool(base.xreplace(self.flat).is_nonnegative) and base not in self.raw
+        never = bool(base.xreplace(self.flat).is_nonnegative) or _is_complement(base)
+        return never and base not in self.raw
 
     def is_apart(self, base: Expr) -> bool:
         """Never 0, also when rounded: a positive constant and more."""
@@ -92,6 +93,13 @@ def _slopes(expr: Expr, kinds: _Kinds) -> Expr:
             slope = where(eq(exponent + 1, 0), 0, slope)
         expr = rest * slope
     return expr
+
+
+def _is_complement(base: Expr) -> bool:
+    """1 - p of a class: 0 where it dominates, and p itself is flat there."""
+    rest = base - 1
+    power = -rest
+    return isinstance(power, exp) and bool(power.args[0].is_nonpositive)
 
 
 def _is_slope(exponent: Expr) -> bool:

@@ -1,20 +1,30 @@
-"""Where a loss is measured: parameter points at the ends of their domains, and adversarial rows."""
+"""Where a loss is measured: parameter points at the ends of their domains, and adversarial rows.
+
+Rows are confident in y and in another class, flat, tied, masked, offset, of one class and of many;
+class inputs agree with the logits to five digits, contradict them, or are masks; inputs of few
+values hold each of them, and integer inputs the target's number, another's, or each other's.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from sympy import Symbol
 
-from lossgen.ir.rows import Row
-from lossgen.ir.stages import GradedLoss, Pivot
+from lossgen.ir.rows import MASKED, Row
+from lossgen.ir.stages import GradedLoss
+from lossgen.spec.domain import Interval
 from lossgen.spec.model import Input, LossSpec
 
-__all__ = ["parameter_points", "sample_rows", "used_symbols"]
+__all__ = ["drawn", "drawn_number", "is_free", "parameter_points", "sample_rows", "used_symbols"]
+
+Array = NDArray[Any]
+_CLASSES = 7
+_MANY = 33
 
 
 def parameter_points(spec: LossSpec, names: Iterable[str]) -> list[dict[str, float]]:
@@ -38,64 +48,254 @@ def parameter_points(spec: LossSpec, names: Iterable[str]) -> list[dict[str, flo
     return points
 
 
-def sample_rows(stable: GradedLoss) -> list[Row]:
-    """Deterministic rows: confident, flat, wrong, masked, offset; the target masked, and far below
-    the others in one row; every parameter point."""
-    rng = np.random.default_rng(20230711)
-    spec, names, size = stable.spec, stable.vocabulary, 7
+# ---------------------------------------------------------------------------- shapes of rows
+@dataclass(frozen=True)
+class Shape:
+    """A kind of row: what is added where, and how the class inputs lie to it."""
+
+    target: float = 0.0  # how far y is above the others
+    other: float = 0.0  # how far another class is
+    scale: float = 1.5
+    offset: float = 0.0
+    tied: str = ""  # "all", "top" (the two largest), "y" (with the largest)
+    masked: float = 0.0  # what is written into masked classes; 0: none
+    mask: str = "one"  # "one", "most", or "y"
+    near: float | None = None  # free class inputs are the logits but for this; None: far from them
+    classes: int = _CLASSES
+    holds: int = 0  # which of the inputs' special values
+
+
+#: At the default parameters.
+_ALWAYS: tuple[Shape, ...] = (
+    Shape(near=1.0),
+    Shape(target=12.0, near=1.0),
+    Shape(target=40.0, near=0.1),
+    Shape(target=4.0, offset=3000.0, near=1.0),
+    Shape(other=6.0, offset=-3000.0, near=0.3),
+    Shape(target=-12.0, near=3.0),
+    Shape(scale=1.5e-3, near=1.0),
+    Shape(target=20.0, masked=-np.inf, near=0.3),
+    Shape(target=90.0, near=1.0),
+    Shape(target=8.0, near=1e-3),
+    Shape(other=5.0),
+    Shape(other=17.0, near=1.0),
+    Shape(other=40.0, near=0.1),
+    Shape(other=90.0),
+    Shape(other=86.0, near=1.0),
+    Shape(other=1e4),
+    Shape(target=1e4),
+    Shape(tied="all", near=0.1),
+    Shape(tied="all", scale=0.0, near=0.0),
+    Shape(tied="top", near=1.0),
+    Shape(tied="y", near=1.0),
+    Shape(near=1e-1),
+    Shape(near=1e-2),
+    Shape(near=1e-3),
+    Shape(near=1e-4),
+    Shape(near=1e-5),
+    Shape(near=0.0),
+    Shape(other=12.0, near=1e-3),
+    Shape(near=1e-2, offset=3000.0),
+    Shape(masked=-1e4, near=1.0),
+    Shape(masked=-1e9, near=1e-2),
+    Shape(masked=-np.inf, mask="most", other=6.0),
+    Shape(masked=-np.inf, mask="y"),
+    Shape(masked=-1e4, mask="y", near=1.0),
+    Shape(classes=1),
+    Shape(classes=2, near=1.0),
+    Shape(classes=2, target=20.0, near=0.1),
+    Shape(classes=2, other=20.0),
+    Shape(classes=_MANY, near=1.0),
+    Shape(classes=_MANY, other=25.0, near=0.1),
+)
+#: One after another at the other parameter points.
+_SOMETIMES = (
+    Shape(target=12.0, near=1.0),
+    Shape(target=40.0, near=0.1),
+    Shape(target=-12.0, near=3.0),
+    Shape(other=17.0),
+    Shape(near=1e-2),
+    Shape(tied="top", near=1.0),
+    Shape(masked=-np.inf, near=1.0),
+)
+_PER_POINT = 2
+
+
+def sample_rows(stable: GradedLoss, seed: int = 20230711) -> list[Row]:
+    """Deterministic rows: every shape at the default parameters, a few at every other point."""
+    rng = np.random.default_rng(seed)
+    spec, names = stable.spec, stable.vocabulary
     used = used_symbols(stable)
     points = parameter_points(spec, [n for n, s in names.parameters.items() if s in used])
-    vocab, rows = {}, {}
-    for name, entry in spec.inputs.items():
-        if entry.kind == "class":
-            continue
-        low, high = entry.range or (0.2, 2.0)
-        if entry.kind == "vocab":
-            values = rng.uniform(low, high, size).astype(np.float32)
-            vocab[name] = tuple(float(v) for v in values)
-        else:
-            rows[name] = float(np.float32(rng.uniform(low, high)))
-    result = []
+    inputs = [n for n, e in spec.inputs.items() if e.off is None or n in stable.uses]
+    specials = max((_specials(spec.inputs[n]) for n in inputs), default=0)
+    shapes = [*_ALWAYS, *(Shape(other=3.0, near=1.0, holds=k + 1) for k in range(specials))]
+    shapes += [Shape(target=9.0, near=1e-2, holds=k + 1) for k in range(specials)]
+    taken, rows = 0, []
     for k, point in enumerate(points):
         # A parameter that is off has a variant of its own without it, and 0·∞ beside it.
         masks = all(spec.parameters[n].off != v for n, v in point.items())
-        shapes = list(range(len(_ABOVE))) if k == 0 else [(1, 2, 4)[k % 3]]
-        if stable.pivot is not Pivot.TARGET:
-            shapes = [s for s in shapes if s != _CLOSE]
-        for shape in shapes:
-            x = rng.normal(0, 1.5, size)
-            y = int(rng.integers(size))
-            x[y] += _ABOVE[shape]
-            if shape == 5:
-                x *= 1e-3
-            if shape == 3:
-                x += 3000.0
-            x = x.astype(np.float32)
-            if shape == 6 and masks:
-                x[(y + 1) % size] = -np.inf
-            streams = {
-                name: _stream(entry, x, shape, rng)
-                for name, entry in spec.inputs.items()
-                if entry.kind == "class"
-            }
-            result.append(Row(tuple(float(v) for v in x), y, vocab, rows, point, streams))
-            logits = [n for n, e in spec.inputs.items() if e.kind == "class" and _is_free(e)]
-            if k == 0 and shape == 0 and masks and logits:
-                result += _with_targets_apart(result[-1], logits)
-    return result
+        some = [_SOMETIMES[(taken + i) % len(_SOMETIMES)] for i in range(_PER_POINT)]
+        taken += _PER_POINT if k else 0
+        for shape in some if k else shapes:
+            if shape.classes < spec.min_classes or (shape.masked and not masks):
+                continue
+            row = _drawn(spec, inputs, point, shape, rng)
+            rows.append(row)
+            logits = [n for n in row.streams if is_free(spec.inputs[n])]
+            if k == 0 and shape is shapes[0] and masks and logits:
+                rows += _with_targets_apart(row, logits)
+    return rows
 
 
-#: How far the target's logit is above the others, by shape of row.
-_ABOVE = (0.0, 12.0, 40.0, 4.0, -12.0, 0.0, 20.0, 90.0, 8.0)
-#: A second row that nearly agrees: for losses of a target, which are accurate when confident.
-_CLOSE = 8
+def _drawn(
+    spec: LossSpec,
+    inputs: list[str],
+    point: dict[str, float],
+    shape: Shape,
+    rng: np.random.Generator,
+) -> Row:
+    y = int(rng.integers(shape.classes))
+    x = _logits(shape, y, rng)
+    row = Row(tuple(float(v) for v in x), y, {}, {}, point)
+    wide: dict[str, dict[str, tuple[float, ...]]] = {"class": {}, "vocab": {}}
+    rows = {}
+    for name in inputs:
+        entry = spec.inputs[name]
+        if entry.kind == "row":
+            rows[name] = drawn_number(entry, row, rng, shape.holds)
+            continue
+        values = drawn(entry, row, rng, shape)
+        wide[entry.kind][name] = tuple(float(v) for v in values.astype(np.float32))
+    return replace(row, vocab=wide["vocab"], rows=rows, streams=wide["class"])
+
+
+def _logits(shape: Shape, y: int, rng: np.random.Generator) -> Array:
+    size = shape.classes
+    x = rng.normal(0, shape.scale, size)
+    near, beside = (y + 1) % size, (y + 2) % size
+    if shape.tied == "all":
+        x[:] = x[0]
+    x[y] += shape.target
+    if size > 1:
+        x[beside if beside != y else near] += shape.other
+    if shape.tied == "top" and size > 2:
+        x[near] = x[beside] = x.max() + 1.0
+    elif shape.tied == "y":
+        x[y] = x.max()
+    x = (x + shape.offset).astype(np.float32)
+    if shape.masked and size > 1:
+        hidden = {
+            "one": [near],
+            "most": [j for j in range(size) if j not in (y, beside)],
+            "y": [y],
+        }[shape.mask]
+        x[hidden] = shape.masked
+    return x
+
+
+# ---------------------------------------------------------------------------- inputs
+def is_free(entry: Input) -> bool:
+    """Any number may stand in it: a second row of logits."""
+    return not (entry.range or entry.domain or entry.values or entry.integer)
+
+
+def _specials(entry: Input) -> int:
+    """How many special settings an input has."""
+    if is_free(entry) and entry.kind == "class":
+        return 0
+    if entry.kind == "row":
+        return len(entry.values) or (4 if entry.integer else 3)
+    return 5
+
+
+def _ends(entry: Input) -> tuple[float, float]:
+    """The least and the greatest number that is drawn."""
+    if entry.values:
+        return entry.values[0], entry.values[-1]
+    domain = entry.domain or Interval(0.2, 2.0, False, False)
+    low, high = entry.range or (domain.lo, domain.hi)
+    low = (high - 4.0 if np.isfinite(high) else -2.0) if not np.isfinite(low) else low
+    high = low + 4.0 if not np.isfinite(high) else high
+    step = (high - low) * 2.0**-10
+    low += step if not domain.contains(low) else 0.0
+    return low, high - (step if not domain.contains(high) else 0.0)
+
+
+def drawn_number(entry: Input, row: Row, rng: np.random.Generator, holds: int = 0) -> float:
+    """A row input: special setting number ``holds``, or (0) any."""
+    low, high = _ends(entry)
+    size = len(row.x)
+    specials: list[float] = [low, high]
+    if entry.values:
+        specials = list(entry.values)
+        value = float(rng.choice(specials))
+    elif entry.integer:
+        specials = [row.y, (row.y + 1) % size, 0, size - 1]
+        value = float(rng.integers(size))
+        if entry.range or entry.domain:
+            specials, value = [low, high], float(rng.integers(int(low), int(high) + 1))
+    else:
+        zero = is_free(entry) or (entry.domain or Interval(low, high, False, False)).contains(0.0)
+        specials += [0.0] if zero else []
+        value = rng.uniform(low, high)
+    chosen = specials[(holds - 1) % len(specials)] if holds else value
+    return float(np.float32(chosen))
+
+
+def drawn(entry: Input, row: Row, rng: np.random.Generator, shape: Shape) -> Array:
+    """A class or vocab input of a row."""
+    x, y = np.array(row.x), row.y
+    if entry.kind == "class" and is_free(entry):
+        return _second_row(x, rng, shape.near)
+    low, high = _ends(entry)
+    size = len(x)
+    at = int(np.argmax(x))
+    if entry.integer and not (entry.values or entry.range or entry.domain):
+        low, high = 0.0, 2.0
+        if shape.holds == 2:
+            return np.arange(size, dtype=np.float64)
+    if shape.holds:
+        fill, own, place = (
+            (low, low, y),
+            (high, high, y),
+            (high, low, y),
+            (low, high, y),
+            (high, low, at),
+        )[(shape.holds - 1) % 5]
+        values = np.full(size, fill)
+        values[place] = own
+    elif entry.values:
+        values = rng.choice(entry.values, size)
+    elif entry.integer:
+        values = rng.integers(int(low), int(high) + 1, size).astype(np.float64)
+    elif entry.kind == "class" and entry.range is None:  # probabilities, or their logarithms
+        values = rng.uniform(0.01, 1.0, size)
+        values /= values.sum()
+        values = np.log(values) if high <= 0 else values
+        values = (
+            values if low < values.min() and values.max() < high else rng.uniform(low, high, size)
+        )
+    else:
+        values = rng.uniform(low, high, size)
+    return values
+
+
+def _second_row(x: Array, rng: np.random.Generator, near: float | None) -> Array:
+    """A row of logits beside the first, which masks the same classes."""
+    if near is None:
+        values = rng.normal(0, 2.0, len(x))
+        values[int(rng.integers(len(x)))] += 8.0
+    else:
+        values = np.where(np.isfinite(x), x, 0.0) + rng.normal(0, near, len(x)) * (near > 0)
+    return np.where(x > MASKED, values, x)
 
 
 def _with_targets_apart(row: Row, logits: list[str]) -> list[Row]:
     """The row with a target that is masked, everywhere or in one place, or as good as masked."""
     found = []
     for value in (-np.inf, -1e4, -80.0):
-        for names in [["x", *logits], *([n] for n in ["x", *logits] if logits)]:
+        for names in [["x", *logits], *([n] for n in ["x", *logits])]:
             changed = {n: _with(row.along()[n], row.y, value) for n in names}
             x = changed.pop("x", row.x)
             found.append(replace(row, x=x, streams={**row.streams, **changed}))
@@ -106,32 +306,10 @@ def _with(values: tuple[float, ...], place: int, value: float) -> tuple[float, .
     return (*values[:place], value, *values[place + 1 :])
 
 
-def _is_free(entry: Input) -> bool:
-    """Any number may stand in it: a second row of logits."""
-    return not entry.range and not entry.domain
-
-
-def _stream(
-    entry: Input, x: NDArray[Any], shape: int, rng: np.random.Generator
-) -> tuple[float, ...]:
-    """A second row beside the logits: near them, far from them, or within its range."""
-    if not _is_free(entry):
-        low, high = entry.range or (0.01, 1.0)
-        values = rng.uniform(low, high, len(x))
-        if entry.range is None:
-            values /= values.sum()
-    else:
-        apart = (1.0, 1.0, 0.1, 1.0, 3.0, 1.0, 0.3, 1.0, 1e-3)[shape]
-        values = np.where(np.isfinite(x), x, 0.0) + rng.normal(0, apart, len(x))
-        values[~np.isfinite(x)] = -np.inf
-    return tuple(float(v) for v in values.astype(np.float32))
-
-
 def used_symbols(stable: GradedLoss) -> set[Symbol]:
     found = stable.loss.free_symbols.union(*(e.free_symbols for e in stable.results))
     found = found.union(*(e.free_symbols for e in (*stable.coefficients, *stable.bases)))
     for form in stable.forms:
         found |= form.ell.free_symbols | form.ell_y.free_symbols
-    for entry in stable.sums:
-        found |= entry.body.free_symbols
-    return found
+    bodies = [*(s.body for s in stable.sums), *(m.body for m in stable.maxes)]
+    return found.union(*(body.free_symbols for body in bodies))

@@ -1,0 +1,270 @@
+"""The literal formula of one row in mpmath, with its derivatives: the truth of a certificate.
+
+It walks the formula as the author wrote it and shares nothing with the passes: no rewrite, no
+statistic, and derivatives of its own, in reverse over a tape of whole vectors.  As many digits as
+the caller works with.
+
+    (1 - p[y]) * logp[y]   →   0.31…, [dloss/dx_0, dloss/dx_1, …]
+
+Conventions where the formula alone is silent: 0·∞ is 0, in the value and in the chain rule; the
+maximum's derivative goes to the first index, the second maximum's to the second occurrence;
+minimum and maximum split ties; relu'(0) = 0, and a root or a norm of zeros has derivative 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
+
+import mpmath as mp
+
+from lossgen.ir.literal_rules import (
+    COMPARE,
+    REDUCTIONS,
+    RULES,
+    ZERO,
+    Vector,
+    flag,
+    times,
+    total_exponential,
+)
+from lossgen.spec.expr import Call, NameKind, walk
+from lossgen.spec.model import LossSpec
+
+__all__ = ["Literal", "Truth", "literal"]
+
+
+@dataclass(frozen=True)
+class Truth:
+    """The results of a row, and the derivatives of their sum, each times its cotangent."""
+
+    results: Vector
+    gradients: dict[str, Vector]  # by stream: "x", or a differentiable class input
+    slopes: dict[str, Any]  # by parameter and row input
+
+    @property
+    def real(self) -> bool:
+        """Are all of them finite real numbers?"""
+        parts = (self.results, *self.gradients.values())
+        return all(mp.isfinite(v) and mp.im(v) == 0 for part in parts for v in part)
+
+
+def literal(
+    spec: LossSpec,
+    x: Sequence[Any],
+    y: int | None,
+    given: Mapping[str, Any],
+    cotangents: Sequence[float] = (1.0,),
+) -> Truth:
+    """Value and derivatives of one row at the caller's precision.
+
+    Args:
+        given: numbers, and a list [V] for vocab and class inputs; what is missing stands at its
+            ``off``, or at its default.
+        cotangents: what the outputs are multiplied by before they are differentiated; repeated.
+
+    Raises:
+        ZeroDivisionError, ValueError, TypeError, OverflowError: the formula has no real value.
+    """
+    algebra = Literal(spec, [mp.mpf(v) for v in x], y, given)
+    if spec.outputs:
+        results = [walk(o.expr, algebra) for o in spec.outputs]
+    else:
+        results = [algebra.total([(t.weight, t.expr) for t in spec.terms])]
+    for k, result in enumerate(results):
+        algebra.seed(result, mp.mpf(cotangents[k % len(cotangents)]))
+    algebra.backward()
+    size, leaves = len(x), algebra.leaves
+    gradients = {
+        n: algebra.slope(leaves.get(n), size)
+        for n in ("x", *(n for n, e in spec.inputs.items() if e.differentiable))
+    }
+    rows = [*spec.parameters, *(n for n, e in spec.inputs.items() if e.kind == "row")]
+    slopes = {n: algebra.slope(leaves.get(n), 1)[0] for n in rows}
+    return Truth([r.value[0] for r in results], gradients, slopes)
+
+
+@dataclass(eq=False)
+class Node:
+    """A value on the tape, and how its derivative goes back to what it was made of."""
+
+    value: Vector
+    back: Callable[[Vector], None] | None = None
+    slope: Vector | None = None
+
+
+@dataclass
+class Literal:
+    """The algebra of one row: every value is a node of the tape."""
+
+    spec: LossSpec
+    x: Vector
+    y: int | None
+    given: Mapping[str, Any]
+    tape: list[Node] = field(default_factory=list)
+    leaves: dict[str, Node] = field(default_factory=dict)
+    totals: dict[Any, tuple[Any, Vector]] = field(default_factory=dict)
+
+    # ------------------------------------------------------------------ the tape
+    def node(self, value: Vector, back: Callable[[Vector], None] | None = None) -> Node:
+        self.tape.append(Node(value, back))
+        return self.tape[-1]
+
+    def seed(self, node: Node, slope: Any) -> None:
+        self._add(node, [slope] * len(node.value))
+
+    def backward(self) -> None:
+        for node in reversed(self.tape):
+            if node.slope is not None and node.back is not None:
+                node.back(node.slope)
+
+    def slope(self, node: Node | None, size: int) -> Vector:
+        if node is None or node.slope is None:
+            return [ZERO] * size
+        return node.slope
+
+    def _add(self, node: Node, slope: Vector) -> None:
+        if len(node.value) == 1 and len(slope) > 1:
+            slope = [mp.fsum(slope)]
+        if node.slope is None:
+            node.slope = list(slope)
+        else:
+            node.slope = [a + b for a, b in zip(node.slope, slope, strict=True)]
+
+    def total(self, terms: Sequence[tuple[str | None, Any]]) -> Node:
+        """Σ weight·term."""
+        total = self.node([ZERO])
+        for weight, expr in terms:
+            value = walk(expr, self)
+            if weight is not None:
+                value = self.binary("*", self.name(weight, NameKind.PARAMETER), value)
+            total = self.binary("+", total, value)
+        return total
+
+    # ------------------------------------------------------------------ leaves
+    def number(self, value: Fraction) -> Node:
+        return self.node([mp.mpf(value.numerator) / value.denominator])
+
+    def name(self, name: str, kind: NameKind) -> Node:
+        if name not in self.leaves:
+            if kind is NameKind.LET:
+                self.leaves[name] = walk(self.spec.let[name], self)
+            else:
+                self.leaves[name] = self.node(self._value(name, kind))
+        return self.leaves[name]
+
+    def _value(self, name: str, kind: NameKind) -> Vector:
+        size = len(self.x)
+        match kind:
+            case NameKind.LOGITS:
+                return self.x
+            case NameKind.CLASSES:
+                return [mp.mpf(size)]
+            case NameKind.CONSTANT:
+                return [+mp.pi]
+            case NameKind.ONEHOT:
+                return [flag(j == self.y) for j in range(size)]
+            case NameKind.INDEX:
+                return [mp.mpf(j) for j in range(size)]
+        entry: Any = self.spec.parameters.get(name) or self.spec.inputs.get(name)
+        value = self.given.get(name)
+        if value is None:
+            value = entry.off if entry.off is not None else entry.default
+        wide = kind in (NameKind.VOCAB_INPUT, NameKind.STREAM)
+        if wide and not isinstance(value, Sequence):
+            return [mp.mpf(value)] * size
+        return [mp.mpf(v) for v in value] if wide else [mp.mpf(value)]
+
+    # ------------------------------------------------------------------ elementwise
+    def _apply(self, rule: str, *args: Node) -> Node:
+        function, slopes = RULES[rule]
+        size = max(len(a.value) for a in args)
+        columns = [a.value if len(a.value) == size else a.value * size for a in args]
+        value = [function(*row) for row in zip(*columns, strict=True)]
+
+        def back(slope: Vector) -> None:
+            partials: list[Vector] = [[] for _ in args]
+            for g, v, row in zip(slope, value, zip(*columns, strict=True), strict=True):
+                if g == 0:
+                    for part in partials:
+                        part.append(ZERO)
+                    continue
+                for part, d in zip(partials, slopes(*row, v), strict=True):
+                    part.append(times(g, d))
+            for a, part in zip(args, partials, strict=True):
+                self._add(a, part)
+
+        return self.node(value, back)
+
+    def negate(self, operand: Node) -> Node:
+        return self._apply("negate", operand)
+
+    def binary(self, op: str, left: Node, right: Node) -> Node:
+        return self._apply(op, left, right)
+
+    def compare(self, op: str, left: Node, right: Node) -> Node:
+        size = max(len(left.value), len(right.value))
+        a, b = (n.value if len(n.value) == size else n.value * size for n in (left, right))
+        return self.node([flag(COMPARE[op](v, w)) for v, w in zip(a, b, strict=True)])
+
+    def gather(self, vector: Node) -> Node:
+        y = self.y
+        assert y is not None
+
+        def back(slope: Vector) -> None:
+            size = len(vector.value)
+            self._add(vector, [slope[0] if j == y % size else ZERO for j in range(size)])
+
+        return self.node([vector.value[y % len(vector.value)]], back)
+
+    # ------------------------------------------------------------------ over classes
+    def call(self, node: Call, args: tuple[Node, ...]) -> Node:
+        func, first = node.func, args[0]
+        if func == "stop_gradient":
+            return self.node(first.value)
+        if func not in REDUCTIONS and func not in ("softmax", "log_softmax", "argmax"):
+            return self._apply(func, *args)
+        size = len(self.x)
+        full = self._broadcast(first, size)
+        kept = [j for j in range(size) if not node.others or j != self.y]
+        values = [full.value[j] for j in kept]
+        if func == "argmax":
+            return self.node([mp.mpf(max(kept, key=lambda j: full.value[j], default=0))])
+        if func in ("softmax", "log_softmax"):
+            return self._normalised(func, full, kept, values)
+        value, slopes = REDUCTIONS[func](values)
+
+        def back(slope: Vector) -> None:
+            part = [ZERO] * size
+            for j, d in zip(kept, slopes, strict=True):
+                part[j] = times(slope[0], d)
+            self._add(full, part)
+
+        return self.node([value], back)
+
+    def _broadcast(self, node: Node, size: int) -> Node:
+        if len(node.value) == size:
+            return node
+        return self.node(node.value * size, lambda slope: self._add(node, slope))
+
+    def _normalised(self, func: str, full: Node, kept: list[int], values: Vector) -> Node:
+        key = (id(full), tuple(kept))  # p and log p of the same logits
+        if key not in self.totals:
+            self.totals[key] = total_exponential(values)
+        total, p = self.totals[key]
+        logs = func == "log_softmax"
+        value = [-mp.inf if logs else ZERO] * len(full.value)
+        for j, v, q in zip(kept, values, p, strict=True):
+            value[j] = v - total if logs else q
+
+        def back(slope: Vector) -> None:
+            own = [slope[j] for j in kept]
+            part = [ZERO] * len(full.value)
+            mean = mp.fsum(own) if logs else mp.fsum(map(times, own, p))
+            for j, g, q in zip(kept, own, p, strict=True):
+                part[j] = g - times(q, mean) if logs else times(q, g - mean)
+            self._add(full, part)
+
+        return self.node(value, back)

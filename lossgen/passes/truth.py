@@ -1,0 +1,84 @@
+"""What a row's numbers truly are, from the literal formula, and how the certificate judges them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from math import inf
+from typing import Any
+
+import mpmath as mp
+
+from lossgen.ir.literal import Truth, literal
+from lossgen.ir.rows import COTANGENTS, MASKED, Row
+from lossgen.spec.model import LossSpec
+
+__all__ = ["agree", "digits", "is_dominated", "true_row"]
+
+_MOST = 6000
+_SAME = mp.mpf(10) ** -30
+_LIKE = mp.mpf(10) ** -12
+_NEVER = -1e8  # -∞, by any convention of masking
+_FAR = 4.0  # p_y < 2 %
+_NOTHING = mp.mpf(10) ** -45
+
+
+def digits(row: Row) -> int:
+    """Enough to take 1 - p of the most confident row that float32 has anything to say about."""
+    spreads = [0.0]
+    for values in (row.x, *row.streams.values()):
+        near = [v for v in values if v > MASKED]
+        spreads.append(max(near, default=0.0) - min(near, default=0.0))
+    stretch = min(8.0, max((abs(v) for v in row.parameters.values()), default=1.0))
+    return min(_MOST, 100 + int(0.45 * max(spreads) * max(1.0, stretch)))
+
+
+def true_row(spec: LossSpec, row: Row, more: int = 0) -> Truth | None:
+    """Results and derivatives, where they are real; ``more`` digits than usual.
+
+    A masked class is the limit of one that is far below the others, and farther in one row than in
+    the other, if that is finite: 0·∞ is 0 where both rows mask it, and ∞ - ∞ is nothing.
+    """
+    with mp.workdps(digits(row) + more):
+        found: list[Truth] = []
+        for far in (-1e6, -2e6):
+            streams = {n: _floored(v, 1.5 * far) for n, v in row.streams.items()}
+            moved = replace(row, x=_floored(row.x, far), streams=streams)
+            truth = _literal(spec, moved)
+            if truth is None or not truth.real:
+                return None
+            found.append(truth)
+            if moved == row:
+                return truth
+        one, other = found
+        return one if all(abs(a - b) <= _SAME for a, b in _pairs(one, other)) else None
+
+
+def _floored(values: tuple[float, ...], far: float) -> tuple[float, ...]:
+    return tuple(far if v <= _NEVER else v for v in values)
+
+
+def _literal(spec: LossSpec, row: Row) -> Truth | None:
+    given = {**row.parameters, **row.rows, **row.vocab, **row.streams}
+    try:
+        return literal(spec, row.x, row.y, given, COTANGENTS if spec.outputs else (1.0,))
+    except (ZeroDivisionError, ValueError, TypeError, OverflowError):
+        return None
+
+
+def _pairs(one: Truth, other: Truth) -> Iterator[tuple[Any, Any]]:
+    yield from zip(one.results, other.results, strict=True)
+    for name, slopes in one.gradients.items():
+        yield from zip(slopes, other.gradients[name], strict=True)
+
+
+def agree(one: Truth, other: Truth) -> bool:
+    """Are they the same to a dozen digits?"""
+    return all(abs(a - b) <= _LIKE * max(abs(a), abs(b)) + _NOTHING for a, b in _pairs(one, other))
+
+
+def is_dominated(row: Row) -> bool:
+    """Is a class other than the target far above it, in the logits or beside them?"""
+    wide = (row.x, *row.streams.values())
+    above = (v - values[row.y] for values in wide for v in values if values[row.y] > -inf)
+    return max(above, default=inf) > _FAR

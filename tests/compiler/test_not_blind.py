@@ -1,0 +1,132 @@
+"""The certificate sees what is wrong: broken programs, and the formulas that it once passed."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import mpmath as mp
+import pytest
+import torch
+
+import lossgen
+from lossgen import paths
+from lossgen.errors import CompileError
+from lossgen.ir.literal import literal
+from lossgen.ir.stages import StableLoss
+from lossgen.passes.certify import certify
+from lossgen.passes.differentiate import differentiate
+from lossgen.passes.parse import parse
+from lossgen.passes.stabilize import stabilize
+from lossgen.spec.load import load_spec, load_text
+
+
+def _stable(name: str) -> StableLoss:
+    spec = load_spec(paths.require_spec(name))
+    return replace(stabilize(differentiate(parse(spec, uses=frozenset()))), dearer=None)
+
+
+def _without_term(stable: StableLoss, k: int) -> StableLoss:
+    first, *others = stable.gradients
+    terms = tuple(t for i, t in enumerate(first.terms) if i != k)
+    return replace(stable, gradients=(replace(first, terms=terms), *others))
+
+
+def _scaled_target(stable: StableLoss) -> StableLoss:
+    first, *others = stable.gradients
+    return replace(stable, gradients=(replace(first, at_y=first.at_y * (1 + 1e-5)), *others))
+
+
+BROKEN = {
+    "a gradient term dropped": lambda s: _without_term(s, 0),
+    "another gradient term dropped": lambda s: _without_term(s, 1),
+    "the target's gradient off by 1e-5": _scaled_target,
+    "the loss off by 1e-5": lambda s: replace(s, loss=s.loss * (1 + 1e-5)),
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+@pytest.mark.parametrize("name", ["poly1", "confidence_penalty", "trades", "weston_watkins"])
+def test_broken_programs_are_refused(name: str, what: str) -> None:
+    stable = _stable(name)
+    broken = BROKEN[what](stable)
+    if broken.gradients == stable.gradients and broken.loss == stable.loss:
+        pytest.skip("there is one term only")
+    with pytest.raises(CompileError, match="is not accurate in float32"):
+        certify(broken)
+
+
+#: Formulas that were certified and wrong, each at an input where it was.
+ONCE_PASSED = {
+    "a missing 1 in the gradient": ("max(x) + max(p)", [0.5, 1.5, -1.0], {}),
+    "maxima over the others": ("max(x, over=others) + max(p)", [0.5, 1.5, -1.0], {}),
+    "two kinds of maxima": (
+        "max(x, over=others) + max(logp, over=others)",
+        [0.5, 1.5, -1.0],
+        {},
+    ),
+    "a raw and a softmax maximum": ("max(x) + max(p) - logp[y]", [0.5, 1.5, -1.0], {}),
+    "unlikelihood": ("-sum(mask*log(1 - p))", [17.0, 0.0, 0.0], {"mask": [1.0, 0.0, 1.0]}),
+    "unlikelihood, far": ("-sum(mask*log(1 - p))", [90.0, 0.0, 0.0], {"mask": [1.0, 0.0, 1.0]}),
+    "1 - max over the others": ("-log(1 - max(p, over=others))", [30.0, 0.0, 0.0], {}),
+    "a sum over a subset": ("-log(sum(mask*p))", [0.0, 25.0, 1.0], {"mask": [1.0, 0.0, 1.0]}),
+    "0·∞ of a mask": ("sum(mask*exp(x - x[y]))", [100.0, 0.0, 0.0], {"mask": [0.0, 1.0, 1.0]}),
+    "confident labels": (
+        "sum(softplus(x) - mask*x)",
+        [-20.0, 20.0, -20.0],
+        {"mask": [0.0, 1.0, 0.0]},
+    ),
+    "a power of a hinge": ("relu(1 + logsumexp(x, over=others) - x[y])**k", [0.0, 9.0, 0.0], {}),
+    "a power of a norm": ("norm(x - x[y])**k", [1.0, 1.0, 1.0], {}),
+    "nearly equal rows": (
+        "sum(p*(logp - log_softmax(teacher)))",
+        [1.432, -1.159, 1.546],
+        {"teacher": [1.4325, -1.1592, 1.5461]},
+    ),
+    "nearly equal rows, forward": (
+        "sum(softmax(teacher)*(log_softmax(teacher) - logp))",
+        [1.432, -1.159, 1.546],
+        {"teacher": [1.4325, -1.1592, 1.5461]},
+    ),
+    "a parameter of an internal name": (
+        "-s1*logp[y] + sum(softmax(teacher)*(log_softmax(teacher) - logp))",
+        [0.3, -1.0, 2.0],
+        {"teacher": [1.0, 0.5, -1.0]},
+    ),
+}
+
+
+@pytest.mark.parametrize("what", ONCE_PASSED)
+def test_formulas_that_it_once_passed(what: str, tmp_path: Path) -> None:
+    """Refused, or right where they were wrong, on both of the CPU's programs."""
+    formula, x, given = ONCE_PASSED[what]
+    numbers = {"k": ")**k" in formula, "s1": "s1" in formula}
+    kinds = {"mask": "{kind: class, values: [0, 1]}", "teacher": "{kind: class}"}
+    lines = ["name: once_passed", "title: t", "reference: none"]
+    lines += ["parameters:"] * any(numbers.values())
+    lines += [f"  {n}: {{default: 2, domain: '[0, 4]'}}" for n, used in numbers.items() if used]
+    lines += ["inputs:"] * bool(given)
+    lines += [f"  {n}: {kinds[n]}" for n in given]
+    text = "\n".join([*lines, f"transform: {formula}", ""])
+    path = tmp_path / "once_passed.yaml"
+    path.write_text(text)
+    try:
+        loss = lossgen.load(path).once_passed_loss
+    except CompileError:
+        return
+    spec, target = load_text(text), 1
+    streams = {n: torch.tensor([v]) for n, v in given.items()}
+    with mp.workdps(100):
+        exact = {n: v[0].tolist() for n, v in streams.items()}
+        truth = literal(spec, torch.tensor(x).tolist(), target, exact)
+    for backend in ("torch", "c"):
+        logits = torch.tensor([x], requires_grad=True)
+        labels = [torch.tensor([target])] if spec.has_target else []
+        out = loss(logits, *labels, *streams.values(), backend=backend)
+        out.backward()
+        assert math.isclose(out.item(), float(truth.results[0]), rel_tol=1e-4, abs_tol=1e-30)
+        assert logits.grad is not None
+        size = max(abs(float(g)) for g in truth.gradients["x"])
+        for found, expected in zip(logits.grad[0].tolist(), truth.gradients["x"], strict=True):
+            assert abs(found - float(expected)) <= 1e-4 * size, (backend, logits.grad, truth)
