@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from lossgen.runtime.arguments import Input
+from lossgen.runtime.arguments import Input, Parameter, integer, numbers
 
 __all__ = [
     "Factors",
@@ -19,7 +19,6 @@ __all__ = [
     "check_constant",
     "check_linear",
     "chunk_rows",
-    "in_dtype",
     "is_tiled",
     "shifted",
     "stand_in",
@@ -32,6 +31,10 @@ _ROWS_ON_GPU = 2048
 #: Products of fewer rows than this leave a GPU idle.
 _FEWEST_ROWS = 256
 SCHEDULES = ("auto", "chunked", "tiled")
+_SCALING = (
+    Parameter("softcap", math.inf, lo=0.0, hi_open=False, off=math.inf),
+    Parameter("temperature", 1.0, lo=0.0),
+)
 
 
 class Factors(NamedTuple):
@@ -52,22 +55,18 @@ class LinearOptions:
     memory_budget: int | None = None
     schedule: str = "auto"
     filter: bool = True
+    skip_ignored: bool | None = None
 
 
-def check_linear(loss: str, sources: Sequence[Any], options: LinearOptions) -> None:
-    """Of the logits and each class input, factors or rows. Raises TypeError, ValueError."""
-    for name, value in (("softcap", options.softcap), ("temperature", options.temperature)):
-        if value is None and name == "softcap":
-            continue
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise TypeError(f"{loss}: {name} must be a number, not {type(value).__name__}")
-        if not (value > 0 and math.isfinite(value)):
-            raise ValueError(f"{loss}: {name} = {value:g} must be positive and finite")
-    for name, value in (("shift", options.shift), ("memory_budget", options.memory_budget)):
+def check_linear(loss: str, sources: Sequence[Any], options: LinearOptions) -> LinearOptions:
+    """Of the logits and each class input, factors or rows; the options as Python's numbers, with
+    None for a softcap that caps nothing. Raises TypeError, ValueError."""
+    softcap, temperature = numbers(loss, _SCALING, (options.softcap, options.temperature))
+    counts: dict[str, Any] = {"shift": options.shift, "memory_budget": options.memory_budget}
+    for name, value in counts.items():
         if value is None and name == "memory_budget":
             continue
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"{loss}: {name} must be an integer, not {type(value).__name__}")
+        counts[name] = integer(loss, name, value)
         if value < 0:
             raise ValueError(f"{loss}: {name} = {value} must not be negative")
     if options.schedule not in SCHEDULES:
@@ -75,11 +74,18 @@ def check_linear(loss: str, sources: Sequence[Any], options: LinearOptions) -> N
             f"{loss}: schedule must be one of {', '.join(map(repr, SCHEDULES))}, not "
             f"{options.schedule!r}"
         )
-    if not isinstance(options.filter, bool):
-        raise TypeError(f"{loss}: filter must be a bool, not {type(options.filter).__name__}")
+    flags: tuple[tuple[str, Any], ...] = (
+        ("filter", options.filter),
+        ("skip_ignored", options.skip_ignored),
+    )
+    for name, flag in flags:
+        if not isinstance(flag, bool) and not (flag is None and name == "skip_ignored"):
+            raise TypeError(f"{loss}: {name} must be a bool, not {type(flag).__name__}")
     for source in sources:
         if isinstance(source, Factors):
             _check_factors(loss, source)
+    cap = None if softcap == math.inf else softcap
+    return replace(options, softcap=cap, temperature=temperature, **counts)
 
 
 def _check_factors(loss: str, factors: Factors) -> None:
@@ -98,6 +104,8 @@ def _check_factors(loss: str, factors: Factors) -> None:
         raise TypeError(f"{loss}: hidden must be floating point, not {_name(hidden)}")
     if hidden.dim() == 0:
         raise ValueError(f"{loss}: hidden must have a feature axis, but it has no axes")
+    if hidden.shape[-1] == 0:
+        raise ValueError(f"{loss}: hidden must have features, but it has 0")
     if weight.dim() != 2 or weight.shape[1] != hidden.shape[-1]:
         raise ValueError(
             f"{loss}: weight has shape {[*weight.shape]}, but hidden of shape {[*hidden.shape]} "
@@ -166,13 +174,6 @@ def autocast(source: Factors | Tensor) -> Factors | Tensor:
 def _is_cast(value: Tensor) -> bool:
     """Does autocast touch it?"""
     return value.dtype.is_floating_point and value.dtype is not torch.float64
-
-
-def in_dtype(source: Factors | Tensor, dtype: torch.dtype) -> Factors | Tensor:
-    """Rows or factors in ``dtype``."""
-    if isinstance(source, Tensor):
-        return source.to(dtype)
-    return Factors(*(None if t is None else t.to(dtype) for t in source))
 
 
 def shifted(value: Tensor, kind: str, shift: int) -> Tensor:

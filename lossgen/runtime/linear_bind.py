@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
+from lossgen.runtime import chunked
 from lossgen.runtime.batch import Batch, wider
 from lossgen.runtime.linear_arguments import (
     Factors,
@@ -16,13 +17,13 @@ from lossgen.runtime.linear_arguments import (
     check_constant,
     check_linear,
     chunk_rows,
-    in_dtype,
     is_tiled,
     shifted,
     stand_in,
 )
 from lossgen.runtime.linear_call import LinearCall
 from lossgen.runtime.loss import RowLoss
+from lossgen.runtime.tensors import admitted, check_tracing, transformed
 
 __all__ = ["Arguments", "Bound", "Source", "bound", "call_of", "checked"]
 
@@ -56,20 +57,29 @@ class Bound:
 
 def checked(
     loss: RowLoss, factors: Factors, given: Arguments, reduction: str, options: LinearOptions
-) -> list[Source]:
-    """Logits and class inputs, in one dtype: autocast's, and the widest of them.
+) -> tuple[list[Source], Arguments, LinearOptions]:
+    """Logits and class inputs in the dtype of autocast, and the rest, as torch's own tensors and
+    Python's numbers.
 
     Raises:
         TypeError, ValueError, IndexError: as the generated function says.
     """
     name = f"linear_{loss.function}"
+    given = _admitted(name, loss, given)
     streams = [s if isinstance(s, Tensor) else Factors(*s) for s in given.streams]
-    sources = [autocast(source) for source in (factors, *streams)]
-    check_linear(name, sources, options)
+    sources = [
+        autocast(_admitted_source(name, label, source))
+        for label, source in zip(
+            ("", *(i.name for i in loss.streams)), (factors, *streams), strict=True
+        )
+    ]
+    options = check_linear(name, sources, options)
     for declared, stream in zip(loss.streams, streams, strict=True):
         check_constant(name, declared, stream)
     logits, *others = (stand_in(source) for source in sources)
-    loss.check(
+    if options.shift and logits.dim() == 1:
+        raise ValueError(f"{name}: shift needs hidden [*, S, D], but it has no axis of positions")
+    parameters, ignore_index = loss.check(
         logits,
         given.target,
         others,
@@ -81,17 +91,41 @@ def checked(
         False,
         function=name,
     )
-    dtype = wider(logits, others)  # autograd takes the gradients back to each one's own
-    return [in_dtype(source, dtype) for source in sources]
+    given = replace(given, parameters=tuple(parameters), ignore_index=ignore_index)
+    return sources, given, options
+
+
+def _admitted(name: str, loss: RowLoss, given: Arguments) -> Arguments:
+    if torch.compiler.is_compiling():
+        return given
+    check_tracing(name)
+    pairs = zip(loss.others, given.inputs, strict=True)
+    return replace(
+        given,
+        target=admitted(name, "target", given.target),
+        inputs=tuple(admitted(name, declared.name, value) for declared, value in pairs),
+    )
+
+
+def _admitted_source(name: str, label: str, source: Source) -> Source:
+    if torch.compiler.is_compiling():
+        return source
+    if isinstance(source, Tensor):
+        found: Tensor = admitted(name, label, source)
+        return found
+    prefix = f"{label}: " if label else ""
+    pairs = zip(Factors._fields, source, strict=True)
+    return Factors(*(admitted(name, prefix + part, value) for part, value in pairs))
 
 
 def bound(loss: RowLoss, sources: list[Source], given: Arguments, options: LinearOptions) -> Bound:
     """Shift and flatten; nothing here looks at a value."""
-    logits = stand_in(sources[0])
+    logits, *others = (stand_in(source) for source in sources)
+    dtype, device = wider(logits, others), logits.device
     shift, lead, classes = options.shift, logits.shape[:-1], logits.shape[-1]
     positions = None
     if shift:
-        every = torch.arange(lead.numel(), device=logits.device).reshape(lead)
+        every = torch.arange(lead.numel(), device=device).reshape(lead)
         every = every[..., : max(0, lead[-1] - shift)]
         lead, positions = every.shape, every.reshape(-1)
     kinds = [declared.kind for declared in loss.others]
@@ -100,7 +134,7 @@ def bound(loss: RowLoss, sources: list[Source], given: Arguments, options: Linea
         for value, kind in zip(given.inputs, kinds, strict=True)
     ]
     target = None if given.target is None else shifted(given.target, "row", shift).reshape(-1)
-    rows = logits.new_zeros(()).expand(lead.numel(), classes)
+    rows = torch.zeros((), dtype=dtype, device=device).expand(lead.numel(), classes)
     streams = (rows,) * (len(sources) - 1)
     index, batch = loss.bind(rows, target, streams, given.parameters, inputs, given.ignore_index)
     return Bound(lead, positions, index, batch, inputs)
@@ -108,35 +142,45 @@ def bound(loss: RowLoss, sources: list[Source], given: Arguments, options: Linea
 
 def call_of(
     loss: RowLoss, sources: list[Source], given: Arguments, options: LinearOptions
-) -> tuple[LinearCall, list[Tensor | None], list[Tensor | None]]:
-    """The call, its tensors (three of each source), and the inputs of the rows that count."""
+) -> tuple[LinearCall, list[Tensor | None], Bound]:
+    """The call, its tensors (see ``LinearCall``), and the rows that it is about."""
     name, found = f"linear_{loss.function}", bound(loss, sources, given, options)
     batch = found.batch
-    ignored = batch.ignored
-    kept = (~ignored).nonzero().squeeze(1) if ignored is not None and bool(ignored.any()) else None
     tensors: list[Tensor | None] = []
     for source in sources:
         first, *rest = (source,) if isinstance(source, Tensor) else source
         tensors += [first.reshape(-1, first.shape[-1]), *rest, *[None] * (2 - len(rest))]
-    made = tuple(not isinstance(source, Tensor) for source in sources)
-    buffers = sum(made) + (options.softcap is not None) + sum(batch.differentiable)
-    row = max(1, buffers * batch.logits.shape[1] * batch.logits.element_size())
+    tensors += [batch.target, *batch.inputs]
     wanted = given.backend
     if options.schedule == "tiled" and wanted == "auto":
         wanted = "triton"
     backend = loss.backend_of(batch.logits, wanted)
-    by_tile = is_tiled(name, backend, options, row)
     call = LinearCall(
         loss=name,
         variant=loss.variants[found.index],
         backend=backend,
-        batch=batch,
-        projected=made,
+        batch=replace(batch, target=None, inputs=()),
+        projected=tuple(not isinstance(source, Tensor) for source in sources),
         options=options,
         shape=found.lead,
         positions=found.positions,
-        kept=kept,
-        step=0 if by_tile else chunk_rows(name, batch.logits, options.memory_budget, row),
-        tiled=by_tile,
+        kept=_kept(batch, options),
+        step=0,
+        tiled=False,
+        unseen=transformed(),
     )
-    return call, tensors, found.inputs
+    row = chunked.bytes_per_row(call, tensors)
+    if is_tiled(name, backend, options, row):
+        return replace(call, tiled=True), tensors, found
+    step = chunk_rows(name, batch.logits, options.memory_budget, row)
+    return replace(call, step=step), tensors, found
+
+
+def _kept(batch: Batch, options: LinearOptions) -> Tensor | None:
+    """The results that count; None: all, or not asked, as the answer is a wait for a GPU."""
+    ignored, skip = batch.ignored, options.skip_ignored
+    if ignored is None or transformed() or ignored.is_meta:
+        return None
+    if not (ignored.device.type == "cpu" if skip is None else skip) or not bool(ignored.any()):
+        return None
+    return (~ignored).nonzero().squeeze(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,28 +11,46 @@ import torch
 from torch import Tensor
 
 from lossgen.runtime.arguments import Variant
-from lossgen.runtime.batch import Batch
+from lossgen.runtime.batch import Batch, compute_dtype
 from lossgen.runtime.linear_arguments import LinearOptions
 from lossgen.runtime.projected import Existing, Projected, Take
 
-__all__ = ["LinearCall", "present"]
+__all__ = ["LinearCall", "present", "without_autocast"]
 
 
 @dataclass(frozen=True)
 class LinearCall:
-    """One call, without the tensors that autograd holds: three of each source."""
+    """One call, without its tensors, which autograd holds: three of each source, the target, and
+    the vocab and row inputs of the variant."""
 
     loss: str
     variant: Variant
     backend: str
-    batch: Batch  # of all rows; its logits and streams are stand-ins without memory
+    batch: Batch  # of all rows; its logits and streams are stand-ins, target and inputs left out
     projected: tuple[bool, ...]  # of the logits and each stream: made from factors?
     options: LinearOptions
     shape: torch.Size  # of the results
     positions: Tensor | None  # rows of hidden that the results belong to; None: all
-    kept: Tensor | None  # results that count; None: all
+    kept: Tensor | None  # results that count; None: all, or not asked
     step: int  # rows per chunk
     tiled: bool  # the schedule: by the tile, or by the chunk
+    unseen: bool = False  # were the values hidden when the arguments were checked?
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the arithmetic, and of logits that are made."""
+        return compute_dtype(self.batch.logits)
+
+    @property
+    def n_factors(self) -> int:
+        """Of the tensors, how many belong to the sources."""
+        return 3 * len(self.projected)
+
+    def opened(self, tensors: Sequence[Any]) -> Batch:
+        """The batch with its target and inputs."""
+        target, *inputs = tensors[self.n_factors :]
+        batch = self.batch
+        return batch.with_tensors((batch.logits, target, *batch.streams, *inputs))
 
     def sources(self, tensors: Sequence[Any]) -> list[Existing | Projected]:
         found: list[Existing | Projected] = []
@@ -40,17 +59,11 @@ class LinearCall:
             if not made:
                 found.append(Existing((first,)))
             elif k:
-                found.append(Projected((first, weight, bias)))
+                found.append(Projected((first, weight, bias), self.dtype))
             else:
                 cap, scale = self.options.softcap, 1 / self.options.temperature
-                found.append(Projected((first, weight, bias), cap, scale))
+                found.append(Projected((first, weight, bias), self.dtype, cap, scale))
         return found
-
-    def results(self, device: torch.device) -> Tensor:
-        """The results that count."""
-        if self.kept is not None:
-            return self.kept
-        return torch.arange(self.batch.logits.shape[0], device=device)
 
     def spans(self) -> list[tuple[Take, Take]]:
         """Of each chunk: its results, and their rows of the sources."""
@@ -66,3 +79,11 @@ class LinearCall:
 
 def present(tensors: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
     return tuple(t for t in tensors if t is not None)
+
+
+def without_autocast(tensor: Tensor) -> AbstractContextManager[object]:
+    """The factors have been cast; nothing inside a schedule may be cast again."""
+    kind = tensor.device.type
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        return torch.autocast(kind, enabled=False)
+    return nullcontext()

@@ -15,11 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lossgen.runtime import chunked, tiled
 from lossgen.runtime.arguments import check_target_range
 from lossgen.runtime.batch import compute_dtype
 from lossgen.runtime.linear_arguments import Factors, LinearOptions
+from lossgen.runtime.linear_autograd import schedule_of
 from lossgen.runtime.linear_bind import Arguments, Source, bound, call_of
+from lossgen.runtime.linear_call import LinearCall
 from lossgen.runtime.loss import RowLoss
 from lossgen.runtime.operators import loss_of
 
@@ -28,9 +29,10 @@ __all__ = ["rows"]
 _NAMESPACE = __name__.partition(".")[0]  # a vendored runtime has operators of its own
 _ARGUMENTS = (
     "str key, Tensor[] tensors, bool[] present, Tensor? target, Tensor[] inputs, bool[] given, "
-    "float[] parameters, int ignore_index, str backend, float? softcap, float temperature, "
-    "int shift, int? memory_budget, str schedule, bool filter"
+    "Tensor numbers, bool capped, int ignore_index, str backend, int shift, int? memory_budget, "
+    "str schedule, bool filter, bool? skip_ignored"
 )
+_NUMBERS = 6  # their place in the arguments
 
 
 def rows(
@@ -40,24 +42,32 @@ def rows(
     parts: list[Tensor | None] = []
     for source in sources:
         parts += [source, None, None] if isinstance(source, Tensor) else [*source]
+    present = [t for t in parts if t is not None]
     found: Tensor = _forward(
         loss.key,
-        [t for t in parts if t is not None],
+        present,
         [t is not None for t in parts],
         given.target,
         [i for i in given.inputs if i is not None],
         [i is not None for i in given.inputs],
-        [float(p) for p in given.parameters],
+        as_tensor(present[0], [options.softcap or 1.0, options.temperature, *given.parameters]),
+        options.softcap is not None,
         given.ignore_index,
         given.backend,
-        options.softcap,
-        options.temperature,
         options.shift,
         options.memory_budget,
         options.schedule,
         options.filter,
+        options.skip_ignored,
     )
     return found
+
+
+def as_tensor(like: Tensor, values: Sequence[float]) -> Tensor:
+    """Float64 on the CPU, for a graph that serves all values: a Python float would be a constant of
+    it, and so would one that ``torch.tensor`` or ``torch.full`` is made of."""
+    one = like.new_ones((), dtype=torch.float64, device="cpu")  # fake where ``like`` is
+    return torch.stack([one * v for v in values])
 
 
 def _spread(values: Sequence[Tensor], flags: Sequence[bool]) -> list[Tensor | None]:
@@ -72,17 +82,21 @@ def _unpacked(
     target: Tensor | None,
     inputs: Sequence[Tensor],
     given: Sequence[bool],
-    parameters: Sequence[float],
+    numbers: Tensor,
+    capped: bool,
     ignore_index: int,
     backend: str,
     *options: Any,
+    values: Sequence[float] | None = None,
 ) -> tuple[RowLoss, list[Source], Arguments, LinearOptions]:
+    """``values`` stand for ``numbers`` where those cannot be read."""
     parts = _spread(tensors, present)
     sources: list[Source] = []
     for k in range(0, len(parts), 3):
         first, weight, bias = parts[k : k + 3]
         assert first is not None
         sources.append(first if weight is None else Factors(first, weight, bias))
+    cap, temperature, *parameters = numbers.tolist() if values is None else values
     arguments = Arguments(
         target,
         (),
@@ -91,41 +105,46 @@ def _unpacked(
         ignore_index,
         backend,
     )
-    return loss_of(key), sources, arguments, LinearOptions(*options)
+    scaling = (cap if capped else None, temperature)
+    return loss_of(key), sources, arguments, LinearOptions(*scaling, *options)
 
 
-def _run(
-    arguments: Sequence[Any], grad_rows: Tensor | None, wanted: Sequence[bool]
-) -> tuple[Tensor, list[Tensor | None]]:
-    """Results, and the gradients of the tensors where wanted: three of each source."""
+def _opened(arguments: Sequence[Any]) -> tuple[LinearCall, list[Tensor | None]]:
     loss, sources, given, options = _unpacked(*arguments)
-    call, tensors, _ = call_of(loss, sources, given, options)
-    batch = call.batch
-    if batch.target is not None and not batch.logits.is_cuda:
-        check_target_range(batch.target, given.ignore_index, batch.logits.shape[1])
-    schedule = tiled if call.tiled else chunked
-    return schedule.run(call, tensors, grad_rows, wanted)
+    call, tensors, found = call_of(loss, sources, given, options)
+    target, classes = found.batch.target, found.batch.logits.shape[1]
+    if target is not None and target.device.type == "cpu":
+        check_target_range(target, given.ignore_index, classes)
+    return call, tensors
 
 
 def _results(*arguments: Any) -> Tensor:
-    return _run(arguments, None, ())[0]
+    call, tensors = _opened(arguments)
+    found: Tensor = schedule_of(call).statistics(call, tensors)[0]
+    return found
 
 
 def _results_fake(*arguments: Any) -> Tensor:
-    loss, sources, given, options = _unpacked(*arguments)
+    # Shapes do not depend on numbers.
+    values = [1.0] * arguments[_NUMBERS].shape[0]
+    loss, sources, given, options = _unpacked(*arguments, values=values)
     batch = bound(loss, sources, given, options).batch
     size = (batch.n_out, batch.logits.shape[0])
-    return batch.logits.new_empty(size, dtype=compute_dtype(batch.logits))
+    return torch.empty(size, dtype=compute_dtype(batch.logits), device=batch.logits.device)
 
 
 def _gradients(grad_rows: Tensor, wanted: Sequence[bool], *arguments: Any) -> list[Tensor]:
     tensors, present = arguments[1:3]
     rest = iter(wanted)
-    _, found = _run(arguments, grad_rows, [next(rest) if flag else False for flag in present])
-    kept = [g for g, flag in zip(found, present, strict=True) if flag]
+    asked = [next(rest) if flag else False for flag in present]
+    call, rows = _opened(arguments)
+    schedule = schedule_of(call)
+    kept = schedule.statistics(call, rows)[1] if call.tiled else ()
+    found = schedule.gradients(call, rows, kept, grad_rows, asked)
+    given = [g for g, flag in zip(found, present, strict=True) if flag]
     return [
         torch.zeros_like(t) if g is None else g.reshape(t.shape).contiguous()
-        for g, t, want in zip(kept, tensors, wanted, strict=True)
+        for g, t, want in zip(given, tensors, wanted, strict=True)
         if want
     ]
 
@@ -136,24 +155,23 @@ def _gradients_fake(grad_rows: Tensor, wanted: Sequence[bool], *arguments: Any) 
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    key, tensors, present, target, given, *rest = inputs
-    ctx.save_for_backward(target, *tensors, *given)
-    ctx.key, ctx.present, ctx.rest = key, present, rest
+    key, tensors, present, target, given, flags, numbers, *rest = inputs
+    ctx.save_for_backward(target, numbers, *tensors, *given)
+    ctx.key, ctx.present, ctx.flags, ctx.rest = key, present, flags, rest
     ctx.count = len(tensors)
     ctx.needs = [t.requires_grad for t in tensors]
 
 
 def _differentiate(ctx: Any, grad_rows: Tensor) -> tuple[Any, ...]:
-    target, *saved = ctx.saved_tensors
+    target, numbers, *saved = ctx.saved_tensors
     tensors, given = saved[: ctx.count], saved[ctx.count :]
-    found = iter(
-        _backward(grad_rows, ctx.needs, ctx.key, tensors, ctx.present, target, given, *ctx.rest)
-    )
+    arguments = (ctx.key, tensors, ctx.present, target, given, ctx.flags, numbers, *ctx.rest)
+    found = iter(_backward(grad_rows, ctx.needs, *arguments))
     grads = [next(found) if need else None for need in ctx.needs]
-    flags, numbers, *others = ctx.rest
     # An empty list is taken for a list of tensors, whatever its type says.
-    lists: list[Any] = [None if values else [] for values in (flags, numbers)]
-    return None, grads, None, None, [None] * len(given), *lists, *[None] * len(others)
+    flags: list[Any] | None = None if ctx.flags else []
+    nothing = [None] * (1 + len(ctx.rest))
+    return None, grads, None, None, [None] * len(given), flags, *nothing
 
 
 _forward = torch.library.custom_op(

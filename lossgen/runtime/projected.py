@@ -8,15 +8,12 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from lossgen.runtime.batch import compute_dtype
 from lossgen.runtime.memory import empty_like
+from lossgen.runtime.products import Direct, product_of
 
-__all__ = ["Existing", "Gradients", "Projected", "Take"]
-
-_WIDE_PRODUCT = tuple(int(n) for n in torch.__version__.split(".")[:2]) >= (2, 8)  # mm(out_dtype=)
+__all__ = ["Existing", "Gradients", "Projected", "Take", "pick"]
 
 Take: TypeAlias = slice | Tensor  # rows of a chunk: a range, or indices
-_BLOCK = 1 << 13  # classes whose half-precision gradients are converted to float32 at a time
 
 
 def pick(rows: Tensor, take: Take) -> Tensor:
@@ -30,9 +27,6 @@ class Existing:
 
     tensors: tuple[Tensor]
 
-    def make(self, take: Take, buffer: Tensor | None, slope: Tensor | None) -> Tensor:
-        return pick(self.tensors[0], take)
-
     def gradients(self, wanted: tuple[bool, ...], whole: bool) -> _RowGradients | None:
         (rows,) = self.tensors
         return _RowGradients(_fresh(rows, whole)) if wanted[0] else None
@@ -43,15 +37,27 @@ class Projected:
     """scale · cap · tanh((hidden · weightᵀ + bias) / cap); without ``cap``, scale times the sum."""
 
     tensors: tuple[Tensor, Tensor, Tensor | None]  # hidden [N, D], weight [V, D], bias [V]
+    dtype: torch.dtype  # of the rows that are made
     cap: float | None = None
     scale: float = 1.0
 
-    def make(self, take: Take, buffer: Tensor, slope: Tensor | None) -> Tensor:
+    @property
+    def product(self) -> Direct:
+        return product_of(self.tensors[1], self.dtype)
+
+    def taken(self, take: Take, dead: Tensor | None) -> Tensor:
+        """Rows of hidden [R, D] as the products take them; zeros where ``dead`` [R], so that
+        nothing that an ignored row holds can reach a sum."""
+        found = pick(self.tensors[0], take)
+        if dead is not None:
+            found = found.masked_fill(dead.unsqueeze(1), 0.0)
+        return self.product.widened(found)
+
+    def make(self, hidden: Tensor, buffer: Tensor, slope: Tensor | None) -> Tensor:
         """The rows, in ``buffer`` [R, V]; ``slope`` [R, V] takes the derivative of the cap."""
-        hidden, weight, bias = self.tensors
+        _, weight, bias = self.tensors
         scale = self.scale if self.cap is None else 1 / self.cap
-        start, keep = (buffer, 0.0) if bias is None else (bias, scale)
-        torch.addmm(start, pick(hidden, take), weight.t(), beta=keep, alpha=scale, out=buffer)
+        self.product.logits(hidden, weight, bias, scale, buffer)
         if self.cap is not None:
             if slope is not None:
                 torch.cosh(buffer, out=slope).reciprocal_().square_()
@@ -66,7 +72,8 @@ class _RowGradients:
     def __init__(self, out: Tensor) -> None:
         self.out = out
 
-    def add(self, take: Take, gradient: Tensor, slope: Tensor | None) -> None:
+    def add(self, take: Take, gradient: Tensor, hidden: Tensor | None = None) -> None:
+        """``gradient`` [R, V] of the rows that were taken."""
         self.out[take] = gradient
 
     def finish(self) -> tuple[Tensor]:
@@ -78,29 +85,31 @@ class _FactorGradients:
 
     def __init__(self, source: Projected, wanted: tuple[bool, ...], whole: bool) -> None:
         hidden, weight, bias = source.tensors
-        self.source, dtype = source, compute_dtype(hidden)
+        self.source = source
         self.hidden = _fresh(hidden, whole) if wanted[0] else None
-        self.weight = empty_like(weight, dtype) if wanted[1] else None
-        self.bias = torch.zeros_like(bias, dtype=dtype) if wanted[2] and bias is not None else None
+        self.weight = empty_like(weight, source.dtype) if wanted[1] else None
+        self.bias = None
+        if wanted[2] and bias is not None:
+            self.bias = torch.zeros_like(bias, dtype=source.dtype)
         self.begun = False
 
-    def add(self, take: Take, gradient: Tensor, slope: Tensor | None) -> None:
-        """``gradient`` [R, V] of the rows that were made; it is overwritten."""
-        hidden, weight, _ = self.source.tensors
-        scale = self.source.scale
-        if slope is not None:
-            gradient.mul_(slope)
+    def add(self, take: Take, gradient: Tensor, hidden: Tensor | None = None) -> None:
+        """``gradient`` [R, V] of the rows over ``scale``, in the dtype of the product; ``hidden``
+        [R, D] as ``Projected.taken`` gave it."""
+        assert hidden is not None
+        product, scale = self.source.product, self.source.scale
+        weight = self.source.tensors[1]
         if self.hidden is not None:
             part = (
                 self.hidden[take]
                 if isinstance(take, slice)
-                else hidden.new_empty(len(take), hidden.shape[1])
+                else self.hidden.new_empty(len(take), weight.shape[1])
             )
-            torch.addmm(part, gradient, weight, beta=0, alpha=scale, out=part)
+            product.to_hidden(gradient, weight, scale, part)
             if not isinstance(take, slice):
                 self.hidden.index_copy_(0, take, part)
         if self.weight is not None:
-            _add_product(self.weight, gradient, pick(hidden, take), scale, self.begun)
+            product.to_weight(gradient, hidden, scale, self.weight, self.begun)
         if self.bias is not None:
             self.bias.add_(gradient.sum(0, dtype=self.bias.dtype), alpha=scale)
         self.begun = True
@@ -122,23 +131,3 @@ Gradients = _RowGradients | _FactorGradients
 def _fresh(rows: Tensor, whole: bool) -> Tensor:
     """For gradients of all rows, or of some: the others get 0."""
     return empty_like(rows) if whole else torch.zeros_like(rows)
-
-
-def _add_product(total: Tensor, gradient: Tensor, hidden: Tensor, scale: float, add: bool) -> None:
-    """total [V, D] = add · total + scale · gradientᵀ · hidden, summed in the dtype of ``total``."""
-    keep = float(add)
-    if gradient.dtype is total.dtype:
-        total.addmm_(gradient.t(), hidden, beta=keep, alpha=scale)
-        return
-    if gradient.is_cuda and _WIDE_PRODUCT:
-        part = torch.mm(gradient.t(), hidden, out_dtype=total.dtype)
-        if add:
-            total.add_(part, alpha=scale)
-        else:
-            torch.mul(part, scale, out=total)
-        return
-    wide = hidden.to(total.dtype)
-    for start in range(0, total.shape[0], _BLOCK):
-        block = slice(start, start + _BLOCK)
-        part = gradient[:, block].to(total.dtype)
-        total[block].addmm_(part.t(), wide, beta=keep, alpha=scale)

@@ -12,22 +12,22 @@ out: the first kernel notes which, and the second does not make their logits at 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from lossgen.runtime import tiles
 from lossgen.runtime.arguments import Tiled
-from lossgen.runtime.autograd import once
 from lossgen.runtime.batch import unit_stride
 from lossgen.runtime.launch import processors, running_on
-from lossgen.runtime.linear_call import LinearCall, present
+from lossgen.runtime.linear_call import LinearCall, without_autocast
 from lossgen.runtime.projected import Existing, Projected
+from lossgen.runtime.tensors import in_memory
 from lossgen.runtime.tile_shapes import STRIPE, Launch, family_of, launch_of
 
-__all__ = ["STRIPE", "Launch", "Rows", "launch_of", "run"]  # shapes: to be replaced in tests
+# Shapes, to be replaced in tests.
+__all__ = ["STRIPE", "Launch", "gradients", "launch_of", "statistics"]
 
 _MAX_SPLITS = 64
 
@@ -42,8 +42,16 @@ def programs(tensor: Tensor) -> int:
     return processors(tensor)
 
 
-@dataclass(frozen=True)
-class _Statistics:
+def tf32_allowed() -> bool:
+    """For products of float32 on an NVIDIA GPU. From torch 2.9 on ``allow_tf32`` cannot be read
+    once the newer setting has been used, and the newer one says what either has set."""
+    settings = torch.backends.cuda.matmul
+    if hasattr(settings, "fp32_precision"):
+        return bool(settings.fp32_precision == "tf32")
+    return bool(settings.allow_tf32)
+
+
+class _Statistics(NamedTuple):
     """What the forward leaves for the backward, by row."""
 
     saved: Tensor  # [n_saved, n_rows] float32
@@ -54,40 +62,71 @@ class _Statistics:
 class _Kernels:
     """One call with its tensors: everything that its kernels take."""
 
-    def __init__(self, call: LinearCall, tensors: Sequence[Any], count: int) -> None:
-        self.call, self.batch, self.count = call, call.batch, count
-        contiguous = [None if t is None else unit_stride(t) for t in tensors]
+    def __init__(self, call: LinearCall, tensors: Sequence[Any]) -> None:
+        self.call, self.batch = call, call.opened(tensors)
+        factors = tensors[: call.n_factors]
+        contiguous = [None if t is None else unit_stride(in_memory(t)) for t in factors]
         self.sources = call.sources(contiguous)
         assert call.variant.tiled is not None
         self.kernels: Tiled = call.variant.tiled
+        self.count = _counted(call)
         first = self.sources[0].tensors[0]
         vectors = len(self.sources) + call.batch.kinds.count("vocab")
-        key = first.element_size(), vectors, self.kernels.work, family_of(first)
+        itemsize = max(source.tensors[0].element_size() for source in self.sources)
+        key = itemsize, vectors, self.kernels.work, family_of(first)
         self.sweep, self.gradient = (launch_of(role, *key) for role in ("sweep", "gradient"))
         tile = max(self.sweep.rows, self.gradient.rows)  # powers of two
-        self.n_rows = -(-count // tile) * tile
+        self.n_rows = -(-self.count // tile) * tile
         self.n_classes = self.batch.logits.shape[1]
-        self.taken = self._padded(call.results(first.device))
-        positions = call.positions
-        self.source_row = self.taken if positions is None else positions[self.taken]
+        self.results, self.alive = self._order()
+        taken = self._padded(self._read())
+        self.source_row = self._at(taken)
         target, kinds = self.batch.target, self.batch.kinds
-        self.target = None if target is None else target[self.taken].contiguous()
+        self.target = None
+        if target is not None:
+            found = target[taken]
+            # Where no row counts, an ignored one stands for all of them.
+            self.target = torch.where(found == self.batch.ignore_index, 0, found).contiguous()
         self.inputs = [
-            value[self.taken].contiguous() if kind == "row" else value
+            in_memory(value[taken].contiguous() if kind == "row" else value)
             for value, kind in zip(self.batch.inputs, kinds, strict=True)
         ]
         self.constants = self._constants(first)
+
+    def _order(self) -> tuple[Tensor, Tensor | None]:
+        """The results that the rows here belong to [count], each once; and which of them count
+        [count], where that was not asked: those come first then, and nothing waits for a GPU."""
+        call, device = self.call, self.batch.logits.device
+        if call.kept is not None:
+            return call.kept, None
+        if self.batch.ignored is None:
+            return torch.arange(self.count, device=device), None
+        ignored = self.batch.ignored
+        order = torch.argsort(ignored.to(torch.uint8), stable=True)
+        return order, ~ignored[order]
+
+    def _read(self) -> Tensor:
+        """The results whose rows are read [count]: the last that counts stands for the ignored
+        ones, with a gradient of 0, so that nothing they hold can reach a sum."""
+        if self.alive is None:
+            return self.results
+        last = (self.alive.sum() - 1).clamp_min(0)
+        return self.results[torch.arange(self.count, device=last.device).minimum(last)]
 
     def _padded(self, rows: Tensor) -> Tensor:
         """Up to whole tiles by repeating the last."""
         more = self.n_rows - self.count
         return torch.cat([rows, rows[-1:].expand(more)]) if more else rows.contiguous()
 
+    def _at(self, results: Tensor) -> Tensor:
+        """The rows of the sources."""
+        return results if self.call.positions is None else self.call.positions[results]
+
     def _constants(self, first: Tensor) -> dict[str, Any]:
         bias = 0
         for k, source in enumerate(self.sources):
             bias |= (isinstance(source, Projected) and source.tensors[2] is not None) << k
-        exact = first.dtype is not torch.float32 or not torch.backends.cuda.matmul.allow_tf32
+        exact = first.dtype is not torch.float32 or not tf32_allowed()
         return {
             "MADE": sum(flag << k for k, flag in enumerate(self.call.projected)),
             "BIASED": bias,
@@ -196,14 +235,18 @@ class _Kernels:
             merge[grid](*head, merged, state, *last, SPLITS=splits, **small)
         return loss, _Statistics(saved, merged, at_y)
 
+    def counted(self, values: Tensor) -> Tensor:
+        """``values`` [outputs, count], 0 for rows that do not count."""
+        return values if self.alive is None else values.masked_fill(~self.alive, 0.0)
+
     # ------------------------------------------------------------------ backward
     def backward(
         self, found: _Statistics, grad_rows: Tensor, wanted: Sequence[bool]
     ) -> list[Tensor | None]:
-        """Gradients of the tensors, three of each source, where ``wanted``; ``grad_rows`` is
+        """Gradients of the factors, three of each source, where ``wanted``; ``grad_rows`` is
         [outputs, N]."""
         weights = self.empty(self.batch.n_out, self.n_rows).zero_()
-        weights[:, : self.count] = grad_rows[:, self.taken[: self.count]]
+        weights[:, : self.count] = self.counted(grad_rows[:, self.results])
         head = self.arguments(found.at_y)
         coefficients = self.empty(self.kernels.n_coefficients, self.n_rows)
         if self.kernels.row is not None:
@@ -227,9 +270,15 @@ class _Kernels:
     def _rows(self, head: list[Any], place: int, source: Existing) -> Tensor:
         rows = source.tensors[0]
         out = torch.zeros_like(rows, memory_format=torch.contiguous_format)
+        own = self._at(self.results)
+        if self.alive is not None:  # each row writes its own gradient
+            head = [self._padded(own) if value is self.source_row else value for value in head]
         self.kernels.rows[self.tiles(self.gradient)](
             *head, 0.0, out, out.stride(0), self.count, SOURCE=place, **self._meta(self.gradient)
         )
+        if self.alive is not None:
+            dead = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
+            out.masked_fill_(dead.index_copy(0, own, ~self.alive).unsqueeze(1), 0.0)
         return out
 
     def _factors(
@@ -259,7 +308,7 @@ class _Kernels:
                 **constants,
             )
             grad_hidden = torch.zeros_like(hidden, memory_format=torch.contiguous_format)
-            rows = self.source_row[: self.count]
+            rows = self._at(self.results)
             grad_hidden.index_copy_(0, rows, total.sum(0)[: self.count].to(hidden.dtype))
         asked = wanted[1] + 2 * (wanted[2] and bias is not None)
         if asked:
@@ -294,61 +343,37 @@ class _Kernels:
         return scratch, self.source_row.new_empty(slots, dtype=torch.int32)
 
 
-def run(
-    call: LinearCall, tensors: Sequence[Any], grad_rows: Tensor | None, wanted: Sequence[bool]
-) -> tuple[Tensor, list[Tensor | None]]:
-    """Results [outputs, N], and with ``grad_rows`` [outputs, N] the gradients of ``tensors``
-    where ``wanted``."""
-    results, kernels, found = _forward(call, tensors)
-    if grad_rows is None:
-        return results, []
-    return results, _backward(call, tensors, kernels, found, grad_rows, wanted)
-
-
-def _forward(
-    call: LinearCall, tensors: Sequence[Any]
-) -> tuple[Tensor, _Kernels | None, _Statistics | None]:
+def statistics(call: LinearCall, tensors: Sequence[Any]) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Results [outputs, N], and what the backward reads of each row."""
     logits = call.batch.logits
-    results = logits.new_zeros((call.batch.n_out, logits.shape[0]), dtype=torch.float32)
-    count = logits.shape[0] if call.kept is None else len(call.kept)
-    if not count:
-        return results, None, None
-    with running_on(logits):
-        kernels = _Kernels(call, tensors, count)
+    shape, device = (call.batch.n_out, logits.shape[0]), logits.device
+    results = torch.zeros(shape, dtype=torch.float32, device=device)
+    if not _counted(call):
+        return results, ()
+    with torch.no_grad(), running_on(logits), without_autocast(logits):
+        kernels = _Kernels(call, tensors)
         loss, found = kernels.forward()
-        results[:, kernels.taken[:count]] = loss[:, :count]
-    return results, kernels, found
+        results[:, kernels.results] = kernels.counted(loss[:, : kernels.count])
+    return results, found
 
 
-def _backward(
+def gradients(
     call: LinearCall,
     tensors: Sequence[Any],
-    kernels: _Kernels | None,
-    found: _Statistics | None,
+    kept: Sequence[Tensor],
     grad_rows: Tensor,
     wanted: Sequence[bool],
 ) -> list[Tensor | None]:
-    if kernels is None or found is None:  # no row counts
-        pairs = zip(tensors, wanted, strict=True)
+    """Of the factors, three of each source, where ``wanted``; ``kept`` as of ``statistics``."""
+    if not _counted(call):
+        pairs = zip(tensors[: call.n_factors], wanted, strict=True)
         return [torch.zeros_like(t) if want and t is not None else None for t, want in pairs]
-    with torch.no_grad(), running_on(call.batch.logits):
-        return kernels.backward(found, grad_rows.float(), wanted)
+    logits = call.batch.logits
+    with torch.no_grad(), running_on(logits), without_autocast(logits):
+        kernels = _Kernels(call, tensors)
+        return kernels.backward(_Statistics(*kept), grad_rows.float(), wanted)
 
 
-class Rows(torch.autograd.Function):
-    """Results per row [outputs, N]; the backward makes the logits again, tile by tile."""
-
-    @staticmethod
-    def forward(ctx: Any, call: LinearCall, *tensors: Tensor | None) -> Tensor:
-        results, kernels, ctx.found = _forward(call, tensors)
-        ctx.call, ctx.count = call, 0 if kernels is None else kernels.count
-        ctx.save_for_backward(*tensors)
-        return results
-
-    @staticmethod
-    def backward(ctx: Any, grad_rows: Tensor) -> tuple[Tensor | None, ...]:
-        tensors, call = ctx.saved_tensors, ctx.call
-        kernels = _Kernels(call, tensors, ctx.count) if ctx.count else None
-        wanted = ctx.needs_input_grad[1:]
-        found = _backward(call, tensors, kernels, ctx.found, grad_rows, wanted)
-        return None, *once(tuple(found), present(tensors), call.loss)
+def _counted(call: LinearCall) -> int:
+    """Rows to run."""
+    return call.batch.logits.shape[0] if call.kept is None else len(call.kept)

@@ -26,7 +26,8 @@ from lossgen.losses import (
     token_stats,
     trades_loss,
 )
-from lossgen.runtime import projected
+from lossgen.runtime.products import Direct
+from lossgen.runtime.projected import Projected
 
 N, D, V = 12, 6, 37
 BUDGET = 5 * V * 8  # five rows of float64: chunks of 5, 5 and 2 rows
@@ -187,9 +188,9 @@ def test_only_what_requires_a_gradient_is_multiplied(
     monkeypatch: pytest.MonkeyPatch, wanted: str, reduction: str
 ) -> None:
     products: list[str] = []
-    real = projected._add_product
+    real = Direct.to_weight
     monkeypatch.setattr(
-        projected, "_add_product", lambda *args: (products.append("weight"), real(*args))
+        Direct, "to_weight", lambda *args: (products.append("weight"), real(*args))[1]
     )
     hidden, weight, bias, target = draw()
     leaves = {"hidden": hidden, "linear_weight": weight, "linear_bias": bias}
@@ -204,10 +205,10 @@ def test_only_what_requires_a_gradient_is_multiplied(
 
 def test_ignored_rows_are_not_multiplied(monkeypatch: pytest.MonkeyPatch) -> None:
     rows: list[int] = []
-    real = projected.Projected.make
+    real = Projected.taken
     monkeypatch.setattr(
-        projected.Projected,
-        "make",
+        Projected,
+        "taken",
         lambda self, take, *rest: (rows.append(len(take)), real(self, take, *rest))[1],
     )
     hidden, weight, _, target = draw()
@@ -237,7 +238,7 @@ def test_bfloat16_weights_are_summed_in_float32(backend: str) -> None:
     """1024 chunks of a row: in bfloat16 the sum would stand still at 256 of them."""
     hidden, weight, _, target = draw(torch.bfloat16, rows=1024)
     found = []
-    for budget in (V * 2, 1024 * V * 2):
+    for budget in (V * 4, 1024 * V * 4):  # logits are float32
         loss = linear_gce_loss(
             hidden, weight, target, reduction="sum", memory_budget=budget, backend=backend
         )

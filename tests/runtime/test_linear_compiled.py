@@ -119,7 +119,8 @@ def test_the_operators_keep_their_contracts() -> None:
     hidden, weight, _, target = draw(torch.float32, rows=5)
     from lossgen.losses.gce import LOSS
 
-    arguments = (LOSS.key, [hidden, weight], [True, True, False], target, [], [], [0.7], -100)
-    options = ("auto", None, 1.0, 0, None, "auto", True)
+    numbers = torch.tensor([1.0, 1.0, 0.7], dtype=torch.float64)
+    arguments = (LOSS.key, [hidden, weight], [True, True, False], target, [], [], numbers)
+    options = (False, -100, "auto", 0, None, "auto", True, None)
     operator = torch.ops.lossgen.linear_rows.default
     torch.library.opcheck(operator, (*arguments, *options))

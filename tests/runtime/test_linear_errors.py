@@ -64,7 +64,7 @@ BAD: list[tuple[str, Callable[[], Any], type[Exception], str]] = [
         "softcap",
         lambda: linear_gce_loss(H, W, Y, softcap=0.0),
         ValueError,
-        "linear_gce_loss: softcap = 0 must be positive and finite",
+        "linear_gce_loss: softcap = 0 is outside its domain (0, inf]",
     ),
     (
         "shift",
