@@ -32,7 +32,7 @@ from lossgen.runtime.autograd import Call, Fused, Rows, seen
 from lossgen.runtime.batch import Batch, compute_dtype, unit_stride, wider
 from lossgen.runtime.device import HAS_TRITON
 from lossgen.runtime.layout import class_axis, classes_last, lead_of
-from lossgen.runtime.operators import register
+from lossgen.runtime.operators import as_tensor, register
 from lossgen.runtime.tensors import admitted, check_tracing, symbolic, transformed, watched
 
 __all__ = ["RowLoss"]
@@ -128,7 +128,10 @@ class RowLoss:
         batch = call.batch
         if not torch.compiler.is_compiling():
             return Rows.apply(call.detached(), *batch.tensors)[0]
-        return self.operators.forward(*batch.arguments, call.index, call.backend)[0]
+        numbers = as_tensor(batch.parameters)
+        tensors = batch.logits, batch.target, [*batch.streams], [*batch.inputs]
+        rest = batch.ignore_index, call.index, call.backend, numbers
+        return self.operators.forward(*tensors, [], *rest)[0]
 
     def check(
         self,
@@ -278,7 +281,11 @@ class RowLoss:
             differentiable=tuple(i.differentiable for i in self.streams),
             inputs=tuple(tensors),
             kinds=tuple(kinds),
-            parameters=tuple(float(values[n]) for n in variant.parameters),
+            # A number that the compiler follows stays one: float() would make it a constant.
+            parameters=tuple(
+                values[n] if torch.compiler.is_compiling() else float(values[n])
+                for n in variant.parameters
+            ),
             ignore_index=ignore_index,
             outputs=self.outputs,
         )

@@ -6,6 +6,7 @@ lossgen::<key>_backward  (grad_rows, saved, logits, …) -> gradients [N, V], on
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +20,11 @@ from lossgen.runtime.batch import Batch, compute_dtype, unit_stride
 if TYPE_CHECKING:
     from lossgen.runtime.loss import RowLoss
 
-__all__ = ["Operators", "loss_of", "register"]
+__all__ = ["Operators", "as_tensor", "loss_of", "register"]
 
 _ARGUMENTS = (
     "Tensor logits, Tensor? target, Tensor[] streams, Tensor[] inputs, float[] parameters, "
-    "int ignore_index, int variant, str backend"
+    "int ignore_index, int variant, str backend, Tensor? numbers=None"
 )
 _LOSSES: dict[str, RowLoss] = {}  # by key; a module loaded again replaces its own entry
 _OPERATORS: dict[str, Operators] = {}
@@ -60,8 +61,11 @@ def _batch(
     parameters: list[float],
     ignore_index: int,
     variant: int,
+    numbers: Tensor | None,
 ) -> Batch:
     """A compiler may have chosen other strides than the caller's."""
+    if numbers is not None:
+        parameters = numbers.tolist()
     kinds = {i.name: i.kind for i in loss.inputs}
     return Batch(
         logits=unit_stride(logits),
@@ -76,6 +80,18 @@ def _batch(
     )
 
 
+def as_tensor(parameters: Sequence[float]) -> Tensor | None:
+    """The parameters of a call that is being compiled, [P] float64 on the CPU.
+
+    A number among the arguments of an operator is a constant of the graph, so that each new value
+    would compile the call again, up to a limit; a product with a tensor is not.
+    """
+    if not parameters:
+        return None
+    one = torch.ones((), dtype=torch.float64, device="cpu")
+    return torch.stack([one * value for value in parameters])
+
+
 def _define(key: str) -> Operators:
     def forward(
         logits: Tensor,
@@ -86,11 +102,14 @@ def _define(key: str) -> Operators:
         ignore_index: int,
         variant: int,
         backend: str,
+        numbers: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         loss = _LOSSES[key]
         if target is not None and not logits.is_cuda:
             check_target_range(target, ignore_index, logits.shape[1])
-        batch = _batch(loss, logits, target, streams, inputs, parameters, ignore_index, variant)
+        batch = _batch(
+            loss, logits, target, streams, inputs, parameters, ignore_index, variant, numbers
+        )
         plan = loss.variants[variant]
         return module_of(backend, plan, logits.dtype).forward(plan, batch)
 
@@ -103,6 +122,7 @@ def _define(key: str) -> Operators:
         ignore_index: int,
         variant: int,
         backend: str,
+        numbers: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         loss, dtype, rows = _LOSSES[key], compute_dtype(logits), logits.shape[0]
         saved = logits.new_empty((loss.variants[variant].n_saved, rows), dtype=dtype)
@@ -120,9 +140,12 @@ def _define(key: str) -> Operators:
         ignore_index: int,
         variant: int,
         backend: str,
+        numbers: Tensor | None = None,
     ) -> list[Tensor]:
         loss = _LOSSES[key]
-        batch = _batch(loss, logits, target, streams, inputs, parameters, ignore_index, variant)
+        batch = _batch(
+            loss, logits, target, streams, inputs, parameters, ignore_index, variant, numbers
+        )
         plan = loss.variants[variant]
         found = module_of(backend, plan, logits.dtype).backward(
             plan, batch, saved, grad_rows, tuple(wanted)
@@ -141,6 +164,7 @@ def _define(key: str) -> Operators:
         ignore_index: int,
         variant: int,
         backend: str,
+        numbers: Tensor | None = None,
     ) -> list[Tensor]:
         return [logits.new_empty(logits.shape) for want in wanted if want]
 
@@ -165,8 +189,8 @@ def _define(key: str) -> Operators:
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    logits, target, streams, tensors, *rest = inputs
-    ctx.save_for_backward(logits, target, output[1], *streams, *tensors)
+    logits, target, streams, tensors, *rest, numbers = inputs
+    ctx.save_for_backward(logits, target, output[1], numbers, *streams, *tensors)
     ctx.rest = rest
     ctx.counts = len(streams), len(tensors)
     ctx.needs = [logits.requires_grad, *(s.requires_grad for s in streams)]
@@ -176,17 +200,17 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
 def _differentiate(ops: Operators, key: str) -> Any:
     def backward(ctx: Any, grad_rows: Tensor, _: Tensor) -> tuple[Any, ...]:
         n_streams, n_inputs = ctx.counts
-        logits, target, saved, *rest = ctx.saved_tensors
+        logits, target, saved, values, *rest = ctx.saved_tensors
         streams, tensors = rest[:n_streams], rest[n_streams:]
         flags = [i.differentiable for i in _LOSSES[key].streams]
         needs = [ctx.needs[0], *(n and f for n, f in zip(ctx.needs[1:], flags, strict=True))]
         wanted = [needs[0], *(n for n, f in zip(needs[1:], flags, strict=True) if f)]
-        found = iter(
-            ops.backward(grad_rows, saved, wanted, logits, target, streams, tensors, *ctx.rest)
-        )
+        given = (logits, target, streams, tensors, *ctx.rest, values)
+        found = iter(ops.backward(grad_rows, saved, wanted, *given))
         grads = [next(found) if need else None for need in needs]
         # An empty list is taken for a list of tensors, whatever its type says.
         numbers: list[Any] | None = None if ctx.rest[0] else []
-        return grads[0], None, grads[1:], [None] * n_inputs, numbers, None, None, None
+        last = [None] * (3 if values is None else 4)  # the dispatcher drops a default at the end
+        return grads[0], None, grads[1:], [None] * n_inputs, numbers, *last
 
     return backward
