@@ -9,7 +9,7 @@ import sys
 import mpmath as mp
 import pytest
 
-from tests.campaign import calls, specs
+from tests.campaign import calls, faults, specs
 from tests.campaign.grammar import Call, Gather, Leaf, Number, Operation, text
 from tests.campaign.oracle import Dual, evaluate
 
@@ -25,6 +25,12 @@ def test_random_specs(index: int) -> None:
 @pytest.mark.parametrize("index", range(40))
 def test_random_calls(index: int) -> None:
     outcome = calls.case(1, index)
+    assert not outcome.bad, outcome.detail
+
+
+@pytest.mark.parametrize("index", range(8))
+def test_random_faults(index: int) -> None:
+    outcome = faults.case(1, index)
     assert not outcome.bad, outcome.detail
 
 

@@ -76,7 +76,7 @@ def _truncate(size: int) -> Callable[[Path], None]:
 def _edit(place: int) -> Callable[[Path], None]:
     def edit(path: Path) -> None:
         content = bytearray(path.read_bytes())
-        content[place] ^= 1
+        content[place if place < 0 else place % len(content)] ^= 1
         path.write_bytes(content)
 
     return edit
