@@ -1812,7 +1812,7 @@ def adaptive_smoothing_loss(
         logits: [*, V], float32, bfloat16 or float16 (float64 on CPU). Any strides; -inf masks
             a class.
         target: [*], integer class in [0, V), or ``ignore_index``.
-        robust_x: [*, V], dtype of the logits. logits of the robust classifier. Gets a
+        robust_x: [*, V], any of these dtypes. logits of the robust classifier. Gets a
             gradient.
         alpha: weight of the robust classifier. Domain [0.01, 0.99].
         ignore_index: rows with this target have loss 0 and gradient 0.
@@ -1888,6 +1888,7 @@ def linear_adaptive_smoothing_loss(
     memory_budget: int | None = None,
     schedule: str = "auto",
     filter: bool = True,
+    skip_ignored: bool | None = None,
     ignore_index: int = -100,
     reduction: str = "mean",
     backend: str = "auto",
@@ -1900,7 +1901,7 @@ def linear_adaptive_smoothing_loss(
         hidden: [*, D], float32, bfloat16 or float16 (float64 on CPU).
         linear_weight: [V, D], dtype of hidden; logits are hidden @ linear_weight.T.
         target: [*], integer class in [0, V), or ``ignore_index``.
-        robust_x: [*, V], dtype of the logits, or a tuple (hidden, weight[, bias]) that makes
+        robust_x: [*, V], any of these dtypes, or a tuple (hidden, weight[, bias]) that makes
             it. logits of the robust classifier. Gets a gradient.
         alpha: weight of the robust classifier. Domain [0.01, 0.99].
         linear_bias: [V], added to the logits.
@@ -1917,6 +1918,9 @@ def linear_adaptive_smoothing_loss(
         filter: of the tiled schedule: leave out tiles whose derivatives of a row's loss are
             all below eps/32 of the dtype, where they fall with the probabilities (never the
             target's tile); False: every tile.
+        skip_ignored: leave ignored rows out before the first product, which asks the device
+            how many there are; None: on a CPU only. Without it a call can be captured in a
+            CUDA graph.
         ignore_index: rows with this target have loss 0 and gradient 0.
         reduction: "mean" (over the rows that count), "sum" or "none".
         backend: "auto" (Triton on CUDA, C on CPU), "triton", "c" or "torch".
@@ -1943,6 +1947,7 @@ def linear_adaptive_smoothing_loss(
             memory_budget=memory_budget,
             schedule=schedule,
             filter=filter,
+            skip_ignored=skip_ignored,
         ),
     )
 
@@ -1958,6 +1963,7 @@ class LinearAdaptiveSmoothingLoss(rt.LossModule):
         "memory_budget",
         "schedule",
         "filter",
+        "skip_ignored",
         "ignore_index",
         "reduction",
         "backend",
@@ -1973,6 +1979,7 @@ class LinearAdaptiveSmoothingLoss(rt.LossModule):
         memory_budget: int | None = None,
         schedule: str = "auto",
         filter: bool = True,
+        skip_ignored: bool | None = None,
         ignore_index: int = -100,
         reduction: str = "mean",
         backend: str = "auto",
@@ -1985,6 +1992,7 @@ class LinearAdaptiveSmoothingLoss(rt.LossModule):
         self.memory_budget = memory_budget
         self.schedule = schedule
         self.filter = filter
+        self.skip_ignored = skip_ignored
         self.ignore_index = ignore_index
         self.reduction = reduction
         self.backend = backend

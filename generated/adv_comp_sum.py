@@ -1928,7 +1928,7 @@ def adv_comp_sum_loss(
         logits: [*, V], float32, bfloat16 or float16 (float64 on CPU). Any strides; -inf masks
             a class.
         target: [*], integer class in [0, V), or ``ignore_index``.
-        adversarial_x: [*, V], dtype of the logits. logits of the perturbed inputs. Gets a
+        adversarial_x: [*, V], any of these dtypes. logits of the perturbed inputs. Gets a
             gradient.
         tau: order of the comp-sum transform; 1 is logistic. Domain [0, 4].
         rho: margin scale. Domain [0.1, 10].
@@ -2021,6 +2021,7 @@ def linear_adv_comp_sum_loss(
     memory_budget: int | None = None,
     schedule: str = "auto",
     filter: bool = True,
+    skip_ignored: bool | None = None,
     ignore_index: int = -100,
     reduction: str = "mean",
     backend: str = "auto",
@@ -2034,7 +2035,7 @@ def linear_adv_comp_sum_loss(
         hidden: [*, D], float32, bfloat16 or float16 (float64 on CPU).
         linear_weight: [V, D], dtype of hidden; logits are hidden @ linear_weight.T.
         target: [*], integer class in [0, V), or ``ignore_index``.
-        adversarial_x: [*, V], dtype of the logits, or a tuple (hidden, weight[, bias]) that
+        adversarial_x: [*, V], any of these dtypes, or a tuple (hidden, weight[, bias]) that
             makes it. logits of the perturbed inputs. Gets a gradient.
         tau: order of the comp-sum transform; 1 is logistic. Domain [0, 4].
         rho: margin scale. Domain [0.1, 10].
@@ -2053,6 +2054,9 @@ def linear_adv_comp_sum_loss(
         filter: of the tiled schedule: leave out tiles whose derivatives of a row's loss are
             all below eps/32 of the dtype, where they fall with the probabilities (never the
             target's tile); False: every tile.
+        skip_ignored: leave ignored rows out before the first product, which asks the device
+            how many there are; None: on a CPU only. Without it a call can be captured in a
+            CUDA graph.
         ignore_index: rows with this target have loss 0 and gradient 0.
         reduction: "mean" (over the rows that count), "sum" or "none".
         backend: "auto" (Triton on CUDA, C on CPU), "triton", "c" or "torch".
@@ -2079,6 +2083,7 @@ def linear_adv_comp_sum_loss(
             memory_budget=memory_budget,
             schedule=schedule,
             filter=filter,
+            skip_ignored=skip_ignored,
         ),
     )
 
@@ -2096,6 +2101,7 @@ class LinearAdvCompSumLoss(rt.LossModule):
         "memory_budget",
         "schedule",
         "filter",
+        "skip_ignored",
         "ignore_index",
         "reduction",
         "backend",
@@ -2113,6 +2119,7 @@ class LinearAdvCompSumLoss(rt.LossModule):
         memory_budget: int | None = None,
         schedule: str = "auto",
         filter: bool = True,
+        skip_ignored: bool | None = None,
         ignore_index: int = -100,
         reduction: str = "mean",
         backend: str = "auto",
@@ -2127,6 +2134,7 @@ class LinearAdvCompSumLoss(rt.LossModule):
         self.memory_budget = memory_budget
         self.schedule = schedule
         self.filter = filter
+        self.skip_ignored = skip_ignored
         self.ignore_index = ignore_index
         self.reduction = reduction
         self.backend = backend

@@ -1249,6 +1249,7 @@ def linear_aexp_loss(
     memory_budget: int | None = None,
     schedule: str = "auto",
     filter: bool = True,
+    skip_ignored: bool | None = None,
     ignore_index: int = -100,
     reduction: str = "mean",
     backend: str = "auto",
@@ -1276,6 +1277,9 @@ def linear_aexp_loss(
         filter: of the tiled schedule: leave out tiles whose derivatives of a row's loss are
             all below eps/32 of the dtype, where they fall with the probabilities (never the
             target's tile); False: every tile.
+        skip_ignored: leave ignored rows out before the first product, which asks the device
+            how many there are; None: on a CPU only. Without it a call can be captured in a
+            CUDA graph.
         ignore_index: rows with this target have loss 0 and gradient 0.
         reduction: "mean" (over the rows that count), "sum" or "none".
         backend: "auto" (Triton on CUDA, C on CPU), "triton", "c" or "torch".
@@ -1302,6 +1306,7 @@ def linear_aexp_loss(
             memory_budget=memory_budget,
             schedule=schedule,
             filter=filter,
+            skip_ignored=skip_ignored,
         ),
     )
 
@@ -1317,6 +1322,7 @@ class LinearAExpLoss(rt.LossModule):
         "memory_budget",
         "schedule",
         "filter",
+        "skip_ignored",
         "ignore_index",
         "reduction",
         "backend",
@@ -1332,6 +1338,7 @@ class LinearAExpLoss(rt.LossModule):
         memory_budget: int | None = None,
         schedule: str = "auto",
         filter: bool = True,
+        skip_ignored: bool | None = None,
         ignore_index: int = -100,
         reduction: str = "mean",
         backend: str = "auto",
@@ -1344,6 +1351,7 @@ class LinearAExpLoss(rt.LossModule):
         self.memory_budget = memory_budget
         self.schedule = schedule
         self.filter = filter
+        self.skip_ignored = skip_ignored
         self.ignore_index = ignore_index
         self.reduction = reduction
         self.backend = backend

@@ -1286,6 +1286,7 @@ def linear_agce_loss(
     memory_budget: int | None = None,
     schedule: str = "auto",
     filter: bool = True,
+    skip_ignored: bool | None = None,
     ignore_index: int = -100,
     reduction: str = "mean",
     backend: str = "auto",
@@ -1314,6 +1315,9 @@ def linear_agce_loss(
         filter: of the tiled schedule: leave out tiles whose derivatives of a row's loss are
             all below eps/32 of the dtype, where they fall with the probabilities (never the
             target's tile); False: every tile.
+        skip_ignored: leave ignored rows out before the first product, which asks the device
+            how many there are; None: on a CPU only. Without it a call can be captured in a
+            CUDA graph.
         ignore_index: rows with this target have loss 0 and gradient 0.
         reduction: "mean" (over the rows that count), "sum" or "none".
         backend: "auto" (Triton on CUDA, C on CPU), "triton", "c" or "torch".
@@ -1340,6 +1344,7 @@ def linear_agce_loss(
             memory_budget=memory_budget,
             schedule=schedule,
             filter=filter,
+            skip_ignored=skip_ignored,
         ),
     )
 
@@ -1356,6 +1361,7 @@ class LinearAGCELoss(rt.LossModule):
         "memory_budget",
         "schedule",
         "filter",
+        "skip_ignored",
         "ignore_index",
         "reduction",
         "backend",
@@ -1372,6 +1378,7 @@ class LinearAGCELoss(rt.LossModule):
         memory_budget: int | None = None,
         schedule: str = "auto",
         filter: bool = True,
+        skip_ignored: bool | None = None,
         ignore_index: int = -100,
         reduction: str = "mean",
         backend: str = "auto",
@@ -1385,6 +1392,7 @@ class LinearAGCELoss(rt.LossModule):
         self.memory_budget = memory_budget
         self.schedule = schedule
         self.filter = filter
+        self.skip_ignored = skip_ignored
         self.ignore_index = ignore_index
         self.reduction = reduction
         self.backend = backend

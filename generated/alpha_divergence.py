@@ -1987,7 +1987,7 @@ def alpha_divergence_loss(
     Args:
         logits: [*, V], float32, bfloat16 or float16 (float64 on CPU). Any strides; -inf masks
             a class.
-        teacher: [*, V], dtype of the logits. teacher logits. Gets no gradient.
+        teacher: [*, V], any of these dtypes. teacher logits. Gets no gradient.
         alpha: order; towards 1 it tends to KL(t || p), towards 0 to KL(p || t). Domain [0.1,
             0.9].
         reduction: "mean" (over the rows that count), "sum" or "none".
@@ -2059,7 +2059,7 @@ def linear_alpha_divergence_loss(
     Args:
         hidden: [*, D], float32, bfloat16 or float16 (float64 on CPU).
         linear_weight: [V, D], dtype of hidden; logits are hidden @ linear_weight.T.
-        teacher: [*, V], dtype of the logits, or a tuple (hidden, weight[, bias]) that makes
+        teacher: [*, V], any of these dtypes, or a tuple (hidden, weight[, bias]) that makes
             it. teacher logits. Gets no gradient.
         alpha: order; towards 1 it tends to KL(t || p), towards 0 to KL(p || t). Domain [0.1,
             0.9].

@@ -1910,7 +1910,7 @@ def dkd_loss(
         logits: [*, V], float32, bfloat16 or float16 (float64 on CPU). Any strides; -inf masks
             a class.
         target: [*], integer class in [0, V), or ``ignore_index``.
-        teacher: [*, V], dtype of the logits. teacher logits. Gets no gradient.
+        teacher: [*, V], any of these dtypes. teacher logits. Gets no gradient.
         T: temperature of both rows. Domain [0.5, 20].
         alpha: weight of the target against the rest. Domain [0, inf).
         beta: weight of the other classes among themselves. Domain [0, inf).
@@ -2002,6 +2002,7 @@ def linear_dkd_loss(
     memory_budget: int | None = None,
     schedule: str = "auto",
     filter: bool = True,
+    skip_ignored: bool | None = None,
     ignore_index: int = -100,
     reduction: str = "mean",
     backend: str = "auto",
@@ -2014,7 +2015,7 @@ def linear_dkd_loss(
         hidden: [*, D], float32, bfloat16 or float16 (float64 on CPU).
         linear_weight: [V, D], dtype of hidden; logits are hidden @ linear_weight.T.
         target: [*], integer class in [0, V), or ``ignore_index``.
-        teacher: [*, V], dtype of the logits, or a tuple (hidden, weight[, bias]) that makes
+        teacher: [*, V], any of these dtypes, or a tuple (hidden, weight[, bias]) that makes
             it. teacher logits. Gets no gradient.
         T: temperature of both rows. Domain [0.5, 20].
         alpha: weight of the target against the rest. Domain [0, inf).
@@ -2033,6 +2034,9 @@ def linear_dkd_loss(
         filter: of the tiled schedule: leave out tiles whose derivatives of a row's loss are
             all below eps/32 of the dtype, where they fall with the probabilities (never the
             target's tile); False: every tile.
+        skip_ignored: leave ignored rows out before the first product, which asks the device
+            how many there are; None: on a CPU only. Without it a call can be captured in a
+            CUDA graph.
         ignore_index: rows with this target have loss 0 and gradient 0.
         reduction: "mean" (over the rows that count), "sum" or "none".
         backend: "auto" (Triton on CUDA, C on CPU), "triton", "c" or "torch".
@@ -2059,6 +2063,7 @@ def linear_dkd_loss(
             memory_budget=memory_budget,
             schedule=schedule,
             filter=filter,
+            skip_ignored=skip_ignored,
         ),
     )
 
@@ -2076,6 +2081,7 @@ class LinearDKDLoss(rt.LossModule):
         "memory_budget",
         "schedule",
         "filter",
+        "skip_ignored",
         "ignore_index",
         "reduction",
         "backend",
@@ -2093,6 +2099,7 @@ class LinearDKDLoss(rt.LossModule):
         memory_budget: int | None = None,
         schedule: str = "auto",
         filter: bool = True,
+        skip_ignored: bool | None = None,
         ignore_index: int = -100,
         reduction: str = "mean",
         backend: str = "auto",
@@ -2107,6 +2114,7 @@ class LinearDKDLoss(rt.LossModule):
         self.memory_budget = memory_budget
         self.schedule = schedule
         self.filter = filter
+        self.skip_ignored = skip_ignored
         self.ignore_index = ignore_index
         self.reduction = reduction
         self.backend = backend

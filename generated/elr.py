@@ -1455,7 +1455,7 @@ def elr_loss(
         logits: [*, V], float32, bfloat16 or float16 (float64 on CPU). Any strides; -inf masks
             a class.
         target: [*], integer class in [0, V), or ``ignore_index``.
-        ensemble: [*, V], dtype of the logits. running average of the row's probabilities, t.
+        ensemble: [*, V], any of these dtypes. running average of the row's probabilities, t.
             Domain [0, 1]. Gets no gradient.
         strength: weight of the regulariser. Domain (0, inf).
         ignore_index: rows with this target have loss 0 and gradient 0.
@@ -1531,6 +1531,7 @@ def linear_elr_loss(
     memory_budget: int | None = None,
     schedule: str = "auto",
     filter: bool = True,
+    skip_ignored: bool | None = None,
     ignore_index: int = -100,
     reduction: str = "mean",
     backend: str = "auto",
@@ -1543,7 +1544,7 @@ def linear_elr_loss(
         hidden: [*, D], float32, bfloat16 or float16 (float64 on CPU).
         linear_weight: [V, D], dtype of hidden; logits are hidden @ linear_weight.T.
         target: [*], integer class in [0, V), or ``ignore_index``.
-        ensemble: [*, V], dtype of the logits, or a tuple (hidden, weight[, bias]) that makes
+        ensemble: [*, V], any of these dtypes, or a tuple (hidden, weight[, bias]) that makes
             it. running average of the row's probabilities, t. Domain [0, 1]. Gets no
             gradient.
         strength: weight of the regulariser. Domain (0, inf).
@@ -1561,6 +1562,9 @@ def linear_elr_loss(
         filter: of the tiled schedule: leave out tiles whose derivatives of a row's loss are
             all below eps/32 of the dtype, where they fall with the probabilities (never the
             target's tile); False: every tile.
+        skip_ignored: leave ignored rows out before the first product, which asks the device
+            how many there are; None: on a CPU only. Without it a call can be captured in a
+            CUDA graph.
         ignore_index: rows with this target have loss 0 and gradient 0.
         reduction: "mean" (over the rows that count), "sum" or "none".
         backend: "auto" (Triton on CUDA, C on CPU), "triton", "c" or "torch".
@@ -1587,6 +1591,7 @@ def linear_elr_loss(
             memory_budget=memory_budget,
             schedule=schedule,
             filter=filter,
+            skip_ignored=skip_ignored,
         ),
     )
 
@@ -1602,6 +1607,7 @@ class LinearELRLoss(rt.LossModule):
         "memory_budget",
         "schedule",
         "filter",
+        "skip_ignored",
         "ignore_index",
         "reduction",
         "backend",
@@ -1617,6 +1623,7 @@ class LinearELRLoss(rt.LossModule):
         memory_budget: int | None = None,
         schedule: str = "auto",
         filter: bool = True,
+        skip_ignored: bool | None = None,
         ignore_index: int = -100,
         reduction: str = "mean",
         backend: str = "auto",
@@ -1629,6 +1636,7 @@ class LinearELRLoss(rt.LossModule):
         self.memory_budget = memory_budget
         self.schedule = schedule
         self.filter = filter
+        self.skip_ignored = skip_ignored
         self.ignore_index = ignore_index
         self.reduction = reduction
         self.backend = backend

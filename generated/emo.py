@@ -1362,7 +1362,7 @@ def emo_loss(
         logits: [*, V], float32, bfloat16 or float16 (float64 on CPU). Any strides; -inf masks
             a class.
         target: [*], integer class in [0, V), or ``ignore_index``.
-        cost: [*, V], dtype of the logits. 1 - cosine of each class's embedding with the
+        cost: [*, V], any of these dtypes. 1 - cosine of each class's embedding with the
             target's. Gets no gradient.
         ignore_index: rows with this target have loss 0 and gradient 0.
         reduction: "mean" (over the rows that count), "sum" or "none".
@@ -1425,6 +1425,7 @@ def linear_emo_loss(
     memory_budget: int | None = None,
     schedule: str = "auto",
     filter: bool = True,
+    skip_ignored: bool | None = None,
     ignore_index: int = -100,
     reduction: str = "mean",
     backend: str = "auto",
@@ -1437,7 +1438,7 @@ def linear_emo_loss(
         hidden: [*, D], float32, bfloat16 or float16 (float64 on CPU).
         linear_weight: [V, D], dtype of hidden; logits are hidden @ linear_weight.T.
         target: [*], integer class in [0, V), or ``ignore_index``.
-        cost: [*, V], dtype of the logits, or a tuple (hidden, weight[, bias]) that makes it.
+        cost: [*, V], any of these dtypes, or a tuple (hidden, weight[, bias]) that makes it.
             1 - cosine of each class's embedding with the target's. Gets no gradient.
         linear_bias: [V], added to the logits.
         softcap: logits become softcap * tanh(logits / softcap).
@@ -1453,6 +1454,9 @@ def linear_emo_loss(
         filter: of the tiled schedule: leave out tiles whose derivatives of a row's loss are
             all below eps/32 of the dtype, where they fall with the probabilities (never the
             target's tile); False: every tile.
+        skip_ignored: leave ignored rows out before the first product, which asks the device
+            how many there are; None: on a CPU only. Without it a call can be captured in a
+            CUDA graph.
         ignore_index: rows with this target have loss 0 and gradient 0.
         reduction: "mean" (over the rows that count), "sum" or "none".
         backend: "auto" (Triton on CUDA, C on CPU), "triton", "c" or "torch".
@@ -1479,6 +1483,7 @@ def linear_emo_loss(
             memory_budget=memory_budget,
             schedule=schedule,
             filter=filter,
+            skip_ignored=skip_ignored,
         ),
     )
 
@@ -1493,6 +1498,7 @@ class LinearEMOLoss(rt.LossModule):
         "memory_budget",
         "schedule",
         "filter",
+        "skip_ignored",
         "ignore_index",
         "reduction",
         "backend",
@@ -1507,6 +1513,7 @@ class LinearEMOLoss(rt.LossModule):
         memory_budget: int | None = None,
         schedule: str = "auto",
         filter: bool = True,
+        skip_ignored: bool | None = None,
         ignore_index: int = -100,
         reduction: str = "mean",
         backend: str = "auto",
@@ -1518,6 +1525,7 @@ class LinearEMOLoss(rt.LossModule):
         self.memory_budget = memory_budget
         self.schedule = schedule
         self.filter = filter
+        self.skip_ignored = skip_ignored
         self.ignore_index = ignore_index
         self.reduction = reduction
         self.backend = backend

@@ -2104,7 +2104,7 @@ def jsd_beta_loss(
     Args:
         logits: [*, V], float32, bfloat16 or float16 (float64 on CPU). Any strides; -inf masks
             a class.
-        teacher: [*, V], dtype of the logits. teacher logits. Gets no gradient.
+        teacher: [*, V], any of these dtypes. teacher logits. Gets no gradient.
         beta: weight of the teacher in the mixture. Domain [0.05, 0.95].
         reduction: "mean" (over the rows that count), "sum" or "none".
         backend: "auto" (Triton on CUDA, C on CPU), "triton", "c" or "torch".
@@ -2175,7 +2175,7 @@ def linear_jsd_beta_loss(
     Args:
         hidden: [*, D], float32, bfloat16 or float16 (float64 on CPU).
         linear_weight: [V, D], dtype of hidden; logits are hidden @ linear_weight.T.
-        teacher: [*, V], dtype of the logits, or a tuple (hidden, weight[, bias]) that makes
+        teacher: [*, V], any of these dtypes, or a tuple (hidden, weight[, bias]) that makes
             it. teacher logits. Gets no gradient.
         beta: weight of the teacher in the mixture. Domain [0.05, 0.95].
         linear_bias: [V], added to the logits.

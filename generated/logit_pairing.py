@@ -1873,7 +1873,7 @@ def logit_pairing_loss(
         logits: [*, V], float32, bfloat16 or float16 (float64 on CPU). Any strides; -inf masks
             a class.
         target: [*], integer class in [0, V), or ``ignore_index``.
-        adversarial_x: [*, V], dtype of the logits. logits of the perturbed inputs. Gets a
+        adversarial_x: [*, V], any of these dtypes. logits of the perturbed inputs. Gets a
             gradient.
         weight: weight of the pairing. Domain [0, inf).
         ignore_index: rows with this target have loss 0 and gradient 0.
@@ -1949,6 +1949,7 @@ def linear_logit_pairing_loss(
     memory_budget: int | None = None,
     schedule: str = "auto",
     filter: bool = True,
+    skip_ignored: bool | None = None,
     ignore_index: int = -100,
     reduction: str = "mean",
     backend: str = "auto",
@@ -1962,7 +1963,7 @@ def linear_logit_pairing_loss(
         hidden: [*, D], float32, bfloat16 or float16 (float64 on CPU).
         linear_weight: [V, D], dtype of hidden; logits are hidden @ linear_weight.T.
         target: [*], integer class in [0, V), or ``ignore_index``.
-        adversarial_x: [*, V], dtype of the logits, or a tuple (hidden, weight[, bias]) that
+        adversarial_x: [*, V], any of these dtypes, or a tuple (hidden, weight[, bias]) that
             makes it. logits of the perturbed inputs. Gets a gradient.
         weight: weight of the pairing. Domain [0, inf).
         linear_bias: [V], added to the logits.
@@ -1979,6 +1980,9 @@ def linear_logit_pairing_loss(
         filter: of the tiled schedule: leave out tiles whose derivatives of a row's loss are
             all below eps/32 of the dtype, where they fall with the probabilities (never the
             target's tile); False: every tile.
+        skip_ignored: leave ignored rows out before the first product, which asks the device
+            how many there are; None: on a CPU only. Without it a call can be captured in a
+            CUDA graph.
         ignore_index: rows with this target have loss 0 and gradient 0.
         reduction: "mean" (over the rows that count), "sum" or "none".
         backend: "auto" (Triton on CUDA, C on CPU), "triton", "c" or "torch".
@@ -2005,6 +2009,7 @@ def linear_logit_pairing_loss(
             memory_budget=memory_budget,
             schedule=schedule,
             filter=filter,
+            skip_ignored=skip_ignored,
         ),
     )
 
@@ -2020,6 +2025,7 @@ class LinearLogitPairingLoss(rt.LossModule):
         "memory_budget",
         "schedule",
         "filter",
+        "skip_ignored",
         "ignore_index",
         "reduction",
         "backend",
@@ -2035,6 +2041,7 @@ class LinearLogitPairingLoss(rt.LossModule):
         memory_budget: int | None = None,
         schedule: str = "auto",
         filter: bool = True,
+        skip_ignored: bool | None = None,
         ignore_index: int = -100,
         reduction: str = "mean",
         backend: str = "auto",
@@ -2047,6 +2054,7 @@ class LinearLogitPairingLoss(rt.LossModule):
         self.memory_budget = memory_budget
         self.schedule = schedule
         self.filter = filter
+        self.skip_ignored = skip_ignored
         self.ignore_index = ignore_index
         self.reduction = reduction
         self.backend = backend

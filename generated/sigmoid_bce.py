@@ -953,7 +953,7 @@ def sigmoid_bce_loss(
     Args:
         logits: [*, V], float32, bfloat16 or float16 (float64 on CPU). Any strides; -inf masks
             a class.
-        labels: [*, V], dtype of the logits. multi-hot or soft labels. Domain [0, 1]. Gets no
+        labels: [*, V], any of these dtypes. multi-hot or soft labels. Domain [0, 1]. Gets no
             gradient.
         reduction: "mean" (over the rows that count), "sum" or "none".
         backend: "auto" (Triton on CUDA, C on CPU), "triton", "c" or "torch".
@@ -1018,7 +1018,7 @@ def linear_sigmoid_bce_loss(
     Args:
         hidden: [*, D], float32, bfloat16 or float16 (float64 on CPU).
         linear_weight: [V, D], dtype of hidden; logits are hidden @ linear_weight.T.
-        labels: [*, V], dtype of the logits, or a tuple (hidden, weight[, bias]) that makes
+        labels: [*, V], any of these dtypes, or a tuple (hidden, weight[, bias]) that makes
             it. multi-hot or soft labels. Domain [0, 1]. Gets no gradient.
         linear_bias: [V], added to the logits.
         softcap: logits become softcap * tanh(logits / softcap).

@@ -1983,7 +1983,7 @@ def sigmoid_focal_loss(
     Args:
         logits: [*, V], float32, bfloat16 or float16 (float64 on CPU). Any strides; -inf masks
             a class.
-        labels: [*, V], dtype of the logits. multi-hot labels. Domain [0, 1]. Gets no
+        labels: [*, V], any of these dtypes. multi-hot labels. Domain [0, 1]. Gets no
             gradient.
         alpha: weight of the positives. Domain [0, 1].
         gamma: focusing exponent. Domain [1, 5].
@@ -2068,7 +2068,7 @@ def linear_sigmoid_focal_loss(
     Args:
         hidden: [*, D], float32, bfloat16 or float16 (float64 on CPU).
         linear_weight: [V, D], dtype of hidden; logits are hidden @ linear_weight.T.
-        labels: [*, V], dtype of the logits, or a tuple (hidden, weight[, bias]) that makes
+        labels: [*, V], any of these dtypes, or a tuple (hidden, weight[, bias]) that makes
             it. multi-hot labels. Domain [0, 1]. Gets no gradient.
         alpha: weight of the positives. Domain [0, 1].
         gamma: focusing exponent. Domain [1, 5].

@@ -1537,7 +1537,7 @@ def soft_target_ce_loss(
     Args:
         logits: [*, V], float32, bfloat16 or float16 (float64 on CPU). Any strides; -inf masks
             a class.
-        probabilities: [*, V], dtype of the logits. target probabilities, or any weights.
+        probabilities: [*, V], any of these dtypes. target probabilities, or any weights.
             Domain [0, inf). Gets no gradient.
         reduction: "mean" (over the rows that count), "sum" or "none".
         backend: "auto" (Triton on CUDA, C on CPU), "triton", "c" or "torch".
@@ -1604,7 +1604,7 @@ def linear_soft_target_ce_loss(
     Args:
         hidden: [*, D], float32, bfloat16 or float16 (float64 on CPU).
         linear_weight: [V, D], dtype of hidden; logits are hidden @ linear_weight.T.
-        probabilities: [*, V], dtype of the logits, or a tuple (hidden, weight[, bias]) that
+        probabilities: [*, V], any of these dtypes, or a tuple (hidden, weight[, bias]) that
             makes it. target probabilities, or any weights. Domain [0, inf). Gets no gradient.
         linear_bias: [V], added to the logits.
         softcap: logits become softcap * tanh(logits / softcap).

@@ -1551,6 +1551,7 @@ def linear_token_stats(
     memory_budget: int | None = None,
     schedule: str = "auto",
     filter: bool = True,
+    skip_ignored: bool | None = None,
     ignore_index: int = -100,
     backend: str = "auto",
 ) -> TokenStats:
@@ -1580,6 +1581,9 @@ def linear_token_stats(
         filter: of the tiled schedule: leave out tiles whose derivatives of a row's loss are
             all below eps/32 of the dtype, where they fall with the probabilities (never the
             target's tile); False: every tile.
+        skip_ignored: leave ignored rows out before the first product, which asks the device
+            how many there are; None: on a CPU only. Without it a call can be captured in a
+            CUDA graph.
         ignore_index: rows with this target have results 0 and gradient 0.
         backend: "auto" (Triton on CUDA, C on CPU), "triton", "c" or "torch".
 
@@ -1606,6 +1610,7 @@ def linear_token_stats(
                 memory_budget=memory_budget,
                 schedule=schedule,
                 filter=filter,
+                skip_ignored=skip_ignored,
             ),
         )
     )

@@ -2205,7 +2205,7 @@ def trades_loss(
         logits: [*, V], float32, bfloat16 or float16 (float64 on CPU). Any strides; -inf masks
             a class.
         target: [*], integer class in [0, V), or ``ignore_index``.
-        adversarial_x: [*, V], dtype of the logits. logits of the perturbed inputs. Gets a
+        adversarial_x: [*, V], any of these dtypes. logits of the perturbed inputs. Gets a
             gradient.
         beta: weight of the divergence. Domain [0, inf).
         ignore_index: rows with this target have loss 0 and gradient 0.
@@ -2281,6 +2281,7 @@ def linear_trades_loss(
     memory_budget: int | None = None,
     schedule: str = "auto",
     filter: bool = True,
+    skip_ignored: bool | None = None,
     ignore_index: int = -100,
     reduction: str = "mean",
     backend: str = "auto",
@@ -2294,7 +2295,7 @@ def linear_trades_loss(
         hidden: [*, D], float32, bfloat16 or float16 (float64 on CPU).
         linear_weight: [V, D], dtype of hidden; logits are hidden @ linear_weight.T.
         target: [*], integer class in [0, V), or ``ignore_index``.
-        adversarial_x: [*, V], dtype of the logits, or a tuple (hidden, weight[, bias]) that
+        adversarial_x: [*, V], any of these dtypes, or a tuple (hidden, weight[, bias]) that
             makes it. logits of the perturbed inputs. Gets a gradient.
         beta: weight of the divergence. Domain [0, inf).
         linear_bias: [V], added to the logits.
@@ -2311,6 +2312,9 @@ def linear_trades_loss(
         filter: of the tiled schedule: leave out tiles whose derivatives of a row's loss are
             all below eps/32 of the dtype, where they fall with the probabilities (never the
             target's tile); False: every tile.
+        skip_ignored: leave ignored rows out before the first product, which asks the device
+            how many there are; None: on a CPU only. Without it a call can be captured in a
+            CUDA graph.
         ignore_index: rows with this target have loss 0 and gradient 0.
         reduction: "mean" (over the rows that count), "sum" or "none".
         backend: "auto" (Triton on CUDA, C on CPU), "triton", "c" or "torch".
@@ -2337,6 +2341,7 @@ def linear_trades_loss(
             memory_budget=memory_budget,
             schedule=schedule,
             filter=filter,
+            skip_ignored=skip_ignored,
         ),
     )
 
@@ -2352,6 +2357,7 @@ class LinearTRADESLoss(rt.LossModule):
         "memory_budget",
         "schedule",
         "filter",
+        "skip_ignored",
         "ignore_index",
         "reduction",
         "backend",
@@ -2367,6 +2373,7 @@ class LinearTRADESLoss(rt.LossModule):
         memory_budget: int | None = None,
         schedule: str = "auto",
         filter: bool = True,
+        skip_ignored: bool | None = None,
         ignore_index: int = -100,
         reduction: str = "mean",
         backend: str = "auto",
@@ -2379,6 +2386,7 @@ class LinearTRADESLoss(rt.LossModule):
         self.memory_budget = memory_budget
         self.schedule = schedule
         self.filter = filter
+        self.skip_ignored = skip_ignored
         self.ignore_index = ignore_index
         self.reduction = reduction
         self.backend = backend

@@ -1880,7 +1880,7 @@ def tvd_loss(
     Args:
         logits: [*, V], float32, bfloat16 or float16 (float64 on CPU). Any strides; -inf masks
             a class.
-        teacher: [*, V], dtype of the logits. teacher logits. Gets no gradient.
+        teacher: [*, V], any of these dtypes. teacher logits. Gets no gradient.
         reduction: "mean" (over the rows that count), "sum" or "none".
         backend: "auto" (Triton on CUDA, C on CPU), "triton", "c" or "torch".
         inplace_grad: let the gradient overwrite ``logits``.
@@ -1944,7 +1944,7 @@ def linear_tvd_loss(
     Args:
         hidden: [*, D], float32, bfloat16 or float16 (float64 on CPU).
         linear_weight: [V, D], dtype of hidden; logits are hidden @ linear_weight.T.
-        teacher: [*, V], dtype of the logits, or a tuple (hidden, weight[, bias]) that makes
+        teacher: [*, V], any of these dtypes, or a tuple (hidden, weight[, bias]) that makes
             it. teacher logits. Gets no gradient.
         linear_bias: [V], added to the logits.
         softcap: logits become softcap * tanh(logits / softcap).

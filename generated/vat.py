@@ -1995,7 +1995,7 @@ def vat_loss(
     Args:
         logits: [*, V], float32, bfloat16 or float16 (float64 on CPU). Any strides; -inf masks
             a class.
-        perturbed_x: [*, V], dtype of the logits. logits of the perturbed inputs. Gets a
+        perturbed_x: [*, V], any of these dtypes. logits of the perturbed inputs. Gets a
             gradient.
         reduction: "mean" (over the rows that count), "sum" or "none".
         backend: "auto" (Triton on CUDA, C on CPU), "triton", "c" or "torch".
@@ -2062,7 +2062,7 @@ def linear_vat_loss(
     Args:
         hidden: [*, D], float32, bfloat16 or float16 (float64 on CPU).
         linear_weight: [V, D], dtype of hidden; logits are hidden @ linear_weight.T.
-        perturbed_x: [*, V], dtype of the logits, or a tuple (hidden, weight[, bias]) that
+        perturbed_x: [*, V], any of these dtypes, or a tuple (hidden, weight[, bias]) that
             makes it. logits of the perturbed inputs. Gets a gradient.
         linear_bias: [V], added to the logits.
         softcap: logits become softcap * tanh(logits / softcap).

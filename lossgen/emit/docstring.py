@@ -22,6 +22,8 @@ _LINEAR = {
     "filter": "of the tiled schedule: leave out tiles whose derivatives of a row's loss are all "
     "below eps/32 of the dtype, where they fall with the probabilities (never the target's tile); "
     "False: every tile.",
+    "skip_ignored": "leave ignored rows out before the first product, which asks the device how "
+    "many there are; None: on a CPU only. Without it a call can be captured in a CUDA graph.",
 }
 
 
@@ -64,7 +66,7 @@ def _lines(spec: LossSpec, linear: list[str] | None) -> Iterator[str]:
         if entry.kind == "class":
             gradient = "Gets a gradient" if entry.differentiable else "Gets no gradient"
             domain = f" Domain {entry.domain}." if entry.domain else ""
-            shape = "[*, V], dtype of the logits"
+            shape = "[*, V], any of these dtypes"
             shape += "" if linear is None else ", or a tuple (hidden, weight[, bias]) that makes it"
             yield f"    {name}: {shape}. {_sentence(entry.doc)}{domain} {gradient}."
     for name, parameter in spec.parameters.items():

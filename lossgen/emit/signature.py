@@ -29,6 +29,7 @@ _SHIFT = Argument("shift", "int", "0")
 _BUDGET = Argument("memory_budget", "int | None", "None")
 _SCHEDULE = Argument("schedule", "str", '"auto"')
 _FILTER = Argument("filter", "bool", "True")
+_SKIP = Argument("skip_ignored", "bool | None", "None")
 _IGNORE = Argument("ignore_index", "int", "-100")
 _REDUCTION = Argument("reduction", "str", '"mean"')
 _BACKEND = Argument("backend", "str", '"auto"')
@@ -58,7 +59,8 @@ class FunctionView:
         scaling = [a for a in (_SOFTCAP, _TEMPERATURE) if a.name not in taken]
         #: fields of LinearOptions
         shift = [_SHIFT] if spec.has_target else []
-        self.scaling = [*scaling, *shift, _BUDGET, _SCHEDULE, _FILTER] if linear else []
+        skip = [_SKIP] if spec.has_target else []
+        self.scaling = [*scaling, *shift, _BUDGET, _SCHEDULE, _FILTER, *skip] if linear else []
         common = [_IGNORE] if spec.has_target else []
         common += [_BACKEND] if spec.outputs else [_REDUCTION, _BACKEND]
         common += [] if linear or spec.outputs else [_INPLACE]

@@ -72,7 +72,7 @@ RESERVED = {
         (
             *("ignore_index", "reduction", "backend", "inplace_grad", "class_dim"),
             *("hidden", "linear_weight", "linear_bias"),
-            *("shift", "memory_budget", "schedule", "filter"),
+            *("shift", "memory_budget", "schedule", "filter", "skip_ignored"),
         ),
         "an argument of every loss",
     ),

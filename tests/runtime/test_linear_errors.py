@@ -98,6 +98,12 @@ BAD: list[tuple[str, Callable[[], Any], type[Exception], str]] = [
         "linear_gce_loss: filter must be a bool, not int",
     ),
     (
+        "skip_ignored",
+        lambda: linear_gce_loss(H, W, Y, skip_ignored=1),
+        TypeError,
+        "linear_gce_loss: skip_ignored must be a bool, not int",
+    ),
+    (
         "shift_type",
         lambda: linear_gce_loss(H, W, Y, shift=True),
         TypeError,
