@@ -19,7 +19,7 @@ from torch import Tensor
 from lossgen.passes.samples import parameter_points
 from lossgen.spec.model import LossSpec
 from lossgen.verify.reference import Arguments
-from lossgen.verify.streams import RELATIONS, draw, streams, uniform
+from lossgen.verify.streams import RELATIONS, beside, draw, streams
 
 __all__ = ["DTYPES", "KINDS", "LAYOUTS", "Case", "cases", "store"]
 
@@ -127,9 +127,8 @@ class Case:
         for name, entry in self.spec.inputs.items():
             if entry.kind == "class" or (entry.off is not None and name not in self.uses):
                 continue
-            low, high = entry.range or uniform(entry.domain)
             size = self.classes if entry.kind == "vocab" else self.rows
-            values = rng.uniform(low, high, size).astype(np.float32)
+            values = beside(entry, (size,), self.classes, rng).astype(np.float32)
             held = torch.from_numpy(values)
             # every second number of a larger tensor
             found[name] = held.repeat_interleave(2)[::2] if self.layout == "transposed" else held

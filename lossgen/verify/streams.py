@@ -13,6 +13,7 @@ from lossgen.spec.model import Input, LossSpec
 __all__ = [
     "LOGITS",
     "RELATIONS",
+    "beside",
     "draw",
     "normal",
     "onto",
@@ -70,7 +71,8 @@ def _scores(x: Array, kind: str, relation: str, rng: np.random.Generator) -> Arr
     if relation == "equal":
         return x.copy()
     if relation == "close":
-        return x + 1e-3 * rng.normal(0.0, 1.0, x.shape)
+        apart = rng.choice([1e-1, 1e-2, 1e-3, 1e-4, 1e-5], (len(x), 1))
+        return x + apart * rng.normal(0.0, 1.0, x.shape)
     rows, classes = x.shape
     at, top = np.arange(rows), x.argmax(1)
     if relation == "other":
@@ -97,8 +99,8 @@ def _scores(x: Array, kind: str, relation: str, rng: np.random.Generator) -> Arr
 def onto(entry: Input, scores: Array, rng: np.random.Generator) -> Array:
     """The scores as a stream of this domain: as they are, (log-)probabilities, or uniform."""
     domain = entry.domain
-    if entry.range is not None:
-        return rng.uniform(*entry.range, scores.shape)
+    if entry.range is not None or entry.values or entry.integer:
+        return beside(entry, scores.shape, scores.shape[-1], rng)
     if normal(entry):
         return scores
     assert domain is not None
@@ -112,6 +114,25 @@ def onto(entry: Input, scores: Array, rng: np.random.Generator) -> Array:
     low, high = uniform(domain)
     margin = _MARGIN * (high - low)
     return rng.uniform(low + margin, high - margin, scores.shape)
+
+
+def beside(entry: Input, shape: tuple[int, ...], classes: int, rng: np.random.Generator) -> Array:
+    """Numbers of an input: some of the values it may hold, or of its range, the ends included; of
+    whole numbers a few, so that some are equal, or a class."""
+    low, high = entry.range or uniform(entry.domain)
+    if entry.values:
+        chosen = rng.choice(entry.values, shape)
+        kind = int(rng.integers(4))  # now and then all are the same, as a mask may be
+        same = {1: entry.values[0], 2: entry.values[-1]}.get(kind)
+        return chosen if same is None else np.full(shape, same)
+    if entry.integer:
+        bounded = entry.range is not None or entry.domain is not None
+        ends = (int(low), int(high) + 1) if bounded else (0, min(3, classes))
+        return rng.integers(*ends, shape).astype(np.float64)
+    values = rng.uniform(low, high, shape)
+    if entry.range is not None:
+        values = np.where(rng.random(shape) < 0.1, rng.choice([low, high], shape), values)
+    return values
 
 
 def _log_softmax(scores: Array) -> Array:
