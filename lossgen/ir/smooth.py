@@ -15,6 +15,7 @@ from sympy import Expr, S, exp, log, oo
 from sympy.core.function import ArgumentIndexError
 
 from lossgen.ir.function import Binary, SignOfArgument, Unary
+from lossgen.ir.piecewise import eq, where
 
 __all__ = [
     "cloglog",
@@ -229,7 +230,9 @@ class softcap(SignOfArgument, Binary):
 
     def partial(self, i: int) -> Expr:
         r = self.args[0] / self.args[1]
-        return sech2(r) if i == 0 else tanh(r) - r * sech2(r)
+        if i == 0:  # a masked class is not capped either: -∞/∞ is nothing
+            return where(eq(self.args[1], oo), 1, sech2(r))
+        return tanh(r) - r * sech2(r)
 
 
 class _Series(Binary):

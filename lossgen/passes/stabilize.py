@@ -12,6 +12,7 @@ from sympy import sympify
 from lossgen.ir.stages import GradedLoss, Gradient, StableLoss
 from lossgen.ir.statistics import Form, Max, Sum
 from lossgen.passes.divergences import with_divergences
+from lossgen.passes.neutral import neutral_options
 from lossgen.passes.rules import Rewriter
 
 __all__ = ["stabilize"]
@@ -34,7 +35,7 @@ def _stable(graded: GradedLoss, before: GradedLoss, dearer: StableLoss | None) -
         for name, symbol in names.parameters.items()
     }
     rewriter = Rewriter(graded.forms, graded.centres, names.constants, defaults)
-    return StableLoss(
+    stable = StableLoss(
         spec=graded.spec,
         uses=graded.uses,
         pivot=graded.pivot,
@@ -63,6 +64,7 @@ def _stable(graded: GradedLoss, before: GradedLoss, dearer: StableLoss | None) -
         before=before,
         dearer=dearer,
     )
+    return neutral_options(stable)
 
 
 def _stable_form(form: Form, rewriter: Rewriter) -> Form:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,7 @@ __all__ = [
     "check_target_range",
     "integer",
     "numbers",
+    "warn_constant",
 ]
 
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -278,11 +280,27 @@ def _check_stream(loss: str, logits: Tensor, declared: Input, value: Tensor) -> 
     if value.device != logits.device:
         raise ValueError(f"{loss}: {name} is on {value.device}, but logits are on {logits.device}")
     if value.requires_grad and torch.is_grad_enabled() and not declared.differentiable:
-        raise ValueError(f"{loss}: no gradient is computed for {name}; pass {name}.detach()")
+        warn_constant(loss, name)
+
+
+_WARNED: set[tuple[str, str]] = set()
+
+
+def warn_constant(loss: str, name: str) -> None:
+    """A class input that requires grad where nothing computes one is taken as a constant, as
+    torch's users detach a teacher; said once."""
+    if torch.compiler.is_compiling() or (loss, name) in _WARNED:
+        return
+    _WARNED.add((loss, name))
+    warnings.warn(
+        f"{loss}: {name} requires a gradient, but none is computed for it: it is taken as a "
+        f"constant. Pass {name}.detach() to say so",
+        stacklevel=2,
+    )
 
 
 def check_stream_range(loss: str, declared: Input, value: Tensor) -> None:
-    """ValueError where a class input leaves its domain (CPU tensors: it reads them)."""
+    """ValueError where an input leaves its domain (CPU tensors: it reads them)."""
     domain = declared.domain
     if domain.everything or value.numel() == 0:
         return
@@ -292,7 +310,9 @@ def check_stream_range(loss: str, declared: Input, value: Tensor) -> None:
 
 
 def check_input_values(loss: str, declared: Input, value: Tensor) -> None:
-    """ValueError where a vocab or row input is none of its values, or not whole (CPU tensors)."""
+    """ValueError where a vocab or row input leaves its domain, is none of its values, or not whole
+    (CPU tensors)."""
+    check_stream_range(loss, declared, value)
     held = value.detach()
     if declared.values:
         known = torch.tensor(declared.values, dtype=held.dtype, device=held.device)

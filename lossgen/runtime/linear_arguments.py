@@ -10,15 +10,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lossgen.runtime.arguments import Input, Parameter, integer, numbers
+from lossgen.runtime.arguments import Input, Parameter, integer, numbers, warn_constant
 
 __all__ = [
     "Factors",
     "LinearOptions",
     "autocast",
-    "check_constant",
     "check_linear",
+    "check_scaled",
     "chunk_rows",
+    "constant",
     "is_tiled",
     "shifted",
     "stand_in",
@@ -118,15 +119,33 @@ def _check_factors(loss: str, factors: Factors) -> None:
         )
 
 
-def check_constant(loss: str, declared: Input, source: Factors | Tensor) -> None:
-    """ValueError where a gradient is wanted that nothing computes; rows are checked with the
-    other arguments."""
-    if declared.differentiable or isinstance(source, Tensor) or not torch.is_grad_enabled():
-        return
-    if any(part is not None and part.requires_grad for part in source):
+def check_scaled(loss: str, declared: Input, options: LinearOptions) -> None:
+    """ValueError where the logits of ``hidden`` are capped or scaled and those of a class input
+    that is given by its factors would not be."""
+    scaled = {
+        "softcap": options.softcap not in (None, math.inf),
+        "temperature": options.temperature != 1.0,
+    }
+    for name in (n for n, on in scaled.items() if on):
+        remedy = f"pass the logits of {declared.name}, scaled as you mean them"
+        if name == "temperature":
+            remedy += f", or divide its hidden states and its bias by {options.temperature:g}"
         raise ValueError(
-            f"{loss}: no gradient is computed for {declared.name}; pass detached tensors"
+            f"{loss}: {name} acts on the logits of hidden, not on those of {declared.name}, which "
+            f"is given by its factors: {remedy}"
         )
+
+
+def constant(loss: str, declared: Input, source: Factors | Tensor) -> Factors | Tensor:
+    """A class input, detached where no gradient is computed for it."""
+    if declared.differentiable:
+        return source
+    if isinstance(source, Tensor):
+        return source.detach()
+    parts = [part for part in source if part is not None]
+    if torch.is_grad_enabled() and any(part.requires_grad for part in parts):
+        warn_constant(loss, declared.name)
+    return Factors(*(None if part is None else part.detach() for part in source))
 
 
 def stand_in(source: Factors | Tensor) -> Tensor:

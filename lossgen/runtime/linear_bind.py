@@ -14,9 +14,10 @@ from lossgen.runtime.linear_arguments import (
     Factors,
     LinearOptions,
     autocast,
-    check_constant,
     check_linear,
+    check_scaled,
     chunk_rows,
+    constant,
     is_tiled,
     shifted,
     stand_in,
@@ -75,7 +76,8 @@ def checked(
     ]
     options = check_linear(name, sources, options)
     for declared, stream in zip(loss.streams, streams, strict=True):
-        check_constant(name, declared, stream)
+        if isinstance(stream, Factors):
+            check_scaled(name, declared, options)
     logits, *others = (stand_in(source) for source in sources)
     if options.shift and logits.dim() == 1:
         raise ValueError(f"{name}: shift needs hidden [*, S, D], but it has no axis of positions")
@@ -92,7 +94,8 @@ def checked(
         function=name,
     )
     given = replace(given, parameters=tuple(parameters), ignore_index=ignore_index)
-    return sources, given, options
+    constants = (constant(name, *pair) for pair in zip(loss.streams, sources[1:], strict=True))
+    return [sources[0], *constants], given, options
 
 
 def _admitted(name: str, loss: RowLoss, given: Arguments) -> Arguments:

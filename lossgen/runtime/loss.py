@@ -221,7 +221,11 @@ class RowLoss:
         hint = class_dim is None
         values, ignore_index = self.check(*given, *options, axis=axis, hint=hint)
         dtype = wider(logits, streams)  # autograd takes the gradients back to each one's own
-        logits, streams = logits.to(dtype), [s.to(dtype) for s in streams]
+        logits = logits.to(dtype)
+        streams = [
+            (s if declared.differentiable else s.detach()).to(dtype)
+            for s, declared in zip(streams, self.streams, strict=True)
+        ]
         lead, classes = lead_of(logits.shape, axis), logits.shape[axis]
         flat, *others = (
             unit_stride(classes_last(t, axis).reshape(-1, classes)) for t in (logits, *streams)

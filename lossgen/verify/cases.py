@@ -44,6 +44,7 @@ class Case:
     block: int  # tile of the Triton kernels
     seed: int
     relation: str = "free"  # how the first class input lies to the logits
+    chosen: frozenset[str] | None = None  # options that the call gives, in place of a variant's
 
     def __str__(self) -> str:
         values = ", ".join(
@@ -64,6 +65,8 @@ class Case:
     @property
     def uses(self) -> frozenset[str]:
         """The optional parameters and inputs that the call gives."""
+        if self.chosen is not None:
+            return self.chosen
         return self.spec.variants[self.variant % len(self.spec.variants)]
 
     # ------------------------------------------------------------------ numbers

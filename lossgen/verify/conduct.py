@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import combinations_with_replacement
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lossgen.errors import VerificationError
 from lossgen.spec.model import LossSpec
 from lossgen.verify.cases import Case
 from lossgen.verify.judge import check_literal, close, close_gradients, fail, naming
@@ -26,6 +28,7 @@ __all__ = [
     "ignored_rows",
     "inputs_unchanged",
     "no_grad_value",
+    "options_compose",
     "parameters_matter",
     "reductions",
     "rows_independent",
@@ -38,6 +41,21 @@ def _rows(spec: LossSpec, keys: dict[str, Any], at: slice) -> dict[str, Any]:
         k: v[at] if isinstance(v, Tensor) and spec.inputs[k].kind != "vocab" else v
         for k, v in keys.items()
     }
+
+
+def options_compose(case: Case, run: Runner) -> None:
+    """Any two options together, the others off, give the formula: masked classes too."""
+    spec = case.spec
+    optional = sorted(frozenset().union(*spec.variants))
+    pairs = [frozenset(pair) for pair in combinations_with_replacement(optional, 2)]
+    if run.backend == "triton":  # a few: the interpreter is slow
+        pairs = [pairs[(case.seed + k) % len(pairs)] for k in range(3)]
+    for pair in pairs:
+        both = case.with_(chosen=pair)
+        try:
+            check_literal(both, *run.gradient(both))
+        except VerificationError as error:
+            fail(f"{error} with {' and '.join(sorted(pair))}")
 
 
 def rows_independent(case: Case, run: Runner) -> None:

@@ -88,7 +88,7 @@ class _Precise:
         total = mp.mpf(0)
         for term in self.spec.terms:
             weight = mp.mpf(self.parameters[term.weight]) if term.weight else mp.mpf(1)
-            total += weight * walk(term.expr, self)
+            total += weight * walk(term.expr, self) if weight else 0  # 0·∞ is 0
         return total
 
     def number(self, value: Fraction) -> Any:

@@ -22,6 +22,7 @@ from lossgen.verify.conduct import (
     ignored_rows,
     inputs_unchanged,
     no_grad_value,
+    options_compose,
     parameters_matter,
     reductions,
     rows_independent,
@@ -160,6 +161,15 @@ PROPERTIES: tuple[Property, ...] = (
             "layout": "contiguous",
             **_FREE,
         },  # of equal rows a divergence is 0 whatever they are
+    ),
+    Property(
+        "options_compose",
+        options_compose,
+        dtypes=_FLOAT,
+        share=0.1,
+        axes=("kind",),
+        fixed={"layout": "contiguous", **_FREE},
+        needs=lambda spec: len(spec.variants) > 1,
     ),
     Property(
         "tile_independent",

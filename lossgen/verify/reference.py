@@ -51,7 +51,8 @@ def literal(spec: LossSpec, arguments: Arguments) -> Tensor:
     total: Value = 0.0
     for term in spec.terms:
         value = walk(term.expr, algebra)
-        total = total + (arguments.parameters[term.weight] if term.weight else 1.0) * value
+        factor = arguments.parameters[term.weight] if term.weight else 1.0
+        total = total + (factor * value if factor != 0.0 else 0.0)  # 0·∞ is 0
     return algebra.rows(total).squeeze(1)
 
 
@@ -118,8 +119,9 @@ class _Torch:
 
     def _times(self, a: Value, b: Value) -> Value:
         """The product, with 0·∞ = 0 and 0·(∞ - ∞) = 0."""
-        if not (isinstance(a, Tensor) and isinstance(b, Tensor)):
+        if not (isinstance(a, Tensor) or isinstance(b, Tensor)):
             return a * b
+        a, b = self.tensor(a), self.tensor(b)
         void = ((a == 0) & ~b.isfinite()) | ((b == 0) & ~a.isfinite())
         if not void.any():
             return a * b

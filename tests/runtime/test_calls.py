@@ -168,6 +168,12 @@ BAD: list[tuple[str, Callable[[], Any], type[Exception], str]] = [
         "cross_entropy_loss: weight must be a tensor, not list",
     ),
     (
+        "input_domain",
+        lambda: cross_entropy_loss(X, Y, weight=-torch.ones(5)),
+        ValueError,
+        "cross_entropy_loss: weight has values outside its domain [0, inf)",
+    ),
+    (
         "input_grad",
         lambda: cross_entropy_loss(X, Y, weight=torch.ones(5).requires_grad_()),
         ValueError,

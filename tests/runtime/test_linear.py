@@ -26,6 +26,7 @@ from lossgen.losses import (
     token_stats,
     trades_loss,
 )
+from lossgen.runtime import arguments
 from lossgen.runtime.products import Direct
 from lossgen.runtime.projected import Projected
 
@@ -170,8 +171,21 @@ def test_a_teacher_gets_no_gradient(given: str) -> None:
     wanted = teacher if given == "rows" else (states, head.requires_grad_())
     if given == "rows":
         wanted.requires_grad_()
-    with pytest.raises(ValueError, match="no gradient is computed for teacher"):
-        linear_kd_forward_kl_loss(hidden, weight, wanted)
+    arguments._WARNED.clear()
+    with pytest.warns(UserWarning, match="teacher requires a gradient, but none is computed"):
+        taken = linear_kd_forward_kl_loss(hidden, weight, wanted, linear_bias=bias)
+    torch.testing.assert_close(taken, ours)
+    taken.backward()
+    assert (teacher if given == "rows" else head).grad is None
+
+
+@pytest.mark.parametrize(("name", "value"), [("temperature", 2.0), ("softcap", 5.0)])
+def test_the_teachers_factors_are_not_scaled_in_silence(name: str, value: float) -> None:
+    hidden, weight, _, _ = draw()
+    with pytest.raises(ValueError, match=f"{name} acts on the logits of hidden, not on those of"):
+        linear_kd_forward_kl_loss(hidden, weight, (hidden.detach(), weight), **{name: value})
+    logits = F.linear(hidden, weight).detach()
+    assert linear_kd_forward_kl_loss(hidden, weight, logits, **{name: value}) > 0
 
 
 def test_outputs_of_hidden_states() -> None:

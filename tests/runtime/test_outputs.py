@@ -185,11 +185,6 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         "teacher must be float32, bfloat16, float16 or float64, not float8_e5m2",
     ),
     "device": ({"t": A["t"].to("meta")}, ValueError, "teacher is on meta, but logits are on cpu"),
-    "gradient": (
-        {"c": A["c"].clone().requires_grad_()},
-        ValueError,
-        "no gradient is computed for cost; pass cost.detach()",
-    ),
     "domain": ({"c": A["c"] - 2}, ValueError, "cost has values outside its domain [0, inf)"),
     "infinite": (
         {"c": A["c"] / 0},

@@ -1,0 +1,65 @@
+"""An option that is off adds nothing, also where what it would add is infinite.
+
+    a·e   →   where(a == 0, 0, a·e)      of an option a that is off at 0
+
+A masked class makes many penalties infinite (the mean of log p is), and 0·∞ is NaN in floating
+point: the program with the option at 0 has to be the one without it.  Of a gradient, what a sum or
+a maximum has made infinite is left out, and class expressions that no probability weighs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from sympy import Expr, Mul, Symbol, exp
+
+from lossgen.ir.piecewise import eq, where
+from lossgen.ir.stages import Gradient, StableLoss
+
+__all__ = ["neutral_options"]
+
+
+def neutral_options(stable: StableLoss) -> StableLoss:
+    """The same functions, with every option that is off at 0 out of the way there."""
+    names, spec = stable.vocabulary, stable.spec
+    options = {
+        names.parameters[n] for n, p in spec.parameters.items() if p.off == 0 and n in stable.uses
+    }
+    if not options:
+        return stable
+    sums = {s.symbol for s in stable.sums} | {m.symbol for m in stable.maxes}
+    unbounded = sums | {f.L for f in stable.forms}
+    of_a_loss = unbounded | {f.z for f in stable.forms}
+    of_a_class = {f.logp for f in stable.forms} | {pair[0] for pair in names.streams.values()}
+
+    def term(coefficient: Expr, basis: Expr) -> tuple[Expr, Expr]:
+        own = sorted(options & set(Mul.make_args(coefficient)), key=str)
+        weighs = any(isinstance(f, exp) or f in weights for f in Mul.make_args(basis))
+        if own and not weighs and basis.free_symbols & of_a_class:
+            basis = where(eq(own[0], 0), 0, basis)
+        return _guarded(coefficient, options, unbounded), basis
+
+    weights = {f.R for f in stable.forms}
+    return replace(
+        stable,
+        loss=_guarded(stable.loss, options, of_a_loss),
+        outputs=tuple((n, _guarded(v, options, of_a_loss)) for n, v in stable.outputs),
+        gradients=tuple(
+            Gradient(
+                g.stream,
+                tuple(term(*pair) for pair in g.terms),
+                _guarded(g.at_y, options, unbounded),
+            )
+            for g in stable.gradients
+        ),
+    )
+
+
+def _guarded(expr: Expr, options: set[Symbol], unbounded: set[Symbol]) -> Expr:
+    if not (expr.free_symbols & options and expr.free_symbols & unbounded):
+        return expr
+    expr = expr.func(*(_guarded(a, options, unbounded) for a in expr.args))
+    for option in sorted(options & set(Mul.make_args(expr)), key=str):
+        if expr.free_symbols & unbounded:
+            expr = where(eq(option, 0), 0, expr)
+    return expr
