@@ -131,7 +131,8 @@ class RowModel:
     @property
     def needs_reference(self) -> bool:
         """Is anything measured from x_y where that is not masked?"""
-        return self.plan.stable.vocabulary.x_ref in self.used
+        names = self.plan.stable.vocabulary
+        return bool({names.x_ref, names.x_own} & self.used)
 
     @property
     def outputs(self) -> list[str]:
@@ -149,7 +150,7 @@ class RowModel:
         if self.pivot == "none":
             return []
         found = [f"{n}_y" for n in self.tile_streams]
-        found += ["x_ref"] if self.needs_reference else []
+        found += ["x_ref", "x_own"] if self.needs_reference else []
         return found + (["index_y"] if self.needs_index else [])
 
     @property

@@ -66,6 +66,7 @@ def _values_at(model: RowModel, at: str) -> list[str]:
     lines = [f"{n}_y = {n}_ptr[{at}];" for n in model.tile_streams]
     if model.needs_reference:
         lines.append(f"x_ref = x_y > {MASKED} ? x_y : 0.0;")
+        lines.append("x_own = x_y - x_ref;")
     if model.needs_index:
         lines.append(f"index_y = {at};")
     return lines + [f"{n}_y = f_maximum({n}_y, {FAR});" for n in model.floored]

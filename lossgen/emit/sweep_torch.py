@@ -34,6 +34,7 @@ def values_at_y(model: RowModel) -> list[str]:
     lines = [f"{n}_y = {n}.gather(1, {at})" for n in ["x", *model.streams]]
     if model.needs_reference:
         lines.append(f"x_ref = torch.where(x_y > {MASKED}, x_y, 0.0)")
+        lines.append("x_own = x_y - x_ref")
     lines += [f"{n}_y = {n}_y.clamp_min({FAR})" for n in model.floored]
     lines += [f"{v}_y = {v}[{at}]" for v in model.vocab]
     return lines + ([f"index_y = {at}.to(x.dtype)"] if model.needs_index else [])

@@ -22,6 +22,7 @@ def check(stage: SymbolicLoss) -> None:
     names = stage.vocabulary
     raw_row = {names.classes, *names.parameters.values(), *names.rows.values()}
     raw_row |= {*(pair[1] for pair in names.pairs), *names.cotangents, names.x_ref}
+    raw_row |= {names.x_own}
     raw_class = {*names.class_symbols, *(c.symbol for c in stage.centres)}
     statistics = {s.symbol for s in stage.sums}
     statistics |= {s for m in stage.maxes for s in (m.symbol, m.index)}

@@ -91,6 +91,7 @@ def raw_values(program: GradedLoss, row: Row, number: Callable[[float], Any]) ->
         env |= {s[1]: number(along[n][y]) for n, s in pairs(program).items() if n in along}
         env[names.index[1]] = number(float(y))
         env[names.x_ref] = number(row.x[y] if row.x[y] > MASKED else 0.0)
+        env[names.x_own] = number(0.0 if row.x[y] > MASKED else row.x[y])
     return env
 
 
@@ -149,7 +150,10 @@ def rows_mpmath(program: GradedLoss, row: Row) -> tuple[list[Any], list[list[Any
             env[form.m] = max((value(form.base, tiles[j]) for j in others), default=mp.mpf(0))
             for j in range(len(row.x)):
                 ell = value(form.ell, tiles[j])
-                tiles[j] |= {form.logp: ell - total, form.R: mp.exp(ell - low)}
+                tiles[j] |= {
+                    form.logp: ell - total,
+                    form.R: mp.exp(ell - low) if low > -mp.inf else mp.mpf(0),
+                }
         for centre in (c for c in program.centres if c.softmaxes and c.level == level):
             whole = mp.fsum(sign * env[program.forms[k].L] for k, sign in centre.softmaxes)
             env[centre.lse] = whole - value(centre.factor) * value(centre.origin)

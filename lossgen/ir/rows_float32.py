@@ -70,6 +70,7 @@ class _Batch:
             self.env[names.index[1]] = self.y.astype(np.float32)
             x_y = self.at(self.wide["x"])
             self.env[names.x_ref] = np.where(x_y > MASKED, x_y, _ZERO)
+            self.env[names.x_own] = np.where(x_y > MASKED, _ZERO, x_y)
 
     def at(self, values: Array) -> Array:
         """The values at y [N, 1]."""

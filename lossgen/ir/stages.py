@@ -85,6 +85,11 @@ class Vocabulary:
         return Symbol("x_ref", real=True)
 
     @cached_property
+    def x_own(self) -> Symbol:
+        """x_y - x_ref: 0, or x_y where that is masked.  It moves with x_y; x_ref does not."""
+        return Symbol("x_own", real=True)
+
+    @cached_property
     def pairs(self) -> tuple[tuple[Symbol, Symbol], ...]:
         """(class symbol, value at y) of everything that varies along the classes."""
         return (*self.streams.values(), *self.vocab.values(), self.index)

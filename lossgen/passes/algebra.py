@@ -1,6 +1,7 @@
 """The algebra of P = p_y and Q = 1 - p_y, and the choice between equal expressions.
 
     c - c·P  →  c·Q          c - c·Q  →  c·P          log P → -s        log Q → -r
+    c - c·sigmoid(u)  →  c·sigmoid(-u)
 
 No power is expanded and `simplify` is never called: candidates are few and named, and the one
 with the fewest additions of terms of unknown or opposite sign wins (cancellation is what costs
@@ -29,10 +30,19 @@ from sympy import (
     together,
 )
 
+from lossgen.ir.ops import sigmoid
 from lossgen.ir.statistics import Form
 from lossgen.passes.uniform import excesses
 
-__all__ = ["cancel_fractions", "cancel_parameters", "complement", "cost", "expand_products", "tidy"]
+__all__ = [
+    "cancel_fractions",
+    "cancel_parameters",
+    "complement",
+    "cost",
+    "expand_products",
+    "logistic",
+    "tidy",
+]
 
 _MAX_OPS = 150  # larger expressions keep their form: expansion is not worth its time
 
@@ -40,7 +50,8 @@ _MAX_OPS = 150  # larger expressions keep their form: expansion is not worth its
 def complement(expr: Expr, forms: Iterable[Form]) -> Expr:
     """Bottom-up: write 1 - P as Q and 1 - Q as P, and logarithms of products of both as sums."""
     forms = tuple(forms)
-    if not forms or not expr.free_symbols & {a for f in forms for a in (f.P, f.Q, f.s, f.r)}:
+    own = {a for f in forms for a in (f.P, f.Q, f.s, f.r)}
+    if not expr.free_symbols & own and not expr.has(sigmoid):
         return expr
     if not expr.args:
         return expr
@@ -72,6 +83,18 @@ def _complement_sum(expr: Expr, forms: Sequence[Form]) -> Expr:
                 terms.remove(term)
                 terms.remove(partner)
                 terms.append(term / form.s * form.z)
+    return logistic(Add(*terms))
+
+
+def logistic(expr: Expr) -> Expr:
+    """c - c·sigmoid(u)  →  c·sigmoid(-u)"""
+    terms = list(Add.make_args(expr))
+    for term in list(terms):
+        for node in (f for f in Mul.make_args(term) if isinstance(f, sigmoid)):
+            partner = -term / node
+            if term in terms and partner in terms:
+                terms = [t for t in terms if t not in (term, partner)]
+                terms.append(partner * sigmoid(-node.args[0]))
     return Add(*terms)
 
 

@@ -86,6 +86,7 @@ class _Reverse:
         self.moved = {s: [] for f in forms for s in f.class_symbols}
         self.terms = {n: [] for n in names.differentiable}
         self.at_y = {n: self.loss.loss.diff(names.streams[n][1]) for n in names.differentiable}
+        self.at_y["x"] += self.loss.loss.diff(names.x_own)
         for level in range(self.loss.last_level, 0, -1):
             for form in forms:
                 self._pull_largest(form)

@@ -23,6 +23,7 @@ from lossgen.ir.stages import Cls, Pivot, SymbolicLoss, Vocabulary
 from lossgen.ir.statistics import Form, Max
 from lossgen.passes.algebra import complement
 from lossgen.passes.reductions import Reductions
+from lossgen.passes.subsets import Subsets
 from lossgen.spec.expr import Call, NameKind, walk
 from lossgen.spec.expr import Expr as Tree
 from lossgen.spec.model import LossSpec
@@ -170,6 +171,7 @@ class _Pairs:
         )
         self.spec, self.uses = spec, uses
         self.built = Reductions(_vocabulary(spec), pivot)
+        self.subsets = Subsets(self.built, spec)
         self.lets: dict[str, Value] = {}
 
     # ------------------------------------------------------------------ leaves
@@ -226,11 +228,11 @@ class _Pairs:
 
     def binary(self, op: str, left: Value, right: Value) -> Value:
         table = {
-            "+": lambda a, b: a + b,
-            "-": lambda a, b: a - b,
+            "+": lambda a, b: self.subsets.total(a + b),
+            "-": lambda a, b: self.subsets.total(a - b),
             "*": lambda a, b: a * b,
             "/": lambda a, b: a / b,
-            "**": _power,
+            "**": lambda a, b: self.subsets.power(a, b) or _power(a, b),
         }
         return self._map(table[op], left, right)
 
@@ -244,7 +246,8 @@ class _Pairs:
         special = getattr(self, f"_{node.func}", None)
         if special is not None:
             return special(args[0], node.others)
-        return self._map(_FUNCTIONS[node.func], *args)
+        function = self.subsets.choice if node.func == "where" else _FUNCTIONS[node.func]
+        return self._map(function, *args)
 
     def _exp(self, value: Value, others: bool) -> Value:
         if not isinstance(value, Cls) or not self._is_raw(value.o):
@@ -257,6 +260,12 @@ class _Pairs:
         built = self.built
         known = built.statistics() | {f.logp for f in built.forms}
         return built.varies(expr) and not expr.free_symbols & known
+
+    def _log(self, value: Value, others: bool) -> Value:
+        if isinstance(value, Cls):
+            at_y = complement(self.subsets.log(value.y), self.built.forms)
+            return Cls(self.subsets.log_of_class(value.o), at_y)
+        return complement(self.subsets.log(value), self.built.forms)
 
     def _stop_gradient(self, value: Value, others: bool) -> Value:
         return self._map(self.built.freeze, value)
@@ -284,12 +293,16 @@ class _Pairs:
         return Cls(form.logp, -form.s)
 
     def _logsumexp(self, value: Value, others: bool) -> Value:
+        weighted = self.subsets.logsumexp(value, others)
+        if weighted is not None:
+            return weighted
         form, constant = self._form(value)
         return form.L + constant - (form.r if others else 0)
 
     def _sum(self, value: Value, others: bool) -> Value:
         assert isinstance(value, Cls)
-        total = self.built.sum(value.o)
+        rest, chosen = self.subsets.split(value.o)
+        total = self.subsets.raised(self.built.sum(rest) + self.built.sum(chosen))
         if not others and self.built.pivot is not Pivot.NONE:
             total += value.y
         return complement(total, self.built.forms)

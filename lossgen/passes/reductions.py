@@ -139,11 +139,19 @@ class Reductions:
         base_y = Add(*(term / scale for term in along))
         level = self.level(ell) + 1
         found = Form(len(self.forms), scale, base, base_y, Add(*shift_y), level)
+        return self._numbered(found), constant
+
+    def weighted(self, scale: Expr, base: Expr, base_y: Expr) -> Form:
+        """The form with these exponents, as they stand."""
+        level = self.level(scale * base) + 1
+        return self._numbered(Form(len(self.forms), scale, base, base_y, Integer(0), level))
+
+    def _numbered(self, found: Form) -> Form:
         for form in self.forms:
             if replace(found, index=form.index, parts=form.parts) == form:
-                return form, constant
+                return form
         self.forms.append(found)
-        return found, constant
+        return found
 
     def centre(self, expr: Expr, expr_y: Expr) -> Centre:
         """The class symbol of expr - expr_y, a difference of raw streams."""

@@ -14,6 +14,7 @@ from lossgen.ir.statistics import Form, Max, Sum
 from lossgen.passes.divergences import with_divergences
 from lossgen.passes.neutral import neutral_options
 from lossgen.passes.rules import Rewriter
+from lossgen.passes.zeros import Zeros
 
 __all__ = ["stabilize"]
 
@@ -29,7 +30,7 @@ def stabilize(graded: GradedLoss) -> StableLoss:
 
 
 def _stable(graded: GradedLoss, before: GradedLoss, dearer: StableLoss | None) -> StableLoss:
-    names = graded.vocabulary
+    names, zeros = graded.vocabulary, Zeros(graded)
     defaults = {
         symbol: sympify(graded.spec.parameters[name].default)
         for name, symbol in names.parameters.items()
@@ -41,20 +42,23 @@ def _stable(graded: GradedLoss, before: GradedLoss, dearer: StableLoss | None) -
         pivot=graded.pivot,
         vocabulary=names,
         forms=tuple(_stable_form(f, rewriter) for f in graded.forms),
-        sums=tuple(_stable_sum(e, rewriter) for e in graded.sums),
+        sums=tuple(_stable_sum(e, rewriter, zeros) for e in graded.sums),
         maxes=tuple(_stable_max(e, rewriter) for e in graded.maxes),
         twins=graded.twins,
         centres=graded.centres,
-        loss=rewriter(graded.loss),
-        outputs=tuple((name, rewriter(value)) for name, value in graded.outputs),
+        loss=zeros(rewriter(graded.loss)),
+        outputs=tuple((name, zeros(rewriter(value))) for name, value in graded.outputs),
         gradients=tuple(
             Gradient(
                 g.stream,
                 tuple(
-                    (rewriter(c), rewriter.class_level(b).xreplace(rewriter.final))
+                    (
+                        zeros(rewriter(c)),
+                        zeros(rewriter.class_level(b).xreplace(rewriter.final)),
+                    )
                     for c, b in g.terms
                 ),
-                rewriter(g.at_y),
+                zeros(rewriter(g.at_y)),
             )
             for g in graded.gradients
         ),
@@ -80,11 +84,14 @@ def _stable_form(form: Form, rewriter: Rewriter) -> Form:
     )
 
 
-def _stable_sum(entry: Sum, rewriter: Rewriter) -> Sum:
+def _stable_sum(entry: Sum, rewriter: Rewriter, zeros: Zeros) -> Sum:
     """What is summed in a later sweep is evaluated as it stands: rewrite it."""
-    if entry.form is not None or entry.level == 1:
+    if entry.form is not None:
         return entry
-    body = rewriter.class_level(entry.body).xreplace(rewriter.final)
+    body = entry.body
+    if entry.level > 1:
+        body = rewriter.class_level(body).xreplace(rewriter.final)
+    body = zeros(body)
     return replace(entry, body=body, weight=body)
 
 

@@ -1,0 +1,350 @@
+"""Log-sums over a part of the classes, over its complement, and over all but the largest class.
+
+    log Σ_j w_j·p_j     →   -softplus(A(1 - w) - A(w))      0 <= w <= 1
+                        →   A(w) - A(1)                      0 <= w
+    softplus(u) - t·u   →   t·softplus(-u) + (1 - t)·softplus(u)          0 <= t <= 1
+    log(1 - p_k)        →   -softplus(l_k - A(1 - [j = k]))  k the largest class beside the target
+    e^L·Σ_j w_j·p_j     →   e^A(w)                           and A⁺ - A⁻ where w may be negative
+
+with A(w) = log Σ_j w_j·e^(l_j - ref).  Each A is a softmax of its own, with the exponents
+l_j + log w_j and its own running maximum, so that nothing is taken from 1 and a part far below
+the others does not underflow.  ``ref`` is l_y, and 0 where that is masked: it drops out of every
+result, is a constant when that is differentiated, and keeps an offset of the row out of the sums.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+
+from sympy import (
+    Add,
+    Dummy,
+    Expr,
+    Function,
+    Integer,
+    Mul,
+    Pow,
+    Symbol,
+    degree,
+    exp,
+    expand,
+    expand_mul,
+    log,
+)
+
+from lossgen.ir.ops import logaddexp, lt, relu, sigmoid, softplus, where
+from lossgen.ir.stages import Cls, Pivot
+from lossgen.ir.statistics import Form, Max
+from lossgen.passes.algebra import logistic
+from lossgen.passes.reductions import Reductions
+from lossgen.spec.model import LossSpec
+
+__all__ = ["Subsets"]
+
+_CORNERS = 6
+_NOTHING = -3 * Integer(10) ** 38
+_SHARES = {"lt", "le", "eq", "ne", "step", "above", "inrange", "sigmoid", "sech2"}
+
+
+@dataclass(frozen=True)
+class _Mass:
+    """Σ_j w_j·p_j of one softmax."""
+
+    form: Form
+    weight: Cls
+
+
+class Subsets:
+    """The rules, for one program under construction; ``spec`` has the domains of its numbers."""
+
+    def __init__(self, built: Reductions, spec: LossSpec) -> None:
+        self.built = built
+        names = built.vocabulary
+        domains = {n: e.domain for n, e in spec.inputs.items() if e.domain is not None}
+        domains |= {n: e.domain for n, e in spec.parameters.items()}
+        within = {n for n, d in domains.items() if d.lo >= 0 and d.hi <= 1}
+        single = names.rows | names.parameters
+        self.shares = {s for n, s in single.items() if n in within}
+        pairs = names.streams | names.vocab
+        self.shares |= {s for n, pair in pairs.items() if n in within for s in pair}
+        self.moving = {s for n in names.differentiable for s in names.streams[n]}
+
+    # ------------------------------------------------------------------ row expressions
+    def log(self, expr: Expr) -> Expr:
+        """log(expr), with the logarithms of sums of probabilities as log-sums."""
+        found, rest = Integer(0), Integer(1)
+        for factor in Mul.make_args(expr):
+            base, exponent = factor.as_base_exp()
+            mass = None if isinstance(factor, exp) else self._mass(base)
+            if mass is not None:
+                found += exponent * self._log_mass(mass)
+            elif (logistic := _log_of_logistic(factor)) is not None:
+                found += logistic
+            elif (form := self._largest_left_out(factor)) is not None:
+                found += self._log_rest(form)[1]
+            else:
+                rest *= factor
+        return found if rest == 1 else found + log(rest)
+
+    def power(self, base: Expr, exponent: Expr) -> Expr | None:
+        """base^exponent of such a sum, except for whole powers, which lose nothing."""
+        if exponent.is_Integer and exponent > 0:
+            return None
+        mass = self._mass(base)
+        return None if mass is None else exp(exponent * self._log_mass(mass))
+
+    def total(self, expr: Expr) -> Expr:
+        """A sum or difference of two values in its accurate form."""
+        return self._complement(self._cross_entropy(logistic(expr)))
+
+    def choice(self, condition: Expr, value: Expr, otherwise: Expr) -> Expr:
+        """where(c, p, 0) as c·p, a weight under a sum, if p is finite."""
+        finite = self._is_share(value) and self._is_share(otherwise)
+        if finite and self._is_weight(condition) and _has_range(condition):
+            return condition * value + (1 - condition) * otherwise
+        return where(condition, value, otherwise)
+
+    def _complement(self, expr: Expr) -> Expr:
+        """1 - Σ w·p as Σ (1 - w)·p."""
+        mass = self._mass(expr) if isinstance(expr, Add) else None
+        if mass is None or all(t.is_nonnegative for t in expr.args):
+            return expr
+        return self.built.sum(mass.weight.o * exp(mass.form.logp)) + mass.weight.y * mass.form.P
+
+    def _cross_entropy(self, expr: Expr) -> Expr:
+        """softplus(u) - t·u as t·softplus(-u) + (1 - t)·softplus(u), where 0 <= t <= 1."""
+        terms = list(expr.args) if isinstance(expr, Add) else []
+        for term in terms:
+            for node in Mul.make_args(term):
+                for other in terms if isinstance(node, softplus) else ():
+                    u, scale = node.args[0], term / node
+                    share = -other / (scale * u)
+                    if share != 0 and other != term and self._is_share(share):
+                        whole = share * softplus(-u) + (1 - share) * softplus(u)
+                        return expr - term - other + scale * whole
+        return expr
+
+    def raised(self, expr: Expr) -> Expr:
+        """Σ w·p·e^(L + c) as one exponential: e^L may be infinite, and the sum 0."""
+        terms = []
+        for term in Add.make_args(expr):
+            terms.append(self._raised(term))
+        return Add(*terms)
+
+    def _raised(self, term: Expr) -> Expr:
+        held = [(s, f) for s, f in self._masses() if s in term.free_symbols]
+        if len(held) != 1 or term.as_powers_dict().get(held[0][0]) != 1:
+            return term
+        symbol, (form, weight) = held[0]
+        factor, rest = exp(expand(_exponent(term))), _without_exponentials(term) / symbol
+        exponent = factor.args[0] if isinstance(factor, exp) else Integer(0)
+        if exponent.coeff(form.L) != 1:
+            return term
+        left = exponent - form.L + self._reference_value(form)
+        signs = (
+            ((1, weight),) if self.nonnegative(weight) else ((1, relu(weight)), (-1, relu(-weight)))
+        )
+        parts = (sign * exp(expand(self._weighted(form, w).z + left)) for sign, w in signs)
+        return rest * Add(*parts)
+
+    # ------------------------------------------------------------------ class expressions
+    def log_of_class(self, value: Expr) -> Expr:
+        """log of a class expression."""
+        found = _log_of_logistic(value)
+        return log(value) if found is None else found
+
+    def split(self, body: Expr) -> tuple[Expr, Expr]:
+        """(what all classes but the largest add, what that one adds) of a sum of w·log(1 - p)."""
+        forms = {log(1 - exp(f.logp)): f for f in self.built.forms if self._alone(f)}
+        if self.built.pivot is not Pivot.TARGET or not body.atoms(log) & set(forms):
+            return body, Integer(0)
+        rest, chosen = Integer(0), Integer(0)
+        for term in Add.make_args(expand_mul(body)):
+            held = [f for f in Mul.make_args(term) if f in forms]
+            if len(held) == 1:
+                entry, outside = self._log_rest(forms[held[0]])
+                rest += where(entry.select, 0, term)
+                chosen += entry.select * outside * term / held[0]
+            else:
+                rest += term
+        return rest, chosen
+
+    # ------------------------------------------------------------------ log-sum-exps
+    def logsumexp(self, value: Cls, others: bool) -> Expr | None:
+        """Of v + log w with a weight that may be 0: the target may be left out too."""
+        logs = [
+            t for t in Add.make_args(value.o) if isinstance(t, log) and self.nonnegative(t.args[0])
+        ]
+        logs = [t for t in logs if self.built.varies(t) and not t.args[0].is_positive]
+        logs = [t for t in logs if self._is_weight(t.args[0])]
+        at_y = [t for t in Add.make_args(value.y) if isinstance(t, log)]
+        matched = [t for t in at_y if len(logs) == 1]
+        if len(logs) != 1 or len(matched) != 1 or self.built.pivot is not Pivot.TARGET:
+            return None
+        plain = Cls(value.o - logs[0], value.y - matched[0])
+        if not self.built.varies(plain.o):
+            return None
+        form, constant = self.built.form(plain.o, plain.y)
+        weight = Cls(logs[0].args[0], Integer(0) if others else matched[0].args[0])
+        return self._sum(form, weight) + self._reference_value(form) + constant
+
+    def _log_mass(self, mass: _Mass) -> Expr:
+        own = self._sum(mass.form, mass.weight)
+        if all(self._is_share(w) for w in (mass.weight.o, mass.weight.y)):
+            rest = Cls(1 - mass.weight.o, 1 - mass.weight.y)
+            return -softplus(self._sum(mass.form, rest) - own)
+        return own - self._sum(mass.form, Cls(Integer(1), Integer(1)))
+
+    def _log_rest(self, form: Form) -> tuple[Max, Expr]:
+        """The largest class beside the target, and log(1 - p) of it."""
+        subtracted, _ = self._reference(form)
+        entry = self.built.maximum(form.base - subtracted)
+        rest = self._sum(form, Cls(1 - entry.select, Integer(1)))
+        return entry, -softplus(form.scale * entry.symbol - rest)
+
+    def _sum(self, form: Form, weight: Cls) -> Expr:
+        """A(w)"""
+        low = self._weighted(form, weight.o).z
+        if weight.y == 0:
+            return low
+        return logaddexp(low, self._reference(form)[1] + _log_of_weight(weight.y))
+
+    def _weighted(self, form: Form, weight: Expr) -> Form:
+        """The softmax with the exponents l_j + log w_j, and the reference in the place of l_y."""
+        subtracted, _ = self._reference(form)
+        base = form.base - subtracted + log(weight) / form.scale
+        pivoted = self.built.pivot is Pivot.ARGMAX
+        return self.built.weighted(form.scale, base, form.base_y if pivoted else Integer(0))
+
+    def _reference(self, form: Form) -> tuple[Expr, Expr]:
+        """(what the exponents' base is measured from, l_y from there)."""
+        names = self.built.vocabulary
+        if self.built.pivot is Pivot.ARGMAX:  # it is not known yet, and never masked
+            return Integer(0), form.shift_y
+        own = form.scale * names.x_own + form.shift_y
+        if form.base == names.x:
+            return names.x_ref, own
+        return (Integer(0), own) if form.base.has(names.x_ref) else (form.base_y, form.shift_y)
+
+    def _reference_value(self, form: Form) -> Expr:
+        """The reference itself."""
+        return form.ell_y - self._reference(form)[1]
+
+    # ------------------------------------------------------------------ what is a sum of p
+    def _masses(self) -> list[tuple[Symbol, tuple[Form, Expr]]]:
+        """The sums Σ_{j≠y} w·p with a constant weight."""
+        found = []
+        for entry in self.built.sums:
+            plain = entry.form is not None and entry.kappa == 1 and entry.power == 0
+            if (
+                plain
+                and entry.centre is None
+                and not entry.others
+                and self._is_weight(entry.weight)
+            ):
+                assert entry.form is not None
+                if not entry.body.free_symbols & set(self.built.twins.values()):
+                    found.append((entry.symbol, (self.built.forms[entry.form], entry.weight)))
+        return found
+
+    def _mass(self, expr: Expr) -> _Mass | None:
+        """``expr`` as Σ_j w_j·p_j with w >= 0: with Σ p = 1, constants belong to it."""
+        masses = dict(self._masses())
+        if not expr.free_symbols & set(masses):
+            return None
+        owners = {form.index: form for s, (form, _) in masses.items() if s in expr.free_symbols}
+        if len(owners) != 1:
+            return None
+        (form,) = owners.values()
+        others, at_y = Integer(0), Integer(0)
+        for term in Add.make_args(expand(expr)):
+            held = [s for s in (*masses, form.P, form.Q) if s in term.free_symbols]
+            coefficient = term / held[0] if held else term
+            if len(held) > 1 or not self._is_weight(coefficient):
+                return None
+            own = masses[held[0]][1] if held and held[0] in masses else Integer(1)
+            others += coefficient * own if not held or held[0] != form.P else 0
+            at_y += coefficient if not held or held[0] == form.P else 0
+        whole = _Mass(form, Cls(others, at_y))
+        return whole if self.nonnegative(others) and self.nonnegative(at_y) else None
+
+    def _largest_left_out(self, expr: Expr) -> Form | None:
+        """The softmax of which this is 1 - max_{j≠y} p_j."""
+        if self.built.pivot is Pivot.TARGET:
+            for form in self.built.forms:
+                if expr == 1 - exp(-form.top) and self._alone(form):
+                    return form
+        return None
+
+    def _alone(self, form: Form) -> bool:
+        return form.level == 1 and not form.parts
+
+    def _is_weight(self, expr: Expr) -> bool:
+        """Nothing that the logits move?"""
+        return not expr.free_symbols & (self.built.statistics() | self.moving) and not any(
+            s in f.class_symbols for f in self.built.forms for s in expr.free_symbols
+        )
+
+    def nonnegative(self, expr: Expr) -> bool:
+        if expr.is_nonnegative or self._is_share(expr):
+            return True
+        return isinstance(expr, Add | Mul) and all(self.nonnegative(a) for a in expr.args)
+
+    def _is_share(self, expr: Expr) -> bool:
+        """Is it known to be between 0 and 1?"""
+        if isinstance(expr, Symbol):
+            known = {s for f in self.built.forms for s in (f.P, f.Q, f.R)}
+            return expr in self.shares | known | {m.select for m in self.built.maxes}
+        if expr.is_Rational:
+            return bool(0 <= expr <= 1)
+        if isinstance(expr, where):
+            return all(self._is_share(a) for a in expr.args[1:])
+        if isinstance(expr, Mul):
+            return all(self._is_share(a) for a in expr.args)
+        if isinstance(expr, exp):
+            return bool(expr.args[0].is_nonpositive)
+        if isinstance(expr, Pow):
+            return bool(expr.exp.is_nonnegative) and self._is_share(expr.base)
+        return self._is_share_at_corners(expr) if isinstance(expr, Add) else _has_range(expr)
+
+    def _is_share_at_corners(self, expr: Expr) -> bool:
+        """A polynomial, linear in each of a few shares, is extreme where they are 0 or 1."""
+        count = self.built.vocabulary.classes
+        parts = {n for n in expr.atoms(Function) if _has_range(n)} | {1 / count}
+        opaque = {n: Dummy(f"share{k}") for k, n in enumerate(sorted(parts, key=str))}
+        plain = expr.xreplace(opaque)
+        symbols = sorted(plain.free_symbols, key=str)
+        if len(symbols) > _CORNERS or not plain.is_polynomial(*symbols):
+            return False
+        if not all(s in opaque.values() or self._is_share(s) for s in symbols):
+            return False
+        if any(degree(plain, s) > 1 for s in symbols):
+            return False
+        corners = product((0, 1), repeat=len(symbols))
+        values = [plain.xreplace(dict(zip(symbols, map(Integer, c), strict=True))) for c in corners]
+        return all(0 <= v <= 1 for v in values)
+
+
+def _log_of_weight(weight: Expr) -> Expr:
+    """log of a weight at y; of 0 a finite number, as others beside it may hold nothing either."""
+    if weight.is_positive:
+        return log(weight)
+    return where(lt(0, weight), log(weight), _NOTHING)
+
+
+def _log_of_logistic(expr: Expr) -> Expr | None:
+    """log(sigmoid(u))"""
+    return -softplus(-expr.args[0]) if isinstance(expr, sigmoid) else None
+
+
+def _has_range(expr: Expr) -> bool:
+    return expr.func.__name__ in _SHARES
+
+
+def _exponent(term: Expr) -> Expr:
+    return Add(*(f.args[0] for f in Mul.make_args(term) if isinstance(f, exp)))
+
+
+def _without_exponentials(term: Expr) -> Expr:
+    return Mul(*(f for f in Mul.make_args(term) if not isinstance(f, exp)))

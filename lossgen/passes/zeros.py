@@ -1,0 +1,65 @@
+"""0·∞ is 0: a weight that may be 0 beside a factor that may be infinite.
+
+    c·softplus(-x)   →   where(c ≠ 0, c·softplus(-x), 0)
+
+c is what the caller gives per class or row: a mask, a multi-hot label, a sample weight.  What it
+leaves out may be a class that the logits mask, or a number that float32 does not hold.
+"""
+
+from __future__ import annotations
+
+from sympy import Add, Expr, Function, Integer, Mul, Pow, Symbol, exp
+
+from lossgen.ir.ops import clip, ne, where
+from lossgen.ir.stages import GradedLoss
+
+__all__ = ["Zeros"]
+
+_BOUNDED = {"sigmoid", "tanh", "sech2", "erf", "sgn", "step", "above", "inrange"}
+_BOUNDED |= {"lt", "le", "eq", "ne"}
+
+
+class Zeros:
+    """The rule, for the symbols of one program."""
+
+    def __init__(self, graded: GradedLoss) -> None:
+        names = graded.vocabulary
+        moving = {s for n in names.differentiable for s in names.streams[n]}
+        given = {s for pair in (*names.streams.values(), *names.vocab.values()) for s in pair}
+        given |= set(names.rows.values())
+        self.weights = {s for s in given - moving if not s.is_positive}
+        self.finite = (given - moving) | names.constants | set(names.index)
+        self.finite |= {m.select for m in graded.maxes}
+        self.finite |= {s for f in graded.forms for s in f.class_symbols}  # logp has a floor
+
+    def __call__(self, expr: Expr) -> Expr:
+        """``expr``, with such products guarded."""
+        if not expr.args or not expr.free_symbols & self.weights:
+            return expr
+        expr = expr.func(*(self(a) for a in expr.args))
+        if not isinstance(expr, Mul):
+            return expr
+        held = [a for a in expr.args if self._may_vanish(a)]
+        if not held or all(self._is_bounded(a) for a in expr.args if a not in held):
+            return expr
+        return where(ne(Mul(*held), 0), expr, Integer(0))
+
+    def _may_vanish(self, expr: Expr) -> bool:
+        used = expr.free_symbols
+        plain = not expr.is_positive and not isinstance(expr, where) and self._is_bounded(expr)
+        return bool(used) and plain and bool(used & self.weights) and used <= self.finite
+
+    def _is_bounded(self, expr: Expr) -> bool:
+        if isinstance(expr, Symbol):
+            return expr in self.finite
+        if isinstance(expr, exp):
+            return bool(expr.args[0].is_nonpositive) or self._is_bounded(expr.args[0])
+        if isinstance(expr, Pow):
+            return self._is_bounded(expr.base) and bool(expr.exp.is_nonnegative)
+        if isinstance(expr, where):
+            return all(self._is_bounded(a) for a in expr.args[1:])
+        if isinstance(expr, clip):
+            return all(self._is_bounded(a) for a in expr.args[1:])
+        if isinstance(expr, Add | Mul):
+            return all(self._is_bounded(a) for a in expr.args)
+        return expr.func.__name__ in _BOUNDED or (not isinstance(expr, Function) and not expr.args)
