@@ -41,7 +41,7 @@ class RowScalars:
         if with_gradient:
             wanted |= self._gradient_symbols()
         lines = self._settled(self.model.levels[-1], wanted, with_gradient)
-        clamped, printer = self._clamp(stable.clamp_loss)
+        clamped, printer = self._clamp(stable.clamp_loss, self.model.forms)
         targets = list(zip(self.model.outputs, stable.results, strict=True))
         lines += clamped + assignments(targets, printer)
         if stable.clamp_loss:  # what a clamped z leaves of infinity
@@ -81,7 +81,8 @@ class RowScalars:
                 lines += self._softmax(form, wanted, True, True)
             for level in model.levels:
                 lines += self._log_sums(level, wanted)
-        clamped, printer = self._clamp(stable.clamp_gradient)
+        forms = tuple(f for f in model.forms if f.z in wanted)
+        clamped, printer = self._clamp(stable.clamp_gradient, forms)
         lines += clamped + assignments(targets, printer)
         return lines + self._inverses(model.gradient_names, model.levels[-1])
 
@@ -298,10 +299,9 @@ class RowScalars:
                     lines.append(f"{inverse}{i} = {self.where}({empty}, 0.0, {text})")
         return lines
 
-    def _clamp(self, clamp: bool) -> tuple[list[str], Printer]:
+    def _clamp(self, clamp: bool, forms: tuple[Form, ...]) -> tuple[list[str], Printer]:
         if not clamp:
             return [], self.printer
-        forms = self.model.forms
         lines = [
             f"zc{f.index} = {self.dialect.prefix}clip(z{f.index}, -{CLAMP}, {CLAMP})" for f in forms
         ]

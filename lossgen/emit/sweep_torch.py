@@ -112,8 +112,9 @@ class TorchSweep:
     def _sweep(self, sweep: Sweep) -> list[str]:
         model, lines = self.model, []
         names = model.tile_symbols(sweep.bodies)
-        lines += self._exponentials(names, sweep.level - 1, set())
         lines += self._selects(names)
+        lines += self._exponentials(names, sweep.level - 1, set())
+        lines += self._rises(names)
         raw = {c.symbol.name for c in model.centres if not c.softmaxes}
         lines += deltas(model, names & raw, self._printer, "torch.where")
         plain = [m for m in sweep.moments if m.form is None]
@@ -228,6 +229,11 @@ class TorchSweep:
         for k, largest in enumerate(self.model.maxes):
             if largest.select.name in names:
                 lines.append(f"{largest.select} = ({cols} == index{k}).to(x.dtype)")
+        return lines
+
+    def _rises(self, names: set[str]) -> list[str]:
+        lines = []
+        for largest in self.model.maxes:
             if largest.rise.name in names:
                 i = largest.form
                 lines.append(
@@ -248,6 +254,7 @@ class TorchSweep:
             lines.append("index = torch.arange(x.shape[1], dtype=x.dtype, device=x.device)[None]")
         done = set() if not self.with_gradient else self._already(names)
         last = model.levels[-1]
+        lines += self._selects(names)
         lines += self._exponentials(names, last, done, single is not None)
         if single is not None:
             symbol, row = single
@@ -258,7 +265,7 @@ class TorchSweep:
                 *lines,
                 f"grad_x.scatter_(1, {self._pivot}, (grad_x_y * g).expand_as(x_y))",
             ]
-        lines += self._selects(names)
+        lines += self._rises(names)
         lines += deltas(model, names - done, self._printer, "torch.where")
         lines += assignments([(f"grad_{s}", e) for s, e in gradients], self._printer)
         for stream, expr in gradients:

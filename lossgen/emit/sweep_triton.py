@@ -287,10 +287,11 @@ def gradient(model: RowModel) -> list[str]:
     """The gradients of one tile, before the values at y are written."""
     names, printer = model.gradient_names, Printer(TRITON_TILE)
     lines = ["index = cols.to(tl.float32)"] if model.needs_index else []
-    lines += exponentials(model, names, printer, model.levels[-1])
     for k, largest in enumerate(model.maxes):
         if largest.select.name in names:
             lines.append(f"{largest.select} = tl.where(cols == index{k}, 1.0, 0.0)")
+    lines += exponentials(model, names, printer, model.levels[-1])
+    for k, largest in enumerate(model.maxes):
         if largest.rise.name in names:
             i, at = largest.form, f"cols == index{k}"
             lines.append(f"{largest.rise} = tl.where({at}, -dl.expm1(-top{i}), -p{i})")
