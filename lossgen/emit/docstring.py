@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator
 
+from lossgen.emit.text import python_docstring
 from lossgen.spec.model import LossSpec
 
 __all__ = ["docstring"]
@@ -28,8 +29,8 @@ _LINEAR = {
 
 
 def docstring(spec: LossSpec, linear: list[str] | None = None) -> str:
-    """The text between the quotes, indented as the function's body; of the linear function where
-    ``linear`` names its options."""
+    """The literal, indented as the function's body; of the linear function where ``linear`` names
+    its options."""
     wrapped = []
     for line in _lines(spec, linear):
         indent = " " * (len(line) - len(line.lstrip()))
@@ -43,7 +44,8 @@ def docstring(spec: LossSpec, linear: list[str] | None = None) -> str:
             if line.strip()
             else [""]
         )
-    return "\n".join(f"    {w}".rstrip() if k else w for k, w in enumerate(wrapped))
+    lines = (f"    {w}".rstrip() if k else w for k, w in enumerate(wrapped))
+    return python_docstring("\n".join([*lines, "    "]))
 
 
 def _lines(spec: LossSpec, linear: list[str] | None) -> Iterator[str]:

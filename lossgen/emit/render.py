@@ -17,24 +17,27 @@ import jinja2
 
 from lossgen.compiler import Compiled
 from lossgen.emit import sweep_triton
+from lossgen.emit.allowed import check_module
 from lossgen.emit.constants import FAR, MASKED
 from lossgen.emit.merge_triton import merge
 from lossgen.emit.model import RowModel
+from lossgen.emit.module_names import ModuleNames
+from lossgen.emit.normalizer import literal, normalizer
 from lossgen.emit.printers import TORCH, TRITON
 from lossgen.emit.row_c import CRow, wrapped
 from lossgen.emit.scalars import RowScalars
 from lossgen.emit.signature import functions
 from lossgen.emit.sweep_torch import TorchSweep, values_at_y
+from lossgen.emit.text import c_comment, python_comment, python_docstring
 from lossgen.emit.torch_arithmetic import load_torch, measured
 from lossgen.errors import CompilerBug
 from lossgen.ir.given import Given
 from lossgen.ir.show import differences
 from lossgen.paths import templates_dir
-from lossgen.spec.expr import Algebra, NameKind, walk
-from lossgen.spec.model import Input, LossSpec
+from lossgen.spec.model import Input
 from lossgen.spec.spelling import said
 
-__all__ = ["render_module"]
+__all__ = ["render_module", "rendered"]
 
 _TEMPLATE = "row.py.jinja"
 
@@ -45,10 +48,35 @@ def render_module(compiled: Compiled, standalone: bool = False) -> str:
     ``standalone`` imports the runtime as ``lossgen_runtime``, vendored beside the module.
     """
     loss = _loss(compiled)
-    header = _header(_measured(compiled, loss["variants"]))
-    template = _environment().get_template(_TEMPLATE)
-    text = template.render(loss=loss, header=header, standalone=standalone)
-    return _format(text, compiled.spec.name)
+    text = _rendered(_measured(compiled, loss["variants"]), loss, standalone)
+    text = _format(text, compiled.spec.name)
+    check_module(text)
+    return text
+
+
+def rendered(compiled: Compiled) -> str:
+    """The same before the torch programs are measured and the text is formatted and checked."""
+    return _rendered(compiled, _loss(compiled), False)
+
+
+def _rendered(compiled: Compiled, loss: dict[str, Any], standalone: bool) -> str:
+    names = ModuleNames(
+        [n for f in loss["functions"] for n in (f.name, f.class_name)] + [loss["class_name"]],
+        [a.name for f in loss["functions"] for a in (*f.arguments, *f.options)],
+    )
+    return (
+        _environment()
+        .get_template(_TEMPLATE)
+        .render(
+            loss=loss,
+            header=_header(compiled),
+            standalone=standalone,
+            own=names.own,
+            called=names.called,
+            bound=names.bound,
+            apart=names.apart,
+        )
+    )
 
 
 def _measured(compiled: Compiled, views: list[_VariantView]) -> Compiled:
@@ -115,9 +143,8 @@ def _header(compiled: Compiled) -> str:
         ("certificate", str(base.certificate)),
     ]
     if spec.accuracy:
-        reason = " ".join(spec.accuracy.reason.split())
         key = "absolute" if spec.accuracy.scale else f"bound {spec.accuracy.ulp:g}"
-        facts.append((key, reason))
+        facts.append((key, spec.accuracy.reason))
     elsewhere = spec.path is not None and spec.path.parent.name != "specs"
     path = f"{'' if elsewhere else 'specs/'}{spec.name}.yaml"
     lines = [
@@ -128,9 +155,8 @@ def _header(compiled: Compiled) -> str:
         "",
         *(f"{key}: {value}" for key, value in facts),
     ]
-    comment = "\n".join(f"# {line}".rstrip() for line in lines)
-    reference = textwrap.fill(spec.reference, 95)
-    return f'{comment}\n"""{spec.title}.\n\n{reference}\n"""\n'
+    text = python_docstring(f"{spec.title}.\n\n{textwrap.fill(spec.reference, 95)}\n")
+    return f"{python_comment(lines)}\n{text}\n"
 
 
 # ---------------------------------------------------------------------------- the loss
@@ -139,12 +165,12 @@ def _loss(compiled: Compiled) -> dict[str, Any]:
     parameters = [
         {
             "name": name,
-            "default": _literal(p.default),
-            "lo": _literal(p.domain.lo),
-            "hi": _literal(p.domain.hi),
+            "default": literal(p.default),
+            "lo": literal(p.domain.lo),
+            "hi": literal(p.domain.hi),
             "lo_open": p.domain.lo_open,
             "hi_open": p.domain.hi_open,
-            "off": "None" if p.off is None else _literal(p.off),
+            "off": "None" if p.off is None else literal(p.off),
             "integer": p.integer,
         }
         for name, p in spec.parameters.items()
@@ -168,8 +194,10 @@ def _loss(compiled: Compiled) -> dict[str, Any]:
         "functions": offered,
         "exports": sorted([*classes, *(f.name for f in offered)]),
         "buffers": [i["name"] for i in vocab],
-        "normalizer": _normalizer(spec),
-        "normalizer_source": spec.normalizer_source or "1",
+        "normalizer": normalizer(spec),
+        "normalizer_doc": python_docstring(
+            f"{spec.normalizer_source} per row [N]: what the mean divides by the sum of."
+        ),
         "variants": [_variant(compiled, k) for k in range(len(compiled.variants))],
     }
 
@@ -179,21 +207,15 @@ def _input(name: str, entry: Input) -> dict[str, Any]:
     return {
         "name": name,
         "kind": entry.kind,
-        "off": "None" if entry.off is None else _literal(entry.off),
+        "off": "None" if entry.off is None else literal(entry.off),
         "differentiable": entry.differentiable,
-        "lo": _literal(domain.lo) if domain else None,
-        "hi": _literal(domain.hi) if domain else None,
+        "lo": literal(domain.lo) if domain else None,
+        "hi": literal(domain.hi) if domain else None,
         "lo_open": domain.lo_open if domain else None,
         "hi_open": domain.hi_open if domain else None,
         "integer": entry.integer,
         "values": entry.values,
     }
-
-
-def _literal(value: float) -> str:
-    if value in (float("inf"), float("-inf")):
-        return f'float("{value}")'
-    return repr(float(value))
 
 
 # ---------------------------------------------------------------------------- one variant
@@ -202,7 +224,9 @@ class _VariantView:
 
     def __init__(self, model: RowModel, title: str, comments: list[str]) -> None:
         self._model = model
-        self.title, self.comments = title, comments
+        rule = "=" * 86
+        self.comment = python_comment([rule, title, *(f"  {line}" for line in comments), rule])
+        self.c_comment = c_comment([f"   {line}" for line in comments])
         stable, sweeps = model.plan.stable, model.sweep_models
         self.target = model.pivot == "target"
         self.uses = sorted(stable.uses)
@@ -335,53 +359,3 @@ def _variant(compiled: Compiled, index: int) -> _VariantView:
             comments.append(f"rise{k} = is_max{k} - exp(logp{i})")
     wrapped = [w for c in comments for w in textwrap.wrap(c, 94, subsequent_indent="    ")]
     return _VariantView(model, title, wrapped)
-
-
-# ---------------------------------------------------------------------------- normalizer
-class _TorchText:
-    """The Algebra that spells a row expression of inputs in torch."""
-
-    def __init__(self, spec: LossSpec) -> None:
-        self.spec = spec
-
-    def number(self, value: Any) -> str:
-        return repr(float(value))
-
-    def name(self, name: str, kind: NameKind) -> str:
-        return name
-
-    def negate(self, operand: str) -> str:
-        return f"-({operand})"
-
-    def binary(self, op: str, left: str, right: str) -> str:
-        return f"({left} {op} {right})"
-
-    def compare(self, op: str, left: str, right: str) -> str:
-        return f"({left} {op} {right})"
-
-    def gather(self, vector: str) -> str:
-        return f"{vector}_y"
-
-    def call(self, node: Any, args: tuple[str, ...]) -> str:
-        return f"el.{node.func}({', '.join(args)})"
-
-
-def _normalizer(spec: LossSpec) -> list[str]:
-    if spec.normalizer is None:
-        return []
-    algebra: Algebra[str] = _TorchText(spec)
-    text = walk(spec.normalizer, algebra)
-    lines = []
-    for name, entry in spec.inputs.items():
-        if name not in (spec.normalizer_source or ""):
-            continue
-        local = f"{name}_y" if entry.kind == "vocab" else name
-        value = f"{name}[target]" if entry.kind == "vocab" else name
-        if entry.off is None:
-            gathered = "[target]" if value != name else ""
-            lines.append(f'{local} = inputs["{name}"]{gathered}.to(dtype)')
-            continue
-        constant = f"torch.full_like(target, {float(entry.off)}, dtype=dtype)"
-        lines.append(f'{name} = inputs["{name}"]')
-        lines.append(f"{local} = {constant} if {name} is None else {value}.to(dtype)")
-    return [*lines, f"return {text}"]

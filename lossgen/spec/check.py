@@ -26,7 +26,7 @@ from lossgen.errors import (
     Unused,
 )
 from lossgen.options import options
-from lossgen.spec.declarations import IDENTIFIER, REQUIRED, Declarations, spell
+from lossgen.spec.declarations import IDENTIFIER, REQUIRED, Declarations, paragraph, spell
 from lossgen.spec.domain import Interval
 from lossgen.spec.expr import Call, Expr, Name, NameKind, Rank
 from lossgen.spec.model import (
@@ -113,8 +113,8 @@ class _Checker(Declarations):
         return LossSpec(
             name=spec.name,
             class_name=class_name,
-            title=spec.title or spec.name.replace("_", " ").capitalize(),
-            reference=spec.reference,
+            title=paragraph(spec.title or spec.name.replace("_", " ").capitalize()),
+            reference=paragraph(spec.reference),
             parameters=parameters,
             inputs=inputs,
             let=self.let,
@@ -129,7 +129,7 @@ class _Checker(Declarations):
             accuracy=Accuracy(
                 ulp=float(accuracy.ulp),
                 scale=float(accuracy.scale or 0.0),
-                reason=accuracy.reason,
+                reason=paragraph(accuracy.reason),
             )
             if (accuracy := spec.accuracy)
             else None,

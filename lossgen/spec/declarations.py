@@ -26,7 +26,7 @@ from lossgen.spec.size import Sizes
 from lossgen.spec.source import Formula, Node, Source, shorten
 from lossgen.spec.vocabulary import RESERVED, RESERVED_OUTPUTS
 
-__all__ = ["FINITE", "IDENTIFIER", "REQUIRED", "Declarations", "spell"]
+__all__ = ["FINITE", "IDENTIFIER", "REQUIRED", "Declarations", "paragraph", "spell"]
 
 IDENTIFIER = re.compile(r"(?!__)[A-Za-z_][A-Za-z0-9_]{0,63}")
 _IDENTIFIERS = "letters, digits and _, at most 64, without a digit or __ first; no Python keyword"
@@ -114,7 +114,7 @@ class Declarations:
         return Parameter(
             default=int(entry.default) if entry.integer else entry.default,
             domain=domain,
-            doc=entry.doc,
+            doc=paragraph(entry.doc),
             off=None if entry.off is None else float(entry.off),
             integer=entry.integer,
             range=self.range(entry.range, domain, name, *path),
@@ -147,7 +147,7 @@ class Declarations:
         return Input(
             kind=entry.kind,
             differentiable=entry.differentiable,
-            doc=entry.doc,
+            doc=paragraph(entry.doc),
             off=None if entry.off is None else float(entry.off),
             domain=domain,
             range=self.range(entry.range, domain, name, *path),
@@ -227,6 +227,11 @@ class Declarations:
 
 
 FINITE = Interval(-math.inf, math.inf, True, True)
+
+
+def paragraph(text: str) -> str:
+    """A text on one line: line breaks and other blanks are one blank each."""
+    return " ".join(text.split())
 
 
 def spell(value: float) -> str:

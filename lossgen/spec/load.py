@@ -25,6 +25,7 @@ from lossgen.errors import (
     UnreadableSpec,
     WrongType,
 )
+from lossgen.spec.characters import check_characters, check_text
 from lossgen.spec.check import check
 from lossgen.spec.model import (
     AccuracyEntry,
@@ -107,7 +108,9 @@ def load_text(text: str, name: str = "<string>") -> LossSpec:
 
 def _load(text: str, name: str, path: Path | None) -> LossSpec:
     source = Source(text.replace("\r\n", "\n").replace("\r", "\n"), name)
+    check_text(source)
     root = compose(source)
+    check_characters(root, source)
     try:
         spec = SpecFile.model_validate(_data(root, source))
     except ValidationError as error:

@@ -94,6 +94,12 @@ class Source:
 
     def formula(self, node: Node) -> Formula:
         """A scalar as a formula, whichever way it is quoted or folded."""
+        offsets, flat = self.offsets(node), re.sub(r"\s", " ", node.text)
+        left, right = len(flat) - len(flat.lstrip()), len(flat.rstrip())
+        return Formula(flat.strip(), tuple(offsets[left:right]) or (node.start,))
+
+    def offsets(self, node: Node) -> list[int]:
+        """Where each character of a scalar stands in the source."""
         raw, position, text = self.text, node.start, node.text
         if node.style in ("|", ">"):
             position = raw.find("\n", position) + 1
@@ -107,12 +113,10 @@ class Source:
                 position = found.end() if found else position
             offsets.append(min(position, node.end))
             if not character.isspace():
-                position += self._written(position, character, node.style)
-        flat = re.sub(r"\s", " ", text)
-        left, right = len(flat) - len(flat.lstrip()), len(flat.rstrip())
-        return Formula(flat.strip(), tuple(offsets[left:right]) or (node.start,))
+                position += self.written(position, character, node.style)
+        return offsets
 
-    def _written(self, position: int, character: str, style: str | None) -> int:
+    def written(self, position: int, character: str, style: str | None) -> int:
         """How many source characters spell one character of a scalar."""
         if style == '"' and self.text[position : position + 1] == "\\":
             return _ESCAPE_LENGTHS.get(self.text[position + 1 : position + 2], 2)

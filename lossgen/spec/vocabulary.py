@@ -67,6 +67,7 @@ RESERVED = {
     **dict.fromkeys(("y", "target"), "the target class"),
     # softcap is also the customary name of its parameter, and a call is never a name
     **dict.fromkeys(FUNCTIONS - {"softcap"}, "a function of the formula language"),
+    "self": "the first argument of a method",
     **dict.fromkeys(("transform", "regularizer", "adversarial", "normalizer"), "a part of a spec"),
     **dict.fromkeys(
         (

@@ -32,18 +32,17 @@ from lossgen.spec.vocabulary import RESERVED
 
 __all__ = ["NAMES", "allowed", "check", "check_c", "random_names", "spec_of", "uncertified"]
 
-#: a, b: parameters, b optional; s: a class input; w: a vocab input; r: a row input
+#: a, b: parameters; s: a class input; w: a vocab input; r: a row input
 _SPEC = """
 name: named
 parameters:
   {a}: {{default: 2.5, domain: "[0, inf)", doc: a factor}}
-  {b}: {{default: 0, domain: "[0, 1]", off: 0, doc: another}}
+  {b}: {{default: 0.25, domain: "[0, 1]", doc: another}}
 inputs:
   {s}: {{kind: class, differentiable: true, doc: logits}}
-  {w}: {{kind: vocab, off: 1, domain: "[0, inf)", doc: weights}}
+  {w}: {{kind: vocab, domain: "[0, inf)", doc: weights}}
   {r}: {{kind: row, domain: "[0, inf)", doc: rows}}
-transform: -{a}*{w}[y]*{r}*logp[y] - sum(softmax({s})*logp)
-regularizer: [{{name: level, weight: {b}, value: logsumexp(x)**2}}]
+transform: -{a}*{w}[y]*{r}*logp[y] - {b}*sum({s}*logp)
 normalizer: "{w}[y]*{r}"
 """
 PLAIN = ("alpha", "beta", "other", "weights", "rows")
@@ -54,10 +53,10 @@ NAMES = [
     ("logp0", "s1", "logp1", "T0", "c0"),
     ("BD", "BIASED", "BK", "BV", "CAPPED"),
     ("mode", "free", "linux", "unix", "ALIGNED"),
-    ("int", "double", "CHAR_BIT", "struct", "INFINITY"),
+    ("int", "double", "char", "struct", "INFINITY"),
     ("exp_", "y0", "j1", "gamma", "signgam"),
     ("torch", "tl", "dl", "el", "rt"),
-    ("nn", "LOSS", "Tensor", "self", "super"),
+    ("nn", "LOSS", "Tensor", "cls", "super"),
     ("t_y", "grad_t", "t", "t_ptr", "stride_t"),
     ("t_hidden", "t_y_y", "t_", "t__weight", "t__bias"),
     ("row", "cols", "base", "inside", "grad_rows"),
@@ -160,8 +159,8 @@ def _computed(
     weights, rows = torch.rand(5, generator=generator), torch.rand(3, generator=generator)
     y = torch.tensor([1, 0, 4])
     for backend in backends:
-        for options in ({}, {a: 1.5, b: 0.25, w: weights}):
-            kept = {**options, "backend": backend}
+        for options in ({}, {a: 1.5, b: 0.5}):
+            kept = {**options, w: weights, "backend": backend}
             leaves = [v.clone().requires_grad_() for v in (x, t)]
             loss = module.named_loss(leaves[0], y, leaves[1], **{r: rows}, **kept)
             loss.backward()

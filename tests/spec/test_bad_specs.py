@@ -81,7 +81,7 @@ HOSTILE = {
     ),
     "control character": (
         f"{HEAD}title: a\x07b\n",
-        "2:9: error LG102: not valid YAML: character U+0007 is not allowed",
+        "2:9: error LG114: U+0007 is a control character, which has no place in a spec",
     ),
     "empty": ("", "1:1: error LG101: cannot read the spec: it is empty"),
     "many digits": (

@@ -1,0 +1,101 @@
+"""A text of a spec is text wherever it goes, and never code."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+import torch
+
+import lossgen
+from lossgen.emit.allowed import check_module
+from lossgen.emit.text import c_comment, python_comment, python_docstring, python_string
+from lossgen.errors import CompilerBug, SpecError
+from lossgen.spec.load import load_text
+from tests.campaign.texts import FIELDS, PLACES, check, check_place, texts
+
+LIKELY = [t for t in texts(0, 400) if all(c.isprintable() or c == "\n" for c in t)]
+
+
+def test_texts_in_every_field() -> None:
+    """What is refused has a place; the rest changes no module but for its strings."""
+    n = len(FIELDS)
+    groups = [LIKELY[k : k + n] for k in range(0, len(LIKELY) // n * n, n)][:24]
+    assert sum(map(check, groups)) > 15
+    assert not any(check(("a", "\u202e", "b", "c", "d", "e", "f")) for _ in range(1))
+
+
+def test_texts_where_more_than_text_is_expected() -> None:
+    taken = [check_place(place, text) for text in texts(1, 120) for place in PLACES]
+    assert sum(taken) < len(taken) / 20
+
+
+@pytest.mark.parametrize("text", texts(2, 300))
+def test_no_text_leaves_its_literal_or_comment(text: str) -> None:
+    """Even one that no spec could hold."""
+    assert ast.literal_eval(python_string(text)) == text
+    for literal in (python_docstring(text), f"(\n    {python_docstring(text)}\n)"):
+        assert isinstance(ast.parse(literal).body[0], ast.Expr)
+        assert isinstance(ast.parse(literal).body[0].value, ast.Constant)
+    assert ast.parse(python_comment([text, text])).body == []
+    inner = c_comment([text, text]).removeprefix("/*").removesuffix("*/")
+    assert not any(mark in inner for mark in ("*/", "/*", "\\", "??"))
+
+
+@pytest.mark.parametrize(
+    "character",
+    ["\x00", "\x1b", "\x7f", "\x85", "\u2028", "\u202e", "\u2067", "\u200b", "\ud800"],
+)
+def test_a_character_that_shows_or_ends_a_text_otherwise_is_refused(character: str) -> None:
+    """As it is, in a comment of the file, and by an escape; at its place."""
+    for spec in (
+        f"name: t\ntitle: aa{character}c\ntransform: -logp[y]\n",
+        f"name: t\n# c:   ab{character}c\ntransform: -logp[y]\n",
+        f'name: t\ntitle: "a\\U{ord(character):08x}"\ntransform: -logp[y]\n',
+    ):
+        with pytest.raises(SpecError) as caught:
+            load_text(spec)
+        assert caught.value.id in ("LG114", "LG102")
+        place = caught.value.location
+        assert place is not None
+        assert (place.line, place.column) == (2, 10)
+
+
+def test_a_title_runs_nothing(tmp_path: Path) -> None:
+    """It ran at import, and its C at the first call."""
+    path, pwned = tmp_path / "titled.yaml", tmp_path / "pwned"
+    run = f"__import__('pathlib').Path({str(pwned)!r}).touch()"
+    path.write_text(
+        "name: titled\n"
+        f'title: "A\\"\\"\\" + str({run}) + \\"\\"\\" */ int pwned(void) {{ return 1; }} /*"\n'
+        f'reference: "\\n{run}\\n"\n'
+        "transform: -logp[y]\n"
+    )
+    x = torch.tensor([[1.0, 2.0]])
+    found = lossgen.load(path).titled_loss(x, torch.tensor([1]), backend="torch")
+    torch.testing.assert_close(found, -x.log_softmax(-1)[0, 1])
+    assert not pwned.exists()
+    assert not any("pwned(void)" in v.c_source for v in lossgen.load(path).LOSS.variants)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "f()",
+        "import os",
+        "from os import path",
+        "x = open('f')",
+        "x = [f() for f in y]",
+        "class A(B):\n    x = f()",
+        "class A(B, metaclass=f()):\n    pass",
+        "def f(x=lambda: 0):\n    return x",
+        "def f():\n    import os",
+        "def f():\n    open('f')",
+        "@f\ndef g():\n    return 0",
+        "if True:\n    x = 1",
+    ],
+)
+def test_a_module_of_other_kinds_of_nodes_is_refused(line: str) -> None:
+    with pytest.raises(CompilerBug):
+        check_module(f'"""Text."""\n{line}\n')
