@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -9,19 +10,30 @@ from time import perf_counter
 from typing import Any
 
 from lossgen.budget import spending
-from lossgen.errors import Location
+from lossgen.errors import CompileError, Location
 from lossgen.ir.check import check
 from lossgen.ir.plan import KernelPlan
 from lossgen.ir.stages import SymbolicLoss
 from lossgen.passes.certify import certify
 from lossgen.passes.differentiate import differentiate
+from lossgen.passes.inaccurate import Inaccurate
 from lossgen.passes.parse import parse
 from lossgen.passes.schedule import schedule
 from lossgen.passes.stabilize import stabilize
-from lossgen.spec.model import LossSpec
+from lossgen.spec.expr import Expr
+from lossgen.spec.model import Accuracy, LossSpec
 from lossgen.spec.size import Sizes
 
 __all__ = ["PIPELINE", "Compiled", "compile_loss", "dearest"]
+
+_ANYTHING = 1e30  # ulp
+
+
+class AlgebraFailed(CompileError):
+    id = "LG202"
+    template = "{library} cannot work out this formula: {kind}"
+    advice = "write the part that is unusual in another way"
+
 
 PIPELINE: tuple[Callable[[Any], Any], ...] = (differentiate, stabilize, certify, schedule)
 
@@ -44,7 +56,27 @@ def compile_loss(spec: LossSpec) -> Compiled:
         OverBudget: it takes more seconds or memory than it may.
     """
     with spending(spec.name, partial(dearest, spec)):
-        return _compiled(spec)
+        try:
+            return _compiled(spec)
+        except CompileError as error:
+            error.location = error.location or dearest(spec)
+            raise
+        except Exception as error:
+            if (library := _library(error)) is None:
+                raise
+            raise AlgebraFailed(
+                library=library, kind=type(error).__name__, location=dearest(spec)
+            ) from error
+
+
+def _library(error: Exception) -> str | None:
+    """The library of algebra or numbers in whose own code an error was raised."""
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    home = "" if frame is None else str(frame.tb_frame.f_globals.get("__name__", ""))
+    root = home.partition(".")[0]
+    return root if root in ("sympy", "mpmath") else None
 
 
 def dearest(spec: LossSpec) -> Location:
@@ -61,16 +93,65 @@ def _compiled(spec: LossSpec) -> Compiled:
     timings: dict[str, float] = {}
     plans: list[KernelPlan] = []
     for uses in spec.variants:
-        stage: Any = spec
-        passes: list[Callable[[Any], Any]] = [partial(parse, uses=uses), *PIPELINE]
-        for run in passes:
-            began = perf_counter()
-            stage = run(stage)
-            if isinstance(stage, SymbolicLoss):
-                check(stage)
-            name = getattr(run, "__name__", parse.__name__)
-            timings[name] = timings.get(name, 0.0) + perf_counter() - began
-            if not plans:
-                stages[name] = stage
-        plans.append(stage)
+        try:
+            plan, found = _variant(spec, uses, timings)
+        except Inaccurate as error:
+            raise _blamed(error, spec, uses) from None
+        stages = stages or found
+        plans.append(plan)
     return Compiled(spec, tuple(plans), stages, timings)
+
+
+def _variant(
+    spec: LossSpec, uses: frozenset[str], timings: dict[str, float]
+) -> tuple[KernelPlan, dict[str, Any]]:
+    """One variant through the pipeline, with its stages by name."""
+    stage: Any = spec
+    stages: dict[str, Any] = {}
+    passes: tuple[Callable[[Any], Any], ...] = (partial(parse, uses=uses), *PIPELINE)
+    for run in passes:
+        began = perf_counter()
+        stage = run(stage)
+        if isinstance(stage, SymbolicLoss):
+            check(stage)
+        name = getattr(run, "__name__", parse.__name__)
+        timings[name] = timings.get(name, 0.0) + perf_counter() - began
+        stages[name] = stage
+    return stage, stages
+
+
+def _blamed(error: Inaccurate, spec: LossSpec, uses: frozenset[str]) -> Inaccurate:
+    """``error`` at the term or output that is least accurate alone; at all of them together where
+    each of them is accurate."""
+    parts: list[tuple[str, Expr, dict[str, Any]]] = []
+    parts += [(t.name or t.role, t.expr, {"terms": (t,)}) for t in spec.terms]
+    parts += [(o.name, o.expr, {"outputs": (o,)}) for o in spec.outputs]
+    enough = _measured(error, spec, uses)
+    found: list[tuple[float, str, Expr]] = []
+    for name, expr, alone in parts if len(parts) > 1 else ():
+        try:
+            _variant(spec.model_copy(update=alone), uses, {})
+        except Inaccurate as own:
+            found.append((own.fields["scaled"], f"'{name}'", expr))
+        except CompileError:
+            continue  # what cannot be compiled alone has no error of its own
+    name, expr, _ = parts[0]
+    together = "the sum of the terms" if len(parts) > 1 else ""
+    _, what, expr = max(found, key=lambda entry: entry[0], default=(0.0, together, expr))
+    label = what.strip("'") if found else name
+    return error.at(spec.location_of(label, expr.span), what, enough)
+
+
+def _measured(error: Inaccurate, spec: LossSpec, uses: frozenset[str]) -> float:
+    """The bound that a variant would keep: the search for bad rows ends where it is exceeded."""
+    if error.fields["scaled"] == math.inf:
+        return math.inf
+    scale = spec.accuracy.scale if spec.accuracy else 0.0
+    free = Accuracy(ulp=_ANYTHING, scale=scale, reason="to be measured")
+    try:
+        plan, _ = _variant(spec.model_copy(update={"accuracy": free}), uses, {})
+    except CompileError:
+        return math.inf
+    found = plan.certificate
+    assert found is not None
+    return max(found.loss_kappa, found.gradient_kappa)

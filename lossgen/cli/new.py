@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from lossgen import paths
 from lossgen.errors import BuildError
 
 __all__ = ["new"]
@@ -22,6 +23,12 @@ class SpecExists(BuildError):
     id = "LG309"
     template = "{path} exists"
     advice = "remove it first, or choose another name"
+
+
+class TakenName(BuildError):
+    id = "LG313"
+    template = "{name!r} is a loss of the catalogue"
+    advice = "choose another name: commands would take one for the other"
 
 
 STARTER = """\
@@ -66,6 +73,8 @@ def new(
 
     if not name.isidentifier() or not name.isascii() or not name.islower():
         raise BadLossName(name=name)
+    if name in paths.spec_names():
+        raise TakenName(name=name)
     path = out_dir / f"{name}.yaml"
     if path.exists():
         raise SpecExists(path=path)

@@ -162,7 +162,7 @@ def _factor(moment: Moment, d: str, k: str, printer: Printer) -> str:
     if moment.kappa == 0 or moment.form is None:
         return ""
     count = whole(moment.kappa)
-    if 0 < count <= 4:
+    if count:
         return " * ".join([k] * count)
     return f"tl.exp({printer(moment.kappa, 2)} * {d})"
 

@@ -232,9 +232,13 @@ class RowModel:
                 found |= {f"p{largest.form}", f"top{largest.form}", largest.select.name}
         return found
 
+    def read(self, exprs: list[Expr]) -> set[str]:
+        """``tile_symbols``, and those of earlier softmaxes that their exponents are made of."""
+        return self._with_exponents(self.tile_symbols(exprs))
+
     @cached_property
     def gradient_names(self) -> set[str]:
-        return self._with_exponents(self.tile_symbols([g.expr for g in self.gradients]))
+        return self.read([g.expr for g in self.gradients])
 
     def named(self, expr: Expr) -> Expr:
         """A class expression with p{i} and r{i} for the exponentials."""
@@ -369,7 +373,7 @@ class Sweep:
         """Row scalars of the sweeps before it."""
         if self.level == 1:
             return []
-        return self.model.tile_scalars(self.model.tile_symbols(self.bodies), self.level - 1)
+        return self.model.tile_scalars(self.model.read(self.bodies), self.level - 1)
 
     @property
     def context(self) -> list[str]:

@@ -53,5 +53,5 @@ def exponential_names(form: Form) -> set[str]:
 
 
 def whole(kappa: Expr) -> int:
-    """kappa as a positive integer, or 0."""
-    return int(kappa) if kappa.is_Integer and kappa > 0 else 0
+    """kappa as a number of factors exp(t), 1 to 4; 0: it is one exponential, of kappa·t."""
+    return int(kappa) if kappa.is_Integer and 0 < kappa <= 4 else 0

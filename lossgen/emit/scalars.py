@@ -58,7 +58,7 @@ class RowScalars:
         wanted = {s for e in following.bodies for s in e.free_symbols}
         wanted |= {s for e in self.model.sums for s in e.body.free_symbols if e.level > 1}
         lines = self._settled(level, wanted, False)
-        names = self.model.tile_symbols(following.bodies)
+        names = self.model.read(following.bodies)
         return lines + self._inverses(names, level)
 
     def coefficients(self, saved: bool) -> list[str]:
@@ -213,7 +213,7 @@ class RowScalars:
         names = self.model.gradient_names if gradient else set()
         if not saved:
             later = [b for s in self.model.sweep_models[1:] for b in s.bodies]
-            names = names | self.model.tile_symbols(later)
+            names = names | self.model.read(later)
         reads = names & (exponential_names(form) - {f"r{form.index}"})
         joint = any(f.joint in wanted for f in self.model.forms if form.index in dict(f.parts))
         rows = form.L in wanted or (not saved and self._uses_lamu(form, wanted))

@@ -72,7 +72,7 @@ class TorchSweep:
     def _keeps_t(self, form: Form) -> bool:
         later = [b for s in self.model.sweep_models if s.level > form.level for b in s.bodies]
         logs = {form.logp.name, form.logu.name}
-        wanted = logs & self.model.tile_symbols(later)
+        wanted = logs & self.model.read(later)
         wanted |= logs & self.model.gradient_names if self.with_gradient else set()
         return (
             bool(wanted)
@@ -111,7 +111,7 @@ class TorchSweep:
 
     def _sweep(self, sweep: Sweep) -> list[str]:
         model, lines = self.model, []
-        names = model.tile_symbols(sweep.bodies)
+        names = model.read(sweep.bodies)
         lines += self._selects(names)
         lines += self._exponentials(names, sweep.level - 1, set())
         lines += self._rises(names)
@@ -207,7 +207,7 @@ class TorchSweep:
         if moment.kappa != 0:
             count = whole(moment.kappa)
             exponential = f"torch.exp({self._printer(moment.kappa, 2)} * u{i})"
-            parts += [f"e{i}"] * count if 0 < count <= 4 else [exponential]
+            parts += [f"e{i}"] * count if count else [exponential]
         parts += [f"u{i}" if moment.kappa != 0 else f"t{i}"] * moment.power
         parts += [moment.centre.name] if moment.centre is not None else []
         if weight != 1:
@@ -288,7 +288,7 @@ class TorchSweep:
         """What the sweeps before the gradient have computed per class."""
         done: set[str] = set()
         for sweep in self.model.sweep_models:
-            done |= self.model.tile_symbols(sweep.bodies)
+            done |= self.model.read(sweep.bodies)
         return names & done
 
     def _is_tile(self, expr: Expr) -> bool:

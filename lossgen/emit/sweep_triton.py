@@ -55,7 +55,7 @@ def lift(sweep: Sweep, whole_row: bool = False) -> list[str]:
         lines = ["valid = inside & (cols != pivot.to(tl.int32))"]
     if model.needs_index:
         lines.append("index = cols.to(tl.float32)")
-    names = sweep.model.tile_symbols(sweep.bodies)
+    names = sweep.model.read(sweep.bodies)
     lines += _known(sweep, names, printer)
     for form in sweep.forms:
         lines += _softmax(sweep, form, printer)
@@ -250,7 +250,7 @@ def _integrand(moment: Moment, weight: Expr, printer: Printer) -> str:
     if i is not None and moment.kappa != 0:
         count = whole(moment.kappa)
         exponential = f"tl.exp({printer(moment.kappa, 2)} * u{i})"
-        parts += [f"e{i}"] * count if 0 < count <= 4 else [exponential]
+        parts += [f"e{i}"] * count if count else [exponential]
     parts += [f"u{i}" if moment.kappa != 0 else f"t{i}"] * moment.power
     parts += [moment.centre.name] if moment.centre is not None else []
     if weight != 1:

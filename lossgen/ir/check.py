@@ -7,14 +7,29 @@
 
 from __future__ import annotations
 
-from sympy import Add, Expr, Function, Mul, Pow, Symbol, exp, log
+from collections.abc import Iterable
 
-from lossgen.errors import CompilerBug
+from sympy import Add, Expr, Function, I, Mul, Pow, Symbol, exp, log, nan, zoo
+
+from lossgen.errors import CompileError, CompilerBug
 from lossgen.ir.ops import OPS
 from lossgen.ir.stages import GradedLoss, StableLoss, SymbolicLoss
 from lossgen.ir.statistics import Sum
 
-__all__ = ["check"]
+__all__ = ["check", "defined"]
+
+
+def defined(exprs: Iterable[Expr]) -> None:
+    """Refuse a formula in which a number was divided by 0, or became imaginary.
+
+    Raises:
+        CompileError: without a place, which the caller knows.
+    """
+    if any(e.has(zoo, nan, I) for e in exprs):
+        raise CompileError(
+            "the formula, or its derivative, is never a number: it divides by 0, multiplies 0 by "
+            "infinity, or takes a logarithm or a root of a negative number"
+        )
 
 
 def check(stage: SymbolicLoss) -> None:

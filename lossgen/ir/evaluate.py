@@ -10,10 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
+import mpmath as mp
 import numpy as np
 from numpy.typing import NDArray
-from sympy import Add, Dummy, Expr, Mul, Pow, Rational, Symbol, exp, lambdify, log
+from sympy import Add, Dummy, Expr, Function, Mul, Pow, Rational, Symbol, exp, lambdify, log
 
+from lossgen.ir.numeric import bounded
 from lossgen.ir.ops import BUILTINS, OPS
 
 __all__ = ["float32", "high_precision", "paired"]
@@ -94,9 +96,24 @@ def high_precision(expr: Expr, symbols: Sequence[Symbol]) -> Callable[..., Any]:
     return _compiled(expr, tuple(symbols))
 
 
+_POWER = Function("power")  # whose exponent is not constant
+
+
+def _exp(a: Any) -> Any:
+    return mp.exp(bounded(a))
+
+
+def _power(base: Any, exponent: Any) -> Any:
+    return base ** bounded(exponent)
+
+
 @lru_cache(maxsize=1024)
 def _compiled(expr: Expr, symbols: tuple[Symbol, ...]) -> Callable[..., Any]:
-    table = {name: op.mp for name, op in OPS.items()}
+    table = {name: op.mp for name, op in OPS.items()} | {"exp": _exp, "power": _power}
+    # 2**4096 raised to itself would not fit the memory, and mpmath would abort the process
+    expr = expr.replace(
+        lambda e: isinstance(e, Pow) and not e.exp.is_Rational, lambda e: _POWER(*e.args)
+    )
     # A parameter may be named like a function of the vocabulary: its symbol must not be.
     plain = {s: Dummy(f"v{k}") for k, s in enumerate(symbols)}
     return lambdify(list(plain.values()), expr.xreplace(plain), modules=[table, "mpmath"])

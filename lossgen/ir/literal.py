@@ -30,6 +30,7 @@ from lossgen.ir.literal_rules import (
     times,
     total_exponential,
 )
+from lossgen.ir.numeric import bounded
 from lossgen.spec.expr import Call, NameKind, walk
 from lossgen.spec.model import LossSpec
 
@@ -109,7 +110,7 @@ class Literal:
 
     # ------------------------------------------------------------------ the tape
     def node(self, value: Vector, back: Callable[[Vector], None] | None = None) -> Node:
-        self.tape.append(Node(value, back))
+        self.tape.append(Node([bounded(v) for v in value], back))
         return self.tape[-1]
 
     def seed(self, node: Node, slope: Any) -> None:

@@ -21,7 +21,7 @@ import mpmath as mp
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["MPMATH", "NUMPY"]
+__all__ = ["MPMATH", "NUMPY", "bounded"]
 
 Array = NDArray[np.float64]
 NUMPY: dict[str, Callable[..., Any]] = {}
@@ -234,6 +234,13 @@ for _name, _function in _SIMPLE.items():
 # ---------------------------------------------------------------- mpmath
 
 
+def bounded(a: Any) -> Any:
+    """``a``, unless it is beyond 2**4096: exp of it might not fit the machine's memory."""
+    if hasattr(a, "_mpf_") and a._mpf_[2] + a._mpf_[3] > 4096:
+        raise OverflowError("an intermediate value is too large")
+    return a
+
+
 def _mpmath(function: Callable[..., Any]) -> Callable[..., Any]:
     """Register an arbitrary precision twin, computed with 20 guard bits."""
     name = function.__name__.removeprefix("mp_")
@@ -241,7 +248,7 @@ def _mpmath(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def twin(*args: Any) -> Any:
         with mp.workprec(mp.mp.prec + 20):
-            value = function(*(mp.mpf(a) for a in args))
+            value = function(*(bounded(mp.mpf(a)) for a in args))
         return +value
 
     MPMATH[name] = twin

@@ -198,8 +198,8 @@ def rows_limit(before: GradedLoss, row: Row) -> tuple[list[Any], list[list[Any]]
         moved = replace(row, x=_floored(row.x, far), streams=streams)
         try:
             results, gradients = rows_mpmath(before, moved)
-        except (ZeroDivisionError, ValueError):
-            return None
+        except (ZeroDivisionError, ValueError, OverflowError, TypeError):
+            return None  # no number, too large for one, or complex, which has no order
         flat = [*results, *(g for gradient in gradients for g in gradient)]
         if not all(mp.isfinite(v) and mp.im(v) == 0 for v in flat):
             return None

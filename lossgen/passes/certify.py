@@ -42,6 +42,7 @@ from lossgen.passes.condition import (
     sensitivity,
     spread,
 )
+from lossgen.passes.inaccurate import check_defaults
 from lossgen.passes.samples import parameter_points, sample_rows
 from lossgen.passes.scalar import certify_scalar, is_scalar
 from lossgen.passes.truth import agree, is_dominated, true_row
@@ -88,6 +89,7 @@ def _certified(stable: StableLoss) -> StableLoss:
             "the loss is not a real number at any of the points that were tried: it takes a "
             "logarithm, a root or a power of a negative number, or divides by 0"
         )
+    check_defaults(stable.spec, [row.parameters for row, _ in trial.tried])
     worst.check()
     trial.climb()
     worst.check()

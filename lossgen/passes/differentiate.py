@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 
 from sympy import Add, Expr, Integer, Mul, Pow, Symbol, exp, expand
 
+from lossgen.ir.check import defined
 from lossgen.ir.piecewise import eq
 from lossgen.ir.stages import GradedLoss, Gradient, Pivot, SymbolicLoss
 from lossgen.ir.statistics import Centre, Form, Max
@@ -50,12 +51,13 @@ def differentiate(loss: SymbolicLoss) -> GradedLoss:
     rows = (value, *results, *(e for g in gradients for t in g.terms for e in (*t, g.at_y)))
     mentioned = {s for e in rows for s in built.unfreeze(e).free_symbols}
     mentioned |= {s for e in built.sums for s in e.body.free_symbols}
+    defined([*results, *(e for g in gradients for t in g.terms for e in (*t, g.at_y))])
     graded = GradedLoss(
         spec=loss.spec,
         uses=loss.uses,
         pivot=loss.pivot,
         vocabulary=names,
-        forms=tuple(built.forms),
+        forms=tuple(built.followed(f) for f in tuple(built.forms)),
         sums=built.without_twins(tuple(built.sums)),
         maxes=tuple(replace(m, body=built.unfreeze(m.body)) for m in loss.maxes),
         twins=loss.twins,

@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 from sympy import Add, Expr, Integer, Rational, Symbol, exp, expand, log, oo, pi, sqrt
 
 from lossgen.errors import CompileError, LossgenError
+from lossgen.ir.check import defined
 from lossgen.ir.given import Given
 from lossgen.ir.ops import OPS, absf, compare, log_sigmoid, sgn
 from lossgen.ir.piecewise import eq, lt, where
@@ -31,6 +32,7 @@ from lossgen.spec.model import LossSpec
 __all__ = ["parse"]
 
 Value: TypeAlias = Any  # Cls for class rank, Expr for row and parameter rank
+_SOFT = ("softmax", "log_softmax", "logsumexp")
 _NEEDS_PIVOT = {"softmax", "log_softmax", "logsumexp", "exp"}
 _FUNCTIONS = {name: op.symbol for name, op in OPS.items()} | {
     "exp": exp,
@@ -71,11 +73,13 @@ def parse(spec: LossSpec, uses: frozenset[str]) -> SymbolicLoss:
 
 def _row(spec: LossSpec, algebra: _Pairs, name: str, tree: Tree) -> Expr:
     """The value of a formula, with errors placed at it."""
+    built = algebra.built
     try:
         value = walk(tree, algebra)
+        bodies = [*(e.body for e in built.sums), *(m.body for m in built.maxes)]
+        defined([value, *bodies, *(e for f in built.forms for e in (f.ell, f.ell_y))])
     except LossgenError as error:
-        if error.location is None:
-            error.location = spec.location_of(name, tree.span)
+        error.location = error.location or spec.location_of(name, tree.span)
         raise
     assert isinstance(value, Expr)
     return value
@@ -243,17 +247,23 @@ class _Pairs:
         return vector.y if isinstance(vector, Cls) else vector
 
     def call(self, node: Call, args: tuple[Value, ...]) -> Value:
-        special = getattr(self, f"_{node.func}", None)
+        special: Callable[..., Value] | None = getattr(self, f"_{node.func}", None)
+        if special is not None and node.func in _SOFT:
+            return self._thawed(special, args[0], node.others)
         if special is not None:
             return special(args[0], node.others)
         function = self.subsets.choice if node.func == "where" else _FUNCTIONS[node.func]
         return self._map(function, *args)
 
     def _exp(self, value: Value, others: bool) -> Value:
-        if not isinstance(value, Cls) or not self._is_raw(value.o):
+        if not isinstance(value, Cls):
             return self._map(_expand_exp, value)
-        form, constant = self.built.form(value.o, value.y)
-        scale = exp(form.L + constant)
+        # exp(x - max(x)): what is the same for all classes, a maximum, is a factor
+        row, ell = value.o.as_independent(*self.built.class_symbols(), as_Add=True)
+        if not self._is_raw(ell):
+            return self._map(_expand_exp, value)
+        form, constant = self.built.form(ell, value.y - row)
+        scale = exp(form.L + constant + row)
         return Cls(exp(form.logp) * scale, form.P * scale)
 
     def _is_raw(self, expr: Expr) -> bool:
@@ -279,6 +289,14 @@ class _Pairs:
         if not self.built.varies(value.o):
             raise CompileError("the softmax of a vector that is the same for every class")
         return self.built.form(value.o, value.y)
+
+    def _thawed(self, reduce: Callable[..., Value], value: Value, others: bool) -> Value:
+        """softmax(stop_gradient(e)) is stop_gradient(softmax(e)), and no softmax of its own."""
+        built = self.built
+        if isinstance(value, Cls) and built.is_frozen(value.o) and built.is_frozen(value.y):
+            live = Cls(built.unfreeze(value.o), built.unfreeze(value.y))
+            return self._stop_gradient(reduce(live, others), others)
+        return reduce(value, others)
 
     def _softmax(self, value: Value, others: bool) -> Value:
         form, _ = self._form(value)

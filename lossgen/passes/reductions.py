@@ -104,6 +104,21 @@ class Reductions:
                 back[entry.symbol] = self.sum(_followed(entry.body, back))
         return _followed(expr, back)
 
+    def followed(self, form: Form) -> Form:
+        """A softmax whose exponent holds twins, with their values: its derivative is taken."""
+        fields = (form.scale, form.base, form.base_y, form.shift_y)
+        if not set(self._twins.values()) & set().union(*(f.free_symbols for f in fields)):
+            return form
+        scale, base, base_y, shift_y = map(self.unfreeze, fields)
+        return replace(form, scale=scale, base=base, base_y=base_y, shift_y=shift_y)
+
+    def is_frozen(self, expr: Expr) -> bool:
+        """Does it vary along the classes through twins alone?"""
+        live = expr.free_symbols - set(self._twins.values())
+        return bool(expr.free_symbols & set(self._twins.values())) and not live & (
+            self.class_symbols() | set(self.levels()) | {y for _, y in self.vocabulary.pairs}
+        )
+
     def adopt_twins(self, twins: dict[Symbol, Symbol]) -> None:
         """Take over the twins of an earlier pass."""
         self._twins.update(twins)
@@ -132,6 +147,7 @@ class Reductions:
             offset, base = offset + x_ref, base - x_ref
         constant = scale * offset
         raw_y = {x_ref, *(pair[1] for pair in self.vocabulary.streams.values())}
+        raw_y |= {twin for live, twin in self._twins.items() if live in raw_y}
         along: list[Expr] = []
         shift_y: list[Expr] = []
         for term in Add.make_args(collect(expand(ell_y - constant), sorted(raw_y, key=str))):

@@ -9,6 +9,8 @@ the sums its coefficients mention; everything else is recomputed per row.
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 from sympy import Add, Expr, Integer, Mul, Symbol, exp
 
 from lossgen.errors import CompileError
@@ -33,9 +35,12 @@ def schedule(stable: StableLoss) -> KernelPlan:
             needed |= {owner.top, owner.logp, largest.select}
     wanted = needed.union(*(e.free_symbols for e in stable.results))
     live = _live(stable, wanted)
+    moments = _moments(stable.forms, live, wanted)
+    if not moments and not stable.maxes:  # a loss of x[y] alone: a sweep has a state
+        moments = (Moment("b0", None, Integer(0), 0, Integer(1), level=1),)
     return KernelPlan(
         stable=stable,
-        moments=_moments(stable.forms, live, wanted),
+        moments=moments,
         saved=_saved(stable, needed),
         sums=live,
         coefficients=coefficients,
@@ -61,16 +66,16 @@ def _check_pivot(stable: StableLoss) -> None:
     at_y = {pair[1] for pair in stable.vocabulary.pairs}
     for form in stable.forms:
         if form.level > 1 or form.ell.free_symbols & at_y:
-            _refuse_pivot()
+            _refuse_pivot(f"the softmax of {form.ell}")
     for entry in stable.sums:
         if entry.level == 1 and entry.form is not None and entry.weight.free_symbols & at_y:
-            _refuse_pivot()
+            _refuse_pivot(f"the sum of {entry.body}")
 
 
-def _refuse_pivot() -> None:
+def _refuse_pivot(what: str) -> NoReturn:
     raise CompileError(
-        "a loss without a target whose sums need the largest class, which is known only after "
-        "them: not in this release"
+        f"a loss without a target is measured from the largest class, and {what} needs it before "
+        "it is known: not in this release"
     )
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import mpmath as mp
 import numpy as np
 
-from lossgen.errors import CompileError
 from lossgen.ir.rows import Row
 from lossgen.ir.stages import Certificate
+from lossgen.passes.inaccurate import Inaccurate
 from lossgen.spec.model import LossSpec
 
 __all__ = ["TINY", "Worst", "off"]
@@ -24,7 +24,6 @@ class Worst:
     """The largest errors so far."""
 
     def __init__(self, spec: LossSpec) -> None:
-        self.spec = spec
         self.scale = spec.accuracy.scale if spec.accuracy else 0.0
         self.strict = {"loss": (0.0, 0.0), "gradient": (0.0, 0.0)}  # relative on every row
         self.bound = spec.accuracy.ulp if spec.accuracy else BOUND
@@ -57,21 +56,12 @@ class Worst:
             self.strict[which] = error, error / (1.0 + kappa)
 
     def check(self) -> None:
-        """Raises CompileError where the bound is exceeded."""
+        """Raises Inaccurate where the bound is exceeded."""
         if max(self.loss[1], self.gradient[1]) <= self.bound:
             return
         which = "loss" if self.loss[1] >= self.gradient[1] else "gradient"
         ulp, kappa, where = self.loss if which == "loss" else self.gradient
-        spec = self.spec
-        terms = [(t.name or t.role, t.expr.span) for t in spec.terms]
-        name, span = [*terms, *((o.name, o.expr.span) for o in spec.outputs)][0]
-        raise CompileError(
-            f"the {which} is not accurate in float32: off by {ulp:.3g} ulp, which is {kappa:.3g} "
-            f"times (1 + condition number), at {where}; {self.bound:g} are allowed",
-            location=spec.location_of(name, span),
-            hint="write the formula without the cancellation, narrow a parameter's domain, or "
-            "state what is enough: `accuracy: {ulp: ..., reason: ...}`",
-        )
+        raise Inaccurate(which=which, ulp=ulp, scaled=kappa, where=where, bound=self.bound)
 
     def certificate(self) -> Certificate:
         """What holds of every row, if it is within the bound; else with errors that are relative to

@@ -77,7 +77,9 @@ class Declarations:
                 *path,
                 key=key,
                 name=repr(shorten(name)),
-                hint=_IDENTIFIERS,
+                hint=f"it is a word of Python: call it {'lam' if name == 'lambda' else name + '_'}"
+                if keyword.iskeyword(name)
+                else _IDENTIFIERS,
             )
         taken = _TAKEN.get(what, RESERVED)
         if name in taken:

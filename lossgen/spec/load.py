@@ -7,7 +7,6 @@ Every error names file, line and column of the key, value or character that is w
 from __future__ import annotations
 
 import os
-import re
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
@@ -47,6 +46,10 @@ _NEEDED = {
     (1, "name"): "the name of the function and of the file, as in my_loss",
     (3, "default"): "the value where a call gives none, as in {default: 2, domain: ...}",
     (3, "kind"): "class for [N, V], row for [N], vocab for [V]",
+}
+_EXAMPLES = {  # of an entry that is not a mapping
+    "parameters": 'write {}: {{default: {}, domain: "[0, inf)"}}',
+    "inputs": "write {}: {{kind: class}}, or kind row or vocab",
 }
 _EXPECTED = {
     "string_type": "text",
@@ -129,7 +132,8 @@ def _data(node: Node, source: Source) -> Any:
     for key, value in node.pairs:
         if value.kind == "scalar" and value.style is None and value.text in ("", "~", "null"):
             problem = f"'{shorten(key.text)}' has no value"
-            cut = re.search(r"[()\[\],]", key.text)  # {a: max(x, b)} reads as two entries
+            # {a: max(x, b)} and {doc: first, second} read as two entries
+            cut = source.text.startswith("{", node.start) and value.end <= value.start
             hint = FLOW_HINT if cut else "give it one, or remove the key"
             raise BadValue(problem=problem, location=source.of(key), hint=hint)
     return {key.text: _data(value, source) for key, value in node.pairs}
@@ -177,8 +181,12 @@ def _translate(entry: dict[str, Any], root: Node, source: Source) -> SpecError:
         expected = "a formula" if path[-1] == "transform" else "a formula or a list of terms"
     elif entry["type"] == "string_type" and path[0] == "outputs":
         expected = "a formula"
-    quotes = "remove the quotes" if node.style in ("'", '"') and node.text else None
-    return WrongType(key=shorten(shown), expected=expected, location=source.of(node), hint=quotes)
+    advice = "remove the quotes" if node.style in ("'", '"') and node.text else None
+    if expected == "a mapping" and len(path) == 2 and path[0] in _EXAMPLES:
+        advice = _EXAMPLES[str(path[0])].format(path[1], node.text)
+    if last == "domain" and node.kind == "list":
+        advice = f'quote it: domain: "{source.text[node.start : node.end]}"'
+    return WrongType(key=shorten(shown), expected=expected, location=source.of(node), hint=advice)
 
 
 def _known_keys(path: list[str | int]) -> list[str]:

@@ -17,7 +17,7 @@ from pydantic_core import PydanticCustomError
 from lossgen.errors import Location
 from lossgen.spec.domain import Interval
 from lossgen.spec.expr import Expr, Span
-from lossgen.spec.source import Formula, Source
+from lossgen.spec.source import Formula, Source, compose
 
 __all__ = [
     "Accuracy",
@@ -278,3 +278,11 @@ class LossSpec(_Model):
             KeyError: no such formula.
         """
         return Source(self.source, self.file).at(self.formulas[name], span)
+
+    def location_of_value(self, *path: str) -> Location:
+        """Where a value of the file stands; the nearest key above it that does."""
+        source = Source(self.source, self.file)
+        node = compose(source)
+        for part in path:
+            node = node.get(part) or node
+        return source.of(node)

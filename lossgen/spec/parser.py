@@ -198,7 +198,13 @@ class _Builder:
     def gather(self, vector: ast.expr, index: ast.expr, span: Span, depth: int) -> Expr:
         if not (isinstance(index, ast.Name) and index.id == "y"):
             start, end = index.col_offset, index.end_col_offset or index.col_offset + 1
-            self.fail(NotInLanguage, Span(start, end), what="an index other than [y] is")
+            shown = self.words(Span(vector.col_offset, vector.end_col_offset or 0))
+            number = isinstance(index, ast.Constant)
+            hint = f"the target class is y: write {shown}[y]"
+            if number:  # one class by its number
+                at = self.words(Span(start, end))
+                hint = f"write sum(where(index == {at}, {shown}, 0))"
+            self.fail(NotInLanguage, Span(start, end), what="an index other than [y] is", hint=hint)
         inner = self.visit(vector, depth + 1)
         if inner.rank < Rank.CLASS:
             self.rank_error("[y] takes one class of a class vector", inner, "remove the [y]")

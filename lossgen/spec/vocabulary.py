@@ -14,8 +14,9 @@ __all__ = [
     "REDUCTIONS",
     "RESERVED",
     "RESERVED_OUTPUTS",
-    "repair",
     "SUGAR",
+    "repair",
+    "spelled",
 ]
 
 LEAVES: dict[str, tuple[NameKind, Rank]] = {
@@ -111,10 +112,97 @@ _ALIASES = {
 }
 
 
+_ORDER = "scans and sorts are not in the language: a formula does not know the order of classes"
+_ROUND = "rounding is not in the language: its derivative is 0; where(a < b, …, …) makes a step"
+_ANGLES = "angles are not in the language"
+_RANDOM = "a loss draws no random numbers: give the noise as an input"
+#: What other libraries call something, and how it is written here; or why it is not.
+_INSTEAD = {
+    "cosh": "write (exp(e) + exp(-e))/2",
+    "sinh": "write (exp(e) - exp(-e))/2",
+    "asinh": "write log(e + sqrt(e**2 + 1))",
+    "acosh": "write log(e + sqrt(e**2 - 1))",
+    "atanh": "write (log1p(e) - log1p(-e))/2",
+    "log2": "write log(e)/log(2)",
+    "log10": "write log(e)/log(10)",
+    "exp2": "write 2**e",
+    "square": "write e**2",
+    "rsqrt": "write 1/sqrt(e)",
+    "reciprocal": "write 1/e",
+    "erfc": "write 1 - erf(e)",
+    "silu": "write e*sigmoid(e)",
+    "relu6": "write clip(e, 0, 6)",
+    "leaky_relu": "write maximum(e, 0.01*e)",
+    "elu": "write where(e > 0, e, expm1(e))",
+    "hardtanh": "write clip(e, -1, 1)",
+    "logaddexp": "write a + softplus(b - a)",
+    "softmin": "write softmax(-e)",
+    "logit": "write log(e) - log(1 - e)",
+    "prod": "write exp(sum(log(e)))",
+    "var": "write mean((e - mean(e))**2)",
+    "std": "write sqrt(mean((e - mean(e))**2))",
+    "argmin": "write argmax(-e)",
+    "amin": "the least over the classes is -max(-e)",
+    "norm1": "write sum(abs(e))",
+    "count_nonzero": "write sum(where(e != 0, 1, 0))",
+    "heaviside": "write where(e > 0, 1, 0)",
+    "gather": "write e[y]",
+    "dot": "write sum(a * b)",
+    "matmul": "write sum(a * b)",
+    "einsum": "write sum(a * b)",
+    "cross_entropy": "write -logp[y]",
+    "nll_loss": "write -logp[y]",
+    "kl_div": "write sum(t * (log(t) - logp)), where t is an input of kind class",
+    "entropy": "write -sum(p * logp)",
+    "lambda": "call the parameter lam",
+    **dict.fromkeys(("true", "false", "True", "False"), "write 1 or 0"),
+    **dict.fromkeys(("inf", "nan", "infinity"), "a formula has finite numbers only"),
+    **dict.fromkeys(("target", "targets", "label", "labels"), "the target class is y: write p[y]"),
+    **dict.fromkeys(("floor", "ceil", "round", "trunc", "rint", "fmod", "mod"), _ROUND),
+    **dict.fromkeys(
+        ("sin", "cos", "tan", "asin", "acos", "atan", "atan2", "arcsin", "arccos", "arctan"),
+        _ANGLES,
+    ),
+    **dict.fromkeys(("rand", "randn", "random", "normal", "dropout", "gumbel", "noise"), _RANDOM),
+    **dict.fromkeys(
+        [
+            "cumsum",
+            "cumprod",
+            "cummax",
+            "cumlogsumexp",
+            "logcumsumexp",
+            "scan",
+            "flip",
+            "diff",
+            "sort",
+            "argsort",
+            "topk",
+            "kthvalue",
+            "median",
+            "quantile",
+            "rank",
+            "roll",
+        ],
+        _ORDER,
+    ),
+}
+_INSTEAD |= {
+    f"arc{n[1:]}": hint for n, hint in _INSTEAD.items() if n in ("asinh", "acosh", "atanh")
+}
+
+
 def repair(name: str, known: list[str]) -> str | None:
     """A hint for a misspelt name: one of ``known``, or the language's word for it."""
+    if name in _INSTEAD and name not in known:
+        return _INSTEAD[name]
     alias = _ALIASES.get(name)
     if alias == "**":
         return "powers are written with **"
     close = [alias] if alias in known else get_close_matches(name[:60], known, n=1)
     return f"did you mean '{close[0]}'?" if close else None
+
+
+def spelled(name: str) -> str | None:
+    """The language's function for what a library calls ``name``, if there is one."""
+    name = _ALIASES.get(name, name)
+    return name if name in FUNCTIONS else None

@@ -23,6 +23,7 @@ from lossgen.errors import (
 )
 from lossgen.spec.expr import Span
 from lossgen.spec.source import shorten
+from lossgen.spec.vocabulary import repair, spelled
 
 __all__ = ["check_words"]
 
@@ -46,7 +47,10 @@ _OPERATOR_HINTS = {
     "=": "name a subexpression with the key let; equality is ==",
     ":": "the only index is [y]",
 }
+_ATTRIBUTE = re.compile(r"\.\s*(?P<name>[A-Za-z_]\w*(?:\.\w+)*)\s*(?P<arguments>\([^()]{0,60}\))?")
+_LIBRARIES = {"torch", "np", "numpy", "jnp", "jax", "tf", "math", "F", "nn", "sympy", "scipy"}
 _KEYWORD_HINTS = {
+    "lambda": "is it a parameter? call it lam",
     **dict.fromkeys(("if", "else"), "write where(a < b, value if so, value if not)"),
     **dict.fromkeys(("and", "or", "not"), "nest where(…) instead"),
 }
@@ -105,7 +109,7 @@ class _Words:
                 self.number(word, start, end)
             case "name":
                 if keyword.iskeyword(word):
-                    hint = _KEYWORD_HINTS.get(word)
+                    hint = _KEYWORD_HINTS.get(word) or repair(word, [])
                     self.fail(NotInLanguage, start, end, what=f"the word '{word}' is", hint=hint)
                 self.value(word, start, end)
             case "quote":
@@ -136,7 +140,8 @@ class _Words:
 
     def operator(self, word: str, start: int, end: int) -> None:
         if word == ".":
-            self.fail(NotInLanguage, start, end, what="attribute access is")
+            hint = self.without_attribute(start)
+            self.fail(NotInLanguage, start, end, what="attribute access is", hint=hint)
         if word not in _ALLOWED or (word == "=" and not self.brackets):
             hint = _OPERATOR_HINTS.get(word)
             self.fail(NotInLanguage, start, end, what=f"the operator '{word}' is", hint=hint)
@@ -153,6 +158,20 @@ class _Words:
         elif word in _CLOSING:
             self.brackets.pop()
         self.due = word not in _CLOSING
+
+    def without_attribute(self, start: int) -> str | None:
+        """torch.log(p), p.log()  →  write log(p)"""
+        found = _ATTRIBUTE.match(self.text, start)
+        if found is None:
+            return None
+        name, arguments = found["name"].rpartition(".")[2], found["arguments"] or "(e)"
+        function = spelled(name)
+        if function is None:
+            return repair(name, [])
+        if self.before not in _LIBRARIES:
+            own = self.before if self.before.isidentifier() else "e"
+            arguments = f"({own})" if arguments in ("()", "(e)") else f"({own}, {arguments[1:]}"
+        return f"write {function}{arguments}"
 
     def finish(self) -> None:
         if self.brackets:

@@ -1,0 +1,81 @@
+"""The refusal of a loss that float32 does not hold to its bound: what is off, where, what to do."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from lossgen.errors import CompileError, Location
+from lossgen.spec.model import LossSpec
+
+__all__ = ["Inaccurate", "check_defaults"]
+
+
+class Inaccurate(CompileError):
+    """Loss or gradient is farther from the truth than the bound allows."""
+
+    template = (
+        "{of}the {which} is not accurate in float32: off by {ulp:.3g} ulp, which is {scaled:.3g} "
+        "times (1 + condition number), at {where}; {bound:g} are allowed"
+    )
+
+    def __init__(
+        self,
+        *,
+        of: str = "",
+        location: Location | None = None,
+        enough: float | None = None,
+        **fields: Any,
+    ) -> None:
+        self.fields = fields
+        scaled = float(fields["scaled"]) if enough is None else enough
+        super().__init__(of=of, location=location, hint=_enough(scaled), **fields)
+
+    def at(self, location: Location, what: str, enough: float) -> Inaccurate:
+        """The same, with its place, the part of the loss that is to blame ("" is all of it), and
+        the bound that the worst rows keep."""
+        of = f"of {what}, " if what else ""
+        return type(self)(of=of, location=location, enough=enough, **self.fields)
+
+
+def _enough(scaled: float) -> str:
+    """What to do about an error of so many ulp."""
+    if scaled == math.inf:
+        return (
+            "it, or a value on the way to it, overflows, or is 0·∞ or ∞ - ∞: narrow the domain of "
+            "a parameter or an input; no bound accepts this"
+        )
+    digits = 10 ** (math.floor(math.log10(scaled)) - 1)
+    bound = math.ceil(scaled * 1.2 / digits) * digits
+    return (
+        "large terms of nearly equal size leave few digits; narrow the domain of a parameter or an "
+        f'input, or state that it is enough: `accuracy: {{ulp: {bound:g}, reason: "..."}}`'
+    )
+
+
+def check_defaults(spec: LossSpec, tried: Iterable[Mapping[str, float]]) -> None:
+    """Refuse a loss that is a number for some parameters, and for the defaults never.
+
+    Args:
+        tried: the parameters of the points where the true loss is a finite real number.
+
+    Raises:
+        CompileError: at the default that is to blame.
+    """
+    apart = [
+        {n for n, v in point.items() if v != float(np.float32(spec.parameters[n].default))}
+        for point in tried
+    ]
+    if not apart or not all(apart):
+        return
+    name = sorted(sorted(apart, key=len)[0])[0]
+    default = spec.parameters[name].default
+    raise CompileError(
+        f"the loss is infinite, or no number, at the default {name} = {default:g}",
+        location=spec.location_of_value("parameters", name, "default"),
+        hint="choose a default for which the formula has a value, or write its limit there with "
+        "where(…)",
+    )
