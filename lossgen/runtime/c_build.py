@@ -243,17 +243,51 @@ def _is_cut(content: bytes) -> bool:
 def _run(command: list[str], seconds: float) -> tuple[int, str]:
     """The exit status of a command and the end of what it printed.
 
+    In another thread: Ctrl-C raises in the main one, between any two steps, where a process that
+    already runs would be lost.
+
     Raises:
         CompilerError: it has not ended in time; it is killed, with what it started.
         OSError: it cannot be run.
     """
+    found: list[tuple[int, str] | Exception] = []
+    stop, done = threading.Event(), threading.Event()
+
+    def work() -> None:
+        try:
+            found.append(_waited_for(command, seconds, stop))
+        except Exception as error:
+            found.append(error)
+        finally:
+            done.set()
+
+    try:
+        threading.Thread(target=work, name="lossgen").start()
+        done.wait()  # not join: an interrupted one takes the thread for ended
+    except BaseException:
+        stop.set()
+        done.wait(1.0)  # it may not have begun
+        raise
+    if isinstance(found[0], Exception):
+        raise found[0]
+    return found[0]
+
+
+def _waited_for(command: list[str], seconds: float, stop: threading.Event) -> tuple[int, str]:
     end, said = time.monotonic() + seconds, b""
-    process = _started(command)
+    with _STARTING:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # so that it ends with all that it started
+        )
     assert process.stdout is not None
     try:
         with selectors.DefaultSelector() as ready:
             ready.register(process.stdout, selectors.EVENT_READ)
-            while (left := end - time.monotonic()) > 0:
+            while (left := end - time.monotonic()) > 0 and not stop.is_set():
                 ended = process.poll() is not None  # what it left running may hold the pipe
                 if ready.select(0.0 if ended else min(left, 0.1)):
                     part = os.read(process.stdout.fileno(), 1 << 16)
@@ -270,41 +304,6 @@ def _run(command: list[str], seconds: float) -> tuple[int, str]:
         process.stdout.close()
         _kill(process)
     raise CompilerError(f"{shlex.join(command[:1])} did not end within {seconds:.0f} s")
-
-
-def _started(command: list[str]) -> subprocess.Popen[bytes]:
-    """The command in a session of its own, so that it ends with all that it started.
-
-    In another thread: Ctrl-C raises in the main one, where it would lose a process that already
-    runs."""
-    found: list[subprocess.Popen[bytes] | Exception] = []
-
-    def start() -> None:
-        try:
-            with _STARTING:
-                process = subprocess.Popen(
-                    command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                )
-            found.append(process)
-        except Exception as error:
-            found.append(error)
-
-    thread = threading.Thread(target=start, name="lossgen")
-    thread.start()
-    try:
-        thread.join()
-    except BaseException:
-        thread.join()
-        if isinstance(found[0], subprocess.Popen):
-            _kill(found[0])
-        raise
-    if isinstance(found[0], Exception):
-        raise found[0]
-    return found[0]
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
