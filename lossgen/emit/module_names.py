@@ -47,7 +47,8 @@ class ModuleNames:
         found, before = [], ""
         for token in tokenize.generate_tokens(io.StringIO(program).readline):
             text = token.string
-            if token.type == tokenize.NAME and before != ".":
+            # an annotation, as in BLOCK: tl.constexpr, is a text that Triton looks for
+            if token.type == tokenize.NAME and before not in (".", ":"):
                 text = moved.get(text, text)
             found.append((token.type, text))
             before = token.string

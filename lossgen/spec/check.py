@@ -149,8 +149,10 @@ class _Checker(Declarations):
         function = f"{spec.name}{suffix and '_loss'}"
         name = spec.class_name or camel
         hint = f"a Python class name, as in {camel}"
-        if name == function:
+        if name in (function, f"linear_{function}"):
             hint = f"it is the name of the function; a class is named as in {camel}"
+        elif hasattr(builtins, name):
+            hint = f"Python has one of this name; a class is named as in {camel}"
         elif IDENTIFIER.fullmatch(name) and name[0] != "_" and not keyword.iskeyword(name):
             return name
         self.fail(BadName, "class", name=repr(shorten(name)), hint=hint)

@@ -30,7 +30,7 @@ from lossgen.spec.declarations import IDENTIFIER
 from lossgen.spec.load import load_text
 from lossgen.spec.vocabulary import RESERVED
 
-__all__ = ["NAMES", "allowed", "check", "check_c", "random_names", "spec_of", "uncertified"]
+__all__ = ["NAMES", "allowed", "check", "check_c", "load", "random_names", "spec_of", "uncertified"]
 
 #: a, b: parameters; s: a class input; w: a vocab input; r: a row input
 _SPEC = """
@@ -120,11 +120,11 @@ _RESULTS: dict[tuple[tuple[str, ...], tuple[str, ...]], dict[str, torch.Tensor]]
 
 def _results(names: tuple[str, ...], backends: tuple[str, ...]) -> dict[str, torch.Tensor]:
     if names != PLAIN:
-        module = _load(names)
+        module = load(spec_of(names))
         check_c(module)
         return dict(_computed(module, names, backends))
     if (names, backends) not in _RESULTS:
-        _RESULTS[names, backends] = dict(_computed(_load(names), names, backends))
+        _RESULTS[names, backends] = dict(_computed(load(spec_of(names)), names, backends))
     return _RESULTS[names, backends]
 
 
@@ -135,8 +135,9 @@ def uncertified(text: str) -> Compiled:
     return Compiled(spec, tuple(plans), {}, {})
 
 
-def _load(names: tuple[str, ...]) -> ModuleType:
-    text = render_module(uncertified(spec_of(names)))
+def load(spec: str) -> ModuleType:
+    """The module of a spec, as YAML, without a certificate."""
+    text = render_module(uncertified(spec))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"named_{sha256(text.encode()).hexdigest()[:16]}.py"
         path.write_text(text)

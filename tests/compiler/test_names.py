@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,11 @@ import sympy
 import torch
 
 import lossgen
+from lossgen.errors import BadName
 from lossgen.ir.given import Given
+from lossgen.spec.load import load_text
 from lossgen.spec.spelling import said, spelled
-from tests.campaign.names import NAMES, allowed, check
+from tests.campaign.names import NAMES, allowed, check, load
 
 
 def test_spellings_never_meet() -> None:
@@ -59,3 +62,50 @@ def test_a_parameter_named_like_a_statistic(backend: str, tmp_path: Path) -> Non
     found = lossgen.load(path).like_ours_loss(x, torch.tensor([1]), t, backend=backend)
     logp, logq = x.log_softmax(-1), t.log_softmax(-1)
     torch.testing.assert_close(found, -2.5 * logp[0, 1] + (logq.exp() * (logq - logp)).sum())
+
+
+@pytest.mark.parametrize("name", ["torch", "tl", "dl", "el", "rt", "LOSS", "Tensor", "tiles", "nn"])
+def test_a_class_named_like_what_its_module_imports(name: str) -> None:
+    module = load(
+        f"name: named\nclass: {name}\n"
+        'parameters: {LOSS: {default: 2, domain: "[0, 4]"}, rt: {default: 1, domain: "[0, 4]"}}\n'
+        "transform: -LOSS*rt*logp[y]\n"
+    )
+    x, y = torch.tensor([[1.0, 2.0]]), torch.tensor([1])
+    for backend in ("torch", "triton"):
+        found = getattr(module, name)(backend=backend)(x, y)
+        torch.testing.assert_close(found, -2 * x.log_softmax(-1)[0, 1])
+
+
+@pytest.mark.parametrize("name", ["torch", "tl", "rt", "el"])
+def test_outputs_named_like_what_their_module_imports(name: str) -> None:
+    module = load(f'name: {name}\noutputs: {{Tensor: "logp[y]", LOSS: sum(p**2)}}\n')
+    x, y = torch.tensor([[1.0, 2.0]]), torch.tensor([1])
+    for backend in ("torch", "triton"):
+        found = getattr(module, name)(x, y, backend=backend)
+        torch.testing.assert_close(found.Tensor, x.log_softmax(-1)[:, 1])
+
+
+@pytest.mark.parametrize("name", ["float", "super", "range", "getattr", "linear_t_loss", "t_loss"])
+def test_a_class_named_like_a_function_is_refused(name: str) -> None:
+    with pytest.raises(BadName, match="cannot be a name"):
+        load_text(f"name: t\nclass: {name}\ntransform: -logp[y]\n")
+
+
+def test_a_normalizer_is_compiled_from_its_tree() -> None:
+    """``t`` stands in the text of ``weight``: that was a KeyError at the call."""
+    module = load(
+        "name: normal\n"
+        "inputs: {t: {kind: class}, weight: {kind: vocab}, r: {kind: row, off: 2}}\n"
+        "transform: -weight[y]*r*logp[y] - sum(t*logp)\n"
+        "normalizer: maximum((2*weight)[y], -r + 0.5)**2 + pi*where(r < 1, r, abs(-r))\n"
+    )
+    x, t, y = torch.randn(3, 4), torch.rand(3, 4), torch.tensor([0, 3, 1])
+    weight, r = torch.rand(4), torch.rand(3) + 0.5
+    for rows in (None, r):
+        given = {"weight": weight, "r": rows, "backend": "torch"}
+        value = torch.full((3,), 2.0) if rows is None else rows
+        count = torch.maximum(2 * weight[y], 0.5 - value) ** 2 + math.pi * value
+        loss = module.normal_loss(x, y, t, reduction="none", **given)
+        found = module.normal_loss(x, y, t, **given)
+        torch.testing.assert_close(found, loss.sum() / count.sum())
