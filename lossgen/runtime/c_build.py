@@ -263,7 +263,10 @@ def _run(command: list[str], seconds: float) -> tuple[int, str]:
 
     try:
         threading.Thread(target=work, name="lossgen").start()
-        done.wait()  # not join: an interrupted one takes the thread for ended
+        # Not join: an interrupted one takes the thread for ended.  In steps: a signal that comes
+        # just before the wait would be looked at only after it.
+        while not done.wait(0.1):
+            pass
     except BaseException:
         stop.set()
         done.wait(1.0)  # it may not have begun
