@@ -312,7 +312,8 @@ def check_stream_range(loss: str, declared: Input, value: Tensor) -> None:
 def check_input_values(loss: str, declared: Input, value: Tensor) -> None:
     """ValueError where a vocab or row input leaves its domain, is none of its values, or not whole
     (CPU tensors)."""
-    check_stream_range(loss, declared, value)
+    if not declared.values:
+        check_stream_range(loss, declared, value)
     held = value.detach()
     if declared.values:
         known = torch.tensor(declared.values, dtype=held.dtype, device=held.device)

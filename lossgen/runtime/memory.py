@@ -38,14 +38,37 @@ def _quarter_of_memory() -> int:
         return 0
 
 
+class _Lease(weakref.ref):
+    """Of a view that torch holds; knows the buffer behind it."""
+
+    __slots__ = ("buffer",)
+    buffer: _Buffer
+
+
 class _Pool:
     """Free buffers, oldest first. Deques and integers only: a tensor may end in any thread, and
-    at any moment of this one, so that nothing here may wait for a lock."""
+    at any moment of this one, so that nothing here may wait for a lock.
+
+    A view that ends is only noted, by a function of C, and looked at in the next call.  Python code
+    that runs while an object is finalised would swallow a Ctrl-C: one that came while a loss was
+    computing is raised in the first such code.
+    """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.free: deque[_Buffer] = deque()
-        self.lent: dict[int, tuple[weakref.ref[memoryview], _Buffer]] = {}
+        self.ended: deque[_Lease] = deque()
+        self.lent: dict[int, _Lease] = {}
+
+    def settle(self) -> None:
+        """Take back the buffers whose tensors are gone."""
+        while True:
+            try:
+                lease = self.ended.popleft()
+            except IndexError:
+                return
+            del self.lent[id(lease)]
+            self.give(lease.buffer)
 
     def take(self, size: int) -> _Buffer:
         for _ in range(len(self.free)):  # one turn: what others take meanwhile is not here
@@ -78,16 +101,13 @@ class _Pool:
             self.free.remove(buffer)
 
     def lend(self, size: int) -> memoryview:
-        """A view of ``size`` bytes; its end gives the buffer back."""
+        """A view of ``size`` bytes, whose end gives the buffer back."""
+        self.settle()
         buffer = self.take(_rounded(size))
         view = buffer.view(size)
-        key = id(view)
-
-        def ended(_: object) -> None:
-            del self.lent[key]
-            self.give(buffer)
-
-        self.lent[key] = weakref.ref(view, ended), buffer
+        lease = _Lease(view, self.ended.append)
+        lease.buffer = buffer
+        self.lent[id(lease)] = lease
         return view
 
 
@@ -132,6 +152,7 @@ def empty_cache() -> None:
 
     Tensors that are alive keep theirs.
     """
+    _POOL.settle()
     _POOL.free.clear()
 
 
@@ -141,5 +162,6 @@ def set_cache_limit(size: int) -> None:
     Default: a quarter of the machine's memory, of each size the two used last.
     """
     _POOL.limit = max(0, int(size))
+    _POOL.settle()
     if not size:
         empty_cache()

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import torch
 
+from lossgen.spec.spelling import spelled
+
 ROOT = Path(__file__).resolve().parents[2]
 GENERATED = sorted((ROOT / "generated").glob("[!_]*.py"))
 
@@ -59,23 +61,24 @@ class Problem:
             "n_rows": self.rows,
             "n_classes": self.classes,
         }
-        self.values |= {p.name: float(p.default) for p in self.loss.parameters}
+        self.values |= {spelled(p.name): float(p.default) for p in self.loss.parameters}
         for entry in self.loss.inputs:
+            name = spelled(entry.name)
             if entry.kind == "class":
                 stream = 0.1 + 0.1 * torch.rand(self.rows, self.classes, generator=generator)
-                self.values[f"{entry.name}_ptr"] = stream.to(self.dtype)
-                self.values[f"grad_{entry.name}_ptr"] = torch.full_like(logits, torch.nan)
-                self.values[f"stride_{entry.name}"] = self.classes
-                self.values[f"stride_grad_{entry.name}"] = self.classes
+                self.values[f"{name}_ptr"] = stream.to(self.dtype)
+                self.values[f"grad_{name}_ptr"] = torch.full_like(logits, torch.nan)
+                self.values[f"stride_{name}"] = self.classes
+                self.values[f"stride_grad_{name}"] = self.classes
                 continue
             size = self.classes if entry.kind == "vocab" else self.rows
-            self.values[f"{entry.name}_ptr"] = torch.full((size,), 0.5)
-            self.values[f"stride_{entry.name}"] = 1
+            self.values[f"{name}_ptr"] = torch.full((size,), 0.5)
+            self.values[f"stride_{name}"] = 1
 
     @property
     def read(self) -> dict[str, torch.Tensor]:
         """What is read along the classes, by stream."""
-        named = {n: self.values[f"{n}_ptr"] for n in self.variant.streams}
+        named = {n: self.values[f"{spelled(n)}_ptr"] for n in self.variant.streams}
         return {"logits": self.values["logits"], **named}
 
     @property
@@ -84,7 +87,7 @@ class Problem:
         named = [i.name for i in self.loss.inputs if i.differentiable]
         return {
             "grad": self.values["grad_logits"],
-            **{f"grad_{n}": self.values[f"grad_{n}_ptr"] for n in named},
+            **{f"grad_{n}": self.values[f"grad_{spelled(n)}_ptr"] for n in named},
         }
 
     def launch(self, role: str, grid: tuple[int, ...], **constants: Any) -> None:

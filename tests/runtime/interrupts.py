@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 #: The timer's signal raises KeyboardInterrupt in the main thread exactly as Ctrl-C's does, and
 #: needs no second process.  The tensors of an interrupted call are freed, so that a thread which
-#: still read them would end the process.
+#: still read them would end the process.  One signal is enough: none may be lost in a finaliser.
 _INTERRUPTED = """
 import signal, sys, torch
 from lossgen.losses import gce_loss
