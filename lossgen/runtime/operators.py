@@ -12,12 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from lossgen.runtime.arguments import check_target_range
 from lossgen.runtime.autograd import module_of
 from lossgen.runtime.batch import Batch, compute_dtype, unit_stride
-from lossgen.runtime.tensors import FORWARD_MODE
 
 if TYPE_CHECKING:
     from lossgen.runtime.loss import RowLoss
@@ -127,8 +125,6 @@ def _define(key: str) -> Operators:
         numbers: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         loss, dtype, rows = _LOSSES[key], compute_dtype(logits), logits.shape[0]
-        if forward_ad._current_level >= 0:  # torch would take the tangent for zero
-            raise NotImplementedError(f"{loss.function}: {FORWARD_MODE}")
         saved = logits.new_empty((loss.variants[variant].n_saved, rows), dtype=dtype)
         return logits.new_empty((max(1, len(loss.outputs)), rows), dtype=dtype), saved
 

@@ -1,4 +1,4 @@
-"""Parameters under torch.compile: one graph for all values, and no silent tangent of zero."""
+"""Parameters under torch.compile: one graph for all values."""
 
 from __future__ import annotations
 
@@ -49,16 +49,3 @@ def test_a_wrong_value_is_refused_in_a_compiled_call() -> None:
         compiled(X, Y, q)
     with pytest.raises(Exception, match="outside its domain"):
         compiled(X, Y, 1.5)
-
-
-def test_no_tangent_of_zero() -> None:
-    """torch takes the tangent of an operator for zero."""
-    from torch.autograd import forward_ad
-
-    def tangent(x: Tensor) -> Tensor | None:
-        with forward_ad.dual_level():
-            return forward_ad.unpack_dual(gce_loss(forward_ad.make_dual(x, x), Y)).tangent
-
-    torch.compiler.reset()
-    with pytest.raises(Exception, match="forward-mode derivatives"):
-        torch.compile(tangent, backend="aot_eager")(X)
