@@ -26,7 +26,7 @@ class SpecExists(BuildError):
 
 
 class TakenName(BuildError):
-    id = "LG313"
+    id = "LG314"
     template = "{name!r} is a loss of the catalogue"
     advice = "choose another name: commands would take one for the other"
 

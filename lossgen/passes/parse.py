@@ -17,14 +17,14 @@ from sympy import Add, Expr, Integer, Rational, Symbol, exp, expand, log, oo, pi
 
 from lossgen.errors import CompileError, LossgenError
 from lossgen.ir.check import defined
-from lossgen.ir.given import Given
 from lossgen.ir.ops import OPS, absf, compare, log_sigmoid, sgn
 from lossgen.ir.piecewise import eq, lt, where
-from lossgen.ir.stages import Cls, Pivot, SymbolicLoss, Vocabulary
+from lossgen.ir.stages import Cls, Pivot, SymbolicLoss
 from lossgen.ir.statistics import Form, Max
 from lossgen.passes.algebra import complement
 from lossgen.passes.reductions import Reductions
 from lossgen.passes.subsets import Subsets
+from lossgen.passes.symbols import vocabulary
 from lossgen.spec.expr import Call, NameKind, walk
 from lossgen.spec.expr import Expr as Tree
 from lossgen.spec.model import LossSpec
@@ -110,44 +110,6 @@ def _without_level(loss: Expr, form: Form, raw: Symbol, built: Reductions) -> Ex
     return loss
 
 
-def _vocabulary(spec: LossSpec) -> Vocabulary:
-    def real(
-        name: str, low: float | None = None, strict: bool = False, *, added: str = ""
-    ) -> Symbol:
-        if low is not None and (low > 0 or (low == 0 and strict)):
-            return Given.of(name, added, positive=True)
-        if low == 0:
-            return Given.of(name, added, nonnegative=True)
-        return Given.of(name, added, real=True)
-
-    streams = {"x": (Symbol("x", real=True), Symbol("x_y", real=True))}
-    vocab: dict[str, tuple[Symbol, Symbol]] = {}
-    rows: dict[str, Symbol] = {}
-    for name, entry in spec.inputs.items():
-        domain = entry.domain
-        low = (domain.lo, domain.lo_open) if domain else (None, False)
-        if entry.kind == "row":
-            rows[name] = real(name, *low)
-        else:
-            table = vocab if entry.kind == "vocab" else streams
-            table[name] = (real(name, *low), real(name, *low, added="_y"))
-    parameters = {
-        name: real(name, entry.domain.lo, entry.domain.lo_open)
-        for name, entry in spec.parameters.items()
-    }
-    differentiable = [n for n, i in spec.inputs.items() if i.kind == "class" and i.differentiable]
-    return Vocabulary(
-        streams=streams,
-        differentiable=("x", *differentiable),
-        vocab=vocab,
-        rows=rows,
-        parameters=parameters,
-        classes=Symbol("V", positive=True, integer=True),
-        index=(Symbol("index", nonnegative=True), Symbol("index_y", nonnegative=True)),
-        cotangents=tuple(Symbol(f"g{k}", real=True) for k in range(len(spec.outputs))),
-    )
-
-
 def _calls(tree: Tree) -> set[str]:
     found: set[str] = set()
     stack: list[Any] = [tree]
@@ -174,7 +136,7 @@ class _Pairs:
             else (Pivot.ARGMAX if calls & _NEEDS_PIVOT else Pivot.NONE)
         )
         self.spec, self.uses = spec, uses
-        self.built = Reductions(_vocabulary(spec), pivot)
+        self.built = Reductions(vocabulary(spec), pivot)
         self.subsets = Subsets(self.built, spec)
         self.lets: dict[str, Value] = {}
 

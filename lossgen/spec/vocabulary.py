@@ -150,7 +150,6 @@ _INSTEAD = {
     "dot": "write sum(a * b)",
     "matmul": "write sum(a * b)",
     "einsum": "write sum(a * b)",
-    "cross_entropy": "write -logp[y]",
     "nll_loss": "write -logp[y]",
     "kl_div": "write sum(t * (log(t) - logp)), where t is an input of kind class",
     "entropy": "write -sum(p * logp)",

@@ -71,7 +71,7 @@ def test_what_is_beside_the_uniform_is_not_expanded() -> None:
     assert str(total.body) == "expm1(logu0)**2/V**2"
     assert "excess_over_uniform" in found.stable.rules
     assert found.sweeps == 2
-    assert formula("sum(p**2) + p[y]").sweeps == 1
+    assert formula("sum(p**2) - 2*p[y]").sweeps == 1
 
 
 def correlation(x: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -111,14 +112,14 @@ def test_auto_is_tiled_where_a_chunk_would_be_short(monkeypatch: pytest.MonkeyPa
     hidden, weight, _, target = draw()
     chosen: list[str] = []
     for name in ("chunked", "tiled"):
-        rows = getattr(__import__("lossgen.runtime", fromlist=[name]), name).Rows
-        real = rows.forward
+        module = import_module(f"lossgen.runtime.{name}")
+        real = module.statistics
 
-        def forward(ctx: Any, *args: Any, _real: Any = real, _name: str = name) -> Any:
+        def statistics(*args: Any, _real: Any = real, _name: str = name) -> Any:
             chosen.append(_name)
-            return _real(ctx, *args)
+            return _real(*args)
 
-        monkeypatch.setattr(rows, "forward", staticmethod(forward))
+        monkeypatch.setattr(module, "statistics", statistics)
     row = 75 * 4
     with launched(), torch.no_grad():
         for backend in ("triton", "torch"):
