@@ -29,9 +29,7 @@ def composite(
         target = given[0] if spec.has_target else None
         named = dict(zip(names, given[spec.has_target :], strict=True))
         constant = set(names) - set(vectors(spec))
-        for name in constant:
-            if named[name].requires_grad and torch.is_grad_enabled():
-                raise ValueError(f"{spec.name}: no gradient is computed for {name}")
+        named |= {name: named[name].detach() for name in constant}
         for name in names:
             if named[name].dtype is not logits.dtype or named[name].shape != logits.shape:
                 raise ValueError(f"{spec.name}: {name} is not like the logits")
