@@ -5613,16 +5613,15 @@ int fused(const Call *call, int64_t start, int64_t stop) { return program(call, 
 #   loss     = where(eq(u_label_smoothing, 0), 0, -u_label_smoothing*(T0 + where(ne(u_weight_y,
 #       0), -u_weight_y*softplus(z0), 0))/V) + where(eq(u_z_loss, 0), 0, u_z_loss*L0**2) +
 #       where(ne(u_weight_y, 0), -u_weight_y*(u_label_smoothing - 1)*softplus(z0), 0)
-#   c0       = (-u_label_smoothing*u_weight_y + u_weight_y + where(eq(u_label_smoothing, 0), 0,
-#       u_label_smoothing*T1/V) + where(eq(u_z_loss, 0), 0, 2*u_z_loss*L0) + where(ne(u_weight_y,
-#       0), u_label_smoothing*u_weight_y/V, 0))/u_temperature
+#   c0       = (-u_label_smoothing*u_weight_y + u_label_smoothing*u_weight_y/V + u_weight_y +
+#       where(eq(u_label_smoothing, 0), 0, u_label_smoothing*T1/V) + where(eq(u_z_loss, 0), 0,
+#       2*u_z_loss*L0))/u_temperature
 #   dloss/dx = -u_label_smoothing*where(eq(u_label_smoothing, 0), 0, u_weight*where(eq(u_softcap,
 #       oo), 1, sech2(x/u_softcap)))/(u_temperature*V) + c0*exp(logp0)*where(eq(u_softcap, oo), 1,
 #       sech2(x/u_softcap))
-#   dloss/dx_y = (-(-u_weight_y*(u_label_smoothing - 1) + where(ne(u_weight_y, 0),
-#       u_label_smoothing*u_weight_y/V, 0))*sigmoid(z0) + (where(eq(u_label_smoothing, 0), 0,
-#       u_label_smoothing*T1/V) + where(eq(u_z_loss, 0), 0,
-#       2*u_z_loss*L0))*sigmoid(-z0))*where(eq(u_softcap, oo), 1,
+#   dloss/dx_y = (-(u_label_smoothing*u_weight_y/V - u_weight_y*(u_label_smoothing -
+#       1))*sigmoid(z0) + (where(eq(u_label_smoothing, 0), 0, u_label_smoothing*T1/V) +
+#       where(eq(u_z_loss, 0), 0, 2*u_z_loss*L0))*sigmoid(-z0))*where(eq(u_softcap, oo), 1,
 #       sech2(x_y/u_softcap))/u_temperature
 #   names of the spec begin with u_: u_label_smoothing is its label_smoothing
 #   with l0_j = softcap(x, u_softcap)/u_temperature, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 =
@@ -5770,13 +5769,13 @@ def _coefficients_all(
     )
     L0 = 1.0 / u_temperature * m0 + lam0
     w0 = 1.0 / u_temperature
-    w1 = u_label_smoothing * u_weight_y
-    w2 = 1.0 / V
-    w3 = dl.where(dl.ne(u_weight_y, 0.0), w1 * w2, 0.0)
-    w4 = dl.where(dl.eq(u_label_smoothing, 0.0), 0.0, w2 * T1 * u_label_smoothing) + dl.where(
+    w1 = 1.0 / V
+    w2 = u_label_smoothing * u_weight_y
+    w3 = w1 * w2
+    w4 = dl.where(dl.eq(u_label_smoothing, 0.0), 0.0, w1 * T1 * u_label_smoothing) + dl.where(
         dl.eq(u_z_loss, 0.0), 0.0, 2.0 * L0 * u_z_loss
     )
-    c0 = w0 * (u_weight_y + w3 + w4 - w1)
+    c0 = w0 * (u_weight_y + w3 + w4 - w2)
     grad_x_y = (
         w0
         * (w4 * dl.sigmoid(-z0) - (w3 - u_weight_y * (u_label_smoothing - 1.0)) * dl.sigmoid(z0))
@@ -6929,13 +6928,13 @@ def _torch_backward_all(
     )
     L0 = 1.0 / u_temperature * m0 + lam0
     w0 = 1.0 / u_temperature
-    w1 = u_label_smoothing * u_weight_y
-    w2 = 1.0 / V
-    w3 = el.where(el.ne(u_weight_y, 0.0), w1 * w2, 0.0)
-    w4 = el.where(el.eq(u_label_smoothing, 0.0), 0.0, w2 * T1 * u_label_smoothing) + el.where(
+    w1 = 1.0 / V
+    w2 = u_label_smoothing * u_weight_y
+    w3 = w1 * w2
+    w4 = el.where(el.eq(u_label_smoothing, 0.0), 0.0, w1 * T1 * u_label_smoothing) + el.where(
         el.eq(u_z_loss, 0.0), 0.0, 2.0 * L0 * u_z_loss
     )
-    c0 = w0 * (u_weight_y + w3 + w4 - w1)
+    c0 = w0 * (u_weight_y + w3 + w4 - w2)
     grad_x_y = (
         w0
         * (w4 * el.sigmoid(-z0) - (w3 - u_weight_y * (u_label_smoothing - 1.0)) * el.sigmoid(z0))
@@ -7005,13 +7004,13 @@ def _torch_fused_all(x, y, u_weight, u_label_smoothing, u_z_loss, u_softcap, u_t
         loss,
     )
     w0 = 1.0 / u_temperature
-    w1 = u_label_smoothing * u_weight_y
-    w2 = 1.0 / V
-    w3 = el.where(el.ne(u_weight_y, 0.0), w1 * w2, 0.0)
-    w4 = el.where(el.eq(u_label_smoothing, 0.0), 0.0, w2 * T1 * u_label_smoothing) + el.where(
+    w1 = 1.0 / V
+    w2 = u_label_smoothing * u_weight_y
+    w3 = w1 * w2
+    w4 = el.where(el.eq(u_label_smoothing, 0.0), 0.0, w1 * T1 * u_label_smoothing) + el.where(
         el.eq(u_z_loss, 0.0), 0.0, 2.0 * L0 * u_z_loss
     )
-    c0 = w0 * (u_weight_y + w3 + w4 - w1)
+    c0 = w0 * (u_weight_y + w3 + w4 - w2)
     grad_x_y = (
         w0
         * (w4 * el.sigmoid(-z0) - (w3 - u_weight_y * (u_label_smoothing - 1.0)) * el.sigmoid(z0))
@@ -7037,16 +7036,15 @@ _C_SOURCE_all = r"""#include "row.h"
 /* loss     = where(eq(u_label_smoothing, 0), 0, -u_label_smoothing*(T0 + where(ne(u_weight_y,
        0), -u_weight_y*softplus(z0), 0))/V) + where(eq(u_z_loss, 0), 0, u_z_loss*L0**2) +
        where(ne(u_weight_y, 0), -u_weight_y*(u_label_smoothing - 1)*softplus(z0), 0)
-   c0       = (-u_label_smoothing*u_weight_y + u_weight_y + where(eq(u_label_smoothing, 0), 0,
-       u_label_smoothing*T1/V) + where(eq(u_z_loss, 0), 0, 2*u_z_loss*L0) + where(ne(u_weight_y,
-       0), u_label_smoothing*u_weight_y/V, 0))/u_temperature
+   c0       = (-u_label_smoothing*u_weight_y + u_label_smoothing*u_weight_y/V + u_weight_y +
+       where(eq(u_label_smoothing, 0), 0, u_label_smoothing*T1/V) + where(eq(u_z_loss, 0), 0,
+       2*u_z_loss*L0))/u_temperature
    dloss/dx = -u_label_smoothing*where(eq(u_label_smoothing, 0), 0, u_weight*where(eq(u_softcap,
        oo), 1, sech2(x/u_softcap)))/(u_temperature*V) + c0*exp(logp0)*where(eq(u_softcap, oo), 1,
        sech2(x/u_softcap))
-   dloss/dx_y = (-(-u_weight_y*(u_label_smoothing - 1) + where(ne(u_weight_y, 0),
-       u_label_smoothing*u_weight_y/V, 0))*sigmoid(z0) + (where(eq(u_label_smoothing, 0), 0,
-       u_label_smoothing*T1/V) + where(eq(u_z_loss, 0), 0,
-       2*u_z_loss*L0))*sigmoid(-z0))*where(eq(u_softcap, oo), 1,
+   dloss/dx_y = (-(u_label_smoothing*u_weight_y/V - u_weight_y*(u_label_smoothing -
+       1))*sigmoid(z0) + (where(eq(u_label_smoothing, 0), 0, u_label_smoothing*T1/V) +
+       where(eq(u_z_loss, 0), 0, 2*u_z_loss*L0))*sigmoid(-z0))*where(eq(u_softcap, oo), 1,
        sech2(x_y/u_softcap))/u_temperature
    names of the spec begin with u_: u_label_smoothing is its label_smoothing
    with l0_j = softcap(x, u_softcap)/u_temperature, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 =
@@ -7313,12 +7311,12 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             - ly0));
         double L0 = 1.0 / u_temperature * m0 + lam0;
         double w0 = 1.0 / u_temperature;
-        double w1 = u_label_smoothing * u_weight_y;
-        double w2 = 1.0 / V;
-        double w3 = (f_ne(u_weight_y, 0.0) ? w1 * w2 : 0.0);
-        double w4 = (f_eq(u_label_smoothing, 0.0) ? 0.0 : w2 * T1 * u_label_smoothing) +
+        double w1 = 1.0 / V;
+        double w2 = u_label_smoothing * u_weight_y;
+        double w3 = w1 * w2;
+        double w4 = (f_eq(u_label_smoothing, 0.0) ? 0.0 : w1 * T1 * u_label_smoothing) +
             (f_eq(u_z_loss, 0.0) ? 0.0 : 2.0 * L0 * u_z_loss);
-        double c0 = w0 * (u_weight_y + w3 + w4 - w1);
+        double c0 = w0 * (u_weight_y + w3 + w4 - w2);
         double grad_x_y = w0 * (w4 * f_sigmoid(-z0) - (w3 - u_weight_y * (u_label_smoothing - 1.0))
             * f_sigmoid(z0)) * (f_eq(u_softcap, INFINITY) ? 1.0 : f_sech2(x_y / u_softcap));
         double pinv0 = (la0 == -INFINITY ? 0.0 : f_exp(-lam0));

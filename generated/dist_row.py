@@ -310,7 +310,7 @@ def _finish(x_y, u_teacher_y, u_T, V, m0, m1, a0, a1, pivot, b0, b1, b2, b3, b4)
             1.0
             - dl.where(
                 dl.lt(1e-11, V * dl.minimum(w2, w4)),
-                dl.safe_rsqrt(w2) * dl.safe_rsqrt(w4) * (T2 + w0 * w1 * w3),
+                (T2 + w0 * w1 * w3) * dl.safe_rsqrt(w2) * dl.safe_rsqrt(w4),
                 0.0,
             )
         )
@@ -339,16 +339,16 @@ def _coefficients(
     w4 = T1 + w0 * w3 * w3
     w5 = dl.lt(1e-11, V * dl.minimum(w2, w4))
     w6 = dl.safe_rsqrt(w4)
-    w7 = w6 * (T2 + w0 * w1 * w3) / (w2 * dl.sqrt(w2))
-    w8 = 2.0 * u_T * dl.where(w5, -0.5 * w7, 0.0)
-    w9 = w6 * dl.safe_rsqrt(w2)
-    w10 = u_T * dl.where(w5, w9, 0.0)
+    w7 = dl.safe_rsqrt(w2)
+    w8 = w6 * w7 * w7 * w7 * (T2 + w0 * w1 * w3)
+    w9 = 2.0 * u_T * dl.where(w5, -0.5 * w8, 0.0)
+    w10 = u_T * dl.where(w5, w6 * w7, 0.0)
     w11 = T5 * w10
-    w12 = T6 * w8
+    w12 = T6 * w9
     w13 = dl.sigmoid(-z0)
     w14 = 1.0 / V
-    w15 = w13 * u_T * dl.where(w5, w14 * w3 * w9 - w1 * w14 * w7, 0.0)
-    c0 = -w8
+    w15 = w13 * u_T * dl.where(w5, w14 * w3 * w6 * w7 - w1 * w14 * w8, 0.0)
+    c0 = -w9
     c1 = -w10
     c2 = w11 + w12 + w15
     grad_x_y = w11 * w13 + w12 * w13 - w15 * dl.sigmoid(z0)
@@ -1598,7 +1598,7 @@ def _torch_forward(x, u_teacher, u_T):
             1.0
             - el.where(
                 el.lt(1e-11, V * el.minimum(w2, w4)),
-                el.safe_rsqrt(w2) * el.safe_rsqrt(w4) * (T2 + w0 * w1 * w3),
+                (T2 + w0 * w1 * w3) * el.safe_rsqrt(w2) * el.safe_rsqrt(w4),
                 0.0,
             )
         )
@@ -1654,16 +1654,16 @@ def _torch_backward(x, u_teacher, u_T, saved, g):
     w4 = T1 + w0 * w3 * w3
     w5 = el.lt(1e-11, V * el.minimum(w2, w4))
     w6 = el.safe_rsqrt(w4)
-    w7 = w6 * (T2 + w0 * w1 * w3) / (w2 * el.sqrt(w2))
-    w8 = 2.0 * u_T * el.where(w5, -0.5 * w7, 0.0)
-    w9 = w6 * el.safe_rsqrt(w2)
-    w10 = u_T * el.where(w5, w9, 0.0)
+    w7 = el.safe_rsqrt(w2)
+    w8 = w6 * w7 * w7 * w7 * (T2 + w0 * w1 * w3)
+    w9 = 2.0 * u_T * el.where(w5, -0.5 * w8, 0.0)
+    w10 = u_T * el.where(w5, w6 * w7, 0.0)
     w11 = T5 * w10
-    w12 = T6 * w8
+    w12 = T6 * w9
     w13 = el.sigmoid(-z0)
     w14 = 1.0 / V
-    w15 = w13 * u_T * el.where(w5, w14 * w3 * w9 - w1 * w14 * w7, 0.0)
-    c0 = -w8
+    w15 = w13 * u_T * el.where(w5, w14 * w3 * w6 * w7 - w1 * w14 * w8, 0.0)
+    c0 = -w9
     c1 = -w10
     c2 = w11 + w12 + w15
     grad_x_y = w11 * w13 + w12 * w13 - w15 * el.sigmoid(z0)
@@ -1753,7 +1753,7 @@ def _torch_fused(x, u_teacher, u_T, g):
             1.0
             - el.where(
                 el.lt(1e-11, V * el.minimum(w2, w4)),
-                el.safe_rsqrt(w2) * el.safe_rsqrt(w4) * (T2 + w0 * w1 * w3),
+                (T2 + w0 * w1 * w3) * el.safe_rsqrt(w2) * el.safe_rsqrt(w4),
                 0.0,
             )
         )
@@ -1765,16 +1765,16 @@ def _torch_fused(x, u_teacher, u_T, g):
     w4 = T1 + w0 * w3 * w3
     w5 = el.lt(1e-11, V * el.minimum(w2, w4))
     w6 = el.safe_rsqrt(w4)
-    w7 = w6 * (T2 + w0 * w1 * w3) / (w2 * el.sqrt(w2))
-    w8 = 2.0 * u_T * el.where(w5, -0.5 * w7, 0.0)
-    w9 = w6 * el.safe_rsqrt(w2)
-    w10 = u_T * el.where(w5, w9, 0.0)
+    w7 = el.safe_rsqrt(w2)
+    w8 = w6 * w7 * w7 * w7 * (T2 + w0 * w1 * w3)
+    w9 = 2.0 * u_T * el.where(w5, -0.5 * w8, 0.0)
+    w10 = u_T * el.where(w5, w6 * w7, 0.0)
     w11 = T5 * w10
-    w12 = T6 * w8
+    w12 = T6 * w9
     w13 = el.sigmoid(-z0)
     w14 = 1.0 / V
-    w15 = w13 * u_T * el.where(w5, w14 * w3 * w9 - w1 * w14 * w7, 0.0)
-    c0 = -w8
+    w15 = w13 * u_T * el.where(w5, w14 * w3 * w6 * w7 - w1 * w14 * w8, 0.0)
+    c0 = -w9
     c1 = -w10
     c2 = w11 + w12 + w15
     grad_x_y = w11 * w13 + w12 * w13 - w15 * el.sigmoid(z0)
@@ -2246,8 +2246,8 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             double w2 = T0 + w0 * w1 * w1;
             double w3 = f_expm1(loguy1);
             double w4 = T1 + w0 * w3 * w3;
-            loss = u_T * u_T * (1.0 - (f_lt(1e-11, V * f_minimum(w2, w4)) ? f_safe_rsqrt(w2) *
-                f_safe_rsqrt(w4) * (T2 + w0 * w1 * w3) : 0.0));
+            loss = u_T * u_T * (1.0 - (f_lt(1e-11, V * f_minimum(w2, w4)) ? (T2 + w0 * w1 * w3) *
+                f_safe_rsqrt(w2) * f_safe_rsqrt(w4) : 0.0));
             call->result[0 * call->rows + row] = (real)loss;
         } else {
             m0 = call->saved[0 * call->rows + row];
@@ -2295,16 +2295,16 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         double w4 = T1 + w0 * w3 * w3;
         double w5 = f_lt(1e-11, V * f_minimum(w2, w4));
         double w6 = f_safe_rsqrt(w4);
-        double w7 = w6 * (T2 + w0 * w1 * w3) / (w2 * f_sqrt(w2));
-        double w8 = 2.0 * u_T * (w5 ? -0.5 * w7 : 0.0);
-        double w9 = w6 * f_safe_rsqrt(w2);
-        double w10 = u_T * (w5 ? w9 : 0.0);
+        double w7 = f_safe_rsqrt(w2);
+        double w8 = w6 * w7 * w7 * w7 * (T2 + w0 * w1 * w3);
+        double w9 = 2.0 * u_T * (w5 ? -0.5 * w8 : 0.0);
+        double w10 = u_T * (w5 ? w6 * w7 : 0.0);
         double w11 = T5 * w10;
-        double w12 = T6 * w8;
+        double w12 = T6 * w9;
         double w13 = f_sigmoid(-z0);
         double w14 = 1.0 / V;
-        double w15 = w13 * u_T * (w5 ? w14 * w3 * w9 - w1 * w14 * w7 : 0.0);
-        double c0 = -w8;
+        double w15 = w13 * u_T * (w5 ? w14 * w3 * w6 * w7 - w1 * w14 * w8 : 0.0);
+        double c0 = -w9;
         double c1 = -w10;
         double c2 = w11 + w12 + w15;
         double grad_x_y = w11 * w13 + w12 * w13 - w15 * f_sigmoid(z0);

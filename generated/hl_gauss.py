@@ -37,28 +37,23 @@ __all__ = ["HLGaussLoss", "LinearHLGaussLoss", "hl_gauss_loss", "linear_hl_gauss
 #       (-erf(sqrt(2)*(u_low - clip(u_value, u_low, u_high) + index_y*(u_high -
 #       u_low)/V)/(2*u_sigma)) + erf(sqrt(2)*(u_low - clip(u_value, u_low, u_high) +
 #       index_y*(u_high - u_low)/V + (u_high - u_low)/V)/(2*u_sigma)))*softplus(z0),
-#       0))/(erf(where(ne(u_high - clip(u_value, u_low, u_high), 0), sqrt(2)*(u_high -
-#       clip(u_value, u_low, u_high))/(2*u_sigma), 0)) - erf(where(ne(u_low - clip(u_value, u_low,
-#       u_high), 0), sqrt(2)*(u_low - clip(u_value, u_low, u_high))/(2*u_sigma), 0)))
-#   c0       = -1/(erf(where(ne(u_high - clip(u_value, u_low, u_high), 0), sqrt(2)*(u_high -
-#       clip(u_value, u_low, u_high))/(2*u_sigma), 0)) - erf(where(ne(u_low - clip(u_value, u_low,
-#       u_high), 0), sqrt(2)*(u_low - clip(u_value, u_low, u_high))/(2*u_sigma), 0)))
+#       0))/(erf(sqrt(2)*(u_high - clip(u_value, u_low, u_high))/(2*u_sigma)) - erf(sqrt(2)*(u_low
+#       - clip(u_value, u_low, u_high))/(2*u_sigma)))
+#   c0       = -1/(erf(sqrt(2)*(u_high - clip(u_value, u_low, u_high))/(2*u_sigma)) -
+#       erf(sqrt(2)*(u_low - clip(u_value, u_low, u_high))/(2*u_sigma)))
 #   c1       = (T1 - erf(sqrt(2)*(u_low - clip(u_value, u_low, u_high) + index_y*(u_high -
 #       u_low)/V)/(2*u_sigma)) + erf(sqrt(2)*(u_low - clip(u_value, u_low, u_high) +
-#       index_y*(u_high - u_low)/V + (u_high - u_low)/V)/(2*u_sigma)))/(erf(where(ne(u_high -
-#       clip(u_value, u_low, u_high), 0), sqrt(2)*(u_high - clip(u_value, u_low,
-#       u_high))/(2*u_sigma), 0)) - erf(where(ne(u_low - clip(u_value, u_low, u_high), 0),
-#       sqrt(2)*(u_low - clip(u_value, u_low, u_high))/(2*u_sigma), 0)))
+#       index_y*(u_high - u_low)/V + (u_high - u_low)/V)/(2*u_sigma)))/(erf(sqrt(2)*(u_high -
+#       clip(u_value, u_low, u_high))/(2*u_sigma)) - erf(sqrt(2)*(u_low - clip(u_value, u_low,
+#       u_high))/(2*u_sigma)))
 #   dloss/dx = c0*(-erf(sqrt(2)*(u_low - clip(u_value, u_low, u_high) + index*(u_high -
 #       u_low)/V)/(2*u_sigma)) + erf(sqrt(2)*(u_low - clip(u_value, u_low, u_high) + index*(u_high
 #       - u_low)/V + (u_high - u_low)/V)/(2*u_sigma))) + c1*exp(logp0)
 #   dloss/dx_y = (T1*sigmoid(-z0) + erf(sqrt(2)*(u_low - clip(u_value, u_low, u_high) +
 #       index_y*(u_high - u_low)/V)/(2*u_sigma))*sigmoid(z0) - erf(sqrt(2)*(u_low - clip(u_value,
 #       u_low, u_high) + index_y*(u_high - u_low)/V + (u_high -
-#       u_low)/V)/(2*u_sigma))*sigmoid(z0))/(erf(where(ne(u_high - clip(u_value, u_low, u_high),
-#       0), sqrt(2)*(u_high - clip(u_value, u_low, u_high))/(2*u_sigma), 0)) - erf(where(ne(u_low
-#       - clip(u_value, u_low, u_high), 0), sqrt(2)*(u_low - clip(u_value, u_low,
-#       u_high))/(2*u_sigma), 0)))
+#       u_low)/V)/(2*u_sigma))*sigmoid(z0))/(erf(sqrt(2)*(u_high - clip(u_value, u_low,
+#       u_high))/(2*u_sigma)) - erf(sqrt(2)*(u_low - clip(u_value, u_low, u_high))/(2*u_sigma)))
 #   names of the spec begin with u_: u_high is its high
 #   with l0_j = x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 = exp(l0_j
 #       - logsumexp_(j != y) l0_j)
@@ -226,15 +221,13 @@ def _finish(x_y, index_y, u_value, u_low, u_high, u_sigma, V, m0, a0, b0, b1, b2
         )
     )
     w0 = -dl.clip(u_value, u_low, u_high)
-    w1 = u_high + w0
-    w2 = 0.5 * dl.sqrt(2.0) / u_sigma
-    w3 = u_low + w0
-    w4 = (u_high - u_low) / V
-    w5 = w4 * index_y + w3
-    w6 = dl.erf(w2 * (w4 + w5)) - dl.erf(w2 * w5)
-    loss = (dl.where(dl.ne(w6, 0.0), w6 * dl.softplus(z0), 0.0) - T0) / (
-        dl.erf(dl.where(dl.ne(w1, 0.0), w1 * w2, 0.0))
-        - dl.erf(dl.where(dl.ne(w3, 0.0), w2 * w3, 0.0))
+    w1 = 0.5 * dl.sqrt(2.0) / u_sigma
+    w2 = u_low + w0
+    w3 = (u_high - u_low) / V
+    w4 = w3 * index_y + w2
+    w5 = dl.erf(w1 * (w3 + w4)) - dl.erf(w1 * w4)
+    loss = (dl.where(dl.ne(w5, 0.0), w5 * dl.softplus(z0), 0.0) - T0) / (
+        dl.erf(w1 * (u_high + w0)) - dl.erf(w1 * w2)
     )
     return loss, la0, T1
 
@@ -245,21 +238,17 @@ def _coefficients(x_y, index_y, u_value, u_low, u_high, u_sigma, V, m0, la0, piv
     z0 = la0
     lam0 = dl.softplus(z0)
     w0 = -dl.clip(u_value, u_low, u_high)
-    w1 = u_high + w0
-    w2 = 0.5 * dl.sqrt(2.0) / u_sigma
-    w3 = u_low + w0
-    w4 = 1.0 / (
-        dl.erf(dl.where(dl.ne(w1, 0.0), w1 * w2, 0.0))
-        - dl.erf(dl.where(dl.ne(w3, 0.0), w2 * w3, 0.0))
-    )
-    w5 = (u_high - u_low) / V
-    w6 = w5 * index_y + w3
-    w7 = dl.erf(w2 * w6)
-    w8 = dl.erf(w2 * (w5 + w6))
-    w9 = dl.sigmoid(z0)
-    c0 = -w4
-    c1 = w4 * (T1 + w8 - w7)
-    grad_x_y = w4 * (T1 * dl.sigmoid(-z0) + w7 * w9 - w8 * w9)
+    w1 = 0.5 * dl.sqrt(2.0) / u_sigma
+    w2 = u_low + w0
+    w3 = 1.0 / (dl.erf(w1 * (u_high + w0)) - dl.erf(w1 * w2))
+    w4 = (u_high - u_low) / V
+    w5 = w4 * index_y + w2
+    w6 = dl.erf(w1 * w5)
+    w7 = dl.erf(w1 * (w4 + w5))
+    w8 = dl.sigmoid(z0)
+    c0 = -w3
+    c1 = w3 * (T1 + w7 - w6)
+    grad_x_y = w3 * (T1 * dl.sigmoid(-z0) + w6 * w8 - w7 * w8)
     pinv0 = tl.where(la0 == float("-inf"), 0.0, dl.exp_accurate(-lam0))
     return c0, c1, grad_x_y, m0, pinv0
 
@@ -1287,15 +1276,13 @@ def _torch_forward(x, u_value, u_low, u_high, u_sigma):
         )
     )
     w0 = -el.clip(u_value, u_low, u_high)
-    w1 = u_high + w0
-    w2 = 0.5 * el.sqrt(2.0) / u_sigma
-    w3 = u_low + w0
-    w4 = (u_high - u_low) / V
-    w5 = w4 * index_y + w3
-    w6 = el.erf(w2 * (w4 + w5)) - el.erf(w2 * w5)
-    loss = (el.where(el.ne(w6, 0.0), w6 * el.softplus(z0), 0.0) - T0) / (
-        el.erf(el.where(el.ne(w1, 0.0), w1 * w2, 0.0))
-        - el.erf(el.where(el.ne(w3, 0.0), w2 * w3, 0.0))
+    w1 = 0.5 * el.sqrt(2.0) / u_sigma
+    w2 = u_low + w0
+    w3 = (u_high - u_low) / V
+    w4 = w3 * index_y + w2
+    w5 = el.erf(w1 * (w3 + w4)) - el.erf(w1 * w4)
+    loss = (el.where(el.ne(w5, 0.0), w5 * el.softplus(z0), 0.0) - T0) / (
+        el.erf(w1 * (u_high + w0)) - el.erf(w1 * w2)
     )
     return loss, torch.cat(
         [m0.to(x.dtype), la0.to(x.dtype), pivot.to(x.dtype), T1.to(x.dtype)], 1
@@ -1315,21 +1302,17 @@ def _torch_backward(x, u_value, u_low, u_high, u_sigma, saved, g):
     z0 = la0
     lam0 = el.softplus(z0)
     w0 = -el.clip(u_value, u_low, u_high)
-    w1 = u_high + w0
-    w2 = 0.5 * el.sqrt(2.0) / u_sigma
-    w3 = u_low + w0
-    w4 = 1.0 / (
-        el.erf(el.where(el.ne(w1, 0.0), w1 * w2, 0.0))
-        - el.erf(el.where(el.ne(w3, 0.0), w2 * w3, 0.0))
-    )
-    w5 = (u_high - u_low) / V
-    w6 = w5 * index_y + w3
-    w7 = el.erf(w2 * w6)
-    w8 = el.erf(w2 * (w5 + w6))
-    w9 = el.sigmoid(z0)
-    c0 = -w4
-    c1 = w4 * (T1 + w8 - w7)
-    grad_x_y = w4 * (T1 * el.sigmoid(-z0) + w7 * w9 - w8 * w9)
+    w1 = 0.5 * el.sqrt(2.0) / u_sigma
+    w2 = u_low + w0
+    w3 = 1.0 / (el.erf(w1 * (u_high + w0)) - el.erf(w1 * w2))
+    w4 = (u_high - u_low) / V
+    w5 = w4 * index_y + w2
+    w6 = el.erf(w1 * w5)
+    w7 = el.erf(w1 * (w4 + w5))
+    w8 = el.sigmoid(z0)
+    c0 = -w3
+    c1 = w3 * (T1 + w7 - w6)
+    grad_x_y = w3 * (T1 * el.sigmoid(-z0) + w6 * w8 - w7 * w8)
     pinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0))
     index = torch.arange(x.shape[1], dtype=x.dtype, device=x.device)[None]
     t0 = x - m0
@@ -1391,32 +1374,26 @@ def _torch_fused(x, u_value, u_low, u_high, u_sigma, g):
         )
     )
     w0 = -el.clip(u_value, u_low, u_high)
-    w1 = u_high + w0
-    w2 = 0.5 * el.sqrt(2.0) / u_sigma
-    w3 = u_low + w0
-    w4 = (u_high - u_low) / V
-    w5 = w4 * index_y + w3
-    w6 = el.erf(w2 * (w4 + w5)) - el.erf(w2 * w5)
-    loss = (el.where(el.ne(w6, 0.0), w6 * el.softplus(z0), 0.0) - T0) / (
-        el.erf(el.where(el.ne(w1, 0.0), w1 * w2, 0.0))
-        - el.erf(el.where(el.ne(w3, 0.0), w2 * w3, 0.0))
+    w1 = 0.5 * el.sqrt(2.0) / u_sigma
+    w2 = u_low + w0
+    w3 = (u_high - u_low) / V
+    w4 = w3 * index_y + w2
+    w5 = el.erf(w1 * (w3 + w4)) - el.erf(w1 * w4)
+    loss = (el.where(el.ne(w5, 0.0), w5 * el.softplus(z0), 0.0) - T0) / (
+        el.erf(w1 * (u_high + w0)) - el.erf(w1 * w2)
     )
     w0 = -el.clip(u_value, u_low, u_high)
-    w1 = u_high + w0
-    w2 = 0.5 * el.sqrt(2.0) / u_sigma
-    w3 = u_low + w0
-    w4 = 1.0 / (
-        el.erf(el.where(el.ne(w1, 0.0), w1 * w2, 0.0))
-        - el.erf(el.where(el.ne(w3, 0.0), w2 * w3, 0.0))
-    )
-    w5 = (u_high - u_low) / V
-    w6 = w5 * index_y + w3
-    w7 = el.erf(w2 * w6)
-    w8 = el.erf(w2 * (w5 + w6))
-    w9 = el.sigmoid(z0)
-    c0 = -w4
-    c1 = w4 * (T1 + w8 - w7)
-    grad_x_y = w4 * (T1 * el.sigmoid(-z0) + w7 * w9 - w8 * w9)
+    w1 = 0.5 * el.sqrt(2.0) / u_sigma
+    w2 = u_low + w0
+    w3 = 1.0 / (el.erf(w1 * (u_high + w0)) - el.erf(w1 * w2))
+    w4 = (u_high - u_low) / V
+    w5 = w4 * index_y + w2
+    w6 = el.erf(w1 * w5)
+    w7 = el.erf(w1 * (w4 + w5))
+    w8 = el.sigmoid(z0)
+    c0 = -w3
+    c1 = w3 * (T1 + w7 - w6)
+    grad_x_y = w3 * (T1 * el.sigmoid(-z0) + w6 * w8 - w7 * w8)
     pinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0))
     p0 = e0 * pinv0
     w0 = (u_high - u_low) / V
@@ -1436,28 +1413,23 @@ _C_SOURCE = r"""#include "row.h"
        (-erf(sqrt(2)*(u_low - clip(u_value, u_low, u_high) + index_y*(u_high -
        u_low)/V)/(2*u_sigma)) + erf(sqrt(2)*(u_low - clip(u_value, u_low, u_high) +
        index_y*(u_high - u_low)/V + (u_high - u_low)/V)/(2*u_sigma)))*softplus(z0),
-       0))/(erf(where(ne(u_high - clip(u_value, u_low, u_high), 0), sqrt(2)*(u_high -
-       clip(u_value, u_low, u_high))/(2*u_sigma), 0)) - erf(where(ne(u_low - clip(u_value, u_low,
-       u_high), 0), sqrt(2)*(u_low - clip(u_value, u_low, u_high))/(2*u_sigma), 0)))
-   c0       = -1/(erf(where(ne(u_high - clip(u_value, u_low, u_high), 0), sqrt(2)*(u_high -
-       clip(u_value, u_low, u_high))/(2*u_sigma), 0)) - erf(where(ne(u_low - clip(u_value, u_low,
-       u_high), 0), sqrt(2)*(u_low - clip(u_value, u_low, u_high))/(2*u_sigma), 0)))
+       0))/(erf(sqrt(2)*(u_high - clip(u_value, u_low, u_high))/(2*u_sigma)) - erf(sqrt(2)*(u_low
+       - clip(u_value, u_low, u_high))/(2*u_sigma)))
+   c0       = -1/(erf(sqrt(2)*(u_high - clip(u_value, u_low, u_high))/(2*u_sigma)) -
+       erf(sqrt(2)*(u_low - clip(u_value, u_low, u_high))/(2*u_sigma)))
    c1       = (T1 - erf(sqrt(2)*(u_low - clip(u_value, u_low, u_high) + index_y*(u_high -
        u_low)/V)/(2*u_sigma)) + erf(sqrt(2)*(u_low - clip(u_value, u_low, u_high) +
-       index_y*(u_high - u_low)/V + (u_high - u_low)/V)/(2*u_sigma)))/(erf(where(ne(u_high -
-       clip(u_value, u_low, u_high), 0), sqrt(2)*(u_high - clip(u_value, u_low,
-       u_high))/(2*u_sigma), 0)) - erf(where(ne(u_low - clip(u_value, u_low, u_high), 0),
-       sqrt(2)*(u_low - clip(u_value, u_low, u_high))/(2*u_sigma), 0)))
+       index_y*(u_high - u_low)/V + (u_high - u_low)/V)/(2*u_sigma)))/(erf(sqrt(2)*(u_high -
+       clip(u_value, u_low, u_high))/(2*u_sigma)) - erf(sqrt(2)*(u_low - clip(u_value, u_low,
+       u_high))/(2*u_sigma)))
    dloss/dx = c0*(-erf(sqrt(2)*(u_low - clip(u_value, u_low, u_high) + index*(u_high -
        u_low)/V)/(2*u_sigma)) + erf(sqrt(2)*(u_low - clip(u_value, u_low, u_high) + index*(u_high
        - u_low)/V + (u_high - u_low)/V)/(2*u_sigma))) + c1*exp(logp0)
    dloss/dx_y = (T1*sigmoid(-z0) + erf(sqrt(2)*(u_low - clip(u_value, u_low, u_high) +
        index_y*(u_high - u_low)/V)/(2*u_sigma))*sigmoid(z0) - erf(sqrt(2)*(u_low - clip(u_value,
        u_low, u_high) + index_y*(u_high - u_low)/V + (u_high -
-       u_low)/V)/(2*u_sigma))*sigmoid(z0))/(erf(where(ne(u_high - clip(u_value, u_low, u_high),
-       0), sqrt(2)*(u_high - clip(u_value, u_low, u_high))/(2*u_sigma), 0)) - erf(where(ne(u_low
-       - clip(u_value, u_low, u_high), 0), sqrt(2)*(u_low - clip(u_value, u_low,
-       u_high))/(2*u_sigma), 0)))
+       u_low)/V)/(2*u_sigma))*sigmoid(z0))/(erf(sqrt(2)*(u_high - clip(u_value, u_low,
+       u_high))/(2*u_sigma)) - erf(sqrt(2)*(u_low - clip(u_value, u_low, u_high))/(2*u_sigma)))
    names of the spec begin with u_: u_high is its high
    with l0_j = x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 = exp(l0_j
        - logsumexp_(j != y) l0_j)
@@ -1734,14 +1706,13 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             double T0 = b1 - lam0 * b0;
             T1 = b2;
             double w0 = -f_clip(u_value, u_low, u_high);
-            double w1 = u_high + w0;
-            double w2 = 0.5 * f_sqrt(2.0) / u_sigma;
-            double w3 = u_low + w0;
-            double w4 = (u_high - u_low) / V;
-            double w5 = w4 * index_y + w3;
-            double w6 = f_erf(w2 * (w4 + w5)) - f_erf(w2 * w5);
-            loss = ((f_ne(w6, 0.0) ? w6 * f_softplus(z0) : 0.0) - T0) / (f_erf((f_ne(w1, 0.0) ? w1 *
-                w2 : 0.0)) - f_erf((f_ne(w3, 0.0) ? w2 * w3 : 0.0)));
+            double w1 = 0.5 * f_sqrt(2.0) / u_sigma;
+            double w2 = u_low + w0;
+            double w3 = (u_high - u_low) / V;
+            double w4 = w3 * index_y + w2;
+            double w5 = f_erf(w1 * (w3 + w4)) - f_erf(w1 * w4);
+            loss = ((f_ne(w5, 0.0) ? w5 * f_softplus(z0) : 0.0) - T0) / (f_erf(w1 * (u_high + w0)) -
+                f_erf(w1 * w2));
             call->result[0 * call->rows + row] = (real)loss;
         } else {
             m0 = call->saved[0 * call->rows + row];
@@ -1762,19 +1733,17 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         double z0 = la0;
         double lam0 = f_softplus(z0);
         double w0 = -f_clip(u_value, u_low, u_high);
-        double w1 = u_high + w0;
-        double w2 = 0.5 * f_sqrt(2.0) / u_sigma;
-        double w3 = u_low + w0;
-        double w4 = 1.0 / (f_erf((f_ne(w1, 0.0) ? w1 * w2 : 0.0)) - f_erf((f_ne(w3, 0.0) ? w2 * w3 :
-            0.0)));
-        double w5 = (u_high - u_low) / V;
-        double w6 = w5 * index_y + w3;
-        double w7 = f_erf(w2 * w6);
-        double w8 = f_erf(w2 * (w5 + w6));
-        double w9 = f_sigmoid(z0);
-        double c0 = -w4;
-        double c1 = w4 * (T1 + w8 - w7);
-        double grad_x_y = w4 * (T1 * f_sigmoid(-z0) + w7 * w9 - w8 * w9);
+        double w1 = 0.5 * f_sqrt(2.0) / u_sigma;
+        double w2 = u_low + w0;
+        double w3 = 1.0 / (f_erf(w1 * (u_high + w0)) - f_erf(w1 * w2));
+        double w4 = (u_high - u_low) / V;
+        double w5 = w4 * index_y + w2;
+        double w6 = f_erf(w1 * w5);
+        double w7 = f_erf(w1 * (w4 + w5));
+        double w8 = f_sigmoid(z0);
+        double c0 = -w3;
+        double c1 = w3 * (T1 + w7 - w6);
+        double grad_x_y = w3 * (T1 * f_sigmoid(-z0) + w6 * w8 - w7 * w8);
         double pinv0 = (la0 == -INFINITY ? 0.0 : f_exp(-lam0));
         {
             const double w0 = (u_high - u_low) / V;

@@ -139,9 +139,9 @@ def _coefficients(x_y, u_T, m0, la0, T0, T1):
     z0 = (m0 - ly0) + la0
     lam0 = tl.where(z0 > 0.0, la0 + dl.softplus(-z0), dl.softplus(z0) - (m0 - ly0))
     w0 = 1.0 / u_T
-    w1 = T0 + x_y * x_y
-    w2 = w0 * dl.sigmoid(z0) / (w1 * dl.sqrt(w1))
-    c0 = w0 * dl.safe_rsqrt(w1)
+    w1 = dl.safe_rsqrt(T0 + x_y * x_y)
+    w2 = w0 * w1 * w1 * w1 * dl.sigmoid(z0)
+    c0 = w0 * w1
     c1 = w2 * (x_y - T1)
     grad_x_y = -w2 * (T0 + T1 * x_y)
     pinv0 = tl.where(la0 == float("-inf"), 0.0, dl.exp_accurate(-lam0))
@@ -1006,9 +1006,9 @@ def _torch_backward(x, y, u_T, saved, g):
     z0 = (m0 - ly0) + la0
     lam0 = torch.where(z0 > 0.0, la0 + el.softplus(-z0), el.softplus(z0) - (m0 - ly0))
     w0 = 1.0 / u_T
-    w1 = T0 + x_y * x_y
-    w2 = w0 * el.sigmoid(z0) / (w1 * el.sqrt(w1))
-    c0 = w0 * el.safe_rsqrt(w1)
+    w1 = el.safe_rsqrt(T0 + x_y * x_y)
+    w2 = w0 * w1 * w1 * w1 * el.sigmoid(z0)
+    c0 = w0 * w1
     c1 = w2 * (x_y - T1)
     grad_x_y = -w2 * (T0 + T1 * x_y)
     pinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0))
@@ -1041,9 +1041,9 @@ def _torch_fused(x, y, u_T, g):
     T1 = torch.where(la0 == float("-inf"), 0.0, el.exp(-la0) * b1)
     loss = el.softplus(z0)
     w0 = 1.0 / u_T
-    w1 = T0 + x_y * x_y
-    w2 = w0 * el.sigmoid(z0) / (w1 * el.sqrt(w1))
-    c0 = w0 * el.safe_rsqrt(w1)
+    w1 = el.safe_rsqrt(T0 + x_y * x_y)
+    w2 = w0 * w1 * w1 * w1 * el.sigmoid(z0)
+    c0 = w0 * w1
     c1 = w2 * (x_y - T1)
     grad_x_y = -w2 * (T0 + T1 * x_y)
     pinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0))
@@ -1321,9 +1321,9 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         double z0 = m0 - ly0 + la0;
         double lam0 = (z0 > 0.0 ? la0 + f_softplus(-z0) : f_softplus(z0) - (m0 - ly0));
         double w0 = 1.0 / u_T;
-        double w1 = T0 + x_y * x_y;
-        double w2 = w0 * f_sigmoid(z0) / (w1 * f_sqrt(w1));
-        double c0 = w0 * f_safe_rsqrt(w1);
+        double w1 = f_safe_rsqrt(T0 + x_y * x_y);
+        double w2 = w0 * w1 * w1 * w1 * f_sigmoid(z0);
+        double c0 = w0 * w1;
         double c1 = w2 * (x_y - T1);
         double grad_x_y = -w2 * (T0 + T1 * x_y);
         double pinv0 = (la0 == -INFINITY ? 0.0 : f_exp(-lam0));

@@ -31,22 +31,21 @@ __all__ = ["LinearTwoHotLoss", "TwoHotLoss", "linear_two_hot_loss", "two_hot_los
 
 # ======================================================================================
 # Two-hot regression target
-#   loss     = -T0 + relu(1 - absf(-index_y + where(ne(-u_low + clip(u_value, u_low, u_high), 0),
-#       (-u_low + clip(u_value, u_low, u_high))*(V - 1)/(u_high - u_low), 0)))*softplus(z0)
-#   c0       = T1 + relu(1 - absf(-index_y + where(ne(-u_low + clip(u_value, u_low, u_high), 0),
-#       (-u_low + clip(u_value, u_low, u_high))*(V - 1)/(u_high - u_low), 0)))
-#   dloss/dx = c0*exp(logp0) - relu(1 - absf(-index + where(ne(-u_low + clip(u_value, u_low,
-#       u_high), 0), (-u_low + clip(u_value, u_low, u_high))*(V - 1)/(u_high - u_low), 0)))
-#   dloss/dx_y = T1*sigmoid(-z0) - relu(1 - absf(-index_y + where(ne(-u_low + clip(u_value, u_low,
-#       u_high), 0), (-u_low + clip(u_value, u_low, u_high))*(V - 1)/(u_high - u_low),
-#       0)))*sigmoid(z0)
+#   loss     = -T0 + relu(1 - absf(-index_y + (-u_low + clip(u_value, u_low, u_high))*(V -
+#       1)/(u_high - u_low)))*softplus(z0)
+#   c0       = T1 + relu(1 - absf(-index_y + (-u_low + clip(u_value, u_low, u_high))*(V -
+#       1)/(u_high - u_low)))
+#   dloss/dx = c0*exp(logp0) - relu(1 - absf(-index + (-u_low + clip(u_value, u_low, u_high))*(V -
+#       1)/(u_high - u_low)))
+#   dloss/dx_y = T1*sigmoid(-z0) - relu(1 - absf(-index_y + (-u_low + clip(u_value, u_low,
+#       u_high))*(V - 1)/(u_high - u_low)))*sigmoid(z0)
 #   names of the spec begin with u_: u_high is its high
 #   with l0_j = x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 = exp(l0_j
 #       - logsumexp_(j != y) l0_j)
 #   T0 = sum_(j != y) logp0*relu(1 - absf(-index + (-u_low + clip(u_value, u_low, u_high))*(V -
 #       1)/(u_high - u_low)))
-#   T1 = sum_(j != y) relu(1 - absf(-index + where(ne(-u_low + clip(u_value, u_low, u_high), 0),
-#       (-u_low + clip(u_value, u_low, u_high))*(V - 1)/(u_high - u_low), 0)))
+#   T1 = sum_(j != y) relu(1 - absf(-index + (-u_low + clip(u_value, u_low, u_high))*(V -
+#       1)/(u_high - u_low)))
 # ======================================================================================
 
 
@@ -72,23 +71,7 @@ def _lift(cols, inside, x, u_value, u_low, u_high, V):
     a0 = dl.row_sum(e0)
     b0 = dl.row_sum(tl.where(others & (v0 != 0.0), v0, 0.0))
     b1 = dl.row_sum(tl.where(others & (v0 != 0.0), t0 * v0, 0.0))
-    b2 = dl.row_sum(
-        tl.where(
-            valid,
-            dl.relu(
-                1.0
-                - dl.absf(
-                    dl.where(
-                        dl.ne(dl.clip(u_value, u_low, u_high) - u_low, 0.0),
-                        (V - 1.0) * (dl.clip(u_value, u_low, u_high) - u_low) / (u_high - u_low),
-                        0.0,
-                    )
-                    - index
-                )
-            ),
-            0.0,
-        )
-    )
+    b2 = dl.row_sum(tl.where(valid, v0, 0.0))
     pivot = pivot.to(tl.float32)
     return m0, a0, b0, b1, b2, pivot, x_y, index_y
 
@@ -202,19 +185,15 @@ def _finish(x_y, index_y, u_value, u_low, u_high, V, m0, a0, b0, b1, b2, pivot):
     T1 = b2 - dl.relu(
         1.0
         - dl.absf(
-            dl.where(
-                dl.ne(dl.clip(u_value, u_low, u_high) - u_low, 0.0),
-                (V - 1.0) * (dl.clip(u_value, u_low, u_high) - u_low) / (u_high - u_low),
-                0.0,
-            )
-            - index_y
+            (V - 1.0) * (dl.clip(u_value, u_low, u_high) - u_low) / (u_high - u_low) - index_y
         )
     )
-    w0 = dl.clip(u_value, u_low, u_high) - u_low
     loss = (
         dl.relu(
             1.0
-            - dl.absf(dl.where(dl.ne(w0, 0.0), w0 * (V - 1.0) / (u_high - u_low), 0.0) - index_y)
+            - dl.absf(
+                (V - 1.0) * (dl.clip(u_value, u_low, u_high) - u_low) / (u_high - u_low) - index_y
+            )
         )
         * dl.softplus(z0)
         - T0
@@ -227,12 +206,14 @@ def _coefficients(x_y, index_y, u_value, u_low, u_high, V, m0, la0, pivot, T1):
     # Row scalars of the gradient.
     z0 = la0
     lam0 = dl.softplus(z0)
-    w0 = dl.clip(u_value, u_low, u_high) - u_low
-    w1 = dl.relu(
-        1.0 - dl.absf(dl.where(dl.ne(w0, 0.0), w0 * (V - 1.0) / (u_high - u_low), 0.0) - index_y)
+    w0 = dl.relu(
+        1.0
+        - dl.absf(
+            (V - 1.0) * (dl.clip(u_value, u_low, u_high) - u_low) / (u_high - u_low) - index_y
+        )
     )
-    c0 = T1 + w1
-    grad_x_y = T1 * dl.sigmoid(-z0) - w1 * dl.sigmoid(z0)
+    c0 = T1 + w0
+    grad_x_y = T1 * dl.sigmoid(-z0) - w0 * dl.sigmoid(z0)
     pinv0 = tl.where(la0 == float("-inf"), 0.0, dl.exp_accurate(-lam0))
     return c0, grad_x_y, m0, pinv0
 
@@ -244,9 +225,9 @@ def _gradient(cols, pivot, x_y, index_y, x, u_value, u_low, u_high, V, c0, grad_
     t0 = x - m0
     e0 = tl.exp(t0)
     p0 = e0 * pinv0
-    w0 = dl.clip(u_value, u_low, u_high) - u_low
     grad_x = c0 * p0 - dl.relu(
-        1.0 - dl.absf(dl.where(dl.ne(w0, 0.0), w0 * (V - 1.0) / (u_high - u_low), 0.0) - index)
+        1.0
+        - dl.absf((V - 1.0) * (dl.clip(u_value, u_low, u_high) - u_low) / (u_high - u_low) - index)
     )
     grad_x = tl.where(cols == pivot.to(tl.int32), grad_x_y, grad_x)
     return (grad_x,)
@@ -1130,20 +1111,7 @@ def _torch_forward(x, u_value, u_low, u_high):
         1.0
         - el.absf((V - 1.0) * (el.clip(u_value, u_low, u_high) - u_low) / (u_high - u_low) - index)
     )
-    b2 = (
-        el.relu(
-            1.0
-            - el.absf(
-                el.where(
-                    el.ne(el.clip(u_value, u_low, u_high) - u_low, 0.0),
-                    (V - 1.0) * (el.clip(u_value, u_low, u_high) - u_low) / (u_high - u_low),
-                    0.0,
-                )
-                - index
-            )
-        )
-        + torch.zeros_like(x)
-    ).sum(1, keepdim=True)
+    b2 = (v0 + torch.zeros_like(x)).sum(1, keepdim=True)
     m0, pivot = x.max(1, keepdim=True)
     x_y = x.gather(1, pivot)
     index_y = pivot.to(x.dtype)
@@ -1165,19 +1133,15 @@ def _torch_forward(x, u_value, u_low, u_high):
     T1 = b2 - el.relu(
         1.0
         - el.absf(
-            el.where(
-                el.ne(el.clip(u_value, u_low, u_high) - u_low, 0.0),
-                (V - 1.0) * (el.clip(u_value, u_low, u_high) - u_low) / (u_high - u_low),
-                0.0,
-            )
-            - index_y
+            (V - 1.0) * (el.clip(u_value, u_low, u_high) - u_low) / (u_high - u_low) - index_y
         )
     )
-    w0 = el.clip(u_value, u_low, u_high) - u_low
     loss = (
         el.relu(
             1.0
-            - el.absf(el.where(el.ne(w0, 0.0), w0 * (V - 1.0) / (u_high - u_low), 0.0) - index_y)
+            - el.absf(
+                (V - 1.0) * (el.clip(u_value, u_low, u_high) - u_low) / (u_high - u_low) - index_y
+            )
         )
         * el.softplus(z0)
         - T0
@@ -1199,20 +1163,22 @@ def _torch_backward(x, u_value, u_low, u_high, saved, g):
     index_y = pivot.to(x.dtype)
     z0 = la0
     lam0 = el.softplus(z0)
-    w0 = el.clip(u_value, u_low, u_high) - u_low
-    w1 = el.relu(
-        1.0 - el.absf(el.where(el.ne(w0, 0.0), w0 * (V - 1.0) / (u_high - u_low), 0.0) - index_y)
+    w0 = el.relu(
+        1.0
+        - el.absf(
+            (V - 1.0) * (el.clip(u_value, u_low, u_high) - u_low) / (u_high - u_low) - index_y
+        )
     )
-    c0 = T1 + w1
-    grad_x_y = T1 * el.sigmoid(-z0) - w1 * el.sigmoid(z0)
+    c0 = T1 + w0
+    grad_x_y = T1 * el.sigmoid(-z0) - w0 * el.sigmoid(z0)
     pinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0))
     index = torch.arange(x.shape[1], dtype=x.dtype, device=x.device)[None]
     t0 = x - m0
     e0 = t0.exp_()
     p0 = e0 * pinv0
-    w0 = el.clip(u_value, u_low, u_high) - u_low
     grad_x = c0 * p0 - el.relu(
-        1.0 - el.absf(el.where(el.ne(w0, 0.0), w0 * (V - 1.0) / (u_high - u_low), 0.0) - index)
+        1.0
+        - el.absf((V - 1.0) * (el.clip(u_value, u_low, u_high) - u_low) / (u_high - u_low) - index)
     )
     grad_x = grad_x.scatter(1, pivot, grad_x_y + torch.zeros_like(x_y))
     grad_x = grad_x.mul_(g)
@@ -1227,20 +1193,7 @@ def _torch_fused(x, u_value, u_low, u_high, g):
         1.0
         - el.absf((V - 1.0) * (el.clip(u_value, u_low, u_high) - u_low) / (u_high - u_low) - index)
     )
-    b2 = (
-        el.relu(
-            1.0
-            - el.absf(
-                el.where(
-                    el.ne(el.clip(u_value, u_low, u_high) - u_low, 0.0),
-                    (V - 1.0) * (el.clip(u_value, u_low, u_high) - u_low) / (u_high - u_low),
-                    0.0,
-                )
-                - index
-            )
-        )
-        + torch.zeros_like(x)
-    ).sum(1, keepdim=True)
+    b2 = (v0 + torch.zeros_like(x)).sum(1, keepdim=True)
     m0, pivot = x.max(1, keepdim=True)
     x_y = x.gather(1, pivot)
     index_y = pivot.to(x.dtype)
@@ -1262,34 +1215,32 @@ def _torch_fused(x, u_value, u_low, u_high, g):
     T1 = b2 - el.relu(
         1.0
         - el.absf(
-            el.where(
-                el.ne(el.clip(u_value, u_low, u_high) - u_low, 0.0),
-                (V - 1.0) * (el.clip(u_value, u_low, u_high) - u_low) / (u_high - u_low),
-                0.0,
-            )
-            - index_y
+            (V - 1.0) * (el.clip(u_value, u_low, u_high) - u_low) / (u_high - u_low) - index_y
         )
     )
-    w0 = el.clip(u_value, u_low, u_high) - u_low
     loss = (
         el.relu(
             1.0
-            - el.absf(el.where(el.ne(w0, 0.0), w0 * (V - 1.0) / (u_high - u_low), 0.0) - index_y)
+            - el.absf(
+                (V - 1.0) * (el.clip(u_value, u_low, u_high) - u_low) / (u_high - u_low) - index_y
+            )
         )
         * el.softplus(z0)
         - T0
     )
-    w0 = el.clip(u_value, u_low, u_high) - u_low
-    w1 = el.relu(
-        1.0 - el.absf(el.where(el.ne(w0, 0.0), w0 * (V - 1.0) / (u_high - u_low), 0.0) - index_y)
+    w0 = el.relu(
+        1.0
+        - el.absf(
+            (V - 1.0) * (el.clip(u_value, u_low, u_high) - u_low) / (u_high - u_low) - index_y
+        )
     )
-    c0 = T1 + w1
-    grad_x_y = T1 * el.sigmoid(-z0) - w1 * el.sigmoid(z0)
+    c0 = T1 + w0
+    grad_x_y = T1 * el.sigmoid(-z0) - w0 * el.sigmoid(z0)
     pinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0))
     p0 = e0 * pinv0
-    w0 = el.clip(u_value, u_low, u_high) - u_low
     grad_x = c0 * p0 - el.relu(
-        1.0 - el.absf(el.where(el.ne(w0, 0.0), w0 * (V - 1.0) / (u_high - u_low), 0.0) - index)
+        1.0
+        - el.absf((V - 1.0) * (el.clip(u_value, u_low, u_high) - u_low) / (u_high - u_low) - index)
     )
     grad_x = grad_x.scatter(1, pivot, grad_x_y + torch.zeros_like(x_y))
     grad_x = grad_x.mul_(g)
@@ -1298,22 +1249,21 @@ def _torch_fused(x, u_value, u_low, u_high, g):
 
 _C_SOURCE = r"""#include "row.h"
 
-/* loss     = -T0 + relu(1 - absf(-index_y + where(ne(-u_low + clip(u_value, u_low, u_high), 0),
-       (-u_low + clip(u_value, u_low, u_high))*(V - 1)/(u_high - u_low), 0)))*softplus(z0)
-   c0       = T1 + relu(1 - absf(-index_y + where(ne(-u_low + clip(u_value, u_low, u_high), 0),
-       (-u_low + clip(u_value, u_low, u_high))*(V - 1)/(u_high - u_low), 0)))
-   dloss/dx = c0*exp(logp0) - relu(1 - absf(-index + where(ne(-u_low + clip(u_value, u_low,
-       u_high), 0), (-u_low + clip(u_value, u_low, u_high))*(V - 1)/(u_high - u_low), 0)))
-   dloss/dx_y = T1*sigmoid(-z0) - relu(1 - absf(-index_y + where(ne(-u_low + clip(u_value, u_low,
-       u_high), 0), (-u_low + clip(u_value, u_low, u_high))*(V - 1)/(u_high - u_low),
-       0)))*sigmoid(z0)
+/* loss     = -T0 + relu(1 - absf(-index_y + (-u_low + clip(u_value, u_low, u_high))*(V -
+       1)/(u_high - u_low)))*softplus(z0)
+   c0       = T1 + relu(1 - absf(-index_y + (-u_low + clip(u_value, u_low, u_high))*(V -
+       1)/(u_high - u_low)))
+   dloss/dx = c0*exp(logp0) - relu(1 - absf(-index + (-u_low + clip(u_value, u_low, u_high))*(V -
+       1)/(u_high - u_low)))
+   dloss/dx_y = T1*sigmoid(-z0) - relu(1 - absf(-index_y + (-u_low + clip(u_value, u_low,
+       u_high))*(V - 1)/(u_high - u_low)))*sigmoid(z0)
    names of the spec begin with u_: u_high is its high
    with l0_j = x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 = exp(l0_j
        - logsumexp_(j != y) l0_j)
    T0 = sum_(j != y) logp0*relu(1 - absf(-index + (-u_low + clip(u_value, u_low, u_high))*(V -
        1)/(u_high - u_low)))
-   T1 = sum_(j != y) relu(1 - absf(-index + where(ne(-u_low + clip(u_value, u_low, u_high), 0),
-       (-u_low + clip(u_value, u_low, u_high))*(V - 1)/(u_high - u_low), 0))) */
+   T1 = sum_(j != y) relu(1 - absf(-index + (-u_low + clip(u_value, u_low, u_high))*(V -
+       1)/(u_high - u_low))) */
 
 static inline __attribute__((always_inline)) void lift_1_class(const int cols, const real *x_ptr,
     real *reduced0) {
@@ -1406,8 +1356,8 @@ static void lift_2(const real *x_ptr, const int n_classes, const real m0, double
 }
 
 static inline __attribute__((always_inline)) void lift_3_class(const int cols, const real *x_ptr,
-    real *kept0_ptr, const int late, const int pivot, const real same0, const real same1, const real
-    same2, real *reduced2, real *reduced3, real *reduced4, real *reduced5) {
+    real *kept0_ptr, const int late, const int pivot, const real same0, const real same1, real
+    *reduced2, real *reduced3, real *reduced4, real *reduced5) {
     const real x = x_ptr[cols];
     const real index = (real)(cols);
     const real l0 = x;
@@ -1421,12 +1371,12 @@ static inline __attribute__((always_inline)) void lift_3_class(const int cols, c
     *reduced2 = e0;
     *reduced3 = (others && v0 != R(0.0) ? v0 : R(0.0));
     *reduced4 = (others && v0 != R(0.0) ? t0 * v0 : R(0.0));
-    *reduced5 = (others ? f_relu(R(1.0) - f_absf(same2 - index)) : R(0.0));
+    *reduced5 = (others ? v0 : R(0.0));
 }
 
 static inline __attribute__((always_inline)) void lift_3(const real *x_ptr, const int n_classes,
-    real *kept0_ptr, const int late, const int pivot, const real same0, const real same1, const real
-    same2, double *out) {
+    real *kept0_ptr, const int late, const int pivot, const real same0, const real same1, double
+    *out) {
     double reduced2_row[PARTS];
     double reduced3_row[PARTS];
     double reduced4_row[PARTS];
@@ -1453,7 +1403,7 @@ static inline __attribute__((always_inline)) void lift_3(const real *x_ptr, cons
         for (; cols + LANES <= stop; cols += LANES) {
 #pragma GCC ivdep
             for (int lane = 0; lane < LANES; ++lane) {
-                lift_3_class(cols + lane, x_ptr, kept0_ptr, late, pivot, same0, same1, same2,
+                lift_3_class(cols + lane, x_ptr, kept0_ptr, late, pivot, same0, same1,
                     &reduced2_class, &reduced3_class, &reduced4_class, &reduced5_class);
                 reduced2[lane] = reduced2[lane] + reduced2_class;
                 reduced3[lane] = reduced3[lane] + reduced3_class;
@@ -1462,7 +1412,7 @@ static inline __attribute__((always_inline)) void lift_3(const real *x_ptr, cons
             }
         }
         for (; cols < stop; ++cols) {
-            lift_3_class(cols, x_ptr, kept0_ptr, late, pivot, same0, same1, same2, &reduced2_class,
+            lift_3_class(cols, x_ptr, kept0_ptr, late, pivot, same0, same1, &reduced2_class,
                 &reduced3_class, &reduced4_class, &reduced5_class);
             reduced2[0] = reduced2[0] + reduced2_class;
             reduced3[0] = reduced3[0] + reduced3_class;
@@ -1540,8 +1490,6 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             {
                 const double same1 = (V - 1.0) * (f_clip(u_value, u_low, u_high) - u_low) / (u_high
                     - u_low);
-                const double same2 = (f_ne(f_clip(u_value, u_low, u_high) - u_low, 0.0) ? (V - 1.0)
-                    * (f_clip(u_value, u_low, u_high) - u_low) / (u_high - u_low) : 0.0);
                 double out[4];
                 lift_1(x_ptr, n_classes, out);
                 const double reduced0 = out[0];
@@ -1554,7 +1502,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
                 index_y = (real)(pivot);
                 const double pivot_2 = (real)(pivot);
                 lift_3(x_ptr, n_classes, kept + 0 * padded, mode == FUSED, pivot, same0, same1,
-                    same2, out);
+                    out);
                 const double reduced2 = out[0];
                 const double reduced3 = out[1];
                 const double reduced4 = out[2];
@@ -1571,9 +1519,8 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             double lam0 = f_softplus(z0);
             double T0 = b1 - lam0 * b0;
             T1 = b2;
-            double w0 = f_clip(u_value, u_low, u_high) - u_low;
-            loss = f_relu(1.0 - f_absf((f_ne(w0, 0.0) ? w0 * (V - 1.0) / (u_high - u_low) : 0.0) -
-                index_y)) * f_softplus(z0) - T0;
+            loss = f_relu(1.0 - f_absf((V - 1.0) * (f_clip(u_value, u_low, u_high) - u_low) /
+                (u_high - u_low) - index_y)) * f_softplus(z0) - T0;
             call->result[0 * call->rows + row] = (real)loss;
         } else {
             m0 = call->saved[0 * call->rows + row];
@@ -1593,15 +1540,14 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         g = call->grad_rows[0 * call->grad_outputs_stride + row * call->grad_rows_stride];
         double z0 = la0;
         double lam0 = f_softplus(z0);
-        double w0 = f_clip(u_value, u_low, u_high) - u_low;
-        double w1 = f_relu(1.0 - f_absf((f_ne(w0, 0.0) ? w0 * (V - 1.0) / (u_high - u_low) : 0.0) -
-            index_y));
-        double c0 = T1 + w1;
-        double grad_x_y = T1 * f_sigmoid(-z0) - w1 * f_sigmoid(z0);
+        double w0 = f_relu(1.0 - f_absf((V - 1.0) * (f_clip(u_value, u_low, u_high) - u_low) /
+            (u_high - u_low) - index_y));
+        double c0 = T1 + w0;
+        double grad_x_y = T1 * f_sigmoid(-z0) - w0 * f_sigmoid(z0);
         double pinv0 = (la0 == -INFINITY ? 0.0 : f_exp(-lam0));
         {
-            const double w0 = f_clip(u_value, u_low, u_high) - u_low;
-            const double same0 = (f_ne(w0, 0.0) ? w0 * (V - 1.0) / (u_high - u_low) : 0.0);
+            const double same0 = (V - 1.0) * (f_clip(u_value, u_low, u_high) - u_low) / (u_high -
+                u_low);
             const int want = (grad_x_ptr ? 1 : 0);
             if (mode == FUSED) {
                 if (want == 1) gradient_kept(x_ptr, n_classes, kept + 0 * padded, c0, pinv0, same0,
@@ -1680,7 +1626,7 @@ LOSS = rt.RowLoss(
                 weight=_tiled_weight_kernel,
                 rows=None,
                 sparse=(False,),
-                work=60,
+                work=36,
             ),
         ),
     ),

@@ -10,9 +10,10 @@ Per form i: ``l{i}`` exponent, ``m{i}`` its running maximum over j ≠ y (0 wher
 
 from __future__ import annotations
 
-from sympy import Expr, Integer, Symbol, cse, exp, numbered_symbols
+from sympy import Expr, Integer, Pow, Symbol, cse, exp, numbered_symbols
 
 from lossgen.emit.printers import Printer
+from lossgen.ir.ops import safe_rsqrt
 from lossgen.ir.statistics import Form
 
 __all__ = ["assignments", "exponential_names", "named_weights", "whole"]
@@ -23,12 +24,25 @@ def assignments(targets: list[tuple[str, Expr]], printer: Printer, prefix: str =
     if not targets:
         return []
     shared, reduced = cse(
-        [e for _, e in targets], symbols=numbered_symbols(prefix, real=True), order="canonical"
+        [_rooted(e) for _, e in targets],
+        symbols=numbered_symbols(prefix, real=True),
+        order="canonical",
     )
     lines = [f"{symbol} = {printer(expr)}" for symbol, expr in shared]
     return lines + [
         f"{name} = {printer(expr)}" for (name, _), expr in zip(targets, reduced, strict=True)
     ]
+
+
+def _rooted(expr: Expr) -> Expr:
+    """``expr`` with 1/√b as one function where b may be 0, whose 1/√0 is 0 (a norm's derivative):
+    cse would name the root, and divide by it."""
+    found = {}
+    for power in expr.atoms(Pow):
+        halves = 2 * power.exp
+        if halves.is_Integer and halves % 2 and halves < 0 and not power.base.is_positive:
+            found[power] = safe_rsqrt(power.base) ** -halves
+    return expr.xreplace(found) if found else expr
 
 
 def named_weights(expr: Expr, forms: tuple[Form, ...]) -> tuple[Expr, set[str]]:

@@ -320,8 +320,10 @@ def _one_exponential(expr: Expr, rw: Rewriter) -> Expr | None:
     if not halves or (all(p == 1 for _, p in halves) and exponent == 0):
         return None
     units: list[Expr] = []
+    several = len({rw.owner(base) for base, _ in halves}) > 1
+    grows = several and any(power.is_negative for _, power in halves)  # P·P'/P'' may be 0·∞
     for base, power in halves:
-        whole = _integer_units(power)
+        whole = 0 if grows else _integer_units(power)
         units.extend([base] * whole)
         exponent += (power - whole) * rw.logs[base]
     for form in rw.forms:  # e^{c·s - c·r} = e^{c·z}

@@ -27,6 +27,7 @@ class Zeros:
         moving = {s for n in names.differentiable for s in names.streams[n]}
         given = {s for pair in (*names.streams.values(), *names.vocab.values()) for s in pair}
         given |= set(names.rows.values())
+        self.constants = names.constants
         self.weights = {s for s in given - moving if not s.is_positive}
         self.finite = (given - moving) | names.constants | set(names.index)
         self.finite |= {m.select for m in graded.maxes}
@@ -50,6 +51,8 @@ class Zeros:
         return bool(used) and plain and bool(used & self.weights) and used <= self.finite
 
     def _is_bounded(self, expr: Expr) -> bool:
+        if expr.free_symbols <= self.constants:  # finite in the domains of the parameters
+            return True
         if isinstance(expr, Symbol):
             return expr in self.finite
         if isinstance(expr, exp):

@@ -248,6 +248,10 @@ def _another(spec: LossSpec, name: str, value: Any) -> Any:
     if isinstance(value, Tensor):
         declared, half = spec.inputs[name], value * 0.5
         domain = declared.domain
+        if declared.values:  # the next of those that it may hold
+            held = torch.tensor(declared.values, dtype=value.dtype)
+            at = (value[..., None] - held.to(value.device)).abs().argmin(-1)
+            return held.roll(-1).to(value.device)[at]
         if domain is not None and not all(map(domain.contains, half.flatten().tolist())):
             return value.flip(-1)
         return half.flip(-1) if declared.kind == "class" else half  # flipped: another argmax

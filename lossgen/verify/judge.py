@@ -100,15 +100,17 @@ def close_gradients(
 ) -> None:
     """The same for gradients, on the scale of each row.
 
-    With streams a gradient may be the difference of two softmaxes: the scale is at least 1/V, and
-    four times what float32 costs the literal formula is allowed.
+    With streams a gradient may be the difference of two softmaxes, and where the spec states a scale
+    it is a difference too: four times what float32 costs the literal formula is allowed; with
+    streams the scale is at least 1/V.
 
     Args:
         what: of what or when, "the gradient" being said already.
     """
-    lost = _lost(case) if streams(case.spec) else {}
+    several = bool(streams(case.spec))
+    lost = _lost(case) if several or least(case.spec) else {}
     for name in other:
-        floor = max(1.0 / case.classes, 4.0 * lost[name] / ulps) if lost else 0.0
+        floor = max(several / case.classes, 4.0 * lost[name] / ulps) if lost else 0.0
         scale = partial(_row_scale, floor=floor)
         _close(f"{naming(name)} {what}", one[name], other[name], ulps, scale)
 

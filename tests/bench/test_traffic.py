@@ -73,6 +73,7 @@ TWO_SWEEPS = {
     "dist_row",
     "jsd_beta",
     "logit_norm",
+    "mart",
     "nfl",
     "skew_kl",
     "skew_reverse_kl",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from lossgen import paths
@@ -90,6 +92,7 @@ TWO_SWEEPS = {
     "dist_row",
     "jsd_beta",
     "logit_norm",
+    "mart",
     "nfl",
     "skew_kl",
     "skew_reverse_kl",
@@ -212,8 +215,9 @@ def test_arguments_of_functions_are_not_expanded() -> None:
     """(v - low)·(V - 1)/(high - low) of 65 centres as a·V - a - b·V + b: off by 4e-5."""
     stable = plan("two_hot").stable
     found = [s.body for s in stable.sums] + [b for g in stable.gradients for _, b in g.terms]
-    assert sum("(V - 1)*(-low + clip(value, low, high))" in str(body) for body in found) >= 2
-    assert not any("V*low" in str(body) for body in found)
+    product = "(-u_low + clip(u_value, u_low, u_high))*(V - 1)"
+    assert sum(product in str(body) for body in found) >= 2
+    assert not any("V*u_low" in str(body) for body in found)
 
 
 SWEEPS = {
@@ -236,7 +240,7 @@ def test_sweeps(text: str, sweeps: int) -> None:
     "text", ["log(p[y] - 2)", "sqrt(p[y] - 2)", "sum(sqrt(p - 2))", "sqrt(-p[y])"]
 )
 def test_formulas_that_are_never_a_number_are_refused(text: str) -> None:
-    with pytest.raises(CompileError, match="the loss is not a real number at any of the points"):
+    with pytest.raises(CompileError, match="is not a real number at any|is never a number"):
         formula(text)
 
 
@@ -244,7 +248,7 @@ def test_inaccurate_formulas_are_refused() -> None:
     """tanh(1) - tanh(p_y) vanishes for a confident row, and no rule knows tanh."""
     with pytest.raises(CompileError, match="the loss is not accurate in float32") as caught:
         formula("tanh(1) - tanh(p[y])")
-    assert "accuracy: {ulp: ..., reason: ...}" in str(caught.value.hint)
+    assert re.search(r'`accuracy: \{ulp: [\d.e+]+, reason: "\.\.\."\}`', str(caught.value.hint))
     text, carets = str(caught.value).splitlines()[1:3]
     at = slice(carets.index("^"), carets.rindex("^") + 1)
     assert text[at] == "tanh(1) - tanh(p[y])"

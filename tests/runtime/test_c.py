@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lossgen.losses import brier_loss, focal_loss, gce_loss, jsd_beta_loss, trades_loss
 from lossgen.runtime import c_backend, c_build, store
@@ -269,7 +270,14 @@ def test_half_precision_is_rounded_as_torch_does(dtype):
 
 
 def test_c_is_for_the_cpu():
+    with FakeTensorMode():
+        logits = torch.empty(3, 5, device="cuda")
+        with pytest.raises(ValueError, match="'c' needs CPU tensors, but logits are on cuda:0"):
+            gce_loss(logits, logits.new_zeros(3, dtype=torch.long), backend="c")
+
+
+def test_where_there_is_no_data_no_backend_runs():
     meta = LOGITS.to("meta")
-    message = "gce_loss: backend 'c' needs CPU tensors, but logits are on meta"
-    with pytest.raises(ValueError, match=message):
-        gce_loss(meta, TARGET.to("meta"), backend="c", reduction="none")
+    loss = gce_loss(meta, TARGET.to("meta"), backend="c", reduction="none")
+    assert loss.is_meta
+    assert loss.shape == TARGET.shape

@@ -271,7 +271,7 @@ def test_streams_lie_to_the_logits_as_their_relation_says(kind: str, relation: s
     elif relation == "close":
         both = np.isfinite(x)
         assert (np.isfinite(a) == both).all()
-        assert 0 < np.abs(a[both] - x[both]).max() < 0.01
+        assert 0 < np.abs(a[both] - x[both]).max() < 0.5  # five deviations of 0.1
     elif kind in ("peaked", "wrong", "plain", "masked"):
         same = (a.argmax(1) == x.argmax(1)).tolist()
         assert same == [relation == "same"] * 4 or relation == "free"
@@ -283,7 +283,7 @@ def test_streams_lie_to_the_logits_as_their_relation_says(kind: str, relation: s
 def test_every_stream_has_its_own_numbers_and_relation() -> None:
     case = case_of(PLAIN, relation="close")
     x, drawn = case.numbers()[0], case.streams()
-    assert np.abs(drawn["a"] - x).max() < 0.01
+    assert np.abs(drawn["a"] - x).max() < 0.5
     assert (drawn["b"] == x).all()  # the next relation
     x, free = x.flatten(), case.with_(relation="free").streams()
     a, b = free["a"].flatten(), free["b"].flatten()
