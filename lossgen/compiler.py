@@ -152,6 +152,6 @@ def _measured(error: Inaccurate, spec: LossSpec, uses: frozenset[str]) -> float:
         plan, _ = _variant(spec.model_copy(update={"accuracy": free}), uses, {})
     except CompileError:
         return math.inf
-    found = plan.certificate
-    assert found is not None
-    return max(found.loss_kappa, found.gradient_kappa)
+    trial = plan.stable.trial
+    assert trial is not None
+    return max(trial.worst.loss[1], trial.worst.gradient[1])

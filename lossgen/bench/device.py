@@ -168,9 +168,13 @@ def excess(out: Tensor, gold: Tensor, yardsticks: list[Tensor], dtype: torch.dty
     limits = torch.finfo(dtype)
     # A gradient of two rows has rounded a dozen operations per class, vectors of other lengths
     # others than these.
-    allowed = 32 * limits.eps * torch.where(known, gold.abs(), zero).amax(-1, keepdim=True)
+    size = torch.where(known, gold.abs(), zero).amax(-1, keepdim=True)
     wrong = [torch.where(known & t.isfinite(), (t - gold).abs(), zero) for t in others]
-    allowed += 4 * torch.stack(wrong).amax(0).amax(-1, keepdim=True)
+    off = torch.stack(wrong).amax(0).amax(-1, keepdim=True)
+    # Which row a difference of two rows spoils is luck: jsd's worst of 1000 is off by 300 eps in
+    # eager torch too, its median by 4.
+    spoiled = torch.where(size > 0, off / size, 0.0).amax()
+    allowed = 32 * limits.eps * size + 4 * torch.maximum(off, spoiled * size)
     allowed += 1e-12 + limits.smallest_normal * limits.eps
     return float((torch.where(known, (out - gold).abs(), zero) / allowed).max())
 

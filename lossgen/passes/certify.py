@@ -207,7 +207,8 @@ class Trial:
         if error <= _CLIPPED:
             return 0.0
         unit = worst.unit(max(abs(g) for g in gold))
-        relaxed = max(unit, _ONE) if is_dominated(row) else unit
+        size = max(abs(r) for r in truth.results)  # a gradient p·(a - Σ p·a) is as good as Σ p·a
+        relaxed = max(unit, _ONE, size) if is_dominated(row) else unit
         near = spread(row, self.stable) + scales(row)
         score = worst.ulp(error, relaxed) / (1.0 + near)
         strict = worst.ulp(error, unit) / (1.0 + near) > worst.strict["gradient"][1]

@@ -44,6 +44,7 @@ SPECS = {
           t: {kind: class, range: [-1, 1], doc: votes}
           importance: {kind: row, range: [0.5, 2], doc: weight of the row}
           w: {kind: vocab, range: [0.5, 2], doc: weight of the class}
+        accuracy: {ulp: 8, reason: weighted distances of 6 classes less their mean}
         """,
     # Several results of each row.
     "report": """
