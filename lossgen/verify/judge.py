@@ -100,8 +100,8 @@ def close_gradients(
 ) -> None:
     """The same for gradients, on the scale of each row.
 
-    With streams a gradient may be the difference of two softmaxes, and where the spec states a scale
-    it is a difference too: four times what float32 costs the literal formula is allowed; with
+    With streams a gradient may be the difference of two softmaxes, and one of a spec that states a
+    scale is a difference too: four times what float32 costs the literal formula is allowed; with
     streams the scale is at least 1/V.
 
     Args:

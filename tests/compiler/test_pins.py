@@ -240,7 +240,7 @@ def test_sweeps(text: str, sweeps: int) -> None:
     "text", ["log(p[y] - 2)", "sqrt(p[y] - 2)", "sum(sqrt(p - 2))", "sqrt(-p[y])"]
 )
 def test_formulas_that_are_never_a_number_are_refused(text: str) -> None:
-    with pytest.raises(CompileError, match="is not a real number at any|is never a number"):
+    with pytest.raises(CompileError, match=r"is not a real number at any|is never a number"):
         formula(text)
 
 
