@@ -10,6 +10,7 @@ from __future__ import annotations
 import linecache
 import marshal
 import os
+import re
 import sys
 import threading
 from collections.abc import Sequence
@@ -81,9 +82,23 @@ def _name(path: Path) -> str:
         source = path.read_bytes()
     except OSError:
         source = b""  # the compiler says why
-    facts = (_compiler(paths.data_root()), path.name, path.parent.name == "specs", source)
+    specs = path.parent.name == "specs"
+    facts = (_compiler(paths.data_root()), path.name, specs, source, _compared_with(source))
     stem = path.stem if path.stem.isidentifier() else "loss"
     return f"{stem}_{sha256(repr(facts).encode(errors='surrogateescape')).hexdigest()[:32]}"
+
+
+def _compared_with(source: bytes) -> list[tuple[str, bytes]]:
+    """The losses of the catalogue that a spec may name as its limits, with their bytes: a spec is
+    refused where a limit does not hold.  Every word is looked up, as finding those under `equals`
+    takes the compiler."""
+    folder = paths.specs_dir()
+    if b"equals" not in source and b"\\" not in source:
+        return []
+    known = {name.removesuffix(".yaml") for name in os.listdir(folder) if name.endswith(".yaml")}
+    if b"\\" not in source:  # else a name may be spelled by escapes
+        known &= set(re.findall(r"[a-z][a-z0-9_]*", source.decode("ascii", "replace")))
+    return [(name, (folder / f"{name}.yaml").read_bytes()) for name in sorted(known)]
 
 
 @lru_cache

@@ -17,6 +17,7 @@ from lossgen.ir.stages import SymbolicLoss
 from lossgen.passes.certify import certify
 from lossgen.passes.differentiate import differentiate
 from lossgen.passes.inaccurate import Inaccurate
+from lossgen.passes.limits import check_limits
 from lossgen.passes.parse import parse
 from lossgen.passes.schedule import schedule
 from lossgen.passes.stabilize import stabilize
@@ -92,6 +93,9 @@ def _compiled(spec: LossSpec) -> Compiled:
     stages: dict[str, Any] = {}
     timings: dict[str, float] = {}
     plans: list[KernelPlan] = []
+    began = perf_counter()
+    check_limits(spec)
+    timings["limits"] = perf_counter() - began
     for uses in spec.variants:
         try:
             plan, found = _variant(spec, uses, timings)

@@ -53,7 +53,7 @@ transform: -(1 - p[y])**strength * logp[y]
 # regularizer:
 #   - {{name: penalty, weight: penalty_weight, value: logsumexp(x)**2}}
 
-# Identities that `lossgen verify` checks: another loss of the catalogue, or a formula.
+# Identities that every build checks: another loss of the catalogue, or a formula.
 limits:
   - {{when: {{strength: 0}}, equals: "-logp[y]"}}
 """

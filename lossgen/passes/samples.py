@@ -7,7 +7,7 @@ values hold each of them, and integer inputs the target's number, another's, or 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +20,15 @@ from lossgen.ir.stages import GradedLoss
 from lossgen.spec.domain import Interval
 from lossgen.spec.model import Input, LossSpec
 
-__all__ = ["drawn", "drawn_number", "is_free", "parameter_points", "sample_rows", "used_symbols"]
+__all__ = [
+    "drawn",
+    "drawn_number",
+    "is_free",
+    "parameter_points",
+    "plain_rows",
+    "sample_rows",
+    "used_symbols",
+]
 
 Array = NDArray[Any]
 _CLASSES = 7
@@ -140,7 +148,7 @@ def sample_rows(stable: GradedLoss, seed: int = 20230711) -> list[Row]:
         for shape in some if k else shapes:
             if shape.classes < spec.min_classes or (shape.masked and not masks):
                 continue
-            row = _drawn(spec, inputs, point, shape, rng)
+            row = _drawn({n: spec.inputs[n] for n in inputs}, point, shape, rng)
             rows.append(row)
             logits = [n for n in row.streams if is_free(spec.inputs[n])]
             if k == 0 and shape is shapes[0] and masks and logits:
@@ -148,9 +156,21 @@ def sample_rows(stable: GradedLoss, seed: int = 20230711) -> list[Row]:
     return rows
 
 
+def plain_rows(specs: Sequence[LossSpec], seed: int = 5) -> list[Row]:
+    """Three ordinary rows with the inputs that these losses require, by name; no parameters."""
+    rng = np.random.default_rng(seed)
+    required = {n: e for spec in specs for n, e in spec.inputs.items() if e.off is None}
+    least = max(spec.min_classes for spec in specs)
+    shapes = (
+        Shape(near=1.0, classes=max(5, least)),
+        Shape(target=2.0, near=1.0, classes=max(4, least)),
+        Shape(classes=max(3, least), near=1.0, other=1.0),
+    )
+    return [_drawn(required, {}, shape, rng) for shape in shapes]
+
+
 def _drawn(
-    spec: LossSpec,
-    inputs: list[str],
+    inputs: Mapping[str, Input],
     point: dict[str, float],
     shape: Shape,
     rng: np.random.Generator,
@@ -160,8 +180,7 @@ def _drawn(
     row = Row(tuple(float(v) for v in x), y, {}, {}, point)
     wide: dict[str, dict[str, tuple[float, ...]]] = {"class": {}, "vocab": {}}
     rows = {}
-    for name in inputs:
-        entry = spec.inputs[name]
+    for name, entry in inputs.items():
         if entry.kind == "row":
             rows[name] = drawn_number(entry, row, rng, shape.holds)
             continue

@@ -279,7 +279,7 @@ class LossSpec(_Model):
         """
         return Source(self.source, self.file).at(self.formulas[name], span)
 
-    def location_of_value(self, *path: str) -> Location:
+    def location_of_value(self, *path: str | int) -> Location:
         """Where a value of the file stands; the nearest key above it that does."""
         source = Source(self.source, self.file)
         node = compose(source)

@@ -17,12 +17,12 @@ import torch
 from hypothesis import HealthCheck, Phase, given, settings
 
 from lossgen import paths
-from lossgen.errors import BuildError, VerificationError
+from lossgen.errors import BuildError, SpecError, VerificationError
+from lossgen.passes.limits import check_limits
 from lossgen.spec.load import load_spec
 from lossgen.spec.model import LossSpec
 from lossgen.verify import interpreter
 from lossgen.verify.cases import KINDS, LAYOUTS, Case, cases
-from lossgen.verify.limits import check_limits
 from lossgen.verify.properties import PROPERTIES, Property
 from lossgen.verify.runner import Runner, tiles
 from lossgen.verify.streams import RELATIONS, streams
@@ -158,7 +158,7 @@ def _limits(spec: LossSpec) -> PropertyResult:
     began, message = perf_counter(), ""
     try:
         count = check_limits(spec)
-    except VerificationError as error:
+    except SpecError as error:
         count, message = len(spec.limits), error.message
     doc = "The declared limits hold (mpmath)."
     return PropertyResult(

@@ -13,7 +13,7 @@ from lossgen import paths
 from lossgen.build import build
 
 FORMULA = "-(1 - p[y])**strength * logp[y]"
-OTHER = "(1 - p[y])**strength"
+OTHER = "-(1 - p[y])**(2*strength) * logp[y]"
 
 
 def contents(folder: Path) -> dict[str, bytes]:

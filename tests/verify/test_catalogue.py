@@ -6,9 +6,9 @@ import pytest
 
 import lossgen
 from lossgen import paths
+from lossgen.passes.limits import check_limits
 from lossgen.spec.load import load_spec
 from lossgen.verify import interpreter
-from lossgen.verify.limits import check_limits
 from lossgen.verify.properties import PROPERTIES, Property
 from lossgen.verify.run import check_property
 from lossgen.verify.runner import Runner

@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from lossgen.passes.limits import check_limits
 from lossgen.spec.load import load_text
 from lossgen.spec.model import LossSpec
 from lossgen.verify.cases import DTYPES, KINDS, LAYOUTS, Case
-from lossgen.verify.limits import check_limits
 from lossgen.verify.reference import Arguments, literal_mpmath
 from lossgen.verify.runner import gold, gradients
 from lossgen.verify.streams import RELATIONS, streams, vectors
