@@ -34,8 +34,8 @@ __all__ = [
 
 # ======================================================================================
 # Mixture of an accurate and a robust classifier
-#   loss     = softplus(logaddexp(log(1 - u_alpha) - softplus(-z0), log(u_alpha) - softplus(-z1))
-#       - logaddexp(log(1 - u_alpha) - softplus(z0), log(u_alpha) - softplus(z1)))
+#   loss     = softplus(logaddexp(log1p(-u_alpha) - softplus(-z0), log(u_alpha) - softplus(-z1)) -
+#       logaddexp(log1p(-u_alpha) - softplus(z0), log(u_alpha) - softplus(z1)))
 #   c0       = (1 - u_alpha)*sigmoid(z0)/(u_alpha*expm1(clip(softplus(z0) - softplus(z1), -80,
 #       80)) + 1)
 #   c1       = u_alpha*sigmoid(z1)/((1 - u_alpha)*expm1(clip(-softplus(z0) + softplus(z1), -80,
@@ -127,7 +127,7 @@ def _finish(x_y, u_robust_x_y, u_alpha, m0, m1, a0, a1):
     la1 = dl.log_accurate(a1)
     ly1 = u_robust_x_y
     z1 = (m1 - ly1) + la1
-    w0 = dl.log_accurate(1.0 - u_alpha)
+    w0 = dl.log1p(-u_alpha)
     w1 = dl.log_accurate(u_alpha)
     loss = dl.softplus(
         dl.logaddexp(w0 - dl.softplus(-z0), w1 - dl.softplus(-z1))
@@ -1325,7 +1325,7 @@ def _torch_forward(x, y, u_robust_x, u_alpha):
     la1 = el.log(a1)
     ly1 = u_robust_x_y
     z1 = (m1 - ly1) + la1
-    w0 = el.log(1.0 - u_alpha)
+    w0 = el.log1p(-u_alpha)
     w1 = el.log(u_alpha)
     loss = el.softplus(
         el.logaddexp(w0 - el.softplus(-z0), w1 - el.softplus(-z1))
@@ -1395,7 +1395,7 @@ def _torch_fused(x, y, u_robust_x, u_alpha, g):
     la1 = el.log(a1)
     ly1 = u_robust_x_y
     z1 = (m1 - ly1) + la1
-    w0 = el.log(1.0 - u_alpha)
+    w0 = el.log1p(-u_alpha)
     w1 = el.log(u_alpha)
     loss = el.softplus(
         el.logaddexp(w0 - el.softplus(-z0), w1 - el.softplus(-z1))
@@ -1424,8 +1424,8 @@ def _torch_fused(x, y, u_robust_x, u_alpha, g):
 
 _C_SOURCE = r"""#include "row.h"
 
-/* loss     = softplus(logaddexp(log(1 - u_alpha) - softplus(-z0), log(u_alpha) - softplus(-z1))
-       - logaddexp(log(1 - u_alpha) - softplus(z0), log(u_alpha) - softplus(z1)))
+/* loss     = softplus(logaddexp(log1p(-u_alpha) - softplus(-z0), log(u_alpha) - softplus(-z1)) -
+       logaddexp(log1p(-u_alpha) - softplus(z0), log(u_alpha) - softplus(z1)))
    c0       = (1 - u_alpha)*sigmoid(z0)/(u_alpha*expm1(clip(softplus(z0) - softplus(z1), -80,
        80)) + 1)
    c1       = u_alpha*sigmoid(z1)/((1 - u_alpha)*expm1(clip(-softplus(z0) + softplus(z1), -80,
@@ -1668,7 +1668,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             la1 = f_log(a1);
             double ly1 = u_robust_x_y;
             double z1 = m1 - ly1 + la1;
-            double w0 = f_log(1.0 - u_alpha);
+            double w0 = f_log1p(-u_alpha);
             double w1 = f_log(u_alpha);
             loss = f_softplus(f_logaddexp(w0 - f_softplus(-z0), w1 - f_softplus(-z1)) -
                 f_logaddexp(w0 - f_softplus(z0), w1 - f_softplus(z1)));

@@ -8,7 +8,7 @@
 # statistics: 2
 # sweeps: 1
 # saved: m0, la0, T0
-# certificate: loss <= 5.2, gradient <= 5.0 (1 + kappa) ulp at 540 points
+# certificate: loss <= 4.4, gradient <= 5.0 (1 + kappa) ulp at 540 points
 # bound 16: 1 - t.p is a difference of numbers near 1 where the average agrees with the row
 """Early-learning regularisation.
 
@@ -31,20 +31,20 @@ __all__ = ["ELRLoss", "LinearELRLoss", "elr_loss", "linear_elr_loss"]
 
 # ======================================================================================
 # Early-learning regularisation
-#   loss     = u_strength*logaddexp(log(1 - u_ensemble_y) - softplus(z0), log(T0) - softplus(-z0))
+#   loss     = u_strength*logaddexp(log1p(-u_ensemble_y) - softplus(z0), log(T0) - softplus(-z0))
 #       + softplus(z0)
-#   c0       = -u_strength*T0*exp(minimum(-logaddexp(log(1 - u_ensemble_y) - softplus(z0), log(T0)
+#   c0       = -u_strength*T0*exp(minimum(-logaddexp(log1p(-u_ensemble_y) - softplus(z0), log(T0)
 #       - softplus(-z0)) - 2*softplus(-z0), 80)) + sigmoid(z0) + where(ne(1 - u_ensemble_y, 0),
-#       -u_strength*(1 - u_ensemble_y)*exp(minimum(-logaddexp(log(1 - u_ensemble_y) -
-#       softplus(z0), log(T0) - softplus(-z0)) - softplus(-z0) - softplus(z0), 80)), 0)
-#   c1       = u_strength*exp(minimum(-logaddexp(log(1 - u_ensemble_y) - softplus(z0), log(T0) -
+#       -u_strength*(1 - u_ensemble_y)*exp(minimum(-logaddexp(log1p(-u_ensemble_y) - softplus(z0),
+#       log(T0) - softplus(-z0)) - softplus(-z0) - softplus(z0), 80)), 0)
+#   c1       = u_strength*exp(minimum(-logaddexp(log1p(-u_ensemble_y) - softplus(z0), log(T0) -
 #       softplus(-z0)) - softplus(-z0), 80))
 #   dloss/dx = R0*(c0 + c1*(1 - u_ensemble))
-#   dloss/dx_y = -u_strength*T0*exp(minimum(-logaddexp(log(1 - u_ensemble_y) - softplus(z0),
+#   dloss/dx_y = -u_strength*T0*exp(minimum(-logaddexp(log1p(-u_ensemble_y) - softplus(z0),
 #       log(T0) - softplus(-z0)) - softplus(-z0) - softplus(z0), 80)) - sigmoid(z0) + where(ne(1 -
-#       u_ensemble_y, 0), u_strength*(1 - u_ensemble_y)*exp(minimum(-logaddexp(log(1 -
-#       u_ensemble_y) - softplus(z0), log(T0) - softplus(-z0)) - softplus(-z0) - softplus(z0),
-#       80)), 0)
+#       u_ensemble_y, 0), u_strength*(1 -
+#       u_ensemble_y)*exp(minimum(-logaddexp(log1p(-u_ensemble_y) - softplus(z0), log(T0) -
+#       softplus(-z0)) - softplus(-z0) - softplus(z0), 80)), 0)
 #   names of the spec begin with u_: u_ensemble is its ensemble
 #   with l0_j = x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 = exp(l0_j
 #       - logsumexp_(j != y) l0_j)
@@ -116,9 +116,7 @@ def _finish(x_y, u_ensemble_y, u_strength, m0, a0, b0):
     w0 = dl.softplus(z0)
     loss = (
         u_strength
-        * dl.logaddexp(
-            dl.log_accurate(1.0 - u_ensemble_y) - w0, dl.log_accurate(T0) - dl.softplus(-z0)
-        )
+        * dl.logaddexp(dl.log1p(-u_ensemble_y) - w0, dl.log_accurate(T0) - dl.softplus(-z0))
         + w0
     )
     return loss, la0, T0
@@ -132,16 +130,16 @@ def _coefficients(x_y, u_ensemble_y, u_strength, m0, la0, T0):
     w0 = dl.sigmoid(z0)
     w1 = dl.softplus(-z0)
     w2 = dl.softplus(z0)
-    w3 = 1.0 - u_ensemble_y
-    w4 = dl.logaddexp(dl.log_accurate(w3) - w2, dl.log_accurate(T0) - w1)
-    w5 = T0 * u_strength
-    w6 = dl.ne(w3, 0.0)
-    w7 = w1 + w4
+    w3 = dl.logaddexp(dl.log1p(-u_ensemble_y) - w2, dl.log_accurate(T0) - w1)
+    w4 = T0 * u_strength
+    w5 = 1.0 - u_ensemble_y
+    w6 = dl.ne(w5, 0.0)
+    w7 = w1 + w3
     w8 = dl.exp_accurate(dl.minimum(-w2 - w7, 80.0))
-    w9 = w3 * w8 * u_strength
-    c0 = w0 + dl.where(w6, -w9, 0.0) - w5 * dl.exp_accurate(dl.minimum(-2.0 * w1 - w4, 80.0))
+    w9 = w5 * w8 * u_strength
+    c0 = w0 + dl.where(w6, -w9, 0.0) - w4 * dl.exp_accurate(dl.minimum(-2.0 * w1 - w3, 80.0))
     c1 = u_strength * dl.exp_accurate(dl.minimum(-w7, 80.0))
-    grad_x_y = dl.where(w6, w9, 0.0) - w0 - w5 * w8
+    grad_x_y = dl.where(w6, w9, 0.0) - w0 - w4 * w8
     rinv0 = tl.where(la0 == float("-inf"), 0.0, dl.exp_accurate(-la0))
     return c0, c1, grad_x_y, m0, rinv0
 
@@ -1046,8 +1044,7 @@ def _torch_forward(x, y, u_ensemble, u_strength):
     T0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-la0) * b0)
     w0 = el.softplus(z0)
     loss = (
-        u_strength * el.logaddexp(el.log(1.0 - u_ensemble_y) - w0, el.log(T0) - el.softplus(-z0))
-        + w0
+        u_strength * el.logaddexp(el.log1p(-u_ensemble_y) - w0, el.log(T0) - el.softplus(-z0)) + w0
     )
     return loss, torch.cat([m0.to(x.dtype), la0.to(x.dtype), T0.to(x.dtype)], 1).t()
 
@@ -1064,16 +1061,16 @@ def _torch_backward(x, y, u_ensemble, u_strength, saved, g):
     w0 = el.sigmoid(z0)
     w1 = el.softplus(-z0)
     w2 = el.softplus(z0)
-    w3 = 1.0 - u_ensemble_y
-    w4 = el.logaddexp(el.log(w3) - w2, el.log(T0) - w1)
-    w5 = T0 * u_strength
-    w6 = el.ne(w3, 0.0)
-    w7 = w1 + w4
+    w3 = el.logaddexp(el.log1p(-u_ensemble_y) - w2, el.log(T0) - w1)
+    w4 = T0 * u_strength
+    w5 = 1.0 - u_ensemble_y
+    w6 = el.ne(w5, 0.0)
+    w7 = w1 + w3
     w8 = el.exp(el.minimum(-w2 - w7, 80.0))
-    w9 = w3 * w8 * u_strength
-    c0 = w0 + el.where(w6, -w9, 0.0) - w5 * el.exp(el.minimum(-2.0 * w1 - w4, 80.0))
+    w9 = w5 * w8 * u_strength
+    c0 = w0 + el.where(w6, -w9, 0.0) - w4 * el.exp(el.minimum(-2.0 * w1 - w3, 80.0))
     c1 = u_strength * el.exp(el.minimum(-w7, 80.0))
-    grad_x_y = el.where(w6, w9, 0.0) - w0 - w5 * w8
+    grad_x_y = el.where(w6, w9, 0.0) - w0 - w4 * w8
     rinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-la0))
     t0 = x - m0
     e0 = t0.exp_()
@@ -1101,22 +1098,21 @@ def _torch_fused(x, y, u_ensemble, u_strength, g):
     T0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-la0) * b0)
     w0 = el.softplus(z0)
     loss = (
-        u_strength * el.logaddexp(el.log(1.0 - u_ensemble_y) - w0, el.log(T0) - el.softplus(-z0))
-        + w0
+        u_strength * el.logaddexp(el.log1p(-u_ensemble_y) - w0, el.log(T0) - el.softplus(-z0)) + w0
     )
     w0 = el.sigmoid(z0)
     w1 = el.softplus(-z0)
     w2 = el.softplus(z0)
-    w3 = 1.0 - u_ensemble_y
-    w4 = el.logaddexp(el.log(w3) - w2, el.log(T0) - w1)
-    w5 = T0 * u_strength
-    w6 = el.ne(w3, 0.0)
-    w7 = w1 + w4
+    w3 = el.logaddexp(el.log1p(-u_ensemble_y) - w2, el.log(T0) - w1)
+    w4 = T0 * u_strength
+    w5 = 1.0 - u_ensemble_y
+    w6 = el.ne(w5, 0.0)
+    w7 = w1 + w3
     w8 = el.exp(el.minimum(-w2 - w7, 80.0))
-    w9 = w3 * w8 * u_strength
-    c0 = w0 + el.where(w6, -w9, 0.0) - w5 * el.exp(el.minimum(-2.0 * w1 - w4, 80.0))
+    w9 = w5 * w8 * u_strength
+    c0 = w0 + el.where(w6, -w9, 0.0) - w4 * el.exp(el.minimum(-2.0 * w1 - w3, 80.0))
     c1 = u_strength * el.exp(el.minimum(-w7, 80.0))
-    grad_x_y = el.where(w6, w9, 0.0) - w0 - w5 * w8
+    grad_x_y = el.where(w6, w9, 0.0) - w0 - w4 * w8
     rinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-la0))
     r0 = e0 * rinv0
     grad_x = r0 * (c0 + c1 * (1.0 - u_ensemble))
@@ -1127,20 +1123,20 @@ def _torch_fused(x, y, u_ensemble, u_strength, g):
 
 _C_SOURCE = r"""#include "row.h"
 
-/* loss     = u_strength*logaddexp(log(1 - u_ensemble_y) - softplus(z0), log(T0) - softplus(-z0))
+/* loss     = u_strength*logaddexp(log1p(-u_ensemble_y) - softplus(z0), log(T0) - softplus(-z0))
        + softplus(z0)
-   c0       = -u_strength*T0*exp(minimum(-logaddexp(log(1 - u_ensemble_y) - softplus(z0), log(T0)
+   c0       = -u_strength*T0*exp(minimum(-logaddexp(log1p(-u_ensemble_y) - softplus(z0), log(T0)
        - softplus(-z0)) - 2*softplus(-z0), 80)) + sigmoid(z0) + where(ne(1 - u_ensemble_y, 0),
-       -u_strength*(1 - u_ensemble_y)*exp(minimum(-logaddexp(log(1 - u_ensemble_y) -
-       softplus(z0), log(T0) - softplus(-z0)) - softplus(-z0) - softplus(z0), 80)), 0)
-   c1       = u_strength*exp(minimum(-logaddexp(log(1 - u_ensemble_y) - softplus(z0), log(T0) -
+       -u_strength*(1 - u_ensemble_y)*exp(minimum(-logaddexp(log1p(-u_ensemble_y) - softplus(z0),
+       log(T0) - softplus(-z0)) - softplus(-z0) - softplus(z0), 80)), 0)
+   c1       = u_strength*exp(minimum(-logaddexp(log1p(-u_ensemble_y) - softplus(z0), log(T0) -
        softplus(-z0)) - softplus(-z0), 80))
    dloss/dx = R0*(c0 + c1*(1 - u_ensemble))
-   dloss/dx_y = -u_strength*T0*exp(minimum(-logaddexp(log(1 - u_ensemble_y) - softplus(z0),
+   dloss/dx_y = -u_strength*T0*exp(minimum(-logaddexp(log1p(-u_ensemble_y) - softplus(z0),
        log(T0) - softplus(-z0)) - softplus(-z0) - softplus(z0), 80)) - sigmoid(z0) + where(ne(1 -
-       u_ensemble_y, 0), u_strength*(1 - u_ensemble_y)*exp(minimum(-logaddexp(log(1 -
-       u_ensemble_y) - softplus(z0), log(T0) - softplus(-z0)) - softplus(-z0) - softplus(z0),
-       80)), 0)
+       u_ensemble_y, 0), u_strength*(1 -
+       u_ensemble_y)*exp(minimum(-logaddexp(log1p(-u_ensemble_y) - softplus(z0), log(T0) -
+       softplus(-z0)) - softplus(-z0) - softplus(z0), 80)), 0)
    names of the spec begin with u_: u_ensemble is its ensemble
    with l0_j = x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 = exp(l0_j
        - logsumexp_(j != y) l0_j)
@@ -1332,7 +1328,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             double z0 = m0 - ly0 + la0;
             T0 = (la0 == -INFINITY ? 0.0 : f_exp(-la0) * b0);
             double w0 = f_softplus(z0);
-            loss = u_strength * f_logaddexp(f_log(1.0 - u_ensemble_y) - w0, f_log(T0) -
+            loss = u_strength * f_logaddexp(f_log1p(-u_ensemble_y) - w0, f_log(T0) -
                 f_softplus(-z0)) + w0;
             call->result[0 * call->rows + row] = (real)(in_range ? loss : NAN);
         } else {
@@ -1353,16 +1349,16 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         double w0 = f_sigmoid(z0);
         double w1 = f_softplus(-z0);
         double w2 = f_softplus(z0);
-        double w3 = 1.0 - u_ensemble_y;
-        double w4 = f_logaddexp(f_log(w3) - w2, f_log(T0) - w1);
-        double w5 = T0 * u_strength;
-        double w6 = f_ne(w3, 0.0);
-        double w7 = w1 + w4;
+        double w3 = f_logaddexp(f_log1p(-u_ensemble_y) - w2, f_log(T0) - w1);
+        double w4 = T0 * u_strength;
+        double w5 = 1.0 - u_ensemble_y;
+        double w6 = f_ne(w5, 0.0);
+        double w7 = w1 + w3;
         double w8 = f_exp(f_minimum(-w2 - w7, 80.0));
-        double w9 = w3 * w8 * u_strength;
-        double c0 = w0 + (w6 ? -w9 : 0.0) - w5 * f_exp(f_minimum(-2.0 * w1 - w4, 80.0));
+        double w9 = w5 * w8 * u_strength;
+        double c0 = w0 + (w6 ? -w9 : 0.0) - w4 * f_exp(f_minimum(-2.0 * w1 - w3, 80.0));
         double c1 = u_strength * f_exp(f_minimum(-w7, 80.0));
-        double grad_x_y = (w6 ? w9 : 0.0) - w0 - w5 * w8;
+        double grad_x_y = (w6 ? w9 : 0.0) - w0 - w4 * w8;
         double rinv0 = (la0 == -INFINITY ? 0.0 : f_exp(-la0));
         {
             const int want = (grad_x_ptr ? 1 : 0);

@@ -32,9 +32,9 @@ __all__ = ["LinearLogitNormLoss", "LogitNormLoss", "linear_logit_norm_loss", "lo
 # LogitNorm
 #   loss     = softplus(z0)
 #   c0       = 1/(u_T*sqrt(T0 + x_y**2))
-#   c1       = (-T1 + x_y)*sigmoid(z0)/(u_T*(T0 + x_y**2)**(3/2))
+#   c1       = (-T1 + maximum(x_y, -1.0e+18))*sigmoid(z0)/(u_T*(T0 + x_y**2)**(3/2))
 #   dloss/dx = c0*exp(logp0) + c1*x
-#   dloss/dx_y = -(T0 + T1*x_y)*sigmoid(z0)/(u_T*(T0 + x_y**2)**(3/2))
+#   dloss/dx_y = -(T0 + T1*maximum(x_y, -1.0e+18))*sigmoid(z0)/(u_T*(T0 + x_y**2)**(3/2))
 #   names of the spec begin with u_: u_T is its T
 #   with l0_j = x/(u_T*sqrt(T0 + x_y**2)), z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j -
 #       logsumexp l0, R0 = exp(l0_j - logsumexp_(j != y) l0_j)
@@ -140,10 +140,11 @@ def _coefficients(x_y, u_T, m0, la0, T0, T1):
     lam0 = tl.where(z0 > 0.0, la0 + dl.softplus(-z0), dl.softplus(z0) - (m0 - ly0))
     w0 = 1.0 / u_T
     w1 = dl.safe_rsqrt(T0 + x_y * x_y)
-    w2 = w0 * w1 * w1 * w1 * dl.sigmoid(z0)
+    w2 = dl.maximum(x_y, -1e18)
+    w3 = w0 * w1 * w1 * w1 * dl.sigmoid(z0)
     c0 = w0 * w1
-    c1 = w2 * (x_y - T1)
-    grad_x_y = -w2 * (T0 + T1 * x_y)
+    c1 = w3 * (w2 - T1)
+    grad_x_y = -w3 * (T0 + T1 * w2)
     pinv0 = tl.where(la0 == float("-inf"), 0.0, dl.exp_accurate(-lam0))
     return c0, c1, grad_x_y, m0, pinv0, T0
 
@@ -1007,10 +1008,11 @@ def _torch_backward(x, y, u_T, saved, g):
     lam0 = torch.where(z0 > 0.0, la0 + el.softplus(-z0), el.softplus(z0) - (m0 - ly0))
     w0 = 1.0 / u_T
     w1 = el.safe_rsqrt(T0 + x_y * x_y)
-    w2 = w0 * w1 * w1 * w1 * el.sigmoid(z0)
+    w2 = el.maximum(x_y, -1e18)
+    w3 = w0 * w1 * w1 * w1 * el.sigmoid(z0)
     c0 = w0 * w1
-    c1 = w2 * (x_y - T1)
-    grad_x_y = -w2 * (T0 + T1 * x_y)
+    c1 = w3 * (w2 - T1)
+    grad_x_y = -w3 * (T0 + T1 * w2)
     pinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0))
     t0 = x * el.safe_rsqrt(T0 + x_y * x_y) / u_T - m0
     e0 = t0.exp_()
@@ -1042,10 +1044,11 @@ def _torch_fused(x, y, u_T, g):
     loss = el.softplus(z0)
     w0 = 1.0 / u_T
     w1 = el.safe_rsqrt(T0 + x_y * x_y)
-    w2 = w0 * w1 * w1 * w1 * el.sigmoid(z0)
+    w2 = el.maximum(x_y, -1e18)
+    w3 = w0 * w1 * w1 * w1 * el.sigmoid(z0)
     c0 = w0 * w1
-    c1 = w2 * (x_y - T1)
-    grad_x_y = -w2 * (T0 + T1 * x_y)
+    c1 = w3 * (w2 - T1)
+    grad_x_y = -w3 * (T0 + T1 * w2)
     pinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0))
     p0 = e0 * pinv0
     grad_x = c0 * p0 + c1 * x
@@ -1058,9 +1061,9 @@ _C_SOURCE = r"""#include "row.h"
 
 /* loss     = softplus(z0)
    c0       = 1/(u_T*sqrt(T0 + x_y**2))
-   c1       = (-T1 + x_y)*sigmoid(z0)/(u_T*(T0 + x_y**2)**(3/2))
+   c1       = (-T1 + maximum(x_y, -1.0e+18))*sigmoid(z0)/(u_T*(T0 + x_y**2)**(3/2))
    dloss/dx = c0*exp(logp0) + c1*x
-   dloss/dx_y = -(T0 + T1*x_y)*sigmoid(z0)/(u_T*(T0 + x_y**2)**(3/2))
+   dloss/dx_y = -(T0 + T1*maximum(x_y, -1.0e+18))*sigmoid(z0)/(u_T*(T0 + x_y**2)**(3/2))
    names of the spec begin with u_: u_T is its T
    with l0_j = x/(u_T*sqrt(T0 + x_y**2)), z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j -
        logsumexp l0, R0 = exp(l0_j - logsumexp_(j != y) l0_j)
@@ -1322,10 +1325,11 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         double lam0 = (z0 > 0.0 ? la0 + f_softplus(-z0) : f_softplus(z0) - (m0 - ly0));
         double w0 = 1.0 / u_T;
         double w1 = f_safe_rsqrt(T0 + x_y * x_y);
-        double w2 = w0 * w1 * w1 * w1 * f_sigmoid(z0);
+        double w2 = f_maximum(x_y, -1e+18);
+        double w3 = w0 * w1 * w1 * w1 * f_sigmoid(z0);
         double c0 = w0 * w1;
-        double c1 = w2 * (x_y - T1);
-        double grad_x_y = -w2 * (T0 + T1 * x_y);
+        double c1 = w3 * (w2 - T1);
+        double grad_x_y = -w3 * (T0 + T1 * w2);
         double pinv0 = (la0 == -INFINITY ? 0.0 : f_exp(-lam0));
         {
             const double same0 = f_safe_rsqrt(T0 + x_y * x_y);

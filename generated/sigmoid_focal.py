@@ -35,22 +35,24 @@ __all__ = [
 # ======================================================================================
 # Multi-label focal loss
 #   loss     = u_alpha*T0*exp(L0) + T1*(1 - u_alpha)*exp(L1) + where(ne(u_labels_y, 0),
-#       u_alpha*u_labels_y*exp(L0)*sigmoid(-z0)*softplus(-x_y), 0) + where(ne(1 - u_labels_y, 0),
-#       (1 - u_alpha)*(1 - u_labels_y)*exp(L1)*sigmoid(-z1)*softplus(x_y), 0)
+#       u_alpha*u_labels_y*exp(L0)*sigmoid(-z0)*softplus(-maximum(x_y, -1.0e+18)), 0) + where(ne(1
+#       - u_labels_y, 0), (1 - u_alpha)*(1 -
+#       u_labels_y)*exp(L1)*sigmoid(-z1)*softplus(maximum(x_y, -1.0e+18)), 0)
 #   c0       = u_gamma*(1 - u_alpha)*exp(L1)
 #   c1       = (1 - u_alpha)*exp(L1)
 #   c2       = -u_alpha*exp(L0)
 #   c3       = -u_alpha*u_gamma*exp(L0)
 #   dloss/dx = u_labels*c2*exp(logp0)*sigmoid(-x) + c0*where(ne(1 - u_labels, 0), (1 -
-#       u_labels)*exp(logp1)*sigmoid(-x)*softplus(x), 0) + c1*(1 - u_labels)*exp(logp1)*sigmoid(x)
-#       + c3*where(ne(u_labels, 0), u_labels*exp(logp0)*sigmoid(x)*softplus(-x), 0)
+#       u_labels)*exp(logp1)*sigmoid(-x)*softplus(maximum(x, -1.0e+18)), 0) + c1*(1 -
+#       u_labels)*exp(logp1)*sigmoid(x) + c3*where(ne(u_labels, 0),
+#       u_labels*exp(logp0)*sigmoid(x)*softplus(-maximum(x, -1.0e+18)), 0)
 #   dloss/dx_y = where(ne(u_labels_y, 0), -u_alpha*u_labels_y*exp(L0)*sigmoid(-x_y)*sigmoid(-z0),
 #       0) + where(ne(u_labels_y, 0),
-#       -u_alpha*u_gamma*u_labels_y*exp(L0)*sigmoid(x_y)*sigmoid(-z0)*softplus(-x_y), 0) +
-#       where(ne(1 - u_labels_y, 0), (1 - u_alpha)*(1 -
+#       -u_alpha*u_gamma*u_labels_y*exp(L0)*sigmoid(x_y)*sigmoid(-z0)*softplus(-maximum(x_y,
+#       -1.0e+18)), 0) + where(ne(1 - u_labels_y, 0), (1 - u_alpha)*(1 -
 #       u_labels_y)*exp(L1)*sigmoid(x_y)*sigmoid(-z1), 0) + where(ne(1 - u_labels_y, 0),
-#       u_gamma*(1 - u_alpha)*(1 - u_labels_y)*exp(L1)*sigmoid(-x_y)*sigmoid(-z1)*softplus(x_y),
-#       0)
+#       u_gamma*(1 - u_alpha)*(1 -
+#       u_labels_y)*exp(L1)*sigmoid(-x_y)*sigmoid(-z1)*softplus(maximum(x_y, -1.0e+18)), 0)
 #   names of the spec begin with u_: u_alpha is its alpha
 #   with l0_j = -u_gamma*softplus(x), z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j -
 #       logsumexp l0, R0 = exp(l0_j - logsumexp_(j != y) l0_j)
@@ -208,14 +210,15 @@ def _finish(x_y, u_labels_y, u_alpha, u_gamma, m0, m1, a0, a1, b0, b1, pivot):
     T1 = tl.where(la1 == float("-inf"), 0.0, dl.exp_accurate(-lam1) * (b1))
     w0 = u_alpha * dl.exp_accurate(L0)
     w1 = (1.0 - u_alpha) * dl.exp_accurate(L1)
-    w2 = 1.0 - u_labels_y
+    w2 = dl.maximum(x_y, -1e18)
+    w3 = 1.0 - u_labels_y
     loss = (
         w0 * T0
         + T1 * w1
         + dl.where(
-            dl.ne(u_labels_y, 0.0), w0 * u_labels_y * dl.sigmoid(-z0) * dl.softplus(-x_y), 0.0
+            dl.ne(u_labels_y, 0.0), w0 * u_labels_y * dl.sigmoid(-z0) * dl.softplus(-w2), 0.0
         )
-        + dl.where(dl.ne(w2, 0.0), w1 * w2 * dl.sigmoid(-z1) * dl.softplus(x_y), 0.0)
+        + dl.where(dl.ne(w3, 0.0), w1 * w3 * dl.sigmoid(-z1) * dl.softplus(w2), 0.0)
     )
     return loss, la0, la1
 
@@ -235,10 +238,10 @@ def _coefficients(x_y, u_labels_y, u_alpha, u_gamma, m0, la0, m1, la1, pivot):
     w2 = u_alpha * dl.exp_accurate(L0)
     w3 = w2 * u_gamma
     w4 = dl.ne(u_labels_y, 0.0)
-    w5 = -x_y
-    w6 = dl.sigmoid(w5)
-    w7 = u_labels_y * dl.sigmoid(-z0)
-    w8 = dl.sigmoid(x_y)
+    w5 = dl.sigmoid(-x_y)
+    w6 = u_labels_y * dl.sigmoid(-z0)
+    w7 = dl.sigmoid(x_y)
+    w8 = dl.maximum(x_y, -1e18)
     w9 = 1.0 - u_labels_y
     w10 = dl.ne(w9, 0.0)
     w11 = w9 * dl.sigmoid(-z1)
@@ -247,10 +250,10 @@ def _coefficients(x_y, u_labels_y, u_alpha, u_gamma, m0, la0, m1, la1, pivot):
     c2 = -w2
     c3 = -w3
     grad_x_y = (
-        dl.where(w10, w0 * w11 * w8, 0.0)
-        + dl.where(w10, w1 * w11 * w6 * dl.softplus(x_y), 0.0)
-        + dl.where(w4, -w2 * w6 * w7, 0.0)
-        + dl.where(w4, -w3 * w7 * w8 * dl.softplus(w5), 0.0)
+        dl.where(w10, w0 * w11 * w7, 0.0)
+        + dl.where(w10, w1 * w11 * w5 * dl.softplus(w8), 0.0)
+        + dl.where(w4, -w2 * w5 * w6, 0.0)
+        + dl.where(w4, -w3 * w6 * w7 * dl.softplus(-w8), 0.0)
     )
     pinv0 = tl.where(la0 == float("-inf"), 0.0, dl.exp_accurate(-lam0))
     pinv1 = tl.where(la1 == float("-inf"), 0.0, dl.exp_accurate(-lam1))
@@ -284,17 +287,17 @@ def _gradient(
     t1 = -u_gamma * dl.softplus(-x) - m1
     e1 = tl.exp(t1)
     p1 = e1 * pinv1
-    w0 = -x
-    w1 = dl.sigmoid(w0)
-    w2 = p0 * u_labels
-    w3 = dl.sigmoid(x)
-    w4 = 1.0 - u_labels
-    w5 = w4 * p1
+    w0 = dl.sigmoid(-x)
+    w1 = p0 * u_labels
+    w2 = dl.sigmoid(x)
+    w3 = 1.0 - u_labels
+    w4 = w3 * p1
+    w5 = dl.maximum(x, -1e18)
     grad_x = (
-        c0 * dl.where(dl.ne(w4, 0.0), w1 * w5 * dl.softplus(x), 0.0)
-        + c1 * w3 * w5
-        + c2 * w1 * w2
-        + c3 * dl.where(dl.ne(u_labels, 0.0), w2 * w3 * dl.softplus(w0), 0.0)
+        c0 * dl.where(dl.ne(w3, 0.0), w0 * w4 * dl.softplus(w5), 0.0)
+        + c1 * w2 * w4
+        + c2 * w0 * w1
+        + c3 * dl.where(dl.ne(u_labels, 0.0), w1 * w2 * dl.softplus(-w5), 0.0)
     )
     grad_x = tl.where(cols == pivot.to(tl.int32), grad_x_y, grad_x)
     return (grad_x,)
@@ -1360,14 +1363,15 @@ def _torch_forward(x, u_labels, u_alpha, u_gamma):
     T1 = torch.where(la1 == float("-inf"), 0.0, el.exp(-lam1) * (b1))
     w0 = u_alpha * el.exp(L0)
     w1 = (1.0 - u_alpha) * el.exp(L1)
-    w2 = 1.0 - u_labels_y
+    w2 = el.maximum(x_y, -1e18)
+    w3 = 1.0 - u_labels_y
     loss = (
         w0 * T0
         + T1 * w1
         + el.where(
-            el.ne(u_labels_y, 0.0), w0 * u_labels_y * el.sigmoid(-z0) * el.softplus(-x_y), 0.0
+            el.ne(u_labels_y, 0.0), w0 * u_labels_y * el.sigmoid(-z0) * el.softplus(-w2), 0.0
         )
-        + el.where(el.ne(w2, 0.0), w1 * w2 * el.sigmoid(-z1) * el.softplus(x_y), 0.0)
+        + el.where(el.ne(w3, 0.0), w1 * w3 * el.sigmoid(-z1) * el.softplus(w2), 0.0)
     )
     return loss, torch.cat(
         [m0.to(x.dtype), la0.to(x.dtype), m1.to(x.dtype), la1.to(x.dtype), pivot.to(x.dtype)], 1
@@ -1396,10 +1400,10 @@ def _torch_backward(x, u_labels, u_alpha, u_gamma, saved, g):
     w2 = u_alpha * el.exp(L0)
     w3 = w2 * u_gamma
     w4 = el.ne(u_labels_y, 0.0)
-    w5 = -x_y
-    w6 = el.sigmoid(w5)
-    w7 = u_labels_y * el.sigmoid(-z0)
-    w8 = el.sigmoid(x_y)
+    w5 = el.sigmoid(-x_y)
+    w6 = u_labels_y * el.sigmoid(-z0)
+    w7 = el.sigmoid(x_y)
+    w8 = el.maximum(x_y, -1e18)
     w9 = 1.0 - u_labels_y
     w10 = el.ne(w9, 0.0)
     w11 = w9 * el.sigmoid(-z1)
@@ -1408,10 +1412,10 @@ def _torch_backward(x, u_labels, u_alpha, u_gamma, saved, g):
     c2 = -w2
     c3 = -w3
     grad_x_y = (
-        el.where(w10, w0 * w11 * w8, 0.0)
-        + el.where(w10, w1 * w11 * w6 * el.softplus(x_y), 0.0)
-        + el.where(w4, -w2 * w6 * w7, 0.0)
-        + el.where(w4, -w3 * w7 * w8 * el.softplus(w5), 0.0)
+        el.where(w10, w0 * w11 * w7, 0.0)
+        + el.where(w10, w1 * w11 * w5 * el.softplus(w8), 0.0)
+        + el.where(w4, -w2 * w5 * w6, 0.0)
+        + el.where(w4, -w3 * w6 * w7 * el.softplus(-w8), 0.0)
     )
     pinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0))
     pinv1 = torch.where(la1 == float("-inf"), 0.0, el.exp(-lam1))
@@ -1421,17 +1425,17 @@ def _torch_backward(x, u_labels, u_alpha, u_gamma, saved, g):
     t1 = -u_gamma * el.softplus(-x) - m1
     e1 = t1.exp_()
     p1 = e1 * pinv1
-    w0 = -x
-    w1 = el.sigmoid(w0)
-    w2 = p0 * u_labels
-    w3 = el.sigmoid(x)
-    w4 = 1.0 - u_labels
-    w5 = w4 * p1
+    w0 = el.sigmoid(-x)
+    w1 = p0 * u_labels
+    w2 = el.sigmoid(x)
+    w3 = 1.0 - u_labels
+    w4 = w3 * p1
+    w5 = el.maximum(x, -1e18)
     grad_x = (
-        c0 * el.where(el.ne(w4, 0.0), w1 * w5 * el.softplus(x), 0.0)
-        + c1 * w3 * w5
-        + c2 * w1 * w2
-        + c3 * el.where(el.ne(u_labels, 0.0), w2 * w3 * el.softplus(w0), 0.0)
+        c0 * el.where(el.ne(w3, 0.0), w0 * w4 * el.softplus(w5), 0.0)
+        + c1 * w2 * w4
+        + c2 * w0 * w1
+        + c3 * el.where(el.ne(u_labels, 0.0), w1 * w2 * el.softplus(-w5), 0.0)
     )
     grad_x = grad_x.scatter(1, pivot, grad_x_y + torch.zeros_like(x_y))
     grad_x = grad_x.mul_(g)
@@ -1469,24 +1473,25 @@ def _torch_fused(x, u_labels, u_alpha, u_gamma, g):
     T1 = torch.where(la1 == float("-inf"), 0.0, el.exp(-lam1) * (b1))
     w0 = u_alpha * el.exp(L0)
     w1 = (1.0 - u_alpha) * el.exp(L1)
-    w2 = 1.0 - u_labels_y
+    w2 = el.maximum(x_y, -1e18)
+    w3 = 1.0 - u_labels_y
     loss = (
         w0 * T0
         + T1 * w1
         + el.where(
-            el.ne(u_labels_y, 0.0), w0 * u_labels_y * el.sigmoid(-z0) * el.softplus(-x_y), 0.0
+            el.ne(u_labels_y, 0.0), w0 * u_labels_y * el.sigmoid(-z0) * el.softplus(-w2), 0.0
         )
-        + el.where(el.ne(w2, 0.0), w1 * w2 * el.sigmoid(-z1) * el.softplus(x_y), 0.0)
+        + el.where(el.ne(w3, 0.0), w1 * w3 * el.sigmoid(-z1) * el.softplus(w2), 0.0)
     )
     w0 = (1.0 - u_alpha) * el.exp(L1)
     w1 = w0 * u_gamma
     w2 = u_alpha * el.exp(L0)
     w3 = w2 * u_gamma
     w4 = el.ne(u_labels_y, 0.0)
-    w5 = -x_y
-    w6 = el.sigmoid(w5)
-    w7 = u_labels_y * el.sigmoid(-z0)
-    w8 = el.sigmoid(x_y)
+    w5 = el.sigmoid(-x_y)
+    w6 = u_labels_y * el.sigmoid(-z0)
+    w7 = el.sigmoid(x_y)
+    w8 = el.maximum(x_y, -1e18)
     w9 = 1.0 - u_labels_y
     w10 = el.ne(w9, 0.0)
     w11 = w9 * el.sigmoid(-z1)
@@ -1495,26 +1500,26 @@ def _torch_fused(x, u_labels, u_alpha, u_gamma, g):
     c2 = -w2
     c3 = -w3
     grad_x_y = (
-        el.where(w10, w0 * w11 * w8, 0.0)
-        + el.where(w10, w1 * w11 * w6 * el.softplus(x_y), 0.0)
-        + el.where(w4, -w2 * w6 * w7, 0.0)
-        + el.where(w4, -w3 * w7 * w8 * el.softplus(w5), 0.0)
+        el.where(w10, w0 * w11 * w7, 0.0)
+        + el.where(w10, w1 * w11 * w5 * el.softplus(w8), 0.0)
+        + el.where(w4, -w2 * w5 * w6, 0.0)
+        + el.where(w4, -w3 * w6 * w7 * el.softplus(-w8), 0.0)
     )
     pinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0))
     pinv1 = torch.where(la1 == float("-inf"), 0.0, el.exp(-lam1))
     p0 = e0 * pinv0
     p1 = e1 * pinv1
-    w0 = -x
-    w1 = el.sigmoid(w0)
-    w2 = p0 * u_labels
-    w3 = el.sigmoid(x)
-    w4 = 1.0 - u_labels
-    w5 = w4 * p1
+    w0 = el.sigmoid(-x)
+    w1 = p0 * u_labels
+    w2 = el.sigmoid(x)
+    w3 = 1.0 - u_labels
+    w4 = w3 * p1
+    w5 = el.maximum(x, -1e18)
     grad_x = (
-        c0 * el.where(el.ne(w4, 0.0), w1 * w5 * el.softplus(x), 0.0)
-        + c1 * w3 * w5
-        + c2 * w1 * w2
-        + c3 * el.where(el.ne(u_labels, 0.0), w2 * w3 * el.softplus(w0), 0.0)
+        c0 * el.where(el.ne(w3, 0.0), w0 * w4 * el.softplus(w5), 0.0)
+        + c1 * w2 * w4
+        + c2 * w0 * w1
+        + c3 * el.where(el.ne(u_labels, 0.0), w1 * w2 * el.softplus(-w5), 0.0)
     )
     grad_x = grad_x.scatter(1, pivot, grad_x_y + torch.zeros_like(x_y))
     grad_x = grad_x.mul_(g)
@@ -1524,22 +1529,24 @@ def _torch_fused(x, u_labels, u_alpha, u_gamma, g):
 _C_SOURCE = r"""#include "row.h"
 
 /* loss     = u_alpha*T0*exp(L0) + T1*(1 - u_alpha)*exp(L1) + where(ne(u_labels_y, 0),
-       u_alpha*u_labels_y*exp(L0)*sigmoid(-z0)*softplus(-x_y), 0) + where(ne(1 - u_labels_y, 0),
-       (1 - u_alpha)*(1 - u_labels_y)*exp(L1)*sigmoid(-z1)*softplus(x_y), 0)
+       u_alpha*u_labels_y*exp(L0)*sigmoid(-z0)*softplus(-maximum(x_y, -1.0e+18)), 0) + where(ne(1
+       - u_labels_y, 0), (1 - u_alpha)*(1 -
+       u_labels_y)*exp(L1)*sigmoid(-z1)*softplus(maximum(x_y, -1.0e+18)), 0)
    c0       = u_gamma*(1 - u_alpha)*exp(L1)
    c1       = (1 - u_alpha)*exp(L1)
    c2       = -u_alpha*exp(L0)
    c3       = -u_alpha*u_gamma*exp(L0)
    dloss/dx = u_labels*c2*exp(logp0)*sigmoid(-x) + c0*where(ne(1 - u_labels, 0), (1 -
-       u_labels)*exp(logp1)*sigmoid(-x)*softplus(x), 0) + c1*(1 - u_labels)*exp(logp1)*sigmoid(x)
-       + c3*where(ne(u_labels, 0), u_labels*exp(logp0)*sigmoid(x)*softplus(-x), 0)
+       u_labels)*exp(logp1)*sigmoid(-x)*softplus(maximum(x, -1.0e+18)), 0) + c1*(1 -
+       u_labels)*exp(logp1)*sigmoid(x) + c3*where(ne(u_labels, 0),
+       u_labels*exp(logp0)*sigmoid(x)*softplus(-maximum(x, -1.0e+18)), 0)
    dloss/dx_y = where(ne(u_labels_y, 0), -u_alpha*u_labels_y*exp(L0)*sigmoid(-x_y)*sigmoid(-z0),
        0) + where(ne(u_labels_y, 0),
-       -u_alpha*u_gamma*u_labels_y*exp(L0)*sigmoid(x_y)*sigmoid(-z0)*softplus(-x_y), 0) +
-       where(ne(1 - u_labels_y, 0), (1 - u_alpha)*(1 -
+       -u_alpha*u_gamma*u_labels_y*exp(L0)*sigmoid(x_y)*sigmoid(-z0)*softplus(-maximum(x_y,
+       -1.0e+18)), 0) + where(ne(1 - u_labels_y, 0), (1 - u_alpha)*(1 -
        u_labels_y)*exp(L1)*sigmoid(x_y)*sigmoid(-z1), 0) + where(ne(1 - u_labels_y, 0),
-       u_gamma*(1 - u_alpha)*(1 - u_labels_y)*exp(L1)*sigmoid(-x_y)*sigmoid(-z1)*softplus(x_y),
-       0)
+       u_gamma*(1 - u_alpha)*(1 -
+       u_labels_y)*exp(L1)*sigmoid(-x_y)*sigmoid(-z1)*softplus(maximum(x_y, -1.0e+18)), 0)
    names of the spec begin with u_: u_alpha is its alpha
    with l0_j = -u_gamma*softplus(x), z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j -
        logsumexp l0, R0 = exp(l0_j - logsumexp_(j != y) l0_j)
@@ -1769,42 +1776,40 @@ static inline __attribute__((always_inline)) void gradient(const real *x_ptr, co
         const real t1 = same0 * f_softplus(-x) - m1;
         const real e1 = f_exp_below(t1);
         const real p1 = e1 * pinv1;
-        const real w0 = -x;
-        const real w1 = f_sigmoid(w0);
-        const real w2 = p0 * u_labels;
-        const real w3 = f_sigmoid(x);
-        const real w4 = R(1.0) - u_labels;
-        const real w5 = w4 * p1;
-        const real grad_x = c0 * (f_ne(w4, R(0.0)) ? w1 * w5 * f_softplus(x) : R(0.0)) + c1 * w3 *
-            w5 + c2 * w1 * w2 + c3 * (f_ne(u_labels, R(0.0)) ? w2 * w3 * f_softplus(w0) : R(0.0));
+        const real w0 = f_sigmoid(-x);
+        const real w1 = p0 * u_labels;
+        const real w2 = f_sigmoid(x);
+        const real w3 = R(1.0) - u_labels;
+        const real w4 = w3 * p1;
+        const real w5 = f_maximum(x, -R(1e+18));
+        const real grad_x = c0 * (f_ne(w3, R(0.0)) ? w0 * w4 * f_softplus(w5) : R(0.0)) + c1 * w2 *
+            w4 + c2 * w0 * w1 + c3 * (f_ne(u_labels, R(0.0)) ? w1 * w2 * f_softplus(-w5) : R(0.0));
         if (want & 1) grad_x_ptr[cols] = grad_x * g;
     }
 }
 
 static inline __attribute__((always_inline)) void gradient_kept(const real *x_ptr, const real
-    *u_labels_ptr, const int n_classes, const real *kept0_ptr, const real *kept1_ptr, const real
-    *kept2_ptr, const real *kept3_ptr, const real c0, const real c1, const real c2, const real c3,
-    const real pinv0, const real pinv1, const real g, real *grad_x_ptr, const int want) {
+    *u_labels_ptr, const int n_classes, const real *kept2_ptr, const real *kept3_ptr, const real c0,
+    const real c1, const real c2, const real c3, const real pinv0, const real pinv1, const real g,
+    real *grad_x_ptr, const int want) {
 #pragma GCC ivdep
     for (int cols = 0; cols < n_classes; ++cols) {
         const real x = x_ptr[cols];
         const real u_labels = u_labels_ptr[cols];
-        const real kept0 = kept0_ptr[cols];
-        const real kept1 = kept1_ptr[cols];
         const real kept2 = kept2_ptr[cols];
         const real kept3 = kept3_ptr[cols];
         const real e0 = kept3;
         const real p0 = e0 * pinv0;
         const real e1 = kept2;
         const real p1 = e1 * pinv1;
-        const real w0 = -x;
-        const real w1 = f_sigmoid(w0);
-        const real w2 = p0 * u_labels;
-        const real w3 = f_sigmoid(x);
-        const real w4 = R(1.0) - u_labels;
-        const real w5 = w4 * p1;
-        const real grad_x = c0 * (f_ne(w4, R(0.0)) ? w1 * w5 * kept0 : R(0.0)) + c1 * w3 * w5 + c2 *
-            w1 * w2 + c3 * (f_ne(u_labels, R(0.0)) ? w2 * w3 * kept1 : R(0.0));
+        const real w0 = f_sigmoid(-x);
+        const real w1 = p0 * u_labels;
+        const real w2 = f_sigmoid(x);
+        const real w3 = R(1.0) - u_labels;
+        const real w4 = w3 * p1;
+        const real w5 = f_maximum(x, -R(1e+18));
+        const real grad_x = c0 * (f_ne(w3, R(0.0)) ? w0 * w4 * f_softplus(w5) : R(0.0)) + c1 * w2 *
+            w4 + c2 * w0 * w1 + c3 * (f_ne(u_labels, R(0.0)) ? w1 * w2 * f_softplus(-w5) : R(0.0));
         if (want & 1) grad_x_ptr[cols] = grad_x * g;
     }
 }
@@ -1814,7 +1819,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
     const int n_classes = (int)call->classes;
     const int64_t padded = padded_row(call->classes), width = call->storage == SAME ? 0 : padded;
     real *scratch = NULL;
-    const int64_t own = (mode == BACKWARD ? 0 : 4 * padded) + 3 * width;
+    const int64_t own = (mode == BACKWARD ? 0 : 2 * padded) + 3 * width;
     if (own && !(scratch = aligned_alloc(ALIGNED, (size_t)own * sizeof(real)))) return 1;
     real *kept = scratch + 3 * width;
     const double u_alpha = call->parameter[0];
@@ -1843,7 +1848,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
                 u_labels_y = u_labels_ptr[(int64_t)pivot];
                 const double pivot_2 = (real)(pivot);
                 lift_3(x_ptr, u_labels_ptr, n_classes, kept + 0 * padded, kept + 1 * padded, kept +
-                    2 * padded, kept + 3 * padded, mode == FUSED, pivot, same0, same1, same2, out);
+                    0 * padded, kept + 1 * padded, mode == FUSED, pivot, same0, same1, same2, out);
                 const double reduced3 = out[0];
                 const double reduced4 = out[1];
                 const double reduced5 = out[2];
@@ -1869,10 +1874,11 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             double T1 = (la1 == -INFINITY ? 0.0 : f_exp(-lam1) * b1);
             double w0 = u_alpha * f_exp(L0);
             double w1 = (1.0 - u_alpha) * f_exp(L1);
-            double w2 = 1.0 - u_labels_y;
+            double w2 = f_maximum(x_y, -1e+18);
+            double w3 = 1.0 - u_labels_y;
             loss = w0 * T0 + T1 * w1 + (f_ne(u_labels_y, 0.0) ? w0 * u_labels_y * f_sigmoid(-z0) *
-                f_softplus(-x_y) : 0.0) + (f_ne(w2, 0.0) ? w1 * w2 * f_sigmoid(-z1) *
-                f_softplus(x_y) : 0.0);
+                f_softplus(-w2) : 0.0) + (f_ne(w3, 0.0) ? w1 * w3 * f_sigmoid(-z1) * f_softplus(w2)
+                : 0.0);
             call->result[0 * call->rows + row] = (real)loss;
         } else {
             m0 = call->saved[0 * call->rows + row];
@@ -1904,10 +1910,10 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         double w2 = u_alpha * f_exp(L0);
         double w3 = w2 * u_gamma;
         double w4 = f_ne(u_labels_y, 0.0);
-        double w5 = -x_y;
-        double w6 = f_sigmoid(w5);
-        double w7 = u_labels_y * f_sigmoid(-z0);
-        double w8 = f_sigmoid(x_y);
+        double w5 = f_sigmoid(-x_y);
+        double w6 = u_labels_y * f_sigmoid(-z0);
+        double w7 = f_sigmoid(x_y);
+        double w8 = f_maximum(x_y, -1e+18);
         double w9 = 1.0 - u_labels_y;
         double w10 = f_ne(w9, 0.0);
         double w11 = w9 * f_sigmoid(-z1);
@@ -1915,8 +1921,8 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         double c1 = w0;
         double c2 = -w2;
         double c3 = -w3;
-        double grad_x_y = (w10 ? w0 * w11 * w8 : 0.0) + (w10 ? w1 * w11 * w6 * f_softplus(x_y) :
-            0.0) + (w4 ? -w2 * w6 * w7 : 0.0) + (w4 ? -w3 * w7 * w8 * f_softplus(w5) : 0.0);
+        double grad_x_y = (w10 ? w0 * w11 * w7 : 0.0) + (w10 ? w1 * w11 * w5 * f_softplus(w8) : 0.0)
+            + (w4 ? -w2 * w5 * w6 : 0.0) + (w4 ? -w3 * w6 * w7 * f_softplus(-w8) : 0.0);
         double pinv0 = (la0 == -INFINITY ? 0.0 : f_exp(-lam0));
         double pinv1 = (la1 == -INFINITY ? 0.0 : f_exp(-lam1));
         {
@@ -1924,8 +1930,7 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
             const int want = (grad_x_ptr ? 1 : 0);
             if (mode == FUSED) {
                 if (want == 1) gradient_kept(x_ptr, u_labels_ptr, n_classes, kept + 0 * padded, kept
-                    + 1 * padded, kept + 2 * padded, kept + 3 * padded, c0, c1, c2, c3, pinv0,
-                    pinv1, (real)g, grad_x_ptr, 1);
+                    + 1 * padded, c0, c1, c2, c3, pinv0, pinv1, (real)g, grad_x_ptr, 1);
             } else {
                 if (want == 1) gradient(x_ptr, u_labels_ptr, n_classes, c0, c1, c2, c3, m0, m1,
                     pinv0, pinv1, same0, (real)g, grad_x_ptr, 1);
@@ -2000,7 +2005,7 @@ LOSS = rt.RowLoss(
                 weight=_tiled_weight_kernel,
                 rows=None,
                 sparse=(False,),
-                work=53,
+                work=57,
             ),
         ),
     ),

@@ -23,15 +23,19 @@ def assignments(targets: list[tuple[str, Expr]], printer: Printer, prefix: str =
     """``name = expression`` lines with common subexpressions named once, in order."""
     if not targets:
         return []
-    shared, reduced = cse(
-        [_rooted(e) for _, e in targets],
-        symbols=numbered_symbols(prefix, real=True),
-        order="canonical",
-    )
-    lines = [f"{symbol} = {printer(expr)}" for symbol, expr in shared]
-    return lines + [
-        f"{name} = {printer(expr)}" for (name, _), expr in zip(targets, reduced, strict=True)
-    ]
+    fresh = numbered_symbols(prefix, real=True)
+    shared, reduced = cse([_rooted(e) for _, e in targets], symbols=fresh, order="canonical")
+    names = [name for name, _ in targets]
+    lines: list[str] = []
+    for name, expr in [*((s.name, e) for s, e in shared), *zip(names, reduced, strict=True)]:
+        roots = {
+            power.base: next(fresh)
+            for power in sorted(expr.atoms(Pow), key=str)
+            if isinstance(power.base, safe_rsqrt)  # printed as often as its power says
+        }
+        lines += [f"{symbol} = {printer(root)}" for root, symbol in roots.items()]
+        lines.append(f"{name} = {printer(expr.xreplace(roots))}")
+    return lines
 
 
 def _rooted(expr: Expr) -> Expr:

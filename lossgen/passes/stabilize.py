@@ -7,16 +7,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sympy import sympify
+from sympy import Float, sympify
 
+from lossgen.ir.ops import maximum
 from lossgen.ir.stages import GradedLoss, Gradient, StableLoss
 from lossgen.ir.statistics import Form, Max, Sum
 from lossgen.passes.divergences import with_divergences
+from lossgen.passes.near_one import near_one
 from lossgen.passes.neutral import neutral_options
 from lossgen.passes.rules import Rewriter
-from lossgen.passes.zeros import Zeros
+from lossgen.passes.zeros import LOWEST, Zeros
 
 __all__ = ["stabilize"]
+
+_SMALLEST = Float(1e-30)  # times LOWEST it is 0, times an empty maximum still -∞
 
 
 def stabilize(graded: GradedLoss) -> StableLoss:
@@ -41,7 +45,7 @@ def _stable(graded: GradedLoss, before: GradedLoss, dearer: StableLoss | None) -
         uses=graded.uses,
         pivot=graded.pivot,
         vocabulary=names,
-        forms=tuple(_stable_form(f, rewriter) for f in graded.forms),
+        forms=tuple(_stable_form(f, rewriter, zeros) for f in graded.forms),
         sums=tuple(_stable_sum(e, rewriter, zeros) for e in graded.sums),
         maxes=tuple(_stable_max(e, rewriter) for e in graded.maxes),
         twins=graded.twins,
@@ -68,18 +72,24 @@ def _stable(graded: GradedLoss, before: GradedLoss, dearer: StableLoss | None) -
         before=before,
         dearer=dearer,
     )
-    return neutral_options(stable)
+    return neutral_options(near_one(stable))
 
 
-def _stable_form(form: Form, rewriter: Rewriter) -> Form:
+def _stable_form(form: Form, rewriter: Rewriter, zeros: Zeros) -> Form:
     """The exponent of a later sweep mentions statistics of earlier ones."""
     if form.level == 1:
         return form
+    base = zeros(rewriter.class_level(form.base).xreplace(rewriter.final))
+    base_y = zeros(rewriter(form.base_y))
+    scale = rewriter(form.scale)
+    if not form.scale.free_symbols <= rewriter.constants:  # it may vanish, as p_y does: no 0·∞
+        scale = maximum(scale, _SMALLEST)
+        base, base_y = maximum(base, LOWEST), maximum(base_y, LOWEST)
     return replace(
         form,
-        scale=rewriter(form.scale),
-        base=rewriter.class_level(form.base).xreplace(rewriter.final),
-        base_y=rewriter(form.base_y),
+        scale=scale,
+        base=base,
+        base_y=base_y,
         shift_y=rewriter(form.shift_y),
     )
 

@@ -8,12 +8,14 @@ leaves out may be a class that the logits mask, or a number that float32 does no
 
 from __future__ import annotations
 
-from sympy import Add, Expr, Function, Integer, Mul, Pow, Symbol, exp
+from sympy import Add, Expr, Float, Function, Integer, Mul, Pow, Symbol, exp
 
-from lossgen.ir.ops import clip, ne, where
+from lossgen.ir.ops import clip, maximum, ne, sigmoid, where
 from lossgen.ir.stages import GradedLoss
 
-__all__ = ["Zeros"]
+__all__ = ["LOWEST", "Zeros"]
+
+LOWEST = Float(-1e18)  # a masked class, of logits that are multiplied by what may be 0
 
 _BOUNDED = {"sigmoid", "tanh", "sech2", "erf", "sgn", "step", "above", "inrange"}
 _BOUNDED |= {"lt", "le", "eq", "ne"}
@@ -28,6 +30,7 @@ class Zeros:
         given = {s for pair in (*names.streams.values(), *names.vocab.values()) for s in pair}
         given |= set(names.rows.values())
         self.constants = names.constants
+        self.raw = {s for n in names.differentiable for s in names.streams[n]}
         self.weights = {s for s in given - moving if not s.is_positive}
         self.finite = (given - moving) | names.constants | set(names.index)
         self.finite |= {m.select for m in graded.maxes}
@@ -35,15 +38,29 @@ class Zeros:
 
     def __call__(self, expr: Expr) -> Expr:
         """``expr``, with such products guarded."""
-        if not expr.args or not expr.free_symbols & self.weights:
+        if not expr.args or not expr.free_symbols & (self.weights | self.raw):
             return expr
         expr = expr.func(*(self(a) for a in expr.args))
         if not isinstance(expr, Mul):
             return expr
+        expr = self._floored(expr)
         held = [a for a in expr.args if self._may_vanish(a)]
         if not held or all(self._is_bounded(a) for a in expr.args if a not in held):
             return expr
         return where(ne(Mul(*held), 0), expr, Integer(0))
+
+    def _floored(self, expr: Mul) -> Expr:
+        """p·x is 0 where a class is masked."""
+        raw = expr.free_symbols & self.raw
+        if not raw or not any(isinstance(a, sigmoid | exp) for a in expr.args):
+            return expr
+        lowest = {s: maximum(s, LOWEST) for s in raw}
+        return expr.func(*(a.xreplace(lowest) if self._grows(a) else a for a in expr.args))
+
+    def _grows(self, expr: Expr) -> bool:
+        """With the logits."""
+        divides = isinstance(expr, Pow) and expr.exp.is_negative
+        return not (isinstance(expr, exp) or divides or self._is_bounded(expr))
 
     def _may_vanish(self, expr: Expr) -> bool:
         used = expr.free_symbols

@@ -197,10 +197,3 @@ def test_installed_catalogue_is_not_rebuilt_in_place(lossgen, catalogue, monkeyp
     assert ran.code == 2
     assert "the installed catalogue is not for rebuilding" in ran.err
     assert lossgen("build", "--all", "-o", "out").code == 0
-
-
-@pytest.mark.slow
-def test_generated_is_in_step_with_specs():
-    """The sync test: list of files and every byte."""
-    report = build(all_specs=True, check=True)
-    assert not report.changes, f"{report.diff()}\nto repair: {report.command}"

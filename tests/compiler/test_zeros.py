@@ -1,0 +1,54 @@
+"""0·∞ of a masked class is 0 in exponents, powers and products, and log(1 + u) keeps a small u."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+import lossgen
+
+#: formula → its value where class 1 and the target 0 are masked, of x = [-inf, -inf, 1, 2]
+MASKED = {
+    # exponents: p_y is 0 there, and 0·x_j was NaN
+    "-log_softmax(x*stop_gradient(p[y]))[y]": math.log(4),
+    "-log_softmax(x*stop_gradient(1 - p[y]))[y] * 0 + p[y]": 0.0,
+    # products with the target's logit
+    "p[y]*x[y]**2 + sum(p*x)": 1.0 + 1.0 / (1.0 + math.exp(-1.0)),
+    # 1/√0: a norm of zeros has derivative 0
+    "p[y]*norm(p - 1/V)": 0.0,
+}
+#: formula → its value at x = [1e-4, 0], y = 0
+SMALL = {
+    "sum(log(1 + x**2)) + 0*p[y]": 1e-8,
+    "p[y]*log(1 + x[y]**2)": 0.5e-8,
+}
+
+
+def built(tmp_path: Path, formula: str):
+    path = tmp_path / "t.yaml"
+    lax = "accuracy: {ulp: 64, scale: 1, reason: not what is tested}"
+    path.write_text(f"name: t\ntitle: T\nreference: R\ntransform: '{formula}'\n{lax}\n")
+    return lossgen.load(path).t_loss
+
+
+@pytest.mark.parametrize("formula", MASKED)
+def test_masked_classes(formula: str, tmp_path: Path) -> None:
+    loss = built(tmp_path, formula)
+    for backend in ("torch", "c", "triton"):
+        x = torch.tensor([[-math.inf, -math.inf, 1.0, 2.0]], requires_grad=True)
+        value = loss(x, torch.tensor([0]), backend=backend, reduction="none")
+        assert value.item() == pytest.approx(MASKED[formula], abs=1e-6), backend
+        value.sum().backward()
+        assert x.grad is not None
+        assert x.grad[0, 2:].isfinite().all(), backend
+
+
+@pytest.mark.parametrize("formula", SMALL)
+def test_small_arguments(formula: str, tmp_path: Path) -> None:
+    loss = built(tmp_path, formula)
+    for backend in ("torch", "c", "triton"):
+        value = loss(torch.tensor([[1e-4, 0.0]]), torch.tensor([0]), backend=backend)
+        assert value.item() == pytest.approx(SMALL[formula], rel=1e-3), backend
