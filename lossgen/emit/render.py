@@ -34,7 +34,7 @@ from lossgen.errors import CompilerBug
 from lossgen.ir.given import Given
 from lossgen.ir.show import differences
 from lossgen.paths import templates_dir
-from lossgen.spec.model import Input
+from lossgen.spec.model import Input, LossSpec
 from lossgen.spec.spelling import said
 
 __all__ = ["render_module", "rendered"]
@@ -195,11 +195,20 @@ def _loss(compiled: Compiled) -> dict[str, Any]:
         "exports": sorted([*classes, *(f.name for f in offered)]),
         "buffers": [i["name"] for i in vocab],
         "normalizer": normalizer(spec),
+        "shared": spec.shared,
+        "counted": _counted(spec),
         "normalizer_doc": python_docstring(
             f"{spec.normalizer_source} per row [N]: what the mean divides by the sum of."
         ),
         "variants": [_variant(compiled, k) for k in range(len(compiled.variants))],
     }
+
+
+def _counted(spec: LossSpec) -> tuple[str, ...]:
+    """The parameters at whose neutral value 0 no counted term is there; none: one always is."""
+    weights = [term.weight for term in spec.terms if term.counted]
+    silent = [w for w in weights if w is not None and spec.parameters[w].off == 0]
+    return tuple(silent) if len(silent) == len(weights) else ()
 
 
 def _input(name: str, entry: Input) -> dict[str, Any]:

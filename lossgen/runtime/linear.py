@@ -7,6 +7,7 @@ Two schedules: by the chunk of rows (:mod:`lossgen.runtime.chunked`), and by the
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -31,25 +32,29 @@ def linear_loss(
 ) -> Tensor:
     """The reduced loss; see the generated function for the contract."""
     sources, given, options = checked(loss, factors, arguments, reduction, options)
+    found, count = bound(loss, sources, given, options), None
+    if reduction == "mean":
+        count, ratio = loss.divisor(found.index, found.batch, found.inputs)
+        if ratio is not None:
+            names = [declared.name for declared in loss.others]
+            given = replace(given, inputs=tuple(loss.scaled(names, given.inputs, ratio)))
     if _as_operator(sources, given):
-        found = bound(loss, sources, given, options)
         rows = linear_operators.rows(loss, sources, given, options)
-        return _reduced(loss, rows, found, reduction)
-    call, tensors, found = call_of(loss, sources, given, options)
+        return _reduced(rows, found, reduction, count)
+    call, tensors, _ = call_of(loss, sources, given, options)
     wants_grad = torch.is_grad_enabled() and any(t.requires_grad for t in present(tensors))
     half = call.batch.logits.dtype is torch.float16  # as in RowLoss: its scale is not known yet
     if reduction != "none" and wants_grad and not half and not call.tiled and not transformed():
-        count = loss.weights(found.batch, found.inputs).sum() if reduction == "mean" else None
         return Fused.apply(call, count, *tensors)
-    return _reduced(loss, Rows.apply(call, *tensors)[0], found, reduction)
+    return _reduced(Rows.apply(call, *tensors)[0], found, reduction, count)
 
 
-def _reduced(loss: RowLoss, rows: Tensor, found: Bound, reduction: str) -> Tensor:
+def _reduced(rows: Tensor, found: Bound, reduction: str, count: Tensor | None) -> Tensor:
     """Results [outputs, N], of which a reduced loss has one."""
     if reduction == "none":
         return rows.reshape(found.lead)
     total = rows.sum()
-    return total if reduction == "sum" else total / loss.weights(found.batch, found.inputs).sum()
+    return total if count is None else total / count
 
 
 def _as_operator(sources: Sequence[Source], given: Arguments) -> bool:

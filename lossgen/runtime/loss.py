@@ -9,7 +9,7 @@ the compiler sees as one node.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -46,7 +46,10 @@ class RowLoss:
 
     ``key`` names the operators ``lossgen::<key>_forward`` and ``lossgen::<key>_backward``.
     ``normalizer(target, inputs, dtype)`` is what the mean divides by the sum of, default one per
-    row.  ``outputs`` names the results of a program that has several and is not reduced.
+    row.  Where some terms count as one per row all the same, every other is proportional to each
+    input of ``shared``, and ``counted`` holds the parameters without which there is no such term
+    (empty: there always is).  ``outputs`` names the results of a program that has several and is
+    not reduced.
     """
 
     name: str
@@ -58,6 +61,8 @@ class RowLoss:
     normalizer: Normalizer | None
     variants: tuple[Variant, ...]
     outputs: tuple[str, ...] = ()
+    shared: tuple[str, ...] = ()
+    counted: tuple[str, ...] = ()
     operators: Any = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -94,6 +99,12 @@ class RowLoss:
         """The reduced loss; see the generated function for the contract."""
         given = (logits, target, streams, parameters, inputs, ignore_index)
         call, inputs, lead = self._call(*given, reduction, backend, inplace_grad, class_dim)
+        count = None
+        if reduction == "mean":
+            count, ratio = self.divisor(call.index, call.batch, inputs)
+            if ratio is not None:
+                scaled = self.scaled(call.variant.inputs, call.batch.inputs, ratio)
+                call = replace(call, batch=replace(call.batch, inputs=tuple(scaled)))
         batch = call.batch
         wants_grad = torch.is_grad_enabled() and any(s.requires_grad for s in batch.sources)
         # float16 cannot hold a gradient before the caller's scale (a GradScaler's 65536) is known.
@@ -102,8 +113,8 @@ class RowLoss:
             rows = self._rows(call)[0]
             if reduction == "none":
                 return rows.reshape(lead)
-            return self._reduce(rows, batch, inputs, reduction)
-        count = None if reduction == "sum" else self.weights(batch, inputs).sum()
+            total = rows.sum()
+            return total if count is None else total / count
         inplace = inplace_grad and batch.disjoint
         return Fused.apply(call.detached(), count, inplace, *batch.tensors)
 
@@ -326,7 +337,9 @@ class RowLoss:
         """What each row counts for in the mean [N]; 0 for ignored rows."""
         target, dtype = batch.target, compute_dtype(batch.logits)
         if target is None:
-            return batch.logits.new_ones(batch.logits.shape[0], dtype=dtype)
+            if self.normalizer is None:
+                return batch.logits.new_ones(batch.logits.shape[0], dtype=dtype)
+            target = batch.logits.new_zeros(batch.logits.shape[0], dtype=torch.long)
         if self.normalizer is None:
             return (target != batch.ignore_index).to(dtype)
         classes = batch.logits.shape[1]
@@ -339,8 +352,35 @@ class RowLoss:
         weight = self.normalizer(target.masked_fill(outside, 0).long(), given, dtype)
         return weight.masked_fill(ignored, 0.0)
 
-    def _reduce(
-        self, rows: Tensor, batch: Batch, inputs: Sequence[Tensor | None], reduction: str
-    ) -> Tensor:
-        total = rows.sum()
-        return total if reduction == "sum" else total / self.weights(batch, inputs).sum()
+    def divisor(
+        self, index: int, batch: Batch, inputs: Sequence[Tensor | None]
+    ) -> tuple[Tensor, Tensor | None]:
+        """What a mean divides the sum by, and what scales its weights first, if anything does.
+
+        Σ A / Σ w + Σ B / N is Σ (A N / Σ w + B) / N, and A grows with each input of ``shared``.
+        """
+        total = self.weights(batch, inputs).sum()
+        variant = self.variants[index]
+        pairs = zip(self.others, inputs, strict=True)
+        if not any(i.name in self.shared and value is not None for i, value in pairs):
+            return total, None
+        off = {p.name: p.off for p in self.parameters}
+        numbers = zip(variant.parameters, batch.parameters, strict=True)
+        on = {name for name, value in numbers if value != off[name]}
+        if self.counted and on.isdisjoint(self.counted):
+            return total, None
+        ignored = batch.ignored
+        rows = total.new_ones(batch.logits.shape[0])
+        count = (rows if ignored is None else rows.masked_fill(ignored, 0.0)).sum()
+        return count, count / total
+
+    def scaled(
+        self, names: Sequence[str], inputs: Sequence[Tensor | None], ratio: Tensor
+    ) -> list[Tensor | None]:
+        """``inputs``, called so, with the first of ``shared`` times ``ratio``."""
+        pairs = zip(names, inputs, strict=True)
+        k = next(k for k, (n, value) in enumerate(pairs) if n in self.shared and value is not None)
+        return [
+            value.to(ratio.dtype) * ratio if i == k and value is not None else value
+            for i, value in enumerate(inputs)
+        ]

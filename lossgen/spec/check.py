@@ -31,6 +31,7 @@ from lossgen.spec.domain import Interval
 from lossgen.spec.expr import Call, Expr, Name, NameKind, Rank
 from lossgen.spec.model import (
     Accuracy,
+    Input,
     Limit,
     LossSpec,
     Output,
@@ -40,6 +41,7 @@ from lossgen.spec.model import (
     TermEntry,
 )
 from lossgen.spec.parser import MAX_DEPTH, Scope, parse_formula
+from lossgen.spec.proportion import BadCountedTerm, disproportion
 from lossgen.spec.source import Formula, Node, Source, shorten
 from lossgen.spec.trees import culprit, depends_on, names, nodes, reaches, uses_target
 from lossgen.spec.vocabulary import LEAVES, SUGAR, repair
@@ -124,6 +126,7 @@ class _Checker(Declarations):
             limits=limits,
             normalizer=normalizer,
             normalizer_source=self.formulas["normalizer"].text if normalizer else None,
+            shared=self.shared(terms, normalizer, inputs),
             variants=self.variants(),
             notes=spec.notes,
             accuracy=Accuracy(
@@ -207,6 +210,8 @@ class _Checker(Declarations):
         if entry is not None:
             name, weight, label = entry.name, entry.weight, entry.name
             self.declare(name, "a term", *path, "name", key=False)
+            if entry.normalizer not in (None, 1):
+                self.fail(BadValue, *path, "normalizer", problem="a term's normalizer is 1")
             if weight is not None and weight not in self.spec.parameters:
                 self.fail(
                     UnknownParameter,
@@ -222,7 +227,8 @@ class _Checker(Declarations):
         if expr.rank == Rank.CLASS:
             self.not_a_row(expr, formula)
         self.check_gradient(expr, f"the term '{label}'" if name else f"the {label}", *path)
-        return Term(role=role, name=name, weight=weight, expr=expr, source=formula.text)
+        source, counted = formula.text, bool(entry and entry.normalizer)
+        return Term(role=role, name=name, weight=weight, expr=expr, source=source, counted=counted)
 
     def check_gradient(self, expr: Expr, what: str, *path: str | int) -> None:
         """Refuse a term that no gradient leaves, neither to the logits nor to a stream."""
@@ -296,6 +302,18 @@ class _Checker(Declarations):
         if expr.rank == Rank.PARAMETER:
             self.fail(BadNormalizer, "normalizer", what="constants alone")
         return expr
+
+    def shared(
+        self, terms: tuple[Term, ...], normalizer: Expr | None, inputs: dict[str, Input]
+    ) -> tuple[str, ...]:
+        """The normalizer's inputs where terms are counted, else none."""
+        counted = next((term for term in terms if term.counted), None)
+        used = names(normalizer) if normalizer and counted else ()
+        shared = {name: entry for name, entry in inputs.items() if name in used}
+        if counted and (problem := disproportion(terms, normalizer, self.let, shared)):
+            at = self.source.at(self.formulas[counted.name or ""], counted.expr.span)
+            raise BadCountedTerm(problem=problem, location=at)
+        return tuple(shared)
 
     # ------------------------------------------------------------------ limits and variants
     def limit(self, i: int, parameters: dict[str, Parameter]) -> Limit:

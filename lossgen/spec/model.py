@@ -116,6 +116,7 @@ class TermEntry(_Model):
     name: str
     weight: str | None = Field(None, description="the parameter that multiplies the term")
     value: str = Field(description="a formula")
+    normalizer: Real | None = Field(None, description="1: the mean is over rows, not weights")
 
 
 class LimitEntry(_Model):
@@ -207,6 +208,7 @@ class Term(_Model):
     weight: str | None
     expr: InstanceOf[Expr]
     source: str  # the formula as written, on one line
+    counted: bool = False  # the mean divides it by the rows that count, not by the normalizer
 
 
 class Output(_Model):
@@ -256,6 +258,7 @@ class LossSpec(_Model):
     limits: tuple[Limit, ...]
     normalizer: InstanceOf[Expr] | None
     normalizer_source: str | None
+    shared: tuple[str, ...]  # beside counted terms: the normalizer's inputs, which scale the others
     variants: tuple[frozenset[str], ...]  # with ∅ and the full set; by size, then names
     notes: str
     accuracy: Accuracy | None

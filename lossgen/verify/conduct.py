@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from fractions import Fraction
 from itertools import combinations_with_replacement
 from typing import Any
 
@@ -12,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lossgen.errors import VerificationError
-from lossgen.spec.expr import Expr
+from lossgen.spec.expr import Binary, Expr, Number, Rank, Span
 from lossgen.spec.model import LossSpec, Term
 from lossgen.verify.cases import Case
 from lossgen.verify.judge import check_literal, close, close_gradients, fail, naming
@@ -148,13 +150,17 @@ def _poisoned() -> Iterator[None]:
 
 
 def reductions(case: Case, run: Runner) -> None:
-    """mean is the sum of rows over the sum of the spec's normalizer; sum is the sum."""
+    """mean is the sum of rows over Σ normalizer (counted terms: over rows); sum is the sum."""
     rows = run.value(case).double()
     given = case.arguments()
     count = torch.ones(case.rows, dtype=torch.float64)
     if case.spec.normalizer is not None:
         count = literal(_alone(case.spec, case.spec.normalizer), given)
-    for reduction, expected in (("sum", rows.sum()), ("mean", rows.sum() / count.sum())):
+    even, weighed = case, rows
+    if any(term.counted for term in case.spec.terms):
+        even = replace(case, spec=_evened(case.spec, float(count.mean())))
+        weighed = literal(even.spec, given).detach()
+    for reduction, expected in (("sum", rows.sum()), ("mean", weighed.sum() / count.sum())):
         value = run.value(case, reduction=reduction).double()
         close(f"the {reduction}", value[None], expected[None], 64.0)
         loss, grads = run.gradient(case, reduction=reduction)
@@ -162,7 +168,20 @@ def reductions(case: Case, run: Runner) -> None:
         weight = (
             torch.ones(case.rows) if reduction == "sum" else (1.0 / count.sum()).expand(case.rows)
         )
-        check_literal(case, None, grads, weight.double())
+        check_literal(case if reduction == "sum" else even, None, grads, weight.double())
+
+
+def _evened(spec: LossSpec, mean: float) -> LossSpec:
+    """Counted terms times the mean of the normalizer, so that its sum serves for them too."""
+    span = Span(0, 0)
+    factor = Number(Rank.PARAMETER, span, Fraction(mean))
+    terms = (
+        term.model_copy(update={"expr": Binary(term.expr.rank, span, "*", factor, term.expr)})
+        if term.counted
+        else term
+        for term in spec.terms
+    )
+    return spec.model_copy(update={"terms": tuple(terms)})
 
 
 def degenerate_shapes(case: Case, run: Runner) -> None:
