@@ -37,12 +37,14 @@ _NOT_THE_COMPILER = ("_data", "aot", "bench", "cli", "verify")
 _TEXTS: dict[str, str] = {}  # of modules that are about to be imported
 
 
-def load(name_or_path: str | Path) -> ModuleType:
+def load(name_or_path: str | Path, *, draft: bool = False) -> ModuleType:
     """The generated module of a loss.
 
     Args:
         name_or_path: a name of the catalogue, whose checked-in module is imported as it is, or
             the path of a spec, which is compiled (about a second) and cached.
+        draft: compile a spec without checking its accuracy and its limits, for a quick look at
+            one that is refused; its module warns when it is imported.
 
     Returns:
         A module with the functions ``<name>_loss`` and ``linear_<name>_loss`` and their
@@ -60,12 +62,12 @@ def load(name_or_path: str | Path) -> ModuleType:
     by_name = str(name_or_path) == path.stem
     if by_name and (paths.generated_dir() / f"{path.stem}.py").is_file():
         return _import(f"lossgen.losses.{path.stem}")
-    name = _name(path)
+    name = _name(path, draft)
     while f"{__name__}.{name}" not in sys.modules and name not in _TEXTS:
-        text = _found_or_made(name, path)
-        if _name(path) == name:  # else it was edited meanwhile
+        text = _found_or_made(name, path, draft)
+        if _name(path, draft) == name:  # else it was edited meanwhile
             _TEXTS.setdefault(name, text)
-        name = _name(path)
+        name = _name(path, draft)
     return _import(f"{__name__}.{name}")
 
 
@@ -76,14 +78,14 @@ def cache_dir() -> Path:
 
 
 # ---------------------------------------------------------------------------- names
-def _name(path: Path) -> str:
+def _name(path: Path, draft: bool = False) -> str:
     """<loss>_<digest> of the compiler and of what it reads of a spec."""
     try:
         source = path.read_bytes()
     except OSError:
         source = b""  # the compiler says why
     specs = path.parent.name == "specs"
-    facts = (_compiler(paths.data_root()), path.name, specs, source, _compared_with(source))
+    facts = (_compiler(paths.data_root()), path.name, specs, draft, source, _compared_with(source))
     stem = path.stem if path.stem.isidentifier() else "loss"
     return f"{stem}_{sha256(repr(facts).encode(errors='surrogateescape')).hexdigest()[:32]}"
 
@@ -133,7 +135,7 @@ def _file(name: str) -> Path:
     return cache_dir() / "specs" / f"{name}.py"
 
 
-def _found_or_made(name: str, path: Path) -> str:
+def _found_or_made(name: str, path: Path, draft: bool) -> str:
     """The source of the module; one process compiles it."""
     file, text = _file(name), None
     try:
@@ -146,20 +148,20 @@ def _found_or_made(name: str, path: Path) -> str:
             if kept is not None:
                 return kept.decode()
             store.tidy(file, alone)
-            text = _compiled(path)
-            if _name(path) == name:
+            text = _compiled(path, draft)
+            if _name(path, draft) == name:
                 store.write(file, text.encode())
     except OSError as error:
         where = error.filename if isinstance(error, store.Untrusted) else file.parent
         reason = f"{where}: {error.strerror or error}"
         store.warn_once(f"{reason}; specs are compiled again in each process")
-    return _compiled(path) if text is None else text
+    return _compiled(path, draft) if text is None else text
 
 
-def _compiled(path: Path) -> str:
+def _compiled(path: Path, draft: bool) -> str:
     with _IMPORTING:
         from lossgen.build import render
-    return render(path).text
+    return render(path, draft=draft).text
 
 
 # ---------------------------------------------------------------------------- modules

@@ -14,7 +14,7 @@ from lossgen.errors import CompileError, Location
 from lossgen.ir.check import check
 from lossgen.ir.plan import KernelPlan
 from lossgen.ir.stages import SymbolicLoss
-from lossgen.passes.certify import certify
+from lossgen.passes.certify import certify, unmeasured
 from lossgen.passes.differentiate import differentiate
 from lossgen.passes.inaccurate import Inaccurate
 from lossgen.passes.limits import check_limits
@@ -25,7 +25,7 @@ from lossgen.spec.expr import Expr
 from lossgen.spec.model import Accuracy, LossSpec
 from lossgen.spec.size import Sizes
 
-__all__ = ["PIPELINE", "Compiled", "compile_loss", "dearest"]
+__all__ = ["DRAFT", "PIPELINE", "Compiled", "compile_loss", "dearest"]
 
 _ANYTHING = 1e30  # ulp
 
@@ -37,6 +37,7 @@ class AlgebraFailed(CompileError):
 
 
 PIPELINE: tuple[Callable[[Any], Any], ...] = (differentiate, stabilize, certify, schedule)
+DRAFT: tuple[Callable[[Any], Any], ...] = (differentiate, stabilize, unmeasured, schedule)
 
 
 @dataclass(frozen=True)
@@ -47,10 +48,11 @@ class Compiled:
     variants: tuple[KernelPlan, ...]
     stages: dict[str, Any]  # of the base variant, by pass name, in pipeline order
     timings: dict[str, float]  # seconds per pass, all variants together
+    draft: bool = False  # neither limits nor accuracy were checked
 
 
-def compile_loss(spec: LossSpec) -> Compiled:
-    """Compile every variant of ``spec``.
+def compile_loss(spec: LossSpec, draft: bool = False) -> Compiled:
+    """Compile every variant of ``spec``; a draft without checking its limits and its accuracy.
 
     Raises:
         SpecError, CompileError: with the place in the spec.
@@ -58,7 +60,7 @@ def compile_loss(spec: LossSpec) -> Compiled:
     """
     with spending(spec.name, partial(dearest, spec)):
         try:
-            return _compiled(spec)
+            return _compiled(spec, draft)
         except CompileError as error:
             error.location = error.location or dearest(spec)
             raise
@@ -89,30 +91,34 @@ def dearest(spec: LossSpec) -> Location:
     return spec.location_of(label, expr.span)
 
 
-def _compiled(spec: LossSpec) -> Compiled:
+def _compiled(spec: LossSpec, draft: bool) -> Compiled:
     stages: dict[str, Any] = {}
     timings: dict[str, float] = {}
     plans: list[KernelPlan] = []
     began = perf_counter()
-    check_limits(spec)
-    timings["limits"] = perf_counter() - began
+    if not draft:
+        check_limits(spec)
+        timings["limits"] = perf_counter() - began
     for uses in spec.variants:
         try:
-            plan, found = _variant(spec, uses, timings)
+            plan, found = _variant(spec, uses, timings, DRAFT if draft else PIPELINE)
         except Inaccurate as error:
             raise _blamed(error, spec, uses) from None
         stages = stages or found
         plans.append(plan)
-    return Compiled(spec, tuple(plans), stages, timings)
+    return Compiled(spec, tuple(plans), stages, timings, draft)
 
 
 def _variant(
-    spec: LossSpec, uses: frozenset[str], timings: dict[str, float]
+    spec: LossSpec,
+    uses: frozenset[str],
+    timings: dict[str, float],
+    pipeline: tuple[Callable[[Any], Any], ...] = PIPELINE,
 ) -> tuple[KernelPlan, dict[str, Any]]:
     """One variant through the pipeline, with its stages by name."""
     stage: Any = spec
     stages: dict[str, Any] = {}
-    passes: tuple[Callable[[Any], Any], ...] = (partial(parse, uses=uses), *PIPELINE)
+    passes: tuple[Callable[[Any], Any], ...] = (partial(parse, uses=uses), *pipeline)
     for run in passes:
         began = perf_counter()
         stage = run(stage)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from difflib import unified_diff
 from functools import partial
 from itertools import pairwise
@@ -17,9 +17,15 @@ if TYPE_CHECKING:
 
     from lossgen.compiler import Compiled
     from lossgen.ir.plan import KernelPlan
+    from lossgen.spec.model import LossSpec
 from lossgen.ir.stages import StableLoss
 
 __all__ = ["explain"]
+
+
+class UnknownOption(BuildError):
+    id = "LG316"
+    template = "{loss} has no option {name!r}"
 
 
 class UnknownStage(BuildError):
@@ -33,6 +39,8 @@ def explain(
     *,
     diff: bool = False,
     latex: bool = False,
+    options: Collection[str] = (),
+    draft: bool = False,
 ) -> str:
     """How the compiler got from the formula to the kernels.
 
@@ -41,15 +49,20 @@ def explain(
         stage: this stage alone: "parse", "differentiate", "stabilize" or "schedule".
         diff: what each pass changed, as unified diffs.
         latex: loss and gradient as LaTeX.
+        options: optional parameters and inputs that a call would give: the variant that it takes
+            is explained. Without any, the smallest.
+        draft: explain a loss whose accuracy or limits are refused.
 
     Raises:
-        UnknownSpec, UnknownStage: no such spec, or no such stage.
+        UnknownSpec, UnknownStage, UnknownOption: no such spec, stage or option.
         SpecError, CompileError: the spec is wrong.
     """
     from lossgen.compiler import compile_loss
     from lossgen.spec.load import load_spec
 
-    compiled = compile_loss(load_spec(paths.require_spec(name_or_path)))
+    spec = load_spec(paths.require_spec(name_or_path))
+    chosen = spec.model_copy(update={"variants": (_variant(spec, options),)})
+    compiled = compile_loss(chosen, draft)
     stages = {name: str(value) for name, value in compiled.stages.items()}
     if stage is not None:
         if stage not in stages:
@@ -59,11 +72,21 @@ def explain(
         return "\n".join(_diffs(stages))
     if latex:
         return _latex(compiled)
-    return "\n".join([*_summary(compiled), *_sections(stages)])
+    return "\n".join([*_summary(compiled, spec), *_sections(stages)])
 
 
-def _summary(compiled: Compiled) -> Iterator[str]:
-    spec, plan = compiled.spec, compiled.variants[0]
+def _variant(spec: LossSpec, options: Collection[str]) -> frozenset[str]:
+    """The optional names of the variant that a call with these options takes."""
+    every = spec.variants[-1]
+    for name in options:
+        if name not in every:
+            known = ", ".join(sorted(every)) or "none"
+            raise UnknownOption(loss=spec.name, name=name, hint=f"its options: {known}")
+    return next(uses for uses in spec.variants if uses.issuperset(options))
+
+
+def _summary(compiled: Compiled, spec: LossSpec) -> Iterator[str]:
+    plan = compiled.variants[0]
     yield f"{spec.name}: {spec.title}"
     yield spec.reference
     yield ""
@@ -73,7 +96,7 @@ def _summary(compiled: Compiled) -> Iterator[str]:
         "saved": ", ".join(plan.saved) or "nothing",
         "traffic": _traffic(plan),
         "certificate": str(plan.certificate or "none"),
-        "variants": _variants(compiled),
+        "variants": _variants(spec, compiled.variants[0].stable.uses),
         "passes": ", ".join(f"{name} {1e3 * t:.0f} ms" for name, t in compiled.timings.items()),
     }
     yield from (f"{key:<12} {value}" for key, value in rows.items())
@@ -87,9 +110,10 @@ def _traffic(plan: KernelPlan) -> str:
     )
 
 
-def _variants(compiled: Compiled) -> str:
-    uses = (variant.stable.uses for variant in compiled.variants)
-    return "; ".join(", ".join(sorted(names)) or "plain" for names in uses)
+def _variants(spec: LossSpec, shown: frozenset[str]) -> str:
+    texts = {uses: ", ".join(sorted(uses)) or "plain" for uses in spec.variants}
+    several = "; ".join(texts.values())
+    return several if not shown else f"{several}; shown: {texts[shown]}"
 
 
 def _sections(stages: Mapping[str, str]) -> Iterator[str]:

@@ -41,6 +41,14 @@ def build(
             "--standalone", help="Put the runtime beside the modules: they need only torch, triton."
         ),
     ] = False,
+    draft: Annotated[
+        bool,
+        typer.Option(
+            "--draft",
+            help="Check neither accuracy nor limits, for a quick look: the module says so in its "
+            "header, and warns at import.",
+        ),
+    ] = False,
     aot: Annotated[
         str | None,
         typer.Option(
@@ -71,6 +79,7 @@ def build(
         check=check,
         standalone=standalone,
         jobs=options().jobs,
+        draft=draft,
         on_rendered=_print_timings,
     )
     _print_report(report, check)

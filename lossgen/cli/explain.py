@@ -17,6 +17,17 @@ def explain(
     ] = None,
     diff: Annotated[bool, typer.Option("--diff", help="What each pass changed.")] = False,
     latex: Annotated[bool, typer.Option("--latex", help="Loss and gradient as LaTeX.")] = False,
+    options: Annotated[
+        str,
+        typer.Option(
+            "--with",
+            metavar="NAMES",
+            help="The variant of a call that gives these options, e.g. label_smoothing,weight.",
+        ),
+    ] = "",
+    draft: Annotated[
+        bool, typer.Option("--draft", help="Check neither accuracy nor limits.")
+    ] = False,
 ) -> None:
     """Show the derivation: formula, statistics, z form, gradient, traffic, saved scalars.
 
@@ -26,4 +37,5 @@ def explain(
 
     if sum((stage is not None, diff, latex)) > 1:
         raise typer.BadParameter("give one of --stage, --diff and --latex")
-    typer.echo(explain_loss(loss, stage=stage, diff=diff, latex=latex))
+    chosen = [name.strip() for name in options.split(",") if name.strip()]
+    typer.echo(explain_loss(loss, stage=stage, diff=diff, latex=latex, options=chosen, draft=draft))

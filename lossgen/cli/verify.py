@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import sys
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from lossgen.verify import PropertyResult
 
 __all__ = ["verify"]
 
@@ -46,7 +50,8 @@ def verify(
         return
     from lossgen.verify import verify as verify_loss
 
-    result = verify_loss(loss, examples=examples, device=device)
+    shown = _progress if sys.stdout.isatty() and not as_json else None
+    result = verify_loss(loss, examples=examples, device=device, on_result=shown)
     if as_json:
         typer.echo(result.to_json())
     else:
@@ -55,6 +60,11 @@ def verify(
         Console(highlight=False).print(result)
     if not result.ok:
         raise typer.Exit(1)
+
+
+def _progress(result: PropertyResult) -> None:
+    verdict = "holds" if result.passed else "FAILS"
+    typer.echo(f"{verdict}  {result.name} on {result.backend}, {result.seconds:.1f} s", err=True)
 
 
 def _search(loss: str, seconds: float, backends: str, device: str) -> None:

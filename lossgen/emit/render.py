@@ -140,7 +140,7 @@ def _header(compiled: Compiled) -> str:
         ("statistics", str(base.statistics)),
         ("sweeps", str(base.sweeps)),
         ("saved", ", ".join(base.saved) or "nothing"),
-        ("certificate", str(base.certificate)),
+        ("certificate", "none, it is a DRAFT" if compiled.draft else str(base.certificate)),
     ]
     if spec.accuracy:
         key = "absolute" if spec.accuracy.scale else f"bound {spec.accuracy.ulp:g}"
@@ -152,6 +152,7 @@ def _header(compiled: Compiled) -> str:
         f"spec: {path} sha256 {_digest(spec.source)}",
         f"template: templates/*.jinja sha256 {_digest(templates)}",
         f"rebuild: lossgen build {path}",
+        *(["DRAFT: its accuracy and its limits were not checked"] * compiled.draft),
         "",
         *(f"{key}: {value}" for key, value in facts),
     ]
@@ -182,7 +183,8 @@ def _loss(compiled: Compiled) -> dict[str, Any]:
     return {
         "name": spec.name,
         "class_name": spec.class_name,
-        "key": f"{spec.name}_{_digest(spec.source)[:8]}",
+        "key": f"{spec.name}_{_digest(spec.source)[:8]}{'_draft' if compiled.draft else ''}",
+        "draft": compiled.draft,
         "parameters": parameters,
         "inputs": inputs,
         "streams": [i for i in inputs if i["kind"] == "class"],

@@ -48,7 +48,7 @@ from lossgen.passes.scalar import certify_scalar, is_scalar
 from lossgen.passes.truth import agree, is_dominated, true_row
 from lossgen.passes.worst import TINY, Worst, off
 
-__all__ = ["Trial", "certify"]
+__all__ = ["Trial", "certify", "unmeasured"]
 
 Evaluate = Callable[[Sequence[Row]], tuple[NDArray[Any], list[NDArray[Any]]]]
 _ULP = 2.0**-23
@@ -73,12 +73,21 @@ def certify(stable: StableLoss) -> StableLoss:
     return _certified(stable.dearer)
 
 
-def _certified(stable: StableLoss) -> StableLoss:
-    stable = replace(
+def unmeasured(stable: StableLoss) -> StableLoss:
+    """A draft: with the clamping that it needs, the dearer program, and no certificate."""
+    return _clamped(stable if stable.dearer is None else stable.dearer)
+
+
+def _clamped(stable: StableLoss) -> StableLoss:
+    return replace(
         stable,
         clamp_loss=_needs_clamp(stable, list(stable.results)),
         clamp_gradient=_needs_clamp(stable, list(stable.coefficients)),
     )
+
+
+def _certified(stable: StableLoss) -> StableLoss:
+    stable = _clamped(stable)
     worst = Worst(stable.spec)
     if is_scalar(stable):
         certify_scalar(stable, worst)

@@ -8,6 +8,7 @@ the compiler sees as one node.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -50,6 +51,7 @@ class RowLoss:
     input of ``shared``, and ``counted`` holds the parameters without which there is no such term
     (empty: there always is).  ``outputs`` names the results of a program that has several and is
     not reduced.
+    A ``draft`` was compiled without its checks, and says so whenever it is imported.
     """
 
     name: str
@@ -63,10 +65,16 @@ class RowLoss:
     outputs: tuple[str, ...] = ()
     shared: tuple[str, ...] = ()
     counted: tuple[str, ...] = ()
+    draft: bool = False
     operators: Any = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "operators", register(self))
+        if self.draft:
+            warnings.warn(
+                f"{self.function} is a draft: neither its accuracy nor its limits were checked",
+                stacklevel=3,  # the module that is imported
+            )
 
     @property
     def function(self) -> str:

@@ -51,10 +51,10 @@ def _compare(case: Case, run: Runner, extra: Mapping[str, Any], existing: bool =
         weights += [(torch.tensor(1.5), "sum")]
     for weight, reduction in weights:
         given = {**options, "reduction": reduction}
-        with tiles(run.tile(case), splits=1 + case.seed % 3):
-            loss, found = _without_logits(case, run, factors, target, {**given, **extra}, weight)
         with tiles(run.tile(case)):
             value, slopes = _with_logits(case, run, factors, target, given, weight)
+        with tiles(run.tile(case), splits=1 + case.seed % 3):
+            loss, found = _without_logits(case, run, factors, target, {**given, **extra}, weight)
         close("the loss without logits and with them", loss, value, 64.0 * slack(case.spec))
         for name, parts in found.items():
             _same_gradients(case, name, factors[name], parts, slopes[name])
@@ -93,7 +93,7 @@ def _without_logits(
 ) -> tuple[Tensor, dict[str, dict[str, Tensor]]]:
     held, keys = _leaves(case, factors), dict(options)
     outputs = bool(case.spec.outputs)
-    function = getattr(run.module, f"linear_{case.spec.name}{'' if outputs else '_loss'}")
+    function = f"linear_{case.spec.name}{'' if outputs else '_loss'}"
     if outputs:
         del keys["reduction"]
     own = held[LOGITS]
@@ -102,7 +102,7 @@ def _without_logits(
         parts = tuple(held[name].values()) if name in held else (keys[name].float(),)
         first.append(parts if len(parts) > 1 else parts[0])
     keys = {n: v for n, v in keys.items() if n not in streams(case.spec)}
-    result = function(*first, linear_bias=own["linear_bias"], backend=run.backend, **keys)
+    result = run.call(function, *first, linear_bias=own["linear_bias"], backend=run.backend, **keys)
     loss = torch.stack(tuple(result), -1) if outputs else result
     loss.backward(weight.to(loss))
     found = {

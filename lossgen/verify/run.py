@@ -7,10 +7,12 @@ import os
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -24,6 +26,7 @@ from lossgen.spec.model import LossSpec
 from lossgen.verify import interpreter
 from lossgen.verify.cases import KINDS, LAYOUTS, Case, cases
 from lossgen.verify.properties import PROPERTIES, Property
+from lossgen.verify.reproduce import Called, named, python
 from lossgen.verify.runner import Runner, tiles
 from lossgen.verify.streams import RELATIONS, streams
 
@@ -42,6 +45,7 @@ class PropertyResult:
     seconds: float
     message: str = ""  # what was expected, if it failed
     counterexample: str = ""  # the simplest case found
+    call: str = ""  # Python that makes the call of that case which failed
 
 
 @dataclass(frozen=True)
@@ -77,22 +81,27 @@ class VerificationResult:
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(title=f"{self.loss}: {len(self.results)} checks")
+        count = len(self.results)
+        for r in self.failures:
+            yield Text(f"FAILS  {r.name} on {r.backend}: {r.message}", "red")
+            yield Text(f"  {r.doc}")
+            yield Text(f"  smallest case: {r.counterexample}")
+            if r.call:  # not wrapped, so that it can be pasted
+                yield Text("\n".join(f"    {line}" for line in r.call.splitlines()), no_wrap=True)
+        if self.failures:
+            names = ", ".join(dict.fromkeys(r.name for r in self.results if r.passed))
+            yield Text(f"{self.loss}: {len(self.failures)} of {count} checks fail", "bold red")
+            yield Text(f"the others hold: {names}")
+            return
+        table = Table(title=f"{self.loss}: {count} checks")
         for column in ("property", "backend", "", "examples", "seconds"):
             number = column in ("examples", "seconds")
             table.add_column(column, justify="right" if number else "left")
         for r in self.results:
-            verdict = Text("holds", "green") if r.passed else Text("FAILS", "bold red")
+            verdict = Text("holds", "green")
             table.add_row(r.doc, r.backend, verdict, str(r.examples), f"{r.seconds:.1f}")
         yield table
-        for r in self.failures:
-            yield Text(f"{r.name} on {r.backend}: {r.message}", "red")
-            yield Text(f"  smallest case: {r.counterexample}")
-        count = len(self.results)
-        if self.ok:
-            yield Text(f"{self.loss}: all {count} checks hold", "green")
-        else:
-            yield Text(f"{self.loss}: {len(self.failures)} of {count} checks fail", "bold red")
+        yield Text(f"{self.loss}: all {count} checks hold", "green")
 
 
 def verify(
@@ -100,6 +109,7 @@ def verify(
     examples: int = 20,
     device: str = "cpu",
     backends: Sequence[str] = ("torch", "c", "triton"),
+    on_result: Callable[[PropertyResult], None] | None = None,
 ) -> VerificationResult:
     """Test a loss of the catalogue, or of a spec file, against its literal formula.
 
@@ -108,6 +118,7 @@ def verify(
         examples: Hypothesis draws per property and backend, beside fixed adversarial cases.
         device: "cpu" runs the Triton source in Triton's interpreter, "cuda" on the GPU.
         backends: which backends to test.
+        on_result: called after each property.
 
     Raises:
         BuildError, SpecError, CompileError: the loss cannot be built.
@@ -118,19 +129,33 @@ def verify(
     if device == "cuda" and not torch.cuda.is_available():
         raise BuildError("no CUDA device is available", hint="--device cpu runs the interpreter")
     if device == "cpu" and "triton" in backends and not interpreter.active():
-        return _in_interpreter(name_or_path, examples, backends)
+        result = _in_interpreter(name_or_path, examples, backends)
+        if on_result:
+            for one in result.results:
+                on_result(one)
+        return result
     if device == "cpu" and "triton" in backends:
         interpreter.install()
     from lossgen.cache import load
 
     module = load(name_or_path)
-    results = [_limits(spec)]
+    results = []
+    for found in _each(module, spec, backends, device, examples):
+        results.append(found)
+        if on_result:
+            on_result(found)
+    return VerificationResult(spec.name, tuple(results))
+
+
+def _each(
+    module: ModuleType, spec: LossSpec, backends: Sequence[str], device: str, examples: int
+) -> Iterator[PropertyResult]:
+    yield _limits(spec)
     for backend in backends:
         run = Runner(module, spec, backend, device)
         for entry in PROPERTIES:
             if entry.applies(spec, backend):
-                results.append(check_property(entry, spec, run, examples))
-    return VerificationResult(spec.name, tuple(results))
+                yield check_property(entry, spec, run, examples)
 
 
 def _in_interpreter(
@@ -170,18 +195,19 @@ def check_property(entry: Property, spec: LossSpec, run: Runner, examples: int) 
     """Fixed adversarial cases first, then ``examples``·share draws."""
     began = perf_counter()
     tried = 0
-    failed: list[tuple[Case, Exception]] = []
+    failed: list[tuple[Case, Exception, list[Called]]] = []
 
     def attempt(case: Case) -> None:
         nonlocal tried
         tried += 1
+        run.calls.clear()
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 with tiles(run.tile(case)):
                     entry.check(case, run)
         except Exception as error:
-            failed.append((case, error))
+            failed.append((case, error, list(run.calls)))
             raise
 
     count = max(1, round(examples * entry.share))
@@ -199,7 +225,8 @@ def check_property(entry: Property, spec: LossSpec, run: Runner, examples: int) 
             attempt(case)
         search()
     except Exception:  # the last failure is Hypothesis' smallest
-        case, error = failed[-1]
+        needed = tried
+        case, error, calls = _smaller(attempt, failed)
         message = (
             error.message
             if isinstance(error, VerificationError)
@@ -210,12 +237,43 @@ def check_property(entry: Property, spec: LossSpec, run: Runner, examples: int) 
             entry.doc,
             run.backend,
             False,
-            tried,
+            needed,
             perf_counter() - began,
-            message,
-            str(case),
+            message + _one_class(spec, calls),
+            _said(case, calls),
+            "".join(python(named(spec), call) for call in calls),
         )
     return PropertyResult(entry.name, entry.doc, run.backend, True, tried, perf_counter() - began)
+
+
+def _smaller(
+    attempt: Callable[[Case], None], failed: list[tuple[Case, Exception, list[Called]]]
+) -> tuple[Case, Exception, list[Called]]:
+    """The last failure, or that of a smaller call that fails in the same way."""
+    case, error, _ = found = failed[-1]
+    for rows, classes in ((1, 2), (1, 3), (2, 3), (3, 3)):
+        if rows * classes < case.rows * case.classes and classes >= case.spec.min_classes:
+            with suppress(Exception):
+                attempt(case.with_(rows=rows, classes=classes))
+            if failed[-1] is not found:
+                return failed[-1] if type(failed[-1][1]) is type(error) else found
+    return found
+
+
+def _said(case: Case, calls: Sequence[Called]) -> str:
+    """The case, and the shape of the call that failed where the property tries others beside."""
+    for call in calls:
+        rows = len(call.shape) == 2 and not call.function.startswith("linear_")
+        if rows and call.shape != (case.rows, case.classes):
+            return f"{call.shape[0]} x {call.shape[1]} logits, tried beside {case}"
+    return str(case)
+
+
+def _one_class(spec: LossSpec, calls: Sequence[Called]) -> str:
+    alone = any(call.shape[-1:] == (1,) for call in calls)
+    if not alone or spec.min_classes > 1:
+        return ""
+    return "; if a row of one class makes no sense, say so in the spec: `min_classes: 2`"
 
 
 def fixed_cases(entry: Property, spec: LossSpec) -> list[Case]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
@@ -17,6 +17,7 @@ from lossgen.runtime import launch, tiled
 from lossgen.spec.model import LossSpec
 from lossgen.verify.cases import Case
 from lossgen.verify.reference import Arguments, literal
+from lossgen.verify.reproduce import Called
 from lossgen.verify.streams import LOGITS, normal, streams, vectors
 
 __all__ = ["Gold", "Gradients", "Runner", "gold", "gradients", "shaken", "tiles"]
@@ -54,6 +55,12 @@ class Runner:
     spec: LossSpec
     backend: str
     device: str = "cpu"
+    calls: list[Called] = field(default_factory=list, repr=False, compare=False)  # the last one
+
+    def call(self, function: str, *given: Any, **keywords: Any) -> Any:
+        """What a function of the module returns; the call is remembered."""
+        self.calls[:] = [Called(function, given, keywords)]
+        return getattr(self.module, function)(*given, **keywords)
 
     def loss(self, logits: Tensor, target: Tensor | None, /, **options: Any) -> Tensor:
         """One call on the runner's device; the loss comes back to where the logits are.
@@ -61,7 +68,6 @@ class Runner:
         Class inputs are among ``options``.  Several outputs come as one tensor [N, n_out].
         """
         outputs = bool(self.spec.outputs)
-        function = getattr(self.module, self.spec.name + ("" if outputs else "_loss"))
         keywords = {
             k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in options.items()
         }
@@ -69,7 +75,8 @@ class Runner:
             raise TypeError("outputs are not reduced")
         given = [logits.to(self.device)] + ([] if target is None else [target.to(self.device)])
         given += [keywords.pop(name) for name in streams(self.spec)]
-        result = function(*given, backend=self.backend, **keywords)
+        function = self.spec.name + ("" if outputs else "_loss")
+        result = self.call(function, *given, backend=self.backend, **keywords)
         return (torch.stack(tuple(result), -1) if outputs else result).to(logits.device)
 
     def slopes(

@@ -25,6 +25,7 @@ from lossgen.passes.samples import sample_rows
 from lossgen.passes.worst import Worst
 from lossgen.spec.load import load_spec
 from lossgen.spec.model import LossSpec
+from lossgen.verify.reproduce import Called, python
 from lossgen.verify.runner import Runner
 from lossgen.verify.streams import LOGITS, vectors
 
@@ -174,22 +175,11 @@ def _parameters(spec: LossSpec, row: Row) -> dict[str, float]:
 def reproducer(plan: KernelPlan, row: Row, backend: str, name: str) -> str:
     """Python that makes the same call."""
     spec = plan.stable.spec
+    given = [torch.tensor([row.x], requires_grad=True)]
+    given += [torch.tensor([row.y])] if spec.has_target else []
+    given += [torch.tensor([values]) for values in row.streams.values()]
+    keywords: dict[str, Any] = _parameters(spec, row)
+    keywords |= {n: torch.tensor(values) for n, values in row.vocab.items()}
+    keywords |= {n: torch.tensor([value]) for n, value in row.rows.items()}
     function = spec.name if spec.outputs else f"{spec.name}_loss"
-    given = [f"x, torch.tensor([{row.y}])" if spec.has_target else "x"]
-    given += [f"torch.tensor([{_list(v)}])" for v in row.streams.values()]
-    given += [f"{n}={_number(v)}" for n, v in _parameters(spec, row).items()]
-    given += [f"{n}=torch.tensor({_list(v)})" for n, v in row.vocab.items()]
-    given += [f"{n}=torch.tensor([{_number(v)}])" for n, v in row.rows.items()]
-    given += [f'backend="{backend}"']
-    return (
-        f"x = torch.tensor([{_list(row.x)}], requires_grad=True)\n"
-        f'loss = lossgen.load("{name}").{function}({", ".join(given)})'
-    )
-
-
-def _number(value: float) -> str:
-    return repr(value) if np.isfinite(value) else f'float("{value}")'
-
-
-def _list(values: Sequence[float]) -> str:
-    return f"[{', '.join(map(_number, values))}]"
+    return python(name, Called(function, tuple(given), {**keywords, "backend": backend}))

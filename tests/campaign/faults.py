@@ -120,7 +120,7 @@ def _library(draw: random.Random, folder: Path) -> str:
 def _module(draw: random.Random, folder: Path) -> str:
     spec = folder / "mine.yaml"
     spec.write_text(STARTER.format(name="mine", title="Mine"), encoding="utf-8")
-    real, cache._compiled = cache._compiled, lambda _: _TEXT
+    real, cache._compiled = cache._compiled, lambda *_: _TEXT
     try:
         lossgen.load(spec)
         (path,) = (cache.cache_dir() / "specs").glob("*.py")

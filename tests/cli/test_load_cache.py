@@ -32,7 +32,7 @@ def spec(tmp_path, monkeypatch) -> Path:
     path.write_text(STARTER.format(name="mine", title="Déjà vu: λ ≤ 1"), encoding="utf-8")
     monkeypatch.setenv("LOSSGEN_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(store, "_WARNED", set())
-    monkeypatch.setattr(cache, "_compiled", lambda _: log(tmp_path) or TEXT)
+    monkeypatch.setattr(cache, "_compiled", lambda *_: log(tmp_path) or TEXT)
     before = set(sys.modules)
     yield path
     for name in set(sys.modules) - before:
@@ -190,7 +190,7 @@ def test_a_fork_waits_for_a_thread_that_imports(spec, monkeypatch, tmp_path):
     os.mkfifo(began)
     os.mkfifo(go)
     slow = f"open({str(began)!r}, 'w').close(); open({str(go)!r}).close()\n{TEXT}"
-    monkeypatch.setattr(cache, "_compiled", lambda _: slow)
+    monkeypatch.setattr(cache, "_compiled", lambda *_: slow)
     first = threading.Thread(target=lossgen.load, args=(spec,))
     first.start()
     began.read_text()

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 from rich.console import Console
 
-from lossgen.errors import BuildError, LossgenError
+import lossgen
+from lossgen.errors import BuildError, LossgenError, SpecError
 from lossgen.spec.load import load_spec
-from lossgen.verify import VerificationResult, interpreter, run, verify
+from lossgen.verify import PropertyResult, VerificationResult, interpreter, run, verify
 from lossgen.verify.mutate import MUTATIONS, load_mutant, noticed
+from lossgen.verify.reproduce import Called, python
 
 SPECS = {
     # Row inputs, one of them optional and the normaliser; a gradient that is stopped.
@@ -79,24 +84,91 @@ def test_a_limit_that_does_not_hold(tmp_path: Path) -> None:
         limits: [{when: {q: 1}, equals: "1 - p[y] / 2"}]
         """,
     )
-    result = verify(path, examples=1, backends=("torch",))
-    assert [f.name for f in result.failures] == ["limits"]
-    assert result.failures[0].message.startswith("half at q = 1 is ")
-    assert "FAILS" in shown(result)
+    with pytest.raises(SpecError, match="the limit does not hold: half at q = 1 is "):
+        verify(path, examples=1, backends=("torch",))
 
 
-def test_the_smallest_counterexample_is_kept(tmp_path: Path) -> None:
+def failed(name: str, folder: Path) -> PropertyResult:
+    """A mutant of gce, and how it is told of."""
     from lossgen import paths
 
     interpreter.install()
-    (mutation,) = (m for m in MUTATIONS if m.name == "torch_wrong_sign")
+    (mutation,) = (m for m in MUTATIONS if m.name == name)
     spec = load_spec(paths.require_spec("gce"))
-    module = load_mutant(mutation, paths.generated_dir() / "gce.py", tmp_path)
-    result = noticed(mutation, module, spec)
+    module = load_mutant(mutation, paths.generated_dir() / "gce.py", folder)
+    return noticed(mutation, module, spec)
+
+
+def test_the_smallest_counterexample_is_kept(tmp_path: Path) -> None:
+    result = failed("torch_wrong_sign", tmp_path)
     assert result.examples == 1  # a fixed case already shows it
-    assert (
-        result.counterexample == "3 x 17 plain float32 logits, contiguous, tile 16, seed 11, q=0.7"
+    expected = "1 x 2 plain float32 logits, contiguous, tile 16, seed 11, q=0.7"
+    assert result.counterexample == expected
+
+
+def test_failures_come_first_with_a_call_to_paste(tmp_path: Path) -> None:
+    """A table of what holds came first, and the case had no numbers."""
+    result = failed("torch_wrong_sign", tmp_path)
+    held = PropertyResult("limits", "They hold.", "formula", True, 1, 0.1)
+    lines = shown(VerificationResult("gce", (held, result))).splitlines()
+    assert lines[0].startswith(f"FAILS  {result.name} on torch: ")
+    assert lines[-2:] == ["gce: 1 of 2 checks fail", "the others hold: limits"]
+    made = result.call.splitlines()
+    assert made[0].startswith("x = torch.tensor([[")
+    assert made[0].endswith("]], requires_grad=True)")
+    assert made[1].startswith('loss = lossgen.load("gce").gce_loss(x, torch.tensor([')
+    ran = {"torch": torch, "lossgen": lossgen}
+    exec("\n".join(line.strip() for line in lines if "torch.tensor([" in line), ran)
+    assert ran["loss"].shape == (1,)
+    assert ran["x"].shape == (1, 2)
+
+
+def test_a_failure_of_one_class_says_so(tmp_path: Path) -> None:
+    """It was told as "3 x 17", the case beside which one class was tried."""
+    path = write(
+        tmp_path,
+        "others",
+        """
+        transform: x[y] - max(x, over=others)
+        """,
     )
+    result = verify(path, examples=1, backends=("torch",))
+    for failure in result.failures:
+        assert failure.name == "degenerate_shapes"
+        assert " x 1 logits, tried beside " in failure.counterexample
+        assert "`min_classes: 2`" in failure.message
+
+
+CALLS = [
+    (torch.tensor([[0.1, -math.inf], [math.nan, 3.0]]), "float"),
+    (torch.tensor([[0.1, 2.5]], dtype=torch.bfloat16, requires_grad=True), "bfloat16"),
+    (torch.tensor([[0.1, 1e-300]], dtype=torch.float64), "float64"),
+    (torch.empty(0, 5), "empty"),
+    (torch.tensor([True, False]), "bool"),
+    (torch.tensor(1.5), "scalar"),
+]
+
+
+@pytest.mark.parametrize(("value", "_"), CALLS)
+def test_a_tensor_is_written_as_it_is(value: torch.Tensor, _: str) -> None:
+    lines = python('a "b".yaml', Called("f", (value,), {"k": 2, "s": "a'b", "v": (0.5, value)}))
+    got = {}
+    loaded = SimpleNamespace(f=lambda *given, **keys: got.update(given=given, keys=keys))
+    library = SimpleNamespace(load=lambda name: got.update(name=name) or loaded)
+    exec(lines, {"torch": torch, "lossgen": library})
+    assert got["name"] == 'a "b".yaml'
+    assert (got["keys"]["k"], got["keys"]["s"]) == (2, "a'b")
+    for found in (got["given"][0], got["keys"]["v"][1]):
+        assert found.dtype == value.dtype
+        assert found.requires_grad == value.requires_grad
+        torch.testing.assert_close(found, value, rtol=0, atol=0, equal_nan=True)
+
+
+def test_progress_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Minutes went by in silence."""
+    told: list[str] = []
+    result = verify("mae", examples=1, backends=("torch",), on_result=lambda r: told.append(r.name))
+    assert told == [r.name for r in result.results]
 
 
 def test_without_the_interpreter_another_process_runs(monkeypatch: pytest.MonkeyPatch) -> None:
