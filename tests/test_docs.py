@@ -215,12 +215,17 @@ def test_examples_run(document):
 
 
 @each_document
-def test_specs_are_valid(document):
+def test_specs_build(document):
+    """The distillation of docs/language.md was refused for its accuracy."""
+    from lossgen.compiler import compile_loss
+    from lossgen.emit.render import render_module
     from lossgen.spec.load import load_text
 
     for fence in FENCE.finditer(document.read_text(encoding="utf-8")):
         if fence["language"] == "yaml":
-            load_text(fence["text"])
+            spec = load_text(fence["text"])
+            if spec.name not in paths.spec_names():  # these are built by others
+                render_module(compile_loss(spec))
 
 
 @each_document

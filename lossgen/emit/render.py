@@ -15,7 +15,7 @@ from typing import Any
 
 import jinja2
 
-from lossgen.compiler import Compiled
+from lossgen.compiler import Compiled, dearest
 from lossgen.emit import sweep_triton
 from lossgen.emit.allowed import check_module
 from lossgen.emit.constants import FAR, MASKED
@@ -33,6 +33,7 @@ from lossgen.emit.torch_arithmetic import load_torch, measured
 from lossgen.errors import CompilerBug
 from lossgen.ir.given import Given
 from lossgen.ir.show import differences
+from lossgen.passes.inaccurate import Inaccurate
 from lossgen.paths import templates_dir
 from lossgen.spec.model import Input, LossSpec
 from lossgen.spec.spelling import said
@@ -83,10 +84,13 @@ def _measured(compiled: Compiled, views: list[_VariantView]) -> Compiled:
     """With certificates that cover the rendered torch programs too."""
     template = _environment().get_template("row_torch.jinja")
     functions = load_torch("\n\n".join(template.render(v=view) for view in views))
-    plans = [
-        measured(plan, functions[f"_torch_fused{view.suffix}"], view.torch_arguments)
-        for plan, view in zip(compiled.variants, views, strict=True)
-    ]
+    try:
+        plans = [
+            measured(plan, functions[f"_torch_fused{view.suffix}"], view.torch_arguments)
+            for plan, view in zip(compiled.variants, views, strict=True)
+        ]
+    except Inaccurate as error:
+        raise error.at(dearest(compiled.spec), "", float(error.fields["scaled"])) from None
     return replace(compiled, variants=tuple(plans))
 
 

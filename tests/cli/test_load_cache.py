@@ -92,7 +92,7 @@ def test_another_compiler_is_another_entry(spec, monkeypatch):
 def test_a_spec_that_is_edited_while_it_is_compiled(spec, monkeypatch):
     texts = ["def value():\n    return 1\n", TEXT]
 
-    def edited(_):
+    def edited(*_):
         if len(texts) == 2:
             spec.write_bytes(spec.read_bytes() + b"\n")
         return texts.pop(0)
