@@ -78,20 +78,16 @@ def _stable(graded: GradedLoss, before: GradedLoss, dearer: StableLoss | None) -
 def _stable_form(form: Form, rewriter: Rewriter, zeros: Zeros) -> Form:
     """The exponent of a later sweep mentions statistics of earlier ones."""
     if form.level == 1:
-        return form
+        base, base_y = zeros.exponent(form.base), zeros.exponent(form.base_y)
+        return replace(form, base=base, base_y=base_y)
     base = zeros(rewriter.class_level(form.base).xreplace(rewriter.final))
     base_y = zeros(rewriter(form.base_y))
-    scale = rewriter(form.scale)
+    base, base_y, scale = zeros.exponent(base), zeros.exponent(base_y), rewriter(form.scale)
     if not form.scale.free_symbols <= rewriter.constants:  # it may vanish, as p_y does: no 0·∞
         scale = maximum(scale, _SMALLEST)
         base, base_y = maximum(base, LOWEST), maximum(base_y, LOWEST)
-    return replace(
-        form,
-        scale=scale,
-        base=base,
-        base_y=base_y,
-        shift_y=rewriter(form.shift_y),
-    )
+    shift_y = rewriter(form.shift_y)
+    return replace(form, scale=scale, base=base, base_y=base_y, shift_y=shift_y)
 
 
 def _stable_sum(entry: Sum, rewriter: Rewriter, zeros: Zeros) -> Sum:

@@ -57,6 +57,17 @@ class Zeros:
         lowest = {s: maximum(s, LOWEST) for s in raw}
         return expr.func(*(a.xreplace(lowest) if self._grows(a) else a for a in expr.args))
 
+    def exponent(self, expr: Expr) -> Expr:
+        """The exponent of a softmax, with relu(x)·x and w·x finite where x is masked."""
+        if not expr.args or not expr.free_symbols & self.raw:
+            return expr
+        if (
+            isinstance(expr, Mul)
+            and sum(not a.free_symbols <= self.constants for a in expr.args) > 1
+        ):
+            return expr.xreplace({s: maximum(s, LOWEST) for s in expr.free_symbols & self.raw})
+        return expr.func(*(self.exponent(a) for a in expr.args))
+
     def _grows(self, expr: Expr) -> bool:
         """With the logits."""
         divides = isinstance(expr, Pow) and expr.exp.is_negative
