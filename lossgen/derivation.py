@@ -178,7 +178,15 @@ def _symbol_names(stable: StableLoss) -> dict[Symbol, str]:
             names[symbol] = rf"\mathrm{{{symbol.name}}}".replace("_", r"\_")
     for form in stable.forms:
         index = str(form.index) if len(stable.forms) > 1 else ""
-        letters = {form.z: "z", form.L: "L", form.P: "P", form.Q: "Q", form.s: "s", form.r: "r"}
+        letters = {
+            form.z: "z",
+            form.L: "L",
+            form.O: "O",
+            form.P: "P",
+            form.Q: "Q",
+            form.s: "s",
+            form.r: "r",
+        }
         names |= {symbol: f"{letter}_{{{index}}}" for symbol, letter in letters.items() if index}
         names |= {symbol: letter for symbol, letter in letters.items() if not index}
         names |= {form.R: f"R_{{{index}j}}", form.logp: rf"\log p_{{{index}j}}"}

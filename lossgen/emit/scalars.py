@@ -146,8 +146,10 @@ class RowScalars:
                 f"loguy{i} = {self.where}(z{i} > -1.0, -({self._gap(form)}) - lamu{i}, "
                 f"{self._even} - {prefix}softplus(z{i}))"
             )
+        scaled = "" if form.scale == 1 else f"{self.printer(form.scale, 2)} * "
+        if form.O in wanted:
+            lines.append(f"O{i} = {scaled}m{i} + la{i}")
         if form.L in wanted:
-            scaled = "" if form.scale == 1 else f"{self.printer(form.scale, 2)} * "
             lines.append(f"L{i} = {scaled}m{i} + lam{i}")
             for k, rate in form.parts:
                 at = self.printer(rate * self.model.forms[k].scale * Symbol(f"m{k}"))

@@ -139,6 +139,7 @@ def rows_mpmath(program: GradedLoss, row: Row) -> tuple[list[Any], list[list[Any
             env |= {
                 form.z: z,
                 form.L: total,
+                form.O: low,
                 form.joint: low
                 - mp.fsum(value(rate * program.forms[k].L) for k, rate in form.parts),
                 form.top: total - max((value(form.ell, tiles[j]) for j in others), default=low),

@@ -181,6 +181,7 @@ class _Rows:
         env[form.z], env[form.m] = z, m
         env[form.top] = _top(np.exp(t).astype(np.float32), gap, z)
         env[form.L] = (scale * m + lam).astype(np.float32)
+        env[form.O] = (scale * m + log_a).astype(np.float32)
         env[form.joint] = ((m + log_a).astype(np.float32) - apart).astype(np.float32)
 
     def _beside_uniform(self, form: Form) -> None:

@@ -64,6 +64,11 @@ class Form:
         return self._row("L")
 
     @cached_property
+    def O(self) -> Symbol:  # noqa: E743
+        """log Σ_{j≠y} exp(l_j), which is L - r but for what l_y would round."""
+        return self._row("O")
+
+    @cached_property
     def P(self) -> Symbol:
         return self._row("P", positive=True)
 
@@ -125,7 +130,7 @@ class Form:
 
     @property
     def row_symbols(self) -> tuple[Symbol, ...]:
-        return (self.z, self.L, self.top, self.joint, self.P, self.Q, self.s, self.r)
+        return (self.z, self.L, self.O, self.top, self.joint, self.P, self.Q, self.s, self.r)
 
 
 @dataclass(frozen=True)

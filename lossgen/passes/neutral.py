@@ -28,7 +28,7 @@ def neutral_options(stable: StableLoss) -> StableLoss:
     if not options:
         return stable
     sums = {s.symbol for s in stable.sums} | {m.symbol for m in stable.maxes}
-    unbounded = sums | {f.L for f in stable.forms}
+    unbounded = sums | {s for f in stable.forms for s in (f.L, f.O)}
     of_a_loss = unbounded | {f.z for f in stable.forms}
     of_a_class = {f.logp for f in stable.forms} | {pair[0] for pair in names.streams.values()}
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from sympy import Add, Expr, Integer, Mul, Symbol
+from sympy import Add, Expr, Integer, Mul, Symbol, expand
 
 from lossgen.ir.ops import OPS
+from lossgen.ir.statistics import Form
 
 if TYPE_CHECKING:
     from lossgen.passes.rules import Rewriter
 
-__all__ = ["half_difference", "log_difference", "masked_logarithm"]
+__all__ = ["half_difference", "log_difference", "masked_logarithm", "others_alone"]
 
 _f = {name: op.symbol for name, op in OPS.items()}
 
@@ -95,3 +97,18 @@ def _unmasked(logarithm: Expr, weights: Expr, rw: Rewriter) -> Expr:
                 continue
             return _f["where"](_f["lt"](0, half), logarithm, 0)
     return logarithm
+
+
+def others_alone(expr: Expr, forms: Sequence[Form]) -> Expr:
+    """c·L - c·r of one softmax, which is the log-sum of the other classes: l_y is no part of it."""
+    if not expr.args or not any(f.L in expr.free_symbols for f in forms):
+        return expr
+    expr = expr.func(*(others_alone(a, forms) for a in expr.args))
+    if not isinstance(expr, Add):
+        return expr
+    for form in (f for f in forms if not f.parts and {f.L, f.r} <= expr.free_symbols):
+        scale = expr.coeff(form.L)
+        rest = expand(expr - scale * (form.L - form.r), power_base=False, log=False)
+        if scale != 0 and not rest.free_symbols & {form.L, form.r}:
+            expr = scale * form.O + rest
+    return expr

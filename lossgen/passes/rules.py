@@ -16,6 +16,7 @@ Every rule is one row of ``RULES``, tried on each node from the root down, in or
                         B^a - B^b              →  B^b · (a-b) · expm1div(log B, a-b)
                         1 - A^a·B^b            →  -expm1(a·log A + b·log B)
     bounded_quotient    P / softplus(-z)       →  sigrel(-z)      beside a power of softplus(-z) too
+    others_alone        c·L - c·r              →  c·O, the log-sum of the other classes
     one_exponential     P^a · Q^b · e^c        →  exp(c - a·s - b·r), integer units as sigmoids
 
 with  expm1div(v, e) = (exp(e·v) - 1)/e.  Mixtures of two probabilities, and whatever stands
@@ -35,7 +36,7 @@ from lossgen.ir.statistics import Centre, Form
 from lossgen.passes.algebra import cancel_parameters, complement
 from lossgen.passes.divergences import joint_logarithms
 from lossgen.passes.mixtures import stabilize_class, stabilize_mixtures
-from lossgen.passes.pairs import half_difference, log_difference, masked_logarithm
+from lossgen.passes.pairs import half_difference, log_difference, masked_logarithm, others_alone
 from lossgen.passes.uniform import excess_of_row
 
 __all__ = ["RULES", "Rewriter", "Rule"]
@@ -79,9 +80,12 @@ class Rewriter:
     def __call__(self, expr: Expr) -> Expr:
         mixed, fired = stabilize_mixtures(expr, self.logs, self.halves)
         self.fired |= fired
-        found = cancel_parameters(self.rewrite(mixed), self.constants)
+        found = others_alone(cancel_parameters(self.rewrite(mixed), self.constants), self.forms)
         whole = joint_logarithms(found, self.forms)
         self.fired |= {"joint_logarithm"} if whole != found else set()
+        self.fired |= (
+            {"others_alone"} if any(f.O in whole.free_symbols for f in self.forms) else set()
+        )
         return whole.xreplace(self.final)
 
     def class_level(self, expr: Expr) -> Expr:

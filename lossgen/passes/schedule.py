@@ -126,7 +126,7 @@ def _saved(stable: StableLoss, needed: set[Symbol]) -> tuple[str, ...]:
         if form.index in parts or needed & set(form.symbols):
             parts |= {k for k, _ in form.parts}
     for form in stable.forms:
-        own = {form.z, form.L, form.top, form.logu, form.logu_y, *form.class_symbols}
+        own = {form.z, form.L, form.O, form.top, form.logu, form.logu_y, *form.class_symbols}
         if needed & own or form.index in parts:
             names += [f"m{form.index}", f"la{form.index}"]
             names += [f"rest{form.index}"] if form.top in needed else []

@@ -15,6 +15,7 @@ MASKED = {
     # exponents: p_y is 0 there, and 0·x_j was NaN
     "-log_softmax(x*stop_gradient(p[y]))[y]": math.log(4),
     "-log_softmax(x*stop_gradient(1 - p[y]))[y] * 0 + p[y]": 0.0,
+    "-log_softmax(x*stop_gradient(relu(x)))[y]": math.log(2 + math.e + math.exp(4)),
     # products with the target's logit
     "p[y]*x[y]**2 + sum(p*x)": 1.0 + 1.0 / (1.0 + math.exp(-1.0)),
     # 1/√0: a norm of zeros has derivative 0
@@ -25,6 +26,11 @@ SMALL = {
     "sum(log(1 + x**2)) + 0*p[y]": 1e-8,
     "p[y]*log(1 + x[y]**2)": 0.5e-8,
 }
+#: Circle loss: the target's exponent is not another class's, and is 1.6e9 apart from it
+CIRCLE = (
+    "softplus(logsumexp(16*stop_gradient(relu(x + 0.25))*(x - 0.25), over=others)"
+    " - 16*stop_gradient(relu(1.25 - x[y]))*(x[y] - 0.75))"
+)
 
 
 def built(tmp_path: Path, formula: str):
@@ -52,3 +58,15 @@ def test_small_arguments(formula: str, tmp_path: Path) -> None:
     for backend in ("torch", "c", "triton"):
         value = loss(torch.tensor([[1e-4, 0.0]]), torch.tensor([0]), backend=backend)
         assert value.item() == pytest.approx(SMALL[formula], rel=1e-3), backend
+
+
+def test_a_log_sum_of_the_others_without_the_target(tmp_path: Path) -> None:
+    """It was L - r, of which the target's exponent left no digit."""
+    loss = built(tmp_path, CIRCLE)
+    x = torch.tensor([[1e4, 0.5, 1.0, -0.25], [-1.0, 0.5, 1.0, -0.25]])
+    exponents = 16 * (x + 0.25).relu() * (x - 0.25)
+    own = (16 * (1.25 - x[:, 0]).relu() * (x[:, 0] - 0.75)).double()
+    expected = torch.nn.functional.softplus(exponents[:, 1:].double().logsumexp(1) - own)
+    for backend in ("torch", "c", "triton"):
+        found = loss(x, torch.tensor([0, 0]), backend=backend, reduction="none")
+        torch.testing.assert_close(found, expected.float(), msg=backend)
