@@ -139,9 +139,7 @@ def _latex(compiled: Compiled) -> str:
     spelled = partial(latex, symbol_names=_symbol_names(stable))
     pivot, kept = ("y", r"j \ne y") if stable.pivot.value != "none" else ("", "j")
     results = stable.outputs or ((r"\ell", stable.loss),)
-    lines = [
-        ("", name if name[0] == "\\" else rf"\mathrm{{{name}}}", spelled(v)) for name, v in results
-    ]
+    lines = [("", name if name[0] == "\\" else _word(name), spelled(v)) for name, v in results]
     used: set[Symbol] = set()
     for entry in stable.gradients:
         gradient = Add(*(Mul(coefficient, basis) for coefficient, basis in entry.terms))
@@ -165,17 +163,25 @@ def _latex(compiled: Compiled) -> str:
     return "\\begin{aligned}\n" + " \\\\\n".join(rows) + "\n\\end{aligned}"
 
 
-def _symbol_names(stable: StableLoss) -> dict[Symbol, str]:
-    """Class vectors get their index j or y, and words are set upright."""
+def _word(name: str) -> str:
+    """A name of the spec: a letter, a Greek one, or upright; whatever is in it, it is text."""
     from sympy.core.alphabets import greeks
 
+    if len(name) == 1 and name.isalpha():
+        return name
+    known = name in greeks and name not in ("lamda", "omicron")
+    return rf"\{name}" if known else rf"\mathrm{{{name}}}".replace("_", r"\_")
+
+
+def _symbol_names(stable: StableLoss) -> dict[Symbol, str]:
+    """Class vectors get their index j or y, and words are set upright."""
     names = {stable.vocabulary.x: "x_j", stable.vocabulary.x_y: "x_y"}
-    words = {k: v for k, v in stable.vocabulary.streams.items() if k != "x"}
-    for vector, at_target in (*words.values(), *stable.vocabulary.vocab.values()):
-        names |= {vector: rf"\mathrm{{{vector}}}_j", at_target: rf"\mathrm{{{vector}}}_y"}
-    for symbol in stable.vocabulary.parameters.values():
-        if len(symbol.name) > 1 and symbol.name not in greeks:
-            names[symbol] = rf"\mathrm{{{symbol.name}}}".replace("_", r"\_")
+    vocabulary = stable.vocabulary
+    words = {k: v for k, v in vocabulary.streams.items() if k != "x"}
+    for name, (vector, at_target) in (words | vocabulary.vocab).items():
+        names |= {vector: f"{{{_word(name)}}}_j", at_target: f"{{{_word(name)}}}_y"}
+    for name, symbol in (vocabulary.parameters | vocabulary.rows).items():
+        names[symbol] = _word(name)
     for form in stable.forms:
         index = str(form.index) if len(stable.forms) > 1 else ""
         letters = {

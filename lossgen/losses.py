@@ -11,6 +11,8 @@ import ast
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
+from token import NAME, NEWLINE
+from tokenize import generate_tokens
 
 from lossgen import paths
 
@@ -48,6 +50,13 @@ def _index() -> dict[str, str]:
 
 
 def _exports(path: Path) -> list[str]:
-    text = path.read_text(encoding="utf-8")
-    _, found, rest = text.partition("\n__all__ = ")
-    return list(ast.literal_eval(rest[: rest.index("]") + 1])) if found else []
+    """``__all__`` of a file: by its tokens, as a docstring may have a line that looks like it, and
+    no farther than that, as to parse all of them would take seconds."""
+    held = ""
+    with path.open(encoding="utf-8") as file:
+        for token in generate_tokens(file.readline):
+            if held or (token.type == NAME and token.start[1] == 0 and token.string == "__all__"):
+                if token.type == NEWLINE:
+                    return list(ast.literal_eval(held.partition("=")[2].strip()))
+                held += token.string
+    return []

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import re
 
+from lossgen.emit.allowed_c import check_program
 from lossgen.errors import CompilerBug
 
 __all__ = ["check_module"]
@@ -57,6 +58,8 @@ def check_module(text: str) -> None:
                 _class(node, defined | bound)
             case ast.Assign(targets=[ast.Name()], value=value):
                 _table(value)
+                if isinstance(value, ast.Constant) and str(value.value).startswith("#"):
+                    check_program(str(value.value))
             case _:
                 _refuse(node)
 

@@ -45,8 +45,10 @@ _MAX_BYTES = 4 * MAX_CHARACTERS
 _NEEDED = {
     (1, "name"): "the name of the function and of the file, as in my_loss",
     (3, "default"): "the value where a call gives none, as in {default: 2, domain: ...}",
+    (3, "domain"): 'where it may lie, as in domain: "[0, inf)"',
     (3, "kind"): "class for [N, V], row for [N], vocab for [V]",
 }
+_FORMULA = ("formula", "loss", "equation", "expression", "expr", "function", "objective")
 _EXAMPLES = {  # of an entry that is not a mapping
     "parameters": 'write {}: {{default: {}, domain: "[0, inf)"}}',
     "inputs": "write {}: {{kind: class}}, or kind row or vocab",
@@ -166,6 +168,7 @@ def _translate(entry: dict[str, Any], root: Node, source: Source) -> SpecError:
         case "extra_forbidden":
             known = _known_keys(path)
             close = get_close_matches(last[:60], known, n=1)
+            close = ["transform"] if last in _FORMULA and "transform" in known else close
             hint = f"did you mean '{close[0]}'?" if close else f"keys: {', '.join(known)}"
             key = parent.key(path[-1]) or node
             return UnknownKey(key=shorten(last), location=source.of(key), hint=hint)
@@ -182,6 +185,10 @@ def _translate(entry: dict[str, Any], root: Node, source: Source) -> SpecError:
     elif entry["type"] == "string_type" and path[0] == "outputs":
         expected = "a formula"
     advice = "remove the quotes" if node.style in ("'", '"') and node.text else None
+    if entry["type"] == "literal_error":
+        advice = _NEEDED[3, "kind"]
+    if expected == "a mapping" and len(path) == 1 and path[0] in _EXAMPLES:
+        advice = _EXAMPLES[str(path[0])].format("name", "0.5")
     if expected == "a mapping" and len(path) == 2 and path[0] in _EXAMPLES:
         advice = _EXAMPLES[str(path[0])].format(path[1], node.text)
     if last == "domain" and node.kind == "list":

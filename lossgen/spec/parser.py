@@ -63,6 +63,7 @@ MAX_MERCATOR = 16
 
 _BINARY = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/", ast.Pow: "**"}
 _COMPARE = {ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">=", ast.Eq: "==", ast.NotEq: "!="}
+_DECLARE = "declare it: a number under parameters, a tensor under inputs, a formula under let"
 _MEANING = {
     Rank.PARAMETER: "one number per call",
     Rank.ROW: "one number per row",
@@ -192,8 +193,8 @@ class _Builder:
         elif name == "others":
             hint = "it stands only in over=others"
         else:
-            hint = repair(name, self.known) or ""
-        self.fail(UnknownName, span, name=shorten(name), hint=hint or None)
+            hint = repair(name, self.known) or _DECLARE
+        self.fail(UnknownName, span, name=shorten(name), hint=hint)
 
     def gather(self, vector: ast.expr, index: ast.expr, span: Span, depth: int) -> Expr:
         if not (isinstance(index, ast.Name) and index.id == "y"):
@@ -238,7 +239,10 @@ class _Builder:
         if any(isinstance(a, ast.Starred) for a in node.args):
             self.fail(NotInLanguage, span, what="unpacking with * is")
         if len(node.args) != len(wanted):
-            hint = {"max": "maximum(a, b) is the elementwise one"}.get(name)
+            hint = {
+                "max": "maximum(a, b) is the elementwise one",
+                "norm": "norm(e) is the root of the sum of squares",
+            }.get(name)
             self.wrong_arguments(
                 span,
                 f"{name}({', '.join(wanted)}) takes {len(wanted)} "
@@ -292,7 +296,7 @@ class _Builder:
                 NotInLanguage,
                 span,
                 what="a chain of comparisons is",
-                hint="nest where(…), or use clip",
+                hint="nest them: where(0 < e, where(e < 1, a, b), b)",
             )
         left, right = self.visit(node.left, depth), self.visit(node.comparators[0], depth)
         rank = max(left.rank, right.rank)

@@ -242,6 +242,8 @@ def _events(source: Source) -> Iterator[Any]:
 def _hint(problem: str) -> str | None:
     if "'\\t'" in problem:
         return "indent with spaces"
+    if problem.startswith("expected chomping"):
+        return "| begins a text of several lines: an absolute value is abs(e)"
     if problem.startswith("expected ',' or"):
         return FLOW_HINT
     if "cannot start any token" in problem or "mapping values are not allowed" in problem:

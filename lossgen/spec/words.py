@@ -104,7 +104,9 @@ class _Words:
             case "number" | "tail":
                 if found["tail"] or re.match(r"0\d", word):
                     problem = f"'{shorten(word)}' is neither a number nor a name"
-                    self.fail(FormulaSyntax, start, end, problem=problem)
+                    name = found["tail"]
+                    hint = f"write {found['number']}*{name}" if name.isidentifier() else None
+                    self.fail(FormulaSyntax, start, end, problem=problem, hint=hint)
                 self.value(word, start, end)
                 self.number(word, start, end)
             case "name":
@@ -126,7 +128,8 @@ class _Words:
     def value(self, word: str, start: int, end: int) -> None:
         if not self.due:
             problem = f"an operator is missing before '{shorten(word)}'"
-            self.fail(FormulaSyntax, start, end, problem=problem)
+            hint = "multiplication is written with *"
+            self.fail(FormulaSyntax, start, end, problem=problem, hint=hint)
         self.due = False
 
     def number(self, word: str, start: int, end: int) -> None:

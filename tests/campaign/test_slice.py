@@ -9,7 +9,7 @@ import sys
 import mpmath as mp
 import pytest
 
-from tests.campaign import calls, faults, specs
+from tests.campaign import calls, faults, specs, texts
 from tests.campaign.grammar import Call, Gather, Leaf, Number, Operation, text
 from tests.campaign.oracle import Dual, evaluate
 
@@ -25,6 +25,12 @@ def test_random_specs(index: int) -> None:
 @pytest.mark.parametrize("index", range(40))
 def test_random_calls(index: int) -> None:
     outcome = calls.case(1, index)
+    assert not outcome.bad, outcome.detail
+
+
+@pytest.mark.parametrize("index", [3, 9, 61, 200])
+def test_hostile_texts(index: int) -> None:
+    outcome = texts.case(1, index)
     assert not outcome.bad, outcome.detail
 
 

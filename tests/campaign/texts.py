@@ -1,7 +1,8 @@
 """Hostile texts in every field of a spec: refused with a place, or nothing but text.
 
-``check(texts)`` loads a spec with them and raises unless the module that is rendered is, apart from
-its strings and comments, the module of the same spec with plain texts.
+``case`` is one text in every field.  ``check(texts)`` loads a spec with several and raises unless the
+module that is rendered is, apart from its strings and comments, the module of the same spec with
+plain texts.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from lossgen.emit.render import rendered
 from lossgen.errors import SpecError
 from lossgen.spec.load import load_text
 from tests.campaign.names import uncertified
+from tests.campaign.outcome import Outcome
 
-__all__ = ["FIELDS", "PLACES", "check", "check_place", "quoted", "texts"]
+__all__ = ["FIELDS", "PLACES", "case", "check", "check_place", "quoted", "texts"]
 
 FIELDS = ("title", "reference", "notes", "q_doc", "w_doc", "t_doc", "reason")
 _SPEC = """
@@ -84,6 +86,32 @@ def _escaped(character: str) -> str:
     if character in '"\\' or not 32 <= code < 127:
         return f"\\x{code:02x}" if code < 256 else f"\\U{code:08x}"
     return character
+
+
+def case(seed: int, index: int) -> Outcome:
+    """One text alone in each field, then in all that take it at once, then in every place."""
+    text = _PARTS[index] if index < len(_PARTS) else texts(1_000_003 * seed + index, 1000)[-1]
+    try:
+        taken = [
+            _taken([text if k == n else "a text" for k in range(len(FIELDS))])
+            for n in range(len(FIELDS))
+        ]
+        if any(taken):
+            assert check([text if t else "a text" for t in taken])
+        places = sum(check_place(place, text) for place in PLACES)
+    except Exception as error:
+        return Outcome("wrong", type(error).__name__, f"{text!r}: {error}")
+    kind = f"taken by {sum(taken)} fields and {places} places"
+    return Outcome("right" if any(taken) else "refused", kind, repr(text))
+
+
+def _taken(hostile: Sequence[str]) -> bool:
+    try:
+        load_text(_SPEC.format(**dict(zip(FIELDS, map(quoted, hostile), strict=True))))
+    except SpecError as error:
+        _located(error)
+        return False
+    return True
 
 
 def check(hostile: Sequence[str]) -> bool:

@@ -12,7 +12,7 @@ from tests.campaign.outcome import Outcome
 __all__ = ["KINDS", "function_of"]
 
 #: What there is to attack; each is a module here with ``case(seed, index)``.
-KINDS = ("specs", "calls", "faults", "interrupts")
+KINDS = ("texts", "identifiers", "specs", "calls", "faults", "interrupts")
 
 
 def function_of(kind: str) -> Callable[[int, int], Outcome]:

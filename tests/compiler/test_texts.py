@@ -9,7 +9,10 @@ import pytest
 import torch
 
 import lossgen
+from lossgen import losses
+from lossgen.derivation import explain
 from lossgen.emit.allowed import check_module
+from lossgen.emit.allowed_c import check_program
 from lossgen.emit.text import c_comment, python_comment, python_docstring, python_string
 from lossgen.errors import CompilerBug, SpecError
 from lossgen.spec.load import load_text
@@ -99,3 +102,66 @@ def test_a_title_runs_nothing(tmp_path: Path) -> None:
 def test_a_module_of_other_kinds_of_nodes_is_refused(line: str) -> None:
     with pytest.raises(CompilerBug):
         check_module(f'"""Text."""\n{line}\n')
+
+
+PROGRAM = """#include "row.h"
+
+/* dloss/dx = "text", asm, # and 'more' */
+static inline __attribute__((always_inline)) void gradient(const real *x_ptr) {
+#pragma GCC ivdep
+    for (int cols = 0; cols < 3; ++cols) x_ptr[cols] = f_exp(u_asm) / 2;
+}
+"""
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '#include "/etc/passwd"',
+        "#define real int",
+        "#pragma GCC poison real",
+        "  #include <stdio.h>",
+        "*/ int pwned(void) { return 1; } /*",
+        '/* */ char *text = "words"; /* */',
+        "static __attribute__((constructor)) void f_a(void) {}",
+        '__asm__("nop");',
+        "asm volatile;",
+        "system(x_ptr);",
+        "int f(void) { return 1; }",
+        "// a comment \\",
+        "??/",
+        "int c = 'a';",
+    ],
+)
+def test_a_program_of_other_tokens_is_refused(line: str) -> None:
+    """Python was looked through, C was not."""
+    check_program(PROGRAM)
+    with pytest.raises(CompilerBug, match="a rendered C program has"):
+        check_program(PROGRAM.replace("/* dloss", f"{line}\n/* dloss"))
+    with pytest.raises(CompilerBug, match="a rendered C program has"):
+        check_module(f"_C_SOURCE = {PROGRAM.replace('/* dloss', f'{line} /* dloss')!r}")
+
+
+def test_exports_are_not_found_in_a_text(tmp_path: Path) -> None:
+    """A line of the reference could look like them."""
+    path = tmp_path / "a.py"
+    head = '"""A title.\n\n__all__ = ["os"]\n"""\nimport torch\n\n'
+    path.write_text(f'{head}__all__ = [\n  "A", "b"]\nx = 1\n')
+    assert losses._exports(path) == ["A", "b"]
+    path.write_text(head)
+    assert losses._exports(path) == []
+
+
+def test_names_in_latex(tmp_path: Path) -> None:
+    """They had the compiler's prefix, and an underscore that LaTeX takes for an index."""
+    path = tmp_path / "named.yaml"
+    domain = '{default: 1, domain: "[0, 2]"}'
+    path.write_text(
+        f"name: named\nparameters: {{a_1: {domain}, gamma: {domain}, q: {domain}}}\n"
+        "inputs: {w_t: {kind: vocab}, r_w: {kind: row}, my_t: {kind: class}}\n"
+        "transform: -a_1*gamma*q*w_t[y]*r_w*logp[y] - sum(my_t*logp)\n"
+    )
+    text = explain(path, latex=True, draft=True)
+    assert "u_" not in text
+    for word in (r"\gamma", r"\mathrm{a\_1}", r"\mathrm{r\_w}", r"{\mathrm{w\_t}}_y"):
+        assert word in text
