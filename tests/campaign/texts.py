@@ -1,8 +1,8 @@
 """Hostile texts in every field of a spec: refused with a place, or nothing but text.
 
-``case`` is one text in every field.  ``check(texts)`` loads a spec with several and raises unless the
-module that is rendered is, apart from its strings and comments, the module of the same spec with
-plain texts.
+``case`` is one text in every field.  ``check(texts)`` loads a spec with several and raises unless
+the module that is rendered is, apart from its strings and comments, the module of the same spec
+with plain texts.
 """
 
 from __future__ import annotations
