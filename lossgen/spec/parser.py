@@ -29,6 +29,7 @@ from lossgen.errors import (
     UnknownName,
     WrongArguments,
 )
+from lossgen.paths import spec_names
 from lossgen.spec.constants import Constants
 from lossgen.spec.domain import Interval
 from lossgen.spec.expr import (
@@ -231,6 +232,8 @@ class _Builder:
                 hint = f"write {name}[y]" if at_target else None
                 self.fail(NotAFunction, where, name=name, what=what, hint=hint)
             hint = repair(name, sorted(FUNCTIONS))
+            if name.removesuffix("_loss") in spec_names():
+                hint = "a formula calls no losses: write out the transform of its spec"
             if name == "min":
                 hint = "minimum(a, b) is elementwise; the least over the classes is -max(-e)"
             self.fail(UnknownFunction, where, name=shorten(name), hint=hint)

@@ -155,7 +155,7 @@ _INSTEAD = {
     "dot": "write sum(a * b)",
     "matmul": "write sum(a * b)",
     "einsum": "write sum(a * b)",
-    **dict.fromkeys(("cross_entropy", "nll_loss", "ce", "nll"), "write -logp[y]"),
+    **dict.fromkeys(("nll_loss", "ce", "nll"), "write -logp[y]"),
     **dict.fromkeys(("pt", "p_t", "p_y", "py", "prob", "p_true"), "write p[y]"),
     **dict.fromkeys(("y_true", "ytrue", "one_hot_target"), "write onehot, the indicator of y"),
     "e": "write exp(…)",
