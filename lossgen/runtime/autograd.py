@@ -108,6 +108,7 @@ class Rows(torch.autograd.Function):
         ctx.save_for_backward(output[1], *tensors)
 
     @staticmethod
+    @torch.compiler.disable  # a transform that is left out of a graph calls it beside the graph
     def backward(ctx: Any, grad_rows: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
         saved, *tensors = ctx.saved_tensors
         call: Call = ctx.call

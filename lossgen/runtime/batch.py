@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lossgen.runtime.tensors import in_memory
 
-__all__ = ["Batch", "compute_dtype", "unit_stride", "wider"]
+__all__ = ["Batch", "compute_dtype", "scaled", "unit_stride", "wider"]
 
 
 def compute_dtype(logits: Tensor) -> torch.dtype:
@@ -23,6 +23,18 @@ def compute_dtype(logits: Tensor) -> torch.dtype:
 def wider(rows: Tensor, others: Iterable[Tensor]) -> torch.dtype:
     """Of the logits and the class inputs: the dtype that holds the values of all of them."""
     return functools.reduce(torch.promote_types, (t.dtype for t in others), rows.dtype)
+
+
+def scaled(
+    shared: Sequence[str], names: Sequence[str], inputs: Sequence[Tensor | None], ratio: Tensor
+) -> tuple[Any, ...]:
+    """``inputs``, called ``names``, with the first that is given of ``shared`` times ``ratio``."""
+    pairs = enumerate(zip(names, inputs, strict=True))
+    k = next(k for k, (name, value) in pairs if name in shared and value is not None)
+    return tuple(
+        value.to(ratio.dtype) * ratio if i == k and value is not None else value
+        for i, value in enumerate(inputs)
+    )
 
 
 def unit_stride(rows: Tensor) -> Tensor:

@@ -13,12 +13,19 @@ import torch
 from torch import Tensor
 
 from lossgen.runtime import linear_operators
+from lossgen.runtime.batch import scaled
 from lossgen.runtime.linear_arguments import Factors, LinearOptions
 from lossgen.runtime.linear_autograd import Fused, Rows
 from lossgen.runtime.linear_bind import Arguments, Bound, Source, bound, call_of, checked
 from lossgen.runtime.linear_call import present
 from lossgen.runtime.loss import RowLoss
-from lossgen.runtime.tensors import symbolic, transformed, watched
+from lossgen.runtime.tensors import (
+    in_transform,
+    symbolic,
+    transform_outside_the_graph,
+    transformed,
+    watched,
+)
 
 __all__ = ["Arguments", "linear_loss", "linear_rows"]
 
@@ -31,13 +38,17 @@ def linear_loss(
     options: LinearOptions,
 ) -> Tensor:
     """The reduced loss; see the generated function for the contract."""
+    if torch.compiler.is_compiling() and in_transform():
+        whole = (loss, factors, arguments, reduction, options)
+        result: Tensor = transform_outside_the_graph(linear_loss, *whole)
+        return result
     sources, given, options = checked(loss, factors, arguments, reduction, options)
     found, count = bound(loss, sources, given, options), None
     if reduction == "mean":
         count, ratio = loss.divisor(found.index, found.batch, found.inputs)
         if ratio is not None:
             names = [declared.name for declared in loss.others]
-            given = replace(given, inputs=tuple(loss.scaled(names, given.inputs, ratio)))
+            given = replace(given, inputs=scaled(loss.shared, names, given.inputs, ratio))
     if _as_operator(sources, given):
         rows = linear_operators.rows(loss, sources, given, options)
         return _reduced(rows, found, reduction, count)
@@ -71,6 +82,11 @@ def linear_rows(
     loss: RowLoss, factors: Factors, arguments: Arguments, options: LinearOptions
 ) -> tuple[Tensor, ...]:
     """The results of a program with several outputs, each of the shape of the target."""
+    if torch.compiler.is_compiling() and in_transform():
+        results: tuple[Tensor, ...] = transform_outside_the_graph(
+            linear_rows, loss, factors, arguments, options
+        )
+        return results
     sources, given, options = checked(loss, factors, arguments, "none", options)
     if _as_operator(sources, given):
         lead = bound(loss, sources, given, options).lead

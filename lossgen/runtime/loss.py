@@ -30,11 +30,19 @@ from lossgen.runtime.arguments import (
     numbers,
 )
 from lossgen.runtime.autograd import Call, Fused, Rows, seen
-from lossgen.runtime.batch import Batch, compute_dtype, unit_stride, wider
+from lossgen.runtime.batch import Batch, compute_dtype, scaled, unit_stride, wider
 from lossgen.runtime.device import HAS_TRITON
 from lossgen.runtime.layout import class_axis, classes_last, lead_of
 from lossgen.runtime.operators import as_tensor, register
-from lossgen.runtime.tensors import admitted, check_tracing, symbolic, transformed, watched
+from lossgen.runtime.tensors import (
+    admitted,
+    check_tracing,
+    in_transform,
+    symbolic,
+    transform_outside_the_graph,
+    transformed,
+    watched,
+)
 
 __all__ = ["RowLoss"]
 
@@ -106,13 +114,17 @@ class RowLoss:
     ) -> Tensor:
         """The reduced loss; see the generated function for the contract."""
         given = (logits, target, streams, parameters, inputs, ignore_index)
+        if torch.compiler.is_compiling() and in_transform():
+            rest = (reduction, backend, inplace_grad, class_dim)
+            loss: Tensor = transform_outside_the_graph(self.__call__, *given, *rest)
+            return loss
         call, inputs, lead = self._call(*given, reduction, backend, inplace_grad, class_dim)
         count = None
         if reduction == "mean":
             count, ratio = self.divisor(call.index, call.batch, inputs)
             if ratio is not None:
-                scaled = self.scaled(call.variant.inputs, call.batch.inputs, ratio)
-                call = replace(call, batch=replace(call.batch, inputs=tuple(scaled)))
+                held = scaled(self.shared, call.variant.inputs, call.batch.inputs, ratio)
+                call = replace(call, batch=replace(call.batch, inputs=held))
         batch = call.batch
         wants_grad = torch.is_grad_enabled() and any(s.requires_grad for s in batch.sources)
         # float16 cannot hold a gradient before the caller's scale (a GradScaler's 65536) is known.
@@ -139,6 +151,8 @@ class RowLoss:
     ) -> tuple[Tensor, ...]:
         """The results of a program with several outputs, each of the shape of the target."""
         given = (logits, target, streams, parameters, inputs, ignore_index)
+        if torch.compiler.is_compiling() and in_transform():
+            return tuple(transform_outside_the_graph(self.rows, *given, backend, class_dim))
         call, _, lead = self._call(*given, "none", backend, False, class_dim)
         return tuple(row.reshape(lead) for row in self._rows(call).unbind(0))
 
@@ -381,14 +395,3 @@ class RowLoss:
         rows = total.new_ones(batch.logits.shape[0])
         count = (rows if ignored is None else rows.masked_fill(ignored, 0.0)).sum()
         return count, count / total
-
-    def scaled(
-        self, names: Sequence[str], inputs: Sequence[Tensor | None], ratio: Tensor
-    ) -> list[Tensor | None]:
-        """``inputs``, called so, with the first of ``shared`` times ``ratio``."""
-        pairs = zip(names, inputs, strict=True)
-        k = next(k for k, (n, value) in enumerate(pairs) if n in self.shared and value is not None)
-        return [
-            value.to(ratio.dtype) * ratio if i == k and value is not None else value
-            for i, value in enumerate(inputs)
-        ]

@@ -16,6 +16,7 @@ from torch import Tensor
 from lossgen.runtime.arguments import check_target_range
 from lossgen.runtime.autograd import module_of
 from lossgen.runtime.batch import Batch, compute_dtype, unit_stride
+from lossgen.runtime.tensors import check_tangent
 
 if TYPE_CHECKING:
     from lossgen.runtime.loss import RowLoss
@@ -105,6 +106,7 @@ def _define(key: str) -> Operators:
         numbers: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         loss = _LOSSES[key]
+        check_tangent(loss.function, "logits", logits)  # of a graph that was compiled without any
         if target is not None and not logits.is_cuda:
             check_target_range(target, ignore_index, logits.shape[1])
         batch = _batch(

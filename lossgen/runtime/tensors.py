@@ -9,6 +9,7 @@ caller holds, so that autograd notices a later change.  ``in_memory`` stands bef
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,9 +19,12 @@ from torch.autograd import forward_ad
 __all__ = [
     "FORWARD_MODE",
     "admitted",
+    "check_tangent",
     "check_tracing",
     "in_memory",
+    "in_transform",
     "symbolic",
+    "transform_outside_the_graph",
     "transformed",
     "watched",
 ]
@@ -60,9 +64,14 @@ def admitted(function: str, name: str, value: Any) -> Any:
         raise TypeError(f"{function}: {name} is a nested tensor; {remedy}")
     if value.is_quantized:
         raise TypeError(f"{function}: {name} is quantized; pass {name}.dequantize()")
+    check_tangent(function, name, value)
+    return value
+
+
+def check_tangent(function: str, name: str, value: Tensor) -> None:
+    """NotImplementedError where forward-mode derivatives would be lost."""
     if forward_ad._current_level >= 0 and forward_ad.unpack_dual(value).tangent is not None:
         raise NotImplementedError(f"{function}: {name} carries a tangent, but {FORWARD_MODE}")
-    return value
 
 
 def _unwrapped(function: str, name: str, value: Tensor) -> Tensor:
@@ -98,6 +107,23 @@ def watched() -> bool:
 def transformed() -> bool:
     """Is a transform of ``torch.func`` at work, so that tensors are wrappers without memory?"""
     return bool(torch._C._are_functorch_transforms_active())
+
+
+@torch.compiler.assume_constant_result
+def in_transform() -> bool:
+    """Is a transform or a forward-mode level at work around a call that is being compiled? The
+    registered operators have no rules for these: torch takes their tangents for zero."""
+    return transformed() or forward_ad._current_level >= 0
+
+
+@torch.compiler.disable
+def transform_outside_the_graph(function: Callable[..., Any], *arguments: Any) -> Any:
+    """The call as without torch.compile, which knows no transform of a loss: a break in the graph.
+
+    With ``fullgraph=True`` torch's error shows this name; compile the function before it is
+    transformed, as in ``grad(torch.compile(f))``.
+    """
+    return function(*arguments)
 
 
 def check_tracing(function: str) -> None:
