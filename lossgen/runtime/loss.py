@@ -75,8 +75,15 @@ class RowLoss:
     counted: tuple[str, ...] = ()
     draft: bool = False
     operators: Any = field(init=False, repr=False, compare=False)
+    #: The class inputs, and the vocab and row inputs; kept, as every call asks several times.
+    streams: tuple[Input, ...] = field(init=False, repr=False, compare=False)
+    others: tuple[Input, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        streams = tuple(i for i in self.inputs if i.kind == "class")
+        others = tuple(i for i in self.inputs if i.kind != "class")
+        object.__setattr__(self, "streams", streams)
+        object.__setattr__(self, "others", others)
         object.__setattr__(self, "operators", register(self))
         if self.draft:
             warnings.warn(
@@ -88,16 +95,6 @@ class RowLoss:
     def function(self) -> str:
         """The name of the generated function."""
         return self.name if self.outputs else f"{self.name}_loss"
-
-    @property
-    def streams(self) -> tuple[Input, ...]:
-        """The class inputs."""
-        return tuple(i for i in self.inputs if i.kind == "class")
-
-    @property
-    def others(self) -> tuple[Input, ...]:
-        """The vocab and row inputs."""
-        return tuple(i for i in self.inputs if i.kind != "class")
 
     def __call__(
         self,
