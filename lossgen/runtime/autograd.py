@@ -6,6 +6,7 @@ where one was overwritten before the backward.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from types import ModuleType
@@ -18,7 +19,7 @@ from lossgen.runtime import c_backend, fold, launch, torch_backend
 from lossgen.runtime.arguments import Variant
 from lossgen.runtime.batch import Batch, compute_dtype
 from lossgen.runtime.memory import empty_like
-from lossgen.runtime.tensors import FORWARD_MODE, symbolic, watched
+from lossgen.runtime.tensors import FORWARD_MODE, outside_the_graph, symbolic, watched
 
 __all__ = ["Call", "Fused", "Rows", "module_of", "once", "seen"]
 
@@ -108,8 +109,14 @@ class Rows(torch.autograd.Function):
         ctx.save_for_backward(output[1], *tensors)
 
     @staticmethod
-    @torch.compiler.disable  # a transform that is left out of a graph calls it beside the graph
     def backward(ctx: Any, grad_rows: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+        if "torch._dynamo" in sys.modules:  # of a transform that is left out of a graph, perhaps
+            found: tuple[Tensor | None, ...] = outside_the_graph(Rows._slopes, ctx, grad_rows)
+            return found
+        return Rows._slopes(ctx, grad_rows)
+
+    @staticmethod
+    def _slopes(ctx: Any, grad_rows: Tensor | None) -> tuple[Tensor | None, ...]:
         saved, *tensors = ctx.saved_tensors
         call: Call = ctx.call
         wanted = call.wanted(ctx.needs_input_grad[1:])

@@ -21,8 +21,8 @@ from lossgen.runtime.linear_call import present
 from lossgen.runtime.loss import RowLoss
 from lossgen.runtime.tensors import (
     in_transform,
+    outside_the_graph,
     symbolic,
-    transform_outside_the_graph,
     transformed,
     watched,
 )
@@ -40,7 +40,7 @@ def linear_loss(
     """The reduced loss; see the generated function for the contract."""
     if torch.compiler.is_compiling() and in_transform():
         whole = (loss, factors, arguments, reduction, options)
-        result: Tensor = transform_outside_the_graph(linear_loss, *whole)
+        result: Tensor = outside_the_graph(linear_loss, *whole)
         return result
     sources, given, options = checked(loss, factors, arguments, reduction, options)
     found, count = bound(loss, sources, given, options), None
@@ -83,7 +83,7 @@ def linear_rows(
 ) -> tuple[Tensor, ...]:
     """The results of a program with several outputs, each of the shape of the target."""
     if torch.compiler.is_compiling() and in_transform():
-        results: tuple[Tensor, ...] = transform_outside_the_graph(
+        results: tuple[Tensor, ...] = outside_the_graph(
             linear_rows, loss, factors, arguments, options
         )
         return results

@@ -38,8 +38,8 @@ from lossgen.runtime.tensors import (
     admitted,
     check_tracing,
     in_transform,
+    outside_the_graph,
     symbolic,
-    transform_outside_the_graph,
     transformed,
     watched,
 )
@@ -113,7 +113,7 @@ class RowLoss:
         given = (logits, target, streams, parameters, inputs, ignore_index)
         if torch.compiler.is_compiling() and in_transform():
             rest = (reduction, backend, inplace_grad, class_dim)
-            loss: Tensor = transform_outside_the_graph(self.__call__, *given, *rest)
+            loss: Tensor = outside_the_graph(self.__call__, *given, *rest)
             return loss
         call, inputs, lead = self._call(*given, reduction, backend, inplace_grad, class_dim)
         count = None
@@ -149,7 +149,7 @@ class RowLoss:
         """The results of a program with several outputs, each of the shape of the target."""
         given = (logits, target, streams, parameters, inputs, ignore_index)
         if torch.compiler.is_compiling() and in_transform():
-            return tuple(transform_outside_the_graph(self.rows, *given, backend, class_dim))
+            return tuple(outside_the_graph(self.rows, *given, backend, class_dim))
         call, _, lead = self._call(*given, "none", backend, False, class_dim)
         return tuple(row.reshape(lead) for row in self._rows(call).unbind(0))
 

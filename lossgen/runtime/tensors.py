@@ -24,7 +24,7 @@ __all__ = [
     "in_memory",
     "in_transform",
     "symbolic",
-    "transform_outside_the_graph",
+    "outside_the_graph",
     "transformed",
     "watched",
 ]
@@ -109,21 +109,18 @@ def transformed() -> bool:
     return bool(torch._C._are_functorch_transforms_active())
 
 
-@torch.compiler.assume_constant_result
 def in_transform() -> bool:
-    """Is a transform or a forward-mode level at work around a call that is being compiled? The
-    registered operators have no rules for these: torch takes their tangents for zero."""
-    return transformed() or forward_ad._current_level >= 0
+    """Is a transform at work around a call that is being compiled? For such calls only."""
+    from lossgen.runtime import outside  # with torch._dynamo, which is there while it compiles
+
+    return outside.in_transform()
 
 
-@torch.compiler.disable
-def transform_outside_the_graph(function: Callable[..., Any], *arguments: Any) -> Any:
-    """The call as without torch.compile, which knows no transform of a loss: a break in the graph.
+def outside_the_graph(function: Callable[..., Any], *arguments: Any) -> Any:
+    """The call as without torch.compile. Where torch._dynamo is there already only."""
+    from lossgen.runtime import outside
 
-    With ``fullgraph=True`` torch's error shows this name; compile the function before it is
-    transformed, as in ``grad(torch.compile(f))``.
-    """
-    return function(*arguments)
+    return outside.transform_outside_the_graph(function, *arguments)
 
 
 def check_tracing(function: str) -> None:
