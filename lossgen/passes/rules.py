@@ -252,6 +252,8 @@ def _difference(first: Expr, second: Expr, rw: Rewriter) -> Expr | None:
         scale = -_without(second, factor)
         if not exponent.free_symbols and base not in rw.logs:
             continue
+        if first == scale and isinstance(factor, exp):  # c - c·e^a, where a may be -∞
+            return -rw.rewrite(scale) * _f["expm1"](rw.rewrite(factor.args[0]))
         if first == scale:  # c - c·B^e
             small = rw.rewrite(rw.log(base))
             return -rw.rewrite(scale) * exponent * _f["expm1div"](small, exponent)
@@ -323,6 +325,12 @@ def _one_exponential(expr: Expr, rw: Rewriter) -> Expr | None:
             rest.append(factor)
     if not halves or (all(p == 1 for _, p in halves) and exponent == 0):
         return None
+    for form in (f for f in rw.forms if exponent.coeff(f.L) == 1 and not f.parts):
+        for half, low in ((form.P, form.ell_y), (form.Q, form.O)):
+            if (half, Integer(1)) in halves:  # e^L·P is e^(l_y): both may be out of range
+                halves.remove((half, Integer(1)))
+                exponent += low - form.L
+                break
     units: list[Expr] = []
     several = len({rw.owner(base) for base, _ in halves}) > 1
     grows = several and any(power.is_negative for _, power in halves)  # P·P'/P'' may be 0·∞
