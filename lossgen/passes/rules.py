@@ -16,12 +16,12 @@ Every rule is one row of ``RULES``, tried on each node from the root down, in or
                         B^a - B^b              →  B^b · (a-b) · expm1div(log B, a-b)
                         1 - A^a·B^b            →  -expm1(a·log A + b·log B)
     bounded_quotient    P / softplus(-z)       →  sigrel(-z)      beside a power of softplus(-z) too
-    others_alone        c·L - c·r              →  c·O, the log-sum of the other classes
     one_exponential     P^a · Q^b · e^c        →  exp(c - a·s - b·r), integer units as sigmoids
 
 with  expm1div(v, e) = (exp(e·v) - 1)/e.  Mixtures of two probabilities, and whatever stands
-inside a later sweep's sum, are the business of ``passes.mixtures``.  ``simplify`` is banned: it
-goes the other way.
+inside a later sweep's sum, are the business of ``passes.mixtures``; L - r of one softmax becomes
+the log-sum of its other classes once the rules are done (``passes.pairs``).  ``simplify`` is
+banned: it goes the other way.
 """
 
 from __future__ import annotations
@@ -80,12 +80,11 @@ class Rewriter:
     def __call__(self, expr: Expr) -> Expr:
         mixed, fired = stabilize_mixtures(expr, self.logs, self.halves)
         self.fired |= fired
-        found = others_alone(cancel_parameters(self.rewrite(mixed), self.constants), self.forms)
+        ruled = cancel_parameters(self.rewrite(mixed), self.constants)
+        found = others_alone(ruled, self.forms)
+        self.fired |= {"others_alone"} if found != ruled else set()
         whole = joint_logarithms(found, self.forms)
         self.fired |= {"joint_logarithm"} if whole != found else set()
-        self.fired |= (
-            {"others_alone"} if any(f.O in whole.free_symbols for f in self.forms) else set()
-        )
         return whole.xreplace(self.final)
 
     def class_level(self, expr: Expr) -> Expr:

@@ -65,7 +65,7 @@ class Worst:
 
     def certificate(self) -> Certificate:
         """What holds of every row, if it is within the bound; else with errors that are relative to
-        1 on the rows where another class dominates."""
+        1 at least, a gradient's to the loss, on the rows where another class dominates."""
         dominated = max(scaled for _, scaled in self.strict.values()) > self.bound
         found = {"loss": self.loss[:2], "gradient": self.gradient[:2]}
         (loss, loss_kappa), (gradient, gradient_kappa) = (

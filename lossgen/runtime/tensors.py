@@ -23,8 +23,8 @@ __all__ = [
     "check_tracing",
     "in_memory",
     "in_transform",
-    "symbolic",
     "outside_the_graph",
+    "symbolic",
     "transformed",
     "watched",
 ]
