@@ -7,6 +7,7 @@ A block between ``<!-- from: SOURCE -->`` and ``<!-- end -->`` is a copy; ``SOUR
     explain LOSS SECTION...            what ``lossgen explain LOSS`` prints, cut to these sections:
                                        "summary" or a stage, with ``:label,label`` cut to lines
     catalogue                          the specs as a table
+    words                              the words that stand for a formula, as a table
     properties                         what ``lossgen verify`` checks, as a table
     measured speed|scaling|linear      what benchmarks/results/cpu.json holds, as a table
 
@@ -113,6 +114,17 @@ def catalogue() -> str:
     return "\n".join(lines) + "\n"
 
 
+def words() -> str:
+    from lossgen.spec.definitions import DEFINED
+
+    calls: dict[str, list[str]] = {}
+    for word in DEFINED.values():
+        calls.setdefault(word.formula, []).append(f"`{word.call}`")
+    lines = ["| word | stands for |", "| --- | --- |"]
+    lines += [f"| {', '.join(names)} | `{formula}` |" for formula, names in calls.items()]
+    return "\n".join(lines) + "\n"
+
+
 def properties() -> str:
     from lossgen.verify.properties import PROPERTIES
 
@@ -178,6 +190,7 @@ SOURCES: dict[str, Callable[..., str]] = {
     "source": source,
     "explain": explanation,
     "catalogue": catalogue,
+    "words": words,
     "properties": properties,
     "measured": measured,
 }

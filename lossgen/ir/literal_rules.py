@@ -79,6 +79,15 @@ def _softcap_slopes(a: Any, c: Any, value: Any) -> tuple[Any, Any]:
     return bend, value / c - bend * a / c
 
 
+def _logaddexp(a: Any, b: Any) -> Any:
+    top = max(a, b)
+    return top if mp.isinf(top) else top + mp.log1p(mp.exp(min(a, b) - top))
+
+
+def _logaddexp_slopes(a: Any, b: Any, value: Any) -> tuple[Any, Any]:
+    return (ZERO, ZERO) if mp.isinf(value) else (mp.exp(a - value), mp.exp(b - value))
+
+
 def _mercator(q: Any, t: Any) -> Any:
     return mp.fsum(q**k / k for k in range(1, int(t) + 1))
 
@@ -105,6 +114,16 @@ RULES: dict[str, Rule] = {
     "softplus": (_softplus, lambda a, v: (_sigmoid(a),)),
     "log_sigmoid": (lambda a: -_softplus(-a), lambda a, v: (_sigmoid(-a),)),
     "erf": (mp.erf, lambda a, v: (2 / mp.sqrt(mp.pi) * mp.exp(-a * a),)),
+    "erfc": (mp.erfc, lambda a, v: (-2 / mp.sqrt(mp.pi) * mp.exp(-a * a),)),
+    "cosh": (mp.cosh, lambda a, v: (mp.sinh(a),)),
+    "sinh": (mp.sinh, lambda a, v: (mp.cosh(a),)),
+    "logcosh": (lambda a: mp.log1p(2 * mp.sinh(a / 2) ** 2), lambda a, v: (mp.tanh(a),)),
+    "asinh": (mp.asinh, lambda a, v: (1 / mp.hypot(1, a),)),
+    "acosh": (mp.acosh, lambda a, v: (1 / mp.sqrt(a * a - 1) if a != 1 else ZERO,)),
+    "atan": (mp.atan, lambda a, v: (1 / (1 + a * a),)),
+    "sin": (mp.sin, lambda a, v: (mp.cos(a),)),
+    "cos": (mp.cos, lambda a, v: (-mp.sin(a),)),
+    "logaddexp": (_logaddexp, _logaddexp_slopes),
     "minimum": (min, lambda a, b, v: (_tie(b, a), _tie(a, b))),
     "maximum": (max, lambda a, b, v: (_tie(a, b), _tie(b, a))),
     "clip": (lambda a, low, high: min(max(a, low), high), _clip_slopes),

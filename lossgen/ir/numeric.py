@@ -21,7 +21,7 @@ import mpmath as mp
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["MPMATH", "NUMPY", "bounded"]
+__all__ = ["MPMATH", "NUMPY", "bounded", "register_mpmath", "register_numpy"]
 
 Array = NDArray[np.float64]
 NUMPY: dict[str, Callable[..., Any]] = {}
@@ -253,6 +253,9 @@ def _mpmath(function: Callable[..., Any]) -> Callable[..., Any]:
 
     MPMATH[name] = twin
     return twin
+
+
+register_numpy, register_mpmath = _numpy, _mpmath
 
 
 @_mpmath

@@ -63,6 +63,7 @@ from lossgen.ir.smooth import (
     tanh,
     xlogy,
 )
+from lossgen.ir.special import acosh, asinh, atan, cos, cosh, erfc, logcosh, sin, sinh
 
 __all__ = [
     "BUILTINS",
@@ -70,11 +71,17 @@ __all__ = [
     "Op",
     "above",
     "absf",
+    "acosh",
+    "asinh",
+    "atan",
     "clip",
     "cloglog",
     "compare",
+    "cos",
+    "cosh",
     "eq",
     "erf",
+    "erfc",
     "expm1",
     "expm1div",
     "expm1x",
@@ -87,6 +94,7 @@ __all__ = [
     "log1pmx",
     "log_sigmoid",
     "logaddexp",
+    "logcosh",
     "logsoftplus",
     "lt",
     "maximum",
@@ -100,6 +108,8 @@ __all__ = [
     "sgn",
     "sigmoid",
     "sigrel",
+    "sin",
+    "sinh",
     "softcap",
     "softplus",
     "sprel",
@@ -151,6 +161,8 @@ class Op:
 _REAL: Range = (-math.inf, math.inf)
 _NONNEGATIVE: Range = (0.0, math.inf)
 _ABOVE_MINUS_ONE: Range = (-1.0, math.inf)
+_ABOVE_ONE: Range = (1.0, math.inf)
+_ANGLE: Range = (-1e13, 1e13)
 _SERIES: tuple[Range, ...] = ((0.0, 1.0), (1.0, 16.0))
 
 
@@ -164,6 +176,9 @@ _DOMAINS: dict[type[Elementwise], tuple[Range, ...]] = {
     log1p: (_ABOVE_MINUS_ONE,),
     log1pmx: (_ABOVE_MINUS_ONE,),
     safe_rsqrt: (_NONNEGATIVE,),
+    acosh: (_ABOVE_ONE,),
+    sin: (_ANGLE,),
+    cos: (_ANGLE,),
     above: (_REAL, _REAL),
     minimum: (_REAL, _REAL),
     maximum: (_REAL, _REAL),
@@ -194,6 +209,12 @@ _UNARY: tuple[type[Elementwise], ...] = (
     expm1,
     tanh,
     erf,
+    erfc,
+    cosh,
+    sinh,
+    logcosh,
+    asinh,
+    atan,
     expm1x,
     relu,
     absf,

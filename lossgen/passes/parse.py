@@ -17,7 +17,7 @@ from sympy import Add, Expr, Integer, Rational, Symbol, exp, expand, log, oo, pi
 
 from lossgen.errors import CompileError, LossgenError
 from lossgen.ir.check import defined
-from lossgen.ir.ops import OPS, absf, compare, log_sigmoid, sgn
+from lossgen.ir.ops import OPS, absf, compare, log1p, log_sigmoid, sgn
 from lossgen.ir.piecewise import eq, lt, where
 from lossgen.ir.stages import Cls, Pivot, SymbolicLoss
 from lossgen.ir.statistics import Form, Max
@@ -238,6 +238,14 @@ class _Pairs:
             at_y = complement(self.subsets.log(value.y), self.built.forms)
             return Cls(self.subsets.log_of_class(value.o), at_y)
         return complement(self.subsets.log(value), self.built.forms)
+
+    def _log1p(self, value: Value, others: bool) -> Value:
+        """log1p(-p) is log(1 - p), whose rules know probabilities; ``near_one`` makes others."""
+        known = self.built.statistics() | {f.logp for f in self.built.forms}
+        parts = (value.o, value.y) if isinstance(value, Cls) else (value,)
+        if any(part.free_symbols & known for part in parts):
+            return self._log(self.binary("+", Integer(1), value), others)
+        return self._map(log1p, value)
 
     def _stop_gradient(self, value: Value, others: bool) -> Value:
         return self._map(self.built.freeze, value)

@@ -33,7 +33,7 @@ from sympy import (
     log,
 )
 
-from lossgen.ir.ops import logaddexp, lt, relu, sigmoid, softplus, where
+from lossgen.ir.ops import cosh, logaddexp, logcosh, lt, relu, sigmoid, softplus, where
 from lossgen.ir.stages import Cls, Pivot
 from lossgen.ir.statistics import Form, Max
 from lossgen.passes.algebra import logistic
@@ -79,8 +79,8 @@ class Subsets:
             mass = None if isinstance(factor, exp) else self._mass(base)
             if mass is not None:
                 found += exponent * self._log_mass(mass)
-            elif (logistic := _log_of_logistic(factor)) is not None:
-                found += logistic
+            elif (known := _log_of_function(factor)) is not None:
+                found += known
             elif (form := self._largest_left_out(factor)) is not None:
                 found += self._log_rest(form)[1]
             else:
@@ -151,7 +151,7 @@ class Subsets:
     # ------------------------------------------------------------------ class expressions
     def log_of_class(self, value: Expr) -> Expr:
         """log of a class expression."""
-        found = _log_of_logistic(value)
+        found = _log_of_function(value)
         return log(value) if found is None else found
 
     def split(self, body: Expr) -> tuple[Expr, Expr]:
@@ -333,8 +333,10 @@ def _log_of_weight(weight: Expr) -> Expr:
     return where(lt(0, weight), log(weight), _NOTHING)
 
 
-def _log_of_logistic(expr: Expr) -> Expr | None:
-    """log(sigmoid(u))"""
+def _log_of_function(expr: Expr) -> Expr | None:
+    """log(sigmoid(u)) and log(cosh(u)), which neither underflow nor overflow."""
+    if isinstance(expr, cosh):
+        return logcosh(expr.args[0])
     return -softplus(-expr.args[0]) if isinstance(expr, sigmoid) else None
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from sympy import Add, Expr, Float, Function, Integer, Mul, Pow, Symbol, exp
 
-from lossgen.ir.ops import clip, maximum, ne, sigmoid, where
+from lossgen.ir.ops import clip, erfc, maximum, ne, sigmoid, where
 from lossgen.ir.stages import GradedLoss
 
 __all__ = ["LOWEST", "Zeros"]
@@ -18,7 +18,7 @@ __all__ = ["LOWEST", "Zeros"]
 LOWEST = Float(-1e18)  # a masked class, of logits that are multiplied by what may be 0
 
 _BOUNDED = {"sigmoid", "tanh", "sech2", "erf", "sgn", "step", "above", "inrange"}
-_BOUNDED |= {"lt", "le", "eq", "ne"}
+_BOUNDED |= {"lt", "le", "eq", "ne", "atan", "sin", "cos", "erfc"}
 
 
 class Zeros:
@@ -52,7 +52,7 @@ class Zeros:
     def _floored(self, expr: Mul) -> Expr:
         """p·x is 0 where a class is masked."""
         raw = expr.free_symbols & self.raw
-        if not raw or not any(isinstance(a, sigmoid | exp) for a in expr.args):
+        if not raw or not any(isinstance(a, sigmoid | exp | erfc) for a in expr.args):
             return expr
         lowest = {s: maximum(s, LOWEST) for s in raw}
         return expr.func(*(a.xreplace(lowest) if self._grows(a) else a for a in expr.args))

@@ -16,19 +16,20 @@ be called).
 
 from __future__ import annotations
 
+from lossgen.runtime import device_special
+from lossgen.runtime.device_special import *  # noqa: F403
 from lossgen.runtime.primitives import (
     HAS_TRITON,
     exp_accurate,
     exp_nonpositive,
-    expm1_reduced,
+    expm1,
     jit,
+    log1p,
     log1p_tail,
     log1p_unit,
-    power_of_two,
     row_max,
     row_min,
     row_sum,
-    split,
     tl,
     triton,
 )
@@ -87,6 +88,7 @@ __all__ = [
     "triton",
     "where",
     "xlogy",
+    *device_special.__all__,
 ]
 
 # ruff: noqa: ANN001, ANN201
@@ -114,24 +116,6 @@ def power(a, b):
     y = exp_accurate(b * tl.log(tl.abs(a)))
     sign = tl.where(tl.floor(b) == b, 1.0 - 2.0 * (b - 2.0 * tl.floor(0.5 * b)), float("nan"))
     return tl.where(b == 0.0, 1.0, tl.where(a == 1.0, 1.0, tl.where(a < 0.0, sign * y, y)))
-
-
-@jit
-def expm1(a):
-    """e^a - 1; 0.5 ulp."""
-    n, r = split(tl.minimum(tl.maximum(a, -20.0), 89.0))
-    half = power_of_two(n - 1.0)  # 2^(n-1): n can be 128
-    y = tl.fma(expm1_reduced(r), half, half - 0.5)
-    return tl.where(a != a, a, y + y)
-
-
-@jit
-def log1p(a):
-    """log(1 + a), a >= -1: log of the rounded sum plus its correction; 1.3 ulp."""
-    u = 1.0 + a
-    c = tl.where(a > 1.0, (u - a) - 1.0, (u - 1.0) - a)
-    y = tl.log(u) - c / u
-    return tl.where(u == float("inf"), u, tl.where(u == 0.0, -float("inf"), y))
 
 
 @jit

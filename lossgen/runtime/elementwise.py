@@ -13,21 +13,27 @@ its dtype, and without any the result is a Python float computed in float64.
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
 
+from lossgen.runtime.lifted import numbers_too as _numbers_too
+from lossgen.runtime.special import acosh, asinh, atan, cos, cosh, erfc, logcosh, sin, sinh
+
 __all__ = [
     "above",
     "absf",
+    "acosh",
+    "asinh",
+    "atan",
     "clip",
     "cloglog",
+    "cos",
+    "cosh",
     "eq",
     "erf",
+    "erfc",
     "exp",
     "expm1",
     "expm1div",
@@ -41,6 +47,7 @@ __all__ = [
     "log1p",
     "log1pmx",
     "logaddexp",
+    "logcosh",
     "logsoftplus",
     "lt",
     "maximum",
@@ -55,6 +62,8 @@ __all__ = [
     "sgn",
     "sigmoid",
     "sigrel",
+    "sin",
+    "sinh",
     "softcap",
     "softplus",
     "sprel",
@@ -68,31 +77,6 @@ __all__ = [
 
 LN2 = math.log(2.0)
 HUGE = 1e30  # stands for inf where inf/inf or inf - inf would follow
-Function = TypeVar("Function", bound=Callable[..., Any])
-
-
-def _scalar(value: Any, dtype: torch.dtype) -> Tensor:
-    """On the CPU, which goes with every device, whatever torch.set_default_device says."""
-    return torch.tensor(value, dtype=dtype, device="cpu")
-
-
-def _numbers_too(function: Function) -> Function:
-    """Let ``function``, written for tensors, also take Python numbers."""
-
-    @functools.wraps(function)
-    def lifted(*args: Tensor | float) -> Tensor | float:
-        dtype = None
-        for a in args:
-            if isinstance(a, Tensor) and (dtype is None or a.dtype.is_floating_point):
-                dtype = a.dtype
-        if dtype == torch.bool:
-            dtype = torch.get_default_dtype()
-        if dtype is None:
-            return float(function(*(_scalar(a, torch.float64) for a in args)).item())
-        tensors = (a if isinstance(a, Tensor) else _scalar(a, dtype) for a in args)
-        return cast(Tensor, function(*tensors))
-
-    return cast(Function, lifted)
 
 
 @_numbers_too

@@ -31,8 +31,10 @@ __all__ = [
     "HAS_TRITON",
     "exp_accurate",
     "exp_nonpositive",
+    "expm1",
     "expm1_reduced",
     "jit",
+    "log1p",
     "log1p_tail",
     "log1p_unit",
     "power_of_two",
@@ -93,6 +95,24 @@ def log1p_unit(x):
     t = m * m
     y = tl.fma(t * m, log1p_tail(m), tl.fma(t, -0.5, m))
     return tl.where(big, y + 0.6931471805599453, y)
+
+
+@jit
+def expm1(a):
+    """e^a - 1; 0.5 ulp."""
+    n, r = split(tl.minimum(tl.maximum(a, -20.0), 89.0))
+    half = power_of_two(n - 1.0)  # 2^(n-1): n can be 128
+    y = tl.fma(expm1_reduced(r), half, half - 0.5)
+    return tl.where(a != a, a, y + y)
+
+
+@jit
+def log1p(a):
+    """log(1 + a), a >= -1: log of the rounded sum plus its correction; 1.3 ulp."""
+    u = 1.0 + a
+    c = tl.where(a > 1.0, (u - a) - 1.0, (u - 1.0) - a)
+    y = tl.log(u) - c / u
+    return tl.where(u == float("inf"), u, tl.where(u == 0.0, -float("inf"), y))
 
 
 @jit

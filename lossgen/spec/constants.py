@@ -29,6 +29,14 @@ _FUNCTIONS: dict[str, Callable[[float], float]] = {
     "tanh": math.tanh,
     "abs": abs,
     "erf": math.erf,
+    "erfc": math.erfc,
+    "sin": math.sin,
+    "cos": math.cos,
+    "atan": math.atan,
+    "cosh": math.cosh,
+    "sinh": math.sinh,
+    "asinh": math.asinh,
+    "acosh": math.acosh,
 }
 
 

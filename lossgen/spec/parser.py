@@ -31,6 +31,7 @@ from lossgen.errors import (
 )
 from lossgen.paths import spec_names
 from lossgen.spec.constants import Constants
+from lossgen.spec.definitions import DEFINED, Definition, tree
 from lossgen.spec.domain import Interval
 from lossgen.spec.expr import (
     Binary,
@@ -46,14 +47,18 @@ from lossgen.spec.expr import (
     Unary,
 )
 from lossgen.spec.source import shorten
+from lossgen.spec.trees import children
 from lossgen.spec.vocabulary import (
     ARGUMENTS,
     CLASS_MAPS,
+    CLASS_WORDS,
     FUNCTIONS,
     LEAVES,
+    OVER_CLASSES,
     REDUCTIONS,
     SUGAR,
     repair,
+    usual,
 )
 from lossgen.spec.words import check_words
 
@@ -61,10 +66,14 @@ __all__ = ["Scope", "parse_formula"]
 
 MAX_DEPTH = 100
 MAX_MERCATOR = 16
+MAX_WRITTEN_OUT = 4000  # nodes of a formula once its words of ``definitions`` are written out
 
 _BINARY = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/", ast.Pow: "**"}
 _COMPARE = {ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">=", ast.Eq: "==", ast.NotEq: "!="}
 _DECLARE = "declare it: a number under parameters, a tensor under inputs, a formula under let"
+_KEYWORD_HINTS = dict.fromkeys(
+    ("dim", "axis", "keepdim", "keepdims"), "remove it: reductions go over the classes"
+)
 _MEANING = {
     Rank.PARAMETER: "one number per call",
     Rank.ROW: "one number per row",
@@ -115,6 +124,7 @@ class _Builder:
     def __init__(self, text: str, scope: Scope, locate: Callable[[Span], Location]) -> None:
         self.text, self.scope, self.locate = text, scope, locate
         self.constants = Constants()
+        self.counts: dict[int, tuple[Expr, int]] = {}  # of nodes, by identity of the root
         self.known = sorted({*scope.names, *LEAVES, *SUGAR, *FUNCTIONS})
 
     def fail(self, error: type[SpecError], span: Span, **fields: Any) -> NoReturn:
@@ -123,15 +133,20 @@ class _Builder:
     def words(self, span: Span) -> str:
         return shorten(self.text[span.start : span.end])
 
+    def span(self, node: ast.expr | ast.keyword) -> Span:
+        return Span(node.col_offset, node.end_col_offset or node.col_offset + 1)
+
+    def number(self, node: ast.Constant) -> Fraction:
+        return Fraction(self.text[node.col_offset : node.end_col_offset])
+
     def visit(self, node: ast.expr, depth: int) -> Expr:
-        span = Span(node.col_offset, node.end_col_offset or node.col_offset + 1)
+        span = self.span(node)
         if depth > MAX_DEPTH:
             what = f"operations nest more than {MAX_DEPTH} deep"
             self.fail(FormulaTooLarge, span, what=what)
         match node:
             case ast.Constant(value=int() | float()) if not isinstance(node.value, bool):
-                value = Fraction(self.text[span.start : span.end])
-                return self.checked(Number(Rank.PARAMETER, span, value))
+                return self.checked(Number(Rank.PARAMETER, span, self.number(node)))
             case ast.Name(id=name):
                 return self.name(name, span)
             case ast.UnaryOp(op=ast.UAdd(), operand=operand):
@@ -178,19 +193,18 @@ class _Builder:
             kind, rank = LEAVES[name]
             return self.checked(Name(rank, span, name, kind))
         if name in SUGAR:
-            return _expand(name, span)
+            return _Written(self, {}, span, False).visit(tree(SUGAR[name]), 0)
         if name in self.scope.names:
             kind, rank = self.scope.names[name]
             return Name(rank, span, name, kind)
         if name == "y":
             self.fail(BareTarget, span)
-        if name in FUNCTIONS:
-            arguments = ", ".join(ARGUMENTS[name])
-            self.fail(BareFunction, span, name=name, hint=f"write {name}({arguments})")
         if name in self.scope.later:
             hint = "a let may use only the lets above it"
         elif name in self.scope.outputs:
             hint = "a formula cannot use an output; name the value with let"
+        elif name in FUNCTIONS:
+            self.fail(BareFunction, span, name=name, hint=f"write {usual(name)}")
         elif name == "others":
             hint = "it stands only in over=others"
         else:
@@ -234,24 +248,13 @@ class _Builder:
             hint = repair(name, sorted(FUNCTIONS))
             if name.removesuffix("_loss") in spec_names():
                 hint = "a formula calls no losses: write out the transform of its spec"
-            if name == "min":
-                hint = "minimum(a, b) is elementwise; the least over the classes is -max(-e)"
             self.fail(UnknownFunction, where, name=shorten(name), hint=hint)
         others = self.over_others(name, node)
-        wanted = ARGUMENTS[name]
         if any(isinstance(a, ast.Starred) for a in node.args):
             self.fail(NotInLanguage, span, what="unpacking with * is")
-        if len(node.args) != len(wanted):
-            hint = {
-                "max": "maximum(a, b) is the elementwise one",
-                "norm": "norm(e) is the root of the sum of squares",
-            }.get(name)
-            self.wrong_arguments(
-                span,
-                f"{name}({', '.join(wanted)}) takes {len(wanted)} "
-                f"argument{'s'[: len(wanted) > 1]}, not {len(node.args)}",
-                hint,
-            )
+        self.check_count(name, len(node.args), span)
+        if name in DEFINED:
+            return self.written_out(DEFINED[name], node, span, others, depth)
         if name == "where":
             arguments = (
                 self.condition(node.args[0], depth + 1),
@@ -269,18 +272,57 @@ class _Builder:
             self.check_order(arguments[1])
         return self.checked(Call(rank, span, name, arguments, others))
 
+    def check_count(self, name: str, given: int, span: Span) -> None:
+        word = DEFINED.get(name)
+        wanted = word.arguments if word else ARGUMENTS[name]
+        fewest, most = word.required if word else len(wanted), len(wanted)
+        if fewest <= given <= most:
+            return
+        hint = {
+            "max": "maximum(a, b) is the elementwise one",
+            "min": "minimum(a, b) is the elementwise one",
+            "norm": "norm(e) is the root of the sum of squares",
+        }.get(name)
+        count = f"{most}" if fewest == most else f"{fewest} to {most}"
+        problem = f"{usual(name)} takes {count} argument{'s'[: most > 1]}, not {given}"
+        self.wrong_arguments(span, problem, hint)
+
+    def written_out(
+        self, word: Definition, node: ast.Call, span: Span, others: bool, depth: int
+    ) -> Expr:
+        """The formula of a word of ``definitions``, in place of its call."""
+        values = (self.visit(a, depth + 1) for a in node.args)
+        given = dict(zip(word.arguments, values, strict=False))
+        if word.name in CLASS_WORDS and max(a.rank for a in given.values()) < Rank.CLASS:
+            hint = f"remove the {word.name}, or give it a class vector such as x, p or logp"
+            self.rank_error(f"{word.name} needs a class vector", given[word.arguments[0]], hint)
+        for name, text in word.defaults.items():
+            given.setdefault(name, self.checked(Number(Rank.PARAMETER, span, Fraction(text))))
+        expr = _Written(self, given, span, others).visit(tree(word.formula), depth + 1)
+        if self.count(expr) > MAX_WRITTEN_OUT:
+            what = f"written out in other functions, '{self.words(span)}' has more than "
+            self.fail(FormulaTooLarge, span, what=f"{what}{MAX_WRITTEN_OUT} operations")
+        return expr
+
+    def count(self, expr: Expr) -> int:
+        """The nodes of a tree; those it has twice count twice."""
+        if id(expr) not in self.counts:
+            self.counts[id(expr)] = expr, 1 + sum(map(self.count, children(expr)))
+        return self.counts[id(expr)][1]
+
     def over_others(self, name: str, node: ast.Call) -> bool:
         for entry in node.keywords:
-            span = Span(entry.col_offset, entry.end_col_offset or entry.col_offset + 1)
+            span = self.span(entry)
             if entry.arg is None:
                 self.fail(NotInLanguage, span, what="unpacking with ** is")
             if entry.arg != "over":
                 problem = f"{name} takes no keyword '{shorten(entry.arg)}'"
-                self.wrong_arguments(span, problem, "the only keyword is over=others")
+                hint = _KEYWORD_HINTS.get(entry.arg, "the only keyword is over=others")
+                self.wrong_arguments(span, problem, hint)
             if not (isinstance(entry.value, ast.Name) and entry.value.id == "others"):
                 problem = "the only value of over is others: the classes besides the target"
                 self.wrong_arguments(span, problem, "without it, all classes are meant")
-            if name not in REDUCTIONS and name not in CLASS_MAPS:
+            if name not in OVER_CLASSES:
                 hint = f"functions that do: {', '.join(CLASS_MAPS + REDUCTIONS)}"
                 self.wrong_arguments(span, f"{name} does not look over the classes", hint)
         return bool(node.keywords)
@@ -289,7 +331,7 @@ class _Builder:
         self.fail(WrongArguments, span, problem=problem, hint=hint)
 
     def condition(self, node: ast.expr, depth: int) -> Expr:
-        span = Span(node.col_offset, node.end_col_offset or node.col_offset + 1)
+        span = self.span(node)
         if not isinstance(node, ast.Compare):
             self.wrong_arguments(
                 span, "the first argument of where must be a comparison", "one of < <= > >= == !="
@@ -322,13 +364,22 @@ class _Builder:
         )
 
 
-def _expand(name: str, span: Span) -> Expr:
-    """p → softmax(x), logp → log_softmax(x), u → sum(exp(x - x[y]), over=others)."""
-    x = Name(Rank.CLASS, span, "x", NameKind.LOGITS)
-    if name == "p":
-        return Call(Rank.CLASS, span, "softmax", (x,))
-    if name == "logp":
-        return Call(Rank.CLASS, span, "log_softmax", (x,))
-    difference = Binary(Rank.CLASS, span, "-", x, Gather(Rank.ROW, span, x))
-    grown = Call(Rank.CLASS, span, "exp", (difference,))
-    return Call(Rank.ROW, span, "sum", (grown,), others=True)
+class _Written(_Builder):
+    """A builder for the formula of a word: its arguments are trees, its place is the word's."""
+
+    def __init__(self, outer: _Builder, given: dict[str, Expr], span: Span, others: bool) -> None:
+        super().__init__(outer.text, outer.scope, outer.locate)
+        self.constants, self.counts = outer.constants, outer.counts
+        self.given, self.site, self.others = given, span, others
+
+    def span(self, node: ast.expr | ast.keyword) -> Span:
+        return self.site
+
+    def number(self, node: ast.Constant) -> Fraction:
+        return Fraction(str(node.value))
+
+    def name(self, name: str, span: Span) -> Expr:
+        return self.given[name] if name in self.given else super().name(name, span)
+
+    def over_others(self, name: str, node: ast.Call) -> bool:
+        return bool(node.keywords) or (self.others and name in OVER_CLASSES)

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 
+from lossgen.spec.definitions import DEFINED
 from lossgen.spec.expr import NameKind, Rank
 
 __all__ = [
     "ARGUMENTS",
     "CLASS_MAPS",
+    "CLASS_WORDS",
     "FUNCTIONS",
     "LEAVES",
+    "OVER_CLASSES",
     "REDUCTIONS",
     "RESERVED",
     "RESERVED_OUTPUTS",
     "SUGAR",
     "repair",
     "spelled",
+    "usual",
 ]
 
 LEAVES: dict[str, tuple[NameKind, Rank]] = {
@@ -44,11 +48,21 @@ ELEMENTWISE = {
             "softplus",
             "log_sigmoid",
             "erf",
+            "erfc",
+            "sin",
+            "cos",
+            "atan",
+            "cosh",
+            "sinh",
+            "asinh",
+            "acosh",
+            "logcosh",
             "sign",
             "stop_gradient",
         ),
         ("e",),
     ),
+    "logaddexp": ("a", "b"),
     "minimum": ("a", "b"),
     "maximum": ("a", "b"),
     "clip": ("e", "low", "high"),
@@ -59,15 +73,24 @@ ELEMENTWISE = {
 CLASS_MAPS = ("softmax", "log_softmax")  # class → class
 REDUCTIONS = ("sum", "mean", "max", "logsumexp", "norm", "argmax", "second_max")  # class → row
 ARGUMENTS: dict[str, tuple[str, ...]] = ELEMENTWISE | dict.fromkeys(CLASS_MAPS + REDUCTIONS, ("e",))
-FUNCTIONS = frozenset(ARGUMENTS)
+FUNCTIONS = frozenset(ARGUMENTS) | frozenset(DEFINED)
+#: the words of ``DEFINED`` that go over the classes
+CLASS_WORDS = tuple(
+    name for name, word in DEFINED.items() if word.calls & {*REDUCTIONS, *CLASS_MAPS}
+)
+OVER_CLASSES = frozenset((*CLASS_MAPS, *REDUCTIONS, *CLASS_WORDS))  # they take over=others
+# A call is never a name: these, and the words of ``DEFINED``, may be names of parameters too.
+_ALSO_NAMES = {
+    *("softcap", "logaddexp", "erfc", "sin", "cos", "atan"),
+    *("cosh", "sinh", "asinh", "acosh", "logcosh"),
+}
 
 RESERVED = {
     **dict.fromkeys(SUGAR, "a word of the formula language"),
     **dict.fromkeys((*LEAVES, "over", "others"), "a word of the formula language"),
     **dict.fromkeys(("x", "logits"), "the logits"),
     **dict.fromkeys(("y", "target"), "the target class"),
-    # softcap is also the customary name of its parameter, and a call is never a name
-    **dict.fromkeys(FUNCTIONS - {"softcap"}, "a function of the formula language"),
+    **dict.fromkeys(ARGUMENTS.keys() - _ALSO_NAMES, "a function of the formula language"),
     "self": "the first argument of a method",
     **dict.fromkeys(("transform", "regularizer", "adversarial", "normalizer"), "a part of a spec"),
     **dict.fromkeys(
@@ -83,25 +106,19 @@ RESERVED = {
 RESERVED_OUTPUTS = dict.fromkeys(("count", "index"), "a method of every tuple")
 
 _ALIASES = {
-    "ln": "log",
-    "lse": "logsumexp",
-    "logsoftmax": "log_softmax",
-    "logsigmoid": "log_sigmoid",
     "sigma": "sigmoid",
-    "pow": "**",
-    "power": "**",
-    "min": "minimum",
+    "fmin": "minimum",
     "fmax": "maximum",
     "one_hot": "onehot",
-    "clamp": "clip",
     "K": "V",
     "C": "V",
     "n_classes": "V",
     "logits": "x",
     "detach": "stop_gradient",
+    "sg": "stop_gradient",
+    "stopgrad": "stop_gradient",
     "log_p": "logp",
     "log_prob": "logp",
-    "amax": "max",
     "avg": "mean",
     "probs": "p",
     "z": "x",
@@ -114,47 +131,39 @@ _ALIASES = {
 
 _ORDER = "scans and sorts are not in the language: a formula does not know the order of classes"
 _ROUND = "rounding is not in the language: its derivative is 0; where(a < b, …, …) makes a step"
-_ANGLES = "angles are not in the language"
 _RANDOM = "a loss draws no random numbers: give the noise as an input"
+_FINITE = "nothing is NaN where the inputs are numbers; where(a < b, …, …) makes a choice"
 #: What other libraries call something, and how it is written here; or why it is not.
 _INSTEAD = {
-    "cosh": "write (exp(e) + exp(-e))/2",
-    "sinh": "write (exp(e) - exp(-e))/2",
-    "asinh": "write log(e + sqrt(e**2 + 1))",
-    "acosh": "write log(e + sqrt(e**2 - 1))",
-    "atanh": "write (log1p(e) - log1p(-e))/2",
-    "log2": "write log(e)/log(2)",
-    "log10": "write log(e)/log(10)",
-    "exp2": "write 2**e",
-    "square": "write e**2",
-    "rsqrt": "write 1/sqrt(e)",
-    "reciprocal": "write 1/e",
-    "erfc": "write 1 - erf(e)",
-    **dict.fromkeys(("silu", "swish"), "write e*sigmoid(e)"),
-    "gelu": "write e*(1 + erf(e/sqrt(2)))/2",
-    "mish": "write e*tanh(softplus(e))",
-    "huber": "write where(abs(e) < 1, e**2/2, abs(e) - 0.5)",
-    "smooth_l1": "write where(abs(e) < 1, e**2/2, abs(e) - 0.5)",
+    "huber": "write where(abs(e) < d, e**2/2, d*(abs(e) - d/2)) for a threshold d",
+    "huber_loss": "write where(abs(e) < d, e**2/2, d*(abs(e) - d/2)) for a threshold d",
+    "smooth_l1": "write where(abs(e) < d, e**2/(2*d), abs(e) - d/2) for a threshold d",
+    "smooth_l1_loss": "write where(abs(e) < d, e**2/(2*d), abs(e) - d/2) for a threshold d",
     "hinge": "write relu(1 + max(x, over=others) - x[y])",
-    "relu6": "write clip(e, 0, 6)",
-    "leaky_relu": "write maximum(e, 0.01*e)",
-    "elu": "write where(e > 0, e, expm1(e))",
-    "hardtanh": "write clip(e, -1, 1)",
-    "logaddexp": "write a + softplus(b - a)",
+    "atan2": "write atan(a/b) for b > 0",
+    "arctan2": "write atan(a/b) for b > 0",
+    "sinc": "write sin(e)/e",
     "softmin": "write softmax(-e)",
-    "logit": "write log(e) - log(1 - e)",
+    "log_softmin": "write log_softmax(-e)",
+    "softshrink": "write e - clip(e, -d, d) for a threshold d",
+    "log_ndtr": "write log(ndtr(e))",
     "prod": "write exp(sum(log(e)))",
-    "var": "write mean((e - mean(e))**2)",
-    "std": "write sqrt(mean((e - mean(e))**2))",
-    "argmin": "write argmax(-e)",
-    "amin": "the least over the classes is -max(-e)",
     "norm1": "write sum(abs(e))",
+    "normalize": "write e/norm(e)",
+    "cosine_similarity": "write sum(a*b)/(norm(a)*norm(b))",
+    **dict.fromkeys(("mse", "mse_loss"), "write mean((a - b)**2)"),
+    "l1_loss": "write mean(abs(a - b))",
+    **dict.fromkeys(("any", "any_of"), "write max(where(a < b, 1, 0))"),
+    **dict.fromkeys(("all", "all_of"), "write 1 - max(where(a < b, 0, 1))"),
     "count_nonzero": "write sum(where(e != 0, 1, 0))",
     "heaviside": "write where(e > 0, 1, 0)",
+    "threshold": "write where(e > d, e, value)",
     "gather": "write e[y]",
     "dot": "write sum(a * b)",
     "matmul": "write sum(a * b)",
     "einsum": "write sum(a * b)",
+    **dict.fromkeys(("add", "subtract", "sub"), "write a + b or a - b"),
+    **dict.fromkeys(("multiply", "mul", "divide", "div", "true_divide"), "write a*b or a/b"),
     **dict.fromkeys(("nll_loss", "ce", "nll"), "write -logp[y]"),
     **dict.fromkeys(("pt", "p_t", "p_y", "py", "prob", "p_true"), "write p[y]"),
     **dict.fromkeys(("y_true", "ytrue", "one_hot_target"), "write onehot, the indicator of y"),
@@ -165,36 +174,20 @@ _INSTEAD = {
     **dict.fromkeys(("true", "false", "True", "False"), "write 1 or 0"),
     **dict.fromkeys(("inf", "nan", "infinity"), "a formula has finite numbers only"),
     **dict.fromkeys(("target", "targets", "label", "labels"), "the target class is y: write p[y]"),
-    **dict.fromkeys(("floor", "ceil", "round", "trunc", "rint", "fmod", "mod"), _ROUND),
+    **dict.fromkeys(("isnan", "isinf", "isfinite", "nan_to_num"), _FINITE),
     **dict.fromkeys(
-        ("sin", "cos", "tan", "asin", "acos", "atan", "atan2", "arcsin", "arccos", "arctan"),
-        _ANGLES,
+        ("floor", "ceil", "round", "trunc", "rint", "fix", "frac", "fmod", "mod", "remainder"),
+        _ROUND,
     ),
     **dict.fromkeys(("rand", "randn", "random", "normal", "dropout", "gumbel", "noise"), _RANDOM),
     **dict.fromkeys(
-        [
-            "cumsum",
-            "cumprod",
-            "cummax",
-            "cumlogsumexp",
-            "logcumsumexp",
-            "scan",
-            "flip",
-            "diff",
-            "sort",
-            "argsort",
-            "topk",
-            "kthvalue",
-            "median",
-            "quantile",
-            "rank",
-            "roll",
-        ],
+        (
+            *("cumsum", "cumprod", "cummax", "cumlogsumexp", "logcumsumexp", "scan", "flip"),
+            *("diff", "sort", "argsort", "topk", "kthvalue", "median", "quantile", "rank"),
+            *("roll", "percentile", "searchsorted"),
+        ),
         _ORDER,
     ),
-}
-_INSTEAD |= {
-    f"arc{n[1:]}": hint for n, hint in _INSTEAD.items() if n in ("asinh", "acosh", "atanh")
 }
 
 
@@ -203,10 +196,13 @@ def repair(name: str, known: list[str]) -> str | None:
     if name in _INSTEAD and name not in known:
         return _INSTEAD[name]
     alias = _ALIASES.get(name)
-    if alias == "**":
-        return "powers are written with **"
     close = [alias] if alias in known else get_close_matches(name[:60], known, n=1)
     return f"did you mean '{close[0]}'?" if close else None
+
+
+def usual(name: str) -> str:
+    """A function with its arguments: ``clip(e, low, high)``."""
+    return DEFINED[name].call if name in DEFINED else f"{name}({', '.join(ARGUMENTS[name])})"
 
 
 def spelled(name: str) -> str | None:

@@ -155,6 +155,8 @@ class _Torch:
             # torch's softplus is the identity above 20
             "softplus": lambda: -log_sigmoid(-first),
             "log_sigmoid": lambda: log_sigmoid(first),
+            "logcosh": lambda: first.abs() - log_sigmoid(2 * first.abs()) - math.log(2),
+            "logaddexp": lambda: torch.logaddexp(*args),
             "minimum": lambda: torch.minimum(*args),
             "maximum": lambda: torch.maximum(*args),
             "clip": lambda: torch.clamp(first, args[1], args[2]),

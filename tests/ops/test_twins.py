@@ -90,7 +90,7 @@ def test_nan_stays_nan(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_python_numbers_are_computed_in_float64(name):
     op = ALL[name]
-    args = [0.75, 2.0, 3.0][: op.arity]
+    args = [max(v, lo) for v, (lo, _) in zip((0.75, 2.0, 3.0), op.domain, strict=False)]
     got = getattr(el, name)(*args)
     assert type(got) is float
     assert got == pytest.approx(float(op.mp(*args)), rel=1e-14)

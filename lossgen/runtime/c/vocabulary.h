@@ -407,6 +407,8 @@ OPERATION FN(inrange)(REAL x, REAL lo, REAL hi) {
     return x == x && lo == lo && hi == hi ? known : x + lo + hi;
 }
 
+#include "special.h"
+
 #undef PASTE_
 #undef PASTE
 #undef FN
