@@ -83,7 +83,7 @@ DEFINITIONS: tuple[tuple[str, str, str], ...] = (
     ("arcsinh(e)", "asinh(e)", _REAL),
     ("arccosh(e)", "acosh(e)", "(1, inf)"),
     ("log_cosh(e)", "logcosh(e)", _REAL),
-    ("sech(e)", "2*exp(-abs(e))/(1 + exp(-2*abs(e)))", _REAL),
+    ("sech(e)", "exp(-logcosh(e))", _REAL),
     ("atanh(e)", "(log1p(e) - log1p(-e))/2", "(-1, 1)"),
     ("arctanh(e)", "(log1p(e) - log1p(-e))/2", "(-1, 1)"),
     # other names
@@ -100,7 +100,11 @@ DEFINITIONS: tuple[tuple[str, str, str], ...] = (
     ("swish(e)", "e*sigmoid(e)", _REAL),
     ("gelu(e)", "e*erfc(-e/sqrt(2))/2", _REAL),
     ("mish(e)", "maximum(e, -1000)*tanh(softplus(e))", _REAL),
-    ("softsign(e)", "e/(1 + abs(e))", _REAL),
+    (
+        "softsign(e)",
+        "where(abs(e) < 1, e/(1 + abs(e)), sign(e)*(1 - 1/(1 + abs(e))))",
+        _REAL,
+    ),
     ("leaky_relu(e, slope=0.01)", "where(e > 0, e, slope*e)", _REAL),
     ("elu(e, alpha=1)", "where(e > 0, e, alpha*expm1(where(e > 0, 0, e)))", _REAL),
     (

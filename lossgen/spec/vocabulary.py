@@ -146,7 +146,7 @@ _INSTEAD = {
     "softmin": "write softmax(-e)",
     "log_softmin": "write log_softmax(-e)",
     "softshrink": "write e - clip(e, -d, d) for a threshold d",
-    "log_ndtr": "write log(ndtr(e))",
+    "log_ndtr": "write log(ndtr(e)), accurate for e above -12",
     "prod": "write exp(sum(log(e)))",
     "norm1": "write sum(abs(e))",
     "normalize": "write e/norm(e)",
