@@ -151,8 +151,15 @@ class Subsets:
     # ------------------------------------------------------------------ class expressions
     def log_of_class(self, value: Expr) -> Expr:
         """log of a class expression."""
-        found = _log_of_function(value)
-        return log(value) if found is None else found
+        found, rest = Integer(0), Integer(1)
+        for factor in Mul.make_args(value):
+            base, exponent = factor.as_base_exp()
+            known = _log_of_function(base)  # of what is positive
+            if known is None:
+                rest *= factor
+            else:
+                found += exponent * known
+        return found if rest == 1 else found + log(rest)
 
     def split(self, body: Expr) -> tuple[Expr, Expr]:
         """(what all classes but the largest add, what that one adds) of a sum of w·log(1 - p)."""

@@ -46,7 +46,7 @@ GROUP = 6
 ULP = 2.0**-23
 TINY, LARGEST = 1e-37, 3.4028e38
 #: 0, kinks, ties, and both ends of every domain
-POINTS = (0.0, 1e-6, 0.3, 0.5, 0.77, 1 - 2.0**-22, 1.0, 1.25, 3.0, 7.5, 17.0, 60.0, 80.0)
+POINTS = (0.0, 1e-6, 0.3, 0.77, 1 - 2.0**-22, 1.0, 3.0, 7.5, 80.0)
 FAR = 2e3  # where an exponential is no float32
 SECOND = ("1.5", "2.5")  # the arguments after the first
 
@@ -241,6 +241,7 @@ def test_a_word_means_what_others_mean_by_it(name: str) -> None:
     if library == "torch":
         theirs = function(leaf, *(torch.tensor(float(v)) for v in arguments))
         (slopes,) = torch.autograd.grad(theirs.sum(), leaf)
+        theirs = theirs.detach()
     elif name in CLASS_WORDS:
         theirs, slopes = torch.from_numpy(np.asarray(function(rows.numpy(), axis=-1))), None
     else:
