@@ -36,8 +36,12 @@ class AlgebraFailed(CompileError):
     advice = "write the part that is unusual in another way"
 
 
-PIPELINE: tuple[Callable[[Any], Any], ...] = (differentiate, stabilize, certify, schedule)
-DRAFT: tuple[Callable[[Any], Any], ...] = (differentiate, stabilize, unmeasured, schedule)
+_Pass = Callable[[Any], Any]
+PIPELINE: tuple[_Pass, ...] = (differentiate, stabilize, certify, schedule)
+DRAFT: tuple[_Pass, ...] = (differentiate, stabilize, unmeasured, schedule)
+_WIDE: tuple[_Pass, ...] = tuple(
+    partial(certify, arithmetic="float64") if run is certify else run for run in PIPELINE
+)
 
 
 @dataclass(frozen=True)
@@ -50,9 +54,17 @@ class Compiled:
     timings: dict[str, float]  # seconds per pass, all variants together
     draft: bool = False  # neither limits nor accuracy were checked
 
+    @property
+    def arithmetic(self) -> str:
+        """Of the operations of every variant: float32 or float64."""
+        return self.variants[0].stable.arithmetic
 
-def compile_loss(spec: LossSpec, draft: bool = False) -> Compiled:
+
+def compile_loss(spec: LossSpec, draft: bool = False, arithmetic: str = "float32") -> Compiled:
     """Compile every variant of ``spec``; a draft without checking its limits and its accuracy.
+
+    Args:
+        arithmetic: the least that is tried: float32 or float64.
 
     Raises:
         SpecError, CompileError: with the place in the spec.
@@ -60,7 +72,7 @@ def compile_loss(spec: LossSpec, draft: bool = False) -> Compiled:
     """
     with spending(spec.name, partial(dearest, spec)):
         try:
-            return _compiled(spec, draft)
+            return _compiled(spec, draft, arithmetic)
         except CompileError as error:
             error.location = error.location or dearest(spec)
             raise
@@ -91,7 +103,7 @@ def dearest(spec: LossSpec) -> Location:
     return spec.location_of(label, expr.span)
 
 
-def _compiled(spec: LossSpec, draft: bool) -> Compiled:
+def _compiled(spec: LossSpec, draft: bool, arithmetic: str) -> Compiled:
     stages: dict[str, Any] = {}
     timings: dict[str, float] = {}
     plans: list[KernelPlan] = []
@@ -99,13 +111,16 @@ def _compiled(spec: LossSpec, draft: bool) -> Compiled:
     if not draft:
         check_limits(spec)
         timings["limits"] = perf_counter() - began
+    pipeline = DRAFT if draft else _WIDE if arithmetic == "float64" else PIPELINE
     for uses in spec.variants:
         try:
-            plan, found = _variant(spec, uses, timings, DRAFT if draft else PIPELINE)
+            plan, found = _variant(spec, uses, timings, pipeline)
         except Inaccurate as error:
             raise _blamed(error, spec, uses) from None
         stages = stages or found
         plans.append(plan)
+    if len({plan.stable.arithmetic for plan in plans}) > 1:  # a module has one
+        return _compiled(spec, draft, "float64")
     return Compiled(spec, tuple(plans), stages, timings, draft)
 
 
@@ -113,18 +128,19 @@ def _variant(
     spec: LossSpec,
     uses: frozenset[str],
     timings: dict[str, float],
-    pipeline: tuple[Callable[[Any], Any], ...] = PIPELINE,
+    pipeline: tuple[_Pass, ...] = PIPELINE,
 ) -> tuple[KernelPlan, dict[str, Any]]:
     """One variant through the pipeline, with its stages by name."""
     stage: Any = spec
     stages: dict[str, Any] = {}
-    passes: tuple[Callable[[Any], Any], ...] = (partial(parse, uses=uses), *pipeline)
+    passes: tuple[_Pass, ...] = (partial(parse, uses=uses), *pipeline)
     for run in passes:
         began = perf_counter()
         stage = run(stage)
         if isinstance(stage, SymbolicLoss):
             check(stage)
-        name = getattr(run, "__name__", parse.__name__)
+        function = run.func if isinstance(run, partial) else run
+        name = function.__name__
         timings[name] = timings.get(name, 0.0) + perf_counter() - began
         stages[name] = stage
     return stage, stages
@@ -159,7 +175,7 @@ def _measured(error: Inaccurate, spec: LossSpec, uses: frozenset[str]) -> float:
     scale = spec.accuracy.scale if spec.accuracy else 0.0
     free = Accuracy(ulp=_ANYTHING, scale=scale, reason="to be measured")
     try:
-        plan, _ = _variant(spec.model_copy(update={"accuracy": free}), uses, {})
+        plan, _ = _variant(spec.model_copy(update={"accuracy": free}), uses, {}, _WIDE)
     except CompileError:
         return math.inf
     trial = plan.stable.trial

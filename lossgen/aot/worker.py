@@ -18,7 +18,6 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
 from functools import lru_cache
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -139,7 +138,7 @@ def compile_job(job: dict[str, Any]) -> dict[str, Any]:
     variant = _module(job["path"]).LOSS.variants[job["variant"]]
     if job["role"] in CONSTANTS:
         kernel = getattr(variant, f"{job['role']}_kernel")
-        signature, constants, divisible = _specialisation(kernel, job, variant.streams)
+        signature, constants, divisible = _specialisation(kernel, job, variant)
     else:
         kernel = kernel_of(variant, job["role"])
         signature, constants, divisible = signature_of(kernel, job)
@@ -162,13 +161,14 @@ def compile_job(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def _specialisation(
-    kernel: Any, job: dict[str, Any], streams: Sequence[str]
+    kernel: Any, job: dict[str, Any], variant: Any
 ) -> tuple[dict[str, str], dict[str, Any], list[str]]:
     """Types, constants and 16-divisible arguments, as the just-in-time compiler would see them."""
     fixed = {p.name for p in kernel.params if p.do_not_specialize}
     constants: dict[str, Any] = {n: v for n, v in job["constants"].items() if n in kernel.arg_names}
     signature, divisible = {}, []
-    called = [spelled(n) for n in streams]
+    called = [spelled(n) for n in variant.streams]
+    real = {"float32": "*fp32", "float64": "*fp64"}[variant.arithmetic]
     by_class = {f"{kind}{n}_ptr" for n in called for kind in ("", "grad_")}
     by_class |= {"logits", "grad_logits"}
     by_row = {f"stride_{kind}{n}" for n in called for kind in ("", "grad_")}
@@ -180,7 +180,9 @@ def _specialisation(
             kind = f"*{job['dtype']}"
         elif name == "target":
             kind = "*i64"
-        elif name in ("loss", "saved", "state", "grad_rows") or name.endswith("_ptr"):
+        elif name in ("saved", "state"):
+            kind = real
+        elif name in ("loss", "grad_rows") or name.endswith("_ptr"):
             kind = "*fp32"
         elif name.startswith("stride_") or name in ("n_rows", "n_classes", "ignore_index"):
             kind = "i32"

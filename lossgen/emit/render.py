@@ -15,7 +15,7 @@ from typing import Any
 
 import jinja2
 
-from lossgen.compiler import Compiled, dearest
+from lossgen.compiler import Compiled, compile_loss, dearest
 from lossgen.emit import sweep_triton
 from lossgen.emit.allowed import check_module
 from lossgen.emit.constants import FAR, MASKED
@@ -49,7 +49,13 @@ def render_module(compiled: Compiled, standalone: bool = False) -> str:
     ``standalone`` imports the runtime as ``lossgen_runtime``, vendored beside the module.
     """
     loss = _loss(compiled)
-    text = _rendered(_measured(compiled, loss["variants"]), loss, standalone)
+    try:
+        found = _measured(compiled, loss["variants"])
+    except Inaccurate:
+        if compiled.arithmetic == "float64":
+            raise
+        return render_module(compile_loss(compiled.spec, arithmetic="float64"), standalone)
+    text = _rendered(found, loss, standalone)
     text = _format(text, compiled.spec.name)
     check_module(text)
     return text
@@ -189,6 +195,8 @@ def _loss(compiled: Compiled) -> dict[str, Any]:
         "class_name": spec.class_name,
         "key": f"{spec.name}_{_digest(spec.source)[:8]}{'_draft' if compiled.draft else ''}",
         "draft": compiled.draft,
+        "device": "device64" if compiled.arithmetic == "float64" else "device",
+        "tiled": compiled.arithmetic == "float32",
         "parameters": parameters,
         "inputs": inputs,
         "streams": [i for i in inputs if i["kind"] == "class"],
@@ -246,6 +254,7 @@ class _VariantView:
         self.target = model.pivot == "target"
         self.uses = sorted(stable.uses)
         self.gradients = model.gradients
+        self.arithmetic = stable.arithmetic
         self.far, self.masked = FAR, MASKED
         triton, torch = RowScalars(model, TRITON), RowScalars(model, TORCH)
         self.lift = {s.level: sweep_triton.lift(s) for s in sweeps}

@@ -1,13 +1,14 @@
 """The rendered torch program, measured like the kernels' arithmetic: the certificate covers both.
 
 The program runs as it is printed, on the rows that ``passes.certify`` tried, and on what is worse
-for it.  Each operation is done in float64 and rounded to float32, so that the figure is the same on
-every machine and with every version of torch.
+for it.  Each operation is done in float64 and, where float32 is the arithmetic, rounded to that, so
+that the figure is the same on every machine and with every version of torch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -99,6 +100,8 @@ def _called(
     from lossgen.emit.rounded import EveryOperation
 
     spec, first = plan.stable.spec, rows[0]
+    wide = plan.stable.arithmetic == "float64"
+    real = torch.float64 if wide else torch.float32
     along = [row.along() for row in rows]
     given: list[Any] = []
     for name in (v if v in ("x", "y") else said(v) for v in arguments):
@@ -108,13 +111,13 @@ def _called(
             entry = spec.parameters[name]
             given.append(float(first.parameters.get(name, entry.default)))
         elif name == "x" or spec.inputs[name].kind == "class":
-            given.append(torch.tensor([a[name] for a in along], dtype=torch.float32))
+            given.append(torch.tensor([a[name] for a in along], dtype=real))
         elif spec.inputs[name].kind == "vocab":
-            given.append(torch.tensor(first.vocab[name], dtype=torch.float32))
+            given.append(torch.tensor(first.vocab[name], dtype=real))
         else:
-            given.append(torch.tensor([[row.rows[name]] for row in rows], dtype=torch.float32))
+            given.append(torch.tensor([[row.rows[name]] for row in rows], dtype=real))
     count = len(plan.stable.results)
     weight = [COTANGENTS[k % len(COTANGENTS)] if plan.stable.outputs else 1.0 for k in range(count)]
-    with torch.no_grad(), EveryOperation():
-        loss, gradients = fused(*given, torch.tensor([weight] * len(rows), dtype=torch.float32))
-    return loss.numpy(), [g.numpy() for g in gradients]
+    with torch.no_grad(), nullcontext() if wide else EveryOperation():
+        loss, gradients = fused(*given, torch.tensor([weight] * len(rows), dtype=real))
+    return loss.float().numpy(), [g.float().numpy() for g in gradients]

@@ -1,7 +1,7 @@
-"""Numerical readings of an expression: float32 as the kernels compute, and mpmath.
+"""Numerical readings of an expression: as the kernels compute, and mpmath.
 
-``float32`` rounds every operation to float32 (the elementwise functions correctly), in the order in
-which the printers write it.  ``ir.rows`` runs whole row programs.
+``evaluated`` rounds every operation to float32 (the elementwise functions correctly), or to
+float64, in the order in which the printers write it.  ``ir.rows`` runs whole row programs.
 """
 
 from __future__ import annotations
@@ -18,50 +18,58 @@ from sympy import Add, Dummy, Expr, Function, Mul, Pow, Rational, Symbol, exp, l
 from lossgen.ir.numeric import bounded
 from lossgen.ir.ops import BUILTINS, OPS
 
-__all__ = ["float32", "high_precision", "paired"]
+__all__ = ["Real", "evaluated", "high_precision", "paired", "real_of"]
 
-Array = NDArray[np.float32]
+Real = type[np.float32] | type[np.float64]  # of the arithmetic: of every operation
 Env = Mapping[Symbol, Any]
 
 
-def float32(expr: Expr, env: Env, memo: dict[Expr, Any] | None = None) -> Any:
-    """``expr`` in float32 arithmetic; ``env`` holds float32 arrays that broadcast."""
+def real_of(arithmetic: str) -> Real:
+    """The type by its name."""
+    return np.float64 if arithmetic == "float64" else np.float32
+
+
+def evaluated(
+    expr: Expr, env: Env, real: Real = np.float32, memo: dict[Expr, Any] | None = None
+) -> Any:
+    """``expr`` in the arithmetic ``real``; ``env`` holds arrays of that type, which broadcast."""
     memo = {} if memo is None else memo
     if expr in memo:
         return memo[expr]
     with np.errstate(all="ignore"):
-        value = np.asarray(_float32(expr, env, memo)).astype(np.float32)
+        value = np.asarray(_evaluated(expr, env, real, memo)).astype(real)
     memo[expr] = value
     return value
 
 
-def _float32(expr: Expr, env: Env, memo: dict[Expr, Any]) -> Any:
+def _evaluated(expr: Expr, env: Env, real: Real, memo: dict[Expr, Any]) -> Any:
+    def operand(part: Expr) -> NDArray[Any]:
+        return np.asarray(evaluated(part, env, real, memo))
+
     if isinstance(expr, Symbol):
         return env[expr]
     if not expr.args or expr.is_number:
-        return np.float32(np.nan if expr.is_extended_real is False else float(expr))
+        return real(np.nan if expr.is_extended_real is False else float(expr))
     if isinstance(expr, (Add, Mul)):
         operation = np.add if isinstance(expr, Add) else np.multiply
         groups = _grouped(expr)
         totals = []
         for group in groups:
-            total = float32(group[0], env, memo)
+            total = operand(group[0])
             for part in group[1:]:
-                total = operation(total, float32(part, env, memo)).astype(np.float32)
+                total = operation(total, operand(part)).astype(real)
             totals.append(total)
         total = totals[0]
         for part in totals[1:]:
-            total = operation(total, part).astype(np.float32)
+            total = operation(total, part).astype(real)
         return total
+    arguments = [operand(a).astype(np.float64) for a in expr.args]
     if isinstance(expr, (exp, log)):
-        twin = BUILTINS["exp" if isinstance(expr, exp) else "log"].numpy
-        return twin(float32(expr.args[0], env, memo).astype(np.float64))
+        return BUILTINS["exp" if isinstance(expr, exp) else "log"].numpy(arguments[0])
     if isinstance(expr, Pow) and expr.exp == Rational(-1, 2):  # printed so
-        return OPS["safe_rsqrt"].numpy(float32(expr.base, env, memo).astype(np.float64))
+        return OPS["safe_rsqrt"].numpy(arguments[0])
     if isinstance(expr, Pow):
-        base, exponent = (float32(a, env, memo).astype(np.float64) for a in expr.args)
-        return np.power(base, exponent)
-    arguments = [float32(a, env, memo).astype(np.float64) for a in expr.args]
+        return np.power(*arguments)
     return OPS[expr.func.__name__].numpy(*arguments)
 
 

@@ -1,6 +1,6 @@
 """A whole row program, statistics included, in mpmath, with sums as defined.
 
-``ir.rows_float32`` has the same program as the kernels compute it.
+``ir.rounded_rows`` has the same program as the kernels compute it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import mpmath as mp
 import numpy as np
 from sympy import Expr, Symbol
 
-from lossgen.ir.evaluate import float32, high_precision
+from lossgen.ir.evaluate import evaluated, high_precision
 from lossgen.ir.stages import GradedLoss, Pivot
 from lossgen.ir.statistics import Max
 
@@ -69,7 +69,7 @@ def classes(program: GradedLoss, row: Row) -> tuple[int | None, list[int]]:
         names, along = pairs(program), row.along()
         env = _constants(program, row, np.float32)
         env |= {names[n][0]: np.array(along[n], np.float32) for n in names if n in along}
-        y = int(np.argmax(float32(program.forms[0].base, env)))
+        y = int(np.argmax(evaluated(program.forms[0].base, env)))
     return y, [j for j in range(len(row.x)) if j != y]
 
 

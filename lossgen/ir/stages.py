@@ -187,6 +187,8 @@ class StableLoss(GradedLoss):
     dearer: StableLoss | None = field(default=None, repr=False, compare=False)  # more accurate
     certificate: Certificate | None = field(default=None, compare=False)
     trial: Any = field(default=None, repr=False, compare=False)  # passes.certify.Trial
+    arithmetic: str = "float32"  # of every operation; or float64, of numbers that are float32
+    masks: str = "limit"  # what a masked class gives: a limit; or NaN where the formula has NaN
     clamp_loss: bool = False
     clamp_gradient: bool = False
 
@@ -201,7 +203,7 @@ class StableLoss(GradedLoss):
 
 @dataclass(frozen=True)
 class Certificate:
-    """Measured accuracy of the emitted functions in float32 (see ``passes.certify``).
+    """Measured accuracy of the emitted functions in their arithmetic (see ``passes.certify``).
 
     Errors are in ulp (2^-23 relative to the true value, or to ``scale`` where that is smaller);
     ``*_kappa`` divide by 1 + condition number.
@@ -214,13 +216,17 @@ class Certificate:
     points: int
     bound: float
     scale: float = 0.0
+    arithmetic: str = "float32"
+    masks: str = "limit"
     dominated: bool = False  # relative to 1 where another class than the target dominates
 
     def __str__(self) -> str:
         least = f" of max(|true value|, {self.scale:g})" if self.scale else ""
         least += " (absolute where another class dominates)" if self.dominated else ""
+        wide = "" if self.arithmetic == "float32" else f", computed in {self.arithmetic}"
+        wide += "" if self.masks == "limit" else "; NaN where masked classes make the formula NaN"
         loss, gradient = (ceil(10 * v) / 10 for v in (self.loss_kappa, self.gradient_kappa))
         return (
             f"loss <= {loss:.1f}, gradient <= {gradient:.1f} "
-            f"(1 + kappa) ulp{least} at {self.points} points"
+            f"(1 + kappa) ulp{least} at {self.points} points{wide}"
         )

@@ -1,4 +1,4 @@
-"""Measure the emitted functions in float32 against mpmath, and refuse what is not accurate.
+"""Measure the emitted functions against mpmath, choose their arithmetic, and refuse what is wrong.
 
 The truth is the literal formula of the spec and its derivatives (:mod:`lossgen.ir.literal`), which
 share nothing with the passes: a gradient with a term missing is as wrong as one without digits.
@@ -13,6 +13,11 @@ An error below 1e-37 absolute is underflow, not inaccuracy; nor is one below 1e-
 gradient, as the distance of two softmaxes' logarithms is clipped to ±80.  A number that float32
 cannot hold is right as ±inf.  A spec may state a scale: errors and kappa are relative to it where
 the true value is smaller.
+
+A loss that float32 does not hold to its bound is computed in float64, from float32 numbers and
+rounded once.  Where large terms cancel, digits that float64 autograd of the formula loses may be
+lost there too: errors are relative to ``worst.LEAST`` at least, and what the formula as it is
+written does not have is not asked for.
 """
 
 from __future__ import annotations
@@ -28,10 +33,10 @@ from numpy.typing import NDArray
 from sympy import Expr
 
 from lossgen.errors import CompileError
-from lossgen.ir.evaluate import float32
+from lossgen.ir.evaluate import evaluated
 from lossgen.ir.literal import Truth
+from lossgen.ir.rounded_rows import rounded_rows
 from lossgen.ir.rows import Row
-from lossgen.ir.rows_float32 import rows_float32
 from lossgen.ir.stages import StableLoss
 from lossgen.passes.climb import neighbours
 from lossgen.passes.condition import (
@@ -42,11 +47,11 @@ from lossgen.passes.condition import (
     sensitivity,
     spread,
 )
-from lossgen.passes.inaccurate import check_defaults
+from lossgen.passes.inaccurate import Inaccurate, check_defaults
 from lossgen.passes.samples import parameter_points, sample_rows
 from lossgen.passes.scalar import certify_scalar, is_scalar
-from lossgen.passes.truth import agree, is_dominated, true_row
-from lossgen.passes.worst import TINY, Worst, off
+from lossgen.passes.truth import agree, as_written, is_dominated, true_row
+from lossgen.passes.worst import ALIKE, TINY, Worst, off
 
 __all__ = ["Trial", "certify", "unmeasured"]
 
@@ -58,24 +63,39 @@ _ONE = mp.mpf(1)
 ROUNDS, MOVES, SEEDS = 3, 5, 2
 
 
-def certify(stable: StableLoss) -> StableLoss:
+def certify(stable: StableLoss, arithmetic: str = "float32") -> StableLoss:
     """Attach the certificate; choose clamping at z = ±inf, and the cheapest program that is
-    accurate enough.
+    accurate enough: in float32, else in float64.
+
+    Args:
+        arithmetic: the least that is tried.
 
     Raises:
-        CompileError: an error above the bound, with the point where it was found.
+        CompileError: every program has an error above the bound; with the point where it was found.
     """
-    try:
-        return _certified(stable)
-    except CompileError:
-        if stable.dearer is None:
-            raise
-    return _certified(stable.dearer)
+    rungs = [r for r in ladder(stable) if arithmetic in ("float32", r.arithmetic)]
+    for rung in rungs[:-1]:
+        try:
+            return _certified(rung)
+        except Inaccurate:
+            continue
+    return _certified(rungs[-1])
+
+
+def ladder(stable: StableLoss) -> list[StableLoss]:
+    """The programs of a loss, cheapest first."""
+    programs = [stable] if stable.dearer is None else [stable, stable.dearer]
+    return [
+        replace(program, arithmetic=arithmetic, masks=masks)
+        for masks in ("limit", "as written")
+        for arithmetic in ("float32", "float64")
+        for program in programs
+    ]
 
 
 def unmeasured(stable: StableLoss) -> StableLoss:
-    """A draft: with the clamping that it needs, the dearer program, and no certificate."""
-    return _clamped(stable if stable.dearer is None else stable.dearer)
+    """A draft: with the clamping that it needs, the most accurate program, and no certificate."""
+    return _clamped(ladder(stable)[-1])
 
 
 def _clamped(stable: StableLoss) -> StableLoss:
@@ -88,10 +108,10 @@ def _clamped(stable: StableLoss) -> StableLoss:
 
 def _certified(stable: StableLoss) -> StableLoss:
     stable = _clamped(stable)
-    worst = Worst(stable.spec)
+    worst = Worst(stable.spec, stable.arithmetic, stable.masks)
     if is_scalar(stable):
         certify_scalar(stable, worst)
-    trial = Trial(stable, worst, partial(rows_float32, stable))
+    trial = Trial(stable, worst, partial(rounded_rows, stable))
     trial.take(sample_rows(stable))
     if not worst.real:
         raise CompileError(
@@ -184,7 +204,7 @@ class Trial:
         stable, worst, gold = self.stable, self.worst, truth.results[k]
         error = off(value, gold)
         worst.points += 1
-        if error <= TINY:
+        if error <= TINY or self._nobody_knows(row, error):
             return 0.0
         moves = of_loss(stable.spec, row, truth, k)
         width = 0.0
@@ -201,6 +221,8 @@ class Trial:
             moved = of_roundings(stable.spec, row)
             if moved is None or not self._certain(row, truth):
                 return 0.0
+            if self._as_written(row, error, lambda t: abs(t.results[k] - gold)):
+                return 0.0
             moves += abs(moved.results[k] - gold) / _ULP
             worst.add_strict("loss", worst.ulp(error, unit), width + float(moves / unit))
             kappa = width + float(moves / relaxed)
@@ -213,7 +235,7 @@ class Trial:
         errors = [off(float(s), g) for s, g in zip(slope, gold, strict=True)]
         error = max(errors)
         worst.points += 1
-        if error <= _CLIPPED:
+        if error <= _CLIPPED or self._nobody_knows(row, error):
             return 0.0
         unit = worst.unit(max(abs(g) for g in gold))
         size = max(abs(r) for r in truth.results)  # a gradient p·(a - Σ p·a) is as good as Σ p·a
@@ -221,7 +243,14 @@ class Trial:
         near = spread(row, self.stable) + scales(row)
         score = worst.ulp(error, relaxed) / (1.0 + near)
         strict = worst.ulp(error, unit) / (1.0 + near) > worst.strict["gradient"][1]
-        if (strict or score > worst.gradient[1]) and self._certain(row, truth):
+        if not (strict or score > worst.gradient[1]):
+            return score
+        pairs = partial(zip, gold, strict=True)
+        if self._as_written(
+            row, error, lambda t: max(abs(g - s) for g, s in pairs(t.gradients[stream]))
+        ):
+            return 0.0
+        if self._certain(row, truth):
             spec = self.stable.spec
             moves = of_gradient(spec, row, truth, stream)
             worst.add_strict("gradient", worst.ulp(error, unit), near + float(moves / unit))
@@ -237,6 +266,19 @@ class Trial:
         where += "".join(f", {n} = {_spelled(v)}" for n, v in {**row.streams, **row.vocab}.items())
         where += "".join(f", {n} = {v:g}" for n, v in {**row.rows, **row.parameters}.items())
         return where + (f", {self.program}" if self.program else "")
+
+    def _as_written(self, row: Row, error: Any, of: Callable[[Truth], Any]) -> bool:
+        """Is the formula as it is written about as far off in float64, where that is what is
+        computed? Then that is what everybody takes for the truth."""
+        if self.stable.arithmetic != "float64":
+            return False
+        written = as_written(self.stable.spec, row)
+        return written is not None and bool(error <= ALIKE * of(written))
+
+    def _nobody_knows(self, row: Row, error: Any) -> bool:
+        """Is it NaN where a masked class makes the formula as it is written NaN, and allowed?"""
+        allowed = self.stable.masks == "as written" and error == mp.inf
+        return allowed and as_written(self.stable.spec, row, masked=True) is None
 
     def _certain(self, row: Row, truth: Truth) -> bool:
         """Do more digits say the same? Where 0 is a difference of equal numbers, they do not."""
@@ -272,7 +314,7 @@ def _needs_clamp(stable: StableLoss, exprs: list[Expr]) -> bool:
         env: dict[Any, Any] = dict.fromkeys(expr.free_symbols, np.float32(0.5))
         env |= {names.parameters[n]: np.array([[p[n]] for p in points], np.float32) for n in used}
         env |= {f.z: ends for f in stable.forms}
-        values = np.broadcast_to(float32(expr, env), (len(points), 4))
+        values = np.broadcast_to(evaluated(expr, env), (len(points), 4))
         if (np.isnan(values[:, :2]) & np.isfinite(values[:, 2:])).any():
             return True
     return False

@@ -140,22 +140,31 @@ def _mapped(graded: GradedLoss, row: Callable[[Expr], Expr]) -> GradedLoss:
 
 
 def joint_logarithms(expr: Expr, forms: Sequence[Form]) -> Expr:
-    """c·(s - Σ κ·s') of a product of softmaxes, by what the pivot holds of it."""
+    """c·(s - Σ κ·s') or c·(z - Σ κ·s') of a product of softmaxes, by what the pivot holds of it.
+
+    Where a part masks the pivot, both are ∞ - ∞.
+    """
     if not expr.args or not any(f.parts for f in forms):
         return expr
     expr = expr.func(*(joint_logarithms(a, forms) for a in expr.args))
     if not isinstance(expr, Add):
         return expr
     for form in (f for f in forms if f.parts):
-        scale = expand(expr, power_base=False, log=False).coeff(form.s)
-        if scale == 0:
-            continue
-        parts = {k: forms[k] for k, _ in form.parts}
-        whole = form.s - Add(*(rate * parts[k].s for k, rate in form.parts))
-        rest = expand(expr - scale * whole)
-        if rest.free_symbols & {form.s, *(f.s for f in parts.values())}:
-            continue
-        low = form.joint + form.r
-        high = form.s - form.mixed({k: f.s for k, f in parts.items()})
-        expr = scale * _f["where"](_f["lt"](0, form.z), low, high) + rest
+        joint = form.joint, form.joint + form.r
+        for own, low in zip((form.z, form.s), joint, strict=True):  # of the others, or of all
+            expr = _by_the_pivot(expr, own, low, form, forms)
     return expr
+
+
+def _by_the_pivot(expr: Expr, own: Expr, low: Expr, form: Form, forms: Sequence[Form]) -> Expr:
+    """c·(own - Σ κ·s') + rest, where the pivot is not the largest by ``low``."""
+    scale = expand(expr, power_base=False, log=False).coeff(own)
+    if scale == 0:
+        return expr
+    parts = {k: forms[k] for k, _ in form.parts}
+    whole = own - Add(*(rate * parts[k].s for k, rate in form.parts))
+    rest = expand(expr - scale * whole)
+    if rest.free_symbols & {own, *(f.s for f in parts.values())}:
+        return expr
+    high = own - form.mixed({k: f.s for k, f in parts.items()})
+    return scale * _f["where"](_f["lt"](0, form.z), low, high) + rest

@@ -1,4 +1,4 @@
-"""The refusal of a loss that float32 does not hold to its bound: what is off, where, what to do."""
+"""The refusal of a loss that no arithmetic holds to its bound: what is off, where, what to do."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Inaccurate(CompileError):
     """Loss or gradient is farther from the truth than the bound allows."""
 
     template = (
-        "{of}the {which} is not accurate in float32: off by {ulp:.3g} ulp, which is {scaled:.3g} "
-        "times (1 + condition number), at {where}; {bound:g} are allowed"
+        "{of}the {which} is not accurate in {arithmetic}: off by {ulp:.3g} ulp, which is "
+        "{scaled:.3g} times (1 + condition number), at {where}; {bound:g} are allowed"
     )
 
     def __init__(

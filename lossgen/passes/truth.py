@@ -13,11 +13,12 @@ from lossgen.ir.literal import Truth, literal
 from lossgen.ir.rows import COTANGENTS, MASKED, Row
 from lossgen.spec.model import LossSpec
 
-__all__ = ["agree", "digits", "is_dominated", "true_row"]
+__all__ = ["agree", "as_written", "digits", "is_dominated", "true_row"]
 
 _MOST = 6000
 _SAME = mp.mpf(10) ** -30
 _LIKE = mp.mpf(10) ** -12
+_LOWEST = -745.0  # its exponential is 0 in float64
 _NEVER = -1e8  # -∞, by any convention of masking
 _FAR = 4.0  # p_y < 2 %
 _NOTHING = mp.mpf(10) ** -45
@@ -54,8 +55,27 @@ def true_row(spec: LossSpec, row: Row, more: int = 0) -> Truth | None:
         return one if all(abs(a - b) <= _SAME for a, b in _pairs(one, other)) else None
 
 
+def as_written(spec: LossSpec, row: Row, masked: bool = False) -> Truth | None:
+    """The literal formula and its derivatives in float64, where they are real: what autograd of it
+    gives.  Masked classes are at -1e6; with ``masked`` at -∞, and so is what exp makes 0."""
+    if masked:
+        streams = {n: _sunk(v) for n, v in row.streams.items()}
+        row = replace(row, x=_sunk(row.x), streams=streams)
+    else:
+        streams = {n: _floored(v, -1.5e6) for n, v in row.streams.items()}
+        row = replace(row, x=_floored(row.x, -1e6), streams=streams)
+    with mp.workprec(53):
+        found = _literal(spec, row)
+        return found if found is not None and found.real else None
+
+
 def _floored(values: tuple[float, ...], far: float) -> tuple[float, ...]:
     return tuple(far if v <= _NEVER else v for v in values)
+
+
+def _sunk(values: tuple[float, ...]) -> tuple[float, ...]:
+    least = max(values) + _LOWEST
+    return tuple(v if v > least else -inf for v in values)
 
 
 def _literal(spec: LossSpec, row: Row) -> Truth | None:

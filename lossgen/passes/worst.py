@@ -12,10 +12,13 @@ from lossgen.ir.stages import Certificate
 from lossgen.passes.inaccurate import Inaccurate
 from lossgen.spec.model import LossSpec
 
-__all__ = ["TINY", "Worst", "off"]
+__all__ = ["ALIKE", "BOUND", "LEAST", "TINY", "Worst", "off"]
 
 BOUND = 4.0  # unless the spec states another
 TINY = 1e-37
+#: In float64 terms of size 1 cancel to 4 ulp of this: what float64 autograd of the formula gives.
+LEAST = 1e-9
+ALIKE = 8.0  # times what the formula as written loses in float64: another order of evaluation
 _ULP = 2.0**-23
 _LARGEST = mp.mpf(2) ** 128 * (1 - mp.mpf(2) ** -25)  # from here on float32 rounds to ∞
 
@@ -23,8 +26,11 @@ _LARGEST = mp.mpf(2) ** 128 * (1 - mp.mpf(2) ** -25)  # from here on float32 rou
 class Worst:
     """The largest errors so far."""
 
-    def __init__(self, spec: LossSpec) -> None:
+    def __init__(self, spec: LossSpec, arithmetic: str = "float32", masks: str = "limit") -> None:
+        self.arithmetic, self.masks = arithmetic, masks
         self.scale = spec.accuracy.scale if spec.accuracy else 0.0
+        if arithmetic == "float64":
+            self.scale = max(self.scale, LEAST)
         self.strict = {"loss": (0.0, 0.0), "gradient": (0.0, 0.0)}  # relative on every row
         self.bound = spec.accuracy.ulp if spec.accuracy else BOUND
         self.loss = (0.0, 0.0, "")
@@ -61,7 +67,14 @@ class Worst:
             return
         which = "loss" if self.loss[1] >= self.gradient[1] else "gradient"
         ulp, kappa, where = self.loss if which == "loss" else self.gradient
-        raise Inaccurate(which=which, ulp=ulp, scaled=kappa, where=where, bound=self.bound)
+        raise Inaccurate(
+            which=which,
+            ulp=ulp,
+            scaled=kappa,
+            where=where,
+            bound=self.bound,
+            arithmetic=self.arithmetic,
+        )
 
     def certificate(self) -> Certificate:
         """What holds of every row, if it is within the bound; else with errors that are relative to
@@ -79,6 +92,8 @@ class Worst:
             points=self.points,
             bound=self.bound,
             scale=self.scale,
+            arithmetic=self.arithmetic,
+            masks=self.masks,
             dominated=dominated and not self.scale,
         )
 

@@ -30,7 +30,14 @@ class Zeros:
         given = {s for pair in (*names.streams.values(), *names.vocab.values()) for s in pair}
         given |= set(names.rows.values())
         self.constants = names.constants
-        self.raw = {s for n in names.differentiable for s in names.streams[n]}
+        declared = graded.spec.inputs
+        self.beside = {  # other logits, which may be masked too
+            s
+            for n, pair in names.streams.items()
+            if n not in names.differentiable and declared[n].domain is None
+            for s in pair
+        }
+        self.raw = moving | self.beside
         self.weights = {s for s in given - moving if not s.is_positive}
         self.finite = (given - moving) | names.constants | set(names.index)
         self.finite |= {m.select for m in graded.maxes}
@@ -71,7 +78,8 @@ class Zeros:
     def _grows(self, expr: Expr) -> bool:
         """With the logits."""
         divides = isinstance(expr, Pow) and expr.exp.is_negative
-        return not (isinstance(expr, exp) or divides or self._is_bounded(expr))
+        bounded = self._is_bounded(expr) and not expr.free_symbols & self.beside
+        return not (isinstance(expr, exp) or divides or bounded)
 
     def _may_vanish(self, expr: Expr) -> bool:
         used = expr.free_symbols

@@ -135,6 +135,7 @@ class Variant:
     merge_kernel: Any
     backward_kernel: Any
     fused_kernel: Any
+    arithmetic: str = "float32"  # or float64: of numbers that are read and written narrower
     c_source: str = ""  # a module written by hand may have none: torch on the CPU
     tiled: Tiled | None = None
 

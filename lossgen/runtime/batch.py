@@ -10,14 +10,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lossgen.runtime.arguments import Variant
 from lossgen.runtime.tensors import in_memory
 
-__all__ = ["Batch", "compute_dtype", "scaled", "unit_stride", "wider"]
+__all__ = ["Batch", "arithmetic", "compute_dtype", "scaled", "unit_stride", "wider"]
 
 
 def compute_dtype(logits: Tensor) -> torch.dtype:
-    """float64 for float64 logits, else float32."""
+    """Of results: float64 for float64 logits, else float32."""
     return torch.float64 if logits.dtype is torch.float64 else torch.float32
+
+
+def arithmetic(variant: Variant, dtype: torch.dtype) -> torch.dtype:
+    """Of every operation on logits of ``dtype``, and of what the forward saves."""
+    wide = variant.arithmetic == "float64" or dtype is torch.float64
+    return torch.float64 if wide else torch.float32
 
 
 def wider(rows: Tensor, others: Iterable[Tensor]) -> torch.dtype:

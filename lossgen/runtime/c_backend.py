@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from lossgen.runtime.arguments import Variant
-from lossgen.runtime.batch import Batch, compute_dtype
+from lossgen.runtime.batch import Batch, arithmetic, compute_dtype
 from lossgen.runtime.c_build import library
 from lossgen.runtime.memory import empty_like
 from lossgen.runtime.tensors import in_memory
 
 __all__ = ["available", "backward", "forward", "fused"]
 
-_STORAGE = {torch.bfloat16: 1, torch.float16: 2}
+_STORAGE = {torch.bfloat16: 1, torch.float16: 2, torch.float32: 3}  # 0: of the arithmetic
 _SMALL = 1 << 17  # elements that a second thread is worth: it begins 50 µs after it is asked for
 _ROW = 256  # elements that take as long as what every row takes beside its elements
 _SHARES = 4  # parts per thread: a thread that is held up leaves the rest to the others
@@ -50,13 +50,13 @@ class _Call(Structure):
 
 def available(variant: Variant, dtype: torch.dtype) -> bool:
     """Can it run here? Compiles the program the first time."""
-    source = variant.c_source
-    return bool(source) and library(source, dtype is torch.float64) is not None
+    wide = arithmetic(variant, dtype) is torch.float64
+    return bool(variant.c_source) and library(variant.c_source, wide) is not None
 
 
 def forward(variant: Variant, batch: Batch) -> tuple[Tensor, Tensor]:
     """Results [outputs, N] and saved statistics [n_saved, N], in the dtype of the arithmetic."""
-    saved = _rows(batch, variant.n_saved)
+    saved = _rows(variant, batch, variant.n_saved)
     return _run(variant, batch, "forward", saved=saved), saved
 
 
@@ -78,9 +78,10 @@ def fused(
     return _run(variant, batch, "fused", grad_rows=grad_rows, outs=outs)
 
 
-def _rows(batch: Batch, n: int) -> Tensor:
+def _rows(variant: Variant, batch: Batch, n: int) -> Tensor:
     logits = batch.logits  # its device, whatever torch.set_default_device says
-    return torch.empty(n, logits.shape[0], dtype=compute_dtype(logits), device=logits.device)
+    dtype = arithmetic(variant, logits.dtype)
+    return torch.empty(n, logits.shape[0], dtype=dtype, device=logits.device)
 
 
 def _run(
@@ -92,12 +93,12 @@ def _run(
     outs: Sequence[Tensor | None] = (),
 ) -> Tensor:
     batch = batch.in_memory()
-    logits, target, dtype = batch.logits, batch.target, compute_dtype(batch.logits)
+    logits, target, dtype = batch.logits, batch.target, arithmetic(variant, batch.logits.dtype)
     program = library(variant.c_source, dtype is torch.float64)
     if program is None:
         raise RuntimeError("the C program of this loss could not be compiled; see the warning")
     rows, classes = logits.shape
-    result = _rows(batch, batch.n_out)
+    result = _rows(variant, batch, batch.n_out)
     inputs = [value.to(dtype) for value in batch.inputs]
     streams = [logits, *batch.streams]
     grad_rows = None if grad_rows is None else in_memory(grad_rows.to(dtype))
@@ -106,7 +107,7 @@ def _run(
         classes=classes,
         ignore_index=batch.ignore_index,
         target_stride=0 if target is None else target.stride(0),
-        storage=_STORAGE.get(logits.dtype, 0),
+        storage=0 if logits.dtype is dtype else _STORAGE[logits.dtype],
         target=_address(target),
         stream=_addresses(streams),
         stream_stride=_integers([s.stride(0) for s in streams]),
@@ -122,7 +123,7 @@ def _run(
         grad_stride=_integers([0 if o is None else o.stride(0) for o in outs]),
     )
     _in_parallel(program, role, call, rows, classes * len(streams))
-    return result
+    return result.to(compute_dtype(logits))
 
 
 def _address(tensor: Tensor | None) -> int | None:

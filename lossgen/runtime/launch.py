@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lossgen.runtime.arguments import Variant
-from lossgen.runtime.batch import Batch
+from lossgen.runtime.batch import Batch, arithmetic
 from lossgen.runtime.device import HAS_TRITON, jit, tl, triton
 from lossgen.runtime.memory import empty_like
 from lossgen.runtime.tensors import in_memory
@@ -68,9 +68,11 @@ def config(role: str, n_classes: int, hip: bool = False, streams: int = 0) -> Co
 
 def sharers(variant: Variant) -> int:
     """How many share the registers with the logits, as ``config`` counts them: the class inputs;
-    where there is none, more than four numbers that several sweeps keep of a row count as one."""
+    where there is none, more than four numbers that several sweeps keep of a row count as one; and
+    float64 takes twice as many for everything."""
     many = variant.merge_kernel is None and variant.n_saved > 4
-    return len(variant.streams) or int(many)
+    found = len(variant.streams) or int(many)
+    return found if variant.arithmetic == "float32" else 2 * found + 1
 
 
 def _config(role: str, variant: Variant, batch: Batch) -> Config:
@@ -128,12 +130,13 @@ def _targets(
 
 
 def forward(variant: Variant, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Results [outputs, N] and saved statistics [n_saved, N], float32."""
+    """Results [outputs, N], float32, and saved statistics [n_saved, N] of the arithmetic."""
     batch = batch.in_memory()
     logits = batch.logits
     rows, classes = logits.shape
     loss = torch.empty(batch.n_out, rows, dtype=torch.float32, device=logits.device)
-    saved = torch.empty(variant.n_saved, rows, dtype=torch.float32, device=logits.device)
+    real = arithmetic(variant, logits.dtype)
+    saved = torch.empty(variant.n_saved, rows, dtype=real, device=logits.device)
     if rows == 0:
         return loss, saved
     chosen = _config("forward", variant, batch)
@@ -143,7 +146,7 @@ def forward(variant: Variant, batch: Batch) -> tuple[Tensor, Tensor]:
     state = saved
     if splits > 1:
         shape = (variant.n_state, splits, rows)
-        state = torch.empty(shape, dtype=torch.float32, device=logits.device)
+        state = torch.empty(shape, dtype=real, device=logits.device)
     args = [
         *_pointers(batch),
         loss,

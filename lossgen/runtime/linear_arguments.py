@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lossgen.runtime.arguments import Input, Parameter, integer, numbers, warn_constant
+from lossgen.runtime.arguments import Input, Parameter, Variant, integer, numbers, warn_constant
 
 __all__ = [
     "Factors",
@@ -156,7 +156,7 @@ def stand_in(source: Factors | Tensor) -> Tensor:
     return hidden.detach().new_zeros(()).expand(*hidden.shape[:-1], weight.shape[0])
 
 
-def is_tiled(loss: str, backend: str, options: LinearOptions, row: int) -> bool:
+def is_tiled(loss: str, backend: str, variant: Variant, options: LinearOptions, row: int) -> bool:
     """Does the call run by the tile? ``auto``: where ``memory_budget`` holds fewer than 256 rows of
     ``row`` bytes and the backend is Triton. Raises ValueError."""
     if options.schedule == "tiled" and backend != "triton":
@@ -164,7 +164,12 @@ def is_tiled(loss: str, backend: str, options: LinearOptions, row: int) -> bool:
             f"{loss}: schedule 'tiled' has no {backend!r} program; use backend 'triton' or "
             "schedule 'chunked'"
         )
-    if options.schedule != "auto" or backend != "triton":
+    if options.schedule == "tiled" and variant.tiled is None:
+        raise ValueError(
+            f"{loss}: schedule 'tiled' makes float32 logits on chip, and this loss is computed in "
+            f"{variant.arithmetic}; use schedule 'chunked'"
+        )
+    if options.schedule != "auto" or backend != "triton" or variant.tiled is None:
         return options.schedule == "tiled"
     return options.memory_budget is not None and options.memory_budget < _FEWEST_ROWS * row
 

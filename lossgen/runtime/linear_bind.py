@@ -173,7 +173,7 @@ def call_of(
         unseen=transformed(),
     )
     row = chunked.bytes_per_row(call, tensors)
-    if is_tiled(name, backend, options, row):
+    if is_tiled(name, backend, call.variant, options, row):
         return replace(call, tiled=True), tensors, found
     step = chunk_rows(name, batch.logits, options.memory_budget, row)
     return replace(call, step=step), tensors, found

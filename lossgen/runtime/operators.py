@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lossgen.runtime.arguments import check_target_range
 from lossgen.runtime.autograd import module_of
-from lossgen.runtime.batch import Batch, compute_dtype, unit_stride
+from lossgen.runtime.batch import Batch, arithmetic, compute_dtype, unit_stride
 from lossgen.runtime.tensors import check_tangent
 
 if TYPE_CHECKING:
@@ -126,9 +126,10 @@ def _define(key: str) -> Operators:
         backend: str,
         numbers: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        loss, dtype, rows = _LOSSES[key], compute_dtype(logits), logits.shape[0]
-        saved = logits.new_empty((loss.variants[variant].n_saved, rows), dtype=dtype)
-        return logits.new_empty((max(1, len(loss.outputs)), rows), dtype=dtype), saved
+        loss, rows = _LOSSES[key], logits.shape[0]
+        plan, size = loss.variants[variant], (max(1, len(loss.outputs)), rows)
+        saved = logits.new_empty((plan.n_saved, rows), dtype=arithmetic(plan, logits.dtype))
+        return logits.new_empty(size, dtype=compute_dtype(logits)), saved
 
     def backward(
         grad_rows: Tensor,

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lossgen.runtime.arguments import Variant
-from lossgen.runtime.batch import Batch, compute_dtype
+from lossgen.runtime.batch import Batch, arithmetic, compute_dtype
 from lossgen.runtime.memory import empty_like
 
 __all__ = ["backward", "forward", "fused"]
@@ -26,9 +26,9 @@ CHUNK = 1 << 20
 class _Chunks:
     """Slices of everything a torch function takes, in the dtype of the arithmetic."""
 
-    def __init__(self, batch: Batch) -> None:
+    def __init__(self, variant: Variant, batch: Batch) -> None:
         self.batch = batch
-        self.dtype = compute_dtype(batch.logits)
+        self.dtype = arithmetic(variant, batch.logits.dtype)
         self.ignored = batch.ignored
         self.y = self.wrong = None
         if batch.target is not None and self.ignored is not None:
@@ -37,6 +37,12 @@ class _Chunks:
             self.y = torch.where(inside, target, 0).to(torch.int64).unsqueeze(1)
             self.wrong = ~(inside | self.ignored)
         self.inputs = [i.to(self.dtype) for i in batch.inputs]
+
+    def results(self) -> Tensor:
+        """[outputs, N], to be filled."""
+        logits = self.batch.logits
+        size = self.batch.n_out, logits.shape[0]
+        return torch.empty(size, dtype=compute_dtype(logits), device=logits.device)
 
     def spans(self) -> list[slice]:
         """The rows of each chunk."""
@@ -79,9 +85,9 @@ class _Chunks:
 
 def forward(variant: Variant, batch: Batch) -> tuple[Tensor, Tensor]:
     """Results [outputs, N] and saved statistics [n_saved, N]."""
-    chunks, logits = _Chunks(batch), batch.logits
+    chunks, logits = _Chunks(variant, batch), batch.logits
     rows = logits.shape[0]
-    loss = torch.empty(batch.n_out, rows, dtype=chunks.dtype, device=logits.device)
+    loss = chunks.results()
     saved = torch.empty(variant.n_saved, rows, dtype=chunks.dtype, device=logits.device)
     for span in chunks.spans():
         value, kept = variant.torch_forward(chunks.copy(span), *chunks.arguments(span))
@@ -95,7 +101,7 @@ def backward(
 ) -> tuple[Tensor | None, ...]:
     """Gradients [N, V] in the dtype of the logits: of the logits and of each differentiable
     stream, where ``wanted``; ``grad_rows`` is [outputs, N], any stride."""
-    chunks, logits = _Chunks(batch), batch.logits
+    chunks, logits = _Chunks(variant, batch), batch.logits
     found = [empty_like(logits) if want else None for want in wanted]
     weight = chunks.weights(grad_rows)
     for span in chunks.spans():
@@ -112,8 +118,8 @@ def fused(
 ) -> Tensor:
     """Results [outputs, N]; the gradients go to ``outs`` [N, V] each, the first of which may be
     the logits themselves; None: not wanted."""
-    chunks, logits = _Chunks(batch), batch.logits
-    loss = torch.empty(batch.n_out, logits.shape[0], dtype=chunks.dtype, device=logits.device)
+    chunks, logits = _Chunks(variant, batch), batch.logits
+    loss = chunks.results()
     weight = chunks.weights(grad_rows)
     reused = outs[0]  # the chunk is worked on where its gradient will stand
     if reused is not None and not (reused.dtype is chunks.dtype and reused.is_contiguous()):

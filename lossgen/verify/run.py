@@ -29,6 +29,7 @@ from lossgen.verify.properties import PROPERTIES, Property
 from lossgen.verify.reproduce import Called, named, python
 from lossgen.verify.runner import Runner, tiles
 from lossgen.verify.streams import RELATIONS, streams
+from lossgen.verify.tolerances import stated
 
 __all__ = ["PropertyResult", "VerificationResult", "check_property", "verify"]
 
@@ -139,6 +140,7 @@ def verify(
     from lossgen.cache import load
 
     module = load(name_or_path)
+    spec = stated(spec, module.LOSS.variants[0].arithmetic)
     results = []
     for found in _each(module, spec, backends, device, examples):
         results.append(found)

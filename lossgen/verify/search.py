@@ -91,7 +91,9 @@ class _Search:
 
     def __post_init__(self) -> None:
         stable = self.plan.stable
-        self.trial = Trial(stable, Worst(stable.spec), self.evaluate)
+        self.trial = Trial(
+            stable, Worst(stable.spec, stable.arithmetic, stable.masks), self.evaluate
+        )
 
     def run(self, until: float) -> None:
         """The certificate's rows, then others, climbing after each set, until the time is up."""

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from lossgen.errors import VerificationError
-from lossgen.spec.model import LossSpec
+from lossgen.passes.worst import BOUND, LEAST
+from lossgen.spec.model import Accuracy, LossSpec
 
-__all__ = ["EAGER", "FLOOR", "ROUNDING", "compare", "further", "least", "slack"]
+__all__ = ["EAGER", "FLOOR", "ROUNDING", "compare", "further", "least", "slack", "stated"]
 
 EAGER = 4.0
 ROUNDING = 8.0
@@ -29,6 +30,15 @@ def slack(spec: LossSpec) -> float:
     """A spec that states a wider bound for its certificate gets it here too, up to ``WIDEST``:
     beyond that the bound is about points that are 0/0, relative errors of numbers near 0."""
     return min(WIDEST, max(1.0, spec.accuracy.ulp / 4.0)) if spec.accuracy else 1.0
+
+
+def stated(spec: LossSpec, arithmetic: str) -> LossSpec:
+    """``spec`` with the accuracy that a certificate in this arithmetic is about."""
+    if arithmetic == "float32":
+        return spec
+    ulp = spec.accuracy.ulp if spec.accuracy else BOUND
+    own = Accuracy(ulp=ulp, scale=max(least(spec), LEAST), reason=f"computed in {arithmetic}")
+    return spec.model_copy(update={"accuracy": own})
 
 
 def least(spec: LossSpec) -> float:

@@ -92,12 +92,12 @@ typedef float real;
 
 /* ------------------------------------------------------------------ the call
    Mirrored by lossgen.runtime.c_backend.  Strides are in elements; classes have stride 1. */
-enum storage { SAME, BFLOAT16, FLOAT16 };
+enum storage { SAME, BFLOAT16, FLOAT16, FLOAT32 };
 enum mode { FORWARD, BACKWARD, FUSED };
 
 typedef struct {
     int64_t rows, classes, ignore_index, target_stride;
-    int64_t storage;                /* of streams and gradients; SAME: real */
+    int64_t storage;                /* of streams and gradients; SAME: real; FLOAT32: real is double */
     const int64_t *target;          /* [rows] */
     const void *const *stream;      /* [rows, classes] each, the logits first */
     const int64_t *stream_stride;
@@ -164,6 +164,11 @@ static inline uint16_t to_bfloat(float f) {
 static inline const real *read_row(const Call *c, int k, int64_t i, real *scratch) {
     const int64_t at = i * c->stream_stride[k];
     if (c->storage == SAME) return (const real *)c->stream[k] + at;
+    if (c->storage == FLOAT32) {
+        const float *single = (const float *)c->stream[k] + at;
+        for (int64_t j = 0; j < c->classes; ++j) scratch[j] = (real)single[j];
+        return scratch;
+    }
     const uint16_t *row = (const uint16_t *)c->stream[k] + at;
     if (c->storage == BFLOAT16) {
         for (int64_t j = 0; j < c->classes; ++j) scratch[j] = (real)from_bfloat(row[j]);
@@ -181,6 +186,11 @@ static inline real *grad_row(const Call *c, int k, int64_t i, real *scratch) {
 
 static inline void write_row(const Call *c, int k, int64_t i, const real *scratch) {
     if (scratch == NULL || c->storage == SAME) return;
+    if (c->storage == FLOAT32) {
+        float *single = (float *)c->grad[k] + i * c->grad_stride[k];
+        for (int64_t j = 0; j < c->classes; ++j) single[j] = (float)scratch[j];
+        return;
+    }
     uint16_t *row = (uint16_t *)c->grad[k] + i * c->grad_stride[k];
     if (c->storage == BFLOAT16) {
         for (int64_t j = 0; j < c->classes; ++j) row[j] = to_bfloat((float)scratch[j]);
