@@ -95,6 +95,7 @@ def _summary(compiled: Compiled, spec: LossSpec) -> Iterator[str]:
         "statistics": f"{plan.statistics} in {_plural(plan.sweeps, 'sweep')} over the classes",
         "saved": ", ".join(plan.saved) or "nothing",
         "traffic": _traffic(plan),
+        "arithmetic": plan.stable.precision,
         "certificate": str(plan.certificate or "none"),
         "variants": _variants(spec, compiled.variants[0].stable.uses),
         "passes": ", ".join(f"{name} {1e3 * t:.0f} ms" for name, t in compiled.timings.items()),

@@ -34,7 +34,9 @@ def list_losses(
     table = Table("name", *_COLUMNS, header_style="bold", box=None, pad_edge=False)
     for name in names:
         header = read_header(name)
-        header["certificate"] = header.get("certificate", "").partition(" at ")[0]
+        certified = header.get("certificate", "").partition(" at ")[0]
+        wide = header.get("arithmetic", "").partition(";")[0]
+        header["certificate"] = certified + (f", in {wide}" if wide else "")
         table.add_row(Text(name, style="cyan"), *(Text(header.get(key, "")) for key in _COLUMNS))
     Console().print(table)
 

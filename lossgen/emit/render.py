@@ -150,6 +150,7 @@ def _header(compiled: Compiled) -> str:
         ("statistics", str(base.statistics)),
         ("sweeps", str(base.sweeps)),
         ("saved", ", ".join(base.saved) or "nothing"),
+        *([("arithmetic", base.stable.precision)] if compiled.arithmetic != "float32" else []),
         ("certificate", "none, it is a DRAFT" if compiled.draft else str(base.certificate)),
     ]
     if spec.accuracy:

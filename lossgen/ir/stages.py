@@ -22,7 +22,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
-from math import ceil
+from math import ceil, inf
 from typing import Any
 
 from sympy import Expr, Symbol
@@ -188,6 +188,7 @@ class StableLoss(GradedLoss):
     certificate: Certificate | None = field(default=None, compare=False)
     trial: Any = field(default=None, repr=False, compare=False)  # passes.certify.Trial
     arithmetic: str = "float32"  # of every operation; or float64, of numbers that are float32
+    refused: float = 0.0  # ulp / (1 + kappa) of the best program in float32; 0: not tried
     masks: str = "limit"  # what a masked class gives: a limit; or NaN where the formula has NaN
     clamp_loss: bool = False
     clamp_gradient: bool = False
@@ -199,6 +200,14 @@ class StableLoss(GradedLoss):
         exprs = [*self.results, *self.coefficients, *self.bases]
         exprs += [s.body for s in self.sums if s.form is None]
         return super().measures(centre) and any(own & e.free_symbols for e in exprs)
+
+    @property
+    def precision(self) -> str:
+        """The arithmetic, and why it is not the usual one."""
+        if self.arithmetic == "float32" or not self.refused:
+            return self.arithmetic
+        off = "not finite" if self.refused == inf else f"off by {self.refused:.2g} (1 + kappa) ulp"
+        return f"{self.arithmetic}; in float32 it is {off}"
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,13 @@ from lossgen.passes.condition import (
 from lossgen.passes.inaccurate import Inaccurate, check_defaults
 from lossgen.passes.samples import parameter_points, sample_rows
 from lossgen.passes.scalar import certify_scalar, is_scalar
-from lossgen.passes.truth import agree, as_written, is_dominated, true_row
+from lossgen.passes.truth import (
+    agree,
+    as_written,
+    is_dominated,
+    is_undone_by_masks,
+    true_row,
+)
 from lossgen.passes.worst import ALIKE, TINY, Worst, off
 
 __all__ = ["Trial", "certify", "unmeasured"]
@@ -74,12 +80,16 @@ def certify(stable: StableLoss, arithmetic: str = "float32") -> StableLoss:
         CompileError: every program has an error above the bound; with the point where it was found.
     """
     rungs = [r for r in ladder(stable) if arithmetic in ("float32", r.arithmetic)]
-    for rung in rungs[:-1]:
+    refused: list[Inaccurate] = []
+    for rung in rungs:
         try:
-            return _certified(rung)
-        except Inaccurate:
-            continue
-    return _certified(rungs[-1])
+            found = _certified(rung)
+        except Inaccurate as error:
+            refused.append(error)
+        else:
+            narrow = [e.scaled for e in refused if e.fields["arithmetic"] == "float32"]
+            return replace(found, refused=min(narrow, default=0.0))
+    raise refused[-1]
 
 
 def ladder(stable: StableLoss) -> list[StableLoss]:
@@ -94,8 +104,8 @@ def ladder(stable: StableLoss) -> list[StableLoss]:
 
 
 def unmeasured(stable: StableLoss) -> StableLoss:
-    """A draft: with the clamping that it needs, the most accurate program, and no certificate."""
-    return _clamped(ladder(stable)[-1])
+    """A draft: with the clamping that it needs, the dearer program, and no certificate."""
+    return _clamped(stable if stable.dearer is None else stable.dearer)
 
 
 def _clamped(stable: StableLoss) -> StableLoss:
@@ -278,7 +288,7 @@ class Trial:
     def _nobody_knows(self, row: Row, error: Any) -> bool:
         """Is it NaN where a masked class makes the formula as it is written NaN, and allowed?"""
         allowed = self.stable.masks == "as written" and error == mp.inf
-        return allowed and as_written(self.stable.spec, row, masked=True) is None
+        return allowed and is_undone_by_masks(self.stable.spec, row)
 
     def _certain(self, row: Row, truth: Truth) -> bool:
         """Do more digits say the same? Where 0 is a difference of equal numbers, they do not."""

@@ -34,6 +34,11 @@ class Inaccurate(CompileError):
         scaled = float(fields["scaled"]) if enough is None else enough
         super().__init__(of=of, location=location, hint=_enough(scaled), **fields)
 
+    @property
+    def scaled(self) -> float:
+        """The error in ulp, divided by 1 + condition number."""
+        return float(self.fields["scaled"])
+
     def at(self, location: Location, what: str, enough: float) -> Inaccurate:
         """The same, with its place, the part of the loss that is to blame ("" is all of it), and
         the bound that the worst rows keep."""

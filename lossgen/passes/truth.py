@@ -13,7 +13,7 @@ from lossgen.ir.literal import Truth, literal
 from lossgen.ir.rows import COTANGENTS, MASKED, Row
 from lossgen.spec.model import LossSpec
 
-__all__ = ["agree", "as_written", "digits", "is_dominated", "true_row"]
+__all__ = ["agree", "as_written", "digits", "is_dominated", "is_undone_by_masks", "true_row"]
 
 _MOST = 6000
 _SAME = mp.mpf(10) ** -30
@@ -55,15 +55,22 @@ def true_row(spec: LossSpec, row: Row, more: int = 0) -> Truth | None:
         return one if all(abs(a - b) <= _SAME for a, b in _pairs(one, other)) else None
 
 
-def as_written(spec: LossSpec, row: Row, masked: bool = False) -> Truth | None:
+def as_written(spec: LossSpec, row: Row) -> Truth | None:
     """The literal formula and its derivatives in float64, where they are real: what autograd of it
-    gives.  Masked classes are at -1e6; with ``masked`` at -∞, and so is what exp makes 0."""
-    if masked:
-        streams = {n: _sunk(v) for n, v in row.streams.items()}
-        row = replace(row, x=_sunk(row.x), streams=streams)
-    else:
-        streams = {n: _floored(v, -1.5e6) for n, v in row.streams.items()}
-        row = replace(row, x=_floored(row.x, -1e6), streams=streams)
+    gives, masked classes being at -1e6."""
+    streams = {n: _floored(v, -1.5e6) for n, v in row.streams.items()}
+    return _in_float64(spec, replace(row, x=_floored(row.x, -1e6), streams=streams))
+
+
+def is_undone_by_masks(spec: LossSpec, row: Row) -> bool:
+    """Is the formula as it is written no number, because of classes at -∞, or so far below that
+    their exponential is 0 in float64?"""
+    streams = {n: _sunk(v) for n, v in row.streams.items()}
+    masked = any(-inf in values for values in (_sunk(row.x), *streams.values()))
+    return masked and _in_float64(spec, replace(row, x=_sunk(row.x), streams=streams)) is None
+
+
+def _in_float64(spec: LossSpec, row: Row) -> Truth | None:
     with mp.workprec(53):
         found = _literal(spec, row)
         return found if found is not None and found.real else None

@@ -29,9 +29,7 @@ from lossgen.runtime.device import (
     row_max,
     row_min,
     row_sum,
-    safe_rsqrt,
     sgn,
-    sqrt,
     step,
     stop_gradient,
     tl,
@@ -107,6 +105,18 @@ def exp(a):
 
 
 exp_accurate = exp_nonpositive = exp
+
+
+@jit
+def sqrt(a):
+    """Square root, a >= 0."""
+    return tl.sqrt(a)
+
+
+@jit
+def safe_rsqrt(a):
+    """1 / sqrt(a), and 0 at a = 0."""
+    return tl.where(a == 0.0, 0.0, 1.0 / tl.sqrt(a))
 
 
 @jit

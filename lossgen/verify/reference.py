@@ -143,7 +143,9 @@ class _Torch:
         if node.func == "where":
             return torch.where(args[0], self.tensor(args[1]), self.tensor(args[2]))
         if not any(isinstance(a, Tensor) for a in args):
-            return self._elementwise(node.func, [torch.tensor(a).double() for a in args]).item()
+            return self._elementwise(
+                node.func, [torch.tensor(a, dtype=torch.float64) for a in args]
+            ).item()
         return self._elementwise(node.func, [self.tensor(a) for a in args])
 
     def _elementwise(self, func: str, args: list[Tensor]) -> Tensor:

@@ -16,7 +16,7 @@ from lossgen import paths
 
 REFUSED = {
     "limit": 'transform: -logp[y]\nlimits: [{when: {}, equals: "1 - p[y]"}]\n',
-    "accuracy": "transform: sum(p*logp) - logp[y]\n",
+    "accuracy": "transform: -logp[y]\naccuracy: {ulp: 0.01, reason: impossible}\n",
 }
 
 

@@ -53,7 +53,7 @@ def test_broken_programs_are_refused(name: str, what: str) -> None:
     broken = BROKEN[what](stable)
     if broken.gradients == stable.gradients and broken.loss == stable.loss:
         pytest.skip("there is one term only")
-    with pytest.raises(CompileError, match="is not accurate in float32"):
+    with pytest.raises(CompileError, match="is not accurate in float64"):
         certify(broken)
 
 

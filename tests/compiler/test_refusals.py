@@ -121,12 +121,20 @@ def test_refused_with_a_place(formula, declared, text):
 
 
 def test_the_term_that_is_to_blame_is_named():
-    more = "regularizer:\n  - {name: spread, value: mean((x - mean(x))**2)}\n"
+    more = 'regularizer:\n  - {name: spread, value: "exp(exp(x[y])) - exp(exp(x[y]) - 1)"}\n'
     with pytest.raises(CompileError) as caught:
         compile_loss(load_text(_text("-logp[y]", more=more)))
     text = str(caught.value)
     assert text.startswith("<string>:3:27: error LG200: of 'spread', the ")
-    assert "  - {name: spread, value: mean((x - mean(x))**2)}\n" in text
+    assert "exp(exp(x[y])) - exp(exp(x[y]) - 1)" in text
+    assert "no bound accepts this" in text
+
+
+def test_the_bound_that_is_suggested_accepts():
+    more = "accuracy: {ulp: 0.01, reason: less than a rounding}\n"
+    with pytest.raises(CompileError) as caught:
+        compile_loss(load_text(_text("-logp[y]", more=more)))
+    text = str(caught.value)
     assert "state that it is enough: `accuracy: {ulp: " in text
     line = text.partition("`")[2].rstrip("`").replace('"..."', "few digits are enough")
-    compile_loss(load_text(_text("-logp[y]", more=f"{more}{line}\n")))
+    compile_loss(load_text(_text("-logp[y]", more=f"{line}\n")))

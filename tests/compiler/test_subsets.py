@@ -16,8 +16,8 @@ import pytest
 import torch
 
 import lossgen
+from lossgen.ir.rounded_rows import rounded_rows
 from lossgen.ir.rows import Row
-from lossgen.ir.rows_float32 import rows_float32
 from lossgen.ir.stages import StableLoss
 from lossgen.passes.differentiate import differentiate
 from lossgen.passes.parse import parse
@@ -143,7 +143,7 @@ def test_classes_that_dominate(name: str) -> None:
             streams = {} if vocab else {"c": tuple(map(float, c))}
             defaults = {n: p.default for n, p in loss.parameters.items()}
             row = Row(x, 1, vocab, {}, defaults, streams)
-            ((value,),), ((grad,),) = rows_float32(program, [row])
+            ((value,),), ((grad,),) = rounded_rows(program, [row])
             judge(x, {"c": c}, float(value), grad)
     assert not judge.wrong, "\n".join(judge.wrong[:10])
     assert judge.judged > 10
@@ -165,7 +165,7 @@ def test_a_weight_of_zero_beside_infinity(formula: str, values: Any) -> None:
     c = (c[0], c[1], 0.0) if x[2] == -INF else c
     loss = spec(formula)
     row = Row(x, 1, {}, {}, {}, {"c": c})
-    ((value,),), ((grad,),) = rows_float32(stable(loss), [row])
+    ((value,),), ((grad,),) = rounded_rows(stable(loss), [row])
     judge = Judge(loss)
     judge(tuple(max(v, -1e6) for v in x), {"c": c}, value, grad)
     assert math.isfinite(value)
