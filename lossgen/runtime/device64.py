@@ -9,6 +9,7 @@ where that matters, operators and ``tl.where`` are used, which take those of the
 
 from __future__ import annotations
 
+from lossgen.runtime import device_special
 from lossgen.runtime.device import (
     HAS_TRITON,
     above,
@@ -92,9 +93,10 @@ __all__ = [
     "triton",
     "where",
     "xlogy",
+    *device_special.__all__,
 ]
 
-# ruff: noqa: ANN001, ANN201
+# ruff: noqa: ANN001, ANN201, ANN202
 # mypy: disable-error-code="no-untyped-def, no-untyped-call"
 
 
@@ -288,3 +290,80 @@ def logaddexp(a, b):
     """log(e^a + e^b)."""
     gap = tl.where(a == b, 0.0, tl.abs(a - b))  # also for equal infinities
     return maximum(a, b) + log1p(tl.exp(-gap))
+
+
+@jit
+def cosh(a):
+    """(e^a + e^-a) / 2."""
+    half = tl.exp(0.5 * tl.abs(a))  # e^|a| overflows before it does
+    return (0.5 * half) * half + 0.5 / (half * half)
+
+
+@jit
+def sinh(a):
+    """(e^a - e^-a) / 2."""
+    size = tl.abs(a)
+    near = expm1(size)
+    half = tl.exp(0.5 * size)
+    y = tl.where(size > 80.0, (0.5 * half) * half, 0.5 * (near + near / (1.0 + near)))
+    return tl.where(a < 0.0, -y, y)
+
+
+@jit
+def logcosh(a):
+    """log cosh(a): log1p of cosh a - 1 below 1."""
+    size = tl.abs(a)
+    t = expm1(tl.where(size > 1.0, 1.0, size))
+    near = log1p(t * t / (2.0 * (1.0 + t)))
+    return tl.where(size < 1.0, near, size - 0.6931471805599453 + log1p(tl.exp(-2.0 * size)))
+
+
+@jit
+def asinh(a):
+    """log(a + sqrt(1 + a^2))."""
+    size = tl.abs(a)
+    near = log1p(size + a * a / (1.0 + tl.sqrt(1.0 + a * a)))
+    y = tl.where(size > 1e9, tl.log(size) + 0.6931471805599453, near)
+    return tl.where(a < 0.0, -y, y)
+
+
+@jit
+def acosh(a):
+    """log(a + sqrt(a^2 - 1)), a >= 1."""
+    t = a - 1.0
+    near = log1p(t + tl.sqrt(t) * tl.sqrt(t + 2.0))
+    y = tl.where(a > 1e9, tl.log(a) + 0.6931471805599453, near)
+    return tl.where(a < 1.0, float("nan"), y)
+
+
+@jit
+def atan(a):
+    """The angle in (-pi/2, pi/2) whose tangent is a: eight times that of an eighth."""
+    size = tl.abs(a)
+    z = tl.where(size > 1.0, 1.0, size) / tl.where(size > 1.0, size, 1.0)
+    for _ in tl.static_range(3):
+        z = z / (1.0 + tl.sqrt(1.0 + z * z))
+    p = z * 0.0
+    for k in tl.static_range(12):
+        p = 1.0 / (23.0 - 2.0 * k) - p * (z * z)
+    y = 8.0 * (p * z)
+    y = tl.where(size > 1.0, 1.5707963267948966 - y, y)
+    return tl.where(a < 0.0, -y, y)
+
+
+@jit
+def sin(a):
+    """Sine."""
+    return tl.sin(a)
+
+
+@jit
+def cos(a):
+    """Cosine."""
+    return tl.cos(a)
+
+
+@jit
+def erfc(a):
+    """1 - erf(a): to 1e-16, absolute, which is what such a loss is asked for."""
+    return 1.0 - tl.erf(a)
