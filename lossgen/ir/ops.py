@@ -19,6 +19,7 @@ from typing import Any
 import sympy
 from sympy import Expr
 
+from lossgen.ir import special
 from lossgen.ir.function import Elementwise
 from lossgen.ir.numeric import MPMATH, NUMPY
 from lossgen.ir.piecewise import (
@@ -63,7 +64,7 @@ from lossgen.ir.smooth import (
     tanh,
     xlogy,
 )
-from lossgen.ir.special import acosh, asinh, atan, cos, cosh, erfc, logcosh, sin, sinh
+from lossgen.ir.special import *  # noqa: F403
 
 __all__ = [
     "BUILTINS",
@@ -71,17 +72,11 @@ __all__ = [
     "Op",
     "above",
     "absf",
-    "acosh",
-    "asinh",
-    "atan",
     "clip",
     "cloglog",
     "compare",
-    "cos",
-    "cosh",
     "eq",
     "erf",
-    "erfc",
     "expm1",
     "expm1div",
     "expm1x",
@@ -94,7 +89,6 @@ __all__ = [
     "log1pmx",
     "log_sigmoid",
     "logaddexp",
-    "logcosh",
     "logsoftplus",
     "lt",
     "maximum",
@@ -108,8 +102,6 @@ __all__ = [
     "sgn",
     "sigmoid",
     "sigrel",
-    "sin",
-    "sinh",
     "softcap",
     "softplus",
     "sprel",
@@ -118,6 +110,7 @@ __all__ = [
     "tanh",
     "where",
     "xlogy",
+    *special.__all__,
 ]
 
 
@@ -161,8 +154,6 @@ class Op:
 _REAL: Range = (-math.inf, math.inf)
 _NONNEGATIVE: Range = (0.0, math.inf)
 _ABOVE_MINUS_ONE: Range = (-1.0, math.inf)
-_ABOVE_ONE: Range = (1.0, math.inf)
-_ANGLE: Range = (-1e13, 1e13)
 _SERIES: tuple[Range, ...] = ((0.0, 1.0), (1.0, 16.0))
 
 
@@ -176,9 +167,6 @@ _DOMAINS: dict[type[Elementwise], tuple[Range, ...]] = {
     log1p: (_ABOVE_MINUS_ONE,),
     log1pmx: (_ABOVE_MINUS_ONE,),
     safe_rsqrt: (_NONNEGATIVE,),
-    acosh: (_ABOVE_ONE,),
-    sin: (_ANGLE,),
-    cos: (_ANGLE,),
     above: (_REAL, _REAL),
     minimum: (_REAL, _REAL),
     maximum: (_REAL, _REAL),
@@ -209,12 +197,6 @@ _UNARY: tuple[type[Elementwise], ...] = (
     expm1,
     tanh,
     erf,
-    erfc,
-    cosh,
-    sinh,
-    logcosh,
-    asinh,
-    atan,
     expm1x,
     relu,
     absf,
@@ -222,10 +204,13 @@ _UNARY: tuple[type[Elementwise], ...] = (
     step,
     stop_gradient,
 )
+_SPECIAL: dict[type[Elementwise], tuple[Range, ...]] = {
+    kind: (ends,) for kind, ends in special.DOMAINS.items()
+}
 
 OPS: dict[str, Op] = {
     kind.__name__: _op(kind.__name__, kind, *ranges)
-    for kind, ranges in (dict.fromkeys(_UNARY, (_REAL,)) | _DOMAINS).items()
+    for kind, ranges in (dict.fromkeys(_UNARY, (_REAL,)) | _DOMAINS | _SPECIAL).items()
 }
 BUILTINS: dict[str, Op] = {
     "exp": _op("exp", sympy.exp, _REAL),

@@ -111,6 +111,15 @@ class erfc(Unary):
         return -2 / sympy.sqrt(sympy.pi) * exp(-(self.args[0] ** 2))
 
 
+_REAL = (-math.inf, math.inf)
+#: every function of this file, and the closed range of its argument
+DOMAINS: dict[type[Unary], tuple[float, float]] = {
+    **dict.fromkeys((cosh, sinh, logcosh, asinh, atan, erfc), _REAL),
+    **dict.fromkeys((sin, cos), (-1e13, 1e13)),
+    acosh: (1.0, math.inf),
+}
+
+
 # ---------------------------------------------------------------- numpy
 @register_numpy
 def logcosh_(a: Any) -> Any:

@@ -33,7 +33,8 @@ from sympy import (
     log,
 )
 
-from lossgen.ir.ops import cosh, logaddexp, logcosh, lt, relu, sigmoid, softplus, where
+from lossgen.ir.ops import logaddexp, lt, relu, sigmoid, softplus, where
+from lossgen.ir.special import cosh, logcosh
 from lossgen.ir.stages import Cls, Pivot
 from lossgen.ir.statistics import Form, Max
 from lossgen.passes.algebra import logistic

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from sympy import Add, Expr, Float, Function, Integer, Mul, Pow, Symbol, exp
 
-from lossgen.ir.ops import clip, erfc, maximum, ne, sigmoid, where
+from lossgen.ir.ops import clip, maximum, ne, sigmoid, where
+from lossgen.ir.special import erfc
 from lossgen.ir.stages import GradedLoss
 
 __all__ = ["LOWEST", "Zeros"]

@@ -18,22 +18,17 @@ import math
 import torch
 from torch import Tensor
 
+from lossgen.runtime import special
 from lossgen.runtime.lifted import numbers_too as _numbers_too
-from lossgen.runtime.special import acosh, asinh, atan, cos, cosh, erfc, logcosh, sin, sinh
+from lossgen.runtime.special import *  # noqa: F403
 
 __all__ = [
     "above",
     "absf",
-    "acosh",
-    "asinh",
-    "atan",
     "clip",
     "cloglog",
-    "cos",
-    "cosh",
     "eq",
     "erf",
-    "erfc",
     "exp",
     "expm1",
     "expm1div",
@@ -47,7 +42,6 @@ __all__ = [
     "log1p",
     "log1pmx",
     "logaddexp",
-    "logcosh",
     "logsoftplus",
     "lt",
     "maximum",
@@ -62,8 +56,6 @@ __all__ = [
     "sgn",
     "sigmoid",
     "sigrel",
-    "sin",
-    "sinh",
     "softcap",
     "softplus",
     "sprel",
@@ -73,6 +65,7 @@ __all__ = [
     "tanh",
     "where",
     "xlogy",
+    *special.__all__,
 ]
 
 LN2 = math.log(2.0)

@@ -12,6 +12,7 @@ from fractions import Fraction
 
 from lossgen.errors import NotReal, NumberTooLarge, SpecError
 from lossgen.spec.expr import Binary, Call, Expr, Name, NameKind, Number, Span, Unary
+from lossgen.spec.vocabulary import ELEMENTWISE
 
 __all__ = ["Constants", "Problem"]
 
@@ -21,22 +22,8 @@ MAX_BITS = 4096
 Value = Fraction | float
 _INFINITE_BITS = 1024
 _FUNCTIONS: dict[str, Callable[[float], float]] = {
-    "exp": math.exp,
-    "expm1": math.expm1,
-    "log": math.log,
-    "log1p": math.log1p,
-    "sqrt": math.sqrt,
-    "tanh": math.tanh,
+    **{name: getattr(math, name) for name in ELEMENTWISE if hasattr(math, name)},
     "abs": abs,
-    "erf": math.erf,
-    "erfc": math.erfc,
-    "sin": math.sin,
-    "cos": math.cos,
-    "atan": math.atan,
-    "cosh": math.cosh,
-    "sinh": math.sinh,
-    "asinh": math.asinh,
-    "acosh": math.acosh,
 }
 
 

@@ -11,6 +11,7 @@ __all__ = [
     "ARGUMENTS",
     "CLASS_MAPS",
     "CLASS_WORDS",
+    "ELEMENTWISE",
     "FUNCTIONS",
     "LEAVES",
     "OVER_CLASSES",

@@ -1,7 +1,17 @@
 /* The vocabulary, continued: circular and hyperbolic functions, erfc, log cosh.  Included at the end
-   of vocabulary.h, once for each type. */
+   of vocabulary.h, once for each type; BY_TYPE is in row.h. */
 
 #if REAL_IS_FLOAT
+
+#define f_acosh(a) BY_TYPE(acosh, a)(a)
+#define f_asinh(a) BY_TYPE(asinh, a)(a)
+#define f_atan(a) BY_TYPE(atan, a)(a)
+#define f_cos(a) BY_TYPE(cos, a)(a)
+#define f_cosh(a) BY_TYPE(cosh, a)(a)
+#define f_erfc(a) BY_TYPE(erfc, a)(a)
+#define f_logcosh(a) BY_TYPE(logcosh, a)(a)
+#define f_sin(a) BY_TYPE(sin, a)(a)
+#define f_sinh(a) BY_TYPE(sinh, a)(a)
 
 OPERATION FN(cosh)(REAL a) { /* e^|a| overflows before cosh a does */
     const float half = FN(exp)(0.5f * fabsf(a));
