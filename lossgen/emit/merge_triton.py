@@ -57,21 +57,27 @@ def merge(sweep: Sweep) -> list[str]:
     for k, largest in sweep.maxes:
         if largest.below is None:
             lines += [
-                f"max{k} = tl.maximum(max{k}_a, max{k}_b)",
-                f"index{k} = tl.where(max{k}_a >= max{k}_b, index{k}_a, index{k}_b)",
+                f"first{k} = {_comes_first(k)}",
+                f"max{k} = dl.maximum(max{k}_a, max{k}_b)",
+                f"index{k} = tl.where(first{k}, index{k}_a, index{k}_b)",
             ]
         else:  # the loser among the largest, or the second of its side
             n = largest.below
             lines += [
-                f"near{k} = tl.where(max{n}_a >= max{n}_b, max{k}_a, max{k}_b)",
-                f"near_at{k} = tl.where(max{n}_a >= max{n}_b, index{k}_a, index{k}_b)",
-                f"far{k} = tl.minimum(max{n}_a, max{n}_b)",
-                f"far_at{k} = tl.where(max{n}_a >= max{n}_b, index{n}_b, index{n}_a)",
-                f"max{k} = tl.maximum(near{k}, far{k})",
+                f"near{k} = tl.where(first{n}, max{k}_a, max{k}_b)",
+                f"near_at{k} = tl.where(first{n}, index{k}_a, index{k}_b)",
+                f"far{k} = tl.where(first{n}, max{n}_b, max{n}_a)",
+                f"far_at{k} = tl.where(first{n}, index{n}_b, index{n}_a)",
+                f"max{k} = dl.maximum(near{k}, far{k})",
                 f"index{k} = tl.where((near{k} > far{k}) | "
                 f"((near{k} == far{k}) & (near_at{k} < far_at{k})), near_at{k}, far_at{k})",
             ]
     return lines
+
+
+def _comes_first(k: int) -> str:
+    """Has side a the maximum: the larger, the first of equal ones, NaN before all?"""
+    return f"(max{k}_a >= max{k}_b) | (max{k}_a != max{k}_a)"
 
 
 def _merge_pivot(sweep: Sweep, printer: Printer) -> list[str]:

@@ -18,7 +18,7 @@ from lossgen.errors import CompilerBug
 __all__ = ["Program", "Reduction", "Statement", "is_pivot_mask", "names_of"]
 
 _TILE = CText(tile=True)
-_IDENTITY = {"sum": "0", "max": "-INFINITY", "min": "INT_MAX"}
+_IDENTITY = {"sum": "0", "max": "-INFINITY", "max_or_nan": "-INFINITY", "min": "INT_MAX"}
 _REDUCTIONS = {f"row_{kind}": kind for kind in _IDENTITY}
 _BETTER = {"max": ">", "min": "<"}
 _INTEGERS = {"y", "cols"}
@@ -27,7 +27,7 @@ _INTEGERS = {"y", "cols"}
 @dataclass(frozen=True)
 class Reduction:
     name: str
-    kind: str  # sum, max; min is of class indices
+    kind: str  # sum, max, max_or_nan; min is of class indices
     body: ast.expr
 
     @property
@@ -46,6 +46,8 @@ class Reduction:
         """Text of the two as one."""
         if self.kind == "sum":
             return f"{total} + {value}"
+        if self.kind == "max_or_nan":
+            return f"{value} == {value} ? ({value} > {total} ? {value} : {total}) : {value}"
         return f"{value} {_BETTER[self.kind]} {total} ? {value} : {total}"
 
 

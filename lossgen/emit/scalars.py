@@ -15,6 +15,7 @@ from lossgen.emit.constants import CLAMP, FAR_GAP, LARGEST
 from lossgen.emit.model import RowModel, exponential_names
 from lossgen.emit.names import assignments
 from lossgen.emit.printers import TORCH, Dialect, Printer
+from lossgen.emit.spoilt import symbols_of, unread
 from lossgen.emit.sweep_triton import centred, joint
 from lossgen.ir.bernoulli import bernoulli
 from lossgen.ir.plan import Moment
@@ -36,7 +37,7 @@ class RowScalars:
         """From the finished state to the results, everything that is saved, and, if the gradient
         follows at once, what it reads."""
         stable = self.model.plan.stable
-        wanted = set[Symbol]().union(*(e.free_symbols for e in stable.results))
+        wanted = symbols_of(stable.results)
         wanted |= {s for e in self.model.sums for s in e.body.free_symbols if e.level > 1}
         if with_gradient:
             wanted |= self._gradient_symbols()
@@ -50,6 +51,8 @@ class RowScalars:
                 high, low = (f"({name} {side}{LARGEST})" for side in ("> ", "< -"))
                 text = f"{self.where}({high}, {inf}, {self.where}({low}, -{inf}, {name}))"
                 lines.append(f"{name} = {self.where}({' | '.join(ends)}, {text}, {name})")
+        for name, value in targets:
+            lines += self._shown(name, unread(self.model, value, with_sums=True))
         return lines
 
     def between(self, level: int) -> list[str]:
@@ -84,7 +87,15 @@ class RowScalars:
         forms = tuple(f for f in model.forms if f.z in wanted)
         clamped, printer = self._clamp(stable.clamp_gradient, forms)
         lines += clamped + assignments(targets, printer)
+        if model.pivot != "none":
+            for gradient in model.gradients:
+                missed = unread(model, gradient.at_y)
+                lines += self._shown(f"grad_{gradient.stream}_y", missed)
         return lines + self._inverses(model.gradient_names, model.levels[-1])
+
+    def _shown(self, result: str, missed: list[str]) -> list[str]:
+        """NaN in a result where it is in a value that it does not read."""
+        return [f"{result} = {self.where}({n} == {n}, {result}, {n})" for n in missed]
 
     @property
     def _even(self) -> str:
@@ -299,6 +310,9 @@ class RowScalars:
                     text = f"{self.dialect.exp}(-{total}{i})"
                     empty = f'la{i} == float("-inf")'
                     lines.append(f"{inverse}{i} = {self.where}({empty}, 0.0, {text})")
+                if f"{weight}{i}" in names and total == "la" and self.model.pivot == "argmax":
+                    over = f'{inverse}{i} == float("inf")'  # r of classes 90 below the pivot: 0·∞
+                    lines.append(f"{inverse}{i} = {self.where}({over}, {CLAMP}, {inverse}{i})")
         return lines
 
     def _clamp(self, clamp: bool, forms: tuple[Form, ...]) -> tuple[list[str], Printer]:

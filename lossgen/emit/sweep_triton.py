@@ -14,6 +14,7 @@ from lossgen.emit.constants import FAR_GAP, FLOOR
 from lossgen.emit.model import RowModel, Sweep, whole
 from lossgen.emit.names import assignments
 from lossgen.emit.printers import TRITON_TILE, Printer
+from lossgen.emit.spoilt import shows
 from lossgen.ir.plan import Moment
 from lossgen.ir.statistics import Centre, Form
 
@@ -30,7 +31,8 @@ __all__ = [
 ]
 
 _EMPTY = 'float("-inf")'
-_FINITE = f"tl.maximum(t{{}}, {FLOOR})"  # a part's exponent, of rate 0 too
+# A part's exponent, of rate 0 too; tl.maximum would drop NaN.
+_FINITE = f"tl.where(t{{0}} < {FLOOR}, {FLOOR}, t{{0}})"
 
 
 def scaled(form: Form, difference: str, printer: Printer) -> str:
@@ -68,11 +70,18 @@ def lift(sweep: Sweep, whole_row: bool = False) -> list[str]:
         valid = "valid"
         if largest.below is not None:
             valid = f"valid & (cols.to(tl.float32) != index{largest.below})"
-        lines += [
-            f"f{k} = tl.where({valid}, {printer(sweep.model.named(largest.body))}, {_EMPTY})",
-            f"max{k} = dl.row_max(f{k})",
-            f"index{k} = dl.row_min(tl.where(f{k} == max{k}, cols, 2147483647)).to(tl.float32)",
-        ]
+        body = printer(sweep.model.named(largest.body))
+        lines.append(f"f{k} = tl.where({valid}, {body}, {_EMPTY})")
+        at = f"tl.where(f{k} == max{k}, cols, 2147483647)"
+        if shows(sweep.model, largest):
+            lines.append(f"max{k} = dl.row_max(f{k})")
+        else:  # the class is the first that is not below the maximum, which NaN is not either
+            at = f"tl.where(f{k} < near{k}, 2147483647, cols)"
+            lines += [
+                f"max{k} = dl.row_max_or_nan(f{k})",
+                f'near{k} = tl.where(max{k} == max{k}, max{k}, float("inf"))',
+            ]
+        lines.append(f"index{k} = dl.row_min({at}).to(tl.float32)")
     if sweep.carries_pivot:
         lines.append("pivot = pivot.to(tl.float32)")
     return lines
@@ -88,7 +97,8 @@ def _softmax(sweep: Sweep, form: Form, printer: Printer) -> list[str]:
                 part = sweep.model.forms[k]
                 apart = scaled(part, f"{printer(part.base_y, 1)} - m{k}", printer)
                 own = f"tl.where(m{k} == {_EMPTY}, {FLOOR}, {apart})"
-                at_y.append(f"at_y{k} = tl.maximum({own}, {FLOOR})")
+                at_y.append(f"at_y{k} = {own}")
+                at_y.append(f"at_y{k} = tl.where(at_y{k} < {FLOOR}, {FLOOR}, at_y{k})")
             largest = f"tl.maximum({largest}, {joint(form, printer, 'at_y{}')})"
         return [
             *at_y,

@@ -34,4 +34,4 @@ def _close(half: Expr, a: Expr) -> Expr:
 def _half(z: Expr, other: Expr) -> Expr:
     """P·log(P/P')"""
     half, softplus = _f["sigmoid"](-z), _f["softplus"]
-    return _f["where"](_f["lt"](0, half), half * (softplus(other) - softplus(z)), 0)
+    return _f["where"](_f["ne"](half, 0), half * (softplus(other) - softplus(z)), 0)

@@ -33,7 +33,7 @@ __all__ = [
 
 
 class relu(Unary):
-    """max(a, 0); derivative 0 at 0."""
+    """max(a, 0); derivative 0 at 0, and, as in torch, 1 at NaN."""
 
     is_nonnegative = True
 
@@ -42,7 +42,7 @@ class relu(Unary):
         return max(a, S.Zero) if a.is_Rational else None
 
     def partial(self, i: int) -> Expr:
-        return lt(S.Zero, self.args[0])
+        return ne(self, S.Zero)
 
 
 class absf(Unary):

@@ -107,7 +107,7 @@ class _Divergence:
             return expr
         at_y = Add(*(-sign * s for s, sign in self.logs))
         # 0·∞ is 0, where a row masks the target, or thinks of nothing else
-        delta = _f["where"](_f["lt"](0, own.P), self.centre.symbol_y, 0)
+        delta = _f["where"](_f["ne"](own.P, 0), self.centre.symbol_y, 0)
         direct = self._tidy(flat.xreplace({apart: delta - at_y}))
         if not direct.free_symbols & {s for s, _ in self.logs}:
             return direct
@@ -115,7 +115,7 @@ class _Divergence:
             return expr
         whole = total - own.Q * apart + own.P * at_y
         if self.exact and kept is not None:
-            others = _f["where"](_f["lt"](0, own.Q), kept.symbol, 0)
+            others = _f["where"](_f["ne"](own.Q, 0), kept.symbol, 0)
             whole = own.Q * others + self.centre.bernoulli
         divergence, mean = self._tidy(own.P * c - d), self._tidy(own.Q * c + d)
         rest = self._tidy(rest - c * own.P * at_y)

@@ -1,10 +1,11 @@
-"""An option that is off adds nothing, also where what it would add is infinite.
+"""A parameter of 0 adds nothing, also where what it would add is infinite.
 
-    a·e   →   where(a == 0, 0, a·e)      of an option a that is off at 0
+    a·e   →   where(a == 0, 0, a·e)      of a parameter a that is off at 0, or may be 0
 
 A masked class makes many penalties infinite (the mean of log p is), and 0·∞ is NaN in floating
 point: the program with the option at 0 has to be the one without it.  Of a gradient, what a sum or
-a maximum has made infinite is left out, and class expressions that no probability weighs.
+a maximum has made infinite is left out, and class expressions that no probability weighs.  What is
+no option is only guarded beside a sum that no probability weighs.
 """
 
 from __future__ import annotations
@@ -25,30 +26,40 @@ def neutral_options(stable: StableLoss) -> StableLoss:
     options = {
         names.parameters[n] for n, p in spec.parameters.items() if p.off == 0 and n in stable.uses
     }
-    if not options:
+    plain = {s.symbol for s in stable.sums if s.form is None}
+    may_vanish = {
+        names.parameters[n]
+        for n, p in spec.parameters.items()
+        if p.off is None and p.domain.contains(0.0) and plain
+    }
+    if not options | may_vanish:
         return stable
     sums = {s.symbol for s in stable.sums} | {m.symbol for m in stable.maxes}
     unbounded = sums | {s for f in stable.forms for s in (f.L, f.O)}
     of_a_loss = unbounded | {f.z for f in stable.forms}
-    of_a_class = {f.logp for f in stable.forms} | {pair[0] for pair in names.streams.values()}
+    of_a_class = {f.logp for f in stable.forms} | {c.symbol for c in stable.centres}
+    of_a_class |= {pair[0] for pair in names.streams.values()}
+
+    def guarded(expr: Expr, unbounded: set[Symbol]) -> Expr:
+        return _guarded(_guarded(expr, options, unbounded), may_vanish, plain)
 
     def term(coefficient: Expr, basis: Expr) -> tuple[Expr, Expr]:
-        own = sorted(options & set(Mul.make_args(coefficient)), key=str)
+        own = sorted((options | may_vanish) & set(Mul.make_args(coefficient)), key=str)
         weighs = any(isinstance(f, exp) or f in weights for f in Mul.make_args(basis))
         if own and not weighs and basis.free_symbols & of_a_class:
             basis = where(eq(own[0], 0), 0, basis)
-        return _guarded(coefficient, options, unbounded), basis
+        return guarded(coefficient, unbounded), basis
 
     weights = {f.R for f in stable.forms}
     return replace(
         stable,
-        loss=_guarded(stable.loss, options, of_a_loss),
-        outputs=tuple((n, _guarded(v, options, of_a_loss)) for n, v in stable.outputs),
+        loss=guarded(stable.loss, of_a_loss),
+        outputs=tuple((n, guarded(v, of_a_loss)) for n, v in stable.outputs),
         gradients=tuple(
             Gradient(
                 g.stream,
                 tuple(term(*pair) for pair in g.terms),
-                _guarded(g.at_y, options, unbounded),
+                guarded(g.at_y, unbounded),
             )
             for g in stable.gradients
         ),

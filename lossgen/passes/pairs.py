@@ -95,7 +95,7 @@ def _unmasked(logarithm: Expr, weights: Expr, rw: Rewriter) -> Expr:
             held = weights.as_powers_dict().get(half, Integer(0))
             if not held.is_positive or not logarithm.free_symbols & others:
                 continue
-            return _f["where"](_f["lt"](0, half), logarithm, 0)
+            return _f["where"](_f["ne"](half, 0), logarithm, 0)
     return logarithm
 
 

@@ -14,7 +14,7 @@ from typing import NoReturn
 from sympy import Add, Expr, Integer, Mul, Symbol, exp
 
 from lossgen.errors import CompileError
-from lossgen.ir.piecewise import lt, where
+from lossgen.ir.piecewise import ne, where
 from lossgen.ir.plan import KernelPlan, Moment, RowScalar, StreamGradient
 from lossgen.ir.stages import Pivot, StableLoss
 from lossgen.ir.statistics import Form, Sum
@@ -179,7 +179,7 @@ def _weighted(weight: Expr, inner: Expr, unbounded: set[Symbol]) -> Expr:
     """weight·inner, and 0 where a masked class makes that 0·∞."""
     if weight == 1 or not inner.free_symbols & unbounded:
         return weight * inner
-    return where(lt(0, weight), weight * inner, 0)
+    return where(ne(weight, 0), weight * inner, 0)  # also where it is NaN
 
 
 def _decays(weight: Expr, forms: tuple[Form, ...]) -> bool:

@@ -33,7 +33,7 @@ from sympy import (
     log,
 )
 
-from lossgen.ir.ops import logaddexp, lt, relu, sigmoid, softplus, where
+from lossgen.ir.ops import logaddexp, ne, relu, sigmoid, softplus, where
 from lossgen.ir.special import cosh, logcosh
 from lossgen.ir.stages import Cls, Pivot
 from lossgen.ir.statistics import Form, Max
@@ -338,7 +338,7 @@ def _log_of_weight(weight: Expr) -> Expr:
     """log of a weight at y; of 0 a finite number, as others beside it may hold nothing either."""
     if weight.is_positive:
         return log(weight)
-    return where(lt(0, weight), log(weight), _NOTHING)
+    return where(ne(weight, 0), log(weight), _NOTHING)
 
 
 def _log_of_function(expr: Expr) -> Expr | None:

@@ -4,14 +4,12 @@ Pure ``tl``: no libdevice, no inline assembly, so the same text runs in the inte
 compiles for NVIDIA and AMD GPUs.  Arguments are float32 blocks or scalars (integer parameters
 come as floats).  Accuracy does not depend on the hardware's approximate exponential.  The ulp of
 each docstring are the largest error found by emulating the compiled code (sm_80) with divisions
-wrong by 2 ulp, in units of 2**-23 (1 + condition number), relative; the bound that the tests hold
-is 4.  Every function is total over its domain, ±inf included, and NaN in gives NaN out;
-results smaller than 2**-123 may be flushed to zero.
+wrong by 2 ulp, in units of 2**-23 (1 + condition number), relative; tests hold 4.  Every function
+is total over its domain, ±inf included; NaN in gives NaN out; below 2**-123 may be flushed to 0.
 
 Principles: conditions select (``tl.where``), they never branch; the approximate ``/`` is used where
-its 2 ulp fit the budget; ``tl.maximum`` and ``tl.minimum`` drop NaN on a GPU, so NaN is restored
-explicitly.  The module imports without triton (``HAS_TRITON`` is then False and nothing here may
-be called).
+its 2 ulp fit the budget; ``tl.maximum`` and ``tl.minimum`` drop NaN, so NaN is restored.  The
+module imports without triton (``HAS_TRITON`` is then False: call nothing here).
 """
 
 from __future__ import annotations
@@ -28,6 +26,7 @@ from lossgen.runtime.primitives import (
     log1p_tail,
     log1p_unit,
     row_max,
+    row_max_or_nan,
     row_min,
     row_sum,
     tl,
@@ -70,6 +69,7 @@ __all__ = [
     "recipexpm1x",
     "relu",
     "row_max",
+    "row_max_or_nan",
     "row_min",
     "row_sum",
     "safe_rsqrt",

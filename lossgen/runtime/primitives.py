@@ -34,11 +34,13 @@ __all__ = [
     "expm1",
     "expm1_reduced",
     "jit",
+    "larger",
     "log1p",
     "log1p_tail",
     "log1p_unit",
     "power_of_two",
     "row_max",
+    "row_max_or_nan",
     "row_min",
     "row_sum",
     "split",
@@ -145,6 +147,18 @@ def row_sum(a):
 def row_max(a):
     """Largest over the classes."""
     return tl.max(a, axis=len(a.shape) - 1, keep_dims=len(a.shape) > 1)
+
+
+@jit
+def larger(a, b):
+    """max(a, b), NaN where one of them is."""
+    return tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
+
+
+@jit
+def row_max_or_nan(a):
+    """Largest over the classes, NaN where one of them is."""
+    return tl.reduce(a, len(a.shape) - 1, larger, keep_dims=len(a.shape) > 1)
 
 
 @jit

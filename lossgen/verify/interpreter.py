@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from lossgen.errors import VerificationError
+from lossgen.runtime.primitives import larger
 from lossgen.verify.interpreter_speed import hasten
 
 __all__ = ["active", "install", "overflow_checks"]
@@ -140,7 +141,11 @@ def _mend_nan(builder: Any, interpreter: Any, tl: Any) -> None:
 
     def apply_impl(self: Any, values: Any) -> Any:
         standard = tl.standard
-        table = {standard._elementwise_max: np.fmax, standard._elementwise_min: np.fmin}
+        table = {
+            standard._elementwise_max: np.fmax,
+            standard._elementwise_min: np.fmin,
+            larger: np.maximum,
+        }
         function = next((f for k, f in table.items() if k is self.combine_fn), None)
         if function is None:
             return stock(self, values)

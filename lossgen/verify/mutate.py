@@ -153,14 +153,36 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "no_tie_rule",
         "among equal maxima every tile keeps its last",
-        r"dl\.row_min\(tl\.where\(f0 == max0, cols, 2147483647\)\)",
-        "dl.row_max(tl.where(f0 == max0, cols, -1))",
+        r"dl\.row_min\(tl\.where\(f0 < near0, 2147483647, cols\)\)",
+        "dl.row_max(tl.where(f0 < near0, -1, cols))",
     ),
     Mutation(
         "later_tile_wins_ties",
         "among equal maxima of two tiles the later one wins",
         r"max0_a >= max0_b",
         "max0_a > max0_b",
+    ),
+    # ------------------------------------------------------------ NaN
+    Mutation(
+        "maximum_drops_nan",
+        "the largest of a tile is taken without its NaN, as the hardware takes it",
+        r"dl\.row_max_or_nan\(",
+        "dl.row_max(",
+        by="nan_shows",
+    ),
+    Mutation(
+        "merge_drops_nan",
+        "the larger of two maxima is taken without NaN",
+        r"max0 = dl\.maximum\(",
+        "max0 = tl.maximum(",
+        by="nan_shows",
+    ),
+    Mutation(
+        "gradient_drops_nan",
+        "p > 0, which NaN is not, says which classes have a gradient",
+        r"dl\.ne\(p0, 0\.0\)",
+        "dl.lt(0.0, p0)",
+        by="nan_shows",
     ),
     # ------------------------------------------------------------ the row's scalars
     Mutation(

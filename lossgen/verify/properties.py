@@ -36,6 +36,7 @@ from lossgen.verify.context import (
     shared_logits,
 )
 from lossgen.verify.linear import linear_is_rows, tiles_are_rows
+from lossgen.verify.nan import nan_shows
 from lossgen.verify.numerics import (
     accurate_when_confident,
     double_precision,
@@ -137,6 +138,14 @@ PROPERTIES: tuple[Property, ...] = (
     ),
     Property(
         "never_nan", never_nan, dtypes=_FLOAT, share=0.5, axes=("kind", "variant", "relation")
+    ),
+    Property(
+        "nan_shows",
+        nan_shows,
+        dtypes=_FLOAT,
+        share=0.1,
+        axes=_SETTING,
+        fixed={"rows": 3, **_PLAIN},
     ),
     Property(
         "shift_invariant", shift_invariant, dtypes=_FLOAT, share=0.5, axes=_SETTING, fixed=_PLAIN

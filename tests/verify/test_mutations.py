@@ -22,6 +22,9 @@ LOSSES = {
     "wrong_rescale_power": "brier",
     "no_tie_rule": "crammer_singer",
     "later_tile_wins_ties": "crammer_singer",
+    "maximum_drops_nan": "crammer_singer",
+    "merge_drops_nan": "crammer_singer",
+    "gradient_drops_nan": "reverse_kl",
     "p_minus_one": "cross_entropy",
     "low_precision_p_minus_one": "cross_entropy",
 }
