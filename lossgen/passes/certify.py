@@ -25,6 +25,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from math import inf
 from typing import Any
 
 import mpmath as mp
@@ -82,6 +83,8 @@ def certify(stable: StableLoss, arithmetic: str = "float32") -> StableLoss:
     rungs = [r for r in ladder(stable) if arithmetic in ("float32", r.arithmetic)]
     refused: list[Inaccurate] = []
     for rung in rungs:
+        if rung.masks == "as written" and all(e.scaled < inf for e in refused):
+            break  # no NaN to be forgiven
         try:
             found = _certified(rung)
         except Inaccurate as error:
