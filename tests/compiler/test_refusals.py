@@ -125,7 +125,7 @@ def test_the_term_that_is_to_blame_is_named():
     with pytest.raises(CompileError) as caught:
         compile_loss(load_text(_text("-logp[y]", more=more)))
     text = str(caught.value)
-    assert text.startswith("<string>:3:27: error LG200: of 'spread', the ")
+    assert text.startswith("<string>:3:28: error LG200: of 'spread', the ")
     assert "exp(exp(x[y])) - exp(exp(x[y]) - 1)" in text
     assert "no bound accepts this" in text
 
