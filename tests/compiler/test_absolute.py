@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from lossgen.compiler import compile_loss
-from lossgen.errors import CompileError
 from lossgen.ir.plan import KernelPlan
 from lossgen.losses import dice_loss, dist_row_loss
 from lossgen.spec.load import load_text
@@ -49,9 +48,9 @@ def test_errors_below_the_scale_are_absolute() -> None:
         (f"1000 * ({ABSOLUTE})", ", scale: 1"),
     ],
 )
-def test_absolute_errors_above_the_bound_are_refused(text: str, scale: str) -> None:
-    with pytest.raises(CompileError, match="the loss is not accurate in float32"):
-        formula(text, accuracy(16, scale))
+def test_absolute_errors_above_the_bound_are_seen(text: str, scale: str) -> None:
+    """Float32 is not enough for what the spec asks."""
+    assert formula(text, accuracy(16, scale)).stable.arithmetic == "float64"
 
 
 def test_headers_say_where_errors_are_absolute() -> None:
