@@ -168,7 +168,7 @@ def _specialisation(
     constants: dict[str, Any] = {n: v for n, v in job["constants"].items() if n in kernel.arg_names}
     signature, divisible = {}, []
     called = [spelled(n) for n in variant.streams]
-    real = {"float32": "*fp32", "float64": "*fp64"}[variant.arithmetic]
+    real = {"float32": "*fp32", "float64": "*fp64"}[variant.arithmetic]  # of state and saved
     by_class = {f"{kind}{n}_ptr" for n in called for kind in ("", "grad_")}
     by_class |= {"logits", "grad_logits"}
     by_row = {f"stride_{kind}{n}" for n in called for kind in ("", "grad_")}

@@ -50,7 +50,7 @@ class Dies:
         os._exit(134)
 
 
-HELD = dict(uses=frozenset(), streams=(), n_saved=2, merge_kernel=None)
+HELD = dict(uses=frozenset(), streams=(), n_saved=2, merge_kernel=None, arithmetic="float32")
 LOSS = SimpleNamespace(variants=(SimpleNamespace(**HELD, KERNELS),))
 """
 
