@@ -91,7 +91,8 @@ def jobs_of(path: str, targets: list[str], full: bool, tiled: bool) -> list[dict
             if getattr(variant, f"{role}_kernel", None) is None:
                 continue
             for target in targets:
-                for config in _configurations(role, target, full, sharers(variant)):
+                many = variant.merge_kernel is None
+                for config in _configurations(role, target, full, sharers(variant), many):
                     splits = config["constants"].get("SPLITS", 1)
                     if splits > 1 and getattr(variant, "merge_kernel", None) is None:
                         continue
@@ -101,18 +102,20 @@ def jobs_of(path: str, targets: list[str], full: bool, tiled: bool) -> list[dict
     return jobs
 
 
-def _configurations(role: str, target: str, full: bool, streams: int) -> list[dict[str, Any]]:
+def _configurations(
+    role: str, target: str, full: bool, streams: int, many: bool
+) -> list[dict[str, Any]]:
     """The launches that the runtime's table chooses."""
     from lossgen.runtime.launch import config
 
     found = []
     hip = target.startswith("gfx")
     vocabularies: tuple[int, ...] = (*VOCABULARIES, UNALIGNED) if full else VOCABULARIES
-    on_chip = [1 << k for k in range(18) if config(role, 1 << k, hip, streams).one_tile]
+    on_chip = [1 << k for k in range(18) if config(role, 1 << k, hip, streams, many).one_tile]
     vocabularies += tuple(on_chip[-1:])  # the longest row that is kept in registers
     for dtype in ("bf16", "fp32") if full else ("bf16",):
         for classes in vocabularies:
-            chosen = config(role, classes, hip, streams)
+            chosen = config(role, classes, hip, streams, many)
             # a kernel without WANT ignores it; -1: every gradient
             known = {"BLOCK": chosen.block, "ONE_TILE": chosen.one_tile, "WANT": -1}
             for splits in {"forward": (1, SPLITS), "merge": (SPLITS,)}.get(role, (1,)):

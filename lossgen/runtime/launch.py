@@ -1,8 +1,9 @@
 """How the Triton kernels are launched: tile sizes and warps, in one table.
 
 Nothing here is tuned on silicon.  A thread holds 8 values of a tile, 16 in the elementwise
-backward, 4 in the fused loop of a loss with class inputs: with more the heaviest losses spill on
-sm_90, as the ahead-of-time gate shows.  AMD has 64 threads to a warp, so its warps are halved.
+backward, 4 in the fused loop of a loss with class inputs and in the forward of one that takes
+several sweeps: with more the heaviest losses spill on sm_90, as the ahead-of-time gate shows.  AMD
+has 64 threads to a warp, so its warps are halved.
 """
 
 from __future__ import annotations
@@ -53,15 +54,18 @@ class Config:
     one_tile: bool = False
 
 
-def config(role: str, n_classes: int, hip: bool = False, streams: int = 0) -> Config:
+def config(
+    role: str, n_classes: int, hip: bool = False, streams: int = 0, many: bool = False
+) -> Config:
     """The launch of kernel ``role`` for rows of ``n_classes``; ``streams``: class inputs beside
-    the logits, which share the registers (see ``sharers``)."""
+    the logits, which share the registers (see ``sharers``); ``many``: it takes several sweeps."""
     width = max(16, 1 << max(0, n_classes - 1).bit_length())
     share = streams.bit_length()  # halve for one, quarter for two or three
     one_tile = role == "fused" and width <= _ONE_TILE >> share
     block = width if one_tile else min(width, _LARGEST_TILE[role] >> share)
-    # A fused loop keeps the row's scalars too.
+    # A fused loop keeps the row's scalars too, and so does a second sweep.
     halved = role == "fused" and streams > 0 and not one_tile
+    halved |= role == "forward" and many
     warps = max(1, min(32, block // (32 * (_VALUES[role] >> halved))))
     return Config(block, max(1, warps // 2) if hip else warps, one_tile)
 
@@ -77,7 +81,8 @@ def sharers(variant: Variant) -> int:
 
 def _config(role: str, variant: Variant, batch: Batch) -> Config:
     hip = torch.version.hip is not None
-    return config(role, batch.logits.shape[1], hip, sharers(variant))
+    many = variant.merge_kernel is None
+    return config(role, batch.logits.shape[1], hip, sharers(variant), many)
 
 
 def n_splits(n_rows: int, n_classes: int, block: int, processors: int) -> int:

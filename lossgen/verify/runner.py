@@ -33,7 +33,7 @@ def tiles(block: int | None, splits: int = 1) -> Iterator[None]:
     stock = launch.config, launch.n_splits, tiled.launch_of, tiled.n_splits, tiled.programs
     if block is not None:
 
-        def config(role: str, n_classes: int, hip: bool = False, streams: int = 0) -> launch.Config:
+        def config(role: str, n_classes: int, *_: Any, **__: Any) -> launch.Config:
             return launch.Config(block, 1, role == "fused" and block >= n_classes)
 
         launch.config = config
