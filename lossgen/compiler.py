@@ -39,9 +39,8 @@ class AlgebraFailed(CompileError):
 _Pass = Callable[[Any], Any]
 PIPELINE: tuple[_Pass, ...] = (differentiate, stabilize, certify, schedule)
 DRAFT: tuple[_Pass, ...] = (differentiate, stabilize, unmeasured, schedule)
-_WIDE: tuple[_Pass, ...] = tuple(
-    partial(certify, arithmetic="float64") if run is certify else run for run in PIPELINE
-)
+_IN_FLOAT64 = partial(certify, arithmetic="float64")
+_WIDE: tuple[_Pass, ...] = (differentiate, stabilize, _IN_FLOAT64, schedule)
 
 
 @dataclass(frozen=True)

@@ -225,17 +225,15 @@ class Certificate:
     points: int
     bound: float
     scale: float = 0.0
-    arithmetic: str = "float32"
     masks: str = "limit"
     dominated: bool = False  # relative to 1 where another class than the target dominates
 
     def __str__(self) -> str:
         least = f" of max(|true value|, {self.scale:g})" if self.scale else ""
         least += " (absolute where another class dominates)" if self.dominated else ""
-        wide = "" if self.arithmetic == "float32" else f", computed in {self.arithmetic}"
-        wide += "" if self.masks == "limit" else "; NaN where masked classes make the formula NaN"
+        masks = "" if self.masks == "limit" else "; NaN where masked classes make the formula NaN"
         loss, gradient = (ceil(10 * v) / 10 for v in (self.loss_kappa, self.gradient_kappa))
         return (
             f"loss <= {loss:.1f}, gradient <= {gradient:.1f} "
-            f"(1 + kappa) ulp{least} at {self.points} points{wide}"
+            f"(1 + kappa) ulp{least} at {self.points} points{masks}"
         )

@@ -92,7 +92,6 @@ class Worst:
             points=self.points,
             bound=self.bound,
             scale=self.scale,
-            arithmetic=self.arithmetic,
             masks=self.masks,
             dominated=dominated and not self.scale,
         )

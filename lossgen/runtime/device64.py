@@ -9,7 +9,7 @@ where that matters, operators and ``tl.where`` are used, which take those of the
 
 from __future__ import annotations
 
-from lossgen.runtime import device_special
+from lossgen.runtime import device
 from lossgen.runtime.device import (
     HAS_TRITON,
     above,
@@ -40,65 +40,9 @@ from lossgen.runtime.device import (
     xlogy,
 )
 
-__all__ = [
-    "HAS_TRITON",
-    "above",
-    "absf",
-    "clip",
-    "cloglog",
-    "eq",
-    "erf",
-    "exp",
-    "exp_accurate",
-    "exp_nonpositive",
-    "expm1",
-    "expm1div",
-    "expm1x",
-    "exprel",
-    "geometric",
-    "inrange",
-    "jit",
-    "le",
-    "log",
-    "log1mexp",
-    "log1p",
-    "log1p_unit",
-    "log1pmx",
-    "log_accurate",
-    "logaddexp",
-    "logsoftplus",
-    "lt",
-    "maximum",
-    "mercator",
-    "minimum",
-    "ne",
-    "power",
-    "recipexpm1x",
-    "relu",
-    "row_max",
-    "row_max_or_nan",
-    "row_min",
-    "row_sum",
-    "safe_rsqrt",
-    "sech2",
-    "sgn",
-    "sigmoid",
-    "sigrel",
-    "softcap",
-    "softplus",
-    "sprel",
-    "sqrt",
-    "step",
-    "stop_gradient",
-    "tanh",
-    "tl",
-    "triton",
-    "where",
-    "xlogy",
-    *device_special.__all__,
-]
+__all__ = [*device.__all__]
 
-# ruff: noqa: ANN001, ANN201, ANN202
+# ruff: noqa: ANN001, ANN201, ANN202, F401
 # mypy: disable-error-code="no-untyped-def, no-untyped-call"
 
 

@@ -70,7 +70,8 @@ def search(
     from lossgen.cache import load
 
     spec = load_spec(paths.require_spec(name_or_path))
-    module, compiled = load(name_or_path), compile_loss(spec)
+    module = load(name_or_path)
+    compiled = compile_loss(spec, arithmetic=module.LOSS.variants[0].arithmetic)
     jobs = [
         _Search(plan, Runner(module, spec, backend, device), str(name_or_path))
         for backend in backends

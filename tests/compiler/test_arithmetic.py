@@ -78,7 +78,7 @@ def test_builds_and_is_right_on_every_backend(tmp_path, name, dtype):
         function = getattr(module, f"{name}_loss")
         loss = function(leaf, *target, *streams, backend=backend, reduction="none")
         assert loss.dtype is torch.float32
-        error = (loss.double() - rows).abs() / rows.abs().clamp_min(1e-7)
+        error = (loss.double() - rows).abs() / rows.abs().clamp_min(1e-9)
         assert float(error.detach().max()) < 1e-6, backend
         loss.sum().backward()
         size = slope.abs().amax(1, keepdim=True).clamp_min(1e-9)
@@ -86,7 +86,8 @@ def test_builds_and_is_right_on_every_backend(tmp_path, name, dtype):
         assert float(((leaf.grad.double() - slope).abs() / size).max()) < max(1e-6, step), backend
         again = x.clone().requires_grad_()  # the fused kernel
         function(again, *target, *streams, backend=backend, reduction="sum").backward()
-        assert torch.equal(again.grad, leaf.grad) or backend != "c"
+        if backend == "c":
+            assert torch.equal(again.grad, leaf.grad)
         assert float((again.grad.double() - slope).abs().div(size).max()) < max(1e-6, step), backend
 
 

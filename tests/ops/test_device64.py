@@ -98,4 +98,4 @@ def test_every_operation_is_there():
     """A loss may be computed in float64 whatever it uses."""
     from lossgen.runtime import device
 
-    assert sorted(device64.__all__) == sorted(device.__all__)
+    assert [name for name in device.__all__ if not hasattr(device64, name)] == []
