@@ -42,7 +42,7 @@ from lossgen.runtime.device import (
 
 __all__ = [*device.__all__]
 
-# ruff: noqa: ANN001, ANN201, ANN202, F401
+# ruff: noqa: ANN001, ANN202, F401
 # mypy: disable-error-code="no-untyped-def, no-untyped-call"
 
 
