@@ -15,11 +15,14 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 from tests.campaign.outcome import BAD
 from tests.campaign.worker import KINDS
 
+SAVE_EVERY = 20  # cases
+EXAMPLES = 5  # of each kind of refusal, kept to be read
 PATIENCE = 180.0  # seconds without a word from a worker: it hangs
 
 
@@ -37,14 +40,26 @@ def main() -> int:
         state = json.loads(options.state.read_text(encoding="utf-8"))
     for kind in options.kinds or KINDS:
         key = f"{kind}-{options.seed}"
-        entry = state.setdefault(key, {"next": 0, "verdicts": {}, "kinds": {}, "findings": []})
-        _run(kind, options.seed, options.seconds, options.cases, entry)
-        options.state.parent.mkdir(parents=True, exist_ok=True)
-        options.state.write_text(json.dumps(state, indent=1), encoding="utf-8")
+        fresh = {"next": 0, "verdicts": {}, "kinds": {}, "findings": [], "examples": {}}
+        entry = state.setdefault(key, fresh)
+
+        def save() -> None:
+            options.state.parent.mkdir(parents=True, exist_ok=True)
+            options.state.write_text(json.dumps(state, indent=1), encoding="utf-8")
+
+        _run(kind, options.seed, options.seconds, options.cases, entry, save)
+        save()
     return _report(state)
 
 
-def _run(kind: str, seed: int, seconds: float, cases: int | None, entry: dict) -> None:
+def _run(
+    kind: str,
+    seed: int,
+    seconds: float,
+    cases: int | None,
+    entry: dict,
+    save: Callable[[], None],
+) -> None:
     until = time.monotonic() + seconds
     while time.monotonic() < until and (cases is None or entry["next"] < cases):
         stop = entry["next"] + 10**9 if cases is None else cases
@@ -53,13 +68,15 @@ def _run(kind: str, seed: int, seconds: float, cases: int | None, entry: dict) -
         with subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ
         ) as worker:
-            died = _follow(worker, kind, until, entry)
+            died = _follow(worker, kind, until, entry, save)
         if died:
             finding = f"{kind} case {entry['next']} (seed {seed}): {died}"
             _count(entry, {"verdict": "crash", "kind": "process", "detail": finding})
 
 
-def _follow(worker: subprocess.Popen, kind: str, until: float, entry: dict) -> str | None:
+def _follow(
+    worker: subprocess.Popen, kind: str, until: float, entry: dict, save: Callable[[], None]
+) -> str | None:
     """Read outcomes until time is up; says how the worker ended if it was not asked to."""
     assert worker.stdout is not None
     assert worker.stderr is not None
@@ -80,6 +97,8 @@ def _follow(worker: subprocess.Popen, kind: str, until: float, entry: dict) -> s
         if line.startswith("{"):
             outcome = json.loads(line)
             _count(entry, outcome)
+            if entry["next"] % SAVE_EVERY == 0:
+                save()
             if outcome["verdict"] in BAD:
                 print(
                     f"{kind} {entry['next'] - 1}: {outcome['verdict']}: {outcome['detail']}\n",
@@ -99,6 +118,10 @@ def _count(entry: dict, outcome: dict) -> None:
         kinds = Counter(entry["kinds"])
         kinds[f"{outcome['verdict']} {outcome['kind']}"] += 1
         entry["kinds"] = dict(kinds)
+    if outcome["verdict"] == "refused":
+        examples = entry.setdefault("examples", {}).setdefault(outcome["kind"], [])
+        if len(examples) < EXAMPLES:
+            examples.append(outcome["detail"])
     if outcome["verdict"] in BAD:
         entry["findings"].append({"index": index, **outcome})
 

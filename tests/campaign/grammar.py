@@ -1,140 +1,24 @@
-"""Random loss formulas as trees of this module's own, and their text in the spec language.
-
-Nothing here imports lossgen: the trees are what the oracle evaluates, so that the compiler, its
-parser included, is judged by something that shares only the grammar with it.
-"""
+"""Random loss formulas."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from random import Random
-from typing import TypeAlias
 
-__all__ = [
-    "Call",
-    "Compare",
-    "Gather",
-    "Leaf",
-    "Node",
-    "Number",
-    "Operation",
-    "Spec",
-    "draw",
-    "text",
-]
+from tests.campaign.trees import (
+    Call,
+    Compare,
+    Gather,
+    Leaf,
+    Node,
+    Number,
+    Operation,
+    Spec,
+    names_of,
+)
+from tests.campaign.words import OVER_CLASSES, PAIRS, SINGLE, WITH_NUMBERS
 
-
-@dataclass(frozen=True)
-class Number:
-    text: str
-
-
-@dataclass(frozen=True)
-class Leaf:
-    """x, p, logp, onehot, u, V, a parameter or an input."""
-
-    name: str
-
-
-@dataclass(frozen=True)
-class Gather:
-    vector: Node
-
-
-@dataclass(frozen=True)
-class Operation:
-    op: str  # + - * / **
-    left: Node
-    right: Node
-
-
-@dataclass(frozen=True)
-class Call:
-    func: str
-    args: tuple[Node, ...]
-    others: bool = False
-
-
-@dataclass(frozen=True)
-class Compare:
-    op: str
-    left: Node
-    right: Node
-
-
-Node: TypeAlias = "Number | Leaf | Gather | Operation | Call | Compare"
-
-
-@dataclass(frozen=True)
-class Spec:
-    """A formula and the names it uses. Parameter values lie in ``domains``."""
-
-    formula: Node
-    domains: dict[str, tuple[str, float, float]]  # interval as written, and where values are drawn
-    streams: dict[str, str]  # class inputs: "logits" (differentiable), "teacher", "mask", "soft"
-    vocab: dict[str, str]  # vocab inputs: "weights"
-
-    def yaml(self, name: str) -> str:
-        """The spec as a file."""
-        lines = [f"name: {name}"]
-        if self.domains:
-            lines.append("parameters:")
-            for key, (domain, low, high) in self.domains.items():
-                lines.append(f'  {key}: {{default: {_middle(low, high)}, domain: "{domain}"}}')
-        if self.streams or self.vocab:
-            lines.append("inputs:")
-            for key, kind in self.streams.items():
-                lines.append(f"  {key}: {{kind: class{_KINDS[kind]}}}")
-            for key in self.vocab:
-                lines.append(f'  {key}: {{kind: vocab, domain: "(0, inf)", range: [0.2, 2]}}')
-        lines.append(f'transform: "{text(self.formula)}"')
-        return "\n".join(lines) + "\n"
-
-
-_KINDS = {
-    "logits": ", differentiable: true",
-    "teacher": "",
-    "mask": ", values: [0, 1]",
-    "soft": ', domain: "[0, 1]"',
-}
-
-
-def _middle(low: float, high: float) -> str:
-    return f"{(low + high) / 2:g}"
-
-
-# ------------------------------------------------------------------------------- text
-_STRENGTH = {"+": 1, "-": 1, "*": 2, "/": 2, "**": 4}
-
-
-def text(node: Node) -> str:
-    """The formula as an author writes it."""
-    return _text(node)[0]
-
-
-def _text(node: Node) -> tuple[str, int]:
-    match node:
-        case Number(text=t):
-            return t, 1 if t.startswith("-") else 9
-        case Leaf(name=name):
-            return name, 9
-        case Gather(vector=vector):
-            inner, strength = _text(vector)
-            return f"{inner}[y]" if strength == 9 else f"({inner})[y]", 9
-        case Operation(op=op, left=left, right=right):
-            mine = _STRENGTH[op]
-            a, of_a = _text(left)
-            b, of_b = _text(right)
-            a = f"({a})" if of_a < mine or (op == "**" and of_a < 9) else a
-            b = f"({b})" if of_b <= mine or (op == "**" and of_b < 9) else b
-            space = "" if op == "**" else " "
-            return f"{a}{space}{op}{space}{b}", mine
-        case Compare(op=op, left=left, right=right):
-            return f"{text(left)} {op} {text(right)}", 0
-        case Call(func=func, args=args, others=others):
-            inside = ", ".join([*map(text, args), *(["over=others"] if others else [])])
-            return f"{func}({inside})", 9
+__all__ = ["draw"]
 
 
 # ------------------------------------------------------------------------------- drawing
@@ -232,7 +116,13 @@ class _Drawer:
         )
 
     def log_probability(self) -> Node:
-        return self.one(lambda: LOGP, lambda: LOGP, lambda: _call("log_softmax", self.logits()))
+        return self.one(
+            lambda: LOGP,
+            lambda: LOGP,
+            lambda: _call(
+                self.random.choice(["log_softmax", "log_softmax", "logsoftmax"]), self.logits()
+            ),
+        )
 
     def vector(self, depth: int) -> Node:
         """A class expression for a sum."""
@@ -257,7 +147,60 @@ class _Drawer:
             lambda: _op("*", self.weights(), self.vector(depth - 1)),
             lambda: _call("sqrt", self.probability()),
             lambda: _call(self.random.choice(["tanh", "sigmoid", "expm1"]), self.vector(depth - 1)),
+            lambda: self.word(self.class_argument, depth - 1),
+            lambda: self.word(self.class_argument, depth - 1),
+            lambda: _op("*", self.probability(), self.word(self.class_argument, 0)),
+            lambda: _op("*", P, _call("abs", _op("-", Leaf("index"), Gather(Leaf("index"))))),
         )
+
+    # -------------------------------------------------------------- words
+    def word(self, argument: Callable[[str, int], Node], depth: int) -> Node:
+        """A word of the language; ``argument(kind, depth)`` is what it is a word of."""
+        form = self.random.choice(["single"] * 4 + ["pair", "numbers"])
+        if form == "pair":
+            name, kinds = self.random.choice(list(PAIRS.items()))
+            return _call(name, *(argument(k, depth) for k in kinds))
+        if form == "numbers":
+            name, kind, numbers = self.random.choice(WITH_NUMBERS)
+            return _call(name, argument(kind, depth), *map(Number, numbers))
+        kind = self.random.choice(["real", "real", "real", "positive", "unit", "above one"])
+        return _call(self.random.choice(SINGLE[kind]), argument(kind, depth))
+
+    def class_argument(self, kind: str, depth: int) -> Node:
+        unit = self.one(lambda: P, self.probability, lambda: _call("sigmoid", X))
+        if kind == "unit":
+            return unit
+        if kind == "positive":
+            return self.one(
+                lambda: unit,
+                lambda: _op("**", _op("-", X, self.stream()), TWO),
+                lambda: _call("exp", _op("-", X, X_Y)),
+                lambda: _minus(LOGP),
+            )
+        if kind == "above one":
+            return _op("+", ONE, self.class_argument("positive", 0))
+        return self.one(
+            lambda: X,
+            lambda: _op("-", X, self.stream()),
+            lambda: _op("-", X, X_Y),
+            lambda: _op("/", X, self.parameter_above_zero()),
+            lambda: _op("-", P, self.stream("soft")),
+            lambda: self.vector(depth - 1),
+        )
+
+    def row_argument(self, kind: str, depth: int) -> Node:
+        if kind == "unit":
+            return self.one(
+                lambda: P_Y,
+                lambda: _op("-", ONE, P_Y),
+                lambda: _call("sum", _op("*", P, self.stream("mask", "soft"))),
+                lambda: _call("max", P, others=self.chance(0.5)),
+            )
+        if kind == "positive":
+            return self.positive(depth - 1)
+        if kind == "above one":
+            return _op("+", ONE, self.positive(depth - 1))
+        return self.row(depth - 1)
 
     # -------------------------------------------------------------- rows
     def row(self, depth: int) -> Node:
@@ -278,6 +221,14 @@ class _Drawer:
                 lambda: _call("norm", _op("-", P, Leaf("onehot"))),
                 lambda: Gather(self.log_probability()),
                 lambda: _call("mean", self.vector(0)),
+                lambda: _call(
+                    self.random.choice(OVER_CLASSES),
+                    self.one(lambda: X, lambda: P, lambda: LOGP, lambda: self.vector(0)),
+                    others=self.chance(0.3),
+                ),
+                lambda: _call(
+                    self.random.choice(["sum", "mean"]), self.word(self.class_argument, 0)
+                ),
             )
         return self.one(
             lambda: _op("*", self.row(depth - 1), self.row(depth - 1)),
@@ -305,10 +256,17 @@ class _Drawer:
                 self.positive(depth - 1),
             ),
             lambda: _call(
-                "where", Compare("<", P_Y, self.number()), self.row(depth - 1), self.row(depth - 1)
+                "where",
+                Compare(self.random.choice(["<", ">", "<=", ">="]), P_Y, self.number()),
+                self.row(depth - 1),
+                self.row(depth - 1),
             ),
             lambda: _call("minimum", self.row(depth - 1), self.row(depth - 1)),
             lambda: _op("*", _call("stop_gradient", self.row(depth - 1)), self.row(depth - 1)),
+            lambda: self.word(self.row_argument, depth),
+            lambda: self.word(self.row_argument, depth),
+            lambda: self.word(self.row_argument, depth),
+            lambda: _op("/", self.row(depth - 1), self.one(lambda: Leaf("V"), lambda: Leaf("pi"))),
             lambda: self.row(0),
         )
 
@@ -333,7 +291,10 @@ class _Drawer:
 def draw(random: Random) -> Spec:
     """A spec: a sum of one to three terms."""
     drawer = _Drawer(random)
-    total = drawer.row(random.choice([0, 1, 1, 2]))
+    if drawer.chance(0.3):
+        total = drawer.word(drawer.row_argument, 1)
+    else:
+        total = drawer.row(random.choice([0, 1, 1, 2]))
     for _ in range(random.choice([0, 0, 1, 1, 2])):
         term = drawer.row(random.choice([0, 1]))
         if drawer.chance(0.5):
@@ -349,23 +310,10 @@ def draw(random: Random) -> Spec:
     )
 
 
-def _names(node: Node) -> set[str]:
-    match node:
-        case Leaf(name=name):
-            return {name}
-        case Gather(vector=vector):
-            return _names(vector)
-        case Operation(left=left, right=right) | Compare(left=left, right=right):
-            return _names(left) | _names(right)
-        case Call(args=args):
-            return set().union(*map(_names, args))
-    return set()
-
-
 def _uses_logits(node: Node) -> bool:
-    return bool(_names(node) & {"x", "p", "logp", "u"})
+    return bool(names_of(node) & {"x", "p", "logp", "u"})
 
 
 def _used(table: dict, node: Node) -> dict:
-    found = _names(node)
+    found = names_of(node)
     return {key: value for key, value in table.items() if key in found}

@@ -12,32 +12,14 @@ from typing import Any
 
 import mpmath as mp
 
-from tests.campaign.grammar import Call, Compare, Gather, Leaf, Node, Number, Operation
+from tests.campaign.duals import FUNCTIONS, OPERATIONS, Dual, Kink, NotReal, holds, larger
+from tests.campaign.trees import Call, Compare, Gather, Leaf, Node, Number, Operation
 
 __all__ = ["Dual", "Kink", "NotReal", "evaluate"]
 
-_CLOSE = mp.mpf(10) ** -15  # relative distance from a kink at which its side is anybody's guess
-
-
-class NotReal(Exception):
-    """The formula has no real value there."""
-
-
-class Kink(Exception):
-    """The row lies on a kink or a jump: nothing can be said."""
-
-
-@dataclass(frozen=True)
-class Dual:
-    """A number and its partial derivatives."""
-
-    value: Any
-    slopes: tuple[Any, ...]
-
-    def map(self, value: Any, slope: Any) -> Dual:
-        if slope == 0:
-            return Dual(value, (mp.mpf(0),) * len(self.slopes))
-        return Dual(value, tuple(slope * s for s in self.slopes))
+_add, _sub, _div = OPERATIONS["+"], OPERATIONS["-"], OPERATIONS["/"]
+_square = FUNCTIONS["square"]
+_exp, _log, _sqrt = FUNCTIONS["exp"], FUNCTIONS["log"], FUNCTIONS["sqrt"]
 
 
 @dataclass
@@ -109,17 +91,17 @@ def _compute(node: Node, row: _Row) -> Any:
             value = _value(vector, row)
             return value[row.y] if isinstance(value, list) else value
         case Operation(op=op, left=left, right=right):
-            return _each(_OPERATIONS[op], _value(left, row), _value(right, row))
+            return _each(OPERATIONS[op], _value(left, row), _value(right, row))
         case Call(func="where", args=(Compare(op=op, left=left, right=right), a, b)):
             a, b = _value(a, row), _value(b, row)
             left, right = _value(left, row), _value(right, row)
-            return _each(lambda p, q, r, s: r if _holds(op, p, q) else s, left, right, a, b)
+            return _each(lambda p, q, r, s: r if holds(op, p, q) else s, left, right, a, b)
         case Call(func=func, args=args, others=others) if func in _OVER_CLASSES:
             vector = _value(args[0], row)
             vector = list(vector) if isinstance(vector, list) else [vector] * len(row.x)
             return _OVER_CLASSES[func](vector, row, others)
         case Call(func=func, args=args):
-            return _each(_FUNCTIONS[func], *(_value(a, row) for a in args))
+            return _each(FUNCTIONS[func], *(_value(a, row) for a in args))
     raise TypeError(node)
 
 
@@ -136,8 +118,12 @@ def _leaf(name: str, row: _Row) -> Any:
             return _total(terms, row)
         case "onehot":
             return [row.one if j == row.y else row.zero for j in range(len(row.x))]
+        case "index":
+            return [row.constant(j) for j in range(len(row.x))]
         case "V":
             return row.constant(len(row.x))
+        case "pi":
+            return row.constant(mp.pi)
     return row.names[name]
 
 
@@ -147,144 +133,6 @@ def _each(function: Callable[..., Dual], *values: Any) -> Any:
     width = max(len(v) for v in values if isinstance(v, list))
     spread = [v if isinstance(v, list) else [v] * width for v in values]
     return [function(*entries) for entries in zip(*spread, strict=True)]
-
-
-# ------------------------------------------------------------------------------- arithmetic
-def _add(a: Dual, b: Dual) -> Dual:
-    return Dual(a.value + b.value, tuple(p + q for p, q in zip(a.slopes, b.slopes, strict=True)))
-
-
-def _sub(a: Dual, b: Dual) -> Dual:
-    return Dual(a.value - b.value, tuple(p - q for p, q in zip(a.slopes, b.slopes, strict=True)))
-
-
-def _mul(a: Dual, b: Dual) -> Dual:
-    slopes = tuple(p * b.value + a.value * q for p, q in zip(a.slopes, b.slopes, strict=True))
-    return Dual(a.value * b.value, slopes)
-
-
-def _div(a: Dual, b: Dual) -> Dual:
-    if b.value == 0:
-        raise NotReal
-    inverse = 1 / b.value
-    return _mul(a, b.map(inverse, -inverse * inverse))
-
-
-def _pow(a: Dual, b: Dual) -> Dual:
-    if any(b.slopes):
-        return _exp(_mul(_log(a), b))
-    exponent = b.value
-    if exponent == 0:
-        return a.map(mp.mpf(1), mp.mpf(0))
-    if a.value < 0 and exponent != mp.floor(exponent):
-        raise NotReal
-    if a.value == 0:
-        if exponent < 1 and (exponent < 0 or any(a.slopes)):
-            raise Kink if exponent > 0 else NotReal
-        return a.map(mp.mpf(0), mp.mpf(1 if exponent == 1 else 0))
-    return a.map(a.value**exponent, exponent * a.value ** (exponent - 1))
-
-
-def _exp(a: Dual) -> Dual:
-    value = mp.exp(a.value)
-    return a.map(value, value)
-
-
-def _log(a: Dual) -> Dual:
-    if a.value <= 0:
-        raise NotReal
-    return a.map(mp.log(a.value), 1 / a.value)
-
-
-def _log1p(a: Dual) -> Dual:
-    if a.value <= -1:
-        raise NotReal
-    return a.map(mp.log1p(a.value), 1 / (1 + a.value))
-
-
-def _sqrt(a: Dual) -> Dual:
-    if a.value < 0:
-        raise NotReal
-    if a.value == 0:
-        raise Kink
-    root = mp.sqrt(a.value)
-    return a.map(root, 1 / (2 * root))
-
-
-def _tanh(a: Dual) -> Dual:
-    if abs(a.value) > 10**6:
-        return a.map(mp.sign(a.value), mp.mpf(0))
-    return a.map(mp.tanh(a.value), mp.sech(a.value) ** 2)
-
-
-def _sigmoid(a: Dual) -> Dual:
-    up = mp.exp(-abs(a.value))
-    small, large = up / (1 + up), 1 / (1 + up)
-    return a.map(large if a.value >= 0 else small, small * large)
-
-
-def _softplus(a: Dual) -> Dual:
-    value = mp.log1p(mp.exp(-abs(a.value))) + max(a.value, 0)
-    return a.map(value, _sigmoid(a).value)
-
-
-def _split(a: Dual, b: Dual) -> None:
-    """Refuse to say which of two is larger where they are nearly equal."""
-    if abs(a.value - b.value) <= _CLOSE * (abs(a.value) + abs(b.value) + mp.mpf(10) ** -300):
-        raise Kink
-
-
-def _larger(a: Dual, b: Dual) -> Dual:
-    if a == b:
-        return a
-    _split(a, b)
-    return a if a.value > b.value else b
-
-
-def _smaller(a: Dual, b: Dual) -> Dual:
-    return b if _larger(a, b) is a else a
-
-
-def _relu(a: Dual) -> Dual:
-    zero = a.map(mp.mpf(0), mp.mpf(0))
-    if a.value == 0 and not any(a.slopes):
-        return zero
-    return _larger(a, zero)
-
-
-def _abs(a: Dual) -> Dual:
-    if a.value == 0:
-        if any(a.slopes):
-            raise Kink
-        return a
-    return a.map(abs(a.value), mp.sign(a.value))
-
-
-def _holds(op: str, a: Dual, b: Dual) -> bool:
-    _split(a, b)
-    return (a.value < b.value) == (op in ("<", "<="))
-
-
-def _frozen(a: Dual) -> Dual:
-    return a.map(a.value, mp.mpf(0))
-
-
-_OPERATIONS = {"+": _add, "-": _sub, "*": _mul, "/": _div, "**": _pow}
-_FUNCTIONS: dict[str, Callable[..., Dual]] = {
-    "exp": _exp,
-    "expm1": lambda a: a.map(mp.expm1(a.value), mp.exp(a.value)),
-    "log": _log,
-    "log1p": _log1p,
-    "sqrt": _sqrt,
-    "tanh": _tanh,
-    "sigmoid": _sigmoid,
-    "softplus": _softplus,
-    "relu": _relu,
-    "abs": _abs,
-    "minimum": _smaller,
-    "maximum": _larger,
-    "stop_gradient": _frozen,
-}
 
 
 # ------------------------------------------------------------------------------- over classes
@@ -327,7 +175,7 @@ def _max(vector: list[Dual], row: _Row, others: bool) -> Dual:
         raise NotReal
     best = kept[0]
     for value in kept[1:]:
-        best = _larger(best, value)
+        best = larger(best, value)
     return best
 
 
@@ -338,12 +186,61 @@ def _mean(vector: list[Dual], row: _Row, others: bool) -> Dual:
     return _div(_total(kept, row), row.constant(len(kept)))
 
 
+def _norm(vector: list[Dual], row: _Row, others: bool) -> Dual:
+    return _sqrt(_total([_square(v) for v in _kept(vector, row, others)], row))
+
+
+def _variance(vector: list[Dual], row: _Row, others: bool) -> Dual:
+    """numpy's: divided by the number of classes."""
+    middle = _mean(vector, row, others)
+    return _mean([_square(_sub(v, middle)) for v in vector], row, others)
+
+
+def _standard_deviation(vector: list[Dual], row: _Row, others: bool) -> Dual:
+    return _sqrt(_variance(vector, row, others))
+
+
+def _negated(vector: list[Dual]) -> list[Dual]:
+    return [FUNCTIONS["neg"](v) for v in vector]
+
+
+def _min(vector: list[Dual], row: _Row, others: bool) -> Dual:
+    return FUNCTIONS["neg"](_max(_negated(vector), row, others))
+
+
+def _argmax(vector: list[Dual], row: _Row, others: bool) -> Dual:
+    """The first of those that are the same number for every row."""
+    best = _max(vector, row, others)
+    places = [j for j, v in enumerate(vector) if v == best and not (others and j == row.y)]
+    return row.constant(places[0])
+
+
+def _second_max(vector: list[Dual], row: _Row, others: bool) -> Dual:
+    kept = _kept(vector, row, others)
+    if len(kept) < 2:
+        raise NotReal
+    best = _max(kept, row, False)
+    kept.remove(best)
+    return _max(kept, row, False)
+
+
 _OVER_CLASSES: dict[str, Callable[..., Any]] = {
     "sum": lambda v, row, others: _total(_kept(v, row, others), row),
     "mean": _mean,
+    "average": _mean,
     "max": _max,
+    "amax": _max,
+    "min": _min,
+    "amin": _min,
+    "argmax": _argmax,
+    "argmin": lambda v, row, others: _argmax(_negated(v), row, others),
+    "second_max": _second_max,
+    "var": _variance,
+    "std": _standard_deviation,
+    "norm": _norm,
     "logsumexp": _log_sum,
-    "norm": lambda v, row, others: _sqrt(_total([_mul(a, a) for a in _kept(v, row, others)], row)),
+    "lse": _log_sum,
     "softmax": _softmax,
     "log_softmax": _log_softmax,
+    "logsoftmax": _log_softmax,
 }

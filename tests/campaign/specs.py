@@ -22,9 +22,10 @@ import torch
 
 import lossgen
 from lossgen.errors import CompilerBug, LossgenError
-from tests.campaign.grammar import Call, Compare, Gather, Leaf, Node, Operation, Spec, draw, text
+from tests.campaign.grammar import draw
 from tests.campaign.oracle import Dual, Kink, NotReal, evaluate
 from tests.campaign.outcome import Outcome
+from tests.campaign.trees import Call, Compare, Gather, Leaf, Node, Operation, Spec, text
 
 __all__ = ["Row", "Truth", "case", "differs", "truth"]
 
@@ -76,13 +77,15 @@ def case(seed: int, index: int, backends: tuple[str, ...] = ("torch", "c")) -> O
                 perf_counter() - began,
             )
     taken = perf_counter() - began
-    wrong = next(_wrong(spec, module, name, list(rows(spec, random)), backends), None)
+    judged = [(row, exact) for row in rows(spec, random) if (exact := truth(spec, row))]
+    wrong = next(_wrong(spec, module, name, judged, backends), None)
     if wrong is not None:
         backend, what = wrong
         return Outcome("wrong", backend, f"{source}{what}", taken)
     if taken > TOO_SLOW:
         return Outcome("slow", "built", text(spec.formula), taken)
-    return Outcome("right", "", text(spec.formula), taken)
+    kind = f"of {len(judged)} rows" if judged else "but no row has a value"
+    return Outcome("right", kind, text(spec.formula), taken)
 
 
 # ------------------------------------------------------------------------------- rows
@@ -146,12 +149,13 @@ def _floats(values: list[float]) -> tuple[float, ...]:
 
 # ------------------------------------------------------------------------------- judging
 def _wrong(
-    spec: Spec, module: ModuleType, name: str, drawn: list[Row], backends: tuple[str, ...]
+    spec: Spec,
+    module: ModuleType,
+    name: str,
+    judged: list[tuple[Row, Truth]],
+    backends: tuple[str, ...],
 ) -> Iterator[tuple[str, str]]:
-    for row in drawn:
-        exact = truth(spec, row)
-        if exact is None:
-            continue
+    for row, exact in judged:
         for backend in backends:
             found = _call(spec, module, name, row, backend)
             if isinstance(found, str):
@@ -182,7 +186,7 @@ def truth(spec: Spec, row: Row) -> Truth | None:
         random = Random("shake")
         moved_value, moved_slope = mp.mpf(0), mp.mpf(0)
         for _ in range(SHAKES):
-            shaken = _exact(spec, _shake(row, random))
+            shaken = _exact(spec, _shake(spec, row, random))
             if shaken is None:
                 return None
             smooth = smooth and shaken[1]
@@ -201,12 +205,12 @@ def truth(spec: Spec, row: Row) -> Truth | None:
         )
 
 
-def _shake(row: Row, random: Random) -> Row:
+def _shake(spec: Spec, row: Row, random: Random) -> Row:
     def move(value: float) -> Any:
         return mp.mpf(value) * (1 + random.choice([-1, 1]) * mp.mpf(2) ** -24)
 
     def vector(name: str, values: tuple[float, ...]) -> tuple[Any, ...]:
-        return values if set(values) <= {0.0, 1.0} else tuple(map(move, values))
+        return values if spec.streams.get(name) == "mask" else tuple(map(move, values))
 
     return replace(
         row,

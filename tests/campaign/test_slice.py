@@ -9,9 +9,12 @@ import sys
 import mpmath as mp
 import pytest
 
+from lossgen.spec.vocabulary import FUNCTIONS as WORDS
 from tests.campaign import calls, faults, specs, texts
-from tests.campaign.grammar import Call, Gather, Leaf, Number, Operation, text
-from tests.campaign.oracle import Dual, evaluate
+from tests.campaign.duals import FUNCTIONS
+from tests.campaign.oracle import Dual, NotReal, evaluate
+from tests.campaign.trees import Call, Gather, Leaf, Number, Operation, text
+from tests.campaign.words import OVER_CLASSES, PAIRS, SINGLE, WITH_NUMBERS
 
 P_Y = Gather(Leaf("p"))
 
@@ -49,6 +52,31 @@ def test_the_oracle_knows_cross_entropy() -> None:
         assert mp.almosteq(found.value, mp.log(mp.mpf(4) / 3))
         assert mp.almosteq(found.slopes[0], mp.mpf(1) / 4)
         assert mp.almosteq(found.slopes[1], -mp.mpf(1) / 4)
+
+
+@pytest.mark.parametrize("name", sorted({word for words in SINGLE.values() for word in words}))
+def test_the_oracle_knows_derivatives(name: str) -> None:
+    """Each word against a difference quotient, where it is real and smooth."""
+    tried = 0
+    with mp.workdps(40):
+        for at in map(mp.mpf, ("-7.3", "-0.41", "0.37", "5.3", "21.7")):
+            try:
+                found = FUNCTIONS[name](Dual(at, (mp.mpf(1),)))
+            except NotReal:
+                continue
+            tried += 1
+            slope = mp.diff(lambda v: FUNCTIONS[name](Dual(v, ())).value, at)
+            assert abs(found.slopes[0] - slope) < mp.mpf(10) ** -15 * (1 + abs(slope))
+    assert tried
+
+
+def test_no_word_is_forgotten() -> None:
+    """The campaign draws every word of the language: a new one is added to its words."""
+    drawn = {word for words in SINGLE.values() for word in words} | set(PAIRS) | set(OVER_CLASSES)
+    drawn |= {name for name, _, _ in WITH_NUMBERS}
+    drawn |= {"sum", "softmax", "log_softmax", "logsumexp", "where", "stop_gradient"}
+    drawn |= {"lse", "logsoftmax"}
+    assert not WORDS - drawn
 
 
 def test_a_wrong_gradient_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
