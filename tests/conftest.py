@@ -16,6 +16,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+from lossgen.verify import interpreter
+
 SLOW_IS_FINE = [HealthCheck.too_slow, HealthCheck.data_too_large]  # the interpreter is slow
 
 settings.register_profile("default", deadline=None, suppress_health_check=SLOW_IS_FINE)
@@ -30,6 +32,9 @@ settings.register_profile(
 settings.load_profile(
     os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "default")
 )
+
+if interpreter.active():
+    interpreter.install()
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)

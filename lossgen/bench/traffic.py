@@ -1,4 +1,4 @@
-"""What a kernel's loads and stores touch, counted under Triton's interpreter.
+"""What a kernel's loads and stores touch, counted while they are interpreted.
 
     with Traffic({"logits": logits, "grad": grad}) as traffic:
         kernel[grid](logits, grad, ...)
@@ -13,12 +13,15 @@ but the width of a memory transaction.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
-from types import TracebackType
+from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
 import torch
+
+from lossgen.verify import interpreter
+from lossgen.verify.blocks import observed
 
 __all__ = ["OTHER", "Traffic"]
 
@@ -38,9 +41,9 @@ class Traffic:
             order of its storage from its first element on (int64, torch).
 
     Raises:
-        RuntimeError: TRITON_INTERPRET=1 was not set before Triton was imported.
+        VerificationError: TRITON_INTERPRET=1 was not set before Triton was imported.
 
-    Patches Triton's interpreter for the time of the context, in all threads: one at a time.
+    Counts what all threads do meanwhile.
     """
 
     def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -49,59 +52,19 @@ class Traffic:
         self.loads = {name: _zeros(tensor) for name, tensor in tensors.items()}
         self.stores = {name: _zeros(tensor) for name, tensor in tensors.items()}
         self._ranges = {name: _range(tensor) for name, tensor in tensors.items()}
-        self._undo: list[tuple[str, Any]] = []
+        self._watch = ExitStack()
 
     def __enter__(self) -> Traffic:
-        import triton
-        from triton.runtime import interpreter
-
-        if not triton.knobs.runtime.interpret:
-            raise RuntimeError("set TRITON_INTERPRET=1 before triton is imported")
-        if self._undo:
-            raise RuntimeError("this traffic meter is running already")
-        builder = interpreter.InterpreterBuilder
-        self._patch(builder, "create_masked_load", self._counting_load)
-        self._patch(builder, "create_masked_store", self._counting_store)
+        interpreter.install()
+        self._watch.enter_context(observed(self._count))
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        from triton.runtime import interpreter
+    def __exit__(self, *error: object) -> None:
+        self._watch.close()
 
-        for name, original in self._undo:
-            setattr(interpreter.InterpreterBuilder, name, original)
-        self._undo.clear()
-
-    def _patch(self, builder: Any, name: str, wrap: Callable[[Any], Any]) -> None:
-        original = getattr(builder, name)
-        self._undo.append((name, original))
-        setattr(builder, name, wrap(original))
-
-    def _counting_load(self, original: Any) -> Any:
-        def load(builder: Any, ptrs: Any, mask: Any, *rest: Any, **named: Any) -> Any:
-            self._count(ptrs, mask, self.read, self.loads)
-            return original(builder, ptrs, mask, *rest, **named)
-
-        return load
-
-    def _counting_store(self, original: Any) -> Any:
-        def store(builder: Any, ptrs: Any, value: Any, mask: Any, *rest: Any, **named: Any) -> Any:
-            self._count(ptrs, mask, self.written, self.stores)
-            return original(builder, ptrs, value, mask, *rest, **named)
-
-        return store
-
-    def _count(
-        self, ptrs: Any, mask: Any, total: Counter[str], hits: dict[str, torch.Tensor]
-    ) -> None:
-        addresses = np.atleast_1d(ptrs.data)
-        lanes = np.broadcast_to(np.atleast_1d(mask.data).astype(bool), addresses.shape)
-        addresses = addresses[lanes].astype(np.uint64)
-        itemsize = max(1, ptrs.get_element_ty().primitive_bitwidth // 8)
+    def _count(self, addresses: Any, itemsize: int, written: bool) -> None:
+        total = self.written if written else self.read
+        hits = self.stores if written else self.loads
         for name, (first, end) in self._ranges.items():
             if not addresses.size:
                 return

@@ -37,7 +37,7 @@ def verify(
 ) -> None:
     """Test value, gradient and every declared property; exit 1 with the smallest counter-example.
 
-    On the CPU: the Triton source in Triton's interpreter, the C program, and torch operations.
+    On the CPU: the Triton source, interpreted, the C program, and torch operations.
 
     Example: [bold]lossgen verify gce --examples 50[/bold]
     """

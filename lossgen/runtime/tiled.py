@@ -1,4 +1,4 @@
-"""The loss of a linear layer whose logits exist on chip only, on a GPU (or Triton's interpreter).
+"""The loss of a linear layer whose logits exist on chip only, on a GPU (or interpreted).
 
 Forward: a program reduces the logits of one tile of rows and a part of the classes to the state of
 the loss's sweep; the states [SPLITS, N] are merged in order.  Backward: one kernel owns rows and

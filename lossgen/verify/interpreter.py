@@ -1,25 +1,32 @@
-"""Triton's interpreter, repaired where it differs from a GPU.
+"""Triton kernels run on the CPU, one program after the other, in numpy.
 
-Stock Triton (3.4 to 3.9) computes on bfloat16 bit patterns, truncates float32 to bfloat16, lets
-maxima propagate NaN, has exponentials off by a few ulp, and looks up the language again at every
-call of a device function.  ``install`` mends these; it changes ``triton.runtime.interpreter`` of
-this process only, once.
+``install`` takes the place of Triton's own interpreter, which computes on bfloat16 bit patterns,
+lets maxima propagate NaN, has exponentials off by a few ulp, reads and writes outside of tensors,
+and takes some 15 microseconds for an operation.  Here a kernel is the Python function that it was
+written as, with another language in place of ``triton.language``: :mod:`lossgen.verify.blocks` and
+the functions below, all of it that the kernels use.  That the kernels are Triton, with its types,
+is shown by compiling them (``lossgen build --aot``), not here.
 """
 
 from __future__ import annotations
 
+import builtins
+import math
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from types import CellType, FunctionType, ModuleType, SimpleNamespace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
+import torch
 
 from lossgen.errors import VerificationError
-from lossgen.runtime.primitives import larger
-from lossgen.verify.interpreter_speed import hasten
+from lossgen.verify.blocks import KINDS, Block, Pointer, block, checking, pair
 
 __all__ = ["active", "install", "overflow_checks"]
+
 
 _installed = False
 
@@ -34,7 +41,7 @@ def active() -> bool:
 
 
 def install() -> None:
-    """Mend the interpreter of this process.
+    """Run the kernels of this process here.
 
     Raises:
         VerificationError: Triton was imported without TRITON_INTERPRET=1.
@@ -47,210 +54,207 @@ def install() -> None:
             "Triton's interpreter is not active",
             hint="set TRITON_INTERPRET=1 before triton is imported",
         )
-    import triton.language as tl
-    from triton.runtime import interpreter
+    from triton.runtime.interpreter import InterpretedFunction
 
-    builder, handle = interpreter.InterpreterBuilder, interpreter.TensorHandle
-    _mend_bfloat16(builder, handle, interpreter, tl)
-    _mend_nan(builder, interpreter, tl)
-    _mend_exponentials(builder, handle)
-    _mend_splat(builder, handle)
-    _mend_ranges(interpreter)
-    _mend_lookup(interpreter)
-    hasten(interpreter, tl)
-    _set_overflow(interpreter, False)  # costs time, and says nothing without the assertions
+    InterpretedFunction.run = _run
     _installed = True
 
 
 @contextmanager
 def overflow_checks() -> Iterator[None]:
-    """An int32 overflow is an error meanwhile; a GPU would wrap, and read somewhere else.
-
-    Does nothing where Triton does not interpret.
-    """
-    if not active():
+    """An int32 overflow is an error meanwhile; a GPU would wrap, and read somewhere else."""
+    with checking():
         yield
+
+
+# ------------------------------------------------------------------------------- running
+_program = threading.local()
+
+
+def _run(kernel: Any, *args: Any, grid: Any, warmup: bool = False, **options: Any) -> None:
+    """One launch: every program of the grid, the first axis the fastest."""
+    function = kernel.fn
+    code = function.__code__
+    names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    given = {**dict(zip(names, args, strict=False)), **options}
+    given = {name: value for name, value in given.items() if name in names}
+    kinds = function.__annotations__
+    values = {
+        name: (_value if "constexpr" in str(kinds.get(name)) else _argument)(value)
+        for name, value in given.items()
+    }
+    axes = grid(given) if callable(grid) else grid
+    sizes = (*axes, 1, 1)[:3]
+    if warmup:
         return
-    from triton.runtime import interpreter
-
-    _set_overflow(interpreter, True)
-    try:
-        yield
-    finally:
-        _set_overflow(interpreter, False)
-
-
-def _set_overflow(interpreter: Any, on: bool) -> None:
-    builder = interpreter.interpreter_builder
-    builder.options = replace(builder.options, debug=on, sanitize_overflow=on)
+    body = _translated(function)
+    with np.errstate(all="ignore"):  # 0·inf under a mask is no news
+        for z in range(sizes[2]):
+            for y in range(sizes[1]):
+                for x in range(sizes[0]):
+                    _program.at = x, y, z
+                    body(**values)
 
 
-def _widen(bits: Any) -> Any:
-    return (bits.astype(np.uint32) << 16).view(np.float32)
+def _argument(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return Pointer.of(value.detach())
+    return value if value is None else block(value)
 
 
-def _narrow(values: Any) -> Any:
-    """Round to nearest even; NaN stays NaN."""
-    values = np.ascontiguousarray(values, dtype=np.float32)
-    bits = values.view(np.uint32).astype(np.uint64)
-    rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
-    return np.where(np.isnan(values), np.uint16(0x7FC0), rounded).reshape(values.shape)
+# ------------------------------------------------------------------------------- translation
+_known: WeakKeyDictionary[Any, FunctionType] = WeakKeyDictionary()
 
 
-def _mend_bfloat16(builder: Any, handle: Any, interpreter: Any, tl: Any) -> None:
-    half = tl.bfloat16
-    cast, binary, convert = builder.cast_impl, builder.binary_op, builder.create_fp_to_fp
-
-    def cast_impl(self: Any, source: Any, to: Any) -> Any:
-        before, after = source.dtype.scalar, to.scalar
-        if half not in (before, after):
-            return cast(self, source, to)
-        values = _widen(source.data) if before == half else source.data
-        if after == half:
-            return handle(_narrow(values.astype(np.float32)), after)
-        return handle(values.astype(interpreter._get_np_dtype(after)), after)
-
-    def fp_to_fp(self: Any, source: Any, to: Any, rounding: Any) -> Any:
-        if half in (source.dtype.scalar, to.scalar):
-            return cast_impl(self, source, to)
-        return convert(self, source, to, rounding)
-
-    def binary_op(self: Any, left: Any, right: Any, op: Callable[..., Any]) -> Any:
-        if left.dtype.scalar != half:
-            with np.errstate(all="ignore"):  # 0·inf under a mask is no news
-                return binary(self, left, right, op)
-        result = op(_widen(left.data), _widen(right.data))
-        return handle(result if result.dtype == np.bool_ else _narrow(result), half)
-
-    def dot(self: Any, a: Any, b: Any, total: Any, *options: Any) -> Any:
-        left, right = (_widen(v.data) if v.dtype.scalar == half else v.data for v in (a, b))
-        with np.errstate(all="ignore"):
-            product = np.matmul(left, right, dtype=total.data.dtype) + total.data
-        return handle(product, total.dtype.scalar)
-
-    builder.cast_impl, builder.create_fp_to_fp, builder.binary_op = cast_impl, fp_to_fp, binary_op
-    builder.create_dot = dot
+def _translated(function: Any) -> FunctionType:
+    """The function with this language in place of Triton's, in all that it calls too."""
+    if function in _known:
+        return _known[function]
+    scope: dict[str, Any] = {"__builtins__": builtins}
+    cells = tuple(CellType(_value(c.cell_contents)) for c in function.__closure__ or ())
+    made = FunctionType(
+        function.__code__, scope, function.__name__, function.__defaults__, cells or None
+    )
+    made.__kwdefaults__ = function.__kwdefaults__
+    _known[function] = made
+    for name in function.__code__.co_names:
+        if name in function.__globals__:
+            scope[name] = _value(function.__globals__[name])
+    return made
 
 
-def _mend_nan(builder: Any, interpreter: Any, tl: Any) -> None:
-    """Maxima and minima drop NaN, as the hardware's do by default."""
-    builder.create_maxnumf = lambda self, a, b: self.binary_op(a, b, np.fmax)
-    builder.create_minnumf = lambda self, a, b: self.binary_op(a, b, np.fmin)
-    reduce = interpreter.ReduceOps
-    stock = reduce.apply_impl
+def _value(found: Any) -> Any:
+    """What stands for a global of a kernel."""
+    import triton.language as tl
+    from triton.runtime.interpreter import InterpretedFunction
 
-    def apply_impl(self: Any, values: Any) -> Any:
-        standard = tl.standard
-        table = {
-            standard._elementwise_max: np.fmax,
-            standard._elementwise_min: np.fmin,
-            larger: np.maximum,
-        }
-        function = next((f for k, f in table.items() if k is self.combine_fn), None)
-        if function is None:
-            return stock(self, values)
-        data = values[0].handle.data
-        result = function.reduce(data, axis=self.axis, keepdims=self.keep_dims)
-        return self.to_tensor(result, values[0].dtype)
-
-    reduce.apply_impl = apply_impl
+    if found is tl:
+        return _LANGUAGE
+    if isinstance(found, InterpretedFunction):
+        return _translated(found.fn)
+    if isinstance(found, ModuleType):
+        return _Module(found)
+    return found.value if isinstance(found, tl.constexpr) else found
 
 
-def _mend_exponentials(builder: Any, handle: Any) -> None:
+class _Module:
+    """A module's members, translated when they are first asked for."""
+
+    def __init__(self, module: ModuleType) -> None:
+        self._module = module
+
+    def __getattr__(self, name: str) -> Any:
+        value = _value(getattr(self._module, name))
+        setattr(self, name, value)
+        return value
+
+
+# ------------------------------------------------------------------------------- the language
+def _mathematics(function: Callable[[Any], Any]) -> Callable[[Any], Block]:
     """Correctly rounded, through float64."""
 
-    def rounded(function: Callable[[Any], Any]) -> Callable[..., Any]:
-        def operation(self: Any, value: Any) -> Any:
-            with np.errstate(all="ignore"):
-                result = function(value.data.astype(np.float64)).astype(value.data.dtype)
-            return handle(result, value.dtype.scalar)
+    def operation(value: Any) -> Block:
+        data = block(value).data
+        return Block(np.asarray(function(data.astype(np.float64))).astype(data.dtype)[()])
 
-        return operation
-
-    table: dict[str, Callable[[Any], Any]] = {
-        "exp": np.exp,
-        "exp2": np.exp2,
-        "log": np.log,
-        "log2": np.log2,
-        "sqrt": np.sqrt,
-        "rsqrt": lambda v: 1.0 / np.sqrt(v),
-    }
-    for name, function in table.items():
-        setattr(builder, f"create_{name}", rounded(function))
-
-    def fma(self: Any, x: Any, y: Any, z: Any) -> Any:
-        with np.errstate(all="ignore"):
-            total = (x.data.astype(np.float64) * y.data + z.data).astype(z.data.dtype)
-        return handle(total, z.dtype.scalar)
-
-    builder.create_fma = fma
+    return operation
 
 
-def _mend_splat(builder: Any, handle: Any) -> None:
-    """A condition of one value, as a block, stays a condition (stock: the type of its operands)."""
-
-    def splat(self: Any, shape: Any, value: Any) -> Any:
-        data = np.asarray(value.data).reshape(-1)[0]
-        return handle(np.full(shape.shape, data, dtype=data.dtype), value.dtype.scalar)
-
-    builder.create_splat = splat
+def _numbers(*values: Any) -> list[Any]:
+    """Data of one type; numbers of Python's are float32 here, or int32, whatever is beside them."""
+    data = [block(v).data for v in values]
+    kind = np.result_type(*data)
+    return [d if d.dtype is kind else d.astype(kind) for d in data]
 
 
-def _mend_ranges(interpreter: Any) -> None:
-    """Loops with bounds known at run time (new numpy refuses int of a one-element array)."""
-    stock = interpreter._patch_lang_tensor
-
-    def patch(tensor: Any, *scope: Any) -> None:
-        stock(tensor, *scope)
-        tensor.__index__ = lambda self: int(np.asarray(self.handle.data).reshape(-1)[0])
-
-    interpreter._patch_lang_tensor = patch
+def _fma(x: Any, y: Any, z: Any) -> Block:
+    a, b, c = _numbers(x, y, z)
+    if a.dtype.kind != "f" or a.dtype.itemsize == 8:
+        return Block(a * b + c)
+    return Block((a.astype(np.float64) * b + c).astype(a.dtype))
 
 
-class _Nothing:
-    def restore(self) -> None:
-        return
+def _extreme(dropping: Any, keeping: Any) -> Callable[..., Block]:
+    def operation(a: Any, b: Any, propagate_nan: Any = None) -> Block:
+        function = keeping if propagate_nan == "all" else dropping
+        return Block(function(*_numbers(a, b)))
+
+    return operation
 
 
-def _mend_lookup(interpreter: Any) -> None:
-    """Patch the language once per kernel, not once per call of a device function."""
-    types: dict[str, Any] = {}
-    type_of = interpreter._get_np_dtype
+def _where(condition: Any, a: Any, b: Any) -> Block:
+    a, b = pair(a, b)
+    test = block(condition).data
+    if test.ndim == a.ndim == b.ndim == 0:
+        return Block(a if test else b)
+    return Block(np.where(test, a, b))
 
-    def remembered(kind: Any) -> Any:
-        name = kind.name
-        if name not in types:
-            types[name] = type_of(kind)
-        return types[name]
 
-    interpreter._get_np_dtype = remembered
-    stock = interpreter._patch_lang
-    seen: set[int] = set()
-    inner: list[Any] = []
+def _reduction(function: Any) -> Callable[..., Block]:
+    """Of numpy: over all elements, or an axis of them."""
 
-    class Outer:
-        def __init__(self, scope: Any) -> None:
-            self.scope = scope
+    def operation(value: Block, axis: int | None = None, keep_dims: bool = False) -> Block:
+        data = value.data
+        return Block(function.reduce(data, axis=axis, keepdims=keep_dims, dtype=data.dtype))
 
-        def restore(self) -> None:
-            for scope in reversed(inner):
-                scope.restore()
-            inner.clear()
-            self.scope.restore()
-            seen.clear()
+    return operation
 
-    def patch(function: Any) -> Any:
-        key = id(function.__globals__)
-        if key in seen:
-            return _Nothing()
-        outermost = not seen
-        seen.add(key)
-        scope = stock(function)
-        if scope is None:  # older Triton never restores
-            return None
-        if outermost:
-            return Outer(scope)
-        inner.append(scope)
-        return _Nothing()
 
-    interpreter._patch_lang = patch
+def _reduce(value: Block, axis: int, combine: Any, keep_dims: bool = False) -> Block:
+    """By halves, as there are a power of two of them."""
+    data = value.data
+    while (width := data.shape[axis]) > 1:
+        low, high = np.split(data, [width // 2], axis=axis)
+        data = combine(Block(low), Block(high)).data
+    return Block(data if keep_dims else data.squeeze(axis)[()])
+
+
+def _dot(a: Block, b: Block, total: Any = None, input_precision: Any = None) -> Block:
+    """Of factors of any float type, in float32."""
+    product = np.matmul(a.data.astype(np.float32), b.data.astype(np.float32))
+    return Block(product if total is None else product + total.data)
+
+
+def _full(shape: Any, value: Any, kind: Any) -> Block:
+    data = block(value).data.astype(kind.held)
+    return Block(np.full(shape, data) if len(shape) else data)
+
+
+_erf = np.vectorize(math.erf, otypes=[np.float64])
+
+_LANGUAGE = SimpleNamespace(
+    **KINDS,
+    abs=lambda v: type(v)(np.abs(v.data)),
+    arange=lambda start, end: Block(np.arange(start, end, dtype=np.int32)),
+    cdiv=lambda a, b: (a + b - 1) // b,
+    constexpr=None,  # an annotation
+    cos=_mathematics(np.cos),
+    debug_barrier=lambda: None,  # one program is one thread here
+    dot=_dot,
+    erf=_mathematics(_erf),
+    exp=_mathematics(np.exp),
+    exp2=_mathematics(np.exp2),
+    floor=lambda v: Block(np.floor(v.data)),
+    fma=_fma,
+    full=_full,
+    load=lambda pointer, mask=None, other=None: pointer.load(mask, other),
+    log=_mathematics(np.log),
+    log2=_mathematics(np.log2),
+    max=_reduction(np.fmax),
+    maximum=_extreme(np.fmax, np.maximum),
+    min=_reduction(np.fmin),
+    minimum=_extreme(np.fmin, np.minimum),
+    program_id=lambda axis: Block(np.int32(_program.at[axis])),
+    PropagateNan=SimpleNamespace(ALL="all", NONE=None),
+    reduce=_reduce,
+    rsqrt=_mathematics(lambda v: 1.0 / np.sqrt(v)),
+    sin=_mathematics(np.sin),
+    sqrt=_mathematics(np.sqrt),
+    sqrt_rn=_mathematics(np.sqrt),
+    static_range=range,
+    store=lambda pointer, value, mask=None: pointer.store(value, mask),
+    sum=_reduction(np.add),
+    trans=lambda v: type(v)(v.data.T),
+    where=_where,
+    zeros=lambda shape, kind: _full(shape, 0, kind),
+)

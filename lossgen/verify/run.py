@@ -117,7 +117,7 @@ def verify(
     Args:
         name_or_path: catalogue name, or path of a spec (which is compiled).
         examples: Hypothesis draws per property and backend, beside fixed adversarial cases.
-        device: "cpu" runs the Triton source in Triton's interpreter, "cuda" on the GPU.
+        device: "cpu" interprets the Triton source, "cuda" on the GPU.
         backends: which backends to test.
         on_result: called after each property.
 

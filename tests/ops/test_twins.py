@@ -12,7 +12,6 @@ from lossgen.ir.ops import BUILTINS, OPS
 from lossgen.runtime import device as dl
 from lossgen.runtime import elementwise as el
 
-pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy in the interpreter
 ALL = {**OPS, **BUILTINS}
 NAMES = sorted(ALL)
 COMPARISONS = {"lt", "le", "eq", "ne"}

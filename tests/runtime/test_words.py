@@ -182,7 +182,6 @@ BACKENDS = [
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("group", sorted(GROUPS))
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy in the interpreter
 def test_values_and_gradients(load: Callable[[str], ModuleType], group: str, backend: str) -> None:
     rows = _rows(GROUPS[group][0])
     function = getattr(load(group), f"words_{group}")
