@@ -270,7 +270,7 @@ class Pointer:
     def of(cls, tensor: torch.Tensor) -> Pointer:
         """To the first element of a CPU tensor."""
         storage = tensor.untyped_storage()
-        whole = torch.empty(0, dtype=tensor.dtype)
+        whole = torch.empty(0, dtype=tensor.dtype, device="cpu")
         whole.set_(storage, 0, (storage.nbytes() // tensor.element_size(),), (1,))
         kind = {"bool": "int1"}.get(name := str(tensor.dtype).removeprefix("torch."), name)
         array = whole.view(torch.uint16) if kind == "bfloat16" else whole

@@ -220,11 +220,16 @@ def _full(shape: Any, value: Any, kind: Any) -> Block:
     return Block(np.full(shape, data) if len(shape) else data)
 
 
+def _assert(condition: Any, message: str = "") -> None:
+    if not condition:
+        raise AssertionError(message)
+
+
 _erf = np.vectorize(math.erf, otypes=[np.float64])
 
 _LANGUAGE = SimpleNamespace(
     **KINDS,
-    abs=lambda v: type(v)(np.abs(v.data)),
+    abs=lambda v: type(block(v))(np.abs(block(v).data)),
     arange=lambda start, end: Block(np.arange(start, end, dtype=np.int32)),
     cdiv=lambda a, b: (a + b - 1) // b,
     constexpr=None,  # an annotation
@@ -234,7 +239,7 @@ _LANGUAGE = SimpleNamespace(
     erf=_mathematics(_erf),
     exp=_mathematics(np.exp),
     exp2=_mathematics(np.exp2),
-    floor=lambda v: Block(np.floor(v.data)),
+    floor=lambda v: Block(np.floor(block(v).data)),
     fma=_fma,
     full=_full,
     load=lambda pointer, mask=None, other=None: pointer.load(mask, other),
@@ -251,6 +256,7 @@ _LANGUAGE = SimpleNamespace(
     sin=_mathematics(np.sin),
     sqrt=_mathematics(np.sqrt),
     sqrt_rn=_mathematics(np.sqrt),
+    static_assert=_assert,
     static_range=range,
     store=lambda pointer, value, mask=None: pointer.store(value, mask),
     sum=_reduction(np.add),
