@@ -1,0 +1,49 @@
+"""What the header of a generated module promises: no module is held to more, and none to less."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import inf
+from pathlib import Path
+from types import ModuleType
+
+__all__ = ["Promise", "promise_of"]
+
+_FAR_ABOVE = 4.0  # docs/rewrites.md: a class that dominates is as far above the target
+
+
+@dataclass(frozen=True)
+class Promise:
+    """The certificate's small print."""
+
+    least: float = 0.0  # errors are relative to this at least
+    dominated: bool = False  # relative to 1 at least where another class is far above the target
+    double: bool = False  # in float64: what the formula loses there as it is written, it may lose
+    masked: bool = True  # a number where classes are masked
+
+    def floors(
+        self, x: Sequence[float], y: int, classes: Mapping[str, Sequence[float]], loss: float
+    ) -> tuple[float, float]:
+        """What errors of the loss and of the gradient are relative to, at least."""
+        above = (
+            v - vector[y] for vector in (x, *classes.values()) for v in vector if vector[y] > -inf
+        )
+        if self.dominated and max(above, default=inf) > _FAR_ABOVE:
+            return max(self.least, 1.0), max(self.least, 1.0, abs(loss))
+        return self.least, self.least
+
+
+def promise_of(module: ModuleType) -> Promise:
+    """As the file of the module has it."""
+    assert module.__file__ is not None
+    lines = Path(module.__file__).read_text(encoding="utf-8").splitlines()
+    certificate = next(line for line in lines if line.startswith("# certificate: "))
+    least = re.search(r"of max\(\|true value\|, ([\d.e-]+)\)", certificate)
+    return Promise(
+        least=float(least.group(1)) if least else 0.0,
+        dominated="absolute where another class dominates" in certificate,
+        double=any(line.startswith("# arithmetic: float64") for line in lines),
+        masked="NaN where masked classes" not in certificate,
+    )
