@@ -68,6 +68,7 @@ class Property:
     needs_target: bool = False
     needs: Callable[[LossSpec], bool] | None = None  # what else the loss must have
     triton_only: bool = False
+    needs_tiles: bool = False  # programs whose logits stay on chip; a loss in float64 has none
     torch_only: bool = False
     share: float = 1.0  # of the examples asked for
     # each value is always tried
@@ -78,8 +79,10 @@ class Property:
         """The first line of the function's docstring."""
         return (self.check.__doc__ or self.name).strip().splitlines()[0]
 
-    def applies(self, spec: LossSpec, backend: str) -> bool:
+    def applies(self, spec: LossSpec, backend: str, tiled: bool = True) -> bool:
         """Does the property say anything about this loss and backend?"""
+        if self.needs_tiles and not tiled:
+            return False
         if (self.triton_only and backend != "triton") or (self.torch_only and backend != "torch"):
             return False
         if self.fixed.get("classes", spec.min_classes) < spec.min_classes:
@@ -248,6 +251,7 @@ PROPERTIES: tuple[Property, ...] = (
         "tiles_are_rows",
         tiles_are_rows,
         triton_only=True,
+        needs_tiles=True,
         dtypes=_FLOAT,
         share=0.1,
         axes=_SETTING,

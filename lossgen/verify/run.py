@@ -153,10 +153,11 @@ def _each(
     module: ModuleType, spec: LossSpec, backends: Sequence[str], device: str, examples: int
 ) -> Iterator[PropertyResult]:
     yield _limits(spec)
+    tiled = all(variant.tiled is not None for variant in module.LOSS.variants)
     for backend in backends:
         run = Runner(module, spec, backend, device)
         for entry in PROPERTIES:
-            if entry.applies(spec, backend):
+            if entry.applies(spec, backend, tiled):
                 yield check_property(entry, spec, run, examples)
 
 

@@ -15,6 +15,7 @@ from lossgen.errors import BuildError, LossgenError, SpecError
 from lossgen.spec.load import load_spec
 from lossgen.verify import PropertyResult, VerificationResult, interpreter, run, verify
 from lossgen.verify.mutate import MUTATIONS, load_mutant, noticed
+from lossgen.verify.properties import PROPERTIES
 from lossgen.verify.reproduce import Called, python
 
 SPECS = {
@@ -63,6 +64,20 @@ def test_specs_of_a_user(name: str, tmp_path: Path) -> None:
     result = verify(write(tmp_path, name, SPECS[name]), examples=1)
     assert result.ok, shown(result)
     assert {r.backend for r in result.results} == {"formula", "torch", "c", "triton"}
+
+
+def test_a_loss_in_float64_is_not_asked_for_tiles(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has no program whose logits stay on chip, and failed for not having one."""
+    entries = [entry for entry in PROPERTIES if entry.name.endswith("_are_rows")]
+    monkeypatch.setattr(run, "PROPERTIES", [*entries, PROPERTIES[0]])
+    path = write(tmp_path, "floor", "\n        transform: -log(p[y] + 1e-8)")
+    result = verify(path, examples=1, backends=("triton",))
+    assert result.ok, shown(result)
+    assert [r.name for r in result.results] == ["limits", PROPERTIES[0].name]
+    found = verify("mae", examples=1, backends=("triton",)).results
+    assert [r.name for r in found] == ["limits", "tiles_are_rows", PROPERTIES[0].name]
 
 
 def test_a_result_survives_json() -> None:
