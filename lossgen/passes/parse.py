@@ -13,7 +13,7 @@ from fractions import Fraction
 from functools import partial
 from typing import Any, TypeAlias
 
-from sympy import Add, Expr, Integer, Rational, Symbol, exp, expand, log, oo, pi, sqrt
+from sympy import Abs, Add, Expr, Integer, Rational, Symbol, exp, expand, log, oo, pi, sqrt
 
 from lossgen.errors import CompileError, LossgenError
 from lossgen.ir.check import defined
@@ -37,7 +37,7 @@ _NEEDS_PIVOT = {"softmax", "log_softmax", "logsumexp", "exp"}
 _FUNCTIONS = {name: op.symbol for name, op in OPS.items()} | {
     "exp": exp,
     "log": log,
-    "sqrt": sqrt,
+    "sqrt": lambda a: _root(a),
     "sign": sgn,
     "log_sigmoid": log_sigmoid,
 }
@@ -300,7 +300,7 @@ class _Pairs:
         return self._sum(value, others) / (classes - 1 if others else classes)
 
     def _norm(self, value: Value, others: bool) -> Value:
-        return sqrt(self._sum(self._map(lambda a: a**2, value), others))
+        return _root(self._sum(self._map(lambda a: a**2, value), others))
 
     def _max(self, value: Value, others: bool) -> Value:
         return self._largest(value, others)[0]
@@ -370,7 +370,16 @@ def _exact(number: float) -> Expr:
 def _power(base: Expr, exponent: Expr) -> Expr:
     if isinstance(base, exp):
         return exp(expand(base.args[0] * exponent))
-    return base**exponent
+    return _without_abs(base**exponent)
+
+
+def _root(expr: Expr) -> Expr:
+    return _without_abs(sqrt(expr))
+
+
+def _without_abs(power: Expr) -> Expr:
+    """SymPy writes (a²)^(1/2) as its own Abs(a), which has no derivative at 0 and no kernel."""
+    return power.replace(Abs, _absolute) if power.has(Abs) else power
 
 
 def _expand_exp(argument: Expr) -> Expr:

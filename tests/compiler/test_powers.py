@@ -76,3 +76,21 @@ def test_triton_has_the_sign_of_whole_powers() -> None:
     out = torch.empty(8)
     _power[(1,)](a, b, out, 8)
     torch.testing.assert_close(out, torch.pow(a, b), equal_nan=True)
+
+
+def test_even_powers_under_roots(tmp_path: Path) -> None:
+    """SymPy makes (a²)^(3/2) an Abs(a)³ of its own, which no stage knew: LG900 of a root or a power
+    of a square, and of hypot(a, a)."""
+    path = tmp_path / "powers.yaml"
+    text = "pow(sum(tanh(logp))**2, 1.5) + sum(((x - x[y])**2)**1.5) + sqrt(2*x[y]**2 + 2*x[y]**2)"
+    path.write_text(f"name: powers\ntransform: {text}\n")
+    module = lossgen.load(path)
+    x = torch.tensor([row for row, _ in ROWS[1:4]], dtype=torch.float64, requires_grad=True)
+    y = torch.tensor([label for _, label in ROWS[1:4]])
+    own = x.gather(1, y[:, None])
+    exact = x.log_softmax(1).tanh().sum(1).abs() ** 3 + (x - own).abs().pow(3).sum(1)
+    exact = exact + 2 * own.abs()[:, 0]
+    found = module.powers_loss(x, y, reduction="none")
+    torch.testing.assert_close(found, exact)
+    for a, b in zip(*(torch.autograd.grad(v.sum(), x) for v in (found, exact)), strict=True):
+        torch.testing.assert_close(a, b)
