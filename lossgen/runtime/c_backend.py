@@ -15,15 +15,16 @@ from lossgen.runtime.c_build import library
 from lossgen.runtime.memory import empty_like
 from lossgen.runtime.tensors import in_memory
 
-__all__ = ["available", "backward", "forward", "fused"]
+__all__ = ["STORAGE", "Struct", "available", "backward", "forward", "fused"]
 
-_STORAGE = {torch.bfloat16: 1, torch.float16: 2, torch.float32: 3}  # 0: of the arithmetic
+STORAGE = {torch.bfloat16: 1, torch.float16: 2, torch.float32: 3}  # 0: of the arithmetic
 _SMALL = 1 << 17  # elements that a second thread is worth: it begins 50 µs after it is asked for
 _ROW = 256  # elements that take as long as what every row takes beside its elements
+NO_MEMORY = "a row program could not allocate its scratch rows"
 _SHARES = 4  # parts per thread: a thread that is held up leaves the rest to the others
 
 
-class _Call(Structure):
+class Struct(Structure):
     """``Call`` of c/row.h."""
 
     _fields_ = (
@@ -102,17 +103,17 @@ def _run(
     inputs = [value.to(dtype) for value in batch.inputs]
     streams = [logits, *batch.streams]
     grad_rows = None if grad_rows is None else in_memory(grad_rows.to(dtype))
-    call = _Call(
+    call = Struct(
         rows=rows,
         classes=classes,
         ignore_index=batch.ignore_index,
         target_stride=0 if target is None else target.stride(0),
-        storage=0 if logits.dtype is dtype else _STORAGE[logits.dtype],
+        storage=0 if logits.dtype is dtype else STORAGE[logits.dtype],
         target=_address(target),
         stream=_addresses(streams),
-        stream_stride=_integers([s.stride(0) for s in streams]),
+        stream_stride=integers([s.stride(0) for s in streams]),
         input=_addresses(inputs),
-        input_stride=_integers([i.stride(0) for i in inputs]),
+        input_stride=integers([i.stride(0) for i in inputs]),
         parameter=(c_double * max(1, len(batch.parameters)))(*batch.parameters),
         result=_address(result),
         saved=_address(saved),
@@ -120,7 +121,7 @@ def _run(
         grad_rows_stride=0 if grad_rows is None else grad_rows.stride(1),
         grad_outputs_stride=0 if grad_rows is None else grad_rows.stride(0),
         grad=_addresses(outs),
-        grad_stride=_integers([0 if o is None else o.stride(0) for o in outs]),
+        grad_stride=integers([0 if o is None else o.stride(0) for o in outs]),
     )
     _in_parallel(program, role, call, rows, classes * len(streams))
     return result.to(compute_dtype(logits))
@@ -134,16 +135,21 @@ def _addresses(tensors: Sequence[Tensor | None]) -> ctypes.Array[c_void_p]:
     return (c_void_p * max(1, len(tensors)))(*(_address(t) for t in tensors))
 
 
-def _integers(values: Sequence[int]) -> ctypes.Array[c_int64]:
+def integers(values: Sequence[int]) -> ctypes.Array[c_int64]:
     return (c_int64 * max(1, len(values)))(*values)
 
 
 # ---------------------------------------------------------------------------- threads
-def _in_parallel(program: ctypes.CDLL, role: str, call: _Call, rows: int, width: int) -> None:
+def _in_parallel(program: ctypes.CDLL, role: str, call: Struct, rows: int, width: int) -> None:
     """All rows in one call of C, which returns when no thread reads or writes them any more; the
     interpreter's lock is free meanwhile, and a signal is handled afterwards."""
-    threads = min(torch.get_num_threads(), rows, 1 + rows * (width + _ROW) // _SMALL)
-    step = -(-rows // (threads * _SHARES)) if threads > 1 else rows
+    step, threads = shares(rows, width)
     function = getattr(program, role)
     if program.in_shares(ctypes.byref(call), function, c_int64(step), c_uint(threads)):
-        raise MemoryError("a row program could not allocate its scratch rows")
+        raise MemoryError(NO_MEMORY)
+
+
+def shares(rows: int, width: int) -> tuple[int, int]:
+    """Rows of a share, and threads that take shares."""
+    threads = min(torch.get_num_threads(), rows, 1 + rows * (width + _ROW) // _SMALL)
+    return (-(-rows // (threads * _SHARES)) if threads > 1 else rows), threads

@@ -23,6 +23,7 @@ from lossgen.runtime.memory import empty_like
 from lossgen.runtime.tensors import in_memory
 
 __all__ = [
+    "backend_of",
     "Config",
     "backward",
     "config",
@@ -295,3 +296,30 @@ def scale_in_place(
     if ignored is not None and (grad.is_cuda or not math.isfinite(factor)):
         grad.masked_fill_((ignored[0] == ignored[1]).unsqueeze(1), 0.0)
     return grad
+
+
+def backend_of(function: str, logits: Tensor, backend: str) -> str:
+    """The backend that ``backend`` stands for. Raises ValueError."""
+    if backend == "torch" or logits.is_meta:  # nothing runs where there is no data
+        return "torch"
+    on_cpu = logits.device.type == "cpu"
+    if backend == "c":
+        if not on_cpu:
+            raise ValueError(
+                f"{function}: backend 'c' needs CPU tensors, but logits are on {logits.device}"
+            )
+        return "c"
+    usable = HAS_TRITON and logits.dtype is not torch.float64
+    if backend == "auto":
+        on_gpu = "triton" if logits.is_cuda and usable else "torch"
+        return "c" if on_cpu else on_gpu
+    if not HAS_TRITON:
+        raise ValueError(f"{function}: backend 'triton' needs the package triton")
+    if logits.dtype is torch.float64:
+        raise ValueError(f"{function}: backend 'triton' computes in float32, not float64")
+    if not logits.is_cuda and not interpreting():
+        raise ValueError(
+            f"{function}: backend 'triton' needs CUDA tensors, but logits are on "
+            f"{logits.device} (set TRITON_INTERPRET=1 before importing triton to debug on CPU)"
+        )
+    return "triton"

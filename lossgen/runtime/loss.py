@@ -31,9 +31,9 @@ from lossgen.runtime.arguments import (
 )
 from lossgen.runtime.autograd import Call, Fused, Rows, seen
 from lossgen.runtime.batch import Batch, compute_dtype, scaled, unit_stride, wider
-from lossgen.runtime.device import HAS_TRITON
 from lossgen.runtime.layout import class_axis, classes_last, lead_of
 from lossgen.runtime.operators import as_tensor, register
+from lossgen.runtime.plans import Plans
 from lossgen.runtime.tensors import (
     admitted,
     check_tracing,
@@ -78,6 +78,7 @@ class RowLoss:
     #: The class inputs, and the vocab and row inputs; kept, as every call asks several times.
     streams: tuple[Input, ...] = field(init=False, repr=False, compare=False)
     others: tuple[Input, ...] = field(init=False, repr=False, compare=False)
+    plans: Plans = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         streams = tuple(i for i in self.inputs if i.kind == "class")
@@ -85,6 +86,7 @@ class RowLoss:
         object.__setattr__(self, "streams", streams)
         object.__setattr__(self, "others", others)
         object.__setattr__(self, "operators", register(self))
+        object.__setattr__(self, "plans", Plans(self))
         if self.draft:
             warnings.warn(
                 f"{self.function} is a draft: neither its accuracy nor its limits were checked",
@@ -115,6 +117,13 @@ class RowLoss:
             rest = (reduction, backend, inplace_grad, class_dim)
             loss: Tensor = outside_the_graph(self.__call__, *given, *rest)
             return loss
+        key, ratio = None, None
+        tensors = (logits, target, *streams, *inputs)
+        if not torch.compiler.is_compiling():
+            options = (ignore_index, reduction, backend, inplace_grad, class_dim)
+            key, plan, values = self.plans.find(tensors, parameters, options)
+            if plan is not None:
+                return plan(tensors, values)
         call, inputs, lead = self._call(*given, reduction, backend, inplace_grad, class_dim)
         count = None
         if reduction == "mean":
@@ -126,6 +135,10 @@ class RowLoss:
         wants_grad = torch.is_grad_enabled() and any(s.requires_grad for s in batch.sources)
         # float16 cannot hold a gradient before the caller's scale (a GradScaler's 65536) is known.
         plain = not wants_grad or reduction == "none" or batch.logits.dtype is torch.float16
+        if key is not None and ratio is None and not (plain and wants_grad):
+            plan = self.plans.learn(key, tensors, call, lead, wants_grad)
+            if plan is not None:
+                return plan(tensors, values)
         if plain or torch.compiler.is_compiling() or transformed() or seen(batch):
             rows = self._rows(call)[0]
             if reduction == "none":
@@ -326,30 +339,7 @@ class RowLoss:
 
     def backend_of(self, logits: Tensor, backend: str) -> str:
         """The backend that ``backend`` stands for. Raises ValueError."""
-        if backend == "torch" or logits.is_meta:  # nothing runs where there is no data
-            return "torch"
-        on_cpu = logits.device.type == "cpu"
-        if backend == "c":
-            if not on_cpu:
-                raise ValueError(
-                    f"{self.function}: backend 'c' needs CPU tensors, but logits are on "
-                    f"{logits.device}"
-                )
-            return "c"
-        usable = HAS_TRITON and logits.dtype is not torch.float64
-        if backend == "auto":
-            on_gpu = "triton" if logits.is_cuda and usable else "torch"
-            return "c" if on_cpu else on_gpu
-        if not HAS_TRITON:
-            raise ValueError(f"{self.function}: backend 'triton' needs the package triton")
-        if logits.dtype is torch.float64:
-            raise ValueError(f"{self.function}: backend 'triton' computes in float32, not float64")
-        if not logits.is_cuda and not launch.interpreting():
-            raise ValueError(
-                f"{self.function}: backend 'triton' needs CUDA tensors, but logits are on "
-                f"{logits.device} (set TRITON_INTERPRET=1 before importing triton to debug on CPU)"
-            )
-        return "triton"
+        return launch.backend_of(self.function, logits, backend)
 
     # ------------------------------------------------------------------ reduction
     def weights(self, batch: Batch, inputs: Sequence[Tensor | None]) -> Tensor:

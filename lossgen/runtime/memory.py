@@ -142,8 +142,8 @@ def empty_like(rows: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """Uninitialised and contiguous, in the shape, dtype (unless given) and device of ``rows``."""
     dtype = dtype or rows.dtype
     size = rows.numel() * dtype.itemsize
-    if not _USABLE or rows.device.type != "cpu" or size < _WORTH_IT or size > _POOL.limit:
-        return torch.empty(rows.shape, dtype=dtype, device=rows.device)
+    if size < _WORTH_IT or size > _POOL.limit or not _USABLE or not rows.is_cpu:
+        return torch.empty_like(rows, dtype=dtype, memory_format=torch.contiguous_format)
     return torch.frombuffer(_POOL.lend(size), dtype=dtype).view(rows.shape)
 
 

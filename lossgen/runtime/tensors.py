@@ -18,6 +18,7 @@ from torch.autograd import forward_ad
 
 __all__ = [
     "FORWARD_MODE",
+    "PLAIN",
     "admitted",
     "check_tangent",
     "check_tracing",
@@ -29,7 +30,7 @@ __all__ = [
     "watched",
 ]
 
-_PLAIN = (Tensor, torch.nn.Parameter)
+PLAIN = (Tensor, torch.nn.Parameter)
 _REMEDIES = {
     "DTensor": "pass {name}.full_tensor(), or {name}.to_local() where a rank has whole rows",
     "MaskedTensor": "pass {name}.get_data(), with -inf or ignore_index for what is masked",
@@ -54,7 +55,7 @@ def admitted(function: str, name: str, value: Any) -> Any:
     """
     if not isinstance(value, Tensor):
         return value
-    if type(value) not in _PLAIN:
+    if type(value) not in PLAIN:
         value = _unwrapped(function, name, value)
     if value.layout is not torch.strided:
         kind = str(value.layout).removeprefix("torch.").removeprefix("_")
@@ -93,7 +94,7 @@ def _unwrapped(function: str, name: str, value: Tensor) -> Tensor:
 
 def symbolic(value: Tensor) -> bool:
     """Does it have a shape and no data: a meta tensor, or one of a tracer?"""
-    return value.is_meta or (type(value) not in _PLAIN and type(value).__name__ in _TRACED)
+    return value.is_meta or (type(value) not in PLAIN and type(value).__name__ in _TRACED)
 
 
 _TRACED = ("FakeTensor", "FunctionalTensor")
@@ -143,7 +144,7 @@ def in_memory(tensor: Tensor) -> Tensor:
         tensor = tensor.resolve_conj().resolve_neg()
     if tensor._is_zerotensor():
         tensor = tensor.clone()
-    if type(tensor) not in _PLAIN:
+    if type(tensor) not in PLAIN:
         tensor = admitted("lossgen", "a tensor", tensor)
     if torch._C._functorch.is_functorch_wrapped_tensor(tensor) or symbolic(tensor):
         raise TypeError("lossgen: a tensor of a transform or a trace has no memory to read")

@@ -273,3 +273,47 @@ int in_shares(const Call *call, Rows *rows, int64_t step, unsigned threads) {
     leave(s);
     return failed;
 }
+
+/* How many rows are not ignored; or -1 - the first row whose target is neither a class nor ignored. */
+int64_t count_rows(const int64_t *target, int64_t stride, int64_t rows, int64_t classes,
+    int64_t ignore_index) {
+    int64_t ignored = 0, wrong = 0;
+    for (int64_t row = 0; row < rows; ++row) {
+        const int64_t y = target[row * stride];
+        const int64_t known = y == ignore_index;
+        ignored += known;
+        wrong += !known & ((uint64_t)y >= (uint64_t)classes);
+    }
+    if (!wrong) return rows - ignored;
+    for (int64_t row = 0;; ++row) {
+        const int64_t y = target[row * stride];
+        if (y != ignore_index && (uint64_t)y >= (uint64_t)classes) return -1 - row;
+    }
+}
+
+/* The sum of all rows, or where weight is not 0 their mean, in which each row that is not ignored
+   counts weight; *scale times that is what gradients are of. Returns 0, 1 where memory is missing,
+   or as count_rows. */
+int64_t sum_rows(Call *call, Rows *rows, int64_t step, unsigned threads, int64_t n_saved,
+    double weight, real *scale, void *total, int total_is_double) {
+    const int64_t n = call->rows;
+    int64_t counted = n;
+    if (call->target) counted = count_rows(call->target, call->target_stride, n, call->classes,
+        call->ignore_index);
+    if (counted < 0) return counted;
+    real *result = malloc((size_t)((1 + n_saved) * n) * sizeof(real));
+    if (!result) return 1;
+    call->result = result;
+    call->saved = result + n;
+    call->grad_rows = scale;
+    const double count = weight ? weight * counted : 1;
+    *scale = R(1 / count);
+    const int failed = in_shares(call, rows, step, threads);
+    double parts[PARTS] = {0}, sum = 0;
+    for (int64_t row = 0; row < n; ++row) parts[row % PARTS] += result[row];
+    for (int k = 0; k < PARTS; ++k) sum += parts[k];
+    free(result);
+    if (total_is_double) *(double *)total = sum / count;
+    else *(float *)total = (float)(sum / count);
+    return failed;
+}

@@ -1,0 +1,178 @@
+"""Calls of a C program that differ in addresses and numbers alone.
+
+What else C is told is written once, into a frame; a call then sets a few fields of it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections import deque
+from collections.abc import Sequence
+from ctypes import POINTER, c_double, c_float, c_int, c_int64, c_uint, c_void_p
+
+import torch
+from torch import Tensor
+
+from lossgen.runtime.arguments import Variant
+from lossgen.runtime.batch import Batch, arithmetic, compute_dtype
+from lossgen.runtime.c_backend import NO_MEMORY, STORAGE, Struct, integers, shares
+from lossgen.runtime.c_build import library
+from lossgen.runtime.tensors import in_memory
+
+__all__ = ["Frames"]
+
+
+class Frames:
+    """Of calls like that of ``batch``; ``role`` is "forward" or "fused", gradients are contiguous.
+
+    ``weight`` is what a row counts for in a mean, 0 where the rows are summed.
+    """
+
+    def __init__(self, variant: Variant, batch: Batch, role: str, weight: float) -> None:
+        self.dtype = arithmetic(variant, batch.logits.dtype)
+        self.total_dtype = compute_dtype(batch.logits)
+        self.source = variant.c_source, self.dtype is torch.float64
+        program = self.program = library(*self.source)
+        assert program is not None  # ``available`` has said so
+        self.batch, self.weight = batch.without_tensors(), weight
+        self.rows, self.classes = batch.logits.shape
+        self.width = self.classes * (1 + len(batch.streams))
+        self.n_saved = variant.n_saved if role == "forward" else 0
+        self.fields = {
+            "rows": self.rows,
+            "classes": self.classes,
+            "ignore_index": batch.ignore_index,
+            "target_stride": 0 if batch.target is None else batch.target.stride(0),
+            "storage": 0 if batch.logits.dtype is self.dtype else STORAGE[batch.logits.dtype],
+        }
+        self.strides = [t.stride(0) for t in (batch.logits, *batch.streams)]
+        self.input_strides = [t.stride(0) for t in batch.inputs]
+        self.n_parameters = len(batch.parameters)
+        # By number of its own: functions that are asked for by name are shared.
+        self.role = ctypes.cast(program[role], c_void_p).value
+        self.run = program["in_shares"]
+        self.run.argtypes = (c_void_p, c_void_p, c_int64, c_uint)
+        self.count = program["count_rows"]
+        self.count.argtypes = (c_void_p, c_int64, c_int64, c_int64, c_int64)
+        self.sum = program["sum_rows"]
+        self.sum.argtypes = (
+            *self.run.argtypes,
+            c_int64,
+            c_double,
+            c_void_p,
+            c_void_p,
+            c_int,
+        )
+        self.count.restype = self.sum.restype = c_int64
+        self.free: deque[Frame] = deque()  # each is filled by one thread at a time
+
+    @property
+    def current(self) -> bool:
+        """Is the program still the one that is loaded for this source?"""
+        return library(*self.source) is self.program
+
+    def total(
+        self,
+        tensors: Sequence[Tensor | None],
+        parameters: Sequence[float],
+        outs: Sequence[Tensor | None] = (),
+    ) -> tuple[Tensor, float]:
+        """The sum or mean over the rows of logits, target, streams and inputs, and what gradients
+        of rows are multiplied by in it; those go to ``outs``.
+
+        Raises:
+            IndexError: a target that is neither a class nor ignored; nothing was written.
+        """
+        frame = self.filled(tensors, parameters, outs)
+        total = torch.empty((), dtype=self.total_dtype, device="cpu")
+        failed = self.sum(
+            frame.address,
+            self.role,
+            *shares(self.rows, self.width),
+            self.n_saved,
+            self.weight,
+            frame.scale_address,
+            total.data_ptr(),
+            self.total_dtype is torch.float64,
+        )
+        scale: float = frame.scale.value
+        self.free.append(frame)
+        self.check(failed, tensors[1])
+        return total, scale
+
+    def results(self, tensors: Sequence[Tensor | None], parameters: Sequence[float]) -> Tensor:
+        """Results [outputs, N]."""
+        frame = self.filled(tensors, parameters, ())
+        target = tensors[1]
+        if target is not None:
+            place = (frame.call.target, self.fields["target_stride"], self.rows, self.classes)
+            self.check(min(0, self.count(*place, self.batch.ignore_index)), target)
+        size = (self.batch.n_out, self.rows)
+        result = torch.empty(size, dtype=self.dtype, device="cpu")
+        saved = torch.empty((self.n_saved, self.rows), dtype=self.dtype, device="cpu")
+        frame.call.result, frame.call.saved = result.data_ptr(), saved.data_ptr()
+        failed = self.run(frame.address, self.role, *shares(self.rows, self.width))
+        self.free.append(frame)
+        self.check(failed, None)
+        return result.to(self.total_dtype)
+
+    def filled(
+        self,
+        tensors: Sequence[Tensor | None],
+        parameters: Sequence[float],
+        outs: Sequence[Tensor | None],
+    ) -> Frame:
+        """A frame that nobody else has."""
+        try:
+            frame = self.free.pop()
+        except IndexError:
+            frame = Frame(self)
+        logits, target, *rest = tensors
+        frame.call.target = None if target is None else _address(target)
+        for k, tensor in enumerate((logits, *rest)):
+            frame.sources[k] = _address(tensor)
+        for k, value in enumerate(parameters):
+            frame.parameters[k] = value
+        for k, out in enumerate(outs):
+            frame.grads[k] = None if out is None else out.data_ptr()
+        return frame
+
+    def check(self, failed: int, target: Tensor | None) -> None:
+        """Raises MemoryError, and IndexError as torch does."""
+        if not failed:
+            return
+        if failed > 0 or target is None:
+            raise MemoryError(NO_MEMORY)
+        raise IndexError(f"Target {int(target[-1 - failed])} is out of bounds.")
+
+
+def _address(tensor: Tensor | None) -> int:
+    """Of memory that is there."""
+    assert tensor is not None
+    return tensor.data_ptr() or in_memory(tensor).data_ptr()
+
+
+class Frame:
+    """The struct of a call, with what it points to."""
+
+    __slots__ = ("address", "call", "grads", "parameters", "scale", "scale_address", "sources")
+
+    def __init__(self, frames: Frames) -> None:
+        n_streams, n_inputs = len(frames.strides), len(frames.input_strides)
+        self.sources = (c_void_p * (n_streams + n_inputs + 1))()  # the inputs behind the streams
+        self.grads = (c_void_p * n_streams)()
+        self.parameters = (c_double * max(1, frames.n_parameters))()
+        self.scale = (c_double if frames.dtype is torch.float64 else c_float)(1.0)
+        self.scale_address = ctypes.addressof(self.scale)
+        inputs = ctypes.addressof(self.sources) + n_streams * ctypes.sizeof(c_void_p)
+        self.call = Struct(
+            **frames.fields,
+            stream=ctypes.cast(self.sources, POINTER(c_void_p)),
+            stream_stride=integers(frames.strides),
+            input=ctypes.cast(inputs, POINTER(c_void_p)),
+            input_stride=integers(frames.input_strides),
+            parameter=self.parameters,
+            grad=ctypes.cast(self.grads, POINTER(c_void_p)),
+            grad_stride=integers([frames.classes] * n_streams),
+        )
+        self.address = ctypes.addressof(self.call)
