@@ -2,6 +2,7 @@
 
     B^k / B   →   where(B == 0, k == 1, B^(k-1))     of a B that is never negative
     B^k / B   →   where(k == 0, 0, B^(k-1))          of any other
+    B^k · (a + c/B)   →   a·B^k + c·B^k/B            first: the quotient may be inside of a sum
 
 SymPy writes the derivative of B^k as k·B^k·B'/B, which is 0/0 at 0.  What is never negative is flat
 where it is 0 (a relu and its kin by convention): nothing goes through, not even where the slope of
@@ -61,6 +62,10 @@ class _Kinds:
         never = bool(base.xreplace(self.flat).is_nonnegative) or _is_complement(base)
         return never and base not in self.raw
 
+    def may_vanish(self, base: Expr) -> bool:
+        """Is 0 a value of it that a quotient has to be whole at?"""
+        return base not in self.halves and not self.is_apart(base)
+
     def is_apart(self, base: Expr) -> bool:
         """Never 0, also when rounded: a positive constant and more."""
         constant = any(t.free_symbols <= self.constants for t in Add.make_args(base))
@@ -76,13 +81,15 @@ def _slopes(expr: Expr, kinds: _Kinds) -> Expr:
         return where(eq(expr.base, 0), 0, expr)
     if not isinstance(expr, Mul):
         return expr
-    exponents: dict[Expr, list[Expr]] = {}
-    for base, exponent in (f.as_base_exp() for f in expr.args):
-        exponents.setdefault(base, []).append(exponent)
-    for base, found in exponents.items():
-        if Integer(-1) not in found or len(found) < 2:
+    for base, found in _powers(expr).items():
+        if all(exponent.is_Rational for exponent in found):
             continue
-        if base in kinds.halves or kinds.is_apart(base):
+        quotients = [f for f in expr.args if isinstance(f, Add) and _divides(f, base)]
+        if quotients and kinds.may_vanish(base):
+            rest = Mul(*(f for f in expr.args if f is not quotients[0]))
+            return Add(*(_slopes(rest * term, kinds) for term in quotients[0].args))
+    for base, found in _powers(expr).items():
+        if Integer(-1) not in found or len(found) < 2 or not kinds.may_vanish(base):
             continue
         rest = Mul(*(f for f in expr.args if f.as_base_exp()[0] != base))
         exponent = sum(found, Integer(0))
@@ -93,6 +100,19 @@ def _slopes(expr: Expr, kinds: _Kinds) -> Expr:
             slope = where(eq(exponent + 1, 0), 0, slope)
         expr = rest * slope
     return expr
+
+
+def _powers(expr: Mul) -> dict[Expr, list[Expr]]:
+    """The exponents of each base among the factors."""
+    exponents: dict[Expr, list[Expr]] = {}
+    for base, exponent in (f.as_base_exp() for f in expr.args):
+        exponents.setdefault(base, []).append(exponent)
+    return exponents
+
+
+def _divides(expr: Add, base: Expr) -> bool:
+    """Is ``base`` what a term of the sum is divided by?"""
+    return any(1 / base in Mul.make_args(term) for term in expr.args)
 
 
 def _is_complement(base: Expr) -> bool:

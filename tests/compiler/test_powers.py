@@ -42,6 +42,8 @@ EXPONENTS = (2.0, 1.0, 0.0, 3.0, 0.5)
         "sum(relu(1 + x - x[y])**k) + relu(logsumexp(x, over=others) - x[y])**k + (-logp[y])**k",
         # 0/0 on ties; the last is a fixed exponent below 1
         "norm(x - x[y])**k + max(relu(x - 1))**k + k*sum(relu(x - x[y])**0.3)",
+        # s^k·(1 + c/s), the quotient inside of a sum: a confident row was refused as NaN
+        "-(1 - p[y] + max(p, over=others))**k*logp[y]",
     ],
 )
 def test_powers_at_zero(formula: str, tmp_path: Path) -> None:
