@@ -315,10 +315,12 @@ def _shared(
 
 
 def _divided(expr: Expr, form: Form) -> bool:
-    """Does it divide by a·P + b·Q? That may be as small as Q, which should stay beside it."""
-    halves = {form.P, form.Q}
-    sums = (e.base for e in expr.atoms(Pow) if e.base.is_Add and e.exp == -1)
-    return any(halves <= total.free_symbols for total in sums)
+    """Does it divide by s, or by a·P + b·Q? That may be as small as Q, which should stay beside it:
+    p/s is 0·∞ where p underflows, and (Q/s)·R is R."""
+    powers = [e for e in expr.atoms(Pow) if not e.exp.is_nonnegative]
+    sums = (e.base for e in powers if e.base.is_Add and e.exp == -1)
+    small = any(e.base in (form.s, form.Q) for e in powers)
+    return small or any({form.P, form.Q} <= total.free_symbols for total in sums)
 
 
 def _by_weight(basis: Expr) -> list[Expr]:

@@ -28,16 +28,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 
 from sympy import Add, Expr, Integer, Mul, Pow, Symbol, exp, expand, log
 
-from lossgen.ir.ops import OPS
+from lossgen.ir.ops import OPS, absf, maximum, minimum
 from lossgen.ir.statistics import Centre, Form
 from lossgen.passes.algebra import cancel_parameters, complement
 from lossgen.passes.divergences import joint_logarithms
 from lossgen.passes.mixtures import stabilize_class, stabilize_mixtures
 from lossgen.passes.pairs import half_difference, log_difference, masked_logarithm, others_alone
 from lossgen.passes.uniform import excess_of_row
+from lossgen.passes.zeros import LOWEST
 
 __all__ = ["RULES", "Rewriter", "Rule"]
 
@@ -58,9 +60,9 @@ class Rewriter:
         forms: tuple[Form, ...],
         centres: tuple[Centre, ...],
         constants: frozenset[Symbol],
-        defaults: dict[Symbol, Expr],
+        ends: dict[Symbol, tuple[Expr, Expr]],
     ) -> None:
-        self.defaults = defaults  # decide the sign of a difference of exponents
+        self.ends = ends  # of every parameter's domain: the sign of a difference of exponents
         self.forms = forms
         self.apart = {c.symbol_y for c in centres if c.softmaxes}
         self.constants = constants
@@ -114,15 +116,30 @@ class Rewriter:
     def same_base(self, scale: Expr, base: Expr, a: Expr, b: Expr) -> Expr:
         """c·B^a - c·B^b, with the smaller power outside: B^(a-b) could overflow."""
         rise = expand(a - b)
-        if rise.xreplace(self.defaults).is_negative:
+        signs = self.signs(rise)
+        if signs == {-1}:
             return -self.same_base(scale, base, b, a)
         if rise == 1:
             form = self.owner(base)
             assert form is not None
             other = form.Q if base == form.P else form.P
             return -self.rewrite(scale * base**b * other)
-        grown = _f["expm1div"](self.rewrite(self.log(base)), rise)
-        return self.rewrite(scale * base**b) * rise * grown
+        small = self.rewrite(self.log(base))
+        if signs != {1}:  # either, and 0 between them: 0·∞ where log B is -∞
+            grown = _f["expm1div"](maximum(small, LOWEST), absf(rise))
+            return self.rewrite(scale * base ** minimum(a, b)) * rise * grown
+        return self.rewrite(scale * base**b) * rise * _f["expm1div"](small, rise)
+
+    def signs(self, rise: Expr) -> set[int]:
+        """Of a difference of exponents, at the ends of the parameters' domains."""
+        held = sorted(rise.free_symbols & set(self.ends), key=str)
+        if any(rise.diff(a, b) != 0 for a in held for b in held):
+            return {-1, 1}
+        corners = product(*(self.ends[s] for s in held))
+        values = [rise.xreplace(dict(zip(held, corner, strict=True))) for corner in corners]
+        if any(v.is_nonnegative is None and v.is_nonpositive is None for v in values):
+            return {-1, 1}
+        return {-1 if v.is_negative else 1 for v in values if not v.is_zero} or {1}
 
     def small_difference(self, expr: Expr) -> Expr | None:
         """A sum that loses all but one term when P is written as 1 - Q (or Q as 1 - P)."""
@@ -305,6 +322,12 @@ def _bounded_quotient(expr: Expr, rw: Rewriter) -> Expr | None:
             if powers.get(half, 0) == 1 and divides:
                 rest = expr / half * logarithm
                 return rw.rewrite(rest) * _f["sigrel"](argument)
+            for factor in expr.args if powers.get(half, 0) == 1 else ():  # Q·(a + b/s)
+                parts = Add.make_args(factor)
+                over = [t for t in parts if 1 / logarithm in Mul.make_args(t)]
+                if len(parts) > 1 and over:
+                    rest, left = expr / factor, [t for t in parts if t not in over]
+                    return Add(*(rw.rewrite(rest * t) for t in (Add(*left), *over)))
     return None
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sympy import Float, sympify
+from sympy import Expr, Float, sympify
 
 from lossgen.ir.ops import maximum
 from lossgen.ir.stages import GradedLoss, Gradient, StableLoss
@@ -34,14 +34,12 @@ def stabilize(graded: GradedLoss) -> StableLoss:
 
 
 def _stable(graded: GradedLoss, before: GradedLoss, dearer: StableLoss | None) -> StableLoss:
-    names, zeros = graded.vocabulary, Zeros(graded)
-    defaults = {
-        symbol: sympify(graded.spec.parameters[name].default)
-        for name, symbol in names.parameters.items()
-    }
-    rewriter = Rewriter(graded.forms, graded.centres, names.constants, defaults)
+    names, spec, zeros = graded.vocabulary, graded.spec, Zeros(graded)
+    domains = {symbol: spec.parameters[name].domain for name, symbol in names.parameters.items()}
+    ends = {s: (_end(d.lo), _end(d.hi)) for s, d in domains.items()}
+    rewriter = Rewriter(graded.forms, graded.centres, names.constants, ends)
     stable = StableLoss(
-        spec=graded.spec,
+        spec=spec,
         uses=graded.uses,
         pivot=graded.pivot,
         vocabulary=names,
@@ -73,6 +71,11 @@ def _stable(graded: GradedLoss, before: GradedLoss, dearer: StableLoss | None) -
         dearer=dearer,
     )
     return neutral_options(near_one(stable))
+
+
+def _end(value: float) -> Expr:
+    """An end of a domain; what is infinite is large."""
+    return sympify(min(max(value, -1e9), 1e9))
 
 
 def _stable_form(form: Form, rewriter: Rewriter, zeros: Zeros) -> Form:

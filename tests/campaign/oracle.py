@@ -42,6 +42,7 @@ def evaluate(
     classes: Mapping[str, Sequence[Any]],
     scalars: Mapping[str, Any],
     differentiable: Sequence[str] = (),
+    largest: Any = mp.inf,
 ) -> Dual:
     """The loss of one row.
 
@@ -49,6 +50,7 @@ def evaluate(
         classes: class and vocab inputs by name.
         scalars: parameters by name.
         differentiable: the class inputs whose partial derivatives follow those of the logits.
+        largest: a number that nothing on the way may exceed.
 
     Raises:
         NotReal, Kink.
@@ -71,6 +73,10 @@ def evaluate(
     row = _Row(x, y, names, Dual(mp.mpf(0), zeros), Dual(mp.mpf(1), zeros))
     found = _value(formula, row)
     assert isinstance(found, Dual)
+    for values in row.memo.values():
+        for dual in values if isinstance(values, list) else [values]:
+            if max(map(abs, (dual.value, *dual.slopes))) > largest:
+                raise NotReal
     return found
 
 

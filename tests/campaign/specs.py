@@ -221,7 +221,10 @@ def promised(exact: Truth, spec: Spec, row: Row, promise: Promise) -> Truth:
     if promise.double:
         with mp.workprec(53):
             written = _exact(spec, row)
-        if written is not None:
+            overflows = written and not _exact(spec, row, largest=mp.mpf(2) ** 1024)
+        if overflows:
+            slack_value = slack_slope = mp.inf
+        elif written is not None:
             lost = [abs(a - b) for a, b in zip(written[0].slopes, exact.slopes, strict=True)]
             slack_value += ALIKE * abs(written[0].value - exact.value)
             slack_slope += ALIKE * max(lost)
@@ -242,7 +245,7 @@ def _shake(spec: Spec, row: Row, random: Random) -> Row:
     )
 
 
-def _exact(spec: Spec, row: Row) -> tuple[Dual, bool] | None:
+def _exact(spec: Spec, row: Row, largest: Any = mp.inf) -> tuple[Dual, bool] | None:
     """The value and whether it has a gradient; None where there is no real value."""
     differentiable = [n for n, role in spec.streams.items() if role == "logits"]
     masked = any(v == -mp.inf for v in row.x)
@@ -251,7 +254,9 @@ def _exact(spec: Spec, row: Row) -> tuple[Dual, bool] | None:
         logits = [-far if v == -mp.inf else v for v in row.x]
         try:
             found.append(
-                evaluate(spec.formula, row.y, logits, row.classes, row.scalars, differentiable)
+                evaluate(
+                    spec.formula, row.y, logits, row.classes, row.scalars, differentiable, largest
+                )
             )
         except (NotReal, ZeroDivisionError, ValueError, OverflowError):
             return None
@@ -315,6 +320,8 @@ def _has_target(node: Node) -> bool:
 
 def differs(truth: Truth, value: float, slopes: list[float]) -> str | None:
     with mp.workdps(30):
+        if truth.slack_value == mp.inf:
+            return None
         if not np.isfinite(value) or abs(mp.mpf(value) - truth.value) > truth.slack_value:
             return (
                 f"loss {value!r} instead of {mp.nstr(truth.value, 10)}, "

@@ -96,3 +96,34 @@ def test_even_powers_under_roots(tmp_path: Path) -> None:
     torch.testing.assert_close(found, exact)
     for a, b in zip(*(torch.autograd.grad(v.sum(), x) for v in (found, exact)), strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_powers_on_either_side_of_each_other(tmp_path: Path) -> None:
+    """Q - Q^r was Q^r·(Q^(1-r) - 1): 0·∞ at r < 1 where Q is 0, as of one class."""
+    path = tmp_path / "sides.yaml"
+    path.write_text(
+        'name: sides\nparameters: {r: {default: 1.05, domain: "(0, 2]"}}\n'
+        "transform: 1 - p[y] - (1 - p[y])**r\n"
+    )
+    module = lossgen.load(path)
+    for row in ([2.8], [95.0, 0.0], [3.0, 1.0]):
+        for r in (0.05, 0.67, 1.0, 1.5):
+            x = torch.tensor([row], requires_grad=True)
+            q = 1 - x.detach().double().softmax(1)[:, 0]
+            for backend in ("c", "torch"):
+                loss = module.sides_loss(x, torch.tensor([0]), r=r, backend=backend)
+                assert bool(torch.autograd.grad(loss, x)[0].isfinite().all())
+                if row[0] < 90:
+                    torch.testing.assert_close(loss.detach(), (q - q**r)[0].float())
+
+
+def test_quotients_of_what_underflows(tmp_path: Path) -> None:
+    """3/s·p and p²/‖p - onehot‖ were ∞·0 where p is no float32, beside terms that are in p."""
+    path = tmp_path / "quotients.yaml"
+    path.write_text("name: quotients\ntransform: norm(p - onehot) + logp[y] + 3*log(-logp[y])\n")
+    module = lossgen.load(path)
+    x = torch.tensor([[90.125, -2.875]], requires_grad=True)
+    for backend in ("c", "torch"):
+        loss = module.quotients_loss(x, torch.tensor([0]), backend=backend)
+        found = torch.autograd.grad(loss, x)[0]
+        torch.testing.assert_close(found, torch.tensor([[-3.0, 3.0]]))

@@ -28,6 +28,13 @@ typedef double real;
 typedef float real;
 #endif
 
+/* 1/sqrt of a row scalar that joins numbers of type real, whose squares underflow first: what real
+   cannot hold is 0, as at a = 0, and not 1/0 of a sum that is 0 there. */
+static inline double safe_rsqrt_row(double a)
+{
+    return sizeof(real) < sizeof(double) && a < 8.7e-78 ? 0.0 : safe_rsqrt_double(a);
+}
+
 #define R(c) ((real)(c))
 #define BLOCK 1024 /* classes that are summed in real before they join a double */
 #define LANES 32   /* partial results side by side: what vectors are made of */
@@ -63,7 +70,7 @@ typedef float real;
 #define f_logaddexp(a, b) BY_TYPE(logaddexp, a)(a, b)
 #define f_mercator(a, b) BY_TYPE(mercator, a)(a, b)
 #define f_geometric(a, b) BY_TYPE(geometric, a)(a, b)
-#define f_safe_rsqrt(a) BY_TYPE(safe_rsqrt, a)(a)
+#define f_safe_rsqrt(a) _Generic((a), float: safe_rsqrt_float, default: safe_rsqrt_row)(a)
 #define f_relu(a) BY_TYPE(relu, a)(a)
 #define f_absf(a) BY_TYPE(absf, a)(a)
 #define f_sgn(a) BY_TYPE(sgn, a)(a)
