@@ -138,8 +138,8 @@ def notes(results: dict[str, Any]) -> list[str]:
     found = [
         f"{results['date']}; {results['processor']}; {results['threads']} threads; "
         f"torch {versions['torch']}, {versions['compiler']}, Python {versions['python']}; "
-        f"medians of {rounds(results)} interleaved rounds, of the second of two calls (the linear "
-        "layer: of one); load average "
+        f"medians of {rounds(results)} interleaved rounds, each of {results['sample']} (the linear "
+        "layer: of one call); load average "
         f"{load['before'][0]:.1f} before, {load['after'][0]:.1f} after; "
         f"{results['minutes']:.1f} minutes.",
         "× and faster: median of the ratios within a round; faster: than the best of eager and "

@@ -152,8 +152,9 @@ def speed(results: dict[str, Any]) -> tuple[list[str], list[str]]:
     return lines, [
         "",
         f"Medians of {rounds} interleaved rounds in one process; × is the median of the",
-        f"ratios within a round. {results['processor']}, {results['threads']} threads, load",
-        f"average {load['before'][0]:.1f}; torch {versions['torch']}, {versions['compiler']};",
+        f"ratios within a round, a sample {results.get('sample', 'the second of two calls')}.",
+        f"{results['processor']}, {results['threads']} threads, load average",
+        f"{load['before'][0]:.1f}; torch {versions['torch']}, {versions['compiler']};",
         f"{results['date']}.",
     ]
 

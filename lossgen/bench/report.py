@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
-__all__ = ["Timing", "markdown", "paired", "ratio", "rich_table", "second_call"]
+__all__ = ["Timing", "markdown", "paired", "ratio", "rich_table"]
 
 
 @dataclass(frozen=True)
@@ -79,13 +79,6 @@ def _wall(run: Callable[[], object]) -> float:
     began = time.perf_counter()
     run()
     return time.perf_counter() - began
-
-
-def second_call(run: Callable[[], object]) -> float:
-    """Seconds of the second of two calls, which finds memory and caches as the first left them;
-    memory that has been free for seconds may have to come back from under a virtual machine."""
-    run()
-    return _wall(run)
 
 
 def rich_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:

@@ -23,6 +23,8 @@ from contextlib import suppress
 import torch
 from torch import Tensor
 
+from lossgen.runtime.tensors import PLAIN, watched
+
 __all__ = ["empty_cache", "empty_like", "set_cache_limit"]
 
 _HUGE = 1 << 21  # bytes of a huge page: 128 faults in place of 65000 for 268 MB
@@ -142,7 +144,8 @@ def empty_like(rows: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """Uninitialised and contiguous, in the shape, dtype (unless given) and device of ``rows``."""
     dtype = dtype or rows.dtype
     size = rows.numel() * dtype.itemsize
-    if size < _WORTH_IT or size > _POOL.limit or not _USABLE or not rows.is_cpu:
+    small = size < _WORTH_IT or size > _POOL.limit
+    if small or not _USABLE or not rows.is_cpu or type(rows) not in PLAIN or watched():
         return torch.empty_like(rows, dtype=dtype, memory_format=torch.contiguous_format)
     return torch.frombuffer(_POOL.lend(size), dtype=dtype).view(rows.shape)
 

@@ -10,6 +10,8 @@ import threading
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lossgen.runtime import memory
 
@@ -149,3 +151,33 @@ def test_a_forked_child_has_buffers_of_its_own(pool) -> None:
     _, status = os.waitpid(child, 0)
     assert status == 0
     assert int(alive.max()) == 1
+
+
+def test_stand_ins_subclasses_and_modes_get_what_torch_gives(pool) -> None:
+    """A mode that follows tensors must see where each comes from; ``frombuffer`` shows nothing."""
+
+    class Own(torch.Tensor):
+        pass
+
+    assert isinstance(memory.empty_like(rows(8).as_subclass(Own)), Own)
+    assert memory.empty_like(rows(8).to("meta")).is_meta
+    with FakeTensorMode() as mode:
+        fake = mode.from_tensor(rows(1)).expand(8, MEGABYTE)
+        assert isinstance(memory.empty_like(fake), FakeTensor)
+    with Followed() as followed:
+        memory.empty_like(rows(8))
+    assert "aten.empty_like.default" in followed.seen
+    held = rows(8)
+    with torch.device("meta"):
+        assert not memory.empty_like(held).is_meta
+    assert len(pool.lent) == 1  # of the last one, by no mode of dispatch
+
+
+class Followed(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.seen.append(str(func))
+        return func(*args, **(kwargs or {}))
