@@ -1,57 +1,39 @@
-"""Emitted row expressions, which are Python, as C text.
-
-The language is what the Triton emitters write: arithmetic, comparisons, ``&`` and ``|`` of
-conditions, the vocabulary of ``lossgen.runtime.device`` and ``tl.where``, ``tl.exp``,
-``tl.maximum``, ``.to(...)``.  Anything else is a compiler bug.
-"""
+"""Row programs as C text."""
 
 from __future__ import annotations
 
-import ast
-import re
+import math
 from dataclasses import dataclass
 
 from lossgen.errors import CompilerBug
+from lossgen.ir.ops import BUILTINS, OPS
+from lossgen.ir.program import NO_CLASS, Call, Name, Node, Number
 
-__all__ = ["CText", "assignment", "is_condition"]
+__all__ = ["CText", "function"]
 
 _BINARY = {
-    ast.Add: ("+", 4),
-    ast.Sub: ("-", 4),
-    ast.Mult: ("*", 5),
-    ast.Div: ("/", 5),
-    ast.BitAnd: ("&&", 1),
-    ast.BitOr: ("||", 0),
+    "|": ("||", 0),
+    "&": ("&&", 1),
+    **{op: (op, 2) for op in ("<", "<=", ">", ">=", "==", "!=")},
+    **{op: (op, 4) for op in "+-"},
+    **{op: (op, 5) for op in "*/"},
 }
-_COMPARE = {
-    ast.Lt: "<",
-    ast.LtE: "<=",
-    ast.Gt: ">",
-    ast.GtE: ">=",
-    ast.Eq: "==",
-    ast.NotEq: "!=",
+_UNARY = {"neg": "-", "~": "!"}
+_CASTS = {"number": "real", "index": "int"}
+_CHOICE, _BEFORE, _ATOM = -1, 6, 9
+_FUNCTIONS = {
+    **{name: name for name in (*OPS, *BUILTINS)},
+    "exp_tile": "exp",
+    "exp_below": "exp",
+    "fmax": "maximum",
+    "fmin": "minimum",
+    "expm1_within": "expm1_within",
 }
-_RENAMED = {"exp_accurate": "exp", "log_accurate": "log"}
-_CASTS = {"float32": "real", "int32": "int"}
-_UNARY, _ATOM = 6, 9
-_EXPONENT = re.compile(r"t\d+(_\d+)?")
 
 
-def assignment(line: str) -> tuple[str, ast.expr]:
-    """Name and value of an emitted line."""
-    match ast.parse(line).body:
-        case [ast.Assign(targets=[ast.Name(id=name)], value=value)]:
-            return name, value
-    raise CompilerBug(f"not an assignment: {line}")
-
-
-def is_condition(node: ast.expr, conditions: set[str]) -> bool:
-    """Is it true or false? ``conditions`` are the names that are."""
-    if isinstance(node, ast.Name):
-        return node.id in conditions
-    logical = isinstance(node, ast.BinOp) and isinstance(node.op, (ast.BitAnd, ast.BitOr))
-    negated = isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Invert)
-    return isinstance(node, ast.Compare) or logical or negated
+def function(node: Node) -> str | None:
+    """The function of the vocabulary that an expression calls."""
+    return _FUNCTIONS.get(node.op) if isinstance(node, Call) else None
 
 
 @dataclass(frozen=True)
@@ -60,63 +42,54 @@ class CText:
 
     tile: bool
 
-    def __call__(self, node: ast.expr, level: int = 0) -> str:
+    def __call__(self, node: Node, level: int = 0) -> str:
         text, own = self._print(node)
         return f"({text})" if own < level else text
 
-    def _print(self, node: ast.expr) -> tuple[str, int]:
+    def _print(self, node: Node) -> tuple[str, int]:
         match node:
-            case ast.Name(id=name):
+            case Name(name=name):
                 return name, _ATOM
-            case ast.Constant(value=float() as value):
-                return (f"R({value!r})" if self.tile else repr(value)), _ATOM
-            case ast.Constant(value=int() as value):
-                return ("INT_MAX" if value == 2**31 - 1 else repr(int(value))), _ATOM
-            case ast.BinOp(left=left, op=op, right=right) if type(op) in _BINARY:
-                sign, own = _BINARY[type(op)]
-                return f"{self(left, own)} {sign} {self(right, own + 1)}", own
-            case ast.UnaryOp(op=ast.USub(), operand=operand):
-                return f"-{self(operand, _UNARY + 1)}", _UNARY
-            case ast.UnaryOp(op=ast.Invert(), operand=operand):
-                return f"!{self(operand, _UNARY + 1)}", _UNARY
-            case ast.Compare(left=left, ops=[op], comparators=[right]):
-                return f"{self(left, 4)} {_COMPARE[type(op)]} {self(right, 4)}", 2
-            case ast.Subscript(value=ast.Name(id=name), slice=index):
-                return f"{name}[(int64_t){self(index, _UNARY)}]", _ATOM
-            case ast.Call(func=ast.Name(id="float"), args=[ast.Constant(value=str() as text)]):
-                return {"inf": "INFINITY", "-inf": "-INFINITY", "nan": "NAN"}[text], _UNARY
-            case ast.Call(func=ast.Attribute(attr="to"), args=[ast.Attribute(attr=kind)]):
-                return f"({_CASTS[kind]})({self(_receiver(node))})", _UNARY
-            case ast.Call(func=ast.Attribute(attr="where"), args=[c, a, b]):
-                return f"{self(c, 1)} ? {self(a, 1)} : {self(b, 1)}", -1
-            case ast.Call(func=ast.Attribute(attr="clip"), args=[x, _, high]) if _within(node):
+            case Number():
+                return self._number(node)
+            case Call(op=op, args=[left, right]) if op in _BINARY:
+                sign, own = _BINARY[op]
+                least = 4 if own == 2 else own
+                return f"{self(left, least)} {sign} {self(right, max(least, own + 1))}", own
+            case Call(op=op, args=[operand]) if op in _UNARY:
+                return f"{_UNARY[op]}{self(operand, _BEFORE + 1)}", _BEFORE
+            case Call(op="at", args=[vector, index]):
+                return f"{self(vector)}[(int64_t){self(index, _BEFORE)}]", _ATOM
+            case Call(op=op, args=[value]) if op in _CASTS:
+                return f"({_CASTS[op]})({self(value)})", _BEFORE
+            case Call(op="select" | "where", args=[c, a, b]):
+                return f"{self(c, 1)} ? {self(a, 1)} : {self(b, 1)}", _CHOICE
+            case Call(op="clip", args=[x, _, high]) if _within(node):
                 return f"f_clamp({self(x)}, {self(high)})", _ATOM
-            case ast.Call(func=ast.Attribute(attr=name), args=args):
-                listed = ", ".join(self(a) for a in args)
-                return f"f_{self._function(name, args[0])}({listed})", _ATOM
-        raise CompilerBug(f"no C spelling of {ast.unparse(node)}")
+            case Call(op=op, args=args) if op in _FUNCTIONS:
+                return f"f_{self._spelled(op, args[0])}({', '.join(map(self, args))})", _ATOM
+        raise CompilerBug(f"no C spelling of {node}")
 
-    def _function(self, name: str, argument: ast.expr) -> str:
-        """By its name in the vocabulary; without bounds of its own where the argument has them:
-        t = l - max l is at most 0 where its exponential counts."""
-        name = _RENAMED.get(name, name)
-        if self.tile and name == "exp" and _EXPONENT.fullmatch(ast.unparse(argument)):
-            return "exp_below"
+    def _number(self, node: Number) -> tuple[str, int]:
+        value = node.value
+        if isinstance(value, int):
+            return ("INT_MAX" if node == NO_CLASS else repr(value)), _ATOM
+        if not math.isfinite(value):
+            return {"inf": "INFINITY", "-inf": "-INFINITY", "nan": "NAN"}[repr(value)], _BEFORE
+        text = f"R({abs(value)!r})" if self.tile else repr(abs(value))
+        return (f"-{text}", _BEFORE) if math.copysign(1.0, value) < 0 else (text, _ATOM)
+
+    def _spelled(self, op: str, argument: Node) -> str:
+        """Without bounds of its own where the argument has them."""
+        if self.tile and op == "exp_below":
+            return op
         bound = _within(argument)
-        return "expm1_within" if name == "expm1" and bound and bound <= 80.0 else name
+        return "expm1_within" if op == "expm1" and bound and bound <= 80.0 else _FUNCTIONS[op]
 
 
-def _within(node: ast.expr) -> float | None:
+def _within(node: Node) -> float | None:
     """c where this is clip(…, -c, c)."""
     match node:
-        case ast.Call(
-            func=ast.Attribute(attr="clip"),
-            args=[_, ast.UnaryOp(ast.USub(), ast.Constant(float() as low)), ast.Constant(high)],
-        ):
-            return low if low == high else None
+        case Call(op="clip", args=[_, Number(value=low), Number(value=high)]):
+            return high if low == -high else None
     return None
-
-
-def _receiver(node: ast.Call) -> ast.expr:
-    assert isinstance(node.func, ast.Attribute)
-    return node.func.value

@@ -11,12 +11,12 @@ they are not masked: every sum leaves the pivot out, and its gradients are writt
 
 from __future__ import annotations
 
-import ast
-import copy
 from collections.abc import Callable, Sequence
 
+from lossgen.emit.c_text import function
 from lossgen.emit.program_c import Program, Statement, is_pivot_mask
 from lossgen.emit.sweep_c import Loop
+from lossgen.ir.program import COMPARISONS, EMPTY, Call, Name, Node, Number, rewritten, walk
 
 __all__ = ["PRICE", "Keys", "keep"]
 
@@ -25,7 +25,7 @@ PRICE = 6
 #: not listed makes a chain of several of these.
 _COSTS = {"exp": 15, "expm1": 18, "log": 28, "log1p": 30, "sqrt": 10}
 _CHEAP = {
-    *("where", "to", "maximum", "minimum", "clip", "relu", "absf", "sgn", "step", "above"),
+    *("where", "maximum", "minimum", "clip", "relu", "absf", "sgn", "step", "above"),
     *("lt", "le", "eq", "ne", "inrange", "stop_gradient"),
 }
 _OTHER = 40
@@ -42,24 +42,24 @@ class Keys:
         self.program, self.shared, self.table = program, shared, table
         self._known: dict[str, str] = {}
 
-    def __call__(self, node: ast.expr) -> str:
-        if isinstance(node, ast.Name):
-            return self._name(node.id)
-        if isinstance(node, ast.Constant):
+    def __call__(self, node: Node) -> str:
+        if isinstance(node, Name):
+            return self._name(node.name)
+        if isinstance(node, Number):
             return repr(node.value)
-        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(".where"):
+        assert isinstance(node, Call)
+        if node.op == "select":
             condition, value, other = node.args
             if self._always(condition):
                 return self(value)
-            if self(other) == self(self._left(condition)) and self._is_guard(condition, value):
+            if self._is_guard(condition, value) and self(other) == self(self._left(condition)):
                 return self(other)
-        parts = [self(p) if isinstance(p, ast.expr) else p for p in _parts(node)]
-        text = f"{_head(node)}({', '.join(map(str, parts))})"
+        text = f"{function(node) or node.op}({', '.join(map(self, node.args))})"
         return self.table.setdefault(text, f"#{len(self.table)}")
 
-    def value(self, node: ast.expr) -> ast.expr:
+    def value(self, node: Node) -> Node:
         """What a name stands for, itself where that is shared or given."""
-        while isinstance(node, ast.Name) and (entry := self._entry(node.id)) is not None:
+        while isinstance(node, Name) and (entry := self._entry(node.name)) is not None:
             node = entry.value
         return node
 
@@ -80,65 +80,41 @@ class Keys:
                 self._known[name] = self(entry.value)
         return self._known[name]
 
-    def _always(self, condition: ast.expr) -> bool:
+    def _always(self, condition: Node) -> bool:
         """True for every class but the pivot?"""
-        if isinstance(condition, ast.Name):
-            entry = self.program.of.get(condition.id)
+        if isinstance(condition, Name):
+            entry = self.program.of.get(condition.name)
             return entry is not None and self._always(entry.value)
         return is_pivot_mask(condition)
 
     @staticmethod
-    def _left(condition: ast.expr) -> ast.expr:
-        return condition.left if isinstance(condition, ast.Compare) else condition
+    def _left(condition: Node) -> Node:
+        compares = isinstance(condition, Call) and condition.op in COMPARISONS
+        return condition.args[0] if compares and isinstance(condition, Call) else condition
 
     @staticmethod
-    def _is_guard(condition: ast.expr, value: ast.expr) -> bool:
-        """where(m == -inf, 0, m): what m is from the end of its sweep on."""
-        if not isinstance(condition, ast.Compare) or not isinstance(value, ast.Constant):
-            return False
-        at = ast.unparse(condition.comparators[0])
-        return isinstance(condition.ops[0], ast.Eq) and value.value == 0.0 and "-inf" in at
+    def _is_guard(condition: Node, value: Node) -> bool:
+        """select(m == -inf, 0, m): what m is from the end of its sweep on."""
+        match condition, value:
+            case Call(op="==", args=[_, at]), Number(value=0.0):
+                return at == EMPTY
+        return False
 
 
-def _head(node: ast.expr) -> str:
-    """What an expression does with its parts."""
-    if isinstance(node, ast.Call):
-        return node.func.attr if isinstance(node.func, ast.Attribute) else ast.unparse(node.func)
-    if isinstance(node, (ast.BinOp, ast.UnaryOp)):
-        return type(node.op).__name__
-    if isinstance(node, ast.Compare):
-        return type(node.ops[0]).__name__
-    return type(node).__name__
-
-
-def _parts(node: ast.expr) -> list[object]:
-    if isinstance(node, ast.Call):
-        own = [node.func.value] if isinstance(node.func, ast.Attribute) else []
-        return [*own, *node.args]
-    if isinstance(node, ast.Compare):
-        return [node.left, *node.comparators]
-    return [v for _, v in ast.iter_fields(node) if isinstance(v, (ast.expr, str))]
-
-
-def _cost(node: ast.expr) -> int:
+def _cost(node: Node) -> int:
     """Of the function that it calls, without its arguments; 0 where it calls none."""
-    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
-        return 0
-    name = node.func.attr.removesuffix("_accurate")
-    return 0 if name in _CHEAP else _COSTS.get(name, _OTHER)
+    name = function(node)
+    return 0 if name is None or name in _CHEAP else _COSTS.get(name, _OTHER)
 
 
-class _Replaced(ast.NodeTransformer):
-    """``values`` by the names they are kept under."""
+def _replaced(node: Node, key: Callable[[Node], str], names: dict[str, str]) -> Node:
+    """The expression with the values that are kept, by the names they are kept under."""
 
-    def __init__(self, key: Callable[[ast.expr], str], values: dict[str, str]) -> None:
-        self.key, self.values = key, values
+    def change(entry: Node) -> Node | None:
+        name = names.get(key(entry)) if _cost(entry) else None
+        return None if name is None else Name(name)
 
-    def visit_Call(self, node: ast.Call) -> ast.AST:
-        name = self.values.get(self.key(node)) if _cost(node) else None
-        if name is not None:
-            return ast.Name(name)
-        return self.generic_visit(node)
+    return rewritten(node, change)
 
 
 def keep(loops: Sequence[Loop], keys: Sequence[Keys]) -> int:
@@ -164,9 +140,9 @@ def keep(loops: Sequence[Loop], keys: Sequence[Keys]) -> int:
     return 1 + max(buffers.values(), default=-1)
 
 
-def _functions(node: ast.expr) -> list[ast.Call]:
+def _functions(node: Node) -> list[Call]:
     """The calls that are worth keeping, what stands inside another first."""
-    calls = [n for n in ast.walk(node) if isinstance(n, ast.Call) and _cost(n) > PRICE]
+    calls = [n for n in walk(node) if isinstance(n, Call) and _cost(n) > PRICE]
     return calls[::-1]
 
 
@@ -181,14 +157,14 @@ def _repeated(loop: Loop, key: Keys, made: dict[str, int]) -> list[str]:
     seen, todo = set[str](), list(loop.roots)
     while todo:
         node = todo.pop()
-        if isinstance(node, ast.Name):
-            if node.id in known and node.id not in seen:
-                seen.add(node.id)
-                todo.append(known[node.id])
+        if isinstance(node, Name):
+            if node.name in known and node.name not in seen:
+                seen.add(node.name)
+                todo.append(known[node.name])
         elif _cost(node) > PRICE and key(node) in made:
             found[key(node)] = None
-        else:
-            todo += [n for n in ast.iter_child_nodes(node) if isinstance(n, ast.expr)]
+        elif isinstance(node, Call):
+            todo += node.args
     return sorted(found, key=lambda value: int(value[1:]))
 
 
@@ -207,19 +183,16 @@ def _assigned(loops: Sequence[Loop], lives: list[tuple[int, int, str]]) -> dict[
 def _rewrite(loop: Loop, key: Keys, values: dict[str, str]) -> None:
     if not values:
         return
-    replaced = _Replaced(key, values)
     pending = {v: n for v, n in values.items() if n in loop.stores}
     body: list[Statement] = []
 
-    def without_kept(value: ast.expr) -> ast.expr:
+    def without_kept(value: Node) -> Node:
         for node in _functions(value):
             name = pending.pop(key(node), None)
             if name is not None:
-                first = replaced.generic_visit(copy.deepcopy(node))
-                assert isinstance(first, ast.Call)
+                first = Call(node.op, tuple(_replaced(a, key, values) for a in node.args))
                 body.append(Statement(name, first, True))
-        found: ast.expr = replaced.visit(copy.deepcopy(value))
-        return found
+        return _replaced(value, key, values)
 
     for entry in loop.body:
         value = without_kept(entry.value)

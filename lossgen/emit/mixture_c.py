@@ -9,14 +9,24 @@ that is u where d <= 2·log((1 - c)/c): one logarithm and one exponential instea
 
 from __future__ import annotations
 
-import ast
-import copy
 from collections import Counter
 from dataclasses import dataclass
 
 from lossgen.emit.kept_c import Keys
-from lossgen.emit.program_c import Statement, names_of
+from lossgen.emit.program_c import Statement
 from lossgen.emit.sweep_c import Loop
+from lossgen.ir.program import (
+    Call,
+    Line,
+    Name,
+    Node,
+    Number,
+    call,
+    rewritten,
+    variables,
+    walk,
+    where,
+)
 
 __all__ = ["pair_logarithms"]
 
@@ -25,15 +35,15 @@ __all__ = ["pair_logarithms"]
 class _Logarithm:
     """log1p(weight·expm1(clip(distance, …)))"""
 
-    node: ast.expr
+    node: Node
     key: str
-    weight: ast.expr
-    distance: ast.expr
-    clipped: ast.Call
+    weight: Node
+    distance: Node
+    clipped: Call
 
     @property
-    def bounds(self) -> list[str]:
-        return [ast.unparse(bound) for bound in self.clipped.args[1:]]
+    def bounds(self) -> tuple[Node, ...]:
+        return self.clipped.args[1:]
 
 
 def pair_logarithms(loop: Loop, key: Keys) -> None:
@@ -47,7 +57,7 @@ def pair_logarithms(loop: Loop, key: Keys) -> None:
 def _pair(loop: Loop, key: Keys) -> tuple[_Logarithm, _Logarithm] | None:
     found: dict[str, _Logarithm] = {}
     for whole in [*(s.value for s in loop.body), *loop.roots]:
-        for node in ast.walk(whole):
+        for node in walk(whole):
             entry = _logarithm(node, loop, key)
             if entry is not None:
                 found.setdefault(entry.key, entry)
@@ -58,15 +68,14 @@ def _pair(loop: Loop, key: Keys) -> tuple[_Logarithm, _Logarithm] | None:
     return None
 
 
-def _logarithm(node: ast.AST, loop: Loop, key: Keys) -> _Logarithm | None:
+def _logarithm(node: Node, loop: Loop, key: Keys) -> _Logarithm | None:
     match node:
-        case ast.Call(func=ast.Attribute(attr="log1p"), args=[ast.BinOp(left, ast.Mult(), right)]):
+        case Call(op="log1p", args=[Call(op="*", args=[left, right])]):
             for weight, other in ((left, right), (right, left)):
                 match other:
-                    case ast.Call(
-                        func=ast.Attribute(attr="expm1"),
-                        args=[ast.Call(func=ast.Attribute(attr="clip"), args=[inner, *_]) as clip],
-                    ) if not names_of(weight) & loop.program.tiles:
+                    case Call(op="expm1", args=[Call(op="clip", args=[inner, *_]) as clip]) if (
+                        not variables(weight) & loop.program.tiles
+                    ):
                         return _Logarithm(node, key(node), weight, inner, clip)
     return None
 
@@ -79,69 +88,58 @@ def _are_opposite(one: _Logarithm, other: _Logarithm, key: Keys) -> bool:
     return one.bounds == other.bounds and _are_complements(one.weight, other.weight, key)
 
 
-def _terms(node: ast.expr, key: Keys, sign: int = 1) -> Counter[str]:
+def _terms(node: Node, key: Keys, sign: int = 1) -> Counter[str]:
     """A sum as how often each term stands in it."""
     node = key.value(node)
     match node:
-        case ast.UnaryOp(ast.USub(), operand):
+        case Call(op="neg", args=[operand]):
             return _terms(operand, key, -sign)
-        case ast.BinOp(left, (ast.Add() | ast.Sub()) as op, right):
+        case Call(op="+" | "-" as op, args=[left, right]):
             total = _terms(left, key, sign)
-            total.update(_terms(right, key, sign if isinstance(op, ast.Add) else -sign))
+            total.update(_terms(right, key, sign if op == "+" else -sign))
             return Counter({k: n for k, n in total.items() if n})
     return Counter({key(node): sign})
 
 
-def _are_complements(a: ast.expr, b: ast.expr, key: Keys) -> bool:
+def _are_complements(a: Node, b: Node, key: Keys) -> bool:
     """a + b = 1?"""
     for one, other in ((a, b), (b, a)):
         match key.value(one), key.value(other):
-            case ast.Constant(value=float() as x), ast.Constant(value=float() as y):
+            case Number(value=x), Number(value=y):
                 return x + y == 1.0
-            case ast.BinOp(ast.Constant(value=unit), ast.Sub(), rest), _ if unit == 1:
+            case Call(op="-", args=[Number(value=1.0), rest]), _:
                 if key(rest) == key(other):
                     return True
     return False
 
 
 def _rewrite(loop: Loop, key: Keys, one: _Logarithm, other: _Logarithm, count: int) -> None:
-    near, s, w, even = (f"{n}{count}" for n in ("near", "turned", "smaller", "even"))
-    weight, rest = ast.unparse(one.weight), ast.unparse(other.weight)
-    # In double, before the loop: (1 - c)/c.
-    loop.before.append(f"{even} = 2.0 * dl.log_accurate({rest} / {weight})")
-    d = ast.unparse(one.clipped)
-    lines = [
-        (f"apart{count}", d),
-        (near, f"apart{count} <= {even}"),
-        (s, f"tl.where({near}, apart{count}, -apart{count})"),
-        (w, f"dl.log1p(tl.where({near}, {weight}, {rest}) * dl.expm1_within({s}))"),
-    ]
-    loop.program.conditions.add(near)
-    new = [Statement(n, ast.parse(text, mode="eval").body, True) for n, text in lines]
-    replaced = _Values(
-        key,
-        {
-            one.key: f"tl.where({near}, {w}, {w} - {s})",
-            other.key: f"tl.where({near}, {w} - {s}, {w})",
-        },
+    apart, near, s, w, even = (
+        Name(f"{n}{count}") for n in ("apart", "near", "turned", "smaller", "even")
     )
+    # In double, before the loop: (1 - c)/c.
+    loop.own.append(Line(even.name, 2.0 * call("log", other.weight / one.weight)))
+    rate = where(near, one.weight, other.weight)
+    new = [
+        Statement(apart.name, one.clipped, True),
+        Statement(near.name, apart <= even, True),
+        Statement(s.name, where(near, apart, -apart), True),
+        Statement(w.name, call("log1p", rate * call("expm1_within", s)), True),
+    ]
+    loop.program.conditions.add(near.name)
+    values: dict[str, Node] = {one.key: where(near, w, w - s), other.key: where(near, w - s, w)}
     body: list[Statement] = []
     for entry in loop.body:
-        value = replaced.visit(copy.deepcopy(entry.value))
-        body += new if replaced.fired and new else []
-        new = [] if replaced.fired else new
+        value = _replaced(entry.value, key, values)
+        if value != entry.value:
+            body += new
+            new = []
         body.append(Statement(entry.name, value, entry.tile))
-    roots = [replaced.visit(copy.deepcopy(root)) for root in loop.roots]
-    loop.rewrite([*body, *new], roots)
+    loop.rewrite([*body, *new], [_replaced(root, key, values) for root in loop.roots])
 
 
-class _Values(ast.NodeTransformer):
-    def __init__(self, key: Keys, values: dict[str, str]) -> None:
-        self.key, self.values, self.fired = key, values, False
+def _replaced(node: Node, key: Keys, values: dict[str, Node]) -> Node:
+    def change(entry: Node) -> Node | None:
+        return values.get(key(entry)) if isinstance(entry, Call) else None
 
-    def visit_Call(self, node: ast.Call) -> ast.AST:
-        text = self.values.get(self.key(node))
-        if text is None:
-            return self.generic_visit(node)
-        self.fired = True
-        return ast.parse(text, mode="eval").body
+    return rewritten(node, change)

@@ -7,19 +7,29 @@ classes becomes a row value of its own.
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
-from lossgen.emit.c_text import CText, assignment, is_condition
+from lossgen.emit.c_text import CText
 from lossgen.errors import CompilerBug
+from lossgen.ir.program import (
+    REDUCTIONS,
+    Call,
+    Line,
+    Name,
+    Node,
+    call,
+    is_condition,
+    renamed,
+    rewritten,
+    variables,
+)
 
-__all__ = ["Program", "Reduction", "Statement", "is_pivot_mask", "names_of"]
+__all__ = ["Program", "Reduction", "Statement", "is_pivot_mask"]
 
 _TILE = CText(tile=True)
 _IDENTITY = {"sum": "0", "max": "-INFINITY", "max_or_nan": "-INFINITY", "min": "INT_MAX"}
-_REDUCTIONS = {f"row_{kind}": kind for kind in _IDENTITY}
 _BETTER = {"max": ">", "min": "<"}
 _INTEGERS = {"y", "cols"}
 
@@ -28,7 +38,7 @@ _INTEGERS = {"y", "cols"}
 class Reduction:
     name: str
     kind: str  # sum, max, max_or_nan; min is of class indices
-    body: ast.expr
+    body: Node
 
     @property
     def type(self) -> str:
@@ -54,36 +64,31 @@ class Reduction:
 @dataclass(frozen=True)
 class Statement:
     name: str
-    value: ast.expr
+    value: Node
     tile: bool
 
 
-class _Renamed(ast.NodeTransformer):
-    """Names as they stand at this point of the lines; ``inside`` is true, as nothing is padding."""
-
-    def __init__(self, names: dict[str, str]) -> None:
-        self.names = names
-
-    def visit_Name(self, node: ast.Name) -> ast.AST:
-        return ast.Name(self.names.get(node.id, node.id))
-
-    def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
-        self.generic_visit(node)
-        return node.right if _is_inside(node.left) else node
-
-    def visit_Call(self, node: ast.Call) -> ast.AST:
-        self.generic_visit(node)
-        return node.args[1] if node.args and _is_inside(node.args[0]) else node
+_INSIDE = Name("inside")
 
 
-def _is_inside(node: ast.expr) -> bool:
-    return isinstance(node, ast.Name) and node.id == "inside"
+def _without_padding(node: Node) -> Node:
+    """``inside`` is true, as nothing is padding."""
+
+    def change(entry: Node) -> Node | None:
+        match entry:
+            case Call(op="&", args=[first, second]) if first == _INSIDE:
+                return _without_padding(second)
+            case Call(op="select", args=[condition, value, _]) if condition == _INSIDE:
+                return _without_padding(value)
+        return None
+
+    return rewritten(node, change)
 
 
 class Program:
     """Lines in single assignment, with the reductions taken out of the expressions."""
 
-    def __init__(self, lines: Iterable[str], tiles: Iterable[str]) -> None:
+    def __init__(self, lines: Iterable[Line], tiles: Iterable[str]) -> None:
         self.statements: list[Statement] = []
         self.reductions: dict[str, Reduction] = {}
         self.streams = list(tiles)
@@ -91,14 +96,14 @@ class Program:
         self.names: dict[str, str] = {}  # the last version of each name
         self.conditions: set[str] = set()
         self.integers = set(_INTEGERS)
-        self._constants: dict[str, str] = {}  # names of row values that stood in class values
+        self._constants: dict[Node, str] = {}  # names of row values that stood in class values
         for line in lines:
             self._add(line)
 
-    def _add(self, line: str) -> None:
-        target, value = assignment(line)
-        value = self._without_reductions(_Renamed(self.names).visit(value))
-        if _is_inside(value):
+    def _add(self, line: Line) -> None:
+        target, value = line.name, _without_padding(renamed(line.value, self.names))
+        value = self._without_reductions(value)
+        if value == _INSIDE:
             self.names[target] = "inside"
             return
         known = {s.name for s in self.statements} | self.tiles
@@ -106,61 +111,48 @@ class Program:
         for k in range(2, 9):
             version = version if version not in known else f"{target}_{k}"
         self.names[target] = version
-        tile = bool(names_of(value) & self.tiles)
+        tile = bool(variables(value) & self.tiles)
         if tile:
             self.tiles.add(version)
             value = self._hoisted(value)
         if is_condition(value, self.conditions):
             self.conditions.add(version)
-        if isinstance(value, ast.Name) and value.id in self.integers:
+        if isinstance(value, Name) and value.name in self.integers:
             self.integers.add(version)
         self.statements.append(Statement(version, value, tile))
 
-    def _hoisted(self, node: ast.expr) -> ast.expr:
+    def _hoisted(self, node: Node) -> Node:
         """What is the same for all classes becomes a row value of its own."""
-        names = names_of(node)
-        if isinstance(node, (ast.Name, ast.Constant)) or not names:
+        names = variables(node)
+        if not isinstance(node, Call) or not names:
             return node
         if names & self.tiles:
-            for field_, value in ast.iter_fields(node):
-                if isinstance(value, ast.expr) and field_ != "func":
-                    setattr(node, field_, self._hoisted(value))
-                elif isinstance(value, list):
-                    parts = [self._hoisted(v) if isinstance(v, ast.expr) else v for v in value]
-                    setattr(node, field_, parts)
-            return node
-        cast = isinstance(node, ast.Call) and ast.unparse(node.func).endswith(".to")
+            return Call(node.op, tuple(map(self._hoisted, node.args)))
+        cast = node.op in ("number", "index")
         if cast or is_condition(node, self.conditions):
             return node
-        text = ast.unparse(node)
-        if text not in self._constants:
-            self._constants[text] = f"same{len(self._constants)}"
-            self.statements.append(Statement(self._constants[text], node, False))
-        return ast.Name(self._constants[text])
+        if node not in self._constants:
+            self._constants[node] = f"same{len(self._constants)}"
+            self.statements.append(Statement(self._constants[node], node, False))
+        return Name(self._constants[node])
 
-    def _without_reductions(self, node: ast.expr) -> ast.expr:
-        program = self
+    def _without_reductions(self, node: Node) -> Node:
+        def change(entry: Node) -> Node | None:
+            match entry:
+                case Call(op="take", args=[Name(name=vector), at]):
+                    return call("at", f"{vector}_ptr", at)
+                case Call(op=op, args=[body]) if op in REDUCTIONS:
+                    return self._reduction(op.removeprefix("row_"), body)
+            return None
 
-        class Extract(ast.NodeTransformer):
-            def visit_Call(self, call: ast.Call) -> ast.AST:
-                function = call.func
-                if isinstance(function, ast.Attribute) and function.attr in _REDUCTIONS:
-                    return program._reduction(_REDUCTIONS[function.attr], call.args[0])
-                self.generic_visit(call)
-                return call
+        return rewritten(node, change)
 
-        found: ast.expr = Extract().visit(node)
-        return found
-
-    def _reduction(self, kind: str, body: ast.expr) -> ast.expr:
-        gathered = _gathered(body)
-        if gathered is not None:
-            return gathered
+    def _reduction(self, kind: str, body: Node) -> Node:
         name = f"reduced{len(self.reductions)}"
         self.reductions[name] = Reduction(name, kind, self._hoisted(body))
         if kind == "min":
             self.integers.add(name)
-        return ast.Name(name)
+        return Name(name)
 
     # ------------------------------------------------------------------ order
     @cached_property
@@ -171,11 +163,11 @@ class Program:
         """The C type of a value inside a loop."""
         return "int" if name in self.conditions | self.integers else "real"
 
-    def tile_lines(self, values: Iterable[ast.expr]) -> tuple[list[Statement], set[str]]:
+    def tile_lines(self, values: Iterable[Node]) -> tuple[list[Statement], set[str]]:
         """The class values that ``values`` need, in order, and the row values they read."""
         wanted, rows, todo = set[str](), set[str](), list(values)
         while todo:
-            for name in sorted(names_of(todo.pop()) - wanted - rows):
+            for name in sorted(variables(todo.pop()) - wanted - rows):
                 entry = self.of.get(name)
                 if entry and entry.tile:
                     wanted.add(name)
@@ -191,7 +183,7 @@ class Program:
             entry = self.of.get(todo.pop())
             if entry is not None and entry.name not in wanted:
                 wanted.add(entry.name)
-                todo += sorted(names_of(entry.value))
+                todo += sorted(variables(entry.value))
         return [s for s in self.statements if s.name in wanted]
 
     def rounds(self, known: set[str]) -> list[tuple[list[Reduction], list[Statement]]]:
@@ -220,34 +212,13 @@ class Program:
                 known.add(entry.name)
         return found
 
-    def _reads(self, values: Iterable[ast.expr]) -> set[str]:
+    def _reads(self, values: Iterable[Node]) -> set[str]:
         return {n for n in self.tile_lines(values)[1] if not n.endswith("_ptr")}
 
 
-def names_of(node: ast.expr) -> set[str]:
-    """The variables of an expression."""
-    modules = {"tl", "dl", "float"}
-    return {n.id for n in ast.walk(node) if isinstance(n, ast.Name)} - modules
-
-
-def is_pivot_mask(node: ast.expr) -> bool:
+def is_pivot_mask(node: Node) -> bool:
     """cols != pivot, which holds for every class that counts."""
     match node:
-        case ast.Compare(left=ast.Name(id="cols"), ops=[ast.NotEq()], comparators=[at]):
-            return names_of(at) <= {"y", "pivot"}
+        case Call(op="!=", args=[Name(name="cols"), at]):
+            return variables(at) <= {"y", "pivot"}
     return False
-
-
-def _gathered(body: ast.expr) -> ast.expr | None:
-    """sum(where(cols == pivot, v, 0)) is v at the pivot."""
-    match body:
-        case ast.Call(
-            func=ast.Attribute(attr="where"),
-            args=[
-                ast.Compare(left=ast.Name(id="cols"), ops=[ast.Eq()], comparators=[at]),
-                ast.Name(id=name),
-                ast.Constant(value=0.0),
-            ],
-        ):
-            return ast.Subscript(ast.Name(f"{name}_ptr"), at)
-    return None

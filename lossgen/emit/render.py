@@ -16,23 +16,25 @@ from typing import Any
 import jinja2
 
 from lossgen.compiler import Compiled, compile_loss, dearest
-from lossgen.emit import sweep_triton
 from lossgen.emit.allowed import check_module
-from lossgen.emit.constants import FAR, MASKED
-from lossgen.emit.merge_triton import merge
-from lossgen.emit.model import RowModel
 from lossgen.emit.module_names import ModuleNames
 from lossgen.emit.normalizer import literal, normalizer
 from lossgen.emit.printers import TORCH, TRITON
 from lossgen.emit.row_c import CRow, wrapped
-from lossgen.emit.scalars import RowScalars
 from lossgen.emit.signature import functions
 from lossgen.emit.sweep_torch import TorchSweep, values_at_y
 from lossgen.emit.text import c_comment, python_comment, python_docstring
 from lossgen.emit.torch_arithmetic import load_torch, measured
 from lossgen.errors import CompilerBug
 from lossgen.ir.given import Given
+from lossgen.ir.ops import BUILTINS, OPS
+from lossgen.ir.program import REDUCTIONS, Call, Line, walk
 from lossgen.ir.show import differences
+from lossgen.lower.constants import FAR, MASKED
+from lossgen.lower.merge import merge
+from lossgen.lower.model import RowModel
+from lossgen.lower.scalars import RowScalars
+from lossgen.lower.sweep import gradient, lift
 from lossgen.passes.inaccurate import Inaccurate
 from lossgen.paths import templates_dir
 from lossgen.spec.model import Input, LossSpec
@@ -257,20 +259,20 @@ class _VariantView:
         self.gradients = model.gradients
         self.arithmetic = stable.arithmetic
         self.far, self.masked = FAR, MASKED
-        triton, torch = RowScalars(model, TRITON), RowScalars(model, TORCH)
-        self.lift = {s.level: sweep_triton.lift(s) for s in sweeps}
-        self.merge = {s.level: merge(s) for s in sweeps}
-        self.between = {s.level: triton.between(s.level) for s in sweeps[:-1]}
+        scalars, tiles = RowScalars(model), {s.level: lift(s) for s in sweeps}
+        self.lift = {level: TRITON.lines(lines) for level, lines in tiles.items()}
+        self.merge = {s.level: TRITON.lines(merge(s)) for s in sweeps}
+        self.between = {s.level: TRITON.lines(scalars.between(s.level)) for s in sweeps[:-1]}
         self.known_after = {s.level: sweeps[s.level].known for s in sweeps[:-1]}
         self.between_arguments = {
             s.level: _unique(model.row_context, *(e.state for e in sweeps[: s.level]))
             for s in sweeps[:-1]
         }
         self.finish_arguments = _unique(model.row_context, model.state)
-        self.gradient = sweep_triton.gradient(model)
-        self.work = max(map(_operations, [*self.lift.values(), self.gradient]))
-        self.finish = triton.results()
-        self.coefficients = triton.coefficients(saved=True)
+        self.gradient = TRITON.lines(gradient(model))
+        self.work = max(map(_operations, [*tiles.values(), gradient(model)]))
+        self.finish = TRITON.lines(scalars.results())
+        self.coefficients = TRITON.lines(scalars.coefficients(saved=True))
         self.gradient_arguments = _unique(
             ["cols"],
             ["y"] if self.target else [],
@@ -297,16 +299,16 @@ class _VariantView:
         self.torch_loss = "loss" if results == ["loss"] else f"torch.cat([{', '.join(results)}], 1)"
         self.torch_setup = ["V = float(x.shape[1])"] if model.needs_classes else []
         outputs = [f"{n} = g[:, {k} : {k + 1}]" for k, n in enumerate(model.cotangents)]
-        self.torch_forward = forward.lines() + torch.results()
+        self.torch_forward = forward.lines() + TORCH.lines(scalars.results())
         self.torch_fused = (
             outputs
             + fused.lines()
-            + torch.results(with_gradient=True)
-            + torch.coefficients(saved=False)
+            + TORCH.lines(scalars.results(with_gradient=True))
+            + TORCH.lines(scalars.coefficients(saved=False))
             + fused.gradient()
         )
         self.torch_reload = outputs + _reload(model)
-        self.torch_coefficients_saved = torch.coefficients(saved=True)
+        self.torch_coefficients_saved = TORCH.lines(scalars.coefficients(saved=True))
         self.torch_backward = forward.gradient()
         view = _environment().get_template("row_c.jinja").render(v=self, c=CRow(model))
         self.c_source = wrapped(view)
@@ -315,11 +317,11 @@ class _VariantView:
         return getattr(self._model, name)
 
 
-def _operations(lines: list[str]) -> int:
+def _operations(lines: list[Line]) -> int:
     """A rough count: a line is one, a reduction another, a function of the vocabulary four."""
-    text = "\n".join(lines)
-    reductions = text.count("dl.row_")
-    return len(lines) + reductions + 4 * (text.count("dl.") - reductions)
+    calls = [n.op for line in lines for n in walk(line.value) if isinstance(n, Call)]
+    reductions = sum(op in REDUCTIONS or op == "take" for op in calls)
+    return len(lines) + reductions + 4 * sum(op in BUILTINS or op in OPS for op in calls)
 
 
 def _unique(*lists: list[str]) -> list[str]:
@@ -353,10 +355,10 @@ def _variant(compiled: Compiled, index: int) -> _VariantView:
     results = stable.outputs or (("loss", stable.loss),)
     comments = [f"{name:<8} = {value}" for name, value in results]
     comments += [f"{c.symbol}       = {c.expr}" for c in plan.coefficients]
-    for gradient in model.gradients:
-        comments.append(f"dloss/d{gradient.stream} = {gradient.expr}")
+    for entry in model.gradients:
+        comments.append(f"dloss/d{entry.stream} = {entry.expr}")
         if stable.pivot.value != "none":
-            comments.append(f"dloss/d{gradient.stream}_y = {gradient.at_y}")
+            comments.append(f"dloss/d{entry.stream}_y = {entry.at_y}")
     if declared := sorted({s for s in model.used if isinstance(s, Given)}, key=str):
         comments.append(f"names of the spec begin with u_: {declared[0]} is its {declared[0].said}")
     over = "j" if stable.pivot.value == "none" else "j != y"
@@ -364,22 +366,22 @@ def _variant(compiled: Compiled, index: int) -> _VariantView:
     for form in stable.forms:
         i = form.index
         among = over if stable.pivot.value == "target" else "j"
-        largest = f", m{i} = max_({among}) {form.base}" if i in measured else ""
+        at = f", m{i} = max_({among}) {form.base}" if i in measured else ""
         comments.append(
             f"with l{i}_j = {form.ell}, z{i} = logsumexp_(j != y) l{i}_j - l{i}_y, "
             f"logp{i} = l{i}_j - logsumexp l{i}, R{i} = exp(l{i}_j - logsumexp_(j != y) l{i}_j)"
-            f"{largest}"
+            f"{at}"
         )
     comments += [f"{name} = {value}" for name, value in differences(stable)]
     comments += [f"{s.symbol} = sum_({over}) {s.body}" for s in plan.sums]
     if stable.vocabulary.x_ref in {s for f in stable.forms for s in f.ell.free_symbols}:
         comments.append(f"x_ref = x_y, or 0 where that is not above {float(MASKED):g}")
-    for k, entry in enumerate(stable.maxes):
+    for k, largest in enumerate(stable.maxes):
         comments.append(
-            f"max{k} = max_({over}) {entry.body}, first at index{k}; is_max{k} = [j is index{k}]"
+            f"max{k} = max_({over}) {largest.body}, first at index{k}; is_max{k} = [j is index{k}]"
         )
-        if entry.form is not None:
-            i = entry.form
+        if largest.form is not None:
+            i = largest.form
             comments.append(f"top{i} = logsumexp l{i} - max_({over}) l{i}")
             comments.append(f"rise{k} = is_max{k} - exp(logp{i})")
     wrapped = [w for c in comments for w in textwrap.wrap(c, 94, subsequent_indent="    ")]

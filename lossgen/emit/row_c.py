@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import textwrap
 
-from lossgen.emit.constants import FAR, MASKED
 from lossgen.emit.kept_c import Keys, keep
 from lossgen.emit.mixture_c import pair_logarithms
-from lossgen.emit.model import RowModel
-from lossgen.emit.printers import C_ROW
-from lossgen.emit.scalars import RowScalars
 from lossgen.emit.sweep_c import CSweep, GradientLoop, row_lines
+from lossgen.ir.program import EMPTY, Line, Name, eq, where
+from lossgen.lower.constants import FAR, MASKED
+from lossgen.lower.model import RowModel
+from lossgen.lower.scalars import RowScalars
 
 __all__ = ["CRow", "wrapped"]
 
@@ -19,7 +19,7 @@ class CRow:
     """The C view of a ``RowModel``."""
 
     def __init__(self, model: RowModel) -> None:
-        scalars, results = RowScalars(model, C_ROW), model.outputs
+        scalars, results = RowScalars(model, sums_pivot=False), model.outputs
         factors = model.cotangents or ["g"]
         known = dict.fromkeys([*model.at_y, *model.state, *model.saved, *results, *factors])
         for sweep in model.sweep_models:
@@ -29,10 +29,9 @@ class CRow:
         declared = set(known)
         self.sweeps = []
         for sweep in model.sweep_models:
-            lines = [  # there may be no other class
-                f'm{f.index} = tl.where(m{f.index} == float("-inf"), 0.0, m{f.index})'
-                for f in sweep.forms
-            ]
+            maxima = [Name(f"m{f.index}") for f in sweep.forms]
+            # there may be no other class
+            lines = [Line(m.name, where(eq(m, EMPTY), 0.0, m)) for m in maxima]
             if sweep.level < len(model.sweep_models):
                 lines += scalars.between(sweep.level)
             self.sweeps.append(CSweep(sweep, set(known), row_lines(lines, declared)))
@@ -47,7 +46,6 @@ class CRow:
         self.kept = keep(loops, keys)
         for loop, key in zip([*loops, self.gradient.loop], [*keys, keys[-1]], strict=True):
             pair_logarithms(loop, key)
-            loop.before = row_lines(loop.before, set())
         self.at_target = _values_at(model, "y") if model.pivot == "target" else []
         self.reload = [
             f"{n} = call->saved[{k} * call->rows + row];" for k, n in enumerate(model.saved)

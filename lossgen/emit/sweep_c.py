@@ -1,4 +1,4 @@
-"""The row program in C: the same lines as in Triton, with the whole row as one tile.
+"""The row program in C, with the whole row as one tile.
 
 A lift reduces a tile, and what it reduces needs earlier reductions (t = l - m needs m).  So it
 becomes a few loops over the row, which stays in cache between them: each loop computes the class
@@ -7,14 +7,14 @@ values that its reductions need, and the row values between the loops are double
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from lossgen.emit import sweep_triton
-from lossgen.emit.c_text import CText, assignment
-from lossgen.emit.model import RowModel, Sweep
-from lossgen.emit.program_c import Program, Reduction, Statement, names_of
+from lossgen.emit.c_text import CText
+from lossgen.emit.program_c import Program, Reduction, Statement
+from lossgen.ir.program import Line, Name, Node, variables
+from lossgen.lower.model import RowModel, Sweep
+from lossgen.lower.sweep import gradient, lift
 
 __all__ = ["CSweep", "GradientLoop", "Loop", "row_lines"]
 
@@ -32,9 +32,9 @@ class Loop:
 
     program: Program
     name: str
-    roots: list[ast.expr]
+    roots: list[Node]
     reductions: list[Reduction] = field(default_factory=list)
-    before: list[str] = field(default_factory=list)  # row values that it alone needs
+    own: list[Line] = field(default_factory=list)  # row values that it alone needs
     after: list[str] = field(default_factory=list)  # row values that follow from it
     loads: dict[str, int] = field(default_factory=dict)
     stores: dict[str, int] = field(default_factory=dict)
@@ -45,14 +45,14 @@ class Loop:
 
     def copy(self) -> Loop:
         """The same pass, to be rewritten by itself."""
-        return replace(self, before=[], loads={}, stores={}, late=set())
+        return replace(self, own=[], loads={}, stores={}, late=set())
 
-    def rewrite(self, body: list[Statement], roots: list[ast.expr]) -> None:
+    def rewrite(self, body: list[Statement], roots: list[Node]) -> None:
         """Compute this instead; ``loads`` and ``stores`` are known."""
         known = {s.name: s for s in body}
-        wanted, rows, todo = set[str](), set[str](), [*roots, *(ast.Name(n) for n in self.stores)]
+        wanted, rows, todo = set[str](), set[str](), [*roots, *(Name(n) for n in self.stores)]
         while todo:
-            for name in sorted(names_of(todo.pop()) - wanted - rows):
+            for name in sorted(variables(todo.pop()) - wanted - rows):
                 if name in known:
                     wanted.add(name)
                     todo.append(known[name].value)
@@ -71,6 +71,11 @@ class Loop:
 
     # ------------------------------------------------------------------ for the template
     @property
+    def before(self) -> list[str]:
+        """Its own row values."""
+        return row_lines(self.own, set())
+
+    @property
     def scalars(self) -> list[tuple[str, str]]:
         """(type, name) of what it reads of the row."""
         kinds = self.program.integers
@@ -80,7 +85,7 @@ class Loop:
     def streams(self) -> list[str]:
         """What it loads per class."""
         values = [*(s.value for s in self.body), *self.roots]
-        read = {n for value in values for n in names_of(value)}
+        read = {n for value in values for n in variables(value)}
         return [n for n in self.program.streams if n in read]
 
     @property
@@ -99,7 +104,7 @@ class CSweep:
 
     def __init__(self, sweep: Sweep, variables: set[str], between: list[str]) -> None:
         model = sweep.model
-        program = Program(sweep_triton.lift(sweep, whole_row=True), model.tile_streams)
+        program = Program(lift(sweep, whole_row=True), model.tile_streams)
         if model.pivot == "argmax" and sweep.level > 1:
             program.integers.add("pivot")
         first, *rest = program.rounds({"y", *sweep.row_arguments})
@@ -122,9 +127,9 @@ class GradientLoop:
     """
 
     def __init__(self, model: RowModel) -> None:
-        program = Program(sweep_triton.gradient(model), model.tile_streams)
+        program = Program(gradient(model), model.tile_streams)
         results = [program.names[f"grad_{g.stream}"] for g in model.gradients]
-        self.loop = Loop(program, f"gradient{model.suffix}", [ast.Name(n) for n in results])
+        self.loop = Loop(program, f"gradient{model.suffix}", [Name(n) for n in results])
         # A gradient that is the same for all classes is a row value.
         self.before = _row_values(program.row_lines(self.loop.rows), set())
 
@@ -135,11 +140,11 @@ def _row_values(statements: list[Statement], variables: set[str]) -> list[str]:
     return [f"{types[s.name]}{s.name} = {_ROW(s.value)};" for s in statements]
 
 
-def row_lines(lines: Iterable[str], declared: set[str]) -> list[str]:
+def row_lines(lines: Iterable[Line], declared: set[str]) -> list[str]:
     """Lines of row values in C: doubles, declared the first time; adds to ``declared``."""
     found = []
     for line in lines:
-        name, value = assignment(line)
-        found.append(f"{'' if name in declared else 'double '}{name} = {_ROW(value)};")
-        declared.add(name)
+        kind = "" if line.name in declared else "double "
+        found.append(f"{kind}{line.name} = {_ROW(line.value)};")
+        declared.add(line.name)
     return found

@@ -11,19 +11,27 @@ from dataclasses import dataclass
 
 from sympy import Expr, Symbol
 
-from lossgen.emit.constants import FAR, FLOOR, MASKED
-from lossgen.emit.model import RowModel, Sweep, exponential_names, whole
-from lossgen.emit.names import assignments
-from lossgen.emit.printers import TORCH, Printer
-from lossgen.emit.scalars import RowScalars
-from lossgen.emit.sweep_triton import between, deltas, joint, scaled
+from lossgen.emit.printers import TORCH
 from lossgen.ir.plan import Moment
+from lossgen.ir.program import Name, Node, call
 from lossgen.ir.statistics import Form
+from lossgen.lower.constants import FAR, FLOOR, MASKED
+from lossgen.lower.expressions import ROW, assignments
+from lossgen.lower.model import RowModel, Sweep, exponential_names, whole
+from lossgen.lower.scalars import RowScalars
+from lossgen.lower.sweep import between, deltas, joint, scaled
 
 __all__ = ["TorchSweep", "values_at_y"]
 
 _EMPTY = 'float("-inf")'
-_MAXIMUM = "{}.amax(1, keepdim=True)"  # of a row
+
+
+def _text(expr: Expr, level: int = 0) -> str:
+    return TORCH(ROW(expr), level)
+
+
+def _floored(k: int) -> Node:
+    return call("floored", f"t{k}")
 
 
 def values_at_y(model: RowModel) -> list[str]:
@@ -46,10 +54,6 @@ class TorchSweep:
 
     model: RowModel
     with_gradient: bool
-
-    @property
-    def _printer(self) -> Printer:
-        return Printer(TORCH)
 
     @property
     def _pivot(self) -> str:
@@ -85,7 +89,7 @@ class TorchSweep:
 
     def _fresh(self, expr: Expr) -> str:
         """Text of a [rows, V] tensor that may be written to."""
-        text = self._printer(expr)
+        text = _text(expr)
         tiles = {pair[0] for pair in self.model.plan.stable.vocabulary.streams.values()}
         if isinstance(expr, Symbol) or not tiles & expr.free_symbols:
             return f"({text} + torch.zeros_like(x))"
@@ -106,7 +110,7 @@ class TorchSweep:
         for sweep in model.sweep_models:
             lines += self._sweep(sweep)
             if sweep.level < len(model.sweep_models):
-                lines += RowScalars(model, TORCH).between(sweep.level)
+                lines += TORCH.lines(RowScalars(model).between(sweep.level))
         return lines
 
     def _sweep(self, sweep: Sweep) -> list[str]:
@@ -116,12 +120,12 @@ class TorchSweep:
         lines += self._exponentials(names, sweep.level - 1, set())
         lines += self._rises(names)
         raw = {c.symbol.name for c in model.centres if not c.softmaxes}
-        lines += deltas(model, names & raw, self._printer, "torch.where")
+        lines += TORCH.lines(deltas(model, names & raw, ROW))
         plain = [m for m in sweep.moments if m.form is None]
         bodies = [(name.name, model.named(w)) for w, name in sweep.weights.items()]
         if sweep.level > 1:
             bodies = [(f"v{k}", model.named(m.weight)) for k, m in enumerate(plain)] + bodies
-        lines += assignments(bodies, self._printer)
+        lines += TORCH.lines(assignments(bodies, ROW))
         for k, moment in enumerate(plain):
             body = self._fresh(sweep.weight(moment))
             if sweep.level > 1:
@@ -138,14 +142,12 @@ class TorchSweep:
             lines.append(f"max{k}, index{k} = {body}{write}.max(1, keepdim=True)")
         for form in sweep.forms:
             lines += self._softmax(form, sweep)
-        lines += deltas(model, names - raw, self._printer, "torch.where", _MAXIMUM)
+        lines += TORCH.lines(deltas(model, names - raw, ROW, measuring=True))
         for form in sweep.forms:
             own = [m for m in sweep.moments if m.form == form.index]
             for moment in own:
                 if moment.against is not None:
-                    lines.append(
-                        f"{moment.name}_j = {between(sweep, moment, 'torch.where', 'el.')}"
-                    )
+                    lines.append(f"{moment.name}_j = {TORCH(between(sweep, moment))}")
                 weight = sweep.weight(moment)
                 lines.append(f"{moment.name} = {self._moment(moment, weight)}")
         return lines
@@ -153,24 +155,25 @@ class TorchSweep:
     def _softmax(self, form: Form, sweep: Sweep) -> list[str]:
         i, lines = form.index, []
         if form.parts:
-            part = "t{}.clamp_min(" + FLOOR + ")"
             whole = f"l{i}.amax(1, keepdim=True)"
             if sweep.carries_pivot:
                 for k, _ in form.parts:
                     own = self.model.forms[k]
-                    apart = scaled(own, f"{self._printer(own.base_y, 1)} - m{k}", self._printer)
+                    apart = TORCH(scaled(own, ROW(own.base_y) - Name(f"m{k}"), ROW))
                     lines.append(f"at_y{k} = ({apart}).clamp_min({FLOOR})")
-                whole = f"torch.maximum({whole}, {joint(form, self._printer, 'at_y{}')})"
+                at_y = TORCH(joint(form, ROW, lambda k: Name(f"at_y{k}")))
+                whole = f"torch.maximum({whole}, {at_y})"
+            mixed = TORCH(joint(form, ROW, _floored))
             return [
                 *lines,
-                f"l{i} = ({joint(form, self._printer, part)}).scatter_(1, {self._pivot}, {_EMPTY})",
+                f"l{i} = ({mixed}).scatter_(1, {self._pivot}, {_EMPTY})",
                 f"m{i} = {whole}",
                 f"m{i} = torch.where(m{i} == {_EMPTY}, 0.0, m{i})",
                 f"t{i} = l{i}.sub_(m{i})",
                 f"e{i} = t{i}.exp()" if self._keeps_t(form) else f"e{i} = t{i}.exp_()",
             ]
         base = self.model.named(form.base)
-        ell, scatter = f"({self._printer(base)})", "scatter_"
+        ell, scatter = f"({_text(base)})", "scatter_"
         if isinstance(base, Symbol):
             ell = base.name
             scatter = "scatter" if base != self._x or self._keeps_x() else "scatter_"
@@ -188,8 +191,7 @@ class TorchSweep:
             lines.append(f"m{i} = l{i}.amax(1, keepdim=True)")
         lines += [
             f"m{i} = torch.where(m{i} == {_EMPTY}, 0.0, m{i})",
-            f"t{i} = l{i}.sub_(m{i})"
-            + ("" if form.scale == 1 else f".mul_({self._printer(form.scale)})"),
+            f"t{i} = l{i}.sub_(m{i})" + ("" if form.scale == 1 else f".mul_({_text(form.scale)})"),
             f"e{i} = t{i}.exp()" if self._keeps_t(form) else f"e{i} = t{i}.exp_()",
         ]
         if self.model.needs_powers(form):
@@ -206,17 +208,17 @@ class TorchSweep:
             return f"({small} + {ties}).clamp_min(0.0)"
         if moment.kappa != 0:
             count = whole(moment.kappa)
-            exponential = f"torch.exp({self._printer(moment.kappa, 2)} * u{i})"
+            exponential = f"torch.exp({_text(moment.kappa, 5)} * u{i})"
             parts += [f"e{i}"] * count if count else [exponential]
         parts += [f"u{i}" if moment.kappa != 0 else f"t{i}"] * moment.power
         parts += [moment.centre.name] if moment.centre is not None else []
         if weight != 1:
-            parts.append(self._printer(weight, 2))
+            parts.append(_text(weight, 5))
         body = " * ".join(parts) or "1.0"
         if moment.kappa == 0:
             body = f"({body} + torch.zeros_like(x)).scatter_(1, {self._pivot}, 0.0)"
             if weight != 1:  # 0·∞ is 0: a class of weight zero may be masked
-                body = f"torch.where({self._printer(weight, 2)} != 0.0, {body}, 0.0)"
+                body = f"torch.where({_text(weight, 5)} != 0.0, {body}, 0.0)"
         elif weight != 1 or moment.centre is not None:
             body = f"torch.where(e{i} > 0.0, {body}, 0.0)"
         elif len(parts) > 1:
@@ -259,15 +261,16 @@ class TorchSweep:
         if single is not None:
             symbol, row = single
             i = symbol.name[1:]
-            scale = self._printer(row * Symbol("g") * Symbol(f"{symbol.name[0]}inv{i}"))
+            scale = _text(row * Symbol("g") * Symbol(f"{symbol.name[0]}inv{i}"))
             lines.append(f"grad_x = e{i}.mul_({scale})")
             return [
                 *lines,
                 f"grad_x.scatter_(1, {self._pivot}, (grad_x_y * g).expand_as(x_y))",
             ]
         lines += self._rises(names)
-        lines += deltas(model, names - done, self._printer, "torch.where")
-        lines += assignments([(f"grad_{s}", e) for s, e in gradients], self._printer)
+        lines += TORCH.lines(deltas(model, names - done, ROW))
+        named = [(f"grad_{s}", e) for s, e in gradients]
+        lines += TORCH.lines(assignments(named, ROW))
         for stream, expr in gradients:
             lines += self._finished(stream, expr)
         return lines
@@ -324,12 +327,10 @@ class TorchSweep:
                 continue
             computed = self.with_gradient or level < self.model.levels[-1]
             if not computed:
-                difference = f"{self._printer(self.model.named(form.base), 1)} - m{i}"
-                value = scaled(form, difference, self._printer)
+                value = scaled(form, ROW(self.model.named(form.base)) - Name(f"m{i}"), ROW)
                 if form.parts:
-                    apart = "t{}.clamp_min(" + FLOOR + ")"
-                    value = f"{joint(form, self._printer, apart)} - m{i}"
-                lines.append(f"t{i} = {value}")
+                    value = joint(form, ROW, _floored) - Name(f"m{i}")
+                lines.append(f"t{i} = {TORCH(value)}")
             if form.logp.name in wanted - done:
                 lines.append(f"{form.logp} = t{i}.clamp_min({FLOOR}) - lam{i}")
             if form.logu.name in wanted - done:

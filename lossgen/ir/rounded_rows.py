@@ -235,7 +235,7 @@ class _Rows:
         return np.where(np.abs(found) < 1e18, found, _ZERO).astype(self.real)
 
     def _lse(self, centre: Centre, at_y: Any) -> Any:
-        """The difference of L from the origin, as ``emit.scalars`` has it."""
+        """The difference of L from the origin, as ``lower.scalars`` has it."""
         env, tile, forms = self.env, self.tile, self.program.forms
         total: Any = self.real(0)
         dominant: Any = np.True_
@@ -345,7 +345,7 @@ def _top(exponentials: Any, gap: Any, z: Any, real: Real) -> Any:
 
 
 def _divergence(t: Any, other: Any, delta: Any, origin: Any, real: Real) -> Any:
-    """Σ R·log(R/R') from the two running maxima, as ``emit.scalars`` has it."""
+    """Σ R·log(R/R') from the two running maxima, as ``lower.scalars`` has it."""
     e, e_other = (np.exp(v).astype(real) for v in (t, other))
     apart = -(delta + origin)
     near = np.abs(apart) < 1

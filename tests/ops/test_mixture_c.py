@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import ctypes
 import math
 
@@ -13,13 +12,15 @@ import pytest
 from lossgen.emit.kept_c import Keys
 from lossgen.emit.mixture_c import pair_logarithms
 from lossgen.emit.program_c import Program
-from lossgen.emit.sweep_c import Loop, row_lines
+from lossgen.emit.sweep_c import Loop
+from lossgen.ir.program import Name
 from lossgen.runtime import c_build
+from tests.programs import lines_of
 
 needs_compiler = pytest.mark.skipif(c_build.find_compiler() is None, reason="no C compiler")
 LINES = [
-    "u = dl.log1p(c * dl.expm1(dl.clip(x, -80.0, 80.0)))",
-    "v = dl.log1p((1 - c) * dl.expm1(dl.clip(-x, -80.0, 80.0)))",
+    "u = log1p(c * expm1(clip(x, -80.0, 80.0)))",
+    "v = log1p((1 - c) * expm1(clip(-x, -80.0, 80.0)))",
 ]
 DISTANCES = np.concatenate(
     [s * np.geomspace(1e-8, 79.0, 400) for s in (1.0, -1.0)] + [np.array([0.0, 80.0, -80.0])]
@@ -27,7 +28,7 @@ DISTANCES = np.concatenate(
 
 
 def loop(lines: list[str], pair: bool) -> Loop:
-    found = Loop(Program(lines, ["x", "t"]), "both", [ast.Name("u"), ast.Name("v")])
+    found = Loop(Program(lines_of(*lines), ["x", "t"]), "both", [Name("u"), Name("v")])
     if pair:
         pair_logarithms(found, Keys(found.program, {"c"}, {}))
     return found
@@ -39,7 +40,7 @@ def logarithms(text: str) -> int:
 
 def source(entry: Loop) -> str:
     before = [f"const double {n} = 1 - c;" for _, n in entry.scalars if n.startswith("same")]
-    before += row_lines(entry.before, set())
+    before += entry.before
     scalars = "".join(f", const {kind} {n}" for kind, n in entry.scalars)
     values = "".join(f", {n}" for _, n in entry.scalars)
     return "\n".join(
@@ -116,11 +117,11 @@ def test_nan_and_infinities() -> None:
 @pytest.mark.parametrize(
     "other",
     [
-        "v = dl.log1p((1 - c) * dl.expm1(dl.clip(x, -80.0, 80.0)))",  # the same direction
-        "v = dl.log1p(c * dl.expm1(dl.clip(-x, -80.0, 80.0)))",  # not the complement
-        "v = dl.log1p((1 - c) * dl.expm1(dl.clip(-t, -80.0, 80.0)))",
-        "v = dl.log1p((1 - c) * dl.expm1(dl.clip(-x, -40.0, 40.0)))",
-        "v = dl.log1p((1 - t) * dl.expm1(dl.clip(-x, -80.0, 80.0)))",
+        "v = log1p((1 - c) * expm1(clip(x, -80.0, 80.0)))",  # the same direction
+        "v = log1p(c * expm1(clip(-x, -80.0, 80.0)))",  # not the complement
+        "v = log1p((1 - c) * expm1(clip(-t, -80.0, 80.0)))",
+        "v = log1p((1 - c) * expm1(clip(-x, -40.0, 40.0)))",
+        "v = log1p((1 - t) * expm1(clip(-x, -80.0, 80.0)))",
     ],
 )
 def test_what_is_no_pair_stays(other: str) -> None:
@@ -132,8 +133,8 @@ def test_what_is_no_pair_stays(other: str) -> None:
 def test_opposite_distances_are_found(near: str, far: str) -> None:
     lines = [
         "w = x - t",
-        f"u = dl.log1p(0.25 * dl.expm1(dl.clip({near}, -80.0, 80.0)))",
-        f"v = dl.log1p(dl.expm1(dl.clip({far}, -80.0, 80.0)) * 0.75)",
+        f"u = log1p(0.25 * expm1(clip({near}, -80.0, 80.0)))",
+        f"v = log1p(expm1(clip({far}, -80.0, 80.0)) * 0.75)",
     ]
     entry = loop(lines, pair=True)
     assert logarithms("".join(entry.lines)) == 1

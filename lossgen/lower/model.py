@@ -1,4 +1,4 @@
-"""A kernel plan as names and lines of text: the view that the row templates render.
+"""A kernel plan as names and lines of text: what its row programs are made of.
 
 The templates own loops, memory and masks; everything a loss decides is a line of this model.
 """
@@ -12,9 +12,9 @@ from functools import cached_property
 
 from sympy import Expr, Symbol
 
-from lossgen.emit.names import exponential_names, named_weights, whole
 from lossgen.ir.plan import KernelPlan, Moment, StreamGradient
 from lossgen.ir.statistics import Centre, Form, Max, Sum
+from lossgen.lower.expressions import exponential_names, named_weights, whole
 from lossgen.spec.spelling import spelled
 
 __all__ = ["RowModel", "exponential_names", "whole"]

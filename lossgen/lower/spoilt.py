@@ -12,9 +12,9 @@ from collections.abc import Iterable
 
 from sympy import Dummy, Expr, Symbol
 
-from lossgen.emit.model import RowModel
 from lossgen.ir.ops import where
 from lossgen.ir.statistics import Max
+from lossgen.lower.model import RowModel
 
 __all__ = ["shows", "symbols_of", "unread"]
 

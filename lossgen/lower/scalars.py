@@ -1,4 +1,4 @@
-"""Row scalars as lines: from the state of the sweeps to the results and the coefficients.
+"""Row scalars: from the state of the sweeps to the results and the coefficients.
 
 Per form, from (m, a) or the saved (m, log a):   z = scale·(m - l_y) + log a,   lam = L - m
 Per sum, from its moments:                       T = exp(-κ·lam)·Σ binomial·(-lam)^(n-k)·M_k
@@ -6,34 +6,52 @@ Per sum, from its moments:                       T = exp(-κ·lam)·Σ binomial�
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from math import comb
 
 from sympy import Expr, Symbol, log
 
-from lossgen.emit.constants import CLAMP, FAR_GAP, LARGEST
-from lossgen.emit.model import RowModel, exponential_names
-from lossgen.emit.names import assignments
-from lossgen.emit.printers import TORCH, Dialect, Printer
-from lossgen.emit.spoilt import symbols_of, unread
-from lossgen.emit.sweep_triton import centred, joint
 from lossgen.ir.bernoulli import bernoulli
 from lossgen.ir.plan import Moment
+from lossgen.ir.program import (
+    EMPTY,
+    INFINITE,
+    Line,
+    Name,
+    Node,
+    Number,
+    as_node,
+    both,
+    call,
+    eq,
+    ne,
+    product,
+    total,
+    where,
+)
 from lossgen.ir.statistics import Form, Sum
+from lossgen.lower.constants import CLAMP, FAR_GAP, LARGEST
+from lossgen.lower.expressions import ROW, Lowering, assignments, exponential_names
+from lossgen.lower.model import RowModel
+from lossgen.lower.spoilt import symbols_of, unread
+from lossgen.lower.sweep import centred, joint
 
 __all__ = ["RowScalars"]
 
+_NOWHERE = Number(0.0)  # the gap of the pivot itself
+
 
 class RowScalars:
-    """The lines of one model in one language."""
+    """The lines of one model.
 
-    def __init__(self, model: RowModel, dialect: Dialect) -> None:
-        self.model, self.dialect = model, dialect
-        self.printer = Printer(dialect)
-        self.where = "torch.where" if dialect is TORCH else "tl.where"
+    ``sums_pivot``: the sums of the first sweep count an arg-max pivot, as it is not known yet; not
+    where a whole row is one tile.
+    """
+
+    def __init__(self, model: RowModel, sums_pivot: bool = True) -> None:
+        self.model, self.sums_pivot = model, sums_pivot
 
     # ------------------------------------------------------------------ the whole
-    def results(self, with_gradient: bool = False) -> list[str]:
+    def results(self, with_gradient: bool = False) -> list[Line]:
         """From the finished state to the results, everything that is saved, and, if the gradient
         follows at once, what it reads."""
         stable = self.model.plan.stable
@@ -42,20 +60,20 @@ class RowScalars:
         if with_gradient:
             wanted |= self._gradient_symbols()
         lines = self._settled(self.model.levels[-1], wanted, with_gradient)
-        clamped, printer = self._clamp(stable.clamp_loss, self.model.forms)
+        clamped, lowering = self._clamp(stable.clamp_loss, self.model.forms)
         targets = list(zip(self.model.outputs, stable.results, strict=True))
-        lines += clamped + assignments(targets, printer)
+        lines += clamped + assignments(targets, lowering)
         if stable.clamp_loss:  # what a clamped z leaves of infinity
-            inf, ends = 'float("inf")', [f"(z{f.index} != zc{f.index})" for f in self.model.forms]
+            ends = [ne(f"z{f.index}", f"zc{f.index}") for f in self.model.forms]
             for name, _ in targets:
-                high, low = (f"({name} {side}{LARGEST})" for side in ("> ", "< -"))
-                text = f"{self.where}({high}, {inf}, {self.where}({low}, -{inf}, {name}))"
-                lines.append(f"{name} = {self.where}({' | '.join(ends)}, {text}, {name})")
+                own = Name(name)
+                far = where(own > LARGEST, INFINITE, where(own < -LARGEST, EMPTY, own))
+                lines.append(Line(name, where(both(ends, "|"), far, own)))
         for name, value in targets:
             lines += self._shown(name, unread(self.model, value, with_sums=True))
         return lines
 
-    def between(self, level: int) -> list[str]:
+    def between(self, level: int) -> list[Line]:
         """From the state of the first ``level`` sweeps to what the next one needs."""
         following = self.model.sweep_models[level]
         wanted = {s for e in following.bodies for s in e.free_symbols}
@@ -64,7 +82,7 @@ class RowScalars:
         names = self.model.read(following.bodies)
         return lines + self._inverses(names, level)
 
-    def coefficients(self, saved: bool) -> list[str]:
+    def coefficients(self, saved: bool) -> list[Line]:
         """The row scalars of the gradient; ``saved``: from what the forward stored."""
         model, stable = self.model, self.model.plan.stable
         wanted: set[Symbol] = self._tops()
@@ -78,31 +96,31 @@ class RowScalars:
                 wanted |= gradient.at_y.free_symbols
                 value = _in_terms_of(gradient.at_y, known)
                 targets.append((f"grad_{gradient.stream}_y", value))
-        lines: list[str] = []
+        lines: list[Line] = []
         if saved:
             for form in model.forms:
                 lines += self._softmax(form, wanted, True, True)
             for level in model.levels:
                 lines += self._log_sums(level, wanted)
         forms = tuple(f for f in model.forms if f.z in wanted)
-        clamped, printer = self._clamp(stable.clamp_gradient, forms)
-        lines += clamped + assignments(targets, printer)
+        clamped, lowering = self._clamp(stable.clamp_gradient, forms)
+        lines += clamped + assignments(targets, lowering)
         if model.pivot != "none":
             for gradient in model.gradients:
                 missed = unread(model, gradient.at_y)
                 lines += self._shown(f"grad_{gradient.stream}_y", missed)
         return lines + self._inverses(model.gradient_names, model.levels[-1])
 
-    def _shown(self, result: str, missed: list[str]) -> list[str]:
+    def _shown(self, result: str, missed: list[str]) -> list[Line]:
         """NaN in a result where it is in a value that it does not read."""
-        return [f"{result} = {self.where}({n} == {n}, {result}, {n})" for n in missed]
+        return [Line(result, where(eq(n, n), result, n)) for n in missed]
 
     @property
-    def _even(self) -> str:
-        return self.printer(log(self.model.plan.stable.vocabulary.classes), 1)
+    def _even(self) -> Node:
+        return ROW(log(self.model.plan.stable.vocabulary.classes))
 
     # ------------------------------------------------------------------ parts
-    def _settled(self, level: int, wanted: set[Symbol], gradient: bool) -> list[str]:
+    def _settled(self, level: int, wanted: set[Symbol], gradient: bool) -> list[Line]:
         lines = []
         for k in range(1, level + 1):
             for form in self.model.forms:
@@ -113,113 +131,114 @@ class RowScalars:
                 lines += [self._sum(entry)] if entry.against is None else self._divergence(entry)
         return lines
 
-    def _softmax(self, form: Form, wanted: set[Symbol], saved: bool, gradient: bool) -> list[str]:
-        i, prefix, lines = form.index, self.dialect.prefix, []
+    def _softmax(self, form: Form, wanted: set[Symbol], saved: bool, gradient: bool) -> list[Line]:
+        i, lines = form.index, list[Line]()
         if saved and f"m{i}" not in self.model.saved:
             return []
+        z, la, lam = Name(f"z{i}"), Name(f"la{i}"), Name(f"lam{i}")
         if not saved:
-            lines.append(f"la{i} = {self.dialect.log}(a{i})")
+            lines.append(Line(la.name, call("log", f"a{i}")))
         if self.model.pivot == "argmax" and i == 0:
-            lines.append(f"z{i} = la{i}")
-            lines.append(f"lam{i} = {prefix}softplus(z{i})")
+            lines += [Line(z.name, la), Line(lam.name, call("softplus", z))]
         else:
-            gap, empty = self._gap(form), f'la{i} == float("-inf")'
+            gap = self._gap(form)
             if form.parts:  # a pivot that one part masks: its distance counts as finite
                 for k, _ in form.parts:
                     own = self._gap(self.model.forms[k])
-                    far = f"{prefix}clip({own}, -{FAR_GAP}, {FAR_GAP})"
-                    lines.append(f"gap{k} = {far if own != '0.0' else own}")
+                    far = own if own == _NOWHERE else call("clip", own, -FAR_GAP, FAR_GAP)
+                    lines.append(Line(f"gap{k}", far))
             else:
-                lines.append(f"ly{i} = {self.printer(form.base_y)}")
+                lines.append(Line(f"ly{i}", ROW(form.base_y)))
             # An empty set of other classes has log a = -inf and m = 0: z = -inf.
-            lines.append(f"z{i} = {gap} + la{i}")
+            lines.append(Line(z.name, gap + la))
             if self._uses_lam(form, wanted, saved, gradient):
-                lines.append(
-                    f"lam{i} = {self.where}(z{i} > 0.0, la{i} + {prefix}softplus(-z{i}), "
-                    f"{prefix}softplus(z{i}) - ({gap}))"
-                )
+                above, below = la + call("softplus", -z), call("softplus", z) - gap
+                lines.append(Line(lam.name, where(z > 0.0, above, below)))
                 if form.parts:
-                    lines.append(f"lam{i} = {self.where}({empty}, 0.0, lam{i})")
+                    lines.append(Line(lam.name, where(eq(la, EMPTY), 0.0, lam)))
+        m = Name(f"m{i}")
         if form.joint in wanted:
-            lines.append(f"joint{i} = m{i} + la{i} - ({joint(form, self.printer, 'lam{}')})")
+            apart = joint(form, ROW, lambda k: Name(f"lam{k}"))
+            lines.append(Line(f"joint{i}", m + la - apart))
         if form.top in wanted:
-            gap = self._gap(form)
-            lines.append(
-                f"top{i} = {self.where}(z{i} > 0.0, {prefix}log1p(rest{i} + "
-                f"{self.dialect.exp}(-({gap}))), {prefix}softplus(z{i}) - ({gap}))"
-            )
-            infinite = 'float("inf")'
-            lines.append(f'top{i} = {self.where}(la{i} == float("-inf"), {infinite}, top{i})')
+            gap, top = self._gap(form), Name(f"top{i}")
+            above = call("log1p", Name(f"rest{i}") + call("exp", -gap))
+            lines.append(Line(top.name, where(z > 0.0, above, call("softplus", z) - gap)))
+            lines.append(Line(top.name, where(eq(la, EMPTY), INFINITE, top)))
         if not saved and self._uses_lamu(form, wanted):
-            lines.append(f"lamu{i} = lam{i} - {self._even}")
+            lines.append(Line(f"lamu{i}", lam - self._even))
         if form.logu_y in wanted:
-            lines.append(
-                f"loguy{i} = {self.where}(z{i} > -1.0, -({self._gap(form)}) - lamu{i}, "
-                f"{self._even} - {prefix}softplus(z{i}))"
-            )
-        scaled = "" if form.scale == 1 else f"{self.printer(form.scale, 2)} * "
+            near, far = -self._gap(form) - Name(f"lamu{i}"), self._even - call("softplus", z)
+            lines.append(Line(f"loguy{i}", where(z > -1.0, near, far)))
+        largest = m if form.scale == 1 else ROW(form.scale) * m
         if form.O in wanted:
-            lines.append(f"O{i} = {scaled}m{i} + la{i}")
+            lines.append(Line(f"O{i}", largest + la))
         if form.L in wanted:
-            lines.append(f"L{i} = {scaled}m{i} + lam{i}")
+            lines.append(Line(f"L{i}", largest + lam))
             for k, rate in form.parts:
-                at = self.printer(rate * self.model.forms[k].scale * Symbol(f"m{k}"))
-                lines.append(f"L{i} = L{i} + {at}")
+                at = ROW(rate * self.model.forms[k].scale * Symbol(f"m{k}"))
+                lines.append(Line(f"L{i}", Name(f"L{i}") + at))
         return lines
 
-    def _log_sums(self, level: int, wanted: set[Symbol]) -> list[str]:
+    def _log_sums(self, level: int, wanted: set[Symbol]) -> list[Line]:
         """What divergences of a sweep are at y, and lse: log-sum-exps from the running maxima.
 
         Where the target is the largest of each row, it stands far above those maxima, and how
         much farther in one row than in the other is one accurate difference.
         """
-        lines: list[str] = []
+        lines: list[Line] = []
         for centre in self.model.plan.stable.centres:
             asked = {centre.lse, centre.symbol_y, centre.bernoulli} & wanted
             if centre.level != level or not asked:
                 continue
             if centre.bernoulli in asked:
                 z, other = (self.model.forms[k].z for k, _ in centre.softmaxes)
-                value = (str(centre.bernoulli), bernoulli(z, other))
-                lines += assignments([value], self.printer, f"{centre.bernoulli}_")
+                value = (centre.bernoulli.name, bernoulli(z, other))
+                lines += assignments([value], ROW, f"{centre.bernoulli}_")
             far = centre.lse in asked and len(centre.pairs) > 1 and self.model.pivot == "target"
-            origin = f" - {centre.at_largest}" if self.model.plan.stable.measures(centre) else ""
+            measured = self.model.plan.stable.measures(centre)
+            origin = [(-1, as_node(centre.at_largest.name))] if measured else []
             at_y = centre.at_y(self.model.forms)
             if centre.symbol_y in asked or far:
-                lines += centred(at_y, self.printer, self.where)
+                lines += centred(at_y, ROW)
             if centre.symbol_y in asked:
-                lines.append(f"{centre.symbol_y} = {at_y.symbol}{origin}")
+                lines.append(
+                    Line(centre.symbol_y.name, total([(1, Name(at_y.symbol.name)), *origin]))
+                )
             if centre.lse not in asked:
                 continue
-            name, own = centre.lse, []
+            name, parts = centre.lse.name, list[tuple[int, Node]]()
             for k, sign in centre.softmaxes:
-                own.append((f"{name}_{k}", self._gap(self.model.forms[k]), sign, k))
-                lines.append(
-                    f"{name}_{k} = {self.where}(z{k} > 0.0, la{k} + "
-                    f"{self.dialect.prefix}softplus(-z{k}), {self.dialect.prefix}softplus(z{k}))"
-                )
-            total = _signed((sign, part) for part, _, sign, _ in own)
+                z_k, la = Name(f"z{k}"), Name(f"la{k}")
+                above = la + call("softplus", -z_k)
+                value_k = where(z_k > 0.0, above, call("softplus", z_k))
+                lines.append(Line(f"{name}_{k}", value_k))
+                parts.append((sign, Name(f"{name}_{k}")))
             if self.model.pivot == "argmax":  # the maxima are those of all classes
-                lines.append(f"{name} = {total}{origin}")
+                lines.append(Line(name, total([(1, total(parts)), *origin])))
                 continue
-            rest = _signed((-s, f"{self.where}(z{k} > 0.0, 0.0, {gap})") for _, gap, s, k in own)
-            if len(own) > 1:
-                largest = " & ".join(f"(z{k} <= 0.0)" for *_, k in own)
-                rest = f"{self.where}({largest}, {at_y.symbol}, {rest})"
-            lines.append(f"{name} = {total} + ({rest}){origin}")
+            gaps = [
+                (-sign, where(Name(f"z{k}") > 0.0, 0.0, self._gap(self.model.forms[k])))
+                for k, sign in centre.softmaxes
+            ]
+            rest = total(gaps)
+            if len(gaps) > 1:
+                largest = both(Name(f"z{k}") <= 0.0 for k, _ in centre.softmaxes)
+                rest = where(largest, at_y.symbol.name, rest)
+            lines.append(Line(name, total([(1, total(parts) + rest), *origin])))
         return lines
 
-    def _gap(self, form: Form) -> str:
+    def _gap(self, form: Form) -> Node:
         """scale·(m - base_y) - shift_y: how far the largest other exponent is above l_y."""
-        i = form.index
+        i, m = form.index, Name(f"m{form.index}")
         if form.parts:
-            return f"(m{i} + {joint(form, self.printer, 'gap{}')})"
+            return m + joint(form, ROW, lambda k: Name(f"gap{k}"))
         if self.model.pivot == "argmax" and i == 0:
-            return "0.0"
-        gap = f"(m{i} - ly{i})"
+            return _NOWHERE
+        gap: Node = m - as_node(f"ly{i}")
         if form.scale != 1:
-            gap = f"{self.printer(form.scale, 2)} * {gap}"
-        return gap if form.shift_y == 0 else f"{gap} - {self.printer(form.shift_y, 2)}"
+            gap = ROW(form.scale) * gap
+        return gap if form.shift_y == 0 else gap - ROW(form.shift_y)
 
     def _uses_lam(self, form: Form, wanted: set[Symbol], saved: bool, gradient: bool) -> bool:
         finishes = not saved and any(s.form == form.index and not s.others for s in self.model.sums)
@@ -248,85 +267,79 @@ class RowScalars:
         owners = {m.form for m in self.model.maxes if m.rise.name in names}
         return {f.top for f in self.model.forms if f.index in owners}
 
-    def _sum(self, entry: Sum) -> str:
+    def _sum(self, entry: Sum) -> Line:
         """A finished sum."""
         moment = Moment(
             "", entry.form, entry.kappa, entry.power, entry.weight, entry.centre, level=entry.level
         )
+        name = entry.symbol.name
         if entry.form is None:
-            text = self.model.lower(moment, 0)
-            counted = self.dialect.sums_pivot and entry.level == 1
-            if self.model.pivot == "argmax" and counted:
-                at_pivot = entry.body.xreplace(self.model.plan.stable.vocabulary.at_y)
-                text += f" - {self.printer(at_pivot, 2)}"
-            return f"{entry.symbol} = {text}"
+            value: Node = Name(self.model.lower(moment, 0))
+            if self.model.pivot == "argmax" and self.sums_pivot and entry.level == 1:
+                value = value - ROW(entry.body.xreplace(self.model.plan.stable.vocabulary.at_y))
+            return Line(name, value)
         i, n = entry.form, entry.power
+        la, lam, empty = Name(f"la{i}"), Name(f"lam{i}"), eq(f"la{i}", EMPTY)
         if entry.others:  # b/a, and nothing where there is no other class
-            return (
-                f'{entry.symbol} = {self.where}(la{i} == float("-inf"), 0.0, '
-                f"{self.dialect.exp}(-la{i}) * {self.model.lower(moment, 0)})"
-            )
-        terms: list[str] = []
+            share = call("exp", -la) * Name(self.model.lower(moment, 0))
+            return Line(name, where(empty, 0.0, share))
+        terms: list[tuple[int, Node]] = []
         for power in range(n, -1, -1):
-            sign = " - " if (n - power) % 2 else (" + " if terms else "")
-            scale = [str(float(comb(n, power)))] if comb(n, power) > 1 else []
-            factors = [*scale, *[f"lam{i}"] * (n - power), self.model.lower(moment, power)]
-            terms.append(sign + " * ".join(factors))
-        total = "".join(terms)
+            scale = [Number(float(comb(n, power)))] if comb(n, power) > 1 else []
+            own = Name(self.model.lower(moment, power))
+            sign = -1 if (n - power) % 2 else 1
+            terms.append((sign, product([*scale, *[lam] * (n - power), own])))
+        value = total(terms)
         if entry.kappa != 0:
-            exponent = self.printer(-entry.kappa * Symbol(f"lam{i}"))
-            total = f"{self.dialect.exp}({exponent}) * ({total})"
+            value = call("exp", ROW(-entry.kappa * Symbol(lam.name))) * value
             if self.model.pivot != "argmax" or i != 0:  # lam may be anything without other classes
-                total = f'{self.where}(la{i} == float("-inf"), 0.0, {total})'
-        return f"{entry.symbol} = {total}"
+                value = where(empty, 0.0, value)
+        return Line(name, value)
 
-    def _divergence(self, entry: Sum) -> list[str]:
+    def _divergence(self, entry: Sum) -> list[Line]:
         """Σ R·log(R/R') = Σ R·δ + log(A'/A), and nothing where there is no other class.
 
         A'/A is 1 + gap/A where it is near 1.
         """
-        i, k, name, prefix = entry.form, entry.against, entry.symbol, self.dialect.prefix
-        mean, gap = self.model.between(entry)
-        near = f"(2.0 * {gap} < a{i}) & (-2.0 * {gap} < a{i})"
-        inf = 'float("inf")'
-        apart = f"{self.where}({near}, {prefix}log1p({gap} / a{i}), la{k} - la{i})"
-        whole = f"{self.where}({name} == {inf}, {name}, {name} + {apart})"
+        name, a = Name(entry.symbol.name), Name(f"a{entry.form}")
+        la, la_other = Name(f"la{entry.form}"), Name(f"la{entry.against}")
+        mean, gap = map(Name, self.model.between(entry))
+        near = (2.0 * gap < a) & (-2.0 * gap < a)
+        apart = where(near, call("log1p", gap / a), la_other - la)
+        whole = where(eq(name, INFINITE), name, name + apart)
         centre = self.model.centre(entry.centre)
-        origin = f" + {centre.at_largest}" if centre in self.model.measured else ""
+        value: Node = mean / a
+        if centre in self.model.measured:
+            value = value + as_node(centre.at_largest.name)
         return [
-            f"{name} = {mean} / a{i}{origin}",  # infinite where the other softmax masks a class
-            f"{name} = {self.where}(la{i} == -{inf}, 0.0, {whole})",
+            Line(name.name, value),  # infinite where the other softmax masks a class
+            Line(name.name, where(eq(la, EMPTY), 0.0, whole)),
         ]
 
-    def _inverses(self, names: set[str], level: int) -> list[str]:
+    def _inverses(self, names: set[str], level: int) -> list[Line]:
         """1/Σ exp(t), over all classes and over the others, for the tiles' p and R."""
-        lines = []
+        lines: list[Line] = []
         for form in self.model.forms:
             i = form.index
             if form.level > level:
                 continue
-            for weight, inverse, total in (("p", "pinv", "lam"), ("r", "rinv", "la")):
-                if f"{weight}{i}" in names:  # nothing where there is no other class
-                    text = f"{self.dialect.exp}(-{total}{i})"
-                    empty = f'la{i} == float("-inf")'
-                    lines.append(f"{inverse}{i} = {self.where}({empty}, 0.0, {text})")
-                if f"{weight}{i}" in names and total == "la" and self.model.pivot == "argmax":
-                    over = f'{inverse}{i} == float("inf")'  # r of classes 90 below the pivot: 0·∞
-                    lines.append(f"{inverse}{i} = {self.where}({over}, {CLAMP}, {inverse}{i})")
+            empty = eq(f"la{i}", EMPTY)  # nothing where there is no other class
+            for weight, log_sum in (("p", "lam"), ("r", "la")):
+                if f"{weight}{i}" not in names:
+                    continue
+                inverse = Name(f"{weight}inv{i}")
+                value = where(empty, 0.0, call("exp", -as_node(f"{log_sum}{i}")))
+                lines.append(Line(inverse.name, value))
+                if log_sum == "la" and self.model.pivot == "argmax":
+                    over = eq(inverse, INFINITE)  # r of classes 90 below the pivot: 0·∞
+                    lines.append(Line(inverse.name, where(over, CLAMP, inverse)))
         return lines
 
-    def _clamp(self, clamp: bool, forms: tuple[Form, ...]) -> tuple[list[str], Printer]:
+    def _clamp(self, clamp: bool, forms: tuple[Form, ...]) -> tuple[list[Line], Lowering]:
         if not clamp:
-            return [], self.printer
-        lines = [
-            f"zc{f.index} = {self.dialect.prefix}clip(z{f.index}, -{CLAMP}, {CLAMP})" for f in forms
-        ]
-        return lines, Printer(self.dialect, {f.z: f"zc{f.index}" for f in forms})
-
-
-def _signed(terms: Iterable[tuple[int, str]]) -> str:
-    """Their sum as text."""
-    return " ".join(f"{'-' if sign < 0 else '+'} {text}" for sign, text in terms).removeprefix("+ ")
+            return [], ROW
+        lines = [Line(f"zc{f.index}", call("clip", f"z{f.index}", -CLAMP, CLAMP)) for f in forms]
+        return lines, Lowering(ROW.exp, {f.z: Name(f"zc{f.index}") for f in forms})
 
 
 def _in_terms_of(expr: Expr, known: dict[Expr, Symbol]) -> Expr:

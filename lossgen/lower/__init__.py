@@ -1,0 +1,1 @@
+"""A kernel plan as row programs: functions of ``lossgen.ir.program`` in single assignments."""
