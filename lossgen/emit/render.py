@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import textwrap
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -28,13 +29,12 @@ from lossgen.emit.torch_arithmetic import load_torch, measured
 from lossgen.errors import CompilerBug
 from lossgen.ir.given import Given
 from lossgen.ir.ops import BUILTINS, OPS
-from lossgen.ir.program import REDUCTIONS, Call, Line, walk
+from lossgen.ir.program import REDUCTIONS, Call, Function, walk
 from lossgen.ir.show import differences
 from lossgen.lower.constants import FAR, MASKED
-from lossgen.lower.merge import merge
+from lossgen.lower.functions import lowered
 from lossgen.lower.model import RowModel
 from lossgen.lower.scalars import RowScalars
-from lossgen.lower.sweep import gradient, lift
 from lossgen.passes.inaccurate import Inaccurate
 from lossgen.paths import templates_dir
 from lossgen.spec.model import Input, LossSpec
@@ -104,12 +104,14 @@ def _measured(compiled: Compiled, views: list[_VariantView]) -> Compiled:
 
 @cache
 def _environment() -> jinja2.Environment:
-    return jinja2.Environment(
+    made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(templates_dir()),
         undefined=jinja2.StrictUndefined,
         keep_trailing_newline=True,
         autoescape=False,
     )
+    made.filters["triton"] = lambda function: TRITON.lines(function.lines)
+    return made
 
 
 def _digest(text: str) -> str:
@@ -253,38 +255,22 @@ class _VariantView:
         rule = "=" * 86
         self.comment = python_comment([rule, title, *(f"  {line}" for line in comments), rule])
         self.c_comment = c_comment([f"   {line}" for line in comments])
-        stable, sweeps = model.plan.stable, model.sweep_models
+        stable = model.plan.stable
         self.target = model.pivot == "target"
         self.uses = sorted(stable.uses)
         self.gradients = model.gradients
         self.arithmetic = stable.arithmetic
         self.far, self.masked = FAR, MASKED
-        scalars, tiles = RowScalars(model), {s.level: lift(s) for s in sweeps}
-        self.lift = {level: TRITON.lines(lines) for level, lines in tiles.items()}
-        self.merge = {s.level: TRITON.lines(merge(s)) for s in sweeps}
-        self.between = {s.level: TRITON.lines(scalars.between(s.level)) for s in sweeps[:-1]}
-        self.known_after = {s.level: sweeps[s.level].known for s in sweeps[:-1]}
-        self.between_arguments = {
-            s.level: _unique(model.row_context, *(e.state for e in sweeps[: s.level]))
-            for s in sweeps[:-1]
-        }
-        self.finish_arguments = _unique(model.row_context, model.state)
-        self.gradient = TRITON.lines(gradient(model))
-        self.work = max(map(_operations, [*tiles.values(), gradient(model)]))
-        self.finish = TRITON.lines(scalars.results())
-        self.coefficients = TRITON.lines(scalars.coefficients(saved=True))
-        self.gradient_arguments = _unique(
-            ["cols"],
-            ["y"] if self.target else [],
-            ["pivot", *model.at_y] if model.pivot == "argmax" else [],
-            model.tile_context,
-            model.coefficient_names,
-        )
-        state = set(model.state)
-        self.finished = [n for n in model.saved if n not in state]
+        scalars, program = RowScalars(model), lowered(model)
+        self.lift = _by_level(program.lifts)
+        self.merge = _by_level(program.merges)
+        self.between = _by_level(program.betweens)
+        self.finish, self.coefficients = program.finish, program.coefficients
+        self.gradient = program.gradient
+        self.work = max(map(_operations, [*program.lifts, program.gradient]))
         results = model.outputs
         self.loss_names = ["loss_row"] if not stable.outputs else results
-        self.results = [*results, *self.finished]
+        self.finished = [n for n in program.finish.results if n not in results]
         self.parameters_tuple = repr(tuple(map(said, model.parameters)))
         self.inputs_tuple = repr(tuple(map(said, model.inputs)))
         self.streams_tuple = repr(tuple(map(said, model.streams)))
@@ -317,8 +303,13 @@ class _VariantView:
         return getattr(self._model, name)
 
 
-def _operations(lines: list[Line]) -> int:
+def _by_level(functions: Iterable[Function]) -> dict[int, Function]:
+    return dict(enumerate(functions, 1))
+
+
+def _operations(function: Function) -> int:
     """A rough count: a line is one, a reduction another, a function of the vocabulary four."""
+    lines = function.lines
     calls = [n.op for line in lines for n in walk(line.value) if isinstance(n, Call)]
     reductions = sum(op in REDUCTIONS or op == "take" for op in calls)
     return len(lines) + reductions + 4 * sum(op in BUILTINS or op in OPS for op in calls)

@@ -33,6 +33,7 @@ __all__ = [
     "NO_CLASS",
     "REDUCTIONS",
     "Call",
+    "Function",
     "Line",
     "Name",
     "Node",
@@ -140,6 +141,15 @@ class Line:
 
     name: str
     value: Node
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """Lines from its arguments to its results, all of them by name."""
+
+    arguments: tuple[str, ...]
+    lines: tuple[Line, ...]
+    results: tuple[str, ...]
 
 
 EMPTY = Number(float("-inf"))

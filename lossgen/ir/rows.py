@@ -1,6 +1,6 @@
 """A whole row program, statistics included, in mpmath, with sums as defined.
 
-``ir.rounded_rows`` has the same program as the kernels compute it.
+``lower.rows`` runs the program as the kernels do.
 """
 
 from __future__ import annotations

@@ -36,9 +36,9 @@ from sympy import Expr
 from lossgen.errors import CompileError
 from lossgen.ir.evaluate import evaluated
 from lossgen.ir.literal import Truth
-from lossgen.ir.rounded_rows import rounded_rows
 from lossgen.ir.rows import Row
 from lossgen.ir.stages import StableLoss
+from lossgen.lower.rows import RoundedRows
 from lossgen.passes.climb import neighbours
 from lossgen.passes.condition import (
     of_gradient,
@@ -51,6 +51,7 @@ from lossgen.passes.condition import (
 from lossgen.passes.inaccurate import Inaccurate, check_defaults
 from lossgen.passes.samples import parameter_points, sample_rows
 from lossgen.passes.scalar import certify_scalar, is_scalar
+from lossgen.passes.schedule import schedule
 from lossgen.passes.truth import (
     agree,
     as_written,
@@ -124,7 +125,7 @@ def _certified(stable: StableLoss) -> StableLoss:
     worst = Worst(stable.spec, stable.arithmetic, stable.masks)
     if is_scalar(stable):
         certify_scalar(stable, worst)
-    trial = Trial(stable, worst, partial(rounded_rows, stable))
+    trial = Trial(stable, worst, RoundedRows(schedule(stable)))
     trial.take(sample_rows(stable))
     if not worst.real:
         raise CompileError(

@@ -16,11 +16,12 @@ import pytest
 import torch
 
 import lossgen
-from lossgen.ir.rounded_rows import rounded_rows
 from lossgen.ir.rows import Row
 from lossgen.ir.stages import StableLoss
+from lossgen.lower.rows import RoundedRows
 from lossgen.passes.differentiate import differentiate
 from lossgen.passes.parse import parse
+from lossgen.passes.schedule import schedule
 from lossgen.passes.stabilize import stabilize
 from lossgen.spec.load import load_text
 from lossgen.spec.model import LossSpec
@@ -134,7 +135,7 @@ def test_classes_that_dominate(name: str) -> None:
     """Off by 2 % to 100 %, infinite or NaN before, as 1 - p, a power of two halves or a sum that
     underflows: each is a log-sum-exp of its own now."""
     loss = spec(*FORMULAS[name])
-    program, judge = stable(loss), Judge(loss)
+    program, judge = RoundedRows(schedule(stable(loss))), Judge(loss)
     for x in rows():
         if max(x) - x[1] > _OVERFLOW.get(name, INF) or max(x) - min(x) > _UNDERFLOW.get(name, INF):
             continue
@@ -143,7 +144,7 @@ def test_classes_that_dominate(name: str) -> None:
             streams = {} if vocab else {"c": tuple(map(float, c))}
             defaults = {n: p.default for n, p in loss.parameters.items()}
             row = Row(x, 1, vocab, {}, defaults, streams)
-            ((value,),), ((grad,),) = rounded_rows(program, [row])
+            ((value,),), ((grad,),) = program([row])
             judge(x, {"c": c}, float(value), grad)
     assert not judge.wrong, "\n".join(judge.wrong[:10])
     assert judge.judged > 10
@@ -165,7 +166,7 @@ def test_a_weight_of_zero_beside_infinity(formula: str, values: Any) -> None:
     c = (c[0], c[1], 0.0) if x[2] == -INF else c
     loss = spec(formula)
     row = Row(x, 1, {}, {}, {}, {"c": c})
-    ((value,),), ((grad,),) = rounded_rows(stable(loss), [row])
+    ((value,),), ((grad,),) = RoundedRows(schedule(stable(loss)))([row])
     judge = Judge(loss)
     judge(tuple(max(v, -1e6) for v in x), {"c": c}, value, grad)
     assert math.isfinite(value)
