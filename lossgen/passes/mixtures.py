@@ -8,6 +8,7 @@
     1 - p^k            →   -expm1(k·log p)
     log(1 - p)         →   log1mexp(-log p)
     a / expm1(a)       →   recipexpm1x(a)
+    p^2·p^-t           →   p^(2 - t)                        the second alone is infinite at p = 0
 
 The first two need the weight p (or q): d is clipped to ±80 there, an error of e^-80 that keeps a
 class of probability zero from making 0·∞.  Classes and the row's own P, Q obey the same rules.
@@ -46,10 +47,26 @@ def stabilize_class(expr: Expr, forms: tuple[Form, ...]) -> tuple[Expr, set[str]
         rewriter.fired.add("excess_over_uniform")
     result = rewriter(expr.xreplace(powers), {})
     result = rewriter.complements(result)
+    whole, result = result, _one_power(result, logs)
+    if whole != result:
+        rewriter.fired.add("one_power")
     back = result.replace(
         lambda e: isinstance(e, Pow) and e.base in logs, lambda e: exp(e.exp * logs[e.base])
     )
     return back.xreplace({d: exp(v) for d, v in logs.items()}), rewriter.fired
+
+
+def _one_power(expr: Expr, bases: Mapping[Expr, Expr]) -> Expr:
+    """A power of p that may grow beside another: SymPy keeps p^2·p^-t apart."""
+    if not expr.args or not expr.free_symbols & set(bases):
+        return expr
+    expr = expr.func(*(_one_power(a, bases) for a in expr.args))
+    for base in bases if isinstance(expr, Mul) else ():
+        own = [f for f in expr.args if f.as_base_exp()[0] == base]
+        powers = [f.as_base_exp()[1] for f in own]
+        if len(own) > 1 and not all(e.is_nonnegative for e in powers):
+            expr = Mul(*(f for f in expr.args if f not in own), base ** Add(*powers))
+    return expr
 
 
 def stabilize_mixtures(

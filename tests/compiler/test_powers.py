@@ -9,8 +9,10 @@ import pytest
 import torch
 import triton
 import triton.language as tl
+from sympy import exp
 
 import lossgen
+from lossgen.compiler import compile_loss
 from lossgen.runtime import device
 from lossgen.spec.load import load_text
 from lossgen.verify.reference import Arguments
@@ -64,6 +66,23 @@ def test_powers_at_zero(formula: str, tmp_path: Path) -> None:
             torch.testing.assert_close(found[known], slopes["logits"][known], rtol=1e-4, atol=1e-5)
             if k >= 1:
                 assert bool(found.isfinite().all()), what
+
+
+def test_powers_of_one_probability_are_one() -> None:
+    """p^2·p^-t/(2·p^t - t·p^t) was 0·∞/0 at a masked class of the bi-tempered loss, and refused."""
+    compiled = compile_loss(
+        load_text(
+            'name: t\nparameters: {t: {default: 0.8, domain: "[0, 1)"}}\n'
+            "transform: (1 - p[y]**(1 - t))/(1 - t) - (1 - sum(p**(2 - t)))/(2 - t)\n"
+        )
+    )
+    stable = compiled.variants[0].stable
+    assert "one_power" in stable.rules
+    (gradient,) = stable.gradients
+    logp = stable.forms[0].logp
+    bases = {basis for _, basis in gradient.terms}
+    t = stable.vocabulary.parameters["t"]
+    assert any(exp(logp * (2 - t)).equals(basis) for basis in bases)
 
 
 @triton.jit
