@@ -14,9 +14,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from lossgen.emit.c_text import function
-from lossgen.emit.program_c import Program, Statement, is_pivot_mask
+from lossgen.emit.program_c import Program, Statement
 from lossgen.emit.sweep_c import Loop
-from lossgen.ir.program import COMPARISONS, EMPTY, Call, Name, Node, Number, rewritten, walk
+from lossgen.ir.program import (
+    COMPARISONS,
+    EMPTY,
+    Call,
+    Name,
+    Node,
+    Number,
+    is_pivot_mask,
+    rewritten,
+    walk,
+)
 
 __all__ = ["PRICE", "Keys", "keep"]
 

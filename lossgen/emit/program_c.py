@@ -24,9 +24,10 @@ from lossgen.ir.program import (
     renamed,
     rewritten,
     variables,
+    without_padding,
 )
 
-__all__ = ["Program", "Reduction", "Statement", "is_pivot_mask"]
+__all__ = ["Program", "Reduction", "Statement"]
 
 _TILE = CText(tile=True)
 _IDENTITY = {"sum": "0", "max": "-INFINITY", "max_or_nan": "-INFINITY", "min": "INT_MAX"}
@@ -71,20 +72,6 @@ class Statement:
 _INSIDE = Name("inside")
 
 
-def _without_padding(node: Node) -> Node:
-    """``inside`` is true, as nothing is padding."""
-
-    def change(entry: Node) -> Node | None:
-        match entry:
-            case Call(op="&", args=[first, second]) if first == _INSIDE:
-                return _without_padding(second)
-            case Call(op="select", args=[condition, value, _]) if condition == _INSIDE:
-                return _without_padding(value)
-        return None
-
-    return rewritten(node, change)
-
-
 class Program:
     """Lines in single assignment, with the reductions taken out of the expressions."""
 
@@ -101,7 +88,7 @@ class Program:
             self._add(line)
 
     def _add(self, line: Line) -> None:
-        target, value = line.name, _without_padding(renamed(line.value, self.names))
+        target, value = line.name, without_padding(renamed(line.value, self.names))
         value = self._without_reductions(value)
         if value == _INSIDE:
             self.names[target] = "inside"
@@ -214,11 +201,3 @@ class Program:
 
     def _reads(self, values: Iterable[Node]) -> set[str]:
         return {n for n in self.tile_lines(values)[1] if not n.endswith("_ptr")}
-
-
-def is_pivot_mask(node: Node) -> bool:
-    """cols != pivot, which holds for every class that counts."""
-    match node:
-        case Call(op="!=", args=[Name(name="cols"), at]):
-            return variables(at) <= {"y", "pivot"}
-    return False

@@ -20,10 +20,10 @@ from lossgen.compiler import Compiled, compile_loss, dearest
 from lossgen.emit.allowed import check_module
 from lossgen.emit.module_names import ModuleNames
 from lossgen.emit.normalizer import literal, normalizer
-from lossgen.emit.printers import TORCH, TRITON
+from lossgen.emit.printers import TRITON
 from lossgen.emit.row_c import CRow, wrapped
 from lossgen.emit.signature import functions
-from lossgen.emit.sweep_torch import TorchSweep, values_at_y
+from lossgen.emit.sweep_torch import TorchProgram
 from lossgen.emit.text import c_comment, python_comment, python_docstring
 from lossgen.emit.torch_arithmetic import load_torch, measured
 from lossgen.errors import CompilerBug
@@ -34,7 +34,6 @@ from lossgen.ir.show import differences
 from lossgen.lower.constants import FAR, MASKED
 from lossgen.lower.functions import lowered
 from lossgen.lower.model import RowModel
-from lossgen.lower.scalars import RowScalars
 from lossgen.passes.inaccurate import Inaccurate
 from lossgen.paths import templates_dir
 from lossgen.spec.model import Input, LossSpec
@@ -261,7 +260,7 @@ class _VariantView:
         self.gradients = model.gradients
         self.arithmetic = stable.arithmetic
         self.far, self.masked = FAR, MASKED
-        scalars, program = RowScalars(model), lowered(model)
+        program = lowered(model)
         self.lift = _by_level(program.lifts)
         self.merge = _by_level(program.merges)
         self.between = _by_level(program.betweens)
@@ -281,21 +280,9 @@ class _VariantView:
             *model.inputs,
             *model.parameters,
         ]
-        forward, fused = TorchSweep(model, False), TorchSweep(model, True)
         self.torch_loss = "loss" if results == ["loss"] else f"torch.cat([{', '.join(results)}], 1)"
         self.torch_setup = ["V = float(x.shape[1])"] if model.needs_classes else []
-        outputs = [f"{n} = g[:, {k} : {k + 1}]" for k, n in enumerate(model.cotangents)]
-        self.torch_forward = forward.lines() + TORCH.lines(scalars.results())
-        self.torch_fused = (
-            outputs
-            + fused.lines()
-            + TORCH.lines(scalars.results(with_gradient=True))
-            + TORCH.lines(scalars.coefficients(saved=False))
-            + fused.gradient()
-        )
-        self.torch_reload = outputs + _reload(model)
-        self.torch_coefficients_saved = TORCH.lines(scalars.coefficients(saved=True))
-        self.torch_backward = forward.gradient()
+        self.torch = TorchProgram(model)
         view = _environment().get_template("row_c.jinja").render(v=self, c=CRow(model))
         self.c_source = wrapped(view)
 
@@ -317,13 +304,6 @@ def _operations(function: Function) -> int:
 
 def _unique(*lists: list[str]) -> list[str]:
     return list(dict.fromkeys(name for names in lists for name in names))
-
-
-def _reload(model: RowModel) -> list[str]:
-    lines = [f"{n} = saved[{k}].unsqueeze(1)" for k, n in enumerate(model.saved)]
-    if model.pivot == "argmax":
-        lines.append("pivot = pivot.to(torch.int64)")
-    return lines + values_at_y(model)
 
 
 def _suffixes(compiled: Compiled) -> list[str]:

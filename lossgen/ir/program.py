@@ -16,6 +16,7 @@ tile; the vocabulary of :mod:`lossgen.ir.ops` by name; and
     fmax, fmin   of two values, dropping NaN
     number       a class index as a number;  ``index`` a number as a class index
     take         (v, k): the class value v at the class k
+    put          (v, k, w): the class value v, but w at the class k; of whole rows only
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ __all__ = [
     "call",
     "eq",
     "is_condition",
+    "is_pivot_mask",
     "ne",
     "product",
     "renamed",
@@ -51,6 +53,7 @@ __all__ = [
     "variables",
     "walk",
     "where",
+    "without_padding",
 ]
 
 ARITHMETIC = ("+", "-", "*", "/", "neg")
@@ -247,6 +250,28 @@ def rewritten(node: Node, change: Callable[[Node], Node | None]) -> Node:
     if isinstance(node, Call):
         return Call(node.op, tuple(rewritten(a, change) for a in node.args))
     return node
+
+
+def without_padding(node: Node) -> Node:
+    """Of a whole row: ``inside`` is true."""
+
+    def change(entry: Node) -> Node | None:
+        match entry:
+            case Call(op="&", args=[Name(name="inside"), second]):
+                return without_padding(second)
+            case Call(op="select", args=[Name(name="inside"), value, _]):
+                return without_padding(value)
+        return None
+
+    return rewritten(node, change)
+
+
+def is_pivot_mask(node: Node) -> bool:
+    """cols != pivot, which holds for every class that counts."""
+    match node:
+        case Call(op="!=", args=[Name(name="cols"), at]):
+            return variables(at) <= {"y", "pivot"}
+    return False
 
 
 def renamed(node: Node, names: Mapping[str, str]) -> Node:
