@@ -63,7 +63,8 @@ class RoundedRows:
             known |= execute(self.functions.coefficients, known, self.real)
         slopes = execute(self.functions.gradient, known | columns, self.real)
         gradients = [self._written(known, columns, n, v) for n, v in slopes.items()]
-        return np.concatenate(results, 1).astype(np.float32), gradients
+        with np.errstate(over="ignore"):
+            return np.concatenate(results, 1).astype(np.float32), gradients
 
     # ------------------------------------------------------------------ what kernels load
     def _given(self, rows: Sequence[Row]) -> tuple[Known, Known]:

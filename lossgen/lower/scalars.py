@@ -85,7 +85,7 @@ class RowScalars:
     def coefficients(self, saved: bool) -> list[Line]:
         """The row scalars of the gradient; ``saved``: from what the forward stored."""
         model, stable = self.model, self.model.plan.stable
-        wanted: set[Symbol] = self._tops()
+        wanted = self._tops() | self._of_exponents
         targets: list[tuple[str, Expr]] = []
         for scalar in model.plan.coefficients:
             wanted |= scalar.expr.free_symbols
@@ -120,8 +120,14 @@ class RowScalars:
         return ROW(log(self.model.plan.stable.vocabulary.classes))
 
     # ------------------------------------------------------------------ parts
+    @property
+    def _of_exponents(self) -> set[Symbol]:
+        """What later softmaxes are scaled and measured by."""
+        later = [f for f in self.model.forms if f.level > 1]
+        return symbols_of(e for f in later for e in (f.scale, f.base_y, f.shift_y))
+
     def _settled(self, level: int, wanted: set[Symbol], gradient: bool) -> list[Line]:
-        lines = []
+        lines, wanted = [], wanted | self._of_exponents
         for k in range(1, level + 1):
             for form in self.model.forms:
                 if form.level == k:

@@ -127,7 +127,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "unguarded_moment",
         "0 times -inf at a masked class",
-        r"u0 = tl\.maximum\(t0, -1\.0e18\)",
+        r"u0 = tl\.maximum\(t0, -1e18\)",
         "u0 = t0",
     ),
     Mutation(
@@ -320,16 +320,16 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "torch_forgotten_grad_output",
         "grad_output does not reach the target's gradient",
-        r"\(grad_x_y \* g\)\.expand_as",
-        "grad_x_y.expand_as",
+        r"grad_x_y \* g \+ torch\.zeros_like",
+        "grad_x_y + torch.zeros_like",
         "grad_output",
         "torch",
     ),
     Mutation(
         "torch_wrong_sign",
         "the other classes' gradient points downhill",
-        r"e0\.mul_\(g \* rinv0",
-        "e0.mul_(-g * rinv0",
+        r"e0\.mul_\(c0 \* rinv0",
+        "e0.mul_(-c0 * rinv0",
         backend="torch",
     ),
     Mutation(

@@ -111,7 +111,7 @@ def test_variants_share_one_arithmetic():
     """An option that needs float64 takes the plain call with it: a module has one."""
     more = (
         'parameters:\n  k: {default: 0, off: 0, domain: "[0, 4]"}\n'
-        'regularizer:\n  - {name: entropy, weight: k, value: "sum(p*logp) + log(V)"}\n'
+        'regularizer:\n  - {name: floor, weight: k, value: "-log(p[y] + 1e-8)"}\n'
     )
     compiled = _compiled("-logp[y]", more)
     assert [v.stable.arithmetic for v in compiled.variants] == ["float64", "float64"]
