@@ -40,7 +40,7 @@ class Elementwise(Function):
             return None
         with mpmath.workprec(prec + 10):
             value = MPMATH[self.func.__name__](*(v._to_mpmath(prec + 10) for v in values))
-        return Float._new(value._mpf_, prec)
+        return Float._new(mpmath.mpf(value)._mpf_, prec)  # a clip of 0 is an int
 
 
 class Unary(Elementwise):

@@ -242,6 +242,7 @@ def _shake(spec: Spec, row: Row, random: Random) -> Row:
         row,
         x=tuple(map(move, row.x)),
         classes={n: vector(n, v) for n, v in row.classes.items()},
+        scalars={n: move(v) for n, v in row.scalars.items()},
     )
 
 
