@@ -192,9 +192,14 @@ def _rooted(expr: Expr) -> Expr:
     found = {}
     for power in expr.atoms(Pow):
         halves = 2 * power.exp
-        if halves.is_Integer and halves % 2 and halves < 0 and not power.base.is_positive:
+        if halves.is_Integer and halves % 2 and halves < 0 and _may_vanish(power.base):
             found[power] = safe_rsqrt(power.base) ** -halves
     return expr.xreplace(found) if found else expr
+
+
+def _may_vanish(base: Expr) -> bool:
+    """0 in float32? What is positive is, where a probability underflows."""
+    return not base.is_positive or base.has(exp, Function)
 
 
 def named_weights(expr: Expr, forms: tuple[Form, ...]) -> tuple[Expr, set[str]]:

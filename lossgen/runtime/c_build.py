@@ -205,7 +205,7 @@ def _kept(path: Path, name: str) -> ctypes.CDLL | None:
 def _opened(path: Path, name: str) -> ctypes.CDLL:
     try:
         found = ctypes.CDLL(str(path))
-    except OSError as error:
+    except (OSError, UnicodeDecodeError) as error:  # the loader quotes the path, whatever it is
         raise _NotLoaded(f"the C compiler's library cannot be loaded: {error}") from error
     try:
         made = (ctypes.c_char * (len(name) + 1)).in_dll(found, "lossgen_program")

@@ -74,7 +74,7 @@ class _RowGradients:
 
     def add(self, take: Take, gradient: Tensor, hidden: Tensor | None = None) -> None:
         """``gradient`` [R, V] of the rows that were taken."""
-        self.out[take] = gradient
+        self.out[take] = gradient.to(self.out.dtype)
 
     def finish(self) -> tuple[Tensor]:
         return (self.out,)

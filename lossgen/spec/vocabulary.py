@@ -114,6 +114,7 @@ _ALIASES = {
     "K": "V",
     "C": "V",
     "n_classes": "V",
+    "num_classes": "V",
     "logits": "x",
     "detach": "stop_gradient",
     "sg": "stop_gradient",
@@ -169,7 +170,9 @@ _INSTEAD = {
     **dict.fromkeys(("pt", "p_t", "p_y", "py", "prob", "p_true"), "write p[y]"),
     **dict.fromkeys(("y_true", "ytrue", "one_hot_target"), "write onehot, the indicator of y"),
     "e": "write exp(…)",
-    "kl_div": "write sum(t * (log(t) - logp)), where t is an input of kind class",
+    **dict.fromkeys(
+        ("kl_div", "kl"), "write sum(t * (log(t) - logp)), where t is an input of kind class"
+    ),
     "entropy": "write -sum(p * logp)",
     "lambda": "call the parameter lam",
     **dict.fromkeys(("true", "false", "True", "False"), "write 1 or 0"),

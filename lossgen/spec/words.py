@@ -43,6 +43,7 @@ _ALLOWED = {*"+-*/<>=,()[]", "**", "<=", ">=", "==", "!="}
 _CLOSING = {")": "(", "]": "["}
 _OPERATOR_HINTS = {
     "^": "powers are written with **",
+    "|": "the absolute value is abs(e); a choice is where(a < b, …, …)",
     "@": "write sum(a * b)",
     "=": "name a subexpression with the key let; equality is ==",
     ":": "the only index is [y]",

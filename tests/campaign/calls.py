@@ -106,6 +106,8 @@ def _draw(random: Random) -> _Drawn:
         )
     else:
         tensors["logits"] = _laid((2 * torch.randn(*shape, classes)).to(dtype), random)
+        if len(shape) > 1 and (*shape, classes)[2:] == shape[1:]:  # fits both readings
+            drawn.options["class_dim"] = -1
     ignored = random.choice([-100, -100, -1, 0, classes - 1, 10**6])
     if spec.has_target:
         target = torch.randint(classes, shape)

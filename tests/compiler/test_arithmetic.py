@@ -28,6 +28,7 @@ WIDE = {
     "shifted": ("log(1 + q) - log(p[y] + q)", Q),
     "variance": ("mean((x - mean(x))**2) - logp[y]", ""),
     "floor": ("-log(p[y] + 1e-8)", ""),
+    "distance": ("norm(p - onehot) - (1 - p[y])", ""),  # NaN where 1 - p underflows: 1/√0
 }
 
 

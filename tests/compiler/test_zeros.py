@@ -70,3 +70,9 @@ def test_a_log_sum_of_the_others_without_the_target(tmp_path: Path) -> None:
     for backend in ("torch", "c", "triton"):
         found = loss(x, torch.tensor([0, 0]), backend=backend, reduction="none")
         torch.testing.assert_close(found, expected.float(), msg=backend)
+
+
+def test_a_clip_of_nothing(tmp_path: Path) -> None:
+    """SymPy evaluates clip(0, -1, 2) to a number, which mpmath gave as an int: LG900."""
+    loss = built(tmp_path, "clip(sum(p*(logp - logp)), -1, 2) - logp[y]")
+    assert loss(torch.zeros(1, 2), torch.tensor([0])).item() == pytest.approx(math.log(2))

@@ -90,6 +90,13 @@ def test_compilers(cache, monkeypatch, tmp_path, name):
     assert not [path for path in tmp_path.iterdir() if path.name.startswith("lossgen-")]
 
 
+def test_the_loaders_message_need_not_be_text(monkeypatch, tmp_path):
+    """It quotes the path of what does not load: UnicodeDecodeError, and no loss."""
+    monkeypatch.setenv("LOSSGEN_CACHE_DIR", str(tmp_path / "\udcff"))
+    use(monkeypatch, COMPILERS["makes an empty file"], tmp_path)
+    check(loss, "cannot be loaded")
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands(monkeypatch, command):
     monkeypatch.setenv("CC", command)

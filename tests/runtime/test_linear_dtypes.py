@@ -169,3 +169,23 @@ def test_a_teacher_in_float32_keeps_its_digits() -> None:
     found = kd_forward_kl_loss(logits, teacher)
     torch.testing.assert_close(found, kd_forward_kl_loss(logits.float(), teacher))
     assert float(found) > 0
+
+
+@pytest.mark.parametrize("ignored", [-1, -100])
+def test_a_half_stream_beside_ignored_rows(ignored: int) -> None:
+    """Its gradient is float32 in the chunk, and did not fit where the rows that count belong."""
+    hidden, weight = drawn(torch.float16, torch.float16)
+    stream = torch.randn(V, N, generator=torch.Generator().manual_seed(1)).half().t()
+    stream.requires_grad_()
+    y = labels().clone()
+    y[2] = -1
+    options = {"ignore_index": -1, "reduction": "sum"}
+    if ignored == -100:
+        y[2], options = -100, {"reduction": "sum"}
+    leaves = (hidden, weight, stream)
+    found = gradients(linear_trades_loss(hidden, weight, y, stream, **options), leaves)
+    logits = hidden.float() @ weight.float().t()
+    gold = torch.autograd.grad(trades_loss(logits, y, stream.float(), **options), leaves)
+    for one, other in zip(found, gold, strict=True):
+        torch.testing.assert_close(one, other, rtol=4e-3, atol=4e-3)
+    assert (found[2][2] == 0).all()
