@@ -239,7 +239,7 @@ def _collect(
         flat = expand(whole, power_base=False, power_exp=False, log=False)
         for part in Add.make_args(flat):
             row, cls = part.as_independent(*class_symbols, *back, as_Add=False)
-            add(coefficient * row.xreplace(divisors), cls.xreplace(back))
+            add(coefficient * row.xreplace(divisors), cls.xreplace(back).xreplace(divisors))
     for form in built.forms:
         p = exp(form.logp)
         for basis in [b for b in by_basis if form.R in b.free_symbols]:
@@ -267,7 +267,7 @@ def _divisors_apart(expr: Expr, varying: Collection[Symbol]) -> tuple[Expr, dict
     apart: dict[Expr, Expr] = {}
     for node in sorted(expr.atoms(Pow), key=str):
         if node.base.is_Add and node.exp.is_negative and not node.base.free_symbols & set(varying):
-            apart.setdefault(node.base, Dummy(f"divisor{len(apart)}", positive=True))
+            apart.setdefault(node.base, Dummy(f"divisor{len(apart)}", real=True))
     return expr.xreplace(apart), {dummy: base for base, dummy in apart.items()}
 
 

@@ -76,8 +76,8 @@ DEFINITIONS: tuple[tuple[str, str, str], ...] = (
     # circular and hyperbolic
     ("arctan(e)", "atan(e)", _REAL),
     ("tan(e)", "sin(e)/cos(e)", "(-1.57, 1.57)"),
-    ("asin(e)", "atan(e/sqrt((1 - e)*(1 + e)))", "(-1, 1)"),
-    ("arcsin(e)", "atan(e/sqrt((1 - e)*(1 + e)))", "(-1, 1)"),
+    ("asin(e)", "2*atan(e/(1 + sqrt((1 - e)*(1 + e))))", "(-1, 1)"),
+    ("arcsin(e)", "2*atan(e/(1 + sqrt((1 - e)*(1 + e))))", "(-1, 1)"),
     ("acos(e)", "2*atan(sqrt((1 - e)/(1 + e)))", "(-1, 1)"),
     ("arccos(e)", "2*atan(sqrt((1 - e)/(1 + e)))", "(-1, 1)"),
     ("arcsinh(e)", "asinh(e)", _REAL),

@@ -76,3 +76,14 @@ def test_a_clip_of_nothing(tmp_path: Path) -> None:
     """SymPy evaluates clip(0, -1, 2) to a number, which mpmath gave as an int: LG900."""
     loss = built(tmp_path, "clip(sum(p*(logp - logp)), -1, 2) - logp[y]")
     assert loss(torch.zeros(1, 2), torch.tensor([0])).item() == pytest.approx(math.log(2))
+
+
+@pytest.mark.parametrize("backend", ["torch", "c"])
+def test_an_angle_at_its_end(backend: str, tmp_path: Path) -> None:
+    """arcsin(1) is π/2; as the arctangent of 1/√0, which is 0 here, it was 0."""
+    loss = built(tmp_path, "mean(arcsin(sigmoid(x))) + 0*logp[y]")
+    x = torch.full((1, 3), 300.0, requires_grad=True)
+    value = loss(x, torch.tensor([0]), backend=backend)
+    value.backward()
+    assert value.item() == pytest.approx(math.pi / 2)
+    assert x.grad.abs().max() == 0
