@@ -76,6 +76,14 @@ static void run(int64_t classes, int64_t storage) {{
         .grad_outputs_stride = {rows}, .grad = grad, .grad_stride = grad_stride}};
     Rows *const programs[] = {{forward, backward, fused}};
     for (int k = 0; k < 3; ++k) failed |= in_shares(&call, programs[k], 1, 4);
+    if ({outputs} == 1) {{
+        Call sums = call;
+        real scale;
+        double total;
+        sums.grad_rows_stride = 0, target[2] = 0;
+        failed |= sum_rows(&sums, fused, 1, 4, 0, 1.0, &scale, &total, 1) != 0;
+        failed |= sum_rows(&sums, forward, 1, 4, {saved}, 0.0, &scale, &total, 1) != 0;
+    }}
     for (int k = 0; k < {streams}; ++k) free(stream[k]);
     for (int k = 0; k < {grads}; ++k) free(grad[k]);
     for (int k = 0; k < {inputs}; ++k) free(input[k]);
