@@ -98,7 +98,6 @@ TORCH = Printer(
         "exp_below": "el.exp({})",
         "power": "el.power({}, {})",
         "select": "torch.where({}, {}, {})",
-        "row_max": "{}.amax(1, keepdim=True)",
         "floored": f"{{}}.clamp_min({FLOOR})",
     },
     "el.",

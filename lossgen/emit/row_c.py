@@ -7,10 +7,10 @@ import textwrap
 from lossgen.emit.kept_c import Keys, keep
 from lossgen.emit.mixture_c import pair_logarithms
 from lossgen.emit.sweep_c import CSweep, GradientLoop, row_lines
-from lossgen.ir.program import EMPTY, Line, Name, eq, where
 from lossgen.lower.constants import FAR, MASKED
 from lossgen.lower.model import RowModel
 from lossgen.lower.scalars import RowScalars
+from lossgen.lower.sweep import finished_maxima
 
 __all__ = ["CRow", "wrapped"]
 
@@ -29,9 +29,7 @@ class CRow:
         declared = set(known)
         self.sweeps = []
         for sweep in model.sweep_models:
-            maxima = [Name(f"m{f.index}") for f in sweep.forms]
-            # there may be no other class
-            lines = [Line(m.name, where(eq(m, EMPTY), 0.0, m)) for m in maxima]
+            lines = finished_maxima(sweep)
             if sweep.level < len(model.sweep_models):
                 lines += scalars.between(sweep.level)
             self.sweeps.append(CSweep(sweep, set(known), row_lines(lines, declared)))

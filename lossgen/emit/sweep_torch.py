@@ -19,7 +19,6 @@ from collections.abc import Iterable
 from lossgen.emit.printers import TORCH
 from lossgen.ir.program import (
     COMPARISONS,
-    EMPTY,
     LOGIC,
     REDUCTIONS,
     Call,
@@ -28,16 +27,16 @@ from lossgen.ir.program import (
     Node,
     Number,
     as_node,
-    eq,
     rewritten,
     variables,
+    walk,
     where,
 )
 from lossgen.lower.constants import FAR, MASKED
 from lossgen.lower.fuse import folded, masked, needed, once
 from lossgen.lower.model import RowModel
 from lossgen.lower.scalars import RowScalars
-from lossgen.lower.sweep import gradient, lift
+from lossgen.lower.sweep import finished_maxima, gradient, lift
 
 __all__ = ["TorchProgram"]
 
@@ -51,7 +50,6 @@ class TorchProgram:
 
     def __init__(self, model: RowModel) -> None:
         self.model, self.scalars = model, RowScalars(model, sums_pivot=False)
-        self.factors = model.cotangents or ["g"]
         cotangents = [f"{n} = g[:, {k} : {k + 1}]" for k, n in enumerate(model.cotangents)]
         statistics = self._statistics()
         coefficients = self.scalars.coefficients(saved=False)
@@ -73,8 +71,7 @@ class TorchProgram:
         model, lines = self.model, list[Line]()
         for sweep in model.sweep_models:
             lines += lift(sweep, whole_row=True)
-            maxima = [Name(f"m{f.index}") for f in sweep.forms]
-            lines += [Line(m.name, where(eq(m, EMPTY), 0.0, m)) for m in maxima]
+            lines += finished_maxima(sweep)
             if sweep.level < len(model.sweep_models):
                 lines += self.scalars.between(sweep.level)
         return lines
@@ -154,7 +151,7 @@ class _Writer:
         last = {line.name: k for k, line in enumerate(self.lines)}
         found = []
         for k, line in enumerate(self.lines):
-            uses = Counter(_names(line.value))
+            uses = Counter(n.name for n in walk(line.value) if isinstance(n, Name))
             gone = {n for n in uses if n not in self.live[k + 1] or n == line.name}
             self.dying = {n for n in gone & self.owned & self.full if uses[n] == 1}
             text, full = self._text(line.value)
@@ -273,12 +270,3 @@ class _Writer:
                 compared = node.op in (*COMPARISONS, *LOGIC) or node.op == "select"
                 return compared and "cols" in variables(node)
         return False
-
-
-def _names(node: Node) -> Iterable[str]:
-    """With repetitions."""
-    if isinstance(node, Name):
-        yield node.name
-    elif isinstance(node, Call):
-        for part in node.args:
-            yield from _names(part)

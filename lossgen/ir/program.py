@@ -7,7 +7,7 @@ A value belongs to the row (one number) or to the classes of a tile (one number 
 take a class value to a row value.  Expressions are built with Python's operators and the functions
 below; ``lossgen.emit`` prints them in Triton, C and torch.
 
-Operations: ``ARITHMETIC``, ``COMPARISONS`` and ``LOGIC``; ``REDUCTIONS`` over the classes of a
+Operations: ``+ - * / neg``, ``COMPARISONS`` and ``LOGIC``; ``REDUCTIONS`` over the classes of a
 tile; the vocabulary of :mod:`lossgen.ir.ops` by name; and
 
     select       a where a condition holds, else b
@@ -26,7 +26,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 __all__ = [
-    "ARITHMETIC",
     "COMPARISONS",
     "EMPTY",
     "INFINITE",
@@ -56,7 +55,6 @@ __all__ = [
     "without_padding",
 ]
 
-ARITHMETIC = ("+", "-", "*", "/", "neg")
 COMPARISONS = ("<", "<=", ">", ">=", "==", "!=")
 LOGIC = ("&", "|", "~")
 REDUCTIONS = ("row_sum", "row_max", "row_max_or_nan", "row_min")

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import cycle
 from typing import Any
 
@@ -27,7 +27,6 @@ __all__ = [
     "over",
     "pairs",
     "raw_values",
-    "rows_limit",
     "rows_mpmath",
     "tile_values",
 ]
@@ -187,30 +186,3 @@ def rows_mpmath(program: GradedLoss, row: Row) -> tuple[list[Any], list[list[Any
         for gradient in program.gradients
     ]
     return [value(e) for e in program.results], gradients
-
-
-def rows_limit(before: GradedLoss, row: Row) -> tuple[list[Any], list[list[Any]]] | None:
-    """Results and gradients, where they are real.  A masked class is the limit of one that is far
-    below the others, and farther in one row than in the other, if that is finite: 0·∞ is 0 where
-    both rows mask it, and ∞ - ∞ is nothing."""
-    found = []
-    for far in (-1e6, -2e6):
-        streams = {n: _floored(v, 1.5 * far) for n, v in row.streams.items()}
-        moved = replace(row, x=_floored(row.x, far), streams=streams)
-        try:
-            results, gradients = rows_mpmath(before, moved)
-        except (ZeroDivisionError, ValueError, OverflowError, TypeError):
-            return None  # no number, too large for one, or complex, which has no order
-        flat = [*results, *(g for gradient in gradients for g in gradient)]
-        if not all(mp.isfinite(v) and mp.im(v) == 0 for v in flat):
-            return None
-        found.append((results, gradients, flat))
-        if moved == row:
-            return results, gradients
-    (results, gradients, one), (*_, other) = found
-    apart = (abs(a - b) for a, b in zip(one, other, strict=True))
-    return None if max(apart) > 1e-30 else (results, gradients)
-
-
-def _floored(values: tuple[float, ...], far: float) -> tuple[float, ...]:
-    return tuple(max(v, far) for v in values)

@@ -37,6 +37,7 @@ __all__ = [
     "centred",
     "deltas",
     "exponentials",
+    "finished_maxima",
     "gap",
     "gradient",
     "joint",
@@ -72,6 +73,11 @@ def _named(pattern: str) -> Callable[[int], Node]:
 def _at_or_above(m: Node) -> Node:
     """A running maximum, and 0 where there is none yet."""
     return where(eq(m, EMPTY), 0.0, m)
+
+
+def finished_maxima(sweep: Sweep) -> list[Line]:
+    """After the last class: there may be no other class."""
+    return [Line(f"m{f.index}", _at_or_above(Name(f"m{f.index}"))) for f in sweep.forms]
 
 
 # ---------------------------------------------------------------------------- lift

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-__all__ = ["KINDS", "Block", "Half", "Kind", "Pointer", "block", "checking", "observed"]
+__all__ = ["KINDS", "Block", "Half", "Kind", "Pointer", "block", "checking", "observed", "pair"]
 
 
 @dataclass(frozen=True)
