@@ -9,7 +9,10 @@ export OMP_NUM_THREADS ?= 1
 # Losses whose tiled kernels stand for the others: light, heavy, two sweeps, two vectors, outputs.
 TILED := gce cross_entropy nfl trades jsd_beta token_stats
 
-.PHONY: demo test peers sanitize campaign bench build check lint format types layers aot wheel ci clean help
+# Losses whose counted instructions are recorded, likewise.
+COUNTED := gce focal cross_entropy kd_forward_kl trades jsd_beta token_stats
+
+.PHONY: demo test peers sanitize campaign bench counts build check lint format types layers aot wheel ci clean help
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -42,6 +45,9 @@ campaign: $(READY)  ## attack it at random for CAMPAIGN seconds a kind; resumes;
 
 bench: $(READY)  ## time the C backend on this machine, in under 5 minutes; writes benchmarks/results/cpu.*
 	OMP_NUM_THREADS=2 $(BIN)/python benchmarks/cpu.py --out benchmarks/results
+
+counts: $(READY)  ## count the kernels' instructions, without a GPU; writes benchmarks/results/counts_sm90.*; CHECK=1: compare
+	$(BIN)/lossgen bench --static $(if $(CHECK),--check,$(COUNTED) --out) benchmarks/results
 
 build: $(READY)  ## rebuild generated/ from specs/
 	$(BIN)/lossgen build --all

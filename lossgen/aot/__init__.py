@@ -31,7 +31,7 @@ from rich.table import Table
 from lossgen import paths
 from lossgen.errors import BuildError
 
-__all__ = ["TARGETS", "Report", "Row", "compile_all"]
+__all__ = ["TARGETS", "Report", "Row", "compile_all", "compile_jobs", "list_jobs", "named_config"]
 
 TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
 _SECONDS = 180  # of one kernel; the slowest seen takes a few
@@ -135,13 +135,43 @@ def compile_all(
         BuildError: unknown target, a module that is missing or cannot be imported.
     """
     began = time.perf_counter()
+    wanted = list_jobs(names, targets, full=full, tiled=tiled)
+    answers = compile_jobs(wanted, jobs)
+    rows = tuple(_row(job, answer) for job, answer in zip(wanted, answers, strict=True))
+    return Report(rows, time.perf_counter() - began)
+
+
+def list_jobs(
+    names: Sequence[str | Path] | None, targets: Sequence[str], **asked: Any
+) -> list[dict[str, Any]]:
+    """The kernels of generated modules as jobs of the compiling process.
+
+    Args:
+        names: as of :func:`compile_all`.
+        targets: likewise.
+        asked: ``full`` and ``tiled``, or ``launches``: pairs of a kernel and the classes of a row.
+
+    Raises:
+        BuildError: as of :func:`compile_all`.
+    """
     modules = _modules(names)
     for target in targets:
         if not target.removeprefix("sm_").isdigit() and not target.startswith("gfx"):
             raise BuildError(f"unknown target {target!r}", hint=f"e.g. {', '.join(TARGETS)}")
+    wanted: list[dict[str, Any]] = []
     with _Worker() as worker:
-        wanted = [job for module in modules for job in _list(worker, module, targets, full, tiled)]
-    results: dict[int, Row] = {}
+        for module in modules:
+            answer = worker.ask({"list": str(module), "targets": list(targets), **asked})
+            if "error" in answer:
+                raise BuildError(f"cannot import {module}: {answer['error']}")
+            wanted += answer["jobs"]
+    return wanted
+
+
+def compile_jobs(wanted: Sequence[dict[str, Any]], jobs: int = 2) -> list[dict[str, Any]]:
+    """The answers to jobs, in their order, of ``jobs`` worker processes; a kernel that does not
+    compile is answered with ``{"error": reason}``."""
+    results: dict[int, dict[str, Any]] = {}
     queue: SimpleQueue[tuple[int, dict[str, Any]]] = SimpleQueue()
     for item in enumerate(wanted):
         queue.put(item)
@@ -149,8 +179,7 @@ def compile_all(
     with ThreadPoolExecutor(workers) as pool:
         for done in pool.map(lambda _: list(_serve(queue)), range(workers)):
             results.update(done)
-    rows = tuple(results[index] for index in range(len(wanted)))
-    return Report(rows, time.perf_counter() - began)
+    return [results[index] for index in range(len(wanted))]
 
 
 def _modules(names: Iterable[str | Path] | None) -> list[Path]:
@@ -166,17 +195,7 @@ def _modules(names: Iterable[str | Path] | None) -> list[Path]:
     return found
 
 
-def _list(
-    worker: _Worker, module: Path, targets: Sequence[str], full: bool, tiled: bool
-) -> list[dict[str, Any]]:
-    request = {"list": str(module), "targets": list(targets), "full": full, "tiled": tiled}
-    answer = worker.ask(request)
-    if "error" in answer:
-        raise BuildError(f"cannot import {module}: {answer['error']}")
-    return list(answer["jobs"])
-
-
-def _serve(queue: SimpleQueue[tuple[int, dict[str, Any]]]) -> Iterator[tuple[int, Row]]:
+def _serve(queue: SimpleQueue[tuple[int, dict[str, Any]]]) -> Iterator[tuple[int, dict[str, Any]]]:
     """Compile jobs until the queue is empty; a worker that died is replaced."""
     worker = _Worker()
     try:
@@ -188,22 +207,27 @@ def _serve(queue: SimpleQueue[tuple[int, dict[str, Any]]]) -> Iterator[tuple[int
             if not worker.alive:
                 worker.close()
                 worker = _Worker()
-            yield index, _row(job, worker.ask(job))
+            yield index, worker.ask(job)
     finally:
         worker.close()
 
 
 def _row(job: dict[str, Any], answer: dict[str, Any]) -> Row:
-    config = " ".join(f"{k}={v}" for k, v in job["constants"].items())
     return Row(
         loss=Path(job["path"]).stem,
         uses=tuple(job["uses"]),
         kernel=job["role"],
         target=job["target"],
         dtype=job["dtype"],
-        config=f"{config} warps={job['warps']}{'' if job['aligned'] else ' unaligned'}",
+        config=named_config(job),
         **answer,
     )
+
+
+def named_config(job: dict[str, Any]) -> str:
+    """A job's launch constants as text."""
+    config = " ".join(f"{k}={v}" for k, v in job["constants"].items())
+    return f"{config} warps={job['warps']}{'' if job['aligned'] else ' unaligned'}"
 
 
 class _Worker:

@@ -5,7 +5,10 @@ because an assertion of the compiler ends the process, and because the interpret
 compiler cannot share one.  Requests:
 
     {"list": PATH, "targets": [...], "full": bool, "tiled": bool}     → {"jobs": [job, ...]}
+    {"list": PATH, "targets": [...], "launches": [[role, V], ...]}    → {"jobs": [job, ...]}
     job (see :func:`jobs_of`)                          → {"registers": ..., "shared": ..., ...}
+
+A job with ``"assembly": true`` is also answered with the machine code as text.
 
 Requires no GPU and no driver: nothing is loaded, only compiled.
 """
@@ -27,7 +30,7 @@ from typing import Any
 from lossgen.aot.tiled_jobs import kernel_of, needs_tensor_cores, signature_of, tiled_jobs
 from lossgen.spec.spelling import spelled
 
-__all__ = ["compile_job", "jobs_of", "main"]
+__all__ = ["compile_job", "jobs_of", "launches_of", "main"]
 
 #: Kernels of a variant, and the compile-time constants that their launch chooses.
 CONSTANTS = {
@@ -102,6 +105,45 @@ def jobs_of(path: str, targets: list[str], full: bool, tiled: bool) -> list[dict
     return jobs
 
 
+def launches_of(
+    path: str, targets: list[str], launches: list[tuple[str, int]]
+) -> list[dict[str, Any]]:
+    """The kernels that rows of ``launches`` (role, classes) take in bfloat16, unsplit, every
+    gradient wanted; with what their machine code has to be read with: ``classes`` of a row,
+    ``streams`` that are read along it, ``gradients`` that are written."""
+    from lossgen.runtime.launch import config, sharers
+
+    jobs = []
+    loss = _module(path).LOSS
+    written = 1 + sum(i.differentiable for i in loss.inputs)
+    for index, variant in enumerate(loss.variants):
+        for role, classes in launches:
+            if getattr(variant, f"{role}_kernel", None) is None:
+                continue
+            for target in targets:
+                hip, many = target.startswith("gfx"), variant.merge_kernel is None
+                chosen = config(role, classes, hip, sharers(variant), many)
+                jobs.append(
+                    {
+                        **{"path": path, "variant": index, "uses": sorted(variant.uses)},
+                        **{"role": role, "target": target, "dtype": "bf16"},
+                        **_launch(role, classes, chosen, 1),
+                        **{"classes": classes, "streams": 1 + len(variant.streams)},
+                        **{"gradients": written, "assembly": True},
+                    }
+                )
+    return jobs
+
+
+def _launch(role: str, classes: int, chosen: Any, splits: int) -> dict[str, Any]:
+    """The constants and warps of a launch as the table chose it."""
+    # a kernel without WANT ignores it; -1: every gradient
+    known = {"BLOCK": chosen.block, "ONE_TILE": chosen.one_tile, "WANT": -1, "SPLITS": splits}
+    wanted = {name: known[name] for name in CONSTANTS[role]}
+    warps = 1 if role == "merge" else chosen.warps
+    return {"aligned": classes % 16 == 0, "constants": wanted, "warps": warps}
+
+
 def _configurations(
     role: str, target: str, full: bool, streams: int, many: bool
 ) -> list[dict[str, Any]]:
@@ -116,13 +158,8 @@ def _configurations(
     for dtype in ("bf16", "fp32") if full else ("bf16",):
         for classes in vocabularies:
             chosen = config(role, classes, hip, streams, many)
-            # a kernel without WANT ignores it; -1: every gradient
-            known = {"BLOCK": chosen.block, "ONE_TILE": chosen.one_tile, "WANT": -1}
             for splits in {"forward": (1, SPLITS), "merge": (SPLITS,)}.get(role, (1,)):
-                constants = {**known, "SPLITS": splits}
-                wanted = {name: constants[name] for name in CONSTANTS[role]}
-                launch = {"constants": wanted, "warps": 1 if role == "merge" else chosen.warps}
-                found.append({"dtype": dtype, "aligned": classes % 16 == 0, **launch})
+                found.append({"dtype": dtype, **_launch(role, classes, chosen, splits)})
     return found
 
 
@@ -159,7 +196,9 @@ def compile_job(job: dict[str, Any]) -> dict[str, Any]:
     made = job["role"] != "rows" or "tt.dot" in compiled.asm["ttir"]
     if made and needs_tensor_cores(job) and not _tensor_instructions(compiled):
         raise RuntimeError("no tensor-core instruction")
-    used = _nvidia(compiled, int(name[3:])) if cuda else _amd(compiled)
+    used: dict[str, Any] = _nvidia(compiled, int(name[3:])) if cuda else _amd(compiled)
+    if job.get("assembly"):
+        used["assembly"] = _disassembled(compiled) if cuda else compiled.asm["amdgcn"]
     return {**used, "shared": compiled.metadata.shared, "limit": SHARED_LIMIT.get(name, 65536)}
 
 
@@ -223,14 +262,20 @@ def _nvidia(compiled: Any, arch: int) -> dict[str, int]:
 
 def _tensor_instructions(compiled: Any) -> int:
     """Matrix instructions of the machine code: HMMA, HGMMA or UTCHMMA."""
+    return len(re.findall(r"\b(?:HMMA|HGMMA|UTC\w*MMA)\b", _disassembled(compiled)))
+
+
+def _disassembled(compiled: Any) -> str:
+    """The machine code of an NVIDIA kernel as text, with labels."""
     from triton.backends.nvidia import compiler as backend
 
     tool = Path(backend.__file__).parent / "bin" / "nvdisasm"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled.asm["cubin"])
         file.flush()
-        done = subprocess.run([str(tool), "-c", file.name], capture_output=True, encoding="utf-8")
-    return len(re.findall(r"\b(?:HMMA|HGMMA|UTC\w*MMA)\b", done.stdout))
+        command = [str(tool), "-c", file.name]
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", check=True)
+    return done.stdout
 
 
 def _assembler(ptx: str, arch: int) -> dict[str, int]:
@@ -280,11 +325,14 @@ def main() -> None:
     for line in sys.stdin:
         request = json.loads(line)
         try:
-            if "list" in request:
+            if "launches" in request:
+                jobs = launches_of(request["list"], request["targets"], request["launches"])
+                answer: dict[str, Any] = {"jobs": jobs}
+            elif "list" in request:
                 jobs = jobs_of(
                     request["list"], request["targets"], request["full"], request["tiled"]
                 )
-                answer: dict[str, Any] = {"jobs": jobs}
+                answer = {"jobs": jobs}
             else:
                 answer = compile_job(request)
         except Exception as error:

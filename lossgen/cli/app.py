@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from lossgen.cli import build, doctor, explain, listing, new, verify
+from lossgen.cli import bench, build, doctor, explain, listing, new, verify
 
 __all__ = ["app"]
 
@@ -23,6 +23,7 @@ app.command("list")(listing.list_losses)
 app.command("explain")(explain.explain)
 app.command("verify")(verify.verify)
 app.command("new")(new.new)
+app.command("bench")(bench.bench)
 app.command("doctor")(doctor.doctor)
 
 
