@@ -13,8 +13,9 @@ Nothing is compiled or run here.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from heapq import heappop, heappush
 
 __all__ = ["Instruction", "Listing", "Loop", "parse"]
 
@@ -35,11 +36,13 @@ class Instruction:
 class Loop:
     """Positions of the instructions of a loop, inner loops included.
 
-    ``always`` are those that every iteration passes, ``inner`` says that no other loop is inside.
+    ``always`` are those that every iteration passes, ``shortest`` those of the shortest way round
+    (what is done for a few tiles stands behind a branch), ``inner`` says that no loop is inside.
     """
 
     body: tuple[int, ...]
     always: frozenset[int]
+    shortest: tuple[int, ...]
     inner: bool
 
 
@@ -122,10 +125,12 @@ def _amd(lines: Iterable[str]) -> Read:
             masked &= "Loop Header" not in line
         if match := _AMD.match(line):
             name, operands = match["name"], match["operands"].strip()
-            goes_to = operands if name == "s_branch" or name.startswith("s_cbranch") else ""
+            # execz is taken where a mask leaves no thread at all: not in a tile of a row.
+            jumps = name.startswith(("s_branch", "s_cbranch")) and "execz" not in name
+            goes_to = operands if jumps else ""
             falls = name not in ("s_branch", "s_endpgm", "s_setpc_b64")
             written, *others = re.split(r",\s*", operands)
-            apart = name.startswith("buffer_") and others[0] in selected
+            apart = name.startswith("buffer_") and not selected.isdisjoint(others[:1])
             found.append(Instruction(name, operands, masked or apart, goes_to, falls))
             selected.discard(written)
             if name.startswith("v_cndmask"):
@@ -196,10 +201,26 @@ class _Graph:
         for head, body in sorted(bodies.items()):
             passed = [b for b in body if all(self.over[t] >> b & 1 for t in tails[head])]
             inner = not any(other in body for other in bodies if other != head)
-            flat = tuple(i for block in sorted(body) for i in self.positions(block))
-            always = frozenset(i for block in passed for i in self.positions(block))
-            found.append(Loop(flat, always, inner))
+            way = self._way_round(head, tails[head], body)
+            flat, always, shortest = (
+                [i for block in sorted(blocks) for i in self.positions(block)]
+                for blocks in (body, passed, way)
+            )
+            found.append(Loop(tuple(flat), frozenset(always), tuple(shortest), inner))
         return found
+
+    def _way_round(self, head: int, tails: Collection[int], body: Collection[int]) -> list[int]:
+        """The blocks with the fewest instructions from the head to a tail."""
+        todo = [(len(self.positions(head)), [head])]
+        done: set[int] = set()
+        while True:
+            length, way = heappop(todo)
+            if way[-1] in tails:
+                return way
+            if way[-1] not in done:
+                done.add(way[-1])
+                for then in set(self.after[way[-1]]) & set(body) - done:
+                    heappush(todo, (length + len(self.positions(then)), [*way, then]))
 
     def _body(self, head: int, tails: Iterable[int]) -> set[int]:
         """The blocks from which a tail is reached without passing the head."""

@@ -10,9 +10,11 @@ a long row spends its time in:
    they run for a row's first or last tile, or for the target's.
 3. Of the rest, those with the widest loads are *main* loops, and narrower ones are edges too.
 
-A row passes each main loop once, so its cost per logit is the sum over the main loops.  A loop that
-stores tiles and loads none is a *fill*; any other loop is *other*.  A kernel without a tile
-loop (a row or a tile that a program holds at once) is counted whole.
+A row passes each main loop once, so its cost per logit is the sum over the main loops, of a loop
+that is not masked by its shortest way round: what stands behind a branch there is done for a tile
+or two, and counted as ``branched``.  A loop that stores tiles and loads none is a *fill*; any
+other loop is *other*.  A kernel without a tile loop (a row or a tile that a program holds at once)
+is counted whole.
 """
 
 from __future__ import annotations
@@ -83,6 +85,7 @@ class LoopCounts:
     tiles: int
     instructions: int
     masked: bool
+    branched: int = 0  # instructions that are not among these
     classes: dict[str, int] = field(default_factory=dict)
     ex2: int = 0
     loads: dict[str, int] = field(default_factory=dict)  # bits → how many
@@ -146,30 +149,30 @@ def _short(value: float) -> float:
 # ---------------------------------------------------------------------------------- one loop
 def _loop(listing: Listing, loop: Loop, launch: Launch) -> LoopCounts:
     body = [listing.instructions[i] for i in loop.body]
-    counted = _counted(body, "")
+    counted = _counted(body, "other")
     loaded, stored = _bytes(counted.loads), _bytes(counted.stores)
     sweeps, stores = loaded >= launch.tile_bytes, stored >= launch.tile_bytes
     if not sweeps and not stores:
-        return _counted(body, "other")
-    tiles = _unrolled(body, loaded if sweeps else stored, launch)
+        return counted
     if not sweeps:
-        return _counted(body, "fill", tiles=tiles)
-    made = {i for i in loop.always if not listing.instructions[i].predicated}
-    always = _counted([listing.instructions[i] for i in loop.body if i in made], "")
+        return replace(counted, role="fill", tiles=_unrolled(body, stored, launch))
+    always = [listing.instructions[i] for i in sorted(loop.always)]
+    made = _counted([i for i in always if not i.predicated], "").loads
     # What is read beside the tiles (a flag, a pointer) is less than a tile.
-    masked = loaded - _bytes(always.loads) >= launch.tile_bytes
-    return _counted(
-        body,
-        "main",
+    masked = loaded - _bytes(made) >= launch.tile_bytes
+    if not masked:
+        body = [listing.instructions[i] for i in loop.shortest]
+        loaded = _bytes(made)
+    return replace(
+        _counted(body, "main"),
         kind="gradient" if stores else "sweep",
-        tiles=tiles,
+        tiles=_unrolled(body, loaded, launch),
         masked=masked,
+        branched=len(loop.body) - len(body),
     )
 
 
-def _counted(
-    body: Sequence[Instruction], role: str, kind: str = "", tiles: int = 1, masked: bool = False
-) -> LoopCounts:
+def _counted(body: Sequence[Instruction], role: str) -> LoopCounts:
     found = Counter(class_of(i.name) for i in body)
     widths: dict[str, Counter[str]] = {"load": Counter(), "store": Counter()}
     for instruction in body:
@@ -178,14 +181,14 @@ def _counted(
             widths[what][str(8 * size)] += 1
     return LoopCounts(
         role,
-        kind,
-        tiles,
-        len(body),
-        masked,
-        {name: found[name] for name in CLASSES if found[name]},
-        sum(is_exp2(i.name) for i in body),
-        dict(widths["load"]),
-        dict(widths["store"]),
+        kind="",
+        tiles=1,
+        instructions=len(body),
+        masked=False,
+        classes={name: found[name] for name in CLASSES if found[name]},
+        ex2=sum(is_exp2(i.name) for i in body),
+        loads=dict(widths["load"]),
+        stores=dict(widths["store"]),
     )
 
 

@@ -248,13 +248,18 @@ def _row(kernel: dict[str, Any]) -> tuple[str, ...]:
         kernel["config"],
         str(kernel["registers"]),
         str(kernel["spill_stores"] + kernel["spill_loads"]),
-        "+".join(str(loop["instructions"]) for loop in main) or f"none, {kernel['whole']}",
+        "+".join(_length(loop) for loop in main) or f"none, {kernel['whole']}",
         *(_rounded(counts.get(c, 0)) for c in ("instructions", "ex2", "special", "shuffle")),
         f"{kernel['barriers_per_tile']:g}",
         *(f"{kernel['widths'][what]} bits" for what in ("loads", "stores")),
         f"{moved[0]} + {moved[1]}",
         *(_rounded(times[what]) if what in times else "" for what in ("issue", "special")),
     )
+
+
+def _length(loop: dict[str, Any]) -> str:
+    branched = f" ({loop['branched']} more behind a branch)" if loop["branched"] else ""
+    return f"{loop['instructions']}{branched}"
 
 
 def _of_loop(loop: dict[str, Any], kernel: dict[str, Any]) -> tuple[str, ...]:

@@ -65,6 +65,7 @@ def test_a_mask_on_amd_may_be_the_exec_register():
     global_load_dword v1, v0, s[2:3]
     s_or_b64 exec, exec, s[0:1]
     global_load_dword v2, v0, s[2:3]
+    buffer_inv sc1
     s_endpgm
     """
     text = "\t.amdgcn_target x\n" + "\n".join(f"\t{s.strip()}" for s in lines.strip().splitlines())
@@ -118,8 +119,36 @@ def test_two_branches_back_are_one_loop_and_uniform_ones_may_fall_through():
         EXIT
         """
     )
-    assert roles(record) == [("main", "sweep", 4)]
+    assert roles(record) == [("main", "sweep", 2)]
+    assert [loop["branched"] for loop in record["loops"]] == [2]
     assert record["whole"] == 5
+
+
+def test_what_is_done_for_the_tile_of_the_target_does_not_count():
+    # Nor does the longer of two ways, of which a tile takes one.
+    record = counted(
+        """
+        .L_x_1:
+        LDG.E.64 R2, desc[UR4][R4.64]
+        @!P1 BRA `(.L_x_2)
+        ISETP.NE.AND P2, PT, R1, R2, PT
+        ISETP.NE.AND P3, PT, R1, R3, PT
+        .L_x_2:
+        @P2 BRA `(.L_x_3)
+        FADD R1, R1, R2
+        FADD R1, R1, R3
+        BRA `(.L_x_4)
+        .L_x_3:
+        FMUL R1, R1, R2
+        .L_x_4:
+        @P0 BRA `(.L_x_1)
+        EXIT
+        """
+    )
+    assert roles(record) == [("main", "sweep", 5)]
+    assert [loop["branched"] for loop in record["loops"]] == [5]
+    assert record["per_logit"]["float"] == 1 / 4
+    assert record["whole"] == 11
 
 
 def test_only_the_innermost_loop_counts():
