@@ -205,7 +205,7 @@ class _Torch:
         return self._over(value, others).mean(1, keepdim=True)
 
     def _norm(self, value: Value, others: bool) -> Value:
-        return (self._over(value, others) ** 2).sum(1, keepdim=True).sqrt()
+        return torch.linalg.vector_norm(self._over(value, others), dim=1, keepdim=True)
 
     def _max(self, value: Value, others: bool) -> Value:
         over = self._over(value, others)

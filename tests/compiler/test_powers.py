@@ -68,6 +68,30 @@ def test_powers_at_zero(formula: str, tmp_path: Path) -> None:
                 assert bool(found.isfinite().all()), what
 
 
+@pytest.mark.parametrize(
+    "formula",
+    [
+        "-log_softmax(x/(norm(x) + 1))[y]",  # was refused: -0 instead of -0.857 at y
+        "-log_softmax(x/sqrt(1 + norm(x)))[y]",
+        "x[y]/(1 + norm(x)) - max(x/(1 + norm(x)), over=others)",
+        "sum(x*p)/(norm(x) + 1) - logp[y]",
+    ],
+)
+def test_a_root_over_itself_is_one(formula: str, tmp_path: Path) -> None:
+    """Over one denominator, what has nothing to do with the slope of a norm was 0/0 where the norm
+    is 0; that slope is 0, as in torch."""
+    path = tmp_path / "roots.yaml"
+    path.write_text(text := f'name: roots\ntransform: "{formula}"\n')
+    spec, module = load_text(text), lossgen.load(path)
+    x = torch.tensor([[0.0, 0.0, 0.0, 0.0], [1e-30, 0.0, -1e-30, 0.0], [0.0, 2.0, 0.0, -1.0]])
+    y = torch.tensor([1, 2, 0])
+    exact, slopes = gradients(spec, Arguments(x.double(), y, {}, {}))
+    for backend in ("c", "torch", "triton"):
+        loss, grads = Runner(module, spec, backend).slopes(x, y, {})
+        torch.testing.assert_close(loss.double(), exact, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(grads["logits"].double(), slopes["logits"], rtol=1e-5, atol=1e-6)
+
+
 def test_powers_of_one_probability_are_one() -> None:
     """p^2·p^-t/(2·p^t - t·p^t) was 0·∞/0 at a masked class of the bi-tempered loss, and refused."""
     compiled = compile_loss(
