@@ -13,13 +13,13 @@ from lossgen.budget import spending
 from lossgen.errors import CompileError, Location
 from lossgen.ir.check import check
 from lossgen.ir.plan import KernelPlan
-from lossgen.ir.stages import SymbolicLoss
+from lossgen.ir.stages import Pivot, SymbolicLoss
 from lossgen.passes.certify import certify, unmeasured
 from lossgen.passes.differentiate import differentiate
 from lossgen.passes.inaccurate import Inaccurate
 from lossgen.passes.limits import check_limits
 from lossgen.passes.parse import parse
-from lossgen.passes.schedule import schedule
+from lossgen.passes.schedule import pivot_is_known, schedule
 from lossgen.passes.stabilize import stabilize
 from lossgen.spec.expr import Expr
 from lossgen.spec.model import Accuracy, LossSpec
@@ -128,16 +128,19 @@ def _variant(
     uses: frozenset[str],
     timings: dict[str, float],
     pipeline: tuple[_Pass, ...] = PIPELINE,
+    pivot: Pivot | None = None,
 ) -> tuple[KernelPlan, dict[str, Any]]:
     """One variant through the pipeline, with its stages by name."""
     stage: Any = spec
     stages: dict[str, Any] = {}
-    passes: tuple[_Pass, ...] = (partial(parse, uses=uses), *pipeline)
+    passes: tuple[_Pass, ...] = (partial(parse, uses=uses, pivot=pivot), *pipeline)
     for run in passes:
         began = perf_counter()
         stage = run(stage)
         if isinstance(stage, SymbolicLoss):
             check(stage)
+            if not pivot_is_known(stage):  # then it is class 0, as a target would be
+                return _variant(spec, uses, timings, pipeline, Pivot.TARGET)
         function = run.func if isinstance(run, partial) else run
         name = function.__name__
         timings[name] = timings.get(name, 0.0) + perf_counter() - began

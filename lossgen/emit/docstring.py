@@ -102,7 +102,8 @@ def _lines(spec: LossSpec, linear: list[str] | None) -> Iterator[str]:
         yield "    float32 (float64 for float64 logits): a scalar, or [*] for ``reduction='none'``."
     yield from ("", "Raises:")
     yield "    ValueError: a parameter outside its domain, shapes or devices that do not fit."
-    yield "    TypeError: logits that are not floating point, a target that is not integer."
+    integer = ", a target that is not integer" if spec.has_target else ""
+    yield f"    TypeError: logits that are not floating point{integer}."
     if spec.has_target:
         yield "    IndexError: a target outside [0, V) (on CPU; on a GPU that row's loss is NaN)."
     yield ""

@@ -256,6 +256,7 @@ class _VariantView:
         self.c_comment = c_comment([f"   {line}" for line in comments])
         stable = model.plan.stable
         self.target = model.pivot == "target"
+        self.from_first = self.target and not stable.spec.has_target
         self.uses = sorted(stable.uses)
         self.gradients = model.gradients
         self.arithmetic = stable.arithmetic

@@ -62,9 +62,7 @@ def classes(program: GradedLoss, row: Row) -> tuple[int | None, list[int]]:
     if program.pivot is Pivot.NONE:
         return None, list(range(len(row.x)))
     y = row.y
-    if program.pivot is Pivot.ARGMAX and program.forms[0].level > 1:
-        y = int(np.argmax(row.x))  # to be refused
-    elif program.pivot is Pivot.ARGMAX:
+    if program.pivot is Pivot.ARGMAX:
         names, along = pairs(program), row.along()
         env = _constants(program, row, np.float32)
         env |= {names[n][0]: np.array(along[n], np.float32) for n in names if n in along}

@@ -26,7 +26,8 @@ def show(stage: SymbolicLoss | KernelPlan) -> str:
 
 def _loss(stage: SymbolicLoss) -> Iterator[str]:
     over = "j" if stage.pivot is Pivot.NONE else "j != y"
-    yield f"pivot        {_PIVOT[stage.pivot]}"
+    first = stage.pivot is Pivot.TARGET and not stage.spec.has_target
+    yield f"pivot        {'y is class 0 (no target)' if first else _PIVOT[stage.pivot]}"
     for f in stage.forms:
         i = f.index
         yield f"softmax {i}    l{i}_j = {f.ell}"

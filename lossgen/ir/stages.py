@@ -5,8 +5,8 @@ Principles
 - A class vector is a *pair* (:class:`Cls`): its value for j ≠ y, an expression in class symbols,
   and its value at j = y, a row expression.  The target never hides inside a sum.
 - Every sum and softmax runs over the classes j ≠ y.  A loss without a target takes the arg-max
-  class as ``y`` (``Pivot.ARGMAX``); a loss that needs no distinguished class has ``Pivot.NONE``
-  and its sums run over all classes.
+  class as ``y`` (``Pivot.ARGMAX``), or class 0 where that would be known too late; a loss that
+  needs no distinguished class has ``Pivot.NONE`` and its sums run over all classes.
 - Row symbols that the algebra understands belong to a :class:`Form` (one softmax): with
   lo = logsumexp_{j≠y} l_j,
       z = lo - l_y      P = p_y = sigmoid(-z)    s = softplus(z)  = -log P
@@ -44,7 +44,7 @@ __all__ = [
 class Pivot(Enum):
     """Which class is the distinguished one, ``y``."""
 
-    TARGET = "target"  # the label
+    TARGET = "target"  # the label; class 0 where a loss without a target needs y from the start
     ARGMAX = "argmax"  # the class with the largest l_j of the first form
     NONE = "none"  # no class: sums run over all of them
 

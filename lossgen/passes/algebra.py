@@ -10,7 +10,7 @@ accuracy), then the shortest.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import lru_cache
 
 from sympy import (
@@ -39,6 +39,7 @@ __all__ = [
     "cancel_parameters",
     "complement",
     "cost",
+    "divisors_apart",
     "expand_products",
     "logistic",
     "tidy",
@@ -211,6 +212,17 @@ def expand_products(expr: Expr) -> Expr:
     return flat
 
 
+def divisors_apart(expr: Expr, varying: Collection[Symbol]) -> tuple[Expr, dict[Expr, Expr]]:
+    """Sums of the row or of parameters that it is divided by as symbols: expanding would multiply
+    them into the denominators of the classes, as 2·p^t - t·p^t, which is 0 where p^t is, and a root
+    into its own, as B·√B + 2·B + √B, in which √B no longer stands beside a slope."""
+    apart: dict[Expr, Expr] = {}
+    for node in sorted(expr.atoms(Pow), key=str):
+        if node.base.is_Add and node.exp.is_negative and not node.base.free_symbols & set(varying):
+            apart.setdefault(node.base, Dummy(f"divisor{len(apart)}", real=True))
+    return expr.xreplace(apart), {dummy: base for base, dummy in apart.items()}
+
+
 def _calls(expr: Expr) -> set[Expr]:
     """Applications of functions other than exp and log that are not inside others."""
     if isinstance(expr, Function) and not isinstance(expr, exp | log):
@@ -255,13 +267,19 @@ def _eliminate(expr: Expr, half: Symbol, other: Symbol) -> Expr:
 def _fraction(expr: Expr) -> Expr:
     """One fraction with an expanded numerator, where the terms share a root of a sum.
 
-    Not for whole powers: numerator and denominator could both be infinite (a masked class).
+    Not for whole powers: numerator and denominator could both be infinite (a masked class).  Nor
+    where a root would stand over itself: a/√B + c is c where B is 0 (``safe_rsqrt``), and
+    (a + c·√B)/√B is 0/0.
     """
     roots = any(e.base.is_Add and not e.exp.is_Integer for e in expr.atoms(Pow))
     if not roots or expr.count_ops() > 80:
         return expr
     numerator, denominator = together(expr).as_numer_denom()
-    return expand(numerator, power_base=False, power_exp=False, log=False) / denominator
+    numerator = expand(numerator, power_base=False, power_exp=False, log=False)
+    below = {d for d in Mul.make_args(denominator) if d.is_Pow and not d.exp.is_Integer}
+    if any(below & set(Mul.make_args(term)) for term in Add.make_args(numerator)):
+        return expr
+    return numerator / denominator
 
 
 def cancel_fractions(expr: Expr, symbols: Iterable[Symbol]) -> Expr:

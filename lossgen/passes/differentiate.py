@@ -12,16 +12,16 @@ The sums this creates are put in normal form together, so that what cancels betw
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-from sympy import Add, Dummy, Expr, Integer, Mul, Pow, Symbol, exp, expand
+from sympy import Add, Expr, Integer, Mul, Pow, Symbol, exp, expand
 
 from lossgen.ir.check import defined
 from lossgen.ir.piecewise import eq
 from lossgen.ir.stages import GradedLoss, Gradient, Pivot, SymbolicLoss
 from lossgen.ir.statistics import Centre, Form, Max
-from lossgen.passes.algebra import cancel_fractions, expand_products, tidy
+from lossgen.passes.algebra import cancel_fractions, divisors_apart, expand_products, tidy
 from lossgen.passes.powers import whole_at_zero
 from lossgen.passes.reductions import Reductions
 from lossgen.passes.separate import raw_sums
@@ -235,7 +235,7 @@ def _collect(
         kept = raw_sums(basis, built)
         back = {dummy: node for node, dummy in kept.items()}
         whole = cancel_fractions(basis.xreplace(kept), {*class_symbols, *back})
-        whole, divisors = _divisors_apart(whole, {*class_symbols, *back})
+        whole, divisors = divisors_apart(whole, {*class_symbols, *back})
         flat = expand(whole, power_base=False, power_exp=False, log=False)
         for part in Add.make_args(flat):
             row, cls = part.as_independent(*class_symbols, *back, as_Add=False)
@@ -259,16 +259,6 @@ def _collect(
             result[sign * coefficient] = result.get(sign * coefficient, Integer(0)) + sign * basis
     split = [(c, part) for c, basis in result.items() for part in _by_weight(basis)]
     return tuple(sorted(split, key=lambda pair: str(pair[1])))
-
-
-def _divisors_apart(expr: Expr, varying: Collection[Symbol]) -> tuple[Expr, dict[Expr, Expr]]:
-    """Sums of the row or of parameters that it is divided by as symbols: expanding would multiply
-    them into the denominators of the classes, as 2·p^t - t·p^t, which is 0 where p^t is."""
-    apart: dict[Expr, Expr] = {}
-    for node in sorted(expr.atoms(Pow), key=str):
-        if node.base.is_Add and node.exp.is_negative and not node.base.free_symbols & set(varying):
-            apart.setdefault(node.base, Dummy(f"divisor{len(apart)}", real=True))
-    return expr.xreplace(apart), {dummy: base for base, dummy in apart.items()}
 
 
 def _rise(by_basis: dict[Expr, Expr], entry: Max, form: Form) -> None:

@@ -43,14 +43,19 @@ _FUNCTIONS = {name: op.symbol for name, op in OPS.items()} | {
 }
 
 
-def parse(spec: LossSpec, uses: frozenset[str]) -> SymbolicLoss:
-    """The symbolic loss of one variant of ``spec`` (``uses``: the optional names it keeps)."""
-    algebra = _Pairs(spec, uses)
+def parse(spec: LossSpec, uses: frozenset[str], pivot: Pivot | None = None) -> SymbolicLoss:
+    """The symbolic loss of one variant of ``spec`` (``uses``: the optional names it keeps).
+
+    Args:
+        pivot: the distinguished class; by default what suits the formula.
+    """
+    algebra = _Pairs(spec, uses, pivot)
     built = algebra.built
     total: Expr = Integer(0)
     for term in spec.terms:
         weight = algebra.parameter(term.weight) if term.weight else Integer(1)
-        total += weight * _row(spec, algebra, term.name or term.role, term.expr)
+        if weight != 0:  # else its softmaxes would be computed all the same
+            total += weight * _row(spec, algebra, term.name or term.role, term.expr)
     values = [_row(spec, algebra, o.name, o.expr) for o in spec.outputs]
     values = [_shift_invariant(complement(v, built.forms), built) for v in values]
     outputs = tuple((o.name, v) for o, v in zip(spec.outputs, values, strict=True))
@@ -126,15 +131,14 @@ def _calls(tree: Tree) -> set[str]:
 class _Pairs:
     """The Algebra of pairs: Cls for class rank, a plain expression for row and parameter rank."""
 
-    def __init__(self, spec: LossSpec, uses: frozenset[str]) -> None:
+    def __init__(self, spec: LossSpec, uses: frozenset[str], pivot: Pivot | None) -> None:
         trees = [t.expr for t in spec.terms] + [o.expr for o in spec.outputs]
         trees += spec.let.values()
         calls = set().union(*(_calls(t) for t in trees))
-        pivot = (
-            Pivot.TARGET
-            if spec.has_target
-            else (Pivot.ARGMAX if calls & _NEEDS_PIVOT else Pivot.NONE)
-        )
+        if pivot is None and spec.has_target:
+            pivot = Pivot.TARGET
+        elif pivot is None:
+            pivot = Pivot.ARGMAX if calls & _NEEDS_PIVOT else Pivot.NONE
         self.spec, self.uses = spec, uses
         self.built = Reductions(vocabulary(spec), pivot)
         self.subsets = Subsets(self.built, spec)

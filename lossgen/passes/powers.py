@@ -3,12 +3,10 @@
     B^k / B   →   where(B == 0, k == 1, B^(k-1))     of a B that is never negative
     B^k / B   →   where(k == 0, 0, B^(k-1))          of any other
     B^k · (a + c/B)   →   a·B^k + c·B^k/B            first: the quotient may be inside of a sum
-    (a + c·√B) / √B   →   a/√B + c                   a root over itself is 1, also where B is 0
 
 SymPy writes the derivative of B^k as k·B^k·B'/B, which is 0/0 at 0.  What is never negative is flat
 where it is 0 (a relu and its kin by convention): nothing goes through, not even where the slope of
-the power is infinite: 1/√B is 0 there (a norm's slope, as torch has it), and so would √B/√B be, a
-term that has nothing to do with the slope but was put over one denominator with it.  Of a raw value, or a difference, the slope at 0 is k·0^(k-1), as torch has
+the power is infinite.  Of a raw value, or a difference, the slope at 0 is k·0^(k-1), as torch has
 it, and 0 for k = 0.  A fixed exponent between 0 and 1 is treated as one that is a parameter.
 """
 
@@ -17,14 +15,12 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
-from sympy import Add, Dummy, Expr, Integer, Mul, Pow, Rational, Symbol, exp, sqrt
+from sympy import Add, Dummy, Expr, Integer, Mul, Pow, Rational, Symbol, exp
 
 from lossgen.ir.piecewise import eq, where
 from lossgen.ir.stages import GradedLoss, Gradient
 
 __all__ = ["whole_at_zero"]
-
-_HALF = Rational(1, 2)
 
 
 def whole_at_zero(graded: GradedLoss, own: Collection[Symbol]) -> GradedLoss:
@@ -86,11 +82,6 @@ def _slopes(expr: Expr, kinds: _Kinds) -> Expr:
     if not isinstance(expr, Mul):
         return expr
     for base, found in _powers(expr).items():
-        for total in (f for f in expr.args if isinstance(f, Add) and -_HALF in found):
-            whole, over = _roots_apart(total, sqrt(base))
-            if whole != 0:
-                rest = Mul(*(f for f in expr.args if f != total))
-                return Add(_slopes(rest * over, kinds), _slopes(rest * sqrt(base) * whole, kinds))
         if all(exponent.is_Rational for exponent in found):
             continue
         quotients = [f for f in expr.args if isinstance(f, Add) and _divides(f, base)]
@@ -124,12 +115,6 @@ def _divides(expr: Add, base: Expr) -> bool:
     return any(1 / base in Mul.make_args(term) for term in expr.args)
 
 
-def _roots_apart(total: Add, root: Expr) -> tuple[Expr, Expr]:
-    """(c, a) of a sum c·root + a."""
-    held = [t for t in total.args if root in Mul.make_args(t)]
-    return Add(*(t / root for t in held)), Add(*(t for t in total.args if t not in held))
-
-
 def _is_complement(base: Expr) -> bool:
     """1 - p of a class: 0 where it dominates, and p itself is flat there."""
     rest = base - 1
@@ -139,4 +124,4 @@ def _is_complement(base: Expr) -> bool:
 
 def _is_slope(exponent: Expr) -> bool:
     """Of the derivative of a fixed power below 1; a square root has its own function."""
-    return bool(exponent.is_Rational and -1 < exponent < 0 and exponent != -_HALF)
+    return bool(exponent.is_Rational and -1 < exponent < 0 and exponent != Rational(-1, 2))

@@ -9,23 +9,18 @@ the sums its coefficients mention; everything else is recomputed per row.
 
 from __future__ import annotations
 
-from typing import NoReturn
-
 from sympy import Add, Expr, Integer, Mul, Symbol, exp
 
-from lossgen.errors import CompileError
 from lossgen.ir.piecewise import ne, where
 from lossgen.ir.plan import KernelPlan, Moment, RowScalar, StreamGradient
-from lossgen.ir.stages import Pivot, StableLoss
+from lossgen.ir.stages import Pivot, StableLoss, SymbolicLoss
 from lossgen.ir.statistics import Form, Sum
 
-__all__ = ["schedule"]
+__all__ = ["pivot_is_known", "schedule"]
 
 
 def schedule(stable: StableLoss) -> KernelPlan:
     """The plan that the templates render."""
-    if stable.pivot is Pivot.ARGMAX:
-        _check_pivot(stable)
     coefficients, gradients = _coefficients(stable)
     needed = {s for c in coefficients for s in c.expr.free_symbols}
     needed = needed.union(*(g.expr.free_symbols | g.at_y.free_symbols for g in gradients))
@@ -61,22 +56,16 @@ def _live(stable: StableLoss, wanted: set[Symbol]) -> tuple[Sum, ...]:
     return tuple(e for e in stable.sums if e in kept)
 
 
-def _check_pivot(stable: StableLoss) -> None:
-    """The arg-max class is known after the sweep, so no exponent may mention it."""
-    at_y = {pair[1] for pair in stable.vocabulary.pairs}
-    for form in stable.forms:
-        if form.level > 1 or form.ell.free_symbols & at_y:
-            _refuse_pivot(f"the softmax of {form.ell}")
-    for entry in stable.sums:
-        if entry.level == 1 and entry.form is not None and entry.weight.free_symbols & at_y:
-            _refuse_pivot(f"the sum of {entry.body}")
-
-
-def _refuse_pivot(what: str) -> NoReturn:
-    raise CompileError(
-        f"a loss without a target is measured from the largest class, and {what} needs it before "
-        "it is known: not in this release"
-    )
+def pivot_is_known(loss: SymbolicLoss) -> bool:
+    """Is the distinguished class known where it is needed? That with the largest exponent is known
+    after the first sweep, so no exponent and no weight of that sweep may mention it."""
+    if loss.pivot is not Pivot.ARGMAX:
+        return True
+    at_y = {pair[1] for pair in loss.vocabulary.pairs}
+    weights = (s.weight for s in loss.sums if s.level == 1 and s.form is not None)
+    exponents = (f.ell for f in loss.forms)
+    mentioned = {s for e in (*weights, *exponents) for s in e.free_symbols}
+    return not mentioned & at_y and all(f.level == 1 for f in loss.forms)
 
 
 def _moments(

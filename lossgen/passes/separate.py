@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from sympy import Add, Dummy, Expr, Function, Integer, Mul, Symbol, exp, expand
 
 from lossgen.ir.statistics import Form
+from lossgen.passes.algebra import divisors_apart
 from lossgen.passes.uniform import excess
 
 if TYPE_CHECKING:
@@ -94,7 +95,9 @@ class _Separation:
 
     def _pieces(self, body: Expr) -> list[Piece] | None:
         opaque = raw_sums(body, self.built)
-        flat = expand(body.xreplace(opaque), deep=True, power_base=False, log=False)
+        varying = {*self.built.class_symbols(), *opaque.values()}
+        whole, divisors = divisors_apart(body.xreplace(opaque), varying)
+        flat = expand(whole, deep=True, power_base=False, log=False).xreplace(divisors)
         back = {dummy: node for node, dummy in opaque.items()}
         groups: dict[Expr, list[Expr]] = {}
         for term in Add.make_args(flat):
@@ -180,6 +183,8 @@ class _Separation:
         if any(self.built.level(e) >= before for e in (rest, *kappa.values())):
             return None
         if len(owners) > 1 and (power or rest != 1 or centre):
+            return None
+        if len({self.built.forms[i].level for i in owners}) > 1:  # no sweep has both exponents
             return None
         return Piece(
             row=row,

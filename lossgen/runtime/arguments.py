@@ -119,7 +119,8 @@ class Variant:
     """One compiled plan: its kernels, and the parameters and inputs that they take, in order.
 
     ``streams`` are all class inputs of the loss.  There is no ``merge_kernel`` where a row takes
-    several sweeps: one program then does the whole row.
+    several sweeps: one program then does the whole row.  ``from_first``: the loss has no target, and
+    the program takes class 0 for it.
     """
 
     uses: frozenset[str]
@@ -138,6 +139,7 @@ class Variant:
     arithmetic: str = "float32"  # or float64: of numbers that are read and written narrower
     c_source: str = ""  # a module written by hand may have none: torch on the CPU
     tiled: Tiled | None = None
+    from_first: bool = False
 
 
 def numbers(loss: str, declared: Sequence[Parameter], values: Sequence[Any]) -> list[Any]:

@@ -310,6 +310,8 @@ class RowLoss:
         changed |= {i.name for i in self.others if i.off is not None and given[i.name] is not None}
         index = next(k for k, v in enumerate(self.variants) if v.uses >= changed)
         variant = self.variants[index]
+        if variant.from_first:
+            target = logits.new_zeros(logits.shape[0], dtype=torch.long)
         declared = {i.name: i for i in self.others}
         tensors, kinds = [], []
         for name in variant.inputs:

@@ -70,6 +70,7 @@ BUILT = [
     "logp[y] + 0.1*norm(p**3)",  # a sixth power
     "max(sqrt(softmax(softmax(t)))) - logp[y]",  # a softmax of a softmax in a third sweep
     "-log_softmax(x*stop_gradient(1 + p[y]))[y]",
+    "sum(softmax(x/norm(x))*p) - logp[y]",  # KeyError: no sweep has both exponents
 ]
 
 
