@@ -119,8 +119,8 @@ class Variant:
     """One compiled plan: its kernels, and the parameters and inputs that they take, in order.
 
     ``streams`` are all class inputs of the loss.  There is no ``merge_kernel`` where a row takes
-    several sweeps: one program then does the whole row.  ``from_first``: the loss has no target, and
-    the program takes class 0 for it.
+    several sweeps: one program then does the whole row.  ``from_first``: the loss has no target,
+    and the program takes class 0 for it.
     """
 
     uses: frozenset[str]
