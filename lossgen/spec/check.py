@@ -29,6 +29,7 @@ from lossgen.options import options
 from lossgen.spec.declarations import IDENTIFIER, REQUIRED, Declarations, paragraph, spell
 from lossgen.spec.domain import Interval
 from lossgen.spec.expr import Call, Expr, Name, NameKind, Rank
+from lossgen.spec.formula import MAX_DEPTH, Scope, parse_formula
 from lossgen.spec.model import (
     Accuracy,
     Input,
@@ -40,7 +41,6 @@ from lossgen.spec.model import (
     Term,
     TermEntry,
 )
-from lossgen.spec.parser import MAX_DEPTH, Scope, parse_formula
 from lossgen.spec.proportion import BadCountedTerm, disproportion
 from lossgen.spec.source import Formula, Node, Source, shorten
 from lossgen.spec.trees import culprit, depends_on, names, nodes, reaches, uses_target

@@ -62,7 +62,7 @@ from lossgen.spec.vocabulary import (
 )
 from lossgen.spec.words import check_words
 
-__all__ = ["Scope", "parse_formula"]
+__all__ = ["Scope", "parse"]
 
 MAX_DEPTH = 100
 MAX_MERCATOR = 16
@@ -91,7 +91,7 @@ class Scope:
     outputs: frozenset[str] = frozenset()  # results of the spec, which no formula may use
 
 
-def parse_formula(text: str, scope: Scope, locate: Callable[[Span], Location]) -> Expr:
+def parse(text: str, scope: Scope, locate: Callable[[Span], Location]) -> Expr:
     """The typed tree of a formula; any rank (see ``check`` for what each place requires).
 
     Args:
@@ -172,7 +172,8 @@ class _Builder:
                     hint="multiplication is written with *",
                 )
             case ast.Tuple() | ast.List():
-                self.fail(NotInLanguage, span, what="a list of values is")
+                hint = "several results of a row are outputs, each with a name"
+                self.fail(NotInLanguage, span, what="a list of values is", hint=hint)
             case ast.Starred():
                 self.fail(NotInLanguage, span, what="unpacking with * is")
         self.fail(NotInLanguage, span, what=f"{type(node).__name__} expressions are")
@@ -341,7 +342,7 @@ class _Builder:
                 NotInLanguage,
                 span,
                 what="a chain of comparisons is",
-                hint="nest them: where(0 < e, where(e < 1, a, b), b)",
+                hint="write where(0 < e, where(e < 1, a, b), b)",
             )
         left, right = self.visit(node.left, depth), self.visit(node.comparators[0], depth)
         rank = max(left.rank, right.rank)

@@ -8,17 +8,20 @@ from lossgen.spec.definitions import DEFINED
 from lossgen.spec.expr import NameKind, Rank
 
 __all__ = [
+    "ALIASES",
     "ARGUMENTS",
     "CLASS_MAPS",
     "CLASS_WORDS",
     "ELEMENTWISE",
     "FUNCTIONS",
     "LEAVES",
+    "LIBRARIES",
     "OVER_CLASSES",
     "REDUCTIONS",
     "RESERVED",
     "RESERVED_OUTPUTS",
     "SUGAR",
+    "TYPOGRAPHY",
     "repair",
     "spelled",
     "usual",
@@ -106,7 +109,25 @@ RESERVED = {
 # an output is a field of a named tuple, and no formula can name it
 RESERVED_OUTPUTS = dict.fromkeys(("count", "index"), "a method of every tuple")
 
-_ALIASES = {
+#: what stands before a dot and is no value
+LIBRARIES = {"torch", "np", "numpy", "jnp", "jax", "tf", "math", "F", "nn", "sympy", "scipy"}
+TYPOGRAPHY = {
+    "−": "-",
+    "–": "-",
+    "·": "*",
+    "×": "*",
+    "÷": "/",
+    "²": "**2",
+    "≤": "<=",
+    "≥": ">=",
+    "≠": "!=",
+    "√": "sqrt",
+    "π": "pi",
+    "Σ": "sum",
+    "∑": "sum",
+}
+#: other words for names and functions of the language
+ALIASES = {
     "sigma": "sigmoid",
     "fmin": "minimum",
     "fmax": "maximum",
@@ -166,7 +187,7 @@ _INSTEAD = {
     "einsum": "write sum(a * b)",
     **dict.fromkeys(("add", "subtract", "sub"), "write a + b or a - b"),
     **dict.fromkeys(("multiply", "mul", "divide", "div", "true_divide"), "write a*b or a/b"),
-    **dict.fromkeys(("nll_loss", "ce", "nll"), "write -logp[y]"),
+    **dict.fromkeys(("nll_loss", "ce", "nll", "cross_entropy"), "write -logp[y]"),
     **dict.fromkeys(("pt", "p_t", "p_y", "py", "prob", "p_true"), "write p[y]"),
     **dict.fromkeys(("y_true", "ytrue", "one_hot_target"), "write onehot, the indicator of y"),
     "e": "write exp(…)",
@@ -199,7 +220,7 @@ def repair(name: str, known: list[str]) -> str | None:
     """A hint for a misspelt name: one of ``known``, or the language's word for it."""
     if name in _INSTEAD and name not in known:
         return _INSTEAD[name]
-    alias = _ALIASES.get(name)
+    alias = ALIASES.get(name)
     close = [alias] if alias in known else get_close_matches(name[:60], known, n=1)
     return f"did you mean '{close[0]}'?" if close else None
 
@@ -211,5 +232,5 @@ def usual(name: str) -> str:
 
 def spelled(name: str) -> str | None:
     """The language's function for what a library calls ``name``, if there is one."""
-    name = _ALIASES.get(name, name)
+    name = ALIASES.get(name, name)
     return name if name in FUNCTIONS else None

@@ -23,7 +23,7 @@ from lossgen.errors import (
 )
 from lossgen.spec.expr import Span
 from lossgen.spec.source import shorten
-from lossgen.spec.vocabulary import repair, spelled
+from lossgen.spec.vocabulary import FUNCTIONS, LIBRARIES, TYPOGRAPHY, repair, spelled, usual
 
 __all__ = ["check_words"]
 
@@ -47,28 +47,23 @@ _OPERATOR_HINTS = {
     "@": "write sum(a * b)",
     "=": "name a subexpression with the key let; equality is ==",
     ":": "the only index is [y]",
+    ":=": "name a subexpression with the key let",
+    **dict.fromkeys(("//", "%"), "rounding is not in the language: its derivative is 0"),
 }
+_CHARACTER_HINTS = {
+    ";": "name a subexpression with the key let",
+    "#": "comments stand on lines of their own, or behind a formula without quotes",
+}
+_NO_TEXT = (
+    "a formula holds numbers and names: what changes is a parameter, text stands in doc and notes"
+)
 _ATTRIBUTE = re.compile(r"\.\s*(?P<name>[A-Za-z_]\w*(?:\.\w+)*)\s*(?P<arguments>\([^()]{0,60}\))?")
-_LIBRARIES = {"torch", "np", "numpy", "jnp", "jax", "tf", "math", "F", "nn", "sympy", "scipy"}
 _KEYWORD_HINTS = {
     "lambda": "is it a parameter? call it lam",
     **dict.fromkeys(("if", "else"), "write where(a < b, value if so, value if not)"),
     **dict.fromkeys(("and", "or", "not"), "nest where(…) instead"),
-}
-_TYPOGRAPHY = {
-    "−": "-",
-    "–": "-",
-    "·": "*",
-    "×": "*",
-    "÷": "/",
-    "²": "**2",
-    "≤": "<=",
-    "≥": ">=",
-    "≠": "!=",
-    "√": "sqrt",
-    "π": "pi",
-    "Σ": "sum",
-    "∑": "sum",
+    **dict.fromkeys(("for", "in"), "sum(e) goes over the classes by itself"),
+    "None": "leave the argument out; a value that is nothing is 0",
 }
 
 
@@ -116,10 +111,10 @@ class _Words:
                     self.fail(NotInLanguage, start, end, what=f"the word '{word}' is", hint=hint)
                 self.value(word, start, end)
             case "quote":
-                self.fail(NotInLanguage, start, end, what="strings are")
+                self.fail(NotInLanguage, start, end, what="strings are", hint=_NO_TEXT)
             case "other":
-                instead = _TYPOGRAPHY.get(word)
-                hint = f"write {instead}" if instead else None
+                instead = TYPOGRAPHY.get(word)
+                hint = f"write {instead}" if instead else _CHARACTER_HINTS.get(word)
                 shown = f"'{word}'" if word.isprintable() else repr(word)
                 self.fail(BadCharacter, start, end, what=f"unexpected character {shown}", hint=hint)
             case _:
@@ -130,6 +125,8 @@ class _Words:
         if not self.due:
             problem = f"an operator is missing before '{shorten(word)}'"
             hint = "multiplication is written with *"
+            if self.before in FUNCTIONS:
+                hint = f"a function has its argument in brackets: {usual(self.before)}"
             self.fail(FormulaSyntax, start, end, problem=problem, hint=hint)
         self.due = False
 
@@ -139,7 +136,10 @@ class _Words:
             what = f"a number has at most {MAX_DIGITS} digits"
             self.fail(NumberTooLarge, start, end, what=what)
         if exponent and (len(exponent) > 5 or abs(int(exponent)) > MAX_EXPONENT):
-            what, hint = f"the number '{word}' is out of range", f"exponents go to ±{MAX_EXPONENT}"
+            what, hint = (
+                f"the number '{word}' is out of range",
+                (f"exponents go to ±{MAX_EXPONENT}; the largest number of float32 is 3.4e38"),
+            )
             self.fail(NumberTooLarge, start, end, what=what, hint=hint)
 
     def operator(self, word: str, start: int, end: int) -> None:
@@ -172,7 +172,7 @@ class _Words:
         function = spelled(name)
         if function is None:
             return repair(name, [])
-        if self.before not in _LIBRARIES:
+        if self.before not in LIBRARIES:
             own = self.before if self.before.isidentifier() else "e"
             arguments = f"({own})" if arguments in ("()", "(e)") else f"({own}, {arguments[1:]}"
         return f"write {function}{arguments}"
