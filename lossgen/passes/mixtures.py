@@ -132,6 +132,8 @@ class _Mixtures:
         if mixture.p not in weights and mixture.q in weights:
             mixture = mixture.swapped()
         if mixture.p not in weights:
+            if self.halves.get(mixture.p) == mixture.q and 1 in (mixture.a, mixture.b):
+                return log(Add(mixture.a * mixture.p, mixture.b * mixture.q))  # passes.logsums
             self.fired.add("log_mixture")
             inside = self._log_sum(mixture)
             if not self.halves or expand(mixture.a + mixture.b) != 1:
@@ -166,6 +168,8 @@ class _Mixtures:
             held = powers.get(mixture.p, Integer(0)) + powers.get(mixture.q, Integer(0))
             if not (held + exponent).is_nonnegative:
                 continue
+            if mixture.a.has(exp) or mixture.b.has(exp):
+                continue  # a share of exponentials: passes.logsums
             self.fired.add("ratio_of_mixture")
             if self.halves.get(mixture.p) == mixture.q:
                 return self._of_complements(expr, factor, mixture, powers)

@@ -341,7 +341,9 @@ class _Pairs:
         exp(· - L) of x, so that the maximum is one of raw values."""
         for form in self.built.forms:
             logarithm = value.o == form.logp
-            if logarithm or value.o == exp(form.logp):
+            at_y = (-form.s,) if logarithm else (form.P, exp(-form.s))
+            # the same function at y too: of |p - onehot|, what stands there is 1 - p
+            if (logarithm or value.o == exp(form.logp)) and value.y in at_y:
                 raw = Cls(form.base, form.base_y + form.shift_y / form.scale)
                 return partial(_largest_of, form, logarithm, self.built.pivot), raw
         constant, _ = value.o.as_independent(*self.built.class_symbols(), as_Add=True)

@@ -3,10 +3,12 @@
 Every rule is one row of ``RULES``, tried on each node from the root down, in order:
 
     log_of_power        log(1 - P^N)           →  cloglog(log N + logsoftplus(z))
+    log_of_sum          log(a + b·P)           →  log(a + b) - softplus(…)    see ``passes.logsums``
     log_near_one        log(1 - c·Q)           →  log1p(-c·Q)
     log_of_complement   log(1 - e^-a), a > 0   →  log1mexp(a)
     complement          1 - e^-a, a > 0        →  -expm1(-a)
     excess_over_uniform P - 1/V                →  expm1(log(V·P))/V
+    share_of_sum        e^v / (e^v + e^w)      →  sigmoid(v - w)
     expm1_quotient      B^N / (1 - B^N)        →  recipexpm1x(-N·log B) / (-N·log B)
     half_difference     P - P'                 →  P·Q' - Q·P'   (of two softmaxes)
     log_difference      c·(s - s')             →  c·log1p(Q'·expm1(z - z'))   where z is near z'
@@ -15,7 +17,7 @@ Every rule is one row of ``RULES``, tried on each node from the root down, in or
     power_difference    A^e - B^e              →  -A^e · e · expm1div(log(B/A), e)
                         B^a - B^b              →  B^b · (a-b) · expm1div(log B, a-b)
                         1 - A^a·B^b            →  -expm1(a·log A + b·log B)
-    bounded_quotient    P / softplus(-z)       →  sigrel(-z)      beside a power of softplus(-z) too
+    bounded_quotient    P / softplus(-z)       →  sigrel(-z)      see ``passes.quotients``
     one_exponential     P^a · Q^b · e^c        →  exp(c - a·s - b·r), integer units as sigmoids
 
 with  expm1div(v, e) = (exp(e·v) - 1)/e.  Mixtures of two probabilities, and whatever stands
@@ -36,8 +38,10 @@ from lossgen.ir.ops import OPS, absf, maximum, minimum
 from lossgen.ir.statistics import Centre, Form
 from lossgen.passes.algebra import cancel_parameters, complement
 from lossgen.passes.divergences import joint_logarithms
+from lossgen.passes.logsums import log_of_sum, logs_apart, share_of_sum
 from lossgen.passes.mixtures import stabilize_class, stabilize_mixtures
 from lossgen.passes.pairs import half_difference, log_difference, masked_logarithm, others_alone
+from lossgen.passes.quotients import bounded_quotient
 from lossgen.passes.uniform import excess_of_row
 from lossgen.passes.zeros import LOWEST
 
@@ -82,7 +86,7 @@ class Rewriter:
     def __call__(self, expr: Expr) -> Expr:
         mixed, fired = stabilize_mixtures(expr, self.logs, self.halves)
         self.fired |= fired
-        ruled = cancel_parameters(self.rewrite(mixed), self.constants)
+        ruled = logs_apart(cancel_parameters(self.rewrite(mixed), self.constants), self)
         found = others_alone(ruled, self.forms)
         self.fired |= {"others_alone"} if found != ruled else set()
         whole = joint_logarithms(found, self.forms)
@@ -140,6 +144,12 @@ class Rewriter:
         if any(v.is_nonnegative is None and v.is_nonpositive is None for v in values):
             return {-1, 1}
         return {-1 if v.is_negative else 1 for v in values if not v.is_zero} or {1}
+
+    def is_nonnegative(self, expr: Expr) -> bool:
+        """Of a constant, by its symbols' signs or at the ends of the parameters' domains."""
+        if expr.is_nonnegative is not None:
+            return bool(expr.is_nonnegative)
+        return expr.free_symbols <= set(self.ends) and self.signs(expr) == {1}
 
     def small_difference(self, expr: Expr) -> Expr | None:
         """A sum that loses all but one term when P is written as 1 - Q (or Q as 1 - P)."""
@@ -309,28 +319,6 @@ def _expm1_quotient(expr: Expr, rw: Rewriter) -> Expr | None:
     return None
 
 
-def _bounded_quotient(expr: Expr, rw: Rewriter) -> Expr | None:
-    if not isinstance(expr, Mul):
-        return None
-    powers = expr.as_powers_dict()
-    for form in rw.forms:
-        for half, logarithm, argument in (
-            (form.P, form.r, -form.z),
-            (form.Q, form.s, form.z),
-        ):
-            divides = powers.get(logarithm, 0) == -1 or 1 / logarithm in expr.args  # s^k / s
-            if powers.get(half, 0) == 1 and divides:
-                rest = expr / half * logarithm
-                return rw.rewrite(rest) * _f["sigrel"](argument)
-            for factor in expr.args if powers.get(half, 0) == 1 else ():  # Q·(a + b/s)
-                parts = Add.make_args(factor)
-                over = [t for t in parts if 1 / logarithm in Mul.make_args(t)]
-                if len(parts) > 1 and over:
-                    rest, left = expr / factor, [t for t in parts if t not in over]
-                    return Add(*(rw.rewrite(rest * t) for t in (Add(*left), *over)))
-    return None
-
-
 def _one_exponential(expr: Expr, rw: Rewriter) -> Expr | None:
     if not isinstance(expr, (Mul, Pow)):
         return None
@@ -380,15 +368,17 @@ def _integer_units(power: Expr) -> int:
 
 RULES: tuple[Rule, ...] = (
     Rule("log_of_power", _log_of_power),
+    Rule("log_of_sum", log_of_sum),
     Rule("log_near_one", _log_near_one),
     Rule("log_of_complement", _log_of_complement),
     Rule("complement", _complement_of_exp),
     Rule("excess_over_uniform", lambda expr, rw: excess_of_row(expr, rw.forms)),
+    Rule("share_of_sum", share_of_sum),
     Rule("expm1_quotient", _expm1_quotient),
     Rule("half_difference", half_difference),
     Rule("log_difference", log_difference),
     Rule("masked_logarithm", masked_logarithm),
     Rule("power_difference", _power_difference),
-    Rule("bounded_quotient", _bounded_quotient),
+    Rule("bounded_quotient", bounded_quotient),
     Rule("one_exponential", _one_exponential),
 )

@@ -38,6 +38,7 @@ from lossgen.ir.special import cosh, logcosh
 from lossgen.ir.stages import Cls, Pivot
 from lossgen.ir.statistics import Form, Max
 from lossgen.passes.algebra import logistic
+from lossgen.passes.logsums import log_of_class_sum
 from lossgen.passes.reductions import Reductions
 from lossgen.spec.model import LossSpec
 
@@ -78,7 +79,9 @@ class Subsets:
         for factor in Mul.make_args(expr):
             base, exponent = factor.as_base_exp()
             mass = None if isinstance(factor, exp) else self._mass(base)
-            if mass is not None:
+            if isinstance(factor, exp) and factor != expr:  # two may be 0·∞
+                found += factor.args[0]
+            elif mass is not None:
                 found += exponent * self._log_mass(mass)
             elif (known := _log_of_function(factor)) is not None:
                 found += known
@@ -156,11 +159,13 @@ class Subsets:
         for factor in Mul.make_args(value):
             base, exponent = factor.as_base_exp()
             known = _log_of_function(base)  # of what is positive
-            if known is None:
+            if isinstance(factor, exp) and factor != value:  # p/p' may be 0/0: log p - log p'
+                found += factor.args[0]
+            elif known is None:
                 rest *= factor
             else:
                 found += exponent * known
-        return found if rest == 1 else found + log(rest)
+        return found if rest == 1 else found + (log_of_class_sum(rest) or log(rest))
 
     def split(self, body: Expr) -> tuple[Expr, Expr]:
         """(what all classes but the largest add, what that one adds) of a sum of w·log(1 - p)."""
