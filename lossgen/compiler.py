@@ -164,7 +164,8 @@ def _blamed(error: Inaccurate, spec: LossSpec, uses: frozenset[str]) -> Inaccura
         except CompileError:
             continue  # what cannot be compiled alone has no error of its own
     name, expr, _ = parts[0]
-    together = "the sum of the terms" if len(parts) > 1 else ""
+    together = "the outputs together" if spec.outputs else "the sum of the terms"
+    together = together if len(parts) > 1 else ""
     _, what, expr = max(found, key=lambda entry: entry[0], default=(0.0, together, expr))
     label = what.strip("'") if found else name
     return error.at(spec.location_of(label, expr.span), what, enough)

@@ -57,7 +57,7 @@ def verify(
     else:
         from rich.console import Console
 
-        Console(highlight=False).print(result)
+        Console(highlight=False).print(result, crop=False)  # a call to paste is as long as it is
     if not result.ok:
         raise typer.Exit(1)
 
@@ -86,6 +86,6 @@ def _search(loss: str, seconds: float, backends: str, device: str) -> None:
         if found.where:
             typer.echo(f"  worst at {found.where}")
         if found.reproducer:
-            typer.echo("  " + found.reproducer.replace("\n", "\n  "))
+            typer.echo(found.reproducer)
     if not all(found.ok for found in results):
         raise typer.Exit(1)

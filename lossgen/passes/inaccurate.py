@@ -17,10 +17,7 @@ __all__ = ["Inaccurate", "check_defaults"]
 class Inaccurate(CompileError):
     """Loss or gradient is farther from the truth than the bound allows."""
 
-    template = (
-        "{of}the {which} is not accurate in {arithmetic}: off by {ulp:.3g} ulp, which is "
-        "{scaled:.3g} times (1 + condition number), at {where}; {bound:g} are allowed"
-    )
+    template = "{of}the {which} is not accurate in {arithmetic}: {judged}"
 
     def __init__(
         self,
@@ -32,7 +29,9 @@ class Inaccurate(CompileError):
     ) -> None:
         self.fields = fields
         scaled = float(fields["scaled"]) if enough is None else enough
-        super().__init__(of=of, location=location, hint=_enough(scaled), **fields)
+        judged = _judged(**fields)
+        hint = _enough(scaled, masked="-inf" in fields["where"])
+        super().__init__(of=of, location=location, hint=hint, judged=judged, **fields)
 
     @property
     def scaled(self) -> float:
@@ -46,8 +45,21 @@ class Inaccurate(CompileError):
         return type(self)(of=of, location=location, enough=enough, **self.fields)
 
 
-def _enough(scaled: float) -> str:
-    """What to do about an error of so many ulp."""
+def _judged(*, ulp: float, scaled: float, where: str, bound: float, **_: Any) -> str:
+    """The error, in words."""
+    if not math.isfinite(ulp):
+        return f"it is not finite at {where}"
+    times = f"which is {scaled:.3g} times (1 + condition number)"
+    return f"off by {ulp:.3g} ulp, {times}, at {where}; {bound:g} are allowed"
+
+
+def _enough(scaled: float, masked: bool) -> str:
+    """What to do about an error of so many ulp, at a row with or without a masked class."""
+    if scaled == math.inf and masked:
+        return (
+            "a class at -inf makes it, or a value on the way to it, 0·∞ or ∞ - ∞: leave it out of "
+            "what it must not spoil, as in norm(where(x > -1e4, x, 0)); no bound accepts this"
+        )
     if scaled == math.inf:
         return (
             "it, or a value on the way to it, overflows, or is 0·∞ or ∞ - ∞: narrow the domain of "

@@ -1,5 +1,6 @@
 """A call as Python text that can be pasted, tensors and all.
 
+import lossgen, torch
 x = torch.tensor([[0.5, -1.0]], requires_grad=True)
 loss = lossgen.load("gce").gce_loss(x, torch.tensor([1]), q=0.7, backend="c")
 """
@@ -49,6 +50,7 @@ def python(source: str, call: Called) -> str:
     words = ["x", *map(_text, others)]
     words += [f"{name}={_text(value)}" for name, value in call.keywords.items()]
     lines = [
+        "import lossgen, torch",
         f"x = {_text(first)}",
         f"loss = lossgen.load({json.dumps(source)}).{call.function}({', '.join(words)})",
     ]

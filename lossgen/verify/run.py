@@ -87,8 +87,8 @@ class VerificationResult:
             yield Text(f"FAILS  {r.name} on {r.backend}: {r.message}", "red")
             yield Text(f"  {r.doc}")
             yield Text(f"  smallest case: {r.counterexample}")
-            if r.call:  # not wrapped, so that it can be pasted
-                yield Text("\n".join(f"    {line}" for line in r.call.splitlines()), no_wrap=True)
+            if r.call:  # whole lines from the first column, so that it can be pasted
+                yield Text(r.call, no_wrap=True, overflow="ignore")
         if self.failures:
             names = ", ".join(dict.fromkeys(r.name for r in self.results if r.passed))
             yield Text(f"{self.loss}: {len(self.failures)} of {count} checks fail", "bold red")
@@ -244,7 +244,7 @@ def check_property(entry: Property, spec: LossSpec, run: Runner, examples: int) 
             perf_counter() - began,
             message + _one_class(spec, calls),
             _said(case, calls),
-            "".join(python(named(spec), call) for call in calls),
+            "\n".join(python(named(spec), call) for call in calls),
         )
     return PropertyResult(entry.name, entry.doc, run.backend, True, tried, perf_counter() - began)
 

@@ -181,3 +181,18 @@ def test_import_is_light(code):
         check=True,
     )
     assert ran.stderr.strip() == "[]"
+
+
+def test_verify_prints_a_call_that_can_be_pasted(lossgen, monkeypatch):
+    """It was cut at the width of the terminal, and indented; two calls stood on one line."""
+    import lossgen.verify as verifying
+
+    values = ", ".join(f"{k}.25" for k in range(80))
+    call = f"import lossgen, torch\nx = torch.tensor([[{values}]])\nloss = f(x)"
+    failed = verifying.PropertyResult("p", "P.", "c", False, 1, 0.1, "m", "3 x 80", call)
+    result = verifying.VerificationResult("gce", (failed,))
+    monkeypatch.setattr(verifying, "verify", lambda *given, **options: result)
+    monkeypatch.setenv("COLUMNS", "50")
+    ran = lossgen("verify", "gce")
+    assert ran.code == 1
+    assert call in ran.out

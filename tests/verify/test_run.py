@@ -55,7 +55,7 @@ def write(folder: Path, name: str, text: str) -> Path:
 
 def shown(result: VerificationResult) -> str:
     console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(result)
+    console.print(result, crop=False)
     return console.export_text()
 
 
@@ -128,7 +128,7 @@ def test_failures_come_first_with_a_call_to_paste(tmp_path: Path) -> None:
     lines = shown(VerificationResult("gce", (held, result))).splitlines()
     assert lines[0].startswith(f"FAILS  {result.name} on torch: ")
     assert lines[-2:] == ["gce: 1 of 2 checks fail", "the others hold: limits"]
-    made = result.call.splitlines()
+    _, *made = result.call.splitlines()
     assert made[0].startswith("x = torch.tensor([[")
     assert made[0].endswith("]], requires_grad=True)")
     assert made[1].startswith('loss = lossgen.load("gce").gce_loss(x, torch.tensor([')
@@ -170,7 +170,7 @@ def test_a_tensor_is_written_as_it_is(value: torch.Tensor, _: str) -> None:
     got = {}
     loaded = SimpleNamespace(f=lambda *given, **keys: got.update(given=given, keys=keys))
     library = SimpleNamespace(load=lambda name: got.update(name=name) or loaded)
-    exec(lines, {"torch": torch, "lossgen": library})
+    exec(lines.partition("\n")[2], {"torch": torch, "lossgen": library})
     assert got["name"] == 'a "b".yaml'
     assert (got["keys"]["k"], got["keys"]["s"]) == (2, "a'b")
     for found in (got["given"][0], got["keys"]["v"][1]):
