@@ -135,13 +135,14 @@ class Literal:
             node.slope = [a + b for a, b in zip(node.slope, slope, strict=True)]
 
     def total(self, terms: Sequence[tuple[str | None, Any]]) -> Node:
-        """Σ weight·term."""
+        """Σ weight·term, without the terms that are turned off."""
         total = self.node([ZERO])
         for weight, expr in terms:
+            factor = None if weight is None else self.name(weight, NameKind.PARAMETER)
+            if factor is not None and factor.value[0] == 0:
+                continue  # it may mention inputs that nobody gave
             value = walk(expr, self)
-            if weight is not None:
-                value = self.binary("*", self.name(weight, NameKind.PARAMETER), value)
-            total = self.binary("+", total, value)
+            total = self.binary("+", total, self.binary("*", factor, value) if factor else value)
         return total
 
     # ------------------------------------------------------------------ leaves

@@ -139,3 +139,15 @@ def test_the_bound_that_is_suggested_accepts():
     assert "state that it is enough: `accuracy: {ulp: " in text
     line = text.partition("`")[2].rstrip("`").replace('"..."', "few digits are enough")
     compile_loss(load_text(_text("-logp[y]", more=f"{line}\n")))
+
+
+def test_an_input_of_a_term_that_is_off():
+    """LG900: the truth of the variant without the term asked for the input all the same."""
+    text = """name: t
+parameters: {k: {default: 1, off: 0, domain: "[0, 2]"}}
+inputs: {t: {kind: class}, a: {kind: vocab}, w: {kind: row}}
+transform: -logp[y]
+regularizer: [{name: kd, weight: k, value: "sum(a*(x - t)**2)*w"}]
+"""
+    compiled = compile_loss(load_text(text))
+    assert [variant.stable.uses for variant in compiled.variants] == [frozenset(), {"k"}]
