@@ -12,7 +12,7 @@ TILED := gce cross_entropy nfl trades jsd_beta token_stats
 # Losses whose counted instructions are recorded, likewise.
 COUNTED := gce focal cross_entropy kd_forward_kl trades jsd_beta token_stats
 
-.PHONY: demo test peers sanitize campaign bench counts build check lint format types layers aot wheel ci clean help
+.PHONY: demo test peers sanitize campaign ordinary bench counts build check lint format types layers aot wheel ci clean help
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -42,6 +42,9 @@ sanitize: $(READY)  ## every C program under the address, undefined-behaviour an
 
 campaign: $(READY)  ## attack it at random for CAMPAIGN seconds a kind; resumes; see tests/campaign
 	$(BIN)/python -m tests.campaign --seconds $(or $(CAMPAIGN),600)
+
+ordinary: $(READY)  ## build ordinary formulas, and see that none takes a dearer program than before
+	$(BIN)/python -m tests.ordinary --jobs $(JOBS)
 
 bench: $(READY)  ## time the C backend on this machine, in under 5 minutes; writes benchmarks/results/cpu.*
 	OMP_NUM_THREADS=2 $(BIN)/python benchmarks/cpu.py --out benchmarks/results

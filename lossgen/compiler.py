@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from time import perf_counter
 from typing import Any
@@ -14,7 +14,7 @@ from lossgen.errors import CompileError, Location
 from lossgen.ir.check import check
 from lossgen.ir.plan import KernelPlan
 from lossgen.ir.stages import Pivot, SymbolicLoss
-from lossgen.passes.certify import certify, unmeasured
+from lossgen.passes.certify import certify, dearer_than, unmeasured
 from lossgen.passes.differentiate import differentiate
 from lossgen.passes.inaccurate import Inaccurate
 from lossgen.passes.limits import check_limits
@@ -57,6 +57,13 @@ class Compiled:
     def arithmetic(self) -> str:
         """Of the operations of every variant: float32 or float64."""
         return self.variants[0].stable.arithmetic
+
+    def after(self, refused: float) -> Compiled:
+        """The same, taken since the best program in float32 is so far off."""
+        first, *others = self.variants
+        if not first.stable.refused:
+            first = replace(first, stable=replace(first.stable, refused=refused))
+        return replace(self, variants=(first, *others))
 
 
 def compile_loss(spec: LossSpec, draft: bool = False, arithmetic: str = "float32") -> Compiled:
@@ -115,12 +122,32 @@ def _compiled(spec: LossSpec, draft: bool, arithmetic: str) -> Compiled:
         try:
             plan, found = _variant(spec, uses, timings, pipeline)
         except Inaccurate as error:
-            raise _blamed(error, spec, uses) from None
+            written = _as_written(spec, uses, timings, error)
+            if written is None:
+                raise _blamed(error, spec, uses) from None
+            plan, found = written
         stages = stages or found
         plans.append(plan)
     if len({plan.stable.arithmetic for plan in plans}) > 1:  # a module has one
         return _compiled(spec, draft, "float64")
     return Compiled(spec, tuple(plans), stages, timings, draft)
+
+
+def _as_written(
+    spec: LossSpec, uses: frozenset[str], timings: dict[str, float], error: Inaccurate
+) -> tuple[KernelPlan, dict[str, Any]] | None:
+    """The last rung: in float64, with no sum of a difference made of what its terms add up to."""
+    if parse(spec, uses).sums == parse(spec, uses, whole=True).sums:
+        return None
+    try:
+        plan, stages = _variant(spec, uses, timings, _WIDE, whole=True)
+    except CompileError:
+        return None
+    if error.cheapest is None:
+        return plan, stages
+    stable = dearer_than(plan.stable, error.cheapest, error.narrow)
+    plan = replace(plan, stable=stable)
+    return plan, {**stages, "certify": stable, "schedule": plan}
 
 
 def _variant(
@@ -129,18 +156,22 @@ def _variant(
     timings: dict[str, float],
     pipeline: tuple[_Pass, ...] = PIPELINE,
     pivot: Pivot | None = None,
+    whole: bool = False,
 ) -> tuple[KernelPlan, dict[str, Any]]:
     """One variant through the pipeline, with its stages by name."""
     stage: Any = spec
     stages: dict[str, Any] = {}
-    passes: tuple[_Pass, ...] = (partial(parse, uses=uses, pivot=pivot), *pipeline)
+    passes: tuple[_Pass, ...] = (
+        partial(parse, uses=uses, pivot=pivot, whole=whole),
+        *pipeline,
+    )
     for run in passes:
         began = perf_counter()
         stage = run(stage)
         if isinstance(stage, SymbolicLoss):
             check(stage)
             if not pivot_is_known(stage):  # then it is class 0, as a target would be
-                return _variant(spec, uses, timings, pipeline, Pivot.TARGET)
+                return _variant(spec, uses, timings, pipeline, Pivot.TARGET, whole)
         function = run.func if isinstance(run, partial) else run
         name = function.__name__
         timings[name] = timings.get(name, 0.0) + perf_counter() - began

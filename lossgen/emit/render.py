@@ -52,10 +52,11 @@ def render_module(compiled: Compiled, standalone: bool = False) -> str:
     loss = _loss(compiled)
     try:
         found = _measured(compiled, loss["variants"])
-    except Inaccurate:
+    except Inaccurate as error:  # of the torch program, which is arranged differently
         if compiled.arithmetic == "float64":
             raise
-        return render_module(compile_loss(compiled.spec, arithmetic="float64"), standalone)
+        wide = compile_loss(compiled.spec, arithmetic="float64")
+        return render_module(wide.after(error.scaled), standalone)
     text = _rendered(found, loss, standalone)
     text = _format(text, compiled.spec.name)
     check_module(text)
@@ -153,7 +154,7 @@ def _header(compiled: Compiled) -> str:
         ("statistics", str(base.statistics)),
         ("sweeps", str(base.sweeps)),
         ("saved", ", ".join(base.saved) or "nothing"),
-        *([("arithmetic", base.stable.precision)] if compiled.arithmetic != "float32" else []),
+        *([("arithmetic", rung)] if (rung := base.stable.precision) != "float32" else []),
         ("certificate", "none, it is a DRAFT" if compiled.draft else str(base.certificate)),
     ]
     if spec.accuracy:

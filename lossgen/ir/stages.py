@@ -124,6 +124,7 @@ class SymbolicLoss:
     centres: tuple[Centre, ...] = ()
     outputs: tuple[tuple[str, Expr], ...] = ()  # named row results; none: the loss
     twins: dict[Symbol, Symbol] = field(default_factory=dict)  # live symbol -> its constant twin
+    whole: bool = False  # sums are as they are written: none is made of what its terms add up to
 
     @property
     def last_level(self) -> int:
@@ -188,7 +189,8 @@ class StableLoss(GradedLoss):
     certificate: Certificate | None = field(default=None, compare=False)
     trial: Any = field(default=None, repr=False, compare=False)  # passes.certify.Trial
     arithmetic: str = "float32"  # of every operation; or float64, of numbers that are float32
-    refused: float = 0.0  # ulp / (1 + kappa) of the best program in float32; 0: not tried
+    refused: float = 0.0  # ulp / (1 + kappa) of the best cheaper program in float32; 0: not tried
+    cost: float = 1.0  # times the operations per class of the cheapest program
     masks: str = "limit"  # what a masked class gives: a limit; or NaN where the formula has NaN
     clamp_loss: bool = False
     clamp_gradient: bool = False
@@ -203,11 +205,15 @@ class StableLoss(GradedLoss):
 
     @property
     def precision(self) -> str:
-        """The arithmetic, and why it is not the usual one."""
-        if self.arithmetic == "float32" or not self.refused:
-            return self.arithmetic
+        """The arithmetic, and what is not usual about it: the rung, its cost, and why."""
+        rung = f"{self.arithmetic}, sums as they are written" if self.whole else self.arithmetic
+        if self.cost != 1.0 or self.arithmetic != "float32":
+            rung += f", {self.cost:.1f} times the operations"
+        if not self.refused:
+            return rung
         off = "not finite" if self.refused == inf else f"off by {self.refused:.2g} (1 + kappa) ulp"
-        return f"{self.arithmetic}; in float32 it is {off}"
+        cheaper = "the cheapest program" if self.arithmetic == "float32" else "in float32 it"
+        return f"{rung}; {cheaper} is {off}"
 
 
 @dataclass(frozen=True)

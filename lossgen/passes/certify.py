@@ -24,7 +24,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from math import inf
 from typing import Any
 
@@ -39,6 +38,7 @@ from lossgen.ir.literal import Truth
 from lossgen.ir.rows import Row
 from lossgen.ir.stages import StableLoss
 from lossgen.lower.rows import RoundedRows
+from lossgen.lower.work import work_of
 from lossgen.passes.climb import neighbours
 from lossgen.passes.condition import (
     of_gradient,
@@ -46,6 +46,7 @@ from lossgen.passes.condition import (
     of_roundings,
     scales,
     sensitivity,
+    shaken,
     spread,
 )
 from lossgen.passes.inaccurate import Inaccurate, check_defaults
@@ -61,10 +62,11 @@ from lossgen.passes.truth import (
 )
 from lossgen.passes.worst import ALIKE, TINY, Worst, off
 
-__all__ = ["Trial", "certify", "unmeasured"]
+__all__ = ["Trial", "certify", "dearer_than", "unmeasured"]
 
 Evaluate = Callable[[Sequence[Row]], tuple[NDArray[Any], list[NDArray[Any]]]]
 _ULP = 2.0**-23
+_BESIDE = 2.0**-48
 _CLIPPED = 1e-34
 _ONE = mp.mpf(1)
 #: How the search goes on from the worst rows: rounds of so many moves from so many rows.
@@ -81,7 +83,8 @@ def certify(stable: StableLoss, arithmetic: str = "float32") -> StableLoss:
     Raises:
         CompileError: every program has an error above the bound; with the point where it was found.
     """
-    rungs = [r for r in ladder(stable) if arithmetic in ("float32", r.arithmetic)]
+    cheapest, *dearer = ladder(stable)
+    rungs = [r for r in (cheapest, *dearer) if arithmetic in ("float32", r.arithmetic)]
     refused: list[Inaccurate] = []
     for rung in rungs:
         if rung.masks == "as written" and all(e.scaled < inf for e in refused):
@@ -91,9 +94,20 @@ def certify(stable: StableLoss, arithmetic: str = "float32") -> StableLoss:
         except Inaccurate as error:
             refused.append(error)
         else:
-            narrow = [e.scaled for e in refused if e.fields["arithmetic"] == "float32"]
-            return replace(found, refused=min(narrow, default=0.0))
-    raise refused[-1]
+            if rung is cheapest:
+                return found
+            return dearer_than(found, cheapest, _narrowest(refused))
+    raise refused[-1].of_rungs(cheapest, _narrowest(refused))
+
+
+def dearer_than(found: StableLoss, cheapest: StableLoss, refused: float) -> StableLoss:
+    """``found``, with what it costs, and how far off the cheaper programs in float32 are."""
+    cost = work_of(schedule(found)) / work_of(schedule(cheapest))
+    return replace(found, refused=refused, cost=cost)
+
+
+def _narrowest(refused: Sequence[Inaccurate]) -> float:
+    return min((e.scaled for e in refused if e.fields["arithmetic"] == "float32"), default=0.0)
 
 
 def ladder(stable: StableLoss) -> list[StableLoss]:
@@ -235,7 +249,7 @@ class Trial:
             moved = of_roundings(stable.spec, row)
             if moved is None or not self._certain(row, truth):
                 return 0.0
-            if self._as_written(row, error, lambda t: abs(t.results[k] - gold)):
+            if self._as_written(row, truth, error, lambda a, b: abs(a.results[k] - b.results[k])):
                 return 0.0
             moves += abs(moved.results[k] - gold) / _ULP
             worst.add_strict("loss", worst.ulp(error, unit), width + float(moves / unit))
@@ -259,10 +273,12 @@ class Trial:
         strict = worst.ulp(error, unit) / (1.0 + near) > worst.strict["gradient"][1]
         if not (strict or score > worst.gradient[1]):
             return score
-        pairs = partial(zip, gold, strict=True)
-        if self._as_written(
-            row, error, lambda t: max(abs(g - s) for g, s in pairs(t.gradients[stream]))
-        ):
+
+        def apart(one: Truth, other: Truth) -> Any:
+            pairs = zip(one.gradients[stream], other.gradients[stream], strict=True)
+            return max(abs(a - b) for a, b in pairs)
+
+        if self._as_written(row, truth, error, apart):
             return 0.0
         if self._certain(row, truth):
             spec = self.stable.spec
@@ -281,13 +297,21 @@ class Trial:
         where += "".join(f", {n} = {v:g}" for n, v in {**row.rows, **row.parameters}.items())
         return where + (f", {self.program}" if self.program else "")
 
-    def _as_written(self, row: Row, error: Any, of: Callable[[Truth], Any]) -> bool:
+    def _as_written(
+        self, row: Row, truth: Truth, error: Any, apart: Callable[[Truth, Truth], Any]
+    ) -> bool:
         """Is the formula as it is written about as far off in float64, where that is what is
-        computed? Then that is what everybody takes for the truth."""
+        computed? Then that is what everybody takes for the truth.  Numbers that are exact in
+        float64 may spare it its roundings: rows beside it count, too."""
         if self.stable.arithmetic != "float64":
             return False
-        written = as_written(self.stable.spec, row)
-        return written is not None and bool(error <= ALIKE * of(written))
+        spec = self.stable.spec
+        for step in (0.0, _BESIDE, -_BESIDE):
+            beside = shaken(spec, row, step) if step else row
+            exact, written = true_row(spec, beside) if step else truth, as_written(spec, beside)
+            if exact is not None and written is not None and error <= ALIKE * apart(exact, written):
+                return True
+        return False
 
     def _nobody_knows(self, row: Row, error: Any) -> bool:
         """Is it NaN where a masked class makes the formula as it is written NaN, and allowed?"""

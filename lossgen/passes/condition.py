@@ -21,6 +21,7 @@ __all__ = [
     "of_roundings",
     "scales",
     "sensitivity",
+    "shaken",
     "spread",
 ]
 
@@ -107,17 +108,23 @@ def _change(one: list[Any], other: list[Any]) -> Any:
 def of_roundings(spec: LossSpec, row: Row) -> Truth | None:
     """The truth of the row with every number moved by an ulp: what nearly equal rows have apart,
     and what is left of a loss that vanishes."""
+    return true_row(spec, shaken(spec, row))
+
+
+def shaken(spec: LossSpec, row: Row, step: float = _ULP) -> Row:
+    """The row with every number moved by so much, up and down in turn."""
     streams = {
-        n: v if spec.inputs[n].values else _shaken(v, -1, spec, n) for n, v in row.streams.items()
+        n: v if spec.inputs[n].values else _shaken(v, -step, spec, n)
+        for n, v in row.streams.items()
     }
-    return true_row(spec, replace(row, x=_shaken(row.x, 1), streams=streams))
+    return replace(row, x=_shaken(row.x, step), streams=streams)
 
 
 def _shaken(
-    values: tuple[float, ...], sign: int, spec: LossSpec | None = None, name: str = ""
+    values: tuple[float, ...], size: float, spec: LossSpec | None = None, name: str = ""
 ) -> tuple[float, ...]:
     domain = spec.inputs[name].domain if spec is not None else None
-    steps = [sign * (-1) ** j * _ULP for j in range(len(values))]
+    steps = [(-1) ** j * size for j in range(len(values))]
     moved = [v * (1 + step) if v else step for v, step in zip(values, steps, strict=True)]
     return tuple(
         m if domain is None or domain.contains(m) else v for v, m in zip(values, moved, strict=True)

@@ -31,7 +31,8 @@ __all__ = ["differentiate"]
 
 def differentiate(loss: SymbolicLoss) -> GradedLoss:
     """Add dloss/dv_j (j ≠ y) as coefficient·basis pairs, and dloss/dv_y, for every stream v."""
-    built = Reductions(loss.vocabulary, loss.pivot, loss.forms, loss.sums, loss.maxes, loss.centres)
+    statistics = (loss.forms, loss.sums, loss.maxes, loss.centres)
+    built = Reductions(loss.vocabulary, loss.pivot, *statistics, loss.whole)
     built.adopt_twins(loss.twins)
     names = loss.vocabulary
     value = loss.loss
@@ -61,6 +62,7 @@ def differentiate(loss: SymbolicLoss) -> GradedLoss:
         sums=built.without_twins(tuple(built.sums)),
         maxes=tuple(replace(m, body=built.unfreeze(m.body)) for m in loss.maxes),
         twins=loss.twins,
+        whole=loss.whole,
         centres=tuple(c for c in built.centres if {c.symbol, c.lse} & mentioned),
         loss=tidy(built.unfreeze(value), built.forms, constants),
         outputs=tuple((n, v) for (n, _), v in zip(loss.outputs, results, strict=True)),

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from lossgen.errors import CompileError, Location
+from lossgen.ir.stages import StableLoss
 from lossgen.spec.model import LossSpec
 
 __all__ = ["Inaccurate", "check_defaults"]
@@ -28,10 +29,17 @@ class Inaccurate(CompileError):
         **fields: Any,
     ) -> None:
         self.fields = fields
+        self.cheapest: StableLoss | None = None
+        self.narrow = 0.0
         scaled = float(fields["scaled"]) if enough is None else enough
         judged = _judged(**fields)
         hint = _enough(scaled, masked="-inf" in fields["where"])
         super().__init__(of=of, location=location, hint=hint, judged=judged, **fields)
+
+    def of_rungs(self, cheapest: StableLoss, narrow: float) -> Inaccurate:
+        """The same, with the program that was tried first, and how far off float32 is."""
+        self.cheapest, self.narrow = cheapest, narrow
+        return self
 
     @property
     def scaled(self) -> float:

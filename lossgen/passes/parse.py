@@ -43,13 +43,16 @@ _FUNCTIONS = {name: op.symbol for name, op in OPS.items()} | {
 }
 
 
-def parse(spec: LossSpec, uses: frozenset[str], pivot: Pivot | None = None) -> SymbolicLoss:
+def parse(
+    spec: LossSpec, uses: frozenset[str], pivot: Pivot | None = None, whole: bool = False
+) -> SymbolicLoss:
     """The symbolic loss of one variant of ``spec`` (``uses``: the optional names it keeps).
 
     Args:
         pivot: the distinguished class; by default what suits the formula.
+        whole: leave sums as they are written, in a sweep of their own.
     """
-    algebra = _Pairs(spec, uses, pivot)
+    algebra = _Pairs(spec, uses, pivot, whole)
     built = algebra.built
     total: Expr = Integer(0)
     for term in spec.terms:
@@ -73,6 +76,7 @@ def parse(spec: LossSpec, uses: frozenset[str], pivot: Pivot | None = None) -> S
         centres=tuple(built.centres),
         outputs=outputs,
         twins=built.twins,
+        whole=whole,
     )
 
 
@@ -131,7 +135,9 @@ def _calls(tree: Tree) -> set[str]:
 class _Pairs:
     """The Algebra of pairs: Cls for class rank, a plain expression for row and parameter rank."""
 
-    def __init__(self, spec: LossSpec, uses: frozenset[str], pivot: Pivot | None) -> None:
+    def __init__(
+        self, spec: LossSpec, uses: frozenset[str], pivot: Pivot | None, whole: bool = False
+    ) -> None:
         trees = [t.expr for t in spec.terms] + [o.expr for o in spec.outputs]
         trees += spec.let.values()
         calls = set().union(*(_calls(t) for t in trees))
@@ -140,7 +146,7 @@ class _Pairs:
         elif pivot is None:
             pivot = Pivot.ARGMAX if calls & _NEEDS_PIVOT else Pivot.NONE
         self.spec, self.uses = spec, uses
-        self.built = Reductions(vocabulary(spec), pivot)
+        self.built = Reductions(vocabulary(spec), pivot, whole=whole)
         self.subsets = Subsets(self.built, spec)
         self.lets: dict[str, Value] = {}
 

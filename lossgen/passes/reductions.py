@@ -37,7 +37,9 @@ class Reductions:
         sums: tuple[Sum, ...] = (),
         maxes: tuple[Max, ...] = (),
         centres: tuple[Centre, ...] = (),
+        whole: bool = False,
     ) -> None:
+        self.whole = whole  # what several terms make up is summed as it is written
         self.vocabulary = vocabulary
         self.pivot = pivot
         self.forms = list(forms)
@@ -277,7 +279,7 @@ class Reductions:
         if self.level(body) == 0:
             return self._whole(body)
         pieces = separate(body, self)
-        if pieces is None:
+        if pieces is None or (self.whole and len(pieces) > 1):
             return self._whole(body)
         return Add(*(piece.row * self._piece(piece) for piece in pieces))
 

@@ -47,6 +47,7 @@ def _stable(graded: GradedLoss, before: GradedLoss, dearer: StableLoss | None) -
         sums=tuple(_stable_sum(e, rewriter, zeros) for e in graded.sums),
         maxes=tuple(_stable_max(e, rewriter) for e in graded.maxes),
         twins=graded.twins,
+        whole=graded.whole,
         centres=graded.centres,
         loss=zeros(rewriter(graded.loss)),
         outputs=tuple((name, zeros(rewriter(value))) for name, value in graded.outputs),

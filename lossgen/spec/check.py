@@ -43,7 +43,15 @@ from lossgen.spec.model import (
 )
 from lossgen.spec.proportion import BadCountedTerm, disproportion
 from lossgen.spec.source import Formula, Node, Source, shorten
-from lossgen.spec.trees import culprit, depends_on, names, nodes, reaches, uses_target
+from lossgen.spec.trees import (
+    culprit,
+    depends_on,
+    names,
+    needs_others,
+    nodes,
+    reaches,
+    uses_target,
+)
 from lossgen.spec.vocabulary import LEAVES, SUGAR, repair
 
 __all__ = ["check"]
@@ -136,7 +144,7 @@ class _Checker(Declarations):
             )
             if (accuracy := spec.accuracy)
             else None,
-            min_classes=spec.min_classes,
+            min_classes=max(spec.min_classes, 2 if any(map(needs_others, trees)) else 1),
             has_target=any(map(uses_target, trees)),
             path=path,
             source=self.source.text,

@@ -16,7 +16,16 @@ from lossgen.spec.expr import (
     Unary,
 )
 
-__all__ = ["children", "culprit", "depends_on", "names", "nodes", "reaches", "uses_target"]
+__all__ = [
+    "children",
+    "culprit",
+    "depends_on",
+    "names",
+    "needs_others",
+    "nodes",
+    "reaches",
+    "uses_target",
+]
 
 
 def children(expr: Expr) -> tuple[Expr, ...]:
@@ -53,6 +62,14 @@ def uses_target(expr: Expr) -> bool:
         isinstance(node, Gather)
         or (isinstance(node, Call) and node.others)
         or (isinstance(node, Name) and node.kind is NameKind.ONEHOT)
+        for node in nodes(expr)
+    )
+
+
+def needs_others(expr: Expr) -> bool:
+    """Whether it has no value without another class: a mean or a log-softmax over the others."""
+    return any(
+        isinstance(node, Call) and node.others and node.func in ("mean", "log_softmax")
         for node in nodes(expr)
     )
 
