@@ -19,11 +19,12 @@ Principles
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import cached_property
 from math import ceil, inf
-from typing import Any
+from typing import Any, TypeVar
 
 from sympy import Expr, Symbol
 
@@ -38,6 +39,7 @@ __all__ = [
     "StableLoss",
     "SymbolicLoss",
     "Vocabulary",
+    "mapped",
 ]
 
 
@@ -214,6 +216,33 @@ class StableLoss(GradedLoss):
         off = "not finite" if self.refused == inf else f"off by {self.refused:.2g} (1 + kappa) ulp"
         cheaper = "the cheapest program" if self.arithmetic == "float32" else "in float32 it"
         return f"{rung}; {cheaper} is {off}"
+
+
+Stage = TypeVar("Stage", bound=SymbolicLoss)
+
+
+def mapped(stage: Stage, function: Callable[[Expr], Expr]) -> Stage:
+    """A stage with ``function`` of every expression of rows and classes but exponents and maxima,
+    whose bodies are compared."""
+    changed = replace(
+        stage,
+        sums=tuple(
+            replace(s, body=function(s.body), weight=function(s.weight)) for s in stage.sums
+        ),
+        loss=function(stage.loss),
+        outputs=tuple((n, function(v)) for n, v in stage.outputs),
+    )
+    if not isinstance(changed, GradedLoss):
+        return changed
+    gradients = tuple(
+        Gradient(
+            g.stream,
+            tuple((function(c), function(b)) for c, b in g.terms),
+            function(g.at_y),
+        )
+        for g in changed.gradients
+    )
+    return replace(changed, gradients=gradients)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from lossgen.ir.check import defined
 from lossgen.ir.piecewise import eq
 from lossgen.ir.stages import GradedLoss, Gradient, Pivot, SymbolicLoss
 from lossgen.ir.statistics import Centre, Form, Max
+from lossgen.passes.absolute import with_absolutes
 from lossgen.passes.algebra import cancel_fractions, divisors_apart, expand_products, tidy
 from lossgen.passes.powers import whole_at_zero
 from lossgen.passes.reductions import Reductions
@@ -68,7 +69,7 @@ def differentiate(loss: SymbolicLoss) -> GradedLoss:
         outputs=tuple((n, v) for (n, _), v in zip(loss.outputs, results, strict=True)),
         gradients=tuple(gradients),
     )
-    return whole_at_zero(graded, {s.symbol for s in loss.sums})
+    return whole_at_zero(with_absolutes(graded), {s.symbol for s in loss.sums})
 
 
 @dataclass

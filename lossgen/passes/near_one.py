@@ -6,33 +6,17 @@ what is left is what an author wrote of logits and inputs, as log(1 + x²) of a 
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from sympy import Add, Expr, log
 
 from lossgen.ir.ops import log1p
-from lossgen.ir.stages import Gradient, StableLoss
-from lossgen.ir.statistics import Sum
+from lossgen.ir.stages import StableLoss, mapped
 
 __all__ = ["near_one"]
 
 
 def near_one(stable: StableLoss) -> StableLoss:
     """The same functions, with such logarithms in them."""
-    return replace(
-        stable,
-        sums=tuple(_sum(s) for s in stable.sums),
-        loss=_logs(stable.loss),
-        outputs=tuple((n, _logs(v)) for n, v in stable.outputs),
-        gradients=tuple(
-            Gradient(g.stream, tuple((_logs(c), _logs(b)) for c, b in g.terms), _logs(g.at_y))
-            for g in stable.gradients
-        ),
-    )
-
-
-def _sum(entry: Sum) -> Sum:
-    return replace(entry, body=_logs(entry.body), weight=_logs(entry.weight))
+    return mapped(stable, _logs)
 
 
 def _logs(expr: Expr) -> Expr:

@@ -13,14 +13,15 @@ from fractions import Fraction
 from functools import partial
 from typing import Any, TypeAlias
 
-from sympy import Abs, Add, Expr, Integer, Rational, Symbol, exp, expand, log, oo, pi, sqrt
+from sympy import Add, Expr, Integer, Rational, Symbol, exp, expand, log, oo, pi, sqrt
 
 from lossgen.errors import CompileError, LossgenError
 from lossgen.ir.check import defined
-from lossgen.ir.ops import OPS, absf, compare, log1p, log_sigmoid, sgn
+from lossgen.ir.ops import OPS, compare, log1p, log_sigmoid, sgn
 from lossgen.ir.piecewise import eq, lt, where
 from lossgen.ir.stages import Cls, Pivot, SymbolicLoss
 from lossgen.ir.statistics import Form, Max
+from lossgen.passes.absolute import absolute, without_abs
 from lossgen.passes.algebra import complement
 from lossgen.passes.reductions import Reductions
 from lossgen.passes.subsets import Subsets
@@ -261,7 +262,7 @@ class _Pairs:
         return self._map(self.built.freeze, value)
 
     def _abs(self, value: Value, others: bool) -> Value:
-        return self._map(lambda a: _absolute(a), value)
+        return self._map(absolute, value)
 
     # ------------------------------------------------------------------ softmax and reductions
     def _form(self, value: Value) -> tuple[Any, Expr]:
@@ -382,23 +383,12 @@ def _exact(number: float) -> Expr:
 def _power(base: Expr, exponent: Expr) -> Expr:
     if isinstance(base, exp):
         return exp(expand(base.args[0] * exponent))
-    return _without_abs(base**exponent)
+    return without_abs(base**exponent)
 
 
 def _root(expr: Expr) -> Expr:
-    return _without_abs(sqrt(expr))
-
-
-def _without_abs(power: Expr) -> Expr:
-    """SymPy writes (a²)^(1/2) as its own Abs(a), which has no derivative at 0 and no kernel."""
-    return power.replace(Abs, _absolute) if power.has(Abs) else power
+    return without_abs(sqrt(expr))
 
 
 def _expand_exp(argument: Expr) -> Expr:
     return exp(expand(argument))
-
-
-def _absolute(expr: Expr) -> Expr:
-    if expr.is_nonnegative:
-        return expr
-    return -expr if expr.is_nonpositive else absf(expr)

@@ -18,6 +18,7 @@ from sympy import Add, Expr, Integer, Symbol, collect, exp, expand, factor_terms
 
 from lossgen.ir.stages import Pivot, Vocabulary
 from lossgen.ir.statistics import Centre, Form, Max, Sum
+from lossgen.passes.absolute import without_abs
 from lossgen.passes.algebra import cancel_fractions
 from lossgen.passes.separate import Piece, separate
 
@@ -154,9 +155,9 @@ class Reductions:
         shift_y: list[Expr] = []
         for term in Add.make_args(collect(expand(ell_y - constant), sorted(raw_y, key=str))):
             (along if term.free_symbols & raw_y else shift_y).append(term)
-        base_y = Add(*(term / scale for term in along))
+        base_y = without_abs(Add(*(term / scale for term in along)))
         level = self.level(ell) + 1
-        found = Form(len(self.forms), scale, base, base_y, Add(*shift_y), level)
+        found = Form(len(self.forms), scale, base, base_y, without_abs(Add(*shift_y)), level)
         return self._numbered(found), constant
 
     def weighted(self, scale: Expr, base: Expr, base_y: Expr) -> Form:

@@ -45,6 +45,8 @@ _FAR = (-1e4, -300.0, 300.0, 1e4)
 def is_scalar(stable: StableLoss) -> bool:
     """Does the row matter through one z alone?"""
     names = stable.vocabulary
+    if any(entry.off is None for entry in stable.spec.inputs.values()):
+        return False  # that cancels here, and stands in the formula
     terms = [t for g in stable.gradients for t in g.terms]
     if len(stable.forms) != 1 or stable.pivot is not Pivot.TARGET or len(terms) != 1:
         return False

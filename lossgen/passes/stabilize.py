@@ -12,6 +12,7 @@ from sympy import Expr, Float, sympify
 from lossgen.ir.ops import maximum
 from lossgen.ir.stages import GradedLoss, Gradient, StableLoss
 from lossgen.ir.statistics import Form, Max, Sum
+from lossgen.passes.absolute import with_absolutes
 from lossgen.passes.divergences import with_divergences
 from lossgen.passes.near_one import near_one
 from lossgen.passes.neutral import neutral_options
@@ -71,7 +72,7 @@ def _stable(graded: GradedLoss, before: GradedLoss, dearer: StableLoss | None) -
         before=before,
         dearer=dearer,
     )
-    return neutral_options(near_one(stable))
+    return with_absolutes(neutral_options(near_one(stable)))
 
 
 def _end(value: float) -> Expr:
