@@ -224,8 +224,11 @@ def divisors_apart(expr: Expr, varying: Collection[Symbol]) -> tuple[Expr, dict[
 
 
 def _calls(expr: Expr) -> set[Expr]:
-    """Applications of functions other than exp and log that are not inside others."""
+    """Applications of functions other than exp and log that are not inside others, and
+    exponentials of squares of sums, as the derivative of erf has: no use, and many terms."""
     if isinstance(expr, Function) and not isinstance(expr, exp | log):
+        return {expr}
+    if isinstance(expr, exp) and any(e.base.is_Add and e.exp.is_Integer for e in expr.atoms(Pow)):
         return {expr}
     return {node for part in expr.args for node in _calls(part)}
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sympy import Expr, Mul, Symbol, exp
+from sympy import Expr, Mul, Pow, Symbol, exp
 
 from lossgen.ir.piecewise import eq, where
 from lossgen.ir.stages import Gradient, StableLoss
@@ -27,10 +27,11 @@ def neutral_options(stable: StableLoss) -> StableLoss:
         names.parameters[n] for n, p in spec.parameters.items() if p.off == 0 and n in stable.uses
     }
     plain = {s.symbol for s in stable.sums if s.form is None}
+    logs = {s.symbol for s in stable.sums if s.form is not None and s.kappa == 0}  # Σ log p
     may_vanish = {
         names.parameters[n]
         for n, p in spec.parameters.items()
-        if p.off is None and p.domain.contains(0.0) and plain
+        if p.off is None and p.domain.contains(0.0) and plain | logs
     }
     if not options | may_vanish:
         return stable
@@ -41,7 +42,8 @@ def neutral_options(stable: StableLoss) -> StableLoss:
     of_a_class |= {pair[0] for pair in names.streams.values()}
 
     def guarded(expr: Expr, unbounded: set[Symbol]) -> Expr:
-        return _guarded(_guarded(expr, options, unbounded), may_vanish, plain)
+        found = _guarded(_guarded(expr, options, unbounded), may_vanish, plain)
+        return _guarded(found, may_vanish, logs, divisors=False)
 
     def term(coefficient: Expr, basis: Expr) -> tuple[Expr, Expr]:
         own = sorted((options | may_vanish) & set(Mul.make_args(coefficient)), key=str)
@@ -66,11 +68,16 @@ def neutral_options(stable: StableLoss) -> StableLoss:
     )
 
 
-def _guarded(expr: Expr, options: set[Symbol], unbounded: set[Symbol]) -> Expr:
+def _guarded(
+    expr: Expr, options: set[Symbol], unbounded: set[Symbol], divisors: bool = True
+) -> Expr:
+    """``divisors``: also where it is divided by what may be infinite."""
     if not (expr.free_symbols & options and expr.free_symbols & unbounded):
         return expr
-    expr = expr.func(*(_guarded(a, options, unbounded) for a in expr.args))
-    for option in sorted(options & set(Mul.make_args(expr)), key=str):
-        if expr.free_symbols & unbounded:
+    expr = expr.func(*(_guarded(a, options, unbounded, divisors) for a in expr.args))
+    factors = Mul.make_args(expr)
+    grown = [f for f in factors if divisors or not (isinstance(f, Pow) and f.exp.is_negative)]
+    for option in sorted(options & set(factors), key=str):
+        if any(f.free_symbols & unbounded for f in grown):
             expr = where(eq(option, 0), 0, expr)
     return expr

@@ -329,9 +329,9 @@ def _one_exponential(expr: Expr, rw: Rewriter) -> Expr | None:
         base, power = factor.as_base_exp()
         if base in rw.logs:
             halves.append((base, power))
-        elif isinstance(factor, exp):
+        elif isinstance(factor, exp) and not factor.args[0].free_symbols & set(rw.logs):
             exponent += factor.args[0]
-        else:
+        else:  # an exponent of probabilities has rules of its own to obey
             rest.append(factor)
     if not halves or (all(p == 1 for _, p in halves) and exponent == 0):
         return None

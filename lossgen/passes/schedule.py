@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from sympy import Add, Expr, Integer, Mul, Symbol, exp
 
+from lossgen.ir.function import PiecewiseConstant
 from lossgen.ir.piecewise import ne, where
 from lossgen.ir.plan import KernelPlan, Moment, RowScalar, StreamGradient
 from lossgen.ir.stages import Pivot, StableLoss, SymbolicLoss
@@ -156,7 +157,10 @@ def _coefficients(
                         scalars[coefficient] = Symbol(f"c{len(scalars)}", real=True)
                     factor = scalars[coefficient]
             weight = Mul(*(f for f in Mul.make_args(basis) if _is_weight(f, stable.forms)))
-            groups.setdefault(weight, []).append(factor * (basis / weight))
+            term = factor * (basis / weight)
+            if weight == 1 and _leaves_out(coefficient, basis, stable):
+                term = where(ne(factor, 0), term, 0)
+            groups.setdefault(weight, []).append(term)
         centres = {c.symbol for c in stable.centres}
         total = Add(*(_weighted(weight, Add(*terms), centres) for weight, terms in groups.items()))
         sparse = all(_decays(weight, stable.forms) for weight in groups)
@@ -169,6 +173,15 @@ def _weighted(weight: Expr, inner: Expr, unbounded: set[Symbol]) -> Expr:
     if weight == 1 or not inner.free_symbols & unbounded:
         return weight * inner
     return where(ne(weight, 0), weight * inner, 0)  # also where it is NaN
+
+
+def _leaves_out(coefficient: Expr, basis: Expr, stable: StableLoss) -> bool:
+    """May a row leave out, by a comparison, what is infinite at a masked class, as x is of x²?"""
+    constants = stable.vocabulary.constants
+    choices = (c for c in coefficient.atoms(PiecewiseConstant) if c.free_symbols - constants)
+    raw = {pair[0] for pair in stable.vocabulary.streams.values()}
+    grown = (f for f in Mul.make_args(basis) if not isinstance(f, PiecewiseConstant))
+    return any(choices) and any(f.free_symbols & raw for f in grown)
 
 
 def _decays(weight: Expr, forms: tuple[Form, ...]) -> bool:

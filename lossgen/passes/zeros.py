@@ -3,14 +3,16 @@
     c·softplus(-x)   →   where(c ≠ 0, c·softplus(-x), 0)
 
 c is what the caller gives per class or row: a mask, a multi-hot label, a sample weight.  What it
-leaves out may be a class that the logits mask, or a number that float32 does not hold.
+leaves out may be a class that the logits mask, or a number that float32 does not hold.  So is the
+choice that minimum(a, b) makes, in its derivative, of a sum that a masked class has made infinite.
 """
 
 from __future__ import annotations
 
 from sympy import Add, Expr, Float, Function, Integer, Mul, Pow, Symbol, exp
 
-from lossgen.ir.ops import clip, maximum, ne, sigmoid, where
+from lossgen.ir.function import PiecewiseConstant
+from lossgen.ir.ops import clip, expm1, maximum, ne, sigmoid, where
 from lossgen.ir.special import erfc
 from lossgen.ir.stages import GradedLoss
 
@@ -43,19 +45,37 @@ class Zeros:
         self.finite = (given - moving) | names.constants | set(names.index)
         self.finite |= {m.select for m in graded.maxes}
         self.finite |= {s for f in graded.forms for s in f.class_symbols}  # logp has a floor
+        plain = [s for s in graded.sums if s.form is None]
+        self.infinite = {s.symbol for s in plain if s.body.free_symbols & self.raw}
+        self.infinite |= self.raw & set(names.at_y.values())
+        self.infinite |= {s for f in graded.forms for s in (f.z, f.L, f.O)}
+        self.sums = {  # of given numbers
+            s.symbol
+            for s in plain
+            if s.body.free_symbols <= self.finite
+            and s.body.free_symbols & self.weights
+            and self._is_bounded(s.body)
+        }
+        self.finite |= self.sums
 
     def __call__(self, expr: Expr) -> Expr:
         """``expr``, with such products guarded."""
-        if not expr.args or not expr.free_symbols & (self.weights | self.raw):
+        own = self.weights | self.sums | self.raw | self.infinite
+        if not expr.args or not expr.free_symbols & own:
             return expr
         expr = expr.func(*(self(a) for a in expr.args))
         if not isinstance(expr, Mul):
             return expr
         expr = self._floored(expr)
         held = [a for a in expr.args if self._may_vanish(a)]
-        if not held or all(self._is_bounded(a) for a in expr.args if a not in held):
+        held += [a for a in expr.args if a not in held and self._is_choice_of(a, expr)]
+        weight, rest = Mul(*held), [a for a in expr.args if a not in held]
+        if not held or all(self._is_bounded(a) for a in rest):
             return expr
-        return where(ne(Mul(*held), 0), expr, Integer(0))
+        summed = weight.free_symbols & self.sums
+        if summed and all(a.free_symbols <= self.finite for a in rest):  # 1/Σ w of the same w
+            return expr
+        return where(ne(weight, 0), expr, Integer(0))
 
     def _floored(self, expr: Mul) -> Expr:
         """p·x is 0 where a class is masked."""
@@ -77,7 +97,9 @@ class Zeros:
         return expr.func(*(self.exponent(a) for a in expr.args))
 
     def _grows(self, expr: Expr) -> bool:
-        """With the logits."""
+        """With the logits, or is it nothing where two rows mask a class: ∞ - ∞?"""
+        if len(expr.free_symbols & self.raw) > 1:
+            return True
         divides = isinstance(expr, Pow) and expr.exp.is_negative
         bounded = self._is_bounded(expr) and not expr.free_symbols & self.beside
         return not (isinstance(expr, exp) or divides or bounded)
@@ -85,7 +107,14 @@ class Zeros:
     def _may_vanish(self, expr: Expr) -> bool:
         used = expr.free_symbols
         plain = not expr.is_positive and not isinstance(expr, where) and self._is_bounded(expr)
-        return bool(used) and plain and bool(used & self.weights) and used <= self.finite
+        return plain and bool(used & (self.weights | self.sums)) and used <= self.finite
+
+    def _is_choice_of(self, expr: Expr, product: Mul) -> bool:
+        """Does it leave out what a masked class has made infinite: x_y, -log p_y, Σ x?"""
+        if not isinstance(expr, PiecewiseConstant):
+            return False
+        rest = (a for a in product.args if not self._is_bounded(a) and a not in expr.args)
+        return any(a.free_symbols & self.infinite for a in rest)
 
     def _is_bounded(self, expr: Expr) -> bool:
         if expr.free_symbols <= self.constants:  # finite in the domains of the parameters
@@ -100,6 +129,6 @@ class Zeros:
             return all(self._is_bounded(a) for a in expr.args[1:])
         if isinstance(expr, clip):
             return all(self._is_bounded(a) for a in expr.args[1:])
-        if isinstance(expr, Add | Mul):
+        if isinstance(expr, Add | Mul | expm1):
             return all(self._is_bounded(a) for a in expr.args)
         return expr.func.__name__ in _BOUNDED or (not isinstance(expr, Function) and not expr.args)

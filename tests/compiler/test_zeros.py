@@ -78,6 +78,62 @@ def test_a_clip_of_nothing(tmp_path: Path) -> None:
     assert loss(torch.zeros(1, 2), torch.tensor([0])).item() == pytest.approx(math.log(2))
 
 
+HEAD = {
+    "w": "inputs: {w: {kind: class, domain: '[0, 1]'}}",
+    "lam": "parameters: {lam: {default: 1, domain: '[0, 2]'}}",
+    "t": "inputs: {t: {kind: class}}",
+}
+
+
+@pytest.mark.parametrize(
+    ("formula", "head", "given"),
+    [
+        # the choice of minimum(…) has derivative 0 beside a mean of -∞, a class and a target at -∞
+        ("minimum(logp[y]*mean(x), 1 - p[y])", "", {}),
+        ("minimum(mean(x**2), 1 - p[y]) + clip(mean(sinh(x)), -3, 0.5)", "", {}),
+        ("minimum(x[y]**2 + norm(x), 1 - p[y])", "", {}),
+        # a parameter of 0 beside Σ log p of a masked class
+        ("1 - p[y] - lam*mean(logp, over=others)", "lam", {"lam": 0.0}),
+        # weights that are all 0 beside log 0: of one class, 1 - p is 0
+        ("sum(w**2)*log(1 - p[y]) + 1 - p[y]", "w", {"w": torch.zeros(1, 4)}),
+        # ∞ - ∞ of two rows that mask one class, under the root and in its slope
+        ("sum(p*sqrt(1 + (x - t)**2))", "t", {"t": torch.tensor([[-math.inf, 0.0, 1.0, 2.0]])}),
+        # an exponent of p·p'/p'' that is expanded: 0/0 where one row masks the target
+        ("erf(sum((p - softmax(t))**2))", "t", {"t": torch.tensor([[-math.inf, 0.0, 1.0, 2.0]])}),
+    ],
+)
+def test_what_is_left_out_is_nothing(formula: str, head: str, given: dict, tmp_path: Path) -> None:
+    path = tmp_path / "t.yaml"
+    path.write_text(f"name: t\n{HEAD.get(head, '')}\ntransform: '{formula}'\n")
+    loss = lossgen.load(path).t_loss
+    for backend in ("torch", "c", "triton"):
+        for row, y in (
+            ([-math.inf, 0.5, 1.0, 2.0], 1),
+            ([-math.inf, 0.5, 1.0, 2.0], 0),
+            ([2.0], 0),
+        ):
+            if head and (len(row) == 1 or y == 0) and head != "w":
+                continue  # infinite, or there are no others
+            many = {n: v[:, : len(row)] if head != "lam" else v for n, v in given.items()}
+            x = torch.tensor([row], requires_grad=True)
+            value = loss(
+                x, *([torch.tensor([y])] if "y]" in formula else []), backend=backend, **many
+            )
+            value.backward()
+            assert x.grad is not None
+            assert math.isfinite(value.item()), (backend, row, y)
+            assert bool(x.grad.isfinite().all()), (backend, row, y)
+
+
+def test_an_input_that_cancels(tmp_path: Path) -> None:
+    """A loss of z alone, in whose formula a class input stands: LG900 of an Input's default."""
+    path = tmp_path / "t.yaml"
+    path.write_text(f"name: t\n{HEAD['w']}\ntransform: 'sum(w*(logp - logp)) - logp[y]'\n")
+    loss = lossgen.load(path).t_loss
+    value = loss(torch.zeros(1, 2), torch.tensor([0]), torch.zeros(1, 2))
+    assert value.item() == pytest.approx(math.log(2))
+
+
 @pytest.mark.parametrize("backend", ["torch", "c"])
 def test_an_angle_at_its_end(backend: str, tmp_path: Path) -> None:
     """arcsin(1) is π/2; as the arctangent of 1/√0, which is 0 here, it was 0."""
