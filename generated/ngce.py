@@ -7,7 +7,7 @@
 # statistics: 2
 # sweeps: 1
 # saved: m0, la0, T0
-# certificate: loss <= 1.7, gradient <= 0.5 (1 + kappa) ulp (absolute where another class dominates) at 548 points
+# certificate: loss <= 1.7, gradient <= 0.7 (1 + kappa) ulp (absolute where another class dominates) at 548 points
 """Normalized generalized cross-entropy.
 
 Ma et al. 2020, arXiv:2006.13554; generalized cross-entropy of arXiv:1805.07836
@@ -31,8 +31,7 @@ __all__ = ["LinearNGCELoss", "NGCELoss", "linear_ngce_loss", "ngce_loss"]
 # Normalized generalized cross-entropy
 #   loss     = -u_q*expm1div(-softplus(z0), u_q)/(-T0 + V - exp(-u_q*softplus(z0)))
 #   c0       = u_q*(u_q*exp(-u_q*softplus(z0))*expm1div(-softplus(z0), u_q)/(-T0 + V -
-#       exp(-u_q*softplus(z0))) - T0/(-T0 + V - exp(-u_q*softplus(z0))) +
-#       T0*exp(-u_q*softplus(z0))/(-T0 + V - exp(-u_q*softplus(z0))) +
+#       exp(-u_q*softplus(z0))) + T0*expm1(-u_q*softplus(z0))/(-T0 + V - exp(-u_q*softplus(z0))) +
 #       exp(-u_q*softplus(z0)))/(-T0 + V - exp(-u_q*softplus(z0)))
 #   c1       = -u_q**2*expm1div(-softplus(z0), u_q)/(-T0 + V - exp(-u_q*softplus(z0)))**2
 #   dloss/dx = c0*exp(logp0) + c1*exp(u_q*logp0)
@@ -110,20 +109,20 @@ def _coefficients(x_y, u_q, V, m0, la0, T0):
     z0 = m0 - ly0 + la0
     lam0 = tl.where(z0 > 0.0, la0 + dl.softplus(-z0), dl.softplus(z0) - (m0 - ly0))
     w0 = dl.softplus(z0)
-    w1 = dl.exp_accurate(-w0 * u_q)
-    w2 = V - T0 - w1
-    w3 = 1.0 / w2
-    w4 = w3 * T0
+    w1 = -w0 * u_q
+    w2 = dl.exp_accurate(w1)
+    w3 = V - T0 - w2
+    w4 = 1.0 / w3
     w5 = dl.expm1div(-w0, u_q)
-    w6 = w3 * u_q
-    w7 = w1 * w6
+    w6 = w4 * u_q
+    w7 = w2 * w6
     w8 = u_q * u_q
-    w9 = 1.0 / (w2 * w2)
+    w9 = 1.0 / (w3 * w3)
     w10 = w5 * w8 * w9
     w11 = dl.sigmoid(z0)
-    c0 = w6 * (w1 + w1 * w4 + w5 * w7 - w4)
+    c0 = w6 * (w4 * T0 * dl.expm1(w1) + w2 + w5 * w7)
     c1 = -w10
-    grad_x_y = w5 * w8 * w9 * T0 * dl.sigmoid(-z0) - w1 * w10 * w11 - w11 * w7
+    grad_x_y = w5 * w8 * w9 * T0 * dl.sigmoid(-z0) - w10 * w11 * w2 - w11 * w7
     pinv0 = tl.where(la0 == float("-inf"), 0.0, dl.exp_accurate(-lam0))
     return c0, c1, grad_x_y, m0, pinv0, lam0
 
@@ -931,20 +930,20 @@ def _torch_backward(x, y, u_q, saved, g):
     z0 = m0 - ly0 + la0
     lam0 = torch.where(z0 > 0.0, la0 + el.softplus(-z0), el.softplus(z0) - (m0 - ly0))
     w0 = el.softplus(z0)
-    w1 = el.exp(-w0 * u_q)
-    w2 = V - T0 - w1
-    w3 = 1.0 / w2
-    w4 = w3 * T0
+    w1 = -w0 * u_q
+    w2 = el.exp(w1)
+    w3 = V - T0 - w2
+    w4 = 1.0 / w3
     w5 = el.expm1div(-w0, u_q)
-    w6 = w3 * u_q
-    w7 = w1 * w6
+    w6 = w4 * u_q
+    w7 = w2 * w6
     w8 = u_q * u_q
-    w9 = 1.0 / (w2 * w2)
+    w9 = 1.0 / (w3 * w3)
     w10 = w5 * w8 * w9
     w11 = el.sigmoid(z0)
-    c0 = w6 * (w1 + w1 * w4 + w5 * w7 - w4)
+    c0 = w6 * (w4 * T0 * el.expm1(w1) + w2 + w5 * w7)
     c1 = -w10
-    grad_x_y = w5 * w8 * w9 * T0 * el.sigmoid(-z0) - w1 * w10 * w11 - w11 * w7
+    grad_x_y = w5 * w8 * w9 * T0 * el.sigmoid(-z0) - w10 * w11 * w2 - w11 * w7
     pinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0))
     t0 = x - m0
     logp0 = t0.clamp_min(-1e18) - lam0
@@ -975,20 +974,20 @@ def _torch_fused(x, y, u_q, g):
     T0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0 * u_q) * b0)
     w0 = el.softplus(z0)
     loss = -u_q * el.expm1div(-w0, u_q) / (V - T0 - el.exp(-w0 * u_q))
-    w1 = el.exp(-w0 * u_q)
-    w2 = V - T0 - w1
-    w3 = 1.0 / w2
-    w4 = w3 * T0
+    w1 = -w0 * u_q
+    w2 = el.exp(w1)
+    w3 = V - T0 - w2
+    w4 = 1.0 / w3
     w5 = el.expm1div(-w0, u_q)
-    w6 = w3 * u_q
-    w7 = w1 * w6
+    w6 = w4 * u_q
+    w7 = w2 * w6
     w8 = u_q * u_q
-    w9 = 1.0 / (w2 * w2)
+    w9 = 1.0 / (w3 * w3)
     w10 = w5 * w8 * w9
     w11 = el.sigmoid(z0)
-    c0 = w6 * (w1 + w1 * w4 + w5 * w7 - w4)
+    c0 = w6 * (w4 * T0 * el.expm1(w1) + w2 + w5 * w7)
     c1 = -w10
-    grad_x_y = w5 * w8 * w9 * T0 * el.sigmoid(-z0) - w1 * w10 * w11 - w11 * w7
+    grad_x_y = w5 * w8 * w9 * T0 * el.sigmoid(-z0) - w10 * w11 * w2 - w11 * w7
     pinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0))
     logp0 = t0.clamp_min(-1e18) - lam0
     p0 = e0.mul_(pinv0)
@@ -1002,8 +1001,7 @@ _C_SOURCE = r"""#include "row.h"
 
 /* loss     = -u_q*expm1div(-softplus(z0), u_q)/(-T0 + V - exp(-u_q*softplus(z0)))
    c0       = u_q*(u_q*exp(-u_q*softplus(z0))*expm1div(-softplus(z0), u_q)/(-T0 + V -
-       exp(-u_q*softplus(z0))) - T0/(-T0 + V - exp(-u_q*softplus(z0))) +
-       T0*exp(-u_q*softplus(z0))/(-T0 + V - exp(-u_q*softplus(z0))) +
+       exp(-u_q*softplus(z0))) + T0*expm1(-u_q*softplus(z0))/(-T0 + V - exp(-u_q*softplus(z0))) +
        exp(-u_q*softplus(z0)))/(-T0 + V - exp(-u_q*softplus(z0)))
    c1       = -u_q**2*expm1div(-softplus(z0), u_q)/(-T0 + V - exp(-u_q*softplus(z0)))**2
    dloss/dx = c0*exp(logp0) + c1*exp(u_q*logp0)
@@ -1220,20 +1218,20 @@ static inline __attribute__((always_inline)) int program(const Call *call, int64
         double z0 = m0 - ly0 + la0;
         double lam0 = (z0 > 0.0 ? la0 + f_softplus(-z0) : f_softplus(z0) - (m0 - ly0));
         double w0 = f_softplus(z0);
-        double w1 = f_exp(-w0 * u_q);
-        double w2 = V - T0 - w1;
-        double w3 = 1.0 / w2;
-        double w4 = w3 * T0;
+        double w1 = -w0 * u_q;
+        double w2 = f_exp(w1);
+        double w3 = V - T0 - w2;
+        double w4 = 1.0 / w3;
         double w5 = f_expm1div(-w0, u_q);
-        double w6 = w3 * u_q;
-        double w7 = w1 * w6;
+        double w6 = w4 * u_q;
+        double w7 = w2 * w6;
         double w8 = u_q * u_q;
-        double w9 = 1.0 / (w2 * w2);
+        double w9 = 1.0 / (w3 * w3);
         double w10 = w5 * w8 * w9;
         double w11 = f_sigmoid(z0);
-        double c0 = w6 * (w1 + w1 * w4 + w5 * w7 - w4);
+        double c0 = w6 * (w4 * T0 * f_expm1(w1) + w2 + w5 * w7);
         double c1 = -w10;
-        double grad_x_y = w5 * w8 * w9 * T0 * f_sigmoid(-z0) - w1 * w10 * w11 - w11 * w7;
+        double grad_x_y = w5 * w8 * w9 * T0 * f_sigmoid(-z0) - w10 * w11 * w2 - w11 * w7;
         double pinv0 = (la0 == -INFINITY ? 0.0 : f_exp(-lam0));
         {
             const int want = (grad_x_ptr ? 1 : 0);

@@ -167,6 +167,10 @@ class _Comparison(PiecewiseConstant, Binary):
 class lt(_Comparison):
     """1 if a < b else 0."""
 
+    @classmethod
+    def eval(cls, a: Expr, b: Expr) -> Expr | None:
+        return S.Zero if b == 0 and a.is_nonnegative else super().eval(a, b)
+
 
 class le(_Comparison):
     """1 if a <= b else 0."""

@@ -10,7 +10,7 @@ accuracy), then the shortest.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import lru_cache
 
 from sympy import (
@@ -30,7 +30,7 @@ from sympy import (
     together,
 )
 
-from lossgen.ir.ops import sigmoid
+from lossgen.ir.ops import erf, erfc, sigmoid, tanh
 from lossgen.ir.statistics import Form
 from lossgen.passes.uniform import excesses
 
@@ -52,7 +52,7 @@ def complement(expr: Expr, forms: Iterable[Form]) -> Expr:
     """Bottom-up: write 1 - P as Q and 1 - Q as P, and logarithms of products of both as sums."""
     forms = tuple(forms)
     own = {a for f in forms for a in (f.P, f.Q, f.s, f.r)}
-    if not expr.free_symbols & own and not expr.has(sigmoid):
+    if not expr.free_symbols & own and not expr.has(*_TAILS):
         return expr
     if not expr.args:
         return expr
@@ -73,7 +73,11 @@ def _complement_sum(expr: Expr, forms: Sequence[Form]) -> Expr:
             for term in list(terms):
                 if half not in term.as_powers_dict():
                     continue
-                for partner, joined in ((-term / half, other), (term / half * other, 1 / other)):
+                for partner, joined in (
+                    (-term / half, other),
+                    (-term * half, -other / half),
+                    (term / half * other, 1 / other),
+                ):
                     if partner in terms and term in terms and partner != term:
                         terms.remove(term)
                         terms.remove(partner)
@@ -88,15 +92,28 @@ def _complement_sum(expr: Expr, forms: Sequence[Form]) -> Expr:
 
 
 def logistic(expr: Expr) -> Expr:
-    """c - c·sigmoid(u)  →  c·sigmoid(-u)"""
+    """c - c·sigmoid(u)  →  c·sigmoid(-u), and what tanh, erf and erfc leave of 1."""
+    if not expr.has(*_TAILS):
+        return expr
     terms = list(Add.make_args(expr))
     for term in list(terms):
-        for node in (f for f in Mul.make_args(term) if isinstance(f, sigmoid)):
-            partner = -term / node
-            if term in terms and partner in terms:
-                terms = [t for t in terms if t not in (term, partner)]
-                terms.append(partner * sigmoid(-node.args[0]))
+        for node in (f for f in Mul.make_args(term) if f.func in _TAILS):
+            whole = term / node
+            for sign, tail in zip((1, -1), _TAILS[node.func](*node.args), strict=False):
+                partner = -sign * whole
+                if tail is not None and term in terms and partner in terms:
+                    terms = [t for t in terms if t not in (term, partner)]
+                    terms.append(partner * tail)
     return Add(*terms)
+
+
+#: 1 - f(u), and 1 + f(u)
+_TAILS: dict[type[Expr], Callable[[Expr], tuple[Expr, Expr | None]]] = {
+    sigmoid: lambda u: (sigmoid(-u), None),
+    tanh: lambda u: (2 * sigmoid(-2 * u), 2 * sigmoid(2 * u)),
+    erf: lambda u: (erfc(u), erfc(-u)),
+    erfc: lambda u: (erf(u), None),
+}
 
 
 def _log_of_product(expr: Expr, forms: Sequence[Form]) -> Expr:

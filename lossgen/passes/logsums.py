@@ -22,6 +22,7 @@ from lossgen.ir.ops import OPS, logaddexp
 from lossgen.passes.algebra import complement
 
 if TYPE_CHECKING:
+    from lossgen.ir.statistics import Form
     from lossgen.passes.rules import Rewriter
 
 __all__ = ["log_of_class_sum", "log_of_sum", "logs_apart", "share_of_sum"]
@@ -30,18 +31,29 @@ _CLIP = Integer(80)
 _f = {name: op.symbol for name, op in OPS.items()}
 
 
-def log_of_class_sum(expr: Expr) -> Expr | None:
+def log_of_class_sum(expr: Expr, forms: Sequence[Form]) -> Expr | None:
     """log(a + b·e^v) of a class, if this is one and e^v may be infinite."""
     if not isinstance(expr, Add) or len(expr.args) != 2:
         return None
     for constant, other in (expr.args, expr.args[::-1]):
         grown = [f for f in Mul.make_args(other) if isinstance(f, exp)]
-        if len(grown) != 1 or grown[0].args[0].is_nonpositive or constant.has(exp):
+        exponent = expand(Add(*(f.args[0] for f in grown)))
+        if not grown or exponent.is_nonpositive or constant.has(exp):
             continue
-        scale = other / grown[0] / constant
+        scale = other / Mul(*grown) / constant
         if constant.is_positive and scale.is_positive:
-            return log(constant) + _f["softplus"](grown[0].args[0] + log(scale))
+            level = _without_total(exponent, forms)
+            return log(constant) + _f["softplus"](level + log(scale))
     return None
+
+
+def _without_total(exponent: Expr, forms: Sequence[Form]) -> Expr:
+    """logp + L is what the exponent was before it was one of a softmax."""
+    for form in forms:
+        rate = exponent.coeff(form.L)
+        if rate != 0 and exponent.coeff(form.logp) == rate:
+            exponent = expand(exponent + rate * (form.ell - form.logp - form.L), log=False)
+    return exponent
 
 
 def log_of_sum(expr: Expr, rw: Rewriter) -> Expr | None:

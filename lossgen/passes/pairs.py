@@ -13,7 +13,7 @@ from lossgen.ir.statistics import Form
 if TYPE_CHECKING:
     from lossgen.passes.rules import Rewriter
 
-__all__ = ["half_difference", "log_difference", "masked_logarithm", "others_alone"]
+__all__ = ["half_difference", "halves_apart", "log_difference", "masked_logarithm", "others_alone"]
 
 _f = {name: op.symbol for name, op in OPS.items()}
 
@@ -43,6 +43,23 @@ def half_difference(expr: Expr, rw: Rewriter) -> Expr | None:
                     apart -= half * other * Add(*(half**i for i in range(k - 1)))
                     apart += half_b * other_b * Add(*(half_b**i for i in range(n - 1)))
                     return Add(rw.rewrite(scale) * apart, rw.rewrite(Add(*rest)))
+    return None
+
+
+def halves_apart(expr: Expr, rw: Rewriter) -> Expr | None:
+    """c·Q - c·P, also as c - 2c·P or 2c·Q - c: tanh(z/2) is exact where both are near 1/2."""
+    if not isinstance(expr, Add):
+        return None
+    for form in rw.forms:
+        for half, sign in ((form.P, -1), (form.Q, 1)):
+            for term in (t for t in expr.args if half in Mul.make_args(t)):
+                scale = sign * term / half
+                other = -scale * form.P if half == form.Q else scale * form.Q
+                for partner, whole in ((other, scale), (-sign * scale / 2, scale / 2)):
+                    if partner not in expr.args:
+                        continue
+                    rest = Add(*(t for t in expr.args if t not in (term, partner)))
+                    return rw.rewrite(whole) * _f["tanh"](form.z / 2) + rw.rewrite(rest)
     return None
 
 

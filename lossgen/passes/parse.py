@@ -17,7 +17,7 @@ from sympy import Add, Expr, Integer, Rational, Symbol, exp, expand, log, oo, pi
 
 from lossgen.errors import CompileError, LossgenError
 from lossgen.ir.check import defined
-from lossgen.ir.ops import OPS, compare, log1p, log_sigmoid, sgn
+from lossgen.ir.ops import OPS, acosh, asinh, compare, log1p, log_sigmoid, sgn
 from lossgen.ir.piecewise import eq, lt, where
 from lossgen.ir.stages import Cls, Pivot, SymbolicLoss
 from lossgen.ir.statistics import Form, Max
@@ -263,6 +263,15 @@ class _Pairs:
 
     def _abs(self, value: Value, others: bool) -> Value:
         return self._map(absolute, value)
+
+    def _acosh(self, value: Value, others: bool) -> Value:
+        """acosh(1 + u) of a small u has √(2u): 2·asinh(√(u/2)) has its digits, and its slope."""
+        return self._map(self._of_excess, value)
+
+    def _of_excess(self, expr: Expr) -> Expr:
+        above = complement(expr - 1, self.built.forms)
+        rest, _ = above.as_coeff_Add()
+        return acosh(expr) if rest or above.is_number else 2 * asinh(sqrt(above / 2))
 
     # ------------------------------------------------------------------ softmax and reductions
     def _form(self, value: Value) -> tuple[Any, Expr]:

@@ -10,6 +10,7 @@ Every rule is one row of ``RULES``, tried on each node from the root down, in or
     excess_over_uniform P - 1/V                →  expm1(log(V·P))/V
     share_of_sum        e^v / (e^v + e^w)      →  sigmoid(v - w)
     expm1_quotient      B^N / (1 - B^N)        →  recipexpm1x(-N·log B) / (-N·log B)
+    halves_apart        Q - P                  →  tanh(z/2)          1 - 2·P and 2·Q - 1 too
     half_difference     P - P'                 →  P·Q' - Q·P'   (of two softmaxes)
     log_difference      c·(s - s')             →  c·log1p(Q'·expm1(z - z'))   where z is near z'
                         c·(r - r')             →  c·log1p(P'·expm1(z' - z))
@@ -22,8 +23,7 @@ Every rule is one row of ``RULES``, tried on each node from the root down, in or
 
 with  expm1div(v, e) = (exp(e·v) - 1)/e.  Mixtures of two probabilities, and whatever stands
 inside a later sweep's sum, are the business of ``passes.mixtures``; L - r of one softmax becomes
-the log-sum of its other classes once the rules are done (``passes.pairs``).  ``simplify`` is
-banned: it goes the other way.
+the log-sum of its other classes once the rules are done (``passes.pairs``).
 """
 
 from __future__ import annotations
@@ -40,7 +40,13 @@ from lossgen.passes.algebra import cancel_parameters, complement
 from lossgen.passes.divergences import joint_logarithms
 from lossgen.passes.logsums import log_of_sum, logs_apart, share_of_sum
 from lossgen.passes.mixtures import stabilize_class, stabilize_mixtures
-from lossgen.passes.pairs import half_difference, log_difference, masked_logarithm, others_alone
+from lossgen.passes.pairs import (
+    half_difference,
+    halves_apart,
+    log_difference,
+    masked_logarithm,
+    others_alone,
+)
 from lossgen.passes.quotients import bounded_quotient
 from lossgen.passes.uniform import excess_of_row
 from lossgen.passes.zeros import LOWEST
@@ -322,8 +328,7 @@ def _expm1_quotient(expr: Expr, rw: Rewriter) -> Expr | None:
 def _one_exponential(expr: Expr, rw: Rewriter) -> Expr | None:
     if not isinstance(expr, (Mul, Pow)):
         return None
-    halves: list[tuple[Expr, Expr]] = []
-    rest: list[Expr] = []
+    halves, rest = list[tuple[Expr, Expr]](), list[Expr]()
     exponent: Expr = Integer(0)
     for factor in Mul.make_args(expr):
         base, power = factor.as_base_exp()
@@ -341,8 +346,7 @@ def _one_exponential(expr: Expr, rw: Rewriter) -> Expr | None:
                 halves.remove((half, Integer(1)))
                 exponent += low - form.L
                 break
-    units: list[Expr] = []
-    several = len({rw.owner(base) for base, _ in halves}) > 1
+    units, several = list[Expr](), len({rw.owner(base) for base, _ in halves}) > 1
     grows = several and any(power.is_negative for _, power in halves)  # P·P'/P'' may be 0·∞
     for base, power in halves:
         whole = 0 if grows else _integer_units(power)
@@ -375,6 +379,7 @@ RULES: tuple[Rule, ...] = (
     Rule("excess_over_uniform", lambda expr, rw: excess_of_row(expr, rw.forms)),
     Rule("share_of_sum", share_of_sum),
     Rule("expm1_quotient", _expm1_quotient),
+    Rule("halves_apart", halves_apart),
     Rule("half_difference", half_difference),
     Rule("log_difference", log_difference),
     Rule("masked_logarithm", masked_logarithm),

@@ -165,7 +165,10 @@ class Subsets:
                 rest *= factor
             else:
                 found += exponent * known
-        return found if rest == 1 else found + (log_of_class_sum(rest) or log(rest))
+        return found if rest == 1 else found + self._log_of_rest(rest)
+
+    def _log_of_rest(self, rest: Expr) -> Expr:
+        return log_of_class_sum(rest, self.built.forms) or log(rest)
 
     def split(self, body: Expr) -> tuple[Expr, Expr]:
         """(what all classes but the largest add, what that one adds) of a sum of w·log(1 - p)."""

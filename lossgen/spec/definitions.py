@@ -54,6 +54,11 @@ class Definition:
 
 _REAL = "(-inf, inf)"
 _POSITIVE = "(0, inf)"
+#: sqrt((1 - e)/(1 + e)) would divide by 0 at -1
+_ACOS = (
+    "where(e < 0, pi, 0)"
+    " + where(e < 0, -2, 2)*atan(sqrt(1 - e)*sqrt(1 + e)/where(e < 0, 1 - e, 1 + e))"
+)
 
 #: call, formula, domain of the first argument
 DEFINITIONS: tuple[tuple[str, str, str], ...] = (
@@ -76,10 +81,10 @@ DEFINITIONS: tuple[tuple[str, str, str], ...] = (
     # circular and hyperbolic
     ("arctan(e)", "atan(e)", _REAL),
     ("tan(e)", "sin(e)/cos(e)", "(-1.57, 1.57)"),
-    ("asin(e)", "2*atan(e/(1 + sqrt((1 - e)*(1 + e))))", "(-1, 1)"),
-    ("arcsin(e)", "2*atan(e/(1 + sqrt((1 - e)*(1 + e))))", "(-1, 1)"),
-    ("acos(e)", "2*atan(sqrt((1 - e)/(1 + e)))", "(-1, 1)"),
-    ("arccos(e)", "2*atan(sqrt((1 - e)/(1 + e)))", "(-1, 1)"),
+    ("asin(e)", "2*atan(e/(1 + sqrt(1 - e)*sqrt(1 + e)))", "(-1, 1)"),
+    ("arcsin(e)", "2*atan(e/(1 + sqrt(1 - e)*sqrt(1 + e)))", "(-1, 1)"),
+    ("acos(e)", _ACOS, "(-1, 1)"),
+    ("arccos(e)", _ACOS, "(-1, 1)"),
     ("arcsinh(e)", "asinh(e)", _REAL),
     ("arccosh(e)", "acosh(e)", "(1, inf)"),
     ("log_cosh(e)", "logcosh(e)", _REAL),
@@ -102,7 +107,7 @@ DEFINITIONS: tuple[tuple[str, str, str], ...] = (
     ("mish(e)", "maximum(e, -1000)*tanh(softplus(e))", _REAL),
     (
         "softsign(e)",
-        "where(abs(e) < 1, e/(1 + abs(e)), sign(e)*(1 - 1/(1 + abs(e))))",
+        "where(abs(e) < 1, e/(1 + abs(e)), sign(e)*(1 - 1/where(e < 0, 1 - e, 1 + e)))",
         _REAL,
     ),
     ("leaky_relu(e, slope=0.01)", "where(e > 0, e, slope*e)", _REAL),
