@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lossgen.runtime import c_backend, fold, launch, torch_backend
 from lossgen.runtime.arguments import Variant
-from lossgen.runtime.batch import Batch, compute_dtype
+from lossgen.runtime.batch import Batch, compute_dtype, reduced
 from lossgen.runtime.memory import empty_like
 from lossgen.runtime.tensors import FORWARD_MODE, outside_the_graph, symbolic, watched
 
@@ -216,8 +216,7 @@ class Fused(torch.autograd.Function):
         # The logits too where they are the gradient by now: it must not change either.
         ctx.save_for_backward(*tensors)
         ctx.call, ctx.scale, ctx.gradients, ctx.wanted = call, scale, outs, wanted
-        total = rows.sum()
-        return total if count is None else total / count
+        return reduced(rows, count)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:

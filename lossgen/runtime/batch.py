@@ -13,7 +13,7 @@ from torch import Tensor
 from lossgen.runtime.arguments import Variant
 from lossgen.runtime.tensors import in_memory
 
-__all__ = ["Batch", "arithmetic", "compute_dtype", "scaled", "unit_stride", "wider"]
+__all__ = ["Batch", "arithmetic", "compute_dtype", "reduced", "scaled", "unit_stride", "wider"]
 
 
 def compute_dtype(logits: Tensor) -> torch.dtype:
@@ -30,6 +30,16 @@ def arithmetic(variant: Variant, dtype: torch.dtype) -> torch.dtype:
 def wider(rows: Tensor, others: Iterable[Tensor]) -> torch.dtype:
     """Of the logits and the class inputs: the dtype that holds the values of all of them."""
     return functools.reduce(torch.promote_types, (t.dtype for t in others), rows.dtype)
+
+
+def reduced(rows: Tensor, count: Tensor | None) -> Tensor:
+    """Σ rows, divided by ``count``. On a CPU rounded once, as ``sum_rows`` of C does: a value is
+    the same with and without a gradient."""
+    if rows.device.type != "cpu":
+        total = rows.sum()
+        return total if count is None else total / count
+    total = rows.sum(dtype=torch.float64)
+    return (total if count is None else total / count).to(rows.dtype)
 
 
 def scaled(

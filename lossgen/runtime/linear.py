@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lossgen.runtime import linear_operators
-from lossgen.runtime.batch import scaled
+from lossgen.runtime.batch import reduced, scaled
 from lossgen.runtime.linear_arguments import Factors, LinearOptions
 from lossgen.runtime.linear_autograd import Fused, Rows
 from lossgen.runtime.linear_bind import Arguments, Bound, Source, bound, call_of, checked
@@ -64,8 +64,7 @@ def _reduced(rows: Tensor, found: Bound, reduction: str, count: Tensor | None) -
     """Results [outputs, N], of which a reduced loss has one."""
     if reduction == "none":
         return rows.reshape(found.lead)
-    total = rows.sum()
-    return total if count is None else total / count
+    return reduced(rows, count)
 
 
 def _as_operator(sources: Sequence[Source], given: Arguments) -> bool:

@@ -16,6 +16,7 @@ from torch import Tensor
 from lossgen.runtime import chunked, launch, tiled
 from lossgen.runtime.arguments import check_target_range
 from lossgen.runtime.autograd import once
+from lossgen.runtime.batch import reduced
 from lossgen.runtime.linear_call import LinearCall, present
 
 __all__ = ["Fused", "Rows", "schedule_of"]
@@ -138,8 +139,7 @@ class Fused(torch.autograd.Function):
         ctx.save_for_backward(*tensors)
         grad_rows = ctx.scale.expand(call.batch.n_out, rows)
         results, ctx.gradients = chunked.run(call, tensors, grad_rows, ctx.needs_input_grad[2:])
-        total = results.sum()
-        return total if count is None else total / count
+        return reduced(results, count)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:

@@ -30,7 +30,7 @@ from lossgen.runtime.arguments import (
     numbers,
 )
 from lossgen.runtime.autograd import Call, Fused, Rows, seen
-from lossgen.runtime.batch import Batch, compute_dtype, scaled, unit_stride, wider
+from lossgen.runtime.batch import Batch, compute_dtype, reduced, scaled, unit_stride, wider
 from lossgen.runtime.layout import class_axis, classes_last, lead_of
 from lossgen.runtime.operators import as_tensor, register
 from lossgen.runtime.plans import Plans
@@ -143,8 +143,7 @@ class RowLoss:
             rows = self._rows(call)[0]
             if reduction == "none":
                 return rows.reshape(lead)
-            total = rows.sum()
-            return total if count is None else total / count
+            return reduced(rows, count)
         inplace = inplace_grad and batch.disjoint
         return Fused.apply(call.detached(), count, inplace, *batch.tensors)
 
