@@ -198,3 +198,16 @@ def test_unknown_losses_and_devices() -> None:
         verify("no_such_loss")
     with pytest.raises(BuildError, match="no device 'tpu'"):
         verify("mae", device="tpu")
+
+
+def test_a_loss_that_is_invariant_up_to_a_norm(tmp_path: Path) -> None:
+    """Rows below the bound did not change by a shift of 1, and were expected not to by 1024."""
+    path = write(
+        tmp_path,
+        "clipped_norm",
+        """
+        transform: -log_softmax(where(norm(x) > 2, 2 * x / norm(x), x))[y]
+        """,
+    )
+    result = verify(path, examples=4, backends=("torch",))
+    assert result.ok, shown(result)
