@@ -11,7 +11,9 @@ from lossgen.cli import bench, build, doctor, explain, listing, new, verify
 __all__ = ["app"]
 
 app = typer.Typer(
-    help="A compiler for loss functions: from a YAML formula to a verified fused kernel.",
+    help="A compiler for loss functions: from a YAML formula to a verified fused kernel.\n\n"
+    "To start: [bold]lossgen new my_loss[/bold] writes a commented spec and says what comes next, "
+    "[bold]lossgen explain gce[/bold] shows how a loss is derived.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",

@@ -72,6 +72,8 @@ def build(
     from lossgen.build import build as build_specs
     from lossgen.options import options
 
+    if tiled and aot is None:
+        raise typer.BadParameter("--tiled says what --aot compiles: give both")
     report = build_specs(
         *(specs or ()),
         out_dir=out_dir,

@@ -13,7 +13,10 @@ def explain(
     loss: Annotated[str, typer.Argument(metavar="NAME|PATH", help="Catalogue name or spec.")],
     stage: Annotated[
         str | None,
-        typer.Option(metavar="STAGE", help="One stage alone: parse, differentiate, …"),
+        typer.Option(
+            metavar="STAGE",
+            help="One stage alone: parse, differentiate, stabilize, certify or schedule.",
+        ),
     ] = None,
     diff: Annotated[bool, typer.Option("--diff", help="What each pass changed.")] = False,
     latex: Annotated[bool, typer.Option("--latex", help="Loss and gradient as LaTeX.")] = False,
@@ -29,7 +32,7 @@ def explain(
         bool, typer.Option("--draft", help="Check neither accuracy nor limits.")
     ] = False,
 ) -> None:
-    """Show the derivation: formula, statistics, z form, gradient, traffic, saved scalars.
+    """Show the derivation: loss and gradient after every pass, what is read, summed and saved.
 
     Example: [bold]lossgen explain gce --diff[/bold]
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 from pathlib import Path
 from typing import Annotated
 
@@ -60,7 +61,9 @@ limits:
 
 
 def new(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A Python identifier.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Of the loss: lower case, as in my_loss.")
+    ],
     out_dir: Annotated[
         Path, typer.Option("-o", "--out-dir", metavar="DIR", help="Where to put NAME.yaml.")
     ] = Path(),
@@ -70,8 +73,9 @@ def new(
     Example: [bold]lossgen new my_loss[/bold]
     """
     from lossgen.build import write_atomically
+    from lossgen.spec.check import LOSS_NAME
 
-    if not name.isidentifier() or not name.isascii() or not name.islower():
+    if not LOSS_NAME.fullmatch(name) or keyword.iskeyword(name):
         raise BadLossName(name=name)
     if name in paths.spec_names():
         raise TakenName(name=name)

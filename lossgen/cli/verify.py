@@ -32,8 +32,13 @@ def verify(
         ),
     ] = None,
     backends: Annotated[
-        str, typer.Option("--backends", metavar="LIST", help="Of --search: torch, c, triton.")
-    ] = "torch,c",
+        str | None,
+        typer.Option(
+            "--backends",
+            metavar="LIST",
+            help="Which backends. Default: torch,c,triton; of --search torch,c.",
+        ),
+    ] = None,
 ) -> None:
     """Test value, gradient and every declared property; exit 1 with the smallest counter-example.
 
@@ -45,13 +50,14 @@ def verify(
 
     # Chosen before Triton is imported, or never.
     os.environ.setdefault("TRITON_INTERPRET", "1" if device == "cpu" else "0")
+    chosen = _chosen(backends or ("torch,c,triton" if search is None else "torch,c"))
     if search is not None:
-        _search(loss, search, backends, device)
+        _search(loss, search, chosen, device)
         return
     from lossgen.verify import verify as verify_loss
 
     shown = _progress if sys.stdout.isatty() and not as_json else None
-    result = verify_loss(loss, examples=examples, device=device, on_result=shown)
+    result = verify_loss(loss, examples, device, chosen, on_result=shown)
     if as_json:
         typer.echo(result.to_json())
     else:
@@ -67,15 +73,21 @@ def _progress(result: PropertyResult) -> None:
     typer.echo(f"{verdict}  {result.name} on {result.backend}, {result.seconds:.1f} s", err=True)
 
 
-def _search(loss: str, seconds: float, backends: str, device: str) -> None:
-    """Print the worst rows; exit 1 where the certificate's bound is exceeded."""
+def _chosen(backends: str) -> list[str]:
+    """The backends of a list."""
     from lossgen.errors import BuildError
-    from lossgen.verify.search import search
 
     chosen = [name.strip() for name in backends.split(",")]
     unknown = [name for name in chosen if name not in ("torch", "c", "triton")]
     if unknown:
         raise BuildError(f"no backend {unknown[0]!r}", hint="torch, c and triton")
+    return chosen
+
+
+def _search(loss: str, seconds: float, chosen: list[str], device: str) -> None:
+    """Print the worst rows; exit 1 where the certificate's bound is exceeded."""
+    from lossgen.verify.search import search
+
     results = search(loss, seconds, chosen, device)
     for found in sorted(results, key=lambda r: r.ok):
         with_ = f" with {', '.join(sorted(found.uses))}" if found.uses else ""

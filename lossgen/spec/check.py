@@ -54,9 +54,9 @@ from lossgen.spec.trees import (
 )
 from lossgen.spec.vocabulary import LEAVES, SUGAR, repair
 
-__all__ = ["check"]
+__all__ = ["LOSS_NAME", "check"]
 
-_LOSS_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
+LOSS_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _ROLES = ("transform", "regularizer", "adversarial")
 _OF_A_LOSS = (*_ROLES, "normalizer", "limits")  # what a spec with outputs has not
 
@@ -90,7 +90,7 @@ class _Checker(Declarations):
     # ------------------------------------------------------------------ the whole
     def build(self, path: Path | None) -> LossSpec:
         spec = self.spec
-        if not _LOSS_NAME.fullmatch(spec.name) or keyword.iskeyword(spec.name):
+        if not LOSS_NAME.fullmatch(spec.name) or keyword.iskeyword(spec.name):
             self.fail(
                 BadName,
                 "name",
@@ -351,7 +351,7 @@ class _Checker(Declarations):
                     domain=domain,
                 )
         text = entry.equals.strip()
-        catalogue = _LOSS_NAME.fullmatch(text) and text not in {*self.names, *LEAVES, *SUGAR}
+        catalogue = LOSS_NAME.fullmatch(text) and text not in {*self.names, *LEAVES, *SUGAR}
         equals: str | Expr = text
         if not catalogue:
             label = f"limits[{i}]"

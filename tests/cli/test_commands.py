@@ -196,3 +196,24 @@ def test_verify_prints_a_call_that_can_be_pasted(lossgen, monkeypatch):
     ran = lossgen("verify", "gce")
     assert ran.code == 1
     assert call in ran.out
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (("build", "gce", "--tiled"), "--tiled says what --aot compiles"),
+        (("new", "class"), "'class' cannot name a loss"),  # it was written, and did not build
+        (("verify", "gce", "--backends", "cuda"), "no backend 'cuda'"),  # it was ignored
+    ],
+)
+def test_what_has_no_effect_is_refused(lossgen, given, says, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ran = lossgen(*given)
+    assert ran.code == 2
+    assert says in ran.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_verify_takes_the_backends_that_are_named(lossgen):
+    ran = lossgen("verify", "mae", "--examples", "1", "--backends", "torch", "--json")
+    assert {r["backend"] for r in json.loads(ran.out)["results"]} == {"formula", "torch"}
