@@ -1977,7 +1977,7 @@ def adv_comp_sum_loss(
 
     Args:
         logits: [*, V], float32, bfloat16 or float16 (float64 on CPU). Any strides; -inf masks
-            a class.
+            a class, but norm(moved - margins) counts it.
         target: [*], integer class in [0, V), or ``ignore_index``.
         adversarial_x: [*, V], any of these dtypes. logits of the perturbed inputs. Gets a
             gradient.

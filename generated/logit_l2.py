@@ -1226,7 +1226,7 @@ def logit_l2_loss(
 
     Args:
         logits: [*, V], float32, bfloat16 or float16 (float64 on CPU). Any strides; -inf masks
-            a class.
+            a class, but mean(x**2) counts it.
         target: [*], integer class in [0, V), or ``ignore_index``.
         weight: weight of the mean squared logit. Domain [0, inf).
         ignore_index: rows with this target have loss 0 and gradient 0.

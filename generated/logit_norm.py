@@ -1473,7 +1473,7 @@ def logit_norm_loss(
 
     Args:
         logits: [*, V], float32, bfloat16 or float16 (float64 on CPU). Any strides; -inf masks
-            a class.
+            a class, but norm(x) counts it.
         target: [*], integer class in [0, V), or ``ignore_index``.
         T: temperature. Domain [0.01, 10].
         ignore_index: rows with this target have loss 0 and gradient 0.

@@ -1887,7 +1887,7 @@ def logit_pairing_loss(
 
     Args:
         logits: [*, V], float32, bfloat16 or float16 (float64 on CPU). Any strides; -inf masks
-            a class.
+            a class, but mean((x - adversarial_x)**2) counts it.
         target: [*], integer class in [0, V), or ``ignore_index``.
         adversarial_x: [*, V], any of these dtypes. logits of the perturbed inputs. Gets a
             gradient.

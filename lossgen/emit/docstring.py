@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Iterator
 
 from lossgen.emit.text import python_docstring
+from lossgen.passes.masks import counted_masks
 from lossgen.spec.model import LossSpec
 
 __all__ = ["docstring"]
@@ -58,7 +59,9 @@ def _lines(spec: LossSpec, linear: list[str] | None) -> Iterator[str]:
     yield from ("", "Args:")
     kinds = "float32, bfloat16 or float16 (float64 on CPU)"
     if linear is None:
-        yield f"    logits: [*, V], {kinds}. Any strides; -inf masks a class."
+        counted = counted_masks(spec)
+        but = f", but {' and '.join(counted)} count{'s'[len(counted) > 1 :]} it" if counted else ""
+        yield f"    logits: [*, V], {kinds}. Any strides; -inf masks a class{but}."
     else:
         yield f"    hidden: [*, D], {kinds}."
         yield "    linear_weight: [V, D], dtype of hidden; logits are hidden @ linear_weight.T."
