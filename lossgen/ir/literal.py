@@ -44,6 +44,7 @@ class Truth:
     results: Vector
     gradients: dict[str, Vector]  # by stream: "x", or a differentiable class input
     slopes: dict[str, Any]  # by parameter and row input
+    largest: Any = ZERO  # number that is added to another on the way
 
     @property
     def real(self) -> bool:
@@ -84,7 +85,7 @@ def literal(
     }
     rows = [*spec.parameters, *(n for n, e in spec.inputs.items() if e.kind == "row")]
     slopes = {n: algebra.slope(leaves.get(n), 1)[0] for n in rows}
-    return Truth([r.value[0] for r in results], gradients, slopes)
+    return Truth([r.value[0] for r in results], gradients, slopes, algebra.largest)
 
 
 @dataclass(eq=False)
@@ -107,6 +108,7 @@ class Literal:
     tape: list[Node] = field(default_factory=list)
     leaves: dict[str, Node] = field(default_factory=dict)
     totals: dict[Any, tuple[Any, Vector]] = field(default_factory=dict)
+    largest: Any = ZERO  # number of the row that is added to another
 
     # ------------------------------------------------------------------ the tape
     def node(self, value: Vector, back: Callable[[Vector], None] | None = None) -> Node:
@@ -204,6 +206,8 @@ class Literal:
         return self._apply("negate", operand)
 
     def binary(self, op: str, left: Node, right: Node) -> Node:
+        if op in "+-" and len(left.value) == len(right.value) == 1:
+            self.largest = max(self.largest, abs(left.value[0]), abs(right.value[0]))
         return self._apply(op, left, right)
 
     def compare(self, op: str, left: Node, right: Node) -> Node:

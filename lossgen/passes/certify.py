@@ -66,7 +66,7 @@ __all__ = ["Trial", "certify", "dearer_than", "unmeasured"]
 
 Evaluate = Callable[[Sequence[Row]], tuple[NDArray[Any], list[NDArray[Any]]]]
 _ULP = 2.0**-23
-_BESIDE = 2.0**-48
+_BESIDE, _WIDE_ULP = 2.0**-48, 2.0**-53
 _CLIPPED = 1e-34
 _ONE = mp.mpf(1)
 #: How the search goes on from the worst rows: rounds of so many moves from so many rows.
@@ -249,7 +249,9 @@ class Trial:
             moved = of_roundings(stable.spec, row)
             if moved is None or not self._certain(row, truth):
                 return 0.0
-            if self._as_written(row, truth, error, lambda a, b: abs(a.results[k] - b.results[k])):
+            if self._is_rounding(truth, error) or self._as_written(
+                row, truth, error, lambda a, b: abs(a.results[k] - b.results[k])
+            ):
                 return 0.0
             moves += abs(moved.results[k] - gold) / _ULP
             worst.add_strict("loss", worst.ulp(error, unit), width + float(moves / unit))
@@ -312,6 +314,11 @@ class Trial:
             if exact is not None and written is not None and error <= ALIKE * apart(exact, written):
                 return True
         return False
+
+    def _is_rounding(self, truth: Truth, error: Any) -> bool:
+        """Is it what float64 leaves of the largest number that the formula adds to another?"""
+        wide = self.stable.arithmetic == "float64"
+        return wide and bool(error <= ALIKE * _WIDE_ULP * truth.largest)
 
     def _nobody_knows(self, row: Row, error: Any) -> bool:
         """Is it NaN where a masked class makes the formula as it is written NaN, and allowed?"""

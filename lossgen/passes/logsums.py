@@ -16,8 +16,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from sympy import Add, Expr, Integer, Mul, exp, expand, log
+from sympy import Add, Expr, Integer, Mul, exp, expand, expand_log, log
 
+from lossgen.ir.given import Given
 from lossgen.ir.ops import OPS, logaddexp
 from lossgen.passes.algebra import complement
 
@@ -77,7 +78,7 @@ def _log(terms: Sequence[Expr], rw: Rewriter) -> Expr:
             return whole
         low = log(constant)
         if low == 0:
-            return _f["softplus"](_level(moving[0], rw))
+            return _f["softplus"](_differs(_level(moving[0], rw), Integer(0), rw))
         return logaddexp(low, _level(moving[0], rw))
     logs = [_level(t, rw) for t in moving] + ([log(constant)] if fixed else [])
     total = logs[0]
@@ -113,21 +114,34 @@ def share_of_sum(expr: Expr, rw: Rewriter) -> Expr | None:
         held = (expr / factor).as_powers_dict()
         for term in (t for t in terms if _moves(t, rw)):
             own = [f for f in Mul.make_args(term) if _moves(f, rw)]
-            if not all(_divides(f, held) for f in own):
+            if not _divides(Mul(*own), held):
                 continue
             if all(f in own or f.is_positive or _divides(f, held) for f in Mul.make_args(term)):
                 others = [t for t in terms if t is not term]
                 apart = _differs(_level(term, rw), _log(others, rw), rw)
-                return rw.rewrite(expr / factor / term) * _f["sigmoid"](apart)
+                return rw.rewrite(_one_exponent(expr / factor / term)) * _f["sigmoid"](apart)
             part = Mul(*own)  # beside it a number that may be 0
             ratio = _differs(_level(part, rw), _log(terms, rw), rw)
-            return rw.rewrite(expr / factor / part) * exp(_f["minimum"](ratio, _CLIP))
+            rest = _one_exponent(expr / factor / part)
+            return rw.rewrite(rest) * exp(_f["minimum"](ratio, _CLIP))
+        for total in (f for f in expr.args if isinstance(f, Add)):
+            if any(_grows(f, rw) for t in total.args for f in Mul.make_args(t)):
+                return Add(*(rw.rewrite(expr / total * t) for t in total.args))
     return None
 
 
-def _divides(factor: Expr, held: dict[Expr, Expr]) -> bool:
-    base, order = factor.as_base_exp()
-    return bool((held.get(base, Integer(0)) - order).is_nonnegative)
+def _one_exponent(product: Expr) -> Expr:
+    """e^a·e^-a  →  1"""
+    factors = Mul.make_args(product)
+    exponent = expand(Add(*(f.args[0] for f in factors if isinstance(f, exp))))
+    return Mul(*(f for f in factors if not isinstance(f, exp))) * exp(exponent)
+
+
+def _divides(product: Expr, held: dict[Expr, Expr]) -> bool:
+    """Are its factors, and all of its exponentials as one, among these powers?"""
+    powers = product.as_powers_dict()
+    left = {base: expand(held.get(base, Integer(0)) - order) for base, order in powers.items()}
+    return all(order.is_nonnegative for order in left.values())
 
 
 def _is_tame(terms: Sequence[Expr], rw: Rewriter) -> bool:
@@ -203,9 +217,15 @@ def _is_monomial(expr: Expr, rw: Rewriter) -> bool:
 def _is_positive(term: Expr, rw: Rewriter) -> bool:
     """A product of exponentials, P, Q and constants that are not negative?"""
     return all(
-        _is_monomial(f, rw) or (f.free_symbols <= rw.constants and rw.is_nonnegative(f))
-        for f in Mul.make_args(term)
+        _is_monomial(f, rw) or f.is_positive or _is_constant(f, rw) for f in Mul.make_args(term)
     )
+
+
+def _is_constant(factor: Expr, rw: Rewriter) -> bool:
+    """A number of the call or the row that is never negative?"""
+    if factor.free_symbols <= rw.constants:
+        return rw.is_nonnegative(factor)
+    return isinstance(factor, Given) and bool(factor.is_nonnegative)
 
 
 def _level(term: Expr, rw: Rewriter) -> Expr:
@@ -220,7 +240,11 @@ def _level(term: Expr, rw: Rewriter) -> Expr:
         else:
             fixed *= factor
     found = complement(expand(found), rw.forms)
-    return found + (log(fixed) if fixed != 1 else 0)
+    for form in rw.forms:  # P·e^L is e^(l_y)
+        rate = found.coeff(form.L)
+        if rate != 0 and found.coeff(form.s) == -rate:
+            found = expand(found - rate * (form.L - form.s - form.ell_y), log=False)
+    return found + (expand_log(log(fixed)) if fixed != 1 else 0)
 
 
 def _differs(one: Expr, other: Expr, rw: Rewriter) -> Expr:

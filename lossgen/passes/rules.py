@@ -93,6 +93,8 @@ class Rewriter:
         mixed, fired = stabilize_mixtures(expr, self.logs, self.halves)
         self.fired |= fired
         ruled = logs_apart(cancel_parameters(self.rewrite(mixed), self.constants), self)
+        if "share_of_sum" in self.fired:  # c·σ(u) - c
+            ruled = complement(ruled, self.forms)
         found = others_alone(ruled, self.forms)
         self.fired |= {"others_alone"} if found != ruled else set()
         whole = joint_logarithms(found, self.forms)

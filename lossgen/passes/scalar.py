@@ -48,6 +48,8 @@ def is_scalar(stable: StableLoss) -> bool:
     if any(entry.off is None for entry in stable.spec.inputs.values()):
         return False  # that cancels here, and stands in the formula
     terms = [t for g in stable.gradients for t in g.terms]
+    if any(e.off is None for e in stable.spec.inputs.values()):
+        return False  # what the formula mentions, its truth needs, also where it cancels
     if len(stable.forms) != 1 or stable.pivot is not Pivot.TARGET or len(terms) != 1:
         return False
     allowed = {stable.forms[0].z, *names.parameters.values(), names.classes}

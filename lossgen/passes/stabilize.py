@@ -16,6 +16,7 @@ from lossgen.passes.absolute import with_absolutes
 from lossgen.passes.divergences import with_divergences
 from lossgen.passes.near_one import near_one
 from lossgen.passes.neutral import neutral_options
+from lossgen.passes.roots import real_roots
 from lossgen.passes.rules import Rewriter
 from lossgen.passes.zeros import LOWEST, Zeros
 
@@ -72,7 +73,7 @@ def _stable(graded: GradedLoss, before: GradedLoss, dearer: StableLoss | None) -
         before=before,
         dearer=dearer,
     )
-    return with_absolutes(neutral_options(near_one(stable)))
+    return with_absolutes(neutral_options(real_roots(near_one(stable))))
 
 
 def _end(value: float) -> Expr:

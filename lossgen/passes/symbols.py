@@ -29,6 +29,8 @@ def vocabulary(spec: LossSpec) -> Vocabulary:
     for name, entry in spec.inputs.items():
         domain = entry.domain
         low = (domain.lo, domain.lo_open) if domain else (None, False)
+        if entry.values and domain is None:
+            low = (min(entry.values), False)
         if entry.kind == "row":
             rows[name] = real(name, *low)
         else:

@@ -41,6 +41,7 @@ class Zeros:
             for s in pair
         }
         self.raw = moving | self.beside
+        self.shares = {f.R for f in graded.forms}
         self.weights = {s for s in given - moving if not s.is_positive}
         self.finite = (given - moving) | names.constants | set(names.index)
         self.finite |= {m.select for m in graded.maxes}
@@ -80,7 +81,8 @@ class Zeros:
     def _floored(self, expr: Mul) -> Expr:
         """p·x is 0 where a class is masked."""
         raw = expr.free_symbols & self.raw
-        if not raw or not any(isinstance(a, sigmoid | exp | erfc) for a in expr.args):
+        weighted = any(isinstance(a, sigmoid | exp | erfc) or a in self.shares for a in expr.args)
+        if not raw or not weighted:
             return expr
         lowest = {s: maximum(s, LOWEST) for s in raw}
         return expr.func(*(a.xreplace(lowest) if self._grows(a) else a for a in expr.args))

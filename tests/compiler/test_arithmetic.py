@@ -231,3 +231,24 @@ def test_a_dearer_program_says_what_it_costs():
     stable = _compiled(f"-logp[y]/2 + tau**2*{near}/2", more).variants[0].stable
     assert stable.arithmetic == "float32"
     assert " times the operations; the cheapest program is off by " in stable.precision
+
+
+TAU = 'parameters:\n  tau: {default: 2, domain: "(0, 10]"}\n'
+# formula, what it declares: refused once
+ROUNDED = [
+    ("sqrt(1 - sum(sqrt(p*softmax(t))))", STREAM),  # the root of -1e-16 where the rows are equal
+    # 1e-14 of two terms of size 40, of which the formula as it is written happens to lose nothing
+    ("sum(p*(tau*logp - t)) + tau*logsumexp(t/tau)", TAU + STREAM),
+]
+
+
+@pytest.mark.parametrize(("formula", "more"), ROUNDED)
+def test_what_rounding_leaves_of_large_terms_is_no_error(formula, more):
+    assert _compiled(formula, more).arithmetic == "float64"
+
+
+def test_a_masked_class_beside_a_slope_of_0():
+    """Circle: s*relu(x + m)*(x - m) is 0 of a class at -inf, and so is its slope: it was -inf*0."""
+    inner = "logsumexp(16*relu(x + 0.3)*(x - 0.3), over=others)"
+    outer = "16*relu(1.3 - x[y])*(x[y] - 0.7)"
+    assert _compiled(f"softplus({inner} - {outer})").arithmetic == "float32"

@@ -12,6 +12,8 @@ PARAMETERS = {
     "m": '{default: 0.3, domain: "(0, 2]"}',
     "e": '{default: 1e-8, domain: "(0, 1)"}',
 }
+MASK = "inputs:\n  m: {kind: class, values: [0, 1]}\n"
+WEIGHTS = 'inputs:\n  w: {kind: vocab, domain: "(0, 1]"}\n'
 T = "inputs:\n  t: {kind: class}\n"
 
 
@@ -32,6 +34,8 @@ NARROW = [
     ("log(1 + q) - log(p[y] + q)", "q"),
     ("-log(p[y] + e)", "e"),
     ("log((1 + s)/(p[y]**q + s))/q", "s q"),
+    # an e^v in two parts, and the level of the row in the exponent
+    ("log(1 + sum(exp(s*(x + m)), over=others)*exp(-s*(x[y] - m)))", "s m"),
     ("-logp[y]/stop_gradient(sum(abs(p - onehot)))", ""),  # s/Q: 0/0 where the row is confident
 ]
 
@@ -46,6 +50,9 @@ BUILT = [
     ("-logp[y]*(1 - p[y])/(-logp[y] + (1 - p[y]))", ""),  # Q·s/(Q + s): 0/0
     ("sum(softmax(t)*log(softmax(t)/softmax(x)))", T),  # log(0/0) of a class that both rows mask
     ("sum(softmax(t)*log(1 + exp(log_softmax(t) - logp)))", T),  # log(1 + ∞) of a class
+    ("-log(sum(m*exp(x))/sum(exp(x)))", MASK),  # log(0·∞) at an offset
+    ("-log(w[y]*exp(x[y])/sum(w*exp(x)))", WEIGHTS),
+    ("-sum(w*onehot*logp)/sum(w*onehot)", WEIGHTS),  # w cancels: its truth was looked up in vain
     ("max(abs(p - onehot))", ""),  # at y it was taken for p_y: a gradient of another function
 ]
 

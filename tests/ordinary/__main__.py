@@ -5,21 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 from multiprocessing import get_context
-from time import process_time
 
-from tests.ordinary import RUNGS, Formula, build, formulas
+from tests.ordinary import RUNGS, formulas, timed, warm
 
 SLOW = 3.0  # seconds of processor time
-
-
-def _timed(formula: Formula) -> tuple[Formula, str, str, float]:
-    began = process_time()
-    rung, words = build(formula)
-    return formula, rung, words, process_time() - began
-
-
-def _warm() -> None:
-    build(formulas()[0])
 
 
 def main() -> int:
@@ -29,8 +18,8 @@ def main() -> int:
     options = parser.parse_args()
     chosen = [f for f in formulas() if not options.names or f.name in options.names]
     tally, slow, worse = dict.fromkeys(RUNGS, 0), [], []
-    with get_context("spawn").Pool(options.jobs, _warm) as pool:
-        for formula, rung, words, seconds in pool.imap(_timed, chosen):
+    with get_context("spawn").Pool(options.jobs, warm) as pool:
+        for formula, rung, words, seconds in pool.imap(timed, chosen):
             tally[rung] += 1
             print(f"{rung:<4}{seconds:5.1f} s  {formula.name:<16} {words}", flush=True)
             if seconds > SLOW:
