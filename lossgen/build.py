@@ -288,7 +288,7 @@ def _vendored_runtime(folder: Path) -> dict[Path, str]:
     """The runtime's files under the name that standalone modules import it by."""
     head = f"{MARK} --standalone from lossgen/runtime. SPDX-License-Identifier: BSD-3-Clause"
     source, found = paths.runtime_dir(), {}
-    for path in sorted([*source.glob("*.py"), *source.glob("c/*.h")]):
+    for path in sorted([*source.rglob("*.py"), *source.glob("c/*.h")]):
         comment = f"# {head}\n" if path.suffix == ".py" else f"/* {head} */\n"
         text = path.read_text(encoding="utf-8").replace("lossgen.runtime", _VENDORED)
         found[folder / _VENDORED / path.relative_to(source)] = comment + text

@@ -33,11 +33,12 @@ from lossgen.spec.spelling import spelled
 __all__ = ["compile_job", "jobs_of", "launches_of", "main"]
 
 #: Kernels of a variant, and the compile-time constants that their launch chooses.
+_SHAPE = ("ROWS", "BLOCK", "LANE", "ALIGNED")
 CONSTANTS = {
-    "forward": ("SPLITS", "BLOCK"),
-    "merge": ("SPLITS", "BLOCK"),
-    "backward": ("WANT", "BLOCK"),
-    "fused": ("ONE_TILE", "WANT", "BLOCK"),
+    "forward": ("SPLITS", *_SHAPE),
+    "merge": ("SPLITS",),
+    "backward": ("WANT", "SPLITS", *_SHAPE),
+    "fused": ("ONE_TILE", "WANT", *_SHAPE),
 }
 SPLITS = 4  # programs to a row, where it is split at all
 
@@ -45,6 +46,7 @@ SPLITS = 4  # programs to a row, where it is split at all
 #: (GPT-2's) is odd, so that its rows are not aligned and its loads are narrower.
 VOCABULARIES = (32000, 128256)
 UNALIGNED = 50257
+SHORT = 10  # a row to a thread
 
 SHARED_LIMIT = {
     "sm_80": 166912,
@@ -78,8 +80,6 @@ def jobs_of(path: str, targets: list[str], full: bool, tiled: bool) -> list[dict
     keeps on chip.  Launches that the table makes equal are compiled once.  ``tiled``: the kernels
     of logits that stay on chip, instead of those of rows.
     """
-    from lossgen.runtime.launch import sharers
-
     jobs: list[dict[str, Any]] = []
     loss = _module(path).LOSS
     for index, variant in enumerate(loss.variants):
@@ -94,8 +94,7 @@ def jobs_of(path: str, targets: list[str], full: bool, tiled: bool) -> list[dict
             if getattr(variant, f"{role}_kernel", None) is None:
                 continue
             for target in targets:
-                many = variant.merge_kernel is None
-                for config in _configurations(role, target, full, sharers(variant), many):
+                for config in _configurations(role, variant, target, full):
                     splits = config["constants"].get("SPLITS", 1)
                     if splits > 1 and getattr(variant, "merge_kernel", None) is None:
                         continue
@@ -110,56 +109,64 @@ def launches_of(
 ) -> list[dict[str, Any]]:
     """The kernels that rows of ``launches`` (role, classes) take in bfloat16, unsplit, every
     gradient wanted; with what their machine code has to be read with: ``classes`` of a row,
-    ``streams`` that are read along it, ``gradients`` that are written."""
-    from lossgen.runtime.launch import config, sharers
+    ``streams`` and ``vectors`` that are read along it, ``gradients`` that are written."""
+    from lossgen.runtime.launch import config_of
 
     jobs = []
     loss = _module(path).LOSS
     written = 1 + sum(i.differentiable for i in loss.inputs)
+    kinds = {i.name: i.kind for i in loss.inputs}
     for index, variant in enumerate(loss.variants):
+        vectors = sum(kinds[name] == "vocab" for name in variant.inputs)
         for role, classes in launches:
             if getattr(variant, f"{role}_kernel", None) is None:
                 continue
             for target in targets:
-                hip, many = target.startswith("gfx"), variant.merge_kernel is None
-                chosen = config(role, classes, hip, sharers(variant), many)
+                chosen = config_of(role, variant, classes, target.startswith("gfx"))
                 jobs.append(
                     {
                         **{"path": path, "variant": index, "uses": sorted(variant.uses)},
                         **{"role": role, "target": target, "dtype": "bf16"},
                         **_launch(role, classes, chosen, 1),
                         **{"classes": classes, "streams": 1 + len(variant.streams)},
-                        **{"gradients": written, "assembly": True},
+                        **{"gradients": written, "vectors": vectors, "assembly": True},
                     }
                 )
     return jobs
 
 
-def _launch(role: str, classes: int, chosen: Any, splits: int) -> dict[str, Any]:
-    """The constants and warps of a launch as the table chose it."""
+def _launch(
+    role: str, classes: int, chosen: Any, splits: int, dtype: str = "bf16"
+) -> dict[str, Any]:
+    """The constants and warps of a launch of contiguous rows, as the table chose it."""
+    from lossgen.runtime.launch import shape
+
     # a kernel without WANT ignores it; -1: every gradient
-    known = {"BLOCK": chosen.block, "ONE_TILE": chosen.one_tile, "WANT": -1, "SPLITS": splits}
+    known = {"ONE_TILE": chosen.one_tile, "WANT": -1, "SPLITS": splits}
+    known |= shape(chosen, [classes], classes, 2 if dtype == "bf16" else 4)
     wanted = {name: known[name] for name in CONSTANTS[role]}
     warps = 1 if role == "merge" else chosen.warps
     return {"aligned": classes % 16 == 0, "constants": wanted, "warps": warps}
 
 
-def _configurations(
-    role: str, target: str, full: bool, streams: int, many: bool
-) -> list[dict[str, Any]]:
+def _configurations(role: str, variant: Any, target: str, full: bool) -> list[dict[str, Any]]:
     """The launches that the runtime's table chooses."""
-    from lossgen.runtime.launch import config
+    from lossgen.runtime.launch import config_of
 
     found = []
     hip = target.startswith("gfx")
     vocabularies: tuple[int, ...] = (*VOCABULARIES, UNALIGNED) if full else VOCABULARIES
-    on_chip = [1 << k for k in range(18) if config(role, 1 << k, hip, streams, many).one_tile]
+    on_chip = [1 << k for k in range(18) if config_of(role, variant, 1 << k, hip).one_tile]
     vocabularies += tuple(on_chip[-1:])  # the longest row that is kept in registers
+    vocabularies += (SHORT,)
     for dtype in ("bf16", "fp32") if full else ("bf16",):
         for classes in vocabularies:
-            chosen = config(role, classes, hip, streams, many)
-            for splits in {"forward": (1, SPLITS), "merge": (SPLITS,)}.get(role, (1,)):
-                found.append({"dtype": dtype, **_launch(role, classes, chosen, splits)})
+            if role == "merge" and classes == SHORT:
+                continue
+            chosen = config_of(role, variant, classes, hip)
+            several = (1, SPLITS) if chosen.rows == 1 else (1,)
+            for splits in {"forward": several, "merge": (SPLITS,)}.get(role, (1,)):
+                found.append({"dtype": dtype, **_launch(role, classes, chosen, splits, dtype)})
     return found
 
 
@@ -317,6 +324,13 @@ def _amd(compiled: Any) -> dict[str, int]:
 
 
 # ---------------------------------------------------------------------------------- the loop
+def _innermost(error: BaseException) -> str:
+    """What went wrong in the function where it went wrong: the errors around it are its callers."""
+    while error.__cause__ is not None or error.__context__ is not None:
+        error = error.__cause__ or error.__context__ or error
+    return f"{type(error).__name__}: {error}"
+
+
 def main() -> None:
     """Answer requests until standard input ends."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -336,7 +350,7 @@ def main() -> None:
             else:
                 answer = compile_job(request)
         except Exception as error:
-            answer = {"error": f"{type(error).__name__}: {error}"[:2000]}
+            answer = {"error": _innermost(error)[:2000]}
         print(json.dumps(answer), file=answers, flush=True)
 
 

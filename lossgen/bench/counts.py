@@ -64,6 +64,7 @@ class Launch:
     itemsize: int  # of the logits
     streams: int  # class inputs that may be read, the logits among them
     gradients: int  # that may be written
+    vectors: int = 0  # over the classes, float32, read beside the class inputs
 
     @property
     def elements(self) -> float:
@@ -212,7 +213,11 @@ def _unrolled(body: Iterable[Instruction], moved: int, launch: Launch) -> int:
                 steps += numbers
     tiles = [step // launch.block for step in steps if step % launch.block == 0]
     most = int(moved / launch.tile_bytes)
-    return max(1, min([*tiles, most]) if tiles else most // launch.streams)
+    if tiles:
+        return max(1, min([*tiles, most]))
+    # A loop that counts tiles says nothing of classes: what a tile of everything takes.
+    whole = launch.streams * launch.tile_bytes + 4 * launch.vectors * launch.elements
+    return max(1, int(moved / whole))
 
 
 def _roles(loops: Sequence[LoopCounts]) -> list[LoopCounts]:

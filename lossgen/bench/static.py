@@ -154,6 +154,7 @@ def _record(job: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
         threads=job["warps"] * (64 if amd else 32),
         itemsize=_ITEMSIZE[job["dtype"]],
         streams=job["streams"],
+        vectors=job["vectors"],
         gradients=0 if job["role"] == "forward" else job["gradients"],
     )
     found = counts_of(parse(answer["assembly"]), launch)

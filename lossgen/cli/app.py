@@ -13,7 +13,7 @@ __all__ = ["app"]
 app = typer.Typer(
     help="A compiler for loss functions: from a YAML formula to a verified fused kernel.\n\n"
     "To start: [bold]lossgen new my_loss[/bold] writes a commented spec and says what comes next, "
-    "[bold]lossgen explain gce[/bold] shows how a loss is derived.",
+    "[bold]lossgen explain LOSS[/bold] shows how one of the catalogue is derived.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",

@@ -15,7 +15,7 @@ from lossgen.errors import CompilerBug
 
 __all__ = ["check_module"]
 
-_FROM = re.compile(r"__future__|typing|torch|lossgen(_|\.)runtime(\.device)?")
+_FROM = re.compile(r"__future__|typing|torch|lossgen(_|\.)runtime(\.device|\.kernels)?")
 _EXPRESSIONS = (
     *(ast.Name, ast.Attribute, ast.Constant, ast.Tuple, ast.List, ast.Dict, ast.Subscript),
     *(ast.Call, ast.keyword, ast.Starred, ast.Slice),
@@ -104,7 +104,7 @@ def _class(node: ast.ClassDef, known: set[str]) -> None:
 def _function(node: ast.FunctionDef, known: set[str]) -> None:
     for decorator in node.decorator_list:
         match decorator:
-            case ast.Attribute(value=ast.Name(), attr="jit"):
+            case ast.Attribute(value=ast.Name(), attr="jit" | "kernel"):
                 pass
             case _:
                 _refuse(decorator)

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 __all__ = ["ModuleNames"]
 
 #: What a module imports and defines that does not begin with ``_``, which no class or function may.
-_OWN = ("LOSS", "NamedTuple", "Tensor", "dl", "el", "rt", "tiles", "tl", "torch")
+_OWN = ("LOSS", "NamedTuple", "Tensor", "dl", "el", "rows", "rt", "tiled", "tl", "torch")
 
 
 class ModuleNames:

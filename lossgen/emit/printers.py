@@ -73,8 +73,8 @@ def _number(value: float) -> tuple[str, int]:
 TRITON = Printer(
     {
         "exp": "dl.exp_accurate({})",
-        "exp_tile": "tl.exp({})",
-        "exp_below": "tl.exp({})",
+        "exp_tile": "dl.exp_tile({})",
+        "exp_below": "dl.exp_tile({})",
         "log": "dl.log_accurate({})",
         "sqrt": "dl.sqrt({})",
         "power": "dl.power({}, {})",

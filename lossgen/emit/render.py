@@ -31,7 +31,7 @@ from lossgen.ir.given import Given
 from lossgen.ir.ops import BUILTINS, OPS
 from lossgen.ir.program import REDUCTIONS, Call, Function, walk
 from lossgen.ir.show import differences
-from lossgen.lower.constants import FAR, MASKED
+from lossgen.lower.constants import MASKED
 from lossgen.lower.functions import lowered
 from lossgen.lower.model import RowModel
 from lossgen.passes.inaccurate import Inaccurate
@@ -110,8 +110,21 @@ def _environment() -> jinja2.Environment:
         keep_trailing_newline=True,
         autoescape=False,
     )
+    made.filters["wrap"] = _wrap
     made.filters["triton"] = lambda function: TRITON.lines(function.lines)
     return made
+
+
+def _wrap(text: str, indent: int) -> str:
+    """Arguments on as few lines as they fit on, broken between them."""
+    margin, lines = " " * indent, [""]
+    for part in " ".join(text.split()).replace(", )", ",)").rstrip(", ").split(", "):
+        longer = f"{lines[-1]} {part},".lstrip()
+        if len(margin) + len(longer) > 100 and lines[-1]:
+            lines.append(f"{part},")
+        else:
+            lines[-1] = longer
+    return "\n".join(margin + line for line in lines)
 
 
 def _digest(text: str) -> str:
@@ -261,17 +274,25 @@ class _VariantView:
         self.uses = sorted(stable.uses)
         self.gradients = model.gradients
         self.arithmetic = stable.arithmetic
-        self.far, self.masked = FAR, MASKED
         program = lowered(model)
         self.lift = _by_level(program.lifts)
         self.merge = _by_level(program.merges)
         self.between = _by_level(program.betweens)
         self.finish, self.coefficients = program.finish, program.coefficients
-        self.gradient = program.gradient
+        self.gradient, self.context = program.gradient, program.context
+        argmax = model.pivot == "argmax"
+        state, places = model.sweep_models[0].state, {"target": -1, "none": -2}
+        self.pivot_at = state.index("pivot") if argmax else places[model.pivot]
+        self.carried = len(model.at_y) if argmax else 0
+        self.saved_pivot = model.saved.index("pivot") if argmax else places[model.pivot]
+        self.starts = tuple(
+            sum(len(e.state) for e in model.sweep_models[:k]) for k in range(len(model.levels))
+        )
+        order = ["x", *model.streams]
+        self.gradients_of = tuple(order.index(g.stream) for g in model.gradients)
         self.work = max(map(_operations, [*program.lifts, program.gradient]))
         results = model.outputs
         self.loss_names = ["loss_row"] if not stable.outputs else results
-        self.finished = [n for n in program.finish.results if n not in results]
         self.parameters_tuple = repr(tuple(map(said, model.parameters)))
         self.inputs_tuple = repr(tuple(map(said, model.inputs)))
         self.streams_tuple = repr(tuple(map(said, model.streams)))

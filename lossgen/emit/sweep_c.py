@@ -14,7 +14,7 @@ from lossgen.emit.c_text import CText
 from lossgen.emit.program_c import Program, Reduction, Statement
 from lossgen.ir.program import Line, Name, Node, variables
 from lossgen.lower.model import RowModel, Sweep
-from lossgen.lower.sweep import gradient, lift
+from lossgen.lower.sweep import counting, gradient, lift
 
 __all__ = ["CSweep", "GradientLoop", "Loop", "row_lines"]
 
@@ -104,10 +104,12 @@ class CSweep:
 
     def __init__(self, sweep: Sweep, variables: set[str], between: list[str]) -> None:
         model = sweep.model
-        program = Program(lift(sweep, whole_row=True), model.tile_streams)
-        if model.pivot == "argmax" and sweep.level > 1:
+        program = Program([counting(sweep), *lift(sweep, whole_row=True)], model.tile_streams)
+        known = {"y", *sweep.values}
+        if model.pivot == "argmax" and sweep.level > 1:  # the first sweep finds it
             program.integers.add("pivot")
-        first, *rest = program.rounds({"y", *sweep.row_arguments})
+            known.add("pivot")
+        first, *rest = program.rounds(known)
         self.before = _row_values(first[1], variables)
         self.loops = []
         for k, (ready, follow) in enumerate(rest):

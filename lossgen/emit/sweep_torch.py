@@ -36,7 +36,7 @@ from lossgen.lower.constants import FAR, MASKED
 from lossgen.lower.fuse import folded, masked, needed, once
 from lossgen.lower.model import RowModel
 from lossgen.lower.scalars import RowScalars
-from lossgen.lower.sweep import finished_maxima, gradient, lift
+from lossgen.lower.sweep import counting, finished_maxima, gradient, lift
 
 __all__ = ["TorchProgram"]
 
@@ -70,7 +70,7 @@ class TorchProgram:
         """From the streams to the state, and to what the last sweep knows."""
         model, lines = self.model, list[Line]()
         for sweep in model.sweep_models:
-            lines += lift(sweep, whole_row=True)
+            lines += [counting(sweep), *lift(sweep, whole_row=True)]
             lines += finished_maxima(sweep)
             if sweep.level < len(model.sweep_models):
                 lines += self.scalars.between(sweep.level)

@@ -1,15 +1,20 @@
-"""All the functions of one variant of a loss, with what they take and return."""
+"""All the functions of one variant of a loss, with what they take and return.
+
+Their arguments stand in one order, that of ``lossgen.runtime.kernels.rows``: a tile, then the
+values of the row (``RowModel.values``), then what was found.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from lossgen.ir.program import Function, Line
+from lossgen.ir.program import Function, Line, Name, call, where
+from lossgen.lower.constants import FAR, MASKED
 from lossgen.lower.merge import merge
 from lossgen.lower.model import RowModel, Sweep
 from lossgen.lower.scalars import RowScalars
-from lossgen.lower.sweep import gradient, lift
+from lossgen.lower.sweep import finished_maxima, gradient, lift
 
 __all__ = ["RowProgram", "lowered"]
 
@@ -18,14 +23,16 @@ __all__ = ["RowProgram", "lowered"]
 class RowProgram:
     """The functions of a row; those of sweeps in the order of the sweeps.
 
-    lifts: a tile of classes → its state.
+    context: the values at a class → these as the others read them; None: as they are.
+    lifts: a tile of classes, and which of them count → its state.
     merges: two states → one.
     betweens: the states so far → what the next sweep knows of the row; none after the last.
     finish: all states → results, and what is saved.
     coefficients: what was saved → the row values of the gradient.
-    gradient: a tile → its gradients, before the values at y are written.
+    gradient: a tile, and which class stands apart → its gradients.
     """
 
+    context: Function | None
     lifts: tuple[Function, ...]
     merges: tuple[Function, ...]
     betweens: tuple[Function, ...]
@@ -37,34 +44,33 @@ class RowProgram:
 def lowered(model: RowModel) -> RowProgram:
     """The functions of a model."""
     sweeps, scalars = model.sweep_models, RowScalars(model)
-    state = set(model.state)
-    finished = [n for n in model.saved if n not in state]
-    pivot = ["pivot", *model.at_y] if model.pivot == "argmax" else []
-    results = [f"grad_{g.stream}" for g in model.gradients]
+    finished = [[*finished_maxima(s)] for s in sweeps]
     return RowProgram(
-        lifts=tuple(_function(_lift_arguments(s), lift(s), s.state) for s in sweeps),
+        context=_context(model),
+        lifts=tuple(
+            _function(["cols", "valid", *model.tile_streams, *s.values], lift(s), s.state)
+            for s in sweeps
+        ),
         merges=tuple(_function(_merge_arguments(s), merge(s), s.state) for s in sweeps),
         betweens=tuple(
             _function(
-                [*model.row_context, *(n for e in sweeps[: s.level] for n in e.state)],
-                scalars.between(s.level),
+                [*model.values_before, *(n for e in sweeps[: s.level] for n in e.state)],
+                [*_all(finished[: s.level]), *scalars.between(s.level)],
                 sweeps[s.level].known,
             )
             for s in sweeps[:-1]
         ),
         finish=_function(
-            [*model.row_context, *model.state], scalars.results(), [*model.outputs, *finished]
+            [*model.values_before, *model.state],
+            [*_all(finished), *scalars.results()],
+            [*model.outputs, *model.saved],
         ),
         coefficients=_function(
             [*model.row_context, *model.cotangents, *model.saved],
             scalars.coefficients(saved=True),
             model.coefficient_names,
         ),
-        gradient=_function(
-            ["cols", *_target(model), *pivot, *model.tile_context, *model.coefficient_names],
-            gradient(model),
-            results,
-        ),
+        gradient=_gradient(model),
     )
 
 
@@ -72,12 +78,39 @@ def _function(arguments: Iterable[str], lines: list[Line], results: Iterable[str
     return Function(tuple(dict.fromkeys(arguments)), tuple(lines), tuple(results))
 
 
-def _target(model: RowModel) -> list[str]:
-    return ["y"] if model.pivot == "target" else []
+def _all(several: Iterable[list[Line]]) -> list[Line]:
+    return [line for lines in several for line in lines]
 
 
-def _lift_arguments(sweep: Sweep) -> list[str]:
-    return ["cols", "inside", *_target(sweep.model), *sweep.context]
+def _context(model: RowModel) -> Function | None:
+    """A row is measured from x_y where that is not masked; a masked target of a stream is far from
+    the other classes, not infinitely so."""
+    lines, x_y = list[Line](), Name("x_y")
+    if model.needs_reference:
+        lines += [
+            Line("x_ref", where(x_y > MASKED, x_y, 0.0)),
+            Line("x_own", x_y - Name("x_ref")),
+        ]
+    for name in model.floored:
+        at_y = Name(f"{name}_y")
+        lines.append(Line(at_y.name, where(at_y < FAR, FAR, at_y)))
+    if model.needs_index:
+        lines.append(Line("index_y", call("number", "y")))
+    if not lines or model.pivot == "none":
+        return None
+    return _function(["y", *(f"{n}_y" for n in model.tile_streams)], lines, model.at_y)
+
+
+def _gradient(model: RowModel) -> Function:
+    lines = gradient(model)
+    results = [f"grad_{g.stream}" for g in model.gradients]
+    if model.pivot != "none":
+        lines += [Line(name, where(Name("own"), f"{name}_y", name)) for name in results]
+    return _function(
+        ["cols", "own", *model.tile_streams, *model.row_context, *model.coefficient_names],
+        lines,
+        results,
+    )
 
 
 def _merge_arguments(sweep: Sweep) -> list[str]:

@@ -17,7 +17,7 @@ from lossgen.ir.statistics import Centre, Form
 from lossgen.lower.constants import FLOOR
 from lossgen.lower.expressions import ROW, assignments
 from lossgen.lower.model import Sweep, whole
-from lossgen.lower.sweep import gap, joint, scaled
+from lossgen.lower.sweep import at_or_above, gap, joint, scaled, stands, times
 
 __all__ = ["merge"]
 
@@ -40,7 +40,8 @@ def merge(sweep: Sweep) -> list[Line]:
     lines: list[Line] = []
     for form in (f for f in sweep.forms if not f.parts):
         i, m = form.index, Name(f"m{form.index}")
-        lines.append(Line(m.name, call("fmax", *_sides(m.name))))
+        top = "maximum" if sweep.carries_pivot and i == 0 else "fmax"  # NaN shows in a pivot
+        lines.append(Line(m.name, call(top, *_sides(m.name))))
         for side, own in zip(_SIDES, _sides(m.name), strict=True):
             empty = eq(own, m) | eq(own, EMPTY)  # m = -inf must not make inf - inf
             lines.append(Line(f"d{i}{side}", where(empty, 0.0, scaled(form, own - m, ROW))))
@@ -51,8 +52,9 @@ def merge(sweep: Sweep) -> list[Line]:
         lines += _merge_joint(form, sweep.carries_pivot)
     for centre in sweep.measured:
         i, name = centre.weight, centre.at_largest.name
-        for side, own in zip(_SIDES, _sides(name), strict=True):
-            lines.append(Line(own.name, own + _moves(centre, side)))
+        if not stands(centre, sweep.model):
+            for side, own in zip(_SIDES, _sides(name), strict=True):
+                lines.append(Line(own.name, own + _moves(centre, side)))
         m_a, m_b = _sides(f"m{i}")
         lines.append(_chosen(name, _FIRST if sweep.carries_pivot else m_a >= m_b))
     for moment in sweep.moments:
@@ -70,10 +72,11 @@ def merge(sweep: Sweep) -> list[Line]:
 
 
 def _merge_max(k: int) -> list[Line]:
-    """The larger, the first of equal ones, NaN before all."""
+    """The larger, that of the smaller class of equal ones, NaN before all: in any order."""
     a, b = _sides(f"max{k}")
+    index_a, index_b = _sides(f"index{k}")
     return [
-        Line(f"first{k}", (a >= b) | ne(a, a)),
+        Line(f"first{k}", (a > b) | (eq(a, b) & (index_a <= index_b)) | ne(a, a)),
         Line(f"max{k}", call("maximum", a, b)),
         _chosen(f"index{k}", Name(f"first{k}")),
     ]
@@ -98,8 +101,9 @@ def _merge_pivot(sweep: Sweep) -> list[Line]:
     """The winner's values, the loser's (``_lost``), and the loser's distance to each maximum."""
     model = sweep.model
     (m_a, m_b), (pivot_a, pivot_b) = _sides("m0"), _sides("pivot")
+    before = (pivot_a >= 0.0) & ((pivot_b < 0.0) | (pivot_a <= pivot_b))
     lines = [
-        Line(_FIRST.name, (m_a > m_b) | (eq(m_a, m_b) & (pivot_a >= 0.0))),
+        Line(_FIRST.name, (m_a > m_b) | (eq(m_a, m_b) & before) | ne(m_a, m_a)),
         _chosen("pivot"),
         *(_chosen(name) for name in model.at_y),
         Line(_LOST.name, where(_FIRST, pivot_b, pivot_a) >= 0.0),
@@ -117,7 +121,7 @@ def _merge_pivot(sweep: Sweep) -> list[Line]:
                 Line("d0", where(_SUNK, FLOOR, where(_FIRST, *reversed(_sides("d0"))))),
             ]
         else:
-            distance = scaled(form, ROW(form.base) - Name(f"m{i}"), ROW)
+            distance = scaled(form, ROW(form.base) - at_or_above(Name(f"m{i}")), ROW)
             lines.append(Line(f"d{i}", where(_LOST, distance, FLOOR)))
         lines.append(Line(f"k{i}", call("exp_tile", f"d{i}")))
     return lines + assignments([(v.name, w) for w, v in sweep.weights.items()], ROW)
@@ -134,7 +138,7 @@ def _merge_joint(form: Form, carries_pivot: bool) -> list[Line]:
     for side, own in zip(_SIDES, _sides(m.name), strict=True):
         lines.append(Line(own.name, own + moved(side)))
     if carries_pivot:  # its distance counts as finite where a part masks it
-        far = joint(form, ROW, lambda k: call("fmax", f"d{k}", FLOOR))
+        far = joint(form, ROW, lambda k: where(Name(f"d{k}") < FLOOR, FLOOR, f"d{k}"))
         lines.append(Line(d.name, where(_LOST, far, EMPTY)))
     lines.append(Line(m.name, call("fmax", *_sides(m.name))))
     lines += [Line(m.name, call("fmax", m, d))] if carries_pivot else []
@@ -159,7 +163,8 @@ def _joining(sweep: Sweep, moment: Moment) -> Node:
     parts = [*_factor(moment, d, k), *[own] * moment.power]
     parts += _apart(sweep, moment, "")
     parts += [ROW(weight)] if weight != 1 else []
-    inside: Node = _LOST if moment.kappa == 0 else _LOST & (k > 0.0)
+    # NaN is no number that is at most 0: it shows.
+    inside: Node = _LOST if moment.kappa == 0 else _LOST & ~(k <= 0.0)
     if moment.kappa == 0 and weight != 1:  # 0·∞ is 0
         inside = _LOST & ne(ROW(weight), 0.0)
     return where(inside, product(parts), 0.0)
@@ -175,12 +180,18 @@ def _apart(sweep: Sweep, moment: Moment, side: str) -> list[Node]:
     if centre not in sweep.measured:
         return [_moves(centre, side)]
     name = centre.at_largest.name
-    return [(Name(f"{name}{side}") if side else _moves(centre, side)) - Name(name)]
+    own = (Name(f"{name}{side}") if side else _moves(centre, side)) - Name(name)
+    return [times(centre, ROW, own) if stands(centre, sweep.model) else own]
 
 
 def _moves(centre: Centre, side: str) -> Node:
-    """How far its maxima are from the merged ones."""
-    return total((sign, Name(f"d{k}{side}")) for k, sign in centre.softmaxes)
+    """How far its maxima, or a pivot that lost, are from the merged ones."""
+
+    def distance(k: int) -> Node:
+        own = Name(f"d{k}{side}")
+        return where(_SUNK, EMPTY, own) if k == 0 and not side else own
+
+    return total((sign, distance(k)) for k, sign in centre.softmaxes)
 
 
 def _factor(moment: Moment, d: Node, k: Node) -> list[Node]:

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from math import inf
 
 from sympy import Expr, Symbol
 
@@ -155,23 +156,19 @@ class RowModel:
 
     @property
     def row_context(self) -> list[str]:
-        """What row expressions may mention besides statistics."""
+        """The values of a row besides statistics."""
         constants = [*self.rows, *self.parameters, *(["V"] if self.needs_classes else [])]
         return [*self.at_y, *constants]
 
     @property
-    def lift_row_context(self) -> list[str]:
+    def values_before(self) -> list[str]:
+        """Those before the first sweep, which finds an arg-max pivot."""
         return [n for n in self.row_context if self.pivot == "target" or n not in self.at_y]
 
     @property
     def tile_streams(self) -> list[str]:
         """What is loaded per class."""
         return ["x", *self.streams, *self.vocab]
-
-    @property
-    def tile_context(self) -> list[str]:
-        """What class expressions may mention: one tile of every stream, and the row context."""
-        return [*self.tile_streams, *self.lift_row_context]
 
     @property
     def saved(self) -> list[str]:
@@ -354,10 +351,10 @@ class Sweep:
         return names
 
     @property
-    def identity(self) -> list[str]:
-        # A pivot of -1: no class yet.
-        known = {"pivot": "-1.0"}
-        return [known.get(n, 'float("-inf")' if n[0] == "m" else "0.0") for n in self.state]
+    def identity(self) -> list[float]:
+        """The state of no class; a pivot of -1: there is none yet."""
+        known = {"pivot": -1.0}
+        return [known.get(n, -inf if n[0] == "m" else 0.0) for n in self.state]
 
     @property
     def bodies(self) -> list[Expr]:
@@ -376,16 +373,10 @@ class Sweep:
         return self.model.tile_scalars(self.model.read(self.bodies), self.level - 1)
 
     @property
-    def context(self) -> list[str]:
-        """What the lift takes besides cols, inside and y."""
-        at_y = self.model.at_y if self.model.pivot == "argmax" and self.level > 1 else []
-        pivot = ["pivot"] if at_y else []
-        return [*self.model.tile_context, *pivot, *at_y, *self.known]
-
-    @property
-    def row_arguments(self) -> list[str]:
-        """The part of ``context`` that is not loaded per class."""
-        return [n for n in self.context if n not in self.model.tile_streams]
+    def values(self) -> list[str]:
+        """What its lift reads of the row."""
+        model = self.model
+        return [*(model.values_before if self.level == 1 else model.row_context), *self.known]
 
     @property
     def merge_context(self) -> list[str]:
@@ -395,4 +386,4 @@ class Sweep:
         wanted |= {s.name for f in self.forms for _, rate in f.parts for s in rate.free_symbols}
         if self.carries_pivot:
             wanted |= {s.name for e in self.bodies for s in e.free_symbols}
-        return [n for n in self.row_arguments if n in wanted and n not in self.state]
+        return [n for n in self.values if n in wanted and n not in self.state]

@@ -19,8 +19,6 @@ from lossgen.ir.evaluate import Real, real_of
 from lossgen.ir.execute import execute
 from lossgen.ir.plan import KernelPlan
 from lossgen.ir.rows import COTANGENTS, Row
-from lossgen.ir.statistics import Form
-from lossgen.lower.constants import FAR, MASKED
 from lossgen.lower.functions import RowProgram, lowered
 from lossgen.lower.model import RowModel
 
@@ -55,16 +53,24 @@ class RoundedRows:
 
     def __call__(self, rows: Sequence[Row]) -> tuple[Array, list[Array]]:
         known, columns = self._given(rows)
-        known |= self._reduced(known, columns)
+        states, known = self._reduced(known, columns)
+        known |= states
         known |= execute(self.functions.finish, known, self.real)
         shape = (len(rows), 1)
         results = [np.broadcast_to(known[n], shape) for n in self.model.outputs]
         if self.model.coefficient_names:
             known |= execute(self.functions.coefficients, known, self.real)
+        columns["own"] = columns["cols"] == self._pivot(known)
         slopes = execute(self.functions.gradient, known | columns, self.real)
-        gradients = [self._written(known, columns, n, v) for n, v in slopes.items()]
+        wide = [np.broadcast_to(v, columns["cols"].shape) for v in slopes.values()]
         with np.errstate(over="ignore"):
+            gradients = [v.astype(np.float32) for v in wide]
             return np.concatenate(results, 1).astype(np.float32), gradients
+
+    def _pivot(self, known: Known) -> Any:
+        """The class [N, 1] that stands apart; -1 before it is known."""
+        name = {"target": "y", "argmax": "pivot", "none": ""}[self.model.pivot]
+        return known[name].astype(np.int64) if name in known else np.int64(-1)
 
     # ------------------------------------------------------------------ what kernels load
     def _given(self, rows: Sequence[Row]) -> tuple[Known, Known]:
@@ -78,7 +84,6 @@ class RoundedRows:
             if said in along[0]
         }
         columns["cols"] = np.broadcast_to(np.arange(classes), (size, classes))
-        columns["inside"] = np.ones((size, classes), np.bool_)
         known: Known = {"V": real(classes)}
         for symbols, values in (
             (names.parameters, [r.parameters for r in rows]),
@@ -97,30 +102,30 @@ class RoundedRows:
 
     def _values_at(self, y: Array, columns: Known) -> Known:
         """What the kernels load at the distinguished class."""
-        wide = {n: np.broadcast_to(v, columns["cols"].shape) for n, v in columns.items()}
+        shape, names = columns["cols"].shape, self.model.tile_streams
+        wide = {n: np.broadcast_to(columns[n], shape) for n in names}
         found = {f"{n}_y": np.take_along_axis(v, y, 1) for n, v in wide.items()}
-        real, x_y = self.real, found["x_y"]
-        found["x_ref"] = np.where(x_y > real(MASKED), x_y, real(0))
-        found["x_own"] = x_y - found["x_ref"]
-        found |= {f"{n}_y": np.fmax(found[f"{n}_y"], real(FAR)) for n in self.model.floored}
-        return found | {"index_y": y.astype(real)}
+        if self.functions.context is not None:
+            found |= execute(self.functions.context, found | {"y": y}, self.real)
+        return found
 
     # ------------------------------------------------------------------ sweeps
-    def _reduced(self, known: Known, columns: Known) -> Known:
-        """The states of all sweeps."""
-        found: Known = {}
+    def _reduced(self, known: Known, columns: Known) -> tuple[Known, Known]:
+        """The states of all sweeps, and what is known of the rows after them."""
+        states: Known = {}
         for k, sweep in enumerate(self.model.sweep_models):
-            found |= self._sweep(k, known | found, columns)
-            found |= {m: _finite(found[m], self.real) for m in map(_maximum, sweep.forms)}
+            states |= self._sweep(k, known, columns)
             if k < len(self.functions.betweens):
-                found |= execute(self.functions.betweens[k], known | found, self.real)
+                known = known | execute(self.functions.betweens[k], known | states, self.real)
             if sweep.carries_pivot:
-                found |= self._values_at(found["pivot"].astype(np.int64), columns)
-        return found
+                at = states["pivot"].astype(np.int64)
+                known = known | {"pivot": states["pivot"]} | self._values_at(at, columns)
+        return states, known
 
     def _sweep(self, k: int, known: Known, columns: Known) -> Known:
         lift, merge = self.functions.lifts[k], self.functions.merges[k]
         state: Known | None = None
+        columns = columns | {"valid": columns["cols"] != self._pivot(known)}
         for part in np.array_split(np.arange(columns["cols"].shape[1]), self.tiles):
             if not part.size:
                 continue
@@ -133,25 +138,6 @@ class RoundedRows:
         assert state is not None
         return state
 
-    def _written(self, known: Known, columns: Known, name: str, values: Any) -> Array:
-        """A gradient, with its value at y."""
-        found = np.broadcast_to(values, columns["cols"].shape).astype(self.real)
-        if self.model.pivot != "none":
-            y = known["y" if self.model.pivot == "target" else "pivot"].astype(np.int64)
-            at_y = np.broadcast_to(known[f"{name}_y"], y.shape)
-            np.put_along_axis(found, y, at_y.astype(self.real), 1)
-        with np.errstate(over="ignore"):
-            return found.astype(np.float32)
-
 
 def _side(state: Mapping[str, Any], side: str) -> Known:
     return {f"{name}{side}": value for name, value in state.items()}
-
-
-def _maximum(form: Form) -> str:
-    return f"m{form.index}"
-
-
-def _finite(maximum: Any, real: Real) -> Any:
-    """0 where there is no other class."""
-    return np.where(np.isneginf(maximum), real(0), maximum)

@@ -28,13 +28,15 @@ from lossgen.ir.program import (
 )
 from lossgen.ir.statistics import Centre, Form
 from lossgen.lower.constants import FAR_GAP, FLOOR
-from lossgen.lower.expressions import TILE, Lowering, assignments
+from lossgen.lower.expressions import ROW, TILE, Lowering, assignments
 from lossgen.lower.model import RowModel, Sweep, whole
 from lossgen.lower.spoilt import shows
 
 __all__ = [
+    "at_or_above",
     "between",
     "centred",
+    "counting",
     "deltas",
     "exponentials",
     "finished_maxima",
@@ -43,6 +45,8 @@ __all__ = [
     "joint",
     "lift",
     "scaled",
+    "stands",
+    "times",
 ]
 
 COLS = Name("cols")
@@ -70,33 +74,54 @@ def _named(pattern: str) -> Callable[[int], Node]:
     return lambda k: Name(pattern.format(k))
 
 
-def _at_or_above(m: Node) -> Node:
+def at_or_above(m: Node) -> Node:
     """A running maximum, and 0 where there is none yet."""
     return where(eq(m, EMPTY), 0.0, m)
 
 
 def finished_maxima(sweep: Sweep) -> list[Line]:
-    """After the last class: there may be no other class."""
-    return [Line(f"m{f.index}", _at_or_above(Name(f"m{f.index}"))) for f in sweep.forms]
+    """After the last class: there may be no other class; what was kept of the largest class of a
+    weight as it stands is taken from the maxima."""
+    lines = [Line(f"m{f.index}", at_or_above(Name(f"m{f.index}"))) for f in sweep.forms]
+    for centre in (c for c in sweep.measured if stands(c, sweep.model)):
+        apart = Name(centre.at_largest.name) - ROW(centre.origin)
+        lines.append(Line(centre.at_largest.name, times(centre, ROW, apart)))
+    return lines
+
+
+def stands(centre: Centre, model: RowModel) -> bool:
+    """Is its value at the largest class of the weight kept as it stands, so that no merge rounds
+    it? An arg-max pivot is that class, and several streams have no one value."""
+    return model.pivot != "argmax" and len(centre.pairs) == 1
+
+
+def times(centre: Centre, lowering: Lowering, apart: Node) -> Node:
+    """factor·apart."""
+    return apart if centre.factor == 1 else lowering(centre.factor) * apart
 
 
 # ---------------------------------------------------------------------------- lift
-def lift(sweep: Sweep, whole_row: bool = False) -> list[Line]:
-    """State of one tile relative to the tile's own maximum; of a ``whole_row``, the largest class
-    is the pivot for good, and every sum leaves it out."""
+def counting(sweep: Sweep) -> Line:
+    """The classes that count: those that are there, without the one that stands apart."""
     model, inside = sweep.model, Name("inside")
     valid: Node = inside & ne(COLS, "y") if model.pivot == "target" else inside
     if model.pivot == "argmax" and sweep.level > 1:
         valid = inside & ne(COLS, call("index", "pivot"))
-    lines = [Line("valid", valid)]
+    return Line("valid", valid)
+
+
+def lift(sweep: Sweep, whole_row: bool = False) -> list[Line]:
+    """State of one tile, of its ``valid`` classes, relative to the tile's own maximum; of a
+    ``whole_row``, the largest class is the pivot for good, and every sum leaves it out."""
+    model, lines = sweep.model, list[Line]()
     if model.needs_index:
         lines.append(Line("index", call("number", COLS)))
     names = sweep.model.read(sweep.bodies)
     lines += _known(sweep, names)
     for form in sweep.forms:
-        lines += _softmax(sweep, form)
+        lines += _softmax(sweep, form, whole_row)
     origins = sorted(sweep.model.origins(names))
-    lines += [Line(f"ref{k}", _at_or_above(Name(f"m{k}"))) for k in origins]
+    lines += [Line(f"ref{k}", at_or_above(Name(f"m{k}"))) for k in origins]
     from_maxima = {sweep.model.forms[k].m: Name(f"ref{k}") for k in origins}
     lines += deltas(sweep.model, names, Lowering(TILE.exp, from_maxima), measuring=True)
     lines += _moments(sweep, whole_row)
@@ -121,7 +146,7 @@ def lift(sweep: Sweep, whole_row: bool = False) -> list[Line]:
     return lines
 
 
-def _softmax(sweep: Sweep, form: Form) -> list[Line]:
+def _softmax(sweep: Sweep, form: Form, whole_row: bool) -> list[Line]:
     i, lines = form.index, list[Line]()
     ell, m, t = Name(f"l{i}"), Name(f"m{i}"), Name(f"t{i}")
     inside = Name("others" if sweep.carries_pivot else "valid")
@@ -138,26 +163,42 @@ def _softmax(sweep: Sweep, form: Form) -> list[Line]:
             *lines,
             Line(ell.name, where(inside, joint(form, TILE, finite), EMPTY)),
             Line(m.name, largest),
-            Line(t.name, ell - _at_or_above(m)),
+            Line(t.name, ell - at_or_above(m)),
             Line(f"e{i}", call("exp_below", t)),
         ]
-    lines += [
-        Line(ell.name, where(Name("valid"), TILE(sweep.model.named(form.base)), EMPTY)),
-        Line(m.name, call("row_max", ell)),
-    ]
+    lines.append(Line(ell.name, where(Name("valid"), TILE(sweep.model.named(form.base)), EMPTY)))
+    if sweep.carries_pivot and i == 0 and not whole_row:
+        lines += _pivot_of_part(ell, m)
+    else:
+        lines.append(Line(m.name, call("row_max", ell)))
     if sweep.carries_pivot:
         if i == 0:
-            first = call("row_min", where(eq(ell, m), COLS, NO_CLASS))
-            lines += [Line("pivot", first), Line("others", Name("valid") & ne(COLS, "pivot"))]
+            if whole_row:
+                first = call("row_min", where(eq(ell, m), COLS, NO_CLASS))
+                lines.append(Line("pivot", first))
+            lines.append(Line("others", Name("valid") & ne(COLS, "pivot")))
             lines += [_value_at_pivot(name) for name in sweep.model.at_y]
         lines.append(Line(ell.name, where(inside, ell, EMPTY)))
     lines += [
-        Line(t.name, scaled(form, ell - _at_or_above(m), TILE)),
+        Line(t.name, scaled(form, ell - at_or_above(m), TILE)),
         Line(f"e{i}", call("exp_below", t)),
     ]
     if sweep.model.needs_powers(form):
         lines.append(Line(f"u{i}", call("fmax", t, FLOOR)))
     return lines
+
+
+def _pivot_of_part(ell: Node, m: Name) -> list[Line]:
+    """The first of the largest, NaN before all, as what a part keeps must show it; none (-1) where
+    the part has no class."""
+    near, pivot = Name("near"), Name("pivot")
+    largest = Name("valid") & ~(ell < near)
+    return [
+        Line(m.name, call("row_max_or_nan", ell)),
+        Line(near.name, where(eq(m, m), m, float("inf"))),
+        Line(pivot.name, call("row_min", where(largest, COLS, NO_CLASS))),
+        Line(pivot.name, where(eq(pivot, NO_CLASS), -1, pivot)),
+    ]
 
 
 def _value_at_pivot(name: str) -> Line:
@@ -194,33 +235,39 @@ def deltas(
             continue
         lines += centred(replace(centre, symbol=centre.apart), lowering)
         lines += _at_largest(centre, model, lowering) if measuring else []
-        apart = Name(centre.apart.name) - Name(centre.at_largest.name)
+        own = Name(centre.at_largest.name)
+        apart: Node = Name(centre.apart.name) - own
+        if measuring and stands(centre, model):
+            apart = times(centre, lowering, lowering(centre.expr) - own)
         lines.append(Line(centre.symbol.name, apart))
     return lines
 
 
 def _at_largest(centre: Centre, model: RowModel, lowering: Lowering) -> list[Line]:
-    """``at_largest`` of a tile, and 0 where it has no such class or the other row masks it."""
-    name, lines = Name(centre.at_largest.name), list[Line]()
+    """``at_largest`` of a tile, as it stands or from the maxima; that of the maxima where the tile
+    has no such class or the other row masks it."""
+    name, lines, least = Name(centre.at_largest.name), list[Line](), as_node(0.0)
     if model.pivot == "argmax":
         own = replace(centre.at_y(model.forms), symbol=centre.at_largest)
         lines = centred(own, lowering)
     else:
-        at = where(eq(Name(f"e{centre.weight}"), 1.0), centre.apart.name, EMPTY)
+        value: Node = Name(centre.apart.name)
+        if stands(centre, model):
+            value, least = lowering(centre.expr), lowering(centre.origin)
+        at = where(eq(Name(f"e{centre.weight}"), 1.0), value, EMPTY)
         lines.append(Line(name.name, call("row_max", at)))
     near = (name > FLOOR) & (name < FAR_GAP)  # nor NaN, which compares false
-    return [*lines, Line(name.name, where(near, name, 0.0))]
+    return [*lines, Line(name.name, where(near, name, least))]
 
 
 def centred(centre: Centre, lowering: Lowering) -> list[Line]:
     """One stream: v_j - origin. Several: see ``Centre``."""
     symbol = centre.symbol.name
 
-    def times(apart: Node) -> Node:
-        return apart if centre.factor == 1 else lowering(centre.factor) * apart
-
     if len(centre.pairs) == 1:
-        return [Line(symbol, times(lowering(centre.expr) - lowering(centre.origin)))]
+        return [
+            Line(symbol, times(centre, lowering, lowering(centre.expr) - lowering(centre.origin)))
+        ]
     near, far = Name(f"near_{symbol}"), Name(f"far_{symbol}")
     lines = [
         Line(near.name, lowering(centre.origin)),
@@ -232,7 +279,7 @@ def centred(centre: Centre, lowering: Lowering) -> list[Line]:
         lines.append(Line(off.name, where(far, lowering(origin), 0.0)))
         parts.append(lowering(term) - off)
     lines.append(Line(near.name, where(far, 0.0, near)))
-    return [*lines, Line(symbol, times(total((1, p) for p in parts) - near))]
+    return [*lines, Line(symbol, times(centre, lowering, total((1, p) for p in parts) - near))]
 
 
 def _moments(sweep: Sweep, whole_row: bool) -> list[Line]:

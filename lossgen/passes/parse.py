@@ -18,11 +18,12 @@ from sympy import Add, Expr, Integer, Rational, Symbol, exp, expand, log, oo, pi
 from lossgen.errors import CompileError, LossgenError
 from lossgen.ir.check import defined
 from lossgen.ir.ops import OPS, acosh, asinh, compare, log1p, log_sigmoid, sgn
-from lossgen.ir.piecewise import eq, lt, where
+from lossgen.ir.piecewise import where
 from lossgen.ir.stages import Cls, Pivot, SymbolicLoss
 from lossgen.ir.statistics import Form, Max
 from lossgen.passes.absolute import absolute, without_abs
 from lossgen.passes.algebra import complement
+from lossgen.passes.maxima import beats, largest_of
 from lossgen.passes.reductions import Reductions
 from lossgen.passes.subsets import Subsets
 from lossgen.passes.symbols import vocabulary
@@ -271,7 +272,7 @@ class _Pairs:
     def _of_excess(self, expr: Expr) -> Expr:
         above = complement(expr - 1, self.built.forms)
         rest, _ = above.as_coeff_Add()
-        return acosh(expr) if rest or above.is_number else 2 * asinh(sqrt(above / 2))
+        return acosh(expr) if rest or above.is_number else 2 * asinh(_root(above / 2))
 
     # ------------------------------------------------------------------ softmax and reductions
     def _form(self, value: Value) -> tuple[Any, Expr]:
@@ -336,8 +337,8 @@ class _Pairs:
         if others or not self.built.leaves_out_pivot(inner.o):
             return outer(second)
         at_y = self.built.vocabulary.index[1]
-        behind = where(_beats(inner.y, at_y, second), value.y, outer(second))
-        return where(_beats(inner.y, at_y, first), outer(first), behind)
+        behind = where(beats(inner.y, at_y, second), value.y, outer(second))
+        return where(beats(inner.y, at_y, first), outer(first), behind)
 
     def _largest(self, value: Value, others: bool) -> tuple[Expr, Expr]:
         """(value, index) of the first largest entry."""
@@ -349,7 +350,7 @@ class _Pairs:
         if others or not self.built.leaves_out_pivot(inner.o):
             return outer(entry), entry.index
         at_y = self.built.vocabulary.index[1]
-        wins = _beats(inner.y, at_y, entry)
+        wins = beats(inner.y, at_y, entry)
         return where(wins, value.y, outer(entry)), where(wins, at_y, entry.index)
 
     def _monotone(self, value: Cls) -> tuple[Callable[[Max], Expr], Cls]:
@@ -361,25 +362,9 @@ class _Pairs:
             # the same function at y too: of |p - onehot|, what stands there is 1 - p
             if (logarithm or value.o == exp(form.logp)) and value.y in at_y:
                 raw = Cls(form.base, form.base_y + form.shift_y / form.scale)
-                return partial(_largest_of, form, logarithm, self.built.pivot), raw
+                return partial(largest_of, form, logarithm, self.built.pivot), raw
         constant, _ = value.o.as_independent(*self.built.class_symbols(), as_Add=True)
         return (lambda m: m.symbol + constant), Cls(value.o - constant, value.y - constant)
-
-
-def _beats(value: Expr, index: Expr, entry: Max) -> Expr:
-    """1 where ``value`` at class ``index`` comes before the maximum: larger, or equal and first."""
-    tie = eq(value, entry.symbol) * lt(index, entry.index)
-    return lt(entry.symbol, value) + tie
-
-
-def _largest_of(form: Form, logarithm: bool, pivot: Pivot, entry: Max) -> Expr:
-    """max of logp, or of p: the largest l_j is the running maximum of the softmax."""
-    best = form.scale * entry.symbol - form.L
-    if entry.below is None and pivot is Pivot.TARGET:
-        best = -form.top
-    elif entry.below is None and form.index == 0:
-        best = -form.s  # the pivot is the largest
-    return best if logarithm else exp(best)
 
 
 def _exact(number: float) -> Expr:

@@ -22,6 +22,7 @@ from lossgen.runtime.primitives import (
     exp_nonpositive,
     expm1,
     jit,
+    kernel,
     log1p,
     log1p_tail,
     log1p_unit,
@@ -44,6 +45,7 @@ __all__ = [
     "exp",
     "exp_accurate",
     "exp_nonpositive",
+    "exp_tile",
     "expm1",
     "expm1div",
     "expm1x",
@@ -51,6 +53,7 @@ __all__ = [
     "geometric",
     "inrange",
     "jit",
+    "kernel",
     "le",
     "log",
     "log1mexp",
@@ -93,6 +96,12 @@ __all__ = [
 
 # ruff: noqa: ANN001, ANN201
 # mypy: disable-error-code="no-untyped-def, no-untyped-call"
+
+
+@jit
+def exp_tile(a):
+    """e^a of a class, as fast as the hardware has it: 2 ulp + 0.7 ulp |a|, 0 below 2**-126."""
+    return tl.exp2(a * 1.4426950408889634)
 
 
 @jit

@@ -19,6 +19,7 @@ from lossgen.runtime.device import (
     erf,
     inrange,
     jit,
+    kernel,
     le,
     log,
     log_accurate,
@@ -52,7 +53,7 @@ def exp(a):
     return tl.exp(a)
 
 
-exp_accurate = exp_nonpositive = exp
+exp_accurate = exp_nonpositive = exp_tile = exp
 
 
 @jit

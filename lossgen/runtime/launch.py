@@ -1,9 +1,9 @@
 """How the Triton kernels are launched: tile sizes and warps, in one table.
 
-Nothing here is tuned on silicon.  A thread holds 8 values of a tile, 16 in the elementwise
-backward, 4 in the fused loop of a loss with class inputs and in the forward of one that takes
-several sweeps: with more the heaviest losses spill on sm_90, as the ahead-of-time gate shows.  AMD
-has 64 threads to a warp, so its warps are halved.
+Nothing here is tuned on silicon: the table follows from counts of the machine code (``make
+counts``) and from the ahead-of-time gate, which fails where a kernel spills.  A thread reads 16
+bytes of a tile at once, and holds 32 values of a row that is one tile, half as many where there is
+a class input or the loss is heavy.  AMD has 64 threads to a warp, so its warps are halved.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from torch import Tensor
 
 from lossgen.runtime.arguments import Variant
 from lossgen.runtime.batch import Batch, arithmetic
-from lossgen.runtime.device import HAS_TRITON, jit, tl, triton
+from lossgen.runtime.device import HAS_TRITON, triton
+from lossgen.runtime.kernels.scaling import scale_kernel
 from lossgen.runtime.memory import empty_like
 from lossgen.runtime.tensors import in_memory
 
@@ -27,21 +28,27 @@ __all__ = [
     "Config",
     "backward",
     "config",
+    "config_of",
     "forward",
     "fused",
     "interpreting",
+    "is_heavy",
     "n_splits",
     "processors",
     "running_on",
     "scale_in_place",
-    "sharers",
+    "shape",
 ]
 
-ROLES = ("forward", "merge", "backward", "fused")
-_LARGEST_TILE = {"forward": 2048, "merge": 1024, "backward": 4096, "fused": 2048}
-_VALUES = {"forward": 8, "merge": 8, "backward": 16, "fused": 8}  # of a tile, per thread
-_ONE_TILE = 8192  # the longest row that the fused kernel keeps on chip
+_LARGEST_TILE = {"forward": 2048, "merge": 1024, "backward": 2048, "fused": 4096}
+_ONE_TILE = 16384  # the longest row that the fused kernel keeps on chip
+_HELD = 32  # values of such a row in a thread; of a longer one 8 are read at once
+_HEAVY = 28  # operations on a class, as ``Tiled.work`` counts them
+_SHORT = 64  # classes of a row that one thread does alone
+_SHORT_ROWS = 128  # of a program
 _MAX_SPLITS = 64
+_SCALED = 4096  # gradients that a program scales at once
+_TILES = 8  # of a program of the backward, which computes the row's scalars once
 # Read once, as triton does when it decorates a kernel; and the compiler cannot trace the question.
 _INTERPRETING = bool(HAS_TRITON and triton.knobs.runtime.interpret)
 
@@ -52,38 +59,56 @@ class Config:
 
     block: int
     warps: int
+    rows: int = 1
     one_tile: bool = False
 
 
 def config(
-    role: str, n_classes: int, hip: bool = False, streams: int = 0, many: bool = False
+    role: str, n_classes: int, hip: bool = False, streams: int = 0, heavy: bool = False
 ) -> Config:
     """The launch of kernel ``role`` for rows of ``n_classes``; ``streams``: class inputs beside
-    the logits, which share the registers (see ``sharers``); ``many``: it takes several sweeps."""
+    the logits, which share the registers; ``heavy``: see ``is_heavy``."""
     width = max(16, 1 << max(0, n_classes - 1).bit_length())
-    share = streams.bit_length()  # halve for one, quarter for two or three
-    one_tile = role == "fused" and width <= _ONE_TILE >> share
-    block = width if one_tile else min(width, _LARGEST_TILE[role] >> share)
-    # A fused loop keeps the row's scalars too, and so does a second sweep.
-    halved = role == "fused" and streams > 0 and not one_tile
-    halved |= role == "forward" and many
-    warps = max(1, min(32, block // (32 * (_VALUES[role] >> halved))))
-    return Config(block, max(1, warps // 2) if hip else warps, one_tile)
+    if n_classes <= _SHORT:
+        return Config(width, 2 if hip else 4, rows=_SHORT_ROWS)
+    crowded = heavy or streams > 0
+    one_tile = role == "fused" and width <= _ONE_TILE >> 2 * crowded
+    block = width if one_tile else min(width, _LARGEST_TILE[role] >> heavy)
+    held = _HELD >> crowded if one_tile else 8
+    warps = max(1, min(32, block // (32 * held)))
+    return Config(block, max(1, warps // 2) if hip else warps, one_tile=one_tile)
 
 
-def sharers(variant: Variant) -> int:
-    """How many share the registers with the logits, as ``config`` counts them: the class inputs;
-    where there is none, more than four numbers that several sweeps keep of a row count as one; and
-    float64 takes twice as many for everything."""
-    many = variant.merge_kernel is None and variant.n_saved > 4
-    found = len(variant.streams) or int(many)
-    return found if variant.arithmetic == "float32" else 2 * found + 1
+def config_of(role: str, variant: Variant, n_classes: int, hip: bool) -> Config:
+    """The launch of a variant's kernel ``role``."""
+    return config(role, n_classes, hip, len(variant.streams), is_heavy(variant))
+
+
+def is_heavy(variant: Variant) -> bool:
+    """Does a class take so many registers that a thread holds fewer of them? In float64 too."""
+    return variant.tiled is None or variant.tiled.work > _HEAVY
+
+
+def shape(chosen: Config, strides: Sequence[int], n_classes: int, itemsize: int) -> dict[str, int]:
+    """The constants of ``lossgen.runtime.kernels.rows`` that a launch and its rows decide together:
+    ``strides`` of all [N, V] that are read and written, elements of ``itemsize`` bytes."""
+    lane = min(16 // itemsize, chosen.block)
+    begins = {stride % lane for stride in strides}
+    fits = not chosen.one_tile or n_classes + lane - 1 <= chosen.block
+    aligned = 0
+    if chosen.rows == 1:
+        aligned = 2 if begins == {0} and n_classes % lane == 0 else int(len(begins) == 1 and fits)
+    return {"ROWS": chosen.rows, "BLOCK": chosen.block, "LANE": lane, "ALIGNED": aligned}
 
 
 def _config(role: str, variant: Variant, batch: Batch) -> Config:
-    hip = torch.version.hip is not None
-    many = variant.merge_kernel is None
-    return config(role, batch.logits.shape[1], hip, sharers(variant), many)
+    return config_of(role, variant, batch.logits.shape[1], torch.version.hip is not None)
+
+
+def _shape(chosen: Config, batch: Batch, outs: Sequence[Tensor] = ()) -> dict[str, int]:
+    rows = (batch.logits, *batch.streams, *outs)
+    strides = [row.stride(0) for row in rows]
+    return shape(chosen, strides, batch.logits.shape[1], batch.logits.element_size())
 
 
 def n_splits(n_rows: int, n_classes: int, block: int, processors: int) -> int:
@@ -93,6 +118,20 @@ def n_splits(n_rows: int, n_classes: int, block: int, processors: int) -> int:
     wanted = -(-2 * processors // n_rows)
     most = min(_MAX_SPLITS, max(1, -(-n_classes // block)))
     return 1 << (min(wanted, most).bit_length() - 1)
+
+
+def _splits(variant: Variant, batch: Batch) -> int:
+    """Programs per row of the forward."""
+    chosen, logits = _config("forward", variant, batch), batch.logits
+    if variant.merge_kernel is None or chosen.rows > 1:
+        return 1
+    rows, classes = logits.shape
+    return n_splits(rows, classes, chosen.block, processors(logits))
+
+
+def _overwrites(logits: Tensor, outs: Sequence[Tensor | None]) -> bool:
+    """Does a gradient have the place of the logits, of which other programs read the target?"""
+    return any(out is not None and out.data_ptr() == logits.data_ptr() for out in outs)
 
 
 def processors(logits: Tensor) -> int:
@@ -107,23 +146,28 @@ def running_on(tensor: Tensor) -> AbstractContextManager[object]:
     return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
 
 
-def _pointers(batch: Batch) -> list[object]:
-    head: list[object] = [batch.logits] if batch.target is None else [batch.logits, batch.target]
-    return [*head, *batch.streams, *batch.inputs, *(float(p) for p in batch.parameters)]
+def _given(batch: Batch) -> list[object]:
+    """What every kernel begins with, in the order of the templates."""
+    streams = (batch.logits, *batch.streams)
+    by_kind: dict[str, list[Tensor]] = {"vocab": [], "row": []}
+    for value, kind in zip(batch.inputs, batch.kinds, strict=True):
+        by_kind[kind].append(value)
+    target = batch.target
+    labels = [] if target is None else [target, target.stride(0), batch.ignore_index]
+    return [
+        *streams,
+        *(s.stride(0) for s in streams),
+        *by_kind["vocab"],
+        *by_kind["row"],
+        *(r.stride(0) for r in by_kind["row"]),
+        *(float(p) for p in batch.parameters),
+        *labels,
+    ]
 
 
-def _row_strides(batch: Batch) -> list[int]:
-    return [batch.logits.stride(0), *(s.stride(0) for s in batch.streams)]
-
-
-def _strides(batch: Batch) -> list[int]:
-    head = [] if batch.target is None else [batch.ignore_index, batch.target.stride(0)]
-    pairs = zip(batch.inputs, batch.kinds, strict=True)
-    return [*head, *(i.stride(0) for i, kind in pairs if kind == "row")]
-
-
-def _grad_strides(batch: Batch, grad_rows: Tensor) -> list[int]:
-    return [grad_rows.stride(-1), *([grad_rows.stride(0)] if batch.outputs else [])]
+def _slopes(batch: Batch, grad_rows: Tensor) -> list[object]:
+    strides = [grad_rows.stride(-1), *([grad_rows.stride(0)] if batch.outputs else [])]
+    return [grad_rows, *strides]
 
 
 def _targets(
@@ -146,29 +190,18 @@ def forward(variant: Variant, batch: Batch) -> tuple[Tensor, Tensor]:
     if rows == 0:
         return loss, saved
     chosen = _config("forward", variant, batch)
-    splits = 1
-    if variant.merge_kernel is not None:
-        splits = n_splits(rows, classes, chosen.block, processors(logits))
+    splits = _splits(variant, batch)
     state = saved
     if splits > 1:
         shape = (variant.n_state, splits, rows)
         state = torch.empty(shape, dtype=real, device=logits.device)
-    args = [
-        *_pointers(batch),
-        loss,
-        saved,
-        state,
-        *_row_strides(batch),
-        rows,
-        classes,
-        *_strides(batch),
-    ]
+    args = [*_given(batch), loss, saved, state, rows, classes]
     with running_on(logits):
-        variant.forward_kernel[(rows, splits)](
-            *args, SPLITS=splits, BLOCK=chosen.block, num_warps=chosen.warps
+        variant.forward_kernel[(-(-rows // chosen.rows), splits)](
+            *args, SPLITS=splits, **_shape(chosen, batch), num_warps=chosen.warps
         )
         if splits > 1:
-            variant.merge_kernel[(rows,)](*args, SPLITS=splits, BLOCK=chosen.block, num_warps=1)
+            variant.merge_kernel[(rows,)](*args, SPLITS=splits, num_warps=1)
     return loss, saved
 
 
@@ -179,29 +212,37 @@ def backward(
     stream, where ``wanted``; ``grad_rows`` is [outputs, N] float32, any stride."""
     batch, grad_rows = batch.in_memory(), in_memory(grad_rows)
     logits = batch.logits
-    rows, classes = logits.shape
     outs = tuple(empty_like(logits) if want else None for want in wanted)
-    if rows == 0:
-        return outs
+    if len(logits):
+        _backward_into(variant, batch, saved, grad_rows, outs)
+    return outs
+
+
+def _backward_into(
+    variant: Variant,
+    batch: Batch,
+    saved: Tensor,
+    grad_rows: Tensor,
+    outs: Sequence[Tensor | None],
+) -> None:
+    rows, classes = batch.logits.shape
     chosen = _config("backward", variant, batch)
     pointers, strides, want = _targets(batch, outs)
-    with running_on(logits):
-        variant.backward_kernel[(rows, -(-classes // chosen.block))](
-            *_pointers(batch),
+    splits = -(-classes // (chosen.block * _TILES)) if chosen.rows == 1 else 1
+    with running_on(batch.logits):
+        variant.backward_kernel[(-(-rows // chosen.rows), splits)](
+            *_given(batch),
             saved,
-            grad_rows,
+            *_slopes(batch, grad_rows),
             *pointers,
-            *_row_strides(batch),
             *strides,
             rows,
             classes,
-            *_strides(batch),
-            *_grad_strides(batch, grad_rows),
             **want,
-            BLOCK=chosen.block,
+            SPLITS=splits,
+            **_shape(chosen, batch, pointers),
             num_warps=chosen.warps,
         )
-    return outs
 
 
 def fused(
@@ -216,22 +257,23 @@ def fused(
     if rows == 0:
         return loss
     chosen = _config("fused", variant, batch)
+    if not chosen.one_tile and _splits(variant, batch) > 1 and not _overwrites(logits, outs):
+        loss, saved = forward(variant, batch)
+        _backward_into(variant, batch, saved, grad_rows, outs)
+        return loss
     pointers, strides, want = _targets(batch, outs)
     with running_on(logits):
-        variant.fused_kernel[(rows,)](
-            *_pointers(batch),
+        variant.fused_kernel[(-(-rows // chosen.rows),)](
+            *_given(batch),
             loss,
-            grad_rows,
+            *_slopes(batch, grad_rows),
             *pointers,
-            *_row_strides(batch),
             *strides,
             rows,
             classes,
-            *_strides(batch),
-            *_grad_strides(batch, grad_rows),
             ONE_TILE=chosen.one_tile,
             **want,
-            BLOCK=chosen.block,
+            **_shape(chosen, batch, pointers),
             num_warps=chosen.warps,
         )
     return loss
@@ -242,42 +284,17 @@ def interpreting() -> bool:
     return _INTERPRETING
 
 
-@jit
-def _scale_kernel(  # type: ignore[no-untyped-def]  # noqa: ANN202
-    grad,  # noqa: ANN001
-    factor,  # noqa: ANN001
-    target,  # noqa: ANN001
-    target_stride,  # noqa: ANN001
-    ignore_index,  # noqa: ANN001
-    n_classes,  # noqa: ANN001
-    n_elements,  # noqa: ANN001
-    HAS_TARGET: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    # grad *= factor, and nothing at all where factor is 1: no host synchronisation.
-    scale = tl.load(factor)
-    if scale != 1.0:
-        at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-        inside = at < n_elements
-        value = tl.load(grad + at, mask=inside).to(tl.float32) * scale
-        if HAS_TARGET:  # noqa: SIM102
-            if (scale != scale) | (tl.abs(scale) == float("inf")):
-                y = tl.load(target + at // n_classes * target_stride, mask=inside)
-                value = tl.where(y == ignore_index, 0.0, value)
-        tl.store(grad + at, value.to(grad.dtype.element_ty), mask=inside)
-
-
 def scale_in_place(
     grad: Tensor, factor: Tensor, ignored: tuple[Tensor, int] | None = None
 ) -> Tensor:
     """``grad`` [N, V] *= ``factor`` (a scalar tensor), free of traffic where it is 1; rows that
     ``ignored`` (target [N], ignore_index) leaves out stay 0 where it is infinite or NaN."""
     if grad.is_cuda and HAS_TRITON and grad.dtype is not torch.float64 and grad.is_contiguous():
-        block = 4096
         if grad.numel():
+            programs = min(-(-grad.numel() // _SCALED), 8 * processors(grad))
             target, index = (grad, 0) if ignored is None else ignored
             with running_on(grad):
-                _scale_kernel[(-(-grad.numel() // block),)](
+                scale_kernel[(programs,)](
                     grad,
                     factor.to(torch.float32),
                     target,
@@ -285,8 +302,9 @@ def scale_in_place(
                     index,
                     grad.shape[-1],
                     grad.numel(),
+                    programs,
                     HAS_TARGET=ignored is not None,
-                    BLOCK=block,
+                    BLOCK=_SCALED,
                     num_warps=8,
                 )
         return grad

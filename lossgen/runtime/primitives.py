@@ -17,6 +17,11 @@ try:
     from triton import jit
 
     HAS_TRITON = True
+
+    def kernel(fn: Callable[..., Any]) -> Any:
+        """A function that is launched: numbers that change from call to call compile nothing."""
+        return triton.jit(fn, do_not_specialize=[*_CHANGING])
+
 except ImportError:  # a CPU-only installation
     triton = None
     tl = None
@@ -26,6 +31,15 @@ except ImportError:  # a CPU-only installation
         """Stand-in for ``triton.jit``: returns the function, which must not be called."""
         return fn
 
+    kernel = jit
+
+
+#: Arguments of kernels for whose special values (1, multiples of 16) no kernel of its own is worth
+#: compiling.
+_CHANGING = (
+    *("n_rows", "ignore_index", "stride_grad_rows", "stride_grad_out", "n_counted", "n_programs"),
+    *("n_elements",),
+)
 
 __all__ = [
     "HAS_TRITON",
@@ -34,6 +48,7 @@ __all__ = [
     "expm1",
     "expm1_reduced",
     "jit",
+    "kernel",
     "larger",
     "log1p",
     "log1p_tail",

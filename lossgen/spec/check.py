@@ -20,7 +20,6 @@ from lossgen.errors import (
     NoFormula,
     OutsideDomain,
     RankError,
-    SpecError,
     UnknownParameter,
     UnknownVariant,
     Unused,
@@ -42,6 +41,7 @@ from lossgen.spec.model import (
     TermEntry,
 )
 from lossgen.spec.proportion import BadCountedTerm, disproportion
+from lossgen.spec.refused import BesideOutputs, ConstantOutput
 from lossgen.spec.source import Formula, Node, Source, shorten
 from lossgen.spec.trees import (
     culprit,
@@ -59,18 +59,6 @@ __all__ = ["LOSS_NAME", "check"]
 LOSS_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _ROLES = ("transform", "regularizer", "adversarial")
 _OF_A_LOSS = (*_ROLES, "normalizer", "limits")  # what a spec with outputs has not
-
-
-class BesideOutputs(SpecError):
-    id = "LG131"
-    template = "'{name}' has no place beside outputs"
-    advice = "a spec gives either outputs, each a result per row, or the terms of one loss"
-
-
-class ConstantOutput(SpecError):
-    id = "LG155"
-    template = "the output '{name}' uses neither the logits nor an input of kind class"
-    advice = "an output is computed from a row of V classes"
 
 
 def check(spec: SpecFile, root: Node, source: Source, path: Path | None) -> LossSpec:

@@ -21,10 +21,11 @@ from lossgen.spec.model import LossSpec
 from lossgen.verify.reference import Arguments
 from lossgen.verify.streams import RELATIONS, beside, draw, streams
 
-__all__ = ["DTYPES", "KINDS", "LAYOUTS", "Case", "cases", "store"]
+__all__ = ["BLOCKS", "DTYPES", "KINDS", "LAYOUTS", "Case", "cases", "store"]
 
 KINDS = ("plain", "peaked", "wrong", "tiny", "large", "offset", "masked", "tied")
 LAYOUTS = ("contiguous", "sliced", "transposed", "expanded")
+BLOCKS = (1, 16, 32, 64)  # tiles of the Triton kernels; 1: short rows, each in a thread
 CLASSES = (1, 2, 3, 7, 8, 9, 16, 17, 31, 33, 64, 65)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -205,7 +206,7 @@ def cases(
         "dtype": st.sampled_from(dtypes),
         "point": st.integers(0, 12),
         "variant": st.integers(0, len(spec.variants) - 1),
-        "block": st.sampled_from((16, 32, 64)),
+        "block": st.sampled_from(BLOCKS),
         "seed": st.integers(0, 2**16),
         "relation": st.sampled_from(RELATIONS if streams(spec) else RELATIONS[:1]),
     }

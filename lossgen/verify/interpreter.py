@@ -110,7 +110,7 @@ def _translated(function: Any) -> FunctionType:
     """The function with this language in place of Triton's, in all that it calls too."""
     if function in _known:
         return _known[function]
-    scope: dict[str, Any] = {"__builtins__": builtins}
+    scope: dict[str, Any] = {"__builtins__": builtins, "range": _range}
     cells = tuple(CellType(_value(c.cell_contents)) for c in function.__closure__ or ())
     made = FunctionType(
         function.__code__, scope, function.__name__, function.__defaults__, cells or None
@@ -150,6 +150,11 @@ class _Module:
 
 
 # ------------------------------------------------------------------------------- the language
+def _range(*ends: Any) -> Iterator[Block]:
+    """A loop's variable is a number of the program; that of a static one is Python's."""
+    return map(block, range(*ends))
+
+
 def _mathematics(function: Callable[[Any], Any]) -> Callable[[Any], Block]:
     """Correctly rounded, through float64."""
 
@@ -200,13 +205,16 @@ def _reduction(function: Any) -> Callable[..., Block]:
     return operation
 
 
-def _reduce(value: Block, axis: int, combine: Any, keep_dims: bool = False) -> Block:
-    """By halves, as there are a power of two of them."""
-    data = value.data
-    while (width := data.shape[axis]) > 1:
-        low, high = np.split(data, [width // 2], axis=axis)
-        data = combine(Block(low), Block(high)).data
-    return Block(data if keep_dims else data.squeeze(axis)[()])
+def _reduce(value: Any, axis: int, combine: Any, keep_dims: bool = False) -> Any:
+    """Of one block or several at once, by halves, as there are a power of two along an axis."""
+    blocks = value if isinstance(value, tuple) else (value,)
+    data = [b.data for b in blocks]
+    while (width := data[0].shape[axis]) > 1:
+        sides = zip(*(np.split(d, [width // 2], axis=axis) for d in data), strict=True)
+        found = combine(*(Block(d) for side in sides for d in side))
+        data = [b.data for b in (found if isinstance(found, tuple) else (found,))]
+    ends = tuple(Block(d if keep_dims else d.squeeze(axis)[()]) for d in data)
+    return ends if isinstance(value, tuple) else ends[0]
 
 
 def _dot(a: Block, b: Block, total: Any = None, input_precision: Any = None) -> Block:
@@ -263,4 +271,5 @@ _LANGUAGE = SimpleNamespace(
     trans=lambda v: type(v)(v.data.T),
     where=_where,
     zeros=lambda shape, kind: _full(shape, 0, kind),
+    zeros_like=lambda v: Block(np.zeros_like(v.data)),
 )

@@ -209,12 +209,12 @@ def _has_ties(logits: Tensor) -> bool:
 
 def tile_independent(case: Case, run: Runner) -> None:
     """Tile size and number of splits do not change the result."""
-    whole = case.with_(block=128)
-    loss, grads = run.gradient(whole)
-    for splits in (1, 2, 4):
-        other, slopes = run.gradient(case, splits=splits)
-        close(f"the loss with {splits} splits", other, loss, 64.0)
-        close_gradients(case, f"with {splits} splits", slopes, grads, 64.0 * slack(case.spec))
+    loss, grads = run.gradient(case.with_(block=128))  # as one tile
+    tiles = [(f"with {splits} splits", case, splits) for splits in (1, 2, 4)]
+    for what, other, splits in (*tiles, ("class by class", case.with_(block=1), 1)):
+        value, slopes = run.gradient(other, splits=splits)
+        close(f"the loss {what}", value, loss, 64.0)
+        close_gradients(case, what, slopes, grads, 64.0 * slack(case.spec))
 
 
 def never_nan(case: Case, run: Runner) -> None:

@@ -72,7 +72,10 @@ class Property:
     torch_only: bool = False
     share: float = 1.0  # of the examples asked for
     # each value is always tried
-    axes: tuple[str, ...] = ("kind", "layout", "dtype", "variant", "relation")
+    axes: tuple[str, ...] = (
+        *("kind", "layout", "dtype", "variant", "relation"),
+        *("block", "classes"),
+    )
 
     @property
     def doc(self) -> str:

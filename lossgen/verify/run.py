@@ -24,7 +24,7 @@ from lossgen.passes.limits import check_limits
 from lossgen.spec.load import load_spec
 from lossgen.spec.model import LossSpec
 from lossgen.verify import interpreter
-from lossgen.verify.cases import KINDS, LAYOUTS, Case, cases
+from lossgen.verify.cases import BLOCKS, KINDS, LAYOUTS, Case, cases
 from lossgen.verify.properties import PROPERTIES, Property
 from lossgen.verify.reproduce import Called, named, python
 from lossgen.verify.runner import Runner, tiles
@@ -287,6 +287,9 @@ def fixed_cases(entry: Property, spec: LossSpec) -> list[Case]:
         "dtype": entry.dtypes,
         "variant": range(len(spec.variants)),
         "relation": RELATIONS if streams(spec) else (),
+        # rows of few classes, of one tile, and whose tiles all are full and aligned
+        "block": BLOCKS[::3],
+        "classes": (32,),
     }
     plain = Case(
         spec=spec,

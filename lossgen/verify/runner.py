@@ -29,12 +29,15 @@ Gradients = Mapping[str, Tensor]  # [N, V] each: "logits", and the differentiabl
 
 @contextmanager
 def tiles(block: int | None, splits: int = 1) -> Iterator[None]:
-    """Launch the Triton kernels with this tile and number of splits."""
+    """Launch the Triton kernels with this tile and number of splits: as few classes as a check has
+    are read as a long row then. Tile 1: as short rows, two to a program."""
     stock = launch.config, launch.n_splits, tiled.launch_of, tiled.n_splits, tiled.programs
     if block is not None:
 
         def config(role: str, n_classes: int, *_: Any, **__: Any) -> launch.Config:
-            return launch.Config(block, 1, role == "fused" and block >= n_classes)
+            if block == 1:
+                return launch.Config(16, 1, rows=2)
+            return launch.Config(block, 1, one_tile=role == "fused" and block >= n_classes)
 
         launch.config = config
         launch.n_splits = lambda n_rows, n_classes, block, processors: splits

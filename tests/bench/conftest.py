@@ -92,7 +92,8 @@ class Problem:
 
     def launch(self, role: str, grid: tuple[int, ...], **constants: Any) -> None:
         kernel = getattr(self.variant, f"{role}_kernel")
-        known = {**self.values, **constants}
+        shape = {"SPLITS": 1, "ROWS": 1, "LANE": 16 // self.dtype.itemsize, "ALIGNED": 1}
+        known = {**self.values, **shape, **constants}
         kernel[grid](**{name: known[name] for name in kernel.arg_names})
 
 

@@ -17,8 +17,9 @@ from lossgen.runtime.device import tl
 
 
 @dl.jit
-def forward(logits, target, weight_ptr, q, loss, saved, state, stride_row, n_rows, n_classes,
-            ignore_index, stride_target, SPLITS: tl.constexpr, BLOCK: tl.constexpr):
+def forward(logits, stride_row, weight_ptr, q, target, stride_target, ignore_index, loss, saved,
+            state, n_rows, n_classes, SPLITS: tl.constexpr, ROWS: tl.constexpr,
+            BLOCK: tl.constexpr, LANE: tl.constexpr, ALIGNED: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     y = tl.load(target + row * stride_target)
     total = tl.zeros((), tl.float32)
@@ -30,9 +31,9 @@ def forward(logits, target, weight_ptr, q, loss, saved, state, stride_row, n_row
 
 
 @dl.jit
-def backward(logits, grad_logits, stride_row, stride_grad, n_classes, BLOCK: tl.constexpr):
+def backward(logits, stride_row, grad_logits, stride_grad, n_classes, BLOCK: tl.constexpr):
     # Every element of a long row is alive twice: more registers than a thread has.
-    cols = tl.arange(0, 65536)
+    cols = tl.arange(0, 32 * BLOCK)
     inside = cols < n_classes
     x = tl.load(logits + cols, mask=inside, other=0.0).to(tl.float32)
     m = tl.max(x)
@@ -50,7 +51,8 @@ class Dies:
         os._exit(134)
 
 
-HELD = dict(uses=frozenset(), streams=(), n_saved=2, merge_kernel=None, arithmetic="float32")
+HELD = dict(uses=frozenset(), streams=(), inputs=(), n_saved=2, merge_kernel=None, tiled=None,
+            arithmetic="float32")
 LOSS = SimpleNamespace(variants=(SimpleNamespace(**HELD, KERNELS),))
 """
 
@@ -74,8 +76,10 @@ def test_a_good_kernel_passes_on_every_kind_of_target(tmp_path):
     assert {row.target for row in report.rows} == {"sm_80", "gfx942"}
     for row in report.rows:
         assert (row.loss, row.kernel, row.dtype) == ("sample", "forward", "bf16")
-        assert 8 <= row.registers <= 128
-        assert 0 < row.shared <= row.limit
+        assert 4 <= row.registers <= 128  # few classes take few
+        assert 0 <= row.shared <= row.limit
+    for target in ("sm_80", "gfx942"):  # one warp alone, of a few classes, needs none
+        assert any(row.shared > 0 for row in report.rows if row.target == target)
     assert "0 failed" in str(report)
 
 

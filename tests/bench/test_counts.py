@@ -86,10 +86,14 @@ def test_better_is_said_but_not_worse(recorded):
     assert len(list(changes([kernel], recorded))) == 2
 
 
-@pytest.mark.parametrize("name", ["special", "shuffle"])
-def test_every_kind_of_work_counts(recorded, name):
-    (line,) = worse([changed(recorded, **{name: 1.1})], recorded)
-    assert f"{name} per logit (+10 %)" in line
+def test_special_functions_and_shuffles_count(recorded):
+    (line,) = worse([changed(recorded, special=1.1)], recorded)
+    assert "special per logit (+10 %)" in line
+    kernel = changed(recorded)
+    assert "shuffle" not in kernel["per_logit"]  # a loop without any
+    kernel["per_logit"]["shuffle"] = 0.5
+    (line,) = worse([kernel], recorded)
+    assert "0 → 0.5 shuffle per logit" in line
 
 
 def test_barriers_spills_and_narrow_loads_are_worse(recorded):
@@ -158,7 +162,8 @@ class Dies:
         os._exit(134)
 
 
-HELD = dict(uses=frozenset(), streams=(), n_saved=2, merge_kernel=None, arithmetic="float32")
+HELD = dict(uses=frozenset(), streams=(), inputs=(), n_saved=2, merge_kernel=None, tiled=None,
+            arithmetic="float32")
 LOSS = SimpleNamespace(inputs=(), variants=(SimpleNamespace(**HELD, forward_kernel=Dies()),))
 """
 

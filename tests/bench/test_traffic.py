@@ -13,7 +13,11 @@ from lossgen.runtime.device import tl
 
 from .conftest import GENERATED, Problem
 
-ROWS, CLASSES, BLOCK = 3, 80, 32  # three tiles, the last of them half full
+# Three tiles, the last of them half full; the rows begin inside of 16 bytes.
+ROWS, CLASSES, BLOCK = 3, 77, 32
+TILES = -(-CLASSES // BLOCK)
+LONG = {"BLOCK": BLOCK}
+SHORT = {"ROWS": 2, "BLOCK": BLOCK, "ALIGNED": 0}  # two programs of two rows, one of them too many
 
 
 @dl.jit
@@ -82,23 +86,26 @@ TWO_SWEEPS = {
 @pytest.mark.parametrize("path", _cases())
 def test_each_logit_is_read_once_and_each_gradient_written_once(path, load):
     loss = load(path).LOSS
+    sweeps = 2 if path.stem in TWO_SWEEPS else 1
+    launches = [  # and how often each program reads: a row that is not kept on chip again
+        ("forward", (ROWS, 1), LONG, sweeps),
+        ("forward", (2, 1), SHORT, sweeps),
+        ("backward", (ROWS, TILES), {**LONG, "SPLITS": TILES}, 1),
+        ("backward", (2, 1), SHORT, 1),
+        ("fused", (ROWS,), {"ONE_TILE": True, "BLOCK": 128}, 1),
+        ("fused", (ROWS,), {"ONE_TILE": False, **LONG}, sweeps + 1),
+        ("fused", (2,), {"ONE_TILE": False, **SHORT}, sweeps + 1),
+    ]
     for variant in loss.variants:
         problem = Problem(loss, variant, ROWS, CLASSES, torch.float16)
         streams, grads = problem.read, problem.written
-        sweeps = 2 if path.stem in TWO_SWEEPS else 1
-        tiles = -(-CLASSES // BLOCK)
-        launches = {
-            "forward": (sweeps, (ROWS, 1), {"SPLITS": 1, "BLOCK": BLOCK}),
-            "backward": (1, (ROWS, tiles), {"BLOCK": BLOCK}),
-            "fused": (1, (ROWS,), {"ONE_TILE": True, "BLOCK": 128}),
-        }
-        for role, (times, grid, constants) in launches.items():
+        for role, grid, constants, times in launches:
             with Traffic({**streams, **grads}) as traffic:
                 problem.launch(role, grid, **constants)
             for name, stream in streams.items():
                 # Beside its sweeps a program reads its row's target logit, or the logit at the
                 # pivot, once: a gather.
-                gathers = ROWS * (tiles if role == "backward" else 1)
+                gathers = torch.Size(grid).numel() * constants.get("ROWS", 1)
                 extra = traffic.read[name] // stream.element_size() - times * stream.numel()
                 assert extra in (0, gathers), (role, name, variant.uses, extra)
                 assert traffic.loads[name].min() == times
@@ -117,11 +124,13 @@ def test_a_gradient_that_is_not_wanted_is_not_written(path, load):
     for variant in loss.variants:
         problem = Problem(loss, variant, ROWS, CLASSES)
         grads = problem.written
-        problem.launch("forward", (ROWS, 1), SPLITS=1, BLOCK=BLOCK)  # what backward reads
+        problem.launch("forward", (ROWS, 1), **LONG)  # what backward reads
         for k in range(len(grads) if len(grads) > 1 else 0):
             for role, grid, constants in (
-                ("backward", (ROWS, 3), {"BLOCK": BLOCK}),
+                ("backward", (ROWS, TILES), {**LONG, "SPLITS": TILES}),
+                ("backward", (2, 1), SHORT),
                 ("fused", (ROWS,), {"ONE_TILE": True, "BLOCK": 128}),
+                ("fused", (ROWS,), {"ONE_TILE": False, **LONG}),
             ):
                 with Traffic(grads) as traffic:
                     problem.launch(role, grid, **constants, WANT=2**k)
@@ -140,13 +149,13 @@ def test_a_split_row_is_read_once_and_the_merge_reads_no_row(path, load):
         problem = Problem(loss, variant, ROWS, CLASSES)
         streams, state = problem.read, problem.values["state"]
         with Traffic({**streams, "state": state}) as traffic:
-            problem.launch("forward", (ROWS, 2), SPLITS=2, BLOCK=BLOCK)
+            problem.launch("forward", (ROWS, 2), SPLITS=2, **LONG)
         for name, stream in streams.items():
             assert traffic.loads[name].min() == 1
             assert traffic.read[name] - stream.numel() * 4 in {0, 2 * ROWS * 4}
         assert traffic.written["state"] == 2 * ROWS * variant.n_state * 4
         with Traffic(streams) as traffic:
-            problem.launch("merge", (ROWS,), SPLITS=2, BLOCK=BLOCK)
+            problem.launch("merge", (ROWS,), SPLITS=2)
         for name in streams:
             assert traffic.read[name] <= 2 * ROWS * 4
 
@@ -161,10 +170,10 @@ def test_an_ignored_row_is_not_read(path, load):
         problem.values["target"].fill_(-100)
         streams = problem.read
         for role, grid, constants in (
-            ("forward", (ROWS, 1), {"SPLITS": 1, "BLOCK": BLOCK}),
-            ("backward", (ROWS, 3), {"BLOCK": BLOCK}),
+            ("forward", (ROWS, 1), LONG),
+            ("backward", (ROWS, TILES), {**LONG, "SPLITS": TILES}),
             ("fused", (ROWS,), {"ONE_TILE": True, "BLOCK": 128}),
-            ("fused", (ROWS,), {"ONE_TILE": False, "BLOCK": BLOCK}),
+            ("fused", (ROWS,), {"ONE_TILE": False, **LONG}),
         ):
             with Traffic(streams) as traffic:
                 problem.launch(role, grid, **constants)

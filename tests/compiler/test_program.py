@@ -24,7 +24,7 @@ TEXTS = [
         "(a > R(0.0) ? f_exp(a) : -INFINITY)",
         'torch.where(a > 0.0, el.exp(a), float("-inf"))',
     ),
-    ("exp_below(t)", "tl.exp(t)", "f_exp_below(t)", "el.exp(t)"),
+    ("exp_below(t)", "dl.exp_tile(t)", "f_exp_below(t)", "el.exp(t)"),
     ("number(cols)", "cols.to(tl.float32)", "(real)(cols)", None),
     ("number(a + b)", "(a + b).to(tl.float32)", "(real)(a + b)", None),
     ("where(a, b, c)", "dl.where(a, b, c)", "(a ? b : c)", "el.where(a, b, c)"),

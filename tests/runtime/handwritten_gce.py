@@ -19,6 +19,7 @@ import lossgen.runtime as rt
 from lossgen.runtime import device as dl
 from lossgen.runtime import elementwise as el
 from lossgen.runtime.device import tl
+from lossgen.runtime.kernels import rows
 
 # mypy: ignore-errors
 # One signature per line would double the file.
@@ -27,39 +28,22 @@ from lossgen.runtime.device import tl
 
 # ------------------------------------------------------------------------------- Triton
 @dl.jit
-def _row(logits, target, stride_row, n_classes, ignore_index, stride_target):
-    row = tl.program_id(0).to(tl.int64)
-    base = logits + row * stride_row
-    y = tl.load(target + row * stride_target).to(tl.int64)
-    ignored = y == ignore_index
-    wrong = ((y < 0) | (y >= n_classes)) & (y != ignore_index)
-    y = tl.where(ignored | wrong, 0, y)
-    return row, base, y, ignored, wrong, tl.load(base + y).to(tl.float32)
+def _lift(cols, valid, x, x_y, q):
+    x = tl.where(valid, x, float("-inf"))
+    m = dl.row_max(x)
+    return m, dl.row_sum(tl.exp(x - tl.where(m == float("-inf"), 0.0, m)))
 
 
 @dl.jit
-def _factors(weight, scale, y, row, stride_scale):
-    return tl.load(weight + y).to(tl.float32) * tl.load(scale + row * stride_scale).to(tl.float32)
-
-
-@dl.jit
-def _join(m, a, m_b, a_b):
+def _merge(m, a, m_b, a_b):
     top = tl.maximum(m, m_b)
     safe = tl.where(top == float("-inf"), 0.0, top)
     return top, a * tl.exp(m - safe) + a_b * tl.exp(m_b - safe)
 
 
 @dl.jit
-def _sweep(base, y, start, stop, n_classes, BLOCK: tl.constexpr):
-    m = tl.full((), float("-inf"), tl.float32)
-    a = tl.full((), 0.0, tl.float32)
-    for first in range(start, stop, BLOCK):
-        cols = first + tl.arange(0, BLOCK)
-        x = tl.load(base + cols, mask=cols < n_classes, other=float("-inf")).to(tl.float32)
-        x = tl.where(cols == y, float("-inf"), x)
-        top = tl.max(x)
-        m, a = _join(m, a, top, tl.sum(tl.exp(x - tl.where(top == float("-inf"), 0.0, top))))
-    return m, a
+def _across(m, a):
+    return tl.reduce((m, a), 0, _merge)
 
 
 @dl.jit
@@ -68,168 +52,137 @@ def _z(x_y, m, la):
 
 
 @dl.jit
-def _phi(x_y, q, m, la):
+def _finish(x_y, q, m, a):
+    m = tl.where(m == float("-inf"), 0.0, m)
+    la = tl.log(a)
     s = dl.softplus(_z(x_y, m, la))
-    return s * dl.exprel(-(q * s))
+    return s * dl.exprel(-(q * s)), m, la
 
 
 @dl.jit
-def _store(loss, saved, row, n_rows, ignored, wrong, value, m, la):
-    value = tl.where(wrong, float("nan"), value)
-    tl.store(loss + row, tl.where(ignored, 0.0, value))
-    tl.store(saved + row, tl.where(ignored, 0.0, m))
-    tl.store(saved + n_rows + row, tl.where(ignored, 0.0, la))
-
-
-@dl.jit
-def _gradient(base, y, cols, x_y, q, m, la, g, n_classes, ignored, wrong):
-    inside = cols < n_classes
-    x = tl.load(base + cols, mask=inside, other=0.0).to(tl.float32)
+def _coefficients(x_y, q, m, la):
     z = _z(x_y, m, la)
-    slope = dl.exp_accurate(-(q * dl.softplus(z))) * dl.sigmoid(z)
+    return dl.exp_accurate(-(q * dl.softplus(z))) * dl.sigmoid(z), m, la
+
+
+@dl.jit
+def _gradient(cols, own, x, x_y, q, slope, m, la):
     others = tl.where(la == float("-inf"), 0.0, slope * dl.exp_accurate((x - m) - la))
-    grad = tl.where(cols == y, -slope, others) * tl.where(wrong, float("nan"), g)
-    return tl.where(ignored, 0.0, grad), inside
+    return (tl.where(own, -slope, others),)
+
+
+# The same with a weight of the class and a scale of the row.
+@dl.jit
+def _lift_all(cols, valid, x, weight, x_y, weight_y, scale, q):
+    return _lift(cols, valid, x, x_y, q)
 
 
 @dl.jit
-def _forward(logits, target, q, factor, loss, saved, state, stride_row, n_rows, n_classes,
-             ignore_index, stride_target, SPLITS: tl.constexpr, BLOCK: tl.constexpr):
-    row, base, y, ignored, wrong, x_y = _row(
-        logits, target, stride_row, n_classes, ignore_index, stride_target)
-    split = tl.program_id(1)
-    share = tl.cdiv(tl.cdiv(n_classes, BLOCK), SPLITS) * BLOCK
-    m, a = _sweep(base, y, split * share, tl.minimum(split * share + share, n_classes),
-                  n_classes, BLOCK)
-    if SPLITS == 1:
-        m = tl.where(m == float("-inf"), 0.0, m)
-        la = tl.log(a)
-        _store(loss, saved, row, n_rows, ignored, wrong, factor * _phi(x_y, q, m, la), m, la)
-    else:
-        tl.store(state + split * n_rows + row, m)
-        tl.store(state + (SPLITS + split) * n_rows + row, a)
+def _finish_all(x_y, weight_y, scale, q, m, a):
+    phi, m, la = _finish(x_y, q, m, a)
+    return weight_y * scale * phi, m, la
 
 
 @dl.jit
-def _merge(logits, target, q, factor, loss, saved, state, stride_row, n_rows, n_classes,
-           ignore_index, stride_target, SPLITS: tl.constexpr):
-    row, _, _, ignored, wrong, x_y = _row(
-        logits, target, stride_row, n_classes, ignore_index, stride_target)
-    m = tl.load(state + row)
-    a = tl.load(state + SPLITS * n_rows + row)
-    for split in range(1, SPLITS):
-        m, a = _join(m, a, tl.load(state + split * n_rows + row),
-                     tl.load(state + (SPLITS + split) * n_rows + row))
-    m = tl.where(m == float("-inf"), 0.0, m)
-    la = tl.log(a)
-    _store(loss, saved, row, n_rows, ignored, wrong, factor * _phi(x_y, q, m, la), m, la)
+def _coefficients_all(x_y, weight_y, scale, q, m, la):
+    slope, m, la = _coefficients(x_y, q, m, la)
+    return weight_y * scale * slope, m, la
 
 
 @dl.jit
-def _backward(logits, target, q, factor, saved, grad_rows, grad_logits, stride_row, stride_grad,
-              n_rows, n_classes, ignore_index, stride_target, stride_grad_rows,
-              BLOCK: tl.constexpr):
-    row, base, y, ignored, wrong, x_y = _row(
-        logits, target, stride_row, n_classes, ignore_index, stride_target)
-    g = tl.load(grad_rows + row * stride_grad_rows) * factor
-    cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    grad, inside = _gradient(base, y, cols, x_y, q, tl.load(saved + row),
-                             tl.load(saved + n_rows + row), g, n_classes, ignored, wrong)
-    tl.store(grad_logits + row * stride_grad + cols, grad.to(grad_logits.dtype.element_ty),
-             mask=inside)
+def _gradient_all(cols, own, x, weight, x_y, weight_y, scale, q, slope, m, la):
+    return _gradient(cols, own, x, x_y, q, slope, m, la)
 
 
 @dl.jit
-def _fused(logits, target, q, factor, loss, grad_rows, grad_logits, stride_row, stride_grad,
-           n_rows, n_classes, ignore_index, stride_target, stride_grad_rows,
-           BLOCK: tl.constexpr):
-    row, base, y, ignored, wrong, x_y = _row(
-        logits, target, stride_row, n_classes, ignore_index, stride_target)
-    g = tl.load(grad_rows + row * stride_grad_rows) * factor
-    m, a = _sweep(base, y, 0, n_classes, n_classes, BLOCK)
-    m = tl.where(m == float("-inf"), 0.0, m)
-    la = tl.log(a)
-    value = tl.where(wrong, float("nan"), factor * _phi(x_y, q, m, la))
-    tl.store(loss + row, tl.where(ignored, 0.0, value))
-    for first in range(0, n_classes, BLOCK):
-        cols = first + tl.arange(0, BLOCK)
-        grad, inside = _gradient(base, y, cols, x_y, q, m, la, g, n_classes, ignored, wrong)
-        tl.store(grad_logits + row * stride_grad + cols, grad.to(grad_logits.dtype.element_ty),
-                 mask=inside)
+def _forward_kernel(logits, stride_row, q, target, stride_target, ignore_index,
+                    loss, saved, state, n_rows, n_classes, SPLITS: tl.constexpr,
+                    ROWS: tl.constexpr, BLOCK: tl.constexpr, LANE: tl.constexpr,
+                    ALIGNED: tl.constexpr):
+    rows.forward(((_lift, _merge, _across, (float("-inf"), 0.0), ()),), (), _finish, None,
+                 -1, 0, False, 1, tl.float32,
+                 (logits,), (stride_row,), (), (), (), (q,), (target, stride_target, ignore_index),
+                 loss, saved, state, n_rows, n_classes, SPLITS, ROWS, BLOCK, LANE, ALIGNED)
 
 
 @dl.jit
-def _factor(weight, scale, target, n_classes, ignore_index, stride_target, stride_scale):
-    row = tl.program_id(0).to(tl.int64)
-    y = tl.load(target + row * stride_target).to(tl.int64)
-    y = tl.where((y < 0) | (y >= n_classes) | (y == ignore_index), 0, y)
-    return _factors(weight, scale, y, row, stride_scale)
+def _merge_kernel(logits, stride_row, q, target, stride_target, ignore_index,
+                  loss, saved, state, n_rows, n_classes, SPLITS: tl.constexpr):
+    rows.merge((_lift, _merge, _across, (float("-inf"), 0.0), ()), _finish, None,
+               False, 1, tl.float32,
+               (logits,), (stride_row,), (), (), (), (q,), (target, stride_target, ignore_index),
+               loss, saved, state, n_rows, n_classes, SPLITS)
 
 
 @dl.jit
-def _forward_kernel(logits, target, q, loss, saved, state, stride_row, n_rows, n_classes,
-                    ignore_index, stride_target, SPLITS: tl.constexpr, BLOCK: tl.constexpr):
-    _forward(logits, target, q, 1.0, loss, saved, state, stride_row, n_rows, n_classes,
-             ignore_index, stride_target, SPLITS, BLOCK)
+def _backward_kernel(logits, stride_row, q, target, stride_target, ignore_index,
+                     saved, grad_rows, stride_grad_rows, grad_logits, stride_grad,
+                     n_rows, n_classes, SPLITS: tl.constexpr, ROWS: tl.constexpr,
+                     BLOCK: tl.constexpr, LANE: tl.constexpr, ALIGNED: tl.constexpr):
+    rows.backward(_coefficients, _gradient, None, -1, False, 2, 1, False, tl.float32,
+                  (logits,), (stride_row,), (), (), (), (q,), (target, stride_target, ignore_index),
+                  saved, grad_rows, 0, stride_grad_rows, (grad_logits,), (stride_grad,),
+                  n_rows, n_classes, 1, SPLITS, ROWS, BLOCK, LANE, ALIGNED)
 
 
 @dl.jit
-def _merge_kernel(logits, target, q, loss, saved, state, stride_row, n_rows, n_classes,
-                  ignore_index, stride_target, SPLITS: tl.constexpr, BLOCK: tl.constexpr):
-    _merge(logits, target, q, 1.0, loss, saved, state, stride_row, n_rows, n_classes,
-           ignore_index, stride_target, SPLITS)
+def _fused_kernel(logits, stride_row, q, target, stride_target, ignore_index,
+                  loss, grad_rows, stride_grad_rows, grad_logits, stride_grad,
+                  n_rows, n_classes, ONE_TILE: tl.constexpr, ROWS: tl.constexpr,
+                  BLOCK: tl.constexpr, LANE: tl.constexpr, ALIGNED: tl.constexpr):
+    rows.fused(((_lift, _merge, _across, (float("-inf"), 0.0), ()),), (), _finish,
+               _coefficients, _gradient, None, -1, 0, False, 1, 1, False, tl.float32,
+               (logits,), (stride_row,), (), (), (), (q,), (target, stride_target, ignore_index),
+               loss, grad_rows, 0, stride_grad_rows, (grad_logits,), (stride_grad,),
+               n_rows, n_classes, ONE_TILE, 1, ROWS, BLOCK, LANE, ALIGNED)
 
 
 @dl.jit
-def _backward_kernel(logits, target, q, saved, grad_rows, grad_logits, stride_row, stride_grad,
-                     n_rows, n_classes, ignore_index, stride_target, stride_grad_rows,
-                     BLOCK: tl.constexpr):
-    _backward(logits, target, q, 1.0, saved, grad_rows, grad_logits, stride_row, stride_grad,
-              n_rows, n_classes, ignore_index, stride_target, stride_grad_rows, BLOCK)
+def _forward_kernel_all(logits, stride_row, weight, scale, stride_scale, q, target, stride_target,
+                        ignore_index, loss, saved, state, n_rows, n_classes,
+                        SPLITS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+                        LANE: tl.constexpr, ALIGNED: tl.constexpr):
+    rows.forward(((_lift_all, _merge, _across, (float("-inf"), 0.0), ()),), (), _finish_all, None,
+                 -1, 0, False, 1, tl.float32,
+                 (logits,), (stride_row,), (weight,), (scale,), (stride_scale,), (q,),
+                 (target, stride_target, ignore_index),
+                 loss, saved, state, n_rows, n_classes, SPLITS, ROWS, BLOCK, LANE, ALIGNED)
 
 
 @dl.jit
-def _fused_kernel(logits, target, q, loss, grad_rows, grad_logits, stride_row, stride_grad,
-                  n_rows, n_classes, ignore_index, stride_target, stride_grad_rows,
-                  ONE_TILE: tl.constexpr, BLOCK: tl.constexpr):
-    _fused(logits, target, q, 1.0, loss, grad_rows, grad_logits, stride_row, stride_grad,
-           n_rows, n_classes, ignore_index, stride_target, stride_grad_rows, BLOCK)
+def _merge_kernel_all(logits, stride_row, weight, scale, stride_scale, q, target, stride_target,
+                      ignore_index, loss, saved, state, n_rows, n_classes, SPLITS: tl.constexpr):
+    rows.merge((_lift_all, _merge, _across, (float("-inf"), 0.0), ()), _finish_all, None,
+               False, 1, tl.float32,
+               (logits,), (stride_row,), (weight,), (scale,), (stride_scale,), (q,),
+               (target, stride_target, ignore_index),
+               loss, saved, state, n_rows, n_classes, SPLITS)
 
 
 @dl.jit
-def _forward_kernel_all(logits, target, weight, scale, q, loss, saved, state, stride_row, n_rows,
-                        n_classes, ignore_index, stride_target, stride_scale,
-                        SPLITS: tl.constexpr, BLOCK: tl.constexpr):
-    factor = _factor(weight, scale, target, n_classes, ignore_index, stride_target, stride_scale)
-    _forward(logits, target, q, factor, loss, saved, state, stride_row, n_rows, n_classes,
-             ignore_index, stride_target, SPLITS, BLOCK)
+def _backward_kernel_all(logits, stride_row, weight, scale, stride_scale, q, target, stride_target,
+                         ignore_index, saved, grad_rows, stride_grad_rows, grad_logits,
+                         stride_grad, n_rows, n_classes, SPLITS: tl.constexpr,
+                         ROWS: tl.constexpr, BLOCK: tl.constexpr, LANE: tl.constexpr,
+                         ALIGNED: tl.constexpr):
+    rows.backward(_coefficients_all, _gradient_all, None, -1, False, 2, 1, False, tl.float32,
+                  (logits,), (stride_row,), (weight,), (scale,), (stride_scale,), (q,),
+                  (target, stride_target, ignore_index),
+                  saved, grad_rows, 0, stride_grad_rows, (grad_logits,), (stride_grad,),
+                  n_rows, n_classes, 1, SPLITS, ROWS, BLOCK, LANE, ALIGNED)
 
 
 @dl.jit
-def _merge_kernel_all(logits, target, weight, scale, q, loss, saved, state, stride_row, n_rows,
-                      n_classes, ignore_index, stride_target, stride_scale,
-                      SPLITS: tl.constexpr, BLOCK: tl.constexpr):
-    factor = _factor(weight, scale, target, n_classes, ignore_index, stride_target, stride_scale)
-    _merge(logits, target, q, factor, loss, saved, state, stride_row, n_rows, n_classes,
-           ignore_index, stride_target, SPLITS)
-
-
-@dl.jit
-def _backward_kernel_all(logits, target, weight, scale, q, saved, grad_rows, grad_logits,
-                         stride_row, stride_grad, n_rows, n_classes, ignore_index, stride_target,
-                         stride_scale, stride_grad_rows, BLOCK: tl.constexpr):
-    factor = _factor(weight, scale, target, n_classes, ignore_index, stride_target, stride_scale)
-    _backward(logits, target, q, factor, saved, grad_rows, grad_logits, stride_row, stride_grad,
-              n_rows, n_classes, ignore_index, stride_target, stride_grad_rows, BLOCK)
-
-
-@dl.jit
-def _fused_kernel_all(logits, target, weight, scale, q, loss, grad_rows, grad_logits, stride_row,
-                      stride_grad, n_rows, n_classes, ignore_index, stride_target, stride_scale,
-                      stride_grad_rows, ONE_TILE: tl.constexpr, BLOCK: tl.constexpr):
-    factor = _factor(weight, scale, target, n_classes, ignore_index, stride_target, stride_scale)
-    _fused(logits, target, q, factor, loss, grad_rows, grad_logits, stride_row, stride_grad,
-           n_rows, n_classes, ignore_index, stride_target, stride_grad_rows, BLOCK)
+def _fused_kernel_all(logits, stride_row, weight, scale, stride_scale, q, target, stride_target,
+                      ignore_index, loss, grad_rows, stride_grad_rows, grad_logits, stride_grad,
+                      n_rows, n_classes, ONE_TILE: tl.constexpr, ROWS: tl.constexpr,
+                      BLOCK: tl.constexpr, LANE: tl.constexpr, ALIGNED: tl.constexpr):
+    rows.fused(((_lift_all, _merge, _across, (float("-inf"), 0.0), ()),), (), _finish_all,
+               _coefficients_all, _gradient_all, None, -1, 0, False, 1, 1, False, tl.float32,
+               (logits,), (stride_row,), (weight,), (scale,), (stride_scale,), (q,),
+               (target, stride_target, ignore_index),
+               loss, grad_rows, 0, stride_grad_rows, (grad_logits,), (stride_grad,),
+               n_rows, n_classes, ONE_TILE, 1, ROWS, BLOCK, LANE, ALIGNED)
 
 
 # -------------------------------------------------------------------------------- torch

@@ -28,6 +28,7 @@ import lossgen.runtime as rt
 from lossgen.runtime import device as dl
 from lossgen.runtime import launch
 from lossgen.runtime.device import tl
+from lossgen.runtime.kernels import rows
 
 # mypy: ignore-errors
 # One signature per line would double the file.
@@ -35,26 +36,28 @@ from lossgen.runtime.device import tl
 
 
 # -------------------------------------------------------------------------- pair, Triton
+# The sums run over all classes, so none stands apart (PIVOT -2): the context brings the target's
+# index to the gradient.  The values of a row: x_y, t_y, c_y, index_y, scale, tau.
 @dl.jit
-def _row(target, n_classes, ignore_index, stride_target):
-    row = tl.program_id(0).to(tl.int64)
-    y = tl.load(target + row * stride_target).to(tl.int64)
-    ignored = y == ignore_index
-    wrong = ((y < 0) | (y >= n_classes)) & (y != ignore_index)
-    return row, tl.where(ignored | wrong, 0, y), ignored, wrong
+def _context(y, x_y, t_y, c_y):
+    return x_y, t_y, c_y, y.to(tl.float32)
 
 
 @dl.jit
-def _tile(x_row, t_row, c_row, cols, tau, n_classes):
-    inside = cols < n_classes
-    x = tl.load(x_row + cols, mask=inside, other=float("-inf")).to(tl.float32)
-    t = tl.load(t_row + cols, mask=inside, other=0.0).to(tl.float32)
-    c = tl.load(c_row + cols, mask=inside, other=0.0).to(tl.float32)
-    return x, t, c + 0.5 * tau * t * t, inside
+def _sums(valid, x, c):
+    x = tl.where(valid, x, float("-inf"))
+    m = dl.row_max(x)
+    e = tl.exp(x - tl.where(m == float("-inf"), 0.0, m))
+    return m, dl.row_sum(e), dl.row_sum(e * tl.where(valid, c, 0.0))
 
 
 @dl.jit
-def _join(m, a, b, m_b, a_b, b_b):
+def _lift(cols, valid, x, t, c, x_y, t_y, c_y, index_y, scale, tau):
+    return _sums(valid, x, c + 0.5 * tau * t * t)
+
+
+@dl.jit
+def _merge(m, a, b, m_b, a_b, b_b):
     top = tl.maximum(m, m_b)
     safe = tl.where(top == float("-inf"), 0.0, top)
     one, two = tl.exp(m - safe), tl.exp(m_b - safe)
@@ -62,118 +65,81 @@ def _join(m, a, b, m_b, a_b, b_b):
 
 
 @dl.jit
-def _sweep(x_row, t_row, c_row, tau, start, stop, n_classes, BLOCK: tl.constexpr):
-    m = tl.full((), float("-inf"), tl.float32)
-    a = tl.full((), 0.0, tl.float32)
-    b = tl.full((), 0.0, tl.float32)
-    for first in range(start, stop, BLOCK):
-        x, _, c, _ = _tile(x_row, t_row, c_row, first + tl.arange(0, BLOCK), tau, n_classes)
-        top = tl.max(x)
-        e = tl.exp(x - tl.where(top == float("-inf"), 0.0, top))
-        m, a, b = _join(m, a, b, top, tl.sum(e), tl.sum(e * c))
-    return m, a, b
+def _across(m, a, b):
+    return tl.reduce((m, a, b), 0, _merge)
 
 
 @dl.jit
-def _finish(x_row, y, scale, loss, row, ignored, wrong, m, a, b):
-    lse = m + tl.log(a)
-    mean = b / a
-    value = scale * (mean + lse - tl.load(x_row + y).to(tl.float32))
-    tl.store(loss + row, tl.where(ignored, 0.0, tl.where(wrong, float("nan"), value)))
+def _finish(x_y, t_y, c_y, index_y, scale, tau, m, a, b):
+    lse, mean = m + tl.log(a), b / a
+    return scale * (mean + lse - x_y), lse, mean
+
+
+@dl.jit
+def _gradient(cols, own, x, t, c, x_y, t_y, c_y, index_y, scale, tau, lse, mean):
+    p = tl.exp(x - lse)
+    there = tl.where(cols.to(tl.float32) == index_y, 1.0, 0.0)
+    return scale * (p * (1.0 + c + 0.5 * tau * t * t - mean) - there), scale * (p * tau * t)
+
+
+@dl.jit
+def _coefficients(x_y, t_y, c_y, index_y, scale, tau, lse, mean):
     return lse, mean
 
 
 @dl.jit
-def _write(x_row, t_row, c_row, gx_row, gt_row, y, cols, tau, lse, mean, g, n_classes, ignored,
-           WANT: tl.constexpr):
-    x, t, c, inside = _tile(x_row, t_row, c_row, cols, tau, n_classes)
-    p = tl.exp(x - lse)
-    tl.debug_barrier()  # the gradient may overwrite the logits
-    if WANT & 1:
-        grad = g * (p * (1.0 + c - mean) - tl.where(cols == y, 1.0, 0.0))
-        tl.store(gx_row + cols, tl.where(ignored, 0.0, grad).to(gx_row.dtype.element_ty),
-                 mask=inside)
-    if WANT & 2:
-        grad = g * (p * tau * t)
-        tl.store(gt_row + cols, tl.where(ignored, 0.0, grad).to(gt_row.dtype.element_ty),
-                 mask=inside)
+def _forward_kernel(logits, teacher_ptr, cost_ptr, stride_row, stride_teacher, stride_cost,
+                    scale_ptr, stride_scale, tau, target, stride_target, ignore_index,
+                    loss, saved, state, n_rows, n_classes, SPLITS: tl.constexpr,
+                    ROWS: tl.constexpr, BLOCK: tl.constexpr, LANE: tl.constexpr,
+                    ALIGNED: tl.constexpr):
+    rows.forward(((_lift, _merge, _across, (float("-inf"), 0.0, 0.0), ()),), (), _finish, _context,
+                 -2, 0, False, 1, tl.float32,
+                 (logits, teacher_ptr, cost_ptr), (stride_row, stride_teacher, stride_cost), (),
+                 (scale_ptr,), (stride_scale,), (tau,), (target, stride_target, ignore_index),
+                 loss, saved, state, n_rows, n_classes, SPLITS, ROWS, BLOCK, LANE, ALIGNED)
 
 
 @dl.jit
-def _forward_kernel(logits, target, teacher_ptr, cost_ptr, scale_ptr, tau, loss, saved, state,
-                    stride_row, stride_teacher, stride_cost, n_rows, n_classes,
-                    ignore_index, stride_target, stride_scale,
-                    SPLITS: tl.constexpr, BLOCK: tl.constexpr):
-    row, y, ignored, wrong = _row(target, n_classes, ignore_index, stride_target)
-    x_row = logits + row * stride_row
-    split = tl.program_id(1)
-    share = tl.cdiv(tl.cdiv(n_classes, BLOCK), SPLITS) * BLOCK
-    m, a, b = _sweep(x_row, teacher_ptr + row * stride_teacher, cost_ptr + row * stride_cost, tau,
-                     split * share, tl.minimum(split * share + share, n_classes), n_classes, BLOCK)
-    if SPLITS == 1:
-        scale = tl.load(scale_ptr + row * stride_scale).to(tl.float32)
-        lse, mean = _finish(x_row, y, scale, loss, row, ignored, wrong, m, a, b)
-        tl.store(saved + row, lse)
-        tl.store(saved + n_rows + row, mean)
-    else:
-        tl.store(state + split * n_rows + row, m)
-        tl.store(state + (SPLITS + split) * n_rows + row, a)
-        tl.store(state + (2 * SPLITS + split) * n_rows + row, b)
+def _merge_kernel(logits, teacher_ptr, cost_ptr, stride_row, stride_teacher, stride_cost,
+                  scale_ptr, stride_scale, tau, target, stride_target, ignore_index,
+                  loss, saved, state, n_rows, n_classes, SPLITS: tl.constexpr):
+    rows.merge((_lift, _merge, _across, (float("-inf"), 0.0, 0.0), ()), _finish, _context,
+               False, 1, tl.float32,
+               (logits, teacher_ptr, cost_ptr), (stride_row, stride_teacher, stride_cost), (),
+               (scale_ptr,), (stride_scale,), (tau,), (target, stride_target, ignore_index),
+               loss, saved, state, n_rows, n_classes, SPLITS)
 
 
 @dl.jit
-def _merge_kernel(logits, target, teacher_ptr, cost_ptr, scale_ptr, tau, loss, saved, state,
-                  stride_row, stride_teacher, stride_cost, n_rows, n_classes,
-                  ignore_index, stride_target, stride_scale,
-                  SPLITS: tl.constexpr, BLOCK: tl.constexpr):
-    row, y, ignored, wrong = _row(target, n_classes, ignore_index, stride_target)
-    m = tl.load(state + row)
-    a = tl.load(state + SPLITS * n_rows + row)
-    b = tl.load(state + 2 * SPLITS * n_rows + row)
-    for split in range(1, SPLITS):
-        m, a, b = _join(m, a, b, tl.load(state + split * n_rows + row),
-                        tl.load(state + (SPLITS + split) * n_rows + row),
-                        tl.load(state + (2 * SPLITS + split) * n_rows + row))
-    scale = tl.load(scale_ptr + row * stride_scale).to(tl.float32)
-    lse, mean = _finish(logits + row * stride_row, y, scale, loss, row, ignored, wrong, m, a, b)
-    tl.store(saved + row, lse)
-    tl.store(saved + n_rows + row, mean)
-
-
-@dl.jit
-def _backward_kernel(logits, target, teacher_ptr, cost_ptr, scale_ptr, tau, saved, grad_rows,
-                     grad_logits, grad_teacher_ptr, stride_row, stride_teacher, stride_cost,
+def _backward_kernel(logits, teacher_ptr, cost_ptr, stride_row, stride_teacher, stride_cost,
+                     scale_ptr, stride_scale, tau, target, stride_target, ignore_index,
+                     saved, grad_rows, stride_grad_rows, grad_logits, grad_teacher_ptr,
                      stride_grad, stride_grad_teacher, n_rows, n_classes,
-                     ignore_index, stride_target, stride_scale, stride_grad_rows,
-                     WANT: tl.constexpr, BLOCK: tl.constexpr):
-    row, y, ignored, wrong = _row(target, n_classes, ignore_index, stride_target)
-    g = tl.load(grad_rows + row * stride_grad_rows)
-    g = tl.where(wrong, float("nan"), g * tl.load(scale_ptr + row * stride_scale).to(tl.float32))
-    _write(logits + row * stride_row, teacher_ptr + row * stride_teacher,
-           cost_ptr + row * stride_cost, grad_logits + row * stride_grad,
-           grad_teacher_ptr + row * stride_grad_teacher, y,
-           tl.program_id(1) * BLOCK + tl.arange(0, BLOCK), tau, tl.load(saved + row),
-           tl.load(saved + n_rows + row), g, n_classes, ignored, WANT)
+                     WANT: tl.constexpr, SPLITS: tl.constexpr, ROWS: tl.constexpr,
+                     BLOCK: tl.constexpr, LANE: tl.constexpr, ALIGNED: tl.constexpr):
+    rows.backward(_coefficients, _gradient, _context, -2, False, 2, 1, False, tl.float32,
+                  (logits, teacher_ptr, cost_ptr), (stride_row, stride_teacher, stride_cost), (),
+                  (scale_ptr,), (stride_scale,), (tau,), (target, stride_target, ignore_index),
+                  saved, grad_rows, 0, stride_grad_rows, (grad_logits, grad_teacher_ptr),
+                  (stride_grad, stride_grad_teacher), n_rows, n_classes,
+                  WANT, SPLITS, ROWS, BLOCK, LANE, ALIGNED)
 
 
 @dl.jit
-def _fused_kernel(logits, target, teacher_ptr, cost_ptr, scale_ptr, tau, loss, grad_rows,
-                  grad_logits, grad_teacher_ptr, stride_row, stride_teacher, stride_cost,
+def _fused_kernel(logits, teacher_ptr, cost_ptr, stride_row, stride_teacher, stride_cost,
+                  scale_ptr, stride_scale, tau, target, stride_target, ignore_index,
+                  loss, grad_rows, stride_grad_rows, grad_logits, grad_teacher_ptr,
                   stride_grad, stride_grad_teacher, n_rows, n_classes,
-                  ignore_index, stride_target, stride_scale, stride_grad_rows,
-                  ONE_TILE: tl.constexpr, WANT: tl.constexpr, BLOCK: tl.constexpr):
-    row, y, ignored, wrong = _row(target, n_classes, ignore_index, stride_target)
-    x_row = logits + row * stride_row
-    t_row = teacher_ptr + row * stride_teacher
-    c_row = cost_ptr + row * stride_cost
-    scale = tl.load(scale_ptr + row * stride_scale).to(tl.float32)
-    m, a, b = _sweep(x_row, t_row, c_row, tau, 0, n_classes, n_classes, BLOCK)
-    lse, mean = _finish(x_row, y, scale, loss, row, ignored, wrong, m, a, b)
-    g = tl.where(wrong, float("nan"), scale * tl.load(grad_rows + row * stride_grad_rows))
-    for first in range(0, n_classes, BLOCK):
-        _write(x_row, t_row, c_row, grad_logits + row * stride_grad,
-               grad_teacher_ptr + row * stride_grad_teacher, y, first + tl.arange(0, BLOCK), tau,
-               lse, mean, g, n_classes, ignored, WANT)
+                  ONE_TILE: tl.constexpr, WANT: tl.constexpr, ROWS: tl.constexpr,
+                  BLOCK: tl.constexpr, LANE: tl.constexpr, ALIGNED: tl.constexpr):
+    rows.fused(((_lift, _merge, _across, (float("-inf"), 0.0, 0.0), ()),), (), _finish,
+               _coefficients, _gradient, _context, -2, 0, False, 1, 1, False, tl.float32,
+               (logits, teacher_ptr, cost_ptr), (stride_row, stride_teacher, stride_cost), (),
+               (scale_ptr,), (stride_scale,), (tau,), (target, stride_target, ignore_index),
+               loss, grad_rows, 0, stride_grad_rows, (grad_logits, grad_teacher_ptr),
+               (stride_grad, stride_grad_teacher), n_rows, n_classes,
+               ONE_TILE, WANT, ROWS, BLOCK, LANE, ALIGNED)
 
 
 # --------------------------------------------------------------------------- pair, torch
@@ -203,46 +169,71 @@ def _torch_fused(x, y, t, cost, scale, tau, g):
 
 
 # ----------------------------------------------------------------------- moments, Triton
+# No values of the row but what its sweeps find: m, a, b, and then the spread about b / a.
 @dl.jit
-def _moments_forward_kernel(logits, score_ptr, loss, saved, state, stride_row, stride_score,
-                            n_rows, n_classes, SPLITS: tl.constexpr, BLOCK: tl.constexpr):
-    tl.static_assert(SPLITS == 1)
-    row = tl.program_id(0).to(tl.int64)
-    x_row, s_row = logits + row * stride_row, score_ptr + row * stride_score
-    m, a, b = _sweep(x_row, s_row, s_row, 0.0, 0, n_classes, n_classes, BLOCK)
-    lse, mean = m + tl.log(a), b / a
-    spread = tl.full((), 0.0, tl.float32)
-    for first in range(0, n_classes, BLOCK):
-        x, s, _, _ = _tile(x_row, s_row, s_row, first + tl.arange(0, BLOCK), 0.0, n_classes)
-        spread += tl.sum(tl.exp(x - lse) * (s - mean) * (s - mean))
-    tl.store(loss + row, mean)
-    tl.store(loss + n_rows + row, spread)
-    tl.store(saved + row, lse)
-    tl.store(saved + n_rows + row, mean)
-    tl.store(saved + 2 * n_rows + row, spread)
+def _moments_lift(cols, valid, x, s):
+    return _sums(valid, x, s)
 
 
 @dl.jit
-def _moments_backward_kernel(logits, score_ptr, saved, grad_rows, grad_logits, grad_score_ptr,
-                             stride_row, stride_score, stride_grad, stride_grad_score, n_rows,
-                             n_classes, stride_grad_rows, stride_grad_out,
-                             WANT: tl.constexpr, BLOCK: tl.constexpr):
-    row = tl.program_id(0).to(tl.int64)
-    cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    g_mean = tl.load(grad_rows + row * stride_grad_rows)
-    g_spread = tl.load(grad_rows + stride_grad_out + row * stride_grad_rows)
-    s_row = score_ptr + row * stride_score
-    x, s, _, inside = _tile(logits + row * stride_row, s_row, s_row, cols, 0.0, n_classes)
-    p = tl.exp(x - tl.load(saved + row))
-    d = s - tl.load(saved + n_rows + row)
-    if WANT & 1:
-        grad = p * (g_mean * d + g_spread * (d * d - tl.load(saved + 2 * n_rows + row)))
-        tl.store(grad_logits + row * stride_grad + cols, grad.to(grad_logits.dtype.element_ty),
-                 mask=inside)
-    if WANT & 2:
-        grad = p * (g_mean + 2.0 * g_spread * d)
-        tl.store(grad_score_ptr + row * stride_grad_score + cols,
-                 grad.to(grad_score_ptr.dtype.element_ty), mask=inside)
+def _moments_between(m, a, b):
+    return m + tl.log(a), b / a
+
+
+@dl.jit
+def _spread_lift(cols, valid, x, s, lse, mean):
+    return (dl.row_sum(tl.where(valid, tl.exp(x - lse) * (s - mean) * (s - mean), 0.0)),)
+
+
+@dl.jit
+def _spread_merge(a, b):
+    return (a + b,)
+
+
+@dl.jit
+def _spread_across(a):
+    return tl.reduce((a,), 0, _spread_merge)
+
+
+@dl.jit
+def _moments_finish(m, a, b, spread):
+    mean = b / a
+    return mean, spread, m + tl.log(a), mean, spread
+
+
+@dl.jit
+def _moments_coefficients(g_mean, g_spread, lse, mean, spread):
+    return g_mean, g_spread, lse, mean, spread
+
+
+@dl.jit
+def _moments_gradient(cols, own, x, s, g_mean, g_spread, lse, mean, spread):
+    p, d = tl.exp(x - lse), s - mean
+    return p * (g_mean * d + g_spread * (d * d - spread)), p * (g_mean + 2.0 * g_spread * d)
+
+
+@dl.jit
+def _moments_forward_kernel(logits, score_ptr, stride_row, stride_score, loss, saved, state,
+                            n_rows, n_classes, SPLITS: tl.constexpr, ROWS: tl.constexpr,
+                            BLOCK: tl.constexpr, LANE: tl.constexpr, ALIGNED: tl.constexpr):
+    rows.forward(((_moments_lift, _merge, _across, (float("-inf"), 0.0, 0.0), ()),
+                  (_spread_lift, _spread_merge, _spread_across, (0.0,), ())),
+                 (_moments_between,), _moments_finish, None, -2, 0, False, 2, tl.float32,
+                 (logits, score_ptr), (stride_row, stride_score), (), (), (), (), (),
+                 loss, saved, state, n_rows, n_classes, SPLITS, ROWS, BLOCK, LANE, ALIGNED)
+
+
+@dl.jit
+def _moments_backward_kernel(logits, score_ptr, stride_row, stride_score, saved, grad_rows,
+                             stride_grad_rows, stride_grad_out, grad_logits, grad_score_ptr,
+                             stride_grad, stride_grad_score, n_rows, n_classes,
+                             WANT: tl.constexpr, SPLITS: tl.constexpr, ROWS: tl.constexpr,
+                             BLOCK: tl.constexpr, LANE: tl.constexpr, ALIGNED: tl.constexpr):
+    rows.backward(_moments_coefficients, _moments_gradient, None, -2, False, 3, 2, True, tl.float32,
+                  (logits, score_ptr), (stride_row, stride_score), (), (), (), (), (),
+                  saved, grad_rows, stride_grad_out, stride_grad_rows,
+                  (grad_logits, grad_score_ptr), (stride_grad, stride_grad_score),
+                  n_rows, n_classes, WANT, SPLITS, ROWS, BLOCK, LANE, ALIGNED)
 
 
 # ------------------------------------------------------------------------ moments, torch
@@ -396,5 +387,6 @@ def spy(monkeypatch: pytest.MonkeyPatch, loss: rt.RowLoss, role: str) -> list[di
 def small_tiles(monkeypatch: pytest.MonkeyPatch, processors: int) -> None:
     """Tiles of 16 classes; several programs per row where there are more processors than rows."""
     monkeypatch.setattr(launch, "processors", lambda _: processors)
-    monkeypatch.setattr(launch, "_LARGEST_TILE", dict.fromkeys(launch.ROLES, 16))
+    monkeypatch.setattr(launch, "_LARGEST_TILE", dict.fromkeys(launch._LARGEST_TILE, 16))
     monkeypatch.setattr(launch, "_ONE_TILE", 0)
+    monkeypatch.setattr(launch, "_SHORT", 0)

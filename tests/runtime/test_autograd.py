@@ -237,17 +237,20 @@ def test_splits_fill_the_processors() -> None:
     assert n_splits(4096, 128256, 8192, 132) == 1
     assert n_splits(1, 128256, 8192, 132) == 16  # as many tiles as there are, as a power of two
     assert n_splits(8, 1_000_000, 8192, 132) == 32
-    assert config("fused", 8192).one_tile
-    assert not config("fused", 8193).one_tile
-    assert config("fused", 8192, hip=True).warps == 16
+    assert config("fused", 16384).one_tile
+    assert not config("fused", 16385).one_tile
+    assert config("fused", 16384, hip=True).warps == 8
     assert config("forward", 1).block == 16
+    assert config("forward", 64).rows > 1  # a row to a thread
+    assert config("forward", 65).rows == 1
 
 
-def test_what_shares_the_registers() -> None:
-    """tvd has one class input; dice keeps five numbers of a row for its second sweep."""
+def test_what_is_heavy() -> None:
+    """hl_gauss has forty operations on a class, gce seven."""
     import lossgen
-    from lossgen.runtime.launch import sharers
+    from lossgen.runtime.launch import config_of, is_heavy
 
-    names = {"cross_entropy": 0, "logit_norm": 0, "dice": 1, "tvd": 1}
-    variants = {name: lossgen.load(name).LOSS.variants[0] for name in names}
-    assert {name: sharers(v) for name, v in variants.items()} == names
+    variants = {name: lossgen.load(name).LOSS.variants[0] for name in ("gce", "hl_gauss", "tvd")}
+    assert [name for name, v in variants.items() if is_heavy(v)] == ["hl_gauss"]
+    blocks = [config_of("fused", v, 8192, hip=False).block for v in variants.values()]
+    assert blocks == [8192, 2048, 4096]

@@ -158,13 +158,17 @@ def test_kernels_are_launched_on_the_device_of_the_logits(monkeypatch: pytest.Mo
     variant = gce.LOSS.variants[0]
     from dataclasses import replace
 
-    spied = replace(variant, **{f"{role}_kernel": Spy() for role in launch.ROLES})
+    roles = ("forward", "merge", "backward", "fused")
+    spied = replace(variant, **{f"{role}_kernel": Spy() for role in roles})
     x, y = draw(2, 50000)
     rows = batch(x, y)
     _, saved = launch.forward(spied, rows)
     launch.backward(spied, rows, saved, torch.ones(1, 2), [True])
-    launch.fused(spied, rows, torch.ones(1, 2), [torch.empty_like(x)])
+    launch.fused(spied, rows, torch.ones(1, 2), [x])
     assert launches == [1, 1, 1, 1]
+    # So few rows leave processors idle: split, unless the gradient takes the place of the logits.
+    launch.fused(spied, rows, torch.ones(1, 2), [torch.empty_like(x)])
+    assert launches == [1] * 7
 
 
 # ------------------------------------------------------------------------------ compile

@@ -333,8 +333,9 @@ def test_compiled_with_inputs() -> None:
 def test_split_rows(monkeypatch: pytest.MonkeyPatch, processors: int, masked: bool) -> None:
     """One program per row, and several merged: tiles of 16 classes, the last one ragged."""
     monkeypatch.setattr(launch, "processors", lambda _: processors)
-    monkeypatch.setattr(launch, "_LARGEST_TILE", dict.fromkeys(launch.ROLES, 16))
+    monkeypatch.setattr(launch, "_LARGEST_TILE", dict.fromkeys(launch._LARGEST_TILE, 16))
     monkeypatch.setattr(launch, "_ONE_TILE", 0)
+    monkeypatch.setattr(launch, "_SHORT", 0)
     x, y = draw(3, 83)
     y[1] = -100
     if masked:

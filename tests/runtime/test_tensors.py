@@ -338,17 +338,19 @@ def test_ignored_rows_stay_zero(
 
 def test_scaling_kernel_leaves_ignored_rows_zero() -> None:
     """The kernel of a GPU, in the interpreter."""
-    from lossgen.runtime import launch
+    from lossgen.runtime.kernels.scaling import scale_kernel
 
     for factor, expected in ((2.0, 2.0), (math.inf, math.inf), (1.0, 1.0)):
         grad = torch.ones(3, 5)
         grad[1] = 0
         strided = torch.tensor([4, 9, -100, 9, 2, 9])[::2]
         scale = torch.tensor(factor)
-        options = {"HAS_TARGET": True, "BLOCK": 16}
-        launch._scale_kernel[(1,)](grad, scale, strided, 2, -100, 5, 15, **options)
-        assert torch.equal(grad[0], torch.full((5,), expected))
-        assert torch.equal(grad[1], torch.zeros(5))
+        options = {"HAS_TARGET": True, "BLOCK": 4}
+        for programs in (1, 2):
+            scaled = grad.clone()
+            scale_kernel[(programs,)](scaled, scale, strided, 2, -100, 5, 15, programs, **options)
+            assert torch.equal(scaled[[0, 2]], torch.full((2, 5), expected))
+            assert torch.equal(scaled[1], torch.zeros(5))
 
 
 # ------------------------------------------------------------------------------- shapes

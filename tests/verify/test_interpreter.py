@@ -97,6 +97,85 @@ def test_loops_with_bounds_known_at_run_time() -> None:
     assert out.item() == 4
 
 
+# A loop's variable was a number of Python's where the bounds were: comparing it gave a bool, which
+# has no ``to``, unlike the block that it is compiled to.
+@triton.jit
+def _late(out, first):
+    found = 0
+    for i in range(0, 4):
+        found += i * (i >= first - 1).to(tl.int32)
+    tl.store(out, found)
+
+
+@triton.jit
+def _late_of_constants(out, FIRST: tl.constexpr):
+    found = 0
+    for i in range(0, 4):
+        found += i * (i >= FIRST).to(tl.int32)
+    for k in tl.static_range(2):  # a tuple is indexed by numbers of Python's
+        found += (10, 20)[k]
+    tl.store(out, found)
+
+
+def test_the_variable_of_a_loop_is_a_number_of_the_program() -> None:
+    out = torch.zeros(1, dtype=torch.int32)
+    _late[(1,)](out, 3)
+    assert out.item() == 5
+    _late_of_constants[(1,)](out, FIRST=2)
+    assert out.item() == 35
+
+
+@triton.jit
+def _larger_of(value, at, value_b, at_b):
+    own = (value > value_b) | ((value == value_b) & (at <= at_b))
+    return tl.where(own, value, value_b), tl.where(own, at, at_b)
+
+
+@triton.jit
+def _first_largest(source, value, at, KEPT: tl.constexpr, R: tl.constexpr, C: tl.constexpr):
+    place = tl.arange(0, R)[:, None] * C + tl.arange(0, C)[None, :]
+    x = tl.load(source + place)
+    found = tl.reduce((x, place), 0, _larger_of, keep_dims=KEPT)
+    out = tl.arange(0, C)
+    if KEPT:
+        out = out[None, :]
+    tl.store(value + out, found[0])
+    tl.store(at + out, found[1])
+    found = tl.reduce((x, place), 1, _larger_of)
+    tl.store(value + C + tl.arange(0, R), found[0])
+    tl.store(at + C + tl.arange(0, R), found[1])
+
+
+@triton.jit
+def _sum_of(a, b):
+    return (a + b,)
+
+
+@triton.jit
+def _sum_and_number(source, out, BLOCK: tl.constexpr):
+    x = tl.load(source + tl.arange(0, BLOCK))
+    (total,) = tl.reduce((x,), 0, _sum_of)
+    tl.store(out, total)
+
+
+# A state of several numbers is reduced as one, by a function of the kernel's module: only single
+# blocks were.
+@pytest.mark.parametrize("kept", [False, True])
+def test_several_blocks_are_reduced_at_once(kept: bool) -> None:
+    x = torch.tensor([[1.0, 7.0], [5.0, 7.0], [5.0, -torch.inf], [0.0, 7.0]])
+    value, at = torch.zeros(6), torch.zeros(6, dtype=torch.int32)
+    _first_largest[(1,)](x, value, at, KEPT=kept, R=4, C=2)
+    assert value.tolist() == [5.0, 7.0, 7.0, 7.0, 5.0, 7.0]
+    assert at.tolist() == [2, 1, 1, 3, 4, 7]
+
+
+def test_a_tuple_of_one_block_is_reduced_to_one() -> None:
+    out = torch.zeros(1)
+    for width in (1, 8):
+        _sum_and_number[(1,)](torch.arange(1.0, width + 1), out, BLOCK=width)
+        assert out.item() == width * (width + 1) / 2
+
+
 def test_int32_overflow_is_an_error_only_when_asked() -> None:
     out = torch.zeros(1, dtype=torch.int32)
     with np.errstate(over="ignore"):

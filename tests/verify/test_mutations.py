@@ -10,7 +10,8 @@ from lossgen import paths
 from lossgen.errors import VerificationError
 from lossgen.spec.load import load_spec
 from lossgen.verify import interpreter
-from lossgen.verify.mutate import MUTATIONS, Mutation, load_mutant, noticed
+from lossgen.verify.mutate import load_mutant, noticed
+from lossgen.verify.mutations import MUTATIONS, Mutation
 
 # A loss whose kernels contain the text that is made wrong; the first where none is named.
 LOSSES = {

@@ -14,7 +14,8 @@ import lossgen
 from lossgen.errors import BuildError, LossgenError, SpecError
 from lossgen.spec.load import load_spec
 from lossgen.verify import PropertyResult, VerificationResult, interpreter, run, verify
-from lossgen.verify.mutate import MUTATIONS, load_mutant, noticed
+from lossgen.verify.mutate import load_mutant, noticed
+from lossgen.verify.mutations import MUTATIONS
 from lossgen.verify.properties import PROPERTIES
 from lossgen.verify.reproduce import Called, python
 

@@ -1,0 +1,1 @@
+"""Triton kernels written once: loops, masks and memory; a loss brings functions."""
