@@ -12,7 +12,7 @@ TILED := gce cross_entropy nfl trades jsd_beta token_stats
 # Losses whose counted instructions are recorded, likewise.
 COUNTED := gce focal cross_entropy kd_forward_kl trades jsd_beta token_stats
 
-.PHONY: demo test peers sanitize campaign ordinary bench counts build check lint format types layers aot wheel ci clean help
+.PHONY: demo test peers sanitize emulate campaign ordinary bench counts build check lint format types layers aot wheel ci clean help
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -39,6 +39,9 @@ peers: $(READY)  ## compare with what others publish (downloads five packages)
 
 sanitize: $(READY)  ## every C program under the address, undefined-behaviour and thread sanitizers
 	$(BIN)/python -m tests.runtime.sanitize
+
+emulate: $(READY)  ## every launch of six losses' row kernels, compiled for sm_80, without a GPU; WORD=...: some
+	$(BIN)/python -m tests.emulation every "$(WORD)"
 
 campaign: $(READY)  ## attack it at random for CAMPAIGN seconds a kind; resumes; see tests/campaign
 	$(BIN)/python -m tests.campaign --seconds $(or $(CAMPAIGN),600)
