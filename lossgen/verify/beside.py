@@ -69,6 +69,7 @@ def stream_storage(case: Case, run: Runner) -> None:
         }
         other, slopes = run.slopes(store(logits, outer), target, {**keys, **stored})
         what = f"{outer} logits beside {inner} {names[0]}"
-        # Rows that begin elsewhere in memory are cut into other tiles.
-        close(f"the loss of {what}", other, loss, 64.0)
-        close_gradients(case, f"of {what}", slopes, grads, 64.0 * slack(case.spec))
+        # Triton cuts rows that begin elsewhere in memory into other tiles.
+        factor = 64.0 if run.backend == "triton" else 4.0
+        close(f"the loss of {what}", other, loss, factor)
+        close_gradients(case, f"of {what}", slopes, grads, factor * slack(case.spec))
