@@ -22,7 +22,7 @@ $(READY): pyproject.toml constraints.txt
 		|| { echo "lossgen needs Python >= 3.10; choose one with make PYTHON=..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --editable ".[examples]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --editable ".[all]"
 	@touch $@
 
 demo: $(READY)  ## build one loss and train with three of them on real data

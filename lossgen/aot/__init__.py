@@ -25,11 +25,14 @@ from queue import Empty, SimpleQueue
 from threading import Timer
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from lossgen import paths
 from lossgen.errors import BuildError
+from lossgen.extras import require
+
+require("compiler")
+
+from rich.console import Console  # noqa: E402
+from rich.table import Table  # noqa: E402
 
 __all__ = ["TARGETS", "Report", "Row", "compile_all", "compile_jobs", "list_jobs", "named_config"]
 

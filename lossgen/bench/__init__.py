@@ -1,1 +1,5 @@
 """Measuring: bytes moved, time against peers, ahead of and on a device."""
+
+from lossgen.extras import require
+
+require("compiler")

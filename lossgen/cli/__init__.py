@@ -11,8 +11,12 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from lossgen.cli.app import app
 from lossgen.errors import BuildError, CompilerBug, LossgenError
+from lossgen.extras import require
+
+require("compiler")
+
+from lossgen.cli.app import app  # noqa: E402
 
 __all__ = ["app", "main"]
 
