@@ -7,7 +7,7 @@
 # statistics: 2
 # sweeps: 1
 # saved: m0, la0, T0
-# certificate: loss <= 1.5, gradient <= 0.8 (1 + kappa) ulp (absolute where another class dominates) at 520 points
+# certificate: loss <= 1.5, gradient <= 0.8 (1 + kappa) ulp (absolute where another class dominates) at 524 points
 """Brier (quadratic) score.
 
 Brier 1950, Monthly Weather Review 78

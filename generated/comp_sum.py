@@ -7,7 +7,7 @@
 # statistics: 1
 # sweeps: 1
 # saved: m0, la0
-# certificate: loss <= 0.6, gradient <= 0.5 (1 + kappa) ulp at 676 points
+# certificate: loss <= 0.5, gradient <= 0.5 (1 + kappa) ulp at 560 points
 """Comp-sum loss.
 
 Mao, Mohri, Zhong 2023, arXiv:2304.07288

@@ -7,7 +7,7 @@
 # statistics: 1
 # sweeps: 1
 # saved: m0, la0
-# certificate: loss <= 1.0, gradient <= 0.3 (1 + kappa) ulp at 572 points
+# certificate: loss <= 1.0, gradient <= 0.5 (1 + kappa) ulp at 556 points
 """Divergence-calibrated pretraining-data score.
 
 Zhang et al. 2024, arXiv:2409.14781 (DC-PDD)

@@ -8,7 +8,7 @@
 # statistics: 2
 # sweeps: 1
 # saved: m0, la0, T0
-# certificate: loss <= 0.4, gradient <= 0.9 (1 + kappa) ulp at 426 points
+# certificate: loss <= 0.4, gradient <= 0.9 (1 + kappa) ulp at 470 points
 """Earth mover distance optimisation.
 
 Ren, Wu, Zhu 2024, arXiv:2310.04691

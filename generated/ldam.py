@@ -7,7 +7,7 @@
 # statistics: 1
 # sweeps: 1
 # saved: m0, la0
-# certificate: loss <= 0.5, gradient <= 0.1 (1 + kappa) ulp at 588 points
+# certificate: loss <= 0.3, gradient <= 0.3 (1 + kappa) ulp at 582 points
 """Label-distribution-aware margin loss.
 
 Cao et al. 2019, arXiv:1906.07413

@@ -7,7 +7,7 @@
 # statistics: 1
 # sweeps: 1
 # saved: m0, la0
-# certificate: loss <= 0.7, gradient <= 0.5 (1 + kappa) ulp at 522 points
+# certificate: loss <= 0.4, gradient <= 0.4 (1 + kappa) ulp at 516 points
 """Pseudo-spherical score.
 
 Gneiting & Raftery 2007, JASA 102, section 4

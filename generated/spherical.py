@@ -7,7 +7,7 @@
 # statistics: 2
 # sweeps: 1
 # saved: m0, la0, T0
-# certificate: loss <= 1.4, gradient <= 2.2 (1 + kappa) ulp at 490 points
+# certificate: loss <= 1.0, gradient <= 1.3 (1 + kappa) ulp at 524 points
 """Spherical score.
 
 Gneiting & Raftery 2007, JASA 102, section 4

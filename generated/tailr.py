@@ -7,7 +7,7 @@
 # statistics: 1
 # sweeps: 1
 # saved: m0, la0
-# certificate: loss <= 0.8, gradient <= 1.0 (1 + kappa) ulp at 696 points
+# certificate: loss <= 0.8, gradient <= 1.0 (1 + kappa) ulp at 780 points
 """TaiLr.
 
 Ji et al. 2023, arXiv:2302.13344

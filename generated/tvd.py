@@ -7,7 +7,7 @@
 # statistics: 4
 # sweeps: 2
 # saved: m0, la0, m1, la1, pivot, T2
-# certificate: loss <= 1.1, gradient <= 0.3 (1 + kappa) ulp of max(|true value|, 1) at 556 points
+# certificate: loss <= 1.0, gradient <= 0.2 (1 + kappa) ulp of max(|true value|, 1) at 560 points
 # absolute: of nearly equal rows p - q is a difference of numbers near 1/V
 """Total variation distance.
 

@@ -13,6 +13,7 @@ from lossgen.ir.literal import Truth
 from lossgen.ir.rows import Row
 from lossgen.ir.stages import Pivot, StableLoss
 from lossgen.passes.truth import digits, true_row
+from lossgen.spec.domain import Interval
 from lossgen.spec.model import LossSpec
 
 __all__ = [
@@ -112,20 +113,20 @@ def of_roundings(spec: LossSpec, row: Row) -> Truth | None:
 
 
 def shaken(spec: LossSpec, row: Row, step: float = _ULP) -> Row:
-    """The row with every number moved by so much, up and down in turn."""
+    """The row with every number moved by so much, up and down in turn.
+
+    Logits count as 1 at least: whatever they are, their softmax is rounded to an ulp of itself.
+    """
     streams = {
-        n: v if spec.inputs[n].values else _shaken(v, -step, spec, n)
+        n: v if spec.inputs[n].values else _shaken(v, -step, spec.inputs[n].domain)
         for n, v in row.streams.items()
     }
-    return replace(row, x=_shaken(row.x, step), streams=streams)
+    return replace(row, x=_shaken(row.x, step, None), streams=streams)
 
 
-def _shaken(
-    values: tuple[float, ...], size: float, spec: LossSpec | None = None, name: str = ""
-) -> tuple[float, ...]:
-    domain = spec.inputs[name].domain if spec is not None else None
+def _shaken(values: tuple[float, ...], size: float, domain: Interval | None) -> tuple[float, ...]:
     steps = [(-1) ** j * size for j in range(len(values))]
+    if domain is None or (np.isinf(domain.lo) and np.isinf(domain.hi)):
+        return tuple(v + step * max(abs(v), 1.0) for v, step in zip(values, steps, strict=True))
     moved = [v * (1 + step) if v else step for v, step in zip(values, steps, strict=True)]
-    return tuple(
-        m if domain is None or domain.contains(m) else v for v, m in zip(values, moved, strict=True)
-    )
+    return tuple(m if domain.contains(m) else v for v, m in zip(values, moved, strict=True))

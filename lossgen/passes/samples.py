@@ -113,6 +113,7 @@ _ALWAYS: tuple[Shape, ...] = (
     Shape(classes=2, near=1.0),
     Shape(classes=2, target=20.0, near=0.1),
     Shape(classes=2, other=20.0),
+    Shape(classes=2, scale=1.5e-3),
     Shape(classes=_MANY, near=1.0),
     Shape(classes=_MANY, other=25.0, near=0.1),
 )
@@ -125,6 +126,7 @@ _SOMETIMES = (
     Shape(near=1e-2),
     Shape(tied="top", near=1.0),
     Shape(masked=-np.inf, near=1.0),
+    Shape(scale=1.5e-3, near=1.0),
 )
 _PER_POINT = 2
 

@@ -128,7 +128,7 @@ def expm1div(v, c):
     a = c * v
     half = tl.exp(a * 0.5)  # e^a overflows before e^a / c does
     y = tl.where(a > 80.0, (half / c) * half, expm1(a) / c)
-    return tl.where((v == 0.0) | (c == 0.0) | (tl.abs(a) < 1e-17), v, y)
+    return tl.where((tl.minimum(tl.abs(v), tl.abs(c)) == 0.0) | (tl.abs(a) < 1e-17), v, y)
 
 
 @jit

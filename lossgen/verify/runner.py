@@ -161,7 +161,8 @@ def gold(case: Case, dtype: torch.dtype = torch.float64, weight: Tensor | None =
 def shaken(case: Case, draw: int = 0) -> Arguments:
     """The case's numbers, each off by one ulp of float32, in float64.
 
-    Logits are taken relative to the row's largest: a shift of the row is no error.
+    Logits are taken relative to the row's largest: a shift of the row is no error.  They count as
+    1 at least: whatever they are, their softmax is rounded to an ulp of itself.
     """
     given = case.arguments()
     generator = torch.Generator().manual_seed(case.seed + (draw << 20))
@@ -169,9 +170,12 @@ def shaken(case: Case, draw: int = 0) -> Arguments:
     moved = {}
     for name, values in owned.items():
         like_logits = name == LOGITS or normal(case.spec.inputs[name])
-        top = values.amax(1, keepdim=True) if like_logits else torch.zeros(1)
-        signs = torch.randint(0, 2, values.shape, generator=generator) * 2.0 - 1.0
-        moved[name] = top + (values - top) * (1.0 + 2.0**-23 * signs)
+        steps = 2.0**-23 * (torch.randint(0, 2, values.shape, generator=generator) * 2.0 - 1.0)
+        if like_logits:
+            size = (values - values.amax(1, keepdim=True)).abs().clamp_(min=1.0)
+            moved[name] = values + torch.where(size.isfinite(), size * steps, 0.0)
+        else:
+            moved[name] = values * (1.0 + steps)
     return given.with_(**moved)
 
 

@@ -232,15 +232,23 @@ def promised(exact: Truth, spec: Spec, row: Row, promise: Promise) -> Truth:
 
 
 def _shake(spec: Spec, row: Row, random: Random) -> Row:
-    def move(value: float) -> Any:
-        return mp.mpf(value) * (1 + random.choice([-1, 1]) * mp.mpf(2) ** -24)
+    def move(value: float, least: float = 0.0) -> Any:
+        size = max(abs(value), least) if mp.isfinite(value) else 0.0
+        return mp.mpf(value) + size * random.choice([-1, 1]) * mp.mpf(2) ** -24
+
+    def logit(value: float) -> Any:
+        """A softmax is rounded to an ulp of itself, however small the logits are."""
+        return move(value, least=1.0)
 
     def vector(name: str, values: tuple[float, ...]) -> tuple[Any, ...]:
-        return values if spec.streams.get(name) == "mask" else tuple(map(move, values))
+        role = spec.streams.get(name)
+        if role == "mask":
+            return values
+        return tuple(map(logit if role in ("logits", "teacher") else move, values))
 
     return replace(
         row,
-        x=tuple(map(move, row.x)),
+        x=tuple(map(logit, row.x)),
         classes={n: vector(n, v) for n, v in row.classes.items()},
         scalars={n: move(v) for n, v in row.scalars.items()},
     )
