@@ -21,6 +21,7 @@ from lossgen.passes.limits import check_limits
 from lossgen.passes.parse import parse
 from lossgen.passes.schedule import pivot_is_known, schedule
 from lossgen.passes.stabilize import stabilize
+from lossgen.passes.worst import BOUND
 from lossgen.spec.expr import Expr
 from lossgen.spec.model import Accuracy, LossSpec
 from lossgen.spec.size import Sizes
@@ -39,8 +40,6 @@ class AlgebraFailed(CompileError):
 _Pass = Callable[[Any], Any]
 PIPELINE: tuple[_Pass, ...] = (differentiate, stabilize, certify, schedule)
 DRAFT: tuple[_Pass, ...] = (differentiate, stabilize, unmeasured, schedule)
-_IN_FLOAT64 = partial(certify, arithmetic="float64")
-_WIDE: tuple[_Pass, ...] = (differentiate, stabilize, _IN_FLOAT64, schedule)
 
 
 @dataclass(frozen=True)
@@ -58,6 +57,12 @@ class Compiled:
         """Of the operations of every variant: float32 or float64."""
         return self.variants[0].stable.arithmetic
 
+    @property
+    def bound(self) -> float:
+        """What the certificates allow, in ulp / (1 + kappa)."""
+        stated = self.spec.accuracy
+        return stated.ulp if stated else max(plan.stable.bound for plan in self.variants)
+
     def after(self, refused: float) -> Compiled:
         """The same, taken since the best program in float32 is so far off."""
         first, *others = self.variants
@@ -66,11 +71,14 @@ class Compiled:
         return replace(self, variants=(first, *others))
 
 
-def compile_loss(spec: LossSpec, draft: bool = False, arithmetic: str = "float32") -> Compiled:
+def compile_loss(
+    spec: LossSpec, draft: bool = False, arithmetic: str = "float32", bound: float = BOUND
+) -> Compiled:
     """Compile every variant of ``spec``; a draft without checking its limits and its accuracy.
 
     Args:
         arithmetic: the least that is tried: float32 or float64.
+        bound: the tightest that is tried in float32, in ulp / (1 + kappa).
 
     Raises:
         SpecError, CompileError: with the place in the spec.
@@ -78,7 +86,7 @@ def compile_loss(spec: LossSpec, draft: bool = False, arithmetic: str = "float32
     """
     with spending(spec.name, partial(dearest, spec)):
         try:
-            return _compiled(spec, draft, arithmetic)
+            return _compiled(spec, draft, arithmetic, bound)
         except CompileError as error:
             error.location = error.location or dearest(spec)
             raise
@@ -109,7 +117,7 @@ def dearest(spec: LossSpec) -> Location:
     return spec.location_of(label, expr.span)
 
 
-def _compiled(spec: LossSpec, draft: bool, arithmetic: str) -> Compiled:
+def _compiled(spec: LossSpec, draft: bool, arithmetic: str, bound: float) -> Compiled:
     stages: dict[str, Any] = {}
     timings: dict[str, float] = {}
     plans: list[KernelPlan] = []
@@ -117,7 +125,7 @@ def _compiled(spec: LossSpec, draft: bool, arithmetic: str) -> Compiled:
     if not draft:
         check_limits(spec)
         timings["limits"] = perf_counter() - began
-    pipeline = DRAFT if draft else _WIDE if arithmetic == "float64" else PIPELINE
+    pipeline = DRAFT if draft else _pipeline(arithmetic, bound)
     for uses in spec.variants:
         try:
             plan, found = _variant(spec, uses, timings, pipeline)
@@ -129,8 +137,14 @@ def _compiled(spec: LossSpec, draft: bool, arithmetic: str) -> Compiled:
         stages = stages or found
         plans.append(plan)
     if len({plan.stable.arithmetic for plan in plans}) > 1:  # a module has one
-        return _compiled(spec, draft, "float64")
+        return _compiled(spec, draft, "float64", bound)
     return Compiled(spec, tuple(plans), stages, timings, draft)
+
+
+def _pipeline(arithmetic: str, bound: float = BOUND) -> tuple[_Pass, ...]:
+    """With the least that is tried."""
+    measured = partial(certify, arithmetic=arithmetic, bound=bound)
+    return differentiate, stabilize, measured, schedule
 
 
 def _as_written(
@@ -140,7 +154,7 @@ def _as_written(
     if parse(spec, uses).sums == parse(spec, uses, whole=True).sums:
         return None
     try:
-        plan, stages = _variant(spec, uses, timings, _WIDE, whole=True)
+        plan, stages = _variant(spec, uses, timings, _pipeline("float64"), whole=True)
     except CompileError:
         return None
     if error.cheapest is None:
@@ -209,7 +223,9 @@ def _measured(error: Inaccurate, spec: LossSpec, uses: frozenset[str]) -> float:
     scale = spec.accuracy.scale if spec.accuracy else 0.0
     free = Accuracy(ulp=_ANYTHING, scale=scale, reason="to be measured")
     try:
-        plan, _ = _variant(spec.model_copy(update={"accuracy": free}), uses, {}, _WIDE)
+        plan, _ = _variant(
+            spec.model_copy(update={"accuracy": free}), uses, {}, _pipeline("float64")
+        )
     except CompileError:
         return math.inf
     trial = plan.stable.trial

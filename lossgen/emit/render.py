@@ -35,6 +35,7 @@ from lossgen.lower.constants import MASKED
 from lossgen.lower.functions import lowered
 from lossgen.lower.model import RowModel
 from lossgen.passes.inaccurate import Inaccurate
+from lossgen.passes.worst import BOUND, ENOUGH
 from lossgen.paths import templates_dir
 from lossgen.spec.model import Input, LossSpec
 from lossgen.spec.spelling import said
@@ -55,7 +56,10 @@ def render_module(compiled: Compiled, standalone: bool = False) -> str:
     except Inaccurate as error:  # of the torch program, which is arranged differently
         if compiled.arithmetic == "float64":
             raise
-        wide = compile_loss(compiled.spec, arithmetic="float64")
+        spec = compiled.spec
+        if not spec.accuracy and compiled.bound < ENOUGH and error.scaled <= ENOUGH:
+            return render_module(compile_loss(spec, bound=ENOUGH), standalone)
+        wide = compile_loss(spec, arithmetic="float64")
         return render_module(wide.after(error.scaled), standalone)
     text = _rendered(found, loss, standalone)
     text = _format(text, compiled.spec.name)
@@ -215,6 +219,7 @@ def _loss(compiled: Compiled) -> dict[str, Any]:
         "draft": compiled.draft,
         "device": "device64" if compiled.arithmetic == "float64" else "device",
         "tiled": compiled.arithmetic == "float32",
+        "bound": None if compiled.bound == BOUND else compiled.bound,
         "parameters": parameters,
         "inputs": inputs,
         "streams": [i for i in inputs if i["kind"] == "class"],

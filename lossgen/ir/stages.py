@@ -191,6 +191,7 @@ class StableLoss(GradedLoss):
     certificate: Certificate | None = field(default=None, compare=False)
     trial: Any = field(default=None, repr=False, compare=False)  # passes.certify.Trial
     arithmetic: str = "float32"  # of every operation; or float64, of numbers that are float32
+    bound: float = 4.0  # ulp / (1 + kappa) that the certificate allows, unless the spec states it
     refused: float = 0.0  # ulp / (1 + kappa) of the best cheaper program in float32; 0: not tried
     cost: float = 1.0  # times the operations per class of the cheapest program
     masks: str = "limit"  # what a masked class gives: a limit; or NaN where the formula has NaN

@@ -60,7 +60,7 @@ from lossgen.passes.truth import (
     is_undone_by_masks,
     true_row,
 )
-from lossgen.passes.worst import ALIKE, TINY, Worst, off
+from lossgen.passes.worst import ALIKE, BOUND, ENOUGH, TINY, Worst, off
 
 __all__ = ["Trial", "certify", "dearer_than", "unmeasured"]
 
@@ -73,28 +73,34 @@ _ONE = mp.mpf(1)
 ROUNDS, MOVES, SEEDS = 3, 5, 2
 
 
-def certify(stable: StableLoss, arithmetic: str = "float32") -> StableLoss:
+def certify(stable: StableLoss, arithmetic: str = "float32", bound: float = BOUND) -> StableLoss:
     """Attach the certificate; choose clamping at z = ±inf, and the cheapest program that is
-    accurate enough: in float32, else in float64.
+    accurate enough: in float32 to ``BOUND`` or else to ``ENOUGH``, else in float64.
 
     Args:
         arithmetic: the least that is tried.
+        bound: the tightest that is tried in float32.
 
     Raises:
         CompileError: every program has an error above the bound; with the point where it was found.
     """
     cheapest, *dearer = ladder(stable)
-    rungs = [r for r in (cheapest, *dearer) if arithmetic in ("float32", r.arithmetic)]
+    wide = arithmetic == "float64"
+    rungs = [
+        r for r in (cheapest, *dearer) if r.arithmetic == "float64" or not (wide or r.bound < bound)
+    ]
     refused: list[Inaccurate] = []
     for rung in rungs:
         if rung.masks == "as written" and all(e.scaled < inf for e in refused):
             break  # no NaN to be forgiven
+        if bound < rung.bound < _narrowest(refused):
+            continue  # as inaccurate as it was
         try:
             found = _certified(rung)
         except Inaccurate as error:
             refused.append(error)
         else:
-            if rung is cheapest:
+            if replace(rung, bound=cheapest.bound) == cheapest:
                 return found
             return dearer_than(found, cheapest, _narrowest(refused))
     raise refused[-1].of_rungs(cheapest, _narrowest(refused))
@@ -113,10 +119,13 @@ def _narrowest(refused: Sequence[Inaccurate]) -> float:
 def ladder(stable: StableLoss) -> list[StableLoss]:
     """The programs of a loss, cheapest first."""
     programs = [stable] if stable.dearer is None else [stable, stable.dearer]
+    narrow = (
+        [("float32", BOUND)] if stable.spec.accuracy else [("float32", BOUND), ("float32", ENOUGH)]
+    )
     return [
-        replace(program, arithmetic=arithmetic, masks=masks)
+        replace(program, arithmetic=arithmetic, bound=bound, masks=masks)
         for masks in ("limit", "as written")
-        for arithmetic in ("float32", "float64")
+        for arithmetic, bound in (*narrow, ("float64", BOUND))
         for program in programs
     ]
 
@@ -136,7 +145,7 @@ def _clamped(stable: StableLoss) -> StableLoss:
 
 def _certified(stable: StableLoss) -> StableLoss:
     stable = _clamped(stable)
-    worst = Worst(stable.spec, stable.arithmetic, stable.masks)
+    worst = Worst(stable.spec, stable.arithmetic, stable.masks, stable.bound)
     if is_scalar(stable):
         certify_scalar(stable, worst)
     trial = Trial(stable, worst, RoundedRows(schedule(stable)))
@@ -309,7 +318,7 @@ class Trial:
             return False
         spec = self.stable.spec
         for step in (0.0, _BESIDE, -_BESIDE):
-            beside = shaken(spec, row, step) if step else row
+            beside = shaken(spec, row, step, least=0.0) if step else row
             exact, written = true_row(spec, beside) if step else truth, as_written(spec, beside)
             if exact is not None and written is not None and error <= ALIKE * apart(exact, written):
                 return True

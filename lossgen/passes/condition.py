@@ -112,21 +112,27 @@ def of_roundings(spec: LossSpec, row: Row) -> Truth | None:
     return true_row(spec, shaken(spec, row))
 
 
-def shaken(spec: LossSpec, row: Row, step: float = _ULP) -> Row:
+def shaken(spec: LossSpec, row: Row, step: float = _ULP, least: float = 1.0) -> Row:
     """The row with every number moved by so much, up and down in turn.
 
-    Logits count as 1 at least: whatever they are, their softmax is rounded to an ulp of itself.
+    Logits count as ``least`` at least: whatever they are, their softmax is rounded to an ulp of
+    itself.
     """
     streams = {
-        n: v if spec.inputs[n].values else _shaken(v, -step, spec.inputs[n].domain)
+        n: v if spec.inputs[n].values else _shaken(v, -step, least, spec.inputs[n].domain)
         for n, v in row.streams.items()
     }
-    return replace(row, x=_shaken(row.x, step, None), streams=streams)
+    return replace(row, x=_shaken(row.x, step, least, None), streams=streams)
 
 
-def _shaken(values: tuple[float, ...], size: float, domain: Interval | None) -> tuple[float, ...]:
+def _shaken(
+    values: tuple[float, ...], size: float, least: float, domain: Interval | None
+) -> tuple[float, ...]:
     steps = [(-1) ** j * size for j in range(len(values))]
     if domain is None or (np.isinf(domain.lo) and np.isinf(domain.hi)):
-        return tuple(v + step * max(abs(v), 1.0) for v, step in zip(values, steps, strict=True))
+        return tuple(
+            v + step * (max(abs(v), least) or 1.0) if np.isfinite(v) else v
+            for v, step in zip(values, steps, strict=True)
+        )
     moved = [v * (1 + step) if v else step for v, step in zip(values, steps, strict=True)]
     return tuple(m if domain.contains(m) else v for v, m in zip(values, moved, strict=True))

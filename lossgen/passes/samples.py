@@ -90,6 +90,7 @@ _ALWAYS: tuple[Shape, ...] = (
     Shape(other=40.0, near=0.1),
     Shape(other=90.0),
     Shape(other=86.0, near=1.0),
+    Shape(other=96.0, near=1.0),
     Shape(other=1e4),
     Shape(target=1e4),
     Shape(tied="all", near=0.1),

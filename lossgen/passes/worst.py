@@ -12,9 +12,10 @@ from lossgen.ir.stages import Certificate
 from lossgen.passes.inaccurate import Inaccurate
 from lossgen.spec.model import LossSpec
 
-__all__ = ["ALIKE", "BOUND", "LEAST", "TINY", "Worst", "off"]
+__all__ = ["ALIKE", "BOUND", "ENOUGH", "LEAST", "TINY", "Worst", "off"]
 
 BOUND = 4.0  # unless the spec states another
+ENOUGH = 16.0  # in float32, where no program meets it: sooner than twice the time in float64
 TINY = 1e-37
 #: In float64 terms of size 1 cancel to 4 ulp of this: what float64 autograd of the formula gives.
 LEAST = 1e-9
@@ -26,13 +27,19 @@ _LARGEST = mp.mpf(2) ** 128 * (1 - mp.mpf(2) ** -25)  # from here on float32 rou
 class Worst:
     """The largest errors so far."""
 
-    def __init__(self, spec: LossSpec, arithmetic: str = "float32", masks: str = "limit") -> None:
+    def __init__(
+        self,
+        spec: LossSpec,
+        arithmetic: str = "float32",
+        masks: str = "limit",
+        bound: float = BOUND,
+    ) -> None:
         self.arithmetic, self.masks = arithmetic, masks
         self.scale = spec.accuracy.scale if spec.accuracy else 0.0
         if arithmetic == "float64":
             self.scale = max(self.scale, LEAST)
         self.strict = {"loss": (0.0, 0.0), "gradient": (0.0, 0.0)}  # relative on every row
-        self.bound = spec.accuracy.ulp if spec.accuracy else BOUND
+        self.bound = spec.accuracy.ulp if spec.accuracy else bound
         self.loss = (0.0, 0.0, "")
         self.gradient = (0.0, 0.0, "")
         self.rows: dict[str, Row] = {}  # where they were found
@@ -93,7 +100,7 @@ class Worst:
             bound=self.bound,
             scale=self.scale,
             masks=self.masks,
-            dominated=dominated and not self.scale,
+            dominated=dominated and self.scale < 1.0,
         )
 
 

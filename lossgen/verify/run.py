@@ -140,7 +140,7 @@ def verify(
     from lossgen.cache import load
 
     module = load(name_or_path)
-    spec = stated(spec, module.LOSS.variants[0].arithmetic)
+    spec = stated(spec, module.LOSS.variants[0])
     results = []
     for found in _each(module, spec, backends, device, examples):
         results.append(found)

@@ -93,7 +93,7 @@ class _Search:
     def __post_init__(self) -> None:
         stable = self.plan.stable
         self.trial = Trial(
-            stable, Worst(stable.spec, stable.arithmetic, stable.masks), self.evaluate
+            stable, Worst(stable.spec, stable.arithmetic, stable.masks, stable.bound), self.evaluate
         )
 
     def run(self, until: float) -> None:

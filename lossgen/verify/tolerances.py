@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lossgen.errors import VerificationError
 from lossgen.passes.worst import BOUND, LEAST
+from lossgen.runtime.arguments import Variant
 from lossgen.spec.model import Accuracy, LossSpec
 
 __all__ = ["EAGER", "FLOOR", "ROUNDING", "compare", "further", "least", "slack", "stated"]
@@ -32,12 +33,14 @@ def slack(spec: LossSpec) -> float:
     return min(WIDEST, max(1.0, spec.accuracy.ulp / 4.0)) if spec.accuracy else 1.0
 
 
-def stated(spec: LossSpec, arithmetic: str) -> LossSpec:
-    """``spec`` with the accuracy that a certificate in this arithmetic is about."""
-    if arithmetic == "float32":
+def stated(spec: LossSpec, variant: Variant) -> LossSpec:
+    """``spec`` with the accuracy that the certificate of its kernels is about."""
+    wide = variant.arithmetic == "float64"
+    if not wide and variant.bound == BOUND:
         return spec
-    ulp = spec.accuracy.ulp if spec.accuracy else BOUND
-    own = Accuracy(ulp=ulp, scale=max(least(spec), LEAST), reason=f"computed in {arithmetic}")
+    scale = max(least(spec), LEAST) if wide else least(spec)
+    reason = f"computed in {variant.arithmetic}"
+    own = Accuracy(ulp=variant.bound, scale=scale, reason=reason)
     return spec.model_copy(update={"accuracy": own})
 
 

@@ -14,6 +14,7 @@ import mpmath as mp
 __all__ = ["FUNCTIONS", "OPERATIONS", "Dual", "Kink", "NotReal", "holds", "larger"]
 
 _CLOSE = mp.mpf(10) ** -15  # relative distance from a kink at which its side is anybody's guess
+_NOTHING = mp.mpf(10) ** -300
 _FAR = mp.mpf(10) ** 33  # beyond what stands for -inf: no exponential of it
 
 
@@ -183,7 +184,7 @@ _exp, _log = FUNCTIONS["exp"], FUNCTIONS["log"]
 # ------------------------------------------------------------------------------- kinks
 def _split(a: Dual, b: Dual) -> None:
     """Refuse to say which of two is larger where they are nearly equal."""
-    if abs(a.value - b.value) <= _CLOSE * (abs(a.value) + abs(b.value) + mp.mpf(10) ** -300):
+    if abs(a.value - b.value) <= _CLOSE * (abs(a.value) + abs(b.value) + _NOTHING):
         raise Kink
 
 
@@ -217,7 +218,7 @@ def _abs(a: Dual) -> Dual:
 
 
 def _sign(a: Dual) -> Dual:
-    if a.value == 0 and any(a.slopes):
+    if abs(a.value) <= _NOTHING and any(a.slopes):  # a masked class's p is 0, or a little more
         raise Kink
     return a.constant(mp.sign(a.value))
 

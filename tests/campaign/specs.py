@@ -221,8 +221,8 @@ def promised(exact: Truth, spec: Spec, row: Row, promise: Promise) -> Truth:
     if promise.double:
         with mp.workprec(53):
             written = _exact(spec, row)
-            overflows = written and not _exact(spec, row, largest=mp.mpf(2) ** 1024)
-        if overflows:
+            real = written and _exact(spec, row, largest=mp.mpf(2) ** 1024)
+        if not real:
             slack_value = slack_slope = mp.inf
         elif written is not None:
             lost = [abs(a - b) for a, b in zip(written[0].slopes, exact.slopes, strict=True)]
@@ -258,20 +258,19 @@ def _exact(spec: Spec, row: Row, largest: Any = mp.inf) -> tuple[Dual, bool] | N
     """The value and whether it has a gradient; None where there is no real value."""
     differentiable = [n for n, role in spec.streams.items() if role == "logits"]
     masked = any(v == -mp.inf for v in row.x)
-    found = []
-    for far in _MASKED if masked else _MASKED[:1]:
+
+    def at(far: Any) -> Dual | None:
         logits = [-far if v == -mp.inf else v for v in row.x]
         try:
-            found.append(
-                evaluate(
-                    spec.formula, row.y, logits, row.classes, row.scalars, differentiable, largest
-                )
+            return evaluate(
+                spec.formula, row.y, logits, row.classes, row.scalars, differentiable, largest
             )
-        except (NotReal, ZeroDivisionError, ValueError, OverflowError):
+        except (NotReal, ZeroDivisionError, ValueError, OverflowError, Kink):
             return None
-        except Kink:
-            return None
-    first, last = found[0], found[-1]
+
+    first, last = (at(far) for far in (_MASKED if masked else _MASKED[:1] * 2))
+    if first is None or last is None:
+        return None
     numbers = zip((first.value, *first.slopes), (last.value, *last.slopes), strict=True)
     if any(
         abs(a - b) > mp.mpf(10) ** -20 * (abs(a) + abs(b))
