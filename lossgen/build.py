@@ -14,6 +14,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from difflib import unified_diff
 from functools import partial
+from itertools import compress
 from multiprocessing import get_context
 from pathlib import Path
 from secrets import token_hex
@@ -75,6 +76,7 @@ class Rendered:
 
     name: str
     text: str  # the module's source
+    stub: str  # its section of ``losses.pyi``
     timings: dict[str, float]  # seconds per pass, in pipeline order
 
 
@@ -163,6 +165,9 @@ def build(
         folder / f"{item.name}.py" for folder, item in zip(folders, rendered, strict=True)
     )
     wanted = {path: item.text for path, item in zip(modules, rendered, strict=True)}
+    if out_dir is None:
+        own = (folder == paths.generated_dir() for folder in folders)
+        wanted |= _stub({r.name: r.stub for r in compress(rendered, own)}, all_specs)
     for folder in sorted(set(folders)) if standalone else ():
         wanted |= _vendored_runtime(folder)
     orphans = _orphans(set(folders), wanted) if all_specs else []
@@ -187,6 +192,7 @@ def render(path: Path, standalone: bool = False, draft: bool = False) -> Rendere
     """Compile one spec to source text, timing every pass; a draft is not checked."""
     from lossgen.compiler import compile_loss, dearest
     from lossgen.emit.render import render_module
+    from lossgen.emit.stub import stub
     from lossgen.spec.load import load_spec
 
     try:
@@ -204,7 +210,7 @@ def render(path: Path, standalone: bool = False, draft: bool = False) -> Rendere
     except Exception as error:
         raise CompilerBug(f"while compiling {path}: {type(error).__name__}: {error}") from error
     timings = {"load": loaded - start, **compiled.timings, "render": done - passed}
-    return Rendered(spec.name, text, timings)
+    return Rendered(spec.name, text, stub(spec), timings)
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -282,6 +288,18 @@ def _attempt(make: _Make, path: Path) -> Rendered | str:
         return make(path)
     except LossgenError as error:
         return str(error)
+
+
+def _stub(signatures: dict[str, str], all_specs: bool) -> dict[Path, str]:
+    """The file of the catalogue's signatures with these, which are all there are or take the place
+    of their like."""
+    if not signatures:
+        return {}
+    from lossgen.emit.stub import assembled, sections
+
+    path = paths.stub_file()
+    others = {} if all_specs else sections(_read(path) or "")
+    return {path: assembled(others | signatures)}
 
 
 def _vendored_runtime(folder: Path) -> dict[Path, str]:

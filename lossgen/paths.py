@@ -22,6 +22,7 @@ __all__ = [
     "runtime_dir",
     "spec_names",
     "specs_dir",
+    "stub_file",
     "templates_dir",
 ]
 
@@ -57,6 +58,11 @@ def specs_dir() -> Path:
 def generated_dir() -> Path:
     """The checked-in output of ``lossgen build --all``."""
     return data_root() / "generated"
+
+
+def stub_file() -> Path:
+    """The signatures of the catalogue, for type checkers: beside the module ``lossgen.losses``."""
+    return (PACKAGE if installed() else data_root() / PACKAGE.name) / "losses.pyi"
 
 
 def runtime_dir() -> Path:

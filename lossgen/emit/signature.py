@@ -14,11 +14,13 @@ __all__ = ["Argument", "FunctionView", "functions"]
 
 @dataclass(frozen=True)
 class Argument:
-    """As Python source; without ``default`` it is required."""
+    """As Python source; without ``default`` it is required.  ``choices`` is what ``losses.pyi``
+    calls the values that a text may have."""
 
     name: str
     type: str
     default: str | None = None
+    choices: str | None = None
 
 
 _HIDDEN = (Argument("hidden", "Tensor"), Argument("linear_weight", "Tensor"))
@@ -27,12 +29,12 @@ _SOFTCAP = Argument("softcap", "float | None", "None")
 _TEMPERATURE = Argument("temperature", "float", "1.0")
 _SHIFT = Argument("shift", "int", "0")
 _BUDGET = Argument("memory_budget", "int | None", "None")
-_SCHEDULE = Argument("schedule", "str", '"auto"')
+_SCHEDULE = Argument("schedule", "str", '"auto"', "_Schedule")
 _FILTER = Argument("filter", "bool", "True")
 _SKIP = Argument("skip_ignored", "bool | None", "None")
 _IGNORE = Argument("ignore_index", "int", "-100")
-_REDUCTION = Argument("reduction", "str", '"mean"')
-_BACKEND = Argument("backend", "str", '"auto"')
+_REDUCTION = Argument("reduction", "str", '"mean"', "_Reduction")
+_BACKEND = Argument("backend", "str", '"auto"', "_Backend")
 _INPLACE = Argument("inplace_grad", "bool", "False")
 _CLASS_DIM = Argument("class_dim", "int | None", "None")
 

@@ -28,7 +28,7 @@ def test_build_writes_then_leaves_alone(lossgen, catalogue):
     assert "differentiate" in ran.out  # time per pass
     before = target.stat().st_mtime_ns
     ran = lossgen("build", "first")
-    assert "0 written, 0 removed, 1 unchanged" in ran.out
+    assert "0 written, 0 removed, 2 unchanged" in ran.out
     assert target.stat().st_mtime_ns == before
 
 
@@ -197,3 +197,22 @@ def test_installed_catalogue_is_not_rebuilt_in_place(lossgen, catalogue, monkeyp
     assert ran.code == 2
     assert "the installed catalogue is not for rebuilding" in ran.err
     assert lossgen("build", "--all", "-o", "out").code == 0
+
+
+def test_signatures_are_built_and_checked(lossgen, catalogue, edit):
+    stub = catalogue / "lossgen" / "losses.pyi"
+    assert lossgen("build", "--all").code == 0
+    assert (
+        "def first_loss(logits: Tensor, target: Tensor, *, strength: float = 1" in stub.read_text()
+    )
+    assert "class LinearSecondLoss(Module):" in stub.read_text()
+    edit("second", "strength", "power")
+    ran = lossgen("build", "--all", "--check")
+    assert ran.code == 1
+    assert f"{stub}: out of date" in ran.err
+    assert lossgen("build", "second").code == 0  # one section in place of its like
+    assert "power: float = 1" in stub.read_text()
+    assert lossgen("build", "--all", "--check").code == 0
+    (catalogue / "specs" / "second.yaml").unlink()
+    assert lossgen("build", "--all").code == 0
+    assert "second" not in stub.read_text()
