@@ -6,6 +6,7 @@ fuses it into Triton kernels and proves the result against autograd and mpmath::
     import lossgen
     loss = lossgen.load("my_loss.yaml")           # the path of a spec, or a catalogue name
     from lossgen.losses import gce_loss, GCELoss   # the same functions by name
+    loss = lossgen.loss("-(1 - p[y])**gamma * logp[y]", gamma=2.0)   # without a file
 
 ``import lossgen`` is cheap: torch, SymPy and the compiler are imported at first use.
 """
@@ -19,8 +20,10 @@ if TYPE_CHECKING:
     from lossgen.build import build
     from lossgen.cache import load
     from lossgen.compiler import compile_loss
+    from lossgen.curves import compare
     from lossgen.derivation import explain
     from lossgen.errors import LossgenError
+    from lossgen.inline import loss
     from lossgen.runtime.memory import empty_cache, set_cache_limit
     from lossgen.spec.model import LossSpec
     from lossgen.verify import verify
@@ -30,10 +33,12 @@ __all__ = [
     "LossgenError",
     "__version__",
     "build",
+    "compare",
     "compile_loss",
     "empty_cache",
     "explain",
     "load",
+    "loss",
     "set_cache_limit",
     "verify",
 ]
@@ -45,10 +50,12 @@ _HOMES = {
     "LossSpec": "lossgen.spec.model",
     "LossgenError": "lossgen.errors",
     "build": "lossgen.build",
+    "compare": "lossgen.curves",
     "compile_loss": "lossgen.compiler",
     "empty_cache": "lossgen.runtime.memory",
     "explain": "lossgen.derivation",
     "load": "lossgen.cache",
+    "loss": "lossgen.inline",
     "set_cache_limit": "lossgen.runtime.memory",
     "verify": "lossgen.verify",
 }

@@ -13,9 +13,9 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from hashlib import sha256
 from importlib import import_module
 from importlib.abc import InspectLoader, MetaPathFinder
@@ -28,7 +28,7 @@ from lossgen import paths
 from lossgen.options import options
 from lossgen.runtime import store
 
-__all__ = ["cache_dir", "load"]
+__all__ = ["cache_dir", "load", "load_text"]
 
 __path__: list[str] = []  # its submodules are found by _Cached
 #: What a spec is compiled with, beside ``lossgen`` itself.
@@ -62,12 +62,25 @@ def load(name_or_path: str | Path, *, draft: bool = False) -> ModuleType:
     by_name = str(name_or_path) == path.stem
     if by_name and (paths.generated_dir() / f"{path.stem}.py").is_file():
         return _import(f"lossgen.losses.{path.stem}")
-    name = _name(path, draft)
+    return _loaded(partial(_name, path, draft), partial(_compiled, path, draft))
+
+
+def load_text(stem: str, text: str, file: str, draft: bool = False) -> ModuleType:
+    """As ``load``, of the text of a spec; ``file`` is what error messages call it."""
+    source = text.encode(errors="surrogatepass")
+    facts = (_compiler(paths.data_root()), "text", draft, source, _compared_with(source))
+    name = _digested(stem, facts)
+    return _loaded(lambda: name, partial(_compiled_text, text, file, draft))
+
+
+def _loaded(name_now: Callable[[], str], compiled: Callable[[], str]) -> ModuleType:
+    """The module of the name that a spec has now, which is compiled if need be."""
+    name = name_now()
     while f"{__name__}.{name}" not in sys.modules and name not in _TEXTS:
-        text = _found_or_made(name, path, draft)
-        if _name(path, draft) == name:  # else it was edited meanwhile
+        text = _found_or_made(name, name_now, compiled)
+        if name_now() == name:  # else it was edited meanwhile
             _TEXTS.setdefault(name, text)
-        name = _name(path, draft)
+        name = name_now()
     return _import(f"{__name__}.{name}")
 
 
@@ -86,7 +99,11 @@ def _name(path: Path, draft: bool = False) -> str:
         source = b""  # the compiler says why
     specs = path.parent.name == "specs"
     facts = (_compiler(paths.data_root()), path.name, specs, draft, source, _compared_with(source))
-    stem = path.stem if path.stem.isidentifier() else "loss"
+    return _digested(path.stem, facts)
+
+
+def _digested(stem: str, facts: tuple[object, ...]) -> str:
+    stem = stem if stem.isidentifier() else "loss"
     return f"{stem}_{sha256(repr(facts).encode(errors='surrogateescape')).hexdigest()[:32]}"
 
 
@@ -135,7 +152,7 @@ def _file(name: str) -> Path:
     return cache_dir() / "specs" / f"{name}.py"
 
 
-def _found_or_made(name: str, path: Path, draft: bool) -> str:
+def _found_or_made(name: str, name_now: Callable[[], str], compiled: Callable[[], str]) -> str:
     """The source of the module; one process compiles it."""
     file, text = _file(name), None
     try:
@@ -148,20 +165,26 @@ def _found_or_made(name: str, path: Path, draft: bool) -> str:
             if kept is not None:
                 return kept.decode()
             store.tidy(file, alone)
-            text = _compiled(path, draft)
-            if _name(path, draft) == name:
+            text = compiled()
+            if name_now() == name:
                 store.write(file, text.encode())
     except OSError as error:
         where = error.filename if isinstance(error, store.Untrusted) else file.parent
         reason = f"{where}: {error.strerror or error}"
         store.warn_once(f"{reason}; specs are compiled again in each process")
-    return _compiled(path, draft) if text is None else text
+    return compiled() if text is None else text
 
 
 def _compiled(path: Path, draft: bool) -> str:
     with _IMPORTING:
         from lossgen.build import render
     return render(path, draft=draft).text
+
+
+def _compiled_text(text: str, file: str, draft: bool) -> str:
+    with _IMPORTING:
+        from lossgen.build import render_text
+    return render_text(text, file, draft)
 
 
 # ---------------------------------------------------------------------------- modules
