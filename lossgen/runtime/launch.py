@@ -12,6 +12,7 @@ import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -68,10 +69,14 @@ def config(
 ) -> Config:
     """The launch of kernel ``role`` for rows of ``n_classes``; ``streams``: class inputs beside
     the logits, which share the registers; ``heavy``: see ``is_heavy``."""
+    return _configured(role, n_classes, hip, heavy or streams > 0, heavy)
+
+
+@lru_cache
+def _configured(role: str, n_classes: int, hip: bool, crowded: bool, heavy: bool) -> Config:
     width = max(16, 1 << max(0, n_classes - 1).bit_length())
     if n_classes <= _SHORT:
         return Config(width, 2 if hip else 4, rows=_SHORT_ROWS)
-    crowded = heavy or streams > 0
     one_tile = role == "fused" and width <= _ONE_TILE >> 2 * crowded
     block = width if one_tile else min(width, _LARGEST_TILE[role] >> heavy)
     held = _HELD >> crowded if one_tile else 8
@@ -120,13 +125,13 @@ def n_splits(n_rows: int, n_classes: int, block: int, processors: int) -> int:
     return 1 << (min(wanted, most).bit_length() - 1)
 
 
-def _splits(variant: Variant, batch: Batch) -> int:
-    """Programs per row of the forward."""
+def _forward_launch(variant: Variant, batch: Batch) -> tuple[Config, int]:
+    """The launch of the forward, and its programs per row."""
     chosen, logits = _config("forward", variant, batch), batch.logits
     if variant.merge_kernel is None or chosen.rows > 1:
-        return 1
+        return chosen, 1
     rows, classes = logits.shape
-    return n_splits(rows, classes, chosen.block, processors(logits))
+    return chosen, n_splits(rows, classes, chosen.block, processors(logits))
 
 
 def _overwrites(logits: Tensor, outs: Sequence[Tensor | None]) -> bool:
@@ -182,6 +187,10 @@ def _targets(
 def forward(variant: Variant, batch: Batch) -> tuple[Tensor, Tensor]:
     """Results [outputs, N], float32, and saved statistics [n_saved, N] of the arithmetic."""
     batch = batch.in_memory()
+    return _forward(variant, batch, *_forward_launch(variant, batch))
+
+
+def _forward(variant: Variant, batch: Batch, chosen: Config, splits: int) -> tuple[Tensor, Tensor]:
     logits = batch.logits
     rows, classes = logits.shape
     loss = torch.empty(batch.n_out, rows, dtype=torch.float32, device=logits.device)
@@ -189,8 +198,6 @@ def forward(variant: Variant, batch: Batch) -> tuple[Tensor, Tensor]:
     saved = torch.empty(variant.n_saved, rows, dtype=real, device=logits.device)
     if rows == 0:
         return loss, saved
-    chosen = _config("forward", variant, batch)
-    splits = _splits(variant, batch)
     state = saved
     if splits > 1:
         shape = (variant.n_state, splits, rows)
@@ -257,10 +264,12 @@ def fused(
     if rows == 0:
         return loss
     chosen = _config("fused", variant, batch)
-    if not chosen.one_tile and _splits(variant, batch) > 1 and not _overwrites(logits, outs):
-        loss, saved = forward(variant, batch)
-        _backward_into(variant, batch, saved, grad_rows, outs)
-        return loss
+    if not chosen.one_tile and not _overwrites(logits, outs):
+        first, splits = _forward_launch(variant, batch)
+        if splits > 1:
+            loss, saved = _forward(variant, batch, first, splits)
+            _backward_into(variant, batch, saved, grad_rows, outs)
+            return loss
     pointers, strides, want = _targets(batch, outs)
     with running_on(logits):
         variant.fused_kernel[(-(-rows // chosen.rows),)](
