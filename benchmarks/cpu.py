@@ -285,7 +285,10 @@ def main() -> None:
     torch.manual_seed(0)
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
     compiled = bool(compiler) and not options.no_compile
-    results: dict[str, Any] = {**about(options), "sample": SAMPLE}
+    results: dict[str, Any] = {
+        **about(options.threads, rows=options.rows, classes=options.classes, rounds=options.rounds),
+        "sample": SAMPLE,
+    }
     results["speed"] = speed(options, compiled)
     results["scaling"] = scaling(options)
     if not options.no_linear:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import platform
 from datetime import datetime, timezone
@@ -54,8 +53,8 @@ def bars(name: str, timings: dict[str, Timing]) -> dict[str, Any]:
     return found
 
 
-def about(options: argparse.Namespace) -> dict[str, Any]:
-    """Machine, versions, date and sizes."""
+def about(threads: int, **sizes: int) -> dict[str, Any]:
+    """Machine, versions, date, and the sizes of what is measured."""
     compiler = find_compiler()
     versions = {"python": platform.python_version(), "torch": torch.__version__}
     versions["lossgen"] = metadata.version("lossgen")
@@ -63,12 +62,10 @@ def about(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "processor": processor(),
-        "threads": options.threads,
+        "threads": threads,
         "versions": versions,
-        "rows": options.rows,
-        "classes": options.classes,
         "dtype": "float32",
-        "rounds": options.rounds,
+        **sizes,
     }
 
 

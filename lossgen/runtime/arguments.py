@@ -150,7 +150,10 @@ def numbers(loss: str, declared: Sequence[Parameter], values: Sequence[Any]) -> 
     """
     found: list[Any] = []
     for parameter, given in zip(declared, values, strict=True):
-        if type(given) is float and parameter.lo < given < parameter.hi and not parameter.integer:
+        if type(given) is float and (
+            given == parameter.off
+            or (parameter.lo < given < parameter.hi and not parameter.integer)
+        ):
             found.append(given)  # what nearly every call has
             continue
         value: Any = parameter.off if given is None else given

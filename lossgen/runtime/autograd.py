@@ -21,7 +21,9 @@ from lossgen.runtime.batch import Batch, compute_dtype, reduced
 from lossgen.runtime.memory import empty_like
 from lossgen.runtime.tensors import FORWARD_MODE, outside_the_graph, symbolic, watched
 
-__all__ = ["Call", "Fused", "Rows", "module_of", "once", "seen"]
+__all__ = ["OVERWRITTEN", "Call", "Fused", "Rows", "gradients_of", "module_of", "once", "seen"]
+
+OVERWRITTEN = "a second backward needs the logits, which inplace_grad=True has overwritten"
 
 _TWICE = (
     "the gradient cannot be differentiated a second time; use the formula in torch where a second "
@@ -51,6 +53,10 @@ class Call:
     def detached(self) -> Call:
         """Without the tensors, which autograd holds."""
         return replace(self, batch=self.batch.without_tensors())
+
+    def with_numbers(self, values: Sequence[float]) -> Call:
+        """The same with other parameters."""
+        return replace(self, batch=replace(self.batch, parameters=tuple(values)))
 
     @property
     def module(self) -> ModuleType:
@@ -122,8 +128,7 @@ class Rows(torch.autograd.Function):
         wanted = call.wanted(ctx.needs_input_grad[1:])
         if grad_rows is None or not any(wanted):
             return (None,) * (1 + len(tensors))
-        found = iter(_Gradients.apply(call, wanted, grad_rows, saved, *tensors))
-        return None, *call.spread([next(found) if want else None for want in wanted])
+        return None, *call.spread(gradients_of(call, wanted, grad_rows, saved, tensors))
 
     @staticmethod
     def jvp(ctx: Any, *_: Any) -> Any:
@@ -137,6 +142,18 @@ class Rows(torch.autograd.Function):
         return fold.over(
             lambda *parts: Rows.apply(call, *parts), info.batch_size, dims[1:], axes, tensors, 1
         )
+
+
+def gradients_of(
+    call: Call,
+    wanted: tuple[bool, ...],
+    grad_rows: Tensor,
+    saved: Tensor,
+    tensors: Sequence[Tensor | None],
+) -> tuple[Tensor | None, ...]:
+    """Those of the rows, None where not wanted; an error when they are differentiated."""
+    found = iter(_Gradients.apply(call, wanted, grad_rows, saved, *tensors))
+    return tuple(next(found) if want else None for want in wanted)
 
 
 class _Gradients(torch.autograd.Function):
@@ -223,10 +240,7 @@ class Fused(torch.autograd.Function):
         call: Call = ctx.call
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None and ctx.reused:
-            raise RuntimeError(
-                f"{call.loss}: a second backward needs the logits, which inplace_grad=True has "
-                "overwritten"
-            )
+            raise RuntimeError(f"{call.loss}: {OVERWRITTEN}")
         tensors = ctx.saved_tensors  # unpacked once: a checkpoint recomputes it
         batch = call.batch.with_tensors(tensors)
         with torch.no_grad():

@@ -11,9 +11,19 @@ import torch
 from torch import Tensor
 
 from lossgen.runtime.arguments import Variant
+from lossgen.runtime.layout import classes_last
 from lossgen.runtime.tensors import in_memory
 
-__all__ = ["Batch", "arithmetic", "compute_dtype", "reduced", "scaled", "unit_stride", "wider"]
+__all__ = [
+    "Batch",
+    "arithmetic",
+    "compute_dtype",
+    "reduced",
+    "rows_of",
+    "scaled",
+    "unit_stride",
+    "wider",
+]
 
 
 def compute_dtype(logits: Tensor) -> torch.dtype:
@@ -52,6 +62,11 @@ def scaled(
         value.to(ratio.dtype) * ratio if i == k and value is not None else value
         for i, value in enumerate(inputs)
     )
+
+
+def rows_of(vector: Tensor, axis: int, classes: int) -> Tensor:
+    """[N, V] with class stride 1, of a tensor that has its classes on ``axis``."""
+    return unit_stride(classes_last(vector, axis).reshape(-1, classes))
 
 
 def unit_stride(rows: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import ctypes
 from collections import deque
 from collections.abc import Sequence
 from ctypes import POINTER, c_double, c_float, c_int, c_int64, c_uint, c_void_p
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -21,14 +22,17 @@ from lossgen.runtime.tensors import in_memory
 
 __all__ = ["Frames"]
 
+_ROLES = ("forward", "backward", "fused")
+
 
 class Frames:
-    """Of calls like that of ``batch``; ``role`` is "forward" or "fused", gradients are contiguous.
+    """Of calls like that of ``batch``, in the dtypes that C reads; gradients are contiguous but for
+    one that has the place of the logits.
 
     ``weight`` is what a row counts for in a mean, 0 where the rows are summed.
     """
 
-    def __init__(self, variant: Variant, batch: Batch, role: str, weight: float) -> None:
+    def __init__(self, variant: Variant, batch: Batch, weight: float) -> None:
         self.dtype = arithmetic(variant, batch.logits.dtype)
         self.total_dtype = compute_dtype(batch.logits)
         self.source = variant.c_source, self.dtype is torch.float64
@@ -36,8 +40,8 @@ class Frames:
         assert program is not None  # ``available`` has said so
         self.batch, self.weight = batch.without_tensors(), weight
         self.rows, self.classes = batch.logits.shape
-        self.width = self.classes * (1 + len(batch.streams))
-        self.n_saved = variant.n_saved if role == "forward" else 0
+        self.shares = partial(shares, self.rows, self.classes * (1 + len(batch.streams)))
+        self.n_saved = variant.n_saved
         self.fields = {
             "rows": self.rows,
             "classes": self.classes,
@@ -48,8 +52,9 @@ class Frames:
         self.strides = [t.stride(0) for t in (batch.logits, *batch.streams)]
         self.input_strides = [t.stride(0) for t in batch.inputs]
         self.n_parameters = len(batch.parameters)
+        self.no_outs = (None,) * len(self.strides)
         # By number of its own: functions that are asked for by name are shared.
-        self.role = ctypes.cast(program[role], c_void_p).value
+        self.roles = {role: ctypes.cast(program[role], c_void_p).value for role in _ROLES}
         self.run = program["in_shares"]
         self.run.argtypes = (c_void_p, c_void_p, c_int64, c_uint)
         self.count = program["count_rows"]
@@ -59,6 +64,7 @@ class Frames:
             *self.run.argtypes,
             c_int64,
             c_double,
+            c_void_p,
             c_void_p,
             c_void_p,
             c_int,
@@ -75,22 +81,27 @@ class Frames:
         self,
         tensors: Sequence[Tensor | None],
         parameters: Sequence[float],
+        count: Tensor | None = None,
         outs: Sequence[Tensor | None] = (),
     ) -> tuple[Tensor, float]:
-        """The sum or mean over the rows of logits, target, streams and inputs, and what gradients
-        of rows are multiplied by in it; those go to ``outs``.
+        """The sum over the rows of logits, target, streams and inputs, divided by ``count`` or what
+        the rows count for, and what gradients of rows are multiplied by in it; those go to
+        ``outs``.
 
         Raises:
             IndexError: a target that is neither a class nor ignored; nothing was written.
         """
-        frame = self.filled(tensors, parameters, outs)
+        frame = self.filled(tensors, parameters, outs or self.no_outs)
         total = torch.empty((), dtype=self.total_dtype, device="cpu")
+        if count is not None:
+            frame.count.value = count.item()
         failed = self.sum(
             frame.address,
-            self.role,
-            *shares(self.rows, self.width),
-            self.n_saved,
+            self.roles["fused" if outs else "forward"],
+            *self.shares(),
+            0 if outs else self.n_saved,
             self.weight,
+            None if count is None else frame.count_address,
             frame.scale_address,
             total.data_ptr(),
             self.total_dtype is torch.float64,
@@ -100,9 +111,11 @@ class Frames:
         self.check(failed, tensors[1])
         return total, scale
 
-    def results(self, tensors: Sequence[Tensor | None], parameters: Sequence[float]) -> Tensor:
-        """Results [outputs, N]."""
-        frame = self.filled(tensors, parameters, ())
+    def forward(
+        self, tensors: Sequence[Tensor | None], parameters: Sequence[float]
+    ) -> tuple[Tensor, Tensor]:
+        """Results [outputs, N], and what the backward reads. Raises IndexError as ``total``."""
+        frame = self.filled(tensors, parameters, self.no_outs)
         target = tensors[1]
         if target is not None:
             place = (frame.call.target, self.fields["target_stride"], self.rows, self.classes)
@@ -111,10 +124,28 @@ class Frames:
         result = torch.empty(size, dtype=self.dtype, device="cpu")
         saved = torch.empty((self.n_saved, self.rows), dtype=self.dtype, device="cpu")
         frame.call.result, frame.call.saved = result.data_ptr(), saved.data_ptr()
-        failed = self.run(frame.address, self.role, *shares(self.rows, self.width))
+        failed = self.run(frame.address, self.roles["forward"], *self.shares())
         self.free.append(frame)
         self.check(failed, None)
-        return result.to(self.total_dtype)
+        return result.to(self.total_dtype), saved
+
+    def backward(
+        self,
+        tensors: Sequence[Tensor | None],
+        parameters: Sequence[float],
+        saved: Tensor,
+        grad_rows: Tensor,
+        outs: Sequence[Tensor | None],
+    ) -> None:
+        """The gradients of the rows, weighted by ``grad_rows`` [outputs, N], to ``outs``."""
+        frame, slopes = self.filled(tensors, parameters, outs), in_memory(grad_rows.to(self.dtype))
+        call = frame.call
+        call.saved, call.grad_rows = saved.data_ptr(), slopes.data_ptr()
+        call.grad_outputs_stride, call.grad_rows_stride = slopes.stride()
+        failed = self.run(frame.address, self.roles["backward"], *self.shares())
+        call.grad_outputs_stride = call.grad_rows_stride = 0  # of a total there is one for all
+        self.free.append(frame)
+        self.check(failed, None)
 
     def filled(
         self,
@@ -135,6 +166,8 @@ class Frames:
             frame.parameters[k] = value
         for k, out in enumerate(outs):
             frame.grads[k] = None if out is None else out.data_ptr()
+        if outs[0] is not None:
+            frame.grad_strides[0] = outs[0].stride(0)
         return frame
 
     def check(self, failed: int, target: Tensor | None) -> None:
@@ -155,7 +188,18 @@ def _address(tensor: Tensor | None) -> int:
 class Frame:
     """The struct of a call, with what it points to."""
 
-    __slots__ = ("address", "call", "grads", "parameters", "scale", "scale_address", "sources")
+    __slots__ = (
+        "address",
+        "call",
+        "count",
+        "count_address",
+        "grad_strides",
+        "grads",
+        "parameters",
+        "scale",
+        "scale_address",
+        "sources",
+    )
 
     def __init__(self, frames: Frames) -> None:
         n_streams, n_inputs = len(frames.strides), len(frames.input_strides)
@@ -164,6 +208,9 @@ class Frame:
         self.parameters = (c_double * max(1, frames.n_parameters))()
         self.scale = (c_double if frames.dtype is torch.float64 else c_float)(1.0)
         self.scale_address = ctypes.addressof(self.scale)
+        self.count = c_double(0.0)
+        self.count_address = ctypes.addressof(self.count)
+        self.grad_strides = integers([frames.classes] * n_streams)
         inputs = ctypes.addressof(self.sources) + n_streams * ctypes.sizeof(c_void_p)
         self.call = Struct(
             **frames.fields,
@@ -173,6 +220,6 @@ class Frame:
             input_stride=integers(frames.input_strides),
             parameter=self.parameters,
             grad=ctypes.cast(self.grads, POINTER(c_void_p)),
-            grad_stride=integers([frames.classes] * n_streams),
+            grad_stride=self.grad_strides,
         )
         self.address = ctypes.addressof(self.call)

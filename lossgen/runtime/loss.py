@@ -30,8 +30,8 @@ from lossgen.runtime.arguments import (
     numbers,
 )
 from lossgen.runtime.autograd import Call, Fused, Rows, seen
-from lossgen.runtime.batch import Batch, compute_dtype, reduced, scaled, unit_stride, wider
-from lossgen.runtime.layout import class_axis, classes_last, lead_of
+from lossgen.runtime.batch import Batch, compute_dtype, reduced, rows_of, scaled, wider
+from lossgen.runtime.layout import class_axis, lead_of
 from lossgen.runtime.operators import as_tensor, register
 from lossgen.runtime.plans import Plans
 from lossgen.runtime.tensors import (
@@ -117,14 +117,14 @@ class RowLoss:
             rest = (reduction, backend, inplace_grad, class_dim)
             loss: Tensor = outside_the_graph(self.__call__, *given, *rest)
             return loss
-        key, ratio = None, None
         tensors = (logits, target, *streams, *inputs)
-        if not torch.compiler.is_compiling():
-            options = (ignore_index, reduction, backend, inplace_grad, class_dim)
-            key, plan, values = self.plans.find(tensors, parameters, options)
-            if plan is not None:
-                return plan(tensors, values)
-        call, inputs, lead = self._call(*given, reduction, backend, inplace_grad, class_dim)
+        options = (ignore_index, reduction, backend, inplace_grad, class_dim)
+        key, plan, values = self.plans.find(tensors, parameters, options)
+        if plan is None:
+            call, inputs, lead = self._call(*given, reduction, backend, inplace_grad, class_dim)
+            plan = self.plans.learn(key, tensors, call, lead, options)
+        if plan is not None:
+            return plan(tensors, values)
         count = None
         if reduction == "mean":
             count, ratio = self.divisor(call.index, call.batch, inputs)
@@ -135,10 +135,6 @@ class RowLoss:
         wants_grad = torch.is_grad_enabled() and any(s.requires_grad for s in batch.sources)
         # float16 cannot hold a gradient before the caller's scale (a GradScaler's 65536) is known.
         plain = not wants_grad or reduction == "none" or batch.logits.dtype is torch.float16
-        if key is not None and ratio is None and not (plain and wants_grad):
-            plan = self.plans.learn(key, tensors, call, lead, wants_grad)
-            if plan is not None:
-                return plan(tensors, values)
         if plain or torch.compiler.is_compiling() or transformed() or seen(batch):
             rows = self._rows(call)[0]
             if reduction == "none":
@@ -162,8 +158,15 @@ class RowLoss:
         given = (logits, target, streams, parameters, inputs, ignore_index)
         if torch.compiler.is_compiling() and in_transform():
             return tuple(outside_the_graph(self.rows, *given, backend, class_dim))
-        call, _, lead = self._call(*given, "none", backend, False, class_dim)
-        return tuple(row.reshape(lead) for row in self._rows(call).unbind(0))
+        tensors = (logits, target, *streams, *inputs)
+        options = (ignore_index, "none", backend, False, class_dim)
+        key, plan, values = self.plans.find(tensors, parameters, options)
+        if plan is None:
+            call, _, lead = self._call(*given, "none", backend, False, class_dim)
+            plan = self.plans.learn(key, tensors, call, lead, options)
+        rows = self._rows(call) if plan is None else plan(tensors, values)
+        lead = lead if plan is None else plan.lead
+        return tuple(row.reshape(lead) for row in rows.unbind(0))
 
     def _rows(self, call: Call) -> Tensor:
         """Results [outputs, N]."""
@@ -269,9 +272,7 @@ class RowLoss:
             for s, declared in zip(streams, self.streams, strict=True)
         ]
         lead, classes = lead_of(logits.shape, axis), logits.shape[axis]
-        flat, *others = (
-            unit_stride(classes_last(t, axis).reshape(-1, classes)) for t in (logits, *streams)
-        )
+        flat, *others = (rows_of(t, axis, classes) for t in (logits, *streams))
         index, batch = self.bind(
             flat,
             None if target is None else target.reshape(-1),

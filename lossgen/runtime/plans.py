@@ -2,14 +2,14 @@
 
 What a call is refused for, and how it is computed, follows from facts about its tensors and from
 its options; a plan is what follows.  Numbers, labels and the values of inputs are looked at in
-every call.  Anything unusual has no facts (another device, a subclass, a transform, a mode, logits
-to be overwritten), and is checked and computed as if for the first time.
+every call.  Anything unusual has no facts (another device, a subclass, a transform, a mode), and
+is checked and computed as if for the first time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,44 +17,65 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from lossgen.runtime import c_backend
-from lossgen.runtime.arguments import Input, check_input_values, check_stream_range, numbers
-from lossgen.runtime.autograd import Call, once
-from lossgen.runtime.batch import arithmetic, compute_dtype
+from lossgen.runtime.arguments import (
+    Input,
+    Variant,
+    check_input_values,
+    check_stream_range,
+    numbers,
+)
+from lossgen.runtime.autograd import Call
+from lossgen.runtime.batch import Batch, arithmetic, compute_dtype, reduced, rows_of, scaled
 from lossgen.runtime.frames import Frames
-from lossgen.runtime.launch import scale_in_place
 from lossgen.runtime.memory import empty_like
+from lossgen.runtime.planned import planned_rows, planned_total
 from lossgen.runtime.tensors import PLAIN, transformed, watched
 
 if TYPE_CHECKING:
     from lossgen.runtime.loss import RowLoss
 
-__all__ = ["Plans"]
+__all__ = ["Plan", "Plans"]
 
 _KEPT = 64  # plans of a loss: shapes that never come again must not pile up
 Key = tuple[Any, ...]
 Tensors = Sequence[Tensor | None]
+Change = Callable[[Tensor], Tensor]
+
+
+def _keys(tensor: Tensor) -> int:
+    """What torch dispatches on: where the memory is, and what wraps it or is put off."""
+    keys: int = torch._C._dispatch_keys(tensor).raw_repr()
+    return keys
+
+
+def _dense() -> frozenset[int]:
+    """Of tensors on the CPU with rows in memory, made under each mode of autograd."""
+    plain = _keys(torch.empty(0, device="cpu"))
+    with torch.inference_mode():
+        return frozenset((plain, _keys(torch.empty(0, device="cpu"))))
+
+
+_DENSE = _dense()
 
 
 def _facts(tensors: Sequence[Any], options: Sequence[Any]) -> list[Any] | None:
     """What decides how a call is computed; None where more may decide."""
     ignore_index, reduction, backend, inplace_grad, class_dim = options
     plain = type(ignore_index) is int and type(reduction) is str and type(backend) is str
-    if not plain or inplace_grad is not False or type(class_dim) not in (int, type(None)):
+    if not plain or type(inplace_grad) is not bool or type(class_dim) not in (int, type(None)):
         return None
     if watched() or transformed() or forward_ad._current_level >= 0 or torch.jit.is_tracing():
         return None
-    found: list[Any] = [torch.is_grad_enabled(), ignore_index, reduction, backend, class_dim]
+    found: list[Any] = [torch.is_grad_enabled(), *options]
     for tensor in tensors:
         if tensor is None:
             found.append(None)
             continue
-        if type(tensor) not in PLAIN or not tensor.is_cpu or tensor.layout is not torch.strided:
-            return None
-        if tensor.is_neg() or tensor._is_zerotensor() or tensor.is_nested:
-            return None
-        if torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        if type(tensor) not in PLAIN or _keys(tensor) not in _DENSE:
             return None
         found += (tensor.dtype, tensor.shape, tensor.stride(), tensor.requires_grad)
+    if inplace_grad:
+        found.append(tensors[0].is_leaf)
     return found
 
 
@@ -76,61 +97,110 @@ class Plans:
 
         Raises TypeError, ValueError for a number.
         """
-        facts = _facts(tensors, options)
+        facts = None if torch.compiler.is_compiling() else _facts(tensors, options)
         if facts is None:
             return None, None, ()
         values = numbers(self.loss.function, self.loss.parameters, parameters)
-        facts += [values[i] != off for i, off in self.optional]
+        for i, off in self.optional:
+            facts.append(values[i] != off)
         key = tuple(facts)
         plan = self.kept.get(key)
         return key, plan if plan is not None and plan.frames.current else None, values
 
     def learn(
-        self, key: Key, tensors: Tensors, call: Call, lead: torch.Size, wants_grad: bool
+        self,
+        key: Key | None,
+        tensors: Tensors,
+        call: Call,
+        lead: torch.Size,
+        options: Sequence[Any],
     ) -> Plan | None:
-        """Keep a plan of a checked call, if C can read its tensors where they are."""
-        loss, batch, reduction, class_dim = self.loss, call.batch, key[2], key[4]
-        first = 2 + len(loss.streams)
-        names = [i.name for i in loss.others]
-        read = (*range(first), *(first + names.index(name) for name in call.variant.inputs))
-        logits = batch.logits
-        last = class_dim is None or class_dim in (-1, len(key[6]) - 1)
-        if call.backend != "c" or not last or not logits.numel():
+        """Keep a plan of a checked call, if it has a key and C computes it."""
+        if key is None or call.backend != "c" or not call.batch.logits.numel():
             return None
-        if not all(_same(tensors[k], t) for k, t in zip(read, batch.tensors, strict=True)):
+        if not c_backend.available(call.variant, call.batch.logits.dtype):
             return None
-        if not c_backend.available(call.variant, logits.dtype):
-            return None
-        if any(t.dtype is not arithmetic(call.variant, logits.dtype) for t in batch.inputs):
-            return None
-        weight = 0.0
-        if reduction == "mean":
-            weight = self._weight(logits, dict(zip(names, tensors[first:], strict=True)))
-            if not weight:
-                return None
+        _, reduction, _, inplace, class_dim = options
+        reads = _reads(self.loss, tensors, call, class_dim)
         if len(self.kept) >= _KEPT:
             self.kept.clear()
-        frames = Frames(call.variant, batch, "fused" if wants_grad else "forward", weight)
-        shape = lead if reduction == "none" else None
-        plan = self.kept[key] = Plan(loss, call, frames, read, shape, wants_grad)
+        names = (i.name for i in self.loss.others)
+        others = dict(zip(names, tensors[2 + len(self.loss.streams) :], strict=True))
+        wants_grad = torch.is_grad_enabled() and any(s.requires_grad for s in call.batch.sources)
+        how = (lead, reduction, inplace, wants_grad, others)
+        plan = self.kept[key] = Plan(self.loss, call, reads, *how)
         return plan
 
-    def _weight(self, logits: Tensor, given: dict[str, Tensor | None]) -> float:
-        """What each row counts for in a mean, if that is the same for all; else 0."""
-        if self.loss.normalizer is None:
-            return 1.0
-        if any(value is not None for value in given.values()):
-            return 0.0
-        classes = torch.arange(logits.shape[1], device=logits.device)
-        low, high = self.loss.normalizer(classes, given, compute_dtype(logits)).aminmax()
-        return float(low) if low == high else 0.0
+
+# ---------------------------------------------------------------------------- what is read
+@dataclass(frozen=True)
+class _Read:
+    """One tensor of a batch: which of a call it is, or what stands for one that was not given; and
+    what is done to it first, if anything."""
+
+    place: int
+    held: Tensor | None = None
+    change: Change | None = None
 
 
-def _same(given: Tensor | None, read: Tensor | None) -> bool:
-    """Are these the same numbers in the same memory?"""
-    if given is None or read is None:
-        return given is read
-    return given.data_ptr() == read.data_ptr() and given.dtype is read.dtype
+def _reads(loss: RowLoss, tensors: Tensors, call: Call, class_dim: int | None) -> list[_Read]:
+    """How the tensors of ``call.batch`` come from those that were given."""
+    batch, variant = call.batch, call.variant
+    logits = tensors[0]
+    assert logits is not None
+    axis = logits.dim() - 1 if class_dim is None else class_dim % logits.dim()
+    first = 2 + len(loss.streams)
+    names = [i.name for i in loss.others]
+    places = [*range(first), *(first + names.index(name) for name in variant.inputs)]
+    real = arithmetic(variant, batch.logits.dtype)
+    found = []
+    for k, (place, read) in enumerate(zip(places, batch.tensors, strict=True)):
+        given = tensors[place]
+        if read is None:
+            found.append(_Read(place))
+        elif given is None or (k == 1 and variant.from_first):
+            found.append(_Read(-1, _constant(read if k < first else read.to(real))))
+        elif k == 1:
+            found.append(_Read(place, change=_flat(given, torch.int64)))
+        elif k < first:
+            found.append(_Read(place, change=_rows(given, read, axis)))
+        else:
+            whole = batch.kinds[k - first] == "vocab"
+            found.append(_Read(place, change=_flat(given, real, whole)))
+    return found
+
+
+def _constant(read: Tensor) -> Tensor:
+    """One number for all classes or rows, in little memory where strides may be 0."""
+    return read.clone() if read.dtype.is_floating_point else read[:1].clone().expand(read.shape)
+
+
+def _flat(given: Tensor, dtype: torch.dtype, whole: bool = False) -> Change | None:
+    """One number per row or class."""
+    if given.dim() == 1 and given.dtype is dtype and (not whole or given.is_contiguous()):
+        return Tensor.detach if given.requires_grad else None
+
+    def change(tensor: Tensor) -> Tensor:
+        flat = tensor.detach().reshape(-1).to(dtype)
+        return flat.contiguous() if whole else flat
+
+    return change
+
+
+def _rows(given: Tensor, read: Tensor, axis: int) -> Change | None:
+    """[N, V]."""
+    constant = given.requires_grad and not read.requires_grad
+    dtype, classes = read.dtype, read.shape[1]
+    last = axis == given.dim() - 1
+    alike = given.dtype is dtype and given.shape == read.shape and given.stride() == read.stride()
+    if last and alike:
+        return Tensor.detach if constant else None
+
+    def change(tensor: Tensor) -> Tensor:
+        tensor = tensor.detach() if constant else tensor
+        return rows_of(tensor.to(dtype), axis, classes)
+
+    return change
 
 
 def _is_narrow(declared: Input) -> bool:
@@ -138,108 +208,118 @@ def _is_narrow(declared: Input) -> bool:
     return bool(declared.values) or declared.integer or not declared.domain.everything
 
 
+# ---------------------------------------------------------------------------- the plan
 class Plan:
     """How calls with the same facts are computed.
 
-    ``read`` says which tensors of a call the variant takes; ``shape`` is that of one number per
-    row, where nothing is reduced.
+    Their sum or mean is taken in C together with the gradients, unless a row needs its own slope.
     """
 
     def __init__(
         self,
         loss: RowLoss,
         call: Call,
-        frames: Frames,
-        read: tuple[int, ...],
-        shape: torch.Size | None,
+        reads: Sequence[_Read],
+        lead: torch.Size,
+        reduction: str,
+        inplace: bool,
         wants_grad: bool,
+        others: Mapping[str, Tensor | None],
     ) -> None:
-        batch = call.batch
-        self.call, self.frames, self.read = call.detached(), frames, read
-        self.shape, self.wants_grad = shape, wants_grad
+        self.loss, self.lead, self.wants_grad = loss, lead, wants_grad
+        self.held = tuple(r.held for r in reads if r.held is not None)
+        given = 2 + len(loss.streams) + len(loss.others)
+        order = iter(range(given, given + len(self.held)))
+        self.places = tuple(next(order) if r.held is not None else r.place for r in reads)
+        self.changes = tuple((k, r.change) for k, r in enumerate(reads) if r.change is not None)
         names = [p.name for p in loss.parameters]
         self.numbers = tuple(names.index(name) for name in call.variant.parameters)
         self.narrow = tuple(
             (2 + k, i) for k, i in enumerate((*loss.streams, *loss.others)) if _is_narrow(i)
         )
-        self.flat = tuple(None if t is None else t.shape for t in batch.tensors)
+        # float16 cannot hold a gradient before the caller's scale (a GradScaler's) is known.
+        late = wants_grad and call.batch.logits.dtype is torch.float16
+        self.kind = "rows" if reduction == "none" else "reduced" if late else "total"
+        batch = call.batch
+        requires = tuple(t is not None and t.requires_grad for t in batch.tensors)
         self.sources = (0, *(2 + k for k, flag in enumerate(batch.differentiable) if flag))
-        self.requires = tuple(t is not None and t.requires_grad for t in batch.tensors)
-        self.wanted = tuple(self.requires[k] for k in self.sources)
+        self.wanted = tuple(wants_grad and requires[k] for k in self.sources)
+        self.inplace = inplace and self.wanted[0] and self.kind == "total"
+        mean = reduction == "mean"
+        weight = _weight(loss, call, others) if mean else 0.0
+        self.divided = mean and (not weight or self.kind == "reduced")
+        self.call = call.detached()
+        self.frames = Frames(call.variant, _arithmetic(call.variant, batch, reads), weight)
 
-    def __call__(self, tensors: Tensors, values: Sequence[float]) -> Tensor:
+    def __call__(self, tensors: tuple[Tensor | None, ...], values: Sequence[float]) -> Tensor:
         """The result. Raises ValueError, IndexError for what the tensors hold."""
-        for k, declared in self.narrow:
-            value = tensors[k]
+        for place, declared in self.narrow:
+            value = tensors[place]
             if value is not None:
                 look = check_stream_range if declared.kind == "class" else check_input_values
                 look(self.call.loss, declared, value)
-        read = [tensors[k] for k in self.read]
-        for k, flat in enumerate(self.flat):
-            tensor = read[k]
-            if tensor is None:
-                continue
-            if tensor.requires_grad and not self.requires[k]:
-                tensor = tensor.detach()
-            read[k] = tensor if tensor.shape == flat else tensor.reshape(flat)
+        given = tensors + self.held
+        read: list[Any] = [given[place] for place in self.places]
+        for k, change in self.changes:
+            read[k] = change(read[k])
         values = [values[k] for k in self.numbers]
-        if self.wants_grad:
-            loss: Tensor = Planned.apply((self, values), *read)
-            return loss
-        if self.shape is None:
-            return self.frames.total(read, values)[0]
-        return self.frames.results(read, values).reshape(self.shape)
+        count = self.divide(read, values, tensors) if self.divided else None
+        if self.kind == "total":
+            if self.wants_grad:
+                return planned_total(self, values, count, read)
+            return self.frames.total(read, values, count)[0]
+        rows = planned_rows(self, values, read) if self.wants_grad else self.rows(read, values)
+        if self.kind == "reduced":
+            return reduced(rows, count)
+        return rows if self.call.batch.outputs else rows.reshape(self.lead)
 
-    def room(self, tensors: Tensors) -> list[Tensor | None]:
-        """For the gradients that are wanted."""
+    def rows(self, read: Tensors, values: Sequence[float]) -> Tensor:
+        """Results [outputs, N]."""
+        return self.frames.forward(read, values)[0]
+
+    def divide(self, read: list[Any], values: Sequence[float], tensors: Tensors) -> Tensor:
+        """What the mean divides the sum by; scales the weights in ``read`` where that is part."""
+        call, loss = self.call, self.loss
+        batch = self.batch(values, read)
+        others = tensors[2 + len(loss.streams) :]
+        count, ratio = loss.divisor(call.index, batch, others)
+        if ratio is not None:
+            first = len(read) - len(batch.inputs)
+            held = scaled(loss.shared, call.variant.inputs, batch.inputs, ratio)
+            read[first:] = (value.to(self.frames.dtype) for value in held)
+        return count
+
+    def room(self, tensors: Tensors, first: int = 0) -> list[Tensor | None]:
+        """For the gradients that are wanted, from the ``first`` on."""
         found: list[Tensor | None] = []
-        for k, want in zip(self.sources, self.wanted, strict=True):
+        for k, want in zip(self.sources[first:], self.wanted[first:], strict=True):
             source = tensors[k]
             found.append(empty_like(source) if want and source is not None else None)
         return found
 
-    def again(
-        self, values: Sequence[float], scale: float, grad: Tensor, tensors: Tensors
-    ) -> tuple[Tensor | None, ...]:
-        """The gradients once more, [N, V] each."""
-        call = self.call
-        batch = replace(call.batch.with_tensors(tensors), parameters=tuple(values))
-        _, rows = call.rows(batch)
-        grad_rows = (grad * scale).expand(1, batch.logits.shape[0])
-        return call.gradients(batch, rows, grad_rows, self.wanted)
+    def batch(self, values: Sequence[float], tensors: Tensors) -> Batch:
+        """The call as any backend takes it."""
+        return replace(self.call.batch.with_tensors(tensors), parameters=tuple(values))
 
 
-class Planned(torch.autograd.Function):
-    """As ``Fused``, of a call that has a plan."""
+def _arithmetic(variant: Variant, batch: Batch, reads: Sequence[_Read]) -> Batch:
+    """The batch as C reads it."""
+    real = arithmetic(variant, batch.logits.dtype)
+    found: list[Tensor | None] = []
+    inputs = len(reads) - len(batch.inputs)
+    for k, (read, tensor) in enumerate(zip(reads, batch.tensors, strict=True)):
+        value = tensor if read.held is None else read.held
+        found.append(value.to(real) if k >= inputs and value is not None else value)
+    return batch.with_tensors(found)
 
-    @staticmethod
-    def forward(ctx: Any, planned: tuple[Plan, Sequence[float]], *tensors: Tensor | None) -> Tensor:
-        plan, values = planned
-        outs = plan.room(tensors)
-        total, scale = plan.frames.total(tensors, values, outs)
-        ctx.save_for_backward(*tensors)
-        ctx.plan, ctx.values, ctx.scale, ctx.gradients = plan, values, scale, outs
-        return total
 
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        plan: Plan = ctx.plan
-        found, ctx.gradients = ctx.gradients, None
-        tensors = ctx.saved_tensors  # unpacked once: a checkpoint recomputes it
-        if found is None or grad.item() != 1.0:
-            with torch.no_grad():
-                if found is None:
-                    found = plan.again(ctx.values, ctx.scale, grad, tensors)
-                else:
-                    ignored = (
-                        None if tensors[1] is None else (tensors[1], plan.call.batch.ignore_index)
-                    )
-                    for gradient in found:
-                        if gradient is not None:
-                            scale_in_place(gradient, grad, ignored)
-        if torch.is_grad_enabled():
-            found = once(tuple(found), tuple(tensors[k] for k in plan.sources), plan.call.loss)
-        slopes: list[Tensor | None] = [None] * (1 + len(tensors))
-        for k, gradient in zip(plan.sources, found, strict=True):
-            slopes[1 + k] = gradient
-        return tuple(slopes)
+def _weight(loss: RowLoss, call: Call, given: Mapping[str, Tensor | None]) -> float:
+    """What each row counts for in a mean, if that is the same in every call; else 0."""
+    if loss.normalizer is None:
+        return 1.0
+    if any(value is not None for value in given.values()):
+        return 0.0
+    logits = call.batch.logits
+    classes = torch.arange(logits.shape[1], device=logits.device)
+    low, high = loss.normalizer(classes, dict(given), compute_dtype(logits)).aminmax()
+    return float(low) if low == high else 0.0

@@ -298,11 +298,11 @@ int64_t count_rows(const int64_t *target, int64_t stride, int64_t rows, int64_t 
     }
 }
 
-/* The sum of all rows, or where weight is not 0 their mean, in which each row that is not ignored
-   counts weight; *scale times that is what gradients are of. Returns 0, 1 where memory is missing,
-   or as count_rows. */
+/* The sum of all rows, divided by *divisor; without one, where weight is not 0, their mean, in which
+   each row that is not ignored counts weight; *scale times the sum is what gradients are of. Returns
+   0, 1 where memory is missing, or as count_rows. */
 int64_t sum_rows(Call *call, Rows *rows, int64_t step, unsigned threads, int64_t n_saved,
-    double weight, real *scale, void *total, int total_is_double) {
+    double weight, const double *divisor, real *scale, void *total, int total_is_double) {
     const int64_t n = call->rows;
     int64_t counted = n;
     if (call->target) counted = count_rows(call->target, call->target_stride, n, call->classes,
@@ -313,7 +313,7 @@ int64_t sum_rows(Call *call, Rows *rows, int64_t step, unsigned threads, int64_t
     call->result = result;
     call->saved = result + n;
     call->grad_rows = scale;
-    const double count = weight ? weight * counted : 1;
+    const double count = divisor ? *divisor : weight ? weight * counted : 1;
     *scale = R(1 / count);
     const int failed = in_shares(call, rows, step, threads);
     double parts[PARTS] = {0}, sum = 0;

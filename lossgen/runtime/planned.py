@@ -1,0 +1,139 @@
+"""The autograd functions of calls that have a plan; compare ``lossgen.runtime.autograd``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from lossgen.runtime.autograd import OVERWRITTEN, gradients_of, once
+from lossgen.runtime.launch import scale_in_place
+from lossgen.runtime.tensors import transformed, watched
+
+if TYPE_CHECKING:
+    from lossgen.runtime.plans import Plan
+
+__all__ = ["planned_rows", "planned_total"]
+
+Tensors = Sequence[Tensor | None]
+
+
+class _Total(torch.autograd.Function):
+    """As ``Fused``."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        plan: Plan,
+        values: Sequence[float],
+        count: Tensor | None,
+        *tensors: Tensor | None,
+    ) -> Tensor:
+        outs = plan.room(tensors)
+        total, scale = plan.frames.total(tensors, values, count, outs)
+        ctx.save_for_backward(*tensors)
+        ctx.plan, ctx.values, ctx.scale, ctx.gradients = plan, values, scale, outs
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        plan: Plan = ctx.plan
+        found, ctx.gradients = ctx.gradients, None
+        tensors = ctx.saved_tensors  # unpacked once: a checkpoint recomputes it
+        if found is None or grad.item() != 1.0:
+            with torch.no_grad():
+                if found is None:
+                    found = _again(ctx, grad, tensors)
+                else:
+                    index = plan.call.batch.ignore_index
+                    ignored = None if tensors[1] is None else (tensors[1], index)
+                    for gradient in found:
+                        if gradient is not None:
+                            scale_in_place(gradient, grad, ignored)
+        if torch.is_grad_enabled():
+            found = once(tuple(found), tuple(tensors[k] for k in plan.sources), plan.call.loss)
+        slopes: list[Tensor | None] = [None] * (3 + len(tensors))
+        for k, gradient in zip(plan.sources, found, strict=True):
+            slopes[3 + k] = gradient
+        return tuple(slopes)
+
+
+def _again(ctx: Any, grad: Tensor, tensors: Tensors) -> tuple[Tensor | None, ...]:
+    """The gradients once more, [N, V] each. Raises RuntimeError where the logits are gone."""
+    plan: Plan = ctx.plan
+    if plan.inplace and ctx.overwritten:
+        raise RuntimeError(f"{plan.call.loss}: {OVERWRITTEN}")
+    batch = plan.batch(ctx.values, tensors)
+    _, saved = plan.call.rows(batch)
+    grad_rows = (grad * ctx.scale).expand(1, batch.logits.shape[0])
+    return plan.call.gradients(batch, saved, grad_rows, plan.wanted)
+
+
+class _TotalInPlace(_Total):
+    """The same, whose gradient takes the place of the logits where nothing else stands there."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        plan: Plan,
+        values: Sequence[float],
+        count: Tensor | None,
+        *tensors: Tensor | None,
+    ) -> Tensor:
+        logits = tensors[0]
+        ctx.overwritten = plan.call.batch.with_tensors(tensors).disjoint
+        if not ctx.overwritten or logits is None:
+            return _Total.forward(ctx, plan, values, count, *tensors)
+        outs = [logits.detach(), *plan.room(tensors, 1)]
+        total, scale = plan.frames.total(tensors, values, count, outs)
+        torch.autograd.graph.increment_version(logits)
+        ctx.save_for_backward(*tensors)
+        ctx.plan, ctx.values, ctx.scale, ctx.gradients = plan, values, scale, outs
+        return total
+
+
+class _Rows(torch.autograd.Function):
+    """As ``Rows``, without what transforms need, which have no plans."""
+
+    @staticmethod
+    def forward(ctx: Any, plan: Plan, values: Sequence[float], *tensors: Tensor | None) -> Tensor:
+        rows, saved = plan.frames.forward(tensors, values)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(saved, *tensors)
+        ctx.plan, ctx.values = plan, values
+        return rows
+
+    @staticmethod
+    def backward(ctx: Any, grad_rows: Tensor | None) -> tuple[Tensor | None, ...]:
+        plan: Plan = ctx.plan
+        saved, *tensors = ctx.saved_tensors
+        slopes: list[Tensor | None] = [None] * (2 + len(tensors))
+        if grad_rows is None:
+            return tuple(slopes)
+        found: Sequence[Tensor | None]
+        if torch.is_grad_enabled() or transformed() or watched():
+            call = plan.call.with_numbers(ctx.values)
+            found = gradients_of(call, plan.wanted, grad_rows, saved, tensors)
+        else:
+            found = plan.room(tensors)
+            plan.frames.backward(tensors, ctx.values, saved, grad_rows, found)
+        for k, gradient in zip(plan.sources, found, strict=True):
+            slopes[2 + k] = gradient
+        return tuple(slopes)
+
+
+def planned_total(
+    plan: Plan, values: Sequence[float], count: Tensor | None, tensors: Tensors
+) -> Tensor:
+    """Σ loss, divided by ``count`` or by what the plan counts, with its gradients."""
+    function = _TotalInPlace if plan.inplace else _Total
+    total: Tensor = function.apply(plan, values, count, *tensors)
+    return total
+
+
+def planned_rows(plan: Plan, values: Sequence[float], tensors: Tensors) -> Tensor:
+    """Results [outputs, N], with a gradient."""
+    rows: Tensor = _Rows.apply(plan, values, *tensors)
+    return rows
