@@ -207,7 +207,7 @@ def test_a_loss_that_is_invariant_up_to_a_norm(tmp_path: Path) -> None:
         tmp_path,
         "clipped_norm",
         """
-        transform: -log_softmax(where(norm(x) > 2, 2 * x / norm(x), x))[y]
+        transform: -log_softmax(where(norm(x) > 64, 64 * x / norm(x), x))[y]
         """,
     )
     result = verify(path, examples=4, backends=("torch",))
