@@ -58,13 +58,14 @@ def _lines(spec: LossSpec, linear: list[str] | None) -> Iterator[str]:
         yield f"    {output.name} = {output.source}"
     yield from ("", "Args:")
     kinds = "float32, bfloat16 or float16 (float64 on CPU)"
+    least = f" V at least {spec.min_classes}." if spec.min_classes > 1 else ""
     if linear is None:
         counted = counted_masks(spec)
         but = f", but {' and '.join(counted)} count{'s'[len(counted) > 1 :]} it" if counted else ""
-        yield f"    logits: [*, V], {kinds}. Any strides; -inf masks a class{but}."
+        yield f"    logits: [*, V], {kinds}. Any strides; -inf masks a class{but}.{least}"
     else:
         yield f"    hidden: [*, D], {kinds}."
-        yield "    linear_weight: [V, D], dtype of hidden; logits are hidden @ linear_weight.T."
+        yield f"    linear_weight: [V, D], dtype of hidden; logits are hidden @ linear_weight.T.{least}"
     if spec.has_target:
         yield "    target: [*], integer class in [0, V), or ``ignore_index``."
     for name, entry in spec.inputs.items():

@@ -37,6 +37,7 @@ from lossgen.lower.fuse import folded, masked, needed, once
 from lossgen.lower.model import RowModel
 from lossgen.lower.scalars import RowScalars
 from lossgen.lower.sweep import counting, finished_maxima, gradient, lift
+from lossgen.spec.spelling import said
 
 __all__ = ["TorchProgram"]
 
@@ -143,6 +144,9 @@ class _Writer:
             before = (self.live[0] - {line.name}) | variables(line.value)
             self.live.insert(0, before)
         self.full = {"x", *model.streams}
+        self.numbers = {"V", *model.parameters}  # Python's, not tensors
+        domains = {n: model.plan.stable.spec.parameters[said(n)].domain for n in model.parameters}
+        self.not_zero = {"V", *(n for n, d in domains.items() if not d.contains(0.0))}
         self.owned = set(owned)
         self.dying: set[str] = set()  # what this line is the last to read
 
@@ -163,6 +167,11 @@ class _Writer:
             else:
                 self.owned.add(line.name)
             self.full = self.full | {line.name} if full else self.full - {line.name}
+            for known, holds in (
+                (self.numbers, self._is_number(line.value)),
+                (self.not_zero, self._is_not_zero(line.value)),
+            ):
+                (known.add if holds else known.discard)(line.name)
         return found
 
     def _text(self, node: Node) -> tuple[str, bool]:
@@ -247,6 +256,8 @@ class _Writer:
                 text = f"{self._plain(a, _ARGUMENT)}.to(x.dtype)"
             case Call(op="index", args=[a]):
                 text = f"{self._plain(a, _ARGUMENT)}.to(torch.int64)"
+            case Call(op="/", args=[a, b]) if self._is_number(node) and not self._is_not_zero(b):
+                text = f"el.quotient({self._plain(a)}, {self._plain(b)})"
             case Call(op="fmax", args=[a, Number(value=least)]):
                 text = f"{self._plain(a, _ARGUMENT)}.clamp_min({least!r})"
             case Call(op="fmax", args=[a, b]):
@@ -255,6 +266,21 @@ class _Writer:
                 named = where(Name(self._plain(condition)), *node.args[1:])
                 text = f"{TORCH(named)}.to(x.dtype)"
         return None if text is None else Name(text)
+
+    def _is_number(self, node: Node) -> bool:
+        """Is it made of V and the parameters alone?"""
+        return variables(node) <= self.numbers
+
+    def _is_not_zero(self, node: Node) -> bool:
+        """For sure? Python refuses a division by 0, as in 1/(V - 1) where V is 1."""
+        match node:
+            case Name(name=name):
+                return name in self.not_zero
+            case Number(value=value):
+                return value != 0
+            case Call(op="*" | "/" | "neg", args=args):
+                return all(map(self._is_not_zero, args))
+        return False
 
     def _is_full(self, node: Node) -> bool:
         match node:

@@ -49,6 +49,7 @@ __all__ = [
     "minimum",
     "ne",
     "power",
+    "quotient",
     "recipexpm1x",
     "relu",
     "safe_rsqrt",
@@ -94,6 +95,12 @@ def sqrt(a: Tensor) -> Tensor:
 def power(a: Tensor, b: Tensor) -> Tensor:
     """a^b, a >= 0; 0.5 ulp."""
     return torch.pow(a, b)
+
+
+@_numbers_too
+def quotient(a: Tensor, b: Tensor) -> Tensor:
+    """a / b; of numbers too it is ±inf or NaN where b is 0, which Python refuses; 0.5 ulp."""
+    return a / b
 
 
 @_numbers_too
