@@ -251,20 +251,35 @@ def _calls(expr: Expr) -> set[Expr]:
 
 
 def _absorbed(expr: Expr, halves: Sequence[Symbol]) -> Expr:
-    """P·Q·(a·Q^(e-1) + b)  →  P·(a·Q^e + b·Q): the negative power may be infinite alone."""
+    """P·Q·(a·Q^(e-1) + b)  →  P·(a·Q^e + b·Q): the negative power may be infinite alone.  So it may
+    below:  a/(P·(1 + b·Q/P))  →  a/(P + b·Q)."""
     if not expr.args or not expr.free_symbols & set(halves):
         return expr
     expr = expr.func(*(_absorbed(a, halves) for a in expr.args))
     for half in halves if isinstance(expr, Mul) else ():
         held = expr.as_powers_dict().get(half, Integer(0))
         for total in expr.args if held.is_positive else ():
-            powers = [t.as_powers_dict().get(half, Integer(0)) for t in Add.make_args(total)]
+            powers = [_power_in(t, half) for t in Add.make_args(total)]
             if total.is_Add and not all(p.is_nonnegative for p in powers):
                 rest = expr / total / half**held
                 terms = zip(total.args, powers, strict=True)
                 spread = (rest * _without(t, half) * half ** (held + p) for t, p in terms)
                 return _absorbed(Add(*spread), halves)
+    for half in halves if isinstance(expr, Mul | Pow) else ():
+        for divisor in (f for f in Mul.make_args(expr) if f.is_Pow and f.base.is_Add):
+            powers = [_power_in(t, half) for t in divisor.base.args]
+            whole = divisor.exp.is_Integer and all(p.is_Integer for p in powers)
+            if whole and divisor.exp.is_negative and min(powers) < 0:
+                least = min(powers)
+                terms = zip(divisor.base.args, powers, strict=True)
+                total = Add(*(_without(t, half) * half ** (p - least) for t, p in terms))
+                rest = expr / divisor * half ** (least * divisor.exp)
+                return _absorbed(rest * total**divisor.exp, halves)
     return expr
+
+
+def _power_in(product: Expr, half: Symbol) -> Expr:
+    return product.as_powers_dict().get(half, Integer(0))
 
 
 def _without(product: Expr, half: Symbol) -> Expr:
