@@ -752,7 +752,7 @@ def apl_nce_mae_loss(
 
     Args:
         logits: [*, V], float32, bfloat16 or float16 (float64 on CPU). Any strides; -inf masks
-            a class.
+            a class. V at least 2.
         target: [*], integer class in [0, V), or ``ignore_index``.
         alpha: weight of the active loss, normalized cross-entropy. Domain [0, inf).
         beta: weight of the passive loss, mean absolute error. Domain [0, inf).
@@ -845,7 +845,8 @@ def linear_apl_nce_mae_loss(
 
     Args:
         hidden: [*, D], float32, bfloat16 or float16 (float64 on CPU).
-        linear_weight: [V, D], dtype of hidden; logits are hidden @ linear_weight.T.
+        linear_weight: [V, D], dtype of hidden; logits are hidden @ linear_weight.T. V at
+            least 2.
         target: [*], integer class in [0, V), or ``ignore_index``.
         alpha: weight of the active loss, normalized cross-entropy. Domain [0, inf).
         beta: weight of the passive loss, mean absolute error. Domain [0, inf).

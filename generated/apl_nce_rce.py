@@ -764,7 +764,7 @@ def apl_nce_rce_loss(
 
     Args:
         logits: [*, V], float32, bfloat16 or float16 (float64 on CPU). Any strides; -inf masks
-            a class.
+            a class. V at least 2.
         target: [*], integer class in [0, V), or ``ignore_index``.
         alpha: weight of the active loss, normalized cross-entropy. Domain [0, inf).
         beta: weight of the passive loss, reverse cross-entropy. Domain [0, inf).
@@ -870,7 +870,8 @@ def linear_apl_nce_rce_loss(
 
     Args:
         hidden: [*, D], float32, bfloat16 or float16 (float64 on CPU).
-        linear_weight: [V, D], dtype of hidden; logits are hidden @ linear_weight.T.
+        linear_weight: [V, D], dtype of hidden; logits are hidden @ linear_weight.T. V at
+            least 2.
         target: [*], integer class in [0, V), or ``ignore_index``.
         alpha: weight of the active loss, normalized cross-entropy. Domain [0, inf).
         beta: weight of the passive loss, reverse cross-entropy. Domain [0, inf).

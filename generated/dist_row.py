@@ -1450,7 +1450,7 @@ def dist_row_loss(
 
     Args:
         logits: [*, V], float32, bfloat16 or float16 (float64 on CPU). Any strides; -inf masks
-            a class.
+            a class. V at least 3.
         teacher: [*, V], any of these dtypes. teacher logits. Gets no gradient.
         T: temperature of both rows. Domain [0.5, 4].
         reduction: "mean" (over the rows that count), "sum" or "none".
@@ -1521,7 +1521,8 @@ def linear_dist_row_loss(
 
     Args:
         hidden: [*, D], float32, bfloat16 or float16 (float64 on CPU).
-        linear_weight: [V, D], dtype of hidden; logits are hidden @ linear_weight.T.
+        linear_weight: [V, D], dtype of hidden; logits are hidden @ linear_weight.T. V at
+            least 3.
         teacher: [*, V], any of these dtypes, or a tuple (hidden, weight[, bias]) that makes
             it. teacher logits. Gets no gradient.
         T: temperature of both rows. Domain [0.5, 4].

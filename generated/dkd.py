@@ -1044,7 +1044,7 @@ def dkd_loss(
 
     Args:
         logits: [*, V], float32, bfloat16 or float16 (float64 on CPU). Any strides; -inf masks
-            a class.
+            a class. V at least 2.
         target: [*], integer class in [0, V), or ``ignore_index``.
         teacher: [*, V], any of these dtypes. teacher logits. Gets no gradient.
         T: temperature of both rows. Domain [0.5, 20].
@@ -1152,7 +1152,8 @@ def linear_dkd_loss(
 
     Args:
         hidden: [*, D], float32, bfloat16 or float16 (float64 on CPU).
-        linear_weight: [V, D], dtype of hidden; logits are hidden @ linear_weight.T.
+        linear_weight: [V, D], dtype of hidden; logits are hidden @ linear_weight.T. V at
+            least 2.
         target: [*], integer class in [0, V), or ``ignore_index``.
         teacher: [*, V], any of these dtypes, or a tuple (hidden, weight[, bias]) that makes
             it. teacher logits. Gets no gradient.

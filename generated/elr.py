@@ -747,7 +747,7 @@ def elr_loss(
 
     Args:
         logits: [*, V], float32, bfloat16 or float16 (float64 on CPU). Any strides; -inf masks
-            a class.
+            a class. V at least 2.
         target: [*], integer class in [0, V), or ``ignore_index``.
         ensemble: [*, V], any of these dtypes. running average of the row's probabilities, t.
             Domain [0, 1]. Gets no gradient.
@@ -839,7 +839,8 @@ def linear_elr_loss(
 
     Args:
         hidden: [*, D], float32, bfloat16 or float16 (float64 on CPU).
-        linear_weight: [V, D], dtype of hidden; logits are hidden @ linear_weight.T.
+        linear_weight: [V, D], dtype of hidden; logits are hidden @ linear_weight.T. V at
+            least 2.
         target: [*], integer class in [0, V), or ``ignore_index``.
         ensemble: [*, V], any of these dtypes, or a tuple (hidden, weight[, bias]) that makes
             it. running average of the row's probabilities, t. Domain [0, 1]. Gets no

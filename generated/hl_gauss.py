@@ -1088,7 +1088,7 @@ def hl_gauss_loss(
 
     Args:
         logits: [*, V], float32, bfloat16 or float16 (float64 on CPU). Any strides; -inf masks
-            a class.
+            a class. V at least 2.
         low: first edge. Domain (-inf, inf).
         high: last edge. Domain (-inf, inf).
         sigma: standard deviation; 0.75 bin widths is usual. Domain [0.01, 10].
@@ -1179,7 +1179,8 @@ def linear_hl_gauss_loss(
 
     Args:
         hidden: [*, D], float32, bfloat16 or float16 (float64 on CPU).
-        linear_weight: [V, D], dtype of hidden; logits are hidden @ linear_weight.T.
+        linear_weight: [V, D], dtype of hidden; logits are hidden @ linear_weight.T. V at
+            least 2.
         low: first edge. Domain (-inf, inf).
         high: last edge. Domain (-inf, inf).
         sigma: standard deviation; 0.75 bin widths is usual. Domain [0.01, 10].

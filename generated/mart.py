@@ -1767,7 +1767,7 @@ def mart_loss(
 
     Args:
         logits: [*, V], float32, bfloat16 or float16 (float64 on CPU). Any strides; -inf masks
-            a class.
+            a class. V at least 2.
         target: [*], integer class in [0, V), or ``ignore_index``.
         adversarial_x: [*, V], any of these dtypes. logits of the perturbed inputs. Gets a
             gradient.
@@ -1860,7 +1860,8 @@ def linear_mart_loss(
 
     Args:
         hidden: [*, D], float32, bfloat16 or float16 (float64 on CPU).
-        linear_weight: [V, D], dtype of hidden; logits are hidden @ linear_weight.T.
+        linear_weight: [V, D], dtype of hidden; logits are hidden @ linear_weight.T. V at
+            least 2.
         target: [*], integer class in [0, V), or ``ignore_index``.
         adversarial_x: [*, V], any of these dtypes, or a tuple (hidden, weight[, bias]) that
             makes it. logits of the perturbed inputs. Gets a gradient.

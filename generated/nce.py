@@ -703,7 +703,7 @@ def nce_loss(
 
     Args:
         logits: [*, V], float32, bfloat16 or float16 (float64 on CPU). Any strides; -inf masks
-            a class.
+            a class. V at least 2.
         target: [*], integer class in [0, V), or ``ignore_index``.
         ignore_index: rows with this target have loss 0 and gradient 0.
         reduction: "mean" (over the rows that count), "sum" or "none".
@@ -777,7 +777,8 @@ def linear_nce_loss(
 
     Args:
         hidden: [*, D], float32, bfloat16 or float16 (float64 on CPU).
-        linear_weight: [V, D], dtype of hidden; logits are hidden @ linear_weight.T.
+        linear_weight: [V, D], dtype of hidden; logits are hidden @ linear_weight.T. V at
+            least 2.
         target: [*], integer class in [0, V), or ``ignore_index``.
         linear_bias: [V], added to the logits.
         softcap: logits become softcap * tanh(logits / softcap).

@@ -1007,7 +1007,7 @@ def nfl_loss(
 
     Args:
         logits: [*, V], float32, bfloat16 or float16 (float64 on CPU). Any strides; -inf masks
-            a class.
+            a class. V at least 2.
         target: [*], integer class in [0, V), or ``ignore_index``.
         gamma: focusing exponent. Domain [0, 5].
         ignore_index: rows with this target have loss 0 and gradient 0.
@@ -1087,7 +1087,8 @@ def linear_nfl_loss(
 
     Args:
         hidden: [*, D], float32, bfloat16 or float16 (float64 on CPU).
-        linear_weight: [V, D], dtype of hidden; logits are hidden @ linear_weight.T.
+        linear_weight: [V, D], dtype of hidden; logits are hidden @ linear_weight.T. V at
+            least 2.
         target: [*], integer class in [0, V), or ``ignore_index``.
         gamma: focusing exponent. Domain [0, 5].
         linear_bias: [V], added to the logits.

@@ -729,7 +729,7 @@ def ngce_loss(
 
     Args:
         logits: [*, V], float32, bfloat16 or float16 (float64 on CPU). Any strides; -inf masks
-            a class.
+            a class. V at least 2.
         target: [*], integer class in [0, V), or ``ignore_index``.
         q: as in generalized cross-entropy; 0 would give normalized cross-entropy. Domain
             [0.1, 1].
@@ -808,7 +808,8 @@ def linear_ngce_loss(
 
     Args:
         hidden: [*, D], float32, bfloat16 or float16 (float64 on CPU).
-        linear_weight: [V, D], dtype of hidden; logits are hidden @ linear_weight.T.
+        linear_weight: [V, D], dtype of hidden; logits are hidden @ linear_weight.T. V at
+            least 2.
         target: [*], integer class in [0, V), or ``ignore_index``.
         q: as in generalized cross-entropy; 0 would give normalized cross-entropy. Domain
             [0.1, 1].

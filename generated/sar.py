@@ -785,7 +785,7 @@ def sar_loss(
 
     Args:
         logits: [*, V], float32, bfloat16 or float16 (float64 on CPU). Any strides; -inf masks
-            a class.
+            a class. V at least 2.
         margin: rows with entropy above margin * log(V) do not count. Domain (0, 1].
         reduction: "mean" (over the rows that count), "sum" or "none".
         backend: "auto" (Triton on CUDA, C on CPU), "triton", "c" or "torch".
@@ -852,7 +852,8 @@ def linear_sar_loss(
 
     Args:
         hidden: [*, D], float32, bfloat16 or float16 (float64 on CPU).
-        linear_weight: [V, D], dtype of hidden; logits are hidden @ linear_weight.T.
+        linear_weight: [V, D], dtype of hidden; logits are hidden @ linear_weight.T. V at
+            least 2.
         margin: rows with entropy above margin * log(V) do not count. Domain (0, 1].
         linear_bias: [V], added to the logits.
         softcap: logits become softcap * tanh(logits / softcap).

@@ -999,7 +999,7 @@ def two_hot_loss(
 
     Args:
         logits: [*, V], float32, bfloat16 or float16 (float64 on CPU). Any strides; -inf masks
-            a class.
+            a class. V at least 2.
         low: first centre. Domain (-inf, inf).
         high: last centre. Domain (-inf, inf).
         value: [*]. the regression target.
@@ -1075,7 +1075,8 @@ def linear_two_hot_loss(
 
     Args:
         hidden: [*, D], float32, bfloat16 or float16 (float64 on CPU).
-        linear_weight: [V, D], dtype of hidden; logits are hidden @ linear_weight.T.
+        linear_weight: [V, D], dtype of hidden; logits are hidden @ linear_weight.T. V at
+            least 2.
         low: first centre. Domain (-inf, inf).
         high: last centre. Domain (-inf, inf).
         value: [*]. the regression target.

@@ -65,7 +65,8 @@ def _lines(spec: LossSpec, linear: list[str] | None) -> Iterator[str]:
         yield f"    logits: [*, V], {kinds}. Any strides; -inf masks a class{but}.{least}"
     else:
         yield f"    hidden: [*, D], {kinds}."
-        yield f"    linear_weight: [V, D], dtype of hidden; logits are hidden @ linear_weight.T.{least}"
+        made = "dtype of hidden; logits are hidden @ linear_weight.T"
+        yield f"    linear_weight: [V, D], {made}.{least}"
     if spec.has_target:
         yield "    target: [*], integer class in [0, V), or ``ignore_index``."
     for name, entry in spec.inputs.items():

@@ -1,7 +1,8 @@
 """Functions of the row program on numbers, every operation rounded to one type.
 
 A row value is an array [N, 1] and a class value [N, V], of N rows at once.  The elementwise
-functions are computed in float64 and rounded once; sums are numpy's.
+functions are computed in float64 and rounded once; sums are numpy's.  What they give in float32
+below 2^-123 is 0, as some of their twins flush it.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from lossgen.ir.program import Call, Function, Name, Node, Number
 __all__ = ["execute"]
 
 Array = np.ndarray[Any, Any]
+_FLUSHED = 2.0**-123  # ``runtime.device``: a root of what is left out may be all that there is
 _OPERATORS: dict[str, Callable[..., Any]] = {
     "+": np.add,
     "-": np.subtract,
@@ -68,7 +70,8 @@ def _value(node: Node, known: Mapping[str, Any], real: Real) -> Any:
     if operation is not None:
         return operation(*args)
     if node.op in _FUNCTIONS:
-        return np.asarray(_FUNCTIONS[node.op](*(np.float64(a) for a in args))).astype(real)
+        found = np.asarray(_FUNCTIONS[node.op](*(np.float64(a) for a in args))).astype(real)
+        return np.where(np.abs(found) < _FLUSHED, real(0), found) if real is np.float32 else found
     try:
         return _OVER_CLASSES[node.op](real, *args)
     except KeyError:

@@ -9,10 +9,10 @@ A loss that depends on the row through one z is certified as a scalar function, 
 
     error <= bound·(1 + kappa) ulp,   kappa(z) = |z·f'(z)/f(z)| + the same for every parameter
 
-An error below 1e-37 absolute is underflow, not inaccuracy; nor is one below 1e-34 in a row's
-gradient, as the distance of two softmaxes' logarithms is clipped to ±80.  A number that float32
-cannot hold is right as ±inf.  A spec may state a scale: errors and kappa are relative to it where
-the true value is smaller.
+An error below 1e-37 times what a row's logits are apart is underflow, not inaccuracy; nor is one
+below 1e-34 in a row's gradient, as the distance of two softmaxes' logarithms is clipped to ±80.  A
+number that float32 cannot hold is right as ±inf.  A spec may state a scale: errors and kappa are
+relative to it where the true value is smaller.
 
 A loss that float32 does not hold to its bound is computed in float64, from float32 numbers and
 rounded once.  Where large terms cancel, digits that float64 autograd of the formula loses may be
@@ -241,12 +241,13 @@ class Trial:
         stable, worst, gold = self.stable, self.worst, truth.results[k]
         error = off(value, gold)
         worst.points += 1
-        if error <= TINY or self._nobody_knows(row, error):
-            return 0.0
+        apart = spread(row, stable)
+        if error <= TINY * (1 + apart) or self._nobody_knows(row, error):
+            return 0.0  # of a sum of p·(x - x'), too
         moves = of_loss(stable.spec, row, truth, k)
         width = 0.0
         if stable.outputs or stable.twins:
-            width = spread(row, stable)  # the gradient says nothing of one value
+            width = apart  # the gradient says nothing of one value
         elif gold != 0:
             moves += sensitivity(stable, row, truth)
         unit = worst.unit(gold)
