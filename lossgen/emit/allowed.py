@@ -56,10 +56,10 @@ def check_module(text: str) -> None:
                 _function(node, defined | bound)
             case ast.ClassDef():
                 _class(node, defined | bound)
-            case ast.Assign(targets=[ast.Name()], value=value):
+            case ast.Assign(targets=[ast.Name(id=name)], value=value):
                 _table(value)
-                if isinstance(value, ast.Constant) and str(value.value).startswith("#"):
-                    check_program(str(value.value))
+                if name.startswith("_C_SOURCE"):
+                    check_program(ast.literal_eval(value))
             case _:
                 _refuse(node)
 

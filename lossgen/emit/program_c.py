@@ -30,8 +30,6 @@ from lossgen.ir.program import (
 __all__ = ["Program", "Reduction", "Statement"]
 
 _TILE = CText(tile=True)
-_IDENTITY = {"sum": "0", "max": "-INFINITY", "max_or_nan": "-INFINITY", "min": "INT_MAX"}
-_BETTER = {"max": ">", "min": "<"}
 _INTEGERS = {"y", "cols"}
 
 
@@ -46,20 +44,8 @@ class Reduction:
         return "int" if self.kind == "min" else "real"
 
     @property
-    def identity(self) -> str:
-        return _IDENTITY[self.kind]
-
-    @property
     def text(self) -> str:
         return _TILE(self.body)
-
-    def join(self, total: str, value: str) -> str:
-        """Text of the two as one."""
-        if self.kind == "sum":
-            return f"{total} + {value}"
-        if self.kind == "max_or_nan":
-            return f"{value} == {value} ? ({value} > {total} ? {value} : {total}) : {value}"
-        return f"{value} {_BETTER[self.kind]} {total} ? {value} : {total}"
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ import jinja2
 
 from lossgen.compiler import Compiled, compile_loss, dearest
 from lossgen.emit.allowed import check_module
+from lossgen.emit.fill import filled
 from lossgen.emit.module_names import ModuleNames
 from lossgen.emit.normalizer import literal, normalizer
 from lossgen.emit.printers import TRITON
@@ -114,21 +115,8 @@ def _environment() -> jinja2.Environment:
         keep_trailing_newline=True,
         autoescape=False,
     )
-    made.filters["wrap"] = _wrap
     made.filters["triton"] = lambda function: TRITON.lines(function.lines)
     return made
-
-
-def _wrap(text: str, indent: int) -> str:
-    """Arguments on as few lines as they fit on, broken between them."""
-    margin, lines = " " * indent, [""]
-    for part in " ".join(text.split()).replace(", )", ",)").rstrip(", ").split(", "):
-        longer = f"{lines[-1]} {part},".lstrip()
-        if len(margin) + len(longer) > 100 and lines[-1]:
-            lines.append(f"{part},")
-        else:
-            lines[-1] = longer
-    return "\n".join(margin + line for line in lines)
 
 
 def _digest(text: str) -> str:
@@ -155,7 +143,7 @@ def _format(text: str, name: str) -> str:
     done = subprocess.run(command, input=text, capture_output=True, encoding="utf-8", check=False)
     if done.returncode:
         raise CompilerBug(f"the rendered module of {name} does not parse:\n{done.stderr}")
-    return done.stdout
+    return filled(done.stdout)
 
 
 def _header(compiled: Compiled) -> str:

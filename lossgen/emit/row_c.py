@@ -45,16 +45,10 @@ class CRow:
         for loop, key in zip([*loops, self.gradient.loop], [*keys, keys[-1]], strict=True):
             pair_logarithms(loop, key)
         self.at_target = _values_at(model, "y") if model.pivot == "target" else []
-        self.reload = [
-            f"{n} = call->saved[{k} * call->rows + row];" for k, n in enumerate(model.saved)
-        ]
+        self.reload = [f"{n} = saved(r, {k});" for k, n in enumerate(model.saved)]
         if model.pivot == "argmax":
             self.reload += _values_at(model, "(int64_t)pivot")
-        self.cotangents = []
-        for k, name in enumerate(factors):
-            at = f"call->grad_rows[{k} * call->grad_outputs_stride + row * call->grad_rows_stride]"
-            value = f"in_range ? {at} : NAN" if model.pivot == "target" else at
-            self.cotangents.append(f"{name} = {value};")
+        self.cotangents = [f"{name} = slope(r, {k});" for k, name in enumerate(factors)]
 
 
 def _values_at(model: RowModel, at: str) -> list[str]:

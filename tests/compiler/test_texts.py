@@ -104,13 +104,15 @@ def test_a_module_of_other_kinds_of_nodes_is_refused(line: str) -> None:
         check_module(f'"""Text."""\n{line}\n')
 
 
-PROGRAM = """#include "row.h"
+PROGRAM = """enum { STREAMS = 1 };
+#include "program.h"
 
 /* dloss/dx = "text", asm, # and 'more' */
-static inline __attribute__((always_inline)) void gradient(const real *x_ptr) {
-#pragma GCC ivdep
-    for (int cols = 0; cols < 3; ++cols) x_ptr[cols] = f_exp(u_asm) / 2;
+INLINE void gradient(const real *x_ptr) {
+    EACH_CLASS(x_ptr[cols] = f_exp(u_asm) / 2;)
 }
+#define OF_lift_1(EACH) EACH(MAX_OR_NAN, reduced0) \\
+    EACH(SUM, reduced1)
 """
 
 
@@ -118,6 +120,7 @@ static inline __attribute__((always_inline)) void gradient(const real *x_ptr) {
     "line",
     [
         '#include "/etc/passwd"',
+        "#define OF_lift_1(EACH) system()",
         "#define real int",
         "#pragma GCC poison real",
         "  #include <stdio.h>",

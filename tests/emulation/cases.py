@@ -31,6 +31,7 @@ ROWS = 4
 GUARD = 777.0
 ULPS = 32  # of float32, of the largest value of a row
 LOG_ULPS = 8  # results are made of logarithms of probabilities, as large as that of the classes
+COMMON = ("label_smoothing", "weight", "z_loss")
 EVERYTHING = ("label_smoothing", "softcap", "temperature", "weight", "z_loss")
 VALUES = {
     **{"label_smoothing": 0.1, "z_loss": 0.01, "softcap": 20.0, "temperature": 1.5},
@@ -68,7 +69,7 @@ FEW = (
     Case("gce", 7, F32),
     Case("gce", 1001, F32, inplace=True),
     Case("cross_entropy", 1000, F32, EVERYTHING, shift=1),
-    Case("cross_entropy", 65, F32, ("weight",), pad=3, out_pad=3),
+    Case("cross_entropy", 65, F32, COMMON, pad=3, out_pad=3),
     Case("kd_forward_kl", 5000, F32, processors=8),
     Case("dice", 1001, F32, pad=3),
     Case("trades", 64, F32, pad=1),
@@ -76,7 +77,7 @@ FEW = (
     Case("token_stats", 20001, F32, pad=3, out_pad=3),
     Case("gce", 5000, BF16, processors=8),
     Case("gce", 20001, BF16, inplace=True),
-    Case("cross_entropy", 1001, BF16, ("weight",), pad=3),
+    Case("cross_entropy", 1001, BF16, COMMON, pad=3),
     Case("cross_entropy", 9000, BF16, EVERYTHING, processors=16),
     Case("kd_forward_kl", 64, BF16),
     Case("kd_forward_kl", 1000, BF16, pad=3, out_pad=3),
