@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from lossgen.compiler import compile_loss
     from lossgen.curves import compare
     from lossgen.derivation import explain
+    from lossgen.draw import plot
     from lossgen.errors import LossgenError
     from lossgen.inline import loss
     from lossgen.runtime.memory import empty_cache, set_cache_limit
@@ -39,6 +40,7 @@ __all__ = [
     "explain",
     "load",
     "loss",
+    "plot",
     "set_cache_limit",
     "verify",
 ]
@@ -56,6 +58,7 @@ _HOMES = {
     "explain": "lossgen.derivation",
     "load": "lossgen.cache",
     "loss": "lossgen.inline",
+    "plot": "lossgen.draw",
     "set_cache_limit": "lossgen.runtime.memory",
     "verify": "lossgen.verify",
 }

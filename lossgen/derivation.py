@@ -7,7 +7,7 @@ from difflib import unified_diff
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lossgen import paths
 from lossgen.errors import BuildError
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lossgen.spec.model import LossSpec
 from lossgen.ir.stages import StableLoss
 
-__all__ = ["explain"]
+__all__ = ["derivation", "explain"]
 
 
 class UnknownOption(BuildError):
@@ -57,12 +57,7 @@ def explain(
         UnknownSpec, UnknownStage, UnknownOption: no such spec, stage or option.
         SpecError, CompileError: the spec is wrong.
     """
-    from lossgen.compiler import compile_loss
-    from lossgen.spec.load import load_spec
-
-    spec = load_spec(paths.require_spec(name_or_path))
-    chosen = spec.model_copy(update={"variants": (_variant(spec, options),)})
-    compiled = compile_loss(chosen, draft)
+    spec, compiled = _compiled(name_or_path, options, draft)
     stages = {name: str(value) for name, value in compiled.stages.items()}
     if stage is not None:
         if stage not in stages:
@@ -73,6 +68,33 @@ def explain(
     if latex:
         return _latex(compiled)
     return "\n".join([*_summary(compiled, spec), *_sections(stages)])
+
+
+def derivation(
+    name_or_path: str | Path, *, options: Collection[str] = (), draft: bool = False
+) -> dict[str, Any]:
+    """The same as data: name, title, reference, a summary, and the stages as text."""
+    spec, compiled = _compiled(name_or_path, options, draft)
+    return {
+        "name": spec.name,
+        "title": spec.title,
+        "reference": spec.reference,
+        "options": sorted(compiled.variants[0].stable.uses),
+        "summary": _facts(compiled, spec),
+        "seconds": compiled.timings,
+        "stages": {name: str(value) for name, value in compiled.stages.items()},
+    }
+
+
+def _compiled(
+    name_or_path: str | Path, options: Collection[str], draft: bool
+) -> tuple[LossSpec, Compiled]:
+    from lossgen.compiler import compile_loss
+    from lossgen.spec.load import load_spec
+
+    spec = load_spec(paths.require_spec(name_or_path))
+    chosen = spec.model_copy(update={"variants": (_variant(spec, options),)})
+    return spec, compile_loss(chosen, draft)
 
 
 def _variant(spec: LossSpec, options: Collection[str]) -> frozenset[str]:
@@ -86,11 +108,17 @@ def _variant(spec: LossSpec, options: Collection[str]) -> frozenset[str]:
 
 
 def _summary(compiled: Compiled, spec: LossSpec) -> Iterator[str]:
-    plan = compiled.variants[0]
     yield f"{spec.name}: {spec.title}"
     yield spec.reference
     yield ""
-    rows = {
+    passes = ", ".join(f"{name} {1e3 * t:.0f} ms" for name, t in compiled.timings.items())
+    rows = {**_facts(compiled, spec), "passes": passes}
+    yield from (f"{key:<12} {value}" for key, value in rows.items())
+
+
+def _facts(compiled: Compiled, spec: LossSpec) -> dict[str, str]:
+    plan = compiled.variants[0]
+    return {
         "formula": plan.formula,
         "statistics": f"{plan.statistics} in {_plural(plan.sweeps, 'sweep')} over the classes",
         "saved": ", ".join(plan.saved) or "nothing",
@@ -98,9 +126,7 @@ def _summary(compiled: Compiled, spec: LossSpec) -> Iterator[str]:
         "arithmetic": plan.stable.precision,
         "certificate": str(plan.certificate or "none"),
         "variants": _variants(spec, compiled.variants[0].stable.uses),
-        "passes": ", ".join(f"{name} {1e3 * t:.0f} ms" for name, t in compiled.timings.items()),
     }
-    yield from (f"{key:<12} {value}" for key, value in rows.items())
 
 
 def _traffic(plan: KernelPlan) -> str:

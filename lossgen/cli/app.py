@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from lossgen.cli import bench, build, doctor, explain, listing, new, verify
+from lossgen.cli import bench, build, doctor, explain, listing, new, plot, schema, verify
 
 __all__ = ["app"]
 
@@ -15,7 +15,6 @@ app = typer.Typer(
     "To start: [bold]lossgen new my_loss[/bold] writes a commented spec and says what comes next, "
     "[bold]lossgen explain LOSS[/bold] shows how one of the catalogue is derived.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -23,8 +22,10 @@ app = typer.Typer(
 app.command("build")(build.build)
 app.command("list")(listing.list_losses)
 app.command("explain")(explain.explain)
+app.command("plot")(plot.plot)
 app.command("verify")(verify.verify)
 app.command("new")(new.new)
+app.command("schema")(schema.schema)
 app.command("bench")(bench.bench)
 app.command("doctor")(doctor.doctor)
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lossgen.cli.names import complete
+
 if TYPE_CHECKING:
     from lossgen.build import Rendered, Report
 
@@ -16,7 +18,10 @@ __all__ = ["build"]
 
 def build(
     specs: Annotated[
-        list[str] | None, typer.Argument(metavar="PATH...", help="Specs, or catalogue names.")
+        list[str] | None,
+        typer.Argument(
+            metavar="PATH...", help="Specs, or catalogue names.", autocompletion=complete
+        ),
     ] = None,
     all_specs: Annotated[
         bool,

@@ -2,35 +2,50 @@
 
 from __future__ import annotations
 
+import json
 import platform
 from importlib import metadata
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
 __all__ = ["doctor"]
 
 
-def doctor() -> None:
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+) -> None:
     """Show the backends that run here, the compiler, the caches and the versions.
 
     Exit 1 if losses on the CPU would not run as a compiled C program.
 
     Example: [bold]lossgen doctor[/bold]
     """
+    compiled, reason = _c()
+    found = {
+        "C backend (CPU tensors)": reason,
+        "Triton backend (CUDA tensors)": _triton(),
+        "torch backend (any device)": "ok",
+        "caches": _caches(),
+        "versions": _versions(),
+    }
+    if as_json:
+        typer.echo(json.dumps({"ok": compiled, "found": found}, indent=2, ensure_ascii=False))
+    else:
+        _print(found)
+    if not compiled:
+        raise typer.Exit(1)
+
+
+def _print(found: dict[str, str]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    compiled, reason = _c()
     table = Table("what", "found", title="lossgen on this machine", title_justify="left")
-    table.add_row("C backend (CPU tensors)", reason)
-    table.add_row("Triton backend (CUDA tensors)", _triton())
-    table.add_row("torch backend (any device)", "ok")
-    table.add_row("caches", _caches())
-    table.add_row("versions", _versions())
+    for what, text in found.items():
+        table.add_row(what, text)
     Console(highlight=False).print(table)
-    if not compiled:
-        raise typer.Exit(1)
 
 
 def _c() -> tuple[bool, str]:

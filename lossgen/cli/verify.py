@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lossgen.cli.names import complete
+
 if TYPE_CHECKING:
     from lossgen.verify import PropertyResult
 
@@ -14,7 +16,12 @@ __all__ = ["verify"]
 
 
 def verify(
-    loss: Annotated[str, typer.Argument(metavar="NAME|PATH", help="Catalogue name or spec.")],
+    loss: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME|PATH", help="Catalogue name or spec.", autocompletion=complete
+        ),
+    ],
     examples: Annotated[
         int, typer.Option("--examples", min=1, metavar="N", help="Draws per property.")
     ] = 20,

@@ -1,6 +1,6 @@
 """The spec as data: ``SpecFile`` is what the author writes, ``LossSpec`` what the compiler reads.
 
-``SpecFile.model_json_schema(by_alias=True)`` is the schema for editors.  All models are frozen;
+``lossgen.spec.schema`` makes of the descriptions here what editors read.  All models are frozen;
 formulas of a ``LossSpec`` are trees of :mod:`lossgen.spec.expr`.
 """
 
@@ -87,11 +87,11 @@ class _Model(BaseModel):
 class ParameterEntry(_Model):
     """A run-time scalar of the loss."""
 
-    default: Real
+    default: Real = Field(description="the value of a call that gives none")
     domain: str = Field(description='an interval: "(0, 1]", "[0, inf)"')
-    doc: str = ""
+    doc: str = Field("", description="what it does, for the docstring")
     off: Real | None = Field(None, description="neutral value: there the term is compiled out")
-    integer: Flag = False
+    integer: Flag = Field(False, description="true: whole numbers only")
     range: list[Real] | None = Field(None, description="[low, high], for tests")
 
 
@@ -102,18 +102,18 @@ class InputEntry(_Model):
         description="class: [N, V]; vocab: [V], shared by all rows; row: [N]"
     )
     differentiable: Flag = Field(False, description="kind class: it gets a gradient")
-    doc: str = ""
+    doc: str = Field("", description="what it holds, for the docstring")
     off: Real | None = Field(None, description="what an absent input stands for; none: required")
     integer: Flag = Field(False, description="whole numbers: class indices, groups, counts")
     values: list[Real] | None = Field(None, description="all it may hold, as [0, 1] of a mask")
-    domain: str | None = None
+    domain: str | None = Field(None, description='an interval: "[0, 1]"')
     range: list[Real] | None = Field(None, description="[low, high], for tests")
 
 
 class TermEntry(_Model):
     """One named term of the loss."""
 
-    name: str
+    name: str = Field(description="of the term, for the derivation and for messages")
     weight: str | None = Field(None, description="the parameter that multiplies the term")
     value: str = Field(description="a formula")
     normalizer: Real | None = Field(None, description="1: the mean is over rows, not weights")
@@ -122,7 +122,7 @@ class TermEntry(_Model):
 class LimitEntry(_Model):
     """An identity that the verifier checks."""
 
-    when: dict[str, Real] = {}
+    when: dict[str, Real] = Field({}, description="values of parameters; open ends are limits")
     equals: str = Field(description="a loss of the catalogue, or a formula")
     with_: dict[str, Real] = Field({}, alias="with", description="that loss's parameters")
 
@@ -130,9 +130,9 @@ class LimitEntry(_Model):
 class AccuracyEntry(_Model):
     """A bound of the certificate other than the usual one, and why."""
 
-    ulp: Real
+    ulp: Real = Field(description="the bound, in (1 + kappa) ulp")
     scale: Real | None = Field(None, description="errors of smaller values are relative to this")
-    reason: str
+    reason: str = Field(description="why these digits are enough")
 
 
 Terms = Annotated[
@@ -144,23 +144,29 @@ Terms = Annotated[
 class SpecFile(_Model):
     """A loss, as its YAML file says it."""
 
-    name: str
+    name: str = Field(description="of the loss and of this file; the function is <name>_loss")
     class_name: str | None = Field(None, alias="class", description="name of the nn.Module")
-    title: str | None = None
-    reference: str = ""
-    parameters: dict[str, ParameterEntry] = {}
-    inputs: dict[str, InputEntry] = {}
+    title: str | None = Field(None, description="what it is called in a sentence")
+    reference: str = Field("", description="where the formula comes from")
+    parameters: dict[str, ParameterEntry] = Field({}, description="run-time scalars, by name")
+    inputs: dict[str, InputEntry] = Field({}, description="tensors beside the logits, by name")
     let: dict[str, str] = Field({}, description="named subexpressions, in order")
-    transform: str | None = Field(None, description="a formula")
-    regularizer: Terms | None = None
-    adversarial: Terms | None = None
+    transform: str | None = Field(None, description="a formula: one number per row")
+    regularizer: Terms | None = Field(None, description="a formula, or a list of named terms")
+    adversarial: Terms | None = Field(None, description="a formula, or a list of named terms")
     outputs: dict[str, str] | None = Field(None, description="row results in place of a loss")
-    normalizer: str | None = None
-    variants: list[list[str]] = []
-    limits: list[LimitEntry] = []
-    notes: str = ""
-    accuracy: AccuracyEntry | None = None
-    min_classes: Whole = 1
+    normalizer: str | None = Field(
+        None, description="a formula in inputs: the mean divides by its sum over the rows"
+    )
+    variants: list[list[str]] = Field(
+        [], description="sets of optional names to compile a variant for, besides none and all"
+    )
+    limits: list[LimitEntry] = Field([], description="identities that every build checks")
+    notes: str = Field("", description="for those who read the spec")
+    accuracy: AccuracyEntry | None = Field(
+        None, description="a bound of the certificate other than the usual one, and why"
+    )
+    min_classes: Whole = Field(1, description="a call with fewer classes is an error")
 
 
 # ------------------------------------------------------------------------- what the compiler reads

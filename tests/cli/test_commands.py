@@ -13,7 +13,7 @@ import lossgen as package
 from lossgen import paths
 from lossgen.runtime import c_build
 
-COMMANDS = ("build", "list", "explain", "verify", "new", "doctor")
+COMMANDS = ("build", "list", "explain", "plot", "verify", "new", "schema", "doctor")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
