@@ -14,7 +14,6 @@ from lossgen.runtime.device import (
     HAS_TRITON,
     above,
     absf,
-    clip,
     eq,
     erf,
     inrange,
@@ -24,8 +23,6 @@ from lossgen.runtime.device import (
     log,
     log_accurate,
     lt,
-    maximum,
-    minimum,
     ne,
     relu,
     row_max,
@@ -45,6 +42,30 @@ __all__ = [*device.__all__]
 
 # ruff: noqa: ANN001, ANN202, F401
 # mypy: disable-error-code="no-untyped-def, no-untyped-call"
+
+
+@jit
+def minimum(a, b):
+    """The smaller of a and b."""
+    return tl.where((a < b) | (a != a), a, b)
+
+
+@jit
+def maximum(a, b):
+    """The larger of a and b."""
+    return tl.where((a > b) | (a != a), a, b)
+
+
+@jit
+def clip(x, lo, hi):
+    """min(max(x, lo), hi)."""
+    return minimum(maximum(x, lo), hi)
+
+
+@jit
+def reciprocal(a):
+    """1 / a."""
+    return 1.0 / a
 
 
 @jit

@@ -1,7 +1,9 @@
 """Building blocks of the Triton device functions: exp, expm1 and log1p by polynomials.
 
-Principles: float32 in and out; no hardware approximation is used, so results are the same on
-every GPU up to fused multiply-adds (at most 2 ulp); explicit ``tl.fma`` where a residual matters.
+Principles: float32 in and out; explicit ``tl.fma`` where a residual matters.  ``expm1`` takes the
+hardware's 2^b where its error is small beside the result, a polynomial where it is not; ``log1p``
+and the other exponentials use no approximation of the hardware, so that they are the same on every
+GPU up to fused multiply-adds (at most 2 ulp).  What is not selected may be anything.
 The module imports without triton: ``HAS_TRITON`` is then False and nothing here may be called.
 Minimax coefficients are for the intervals the docstrings name.
 """
@@ -47,6 +49,7 @@ __all__ = [
     "exp_nonpositive",
     "expm1",
     "expm1_reduced",
+    "inverse",
     "jit",
     "kernel",
     "larger",
@@ -116,20 +119,34 @@ def log1p_unit(x):
 
 @jit
 def expm1(a):
-    """e^a - 1; 0.5 ulp."""
-    n, r = split(tl.minimum(tl.maximum(a, -20.0), 89.0))
-    half = power_of_two(n - 1.0)  # 2^(n-1): n can be 128
-    y = tl.fma(expm1_reduced(r), half, half - 0.5)
-    return tl.where(a != a, a, y + y)
+    """e^a - 1: a minimax polynomial of degree 6 below 1/2, else from 2^b; 2.8 ulp."""
+    p = tl.fma(a, 0.0013875745935365558, 0.008402393199503422)
+    p = tl.fma(p, a, 0.04166897013783455)
+    p = tl.fma(p, a, 0.1666613519191742)
+    p = tl.fma(p, a, 0.4999998211860657)
+    far = tl.exp2(a * 1.4426950408889634) - 1.0
+    return tl.where(tl.abs(a) < 0.5, tl.fma(p * a, a, a), far)
 
 
 @jit
 def log1p(a):
-    """log(1 + a), a >= -1: log of the rounded sum plus its correction; 1.3 ulp."""
-    u = 1.0 + a
-    c = tl.where(a > 1.0, (u - a) - 1.0, (u - 1.0) - a)
-    y = tl.log(u) - c / u
-    return tl.where(u == float("inf"), u, tl.where(u == 0.0, -float("inf"), y))
+    """log(1 + a), a >= -1: n log 2 + log(1 + m), where 1 + a = 2^n (1 + m); 0.6 ulp."""
+    u = tl.full((), 1.0, tl.float32) + a  # a may be a number of the text
+    n = (u.to(tl.int32, bitcast=True) - 0x3F3504F3) & -0x800000  # 2^23 n; 1 + m >= sqrt(1/2)
+    scale = (0x40800000 - n).to(tl.float32, bitcast=True)  # 2^(2 - n): n can be 127
+    m = tl.fma(a * 0.25, scale, tl.fma(scale, 0.25, -1.0))
+    y = tl.fma(m * m, tl.fma(log1p_tail(m), m, -0.5), m)
+    y = tl.fma(n.to(tl.float32), 8.262958294867817e-08, y)
+    end = tl.where(u > 0.0, u, -tl.rsqrt(u))  # inf; -inf at 0; NaN below
+    return tl.where((u > 0.0) & (u < float("inf")), y, end)
+
+
+@jit
+def inverse(d):
+    """1 / d of a d that is neither near an end of the range nor negative: no division; 0.9 ulp."""
+    root = tl.rsqrt(d)
+    y = root * root
+    return tl.fma(y, tl.fma(-d, y, 1.0), y)
 
 
 @jit

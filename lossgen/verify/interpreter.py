@@ -243,6 +243,7 @@ _LANGUAGE = SimpleNamespace(
     constexpr=None,  # an annotation
     cos=_mathematics(np.cos),
     debug_barrier=lambda: None,  # one program is one thread here
+    div_rn=lambda a, b: Block(np.divide(*_numbers(a, b))),
     dot=_dot,
     erf=_mathematics(_erf),
     exp=_mathematics(np.exp),
