@@ -582,7 +582,7 @@ INLINE void one_row(const Row *r, const enum mode mode) {
     double c0 = -w0 * w2 - w6;
     double grad_x_y = w6 - w2 * w5;
     double rinv0 = (la0 == -INFINITY ? 0.0 : f_exp(-la0));
-    const double w1 = u_smoothing / V;
+    w1 = u_smoothing / V;
     const int want = wanted(r);
     if (mode == FUSED) {
         if (want == 1) gradient_kept(x_ptr, n_classes, kept_row(r, 0), c0, lam0, m0, rinv0,

@@ -970,7 +970,7 @@ INLINE void one_row(const Row *r, const enum mode mode) {
     pinv0 = (la0 == -INFINITY ? 0.0 : f_exp(-lam0));
     double rinv0 = (la0 == -INFINITY ? 0.0 : f_exp(-la0));
     const double same0 = -f_expm1(-top0);
-    const double w0 = 2.0 * u_alpha;
+    w0 = 2.0 * u_alpha;
     const double same1 = f_log(u_gamma);
     const int want = wanted(r);
     if (mode == FUSED) {

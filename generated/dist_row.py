@@ -1068,7 +1068,7 @@ INLINE void one_row(const Row *r, const enum mode mode) {
     grad_x_y = (u_teacher_y == u_teacher_y ? grad_x_y : u_teacher_y);
     pinv0 = (la0 == -INFINITY ? 0.0 : f_exp(-lam0));
     const double same0 = 1.0 / u_T;
-    const double w0 = 1.0 / V;
+    w0 = 1.0 / V;
     const double same1 = c0 * w0;
     const double same2 = c1 * w0;
     const int want = wanted(r);

@@ -762,9 +762,9 @@ INLINE void one_row(const Row *r, const enum mode mode) {
     double grad_x_y = w3 * (T1 * f_sigmoid(-z0) + w6 * w8 - w7 * w8);
     grad_x_y = (x_y == x_y ? grad_x_y : x_y);
     double pinv0 = (la0 == -INFINITY ? 0.0 : f_exp(-lam0));
-    const double w0 = (u_high - u_low) / V;
+    w0 = (u_high - u_low) / V;
     const double same0 = f_clip(u_value, u_low, u_high);
-    const double w2 = 0.5 * f_sqrt(2.0) / u_sigma;
+    w2 = 0.5 * f_sqrt(2.0) / u_sigma;
     const int want = wanted(r);
     if (mode == FUSED) {
         if (want == 1) gradient_kept(x_ptr, n_classes, kept_row(r, 0), kept_row(r, 1), kept_row(r,

@@ -759,7 +759,7 @@ INLINE void one_row(const Row *r, const enum mode mode) {
         f_exp(-2.0 * w2) - 2.0 * T0 * w4);
     pinv0 = (la0 == -INFINITY ? 0.0 : f_exp(-lam0));
     double rinv0 = (la0 == -INFINITY ? 0.0 : f_exp(-la0));
-    const double w1 = u_gamma - 1.0;
+    w1 = u_gamma - 1.0;
     const double same0 = f_eq(w1, 0.0);
     const int want = wanted(r);
     if (mode == FUSED) {

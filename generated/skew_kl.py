@@ -861,7 +861,7 @@ INLINE void one_row(const Row *r, const enum mode mode) {
     grad_x_y = (u_teacher_y == u_teacher_y ? grad_x_y : u_teacher_y);
     pinv0 = (la0 == -INFINITY ? 0.0 : f_exp(-lam0));
     double pinv1 = (la1 == -INFINITY ? 0.0 : f_exp(-lam1));
-    const double w0 = u_skew - 1.0;
+    w0 = u_skew - 1.0;
     const int want = wanted(r);
     if (mode == FUSED) {
         if (want == 1) gradient_kept(x_ptr, u_teacher_ptr, n_classes, kept_row(r, 0), kept_row(r,

@@ -34,8 +34,9 @@ class CRow:
                 lines += scalars.between(sweep.level)
             self.sweeps.append(CSweep(sweep, set(known), row_lines(lines, declared)))
         self.finish = row_lines(scalars.results(), declared)
-        self.coefficients = row_lines(scalars.coefficients(saved=True), set(known))
-        self.gradient = GradientLoop(model)
+        declared = set(known)
+        self.coefficients = row_lines(scalars.coefficients(saved=True), declared)
+        self.gradient = GradientLoop(model, declared)
         self.gradient_kept = self.gradient.loop.copy()
         loops = [loop for sweep in self.sweeps for loop in sweep.loops]
         loops.append(self.gradient_kept)

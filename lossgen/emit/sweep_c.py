@@ -125,15 +125,16 @@ class CSweep:
 class GradientLoop:
     """The gradients of all classes; the values at the pivot are written after it.
 
-    ``before``: the row values that it needs beside the coefficients.
+    ``before``: the row values that it needs beside the coefficients, whose names are ``declared``:
+    it may use one again for a value of its own.
     """
 
-    def __init__(self, model: RowModel) -> None:
+    def __init__(self, model: RowModel, declared: set[str]) -> None:
         program = Program(gradient(model), model.tile_streams)
         results = [program.names[f"grad_{g.stream}"] for g in model.gradients]
         self.loop = Loop(program, f"gradient{model.suffix}", [Name(n) for n in results])
         # A gradient that is the same for all classes is a row value.
-        self.before = _row_values(program.row_lines(self.loop.rows), set())
+        self.before = _row_values(program.row_lines(self.loop.rows), declared)
 
 
 def _row_values(statements: list[Statement], variables: set[str]) -> list[str]:

@@ -15,8 +15,11 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+import lossgen
+from lossgen import paths
 from lossgen.losses import brier_loss, focal_loss, gce_loss, jsd_beta_loss, trades_loss
 from lossgen.runtime import c_backend, c_build, store
+from tests.campaign.names import check_c
 
 needs_compiler = pytest.mark.skipif(c_build.find_compiler() is None, reason="no C compiler")
 LOGITS = torch.tensor([[2.0, -1.0, 0.5], [0.0, 1.0, 3.0]])
@@ -281,3 +284,10 @@ def test_where_there_is_no_data_no_backend_runs():
     loss = gce_loss(meta, TARGET.to("meta"), backend="c", reduction="none")
     assert loss.is_meta
     assert loss.shape == TARGET.shape
+
+
+@pytest.mark.parametrize("name", paths.spec_names())
+def test_every_program_is_c(name: str) -> None:
+    """Programs of six losses declared a name twice, and fell back to torch with a warning: their
+    gradients need a row value that is called as one of their coefficients."""
+    check_c(lossgen.load(name))
