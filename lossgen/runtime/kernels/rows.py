@@ -296,7 +296,21 @@ def fused(
         there = inside
         if len(marks) > 0:
             there = inside & (marks[0] == 0)
-        held = (cols, inside, load_tile(bases, vocab, at, cols, there, REAL))
+        tile = load_tile(bases, vocab, at, cols, there, REAL)
+        if PIVOT < 0:
+            # What does not count is -inf for the gradient too: its exponentials are then those of
+            # the sweep.  Its values there are not stored, or written by ``own``.
+            counts = inside
+            if PIVOT == -1:
+                counts = inside & (cols != y)
+            shown = ()
+            for k in tl.static_range(len(tile)):
+                if k < len(bases):
+                    shown = shown + (tl.where(counts, tile[k], float("-inf")),)
+                else:
+                    shown = shown + (tile[k],)
+            tile = shown
+        held = (cols, inside, tile)
     tiles = tiles_of(skip, n_classes, marks, ROWS, BLOCK)
     states, y, at_target = settled(
         SWEEPS, BETWEENS, PIVOT, CARRIED, bases, vocab, at_target, constants, y, skip, live,
