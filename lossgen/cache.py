@@ -62,7 +62,7 @@ def load(name_or_path: str | Path, *, draft: bool = False) -> ModuleType:
     by_name = str(name_or_path) == path.stem
     if by_name and (paths.generated_dir() / f"{path.stem}.py").is_file():
         return _import(f"lossgen.losses.{path.stem}")
-    return _loaded(partial(_name, path, draft), partial(_compiled, path, draft))
+    return _loaded(partial(name_of, path, draft), partial(_compiled, path, draft))
 
 
 def load_text(stem: str, text: str, file: str, draft: bool = False) -> ModuleType:
@@ -91,7 +91,7 @@ def cache_dir() -> Path:
 
 
 # ---------------------------------------------------------------------------- names
-def _name(path: Path, draft: bool = False) -> str:
+def name_of(path: Path, draft: bool = False) -> str:
     """<loss>_<digest> of the compiler and of what it reads of a spec."""
     try:
         source = path.read_bytes()
@@ -173,6 +173,18 @@ def _found_or_made(name: str, name_now: Callable[[], str], compiled: Callable[[]
         reason = f"{where}: {error.strerror or error}"
         store.warn_once(f"{reason}; specs are compiled again in each process")
     return compiled() if text is None else text
+
+
+def keep(path: Path, text: str, name: str) -> None:
+    """Keep what a build compiled of a spec, for a later load; ``name`` is what it was called before
+    that, and no longer is if it was edited meanwhile. Without a cache nothing is kept."""
+    file = _file(name)
+    with suppress(OSError):
+        store.make_folder(file.parent)
+        with store.locked(file.with_suffix(".lock")) as alone:
+            if store.read(file) is None and name_of(path) == name:
+                store.tidy(file, alone)
+                store.write(file, text.encode())
 
 
 def _compiled(path: Path, draft: bool) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -74,11 +75,13 @@ def build(
 
     Example: [bold]lossgen build specs/gce.yaml[/bold]
     """
+    from lossgen import cache
     from lossgen.build import build as build_specs
     from lossgen.options import options
 
     if tiled and aot is None:
         raise typer.BadParameter("--tiled says what --aot compiles: give both")
+    loaded = () if all_specs or standalone or draft else _loaded_by_path(specs or ())
     report = build_specs(
         *(specs or ()),
         out_dir=out_dir,
@@ -89,11 +92,21 @@ def build(
         draft=draft,
         on_rendered=_print_timings,
     )
+    for (path, name), rendered in zip(loaded, report.rendered, strict=False):
+        cache.keep(path, rendered.text, name)
     _print_report(report, check)
     if check and report.changes:
         raise typer.Exit(1)
     if aot is not None:
         _compile_ahead(report, aot, tiled)
+
+
+def _loaded_by_path(specs: Sequence[str]) -> list[tuple[Path, str]]:
+    """The specs with their names in the cache of ``lossgen.load``."""
+    from lossgen import cache, paths
+
+    found = [paths.require_spec(spec) for spec in specs]
+    return [(path, cache.name_of(path)) for path in found]
 
 
 def _print_timings(rendered: Rendered) -> None:

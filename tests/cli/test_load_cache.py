@@ -15,9 +15,11 @@ import warnings
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 import lossgen
 from lossgen import cache
+from lossgen.cli.app import app
 from lossgen.cli.new import STARTER
 from lossgen.runtime import store
 from tests.runtime.faults import DAMAGES, REFUSED
@@ -271,3 +273,29 @@ def test_a_full_disk_is_not_a_bug_of_ours(lossgen, monkeypatch, tmp_path):
     ran = lossgen("new", "mine", "-o", tmp_path)
     assert ran.code == 2
     assert ran.err == f"error LG313: it: {os.strerror(errno.ENOSPC)}\n"
+
+
+def test_what_was_built_is_loaded(spec, monkeypatch, capsys) -> None:
+    """A build kept nothing, and a load after it compiled the same spec again."""
+    monkeypatch.chdir(spec.parent)
+    name = cache.name_of(spec)
+    cache.keep(spec, TEXT, name)
+    assert lossgen.load(spec).value() == 42
+    assert not spec.with_name("log").exists()
+    spec.write_text(spec.read_text(encoding="utf-8") + "# edited\n", encoding="utf-8")
+    forget()
+    cache.keep(spec, "raise AssertionError\n", name)  # made of what is there no more
+    assert lossgen.load(spec).value() == 42
+    assert compiled(spec) == 1
+
+
+def test_the_command_keeps_what_it_builds(spec, monkeypatch) -> None:
+    monkeypatch.chdir(spec.parent)
+    spec.write_text(STARTER.format(name="mine", title="Mine"), encoding="utf-8")
+    asked = []
+    monkeypatch.setattr(cache, "keep", lambda *given: asked.append(given))
+    result = CliRunner().invoke(app, ["build", str(spec)])
+    assert result.exit_code == 0, result.output
+    ((path, text, name),) = asked
+    assert (path, name) == (spec, cache.name_of(spec))
+    assert text == (spec.parent / "mine.py").read_text(encoding="utf-8")
