@@ -1,25 +1,35 @@
 """The loss as a training step meets it: once a step, after other work that allocates.
 
-    OMP_NUM_THREADS=2 python benchmarks/step.py [--rows 2048] [--classes 32768] [--seconds 60]
+    OMP_NUM_THREADS=2 python benchmarks/step.py [--seconds 60] [--out FOLDER] [LOSS ...]
 
 A small network makes the logits, the loss and its gradient on the logits are timed, the rest of
 the backward and an optimizer step follow, with their own tensors.  All candidates take turns in
 one process; each line is a median, the worst call, and the ratio of medians to the best of what
-torch offers.
+torch offers.  With ``--out`` the lines are also written there as step.json and step.md.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 from cpu import LOSSES
+from cpu_report import about
 from torch import Tensor, nn
 
-LOSSES_OF_A_STEP = ("cross_entropy", "gce", "focal", "comp_sum", "kd_forward_kl")
+from lossgen import losses
+from lossgen.bench.report import markdown
+
+#: × that lossgen must be faster than the best of what torch offers.
+BARS = {"cross_entropy": 6.0, "gce": 4.0, "focal": 4.0, "comp_sum": 4.0, "kd_forward_kl": 4.0}
+WORST = 2.0  # of the median, that no call may take
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
@@ -56,40 +66,86 @@ class Batch:
         self.teacher = torch.randn(rows, classes)
 
 
+def candidates(name: str, compiled: bool) -> dict[str, Loss]:
+    """Ours in C and in torch, and what people write, eager and compiled."""
+    ours, eager, *_ = LOSSES[name]
+    function = getattr(losses, f"{name}_loss")
+    second = name == "kd_forward_kl"
+    found: dict[str, Loss] = {"lossgen": ours, "eager": eager}
+    found["torch backend"] = lambda x, y, u: function(x, u if second else y, backend="torch")
+    if compiled:
+        found["compile"] = torch.compile(eager, dynamic=False)
+    return found
+
+
+def measure(name: str, options: argparse.Namespace, batch: Batch) -> dict[str, Any]:
+    """Milliseconds of every candidate, and how many times faster ours is."""
+    network = Network(options.classes)
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e-3)
+    runs = candidates(name, not options.no_compile)
+    samples: dict[str, list[float]] = {key: [] for key in runs}
+    for loss in runs.values():  # compile, and fill the pools of both
+        for _ in range(2):
+            step(network, optimizer, batch, loss)
+    until = time.perf_counter() + options.seconds
+    while time.perf_counter() < until or len(samples["lossgen"]) < 5:
+        for key, loss in runs.items():
+            samples[key].append(step(network, optimizer, batch, loss))
+    medians = {key: median(values) for key, values in samples.items()}
+    best = min(medians[key] for key in medians if key in ("eager", "compile"))
+    return {
+        "loss": name,
+        "rounds": len(samples["lossgen"]),
+        "ms": {key: 1e3 * value for key, value in medians.items()},
+        "worst_ms": {key: 1e3 * max(values) for key, values in samples.items()},
+        "faster": best / medians["lossgen"],
+        "bar": BARS[name],
+        "worst_of_median": max(samples["lossgen"]) / medians["lossgen"],
+        "torch_backend_faster": medians["eager"] / medians["torch backend"],
+    }
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rows", type=int, default=2048)
     parser.add_argument("--classes", type=int, default=32768)
     parser.add_argument("--seconds", type=float, default=60.0, help="of each loss")
     parser.add_argument("--no-compile", action="store_true")
-    parser.add_argument("losses", nargs="*", default=LOSSES_OF_A_STEP)
+    parser.add_argument("--out", type=Path, help="folder for step.json and step.md")
+    parser.add_argument("losses", nargs="*", default=list(BARS))
     options = parser.parse_args()
     torch.manual_seed(0)
-    network = Network(options.classes)
-    optimizer = torch.optim.SGD(network.parameters(), lr=1e-3)
     batch = Batch(options.rows, options.classes)
-    print(f"{options.rows} x {options.classes}, float32, {torch.get_num_threads()} threads")
-    print(f"{'loss':15}{'candidate':>10}{'median ms':>11}{'worst':>8}{'ratio':>8}")
+    load = os.getloadavg()
+    threads = torch.get_num_threads()
+    results: dict[str, Any] = about(threads, rows=options.rows, classes=options.classes)
+    found = results["steps"] = []
+    columns = ["ms", "lossgen", "worst", "eager", "compile", "faster", "bar", "torch backend", "×"]
+    lines = []
+    print(f"{options.rows} x {options.classes}, float32, {threads} threads")
     for name in options.losses:
-        ours, eager, *_ = LOSSES[name]
-        candidates: dict[str, Loss] = {"lossgen": ours, "eager": eager}
-        if not options.no_compile:
-            candidates["compile"] = torch.compile(eager, dynamic=False)
-        samples: dict[str, list[float]] = {key: [] for key in candidates}
-        for loss in candidates.values():  # compile, and fill the pools of both
-            for _ in range(2):
-                step(network, optimizer, batch, loss)
-        until = time.perf_counter() + options.seconds
-        while time.perf_counter() < until or len(samples["lossgen"]) < 5:
-            for key, loss in candidates.items():
-                samples[key].append(step(network, optimizer, batch, loss))
-        best = min(median(v) for key, v in samples.items() if key != "lossgen")
-        for key, values in samples.items():
-            print(
-                f"{name:15}{key:>10}{1e3 * median(values):11.1f}{1e3 * max(values):8.0f}"
-                f"{best / median(values):8.2f}",
-                flush=True,
-            )
+        entry = measure(name, options, batch)
+        found.append(entry)
+        ms = entry["ms"]
+        numbers = (ms["lossgen"], entry["worst_ms"]["lossgen"], ms["eager"], ms.get("compile", 0.0))
+        line = [name, *(f"{n:.1f}" for n in numbers), f"{entry['faster']:.2f}"]
+        line += [f"≥ {entry['bar']:.0f}", f"{ms['torch backend']:.1f}"]
+        lines.append([*line, f"{entry['torch_backend_faster']:.2f}"])
+        print(
+            "  ".join(f"{c} {cell}" for c, cell in zip(columns, lines[-1], strict=True)), flush=True
+        )
+    results["load_average"] = {"before": load[:2], "after": os.getloadavg()[:2]}
+    if options.out:
+        head = (
+            f"# The loss of a training step\n\n{results['date']}; {results['processor']}; "
+            f"{threads} threads; torch {torch.__version__}; N = {options.rows}, "
+            f"V = {options.classes}, float32; load average {load[0]:.1f} before.\n\n"
+            f"worst: the slowest call, which may take {WORST:.0f} medians; the last column: times "
+            "that lossgen's torch backend is faster than eager.\n\n"
+        )
+        (options.out / "step.md").write_text(head + markdown(columns, lines), encoding="utf-8")
+        text = json.dumps(results, indent=1) + "\n"
+        (options.out / "step.json").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

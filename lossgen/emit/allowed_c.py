@@ -22,7 +22,7 @@ _CHARACTERS = re.compile(r"[A-Za-z0-9_ \n!&()*+,\-./:;<=>?\[\]{}|]*")
 _WORD = re.compile(r"[A-Za-z_]\w*")
 _CALL = re.compile(r"([A-Za-z_]\w*)\s*\(")
 _CALLED = re.compile(
-    r"if|R|f_[a-z0-9_]+|(lift|gradient)\w*|one_row|REDUCE|EACH_CLASS"
+    r"if|R|f_[a-z0-9_]+|(lift|gradient)\w*|begin_row|row_values|end_row|REDUCE|EACH_CLASS"
     r"|row_input|kept_row|save|saved|slope|wanted|write_own|write_result"
 )
 

@@ -33,9 +33,13 @@ class CRow:
             if sweep.level < len(model.sweep_models):
                 lines += scalars.between(sweep.level)
             self.sweeps.append(CSweep(sweep, set(known), row_lines(lines, declared)))
-        self.finish = row_lines(scalars.results(), declared)
+        finish, coefficients = scalars.results(), scalars.coefficients(saved=True)
+        self.finish = row_lines(finish, set(known))
+        self.finished = [n for n in known if n in {line.name for line in finish}]
         declared = set(known)
-        self.coefficients = row_lines(scalars.coefficients(saved=True), declared)
+        self.coefficients = row_lines(coefficients, declared)
+        self.coefficient_names = list(dict.fromkeys(line.name for line in coefficients))
+        self.held = list(dict.fromkeys([*known, *model.rows, *self.coefficient_names]))
         self.gradient = GradientLoop(model, declared)
         self.gradient_kept = self.gradient.loop.copy()
         loops = [loop for sweep in self.sweeps for loop in sweep.loops]

@@ -40,6 +40,7 @@ class Frames:
         assert program is not None  # ``available`` has said so
         self.batch, self.weight = batch.without_tensors(), weight
         self.rows, self.classes = batch.logits.shape
+        self.scalar = torch.empty((), dtype=self.total_dtype, device="cpu")
         self.shares = partial(shares, self.rows, self.classes * (1 + len(batch.streams)))
         self.n_saved = variant.n_saved
         self.fields = {
@@ -92,7 +93,7 @@ class Frames:
             IndexError: a target that is neither a class nor ignored; nothing was written.
         """
         frame = self.filled(tensors, parameters, outs or self.no_outs)
-        total = torch.empty((), dtype=self.total_dtype, device="cpu")
+        total = torch.empty_like(self.scalar)
         if count is not None:
             frame.count.value = count.item()
         failed = self.sum(

@@ -353,15 +353,13 @@ class RowLoss:
             target = batch.logits.new_zeros(batch.logits.shape[0], dtype=torch.long)
         if self.normalizer is None:
             return (target != batch.ignore_index).to(dtype)
-        classes = batch.logits.shape[1]
-        ignored = target == batch.ignore_index
-        outside = (target < 0) | (target >= classes) | ignored
         given = {
             i.name: value.reshape(-1) if value is not None else None
             for i, value in zip(self.others, inputs, strict=True)
         }
-        weight = self.normalizer(target.masked_fill(outside, 0).long(), given, dtype)
-        return weight.masked_fill(ignored, 0.0)
+        inside = target.clamp(0, batch.logits.shape[1] - 1)  # what is no class is refused, or NaN
+        weight = self.normalizer(inside, given, dtype)
+        return weight.masked_fill(target == batch.ignore_index, 0.0)
 
     def divisor(
         self, index: int, batch: Batch, inputs: Sequence[Tensor | None]

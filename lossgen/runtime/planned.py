@@ -124,16 +124,23 @@ class _Rows(torch.autograd.Function):
         return tuple(slopes)
 
 
+#: ``Function.apply`` without its search for tensors of a transform that has ended: those have no
+#: plan.
+_apply_total = super(torch.autograd.Function, _Total).apply
+_apply_in_place = super(torch.autograd.Function, _TotalInPlace).apply
+_apply_rows = super(torch.autograd.Function, _Rows).apply
+
+
 def planned_total(
     plan: Plan, values: Sequence[float], count: Tensor | None, tensors: Tensors
 ) -> Tensor:
     """Σ loss, divided by ``count`` or by what the plan counts, with its gradients."""
-    function = _TotalInPlace if plan.inplace else _Total
-    total: Tensor = function.apply(plan, values, count, *tensors)
+    apply = _apply_in_place if plan.inplace else _apply_total
+    total: Tensor = apply(plan, values, count, *tensors)
     return total
 
 
 def planned_rows(plan: Plan, values: Sequence[float], tensors: Tensors) -> Tensor:
     """Results [outputs, N], with a gradient."""
-    rows: Tensor = _Rows.apply(plan, values, *tensors)
+    rows: Tensor = _apply_rows(plan, values, *tensors)
     return rows

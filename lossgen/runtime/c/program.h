@@ -1,10 +1,13 @@
-/* The row program of every loss: its rows one after another, and the loops over their classes.
+/* The row program of every loss: its rows, a few together, and the loops over their classes.
 
    A loss states before it includes this file, in an enum, how many STREAMS it reads, GRADIENTS it
    writes, RESULTS it computes and values it has SAVED per row, how many rows of class values are
-   KEPT beside the logits, and whether it HAS_TARGET; and defines after it
+   KEPT beside the logits, how many row values are HELD between the steps of a row, and whether it
+   HAS_TARGET; and defines after it
 
-     one_row(r, mode)   its mathematics: loss, what is saved, and gradients of one row
+     begin_row    the statistics of a row, or what was saved of them
+     row_values   from those to results and coefficients of the gradient; of several rows in vectors
+     end_row      results, what is saved, and gradients
 
    with REDUCE for its sums and maxima, and EACH_CLASS for its gradients. */
 
@@ -16,12 +19,15 @@ typedef struct {
     const Call *call;
     int64_t at, padded;         /* the row; elements of a kept one */
     int n_classes, y, in_range; /* y: a class, the first where the target is out of range */
+    int ignored;
     const real *stream[STREAMS];
     real *grad[GRADIENTS]; /* NULL: not wanted */
     real *kept;
 } Row;
 
-INLINE void one_row(const Row *r, const enum mode mode);
+INLINE void begin_row(const Row *r, const enum mode mode, double held[][TOGETHER], const int at);
+INLINE void row_values(const Call *call, const enum mode mode, double held[][TOGETHER], const int at);
+INLINE void end_row(const Row *r, const enum mode mode, double held[][TOGETHER], const int at);
 
 /* ------------------------------------------------------------------ what a row reads and writes */
 INLINE double row_input(const Row *r, int k) {
@@ -81,7 +87,8 @@ INLINE void write_own(const Row *r, int k, int64_t at, double value) {
 #define FIRST_JOINED(KIND, name) name##_lanes[0] = JOINED_##KIND(name##_lanes[0], name);
 #define PART_JOINED(KIND, name) \
     name##_row[part] = JOINED_##KIND(name##_row[part], name##_lanes[lane + part]);
-#define PARTS_JOINED(KIND, name) name##_row[0] = JOINED_##KIND(name##_row[0], name##_row[part]);
+#define PARTS_JOINED(KIND, name) \
+    name##_row[part] = JOINED_##KIND(name##_row[part], name##_row[part + half]);
 #define OUT_OF(KIND, name) *out++ = RESULT_##KIND(name##_row[0]);
 
 #define REDUCE(OF, ...)                                                                     \
@@ -103,19 +110,28 @@ INLINE void write_own(const Row *r, int k, int64_t at, double value) {
                 OF(LANE_JOINED)                                                             \
             }                                                                               \
         }                                                                                   \
+        for (; at + PARTS <= stop; at += PARTS) {                                           \
+            _Pragma("GCC ivdep") for (int lane = 0; lane < PARTS; ++lane) {                 \
+                const int cols = at + lane;                                                 \
+                __VA_ARGS__                                                                 \
+                OF(LANE_JOINED)                                                             \
+            }                                                                               \
+        }                                                                                   \
         for (int cols = at; cols < stop; ++cols) {                                          \
             __VA_ARGS__                                                                     \
             OF(FIRST_JOINED)                                                                \
         }                                                                                   \
-        /* Without a whole vector in the block, all is in the first lane. */                \
+        /* Without LANES classes in the block, all is in the first PARTS. */                \
         for (int lane = 0; lane < LANES && (lane == 0 || first + LANES <= stop); lane += PARTS) { \
             for (int part = 0; part < PARTS; ++part) {                                      \
                 OF(PART_JOINED)                                                             \
             }                                                                               \
         }                                                                                   \
     }                                                                                       \
-    for (int part = 1; part < PARTS; ++part) {                                              \
-        OF(PARTS_JOINED)                                                                    \
+    for (int half = PARTS / 2; half; half /= 2) {                                           \
+        for (int part = 0; part < half; ++part) {                                           \
+            OF(PARTS_JOINED)                                                                \
+        }                                                                                   \
     }                                                                                       \
     OF(OUT_OF)
 
@@ -123,42 +139,70 @@ INLINE void write_own(const Row *r, int k, int64_t at, double value) {
     _Pragma("GCC ivdep") for (int cols = 0; cols < n_classes; ++cols) { __VA_ARGS__ }
 
 /* ------------------------------------------------------------------ the rows */
+/* Row ``at`` of the loss, as far as it does not depend on it; an ignored one is done with. */
+INLINE void set_row(Row *r, const Call *call, int64_t at, real *scratch, const enum mode mode) {
+    const int64_t width = call->storage == SAME ? 0 : r->padded;
+    r->at = at;
+    r->kept = KEPT ? scratch + (STREAMS + GRADIENTS) * width : NULL;
+    for (int k = 0; k < GRADIENTS; ++k) {
+        r->grad[k] = grad_row(call, k, at, scratch + (STREAMS + k) * width);
+    }
+    r->ignored = 0;
+    if (HAS_TARGET) {
+        const int64_t target = call->target[at * call->target_stride];
+        r->ignored = target == call->ignore_index;
+        r->in_range = target >= 0 && target < r->n_classes;
+        r->y = r->in_range ? (int)target : 0;
+    }
+    if (r->ignored) {
+        if (mode != BACKWARD) {
+            for (int k = 0; k < RESULTS; ++k) call->result[k * call->rows + at] = 0;
+        }
+        if (mode == FORWARD) {
+            for (int k = 0; k < SAVED; ++k) call->saved[k * call->rows + at] = 0;
+        }
+        for (int k = 0; k < GRADIENTS; ++k) {
+            if (r->grad[k]) memset(r->grad[k], 0, (size_t)r->n_classes * sizeof(real));
+            write_row(call, k, at, r->grad[k]);
+        }
+        return;
+    }
+    for (int k = 0; k < STREAMS; ++k) {
+        r->stream[k] = read_row(call, k, at, scratch + k * width);
+    }
+}
+
 INLINE int program(const Call *call, int64_t start, int64_t stop, const enum mode mode) {
     const int64_t padded = padded_row(call->classes), width = call->storage == SAME ? 0 : padded;
-    const int64_t held = (STREAMS + GRADIENTS) * width;
-    const int64_t own = held + (mode == BACKWARD ? 0 : KEPT * padded);
+    const int64_t own = (STREAMS + GRADIENTS) * width + (mode == BACKWARD ? 0 : KEPT * padded);
+    const int together = rows_together(stop - start, own + (STREAMS + GRADIENTS) * call->classes);
     real *scratch = NULL;
-    if (own && !(scratch = aligned_alloc(ALIGNED, (size_t)own * sizeof(real)))) return 1;
-    Row r = {.call = call, .padded = padded, .n_classes = (int)call->classes, .in_range = 1};
-    r.kept = KEPT ? scratch + held : NULL;
-    for (r.at = start; r.at < stop; ++r.at) {
-        for (int k = 0; k < GRADIENTS; ++k) {
-            r.grad[k] = grad_row(call, k, r.at, scratch + (STREAMS + k) * width);
+    if (own && !(scratch = aligned_alloc(ALIGNED, (size_t)(together * own) * sizeof(real)))) return 1;
+    double held[HELD][TOGETHER];
+    memset(held, 0, sizeof held);
+    Row rows[TOGETHER];
+    for (int at = 0; at < together; ++at) {
+        rows[at] = (Row){.call = call, .padded = padded, .n_classes = (int)call->classes, .in_range = 1};
+    }
+    for (int64_t first = start; first < stop; first += together) {
+        const int n = stop - first < together ? (int)(stop - first) : together;
+        for (int at = 0; at < n; ++at) {
+            set_row(&rows[at], call, first + at, scratch + at * own, mode);
+            if (!rows[at].ignored) begin_row(&rows[at], mode, held, at);
         }
-        if (HAS_TARGET) {
-            const int64_t target = call->target[r.at * call->target_stride];
-            if (target == call->ignore_index) {
-                if (mode != BACKWARD) {
-                    for (int k = 0; k < RESULTS; ++k) call->result[k * call->rows + r.at] = 0;
-                }
-                if (mode == FORWARD) {
-                    for (int k = 0; k < SAVED; ++k) call->saved[k * call->rows + r.at] = 0;
-                }
-                for (int k = 0; k < GRADIENTS; ++k) {
-                    if (r.grad[k]) memset(r.grad[k], 0, (size_t)r.n_classes * sizeof(real));
-                    write_row(call, k, r.at, r.grad[k]);
-                }
-                continue;
+        for (int begin = 0; begin < n; begin += PARTS) {
+            _Pragma("GCC ivdep") for (int at = begin; at < begin + PARTS; ++at) {
+                row_values(call, mode, held, at);
             }
-            r.in_range = target >= 0 && target < r.n_classes;
-            r.y = r.in_range ? (int)target : 0;
         }
-        for (int k = 0; k < STREAMS; ++k) {
-            r.stream[k] = read_row(call, k, r.at, scratch + k * width);
-        }
-        one_row(&r, mode);
-        if (mode != FORWARD) {
-            for (int k = 0; k < GRADIENTS; ++k) write_row(call, k, r.at, r.grad[k]);
+        for (int at = 0; at < n; ++at) {
+            if (rows[at].ignored) continue;
+            end_row(&rows[at], mode, held, at);
+            if (mode != FORWARD) {
+                for (int k = 0; k < GRADIENTS; ++k) {
+                    write_row(call, k, rows[at].at, rows[at].grad[k]);
+                }
+            }
         }
     }
     free(scratch);

@@ -39,6 +39,7 @@ static inline double safe_rsqrt_row(double a)
 #define BLOCK 1024 /* classes that are summed in real before they join a double */
 #define LANES 32   /* partial results side by side: what vectors are made of */
 #define PARTS 8    /* doubles side by side that they join */
+#define TOGETHER 16 /* rows, at most, whose row values are computed side by side */
 
 /* Functions by the type of their first argument. */
 #define BY_TYPE(name, a) _Generic((a), float: name##_float, default: name##_double)
@@ -174,6 +175,13 @@ static inline const real *read_row(const Call *c, int k, int64_t i, real *scratc
         for (int64_t j = 0; j < c->classes; ++j) scratch[j] = (real)from_half(row[j]);
     }
     return scratch;
+}
+
+/* As many rows as stay in a near cache with all that is read and written of them. */
+static inline int rows_together(int64_t rows, int64_t numbers_of_one) {
+    const int64_t fit = ((int64_t)1 << 17) / ((int64_t)sizeof(real) * numbers_of_one);
+    const int64_t most = fit < rows ? fit : rows;
+    return most < 1 ? 1 : most < TOGETHER ? (int)most : TOGETHER;
 }
 
 /* Where row i of gradient k is computed; NULL: not wanted. */
