@@ -73,7 +73,7 @@ def test_check_finds_missing_stale_and_orphan(lossgen, catalogue, edit):
     assert f"{generated / 'third.py'}: missing" in ran.err
     assert f"{generated / 'second.py'}: orphan" in ran.err
     assert ran.err.endswith(
-        "\nfiles that differ from their specs: 3; to repair: lossgen build --all\n"
+        "\nfiles that differ from their specs: 4; to repair: lossgen build --all\n"
     )
 
 
