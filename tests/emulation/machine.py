@@ -72,6 +72,8 @@ class Machine:
 
     def write(self, name: str, value: Array, mask: Array | None) -> None:
         """A register; only the lanes of ``mask`` where there is one."""
+        if name == "_":  # half of a pair that nothing reads
+            return
         width = self.code.widths[name.rstrip("0123456789")]
         held = np.ascontiguousarray(np.broadcast_to(value, self.lanes)).view(_UNSIGNED[width])
         if mask is not None:
