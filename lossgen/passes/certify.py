@@ -75,7 +75,7 @@ ROUNDS, MOVES, SEEDS = 3, 5, 2
 
 def certify(stable: StableLoss, arithmetic: str = "float32", bound: float = BOUND) -> StableLoss:
     """Attach the certificate; choose clamping at z = ±inf, and the cheapest program that is
-    accurate enough: in float32 to ``BOUND`` or else to ``ENOUGH``, else in float64.
+    accurate enough: to ``BOUND`` or else to ``ENOUGH``, in float32, else in float64.
 
     Args:
         arithmetic: the least that is tried.
@@ -93,7 +93,7 @@ def certify(stable: StableLoss, arithmetic: str = "float32", bound: float = BOUN
     for rung in rungs:
         if rung.masks == "as written" and all(e.scaled < inf for e in refused):
             break  # no NaN to be forgiven
-        if bound < rung.bound < _narrowest(refused):
+        if BOUND < rung.bound < _closest(refused, rung.arithmetic):
             continue  # as inaccurate as it was
         try:
             found = _certified(rung)
@@ -102,8 +102,8 @@ def certify(stable: StableLoss, arithmetic: str = "float32", bound: float = BOUN
         else:
             if replace(rung, bound=cheapest.bound) == cheapest:
                 return found
-            return dearer_than(found, cheapest, _narrowest(refused))
-    raise refused[-1].of_rungs(cheapest, _narrowest(refused))
+            return dearer_than(found, cheapest, _closest(refused))
+    raise refused[-1].of_rungs(cheapest, _closest(refused))
 
 
 def dearer_than(found: StableLoss, cheapest: StableLoss, refused: float) -> StableLoss:
@@ -112,20 +112,19 @@ def dearer_than(found: StableLoss, cheapest: StableLoss, refused: float) -> Stab
     return replace(found, refused=refused, cost=cost)
 
 
-def _narrowest(refused: Sequence[Inaccurate]) -> float:
-    return min((e.scaled for e in refused if e.fields["arithmetic"] == "float32"), default=0.0)
+def _closest(refused: Sequence[Inaccurate], arithmetic: str = "float32") -> float:
+    return min((e.scaled for e in refused if e.fields["arithmetic"] == arithmetic), default=0.0)
 
 
 def ladder(stable: StableLoss) -> list[StableLoss]:
     """The programs of a loss, cheapest first."""
     programs = [stable] if stable.dearer is None else [stable, stable.dearer]
-    narrow = (
-        [("float32", BOUND)] if stable.spec.accuracy else [("float32", BOUND), ("float32", ENOUGH)]
-    )
+    bounds = (BOUND,) if stable.spec.accuracy else (BOUND, ENOUGH)
     return [
         replace(program, arithmetic=arithmetic, bound=bound, masks=masks)
         for masks in ("limit", "as written")
-        for arithmetic, bound in (*narrow, ("float64", BOUND))
+        for arithmetic in ("float32", "float64")
+        for bound in bounds
         for program in programs
     ]
 
