@@ -87,9 +87,10 @@ def _has_width() -> bool:
 
 def _certified(entry: dict[str, str]) -> str:
     """The certificate's two bounds, in units of (1 + kappa) ulp."""
-    bounds = re.findall(r"<= ([\w.+-]+)", entry.get("certificate", ""))
+    certificate = entry.get("certificate", "")
+    bounds = re.findall(r"<= ([\w.+-]+)", certificate)
     wide = " float64" if entry.get("arithmetic", "").startswith("float64") else ""
-    return ", ".join(bounds) + wide
+    return ", ".join(bounds) + wide if bounds else certificate  # of a draft, that there is none
 
 
 def read_header(name: str) -> dict[str, str]:
