@@ -118,27 +118,35 @@ def dearest(spec: LossSpec) -> Location:
 
 
 def _compiled(spec: LossSpec, draft: bool, arithmetic: str, bound: float) -> Compiled:
-    stages: dict[str, Any] = {}
     timings: dict[str, float] = {}
-    plans: list[KernelPlan] = []
     began = perf_counter()
     if not draft:
         check_limits(spec)
         timings["limits"] = perf_counter() - began
     pipeline = DRAFT if draft else _pipeline(arithmetic, bound)
-    for uses in spec.variants:
-        try:
-            plan, found = _variant(spec, uses, timings, pipeline)
-        except Inaccurate as error:
-            written = _as_written(spec, uses, timings, error)
-            if written is None:
-                raise _blamed(error, spec, uses) from None
-            plan, found = written
-        stages = stages or found
-        plans.append(plan)
-    if len({plan.stable.arithmetic for plan in plans}) > 1:  # a module has one
-        return _compiled(spec, draft, "float64", bound)
-    return Compiled(spec, tuple(plans), stages, timings, draft)
+    found = [_tried(spec, uses, timings, pipeline) for uses in spec.variants]
+    if len({plan.stable.arithmetic for plan, _ in found}) > 1:  # a module has one
+        found = [
+            one
+            if one[0].stable.arithmetic == "float64"
+            else _tried(spec, uses, timings, _pipeline("float64"))
+            for uses, one in zip(spec.variants, found, strict=True)
+        ]
+    plans = tuple(plan for plan, _ in found)
+    return Compiled(spec, plans, found[0][1], timings, draft)
+
+
+def _tried(
+    spec: LossSpec, uses: frozenset[str], timings: dict[str, float], pipeline: tuple[_Pass, ...]
+) -> tuple[KernelPlan, dict[str, Any]]:
+    """One variant and its stages; last with sums as they are written."""
+    try:
+        return _variant(spec, uses, timings, pipeline)
+    except Inaccurate as error:
+        written = _as_written(spec, uses, timings, error)
+        if written is None:
+            raise _blamed(error, spec, uses) from None
+        return written
 
 
 def _pipeline(arithmetic: str, bound: float = BOUND) -> tuple[_Pass, ...]:
