@@ -17,8 +17,8 @@ __all__ = ["ALIKE", "BOUND", "ENOUGH", "LEAST", "TINY", "Worst", "off"]
 BOUND = 4.0  # unless the spec states another
 ENOUGH = 16.0  # in float32, where no program meets it: sooner than twice the time in float64
 TINY = 1e-37
-#: In float64 terms of size 1 cancel to 4 ulp of this: what float64 autograd of the formula gives.
-LEAST = 1e-9
+#: In float64 terms of size 10 cancel to 4 ulp of this: what float64 autograd of the formula gives.
+LEAST = 1e-8
 ALIKE = 8.0  # times what the formula as written loses in float64: another order of evaluation
 _ULP = 2.0**-23
 _LARGEST = mp.mpf(2) ** 128 * (1 - mp.mpf(2) ** -25)  # from here on float32 rounds to ∞

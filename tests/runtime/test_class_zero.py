@@ -30,7 +30,9 @@ regularizer:
 def module(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
     path = tmp_path_factory.mktemp("specs") / "standardised.yaml"
     path.write_text(STANDARDISED)
-    found: ModuleType = lossgen.load(path)
+    with pytest.MonkeyPatch.context() as patch:  # it takes most of the 30 that are allowed
+        patch.setenv("LOSSGEN_MAX_SECONDS", "120")
+        found: ModuleType = lossgen.load(path)
     return found
 
 
