@@ -108,9 +108,9 @@ def test_the_cache_knows_what_a_limit_is_compared_with(
 
     def changed(limit: str, name: str) -> bool:
         mine.write_text(GCE.replace("LIMIT", limit))
-        before = cache._name(mine)
+        before = cache.name_of(mine)
         (specs / f"{name}.yaml").write_text((specs / f"{name}.yaml").read_text() + "# edited\n")
-        return cache._name(mine) != before
+        return cache.name_of(mine) != before
 
     assert changed("{when: {q: 1}, equals: mae}", "mae")
     assert changed("{when: {q: 1}, \"equals\":\n     'mae'}", "mae")
