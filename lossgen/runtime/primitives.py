@@ -132,7 +132,8 @@ def expm1(a):
 def log1p(a):
     """log(1 + a), a >= -1: n log 2 + log(1 + m), where 1 + a = 2^n (1 + m); 0.6 ulp."""
     u = tl.full((), 1.0, tl.float32) + a  # a may be a number of the text
-    n = (u.to(tl.int32, bitcast=True) - 0x3F3504F3) & -0x800000  # 2^23 n; 1 + m >= sqrt(1/2)
+    # 2^23 n with 1 + m >= sqrt(1/2), of |u|: the bits of a negative number would overflow
+    n = (tl.abs(u).to(tl.int32, bitcast=True) - 0x3F3504F3) & -0x800000
     scale = (0x40800000 - n).to(tl.float32, bitcast=True)  # 2^(2 - n): n can be 127
     m = tl.fma(a * 0.25, scale, tl.fma(scale, 0.25, -1.0))
     y = tl.fma(m * m, tl.fma(log1p_tail(m), m, -0.5), m)

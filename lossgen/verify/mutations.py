@@ -210,6 +210,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         "the target's gradient as p - 1 (Liger and others)",
         r"grad_x_y = -c0\n",
         "grad_x_y = dl.sigmoid(-z0) - 1.0\n",
+        by="accurate_when_confident",
     ),
     Mutation(
         "low_precision_p_minus_one",
@@ -242,8 +243,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "forgotten_weight",
         "the class weight scales the loss, but not its gradient",
-        r"c0 = u_weight_y \* dl\.sigmoid",
-        "c0 = dl.sigmoid",
+        r"c0 = u_weight_y \+",
+        "c0 = 1.0 +",
     ),
     # ------------------------------------------------------------ rows and storage
     Mutation(
