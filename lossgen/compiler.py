@@ -26,7 +26,7 @@ from lossgen.spec.expr import Expr
 from lossgen.spec.model import Accuracy, LossSpec
 from lossgen.spec.size import Sizes
 
-__all__ = ["DRAFT", "PIPELINE", "Compiled", "compile_loss", "dearest"]
+__all__ = ["DRAFT", "Compiled", "compile_loss", "dearest"]
 
 _ANYTHING = 1e30  # ulp
 
@@ -38,7 +38,6 @@ class AlgebraFailed(CompileError):
 
 
 _Pass = Callable[[Any], Any]
-PIPELINE: tuple[_Pass, ...] = (differentiate, stabilize, certify, schedule)
 DRAFT: tuple[_Pass, ...] = (differentiate, stabilize, unmeasured, schedule)
 
 
@@ -176,7 +175,7 @@ def _variant(
     spec: LossSpec,
     uses: frozenset[str],
     timings: dict[str, float],
-    pipeline: tuple[_Pass, ...] = PIPELINE,
+    pipeline: tuple[_Pass, ...],
     pivot: Pivot | None = None,
     whole: bool = False,
 ) -> tuple[KernelPlan, dict[str, Any]]:
@@ -211,7 +210,7 @@ def _blamed(error: Inaccurate, spec: LossSpec, uses: frozenset[str]) -> Inaccura
     found: list[tuple[float, str, Expr]] = []
     for name, expr, alone in parts if len(parts) > 1 else ():
         try:
-            _variant(spec.model_copy(update=alone), uses, {})
+            _variant(spec.model_copy(update=alone), uses, {}, _pipeline("float32"))
         except Inaccurate as own:
             found.append((own.fields["scaled"], f"'{name}'", expr))
         except CompileError:

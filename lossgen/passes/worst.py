@@ -15,7 +15,7 @@ from lossgen.spec.model import LossSpec
 __all__ = ["ALIKE", "BOUND", "ENOUGH", "LEAST", "TINY", "Worst", "off"]
 
 BOUND = 4.0  # unless the spec states another
-ENOUGH = 16.0  # in float32, where no program meets it: sooner than twice the time in float64
+ENOUGH = 16.0  # where no program meets it: sooner than twice the time in float64, or a refusal
 TINY = 1e-37
 #: In float64 terms of size 10 cancel to 4 ulp of this: what float64 autograd of the formula gives.
 LEAST = 1e-8
