@@ -842,6 +842,7 @@ LOSS = rt.RowLoss(
 )
 
 
+@rt.documented
 def adv_comp_sum_loss(
     logits: Tensor, target: Tensor, adversarial_x: Tensor, *, tau: float = 1.5, rho: float = 1.0,
     nu: float = 1.0, ignore_index: int = -100, reduction: str = "mean", backend: str = "auto",
@@ -853,28 +854,12 @@ def adv_comp_sum_loss(
         nu * norm(moved - margins)
 
     Args:
-        logits: [*, V], float32, bfloat16 or float16 (float64 on CPU). Any strides; -inf masks
-            a class, but norm(moved - margins) counts it.
-        target: [*], integer class in [0, V), or ``ignore_index``.
+        logits: But a masked class counts in norm(moved - margins).
         adversarial_x: [*, V], any of these dtypes. logits of the perturbed inputs. Gets a
             gradient.
         tau: order of the comp-sum transform; 1 is logistic. Domain [0, 4].
         rho: margin scale. Domain [0.1, 10].
         nu: weight of the change of the margins. Domain [0, inf).
-        ignore_index: rows with this target have loss 0 and gradient 0.
-        reduction: "mean" (over the rows that count), "sum" or "none".
-        backend: "auto" (Triton on CUDA, C on CPU), "triton", "c" or "torch".
-        inplace_grad: let the gradient overwrite ``logits``.
-        class_dim: the axis of the classes in logits and class inputs, 1 for torch's [N, C, H,
-            W]. None: the last, refused where the shapes fit axis 1 as well.
-
-    Returns:
-        float32 (float64 for float64 logits): a scalar, or [*] for ``reduction='none'``.
-
-    Raises:
-        ValueError: a parameter outside its domain, shapes or devices that do not fit.
-        TypeError: logits that are not floating point, a target that is not integer.
-        IndexError: a target outside [0, V) (on CPU; on a GPU that row's loss is NaN).
 
     Source: Mao, Mohri, Zhong 2023, arXiv:2304.07288
     """
@@ -884,36 +869,11 @@ def adv_comp_sum_loss(
     )
 
 
-class AdvCompSumLoss(rt.LossModule):
+class AdvCompSumLoss(rt.LossModule, loss=LOSS, function=adv_comp_sum_loss):
     """``nn.Module`` twin of :func:`adv_comp_sum_loss`; the options are attributes."""
 
-    _kept = (
-        "tau", "rho", "nu", "ignore_index", "reduction", "backend", "inplace_grad", "class_dim",
-    )
-    _buffered = ()
-    tau: float
-    rho: float
-    nu: float
-    ignore_index: int
-    reduction: str
-    backend: str
-    inplace_grad: bool
-    class_dim: int | None
 
-    def __init__(
-        self, *, tau: float = 1.5, rho: float = 1.0, nu: float = 1.0, ignore_index: int = -100,
-        reduction: str = "mean", backend: str = "auto", inplace_grad: bool = False,
-        class_dim: int | None = None,
-    ) -> None:
-        rt.LossModule.__init__(
-            self, (tau, rho, nu, ignore_index, reduction, backend, inplace_grad, class_dim)
-        )
-
-    def forward(self, logits: Tensor, target: Tensor, adversarial_x: Tensor) -> Tensor:
-        """logits [*, V], target [*] -> loss, reduced as ``reduction`` says."""
-        return adv_comp_sum_loss(logits, target, adversarial_x, **self._options())
-
-
+@rt.documented
 def linear_adv_comp_sum_loss(
     hidden: Tensor, linear_weight: Tensor, target: Tensor,
     adversarial_x: Tensor | tuple[Tensor, ...], *, tau: float = 1.5, rho: float = 1.0,
@@ -922,51 +882,7 @@ def linear_adv_comp_sum_loss(
     schedule: str = "auto", filter: bool = True, skip_ignored: bool | None = None,
     ignore_index: int = -100, reduction: str = "mean", backend: str = "auto",
 ) -> Tensor:
-    """Smooth adversarial comp-sum loss, of a linear layer without its logits.
-
-        ((1 + sum(exp(margins / rho), over=others))**(1 - tau) - 1) / (1 - tau)
-        nu * norm(moved - margins)
-
-    Args:
-        hidden: [*, D], float32, bfloat16 or float16 (float64 on CPU).
-        linear_weight: [V, D], dtype of hidden; logits are hidden @ linear_weight.T.
-        target: [*], integer class in [0, V), or ``ignore_index``.
-        adversarial_x: [*, V], any of these dtypes, or a tuple (hidden, weight[, bias]) that
-            makes it. logits of the perturbed inputs. Gets a gradient.
-        tau: order of the comp-sum transform; 1 is logistic. Domain [0, 4].
-        rho: margin scale. Domain [0.1, 10].
-        nu: weight of the change of the margins. Domain [0, inf).
-        linear_bias: [V], added to the logits.
-        softcap: logits become softcap * tanh(logits / softcap).
-        temperature: logits are divided by it, after the softcap.
-        shift: row s is judged by target[..., s + shift], and by the row inputs there: 1 for
-            causal language models. Results have shift rows fewer.
-        memory_budget: bytes for chunks of logits; by default 512 rows on a CPU, 2048 on a
-            GPU.
-        schedule: "chunked": the logits of one chunk of rows exist at a time; "tiled"
-            (Triton): none do, tiles of them stay on chip, which takes the least memory;
-            "auto": tiled if the backend is Triton and memory_budget holds fewer than 256
-            rows, else chunked.
-        filter: of the tiled schedule: leave out tiles whose derivatives of a row's loss are
-            all below eps/32 of the dtype, where they fall with the probabilities (never the
-            target's tile); False: every tile.
-        skip_ignored: leave ignored rows out before the first product, which asks the device
-            how many there are; None: on a CPU only. Without it a call can be captured in a
-            CUDA graph.
-        ignore_index: rows with this target have loss 0 and gradient 0.
-        reduction: "mean" (over the rows that count), "sum" or "none".
-        backend: "auto" (Triton on CUDA, C on CPU), "triton", "c" or "torch".
-
-    Returns:
-        float32 (float64 for float64 logits): a scalar, or [*] for ``reduction='none'``.
-
-    Raises:
-        ValueError: a parameter outside its domain, shapes or devices that do not fit.
-        TypeError: logits that are not floating point, a target that is not integer.
-        IndexError: a target outside [0, V) (on CPU; on a GPU that row's loss is NaN).
-
-    Source: Mao, Mohri, Zhong 2023, arXiv:2304.07288
-    """
+    """As :func:`adv_comp_sum_loss`, of a linear layer without its logits."""
     return rt.linear_loss(
         LOSS,
         rt.Factors(hidden, linear_weight, linear_bias),
@@ -979,47 +895,5 @@ def linear_adv_comp_sum_loss(
     )
 
 
-class LinearAdvCompSumLoss(rt.LossModule):
+class LinearAdvCompSumLoss(rt.LossModule, loss=LOSS, function=linear_adv_comp_sum_loss):
     """``nn.Module`` twin of :func:`linear_adv_comp_sum_loss`; the options are attributes."""
-
-    _kept = (
-        "tau", "rho", "nu", "softcap", "temperature", "shift", "memory_budget", "schedule",
-        "filter", "skip_ignored", "ignore_index", "reduction", "backend",
-    )
-    _buffered = ()
-    tau: float
-    rho: float
-    nu: float
-    softcap: float | None
-    temperature: float
-    shift: int
-    memory_budget: int | None
-    schedule: str
-    filter: bool
-    skip_ignored: bool | None
-    ignore_index: int
-    reduction: str
-    backend: str
-
-    def __init__(
-        self, *, tau: float = 1.5, rho: float = 1.0, nu: float = 1.0, softcap: float | None = None,
-        temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None,
-        schedule: str = "auto", filter: bool = True, skip_ignored: bool | None = None,
-        ignore_index: int = -100, reduction: str = "mean", backend: str = "auto",
-    ) -> None:
-        rt.LossModule.__init__(
-            self,
-            (
-                tau, rho, nu, softcap, temperature, shift, memory_budget, schedule, filter,
-                skip_ignored, ignore_index, reduction, backend,
-            ),
-        )
-
-    def forward(
-        self, hidden: Tensor, linear_weight: Tensor, target: Tensor,
-        adversarial_x: Tensor | tuple[Tensor, ...], *, linear_bias: Tensor | None = None,
-    ) -> Tensor:
-        """hidden [*, D], linear_weight [V, D], target [*] -> loss, reduced as ``reduction`` says."""
-        return linear_adv_comp_sum_loss(
-            hidden, linear_weight, target, adversarial_x, linear_bias=linear_bias, **self._options()
-        )

@@ -1039,6 +1039,7 @@ LOSS = rt.RowLoss(
 )
 
 
+@rt.documented
 def alpha_divergence_loss(
     logits: Tensor, teacher: Tensor, *, alpha: float = 0.5, reduction: str = "mean",
     backend: str = "auto", inplace_grad: bool = False, class_dim: int | None = None,
@@ -1048,23 +1049,9 @@ def alpha_divergence_loss(
         (sum(p**(1 - alpha) * t**alpha) - 1) / (alpha * (alpha - 1))
 
     Args:
-        logits: [*, V], float32, bfloat16 or float16 (float64 on CPU). Any strides; -inf masks
-            a class.
         teacher: [*, V], any of these dtypes. teacher logits. Gets no gradient.
         alpha: order; towards 1 it tends to KL(t || p), towards 0 to KL(p || t). Domain [0.1,
             0.9].
-        reduction: "mean" (over the rows that count), "sum" or "none".
-        backend: "auto" (Triton on CUDA, C on CPU), "triton", "c" or "torch".
-        inplace_grad: let the gradient overwrite ``logits``.
-        class_dim: the axis of the classes in logits and class inputs, 1 for torch's [N, C, H,
-            W]. None: the last, refused where the shapes fit axis 1 as well.
-
-    Returns:
-        float32 (float64 for float64 logits): a scalar, or [*] for ``reduction='none'``.
-
-    Raises:
-        ValueError: a parameter outside its domain, shapes or devices that do not fit.
-        TypeError: logits that are not floating point.
 
     Source: Amari & Nagaoka 2000, ISBN 978-0-8218-4302-4; Wang et al. 2021, arXiv:2102.07954
         (AlphaNet)
@@ -1074,70 +1061,18 @@ def alpha_divergence_loss(
     )
 
 
-class AlphaDivergenceLoss(rt.LossModule):
+class AlphaDivergenceLoss(rt.LossModule, loss=LOSS, function=alpha_divergence_loss):
     """``nn.Module`` twin of :func:`alpha_divergence_loss`; the options are attributes."""
 
-    _kept = ("alpha", "reduction", "backend", "inplace_grad", "class_dim")
-    _buffered = ()
-    alpha: float
-    reduction: str
-    backend: str
-    inplace_grad: bool
-    class_dim: int | None
 
-    def __init__(
-        self, *, alpha: float = 0.5, reduction: str = "mean", backend: str = "auto",
-        inplace_grad: bool = False, class_dim: int | None = None,
-    ) -> None:
-        rt.LossModule.__init__(self, (alpha, reduction, backend, inplace_grad, class_dim))
-
-    def forward(self, logits: Tensor, teacher: Tensor) -> Tensor:
-        """logits [*, V] -> loss, reduced as ``reduction`` says."""
-        return alpha_divergence_loss(logits, teacher, **self._options())
-
-
+@rt.documented
 def linear_alpha_divergence_loss(
     hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *,
     alpha: float = 0.5, linear_bias: Tensor | None = None, softcap: float | None = None,
     temperature: float = 1.0, memory_budget: int | None = None, schedule: str = "auto",
     filter: bool = True, reduction: str = "mean", backend: str = "auto",
 ) -> Tensor:
-    """Alpha divergence distillation, of a linear layer without its logits.
-
-        (sum(p**(1 - alpha) * t**alpha) - 1) / (alpha * (alpha - 1))
-
-    Args:
-        hidden: [*, D], float32, bfloat16 or float16 (float64 on CPU).
-        linear_weight: [V, D], dtype of hidden; logits are hidden @ linear_weight.T.
-        teacher: [*, V], any of these dtypes, or a tuple (hidden, weight[, bias]) that makes
-            it. teacher logits. Gets no gradient.
-        alpha: order; towards 1 it tends to KL(t || p), towards 0 to KL(p || t). Domain [0.1,
-            0.9].
-        linear_bias: [V], added to the logits.
-        softcap: logits become softcap * tanh(logits / softcap).
-        temperature: logits are divided by it, after the softcap.
-        memory_budget: bytes for chunks of logits; by default 512 rows on a CPU, 2048 on a
-            GPU.
-        schedule: "chunked": the logits of one chunk of rows exist at a time; "tiled"
-            (Triton): none do, tiles of them stay on chip, which takes the least memory;
-            "auto": tiled if the backend is Triton and memory_budget holds fewer than 256
-            rows, else chunked.
-        filter: of the tiled schedule: leave out tiles whose derivatives of a row's loss are
-            all below eps/32 of the dtype, where they fall with the probabilities (never the
-            target's tile); False: every tile.
-        reduction: "mean" (over the rows that count), "sum" or "none".
-        backend: "auto" (Triton on CUDA, C on CPU), "triton", "c" or "torch".
-
-    Returns:
-        float32 (float64 for float64 logits): a scalar, or [*] for ``reduction='none'``.
-
-    Raises:
-        ValueError: a parameter outside its domain, shapes or devices that do not fit.
-        TypeError: logits that are not floating point.
-
-    Source: Amari & Nagaoka 2000, ISBN 978-0-8218-4302-4; Wang et al. 2021, arXiv:2102.07954
-        (AlphaNet)
-    """
+    """As :func:`alpha_divergence_loss`, of a linear layer without its logits."""
     return rt.linear_loss(
         LOSS,
         rt.Factors(hidden, linear_weight, linear_bias),
@@ -1150,37 +1085,5 @@ def linear_alpha_divergence_loss(
     )
 
 
-class LinearAlphaDivergenceLoss(rt.LossModule):
+class LinearAlphaDivergenceLoss(rt.LossModule, loss=LOSS, function=linear_alpha_divergence_loss):
     """``nn.Module`` twin of :func:`linear_alpha_divergence_loss`; the options are attributes."""
-
-    _kept = (
-        "alpha", "softcap", "temperature", "memory_budget", "schedule", "filter", "reduction",
-        "backend",
-    )
-    _buffered = ()
-    alpha: float
-    softcap: float | None
-    temperature: float
-    memory_budget: int | None
-    schedule: str
-    filter: bool
-    reduction: str
-    backend: str
-
-    def __init__(
-        self, *, alpha: float = 0.5, softcap: float | None = None, temperature: float = 1.0,
-        memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
-        reduction: str = "mean", backend: str = "auto",
-    ) -> None:
-        rt.LossModule.__init__(
-            self, (alpha, softcap, temperature, memory_budget, schedule, filter, reduction, backend)
-        )
-
-    def forward(
-        self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *,
-        linear_bias: Tensor | None = None,
-    ) -> Tensor:
-        """hidden [*, D], linear_weight [V, D] -> loss, reduced as ``reduction`` says."""
-        return linear_alpha_divergence_loss(
-            hidden, linear_weight, teacher, linear_bias=linear_bias, **self._options()
-        )

@@ -2040,6 +2040,7 @@ LOSS = rt.RowLoss(
 )
 
 
+@rt.documented
 def cross_entropy_loss(
     logits: Tensor, target: Tensor, *, label_smoothing: float = 0.0, z_loss: float = 0.0,
     softcap: float = float("inf"), temperature: float = 1.0, weight: Tensor | None = None,
@@ -2053,29 +2054,12 @@ def cross_entropy_loss(
         logsumexp(scores)**2   (times z_loss)
 
     Args:
-        logits: [*, V], float32, bfloat16 or float16 (float64 on CPU). Any strides; -inf masks
-            a class.
-        target: [*], integer class in [0, V), or ``ignore_index``.
         label_smoothing: mass moved from the target to all classes evenly. Domain [0, 1].
         z_loss: weight of logsumexp(x)**2, which keeps the normaliser near 1. Domain [0, inf).
         softcap: logits become softcap * tanh(x / softcap). Domain (0, inf].
         temperature: logits are divided by it, after the softcap. Domain (0, inf).
         weight: [V]. class weights, as in torch: the mean divides by the sum of the targets'
             weights. None stands for 1.
-        ignore_index: rows with this target have loss 0 and gradient 0.
-        reduction: "mean" (over the rows that count), "sum" or "none".
-        backend: "auto" (Triton on CUDA, C on CPU), "triton", "c" or "torch".
-        inplace_grad: let the gradient overwrite ``logits``.
-        class_dim: the axis of the classes in logits and class inputs, 1 for torch's [N, C, H,
-            W]. None: the last, refused where the shapes fit axis 1 as well.
-
-    Returns:
-        float32 (float64 for float64 logits): a scalar, or [*] for ``reduction='none'``.
-
-    Raises:
-        ValueError: a parameter outside its domain, shapes or devices that do not fit.
-        TypeError: logits that are not floating point, a target that is not integer.
-        IndexError: a target outside [0, V) (on CPU; on a GPU that row's loss is NaN).
 
     Source: Equal to torch.nn.functional.cross_entropy where that has the option; z-loss as in
         PaLM (Chowdhery et al. 2022, arXiv:2204.02311), softcap as in Gemma 2
@@ -2087,44 +2071,11 @@ def cross_entropy_loss(
     )
 
 
-class CrossEntropyLoss(rt.LossModule):
+class CrossEntropyLoss(rt.LossModule, loss=LOSS, function=cross_entropy_loss):
     """``nn.Module`` twin of :func:`cross_entropy_loss`; the options are attributes."""
 
-    _kept = (
-        "label_smoothing", "z_loss", "softcap", "temperature", "weight", "ignore_index",
-        "reduction", "backend", "inplace_grad", "class_dim",
-    )
-    _buffered = ("weight",)
-    label_smoothing: float
-    z_loss: float
-    softcap: float
-    temperature: float
-    weight: Tensor | None
-    ignore_index: int
-    reduction: str
-    backend: str
-    inplace_grad: bool
-    class_dim: int | None
 
-    def __init__(
-        self, weight: Tensor | None = None, *, label_smoothing: float = 0.0, z_loss: float = 0.0,
-        softcap: float = float("inf"), temperature: float = 1.0, ignore_index: int = -100,
-        reduction: str = "mean", backend: str = "auto", inplace_grad: bool = False,
-        class_dim: int | None = None,
-    ) -> None:
-        rt.LossModule.__init__(
-            self,
-            (
-                label_smoothing, z_loss, softcap, temperature, weight, ignore_index, reduction,
-                backend, inplace_grad, class_dim,
-            ),
-        )
-
-    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """logits [*, V], target [*] -> loss, reduced as ``reduction`` says."""
-        return cross_entropy_loss(logits, target, **self._options())
-
-
+@rt.documented
 def linear_cross_entropy_loss(
     hidden: Tensor, linear_weight: Tensor, target: Tensor, *, label_smoothing: float = 0.0,
     z_loss: float = 0.0, softcap: float = float("inf"), temperature: float = 1.0,
@@ -2133,54 +2084,7 @@ def linear_cross_entropy_loss(
     skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
     backend: str = "auto",
 ) -> Tensor:
-    """Cross-entropy with label smoothing, z-loss, class weights, softcap and temperature, of a
-        linear layer without its logits.
-
-        -(1 - label_smoothing) * weight[y] * log_softmax(scores)[y]
-        -mean(weight * log_softmax(scores))   (times label_smoothing)
-        logsumexp(scores)**2   (times z_loss)
-
-    Args:
-        hidden: [*, D], float32, bfloat16 or float16 (float64 on CPU).
-        linear_weight: [V, D], dtype of hidden; logits are hidden @ linear_weight.T.
-        target: [*], integer class in [0, V), or ``ignore_index``.
-        label_smoothing: mass moved from the target to all classes evenly. Domain [0, 1].
-        z_loss: weight of logsumexp(x)**2, which keeps the normaliser near 1. Domain [0, inf).
-        softcap: logits become softcap * tanh(x / softcap). Domain (0, inf].
-        temperature: logits are divided by it, after the softcap. Domain (0, inf).
-        weight: [V]. class weights, as in torch: the mean divides by the sum of the targets'
-            weights. None stands for 1.
-        linear_bias: [V], added to the logits.
-        shift: row s is judged by target[..., s + shift], and by the row inputs there: 1 for
-            causal language models. Results have shift rows fewer.
-        memory_budget: bytes for chunks of logits; by default 512 rows on a CPU, 2048 on a
-            GPU.
-        schedule: "chunked": the logits of one chunk of rows exist at a time; "tiled"
-            (Triton): none do, tiles of them stay on chip, which takes the least memory;
-            "auto": tiled if the backend is Triton and memory_budget holds fewer than 256
-            rows, else chunked.
-        filter: of the tiled schedule: leave out tiles whose derivatives of a row's loss are
-            all below eps/32 of the dtype, where they fall with the probabilities (never the
-            target's tile); False: every tile.
-        skip_ignored: leave ignored rows out before the first product, which asks the device
-            how many there are; None: on a CPU only. Without it a call can be captured in a
-            CUDA graph.
-        ignore_index: rows with this target have loss 0 and gradient 0.
-        reduction: "mean" (over the rows that count), "sum" or "none".
-        backend: "auto" (Triton on CUDA, C on CPU), "triton", "c" or "torch".
-
-    Returns:
-        float32 (float64 for float64 logits): a scalar, or [*] for ``reduction='none'``.
-
-    Raises:
-        ValueError: a parameter outside its domain, shapes or devices that do not fit.
-        TypeError: logits that are not floating point, a target that is not integer.
-        IndexError: a target outside [0, V) (on CPU; on a GPU that row's loss is NaN).
-
-    Source: Equal to torch.nn.functional.cross_entropy where that has the option; z-loss as in
-        PaLM (Chowdhery et al. 2022, arXiv:2204.02311), softcap as in Gemma 2
-        (arXiv:2408.00118)
-    """
+    """As :func:`cross_entropy_loss`, of a linear layer without its logits."""
     return rt.linear_loss(
         LOSS,
         rt.Factors(hidden, linear_weight, linear_bias),
@@ -2196,48 +2100,5 @@ def linear_cross_entropy_loss(
     )
 
 
-class LinearCrossEntropyLoss(rt.LossModule):
+class LinearCrossEntropyLoss(rt.LossModule, loss=LOSS, function=linear_cross_entropy_loss):
     """``nn.Module`` twin of :func:`linear_cross_entropy_loss`; the options are attributes."""
-
-    _kept = (
-        "label_smoothing", "z_loss", "softcap", "temperature", "weight", "shift", "memory_budget",
-        "schedule", "filter", "skip_ignored", "ignore_index", "reduction", "backend",
-    )
-    _buffered = ("weight",)
-    label_smoothing: float
-    z_loss: float
-    softcap: float
-    temperature: float
-    weight: Tensor | None
-    shift: int
-    memory_budget: int | None
-    schedule: str
-    filter: bool
-    skip_ignored: bool | None
-    ignore_index: int
-    reduction: str
-    backend: str
-
-    def __init__(
-        self, weight: Tensor | None = None, *, label_smoothing: float = 0.0, z_loss: float = 0.0,
-        softcap: float = float("inf"), temperature: float = 1.0, shift: int = 0,
-        memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
-        skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
-        backend: str = "auto",
-    ) -> None:
-        rt.LossModule.__init__(
-            self,
-            (
-                label_smoothing, z_loss, softcap, temperature, weight, shift, memory_budget,
-                schedule, filter, skip_ignored, ignore_index, reduction, backend,
-            ),
-        )
-
-    def forward(
-        self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *,
-        linear_bias: Tensor | None = None,
-    ) -> Tensor:
-        """hidden [*, D], linear_weight [V, D], target [*] -> loss, reduced as ``reduction`` says."""
-        return linear_cross_entropy_loss(
-            hidden, linear_weight, target, linear_bias=linear_bias, **self._options()
-        )

@@ -913,6 +913,7 @@ LOSS = rt.RowLoss(
 )
 
 
+@rt.documented
 def hl_gauss_loss(
     logits: Tensor, *, low: float = 0.0, high: float = 1.0, sigma: float = 0.1, value: Tensor,
     reduction: str = "mean", backend: str = "auto", inplace_grad: bool = False,
@@ -923,24 +924,11 @@ def hl_gauss_loss(
         -sum((erf((edge + width - v) / scale) - erf((edge - v) / scale)) * logp) / mass
 
     Args:
-        logits: [*, V], float32, bfloat16 or float16 (float64 on CPU). Any strides; -inf masks
-            a class. V at least 2.
+        logits: V at least 2.
         low: first edge. Domain (-inf, inf).
         high: last edge. Domain (-inf, inf).
         sigma: standard deviation; 0.75 bin widths is usual. Domain [0.01, 10].
         value: [*]. the regression target.
-        reduction: "mean" (over the rows that count), "sum" or "none".
-        backend: "auto" (Triton on CUDA, C on CPU), "triton", "c" or "torch".
-        inplace_grad: let the gradient overwrite ``logits``.
-        class_dim: the axis of the classes in logits and class inputs, 1 for torch's [N, C, H,
-            W]. None: the last, refused where the shapes fit axis 1 as well.
-
-    Returns:
-        float32 (float64 for float64 logits): a scalar, or [*] for ``reduction='none'``.
-
-    Raises:
-        ValueError: a parameter outside its domain, shapes or devices that do not fit.
-        TypeError: logits that are not floating point.
 
     Source: Imani & White 2018, arXiv:1806.04613; Farebrother et al. 2024, arXiv:2403.03950
     """
@@ -950,75 +938,18 @@ def hl_gauss_loss(
     )
 
 
-class HLGaussLoss(rt.LossModule):
+class HLGaussLoss(rt.LossModule, loss=LOSS, function=hl_gauss_loss):
     """``nn.Module`` twin of :func:`hl_gauss_loss`; the options are attributes."""
 
-    _kept = ("low", "high", "sigma", "reduction", "backend", "inplace_grad", "class_dim")
-    _buffered = ()
-    low: float
-    high: float
-    sigma: float
-    reduction: str
-    backend: str
-    inplace_grad: bool
-    class_dim: int | None
 
-    def __init__(
-        self, *, low: float = 0.0, high: float = 1.0, sigma: float = 0.1, reduction: str = "mean",
-        backend: str = "auto", inplace_grad: bool = False, class_dim: int | None = None,
-    ) -> None:
-        rt.LossModule.__init__(
-            self, (low, high, sigma, reduction, backend, inplace_grad, class_dim)
-        )
-
-    def forward(self, logits: Tensor, *, value: Tensor) -> Tensor:
-        """logits [*, V] -> loss, reduced as ``reduction`` says."""
-        return hl_gauss_loss(logits, value=value, **self._options())
-
-
+@rt.documented
 def linear_hl_gauss_loss(
     hidden: Tensor, linear_weight: Tensor, *, low: float = 0.0, high: float = 1.0,
     sigma: float = 0.1, value: Tensor, linear_bias: Tensor | None = None,
     softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None,
     schedule: str = "auto", filter: bool = True, reduction: str = "mean", backend: str = "auto",
 ) -> Tensor:
-    """HL-Gauss, a histogram of a Gaussian around the value, of a linear layer without its
-        logits.
-
-        -sum((erf((edge + width - v) / scale) - erf((edge - v) / scale)) * logp) / mass
-
-    Args:
-        hidden: [*, D], float32, bfloat16 or float16 (float64 on CPU).
-        linear_weight: [V, D], dtype of hidden; logits are hidden @ linear_weight.T. V at
-            least 2.
-        low: first edge. Domain (-inf, inf).
-        high: last edge. Domain (-inf, inf).
-        sigma: standard deviation; 0.75 bin widths is usual. Domain [0.01, 10].
-        value: [*]. the regression target.
-        linear_bias: [V], added to the logits.
-        softcap: logits become softcap * tanh(logits / softcap).
-        temperature: logits are divided by it, after the softcap.
-        memory_budget: bytes for chunks of logits; by default 512 rows on a CPU, 2048 on a
-            GPU.
-        schedule: "chunked": the logits of one chunk of rows exist at a time; "tiled"
-            (Triton): none do, tiles of them stay on chip, which takes the least memory;
-            "auto": tiled if the backend is Triton and memory_budget holds fewer than 256
-            rows, else chunked.
-        filter: of the tiled schedule: leave out tiles whose derivatives of a row's loss are
-            all below eps/32 of the dtype, where they fall with the probabilities (never the
-            target's tile); False: every tile.
-        reduction: "mean" (over the rows that count), "sum" or "none".
-        backend: "auto" (Triton on CUDA, C on CPU), "triton", "c" or "torch".
-
-    Returns:
-        float32 (float64 for float64 logits): a scalar, or [*] for ``reduction='none'``.
-
-    Raises:
-        ValueError: a parameter outside its domain, shapes or devices that do not fit.
-        TypeError: logits that are not floating point.
-
-    Source: Imani & White 2018, arXiv:1806.04613; Farebrother et al. 2024, arXiv:2403.03950
-    """
+    """As :func:`hl_gauss_loss`, of a linear layer without its logits."""
     return rt.linear_loss(
         LOSS,
         rt.Factors(hidden, linear_weight, linear_bias),
@@ -1031,43 +962,5 @@ def linear_hl_gauss_loss(
     )
 
 
-class LinearHLGaussLoss(rt.LossModule):
+class LinearHLGaussLoss(rt.LossModule, loss=LOSS, function=linear_hl_gauss_loss):
     """``nn.Module`` twin of :func:`linear_hl_gauss_loss`; the options are attributes."""
-
-    _kept = (
-        "low", "high", "sigma", "softcap", "temperature", "memory_budget", "schedule", "filter",
-        "reduction", "backend",
-    )
-    _buffered = ()
-    low: float
-    high: float
-    sigma: float
-    softcap: float | None
-    temperature: float
-    memory_budget: int | None
-    schedule: str
-    filter: bool
-    reduction: str
-    backend: str
-
-    def __init__(
-        self, *, low: float = 0.0, high: float = 1.0, sigma: float = 0.1,
-        softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None,
-        schedule: str = "auto", filter: bool = True, reduction: str = "mean", backend: str = "auto",
-    ) -> None:
-        rt.LossModule.__init__(
-            self,
-            (
-                low, high, sigma, softcap, temperature, memory_budget, schedule, filter, reduction,
-                backend,
-            ),
-        )
-
-    def forward(
-        self, hidden: Tensor, linear_weight: Tensor, *, value: Tensor,
-        linear_bias: Tensor | None = None,
-    ) -> Tensor:
-        """hidden [*, D], linear_weight [V, D] -> loss, reduced as ``reduction`` says."""
-        return linear_hl_gauss_loss(
-            hidden, linear_weight, value=value, linear_bias=linear_bias, **self._options()
-        )

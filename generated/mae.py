@@ -487,6 +487,7 @@ LOSS = rt.RowLoss(
 )
 
 
+@rt.documented
 def mae_loss(
     logits: Tensor, target: Tensor, *, ignore_index: int = -100, reduction: str = "mean",
     backend: str = "auto", inplace_grad: bool = False, class_dim: int | None = None,
@@ -495,25 +496,6 @@ def mae_loss(
 
         1 - p[y]
 
-    Args:
-        logits: [*, V], float32, bfloat16 or float16 (float64 on CPU). Any strides; -inf masks
-            a class.
-        target: [*], integer class in [0, V), or ``ignore_index``.
-        ignore_index: rows with this target have loss 0 and gradient 0.
-        reduction: "mean" (over the rows that count), "sum" or "none".
-        backend: "auto" (Triton on CUDA, C on CPU), "triton", "c" or "torch".
-        inplace_grad: let the gradient overwrite ``logits``.
-        class_dim: the axis of the classes in logits and class inputs, 1 for torch's [N, C, H,
-            W]. None: the last, refused where the shapes fit axis 1 as well.
-
-    Returns:
-        float32 (float64 for float64 logits): a scalar, or [*] for ``reduction='none'``.
-
-    Raises:
-        ValueError: a parameter outside its domain, shapes or devices that do not fit.
-        TypeError: logits that are not floating point, a target that is not integer.
-        IndexError: a target outside [0, V) (on CPU; on a GPU that row's loss is NaN).
-
     Source: Ghosh, Kumar, Sastry 2017, arXiv:1712.09482; comp-sum with tau = 2
     """
     return LOSS(
@@ -521,28 +503,11 @@ def mae_loss(
     )
 
 
-class MAELoss(rt.LossModule):
+class MAELoss(rt.LossModule, loss=LOSS, function=mae_loss):
     """``nn.Module`` twin of :func:`mae_loss`; the options are attributes."""
 
-    _kept = ("ignore_index", "reduction", "backend", "inplace_grad", "class_dim")
-    _buffered = ()
-    ignore_index: int
-    reduction: str
-    backend: str
-    inplace_grad: bool
-    class_dim: int | None
 
-    def __init__(
-        self, *, ignore_index: int = -100, reduction: str = "mean", backend: str = "auto",
-        inplace_grad: bool = False, class_dim: int | None = None,
-    ) -> None:
-        rt.LossModule.__init__(self, (ignore_index, reduction, backend, inplace_grad, class_dim))
-
-    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """logits [*, V], target [*] -> loss, reduced as ``reduction`` says."""
-        return mae_loss(logits, target, **self._options())
-
-
+@rt.documented
 def linear_mae_loss(
     hidden: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None,
     softcap: float | None = None, temperature: float = 1.0, shift: int = 0,
@@ -550,46 +515,7 @@ def linear_mae_loss(
     skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
     backend: str = "auto",
 ) -> Tensor:
-    """Mean absolute error between softmax and one-hot, halved, of a linear layer without its
-        logits.
-
-        1 - p[y]
-
-    Args:
-        hidden: [*, D], float32, bfloat16 or float16 (float64 on CPU).
-        linear_weight: [V, D], dtype of hidden; logits are hidden @ linear_weight.T.
-        target: [*], integer class in [0, V), or ``ignore_index``.
-        linear_bias: [V], added to the logits.
-        softcap: logits become softcap * tanh(logits / softcap).
-        temperature: logits are divided by it, after the softcap.
-        shift: row s is judged by target[..., s + shift], and by the row inputs there: 1 for
-            causal language models. Results have shift rows fewer.
-        memory_budget: bytes for chunks of logits; by default 512 rows on a CPU, 2048 on a
-            GPU.
-        schedule: "chunked": the logits of one chunk of rows exist at a time; "tiled"
-            (Triton): none do, tiles of them stay on chip, which takes the least memory;
-            "auto": tiled if the backend is Triton and memory_budget holds fewer than 256
-            rows, else chunked.
-        filter: of the tiled schedule: leave out tiles whose derivatives of a row's loss are
-            all below eps/32 of the dtype, where they fall with the probabilities (never the
-            target's tile); False: every tile.
-        skip_ignored: leave ignored rows out before the first product, which asks the device
-            how many there are; None: on a CPU only. Without it a call can be captured in a
-            CUDA graph.
-        ignore_index: rows with this target have loss 0 and gradient 0.
-        reduction: "mean" (over the rows that count), "sum" or "none".
-        backend: "auto" (Triton on CUDA, C on CPU), "triton", "c" or "torch".
-
-    Returns:
-        float32 (float64 for float64 logits): a scalar, or [*] for ``reduction='none'``.
-
-    Raises:
-        ValueError: a parameter outside its domain, shapes or devices that do not fit.
-        TypeError: logits that are not floating point, a target that is not integer.
-        IndexError: a target outside [0, V) (on CPU; on a GPU that row's loss is NaN).
-
-    Source: Ghosh, Kumar, Sastry 2017, arXiv:1712.09482; comp-sum with tau = 2
-    """
+    """As :func:`mae_loss`, of a linear layer without its logits."""
     return rt.linear_loss(
         LOSS,
         rt.Factors(hidden, linear_weight, linear_bias),
@@ -602,44 +528,5 @@ def linear_mae_loss(
     )
 
 
-class LinearMAELoss(rt.LossModule):
+class LinearMAELoss(rt.LossModule, loss=LOSS, function=linear_mae_loss):
     """``nn.Module`` twin of :func:`linear_mae_loss`; the options are attributes."""
-
-    _kept = (
-        "softcap", "temperature", "shift", "memory_budget", "schedule", "filter", "skip_ignored",
-        "ignore_index", "reduction", "backend",
-    )
-    _buffered = ()
-    softcap: float | None
-    temperature: float
-    shift: int
-    memory_budget: int | None
-    schedule: str
-    filter: bool
-    skip_ignored: bool | None
-    ignore_index: int
-    reduction: str
-    backend: str
-
-    def __init__(
-        self, *, softcap: float | None = None, temperature: float = 1.0, shift: int = 0,
-        memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
-        skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
-        backend: str = "auto",
-    ) -> None:
-        rt.LossModule.__init__(
-            self,
-            (
-                softcap, temperature, shift, memory_budget, schedule, filter, skip_ignored,
-                ignore_index, reduction, backend,
-            ),
-        )
-
-    def forward(
-        self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *,
-        linear_bias: Tensor | None = None,
-    ) -> Tensor:
-        """hidden [*, D], linear_weight [V, D], target [*] -> loss, reduced as ``reduction`` says."""
-        return linear_mae_loss(
-            hidden, linear_weight, target, linear_bias=linear_bias, **self._options()
-        )

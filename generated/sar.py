@@ -667,6 +667,7 @@ LOSS = rt.RowLoss(
 )
 
 
+@rt.documented
 def sar_loss(
     logits: Tensor, *, margin: float = 0.4, reduction: str = "mean", backend: str = "auto",
     inplace_grad: bool = False, class_dim: int | None = None,
@@ -676,88 +677,26 @@ def sar_loss(
         where(stop_gradient(entropy) < margin * log(V), entropy, 0)
 
     Args:
-        logits: [*, V], float32, bfloat16 or float16 (float64 on CPU). Any strides; -inf masks
-            a class. V at least 2.
+        logits: V at least 2.
         margin: rows with entropy above margin * log(V) do not count. Domain (0, 1].
-        reduction: "mean" (over the rows that count), "sum" or "none".
-        backend: "auto" (Triton on CUDA, C on CPU), "triton", "c" or "torch".
-        inplace_grad: let the gradient overwrite ``logits``.
-        class_dim: the axis of the classes in logits and class inputs, 1 for torch's [N, C, H,
-            W]. None: the last, refused where the shapes fit axis 1 as well.
-
-    Returns:
-        float32 (float64 for float64 logits): a scalar, or [*] for ``reduction='none'``.
-
-    Raises:
-        ValueError: a parameter outside its domain, shapes or devices that do not fit.
-        TypeError: logits that are not floating point.
 
     Source: Niu et al. 2023, arXiv:2302.12400 (SAR)
     """
     return LOSS(logits, None, (), (margin,), (), -100, reduction, backend, inplace_grad, class_dim)
 
 
-class SARLoss(rt.LossModule):
+class SARLoss(rt.LossModule, loss=LOSS, function=sar_loss):
     """``nn.Module`` twin of :func:`sar_loss`; the options are attributes."""
 
-    _kept = ("margin", "reduction", "backend", "inplace_grad", "class_dim")
-    _buffered = ()
-    margin: float
-    reduction: str
-    backend: str
-    inplace_grad: bool
-    class_dim: int | None
 
-    def __init__(
-        self, *, margin: float = 0.4, reduction: str = "mean", backend: str = "auto",
-        inplace_grad: bool = False, class_dim: int | None = None,
-    ) -> None:
-        rt.LossModule.__init__(self, (margin, reduction, backend, inplace_grad, class_dim))
-
-    def forward(self, logits: Tensor) -> Tensor:
-        """logits [*, V] -> loss, reduced as ``reduction`` says."""
-        return sar_loss(logits, **self._options())
-
-
+@rt.documented
 def linear_sar_loss(
     hidden: Tensor, linear_weight: Tensor, *, margin: float = 0.4,
     linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
     memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
     reduction: str = "mean", backend: str = "auto",
 ) -> Tensor:
-    """Reliable entropy minimisation, of a linear layer without its logits.
-
-        where(stop_gradient(entropy) < margin * log(V), entropy, 0)
-
-    Args:
-        hidden: [*, D], float32, bfloat16 or float16 (float64 on CPU).
-        linear_weight: [V, D], dtype of hidden; logits are hidden @ linear_weight.T. V at
-            least 2.
-        margin: rows with entropy above margin * log(V) do not count. Domain (0, 1].
-        linear_bias: [V], added to the logits.
-        softcap: logits become softcap * tanh(logits / softcap).
-        temperature: logits are divided by it, after the softcap.
-        memory_budget: bytes for chunks of logits; by default 512 rows on a CPU, 2048 on a
-            GPU.
-        schedule: "chunked": the logits of one chunk of rows exist at a time; "tiled"
-            (Triton): none do, tiles of them stay on chip, which takes the least memory;
-            "auto": tiled if the backend is Triton and memory_budget holds fewer than 256
-            rows, else chunked.
-        filter: of the tiled schedule: leave out tiles whose derivatives of a row's loss are
-            all below eps/32 of the dtype, where they fall with the probabilities (never the
-            target's tile); False: every tile.
-        reduction: "mean" (over the rows that count), "sum" or "none".
-        backend: "auto" (Triton on CUDA, C on CPU), "triton", "c" or "torch".
-
-    Returns:
-        float32 (float64 for float64 logits): a scalar, or [*] for ``reduction='none'``.
-
-    Raises:
-        ValueError: a parameter outside its domain, shapes or devices that do not fit.
-        TypeError: logits that are not floating point.
-
-    Source: Niu et al. 2023, arXiv:2302.12400 (SAR)
-    """
+    """As :func:`sar_loss`, of a linear layer without its logits."""
     return rt.linear_loss(
         LOSS,
         rt.Factors(hidden, linear_weight, linear_bias),
@@ -770,35 +709,5 @@ def linear_sar_loss(
     )
 
 
-class LinearSARLoss(rt.LossModule):
+class LinearSARLoss(rt.LossModule, loss=LOSS, function=linear_sar_loss):
     """``nn.Module`` twin of :func:`linear_sar_loss`; the options are attributes."""
-
-    _kept = (
-        "margin", "softcap", "temperature", "memory_budget", "schedule", "filter", "reduction",
-        "backend",
-    )
-    _buffered = ()
-    margin: float
-    softcap: float | None
-    temperature: float
-    memory_budget: int | None
-    schedule: str
-    filter: bool
-    reduction: str
-    backend: str
-
-    def __init__(
-        self, *, margin: float = 0.4, softcap: float | None = None, temperature: float = 1.0,
-        memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
-        reduction: str = "mean", backend: str = "auto",
-    ) -> None:
-        rt.LossModule.__init__(
-            self,
-            (margin, softcap, temperature, memory_budget, schedule, filter, reduction, backend),
-        )
-
-    def forward(
-        self, hidden: Tensor, linear_weight: Tensor, *, linear_bias: Tensor | None = None
-    ) -> Tensor:
-        """hidden [*, D], linear_weight [V, D] -> loss, reduced as ``reduction`` says."""
-        return linear_sar_loss(hidden, linear_weight, linear_bias=linear_bias, **self._options())

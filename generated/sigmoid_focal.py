@@ -1033,6 +1033,7 @@ LOSS = rt.RowLoss(
 )
 
 
+@rt.documented
 def sigmoid_focal_loss(
     logits: Tensor, labels: Tensor, *, alpha: float = 0.25, gamma: float = 2.0,
     reduction: str = "mean", backend: str = "auto", inplace_grad: bool = False,
@@ -1044,24 +1045,10 @@ def sigmoid_focal_loss(
             labels) * exp(-gamma * softplus(-x)) * softplus(x))
 
     Args:
-        logits: [*, V], float32, bfloat16 or float16 (float64 on CPU). Any strides; -inf masks
-            a class.
         labels: [*, V], any of these dtypes. multi-hot labels. Domain [0, 1]. Gets no
             gradient.
         alpha: weight of the positives. Domain [0, 1].
         gamma: focusing exponent. Domain [1, 5].
-        reduction: "mean" (over the rows that count), "sum" or "none".
-        backend: "auto" (Triton on CUDA, C on CPU), "triton", "c" or "torch".
-        inplace_grad: let the gradient overwrite ``logits``.
-        class_dim: the axis of the classes in logits and class inputs, 1 for torch's [N, C, H,
-            W]. None: the last, refused where the shapes fit axis 1 as well.
-
-    Returns:
-        float32 (float64 for float64 logits): a scalar, or [*] for ``reduction='none'``.
-
-    Raises:
-        ValueError: a parameter outside its domain, shapes or devices that do not fit.
-        TypeError: logits that are not floating point.
 
     Source: Lin et al. 2017, arXiv:1708.02002
     """
@@ -1071,71 +1058,18 @@ def sigmoid_focal_loss(
     )
 
 
-class SigmoidFocalLoss(rt.LossModule):
+class SigmoidFocalLoss(rt.LossModule, loss=LOSS, function=sigmoid_focal_loss):
     """``nn.Module`` twin of :func:`sigmoid_focal_loss`; the options are attributes."""
 
-    _kept = ("alpha", "gamma", "reduction", "backend", "inplace_grad", "class_dim")
-    _buffered = ()
-    alpha: float
-    gamma: float
-    reduction: str
-    backend: str
-    inplace_grad: bool
-    class_dim: int | None
 
-    def __init__(
-        self, *, alpha: float = 0.25, gamma: float = 2.0, reduction: str = "mean",
-        backend: str = "auto", inplace_grad: bool = False, class_dim: int | None = None,
-    ) -> None:
-        rt.LossModule.__init__(self, (alpha, gamma, reduction, backend, inplace_grad, class_dim))
-
-    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """logits [*, V] -> loss, reduced as ``reduction`` says."""
-        return sigmoid_focal_loss(logits, labels, **self._options())
-
-
+@rt.documented
 def linear_sigmoid_focal_loss(
     hidden: Tensor, linear_weight: Tensor, labels: Tensor | tuple[Tensor, ...], *,
     alpha: float = 0.25, gamma: float = 2.0, linear_bias: Tensor | None = None,
     softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None,
     schedule: str = "auto", filter: bool = True, reduction: str = "mean", backend: str = "auto",
 ) -> Tensor:
-    """Multi-label focal loss, of a linear layer without its logits.
-
-        sum(alpha * labels * exp(-gamma * softplus(x)) * softplus(-x) + (1 - alpha) * (1 -
-            labels) * exp(-gamma * softplus(-x)) * softplus(x))
-
-    Args:
-        hidden: [*, D], float32, bfloat16 or float16 (float64 on CPU).
-        linear_weight: [V, D], dtype of hidden; logits are hidden @ linear_weight.T.
-        labels: [*, V], any of these dtypes, or a tuple (hidden, weight[, bias]) that makes
-            it. multi-hot labels. Domain [0, 1]. Gets no gradient.
-        alpha: weight of the positives. Domain [0, 1].
-        gamma: focusing exponent. Domain [1, 5].
-        linear_bias: [V], added to the logits.
-        softcap: logits become softcap * tanh(logits / softcap).
-        temperature: logits are divided by it, after the softcap.
-        memory_budget: bytes for chunks of logits; by default 512 rows on a CPU, 2048 on a
-            GPU.
-        schedule: "chunked": the logits of one chunk of rows exist at a time; "tiled"
-            (Triton): none do, tiles of them stay on chip, which takes the least memory;
-            "auto": tiled if the backend is Triton and memory_budget holds fewer than 256
-            rows, else chunked.
-        filter: of the tiled schedule: leave out tiles whose derivatives of a row's loss are
-            all below eps/32 of the dtype, where they fall with the probabilities (never the
-            target's tile); False: every tile.
-        reduction: "mean" (over the rows that count), "sum" or "none".
-        backend: "auto" (Triton on CUDA, C on CPU), "triton", "c" or "torch".
-
-    Returns:
-        float32 (float64 for float64 logits): a scalar, or [*] for ``reduction='none'``.
-
-    Raises:
-        ValueError: a parameter outside its domain, shapes or devices that do not fit.
-        TypeError: logits that are not floating point.
-
-    Source: Lin et al. 2017, arXiv:1708.02002
-    """
+    """As :func:`sigmoid_focal_loss`, of a linear layer without its logits."""
     return rt.linear_loss(
         LOSS,
         rt.Factors(hidden, linear_weight, linear_bias),
@@ -1148,42 +1082,5 @@ def linear_sigmoid_focal_loss(
     )
 
 
-class LinearSigmoidFocalLoss(rt.LossModule):
+class LinearSigmoidFocalLoss(rt.LossModule, loss=LOSS, function=linear_sigmoid_focal_loss):
     """``nn.Module`` twin of :func:`linear_sigmoid_focal_loss`; the options are attributes."""
-
-    _kept = (
-        "alpha", "gamma", "softcap", "temperature", "memory_budget", "schedule", "filter",
-        "reduction", "backend",
-    )
-    _buffered = ()
-    alpha: float
-    gamma: float
-    softcap: float | None
-    temperature: float
-    memory_budget: int | None
-    schedule: str
-    filter: bool
-    reduction: str
-    backend: str
-
-    def __init__(
-        self, *, alpha: float = 0.25, gamma: float = 2.0, softcap: float | None = None,
-        temperature: float = 1.0, memory_budget: int | None = None, schedule: str = "auto",
-        filter: bool = True, reduction: str = "mean", backend: str = "auto",
-    ) -> None:
-        rt.LossModule.__init__(
-            self,
-            (
-                alpha, gamma, softcap, temperature, memory_budget, schedule, filter, reduction,
-                backend,
-            ),
-        )
-
-    def forward(
-        self, hidden: Tensor, linear_weight: Tensor, labels: Tensor | tuple[Tensor, ...], *,
-        linear_bias: Tensor | None = None,
-    ) -> Tensor:
-        """hidden [*, D], linear_weight [V, D] -> loss, reduced as ``reduction`` says."""
-        return linear_sigmoid_focal_loss(
-            hidden, linear_weight, labels, linear_bias=linear_bias, **self._options()
-        )

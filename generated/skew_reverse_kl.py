@@ -987,6 +987,7 @@ LOSS = rt.RowLoss(
 )
 
 
+@rt.documented
 def skew_reverse_kl_loss(
     logits: Tensor, teacher: Tensor, *, skew: float = 0.1, reduction: str = "mean",
     backend: str = "auto", inplace_grad: bool = False, class_dim: int | None = None,
@@ -996,22 +997,8 @@ def skew_reverse_kl_loss(
         sum(p * (logp - log((1 - skew) * p + skew * softmax(teacher))))
 
     Args:
-        logits: [*, V], float32, bfloat16 or float16 (float64 on CPU). Any strides; -inf masks
-            a class.
         teacher: [*, V], any of these dtypes. teacher logits. Gets no gradient.
         skew: weight of the teacher in the mixture. Domain [0.05, 0.9].
-        reduction: "mean" (over the rows that count), "sum" or "none".
-        backend: "auto" (Triton on CUDA, C on CPU), "triton", "c" or "torch".
-        inplace_grad: let the gradient overwrite ``logits``.
-        class_dim: the axis of the classes in logits and class inputs, 1 for torch's [N, C, H,
-            W]. None: the last, refused where the shapes fit axis 1 as well.
-
-    Returns:
-        float32 (float64 for float64 logits): a scalar, or [*] for ``reduction='none'``.
-
-    Raises:
-        ValueError: a parameter outside its domain, shapes or devices that do not fit.
-        TypeError: logits that are not floating point.
 
     Source: Ko et al. 2024, arXiv:2402.03898 (DistiLLM)
     """
@@ -1020,68 +1007,18 @@ def skew_reverse_kl_loss(
     )
 
 
-class SkewReverseKLLoss(rt.LossModule):
+class SkewReverseKLLoss(rt.LossModule, loss=LOSS, function=skew_reverse_kl_loss):
     """``nn.Module`` twin of :func:`skew_reverse_kl_loss`; the options are attributes."""
 
-    _kept = ("skew", "reduction", "backend", "inplace_grad", "class_dim")
-    _buffered = ()
-    skew: float
-    reduction: str
-    backend: str
-    inplace_grad: bool
-    class_dim: int | None
 
-    def __init__(
-        self, *, skew: float = 0.1, reduction: str = "mean", backend: str = "auto",
-        inplace_grad: bool = False, class_dim: int | None = None,
-    ) -> None:
-        rt.LossModule.__init__(self, (skew, reduction, backend, inplace_grad, class_dim))
-
-    def forward(self, logits: Tensor, teacher: Tensor) -> Tensor:
-        """logits [*, V] -> loss, reduced as ``reduction`` says."""
-        return skew_reverse_kl_loss(logits, teacher, **self._options())
-
-
+@rt.documented
 def linear_skew_reverse_kl_loss(
     hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *,
     skew: float = 0.1, linear_bias: Tensor | None = None, softcap: float | None = None,
     temperature: float = 1.0, memory_budget: int | None = None, schedule: str = "auto",
     filter: bool = True, reduction: str = "mean", backend: str = "auto",
 ) -> Tensor:
-    """Skew reverse KL divergence, of a linear layer without its logits.
-
-        sum(p * (logp - log((1 - skew) * p + skew * softmax(teacher))))
-
-    Args:
-        hidden: [*, D], float32, bfloat16 or float16 (float64 on CPU).
-        linear_weight: [V, D], dtype of hidden; logits are hidden @ linear_weight.T.
-        teacher: [*, V], any of these dtypes, or a tuple (hidden, weight[, bias]) that makes
-            it. teacher logits. Gets no gradient.
-        skew: weight of the teacher in the mixture. Domain [0.05, 0.9].
-        linear_bias: [V], added to the logits.
-        softcap: logits become softcap * tanh(logits / softcap).
-        temperature: logits are divided by it, after the softcap.
-        memory_budget: bytes for chunks of logits; by default 512 rows on a CPU, 2048 on a
-            GPU.
-        schedule: "chunked": the logits of one chunk of rows exist at a time; "tiled"
-            (Triton): none do, tiles of them stay on chip, which takes the least memory;
-            "auto": tiled if the backend is Triton and memory_budget holds fewer than 256
-            rows, else chunked.
-        filter: of the tiled schedule: leave out tiles whose derivatives of a row's loss are
-            all below eps/32 of the dtype, where they fall with the probabilities (never the
-            target's tile); False: every tile.
-        reduction: "mean" (over the rows that count), "sum" or "none".
-        backend: "auto" (Triton on CUDA, C on CPU), "triton", "c" or "torch".
-
-    Returns:
-        float32 (float64 for float64 logits): a scalar, or [*] for ``reduction='none'``.
-
-    Raises:
-        ValueError: a parameter outside its domain, shapes or devices that do not fit.
-        TypeError: logits that are not floating point.
-
-    Source: Ko et al. 2024, arXiv:2402.03898 (DistiLLM)
-    """
+    """As :func:`skew_reverse_kl_loss`, of a linear layer without its logits."""
     return rt.linear_loss(
         LOSS,
         rt.Factors(hidden, linear_weight, linear_bias),
@@ -1094,37 +1031,5 @@ def linear_skew_reverse_kl_loss(
     )
 
 
-class LinearSkewReverseKLLoss(rt.LossModule):
+class LinearSkewReverseKLLoss(rt.LossModule, loss=LOSS, function=linear_skew_reverse_kl_loss):
     """``nn.Module`` twin of :func:`linear_skew_reverse_kl_loss`; the options are attributes."""
-
-    _kept = (
-        "skew", "softcap", "temperature", "memory_budget", "schedule", "filter", "reduction",
-        "backend",
-    )
-    _buffered = ()
-    skew: float
-    softcap: float | None
-    temperature: float
-    memory_budget: int | None
-    schedule: str
-    filter: bool
-    reduction: str
-    backend: str
-
-    def __init__(
-        self, *, skew: float = 0.1, softcap: float | None = None, temperature: float = 1.0,
-        memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
-        reduction: str = "mean", backend: str = "auto",
-    ) -> None:
-        rt.LossModule.__init__(
-            self, (skew, softcap, temperature, memory_budget, schedule, filter, reduction, backend)
-        )
-
-    def forward(
-        self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *,
-        linear_bias: Tensor | None = None,
-    ) -> Tensor:
-        """hidden [*, D], linear_weight [V, D] -> loss, reduced as ``reduction`` says."""
-        return linear_skew_reverse_kl_loss(
-            hidden, linear_weight, teacher, linear_bias=linear_bias, **self._options()
-        )

@@ -799,6 +799,7 @@ class TokenStats(NamedTuple):
     sum_p2: Tensor
 
 
+@rt.documented
 def token_stats(
     logits: Tensor, target: Tensor, *, ignore_index: int = -100, backend: str = "auto",
     class_dim: int | None = None,
@@ -810,78 +811,19 @@ def token_stats(
         lse = logsumexp(x)
         sum_p2 = sum(p**2)
 
-    Args:
-        logits: [*, V], float32, bfloat16 or float16 (float64 on CPU). Any strides; -inf masks
-            a class.
-        target: [*], integer class in [0, V), or ``ignore_index``.
-        ignore_index: rows with this target have results 0 and gradient 0.
-        backend: "auto" (Triton on CUDA, C on CPU), "triton", "c" or "torch".
-        class_dim: the axis of the classes in logits and class inputs, 1 for torch's [N, C, H,
-            W]. None: the last, refused where the shapes fit axis 1 as well.
-
-    Returns:
-        A named tuple of logp, entropy, lse, sum_p2: each [*], float32 (float64 for float64
-            logits).
-
-    Raises:
-        ValueError: a parameter outside its domain, shapes or devices that do not fit.
-        TypeError: logits that are not floating point, a target that is not integer.
-        IndexError: a target outside [0, V) (on CPU; on a GPU that row's loss is NaN).
-
     Source: verl and TRL compute these from explicit logits
     """
     return TokenStats(*LOSS.rows(logits, target, (), (), (), ignore_index, backend, class_dim))
 
 
+@rt.documented
 def linear_token_stats(
     hidden: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None,
     softcap: float | None = None, temperature: float = 1.0, shift: int = 0,
     memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
     skip_ignored: bool | None = None, ignore_index: int = -100, backend: str = "auto",
 ) -> TokenStats:
-    """What policy-gradient and filtering losses need of a token, of a linear layer without its
-        logits.
-
-        logp = logp[y]
-        entropy = -sum(p * logp)
-        lse = logsumexp(x)
-        sum_p2 = sum(p**2)
-
-    Args:
-        hidden: [*, D], float32, bfloat16 or float16 (float64 on CPU).
-        linear_weight: [V, D], dtype of hidden; logits are hidden @ linear_weight.T.
-        target: [*], integer class in [0, V), or ``ignore_index``.
-        linear_bias: [V], added to the logits.
-        softcap: logits become softcap * tanh(logits / softcap).
-        temperature: logits are divided by it, after the softcap.
-        shift: row s is judged by target[..., s + shift], and by the row inputs there: 1 for
-            causal language models. Results have shift rows fewer.
-        memory_budget: bytes for chunks of logits; by default 512 rows on a CPU, 2048 on a
-            GPU.
-        schedule: "chunked": the logits of one chunk of rows exist at a time; "tiled"
-            (Triton): none do, tiles of them stay on chip, which takes the least memory;
-            "auto": tiled if the backend is Triton and memory_budget holds fewer than 256
-            rows, else chunked.
-        filter: of the tiled schedule: leave out tiles whose derivatives of a row's loss are
-            all below eps/32 of the dtype, where they fall with the probabilities (never the
-            target's tile); False: every tile.
-        skip_ignored: leave ignored rows out before the first product, which asks the device
-            how many there are; None: on a CPU only. Without it a call can be captured in a
-            CUDA graph.
-        ignore_index: rows with this target have results 0 and gradient 0.
-        backend: "auto" (Triton on CUDA, C on CPU), "triton", "c" or "torch".
-
-    Returns:
-        A named tuple of logp, entropy, lse, sum_p2: each [*], float32 (float64 for float64
-            logits).
-
-    Raises:
-        ValueError: a parameter outside its domain, shapes or devices that do not fit.
-        TypeError: logits that are not floating point, a target that is not integer.
-        IndexError: a target outside [0, V) (on CPU; on a GPU that row's loss is NaN).
-
-    Source: verl and TRL compute these from explicit logits
-    """
+    """As :func:`token_stats`, of a linear layer without its logits."""
     return TokenStats(
         *rt.linear_rows(
             LOSS,

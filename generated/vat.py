@@ -940,6 +940,7 @@ LOSS = rt.RowLoss(
 )
 
 
+@rt.documented
 def vat_loss(
     logits: Tensor, perturbed_x: Tensor, *, reduction: str = "mean", backend: str = "auto",
     inplace_grad: bool = False, class_dim: int | None = None,
@@ -949,22 +950,8 @@ def vat_loss(
         sum(stop_gradient(p) * (stop_gradient(logp) - log_softmax(perturbed_x)))
 
     Args:
-        logits: [*, V], float32, bfloat16 or float16 (float64 on CPU). Any strides; -inf masks
-            a class.
         perturbed_x: [*, V], any of these dtypes. logits of the perturbed inputs. Gets a
             gradient.
-        reduction: "mean" (over the rows that count), "sum" or "none".
-        backend: "auto" (Triton on CUDA, C on CPU), "triton", "c" or "torch".
-        inplace_grad: let the gradient overwrite ``logits``.
-        class_dim: the axis of the classes in logits and class inputs, 1 for torch's [N, C, H,
-            W]. None: the last, refused where the shapes fit axis 1 as well.
-
-    Returns:
-        float32 (float64 for float64 logits): a scalar, or [*] for ``reduction='none'``.
-
-    Raises:
-        ValueError: a parameter outside its domain, shapes or devices that do not fit.
-        TypeError: logits that are not floating point.
 
     Source: Miyato et al. 2018, arXiv:1704.03976
     """
@@ -973,66 +960,18 @@ def vat_loss(
     )
 
 
-class VATLoss(rt.LossModule):
+class VATLoss(rt.LossModule, loss=LOSS, function=vat_loss):
     """``nn.Module`` twin of :func:`vat_loss`; the options are attributes."""
 
-    _kept = ("reduction", "backend", "inplace_grad", "class_dim")
-    _buffered = ()
-    reduction: str
-    backend: str
-    inplace_grad: bool
-    class_dim: int | None
 
-    def __init__(
-        self, *, reduction: str = "mean", backend: str = "auto", inplace_grad: bool = False,
-        class_dim: int | None = None,
-    ) -> None:
-        rt.LossModule.__init__(self, (reduction, backend, inplace_grad, class_dim))
-
-    def forward(self, logits: Tensor, perturbed_x: Tensor) -> Tensor:
-        """logits [*, V] -> loss, reduced as ``reduction`` says."""
-        return vat_loss(logits, perturbed_x, **self._options())
-
-
+@rt.documented
 def linear_vat_loss(
     hidden: Tensor, linear_weight: Tensor, perturbed_x: Tensor | tuple[Tensor, ...], *,
     linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
     memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
     reduction: str = "mean", backend: str = "auto",
 ) -> Tensor:
-    """Virtual adversarial training divergence, of a linear layer without its logits.
-
-        sum(stop_gradient(p) * (stop_gradient(logp) - log_softmax(perturbed_x)))
-
-    Args:
-        hidden: [*, D], float32, bfloat16 or float16 (float64 on CPU).
-        linear_weight: [V, D], dtype of hidden; logits are hidden @ linear_weight.T.
-        perturbed_x: [*, V], any of these dtypes, or a tuple (hidden, weight[, bias]) that
-            makes it. logits of the perturbed inputs. Gets a gradient.
-        linear_bias: [V], added to the logits.
-        softcap: logits become softcap * tanh(logits / softcap).
-        temperature: logits are divided by it, after the softcap.
-        memory_budget: bytes for chunks of logits; by default 512 rows on a CPU, 2048 on a
-            GPU.
-        schedule: "chunked": the logits of one chunk of rows exist at a time; "tiled"
-            (Triton): none do, tiles of them stay on chip, which takes the least memory;
-            "auto": tiled if the backend is Triton and memory_budget holds fewer than 256
-            rows, else chunked.
-        filter: of the tiled schedule: leave out tiles whose derivatives of a row's loss are
-            all below eps/32 of the dtype, where they fall with the probabilities (never the
-            target's tile); False: every tile.
-        reduction: "mean" (over the rows that count), "sum" or "none".
-        backend: "auto" (Triton on CUDA, C on CPU), "triton", "c" or "torch".
-
-    Returns:
-        float32 (float64 for float64 logits): a scalar, or [*] for ``reduction='none'``.
-
-    Raises:
-        ValueError: a parameter outside its domain, shapes or devices that do not fit.
-        TypeError: logits that are not floating point.
-
-    Source: Miyato et al. 2018, arXiv:1704.03976
-    """
+    """As :func:`vat_loss`, of a linear layer without its logits."""
     return rt.linear_loss(
         LOSS,
         rt.Factors(hidden, linear_weight, linear_bias),
@@ -1045,35 +984,5 @@ def linear_vat_loss(
     )
 
 
-class LinearVATLoss(rt.LossModule):
+class LinearVATLoss(rt.LossModule, loss=LOSS, function=linear_vat_loss):
     """``nn.Module`` twin of :func:`linear_vat_loss`; the options are attributes."""
-
-    _kept = (
-        "softcap", "temperature", "memory_budget", "schedule", "filter", "reduction", "backend",
-    )
-    _buffered = ()
-    softcap: float | None
-    temperature: float
-    memory_budget: int | None
-    schedule: str
-    filter: bool
-    reduction: str
-    backend: str
-
-    def __init__(
-        self, *, softcap: float | None = None, temperature: float = 1.0,
-        memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
-        reduction: str = "mean", backend: str = "auto",
-    ) -> None:
-        rt.LossModule.__init__(
-            self, (softcap, temperature, memory_budget, schedule, filter, reduction, backend)
-        )
-
-    def forward(
-        self, hidden: Tensor, linear_weight: Tensor, perturbed_x: Tensor | tuple[Tensor, ...], *,
-        linear_bias: Tensor | None = None,
-    ) -> Tensor:
-        """hidden [*, D], linear_weight [V, D] -> loss, reduced as ``reduction`` says."""
-        return linear_vat_loss(
-            hidden, linear_weight, perturbed_x, linear_bias=linear_bias, **self._options()
-        )

@@ -194,7 +194,6 @@ def _loss(compiled: Compiled) -> dict[str, Any]:
         for name, p in spec.parameters.items()
     ]
     inputs = [_input(name, entry) for name, entry in spec.inputs.items()]
-    vocab = [i for i in inputs if i["kind"] == "vocab"]
     offered = functions(spec, parameters)
     classes = [spec.class_name] if spec.outputs else [f.class_name for f in offered]
     return {
@@ -210,12 +209,10 @@ def _loss(compiled: Compiled) -> dict[str, Any]:
         "streams": [i for i in inputs if i["kind"] == "class"],
         "keyword_inputs": [i for i in inputs if i["kind"] != "class"],
         "outputs": [o.name for o in spec.outputs],
-        "vocab_inputs": vocab,
         "has_target": spec.has_target,
         "min_classes": spec.min_classes,
         "functions": offered,
         "exports": sorted([*classes, *(f.name for f in offered)]),
-        "buffers": [i["name"] for i in vocab],
         "normalizer": normalizer(spec),
         "shared": spec.shared,
         "counted": _counted(spec),
