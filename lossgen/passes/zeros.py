@@ -122,13 +122,15 @@ class Zeros:
         return any(a.free_symbols & self.infinite for a in rest)
 
     def _is_infinite_of_zero(self, expr: Expr) -> bool:
-        """Is there a log(w) or 1/w in it, of a given w that may be 0?"""
-        logs = {a.args[0]: self.weights | self.sums for a in expr.atoms(log)}
-        powers = {a.base: self.weights for a in expr.atoms(Pow) if a.exp.is_negative}
-        return any(
-            e.free_symbols & zeros and e.free_symbols <= self.finite and not e.is_positive
-            for e, zeros in (*logs.items(), *powers.items())
-        )
+        """Is it log(w) or 1/w, of a given w that may be 0, or has it such a term?"""
+        if isinstance(expr, Add | Mul):
+            return any(map(self._is_infinite_of_zero, expr.args))
+        if isinstance(expr, Pow) and not expr.exp.is_negative:
+            return self._is_infinite_of_zero(expr.base)
+        zeros = self.weights | self.sums if isinstance(expr, log) else self.weights
+        of = expr.args[0] if isinstance(expr, log | Pow) else Integer(1)
+        used = of.free_symbols
+        return bool(used & zeros) and used <= self.finite and not of.is_positive
 
     def _underflows(self, expr: Expr) -> bool:
         """Is it a probability, or -log of one, of a class that may be masked or alone?"""
