@@ -1,9 +1,10 @@
 """How the Triton kernels are launched: tile sizes and warps, in one table.
 
 Nothing here is tuned on silicon: the table follows from counts of the machine code (``make
-counts``) and from the ahead-of-time gate, which fails where a kernel spills.  A thread reads 16
-bytes of a tile at once, and holds 32 values of a row that is one tile, half as many where there is
-a class input or the loss is heavy.  AMD has 64 threads to a warp, so its warps are halved.
+counts``) and from the ahead-of-time gate, which fails where a kernel spills.  A thread holds 32
+values of a row that is one tile, half as many where there is a class input or the loss is heavy;
+16 of a tile that it reduces, 8 where that tile is short or the state is long, and 8 of one that it
+writes.  AMD has 64 threads to a warp, so its warps are halved.
 """
 
 from __future__ import annotations
@@ -41,9 +42,11 @@ __all__ = [
     "shape",
 ]
 
-_LARGEST_TILE = {"forward": 2048, "merge": 1024, "backward": 2048, "fused": 4096}
+_LARGEST_TILE = {"forward": 4096, "merge": 1024, "backward": 2048, "fused": 8192}
 _ONE_TILE = 16384  # the longest row that the fused kernel keeps on chip
-_HELD = 32  # values of such a row in a thread; of a longer one 8 are read at once
+_HELD = 32  # values of such a row in a thread
+_WIDE_TILE = 2048  # from here a thread reduces 16 values of a tile at once (kernels.sweeps), else 8
+_MANY = 9  # numbers of a state: more of them leave no registers for 16 values
 _HEAVY = 28  # operations on a class, as ``Tiled.work`` counts them
 _SHORT = 64  # classes of a row that one thread does alone
 _SHORT_ROWS = 128  # of a program
@@ -65,28 +68,41 @@ class Config:
 
 
 def config(
-    role: str, n_classes: int, hip: bool = False, streams: int = 0, heavy: bool = False
+    role: str,
+    n_classes: int,
+    hip: bool = False,
+    streams: int = 0,
+    heavy: bool = False,
+    state: int = 0,
 ) -> Config:
     """The launch of kernel ``role`` for rows of ``n_classes``; ``streams``: class inputs beside
-    the logits, which share the registers; ``heavy``: see ``is_heavy``."""
-    return _configured(role, n_classes, hip, heavy or streams > 0, heavy)
+    the logits, which share the registers; ``heavy``: see ``is_heavy``; ``state``: its numbers."""
+    many = heavy and state > _MANY and role != "backward"
+    return _configured(role, n_classes, hip, heavy or streams > 0, heavy, many)
 
 
 @lru_cache
-def _configured(role: str, n_classes: int, hip: bool, crowded: bool, heavy: bool) -> Config:
+def _configured(
+    role: str, n_classes: int, hip: bool, crowded: bool, heavy: bool, many: bool
+) -> Config:
     width = max(16, 1 << max(0, n_classes - 1).bit_length())
     if n_classes <= _SHORT:
         return Config(width, 2 if hip else 4, rows=_SHORT_ROWS)
     one_tile = role == "fused" and width <= _ONE_TILE >> 2 * crowded
     block = width if one_tile else min(width, _LARGEST_TILE[role] >> heavy)
-    held = _HELD >> crowded if one_tile else 8
+    narrow = _WIDE_TILE // 2
+    if not one_tile and block > narrow and (many or n_classes < 2 * block):
+        block = narrow if many else max(narrow, block // 2)  # else the last tile is mostly empty
+    swept = role != "backward" and block >= _WIDE_TILE
+    held = _HELD >> crowded if one_tile else 16 if swept else 8
     warps = max(1, min(32, block // (32 * held)))
     return Config(block, max(1, warps // 2) if hip else warps, one_tile=one_tile)
 
 
 def config_of(role: str, variant: Variant, n_classes: int, hip: bool) -> Config:
     """The launch of a variant's kernel ``role``."""
-    return config(role, n_classes, hip, len(variant.streams), is_heavy(variant))
+    heavy, streams = is_heavy(variant), len(variant.streams)
+    return config(role, n_classes, hip, streams, heavy, variant.n_state)
 
 
 def is_heavy(variant: Variant) -> bool:
