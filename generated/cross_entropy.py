@@ -21,10 +21,9 @@ import torch
 from torch import Tensor
 
 import lossgen.runtime as rt
-from lossgen.runtime import device as dl
 from lossgen.runtime import elementwise as el
-from lossgen.runtime.device import tl
-from lossgen.runtime.kernels import rows, tiled
+from lossgen.runtime.deferred import device as dl
+from lossgen.runtime.deferred import rows, tiled, tl
 
 __all__ = [
     "CrossEntropyLoss", "LinearCrossEntropyLoss", "cross_entropy_loss", "linear_cross_entropy_loss",

@@ -18,10 +18,9 @@ import torch
 from torch import Tensor
 
 import lossgen.runtime as rt
-from lossgen.runtime import device as dl
 from lossgen.runtime import elementwise as el
-from lossgen.runtime.device import tl
-from lossgen.runtime.kernels import rows, tiled
+from lossgen.runtime.deferred import device as dl
+from lossgen.runtime.deferred import rows, tiled, tl
 
 __all__ = [
     "LinearTsallisScoreLoss", "TsallisScoreLoss", "linear_tsallis_score_loss", "tsallis_score_loss",

@@ -182,12 +182,14 @@ def compile_job(job: dict[str, Any]) -> dict[str, Any]:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
+    from lossgen.runtime.deferred import made
+
     variant = _module(job["path"]).LOSS.variants[job["variant"]]
     if job["role"] in CONSTANTS:
-        kernel = getattr(variant, f"{job['role']}_kernel")
+        kernel = made(getattr(variant, f"{job['role']}_kernel"))
         signature, constants, divisible = _specialisation(kernel, job, variant)
     else:
-        kernel = kernel_of(variant, job["role"])
+        kernel = made(kernel_of(variant, job["role"]))
         signature, constants, divisible = signature_of(kernel, job)
     attributes = {(kernel.arg_names.index(a),): [["tt.divisibility", 16]] for a in divisible}
     name: str = job["target"]
@@ -200,8 +202,8 @@ def compile_job(job: dict[str, Any]) -> dict[str, Any]:
         | ({"num_stages": job["stages"]} if "stages" in job else {}),
     )
     # The gradient of a class input may need no logits: then no product is left.
-    made = job["role"] != "rows" or "tt.dot" in compiled.asm["ttir"]
-    if made and needs_tensor_cores(job) and not _tensor_instructions(compiled):
+    written = job["role"] != "rows" or "tt.dot" in compiled.asm["ttir"]
+    if written and needs_tensor_cores(job) and not _tensor_instructions(compiled):
         raise RuntimeError("no tensor-core instruction")
     used: dict[str, Any] = _nvidia(compiled, int(name[3:])) if cuda else _amd(compiled)
     if job.get("assembly"):

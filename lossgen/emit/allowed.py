@@ -15,7 +15,7 @@ from lossgen.errors import CompilerBug
 
 __all__ = ["check_module"]
 
-_FROM = re.compile(r"__future__|typing|torch|lossgen(_|\.)runtime(\.device|\.kernels)?")
+_FROM = re.compile(r"__future__|typing|torch|lossgen(_|\.)runtime(\.deferred)?")
 _EXPRESSIONS = (
     *(ast.Name, ast.Attribute, ast.Constant, ast.Tuple, ast.List, ast.Dict, ast.Subscript),
     *(ast.Call, ast.keyword, ast.Starred, ast.Slice),

@@ -9,7 +9,6 @@ writes.  AMD has 64 threads to a warp, so its warps are halved.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -20,25 +19,20 @@ from torch import Tensor
 
 from lossgen.runtime.arguments import Variant
 from lossgen.runtime.batch import Batch, arithmetic
-from lossgen.runtime.device import HAS_TRITON, triton
-from lossgen.runtime.kernels.scaling import scale_kernel
 from lossgen.runtime.memory import empty_like
 from lossgen.runtime.tensors import in_memory
 
 __all__ = [
-    "backend_of",
     "Config",
     "backward",
     "config",
     "config_of",
     "forward",
     "fused",
-    "interpreting",
     "is_heavy",
     "n_splits",
     "processors",
     "running_on",
-    "scale_in_place",
     "shape",
 ]
 
@@ -51,10 +45,7 @@ _HEAVY = 28  # operations on a class, as ``Tiled.work`` counts them
 _SHORT = 64  # classes of a row that one thread does alone
 _SHORT_ROWS = 128  # of a program
 _MAX_SPLITS = 64
-_SCALED = 4096  # gradients that a program scales at once
 _TILES = 8  # of a program of the backward, which computes the row's scalars once
-# Read once, as triton does when it decorates a kernel; and the compiler cannot trace the question.
-_INTERPRETING = bool(HAS_TRITON and triton.knobs.runtime.interpret)
 
 
 @dataclass(frozen=True)
@@ -302,67 +293,3 @@ def fused(
             num_warps=chosen.warps,
         )
     return loss
-
-
-def interpreting() -> bool:
-    """Was triton imported with TRITON_INTERPRET=1?"""
-    return _INTERPRETING
-
-
-def scale_in_place(
-    grad: Tensor, factor: Tensor, ignored: tuple[Tensor, int] | None = None
-) -> Tensor:
-    """``grad`` [N, V] *= ``factor`` (a scalar tensor), free of traffic where it is 1; rows that
-    ``ignored`` (target [N], ignore_index) leaves out stay 0 where it is infinite or NaN."""
-    if grad.is_cuda and HAS_TRITON and grad.dtype is not torch.float64 and grad.is_contiguous():
-        if grad.numel():
-            programs = min(-(-grad.numel() // _SCALED), 8 * processors(grad))
-            target, index = (grad, 0) if ignored is None else ignored
-            with running_on(grad):
-                scale_kernel[(programs,)](
-                    grad,
-                    factor.to(torch.float32),
-                    target,
-                    target.stride(0),
-                    index,
-                    grad.shape[-1],
-                    grad.numel(),
-                    programs,
-                    HAS_TARGET=ignored is not None,
-                    BLOCK=_SCALED,
-                    num_warps=8,
-                )
-        return grad
-    if not grad.is_cuda and float(factor) == 1.0:
-        return grad
-    grad.mul_(factor)
-    if ignored is not None and (grad.is_cuda or not math.isfinite(factor)):
-        grad.masked_fill_((ignored[0] == ignored[1]).unsqueeze(1), 0.0)
-    return grad
-
-
-def backend_of(function: str, logits: Tensor, backend: str) -> str:
-    """The backend that ``backend`` stands for. Raises ValueError."""
-    if backend == "torch" or logits.is_meta:  # nothing runs where there is no data
-        return "torch"
-    on_cpu = logits.device.type == "cpu"
-    if backend == "c":
-        if not on_cpu:
-            raise ValueError(
-                f"{function}: backend 'c' needs CPU tensors, but logits are on {logits.device}"
-            )
-        return "c"
-    usable = HAS_TRITON and logits.dtype is not torch.float64
-    if backend == "auto":
-        on_gpu = "triton" if logits.is_cuda and usable else "torch"
-        return "c" if on_cpu else on_gpu
-    if not HAS_TRITON:
-        raise ValueError(f"{function}: backend 'triton' needs the package triton")
-    if logits.dtype is torch.float64:
-        raise ValueError(f"{function}: backend 'triton' computes in float32, not float64")
-    if not logits.is_cuda and not interpreting():
-        raise ValueError(
-            f"{function}: backend 'triton' needs CUDA tensors, but logits are on "
-            f"{logits.device} (set TRITON_INTERPRET=1 before importing triton to debug on CPU)"
-        )
-    return "triton"
