@@ -27,7 +27,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from lossgen.aot.tiled_jobs import kernel_of, needs_tensor_cores, signature_of, tiled_jobs
+from lossgen.aot.tiled_jobs import (
+    kernel_of,
+    needs_tensor_cores,
+    product_jobs,
+    signature_of,
+    tiled_jobs,
+)
 from lossgen.spec.spelling import spelled
 
 __all__ = ["compile_job", "jobs_of", "launches_of", "main"]
@@ -89,6 +95,8 @@ def jobs_of(path: str, targets: list[str], full: bool, tiled: bool) -> list[dict
             vocab = sum(kinds[name] == "vocab" for name in variant.inputs)
             for target in targets:
                 jobs += [own | job for job in tiled_jobs(variant, vocab, target, full)]
+                if index == 0 and variant.tiled is not None:
+                    jobs += [own | job for job in product_jobs(target, full)]
             continue
         for role in CONSTANTS:
             if getattr(variant, f"{role}_kernel", None) is None:
@@ -182,14 +190,12 @@ def compile_job(job: dict[str, Any]) -> dict[str, Any]:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from lossgen.runtime.deferred import made
-
     variant = _module(job["path"]).LOSS.variants[job["variant"]]
     if job["role"] in CONSTANTS:
-        kernel = made(getattr(variant, f"{job['role']}_kernel"))
+        kernel = getattr(variant, f"{job['role']}_kernel")
         signature, constants, divisible = _specialisation(kernel, job, variant)
     else:
-        kernel = made(kernel_of(variant, job["role"]))
+        kernel = kernel_of(variant, job["role"])
         signature, constants, divisible = signature_of(kernel, job)
     attributes = {(kernel.arg_names.index(a),): [["tt.divisibility", 16]] for a in divisible}
     name: str = job["target"]
@@ -202,8 +208,8 @@ def compile_job(job: dict[str, Any]) -> dict[str, Any]:
         | ({"num_stages": job["stages"]} if "stages" in job else {}),
     )
     # The gradient of a class input may need no logits: then no product is left.
-    written = job["role"] != "rows" or "tt.dot" in compiled.asm["ttir"]
-    if written and needs_tensor_cores(job) and not _tensor_instructions(compiled):
+    none = job["role"].startswith("gradient") and "tt.dot" not in compiled.asm["ttir"]
+    if not none and needs_tensor_cores(job) and not _tensor_instructions(compiled):
         raise RuntimeError("no tensor-core instruction")
     used: dict[str, Any] = _nvidia(compiled, int(name[3:])) if cuda else _amd(compiled)
     if job.get("assembly"):

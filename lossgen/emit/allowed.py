@@ -15,7 +15,7 @@ from lossgen.errors import CompilerBug
 
 __all__ = ["check_module"]
 
-_FROM = re.compile(r"__future__|typing|torch|lossgen(_|\.)runtime(\.deferred)?")
+_FROM = re.compile(r"__future__|typing|torch|lossgen(_|\.)runtime(\.device|\.kernels)?")
 _EXPRESSIONS = (
     *(ast.Name, ast.Attribute, ast.Constant, ast.Tuple, ast.List, ast.Dict, ast.Subscript),
     *(ast.Call, ast.keyword, ast.Starred, ast.Slice),
@@ -83,8 +83,7 @@ def _table(value: ast.expr) -> None:
 
 
 def _class(node: ast.ClassDef, known: set[str]) -> None:
-    keywords = [k.value for k in node.keywords]
-    if node.decorator_list or len(node.bases) != 1 or not set(map(_name, keywords)) <= known:
+    if node.decorator_list or node.keywords or len(node.bases) != 1:
         _refuse(node)
     _kinds([node.bases[0]], known)
     for part in node.body:
@@ -93,6 +92,11 @@ def _class(node: ast.ClassDef, known: set[str]) -> None:
                 pass
             case ast.AnnAssign(target=ast.Name(), value=None, annotation=annotation):
                 _kinds([annotation], known)
+            case ast.Assign(targets=[ast.Name()], value=ast.Tuple(elts=parts)):
+                if not all(isinstance(p, ast.Constant) for p in parts):
+                    _refuse(part)
+            case ast.FunctionDef():
+                _function(part, known)
             case _:
                 _refuse(part)
 
@@ -100,7 +104,7 @@ def _class(node: ast.ClassDef, known: set[str]) -> None:
 def _function(node: ast.FunctionDef, known: set[str]) -> None:
     for decorator in node.decorator_list:
         match decorator:
-            case ast.Attribute(value=ast.Name(), attr="jit" | "kernel" | "documented"):
+            case ast.Attribute(value=ast.Name(), attr="jit" | "kernel"):
                 pass
             case _:
                 _refuse(decorator)
@@ -119,10 +123,6 @@ def _kinds(nodes: list[ast.AST], known: set[str]) -> None:
             named = node.func if isinstance(node, ast.Call) else None
             if isinstance(named, ast.Name) and named.id not in known | _INSIDE:
                 _refuse(node)
-
-
-def _name(node: ast.expr) -> str | None:
-    return node.id if isinstance(node, ast.Name) else None
 
 
 def _refuse(node: ast.AST) -> None:

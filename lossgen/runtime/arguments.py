@@ -107,9 +107,7 @@ class Tiled:
     sweeps: tuple[tuple[Any, Any, int], ...]  # reduce, merge, numbers per row, of each sweep
     n_coefficients: int
     row: Any  # None: the gradient needs no row scalars
-    hidden: Any
-    weight: Any
-    rows: Any  # None: no class input gets a gradient
+    gradient: Any
     sparse: tuple[bool, ...]  # of each gradient: may tiny tiles be left out?
     work: int  # operations on a tile
 

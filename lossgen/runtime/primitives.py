@@ -19,8 +19,6 @@ try:
     from triton import jit
 
     HAS_TRITON = True
-    # Read once, as triton does when it decorates a kernel; and torch.compile cannot trace it.
-    INTERPRETING = bool(triton.knobs.runtime.interpret)
 
     def kernel(fn: Callable[..., Any]) -> Any:
         """A function that is launched: numbers that change from call to call compile nothing."""
@@ -29,7 +27,7 @@ try:
 except ImportError:  # a CPU-only installation
     triton = None
     tl = None
-    HAS_TRITON = INTERPRETING = False
+    HAS_TRITON = False
 
     def jit(fn: Callable[..., Any]) -> Callable[..., Any]:
         """Stand-in for ``triton.jit``: returns the function, which must not be called."""
@@ -42,12 +40,12 @@ except ImportError:  # a CPU-only installation
 #: compiling.
 _CHANGING = (
     *("n_rows", "ignore_index", "stride_grad_rows", "stride_grad_out", "n_counted", "n_programs"),
-    *("n_elements",),
+    *("n_elements", "n_splits", "first_tile", "n_tiles", "first_class", "last_class", "out_rows"),
+    *("n_k",),
 )
 
 __all__ = [
     "HAS_TRITON",
-    "INTERPRETING",
     "exp_accurate",
     "exp_nonpositive",
     "expm1",

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-__all__ = ["STRIPE", "Launch", "family_of", "launch_of", "nvidia_family"]
+__all__ = ["GROUP", "Launch", "family_of", "launch_of", "nvidia_family"]
 
 
 @dataclass(frozen=True)
@@ -15,53 +15,64 @@ class Launch:
     """Launch constants of a kernel."""
 
     rows: int  # BM, of a tile
-    classes: int  # BV
-    features: int  # BK, of a product to logits
-    outputs: int  # BD, of a product to hidden or weight
+    classes: int  # BV; of a product to hidden or weight, features
+    features: int  # BK, what a product sums at once
     warps: int
     stages: int
+    part: int = 0  # classes that are worked on at once, if not all of a tile; see kernels/tiled.py
 
 
-#: By role, bytes of a factor, and whether a loss takes the logits alone and does little with them.
-#: `lossgen build --all --aot --tiled` shows no spill on sm_90 and gfx942 in bfloat16, and 8 bytes
-#: in five kernels of sm_80 and sm_100; not tuned on silicon.
+#: By role, bytes of a factor, and the kind of a loss, see ``_kind``. `lossgen build --all --aot
+#: --tiled` shows no spill; not tuned on silicon. A product of float32 has no tensor cores, unless
+#: TF32 is allowed.
 _LAUNCHES = {
-    ("sweep", 2, True): Launch(128, 128, 64, 64, 8, 3),
-    ("sweep", 2, False): Launch(64, 64, 64, 64, 8, 3),
-    ("gradient", 2, True): Launch(64, 128, 64, 64, 8, 3),
-    ("gradient", 2, False): Launch(64, 64, 32, 32, 8, 3),
-    ("sweep", 4, True): Launch(64, 64, 32, 64, 8, 3),
-    ("sweep", 4, False): Launch(64, 64, 32, 64, 8, 3),
-    ("gradient", 4, True): Launch(64, 64, 32, 64, 8, 3),
-    ("gradient", 4, False): Launch(64, 64, 32, 64, 8, 3),
+    ("sweep", 2, "light"): Launch(128, 256, 64, 8, 3),
+    ("sweep", 2, "heavy"): Launch(128, 256, 64, 8, 3, part=32),
+    ("sweep", 2, "pair"): Launch(128, 128, 64, 8, 3, part=32),
+    ("gradient", 2, "light"): Launch(128, 128, 64, 8, 3),
+    ("gradient", 2, "heavy"): Launch(128, 256, 64, 8, 3, part=32),
+    ("gradient", 2, "pair"): Launch(128, 128, 64, 8, 3, part=32),
+    ("product", 2, "light"): Launch(128, 256, 64, 8, 3),
+    **{
+        (role, 4, kind): Launch(64, 64, 32, 8, 3)
+        for role in ("sweep", "gradient", "product")
+        for kind in ("light", "heavy", "pair")
+    },
 }
-#: What other families of GPUs than Hopper have instead in half precision.  AMD has 64 threads to a
-#: warp and 64 KB of shared memory; Blackwell's products leave registers for fewer classes only.
-_INSTEAD: dict[tuple[str, str, bool], dict[str, int]] = {
-    ("ampere", "sweep", False): {"rows": 32},
-    ("ampere", "gradient", False): {"features": 64},
-    ("blackwell", "sweep", False): {"classes": 32},
-    ("blackwell", "gradient", True): {"rows": 128, "classes": 32},
-    ("blackwell", "gradient", False): {"rows": 32, "classes": 32, "features": 64},
-    ("hip", "sweep", True): {"rows": 64, "warps": 4, "stages": 2},
-    ("hip", "sweep", False): {"rows": 32, "classes": 32, "warps": 4, "stages": 2},
-    ("hip", "gradient", True): {"warps": 4, "stages": 2},
-    ("hip", "gradient", False): {"warps": 4, "stages": 2},
+#: What other families of GPUs than Hopper have instead in half precision: 256 classes spill there.
+#: AMD has 64 KB of shared memory.
+_INSTEAD: dict[tuple[str, str, str], dict[str, int]] = {
+    **{
+        (family, role, kind): {"classes": 128} | ({"stages": 2} if family == "hip" else {})
+        for family in ("ampere", "blackwell", "hip")
+        for role in ("sweep", "gradient", "product")
+        for kind in ("light", "heavy", "pair")
+    },
+    ("blackwell", "sweep", "pair"): {"classes": 128, "part": 16},
 }
 #: By the major number of the compute capability; consumer Blackwell (12) has Ampere's products.
 _FAMILIES = {9: "hopper", 10: "blackwell"}
-#: Operations on a tile: of the losses with fewer, a larger one fits the registers.
-_LITTLE = 11
-#: Tiles of gradients that a program keeps before it takes them to hidden or weight.
-STRIPE = 8
+#: Operations on a tile: losses with fewer work on all of a tile in registers.
+_LITTLE = 12
+#: Tiles of rows that go through the classes together, so that what they read is in cache.
+GROUP = 16
 
 
-def launch_of(role: str, itemsize: int, vectors: int, work: int, family: str) -> Launch:
-    """For factors of ``itemsize`` bytes, and a loss that takes ``vectors`` tiles and does ``work``
-    operations on them; role "sweep" or "gradient"; family as of ``family_of``."""
-    light = vectors == 1 and work <= _LITTLE
-    launch = _LAUNCHES[role, itemsize, light]
-    return replace(launch, **_INSTEAD.get((family, role, light), {})) if itemsize == 2 else launch
+def launch_of(
+    role: str, itemsize: int, vectors: int, products: int, work: int, family: str
+) -> Launch:
+    """For factors of ``itemsize`` bytes, and a loss that takes ``vectors`` tiles, of which
+    ``products`` are made, and does ``work`` operations on them; role "sweep", "gradient" or
+    "product"; family as of ``family_of``."""
+    kind = "light" if role == "product" else _kind(vectors, products, work)
+    launch = _LAUNCHES[role, itemsize, kind]
+    return replace(launch, **_INSTEAD.get((family, role, kind), {})) if itemsize == 2 else launch
+
+
+def _kind(vectors: int, products: int, work: int) -> str:
+    if products > 1:
+        return "pair"
+    return "light" if vectors == 1 and work <= _LITTLE else "heavy"
 
 
 def family_of(tensor: Tensor) -> str:

@@ -1,45 +1,36 @@
 """The loss of a linear layer whose logits exist on chip only, on a GPU (or interpreted).
 
 Forward: a program reduces the logits of one tile of rows and a part of the classes to the state of
-the loss's sweep; the states [SPLITS, N] are merged in order.  Backward: one kernel owns rows and
-sums gradient · weight, another owns classes and sums gradientᵀ · hidden; both make the logits
-again.  That is 2·N·V·D operations forward and up to 8 backward (a chunk needs 6 for both), without
-a lock or an atomic, so that results are the same bit for bit from run to run.  Where the compiler
-has shown that a gradient falls with the probabilities, tiles of gradients below eps/32 are left
-out: the first kernel notes which, and the second does not make their logits at all.
+the loss's sweep; the states [n_splits, N] are merged in order.  Backward
+(:mod:`lossgen.runtime.tiled_gradients`): a kernel makes the logits of a panel of classes again and
+leaves their gradients, which two products take to hidden and to weight.  That is 2·N·V·D operations
+forward and 6 backward (a chunk needs 6 for both), without a lock or an atomic, so that results are
+the same bit for bit from run to run.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from lossgen.runtime import tiles
+from lossgen.runtime import tiled_gradients, tiles
 from lossgen.runtime.arguments import Tiled
 from lossgen.runtime.batch import unit_stride
 from lossgen.runtime.launch import processors, running_on
 from lossgen.runtime.linear_call import LinearCall, without_autocast
 from lossgen.runtime.projected import Existing, Projected
 from lossgen.runtime.tensors import in_memory
-from lossgen.runtime.tile_shapes import STRIPE, Launch, family_of, launch_of
+from lossgen.runtime.tile_shapes import GROUP, Launch, family_of, launch_of
+from lossgen.runtime.tiled_gradients import Statistics
+from lossgen.runtime.waves import n_splits
 
 # Shapes, to be replaced in tests.
-__all__ = ["STRIPE", "Launch", "gradients", "launch_of", "statistics"]
+__all__ = ["Launch", "gradients", "launch_of", "n_splits", "statistics"]
 
-_MAX_SPLITS = 64
-
-
-def n_splits(row_tiles: int, class_tiles: int, processors: int) -> int:
-    """Programs to a tile of rows, to keep all processors busy."""
-    return max(1, min(_MAX_SPLITS, -(-2 * processors // row_tiles), class_tiles))
-
-
-def programs(tensor: Tensor) -> int:
-    """Of a persistent kernel: one to a processor."""
-    return processors(tensor)
+_RESIDENT = 2  # programs of a processor: one multiplies while the other works on its products
 
 
 def tf32_allowed() -> bool:
@@ -51,15 +42,7 @@ def tf32_allowed() -> bool:
     return bool(settings.allow_tf32)
 
 
-class _Statistics(NamedTuple):
-    """What the forward leaves for the backward, by row."""
-
-    saved: Tensor  # [n_saved, n_rows] float32
-    merged: Tensor  # [n_state, n_rows] float32
-    at_y: Tensor  # [1 + streams, n_rows] float32: logits and streams at the target
-
-
-class _Kernels:
+class Kernels:
     """One call with its tensors: everything that its kernels take."""
 
     def __init__(self, call: LinearCall, tensors: Sequence[Any]) -> None:
@@ -73,14 +56,18 @@ class _Kernels:
         first = self.sources[0].tensors[0]
         vectors = len(self.sources) + call.batch.kinds.count("vocab")
         itemsize = max(source.tensors[0].element_size() for source in self.sources)
-        key = itemsize, vectors, self.kernels.work, family_of(first)
-        self.sweep, self.gradient = (launch_of(role, *key) for role in ("sweep", "gradient"))
-        tile = max(self.sweep.rows, self.gradient.rows)  # powers of two
+        work = sum(call.projected), self.kernels.work
+        launches = [
+            launch_of(role, itemsize, vectors, *work, family_of(first))
+            for role in ("sweep", "gradient", "product")
+        ]
+        self.sweep, self.gradient, self.product = launches
+        tile = max(launch.rows for launch in launches)  # powers of two
         self.n_rows = -(-self.count // tile) * tile
         self.n_classes = self.batch.logits.shape[1]
         self.results, self.alive = self._order()
-        taken = self._padded(self._read())
-        self.source_row = self._at(taken)
+        taken = self.padded(self._read())
+        self.source_row = self.at(taken)
         target, kinds = self.batch.target, self.batch.kinds
         self.target = None
         if target is not None:
@@ -113,12 +100,12 @@ class _Kernels:
         last = (self.alive.sum() - 1).clamp_min(0)
         return self.results[torch.arange(self.count, device=last.device).minimum(last)]
 
-    def _padded(self, rows: Tensor) -> Tensor:
+    def padded(self, rows: Tensor) -> Tensor:
         """Up to whole tiles by repeating the last."""
         more = self.n_rows - self.count
         return torch.cat([rows, rows[-1:].expand(more)]) if more else rows.contiguous()
 
-    def _at(self, results: Tensor) -> Tensor:
+    def at(self, results: Tensor) -> Tensor:
         """The rows of the sources."""
         return results if self.call.positions is None else self.call.positions[results]
 
@@ -134,7 +121,7 @@ class _Kernels:
             "PRECISION": "ieee" if exact else "tf32",
         }
 
-    def _meta(self, launch: Launch) -> dict[str, Any]:
+    def meta(self, launch: Launch) -> dict[str, Any]:
         """Every compile-time constant of a kernel that makes logits."""
         even = 0
         for k, source in enumerate(self.sources):
@@ -142,10 +129,12 @@ class _Kernels:
                 even |= (source.tensors[0].shape[1] % launch.features == 0) << k
         return {
             **self.constants,
+            "GROUP": GROUP,
             "EVEN": even,
             "BM": launch.rows,
             "BV": launch.classes,
             "BK": launch.features,
+            "PART": launch.part or launch.classes,
             "num_warps": launch.warps,
             "num_stages": launch.stages,
         }
@@ -172,6 +161,7 @@ class _Kernels:
         return [*head, *self._scaling(), *strides, self.n_rows, self.n_classes]
 
     def empty(self, *shape: int) -> Tensor:
+        """Float32 on the device."""
         like = self.sources[0].tensors[0]
         return torch.empty(shape, dtype=torch.float32, device=like.device)
 
@@ -179,7 +169,14 @@ class _Kernels:
         """Of rows, and of classes."""
         return self.n_rows // launch.rows, -(-self.n_classes // launch.classes)
 
-    def _by_row(self) -> tuple[tuple[int], dict[str, Any]]:
+    def programs(self, launch: Launch, units: int) -> tuple[Tensor, int]:
+        """Programs that do ``units`` pieces of work, and where they put products aside."""
+        if not launch.part:
+            return self.empty(0), units
+        count = min(units, _RESIDENT * processors(self.source_row))
+        return self.empty(count, len(self.sources), launch.rows, launch.classes), count
+
+    def by_row(self) -> tuple[tuple[int], dict[str, Any]]:
         """Grid and constants of a kernel of row scalars."""
         rows = self.sweep.rows
         return (self.n_rows // rows,), {"BM": rows, "num_warps": max(1, rows // 32)}
@@ -217,12 +214,12 @@ class _Kernels:
             )
         return found
 
-    def forward(self) -> tuple[Tensor, _Statistics]:
+    def forward(self) -> tuple[Tensor, Statistics]:
         """Results [outputs, n_rows], and the statistics."""
         variant = self.call.variant
         row_tiles, class_tiles = self.tiles(self.sweep)
         splits = n_splits(row_tiles, class_tiles, processors(self.source_row))
-        meta, (grid, small) = self._meta(self.sweep), self._by_row()
+        meta, (grid, small) = self.meta(self.sweep), self.by_row()
         at_y = self.at_target()
         head = self.arguments(at_y)
         loss = self.empty(self.batch.n_out, self.n_rows)
@@ -230,117 +227,15 @@ class _Kernels:
         merged = self.empty(variant.n_state, self.n_rows)
         for k, (reduce, merge, n_state) in enumerate(self.kernels.sweeps):
             state = self.empty(n_state, splits, self.n_rows)
-            reduce[row_tiles, splits](*head, merged, state, SPLITS=splits, **meta)
+            stash, programs = self.programs(self.sweep, row_tiles * splits)
+            reduce[(programs,)](*head, merged, state, splits, stash, programs, **meta)
             last = [loss, saved] if k == len(self.kernels.sweeps) - 1 else []
-            merge[grid](*head, merged, state, *last, SPLITS=splits, **small)
-        return loss, _Statistics(saved, merged, at_y)
+            merge[grid](*head, merged, state, *last, splits, **small)
+        return loss, Statistics(saved, merged, at_y)
 
     def counted(self, values: Tensor) -> Tensor:
         """``values`` [outputs, count], 0 for rows that do not count."""
         return values if self.alive is None else values.masked_fill(~self.alive, 0.0)
-
-    # ------------------------------------------------------------------ backward
-    def backward(
-        self, found: _Statistics, grad_rows: Tensor, wanted: Sequence[bool]
-    ) -> list[Tensor | None]:
-        """Gradients of the factors, three of each source, where ``wanted``; ``grad_rows`` is
-        [outputs, N]."""
-        weights = self.empty(self.batch.n_out, self.n_rows).zero_()
-        weights[:, : self.count] = self.counted(grad_rows[:, self.results])
-        head = self.arguments(found.at_y)
-        coefficients = self.empty(self.kernels.n_coefficients, self.n_rows)
-        if self.kernels.row is not None:
-            grid, small = self._by_row()
-            self.kernels.row[grid](*head, found.merged, found.saved, weights, coefficients, **small)
-        head += [found.merged, coefficients, weights]
-        gradients: list[Tensor | None] = []
-        place = 0
-        for k, source in enumerate(self.sources):
-            flags = wanted[3 * k : 3 * k + 3]
-            gets_one = k == 0 or self.batch.differentiable[k - 1]
-            if not gets_one or not any(flags):
-                gradients += [None] * 3
-            elif isinstance(source, Existing):
-                gradients += [self._rows(head, place, source), None, None]
-            else:
-                gradients += self._factors(head, place, source, flags)
-            place += gets_one
-        return gradients
-
-    def _rows(self, head: list[Any], place: int, source: Existing) -> Tensor:
-        rows = source.tensors[0]
-        out = torch.zeros_like(rows, memory_format=torch.contiguous_format)
-        own = self._at(self.results)
-        if self.alive is not None:  # each row writes its own gradient
-            head = [self._padded(own) if value is self.source_row else value for value in head]
-        self.kernels.rows[self.tiles(self.gradient)](
-            *head, 0.0, out, out.stride(0), self.count, SOURCE=place, **self._meta(self.gradient)
-        )
-        if self.alive is not None:
-            dead = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
-            out.masked_fill_(dead.index_copy(0, own, ~self.alive).unsqueeze(1), 0.0)
-        return out
-
-    def _factors(
-        self, head: list[Any], place: int, source: Projected, wanted: Sequence[bool]
-    ) -> list[Tensor | None]:
-        hidden, weight, bias = source.tensors
-        launch, (row_tiles, class_tiles) = self.gradient, self.tiles(self.gradient)
-        filtered = self.kernels.sparse[place] and self.call.options.filter
-        tiny = torch.finfo(hidden.dtype).eps / 32
-        constants = {"SOURCE": place, "STRIPE": STRIPE, "BD": launch.outputs, **self._meta(launch)}
-        alive = self.source_row.new_empty(row_tiles * class_tiles, dtype=torch.int32)
-        grad_hidden = grad_weight = grad_bias = None
-        workspace = self._workspace(hidden)
-        if wanted[0]:
-            splits = max(1, min(programs(hidden) // row_tiles, class_tiles))
-            n = min(programs(hidden), row_tiles * splits)
-            total = self.empty(splits, self.n_rows, hidden.shape[1]).zero_()
-            self.kernels.hidden[(n,)](
-                *head,
-                tiny,
-                total,
-                alive,
-                *workspace,
-                n,
-                FILTER=filtered,
-                SPLITS=splits,
-                **constants,
-            )
-            grad_hidden = torch.zeros_like(hidden, memory_format=torch.contiguous_format)
-            rows = self._at(self.results)
-            grad_hidden.index_copy_(0, rows, total.sum(0)[: self.count].to(hidden.dtype))
-        asked = wanted[1] + 2 * (wanted[2] and bias is not None)
-        if asked:
-            n = min(programs(hidden), class_tiles)
-            grad_weight = torch.empty_like(weight, memory_format=torch.contiguous_format)
-            grad_bias = hidden.new_empty(self.n_classes)
-            sums = self.empty(n, launch.classes, hidden.shape[1]) if wanted[1] else alive
-            self.kernels.weight[(n,)](
-                *head,
-                tiny,
-                grad_weight,
-                grad_bias,
-                alive,
-                sums,
-                *workspace,
-                n,
-                FILTER=filtered,
-                KNOWN=filtered and wanted[0],
-                WANT=asked,
-                **constants,
-            )
-        return [
-            grad_hidden,
-            grad_weight if wanted[1] else None,
-            grad_bias if asked & 2 else None,
-        ]
-
-    def _workspace(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """Of each program: the gradients of a stripe of tiles, and where they begin."""
-        slots = programs(hidden) * STRIPE
-        scratch = hidden.new_empty(slots * self.gradient.rows * self.gradient.classes)
-        return scratch, self.source_row.new_empty(slots, dtype=torch.int32)
 
 
 def statistics(call: LinearCall, tensors: Sequence[Any]) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -351,7 +246,7 @@ def statistics(call: LinearCall, tensors: Sequence[Any]) -> tuple[Tensor, tuple[
     if not _counted(call):
         return results, ()
     with torch.no_grad(), running_on(logits), without_autocast(logits):
-        kernels = _Kernels(call, tensors)
+        kernels = Kernels(call, tensors)
         loss, found = kernels.forward()
         results[:, kernels.results] = kernels.counted(loss[:, : kernels.count])
     return results, found
@@ -370,8 +265,8 @@ def gradients(
         return [torch.zeros_like(t) if want and t is not None else None for t, want in pairs]
     logits = call.batch.logits
     with torch.no_grad(), running_on(logits), without_autocast(logits):
-        kernels = _Kernels(call, tensors)
-        return kernels.backward(_Statistics(*kept), grad_rows.float(), wanted)
+        kernels = Kernels(call, tensors)
+        return tiled_gradients.gradients(kernels, Statistics(*kept), grad_rows.float(), wanted)
 
 
 def _counted(call: LinearCall) -> int:

@@ -1,25 +1,21 @@
-"""Tiles of logits that exist on chip only, as Triton device functions: products and their sums.
+"""Products of factors in Triton: logits by the tile, and what their gradients are multiplied by.
 
-A tile is [R, C] float32: rows ``row`` [R, 1] of hidden against classes ``cols`` [C] of a weight.
-Indices past the end are clamped by the caller, so that loads of rows need no mask.  A gradient
-tile goes to a scratch buffer of its program, in the dtype of the factors; once a few of them are
-there, one product takes them to hidden or to weight: the sums, which are float32 in memory, are
-read and written once for all of them.  One program owns each sum: no atomics, no locks.
+A tile of logits is [R, C] float32: rows ``row`` [R, 1] of hidden against classes ``cols`` [C] of a
+weight.  Indices past the end are clamped by the caller, so that loads of rows need no mask.  One
+program owns each sum of a product: no atomics, no locks.
 """
 
 from __future__ import annotations
 
 from lossgen.runtime.device import sech2, tanh
-from lossgen.runtime.primitives import jit, tl
+from lossgen.runtime.primitives import jit, kernel, tl
 
 __all__ = [
-    "add_to_classes",
-    "add_to_rows",
     "bent",
     "gather_kernel",
-    "keep_tile",
+    "grouped",
     "product",
-    "write_classes",
+    "product_kernel",
 ]
 
 # ruff: noqa: ANN001, ANN201
@@ -30,18 +26,16 @@ __all__ = [
 def product(
     hidden,
     weight,
-    bias,
     at,
     cols,
     stride_hidden,
     stride_weight,
     features,
-    BIASED: tl.constexpr,
     EVEN: tl.constexpr,
     PRECISION: tl.constexpr,
     BK: tl.constexpr,
 ):
-    """hidden[at] · weight[cols]ᵀ + bias[cols]; EVEN: ``features`` is a multiple of BK."""
+    """hidden[at] · weight[cols]ᵀ; EVEN: ``features`` is a multiple of BK."""
     k = tl.arange(0, BK)
     left = hidden + at * stride_hidden + k[None, :]
     right = weight + cols.to(tl.int64)[None, :] * stride_weight + k[:, None]
@@ -56,8 +50,6 @@ def product(
         total = tl.dot(a, b, total, input_precision=PRECISION)
         left += BK
         right += BK
-    if BIASED:
-        total += tl.load(bias + cols).to(tl.float32)[None, :]
     return total
 
 
@@ -75,97 +67,67 @@ def bent(total, cap, scale, CAPPED: tl.constexpr):
 
 
 @jit
-def keep_tile(scratch, slot, tile):
-    """The ``slot``-th tile of a program's scratch buffer."""
-    R: tl.constexpr = tile.shape[0]
-    C: tl.constexpr = tile.shape[1]
-    at = slot * (R * C) + tl.arange(0, R)[:, None] * C + tl.arange(0, C)[None, :]
-    tl.store(scratch + at, tile.to(scratch.dtype.element_ty))
+def grouped(program, n_first, n_second, GROUP: tl.constexpr):
+    """The tile of two axes that a program has, so that programs side by side share their operands:
+    GROUP tiles of the first axis go through all of the second together."""
+    per_group = GROUP * n_second
+    start = program // per_group * GROUP
+    size = tl.minimum(n_first - start, GROUP)
+    return start + program % per_group % size, program % per_group // size
 
 
-@jit
-def add_to_rows(
-    total,
-    row,
-    scratch,
-    slots,
-    n_slots,
-    weight,
-    stride_weight,
-    features,
-    n_classes,
-    scale,
-    PRECISION: tl.constexpr,
-    BM: tl.constexpr,
-    BV: tl.constexpr,
-    BD: tl.constexpr,
-):
-    """total[row] += scale · Σ over kept tiles: tile · weight[classes of the tile]."""
-    r = tl.arange(0, BM)[:, None]
-    c = tl.arange(0, BV)
-    for first in range(0, features, BD):
-        d = (first + tl.arange(0, BD))[None, :]
-        inside = d < features
-        part = tl.zeros([BM, BD], tl.float32)
-        for slot in range(n_slots):
-            cols = tl.minimum(tl.load(slots + slot) + c, n_classes - 1).to(tl.int64)
-            tile = tl.load(scratch + slot * (BM * BV) + r * BV + c[None, :])
-            right = tl.load(weight + cols[:, None] * stride_weight + d, mask=inside, other=0.0)
-            part = tl.dot(tile, right, part, input_precision=PRECISION)
-        at = total + row * features + d
-        tl.store(at, tl.load(at, mask=inside, other=0.0) + scale * part, mask=inside)
+@kernel
+def product_kernel(
+    left, right, index, slots, n_slots, out, scale,
+    stride_left, stride_k, stride_right, stride_out, out_rows, n_k, first_class, last_class,
+    features, n_splits, GATHERED: tl.constexpr, LISTED: tl.constexpr, ADDED: tl.constexpr,
+    EVEN: tl.constexpr, TILE: tl.constexpr, GROUP: tl.constexpr, PRECISION: tl.constexpr,
+    BM: tl.constexpr, BV: tl.constexpr, BK: tl.constexpr,
+):  # fmt: skip
+    # Grid (tiles of rows of out * tiles of features * n_splits,). out = scale * (left @ right), on
+    # top of what it holds with ADDED, in float32 until it is stored. left: whole tiles of rows,
+    # n_k columns, any strides. right [n_k, features]: the rows ``index`` of a tensor, or those from
+    # ``first_class`` to ``last_class``.
+    # Each of n_splits programs has a part of n_k, and an ``out`` [n_splits, out_rows, features] of
+    # its own. LISTED: of n_k only the tiles of TILE that ``slots`` [tiles of rows, n_k / TILE]
+    # names, the first ``n_slots`` of each row. EVEN: ``features`` is a multiple of BV.
+    split = tl.program_id(0) % n_splits
+    tile, feature_tile = grouped(
+        tl.program_id(0) // n_splits, tl.cdiv(out_rows, BM), tl.cdiv(features, BV), GROUP
+    )
+    row = (tile * BM + tl.arange(0, BM)).to(tl.int64)
+    d = feature_tile * BV + tl.arange(0, BV)
+    k = tl.arange(0, BK)
+    steps = n_k // BK
+    if LISTED:
+        steps = tl.load(n_slots + tile) * (TILE // BK)
+    share = tl.cdiv(steps, n_splits)
+    rows = left + row[:, None] * stride_left
+    inside = (row < out_rows)[:, None] & (d < features)[None, :]
+    to = out + split.to(tl.int64) * out_rows * stride_out + row[:, None] * stride_out + d[None, :]
+    total = tl.zeros([BM, BV], tl.float32)
+    if ADDED:
+        total = tl.load(to, mask=inside, other=0.0)
+    for step in range(split * share, tl.minimum(split * share + share, steps)):
+        at = step * BK
+        if LISTED:
+            slot = tl.load(slots + tile * (n_k // TILE) + step // (TILE // BK))
+            at = slot * TILE + step % (TILE // BK) * BK
+        a = tl.load(rows + (at + k).to(tl.int64)[None, :] * stride_k)
+        if GATHERED:
+            source = tl.load(index + at + k)
+        else:
+            source = tl.minimum(first_class + at + k, last_class).to(tl.int64)
+        from_rows = right + source[:, None] * stride_right + d[None, :]
+        if EVEN:
+            b = tl.load(from_rows)
+        else:
+            b = tl.load(from_rows, mask=(d < features)[None, :], other=0.0)
+        total = tl.dot(a, b, total, input_precision=PRECISION)
+    tl.store(to, (total * scale).to(out.dtype.element_ty), mask=inside)
 
 
-@jit
-def add_to_classes(
-    total,
-    begun,
-    scratch,
-    slots,
-    n_slots,
-    hidden,
-    source_row,
-    stride_hidden,
-    features,
-    scale,
-    PRECISION: tl.constexpr,
-    BM: tl.constexpr,
-    BV: tl.constexpr,
-    BD: tl.constexpr,
-):
-    """total [BV, features] (+)= scale · Σ over kept tiles: tileᵀ · hidden[rows of the tile]; what
-    ``total`` held counts where ``begun``."""
-    r = tl.arange(0, BM)
-    c = tl.arange(0, BV)
-    for first in range(0, features, BD):
-        d = (first + tl.arange(0, BD))[None, :]
-        inside = d < features
-        part = tl.zeros([BV, BD], tl.float32)
-        for slot in range(n_slots):
-            at = tl.load(source_row + tl.load(slots + slot) + r)
-            tile = tl.load(scratch + slot * (BM * BV) + r[:, None] * BV + c[None, :])
-            right = tl.load(hidden + at[:, None] * stride_hidden + d, mask=inside, other=0.0)
-            part = tl.dot(tl.trans(tile), right, part, input_precision=PRECISION)
-        to = total + c[:, None].to(tl.int64) * features + d
-        old = tl.load(to, mask=inside & (begun != 0), other=0.0)
-        tl.store(to, old + scale * part, mask=inside)
-
-
-@jit
-def write_classes(
-    out, total, begun, first_col, features, n_classes, BV: tl.constexpr, BD: tl.constexpr
-):
-    """out[first_col:][:BV] = total [BV, features], in the dtype of ``out``; 0 unless ``begun``."""
-    c = tl.arange(0, BV)[:, None].to(tl.int64)
-    for first in range(0, features, BD):
-        d = (first + tl.arange(0, BD))[None, :]
-        inside = (d < features) & (first_col + c < n_classes)
-        value = tl.load(total + c * features + d, mask=inside & (begun != 0), other=0.0)
-        at = out + (first_col + c) * features + d
-        tl.store(at, value.to(out.dtype.element_ty), mask=inside)
-
-
-@jit
+@kernel
 def gather_kernel(
     hidden,
     weight,

@@ -328,8 +328,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "tiles_forgotten_grad_output",
         "grad_output does not reach the gradient of a tile",
-        r"        grad = grad \* tl\.load\(grad_rows .*",
-        "        grad = grad * 1.0",
+        r"grad = grad \* weight",
+        "grad = grad * 1.0",
         by="tiles_are_rows",
         kernels="tiled",
     ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import Any
 
@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from lossgen.errors import VerificationError
-from lossgen.runtime import launch, tiled
+from lossgen.runtime import launch, tiled, tiled_gradients
+from lossgen.runtime.waves import Panel
 from lossgen.spec.model import LossSpec
 from lossgen.verify.cases import Case
 from lossgen.verify.reference import Arguments, literal
@@ -22,7 +23,7 @@ from lossgen.verify.streams import LOGITS, normal, streams, vectors
 
 __all__ = ["Gold", "Gradients", "Runner", "gold", "gradients", "shaken", "tiles"]
 
-_SMALL = tiled.Launch(rows=16, classes=16, features=16, outputs=16, warps=1, stages=1)
+_SMALL = tiled.Launch(rows=16, classes=16, features=16, warps=1, stages=1)
 
 Gradients = Mapping[str, Tensor]  # [N, V] each: "logits", and the differentiable class inputs
 
@@ -31,7 +32,8 @@ Gradients = Mapping[str, Tensor]  # [N, V] each: "logits", and the differentiabl
 def tiles(block: int | None, splits: int = 1) -> Iterator[None]:
     """Launch the Triton kernels with this tile and number of splits: as few classes as a check has
     are read as a long row then. Tile 1: as short rows, two to a program."""
-    stock = launch.config, launch.n_splits, tiled.launch_of, tiled.n_splits, tiled.programs
+    row_kernels = launch.config, launch.n_splits
+    tiled_kernels = tiled.launch_of, tiled.n_splits, tiled_gradients.panel_of
     if block is not None:
 
         def config(role: str, n_classes: int, *_: Any, **__: Any) -> launch.Config:
@@ -39,15 +41,17 @@ def tiles(block: int | None, splits: int = 1) -> Iterator[None]:
                 return launch.Config(16, 1, rows=2)
             return launch.Config(block, 1, one_tile=role == "fused" and block >= n_classes)
 
+        small = replace(_SMALL, part=8 if splits > 1 else 0)
         launch.config = config
         launch.n_splits = lambda n_rows, n_classes, block, processors: splits
-        tiled.launch_of = lambda role, itemsize, vectors, work, family: _SMALL
+        tiled.launch_of = lambda *_: small
         tiled.n_splits = lambda row_tiles, class_tiles, processors: min(splits, class_tiles)
-        tiled.programs = lambda tensor: 1 + splits
+        tiled_gradients.panel_of = lambda work, budget, processors: Panel(1 + splits, splits)
     try:
         yield
     finally:
-        launch.config, launch.n_splits, tiled.launch_of, tiled.n_splits, tiled.programs = stock
+        launch.config, launch.n_splits = row_kernels
+        tiled.launch_of, tiled.n_splits, tiled_gradients.panel_of = tiled_kernels
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from lossgen.losses import (
 )
 from lossgen.runtime import tiled
 from lossgen.verify import interpreter
-from tests.runtime.tiled_calls import TILED, draw, launched
+from tests.runtime.tiled_calls import ASIDE, SMALL, TILED, draw, launched
 
 
 @pytest.fixture(autouse=True)
@@ -42,15 +42,18 @@ def same(
 
 
 # -------------------------------------------------------------------------- equal to the rows
+@pytest.mark.parametrize("launch", [SMALL, ASIDE])
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize("softcap", [None, 2.0])
-def test_tiles_give_the_loss_of_logits_that_exist(softcap: float | None, reduction: str) -> None:
+def test_tiles_give_the_loss_of_logits_that_exist(
+    softcap: float | None, reduction: str, launch: tiled.Launch
+) -> None:
     hidden, weight, bias, target = draw()
     target[[0, 5, 36]] = -100
     logits = F.linear(hidden, weight, bias)
     capped = logits if softcap is None else softcap * torch.tanh(logits / softcap)
     theirs = gce_loss(capped / 0.7, target, reduction=reduction)
-    with launched():
+    with launched(launch):
         ours = linear_gce_loss(
             hidden,
             weight,
@@ -65,11 +68,13 @@ def test_tiles_give_the_loss_of_logits_that_exist(softcap: float | None, reducti
 
 
 @pytest.mark.parametrize("splits", [1, 3, 64])
-@pytest.mark.parametrize("programs", [1, 4, 100])
-def test_results_do_not_depend_on_how_the_work_is_shared(splits: int, programs: int) -> None:
+@pytest.mark.parametrize(("panel", "sums"), [(1, 1), (3, 4), (100, 3)])
+def test_results_do_not_depend_on_how_the_work_is_shared(
+    splits: int, panel: int, sums: int
+) -> None:
     hidden, weight, bias, target = draw()
     theirs = linear_focal_loss(hidden, weight, target, linear_bias=bias, reduction="none")
-    with launched(splits=splits, programs=programs):
+    with launched(splits=splits, panel=panel, sums=sums):
         ours = linear_focal_loss(
             hidden, weight, target, linear_bias=bias, reduction="none", **TILED
         )
@@ -80,7 +85,7 @@ def test_the_same_bits_every_time() -> None:
     hidden, weight, _, target = draw(rows=100)
     found = []
     for _ in range(2):
-        with launched(splits=3, programs=4):
+        with launched(splits=3, panel=4):
             loss = linear_gce_loss(hidden, weight, target, **TILED)
             found.append((loss.detach(), *torch.autograd.grad(loss, [hidden, weight])))
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
@@ -96,23 +101,24 @@ def test_sizes_around_a_tile(rows: int, classes: int) -> None:
         same(ours, theirs, [hidden, weight, bias])
 
 
-def test_many_stripes_are_summed() -> None:
-    """Rows and classes that take a program several stripes of tiles."""
+def test_many_panels_are_summed() -> None:
+    """The sums for hidden go on from panel to panel."""
     hidden, weight, _, target = draw(rows=150, features=33, classes=200)
     theirs = linear_gce_loss(hidden, weight, target)
-    with launched(splits=1, programs=1):
+    with launched(splits=1, panel=1, sums=1):
         same(linear_gce_loss(hidden, weight, target, **TILED), theirs, [hidden, weight])
 
 
 # -------------------------------------------------------------------------- several rows
+@pytest.mark.parametrize("launch", [SMALL, ASIDE])
 @pytest.mark.parametrize("given", ["rows", "factors"])
-def test_a_second_row_of_logits(given: str) -> None:
+def test_a_second_row_of_logits(given: str, launch: tiled.Launch) -> None:
     hidden, weight, bias, target = draw()
     moved = (hidden + 0.1).detach().requires_grad_()
     other = F.linear(moved, weight, bias).detach().requires_grad_()
     source = other if given == "rows" else F.linear(moved, weight, bias)
     theirs = trades_loss(F.linear(hidden, weight, bias), target, source, reduction="none")
-    with launched():
+    with launched(launch):
         ours = linear_trades_loss(
             hidden,
             weight,
@@ -139,7 +145,7 @@ def test_two_sweeps_make_the_logits_twice() -> None:
     hidden, weight, _, _ = draw()
     teacher = torch.randn(37, 75)
     theirs = linear_jsd_beta_loss(hidden, weight, teacher, reduction="none")
-    with launched():
+    with launched(ASIDE):
         ours = linear_jsd_beta_loss(hidden, weight, teacher, reduction="none", **TILED)
         same(ours, theirs, [hidden, weight], rtol=1e-4)
 
@@ -246,7 +252,7 @@ def test_a_weight_of_many_rows_is_summed_in_float32() -> None:
     hidden = torch.ones(4096, 16, dtype=torch.bfloat16)
     weight = torch.zeros(16, 16, dtype=torch.bfloat16, requires_grad=True)
     target = torch.zeros(4096, dtype=torch.long)
-    with launched(tiled.Launch(256, 16, 16, 16, 1, 1)):
+    with launched(tiled.Launch(256, 16, 16, 1, 1)):
         linear_cross_entropy_loss(hidden, weight, target, reduction="sum", **TILED).backward()
     assert weight.grad[1, 0].item() == 4096 / 16
     assert weight.grad[0, 0].item() == -4096 * 15 / 16

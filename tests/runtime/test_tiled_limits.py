@@ -12,9 +12,9 @@ from torch.nn import functional as F
 
 from lossgen.bench.memory import Peak
 from lossgen.losses import linear_cross_entropy_loss, linear_gce_loss, linear_logit_l2_loss
-from lossgen.runtime import tiled
+from lossgen.runtime import tiled, tiled_gradients
 from lossgen.verify import interpreter
-from tests.runtime.tiled_calls import TILED, draw, launched
+from tests.runtime.tiled_calls import ASIDE, SMALL, TILED, draw, launched
 
 
 @pytest.fixture(autouse=True)
@@ -32,38 +32,50 @@ def confident(scale: float, classes: int = 320) -> tuple[Tensor, Tensor, Tensor]
     return hidden.to(torch.bfloat16).requires_grad_(), weight.requires_grad_(), target
 
 
-def kept_tiles(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
-    """Where the tiles of gradients begin that a program keeps, of each call; -1: none."""
-    found: list[Tensor] = []
-    real = tiled._Kernels._workspace
+def listed_tiles(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many tiles of gradients each product takes, where some are left out."""
+    found: list[int] = []
+    real = tiled_gradients._listed
 
-    def watched(self: Any, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        scratch, slots = real(self, hidden)
-        found.append(slots.fill_(-1))
-        return scratch, slots
+    def watched(*given: Any) -> tuple[Tensor, Tensor]:
+        slots, n_slots = real(*given)
+        found.append(int(n_slots.sum()))
+        return slots, n_slots
 
-    monkeypatch.setattr(tiled._Kernels, "_workspace", watched)
+    monkeypatch.setattr(tiled_gradients, "_listed", watched)
     return found
 
 
-def test_tiny_tiles_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("launch", [SMALL, ASIDE])
+def test_tiny_tiles_are_left_out(monkeypatch: pytest.MonkeyPatch, launch: tiled.Launch) -> None:
     hidden, weight, target = confident(40.0)
-    slots = kept_tiles(monkeypatch)
+    counts = listed_tiles(monkeypatch)
     for wanted in ([hidden], [weight], [hidden, weight]):
         found = []
         for everything in (True, False):
-            with launched(programs=1, splits=1, stripe=20):  # all tiles of a tile of rows
+            with launched(launch, panel=20):
                 loss = linear_gce_loss(
                     hidden, weight, target, reduction="sum", filter=not everything, **TILED
                 )
                 found.append(torch.autograd.grad(loss, wanted))
-        every, some = (int((s >= 0).sum()) for s in slots[-2:])
-        if wanted[0] is hidden:
-            assert every == 20
-            assert some < 16
+        assert len(counts) == 2  # to hidden and to weight, of the filtered call
+        assert max(counts) < 32  # of 40
+        counts.clear()
         most = 320 * torch.finfo(torch.bfloat16).eps / 32  # of a row's derivatives, each below
         for exact, ours in zip(*found, strict=True):
             assert float((exact.float() - ours.float()).abs().max()) < most
+
+
+@pytest.mark.parametrize(("tile", "rows"), [(16, 16), (16, 32), (32, 16), (8, 32)])
+def test_tiles_are_listed_for_products_of_another_height(tile: int, rows: int) -> None:
+    """A product takes a tile of gradients if any of its rows needs it."""
+    alive = (torch.rand(7, 5, generator=torch.Generator().manual_seed(0)) > 0.6).int()
+    slots, n_slots = tiled_gradients._listed(alive, tile, rows)
+    of_rows = alive.repeat_interleave(tile, 0)
+    assert len(slots) == -(-len(of_rows) // rows)
+    for k, (order, n) in enumerate(zip(slots.tolist(), n_slots.tolist(), strict=True)):
+        needed = of_rows[k * rows : (k + 1) * rows].amax(0)
+        assert order[:n] == needed.nonzero().flatten().tolist()
 
 
 @pytest.mark.parametrize(
@@ -90,20 +102,20 @@ def test_small_derivatives_that_matter_are_not_left_out(
 
 
 # -------------------------------------------------------------------------- memory
-def test_memory_is_statistics_and_gradients() -> None:
+def test_memory_is_statistics_gradients_and_a_panel() -> None:
     """No tensor is as large as a chunk of logits; N·V is more than 50 times all of them."""
     rows, features, classes = 2048, 4, 16384
     hidden = torch.randn(rows, features, requires_grad=True)
     weight = torch.randn(classes, features, requires_grad=True)
     target = torch.randint(0, classes, (rows,))
-    launch = tiled.Launch(256, 1024, 16, 16, 1, 1)
-    splits, programs = 2, 1
-    with launched(launch, splits, programs, stripe=1), Peak() as peak:
+    launch = tiled.Launch(256, 128, 16, 1, 1)
+    splits, sums = 2, 1
+    with launched(launch, splits, panel=1, sums=sums), Peak() as peak:
         linear_gce_loss(hidden, weight, target, **TILED).backward()
     gradients = (rows + classes) * features * 4
-    tiles = programs * (launch.rows * launch.classes + launch.classes * features) * 4
-    by_row = 40 * rows * 4 + 2 * splits * rows * 4  # statistics, and the state of each split
-    assert peak.peak <= 2 * gradients + tiles + by_row
+    panel = rows * launch.classes * 4 + sums * rows * features * 4
+    by_row = 60 * rows * 4 + 2 * splits * rows * 4  # statistics, and the state of each split
+    assert peak.peak <= 2 * gradients + panel + by_row
     assert rows * classes * 4 >= 50 * peak.peak
 
 

@@ -9,28 +9,30 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lossgen.runtime import tiled
+from lossgen.runtime import tiled, tiled_gradients
+from lossgen.runtime.waves import Panel
 
-__all__ = ["SMALL", "TILED", "draw", "launched"]
+__all__ = ["ASIDE", "SMALL", "TILED", "draw", "launched"]
 
 TILED: dict[str, Any] = {"schedule": "tiled", "backend": "triton"}
-SMALL = tiled.Launch(rows=16, classes=16, features=16, outputs=16, warps=1, stages=1)
+#: Products are put aside, and worked on by half of a tile.
+ASIDE = tiled.Launch(rows=16, classes=16, features=16, warps=1, stages=1, part=8)
+SMALL = tiled.Launch(rows=16, classes=16, features=16, warps=1, stages=1)
 
 
 @contextmanager
 def launched(
-    launch: tiled.Launch = SMALL, splits: int = 2, programs: int = 2, stripe: int = 2
+    launch: tiled.Launch = SMALL, splits: int = 2, panel: int = 2, sums: int = 2
 ) -> Iterator[None]:
     """Run with this launch; several programs share the work, as on a GPU."""
-    stock = tiled.launch_of, tiled.n_splits, tiled.programs, tiled.STRIPE
-    tiled.STRIPE = stripe
-    tiled.launch_of = lambda role, itemsize, vectors, work, family: launch
+    stock = tiled.launch_of, tiled.n_splits, tiled_gradients.panel_of
+    tiled.launch_of = lambda *_: launch
     tiled.n_splits = lambda row_tiles, class_tiles, processors: min(splits, class_tiles)
-    tiled.programs = lambda tensor: programs
+    tiled_gradients.panel_of = lambda work, budget, processors: Panel(panel, sums)
     try:
         yield
     finally:
-        tiled.launch_of, tiled.n_splits, tiled.programs, tiled.STRIPE = stock
+        tiled.launch_of, tiled.n_splits, tiled_gradients.panel_of = stock
 
 
 def draw(

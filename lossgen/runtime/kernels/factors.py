@@ -5,29 +5,88 @@ from __future__ import annotations
 from lossgen.runtime import tiles
 from lossgen.runtime.primitives import jit, tl
 
-__all__ = ["at_pivot", "before", "load_products", "load_row", "load_rows", "store_rows"]
+__all__ = [
+    "at_pivot",
+    "before",
+    "load_row",
+    "load_rows",
+    "load_tile",
+    "products",
+    "store_rows",
+    "taken",
+]
 
-# ruff: noqa: ANN001, ANN201, RUF005
+# ruff: noqa: ANN001, ANN201, ANN202, RUF005
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, assignment"
 
 
 @jit
-def load_products(
-    factors, vocab, row_at, cols, cap, scale, n_classes,
-    MADE: tl.constexpr, BIASED: tl.constexpr, EVEN: tl.constexpr, CAPPED: tl.constexpr,
-    PRECISION: tl.constexpr, BK: tl.constexpr,
+def product_of(
+    K: tl.constexpr, factors, row_at, cols, n_classes,
+    EVEN: tl.constexpr, PRECISION: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
-    """One tile of everything that is read by class, and the slope of the logits' softcap."""
+    """hidden · weightᵀ of one tile, of stream K."""
+    return tiles.product(
+        factors[0][K], factors[1][K], row_at, tl.minimum(cols, n_classes - 1), factors[3][K],
+        factors[4][K], factors[5][K], (EVEN & (1 << K)) != 0, PRECISION, BK,
+    )  # fmt: skip
+
+
+@jit
+def products(
+    factors, row_at, first, n_classes, stash, MADE: tl.constexpr, EVEN: tl.constexpr,
+    PRECISION: tl.constexpr, BM: tl.constexpr, BV: tl.constexpr, BK: tl.constexpr,
+    PART: tl.constexpr,
+):  # fmt: skip
+    """The products of the streams that are made, for BV classes from the ``first``-th on; () where
+    they are put aside: only one of them at a time takes registers then."""
+    found = ()
+    cols = first + tl.arange(0, BV)
+    for k in tl.static_range(len(factors[0])):
+        if MADE & (1 << k):
+            made = product_of(k, factors, row_at, cols, n_classes, EVEN, PRECISION, BK)
+            if PART == BV:
+                found = found + (made,)
+            else:
+                at = tl.arange(0, BM)[:, None] * BV + tl.arange(0, BV)[None, :]
+                tl.store(stash + k * (BM * BV) + at, made)
+                tl.debug_barrier()  # other threads read it; and the next product has to wait
+    return found
+
+
+@jit
+def taken(
+    made, stash, part, STREAMS: tl.constexpr, MADE: tl.constexpr, BM: tl.constexpr,
+    BV: tl.constexpr, PART: tl.constexpr,
+):  # fmt: skip
+    """Of the products, PART classes from the ``part``-th of the tile on."""
+    if PART == BV:
+        return made
+    found = ()
+    at = tl.arange(0, BM)[:, None] * BV + (part + tl.arange(0, PART))[None, :]
+    for k in tl.static_range(STREAMS):
+        if MADE & (1 << k):
+            found = found + (tl.load(stash + k * (BM * BV) + at),)
+    return found
+
+
+@jit
+def load_tile(
+    made, factors, vocab, row_at, cols, cap, scale, n_classes,
+    MADE: tl.constexpr, BIASED: tl.constexpr, CAPPED: tl.constexpr,
+):  # fmt: skip
+    """Everything that is read by class, for classes ``cols``, of which ``made`` are the products;
+    and the slope of the logits' softcap."""
     cols = tl.minimum(cols, n_classes - 1)
     found = ()
+    used = ()  # as many as there are products so far
     slope = 1.0
     for k in tl.static_range(len(factors[0])):
         if MADE & (1 << k):
-            tile = tiles.product(
-                factors[0][k], factors[1][k], factors[2][k], row_at, cols, factors[3][k],
-                factors[4][k], factors[5][k], (BIASED & (1 << k)) != 0, (EVEN & (1 << k)) != 0,
-                PRECISION, BK,
-            )  # fmt: skip
+            tile = made[len(used)]
+            used = used + (k,)
+            if BIASED & (1 << k):
+                tile += tl.load(factors[2][k] + cols).to(tl.float32)[None, :]
         else:
             at = factors[0][k] + row_at * factors[3][k] + cols[None, :]
             tile = tl.load(at).to(tl.float32)
