@@ -14,17 +14,12 @@ from lossgen.errors import CompilerBug
 
 __all__ = ["check_program"]
 
-_LINE = re.compile(
-    r'#include "program\.h"|#define OF_lift\w*\(EACH\)'
-    r"( EACH\((SUM|MAX|MAX_OR_NAN|MIN), reduced\d+\))+"
-)
+_ENTRY = r"( EACH\(((\w+|parameter\[\d+\]), )*\w+\))*"
+_LINE = re.compile(rf'#include "program\.h"|#define ([A-Z]+_OF|SUMS_\d+)\(EACH\){_ENTRY}')
 _CHARACTERS = re.compile(r"[A-Za-z0-9_ \n!&()*+,\-./:;<=>?\[\]{}|]*")
 _WORD = re.compile(r"[A-Za-z_]\w*")
 _CALL = re.compile(r"([A-Za-z_]\w*)\s*\(")
-_CALLED = re.compile(
-    r"if|R|f_[a-z0-9_]+|(lift|gradient)\w*|begin_row|row_values|end_row|REDUCE|EACH_CLASS"
-    r"|row_input|kept_row|save|saved|slope|wanted|write_own|write_result"
-)
+_CALLED = re.compile(r"if|R|int|f_[a-z0-9_]+|REDUCE|EACH_CLASS|AT_CLASS|row_input")
 
 
 def check_program(text: str) -> None:

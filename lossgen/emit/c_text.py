@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 
 from lossgen.errors import CompilerBug
 from lossgen.ir.ops import BUILTINS, OPS
@@ -38,9 +39,16 @@ def function(node: Node) -> str | None:
 
 @dataclass(frozen=True)
 class CText:
-    """Prints expressions; numbers of a tile have the type ``real``, of a row they are double."""
+    """Prints expressions; numbers of a tile have the type ``real``, of a row they are double.
+
+    ``names``: what else a name is called.  In the text of a tile ``rows`` are row values, and
+    ``integers`` those of them that are classes.
+    """
 
     tile: bool
+    names: Mapping[str, str] = field(default_factory=dict)
+    rows: Collection[str] = ()
+    integers: Collection[str] = ()
 
     def __call__(self, node: Node, level: int = 0) -> str:
         text, own = self._print(node)
@@ -49,7 +57,7 @@ class CText:
     def _print(self, node: Node) -> tuple[str, int]:
         match node:
             case Name(name=name):
-                return name, _ATOM
+                return self._name(name)
             case Number():
                 return self._number(node)
             case Call(op=op, args=[left, right]) if op in _BINARY:
@@ -58,8 +66,12 @@ class CText:
                 return f"{self(left, least)} {sign} {self(right, max(least, own + 1))}", own
             case Call(op=op, args=[operand]) if op in _UNARY:
                 return f"{_UNARY[op]}{self(operand, _BEFORE + 1)}", _BEFORE
+            case Call(op="at", args=[vector, Name(name="cols")]):
+                return f"{self(vector)}[cols]", _ATOM
             case Call(op="at", args=[vector, index]):
                 return f"{self(vector)}[(int64_t){self(index, _BEFORE)}]", _ATOM
+            case Call(op="index", args=[Name(name=name)]) if name in self.integers:
+                return self._name(name)
             case Call(op=op, args=[value]) if op in _CASTS:
                 return f"({_CASTS[op]})({self(value)})", _BEFORE
             case Call(op="select" | "where", args=[c, a, b]):
@@ -69,6 +81,12 @@ class CText:
             case Call(op=op, args=args) if op in _FUNCTIONS:
                 return f"f_{self._spelled(op, args[0])}({', '.join(map(self, args))})", _ATOM
         raise CompilerBug(f"no C spelling of {node}")
+
+    def _name(self, name: str) -> tuple[str, int]:
+        text = self.names.get(name, name)
+        if name not in self.rows or name == "y":
+            return text, _ATOM
+        return (f"(int){text}", _BEFORE) if name in self.integers else (f"R({text})", _ATOM)
 
     def _number(self, node: Number) -> tuple[str, int]:
         value = node.value

@@ -23,14 +23,16 @@ from lossgen.ir.program import (
     Name,
     Node,
     Number,
+    call,
     is_pivot_mask,
     rewritten,
     walk,
 )
 
-__all__ = ["PRICE", "Keys", "keep"]
+__all__ = ["FUSED", "PRICE", "Keys", "keep"]
 
 PRICE = 6
+FUSED = Name("fused")  # does the gradient follow the sweeps in one call?
 #: Vector operations of a function in float32, counted in the compiled programs; a function that is
 #: not listed makes a chain of several of these.
 _COSTS = {"exp": 15, "expm1": 18, "log": 28, "log1p": 30, "sqrt": 10}
@@ -117,20 +119,30 @@ def _cost(node: Node) -> int:
     return 0 if name is None or name in _CHEAP else _COSTS.get(name, _OTHER)
 
 
-def _replaced(node: Node, key: Callable[[Node], str], names: dict[str, str]) -> Node:
-    """The expression with the values that are kept, by the names they are kept under."""
+def _replaced(
+    node: Node, key: Callable[[Node], str], names: dict[str, str], last: bool = False
+) -> Node:
+    """The expression with the values that are kept, by the names they are kept under; the ``last``
+    loop runs by itself too, and then computes them."""
 
     def change(entry: Node) -> Node | None:
         name = names.get(key(entry)) if _cost(entry) else None
-        return None if name is None else Name(name)
+        if name is None:
+            return None
+        return _either(name, entry) if last else Name(name)
 
     return rewritten(node, change)
 
 
-def keep(loops: Sequence[Loop], keys: Sequence[Keys]) -> int:
-    """Let the loops, in the order they run in, hand values on; the last is the gradient's.
+def _either(name: str, value: Node) -> Node:
+    return call("select", FUSED, call("at", f"{name}_ptr", "cols"), value)
 
-    Returns how many rows of values that takes.
+
+def keep(loops: Sequence[Loop], keys: Sequence[Keys]) -> dict[str, int]:
+    """Let the loops, in the order they run in, hand values on; the last is the gradient's, which
+    the backward runs alone.
+
+    Returns the buffer of each value, a row.
     """
     made: dict[str, int] = {}  # the first loop that computes a value
     readers: dict[str, list[int]] = {}
@@ -142,12 +154,13 @@ def keep(loops: Sequence[Loop], keys: Sequence[Keys]) -> int:
     names = {value: f"kept{n}" for n, value in enumerate(readers)}
     buffers = _assigned(loops, [(made[v], max(readers[v]), names[v]) for v in readers])
     for k, (loop, key) in enumerate(zip(loops, keys, strict=True)):
-        loop.loads = {names[v]: buffers[names[v]] for v in readers if k in readers[v]}
+        last = k == len(loops) - 1
+        loop.loads = {names[v]: buffers[names[v]] for v in readers if k in readers[v] and not last}
         loop.stores = {names[v]: buffers[names[v]] for v in readers if k == made[v]}
         loop.late = {names[v] for v in readers if readers[v] == [len(loops) - 1]}
         loop.late &= set(loop.stores)
-        _rewrite(loop, key, {v: names[v] for v in readers if k in (made[v], *readers[v])})
-    return 1 + max(buffers.values(), default=-1)
+        _rewrite(loop, key, {v: names[v] for v in readers if k in (made[v], *readers[v])}, last)
+    return buffers
 
 
 def _functions(node: Node) -> list[Call]:
@@ -190,7 +203,7 @@ def _assigned(loops: Sequence[Loop], lives: list[tuple[int, int, str]]) -> dict[
     return found
 
 
-def _rewrite(loop: Loop, key: Keys, values: dict[str, str]) -> None:
+def _rewrite(loop: Loop, key: Keys, values: dict[str, str], last: bool) -> None:
     if not values:
         return
     pending = {v: n for v, n in values.items() if n in loop.stores}
@@ -202,7 +215,7 @@ def _rewrite(loop: Loop, key: Keys, values: dict[str, str]) -> None:
             if name is not None:
                 first = Call(node.op, tuple(_replaced(a, key, values) for a in node.args))
                 body.append(Statement(name, first, True))
-        return _replaced(value, key, values)
+        return _replaced(value, key, values, last)
 
     for entry in loop.body:
         value = without_kept(entry.value)

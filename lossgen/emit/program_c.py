@@ -11,7 +11,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
-from lossgen.emit.c_text import CText
 from lossgen.errors import CompilerBug
 from lossgen.ir.program import (
     REDUCTIONS,
@@ -29,7 +28,6 @@ from lossgen.ir.program import (
 
 __all__ = ["Program", "Reduction", "Statement"]
 
-_TILE = CText(tile=True)
 _INTEGERS = {"y", "cols"}
 
 
@@ -38,14 +36,6 @@ class Reduction:
     name: str
     kind: str  # sum, max, max_or_nan; min is of class indices
     body: Node
-
-    @property
-    def type(self) -> str:
-        return "int" if self.kind == "min" else "real"
-
-    @property
-    def text(self) -> str:
-        return _TILE(self.body)
 
 
 @dataclass(frozen=True)

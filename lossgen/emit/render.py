@@ -25,7 +25,7 @@ from lossgen.emit.printers import TRITON
 from lossgen.emit.row_c import CRow, wrapped
 from lossgen.emit.signature import functions
 from lossgen.emit.sweep_torch import TorchProgram
-from lossgen.emit.text import c_comment, python_comment, python_docstring
+from lossgen.emit.text import python_comment, python_docstring
 from lossgen.emit.torch_arithmetic import load_torch, measured
 from lossgen.errors import CompilerBug
 from lossgen.ir.given import Given
@@ -115,6 +115,7 @@ def _environment() -> jinja2.Environment:
         keep_trailing_newline=True,
         autoescape=False,
     )
+    made.globals["numbered"] = lambda names: list(enumerate(names))
     made.filters["triton"] = lambda function: TRITON.lines(function.lines)
     return made
 
@@ -260,7 +261,6 @@ class _VariantView:
         self._model = model
         rule = "=" * 86
         self.comment = python_comment([rule, title, *(f"  {line}" for line in comments), rule])
-        self.c_comment = c_comment([f"   {line}" for line in comments])
         stable = model.plan.stable
         self.target = model.pivot == "target"
         self.from_first = self.target and not stable.spec.has_target

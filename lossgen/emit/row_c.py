@@ -19,41 +19,47 @@ class CRow:
     """The C view of a ``RowModel``."""
 
     def __init__(self, model: RowModel) -> None:
-        scalars, results = RowScalars(model, sums_pivot=False), model.outputs
-        factors = model.cotangents or ["g"]
-        known = dict.fromkeys([*model.at_y, *model.state, *model.saved, *results, *factors])
-        for sweep in model.sweep_models:
-            known |= dict.fromkeys(sweep.known)
-        self.variables = list(known)
-        self.results = results
-        declared = set(known)
-        self.sweeps = []
+        scalars, self.results = RowScalars(model, sums_pivot=False), model.outputs
+        self.slopes = model.cotangents or ["g"]
+        begun = [*model.at_y, *model.state, *model.saved, *self.results, *self.slopes]
+        begun += [name for sweep in model.sweep_models for name in sweep.known]
+        known = set(begun)
+        self.begun = list(dict.fromkeys([*begun, *model.rows]))
+        sweeps = list[CSweep]()
         for sweep in model.sweep_models:
             lines = finished_maxima(sweep)
             if sweep.level < len(model.sweep_models):
                 lines += scalars.between(sweep.level)
-            self.sweeps.append(CSweep(sweep, set(known), row_lines(lines, declared)))
-        finish, coefficients = scalars.results(), scalars.coefficients(saved=True)
-        self.finish = row_lines(finish, set(known))
-        self.finished = [n for n in known if n in {line.name for line in finish}]
-        declared = set(known)
-        self.coefficients = row_lines(coefficients, declared)
-        self.coefficient_names = list(dict.fromkeys(line.name for line in coefficients))
-        self.held = list(dict.fromkeys([*known, *model.rows, *self.coefficient_names]))
-        self.gradient = GradientLoop(model, declared)
-        self.gradient_kept = self.gradient.loop.copy()
-        loops = [loop for sweep in self.sweeps for loop in sweep.loops]
-        loops.append(self.gradient_kept)
+            number = 1 + sum(len(s.loops) for s in sweeps)
+            alone = len(model.sweep_models) == 1
+            sweeps.append(CSweep(sweep, known, row_lines(lines, set(known)), number, alone))
+        coefficients = scalars.coefficients(saved=True)
+        gradient = GradientLoop(model)
+        loops = [*(loop for sweep in sweeps for loop in sweep.loops), gradient.loop]
+        self.loops = loops  # in the order they run in; the last is the gradient's
         table: dict[str, str] = {}
-        keys = [Keys(loop.program, set(known), table) for loop in loops]
-        self.kept = keep(loops, keys)
-        for loop, key in zip([*loops, self.gradient.loop], [*keys, keys[-1]], strict=True):
+        keys = [Keys(loop.program, known, table) for loop in loops]
+        buffers = keep(loops, keys)
+        self.kept = [(buffer, name) for name, buffer in buffers.items()]
+        self.buffers = 1 + max(buffers.values(), default=-1)
+        for loop, key in zip(loops, keys, strict=True):
             pair_logarithms(loop, key)
+        self.lists = [line for sweep in sweeps for line in sweep.lists]
+        self.sweeps = [line for sweep in sweeps for line in sweep.lines]
+        self.finish = row_lines(scalars.results(), set(known))
+        read = gradient.reads | {f"grad_{g.stream}_y" for g in model.gradients}
+        named = dict.fromkeys(line.name for line in coefficients)
+        self.found = [n for n in named if n in read and n not in known]
+        self.coefficients = row_lines(coefficients, {*known, *self.found})
+        self.before, self.gradient = gradient.lines({*self.begun, *self.found})
+        self.factor = "1" if model.cotangents else "g"
         self.at_target = _values_at(model, "y") if model.pivot == "target" else []
-        self.reload = [f"{n} = saved(r, {k});" for k, n in enumerate(model.saved)]
-        if model.pivot == "argmax":
-            self.reload += _values_at(model, "(int64_t)pivot")
-        self.cotangents = [f"{name} = slope(r, {k});" for k, name in enumerate(factors)]
+        self.at_pivot = _values_at(model, "(int64_t)pivot") if model.pivot == "argmax" else []
+        self.apart = {"target": "y", "argmax": "(int64_t)pivot"}.get(model.pivot)
+        self.inputs = [(model.inputs.index(n), n) for n in model.rows]
+        self.vectors = [(model.inputs.index(n), n) for n in model.vocab]
+        self.numbers = [(f"parameter[{k}]", n) for k, n in enumerate(model.parameters)]
+        self.numbers += [("classes", "V")] if model.needs_classes else []
 
 
 def _values_at(model: RowModel, at: str) -> list[str]:

@@ -7,7 +7,7 @@ values that its reductions need, and the row values between the loops are double
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from lossgen.emit.c_text import CText
@@ -18,8 +18,6 @@ from lossgen.lower.sweep import counting, gradient, lift
 
 __all__ = ["CSweep", "GradientLoop", "Loop", "row_lines"]
 
-_TILE, _ROW = CText(tile=True), CText(tile=False)
-
 
 @dataclass
 class Loop:
@@ -27,25 +25,22 @@ class Loop:
     sum, or its results.
 
     ``loads`` and ``stores``: the buffer of each class value that an earlier loop kept, and that
-    it keeps for a later one; of those, ``late`` are for the gradient alone.
+    it keeps for a later one; of those, ``late`` are for the gradient alone.  ``names``: what its
+    results, and the row values before it, are called.
     """
 
     program: Program
-    name: str
     roots: list[Node]
+    names: Mapping[str, str]
     reductions: list[Reduction] = field(default_factory=list)
     own: list[Line] = field(default_factory=list)  # row values that it alone needs
-    after: list[str] = field(default_factory=list)  # row values that follow from it
+    after: list[Statement] = field(default_factory=list)  # row values that follow from it
     loads: dict[str, int] = field(default_factory=dict)
     stores: dict[str, int] = field(default_factory=dict)
     late: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        self.body, self._rows = self.program.tile_lines(self.roots)
-
-    def copy(self) -> Loop:
-        """The same pass, to be rewritten by itself."""
-        return replace(self, own=[], loads={}, stores={}, late=set())
+        self.body, self.rows = self.program.tile_lines(self.roots)
 
     def rewrite(self, body: list[Statement], roots: list[Node]) -> None:
         """Compute this instead; ``loads`` and ``stores`` are known."""
@@ -58,96 +53,149 @@ class Loop:
                     todo.append(known[name].value)
                 elif name not in self.program.tiles and name not in self.loads:
                     rows.add(name)
-        self.body, self._rows = [s for s in body if s.name in wanted], rows
+        rows -= {"fused", *(n for n in rows if n.endswith("_ptr"))}
+        self.body, self.rows = [s for s in body if s.name in wanted], rows
         self.roots = roots
         self.reductions = [
             replace(r, body=root) for r, root in zip(self.reductions, roots, strict=False)
         ]
 
     @property
-    def rows(self) -> set[str]:
-        """The row values that it reads."""
-        return set(self._rows)
-
-    # ------------------------------------------------------------------ for the template
-    @property
-    def before(self) -> list[str]:
-        """Its own row values."""
-        return row_lines(self.own, set())
-
-    @property
-    def scalars(self) -> list[tuple[str, str]]:
-        """(type, name) of what it reads of the row."""
-        kinds = self.program.integers
-        return [("int" if n in kinds else "real", n) for n in sorted(self._rows)]
-
-    @property
-    def streams(self) -> list[str]:
-        """What it loads per class."""
-        values = [*(s.value for s in self.body), *self.roots]
-        read = {n for value in values for n in variables(value)}
-        return [n for n in self.program.streams if n in read]
+    def values(self) -> list[tuple[str, str, str]]:
+        """Of each reduction: its kind, what it is called, and the class value that it is of."""
+        found = []
+        for entry in self.reductions:
+            name = self.names.get(entry.name, entry.name)
+            own = isinstance(entry.body, Name) and entry.body.name in self.program.tiles
+            value = entry.body.name if own and isinstance(entry.body, Name) else f"{name}_j"
+            found.append((entry.kind.upper(), name, value))
+        return found
 
     @property
     def lines(self) -> list[str]:
+        """Its class values, and what it keeps of them."""
+        spelled = CText(True, self.names, self.rows, self.program.integers)
         kind = self.program.type_of
-        return [f"const {kind(s.name)} {s.name} = {_TILE(s.value)};" for s in self.body]
-
-    @property
-    def results(self) -> list[str]:
-        return [_TILE(root) for root in self.roots]
+        lines = [f"const real {n} = {n}_ptr[cols];" for n in self.loads]
+        for s in self.body:
+            name = self.names.get(s.name, s.name)
+            lines.append(f"const {kind(s.name)} {name} = {spelled(s.value)};")
+        for name in self.stores:
+            lines.append(f"{'if (fused) ' if name in self.late else ''}{name}_ptr[cols] = {name};")
+        for entry, (_, _, name) in zip(self.reductions, self.values, strict=True):
+            if entry.body != Name(name):
+                real = "int" if entry.kind == "min" else "real"
+                lines.append(f"const {real} {name} = {spelled(entry.body)};")
+        return lines
 
 
 class CSweep:
-    """The loops of one sweep, the lines after the last that name the state, and the row values
-    ``between`` it and the next."""
+    """The loops of one sweep, and the row values ``between`` it and the next; ``variables`` are
+    those that are declared already."""
 
-    def __init__(self, sweep: Sweep, variables: set[str], between: list[str]) -> None:
+    def __init__(
+        self, sweep: Sweep, variables: set[str], between: list[str], number: int, alone: bool
+    ) -> None:
         model = sweep.model
-        program = Program([counting(sweep), *lift(sweep, whole_row=True)], model.tile_streams)
+        self.program = Program([counting(sweep), *lift(sweep, whole_row=True)], model.tile_streams)
         known = {"y", *sweep.values}
         if model.pivot == "argmax" and sweep.level > 1:  # the first sweep finds it
-            program.integers.add("pivot")
+            self.program.integers.add("pivot")
             known.add("pivot")
-        first, *rest = program.rounds(known)
-        self.before = _row_values(first[1], variables)
+        first, *rest = self.program.rounds(known)
+        self.before, self.variables, self.between = first[1], variables, between
+        self.number, self.alone, self.sweep = number, alone, sweep
+        self.names: dict[str, str] = {}
         self.loops = []
-        for k, (ready, follow) in enumerate(rest):
-            name = f"lift{sweep.suffix}_{k + 1}"
-            after = _row_values(follow, variables)
-            self.loops.append(Loop(program, name, [r.body for r in ready], ready, after=after))
-        self.widest = max([1, *(len(loop.reductions) for loop in self.loops)])
-        versions = [(n, program.names.get(n, n)) for n in sweep.state]
-        self.results = [f"{n} = {version};" for n, version in versions if n != version]
-        self.between = between
+        for ready, follow in rest:
+            reduced = {r.name for r in ready}
+            for s in follow:
+                of = s.value.name if isinstance(s.value, Name) else ""
+                if of in reduced - self.names.keys():
+                    self.names[of] = s.name
+            after = [s for s in follow if s.name not in self.names.values()]
+            roots = [r.body for r in ready]
+            self.loops.append(Loop(self.program, roots, self.names, ready, after=after))
+
+    @property
+    def lists(self) -> list[str]:
+        """What the loops reduce, as the header takes it."""
+        return [
+            f"#define SUMS_{k}(EACH) " + " ".join(f"EACH({', '.join(v)})" for v in loop.values)
+            for k, loop in enumerate(self.loops, self.number)
+        ]
+
+    @property
+    def lines(self) -> list[str]:
+        declared = set(self.variables)
+        found = _row_values(self.before, declared, self.names)
+        for k, loop in enumerate(self.loops, self.number):
+            found += row_lines(loop.own, declared, self.names)
+            new = [name for _, name, _ in loop.values if name not in declared]
+            found += [f"double {', '.join(new)};"] if new else []
+            declared.update(new)
+            found += [f"REDUCE(SUMS_{k},", *(f"    {line}" for line in loop.lines)]
+            found[-1] += ")"
+            found += _row_values(loop.after, declared, self.names)
+        versions = [(n, self.program.names.get(n, n)) for n in self.sweep.state]
+        named = [(n, self.names.get(version, version)) for n, version in versions]
+        found += [f"{n} = {version};" for n, version in named if n != version]
+        if not self.alone:  # names of one sweep may come again in the next
+            found = ["{", *(f"    {line}" for line in found), "}"]
+        return found + self.between
 
 
 class GradientLoop:
-    """The gradients of all classes; the values at the pivot are written after it.
+    """The gradients of all classes; the values at the pivot are written after it."""
 
-    ``before``: the row values that it needs beside the coefficients, whose names are ``declared``:
-    it may use one again for a value of its own.
-    """
-
-    def __init__(self, model: RowModel, declared: set[str]) -> None:
-        program = Program(gradient(model), model.tile_streams)
-        results = [program.names[f"grad_{g.stream}"] for g in model.gradients]
-        self.loop = Loop(program, f"gradient{model.suffix}", [Name(n) for n in results])
+    def __init__(self, model: RowModel) -> None:
+        program = self.program = Program(gradient(model), model.tile_streams)
+        names = dict[str, str]()
+        for entry in model.gradients:
+            name = f"grad_{entry.stream}"
+            last = program.names[name]
+            names |= {name: f"{name}_first", last: name} if last != name else {}
+        roots: list[Node] = [Name(program.names[f"grad_{g.stream}"]) for g in model.gradients]
+        self.results = [f"grad_{g.stream}" for g in model.gradients]
+        self.loop = Loop(program, roots, names)
         # A gradient that is the same for all classes is a row value.
-        self.before = _row_values(program.row_lines(self.loop.rows), declared)
+        self.before = program.row_lines(self.loop.rows)
+
+    @property
+    def reads(self) -> set[str]:
+        """The row values that it needs and does not make itself."""
+        found, made = set[str](), set[str]()
+        own = [(line.name, line.value) for line in self.loop.own]
+        for name, value in [*((s.name, s.value) for s in self.before), *own]:
+            found |= variables(value) - made
+            made.add(name)
+        return found | (self.loop.rows - made)
+
+    def lines(self, declared: set[str]) -> tuple[list[str], list[str]]:
+        """Of the row, and of the loop; ``declared``: row values that may be used again."""
+        declared, loop = set(declared), self.loop
+        before = _row_values(self.before, declared, {}) + row_lines(loop.own, declared)
+        lines = loop.lines
+        spelled = CText(True, loop.names, loop.rows, self.program.integers)
+        for result, root in zip(self.results, loop.roots, strict=True):
+            value = spelled(root)
+            lines += [f"const real {result} = {value};"] if value != result else []
+        return before, lines
 
 
-def _row_values(statements: list[Statement], variables: set[str]) -> list[str]:
-    """Lines of row values; ``variables`` are declared already."""
-    types = {s.name: "" if s.name in variables else "const double " for s in statements}
-    return [f"{types[s.name]}{s.name} = {_ROW(s.value)};" for s in statements]
+def _row_values(
+    statements: list[Statement], declared: set[str], names: Mapping[str, str]
+) -> list[str]:
+    return row_lines([Line(s.name, s.value) for s in statements], declared, names)
 
 
-def row_lines(lines: Iterable[Line], declared: set[str]) -> list[str]:
+def row_lines(
+    lines: Iterable[Line], declared: set[str], names: Mapping[str, str] | None = None
+) -> list[str]:
     """Lines of row values in C: doubles, declared the first time; adds to ``declared``."""
-    found = []
+    found, spelled = [], CText(tile=False, names=names or {})
     for line in lines:
         kind = "" if line.name in declared else "double "
-        found.append(f"{kind}{line.name} = {_ROW(line.value)};")
+        found.append(f"{kind}{line.name} = {spelled(line.value)};")
         declared.add(line.name)
     return found

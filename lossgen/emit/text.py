@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-__all__ = ["c_comment", "python_comment", "python_docstring", "python_string"]
+__all__ = ["python_comment", "python_docstring", "python_string"]
 
 _LINE = re.compile(r"[^\x20-\x7e\xa0-\U0010ffff]|[\u2028\u2029\ud800-\udfff]")
 _QUOTES = re.compile(r'"{3,}|"+\Z')
@@ -35,12 +35,3 @@ def python_docstring(text: str) -> str:
 def python_comment(lines: Iterable[str], indent: str = "") -> str:
     """Lines of a comment."""
     return "\n".join(f"# {indent}{_line(line)}".rstrip() for line in lines)
-
-
-def c_comment(lines: Iterable[str]) -> str:
-    """A comment of several lines: neither an end nor a start of one, no trigraph and no
-    continuation of a line is left in them."""
-    text = "\n".join(_line(line).replace("\\", "/").replace("?", ".") for line in lines)
-    while (apart := text.replace("*/", "* /").replace("/*", "/ *")) != text:
-        text = apart
-    return f"/* {text.lstrip()} */"

@@ -7,11 +7,11 @@ import pytest
 from lossgen import paths
 from lossgen.compiler import compile_loss
 from lossgen.emit.c_text import function
-from lossgen.emit.kept_c import Keys, keep
+from lossgen.emit.kept_c import FUSED, Keys, keep
 from lossgen.emit.program_c import Program
 from lossgen.emit.row_c import CRow
 from lossgen.emit.sweep_c import Loop
-from lossgen.ir.program import Name, Node, walk
+from lossgen.ir.program import Call, Name, Node, rewritten, walk
 from lossgen.lower.model import RowModel
 from lossgen.spec.load import load_spec
 from tests.programs import lines_of, node_of
@@ -24,19 +24,44 @@ def row(name: str) -> CRow:
 
 
 def loop(lines: list[str], *roots: str) -> Loop:
-    return Loop(Program(lines_of(*lines), ["x", "u"]), "loop", [Name(root) for root in roots])
+    return Loop(Program(lines_of(*lines), ["x", "u"]), [Name(root) for root in roots], {})
 
 
 def kept(*loops: Loop, shared: frozenset[str] = frozenset({"m0"})) -> int:
     table: dict[str, str] = {}
-    return keep(loops, [Keys(entry.program, set(shared), table) for entry in loops])
+    buffers = keep(loops, [Keys(entry.program, set(shared), table) for entry in loops])
+    return len({*buffers.values()})
+
+
+def following(node: Node) -> Node:
+    """What the gradient computes where it follows the sweeps in one call."""
+
+    def change(entry: Node) -> Node | None:
+        match entry:
+            case Call(op="select", args=[condition, held, _]) if condition == FUSED:
+                return held
+        return None
+
+    return rewritten(node, change)
+
+
+def nodes(entry: Loop) -> list[Node]:
+    """Of all that it computes there."""
+    known = {s.name: s.value for s in entry.body}
+    found, seen = list[Node](), set[str]()
+    todo = [*entry.roots, *(Name(name) for name in entry.stores)]
+    while todo:
+        for node in walk(following(todo.pop())):
+            found.append(node)
+            if isinstance(node, Name) and node.name in known.keys() - seen:
+                seen.add(node.name)
+                todo.append(known[node.name])
+    return found
 
 
 def functions(entry: Loop) -> list[str]:
     """The functions that a loop calls."""
-    nodes: list[Node] = [n for s in entry.body for n in walk(s.value)]
-    nodes += [n for root in entry.roots for n in walk(root)]
-    return sorted(name for n in nodes if (name := function(n)) in COUNTED)
+    return sorted(name for n in nodes(entry) if (name := function(n)) in COUNTED)
 
 
 def sums() -> Loop:
@@ -57,7 +82,8 @@ def test_a_masked_value_is_the_same_value() -> None:
     first, last = sums(), loop(["t0 = x - m0", "e0 = exp_below(t0)", "g = e0 * c0"], "g")
     assert kept(first, last) == 1
     assert (functions(first), functions(last)) == (["exp"], [])
-    assert (list(first.stores), list(last.loads), last.streams) == (["kept0"], ["kept0"], [])
+    assert list(first.stores) == ["kept0"]
+    assert "const real e0 = (fused ? kept0_ptr[cols] : f_exp_below(t0));" in last.lines
 
 
 @pytest.mark.parametrize(
@@ -75,7 +101,7 @@ def test_a_masked_value_is_the_same_value() -> None:
 def test_another_value_is_not(lines: list[str]) -> None:
     first, last = sums(), loop(lines, "e0")
     assert kept(first, last) == 0
-    assert (first.stores, last.loads, len(functions(last))) == ({}, {}, 1)
+    assert (first.stores, len(functions(last))) == ({}, 1)
 
 
 def test_a_row_value_of_one_program_alone_means_nothing_to_another() -> None:
@@ -140,21 +166,20 @@ def test_what_only_the_gradient_reads_is_late() -> None:
 def test_no_function_is_called_twice(name: str, rows: int, sweeps: list[str] | None) -> None:
     """The gradient calls none, as the sweeps have called them."""
     c = row(name)
-    assert c.kept == rows
-    found = sorted(f for sweep in c.sweeps for entry in sweep.loops for f in functions(entry))
+    assert c.buffers == rows
+    *loops, gradient = c.loops
     if sweeps is not None:
-        assert found == sweeps
-        assert functions(c.gradient_kept) == []
-    assert not c.gradient.loop.loads  # the backward has no sweep before it
+        assert sorted(f for entry in loops for f in functions(entry)) == sweeps
+        assert functions(gradient) == []
+    assert not gradient.loads  # the backward has no sweep before it
 
 
 def test_every_loss_keeps_what_it_repeats() -> None:
     """No gradient calls a function of the sweeps' arguments again."""
     for name in ("skew_kl", "skew_reverse_kl", "reverse_kl", "sar", "tvd", "two_hot", "mart"):
         c = row(name)
-        loops = [entry for sweep in c.sweeps for entry in sweep.loops]
         values, again = (
-            {n for e in some for s in e.body for n in walk(s.value) if function(n) in COUNTED}
-            for some in (loops, [c.gradient_kept])
+            {n for entry in some for n in nodes(entry) if function(n) in COUNTED}
+            for some in (c.loops[:-1], c.loops[-1:])
         )
         assert not values & again, name

@@ -9,10 +9,11 @@ import mpmath as mp
 import numpy as np
 import pytest
 
+from lossgen.emit.c_text import CText
 from lossgen.emit.kept_c import Keys
 from lossgen.emit.mixture_c import pair_logarithms
 from lossgen.emit.program_c import Program
-from lossgen.emit.sweep_c import Loop
+from lossgen.emit.sweep_c import Loop, row_lines
 from lossgen.ir.program import Name
 from lossgen.runtime import c_build
 from tests.programs import lines_of
@@ -28,7 +29,7 @@ DISTANCES = np.concatenate(
 
 
 def loop(lines: list[str], pair: bool) -> Loop:
-    found = Loop(Program(lines_of(*lines), ["x", "t"]), "both", [Name("u"), Name("v")])
+    found = Loop(Program(lines_of(*lines), ["x", "t"]), [Name("u"), Name("v")], {})
     if pair:
         pair_logarithms(found, Keys(found.program, {"c"}, {}))
     return found
@@ -39,23 +40,20 @@ def logarithms(text: str) -> int:
 
 
 def source(entry: Loop) -> str:
-    before = [f"const double {n} = 1 - c;" for _, n in entry.scalars if n.startswith("same")]
-    before += entry.before
-    scalars = "".join(f", const {kind} {n}" for kind, n in entry.scalars)
-    values = "".join(f", {n}" for _, n in entry.scalars)
+    before = [f"const double {n} = 1 - c;" for n in sorted(entry.rows) if n.startswith("same")]
+    spelled = CText(True, {}, entry.rows)
+    u, v = map(spelled, entry.roots)
     return "\n".join(
         [
             '#include "row.h"',
-            f"static void inner(const real *x_ptr, real *u_ptr, real *v_ptr, int n{scalars}) {{",
+            "void outer(const real *x_ptr, real *u_ptr, real *v_ptr, int n, double c) {",
+            *before,
+            *row_lines(entry.own, set()),
             "for (int i = 0; i < n; ++i) {",
             "const real x = x_ptr[i];",
             *entry.lines,
-            f"u_ptr[i] = {entry.results[0]}; v_ptr[i] = {entry.results[1]};",
-            "}}",
-            "void outer(const real *x, real *u, real *v, int n, double c) {",
-            *before,
-            f"inner(x, u, v, n{values});",
-            "}\n",
+            f"u_ptr[i] = {u}; v_ptr[i] = {v};",
+            "}}\n",
         ]
     )
 
