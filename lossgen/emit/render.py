@@ -99,7 +99,7 @@ def _measured(compiled: Compiled, views: list[_VariantView]) -> Compiled:
     functions = load_torch("\n\n".join(template.render(v=view) for view in views))
     try:
         plans = [
-            measured(plan, functions[f"_torch_fused{view.suffix}"], view.torch_arguments)
+            measured(plan, functions[f"_torch_rows{view.suffix}"], view.torch_arguments)
             for plan, view in zip(compiled.variants, views, strict=True)
         ]
     except Inaccurate as error:
@@ -282,8 +282,6 @@ class _VariantView:
             sum(len(e.state) for e in model.sweep_models[:k]) for k in range(len(model.levels))
         )
         self.work = max(map(_operations, [*program.lifts, program.gradient]))
-        results = model.outputs
-        self.loss_names = ["loss_row"] if not stable.outputs else results
         self.parameters_tuple = repr(tuple(map(said, model.parameters)))
         self.inputs_tuple = repr(tuple(map(said, model.inputs)))
         self.streams_tuple = repr(tuple(map(said, model.streams)))
@@ -294,7 +292,6 @@ class _VariantView:
             *model.inputs,
             *model.parameters,
         ]
-        self.torch_loss = "loss" if results == ["loss"] else f"torch.cat([{', '.join(results)}], 1)"
         self.torch_setup = ["V = float(x.shape[1])"] if model.needs_classes else []
         self.torch = TorchProgram(model)
         view = _environment().get_template("row_c.jinja").render(v=self, c=CRow(model))

@@ -46,21 +46,43 @@ _EXPONENTIALS = ("exp", "exp_tile", "exp_below")
 _ARGUMENT = 9  # of a method: an atom
 
 
+#: The line after which a call without gradients is done.
+_RESULTS = "results"
+
+
 class TorchProgram:
-    """The functions of one variant, each as lines of text."""
+    """The functions of one variant, as lines of text: ``rows`` computes results and, unless ``g``
+    is None, the gradients; ``backward`` the gradients of what was saved."""
 
     def __init__(self, model: RowModel) -> None:
         self.model, self.scalars = model, RowScalars(model, sums_pivot=False)
         cotangents = [f"{n} = g[:, {k} : {k + 1}]" for k, n in enumerate(model.cotangents)]
-        statistics = self._statistics()
-        coefficients = self.scalars.coefficients(saved=False)
         results = self.scalars.results(with_gradient=True)
-        kept = [*model.outputs, *model.saved]
-        self.forward = self._text([*statistics, *self.scalars.results()], kept)
-        whole = [*statistics, *results, *coefficients, *self._gradient()]
-        self.fused = cotangents + self._text(whole, [*self._gradients, *model.outputs])
+        coefficients = self.scalars.coefficients(saved=False)
+        held = tuple(map(Name, [*model.outputs, *model.saved]))
+        first = [*self._statistics(), *results, Line(_RESULTS, Call(_RESULTS, held))]
+        returned = ["if g is None:", f"    return {self._outputs}, {self._saved}", *cotangents]
+        whole = [*first, *coefficients, *self._gradient()]
+        self.rows = self._text(whole, [*self._gradients, *model.outputs], returned=returned)
+        self.rows.append(f"return {self._outputs}, {self._tuple}")
         saved = [*self.scalars.coefficients(saved=True), *self._gradient()]
         self.backward = cotangents + self._reloaded() + self._text(saved, self._gradients, owned=())
+        self.backward.append(f"return {self._tuple}")
+
+    @property
+    def _outputs(self) -> str:
+        names = self.model.outputs
+        return names[0] if len(names) == 1 else f"torch.cat([{', '.join(names)}], 1)"
+
+    @property
+    def _saved(self) -> str:
+        if not self.model.saved:
+            return "x.new_empty(0, x.shape[0])"
+        return f"torch.cat([{', '.join(self.model.saved)}], 1).t().to(x.dtype)"
+
+    @property
+    def _tuple(self) -> str:
+        return f"({''.join(f'{n}, ' for n in self._gradients)})"
 
     @property
     def _gradients(self) -> list[str]:
@@ -95,7 +117,9 @@ class TorchProgram:
 
     def _reloaded(self) -> list[str]:
         model = self.model
-        lines = [f"{n} = saved[{k}].unsqueeze(1)" for k, n in enumerate(model.saved)]
+        names = ", ".join(model.saved)
+        one = len(model.saved) == 1
+        lines = [f"{f'({names},)' if one else names} = saved.unsqueeze(2)"] if names else []
         return lines + (self._values_at("pivot.to(torch.int64)") if model.pivot == "argmax" else [])
 
     def _values_at(self, at: str) -> list[str]:
@@ -111,16 +135,44 @@ class TorchProgram:
 
     # ------------------------------------------------------------------ its text
     def _text(
-        self, lines: list[Line], results: list[str], owned: Iterable[str] = ("x",)
+        self,
+        lines: list[Line],
+        results: list[str],
+        owned: Iterable[str] = ("x",),
+        returned: Iterable[str] = (),
     ) -> list[str]:
         model = self.model
         head = self._values_at("y") if model.pivot == "target" else []
         exponents = {f"{name}{f.index}" for f in model.forms for name in "te"}
         program = folded(once(masked(lines), exponents), model.tile_streams)
-        body = _Writer(model, program, results, owned).text(results)
+        program = _sunk(program)
+        body = _Writer(model, program, [*results, *[_RESULTS] * bool(returned)], owned).text(
+            results
+        )
+        if returned:
+            at = body.index(_RESULTS)
+            body[at : at + 1] = returned
         if any("cols" in _words(line) for line in body):
             head.append("cols = torch.arange(x.shape[1], device=x.device)")
         return head + body
+
+
+def _sunk(lines: list[Line]) -> list[Line]:
+    """What the results do not need stands behind them, unless what it reads is another by then."""
+    names = [line.name for line in lines]
+    if _RESULTS not in names:
+        return lines
+    end = names.index(_RESULTS)
+    wanted = {id(line) for line in needed(lines[: end + 1], [_RESULTS])}
+    bound = 0  # what stands before the last that cannot move stays with it
+    for k, line in enumerate(lines[:end]):
+        later = {other.name for other in lines[k + 1 : end] if id(other) in wanted}
+        if id(line) not in wanted and later & (variables(line.value) | {line.name}):
+            bound = k + 1
+    first, behind = list[Line](), list[Line]()
+    for k, line in enumerate(lines[:end]):
+        (first if k < bound or id(line) in wanted else behind).append(line)
+    return [*first, lines[end], *behind, *lines[end + 1 :]]
 
 
 def _words(line: str) -> set[str]:
@@ -158,6 +210,9 @@ class _Writer:
             uses = Counter(n.name for n in walk(line.value) if isinstance(n, Name))
             gone = {n for n in uses if n not in self.live[k + 1] or n == line.name}
             self.dying = {n for n in gone & self.owned & self.full if uses[n] == 1}
+            if line.name == _RESULTS:  # printed by the caller
+                found.append(_RESULTS)
+                continue
             text, full = self._text(line.value)
             if line.name in gradients and last[line.name] == k and not full:
                 text, full = f"{text} + torch.zeros_like(x)", True

@@ -127,9 +127,10 @@ class Variant:
     streams: tuple[str, ...]
     n_saved: int
     n_state: int
-    torch_forward: Callable[..., tuple[Tensor, Tensor]]
+    #: (x, …, g=None) → results, and what is saved or, with g, the gradients; (x, …, saved, g) →
+    #: the gradients.
+    torch_rows: Callable[..., tuple[Tensor, Any]]
     torch_backward: Callable[..., tuple[Tensor, ...]]
-    torch_fused: Callable[..., tuple[Tensor, tuple[Tensor, ...]]]
     forward_kernel: Any
     merge_kernel: Any
     backward_kernel: Any

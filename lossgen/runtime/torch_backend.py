@@ -90,7 +90,7 @@ def forward(variant: Variant, batch: Batch) -> tuple[Tensor, Tensor]:
     loss = chunks.results()
     saved = torch.empty(variant.n_saved, rows, dtype=chunks.dtype, device=logits.device)
     for span in chunks.spans():
-        value, kept = variant.torch_forward(chunks.copy(span), *chunks.arguments(span))
+        value, kept = variant.torch_rows(chunks.copy(span), *chunks.arguments(span))
         loss[:, span] = value.t()
         saved[:, span] = kept
     return chunks.finish(loss), saved
@@ -127,7 +127,7 @@ def fused(
     for span in chunks.spans():
         args = chunks.arguments(span)
         x = chunks.copy(span) if reused is None else reused[span].copy_(logits[span])
-        value, grads = variant.torch_fused(x, *args, weight[span])
+        value, grads = variant.torch_rows(x, *args, weight[span])
         loss[:, span] = value.t()
         for out, grad in zip(outs, grads, strict=True):
             if out is not None and grad.data_ptr() != out[span].data_ptr():

@@ -205,9 +205,15 @@ def _value(z: Tensor, q: float) -> Tensor:
     return s * el.exprel(-q * s)
 
 
-def _torch_forward(x: Tensor, y: Tensor, q: float) -> tuple[Tensor, Tensor]:
+def _torch_rows(
+    x: Tensor, y: Tensor, q: float, g: Tensor | None = None
+) -> tuple[Tensor, Tensor | tuple[Tensor, ...]]:
     _, m, a, z = _statistics(x, y)
-    return _value(z, q), torch.cat([m, a.log()], 1).t()
+    if g is None:
+        return _value(z, q), torch.cat([m, a.log()], 1).t()
+    slope = g * _slope(z, q)
+    grad = x.mul_(torch.where(a == 0, 0.0, slope / a)).scatter_(1, y, -slope)
+    return _value(z, q), (grad,)
 
 
 def _torch_backward(
@@ -219,34 +225,18 @@ def _torch_backward(
     return ((x - m).exp_().mul_(slope * inverse).scatter_(1, y, -slope),)
 
 
-def _torch_fused(
-    x: Tensor, y: Tensor, q: float, g: Tensor
-) -> tuple[Tensor, tuple[Tensor, ...]]:
-    _, _, a, z = _statistics(x, y)
-    slope = g * _slope(z, q)
-    grad = x.mul_(torch.where(a == 0, 0.0, slope / a)).scatter_(1, y, -slope)
-    return _value(z, q), (grad,)
-
-
-def _torch_forward_all(
-    x: Tensor, y: Tensor, weight: Tensor, scale: Tensor, q: float
-) -> tuple[Tensor, Tensor]:
-    loss, saved = _torch_forward(x, y, q)
-    return loss * weight[y] * scale, saved
+def _torch_rows_all(
+    x: Tensor, y: Tensor, weight: Tensor, scale: Tensor, q: float, g: Tensor | None = None
+) -> tuple[Tensor, Tensor | tuple[Tensor, ...]]:
+    factor = weight[y] * scale
+    loss, rest = _torch_rows(x, y, q, None if g is None else g * factor)
+    return loss * factor, rest
 
 
 def _torch_backward_all(
     x: Tensor, y: Tensor, weight: Tensor, scale: Tensor, q: float, saved: Tensor, g: Tensor
 ) -> tuple[Tensor, ...]:
     return _torch_backward(x, y, q, saved, g * weight[y] * scale)
-
-
-def _torch_fused_all(
-    x: Tensor, y: Tensor, weight: Tensor, scale: Tensor, q: float, g: Tensor
-) -> tuple[Tensor, tuple[Tensor, ...]]:
-    factor = weight[y] * scale
-    loss, grad = _torch_fused(x, y, q, g * factor)
-    return loss * factor, grad
 
 
 def _normalizer(
@@ -267,14 +257,14 @@ LOSS = rt.RowLoss(
     variants=(
         rt.Variant(
             uses=frozenset(), parameters=("q",), inputs=(), streams=(), n_saved=2, n_state=2,
-            torch_forward=_torch_forward, torch_backward=_torch_backward,
-            torch_fused=_torch_fused, forward_kernel=_forward_kernel, merge_kernel=_merge_kernel,
+            torch_rows=_torch_rows, torch_backward=_torch_backward,
+            forward_kernel=_forward_kernel, merge_kernel=_merge_kernel,
             backward_kernel=_backward_kernel, fused_kernel=_fused_kernel,
         ),
         rt.Variant(
             uses=frozenset({"weight", "scale"}), parameters=("q",), inputs=("weight", "scale"),
-            streams=(), n_saved=2, n_state=2, torch_forward=_torch_forward_all,
-            torch_backward=_torch_backward_all, torch_fused=_torch_fused_all,
+            streams=(), n_saved=2, n_state=2, torch_rows=_torch_rows_all,
+            torch_backward=_torch_backward_all,
             forward_kernel=_forward_kernel_all, merge_kernel=_merge_kernel_all,
             backward_kernel=_backward_kernel_all, fused_kernel=_fused_kernel_all,
         ),

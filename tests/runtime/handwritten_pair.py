@@ -143,11 +143,18 @@ def _fused_kernel(logits, teacher_ptr, cost_ptr, stride_row, stride_teacher, str
 
 
 # --------------------------------------------------------------------------- pair, torch
-def _torch_forward(x, y, t, cost, scale, tau):
+def _torch_rows(x, y, t, cost, scale, tau, g=None):
     c = cost + 0.5 * tau * t * t
     x_y, lse = x.gather(1, y), x.logsumexp(1, keepdim=True)
-    mean = (x.sub_(lse).exp_() * c).sum(1, keepdim=True)
-    return scale * (mean + lse - x_y), torch.cat([lse, mean], 1).t()
+    p = x.sub_(lse).exp_()
+    mean = (p * c).sum(1, keepdim=True)
+    loss = scale * (mean + lse - x_y)
+    if g is None:
+        return loss, torch.cat([lse, mean], 1).t()
+    g = g * scale
+    grad_t = g * p * tau * t
+    grad = p.mul_(g * (1.0 + c - mean)).scatter_add_(1, y, (-g).expand_as(y))
+    return loss, (grad, grad_t)
 
 
 def _torch_backward(x, y, t, cost, scale, tau, saved, g):
@@ -155,17 +162,6 @@ def _torch_backward(x, y, t, cost, scale, tau, saved, g):
     g, p = g * scale, (x - lse).exp_()
     grad = g * p * (1.0 + cost + 0.5 * tau * t * t - mean)
     return grad.scatter_add_(1, y, (-g).expand_as(y)), g * p * tau * t
-
-
-def _torch_fused(x, y, t, cost, scale, tau, g):
-    c = cost + 0.5 * tau * t * t
-    x_y, lse = x.gather(1, y), x.logsumexp(1, keepdim=True)
-    p = x.sub_(lse).exp_()
-    mean = (p * c).sum(1, keepdim=True)
-    g = g * scale
-    grad_t = g * p * tau * t
-    grad = p.mul_(g * (1.0 + c - mean)).scatter_add_(1, y, (-g).expand_as(y))
-    return scale * (mean + lse - x_y), (grad, grad_t)
 
 
 # ----------------------------------------------------------------------- moments, Triton
@@ -237,7 +233,7 @@ def _moments_backward_kernel(logits, score_ptr, stride_row, stride_score, saved,
 
 
 # ------------------------------------------------------------------------ moments, torch
-def _moments_torch_forward(x, s):
+def _moments_torch_rows(x, s):
     lse = x.logsumexp(1, keepdim=True)
     p = x.sub_(lse).exp_()
     mean = (p * s).sum(1, keepdim=True)
@@ -268,8 +264,8 @@ LOSS = rt.RowLoss(
     variants=(
         rt.Variant(
             uses=frozenset(), parameters=("tau",), inputs=("scale",), streams=("teacher", "cost"),
-            n_saved=2, n_state=3, torch_forward=_torch_forward, torch_backward=_torch_backward,
-            torch_fused=_torch_fused, forward_kernel=_forward_kernel, merge_kernel=_merge_kernel,
+            n_saved=2, n_state=3, torch_rows=_torch_rows, torch_backward=_torch_backward,
+            forward_kernel=_forward_kernel, merge_kernel=_merge_kernel,
             backward_kernel=_backward_kernel, fused_kernel=_fused_kernel,
         ),
     ),
@@ -287,8 +283,8 @@ MOMENTS = rt.RowLoss(
     variants=(
         rt.Variant(
             uses=frozenset(), parameters=(), inputs=(), streams=("score",), n_saved=3, n_state=3,
-            torch_forward=_moments_torch_forward, torch_backward=_moments_torch_backward,
-            torch_fused=None,  # several results are never reduced
+            torch_rows=_moments_torch_rows,  # several results are never reduced
+            torch_backward=_moments_torch_backward,
             forward_kernel=_moments_forward_kernel, merge_kernel=None,
             backward_kernel=_moments_backward_kernel, fused_kernel=None,
         ),
