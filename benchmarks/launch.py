@@ -25,6 +25,7 @@ from triton.runtime.driver import driver
 
 from lossgen.losses import cross_entropy_loss, focal_loss, gce_loss, kd_forward_kl_loss
 from lossgen.runtime import launch
+from lossgen.runtime.deferred import made
 
 LOSSES = {
     "gce": gce_loss,
@@ -110,7 +111,7 @@ def main() -> None:
             "forward": lambda v=variant, b=batch: launch.forward(v, b),
         }
         for key, run in runs.items():
-            kernel = getattr(variant, f"{key}_kernel")
+            kernel = made(getattr(variant, f"{key}_kernel"))
             seen: list[tuple[Any, Any]] = []
             stock = type(kernel).run
 

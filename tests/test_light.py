@@ -102,6 +102,11 @@ def test_a_loss_imports_nothing_but_torch_and_triton(light):
     assert {n for n in foreign if not n.startswith("_")} == set()
 
 
+def test_a_call_on_a_cpu_imports_no_triton(light):
+    """It is half of the time of an import, and 168 of 358 ms were its alone."""
+    assert "triton" not in light["added"]
+
+
 def test_a_loss_imports_no_module_of_the_compiler(light):
     allowed = ("lossgen.runtime", "lossgen.losses", "lossgen.cache")
     leaves = {f"lossgen.{name}" for name in ("errors", "extras", "options", "paths")}

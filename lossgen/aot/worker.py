@@ -190,12 +190,14 @@ def compile_job(job: dict[str, Any]) -> dict[str, Any]:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
+    from lossgen.runtime.deferred import made
+
     variant = _module(job["path"]).LOSS.variants[job["variant"]]
     if job["role"] in CONSTANTS:
-        kernel = getattr(variant, f"{job['role']}_kernel")
+        kernel = made(getattr(variant, f"{job['role']}_kernel"))
         signature, constants, divisible = _specialisation(kernel, job, variant)
     else:
-        kernel = kernel_of(variant, job["role"])
+        kernel = made(kernel_of(variant, job["role"]))
         signature, constants, divisible = signature_of(kernel, job)
     attributes = {(kernel.arg_names.index(a),): [["tt.divisibility", 16]] for a in divisible}
     name: str = job["target"]

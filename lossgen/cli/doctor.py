@@ -69,15 +69,14 @@ def _c() -> tuple[bool, str]:
 def _triton() -> str:
     import torch
 
-    from lossgen.runtime import launch
-    from lossgen.runtime.device import HAS_TRITON
+    from lossgen.runtime.choice import has_triton, interpreting
 
-    if not HAS_TRITON:
+    if not has_triton():
         return "the package triton is not installed"
     if torch.cuda.is_available():
         names = {torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())}
         return f"ok: {', '.join(sorted(names))}"
-    if launch.interpreting():
+    if interpreting():
         return "no GPU; kernels run in the interpreter (TRITON_INTERPRET=1)"
     return "no GPU; TRITON_INTERPRET=1 runs the kernels in the interpreter"
 

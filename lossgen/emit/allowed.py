@@ -15,7 +15,7 @@ from lossgen.errors import CompilerBug
 
 __all__ = ["check_module"]
 
-_FROM = re.compile(r"__future__|typing|torch|lossgen(_|\.)runtime(\.device|\.kernels)?")
+_FROM = re.compile(r"__future__|typing|torch|lossgen(_|\.)runtime(\.deferred)?")
 _EXPRESSIONS = (
     *(ast.Name, ast.Attribute, ast.Constant, ast.Tuple, ast.List, ast.Dict, ast.Subscript),
     *(ast.Call, ast.keyword, ast.Starred, ast.Slice),
@@ -83,7 +83,8 @@ def _table(value: ast.expr) -> None:
 
 
 def _class(node: ast.ClassDef, known: set[str]) -> None:
-    if node.decorator_list or node.keywords or len(node.bases) != 1:
+    keywords = [k.value for k in node.keywords]
+    if node.decorator_list or len(node.bases) != 1 or not set(map(_name, keywords)) <= known:
         _refuse(node)
     _kinds([node.bases[0]], known)
     for part in node.body:
@@ -92,11 +93,6 @@ def _class(node: ast.ClassDef, known: set[str]) -> None:
                 pass
             case ast.AnnAssign(target=ast.Name(), value=None, annotation=annotation):
                 _kinds([annotation], known)
-            case ast.Assign(targets=[ast.Name()], value=ast.Tuple(elts=parts)):
-                if not all(isinstance(p, ast.Constant) for p in parts):
-                    _refuse(part)
-            case ast.FunctionDef():
-                _function(part, known)
             case _:
                 _refuse(part)
 
@@ -104,7 +100,7 @@ def _class(node: ast.ClassDef, known: set[str]) -> None:
 def _function(node: ast.FunctionDef, known: set[str]) -> None:
     for decorator in node.decorator_list:
         match decorator:
-            case ast.Attribute(value=ast.Name(), attr="jit" | "kernel"):
+            case ast.Attribute(value=ast.Name(), attr="jit" | "kernel" | "documented"):
                 pass
             case _:
                 _refuse(decorator)
@@ -123,6 +119,10 @@ def _kinds(nodes: list[ast.AST], known: set[str]) -> None:
             named = node.func if isinstance(node, ast.Call) else None
             if isinstance(named, ast.Name) and named.id not in known | _INSIDE:
                 _refuse(node)
+
+
+def _name(node: ast.expr) -> str | None:
+    return node.id if isinstance(node, ast.Name) else None
 
 
 def _refuse(node: ast.AST) -> None:

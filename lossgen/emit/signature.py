@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lossgen.emit.docstring import docstring
+from lossgen.emit.text import python_docstring
 from lossgen.spec.model import LossSpec
 
 __all__ = ["Argument", "FunctionView", "functions"]
@@ -44,8 +45,8 @@ class FunctionView:
 
     def __init__(self, spec: LossSpec, parameters: Sequence[dict[str, Any]], linear: bool) -> None:
         self.linear = linear
-        prefix = "linear_" if linear else ""
-        self.name = f"{prefix}{spec.name}{'' if spec.outputs else '_loss'}"
+        end = "" if spec.outputs else "_loss"
+        self.name = f"{'linear_' if linear else ''}{spec.name}{end}"
         self.class_name = f"{'Linear' if linear else ''}{spec.class_name}"
         classes = [n for n, i in spec.inputs.items() if i.kind == "class"]
         stream = "Tensor | tuple[Tensor, ...]" if linear else "Tensor"
@@ -72,9 +73,8 @@ class FunctionView:
         self.given = [*rows, *([_BIAS] if linear else [])]
         in_order = [_input(n, spec) for n in spec.inputs if spec.inputs[n].kind != "class"]
         self.options = [*declared, *in_order, *([_BIAS] if linear else []), *self.scaling, *common]
-        shapes = ["hidden [*, D]", "linear_weight [V, D]"] if linear else ["logits [*, V]"]
-        self.shapes = ", ".join([*shapes, *(["target [*]"] if target else [])])
-        self.docstring = docstring(spec, [a.name for a in self.scaling] if linear else None)
+        told = f"As :func:`{spec.name}{end}`, of a linear layer without its logits."
+        self.docstring = python_docstring(told) if linear else docstring(spec)
 
 
 def functions(spec: LossSpec, parameters: Sequence[dict[str, Any]]) -> list[FunctionView]:

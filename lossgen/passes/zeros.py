@@ -4,15 +4,16 @@
 
 c is what the caller gives per class or row: a mask, a multi-hot label, a sample weight.  What it
 leaves out may be a class that the logits mask, or a number that float32 does not hold.  So is the
-choice that minimum(a, b) makes, in its derivative, of a sum that a masked class has made infinite.
+choice that minimum(a, b) makes, in its derivative, of a sum that a masked class has made infinite;
+and a probability beside the logarithm of what a caller gives, p·log(w), where both may be 0.
 """
 
 from __future__ import annotations
 
-from sympy import Add, Expr, Float, Function, Integer, Mul, Pow, Symbol, exp
+from sympy import Add, Expr, Float, Function, Integer, Mul, Pow, Symbol, exp, log
 
 from lossgen.ir.function import PiecewiseConstant
-from lossgen.ir.ops import clip, expm1, maximum, ne, sigmoid, where
+from lossgen.ir.ops import clip, expm1, maximum, ne, sigmoid, softplus, where
 from lossgen.ir.special import erfc
 from lossgen.ir.stages import GradedLoss
 
@@ -70,6 +71,8 @@ class Zeros:
         expr = self._floored(expr)
         held = [a for a in expr.args if self._may_vanish(a)]
         held += [a for a in expr.args if a not in held and self._is_choice_of(a, expr)]
+        if any(map(self._is_infinite_of_zero, expr.args)):
+            held += [a for a in expr.args if a not in held and self._underflows(a)]
         weight, rest = Mul(*held), [a for a in expr.args if a not in held]
         if not held or all(self._is_bounded(a) for a in rest):
             return expr
@@ -117,6 +120,22 @@ class Zeros:
             return False
         rest = (a for a in product.args if not self._is_bounded(a) and a not in expr.args)
         return any(a.free_symbols & self.infinite for a in rest)
+
+    def _is_infinite_of_zero(self, expr: Expr) -> bool:
+        """Is it log(w) or 1/w, of a given w that may be 0, or has it such a term?"""
+        if isinstance(expr, Add | Mul):
+            return any(map(self._is_infinite_of_zero, expr.args))
+        if isinstance(expr, Pow) and not expr.exp.is_negative:
+            return self._is_infinite_of_zero(expr.base)
+        zeros = self.weights | self.sums if isinstance(expr, log) else self.weights
+        of = expr.args[0] if isinstance(expr, log | Pow) else Integer(1)
+        used = of.free_symbols
+        return bool(used & zeros) and used <= self.finite and not of.is_positive
+
+    def _underflows(self, expr: Expr) -> bool:
+        """Is it a probability, or -log of one, of a class that may be masked or alone?"""
+        base = expr.base if isinstance(expr, Pow) and expr.exp.is_positive else expr
+        return isinstance(base, sigmoid | softplus | exp) or base in self.shares
 
     def _is_bounded(self, expr: Expr) -> bool:
         if expr.free_symbols <= self.constants:  # finite in the domains of the parameters

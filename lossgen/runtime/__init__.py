@@ -1,6 +1,7 @@
 """All that a generated module imports besides torch and Triton; never imports the compiler."""
 
 from lossgen.runtime.arguments import Input, Parameter, Tiled, Variant
+from lossgen.runtime.documentation import documented
 from lossgen.runtime.linear import Arguments, linear_loss, linear_rows
 from lossgen.runtime.linear_arguments import Factors, LinearOptions
 from lossgen.runtime.loss import RowLoss
@@ -16,6 +17,7 @@ __all__ = [
     "RowLoss",
     "Tiled",
     "Variant",
+    "documented",
     "linear_loss",
     "linear_rows",
 ]

@@ -15,10 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lossgen.runtime import c_backend, fold, launch, torch_backend
+from lossgen.runtime import c_backend, fold, torch_backend
 from lossgen.runtime.arguments import Variant
 from lossgen.runtime.batch import Batch, compute_dtype, reduced
 from lossgen.runtime.memory import empty_like
+from lossgen.runtime.scale import scale_in_place
 from lossgen.runtime.tensors import FORWARD_MODE, outside_the_graph, symbolic, watched
 
 __all__ = ["OVERWRITTEN", "Call", "Fused", "Rows", "gradients_of", "module_of", "once", "seen"]
@@ -35,7 +36,11 @@ def module_of(backend: str, variant: Variant, dtype: torch.dtype) -> ModuleType:
     """The backend's functions: torch's where the C program cannot be compiled."""
     if backend == "c" and c_backend.available(variant, dtype):
         return c_backend
-    return launch if backend == "triton" else torch_backend
+    if backend != "triton":
+        return torch_backend
+    from lossgen.runtime import launch  # and Triton with it
+
+    return launch
 
 
 @dataclass(frozen=True)
@@ -247,8 +252,7 @@ class Fused(torch.autograd.Function):
             if gradients is not None:
                 ignored = None if batch.target is None else (batch.target, batch.ignore_index)
                 found = tuple(
-                    None if g is None else launch.scale_in_place(g, grad, ignored)
-                    for g in gradients
+                    None if g is None else scale_in_place(g, grad, ignored) for g in gradients
                 )
             else:
                 _, saved = call.rows(batch)

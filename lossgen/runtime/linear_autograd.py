@@ -13,18 +13,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lossgen.runtime import chunked, launch, tiled
+from lossgen.runtime import chunked
 from lossgen.runtime.arguments import check_target_range
 from lossgen.runtime.autograd import once
 from lossgen.runtime.batch import reduced
 from lossgen.runtime.linear_call import LinearCall, present
+from lossgen.runtime.scale import scale_in_place
 
 __all__ = ["Fused", "Rows", "schedule_of"]
 
 
 def schedule_of(call: LinearCall) -> Any:
     """The module that runs it."""
-    return tiled if call.tiled else chunked
+    if not call.tiled:
+        return chunked
+    from lossgen.runtime import tiled  # and Triton with it
+
+    return tiled
 
 
 class Rows(torch.autograd.Function):
@@ -151,6 +156,6 @@ class Fused(torch.autograd.Function):
                 weights = (grad * ctx.scale).expand(rows)
                 _, found = chunked.run(call, tensors, weights, ctx.needs_input_grad[2:])
             else:
-                found = [None if g is None else launch.scale_in_place(g, grad) for g in found]
+                found = [None if g is None else scale_in_place(g, grad) for g in found]
         rest = [None] * (len(tensors) - len(found))
         return None, None, *once(tuple(found), present(tensors), call.loss), *rest

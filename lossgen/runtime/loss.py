@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lossgen.runtime import launch
+from lossgen.runtime import choice
 from lossgen.runtime.arguments import (
     Input,
     Parameter,
@@ -341,7 +341,7 @@ class RowLoss:
 
     def backend_of(self, logits: Tensor, backend: str) -> str:
         """The backend that ``backend`` stands for. Raises ValueError."""
-        return launch.backend_of(self.function, logits, backend)
+        return choice.backend_of(self.function, logits, backend)
 
     # ------------------------------------------------------------------ reduction
     def weights(self, batch: Batch, inputs: Sequence[Tensor | None]) -> Tensor:

@@ -1,41 +1,52 @@
-"""What the ``nn.Module`` twins of the functions share."""
+"""The ``nn.Module`` twins of the functions."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable
+from inspect import Parameter, Signature, signature
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 
+if TYPE_CHECKING:
+    from lossgen.runtime.loss import RowLoss
+
 __all__ = ["LossModule"]
+
+_ANYWHERE = Parameter.POSITIONAL_OR_KEYWORD
 
 
 class LossModule(nn.Module):
-    """Options of a loss as attributes; per-class inputs are buffers, so that ``.to`` and
-    ``state_dict`` take them along.
+    """A function of a loss with its options: those are attributes, inputs per class buffers, so
+    that ``.to`` and ``state_dict`` take them along; what is left of its arguments, a call takes.
 
     An option that is called like something a module has (``training``, ``forward``) is an
     attribute with a ``_`` behind its name.
     """
 
-    _kept: ClassVar[tuple[str, ...]] = ()  # the names of the options, as the function takes them
-    _buffered: ClassVar[tuple[str, ...]] = ()  # those that are buffers
+    _buffered: ClassVar[frozenset[str]] = frozenset()  # the options that are buffers
     _places: ClassVar[dict[str, str]] = {}  # option -> attribute
 
-    def __init_subclass__(cls, **options: Any) -> None:
-        super().__init_subclass__(**options)
+    def __init_subclass__(
+        cls, loss: RowLoss | None = None, function: Callable[..., Any] | None = None, **rest: Any
+    ) -> None:
+        """``class GCELoss(LossModule, loss=LOSS, function=gce_loss)``."""
+        super().__init_subclass__(**rest)
+        if loss is None or function is None:
+            return  # a subclass of a user's
+        signed = signature(function)
+        cls._buffered = frozenset(i.name for i in loss.inputs if i.kind == "vocab")
+        rows = {i.name for i in loss.inputs if i.kind == "row"}
+        given, options = list[Parameter](), list[Parameter]()
+        for entry in signed.parameters.values():
+            called = entry.kind is _ANYWHERE or entry.name in rows or entry.name == "linear_bias"
+            (given if called else options).append(entry)
         taken = {*dir(nn.Module()), *dir(LossModule)}
-        cls._places = {name: _place(name, taken) for name in cls._kept}
-
-    def __init__(self, values: Sequence[Any] = ()) -> None:
-        """``values`` of the options, in the order of ``_kept``."""
-        super().__init__()
-        for name, value in zip(self._kept, values, strict=True):
-            place = self._places[name]
-            if name in self._buffered:
-                self.register_buffer(place, value)
-            else:
-                setattr(self, place, value)
+        cls._places = {entry.name: _place(entry.name, taken) for entry in options}
+        buffers = [p.replace(kind=_ANYWHERE) for p in options if p.name in cls._buffered]
+        numbers = [p for p in options if p.name not in cls._buffered]
+        cls.__init__ = _initialiser(cls, _method([*buffers, *numbers], "None"))  # type: ignore[method-assign]
+        cls.forward = _forward(function, _method(given, signed.return_annotation))
 
     def _options(self) -> dict[str, Any]:
         """What the function is called with, by name."""
@@ -43,6 +54,38 @@ class LossModule(nn.Module):
 
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={_shown(value)}" for name, value in self._options().items())
+
+
+def _method(parameters: list[Parameter], returned: Any) -> Signature:
+    return Signature([Parameter("self", _ANYWHERE), *parameters], return_annotation=returned)
+
+
+def _initialiser(cls: type[LossModule], signed: Signature) -> Callable[..., None]:
+    def __init__(self: LossModule, *args: Any, **options: Any) -> None:
+        super(cls, self).__init__()
+        try:
+            bound = signed.bind(self, *args, **options)
+        except TypeError as error:
+            raise TypeError(f"{cls.__name__}.__init__(): {error}") from None
+        bound.apply_defaults()
+        for name, place in cls._places.items():
+            value = bound.arguments[name]
+            if name in cls._buffered:
+                self.register_buffer(place, value)
+            else:
+                setattr(self, place, value)
+
+    __init__.__signature__ = signed  # type: ignore[attr-defined]
+    return __init__
+
+
+def _forward(function: Callable[..., Any], signed: Signature) -> Callable[..., Any]:
+    def forward(self: LossModule, *args: Any, **given: Any) -> Any:
+        return function(*args, **given, **self._options())
+
+    forward.__signature__ = signed  # type: ignore[attr-defined]
+    forward.__doc__ = f"``{function.__name__}`` with the options of this module."
+    return forward
 
 
 def _place(name: str, taken: set[str]) -> str:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lossgen.runtime.autograd import OVERWRITTEN, gradients_of, once
-from lossgen.runtime.launch import scale_in_place
+from lossgen.runtime.scale import scale_in_place
 from lossgen.runtime.tensors import transformed, watched
 
 if TYPE_CHECKING:

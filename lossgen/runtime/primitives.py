@@ -19,6 +19,8 @@ try:
     from triton import jit
 
     HAS_TRITON = True
+    # Read once, as triton does when it decorates a kernel; and torch.compile cannot trace it.
+    INTERPRETING = bool(triton.knobs.runtime.interpret)
 
     def kernel(fn: Callable[..., Any]) -> Any:
         """A function that is launched: numbers that change from call to call compile nothing."""
@@ -27,7 +29,7 @@ try:
 except ImportError:  # a CPU-only installation
     triton = None
     tl = None
-    HAS_TRITON = False
+    HAS_TRITON = INTERPRETING = False
 
     def jit(fn: Callable[..., Any]) -> Callable[..., Any]:
         """Stand-in for ``triton.jit``: returns the function, which must not be called."""
@@ -46,6 +48,7 @@ _CHANGING = (
 
 __all__ = [
     "HAS_TRITON",
+    "INTERPRETING",
     "exp_accurate",
     "exp_nonpositive",
     "expm1",

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -55,6 +57,22 @@ def test_two_processes_write_the_same(catalogue):
     one = build(all_specs=True, out_dir="one", jobs=1)
     two = build(all_specs=True, out_dir="two", jobs=2)
     assert [r.text for r in one.rendered] == [r.text for r in two.rendered]
+
+
+def test_a_header_names_its_spec_alone(lossgen, catalogue):
+    """A digest of the compiler made every module differ whenever a template did: two changes of
+    templates never merged.  What another compiler wrote is found by building it again."""
+    lossgen("build", "--all")
+    module = catalogue / "generated" / "first.py"
+    text = module.read_text(encoding="utf-8")
+    header = text[: text.index('"""')]
+    assert re.findall(r"sha256 [0-9a-f]{64}", header) == [
+        f"sha256 {sha256((catalogue / 'specs' / 'first.yaml').read_bytes()).hexdigest()}"
+    ]
+    module.write_text(text.replace("def _lift(", "def _raised(", 1), encoding="utf-8")
+    ran = lossgen("build", "--all", "--check")
+    assert ran.code == 1
+    assert f"{module}: out of date" in ran.err
 
 
 def test_check_finds_missing_stale_and_orphan(lossgen, catalogue, edit):
@@ -146,6 +164,7 @@ def test_output_does_not_depend_on_the_hash_seed(tmp_path):
 
 STANDALONE = """
 import sys
+from hashlib import sha256
 sys.modules["lossgen"] = None  # `import lossgen` raises from here on
 import torch, first
 logits = torch.randn(4, 9, requires_grad=True)

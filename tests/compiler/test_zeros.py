@@ -72,6 +72,38 @@ def test_a_log_sum_of_the_others_without_the_target(tmp_path: Path) -> None:
         torch.testing.assert_close(found, expected.float(), msg=backend)
 
 
+#: formula of a given w → value and gradient at x = [0, -inf, 0], where w is [1/2, 0, 1/2]
+OF_A_PRIOR = {
+    "sum(p*log(w))": (-math.log(2), [0.0, 0.0, 0.0]),
+    "sum(p*(logp - log(w)))": (0.0, [0.0, 0.0, 0.0]),
+    "sum(p/w)": (2.0, [0.0, 0.0, 0.0]),
+    "-xlogy(p[y], w[y])": (0.5 * math.log(2), [0.25 * math.log(2), 0.0, -0.25 * math.log(2)]),
+}
+
+
+@pytest.mark.parametrize("formula", OF_A_PRIOR)
+def test_a_prior_that_leaves_out_what_is_masked(formula: str) -> None:
+    """The gradient was NaN: 0·log(0)."""
+    loss = lossgen.loss(formula, w={"kind": "vocab", "domain": "[0, 1]"})
+    target = (torch.tensor([0]),) if "[y]" in formula else ()
+    value, gradient = OF_A_PRIOR[formula]
+    for backend in ("torch", "c", "triton"):
+        x = torch.tensor([[0.0, -math.inf, 0.0]], requires_grad=True)
+        found = loss(x, *target, w=torch.tensor([0.5, 0.0, 0.5]), backend=backend)
+        assert found.item() == pytest.approx(value, abs=1e-6), backend
+        found.backward()
+        assert x.grad is not None
+        assert x.grad[0].tolist() == pytest.approx(gradient, abs=1e-6), backend
+
+
+def test_one_class_beside_the_logarithm_of_an_empty_mask() -> None:
+    """xlogy(0, 0) is 0: it was 0·log(0) of the -log p_y of a row of one class."""
+    loss = lossgen.loss("xlogy(-logp[y], mean(c)**2)", c={"kind": "class", "values": [0, 1]})
+    for backend in ("torch", "c", "triton"):
+        found = loss(torch.ones(1, 1), torch.tensor([0]), c=torch.zeros(1, 1), backend=backend)
+        assert found.item() == 0.0, backend
+
+
 def test_a_clip_of_nothing(tmp_path: Path) -> None:
     """SymPy evaluates clip(0, -1, 2) to a number, which mpmath gave as an int: LG900."""
     loss = built(tmp_path, "clip(sum(p*(logp - logp)), -1, 2) - logp[y]")

@@ -253,4 +253,4 @@ def test_what_is_heavy() -> None:
     variants = {name: lossgen.load(name).LOSS.variants[0] for name in ("gce", "hl_gauss", "tvd")}
     assert [name for name, v in variants.items() if is_heavy(v)] == ["hl_gauss"]
     blocks = [config_of("fused", v, 8192, hip=False).block for v in variants.values()]
-    assert blocks == [8192, 2048, 4096]
+    assert blocks == [8192, 4096, 4096]

@@ -196,9 +196,9 @@ def test_refused(call: Callable[[], Any], kind: type[Exception], text: str) -> N
 
 
 def test_triton_needs_the_gpu_or_the_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
-    from lossgen.runtime import launch
+    from lossgen.runtime import choice
 
-    monkeypatch.setattr(launch, "interpreting", lambda: False)
+    monkeypatch.setattr(choice, "interpreting", lambda: False)
     with pytest.raises(ValueError, match="backend 'triton' needs CUDA tensors") as caught:
         gce_loss(X, Y, backend="triton")
     assert str(caught.value) == (

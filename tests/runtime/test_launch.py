@@ -27,3 +27,17 @@ def test_the_configuration_of_each_kernel_is_computed_once(monkeypatch) -> None:
     gold = gce_loss(x, y)
     torch.testing.assert_close(loss, gold)
     torch.testing.assert_close(slope, torch.autograd.grad(gold, x)[0])
+
+
+def test_a_thread_has_sixteen_classes_of_a_tile_that_is_reduced() -> None:
+    """What is merged per tile costs as much as several classes; a tile that is written holds half,
+    a long row is two tiles at least, and a state of twelve numbers needs the registers."""
+    chosen = launch.config("forward", 128_256)
+    assert chosen.block == 16 * 32 * chosen.warps == 4096
+    assert launch.config("forward", 128_256, hip=True).warps == chosen.warps // 2
+    assert launch.config("backward", 128_256).block == 8 * 32 * 8
+    assert launch.config("fused", 128_256).warps == 16
+    sizes = (1000, 2047, 5000, 8191)
+    assert [launch.config("forward", n).block for n in sizes] == [1024, 1024, 2048, 2048]
+    many = launch.config("forward", 128_256, streams=1, heavy=True, state=12)
+    assert many.block == 8 * 32 * many.warps == 1024

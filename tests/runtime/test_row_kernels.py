@@ -161,7 +161,7 @@ def shaped(monkeypatch: pytest.MonkeyPatch) -> Shaped:
             if shape == "one tile":
                 width = max(16, 1 << (n_classes + PAD - 1).bit_length())
                 return launch.Config(width, 1, one_tile=role == "fused")
-            return launch.Config(16 if n_classes <= SHORTEST else 512, 1)
+            return launch.Config(16 if n_classes <= SHORTEST else 2048, 1)
 
         def constants(*given: Any) -> dict[str, int]:
             found = stock(*given)

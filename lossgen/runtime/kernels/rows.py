@@ -14,11 +14,12 @@ own entry kernels, which call ``forward``, ``merge``, ``backward`` and ``fused``
 A tile is of the logits, each class stream, each vector over the classes.  The values of a row are
 those at the target or at the largest class, the row inputs, the parameters, the number of classes.
 
-Shapes.  The same functions serve three.  A long row is read in tiles [BLOCK / LANE, LANE]: LANE
-classes, 16 bytes, to a thread, which keeps a state of its own until the row ends, so that no
-shuffle and no barrier stands in the loop; only tiles that are not full, or hold the class that
-stands apart, are masked.  A row that is ONE_TILE [BLOCK] stays in registers.  Short rows are
-taken ROWS at a time, [ROWS, 1], a row to a thread.
+Shapes.  The same functions serve three.  A long row is read in tiles [BLOCK / HELD, HELD]: HELD
+classes, 8 or 16, to a thread, LANE of them (16 bytes) at once, which keeps a state of its own until
+the row ends, so that no shuffle and no barrier stands in the loop; gradients are written in tiles
+[BLOCK / LANE, LANE].  Only tiles that are not full, or hold the class that stands apart, are
+masked.  A row that is ONE_TILE [BLOCK] stays in registers.  Short rows are taken ROWS at a time,
+[ROWS, 1], a row to a thread.
 
 ALIGNED 2: strides and classes are multiples of 16 bytes; 1: the rows of all streams begin equally
 far past such a multiple, and tiles are counted from it; 0: neither.

@@ -12,7 +12,7 @@ from lossgen.runtime.primitives import jit, tl
 __all__ = ["joined", "lanes", "masked_tile", "middle", "settled"]
 
 # ruff: noqa: ANN001, ANN201, ANN202, RUF005
-# mypy: disable-error-code="no-untyped-def, no-untyped-call, assignment"
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, assignment, misc"
 
 
 @jit
@@ -74,6 +74,61 @@ def joined(ACROSS: tl.constexpr, kept, state):
 
 
 @jit
+def paired(a, b):
+    """Two tiles [n, k] as one [n, 2 k]: what a thread has of each is its own still."""
+    return tl.reshape(tl.join(a, b), [a.shape[0], 2 * a.shape[1]])
+
+
+@jit
+def beside(parts):
+    """Tiles [n, k] as one [n, len · k]."""
+    for _ in tl.static_range(3):
+        if len(parts) > 1:
+            pairs = ()
+            for k in tl.static_range(len(parts) // 2):
+                pairs = pairs + (paired(parts[2 * k], parts[2 * k + 1]),)
+            parts = pairs
+    return parts[0]
+
+
+@jit
+def wide_tile(
+    bases,
+    vocab,
+    first,
+    skip,
+    n_classes,
+    MASKED: tl.constexpr,
+    REAL: tl.constexpr,
+    BLOCK: tl.constexpr,
+    LANE: tl.constexpr,
+    PARTS: tl.constexpr,
+):
+    """The tile that begins ``first`` after the row, [BLOCK / (LANE · PARTS), LANE · PARTS]: its
+    classes, which of them are there (if MASKED), and all that is read by class."""
+    all_cols = ()
+    all_inside = ()
+    tiles = ()
+    for p in tl.static_range(PARTS):
+        at = first + p * (BLOCK // PARTS) + lanes(BLOCK // PARTS, LANE)
+        cols = at - skip
+        inside = (cols >= 0) & (cols < n_classes)
+        if MASKED:
+            tiles = tiles + (load_tile(bases, vocab, at, cols, inside, REAL),)
+        else:
+            tiles = tiles + (load_tile(bases, vocab, at, cols, None, REAL),)
+        all_cols = all_cols + (cols,)
+        all_inside = all_inside + (inside,)
+    tile = ()
+    for k in tl.static_range(len(tiles[0])):
+        parts = ()
+        for p in tl.static_range(PARTS):
+            parts = parts + (tiles[p][k],)
+        tile = tile + (beside(parts),)
+    return beside(all_cols), beside(all_inside), tile
+
+
+@jit
 def long_sweep(
     SWEEP: tl.constexpr,
     bases,
@@ -89,27 +144,33 @@ def long_sweep(
     BLOCK: tl.constexpr,
     LANE: tl.constexpr,
 ):
-    """The state of the tiles ``first`` to ``stop`` - 1, without class ``y`` if it stands APART."""
-    place = lanes(BLOCK, LANE)
+    """The state of the tiles ``first`` to ``stop`` - 1, without class ``y`` if it stands APART.
+
+    A thread has HELD classes of a tile, in PARTS loads: merging their state with what it has kept
+    costs as much as several classes do."""
+    # A state of many numbers needs the registers, and a short row the threads.
+    HELD: tl.constexpr = 16 if BLOCK >= 2048 else 8
+    PARTS: tl.constexpr = HELD // LANE
     kept = picked(values, SWEEP[4])
-    state = identity(SWEEP[3], [BLOCK // LANE, 1], REAL)
+    state = identity(SWEEP[3], [BLOCK // HELD, 1], REAL)
     end = skip + n_classes
     y_tile = first - 1
     if APART:
         y_tile = (y + skip) // BLOCK
     low, high, passed = middle(y_tile, first, stop, skip, end, BLOCK)
-    all_of_it = tl.full([BLOCK // LANE, LANE], True, tl.int1)
+    all_of_it = tl.full([BLOCK // HELD, HELD], True, tl.int1)
     for i in range(low, high - passed):
-        at = (i + passed * (i >= y_tile).to(tl.int32)) * BLOCK + place
-        tile = load_tile(bases, vocab, at, at - skip, None, REAL)
-        state = SWEEP[1](*kept, *state, *SWEEP[0](at - skip, all_of_it, *tile, *values))
+        begin = (i + passed * (i >= y_tile).to(tl.int32)) * BLOCK
+        cols, _, tile = wide_tile(
+            bases, vocab, begin, skip, n_classes, False, REAL, BLOCK, LANE, PARTS
+        )
+        state = SWEEP[1](*kept, *state, *SWEEP[0](cols, all_of_it, *tile, *values))
     for k in range(0, 3):
         tile_at, there = masked_tile(k, y_tile, first, stop, skip, end, BLOCK)
         if there:
-            at = tile_at * BLOCK + place
-            cols = at - skip
-            inside = (cols >= 0) & (cols < n_classes)
-            tile = load_tile(bases, vocab, at, cols, inside, REAL)
+            cols, inside, tile = wide_tile(
+                bases, vocab, tile_at * BLOCK, skip, n_classes, True, REAL, BLOCK, LANE, PARTS
+            )
             counts = inside
             if APART:
                 counts = inside & (cols != y)
