@@ -24,6 +24,7 @@ from lossgen.runtime.linear_arguments import (
 )
 from lossgen.runtime.linear_call import LinearCall
 from lossgen.runtime.loss import RowLoss
+from lossgen.runtime.projected import flat
 from lossgen.runtime.tensors import admitted, check_tracing, transformed
 
 __all__ = ["Arguments", "Bound", "Source", "bound", "call_of", "checked"]
@@ -51,6 +52,7 @@ class Bound:
 
     lead: torch.Size  # of the results
     positions: Tensor | None  # rows of hidden that the results belong to; None: all
+    run: tuple[int, int]  # see ``LinearCall``
     index: int  # of the variant
     batch: Batch
     inputs: list[Tensor | None]  # of the rows that count
@@ -126,8 +128,9 @@ def bound(loss: RowLoss, sources: list[Source], given: Arguments, options: Linea
     logits, *others = (stand_in(source) for source in sources)
     dtype, device = wider(logits, others), logits.device
     shift, lead, classes = options.shift, logits.shape[:-1], logits.shape[-1]
-    positions = None
+    positions, run = None, (lead.numel(), lead.numel())
     if shift:
+        run = max(0, lead[-1] - shift), lead[-1]
         every = torch.arange(lead.numel(), device=device).reshape(lead)
         every = every[..., : max(0, lead[-1] - shift)]
         lead, positions = every.shape, every.reshape(-1)
@@ -140,7 +143,7 @@ def bound(loss: RowLoss, sources: list[Source], given: Arguments, options: Linea
     rows = torch.zeros((), dtype=dtype, device=device).expand(lead.numel(), classes)
     streams = (rows,) * (len(sources) - 1)
     index, batch = loss.bind(rows, target, streams, given.parameters, inputs, given.ignore_index)
-    return Bound(lead, positions, index, batch, inputs)
+    return Bound(lead, positions, run, index, batch, inputs)
 
 
 def call_of(
@@ -152,7 +155,8 @@ def call_of(
     tensors: list[Tensor | None] = []
     for source in sources:
         first, *rest = (source,) if isinstance(source, Tensor) else source
-        tensors += [first.reshape(-1, first.shape[-1]), *rest, *[None] * (2 - len(rest))]
+        rows = first.reshape(-1, first.shape[-1]) if transformed() else flat(first)
+        tensors += [rows, *rest, *[None] * (2 - len(rest))]
     tensors += [batch.target, *batch.inputs]
     wanted = given.backend
     if options.schedule == "tiled" and wanted == "auto":
@@ -167,6 +171,7 @@ def call_of(
         options=options,
         shape=found.lead,
         positions=found.positions,
+        run=_run(found, tensors[: 3 * len(sources)]),
         kept=_kept(batch, options),
         step=0,
         tiled=False,
@@ -177,6 +182,13 @@ def call_of(
         return replace(call, tiled=True), tensors, found
     step = chunk_rows(name, batch.logits, options.memory_budget, row)
     return replace(call, step=step), tensors, found
+
+
+def _run(found: Bound, factors: list[Tensor | None]) -> tuple[int, int]:
+    """Of the results: sequences, where the rows of a source are parts of longer ones."""
+    parts = any(t is not None and t.dim() == 3 for t in factors)
+    length = found.lead[-1] if found.lead else 1
+    return (length, length) if parts and found.positions is None else found.run
 
 
 def _kept(batch: Batch, options: LinearOptions) -> Tensor | None:

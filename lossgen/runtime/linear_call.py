@@ -31,6 +31,8 @@ class LinearCall:
     options: LinearOptions
     shape: torch.Size  # of the results
     positions: Tensor | None  # rows of hidden that the results belong to; None: all
+    run: tuple[int, int]  # results that are one after the other in the sources, and rows till the
+    # next ones
     kept: Tensor | None  # results that count; None: all, or not asked
     step: int  # rows per chunk
     tiled: bool  # the schedule: by the tile, or by the chunk
@@ -66,9 +68,18 @@ class LinearCall:
         return found
 
     def spans(self) -> list[tuple[Take, Take]]:
-        """Of each chunk: its results, and their rows of the sources."""
+        """Of each chunk: its results, and their rows of the sources. Chunks of long runs are
+        ranges, which are not copied."""
         count = self.batch.logits.shape[0] if self.kept is None else len(self.kept)
         found: list[tuple[Take, Take]] = []
+        run, apart = self.run
+        if self.kept is None and self.step <= run < count:
+            for first in range(0, count, run):
+                moved = first // run * apart - first
+                for start in range(first, first + run, self.step):
+                    stop = min(start + self.step, first + run)
+                    found.append((slice(start, stop), slice(start + moved, stop + moved)))
+            return found
         for start in range(0, count, self.step):
             part = slice(start, min(start + self.step, count))
             results = part if self.kept is None else self.kept[part]

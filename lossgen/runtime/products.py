@@ -10,6 +10,8 @@ with a float32 result, of a gradient that has been rounded once.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -31,6 +33,30 @@ def has_wide_product(factor: Tensor, dtype: torch.dtype) -> bool:
     if not factor.is_cuda or torch.version.hip is not None or _RELEASE < (2, 8):
         return False
     return dtype is torch.float32 and factor.dtype in (torch.bfloat16, torch.float16)
+
+
+def adds_in_place(factor: Tensor, dtype: torch.dtype) -> bool:
+    """Does ``addmm`` put a product of half-precision factors on top of a float32 sum? There it
+    reads and writes the sum once, in the product; first torch has only ``mm`` like that."""
+    return has_wide_product(factor, dtype) and _adds_in_place(factor.device, factor.dtype)
+
+
+@lru_cache
+def _adds_in_place(device: torch.device, dtype: torch.dtype) -> bool:
+    """By trying: which release takes a float32 sum is not the same for every build."""
+    one = torch.ones(16, 16, dtype=dtype, device=device)
+    try:
+        wide_addmm(torch.zeros(16, 16, device=device), one, one, 1.0, 1.0)
+    except (RuntimeError, AttributeError):
+        return False
+    return True
+
+
+def wide_addmm(total: Tensor, a: Tensor, b: Tensor, beta: float, alpha: float) -> None:
+    """total = beta · total + alpha · a · b, of half-precision factors and a float32 sum; with
+    beta = 0, whatever it held."""
+    add = torch.ops.aten.addmm.dtype_out
+    add(total, a, b, total.dtype, beta=beta, alpha=alpha, out=total)
 
 
 class Direct:
@@ -88,18 +114,26 @@ class Narrow(Direct):
     def logits(
         self, hidden: Tensor, weight: Tensor, bias: Tensor | None, scale: float, out: Tensor
     ) -> None:
-        if has_wide_product(weight, out.dtype):
+        if adds_in_place(weight, out.dtype):
+            wide_addmm(out, hidden, weight.t(), 0.0, scale)
+            scale_left = 1.0
+        elif has_wide_product(weight, out.dtype):
             torch.mm(hidden, weight.t(), out_dtype=out.dtype, out=out)
+            scale_left = scale
         else:  # rounded to the dtype of the factors, as torch's own linear layer does
             out.copy_(torch.mm(hidden, weight.t()))
-        if scale != 1.0:
-            out.mul_(scale)
+            scale_left = scale
+        if scale_left != 1.0:
+            out.mul_(scale_left)
         if bias is not None:
             out.add_(bias, alpha=scale)
 
     def to_weight(
         self, gradient: Tensor, hidden: Tensor, scale: float, total: Tensor, add: bool
     ) -> None:
+        if adds_in_place(hidden, total.dtype):
+            wide_addmm(total, gradient.t(), hidden, float(add), scale)
+            return
         if has_wide_product(hidden, total.dtype):
             part = torch.mm(gradient.t(), hidden, out_dtype=total.dtype)
             if add:

@@ -11,14 +11,32 @@ from torch import Tensor
 from lossgen.runtime.memory import empty_like
 from lossgen.runtime.products import Direct, product_of
 
-__all__ = ["Existing", "Gradients", "Projected", "Take", "pick"]
+__all__ = ["Existing", "Gradients", "Projected", "Take", "flat", "pick"]
 
 Take: TypeAlias = slice | Tensor  # rows of a chunk: a range, or indices
 
 
 def pick(rows: Tensor, take: Take) -> Tensor:
-    """A range is a view, indices make a copy."""
+    """Rows [R, *] of [N, *], or of sequences [B, S, *] that are numbered on. A range is a view, in
+    sequences where it does not leave one; indices make a copy."""
+    if rows.dim() == 3:
+        length = rows.shape[1]
+        if isinstance(take, slice):
+            k, first = divmod(take.start, length)
+            if take.stop <= (k + 1) * length:
+                return rows[k, first : first + take.stop - take.start]
+            take = torch.arange(take.start, take.stop, device=rows.device)
+        return rows[take // length, take % length]
     return rows[take] if isinstance(take, slice) else rows.index_select(0, take)
+
+
+def flat(rows: Tensor) -> Tensor:
+    """[N, *] of [*, *] without a copy; sequences that are parts of longer ones as they are."""
+    if rows.dim() == 3 and rows.numel() and rows.stride(-1) == 1:
+        longer = rows.stride(0) != rows.shape[1] * rows.stride(1)
+        if longer and rows.shape[0] > 1 and rows.shape[1] > 1:
+            return rows
+    return rows.reshape(-1, rows.shape[-1])
 
 
 @dataclass(frozen=True)
@@ -70,14 +88,14 @@ class Projected:
 
 class _RowGradients:
     def __init__(self, out: Tensor) -> None:
-        self.out = out
+        self.whole, self.out = out, out.view(-1, out.shape[-1])
 
     def add(self, take: Take, gradient: Tensor, hidden: Tensor | None = None) -> None:
         """``gradient`` [R, V] of the rows that were taken."""
         self.out[take] = gradient.to(self.out.dtype)
 
     def finish(self) -> tuple[Tensor]:
-        return (self.out,)
+        return (self.whole,)
 
 
 class _FactorGradients:
@@ -86,7 +104,8 @@ class _FactorGradients:
     def __init__(self, source: Projected, wanted: tuple[bool, ...], whole: bool) -> None:
         hidden, weight, bias = source.tensors
         self.source = source
-        self.hidden = _fresh(hidden, whole) if wanted[0] else None
+        self.whole = _fresh(hidden, whole) if wanted[0] else None
+        self.hidden = None if self.whole is None else self.whole.view(-1, weight.shape[1])
         self.weight = empty_like(weight, source.dtype) if wanted[1] else None
         self.bias = None
         if wanted[2] and bias is not None:
@@ -118,7 +137,7 @@ class _FactorGradients:
         hidden, weight, bias = self.source.tensors
         if self.weight is not None and not self.begun:
             self.weight.zero_()
-        totals = (self.hidden, self.weight, self.bias)
+        totals = (self.whole, self.weight, self.bias)
         return tuple(
             None if total is None or source is None else total.to(source.dtype)
             for total, source in zip(totals, (hidden, weight, bias), strict=True)
@@ -130,4 +149,8 @@ Gradients = _RowGradients | _FactorGradients
 
 def _fresh(rows: Tensor, whole: bool) -> Tensor:
     """For gradients of all rows, or of some: the others get 0."""
+    if rows.dim() == 3:  # parts of longer sequences
+        rows = rows.new_empty(()).expand(rows.shape)
+        make = torch.empty_like if whole else torch.zeros_like
+        return make(rows, memory_format=torch.contiguous_format)
     return empty_like(rows) if whole else torch.zeros_like(rows)

@@ -48,7 +48,8 @@ class Kernels:
     def __init__(self, call: LinearCall, tensors: Sequence[Any]) -> None:
         self.call, self.batch = call, call.opened(tensors)
         factors = tensors[: call.n_factors]
-        contiguous = [None if t is None else unit_stride(in_memory(t)) for t in factors]
+        whole = [t.flatten(0, 1) if t is not None and t.dim() == 3 else t for t in factors]
+        contiguous = [None if t is None else unit_stride(in_memory(t)) for t in whole]
         self.sources = call.sources(contiguous)
         assert call.variant.tiled is not None
         self.kernels: Tiled = call.variant.tiled
@@ -266,7 +267,9 @@ def gradients(
     logits = call.batch.logits
     with torch.no_grad(), running_on(logits), without_autocast(logits):
         kernels = Kernels(call, tensors)
-        return tiled_gradients.gradients(kernels, Statistics(*kept), grad_rows.float(), wanted)
+        found = tiled_gradients.gradients(kernels, Statistics(*kept), grad_rows.float(), wanted)
+    pairs = zip(found, tensors, strict=False)
+    return [None if g is None else g.view_as(t) for g, t in pairs]
 
 
 def _counted(call: LinearCall) -> int:

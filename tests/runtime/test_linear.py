@@ -26,7 +26,7 @@ from lossgen.losses import (
     token_stats,
     trades_loss,
 )
-from lossgen.runtime import arguments
+from lossgen.runtime import arguments, chunked, projected
 from lossgen.runtime.products import Direct
 from lossgen.runtime.projected import Projected
 
@@ -104,6 +104,37 @@ def test_shift_is_the_next_token(shift: int, reduction: str) -> None:
     theirs = grpo_loss(logits, labels[:, shift:], **cut, reduction=reduction)
     assert theirs.shape == ((3, 4 - shift) if reduction == "none" else ())
     same(ours, theirs, [hidden, weight, bias])
+
+
+@pytest.mark.parametrize("step", [2, 3, 200])
+@pytest.mark.parametrize("shift", [0, 1])
+def test_parts_of_longer_sequences(shift: int, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hidden states and rows of logits [:, :-1] are read where they are, by the chunk."""
+    _, weight, bias, target = draw()
+    g = torch.Generator().manual_seed(4)
+    longer = torch.randn(3, 6, V, generator=g, dtype=torch.float64).requires_grad_()
+    states = torch.randn(3, 6, D, generator=g, dtype=torch.float64).requires_grad_()
+    labels = target[:12].reshape(3, 4).clamp_min(0)
+    taken: list[Tensor] = []
+    real = projected.pick
+
+    def pick(rows: Tensor, take: Any) -> Tensor:
+        taken.append(real(rows, take))
+        return taken[-1]
+
+    monkeypatch.setattr(projected, "pick", pick)
+    monkeypatch.setattr(chunked, "pick", pick)
+    given = {"shift": shift, "memory_budget": step * 2 * V * 8}
+    ours = linear_trades_loss(
+        states[:, :4], weight, labels, longer[:, 1:5], linear_bias=bias, reduction="none", **given
+    )
+    rows = slice(0, 4 - shift)
+    logits, others = F.linear(states, weight, bias)[:, rows], longer[:, 1:5][:, rows]
+    theirs = trades_loss(logits, labels[:, shift:], others, reduction="none")
+    same(ours, theirs, [states, weight, bias, longer])
+    if step <= 4 - shift:  # a chunk does not leave a sequence
+        places = {t.untyped_storage().data_ptr() for t in taken}
+        assert places >= {t.untyped_storage().data_ptr() for t in (longer, states)}
 
 
 def test_options_of_cross_entropy_are_its_own() -> None:

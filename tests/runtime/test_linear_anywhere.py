@@ -21,7 +21,7 @@ from lossgen.losses.gce import LOSS
 from lossgen.runtime import chunked, products, tiled
 from lossgen.runtime.linear_bind import call_of
 from lossgen.verify import interpreter
-from tests.runtime.tiled_calls import TILED
+from tests.runtime.tiled_calls import TILED, launched
 
 N, D, V = 7, 5, 9
 
@@ -253,10 +253,15 @@ def test_logits_of_half_precision_factors_are_not_rounded() -> None:
         assert float((found.double() - wanted.double()).norm() / wanted.double().norm()) < 3e-3
 
 
-@pytest.mark.parametrize("wide", [True, False])
-def test_products_with_a_wide_result(wide: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("wide", "in_place"), [(True, True), (True, False), (False, False)])
+def test_products_with_a_wide_result(
+    wide: bool, in_place: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As a GPU multiplies, with and without ``mm(out_dtype=)``; on ROCm torch raises at it."""
     real = torch.mm
+
+    def addmm(total: Tensor, a: Tensor, b: Tensor, beta: float, alpha: float) -> None:
+        total.addmm_(a.float(), b.float(), beta=beta, alpha=alpha)
 
     def mm(a: Tensor, b: Tensor, **options: Any) -> Tensor:
         if "out_dtype" not in options:
@@ -267,6 +272,8 @@ def test_products_with_a_wide_result(wide: bool, monkeypatch: pytest.MonkeyPatch
     narrow = lambda weight, dtype: products.Narrow(dtype, weight.dtype)  # noqa: E731
     monkeypatch.setattr("lossgen.runtime.projected.product_of", narrow)
     monkeypatch.setattr(products, "has_wide_product", lambda *_: wide)
+    monkeypatch.setattr(products, "adds_in_place", lambda *_: in_place)
+    monkeypatch.setattr(products, "wide_addmm", addmm)
     monkeypatch.setattr(torch, "mm", mm)
     hidden, weight, bias, target = draw(torch.bfloat16)
     leaves = [t.requires_grad_() for t in (hidden, weight, bias)]
@@ -280,6 +287,64 @@ def test_products_with_a_wide_result(wide: bool, monkeypatch: pytest.MonkeyPatch
         torch.testing.assert_close(ours.double(), exact, rtol=1e-6 if wide else 1e-2, atol=0.0)
         wanted = torch.autograd.grad(exact, leaves)
         torch.testing.assert_close(torch.autograd.grad(ours, leaves), wanted, rtol=0.03, atol=2e-3)
+
+
+class _Asks(TorchDispatchMode):
+    """What would wait for a GPU: a number, or a size that depends on values."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        asks = ("_local_scalar_dense", "nonzero", "masked_select", "unique")
+        assert not any(name in str(func) for name in asks), func
+        return func(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("schedule", ["chunked", "tiled"])
+def test_no_schedule_waits_for_the_device(schedule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call can be captured in a CUDA graph: of the kernels, in the interpreter."""
+    interpreter.install()
+    module = {"chunked": chunked, "tiled": tiled}[schedule]
+    for name in ("statistics", "gradients"):
+        real = getattr(module, name)
+
+        def watched(*args: Any, _real: Any = real) -> Any:
+            with _Asks():
+                return _real(*args)
+
+        monkeypatch.setattr(module, name, watched)
+    hidden, weight, bias, target = draw(torch.float32)
+    leaves = [t.requires_grad_() for t in (hidden, weight, bias)]
+    with launched():
+        loss = linear_gce_loss(
+            *leaves[:2],
+            target,
+            linear_bias=bias,
+            reduction="none",
+            skip_ignored=False,
+            backend="triton",
+            schedule=schedule,
+        )
+        found = torch.autograd.grad(loss.sum(), leaves)
+    exact = gce_loss(F.linear(*leaves), target, reduction="none")
+    wanted = torch.autograd.grad(exact.sum(), leaves)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_a_sum_that_torch_does_not_take_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some releases want the sum in the dtype of the factors; nothing is asked twice."""
+    asked: list[Tensor] = []
+
+    def refuses(total: Tensor, *_: Any) -> None:
+        asked.append(total)
+        raise RuntimeError("self and mat2 must have the same dtype")
+
+    monkeypatch.setattr(products, "has_wide_product", lambda *_: True)
+    for addmm, found in ((refuses, False), (lambda *_: None, True)):
+        products._adds_in_place.cache_clear()
+        monkeypatch.setattr(products, "wide_addmm", addmm)
+        for _ in range(2):
+            assert products.adds_in_place(torch.ones(1, 1).bfloat16(), torch.float32) is found
+    assert len(asked) == 1
+    products._adds_in_place.cache_clear()
 
 
 def test_wide_products_are_not_asked_of_rocm(monkeypatch: pytest.MonkeyPatch) -> None:
