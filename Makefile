@@ -12,7 +12,7 @@ TILED := gce cross_entropy nfl trades jsd_beta token_stats
 # Losses whose counted instructions are recorded, likewise.
 COUNTED := gce focal cross_entropy kd_forward_kl trades jsd_beta token_stats
 
-.PHONY: demo test peers sanitize emulate campaign ordinary bench counts build check lint format types layers aot wheel ci clean help
+.PHONY: demo test peers integrations sanitize emulate campaign ordinary bench counts build check lint format types layers aot wheel ci clean help
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -36,6 +36,11 @@ peers: $(READY)  ## compare with what others publish (downloads five packages)
 	$(BIN)/python -m pip install --quiet --no-deps liger-kernel==0.8.5 torchmetrics==1.9.0 \
 		lightning-utilities==0.15.3 timm==1.0.31 EMOLoss==0.0.3
 	$(BIN)/python -m pytest tests/runtime/test_against_others.py
+
+integrations: $(READY)  ## lossgen in transformers, TRL, PEFT, Lightning, timm (downloads them)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group integrations --editable ".[all,integrations]"
+	$(BIN)/python -m pip install --quiet --no-deps timm==1.0.31
+	$(BIN)/python -m pytest tests/integrations $(PYTEST_ARGS)
 
 sanitize: $(READY)  ## every C program under the address, undefined-behaviour and thread sanitizers
 	$(BIN)/python -m tests.runtime.sanitize

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from lossgen.draw import plot
     from lossgen.errors import LossgenError
     from lossgen.inline import loss
+    from lossgen.integrations import hf, timm, trl
+    from lossgen.integrations.causal_lm import patch, unpatch
     from lossgen.runtime.memory import empty_cache, set_cache_limit
     from lossgen.spec.model import LossSpec
     from lossgen.verify import verify
@@ -38,16 +40,22 @@ __all__ = [
     "compile_loss",
     "empty_cache",
     "explain",
+    "hf",
     "load",
     "loss",
+    "patch",
     "plot",
     "set_cache_limit",
+    "timm",
+    "trl",
+    "unpatch",
     "verify",
 ]
 
 __version__ = "0.1.0"
 
-# `build` and `verify` are also modules of those names, which are callable.
+# `build` and `verify` are also modules of those names, which are callable; `hf`, `timm` and
+# `trl` are modules.
 _HOMES = {
     "LossSpec": "lossgen.spec.model",
     "LossgenError": "lossgen.errors",
@@ -56,10 +64,15 @@ _HOMES = {
     "compile_loss": "lossgen.compiler",
     "empty_cache": "lossgen.runtime.memory",
     "explain": "lossgen.derivation",
+    "hf": "lossgen.integrations.hf",
     "load": "lossgen.cache",
     "loss": "lossgen.inline",
+    "patch": "lossgen.integrations.causal_lm",
     "plot": "lossgen.draw",
     "set_cache_limit": "lossgen.runtime.memory",
+    "timm": "lossgen.integrations.timm",
+    "trl": "lossgen.integrations.trl",
+    "unpatch": "lossgen.integrations.causal_lm",
     "verify": "lossgen.verify",
 }
 
@@ -69,7 +82,7 @@ def __getattr__(name: str) -> object:
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module = import_module(home)
-    if home == f"{__name__}.{name}":
+    if home in (f"{__name__}.{name}", f"{__name__}.integrations.{name}"):
         return module
     value = getattr(module, name)
     globals()[name] = value

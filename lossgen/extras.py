@@ -29,11 +29,13 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     ),
     "verify": ("hypothesis",),
     "plot": ("matplotlib",),
+    "integrations": ("transformers", "trl"),
 }
 _PURPOSE = {
     "compiler": "compiling a spec and the command line need",
     "verify": "verifying a loss needs",
     "plot": "drawing needs",
+    "integrations": "TRL's trainers need",
 }
 
 

