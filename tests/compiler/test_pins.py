@@ -59,6 +59,7 @@ PINS = {
     "hard_bootstrap": (3, 5),
     "sar": (2, 4),
     "token_stats": (3, 4),
+    "token_head": (5, 4),
     "adaptive_smoothing": (2, 4),
     "adv_comp_sum": (3, 4),
     "alpha_divergence": (3, 7),
