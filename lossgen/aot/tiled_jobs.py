@@ -11,7 +11,7 @@ from typing import Any
 
 from lossgen.runtime import tiles
 from lossgen.runtime.arguments import Variant
-from lossgen.runtime.tile_shapes import GROUP, Launch, launch_of, nvidia_family
+from lossgen.runtime.tile_shapes import GROUP, Launch, launch_of
 
 __all__ = ["kernel_of", "needs_tensor_cores", "product_jobs", "signature_of", "tiled_jobs"]
 
@@ -46,7 +46,7 @@ def tiled_jobs(variant: Variant, vocab: int, target: str, full: bool) -> list[di
             for role in roles:
                 kind = "gradient" if role.startswith("gradient") else "sweep"
                 work = n + vocab, made, tiled.work
-                launch = launch_of(kind, _SIZES[dtype], *work, _family(target))
+                launch = launch_of(kind, _SIZES[dtype], *work, target)
                 plain = role[:-1] == "merge" or role == "coefficients"
                 for even in (True,) if plain or not full else (True, False):
                     constants = _constants(variant, role, launch, made, even)
@@ -59,7 +59,7 @@ def product_jobs(target: str, full: bool) -> list[dict[str, Any]]:
     """The products of gradients with weight and hidden, which are those of every loss."""
     found = []
     for dtype in ("bf16", "fp32") if full else ("bf16",):
-        launch = launch_of("product", _SIZES[dtype], 1, 1, 0, _family(target))
+        launch = launch_of("product", _SIZES[dtype], 1, 1, 0, target)
         for role, (unit, gathered) in _PRODUCTS.items():
             for even in (True, False) if full else (True,):
                 for listed in (False, True):
@@ -92,12 +92,6 @@ def _job(
         "warps": warps,
         "stages": launch.stages,
     }
-
-
-def _family(target: str) -> str:
-    return (
-        "hip" if target.startswith("gfx") else nvidia_family(int(target.removeprefix("sm_")) // 10)
-    )
 
 
 def _constants(

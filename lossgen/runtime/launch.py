@@ -11,16 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
+from lossgen.runtime.architectures import architecture_of
 from lossgen.runtime.arguments import Variant
 from lossgen.runtime.batch import Batch, arithmetic
 from lossgen.runtime.memory import empty_like
 from lossgen.runtime.tensors import in_memory
+from lossgen.runtime.tuned import ROWS
 
 __all__ = [
     "Config",
@@ -65,18 +67,30 @@ def config(
     streams: int = 0,
     heavy: bool = False,
     state: int = 0,
+    architecture: str = "",
 ) -> Config:
     """The launch of kernel ``role`` for rows of ``n_classes``; ``streams``: class inputs beside
-    the logits, which share the registers; ``heavy``: see ``is_heavy``; ``state``: its numbers."""
+    the logits, which share the registers; ``heavy``: see ``is_heavy``; ``state``: its numbers.
+    What was measured on an ``architecture`` goes before what is counted."""
     many = heavy and state > _MANY and role != "backward"
-    return _configured(role, n_classes, hip, heavy or streams > 0, heavy, many)
+    chosen = _configured(role, n_classes, hip, heavy or streams > 0, heavy, many)
+    if architecture not in ROWS or chosen.rows > 1 or many:
+        return chosen
+    key = role, _width(n_classes), heavy or streams > 0, heavy
+    block, warps = ROWS[architecture].get(key, (chosen.block, chosen.warps))
+    return replace(chosen, block=chosen.block if chosen.one_tile else block, warps=warps)
+
+
+def _width(n_classes: int) -> int:
+    """Of a tile that holds a row."""
+    return max(16, 1 << max(0, n_classes - 1).bit_length())
 
 
 @lru_cache
 def _configured(
     role: str, n_classes: int, hip: bool, crowded: bool, heavy: bool, many: bool
 ) -> Config:
-    width = max(16, 1 << max(0, n_classes - 1).bit_length())
+    width = _width(n_classes)
     if n_classes <= _SHORT:
         return Config(width, 2 if hip else 4, rows=_SHORT_ROWS)
     one_tile = role == "fused" and width <= _ONE_TILE >> 2 * crowded
@@ -90,10 +104,12 @@ def _configured(
     return Config(block, max(1, warps // 2) if hip else warps, one_tile=one_tile)
 
 
-def config_of(role: str, variant: Variant, n_classes: int, hip: bool) -> Config:
+def config_of(
+    role: str, variant: Variant, n_classes: int, hip: bool, architecture: str = ""
+) -> Config:
     """The launch of a variant's kernel ``role``."""
     heavy, streams = is_heavy(variant), len(variant.streams)
-    return config(role, n_classes, hip, streams, heavy, variant.n_state)
+    return config(role, n_classes, hip, streams, heavy, variant.n_state, architecture)
 
 
 def is_heavy(variant: Variant) -> bool:
@@ -114,7 +130,8 @@ def shape(chosen: Config, strides: Sequence[int], n_classes: int, itemsize: int)
 
 
 def _config(role: str, variant: Variant, batch: Batch) -> Config:
-    return config_of(role, variant, batch.logits.shape[1], torch.version.hip is not None)
+    classes, hip = batch.logits.shape[1], torch.version.hip is not None
+    return config_of(role, variant, classes, hip, architecture_of(batch.logits.device))
 
 
 def _shape(chosen: Config, batch: Batch, outs: Sequence[Tensor] = ()) -> dict[str, int]:

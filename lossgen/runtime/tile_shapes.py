@@ -1,13 +1,13 @@
-"""How the tiled kernels are launched, in one table."""
+"""How the tiled kernels are launched, in one table; what was measured (``tuned``) goes before."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import torch
-from torch import Tensor
+from lossgen.runtime.architectures import family_of
+from lossgen.runtime.tuned import TILES
 
-__all__ = ["GROUP", "Launch", "family_of", "launch_of", "nvidia_family"]
+__all__ = ["GROUP", "Launch", "launch_of"]
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,6 @@ _INSTEAD: dict[tuple[str, str, str], dict[str, int]] = {
     },
     ("blackwell", "sweep", "pair"): {"classes": 128, "part": 16},
 }
-#: By the major number of the compute capability; consumer Blackwell (12) has Ampere's products.
-_FAMILIES = {9: "hopper", 10: "blackwell"}
 #: Operations on a tile: losses with fewer work on all of a tile in registers.
 _LITTLE = 12
 #: Tiles of rows that go through the classes together, so that what they read is in cache.
@@ -59,30 +57,22 @@ GROUP = 16
 
 
 def launch_of(
-    role: str, itemsize: int, vectors: int, products: int, work: int, family: str
+    role: str, itemsize: int, vectors: int, products: int, work: int, architecture: str
 ) -> Launch:
     """For factors of ``itemsize`` bytes, and a loss that takes ``vectors`` tiles, of which
     ``products`` are made, and does ``work`` operations on them; role "sweep", "gradient" or
-    "product"; family as of ``family_of``."""
+    "product"; architecture as of ``architecture_of``."""
     kind = "light" if role == "product" else _kind(vectors, products, work)
+    measured = TILES.get(architecture, {}).get((role, itemsize, kind))
+    if measured is not None:
+        return Launch(*measured)
     launch = _LAUNCHES[role, itemsize, kind]
-    return replace(launch, **_INSTEAD.get((family, role, kind), {})) if itemsize == 2 else launch
+    if itemsize != 2:
+        return launch
+    return replace(launch, **_INSTEAD.get((family_of(architecture), role, kind), {}))
 
 
 def _kind(vectors: int, products: int, work: int) -> str:
     if products > 1:
         return "pair"
     return "light" if vectors == 1 and work <= _LITTLE else "heavy"
-
-
-def family_of(tensor: Tensor) -> str:
-    """Of GPUs, by the device of ``tensor``."""
-    if torch.version.hip is not None:
-        return "hip"
-    major = torch.cuda.get_device_capability(tensor.device)[0] if tensor.is_cuda else 9
-    return nvidia_family(major)
-
-
-def nvidia_family(major: int) -> str:
-    """Of NVIDIA's GPUs, by the major number of their compute capability."""
-    return _FAMILIES.get(major, "ampere")

@@ -17,13 +17,14 @@ import torch
 from torch import Tensor
 
 from lossgen.runtime import tiled_gradients, tiles
+from lossgen.runtime.architectures import architecture_of
 from lossgen.runtime.arguments import Tiled
 from lossgen.runtime.batch import unit_stride
 from lossgen.runtime.launch import processors, running_on
 from lossgen.runtime.linear_call import LinearCall, without_autocast
 from lossgen.runtime.projected import Existing, Projected
 from lossgen.runtime.tensors import in_memory
-from lossgen.runtime.tile_shapes import GROUP, Launch, family_of, launch_of
+from lossgen.runtime.tile_shapes import GROUP, Launch, launch_of
 from lossgen.runtime.tiled_gradients import Statistics
 from lossgen.runtime.waves import n_splits
 
@@ -59,7 +60,7 @@ class Kernels:
         itemsize = max(source.tensors[0].element_size() for source in self.sources)
         work = sum(call.projected), self.kernels.work
         launches = [
-            launch_of(role, itemsize, vectors, *work, family_of(first))
+            launch_of(role, itemsize, vectors, *work, architecture_of(first.device))
             for role in ("sweep", "gradient", "product")
         ]
         self.sweep, self.gradient, self.product = launches

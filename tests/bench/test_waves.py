@@ -24,7 +24,7 @@ KINDS = {"light": (1, 1, 7), "heavy": (1, 1, 40), "pair": (2, 2, 40)}
 
 def work_of(kind: str, rows: int, features: int, classes: int) -> Work:
     gradient, product = (
-        launch_of(role, 2, *KINDS[kind], "hopper") for role in ("gradient", "product")
+        launch_of(role, 2, *KINDS[kind], "sm_90") for role in ("gradient", "product")
     )
     return Work(rows, classes, features, 2, gradient, product, products=KINDS[kind][1])
 
@@ -35,7 +35,7 @@ def work_of(kind: str, rows: int, features: int, classes: int) -> Work:
 def test_a_sweep_keeps_the_processors_busy(
     kind: str, features: int, classes: int, rows: int
 ) -> None:
-    launch = launch_of("sweep", 2, *KINDS[kind], "hopper")
+    launch = launch_of("sweep", 2, *KINDS[kind], "sm_90")
     assert sweep_share(rows, classes, launch, PROCESSORS) >= 0.93
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 
 from lossgen.losses import gce_loss
-from lossgen.runtime import launch
+from lossgen.runtime import launch, tuned
+from lossgen.runtime.architectures import architecture_of, family_of
+from lossgen.runtime.tile_shapes import Launch, launch_of
 
 
 def test_the_configuration_of_each_kernel_is_computed_once(monkeypatch) -> None:
@@ -41,3 +43,27 @@ def test_a_thread_has_sixteen_classes_of_a_tile_that_is_reduced() -> None:
     assert [launch.config("forward", n).block for n in sizes] == [1024, 1024, 2048, 2048]
     many = launch.config("forward", 128_256, streams=1, heavy=True, state=12)
     assert many.block == 8 * 32 * many.warps == 1024
+
+
+def test_what_was_measured_goes_before_what_is_counted(monkeypatch):
+    """On its architecture alone; a row that is one tile keeps its tile."""
+    rows = {("forward", 131072, False, False): (8192, 16), ("fused", 8192, False, False): (64, 4)}
+    monkeypatch.setitem(tuned.ROWS, "sm_90", rows)
+    monkeypatch.setitem(tuned.TILES, "sm_90", {("sweep", 2, "light"): (128, 128, 32, 4, 2, 0)})
+    stock = launch.config("forward", 128_256)
+    assert launch.config("forward", 128_256, architecture="sm_80") == stock
+    chosen = launch.config("forward", 128_256, architecture="sm_90")
+    assert (chosen.block, chosen.warps) == (8192, 16)
+    assert launch.config("backward", 128_256, architecture="sm_90").block != 8192
+    one_tile = launch.config("fused", 8000, architecture="sm_90")
+    assert (one_tile.block, one_tile.warps) == (8192, 4)
+    assert launch_of("sweep", 2, 1, 1, 7, "sm_90") == Launch(128, 128, 32, 4, 2)
+    assert launch_of("sweep", 2, 2, 2, 7, "sm_90").part == 32
+    assert launch_of("sweep", 2, 1, 1, 7, "sm_80").classes == 128
+
+
+def test_architectures_belong_to_families():
+    names = ("sm_80", "sm_89", "sm_90", "sm_100", "sm_103", "sm_120", "gfx942", "")
+    families = ("ampere", "ampere", "hopper", "blackwell", "blackwell", "ampere", "hip", "hopper")
+    assert tuple(family_of(name) for name in names) == families
+    assert architecture_of(torch.device("cpu")) == ""
