@@ -307,7 +307,7 @@ def _tiled_gradient_kernel(
 
 
 def _torch_rows(x, y, u_robust_x, u_alpha, g=None):
-    """Results [rows, outputs] of a chunk of rows with what is saved [n_saved, rows], or with g * gradients."""
+    """Results [rows, outputs] of a chunk, and what is saved [n_saved, rows] or g * gradients."""
     x_y = x.gather(1, y)
     u_robust_x_y = u_robust_x.gather(1, y)
     l0 = x.scatter_(1, y, float("-inf"))
@@ -354,7 +354,7 @@ def _torch_rows(x, y, u_robust_x, u_alpha, g=None):
 
 
 def _torch_backward(x, y, u_robust_x, u_alpha, saved, g):
-    """g * gradients [rows, V] of a chunk of rows, from what was saved."""
+    """g * gradients [rows, V] of a chunk, from what was saved."""
     m0, la0, m1, la1 = saved.unsqueeze(2)
     x_y = x.gather(1, y)
     u_robust_x_y = u_robust_x.gather(1, y)
@@ -412,14 +412,12 @@ ROW_LOOPS
             const int valid = cols != y;
             const real l0 = (valid ? x : -INFINITY);
             const real t0 = l0 - R(same0);
-            const real kept1 = f_exp_below(t0);
-            const real e0 = kept1;
+            const real e0 = f_exp_below(t0);
             const real l1 = (valid ? u_robust_x : -INFINITY);
             const real t1 = l1 - R(same1);
-            const real kept0 = f_exp_below(t1);
-            const real e1 = kept0;
-            if (fused) kept0_ptr[cols] = kept0;
-            if (fused) kept1_ptr[cols] = kept1;)
+            const real e1 = f_exp_below(t1);
+            if (fused) kept0_ptr[cols] = e1;
+            if (fused) kept1_ptr[cols] = e0;)
         m0 = (m0 == -INFINITY ? 0.0 : m0);
         m1 = (m1 == -INFINITY ? 0.0 : m1);
     }
@@ -474,13 +472,10 @@ ROW_GRADIENTS_END
 LOSS = rt.RowLoss(
     name="adaptive_smoothing", key="adaptive_smoothing_ee74c985",
     parameters=(
-        rt.Parameter(
-            "alpha", default=0.5, lo=0.01, hi=0.99, lo_open=False, hi_open=False, off=None,
-            integer=False,
-        ),
+        rt.Parameter("alpha", default=0.5, lo=0.01, hi=0.99, lo_open=False, hi_open=False),
     ),
-    inputs=(rt.Input("robust_x", kind="class", differentiable=True),),
-    has_target=True, min_classes=1, normalizer=None,
+    inputs=(rt.Input("robust_x", kind="class", differentiable=True),), has_target=True,
+    min_classes=1, normalizer=None,
     variants=(
         rt.Variant(
             uses=frozenset([]), parameters=("alpha",), inputs=(), streams=("robust_x",), n_saved=4,
@@ -534,10 +529,8 @@ def linear_adaptive_smoothing_loss(
 ) -> Tensor:
     """As :func:`adaptive_smoothing_loss`, of a linear layer without its logits."""
     return rt.linear_loss(
-        LOSS,
-        rt.Factors(hidden, linear_weight, linear_bias),
-        rt.Arguments(target, (robust_x,), (alpha,), (), ignore_index, backend),
-        reduction,
+        LOSS, rt.Factors(hidden, linear_weight, linear_bias),
+        rt.Arguments(target, (robust_x,), (alpha,), (), ignore_index, backend), reduction,
         rt.LinearOptions(
             softcap=softcap, temperature=temperature, shift=shift, memory_budget=memory_budget,
             schedule=schedule, filter=filter, skip_ignored=skip_ignored,

@@ -332,7 +332,7 @@ def _tiled_gradient_kernel(
 
 
 def _torch_rows(x, y, u_adversarial_x, u_tau, u_rho, u_nu, g=None):
-    """Results [rows, outputs] of a chunk of rows with what is saved [n_saved, rows], or with g * gradients."""
+    """Results [rows, outputs] of a chunk, and what is saved [n_saved, rows] or g * gradients."""
     x_y = x.gather(1, y)
     u_adversarial_x_y = u_adversarial_x.gather(1, y)
     u_adversarial_x_y = u_adversarial_x_y.clamp_min(-10000.0)
@@ -396,7 +396,7 @@ def _torch_rows(x, y, u_adversarial_x, u_tau, u_rho, u_nu, g=None):
 
 
 def _torch_backward(x, y, u_adversarial_x, u_tau, u_rho, u_nu, saved, g):
-    """g * gradients [rows, V] of a chunk of rows, from what was saved."""
+    """g * gradients [rows, V] of a chunk, from what was saved."""
     m0, la0, T0, T1 = saved.unsqueeze(2)
     x_y = x.gather(1, y)
     u_adversarial_x_y = u_adversarial_x.gather(1, y)
@@ -478,9 +478,8 @@ ROW_LOOPS
             const int valid = cols != y;
             const real l0 = (valid ? x : -INFINITY);
             const real t0 = R(same0) * (l0 - R(same1));
-            const real kept0 = f_exp_below(t0);
-            const real e0 = kept0;
-            if (fused) kept0_ptr[cols] = kept0;)
+            const real e0 = f_exp_below(t0);
+            if (fused) kept0_ptr[cols] = e0;)
         m0 = (m0 == -INFINITY ? 0.0 : m0);
     }
 ROW_LOOPS_END
@@ -543,21 +542,12 @@ ROW_GRADIENTS_END
 LOSS = rt.RowLoss(
     name="adv_comp_sum", key="adv_comp_sum_d33e4041",
     parameters=(
-        rt.Parameter(
-            "tau", default=1.5, lo=0.0, hi=4.0, lo_open=False, hi_open=False, off=None,
-            integer=False,
-        ),
-        rt.Parameter(
-            "rho", default=1.0, lo=0.1, hi=10.0, lo_open=False, hi_open=False, off=None,
-            integer=False,
-        ),
-        rt.Parameter(
-            "nu", default=1.0, lo=0.0, hi=float("inf"), lo_open=False, hi_open=True, off=None,
-            integer=False,
-        ),
+        rt.Parameter("tau", default=1.5, lo=0.0, hi=4.0, lo_open=False, hi_open=False),
+        rt.Parameter("rho", default=1.0, lo=0.1, hi=10.0, lo_open=False, hi_open=False),
+        rt.Parameter("nu", default=1.0, lo=0.0, lo_open=False),
     ),
-    inputs=(rt.Input("adversarial_x", kind="class", differentiable=True),),
-    has_target=True, min_classes=1, normalizer=None,
+    inputs=(rt.Input("adversarial_x", kind="class", differentiable=True),), has_target=True,
+    min_classes=1, normalizer=None,
     variants=(
         rt.Variant(
             uses=frozenset([]), parameters=("tau", "rho", "nu"), inputs=(),
@@ -617,8 +607,7 @@ def linear_adv_comp_sum_loss(
 ) -> Tensor:
     """As :func:`adv_comp_sum_loss`, of a linear layer without its logits."""
     return rt.linear_loss(
-        LOSS,
-        rt.Factors(hidden, linear_weight, linear_bias),
+        LOSS, rt.Factors(hidden, linear_weight, linear_bias),
         rt.Arguments(target, (adversarial_x,), (tau, rho, nu), (), ignore_index, backend),
         reduction,
         rt.LinearOptions(

@@ -275,7 +275,7 @@ def _tiled_gradient_kernel(
 
 
 def _torch_rows(x, y, u_alpha, u_beta, u_A, g=None):
-    """Results [rows, outputs] of a chunk of rows with what is saved [n_saved, rows], or with g * gradients."""
+    """Results [rows, outputs] of a chunk, and what is saved [n_saved, rows] or g * gradients."""
     V = float(x.shape[1])
     x_y = x.gather(1, y)
     l0 = x.scatter_(1, y, float("-inf"))
@@ -320,7 +320,7 @@ def _torch_rows(x, y, u_alpha, u_beta, u_A, g=None):
 
 
 def _torch_backward(x, y, u_alpha, u_beta, u_A, saved, g):
-    """g * gradients [rows, V] of a chunk of rows, from what was saved."""
+    """g * gradients [rows, V] of a chunk, from what was saved."""
     V = float(x.shape[1])
     m0, la0, T0 = saved.unsqueeze(2)
     x_y = x.gather(1, y)
@@ -374,9 +374,8 @@ ROW_LOOPS
             const int valid = cols != y;
             const real l0 = (valid ? x : -INFINITY);
             const real t0 = l0 - R(same0);
-            const real kept0 = f_exp_below(t0);
-            const real e0 = kept0;
-            if (fused) kept0_ptr[cols] = kept0;
+            const real e0 = f_exp_below(t0);
+            if (fused) kept0_ptr[cols] = e0;
             const real b1_j = (valid ? t0 : R(0.0));)
         m0 = (m0 == -INFINITY ? 0.0 : m0);
     }
@@ -428,18 +427,9 @@ ROW_GRADIENTS_END
 LOSS = rt.RowLoss(
     name="apl_nce_rce", key="apl_nce_rce_6828cbaf",
     parameters=(
-        rt.Parameter(
-            "alpha", default=1.0, lo=0.0, hi=float("inf"), lo_open=False, hi_open=True, off=None,
-            integer=False,
-        ),
-        rt.Parameter(
-            "beta", default=1.0, lo=0.0, hi=float("inf"), lo_open=False, hi_open=True, off=None,
-            integer=False,
-        ),
-        rt.Parameter(
-            "A", default=-4.0, lo=float("-inf"), hi=0.0, lo_open=True, hi_open=True, off=None,
-            integer=False,
-        ),
+        rt.Parameter("alpha", default=1.0, lo=0.0, lo_open=False),
+        rt.Parameter("beta", default=1.0, lo=0.0, lo_open=False),
+        rt.Parameter("A", default=-4.0, hi=0.0),
     ),
     inputs=(), has_target=True, min_classes=2, normalizer=None,
     variants=(
@@ -495,10 +485,8 @@ def linear_apl_nce_rce_loss(
 ) -> Tensor:
     """As :func:`apl_nce_rce_loss`, of a linear layer without its logits."""
     return rt.linear_loss(
-        LOSS,
-        rt.Factors(hidden, linear_weight, linear_bias),
-        rt.Arguments(target, (), (alpha, beta, A), (), ignore_index, backend),
-        reduction,
+        LOSS, rt.Factors(hidden, linear_weight, linear_bias),
+        rt.Arguments(target, (), (alpha, beta, A), (), ignore_index, backend), reduction,
         rt.LinearOptions(
             softcap=softcap, temperature=temperature, shift=shift, memory_budget=memory_budget,
             schedule=schedule, filter=filter, skip_ignored=skip_ignored,

@@ -307,7 +307,7 @@ def _tiled_gradient_kernel(
 
 
 def _torch_rows(x, y, u_gamma_pos, u_gamma_neg, u_smoothing, g=None):
-    """Results [rows, outputs] of a chunk of rows with what is saved [n_saved, rows], or with g * gradients."""
+    """Results [rows, outputs] of a chunk, and what is saved [n_saved, rows] or g * gradients."""
     V = float(x.shape[1])
     x_y = x.gather(1, y)
     l0 = x.scatter_(1, y, float("-inf"))
@@ -358,7 +358,7 @@ def _torch_rows(x, y, u_gamma_pos, u_gamma_neg, u_smoothing, g=None):
 
 
 def _torch_backward(x, y, u_gamma_pos, u_gamma_neg, u_smoothing, saved, g):
-    """g * gradients [rows, V] of a chunk of rows, from what was saved."""
+    """g * gradients [rows, V] of a chunk, from what was saved."""
     V = float(x.shape[1])
     m0, la0, T0, T1 = saved.unsqueeze(2)
     x_y = x.gather(1, y)
@@ -411,10 +411,9 @@ ROW_LOOPS
             const int valid = cols != y;
             const real l0 = (valid ? x : -INFINITY);
             const real t0 = l0 - R(same0);
-            const real kept0 = f_exp_below(t0);
-            const real e0 = kept0;
+            const real e0 = f_exp_below(t0);
             const real u0 = f_maximum(t0, -R(1e+18));
-            if (fused) kept0_ptr[cols] = kept0;
+            if (fused) kept0_ptr[cols] = e0;
             const real b0_j = f_exp(R(u_gamma_neg) * u0);
             const real b1_j = f_exp(R(u_gamma_neg) * u0) * u0;)
         m0 = (m0 == -INFINITY ? 0.0 : m0);
@@ -470,18 +469,9 @@ ROW_GRADIENTS_END
 LOSS = rt.RowLoss(
     name="asl_single_label", key="asl_single_label_9bd0a2ad",
     parameters=(
-        rt.Parameter(
-            "gamma_pos", default=0.0, lo=0.0, hi=8.0, lo_open=False, hi_open=False, off=None,
-            integer=False,
-        ),
-        rt.Parameter(
-            "gamma_neg", default=4.0, lo=1.0, hi=8.0, lo_open=False, hi_open=False, off=None,
-            integer=False,
-        ),
-        rt.Parameter(
-            "smoothing", default=0.1, lo=0.0, hi=1.0, lo_open=False, hi_open=False, off=None,
-            integer=False,
-        ),
+        rt.Parameter("gamma_pos", default=0.0, lo=0.0, hi=8.0, lo_open=False, hi_open=False),
+        rt.Parameter("gamma_neg", default=4.0, lo=1.0, hi=8.0, lo_open=False, hi_open=False),
+        rt.Parameter("smoothing", default=0.1, lo=0.0, hi=1.0, lo_open=False, hi_open=False),
     ),
     inputs=(), has_target=True, min_classes=1, normalizer=None,
     variants=(
@@ -539,8 +529,7 @@ def linear_asl_single_label_loss(
 ) -> Tensor:
     """As :func:`asl_single_label_loss`, of a linear layer without its logits."""
     return rt.linear_loss(
-        LOSS,
-        rt.Factors(hidden, linear_weight, linear_bias),
+        LOSS, rt.Factors(hidden, linear_weight, linear_bias),
         rt.Arguments(target, (), (gamma_pos, gamma_neg, smoothing), (), ignore_index, backend),
         reduction,
         rt.LinearOptions(

@@ -245,7 +245,7 @@ def _tiled_gradient_kernel(
 
 
 def _torch_rows(x, y, u_a, u_q, g=None):
-    """Results [rows, outputs] of a chunk of rows with what is saved [n_saved, rows], or with g * gradients."""
+    """Results [rows, outputs] of a chunk, and what is saved [n_saved, rows] or g * gradients."""
     x_y = x.gather(1, y)
     l0 = x.scatter_(1, y, float("-inf"))
     m0 = l0.amax(1, keepdim=True)
@@ -270,7 +270,7 @@ def _torch_rows(x, y, u_a, u_q, g=None):
 
 
 def _torch_backward(x, y, u_a, u_q, saved, g):
-    """g * gradients [rows, V] of a chunk of rows, from what was saved."""
+    """g * gradients [rows, V] of a chunk, from what was saved."""
     m0, la0 = saved.unsqueeze(2)
     x_y = x.gather(1, y)
     ly0 = x_y
@@ -308,9 +308,8 @@ ROW_LOOPS
             const int valid = cols != y;
             const real l0 = (valid ? x : -INFINITY);
             const real t0 = l0 - R(same0);
-            const real kept0 = f_exp_below(t0);
-            const real e0 = kept0;
-            if (fused) kept0_ptr[cols] = kept0;)
+            const real e0 = f_exp_below(t0);
+            if (fused) kept0_ptr[cols] = e0;)
         m0 = (m0 == -INFINITY ? 0.0 : m0);
     }
 ROW_LOOPS_END
@@ -347,13 +346,8 @@ ROW_GRADIENTS_END
 LOSS = rt.RowLoss(
     name="aul", key="aul_64098d73",
     parameters=(
-        rt.Parameter(
-            "a", default=1.5, lo=1.0, hi=float("inf"), lo_open=True, hi_open=True, off=None,
-            integer=False,
-        ),
-        rt.Parameter(
-            "q", default=0.9, lo=0.0, hi=8.0, lo_open=True, hi_open=False, off=None, integer=False
-        ),
+        rt.Parameter("a", default=1.5, lo=1.0),
+        rt.Parameter("q", default=0.9, lo=0.0, hi=8.0, hi_open=False),
     ),
     inputs=(), has_target=True, min_classes=1, normalizer=None,
     variants=(
@@ -406,10 +400,8 @@ def linear_aul_loss(
 ) -> Tensor:
     """As :func:`aul_loss`, of a linear layer without its logits."""
     return rt.linear_loss(
-        LOSS,
-        rt.Factors(hidden, linear_weight, linear_bias),
-        rt.Arguments(target, (), (a, q), (), ignore_index, backend),
-        reduction,
+        LOSS, rt.Factors(hidden, linear_weight, linear_bias),
+        rt.Arguments(target, (), (a, q), (), ignore_index, backend), reduction,
         rt.LinearOptions(
             softcap=softcap, temperature=temperature, shift=shift, memory_budget=memory_budget,
             schedule=schedule, filter=filter, skip_ignored=skip_ignored,

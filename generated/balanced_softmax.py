@@ -256,7 +256,7 @@ def _tiled_gradient_kernel(
 
 
 def _torch_rows(x, y, u_counts, g=None):
-    """Results [rows, outputs] of a chunk of rows with what is saved [n_saved, rows], or with g * gradients."""
+    """Results [rows, outputs] of a chunk, and what is saved [n_saved, rows] or g * gradients."""
     x_y = x.gather(1, y)
     x_ref = torch.where(x_y > -4000.0, x_y, 0.0)
     x_own = x_y - x_ref
@@ -282,7 +282,7 @@ def _torch_rows(x, y, u_counts, g=None):
 
 
 def _torch_backward(x, y, u_counts, saved, g):
-    """g * gradients [rows, V] of a chunk of rows, from what was saved."""
+    """g * gradients [rows, V] of a chunk, from what was saved."""
     m0, la0 = saved.unsqueeze(2)
     x_y = x.gather(1, y)
     x_ref = torch.where(x_y > -4000.0, x_y, 0.0)
@@ -329,9 +329,8 @@ ROW_LOOPS
             const int valid = cols != y;
             const real l0 = (valid ? x - R(x_ref) + kept0 : -INFINITY);
             const real t0 = l0 - R(same0);
-            const real kept1 = f_exp_below(t0);
-            const real e0 = kept1;
-            if (fused) kept1_ptr[cols] = kept1;)
+            const real e0 = f_exp_below(t0);
+            if (fused) kept1_ptr[cols] = e0;)
         m0 = (m0 == -INFINITY ? 0.0 : m0);
     }
 ROW_LOOPS_END
@@ -365,8 +364,8 @@ ROW_GRADIENTS_END
 
 LOSS = rt.RowLoss(
     name="balanced_softmax", key="balanced_softmax_ed0f4b62", parameters=(),
-    inputs=(rt.Input("counts", kind="vocab", lo=0.0, hi=float("inf"), lo_open=True, hi_open=True),),
-    has_target=True, min_classes=1, normalizer=None,
+    inputs=(rt.Input("counts", kind="vocab", lo=0.0),), has_target=True, min_classes=1,
+    normalizer=None,
     variants=(
         rt.Variant(
             uses=frozenset([]), parameters=(), inputs=("counts",), streams=(), n_saved=2, n_state=2,
@@ -416,10 +415,8 @@ def linear_balanced_softmax_loss(
 ) -> Tensor:
     """As :func:`balanced_softmax_loss`, of a linear layer without its logits."""
     return rt.linear_loss(
-        LOSS,
-        rt.Factors(hidden, linear_weight, linear_bias),
-        rt.Arguments(target, (), (), (counts,), ignore_index, backend),
-        reduction,
+        LOSS, rt.Factors(hidden, linear_weight, linear_bias),
+        rt.Arguments(target, (), (), (counts,), ignore_index, backend), reduction,
         rt.LinearOptions(
             softcap=softcap, temperature=temperature, shift=shift, memory_budget=memory_budget,
             schedule=schedule, filter=filter, skip_ignored=skip_ignored,

@@ -231,7 +231,7 @@ def _tiled_gradient_kernel(
 
 
 def _torch_rows(x, y, u_margin, g=None):
-    """Results [rows, outputs] of a chunk of rows with what is saved [n_saved, rows], or with g * gradients."""
+    """Results [rows, outputs] of a chunk, and what is saved [n_saved, rows] or g * gradients."""
     x_y = x.gather(1, y)
     cols = torch.arange(x.shape[1], device=x.device)
     f0 = x.scatter_(1, y, float("-inf"))
@@ -255,7 +255,7 @@ def _torch_rows(x, y, u_margin, g=None):
 
 
 def _torch_backward(x, y, u_margin, saved, g):
-    """g * gradients [rows, V] of a chunk of rows, from what was saved."""
+    """g * gradients [rows, V] of a chunk, from what was saved."""
     max0, index0 = saved.unsqueeze(2)
     x_y = x.gather(1, y)
     cols = torch.arange(x.shape[1], device=x.device)
@@ -314,13 +314,8 @@ ROW_GRADIENTS_END
 
 LOSS = rt.RowLoss(
     name="crammer_singer", key="crammer_singer_4c044bb7",
-    parameters=(
-        rt.Parameter(
-            "margin", default=1.0, lo=0.0, hi=float("inf"), lo_open=False, hi_open=True, off=None,
-            integer=False,
-        ),
-    ),
-    inputs=(), has_target=True, min_classes=1, normalizer=None,
+    parameters=(rt.Parameter("margin", default=1.0, lo=0.0, lo_open=False),), inputs=(),
+    has_target=True, min_classes=1, normalizer=None,
     variants=(
         rt.Variant(
             uses=frozenset([]), parameters=("margin",), inputs=(), streams=(), n_saved=2, n_state=2,
@@ -370,10 +365,8 @@ def linear_crammer_singer_loss(
 ) -> Tensor:
     """As :func:`crammer_singer_loss`, of a linear layer without its logits."""
     return rt.linear_loss(
-        LOSS,
-        rt.Factors(hidden, linear_weight, linear_bias),
-        rt.Arguments(target, (), (margin,), (), ignore_index, backend),
-        reduction,
+        LOSS, rt.Factors(hidden, linear_weight, linear_bias),
+        rt.Arguments(target, (), (margin,), (), ignore_index, backend), reduction,
         rt.LinearOptions(
             softcap=softcap, temperature=temperature, shift=shift, memory_budget=memory_budget,
             schedule=schedule, filter=filter, skip_ignored=skip_ignored,

@@ -244,7 +244,7 @@ def _tiled_gradient_kernel(
 
 
 def _torch_rows(x, y, g=None):
-    """Results [rows, outputs] of a chunk of rows with what is saved [n_saved, rows], or with g * gradients."""
+    """Results [rows, outputs] of a chunk, and what is saved [n_saved, rows] or g * gradients."""
     x_y = x.gather(1, y)
     l0 = x.scatter_(1, y, float("-inf"))
     m0 = l0.amax(1, keepdim=True)
@@ -267,7 +267,7 @@ def _torch_rows(x, y, g=None):
 
 
 def _torch_backward(x, y, saved, g):
-    """g * gradients [rows, V] of a chunk of rows, from what was saved."""
+    """g * gradients [rows, V] of a chunk, from what was saved."""
     m0, la0 = saved.unsqueeze(2)
     x_y = x.gather(1, y)
     ly0 = x_y
@@ -303,9 +303,8 @@ ROW_LOOPS
             const int valid = cols != y;
             const real l0 = (valid ? x : -INFINITY);
             const real t0 = l0 - R(same0);
-            const real kept0 = f_exp_below(t0);
-            const real e0 = kept0;
-            if (fused) kept0_ptr[cols] = kept0;)
+            const real e0 = f_exp_below(t0);
+            if (fused) kept0_ptr[cols] = e0;)
         m0 = (m0 == -INFINITY ? 0.0 : m0);
     }
 ROW_LOOPS_END
@@ -638,7 +637,7 @@ def _tiled_gradient_kernel_label_smoothing_weight_z_loss(
 
 
 def _torch_rows_label_smoothing_weight_z_loss(x, y, u_weight, u_label_smoothing, u_z_loss, g=None):
-    """Results [rows, outputs] of a chunk of rows with what is saved [n_saved, rows], or with g * gradients."""
+    """Results [rows, outputs] of a chunk, and what is saved [n_saved, rows] or g * gradients."""
     V = float(x.shape[1])
     x_y = x.gather(1, y)
     u_weight_y = u_weight[y]
@@ -701,7 +700,7 @@ def _torch_rows_label_smoothing_weight_z_loss(x, y, u_weight, u_label_smoothing,
 def _torch_backward_label_smoothing_weight_z_loss(
     x, y, u_weight, u_label_smoothing, u_z_loss, saved, g
 ):
-    """g * gradients [rows, V] of a chunk of rows, from what was saved."""
+    """g * gradients [rows, V] of a chunk, from what was saved."""
     V = float(x.shape[1])
     m0, la0, T1 = saved.unsqueeze(2)
     x_y = x.gather(1, y)
@@ -756,9 +755,8 @@ ROW_LOOPS
             const int valid = cols != y;
             const real l0 = (valid ? x : -INFINITY);
             const real t0 = l0 - R(same0);
-            const real kept0 = f_exp_below(t0);
-            const real e0 = kept0;
-            if (fused) kept0_ptr[cols] = kept0;
+            const real e0 = f_exp_below(t0);
+            if (fused) kept0_ptr[cols] = e0;
             const real b1_j = (valid && u_weight != R(0.0) ? t0 * u_weight : R(0.0));)
         m0 = (m0 == -INFINITY ? 0.0 : m0);
     }
@@ -1132,7 +1130,7 @@ def _tiled_gradient_kernel_all(
 
 
 def _torch_rows_all(x, y, u_weight, u_label_smoothing, u_z_loss, u_softcap, u_temperature, g=None):
-    """Results [rows, outputs] of a chunk of rows with what is saved [n_saved, rows], or with g * gradients."""
+    """Results [rows, outputs] of a chunk, and what is saved [n_saved, rows] or g * gradients."""
     V = float(x.shape[1])
     x_y = x.gather(1, y)
     u_weight_y = u_weight[y]
@@ -1208,7 +1206,7 @@ def _torch_rows_all(x, y, u_weight, u_label_smoothing, u_z_loss, u_softcap, u_te
 def _torch_backward_all(
     x, y, u_weight, u_label_smoothing, u_z_loss, u_softcap, u_temperature, saved, g
 ):
-    """g * gradients [rows, V] of a chunk of rows, from what was saved."""
+    """g * gradients [rows, V] of a chunk, from what was saved."""
     V = float(x.shape[1])
     m0, la0, T1 = saved.unsqueeze(2)
     x_y = x.gather(1, y)
@@ -1280,9 +1278,8 @@ ROW_LOOPS
             const int valid = cols != y;
             const real l0 = (valid ? kept0 : -INFINITY);
             const real t0 = R(same0) * (l0 - R(same1));
-            const real kept1 = f_exp_below(t0);
-            const real e0 = kept1;
-            if (fused) kept1_ptr[cols] = kept1;
+            const real e0 = f_exp_below(t0);
+            if (fused) kept1_ptr[cols] = e0;
             const real b1_j = (valid && u_weight != R(0.0) ? t0 * u_weight : R(0.0));)
         m0 = (m0 == -INFINITY ? 0.0 : m0);
     }
@@ -1356,28 +1353,14 @@ LOSS = rt.RowLoss(
     name="cross_entropy", key="cross_entropy_5ab0d9a8",
     parameters=(
         rt.Parameter(
-            "label_smoothing", default=0.0, lo=0.0, hi=1.0, lo_open=False, hi_open=False, off=0.0,
-            integer=False,
+            "label_smoothing", default=0.0, lo=0.0, hi=1.0, lo_open=False, hi_open=False, off=0.0
         ),
-        rt.Parameter(
-            "z_loss", default=0.0, lo=0.0, hi=float("inf"), lo_open=False, hi_open=True, off=0.0,
-            integer=False,
-        ),
-        rt.Parameter(
-            "softcap", default=float("inf"), lo=0.0, hi=float("inf"), lo_open=True, hi_open=False,
-            off=float("inf"), integer=False,
-        ),
-        rt.Parameter(
-            "temperature", default=1.0, lo=0.0, hi=float("inf"), lo_open=True, hi_open=True,
-            off=1.0, integer=False,
-        ),
+        rt.Parameter("z_loss", default=0.0, lo=0.0, lo_open=False, off=0.0),
+        rt.Parameter("softcap", default=float("inf"), lo=0.0, hi_open=False, off=float("inf")),
+        rt.Parameter("temperature", default=1.0, lo=0.0, off=1.0),
     ),
-    inputs=(
-        rt.Input(
-            "weight", kind="vocab", off=1.0, lo=0.0, hi=float("inf"), lo_open=False, hi_open=True
-        ),
-    ),
-    has_target=True, min_classes=1, normalizer=_normalizer, shared=("weight",), counted=("z_loss",),
+    inputs=(rt.Input("weight", kind="vocab", off=1.0, lo=0.0, lo_open=False),), has_target=True,
+    min_classes=1, normalizer=_normalizer, shared=("weight",), counted=("z_loss",),
     variants=(
         rt.Variant(
             uses=frozenset([]), parameters=(), inputs=(), streams=(), n_saved=2, n_state=2,
@@ -1474,8 +1457,7 @@ def linear_cross_entropy_loss(
 ) -> Tensor:
     """As :func:`cross_entropy_loss`, of a linear layer without its logits."""
     return rt.linear_loss(
-        LOSS,
-        rt.Factors(hidden, linear_weight, linear_bias),
+        LOSS, rt.Factors(hidden, linear_weight, linear_bias),
         rt.Arguments(
             target, (), (label_smoothing, z_loss, softcap, temperature), (weight,), ignore_index,
             backend,

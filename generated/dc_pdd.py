@@ -250,7 +250,7 @@ def _tiled_gradient_kernel(
 
 
 def _torch_rows(x, y, u_frequency, u_cap, g=None):
-    """Results [rows, outputs] of a chunk of rows with what is saved [n_saved, rows], or with g * gradients."""
+    """Results [rows, outputs] of a chunk, and what is saved [n_saved, rows] or g * gradients."""
     x_y = x.gather(1, y)
     u_frequency_y = u_frequency[y]
     l0 = x.scatter_(1, y, float("-inf"))
@@ -275,7 +275,7 @@ def _torch_rows(x, y, u_frequency, u_cap, g=None):
 
 
 def _torch_backward(x, y, u_frequency, u_cap, saved, g):
-    """g * gradients [rows, V] of a chunk of rows, from what was saved."""
+    """g * gradients [rows, V] of a chunk, from what was saved."""
     m0, la0 = saved.unsqueeze(2)
     x_y = x.gather(1, y)
     u_frequency_y = u_frequency[y]
@@ -317,9 +317,8 @@ ROW_LOOPS
             const int valid = cols != y;
             const real l0 = (valid ? x : -INFINITY);
             const real t0 = l0 - R(same0);
-            const real kept0 = f_exp_below(t0);
-            const real e0 = kept0;
-            if (fused) kept0_ptr[cols] = kept0;)
+            const real e0 = f_exp_below(t0);
+            if (fused) kept0_ptr[cols] = e0;)
         m0 = (m0 == -INFINITY ? 0.0 : m0);
     }
 ROW_LOOPS_END
@@ -353,15 +352,9 @@ ROW_GRADIENTS_END
 
 
 LOSS = rt.RowLoss(
-    name="dc_pdd", key="dc_pdd_9bfec259",
-    parameters=(
-        rt.Parameter(
-            "cap", default=0.01, lo=0.0, hi=float("inf"), lo_open=True, hi_open=True, off=None,
-            integer=False,
-        ),
-    ),
-    inputs=(rt.Input("frequency", kind="vocab", lo=0.0, hi=1.0, lo_open=True, hi_open=False),),
-    has_target=True, min_classes=1, normalizer=None,
+    name="dc_pdd", key="dc_pdd_9bfec259", parameters=(rt.Parameter("cap", default=0.01, lo=0.0),),
+    inputs=(rt.Input("frequency", kind="vocab", lo=0.0, hi=1.0, hi_open=False),), has_target=True,
+    min_classes=1, normalizer=None,
     variants=(
         rt.Variant(
             uses=frozenset([]), parameters=("cap",), inputs=("frequency",), streams=(), n_saved=2,
@@ -413,10 +406,8 @@ def linear_dc_pdd_loss(
 ) -> Tensor:
     """As :func:`dc_pdd_loss`, of a linear layer without its logits."""
     return rt.linear_loss(
-        LOSS,
-        rt.Factors(hidden, linear_weight, linear_bias),
-        rt.Arguments(target, (), (cap,), (frequency,), ignore_index, backend),
-        reduction,
+        LOSS, rt.Factors(hidden, linear_weight, linear_bias),
+        rt.Arguments(target, (), (cap,), (frequency,), ignore_index, backend), reduction,
         rt.LinearOptions(
             softcap=softcap, temperature=temperature, shift=shift, memory_budget=memory_budget,
             schedule=schedule, filter=filter, skip_ignored=skip_ignored,

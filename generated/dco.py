@@ -244,7 +244,7 @@ def _tiled_gradient_kernel(
 
 
 def _torch_rows(x, y, u_n, g=None):
-    """Results [rows, outputs] of a chunk of rows with what is saved [n_saved, rows], or with g * gradients."""
+    """Results [rows, outputs] of a chunk, and what is saved [n_saved, rows] or g * gradients."""
     x_y = x.gather(1, y)
     l0 = x.scatter_(1, y, float("-inf"))
     m0 = l0.amax(1, keepdim=True)
@@ -268,7 +268,7 @@ def _torch_rows(x, y, u_n, g=None):
 
 
 def _torch_backward(x, y, u_n, saved, g):
-    """g * gradients [rows, V] of a chunk of rows, from what was saved."""
+    """g * gradients [rows, V] of a chunk, from what was saved."""
     m0, la0 = saved.unsqueeze(2)
     x_y = x.gather(1, y)
     ly0 = x_y
@@ -306,9 +306,8 @@ ROW_LOOPS
             const int valid = cols != y;
             const real l0 = (valid ? x : -INFINITY);
             const real t0 = l0 - R(same0);
-            const real kept0 = f_exp_below(t0);
-            const real e0 = kept0;
-            if (fused) kept0_ptr[cols] = kept0;)
+            const real e0 = f_exp_below(t0);
+            if (fused) kept0_ptr[cols] = e0;)
         m0 = (m0 == -INFINITY ? 0.0 : m0);
     }
 ROW_LOOPS_END
@@ -343,12 +342,7 @@ ROW_GRADIENTS_END
 
 LOSS = rt.RowLoss(
     name="dco", key="dco_afc74e2e",
-    parameters=(
-        rt.Parameter(
-            "n", default=8.0, lo=1.0, hi=10000.0, lo_open=False, hi_open=False, off=None,
-            integer=False,
-        ),
-    ),
+    parameters=(rt.Parameter("n", default=8.0, lo=1.0, hi=10000.0, lo_open=False, hi_open=False),),
     inputs=(), has_target=True, min_classes=1, normalizer=None,
     variants=(
         rt.Variant(
@@ -399,10 +393,8 @@ def linear_dco_loss(
 ) -> Tensor:
     """As :func:`dco_loss`, of a linear layer without its logits."""
     return rt.linear_loss(
-        LOSS,
-        rt.Factors(hidden, linear_weight, linear_bias),
-        rt.Arguments(target, (), (n,), (), ignore_index, backend),
-        reduction,
+        LOSS, rt.Factors(hidden, linear_weight, linear_bias),
+        rt.Arguments(target, (), (n,), (), ignore_index, backend), reduction,
         rt.LinearOptions(
             softcap=softcap, temperature=temperature, shift=shift, memory_budget=memory_budget,
             schedule=schedule, filter=filter, skip_ignored=skip_ignored,

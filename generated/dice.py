@@ -460,7 +460,7 @@ def _tiled_gradient_kernel(
 
 
 def _torch_rows(x, y, u_alpha, u_gamma, g=None):
-    """Results [rows, outputs] of a chunk of rows with what is saved [n_saved, rows], or with g * gradients."""
+    """Results [rows, outputs] of a chunk, and what is saved [n_saved, rows] or g * gradients."""
     x_y = x.gather(1, y)
     index_y = y.to(x.dtype)
     cols = torch.arange(x.shape[1], device=x.device)
@@ -564,7 +564,7 @@ def _torch_rows(x, y, u_alpha, u_gamma, g=None):
 
 
 def _torch_backward(x, y, u_alpha, u_gamma, saved, g):
-    """g * gradients [rows, V] of a chunk of rows, from what was saved."""
+    """g * gradients [rows, V] of a chunk, from what was saved."""
     m0, la0, rest0, T1, index0 = saved.unsqueeze(2)
     x_y = x.gather(1, y)
     index_y = y.to(x.dtype)
@@ -650,10 +650,9 @@ ROW_LOOPS
                 const int valid = cols != y;
                 const real l0 = (valid ? x : -INFINITY);
                 const real t0 = l0 - R(same0);
-                const real kept0 = f_exp_below(t0);
-                const real e0 = kept0;
+                const real e0 = f_exp_below(t0);
                 const real f0 = (valid ? x : -INFINITY);
-                kept0_ptr[cols] = kept0;
+                kept0_ptr[cols] = e0;
                 const real reduced2_j = (e0 == R(1.0) ? R(0.0) : e0);
                 const real reduced3_j = (e0 == R(1.0) ? R(1.0) : R(0.0));
                 const int reduced5_j = (f0 == R(max0) ? cols : INT_MAX);)
@@ -670,24 +669,22 @@ ROW_LOOPS
             double w1 = 2.0 * u_alpha;
             double same0 = f_log(u_gamma);
             REDUCE(SUMS_3,
-                const real kept0 = kept0_ptr[cols];
+                const real e0 = kept0_ptr[cols];
                 const int valid = cols != y;
                 const real index = (real)(cols);
                 const real t0 = x - R(m0);
                 const real logp0 = f_maximum(t0, -R(1e+18)) - R(lam0);
-                const real e0 = kept0;
                 const real p0 = e0 * R(pinv0);
                 const real w0 = f_eq(index, R(index0));
                 const real w2 = R(2.0) * logp0 + R(w1) * f_log1mexp(-logp0) - R(same0);
-                const real kept3 = f_sigmoid(w2);
-                const real w3 = kept3;
+                const real w3 = f_sigmoid(w2);
                 const real v0 = (w0 ? R(0.0) : w3);
                 const real kept2 = f_expm1(logp0);
                 const real kept1 = f_sigmoid(-w2);
                 const real v1 = (w0 ? R(0.0) : w3 * (R(2.0) + R(w1) * p0 / kept2) * kept1);
                 if (fused) kept1_ptr[cols] = kept1;
                 if (fused) kept2_ptr[cols] = kept2;
-                if (fused) kept3_ptr[cols] = kept3;
+                if (fused) kept3_ptr[cols] = w3;
                 const real b0_j = (valid ? v0 : R(0.0));
                 const real b1_j = (valid ? v1 : R(0.0));)
         }
@@ -772,14 +769,8 @@ ROW_GRADIENTS_END
 LOSS = rt.RowLoss(
     name="dice", key="dice_3446e32d",
     parameters=(
-        rt.Parameter(
-            "alpha", default=0.01, lo=0.0, hi=1.0, lo_open=False, hi_open=False, off=None,
-            integer=False,
-        ),
-        rt.Parameter(
-            "gamma", default=1.0, lo=0.0001, hi=10.0, lo_open=False, hi_open=False, off=None,
-            integer=False,
-        ),
+        rt.Parameter("alpha", default=0.01, lo=0.0, hi=1.0, lo_open=False, hi_open=False),
+        rt.Parameter("gamma", default=1.0, lo=0.0001, hi=10.0, lo_open=False, hi_open=False),
     ),
     inputs=(), has_target=True, min_classes=1, normalizer=None,
     variants=(
@@ -838,10 +829,8 @@ def linear_dice_loss(
 ) -> Tensor:
     """As :func:`dice_loss`, of a linear layer without its logits."""
     return rt.linear_loss(
-        LOSS,
-        rt.Factors(hidden, linear_weight, linear_bias),
-        rt.Arguments(target, (), (alpha, gamma), (), ignore_index, backend),
-        reduction,
+        LOSS, rt.Factors(hidden, linear_weight, linear_bias),
+        rt.Arguments(target, (), (alpha, gamma), (), ignore_index, backend), reduction,
         rt.LinearOptions(
             softcap=softcap, temperature=temperature, shift=shift, memory_budget=memory_budget,
             schedule=schedule, filter=filter, skip_ignored=skip_ignored,

@@ -511,7 +511,7 @@ def _tiled_gradient_kernel(
 
 
 def _torch_rows(x, u_teacher, u_T, g=None):
-    """Results [rows, outputs] of a chunk of rows with what is saved [n_saved, rows], or with g * gradients."""
+    """Results [rows, outputs] of a chunk, and what is saved [n_saved, rows] or g * gradients."""
     V = float(x.shape[1])
     cols = torch.arange(x.shape[1], device=x.device)
     l0 = x
@@ -613,7 +613,7 @@ def _torch_rows(x, u_teacher, u_T, g=None):
 
 
 def _torch_backward(x, u_teacher, u_T, saved, g):
-    """g * gradients [rows, V] of a chunk of rows, from what was saved."""
+    """g * gradients [rows, V] of a chunk, from what was saved."""
     V = float(x.shape[1])
     m0, la0, lamu0, m1, la1, lamu1, pivot, T0, T1, T2, T5, T6 = saved.unsqueeze(2)
     x_y = x.gather(1, pivot.to(torch.int64))
@@ -698,13 +698,12 @@ ROW_LOOPS
                 const int others = cols != (int)pivot;
                 const real l0_2 = (others ? l0 : -INFINITY);
                 const real t0 = R(same0) * (l0_2 - R(same1));
-                const real kept0 = f_exp_below(t0);
-                const real e0 = kept0;
+                const real e0 = f_exp_below(t0);
                 const real l1 = u_teacher;
                 const real l1_2 = (others ? l1 : -INFINITY);
                 const real t1 = R(same0) * (l1_2 - R(same2));
                 const real e1 = f_exp_below(t1);
-                kept0_ptr[cols] = kept0;)
+                kept0_ptr[cols] = e0;)
             pivot = pivot_2;
         }
         m0 = (m0 == -INFINITY ? 0.0 : m0);
@@ -723,26 +722,23 @@ ROW_LOOPS
             double same0 = 1.0 / u_T;
             double w0 = 1.0 / (V * V);
             REDUCE(SUMS_4,
-                const real kept0 = kept0_ptr[cols];
+                const real e0 = kept0_ptr[cols];
                 const int valid = cols != (int)pivot;
                 const real t0 = R(same0) * (x - R(m0));
                 const real logu0 = f_maximum(t0, -R(1e+18)) - R(lamu0);
-                const real e0 = kept0;
                 const real p0 = e0 * R(pinv0);
                 const real t1 = R(same0) * (u_teacher - R(m1));
                 const real logu1 = f_maximum(t1, -R(1e+18)) - R(lamu1);
-                const real kept1 = f_expm1(logu0);
-                const real w1 = kept1;
-                const real kept2 = f_expm1(logu1);
-                const real w2 = kept2;
+                const real w1 = f_expm1(logu0);
+                const real w2 = f_expm1(logu1);
                 const real w3 = p0 / R(V);
                 const real v0 = R(w0) * w1 * w1;
                 const real v1 = R(w0) * w2 * w2;
                 const real v2 = R(w0) * w1 * w2;
                 const real v3 = w2 * w3;
                 const real v4 = w1 * w3;
-                if (fused) kept1_ptr[cols] = kept1;
-                if (fused) kept2_ptr[cols] = kept2;
+                if (fused) kept1_ptr[cols] = w1;
+                if (fused) kept2_ptr[cols] = w2;
                 const real b0_j = (valid ? v0 : R(0.0));
                 const real b1_j = (valid ? v1 : R(0.0));
                 const real b2_j = (valid ? v2 : R(0.0));
@@ -839,13 +835,8 @@ ROW_GRADIENTS_END
 
 LOSS = rt.RowLoss(
     name="dist_row", key="dist_row_c2433182",
-    parameters=(
-        rt.Parameter(
-            "T", default=1.0, lo=0.5, hi=4.0, lo_open=False, hi_open=False, off=None, integer=False
-        ),
-    ),
-    inputs=(rt.Input("teacher", kind="class"),),
-    has_target=False, min_classes=3, normalizer=None,
+    parameters=(rt.Parameter("T", default=1.0, lo=0.5, hi=4.0, lo_open=False, hi_open=False),),
+    inputs=(rt.Input("teacher", kind="class"),), has_target=False, min_classes=3, normalizer=None,
     variants=(
         rt.Variant(
             uses=frozenset([]), parameters=("T",), inputs=(), streams=("teacher",), n_saved=12,
@@ -899,10 +890,8 @@ def linear_dist_row_loss(
 ) -> Tensor:
     """As :func:`dist_row_loss`, of a linear layer without its logits."""
     return rt.linear_loss(
-        LOSS,
-        rt.Factors(hidden, linear_weight, linear_bias),
-        rt.Arguments(None, (teacher,), (T,), (), -100, backend),
-        reduction,
+        LOSS, rt.Factors(hidden, linear_weight, linear_bias),
+        rt.Arguments(None, (teacher,), (T,), (), -100, backend), reduction,
         rt.LinearOptions(
             softcap=softcap, temperature=temperature, memory_budget=memory_budget,
             schedule=schedule, filter=filter,

@@ -375,7 +375,7 @@ def _tiled_gradient_kernel(
 
 
 def _torch_rows(x, y, u_teacher, u_T, u_alpha, u_beta, g=None):
-    """Results [rows, outputs] of a chunk of rows with what is saved [n_saved, rows], or with g * gradients."""
+    """Results [rows, outputs] of a chunk, and what is saved [n_saved, rows] or g * gradients."""
     x_y = x.gather(1, y)
     u_teacher_y = u_teacher.gather(1, y)
     l0 = u_teacher.scatter(1, y, float("-inf"))
@@ -463,7 +463,7 @@ def _torch_rows(x, y, u_teacher, u_T, u_alpha, u_beta, g=None):
 
 
 def _torch_backward(x, y, u_teacher, u_T, u_alpha, u_beta, saved, g):
-    """g * gradients [rows, V] of a chunk of rows, from what was saved."""
+    """g * gradients [rows, V] of a chunk, from what was saved."""
     m0, la0, m1, la1 = saved.unsqueeze(2)
     x_y = x.gather(1, y)
     u_teacher_y = u_teacher.gather(1, y)
@@ -525,18 +525,16 @@ ROW_LOOPS
             const int valid = cols != y;
             const real l0 = (valid ? u_teacher : -INFINITY);
             const real t0 = R(same0) * (l0 - R(same1));
-            const real kept0 = f_exp_below(t0);
-            const real e0 = kept0;
+            const real e0 = f_exp_below(t0);
             const real l1 = (valid ? x : -INFINITY);
             const real t1 = R(same0) * (l1 - R(same2));
-            const real kept1 = f_exp_below(t1);
-            const real e1 = kept1;
+            const real e1 = f_exp_below(t1);
             const real delta0 = R(same0) * (u_teacher - R(off0_delta0) + (-x - R(off1_delta0)) -
                 R(near_delta0_2));
             const real b0_j = (-delta0 > -R(1.0) && -delta0 < R(1.0) ? e0 *
                 f_expm1_within(f_clamp(-delta0, R(1.0))) : e1 - e0);
-            if (fused) kept0_ptr[cols] = kept0;
-            if (fused) kept1_ptr[cols] = kept1;
+            if (fused) kept0_ptr[cols] = e0;
+            if (fused) kept1_ptr[cols] = e1;
             const real b1_j = (e0 > R(0.0) ? e0 * delta0 : R(0.0));)
         m0 = (m0 == -INFINITY ? 0.0 : m0);
         m1 = (m1 == -INFINITY ? 0.0 : m1);
@@ -599,20 +597,11 @@ ROW_GRADIENTS_END
 LOSS = rt.RowLoss(
     name="dkd", key="dkd_b3ae74d5",
     parameters=(
-        rt.Parameter(
-            "T", default=4.0, lo=0.5, hi=20.0, lo_open=False, hi_open=False, off=None, integer=False
-        ),
-        rt.Parameter(
-            "alpha", default=1.0, lo=0.0, hi=float("inf"), lo_open=False, hi_open=True, off=None,
-            integer=False,
-        ),
-        rt.Parameter(
-            "beta", default=8.0, lo=0.0, hi=float("inf"), lo_open=False, hi_open=True, off=None,
-            integer=False,
-        ),
+        rt.Parameter("T", default=4.0, lo=0.5, hi=20.0, lo_open=False, hi_open=False),
+        rt.Parameter("alpha", default=1.0, lo=0.0, lo_open=False),
+        rt.Parameter("beta", default=8.0, lo=0.0, lo_open=False),
     ),
-    inputs=(rt.Input("teacher", kind="class"),),
-    has_target=True, min_classes=2, normalizer=None,
+    inputs=(rt.Input("teacher", kind="class"),), has_target=True, min_classes=2, normalizer=None,
     variants=(
         rt.Variant(
             uses=frozenset([]), parameters=("T", "alpha", "beta"), inputs=(), streams=("teacher",),
@@ -669,10 +658,8 @@ def linear_dkd_loss(
 ) -> Tensor:
     """As :func:`dkd_loss`, of a linear layer without its logits."""
     return rt.linear_loss(
-        LOSS,
-        rt.Factors(hidden, linear_weight, linear_bias),
-        rt.Arguments(target, (teacher,), (T, alpha, beta), (), ignore_index, backend),
-        reduction,
+        LOSS, rt.Factors(hidden, linear_weight, linear_bias),
+        rt.Arguments(target, (teacher,), (T, alpha, beta), (), ignore_index, backend), reduction,
         rt.LinearOptions(
             softcap=softcap, temperature=temperature, shift=shift, memory_budget=memory_budget,
             schedule=schedule, filter=filter, skip_ignored=skip_ignored,

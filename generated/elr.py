@@ -285,7 +285,7 @@ def _tiled_gradient_kernel(
 
 
 def _torch_rows(x, y, u_ensemble, u_strength, g=None):
-    """Results [rows, outputs] of a chunk of rows with what is saved [n_saved, rows], or with g * gradients."""
+    """Results [rows, outputs] of a chunk, and what is saved [n_saved, rows] or g * gradients."""
     x_y = x.gather(1, y)
     u_ensemble_y = u_ensemble.gather(1, y)
     l0 = x.scatter_(1, y, float("-inf"))
@@ -327,7 +327,7 @@ def _torch_rows(x, y, u_ensemble, u_strength, g=None):
 
 
 def _torch_backward(x, y, u_ensemble, u_strength, saved, g):
-    """g * gradients [rows, V] of a chunk of rows, from what was saved."""
+    """g * gradients [rows, V] of a chunk, from what was saved."""
     m0, la0, T0 = saved.unsqueeze(2)
     x_y = x.gather(1, y)
     u_ensemble_y = u_ensemble.gather(1, y)
@@ -381,9 +381,8 @@ ROW_LOOPS
             const int valid = cols != y;
             const real l0 = (valid ? x : -INFINITY);
             const real t0 = l0 - R(same0);
-            const real kept0 = f_exp_below(t0);
-            const real e0 = kept0;
-            if (fused) kept0_ptr[cols] = kept0;
+            const real e0 = f_exp_below(t0);
+            if (fused) kept0_ptr[cols] = e0;
             const real b0_j = (e0 > R(0.0) ? e0 * (R(1.0) - u_ensemble) : R(0.0));)
         m0 = (m0 == -INFINITY ? 0.0 : m0);
     }
@@ -431,13 +430,7 @@ ROW_GRADIENTS_END
 
 
 LOSS = rt.RowLoss(
-    name="elr", key="elr_7c27ed94",
-    parameters=(
-        rt.Parameter(
-            "strength", default=3.0, lo=0.0, hi=float("inf"), lo_open=True, hi_open=True, off=None,
-            integer=False,
-        ),
-    ),
+    name="elr", key="elr_7c27ed94", parameters=(rt.Parameter("strength", default=3.0, lo=0.0),),
     inputs=(rt.Input("ensemble", kind="class", lo=0.0, hi=1.0, lo_open=False, hi_open=False),),
     has_target=True, min_classes=2, normalizer=None,
     variants=(
@@ -494,10 +487,8 @@ def linear_elr_loss(
 ) -> Tensor:
     """As :func:`elr_loss`, of a linear layer without its logits."""
     return rt.linear_loss(
-        LOSS,
-        rt.Factors(hidden, linear_weight, linear_bias),
-        rt.Arguments(target, (ensemble,), (strength,), (), ignore_index, backend),
-        reduction,
+        LOSS, rt.Factors(hidden, linear_weight, linear_bias),
+        rt.Arguments(target, (ensemble,), (strength,), (), ignore_index, backend), reduction,
         rt.LinearOptions(
             softcap=softcap, temperature=temperature, shift=shift, memory_budget=memory_budget,
             schedule=schedule, filter=filter, skip_ignored=skip_ignored,

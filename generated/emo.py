@@ -271,7 +271,7 @@ def _tiled_gradient_kernel(
 
 
 def _torch_rows(x, y, u_cost, g=None):
-    """Results [rows, outputs] of a chunk of rows with what is saved [n_saved, rows], or with g * gradients."""
+    """Results [rows, outputs] of a chunk, and what is saved [n_saved, rows] or g * gradients."""
     x_y = x.gather(1, y)
     u_cost_y = u_cost.gather(1, y)
     l0 = x.scatter_(1, y, float("-inf"))
@@ -311,7 +311,7 @@ def _torch_rows(x, y, u_cost, g=None):
 
 
 def _torch_backward(x, y, u_cost, saved, g):
-    """g * gradients [rows, V] of a chunk of rows, from what was saved."""
+    """g * gradients [rows, V] of a chunk, from what was saved."""
     m0, la0, T0 = saved.unsqueeze(2)
     x_y = x.gather(1, y)
     u_cost_y = u_cost.gather(1, y)
@@ -363,9 +363,8 @@ ROW_LOOPS
             const int valid = cols != y;
             const real l0 = (valid ? x : -INFINITY);
             const real t0 = l0 - R(same0);
-            const real kept0 = f_exp_below(t0);
-            const real e0 = kept0;
-            if (fused) kept0_ptr[cols] = kept0;
+            const real e0 = f_exp_below(t0);
+            if (fused) kept0_ptr[cols] = e0;
             const real b0_j = (e0 > R(0.0) ? e0 * u_cost : R(0.0));)
         m0 = (m0 == -INFINITY ? 0.0 : m0);
     }
@@ -413,8 +412,7 @@ ROW_GRADIENTS_END
 
 
 LOSS = rt.RowLoss(
-    name="emo", key="emo_9db9f539", parameters=(),
-    inputs=(rt.Input("cost", kind="class"),),
+    name="emo", key="emo_9db9f539", parameters=(), inputs=(rt.Input("cost", kind="class"),),
     has_target=True, min_classes=1, normalizer=None,
     variants=(
         rt.Variant(
@@ -466,10 +464,8 @@ def linear_emo_loss(
 ) -> Tensor:
     """As :func:`emo_loss`, of a linear layer without its logits."""
     return rt.linear_loss(
-        LOSS,
-        rt.Factors(hidden, linear_weight, linear_bias),
-        rt.Arguments(target, (cost,), (), (), ignore_index, backend),
-        reduction,
+        LOSS, rt.Factors(hidden, linear_weight, linear_bias),
+        rt.Arguments(target, (cost,), (), (), ignore_index, backend), reduction,
         rt.LinearOptions(
             softcap=softcap, temperature=temperature, shift=shift, memory_budget=memory_budget,
             schedule=schedule, filter=filter, skip_ignored=skip_ignored,

@@ -273,7 +273,7 @@ def _tiled_gradient_kernel(
 
 
 def _torch_rows(x, g=None):
-    """Results [rows, outputs] of a chunk of rows with what is saved [n_saved, rows], or with g * gradients."""
+    """Results [rows, outputs] of a chunk, and what is saved [n_saved, rows] or g * gradients."""
     cols = torch.arange(x.shape[1], device=x.device)
     l0 = x
     m0 = l0.amax(1, keepdim=True)
@@ -316,7 +316,7 @@ def _torch_rows(x, g=None):
 
 
 def _torch_backward(x, saved, g):
-    """g * gradients [rows, V] of a chunk of rows, from what was saved."""
+    """g * gradients [rows, V] of a chunk, from what was saved."""
     m0, la0, pivot, T0 = saved.unsqueeze(2)
     x_y = x.gather(1, pivot.to(torch.int64))
     z0 = la0
@@ -365,10 +365,9 @@ ROW_LOOPS
             const int others = cols != (int)pivot;
             const real l0_2 = (others ? l0 : -INFINITY);
             const real t0 = l0_2 - R(same0);
-            const real kept0 = f_exp_below(t0);
-            const real e0 = kept0;
+            const real e0 = f_exp_below(t0);
             const real u0 = f_maximum(t0, -R(1e+18));
-            if (fused) kept0_ptr[cols] = kept0;
+            if (fused) kept0_ptr[cols] = e0;
             const real b0_j = e0 * u0;)
         pivot = pivot_2;
         m0 = (m0 == -INFINITY ? 0.0 : m0);
@@ -458,10 +457,8 @@ def linear_entropy_min_loss(
 ) -> Tensor:
     """As :func:`entropy_min_loss`, of a linear layer without its logits."""
     return rt.linear_loss(
-        LOSS,
-        rt.Factors(hidden, linear_weight, linear_bias),
-        rt.Arguments(None, (), (), (), -100, backend),
-        reduction,
+        LOSS, rt.Factors(hidden, linear_weight, linear_bias),
+        rt.Arguments(None, (), (), (), -100, backend), reduction,
         rt.LinearOptions(
             softcap=softcap, temperature=temperature, memory_budget=memory_budget,
             schedule=schedule, filter=filter,

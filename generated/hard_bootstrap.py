@@ -305,7 +305,7 @@ def _tiled_gradient_kernel(
 
 
 def _torch_rows(x, y, u_beta, g=None):
-    """Results [rows, outputs] of a chunk of rows with what is saved [n_saved, rows], or with g * gradients."""
+    """Results [rows, outputs] of a chunk, and what is saved [n_saved, rows] or g * gradients."""
     x_y = x.gather(1, y)
     index_y = y.to(x.dtype)
     cols = torch.arange(x.shape[1], device=x.device)
@@ -364,7 +364,7 @@ def _torch_rows(x, y, u_beta, g=None):
 
 
 def _torch_backward(x, y, u_beta, saved, g):
-    """g * gradients [rows, V] of a chunk of rows, from what was saved."""
+    """g * gradients [rows, V] of a chunk, from what was saved."""
     m0, la0, rest0, max0, index0 = saved.unsqueeze(2)
     x_y = x.gather(1, y)
     index_y = y.to(x.dtype)
@@ -421,10 +421,9 @@ ROW_LOOPS
             const int valid = cols != y;
             const real l0 = (valid ? x : -INFINITY);
             const real t0 = l0 - R(same0);
-            const real kept0 = f_exp_below(t0);
-            const real e0 = kept0;
+            const real e0 = f_exp_below(t0);
             const real f0 = (valid ? x : -INFINITY);
-            if (fused) kept0_ptr[cols] = kept0;
+            if (fused) kept0_ptr[cols] = e0;
             const real reduced2_j = (e0 == R(1.0) ? R(0.0) : e0);
             const real reduced3_j = (e0 == R(1.0) ? R(1.0) : R(0.0));
             const int reduced5_j = (f0 == R(max0) ? cols : INT_MAX);)
@@ -480,12 +479,7 @@ ROW_GRADIENTS_END
 
 LOSS = rt.RowLoss(
     name="hard_bootstrap", key="hard_bootstrap_260e6ed5",
-    parameters=(
-        rt.Parameter(
-            "beta", default=0.8, lo=0.0, hi=1.0, lo_open=False, hi_open=False, off=None,
-            integer=False,
-        ),
-    ),
+    parameters=(rt.Parameter("beta", default=0.8, lo=0.0, hi=1.0, lo_open=False, hi_open=False),),
     inputs=(), has_target=True, min_classes=1, normalizer=None,
     variants=(
         rt.Variant(
@@ -536,10 +530,8 @@ def linear_hard_bootstrap_loss(
 ) -> Tensor:
     """As :func:`hard_bootstrap_loss`, of a linear layer without its logits."""
     return rt.linear_loss(
-        LOSS,
-        rt.Factors(hidden, linear_weight, linear_bias),
-        rt.Arguments(target, (), (beta,), (), ignore_index, backend),
-        reduction,
+        LOSS, rt.Factors(hidden, linear_weight, linear_bias),
+        rt.Arguments(target, (), (beta,), (), ignore_index, backend), reduction,
         rt.LinearOptions(
             softcap=softcap, temperature=temperature, shift=shift, memory_budget=memory_budget,
             schedule=schedule, filter=filter, skip_ignored=skip_ignored,

@@ -406,7 +406,7 @@ def _tiled_gradient_kernel(
 
 
 def _torch_rows(x, u_value, u_low, u_high, u_sigma, g=None):
-    """Results [rows, outputs] of a chunk of rows with what is saved [n_saved, rows], or with g * gradients."""
+    """Results [rows, outputs] of a chunk, and what is saved [n_saved, rows] or g * gradients."""
     V = float(x.shape[1])
     cols = torch.arange(x.shape[1], device=x.device)
     index = cols.to(x.dtype)
@@ -471,7 +471,7 @@ def _torch_rows(x, u_value, u_low, u_high, u_sigma, g=None):
 
 
 def _torch_backward(x, u_value, u_low, u_high, u_sigma, saved, g):
-    """g * gradients [rows, V] of a chunk of rows, from what was saved."""
+    """g * gradients [rows, V] of a chunk, from what was saved."""
     V = float(x.shape[1])
     m0, la0, pivot, T1 = saved.unsqueeze(2)
     x_y = x.gather(1, pivot.to(torch.int64))
@@ -541,15 +541,14 @@ ROW_LOOPS
             const int others = cols != (int)pivot;
             const real l0_2 = (others ? l0 : -INFINITY);
             const real t0 = l0_2 - R(same0);
-            const real kept2 = f_exp_below(t0);
-            const real e0 = kept2;
+            const real e0 = f_exp_below(t0);
             const real w1 = R(w0) * index + R(u_low) - R(same1);
             const real kept0 = f_erf(w1 * R(w2));
             const real kept1 = f_erf(R(w2) * (R(w0) + w1));
             const real v0 = kept1 - kept0;
             if (fused) kept0_ptr[cols] = kept0;
             if (fused) kept1_ptr[cols] = kept1;
-            if (fused) kept2_ptr[cols] = kept2;
+            if (fused) kept2_ptr[cols] = e0;
             const real b0_j = (others && v0 != R(0.0) ? v0 : R(0.0));
             const real b1_j = (others && v0 != R(0.0) ? t0 * v0 : R(0.0));
             const real b2_j = (others ? v0 : R(0.0));)
@@ -619,21 +618,10 @@ ROW_GRADIENTS_END
 LOSS = rt.RowLoss(
     name="hl_gauss", key="hl_gauss_1f49ddc0",
     parameters=(
-        rt.Parameter(
-            "low", default=0.0, lo=float("-inf"), hi=float("inf"), lo_open=True, hi_open=True,
-            off=None, integer=False,
-        ),
-        rt.Parameter(
-            "high", default=1.0, lo=float("-inf"), hi=float("inf"), lo_open=True, hi_open=True,
-            off=None, integer=False,
-        ),
-        rt.Parameter(
-            "sigma", default=0.1, lo=0.01, hi=10.0, lo_open=False, hi_open=False, off=None,
-            integer=False,
-        ),
+        rt.Parameter("low", default=0.0), rt.Parameter("high", default=1.0),
+        rt.Parameter("sigma", default=0.1, lo=0.01, hi=10.0, lo_open=False, hi_open=False),
     ),
-    inputs=(rt.Input("value", kind="row"),),
-    has_target=False, min_classes=2, normalizer=None,
+    inputs=(rt.Input("value", kind="row"),), has_target=False, min_classes=2, normalizer=None,
     variants=(
         rt.Variant(
             uses=frozenset([]), parameters=("low", "high", "sigma"), inputs=("value",), streams=(),
@@ -688,10 +676,8 @@ def linear_hl_gauss_loss(
 ) -> Tensor:
     """As :func:`hl_gauss_loss`, of a linear layer without its logits."""
     return rt.linear_loss(
-        LOSS,
-        rt.Factors(hidden, linear_weight, linear_bias),
-        rt.Arguments(None, (), (low, high, sigma), (value,), -100, backend),
-        reduction,
+        LOSS, rt.Factors(hidden, linear_weight, linear_bias),
+        rt.Arguments(None, (), (low, high, sigma), (value,), -100, backend), reduction,
         rt.LinearOptions(
             softcap=softcap, temperature=temperature, memory_budget=memory_budget,
             schedule=schedule, filter=filter,

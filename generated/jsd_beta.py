@@ -425,7 +425,7 @@ def _tiled_gradient_kernel(
 
 
 def _torch_rows(x, u_teacher, u_beta, g=None):
-    """Results [rows, outputs] of a chunk of rows with what is saved [n_saved, rows], or with g * gradients."""
+    """Results [rows, outputs] of a chunk, and what is saved [n_saved, rows] or g * gradients."""
     cols = torch.arange(x.shape[1], device=x.device)
     l0 = u_teacher
     m0 = l0.amax(1, keepdim=True)
@@ -500,7 +500,7 @@ def _torch_rows(x, u_teacher, u_beta, g=None):
 
 
 def _torch_backward(x, u_teacher, u_beta, saved, g):
-    """g * gradients [rows, V] of a chunk of rows, from what was saved."""
+    """g * gradients [rows, V] of a chunk, from what was saved."""
     m0, la0, m1, la1, pivot, T1 = saved.unsqueeze(2)
     x_y = x.gather(1, pivot.to(torch.int64))
     u_teacher_y = u_teacher.gather(1, pivot.to(torch.int64))
@@ -570,15 +570,13 @@ ROW_LOOPS
                 const int others = cols != (int)pivot;
                 const real l0_2 = (others ? l0 : -INFINITY);
                 const real t0 = l0_2 - R(same0);
-                const real kept1 = f_exp_below(t0);
-                const real e0 = kept1;
+                const real e0 = f_exp_below(t0);
                 const real l1 = x;
                 const real l1_2 = (others ? l1 : -INFINITY);
                 const real t1 = l1_2 - R(same1);
-                const real kept0 = f_exp_below(t1);
-                const real e1 = kept0;
-                kept0_ptr[cols] = kept0;
-                kept1_ptr[cols] = kept1;)
+                const real e1 = f_exp_below(t1);
+                kept0_ptr[cols] = e1;
+                kept1_ptr[cols] = e0;)
             pivot = pivot_2;
         }
         m0 = (m0 == -INFINITY ? 0.0 : m0);
@@ -596,16 +594,14 @@ ROW_LOOPS
             double same0 = 1.0 - u_beta;
             double even0 = 2.0 * f_log(u_beta / same0);
             REDUCE(SUMS_4,
-                const real kept0 = kept0_ptr[cols];
-                const real kept1 = kept1_ptr[cols];
+                const real e1 = kept0_ptr[cols];
+                const real e0 = kept1_ptr[cols];
                 const int valid = cols != (int)pivot;
                 const real t0 = u_teacher - R(m0);
                 const real logp0 = f_maximum(t0, -R(1e+18)) - R(lam0);
-                const real e0 = kept1;
                 const real p0 = e0 * R(pinv0);
                 const real t1 = x - R(m1);
                 const real logp1 = f_maximum(t1, -R(1e+18)) - R(lam1);
-                const real e1 = kept0;
                 const real p1 = e1 * R(pinv1);
                 const real w0 = logp0 - logp1;
                 const real apart0 = f_clamp(-w0, R(80.0));
@@ -688,13 +684,8 @@ ROW_GRADIENTS_END
 
 LOSS = rt.RowLoss(
     name="jsd_beta", key="jsd_beta_1f285be6",
-    parameters=(
-        rt.Parameter(
-            "beta", default=0.5, lo=0.0, hi=1.0, lo_open=True, hi_open=True, off=None, integer=False
-        ),
-    ),
-    inputs=(rt.Input("teacher", kind="class"),),
-    has_target=False, min_classes=1, normalizer=None,
+    parameters=(rt.Parameter("beta", default=0.5, lo=0.0, hi=1.0),),
+    inputs=(rt.Input("teacher", kind="class"),), has_target=False, min_classes=1, normalizer=None,
     variants=(
         rt.Variant(
             uses=frozenset([]), parameters=("beta",), inputs=(), streams=("teacher",), n_saved=6,
@@ -748,10 +739,8 @@ def linear_jsd_beta_loss(
 ) -> Tensor:
     """As :func:`jsd_beta_loss`, of a linear layer without its logits."""
     return rt.linear_loss(
-        LOSS,
-        rt.Factors(hidden, linear_weight, linear_bias),
-        rt.Arguments(None, (teacher,), (beta,), (), -100, backend),
-        reduction,
+        LOSS, rt.Factors(hidden, linear_weight, linear_bias),
+        rt.Arguments(None, (teacher,), (beta,), (), -100, backend), reduction,
         rt.LinearOptions(
             softcap=softcap, temperature=temperature, memory_budget=memory_budget,
             schedule=schedule, filter=filter,

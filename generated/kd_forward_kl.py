@@ -387,7 +387,7 @@ def _tiled_gradient_kernel(
 
 
 def _torch_rows(x, u_teacher, u_T, g=None):
-    """Results [rows, outputs] of a chunk of rows with what is saved [n_saved, rows], or with g * gradients."""
+    """Results [rows, outputs] of a chunk, and what is saved [n_saved, rows] or g * gradients."""
     cols = torch.arange(x.shape[1], device=x.device)
     l0 = u_teacher
     m0 = l0.amax(1, keepdim=True)
@@ -468,7 +468,7 @@ def _torch_rows(x, u_teacher, u_T, g=None):
 
 
 def _torch_backward(x, u_teacher, u_T, saved, g):
-    """g * gradients [rows, V] of a chunk of rows, from what was saved."""
+    """g * gradients [rows, V] of a chunk, from what was saved."""
     m0, la0, m1, la1, pivot = saved.unsqueeze(2)
     x_y = x.gather(1, pivot.to(torch.int64))
     u_teacher_y = u_teacher.gather(1, pivot.to(torch.int64))
@@ -539,18 +539,16 @@ ROW_LOOPS
             const int others = cols != (int)pivot;
             const real l0_2 = (others ? l0 : -INFINITY);
             const real t0 = R(same0) * (l0_2 - R(same1));
-            const real kept0 = f_exp_below(t0);
-            const real e0 = kept0;
+            const real e0 = f_exp_below(t0);
             const real l1 = x;
             const real l1_2 = (others ? l1 : -INFINITY);
             const real t1 = R(same0) * (l1_2 - R(same2));
-            const real kept1 = f_exp_below(t1);
-            const real e1 = kept1;
+            const real e1 = f_exp_below(t1);
             const real apart0 = R(same0) * (u_teacher - R(off0_apart0) + (-x - R(off1_apart0)) -
                 R(near_apart0_2));
             const real delta0 = apart0 - R(o0_2);
-            if (fused) kept0_ptr[cols] = kept0;
-            if (fused) kept1_ptr[cols] = kept1;
+            if (fused) kept0_ptr[cols] = e0;
+            if (fused) kept1_ptr[cols] = e1;
             const real b0_j = (e0 > R(0.0) ? e0 * delta0 : R(0.0));)
         o0 = o0_2;
         pivot = pivot_2;
@@ -615,13 +613,8 @@ ROW_GRADIENTS_END
 
 LOSS = rt.RowLoss(
     name="kd_forward_kl", key="kd_forward_kl_5d7ba8b2",
-    parameters=(
-        rt.Parameter(
-            "T", default=4.0, lo=0.5, hi=20.0, lo_open=False, hi_open=False, off=None, integer=False
-        ),
-    ),
-    inputs=(rt.Input("teacher", kind="class"),),
-    has_target=False, min_classes=1, normalizer=None,
+    parameters=(rt.Parameter("T", default=4.0, lo=0.5, hi=20.0, lo_open=False, hi_open=False),),
+    inputs=(rt.Input("teacher", kind="class"),), has_target=False, min_classes=1, normalizer=None,
     variants=(
         rt.Variant(
             uses=frozenset([]), parameters=("T",), inputs=(), streams=("teacher",), n_saved=5,
@@ -671,10 +664,8 @@ def linear_kd_forward_kl_loss(
 ) -> Tensor:
     """As :func:`kd_forward_kl_loss`, of a linear layer without its logits."""
     return rt.linear_loss(
-        LOSS,
-        rt.Factors(hidden, linear_weight, linear_bias),
-        rt.Arguments(None, (teacher,), (T,), (), -100, backend),
-        reduction,
+        LOSS, rt.Factors(hidden, linear_weight, linear_bias),
+        rt.Arguments(None, (teacher,), (T,), (), -100, backend), reduction,
         rt.LinearOptions(
             softcap=softcap, temperature=temperature, memory_budget=memory_budget,
             schedule=schedule, filter=filter,

@@ -261,7 +261,7 @@ def _tiled_gradient_kernel(
 
 
 def _torch_rows(x, y, u_log_prior, u_tau, g=None):
-    """Results [rows, outputs] of a chunk of rows with what is saved [n_saved, rows], or with g * gradients."""
+    """Results [rows, outputs] of a chunk, and what is saved [n_saved, rows] or g * gradients."""
     x_y = x.gather(1, y)
     x_ref = torch.where(x_y > -4000.0, x_y, 0.0)
     x_own = x_y - x_ref
@@ -287,7 +287,7 @@ def _torch_rows(x, y, u_log_prior, u_tau, g=None):
 
 
 def _torch_backward(x, y, u_log_prior, u_tau, saved, g):
-    """g * gradients [rows, V] of a chunk of rows, from what was saved."""
+    """g * gradients [rows, V] of a chunk, from what was saved."""
     m0, la0 = saved.unsqueeze(2)
     x_y = x.gather(1, y)
     x_ref = torch.where(x_y > -4000.0, x_y, 0.0)
@@ -332,9 +332,8 @@ ROW_LOOPS
             const int valid = cols != y;
             const real l0 = (valid ? x - R(x_ref) + u_log_prior * R(u_tau) : -INFINITY);
             const real t0 = l0 - R(same0);
-            const real kept0 = f_exp_below(t0);
-            const real e0 = kept0;
-            if (fused) kept0_ptr[cols] = kept0;)
+            const real e0 = f_exp_below(t0);
+            if (fused) kept0_ptr[cols] = e0;)
         m0 = (m0 == -INFINITY ? 0.0 : m0);
     }
 ROW_LOOPS_END
@@ -368,14 +367,8 @@ ROW_GRADIENTS_END
 
 LOSS = rt.RowLoss(
     name="logit_adjustment", key="logit_adjustment_e9cdf0d7",
-    parameters=(
-        rt.Parameter(
-            "tau", default=1.0, lo=0.0, hi=float("inf"), lo_open=False, hi_open=True, off=None,
-            integer=False,
-        ),
-    ),
-    inputs=(rt.Input("log_prior", kind="vocab"),),
-    has_target=True, min_classes=1, normalizer=None,
+    parameters=(rt.Parameter("tau", default=1.0, lo=0.0, lo_open=False),),
+    inputs=(rt.Input("log_prior", kind="vocab"),), has_target=True, min_classes=1, normalizer=None,
     variants=(
         rt.Variant(
             uses=frozenset([]), parameters=("tau",), inputs=("log_prior",), streams=(), n_saved=2,
@@ -427,10 +420,8 @@ def linear_logit_adjustment_loss(
 ) -> Tensor:
     """As :func:`logit_adjustment_loss`, of a linear layer without its logits."""
     return rt.linear_loss(
-        LOSS,
-        rt.Factors(hidden, linear_weight, linear_bias),
-        rt.Arguments(target, (), (tau,), (log_prior,), ignore_index, backend),
-        reduction,
+        LOSS, rt.Factors(hidden, linear_weight, linear_bias),
+        rt.Arguments(target, (), (tau,), (log_prior,), ignore_index, backend), reduction,
         rt.LinearOptions(
             softcap=softcap, temperature=temperature, shift=shift, memory_budget=memory_budget,
             schedule=schedule, filter=filter, skip_ignored=skip_ignored,

@@ -247,7 +247,7 @@ def _tiled_gradient_kernel(
 
 
 def _torch_rows(x, y, u_weight, g=None):
-    """Results [rows, outputs] of a chunk of rows with what is saved [n_saved, rows], or with g * gradients."""
+    """Results [rows, outputs] of a chunk, and what is saved [n_saved, rows] or g * gradients."""
     V = float(x.shape[1])
     x_y = x.gather(1, y)
     l0 = x.scatter(1, y, float("-inf"))
@@ -275,7 +275,7 @@ def _torch_rows(x, y, u_weight, g=None):
 
 
 def _torch_backward(x, y, u_weight, saved, g):
-    """g * gradients [rows, V] of a chunk of rows, from what was saved."""
+    """g * gradients [rows, V] of a chunk, from what was saved."""
     V = float(x.shape[1])
     m0, la0 = saved.unsqueeze(2)
     x_y = x.gather(1, y)
@@ -316,9 +316,8 @@ ROW_LOOPS
             const int valid = cols != y;
             const real l0 = (valid ? x : -INFINITY);
             const real t0 = l0 - R(same0);
-            const real kept0 = f_exp_below(t0);
-            const real e0 = kept0;
-            if (fused) kept0_ptr[cols] = kept0;)
+            const real e0 = f_exp_below(t0);
+            if (fused) kept0_ptr[cols] = e0;)
         m0 = (m0 == -INFINITY ? 0.0 : m0);
     }
 ROW_LOOPS_END
@@ -355,13 +354,8 @@ ROW_GRADIENTS_END
 
 LOSS = rt.RowLoss(
     name="logit_l2", key="logit_l2_a66d434a",
-    parameters=(
-        rt.Parameter(
-            "weight", default=0.01, lo=0.0, hi=float("inf"), lo_open=False, hi_open=True, off=None,
-            integer=False,
-        ),
-    ),
-    inputs=(), has_target=True, min_classes=1, normalizer=None,
+    parameters=(rt.Parameter("weight", default=0.01, lo=0.0, lo_open=False),), inputs=(),
+    has_target=True, min_classes=1, normalizer=None,
     variants=(
         rt.Variant(
             uses=frozenset([]), parameters=("weight",), inputs=(), streams=(), n_saved=2, n_state=3,
@@ -413,10 +407,8 @@ def linear_logit_l2_loss(
 ) -> Tensor:
     """As :func:`logit_l2_loss`, of a linear layer without its logits."""
     return rt.linear_loss(
-        LOSS,
-        rt.Factors(hidden, linear_weight, linear_bias),
-        rt.Arguments(target, (), (weight,), (), ignore_index, backend),
-        reduction,
+        LOSS, rt.Factors(hidden, linear_weight, linear_bias),
+        rt.Arguments(target, (), (weight,), (), ignore_index, backend), reduction,
         rt.LinearOptions(
             softcap=softcap, temperature=temperature, shift=shift, memory_budget=memory_budget,
             schedule=schedule, filter=filter, skip_ignored=skip_ignored,

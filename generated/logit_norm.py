@@ -331,7 +331,7 @@ def _tiled_gradient_kernel(
 
 
 def _torch_rows(x, y, u_T, g=None):
-    """Results [rows, outputs] of a chunk of rows with what is saved [n_saved, rows], or with g * gradients."""
+    """Results [rows, outputs] of a chunk, and what is saved [n_saved, rows] or g * gradients."""
     x_y = x.gather(1, y)
     b0 = (x * x).scatter_(1, y, 0.0).sum(1, keepdim=True)
     T0 = b0
@@ -374,7 +374,7 @@ def _torch_rows(x, y, u_T, g=None):
 
 
 def _torch_backward(x, y, u_T, saved, g):
-    """g * gradients [rows, V] of a chunk of rows, from what was saved."""
+    """g * gradients [rows, V] of a chunk, from what was saved."""
     m0, la0, T0, T1 = saved.unsqueeze(2)
     x_y = x.gather(1, y)
     ly0 = (
@@ -438,9 +438,8 @@ ROW_LOOPS
                 const int valid = cols != y;
                 const real l0 = (valid ? R(same0) * f_maximum(x, -R(1e+18)) / R(u_T) : -INFINITY);
                 const real t0 = l0 - R(same1);
-                const real kept0 = f_exp_below(t0);
-                const real e0 = kept0;
-                if (fused) kept0_ptr[cols] = kept0;
+                const real e0 = f_exp_below(t0);
+                if (fused) kept0_ptr[cols] = e0;
                 const real b1_j = (e0 > R(0.0) ? e0 * x : R(0.0));)
         }
         m0 = (m0 == -INFINITY ? 0.0 : m0);
@@ -487,12 +486,7 @@ ROW_GRADIENTS_END
 
 LOSS = rt.RowLoss(
     name="logit_norm", key="logit_norm_1933f713",
-    parameters=(
-        rt.Parameter(
-            "T", default=0.04, lo=0.01, hi=10.0, lo_open=False, hi_open=False, off=None,
-            integer=False,
-        ),
-    ),
+    parameters=(rt.Parameter("T", default=0.04, lo=0.01, hi=10.0, lo_open=False, hi_open=False),),
     inputs=(), has_target=True, min_classes=1, normalizer=None,
     variants=(
         rt.Variant(
@@ -548,10 +542,8 @@ def linear_logit_norm_loss(
 ) -> Tensor:
     """As :func:`logit_norm_loss`, of a linear layer without its logits."""
     return rt.linear_loss(
-        LOSS,
-        rt.Factors(hidden, linear_weight, linear_bias),
-        rt.Arguments(target, (), (T,), (), ignore_index, backend),
-        reduction,
+        LOSS, rt.Factors(hidden, linear_weight, linear_bias),
+        rt.Arguments(target, (), (T,), (), ignore_index, backend), reduction,
         rt.LinearOptions(
             softcap=softcap, temperature=temperature, shift=shift, memory_budget=memory_budget,
             schedule=schedule, filter=filter, skip_ignored=skip_ignored,

@@ -315,7 +315,7 @@ def _tiled_gradient_kernel(
 
 
 def _torch_rows(x, y, u_adversarial_x, u_weight, g=None):
-    """Results [rows, outputs] of a chunk of rows with what is saved [n_saved, rows], or with g * gradients."""
+    """Results [rows, outputs] of a chunk, and what is saved [n_saved, rows] or g * gradients."""
     V = float(x.shape[1])
     x_y = x.gather(1, y)
     u_adversarial_x_y = u_adversarial_x.gather(1, y)
@@ -372,7 +372,7 @@ def _torch_rows(x, y, u_adversarial_x, u_weight, g=None):
 
 
 def _torch_backward(x, y, u_adversarial_x, u_weight, saved, g):
-    """g * gradients [rows, V] of a chunk of rows, from what was saved."""
+    """g * gradients [rows, V] of a chunk, from what was saved."""
     V = float(x.shape[1])
     m0, la0, m1, la1 = saved.unsqueeze(2)
     x_y = x.gather(1, y)
@@ -436,14 +436,12 @@ ROW_LOOPS
             const int valid = cols != y;
             const real l0 = (valid ? x : -INFINITY);
             const real t0 = l0 - R(same0);
-            const real kept1 = f_exp_below(t0);
-            const real e0 = kept1;
+            const real e0 = f_exp_below(t0);
             const real l1 = (valid ? u_adversarial_x : -INFINITY);
             const real t1 = l1 - R(same1);
-            const real kept0 = f_exp_below(t1);
-            const real e1 = kept0;
-            if (fused) kept0_ptr[cols] = kept0;
-            if (fused) kept1_ptr[cols] = kept1;)
+            const real e1 = f_exp_below(t1);
+            if (fused) kept0_ptr[cols] = e1;
+            if (fused) kept1_ptr[cols] = e0;)
         m0 = (m0 == -INFINITY ? 0.0 : m0);
         m1 = (m1 == -INFINITY ? 0.0 : m1);
     }
@@ -497,14 +495,9 @@ ROW_GRADIENTS_END
 
 LOSS = rt.RowLoss(
     name="logit_pairing", key="logit_pairing_e42a2ad7",
-    parameters=(
-        rt.Parameter(
-            "weight", default=0.5, lo=0.0, hi=float("inf"), lo_open=False, hi_open=True, off=None,
-            integer=False,
-        ),
-    ),
-    inputs=(rt.Input("adversarial_x", kind="class", differentiable=True),),
-    has_target=True, min_classes=1, normalizer=None,
+    parameters=(rt.Parameter("weight", default=0.5, lo=0.0, lo_open=False),),
+    inputs=(rt.Input("adversarial_x", kind="class", differentiable=True),), has_target=True,
+    min_classes=1, normalizer=None,
     variants=(
         rt.Variant(
             uses=frozenset([]), parameters=("weight",), inputs=(), streams=("adversarial_x",),
@@ -561,10 +554,8 @@ def linear_logit_pairing_loss(
 ) -> Tensor:
     """As :func:`logit_pairing_loss`, of a linear layer without its logits."""
     return rt.linear_loss(
-        LOSS,
-        rt.Factors(hidden, linear_weight, linear_bias),
-        rt.Arguments(target, (adversarial_x,), (weight,), (), ignore_index, backend),
-        reduction,
+        LOSS, rt.Factors(hidden, linear_weight, linear_bias),
+        rt.Arguments(target, (adversarial_x,), (weight,), (), ignore_index, backend), reduction,
         rt.LinearOptions(
             softcap=softcap, temperature=temperature, shift=shift, memory_budget=memory_budget,
             schedule=schedule, filter=filter, skip_ignored=skip_ignored,

@@ -569,7 +569,7 @@ def _tiled_gradient_kernel(
 
 
 def _torch_rows(x, y, u_adversarial_x, u_beta, g=None):
-    """Results [rows, outputs] of a chunk of rows with what is saved [n_saved, rows], or with g * gradients."""
+    """Results [rows, outputs] of a chunk, and what is saved [n_saved, rows] or g * gradients."""
     x_y = x.gather(1, y)
     u_adversarial_x_y = u_adversarial_x.gather(1, y)
     cols = torch.arange(x.shape[1], device=x.device)
@@ -711,7 +711,7 @@ def _torch_rows(x, y, u_adversarial_x, u_beta, g=None):
 
 
 def _torch_backward(x, y, u_adversarial_x, u_beta, saved, g):
-    """g * gradients [rows, V] of a chunk of rows, from what was saved."""
+    """g * gradients [rows, V] of a chunk, from what was saved."""
     m0, la0, m1, la1, m2, la2, o0, T0, max1, index1 = saved.unsqueeze(2)
     x_y = x.gather(1, y)
     u_adversarial_x_y = u_adversarial_x.gather(1, y)
@@ -843,18 +843,16 @@ ROW_LOOPS
                 const int valid = cols != y;
                 const real l0 = (valid ? u_adversarial_x : -INFINITY);
                 const real t0 = l0 - R(same0);
-                const real kept2 = f_exp_below(t0);
-                const real e0 = kept2;
+                const real e0 = f_exp_below(t0);
                 const real l2 = (valid ? x : -INFINITY);
                 const real t2 = l2 - R(same1);
-                const real kept0 = f_exp_below(t2);
-                const real e2 = kept0;
+                const real e2 = f_exp_below(t2);
                 const real apart0 = x - R(off0_apart0) + (-u_adversarial_x - R(off1_apart0)) -
                     R(near_apart0_2);
                 const real f0 = (valid ? u_adversarial_x : -INFINITY);
                 const real f1 = (valid ? u_adversarial_x - R(u_adversarial_x_y) : -INFINITY);
-                kept0_ptr[cols] = kept0;
-                if (fused) kept2_ptr[cols] = kept2;
+                kept0_ptr[cols] = e2;
+                if (fused) kept2_ptr[cols] = e0;
                 const real o0_j = (e2 == R(1.0) ? apart0 : -INFINITY);
                 const int reduced7_j = (f0 == R(max0) ? cols : INT_MAX);
                 const int reduced9_j = (f1 < R(near1) ? INT_MAX : cols);)
@@ -862,8 +860,7 @@ ROW_LOOPS
             index0 = (real)(reduced7);
             index1 = (real)(reduced9);
             REDUCE(SUMS_3,
-                const real kept0 = kept0_ptr[cols];
-                const real e2 = kept0;
+                const real e2 = kept0_ptr[cols];
                 const real apart0 = x - R(off0_apart0) + (-u_adversarial_x - R(off1_apart0)) -
                     R(near_apart0_2);
                 const real delta0 = apart0 - R(o0_2);
@@ -895,9 +892,8 @@ ROW_LOOPS
                 const real l1 = (valid ? u_adversarial_x - R(u_adversarial_x_y) + kept1 :
                     -INFINITY);
                 const real t1 = l1 - R(same0);
-                const real kept3 = f_exp_below(t1);
-                const real e1 = kept3;
-                if (fused) kept3_ptr[cols] = kept3;)
+                const real e1 = f_exp_below(t1);
+                if (fused) kept3_ptr[cols] = e1;)
         }
         m1 = (m1 == -INFINITY ? 0.0 : m1);
     }
@@ -1010,14 +1006,9 @@ ROW_GRADIENTS_END
 
 LOSS = rt.RowLoss(
     name="mart", key="mart_f3b50804",
-    parameters=(
-        rt.Parameter(
-            "beta", default=5.0, lo=0.0, hi=float("inf"), lo_open=False, hi_open=True, off=None,
-            integer=False,
-        ),
-    ),
-    inputs=(rt.Input("adversarial_x", kind="class", differentiable=True),),
-    has_target=True, min_classes=2, normalizer=None,
+    parameters=(rt.Parameter("beta", default=5.0, lo=0.0, lo_open=False),),
+    inputs=(rt.Input("adversarial_x", kind="class", differentiable=True),), has_target=True,
+    min_classes=2, normalizer=None,
     variants=(
         rt.Variant(
             uses=frozenset([]), parameters=("beta",), inputs=(), streams=("adversarial_x",),
@@ -1077,10 +1068,8 @@ def linear_mart_loss(
 ) -> Tensor:
     """As :func:`mart_loss`, of a linear layer without its logits."""
     return rt.linear_loss(
-        LOSS,
-        rt.Factors(hidden, linear_weight, linear_bias),
-        rt.Arguments(target, (adversarial_x,), (beta,), (), ignore_index, backend),
-        reduction,
+        LOSS, rt.Factors(hidden, linear_weight, linear_bias),
+        rt.Arguments(target, (adversarial_x,), (beta,), (), ignore_index, backend), reduction,
         rt.LinearOptions(
             softcap=softcap, temperature=temperature, shift=shift, memory_budget=memory_budget,
             schedule=schedule, filter=filter, skip_ignored=skip_ignored,

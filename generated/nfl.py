@@ -378,7 +378,7 @@ def _tiled_gradient_kernel(
 
 
 def _torch_rows(x, y, u_gamma, g=None):
-    """Results [rows, outputs] of a chunk of rows with what is saved [n_saved, rows], or with g * gradients."""
+    """Results [rows, outputs] of a chunk, and what is saved [n_saved, rows] or g * gradients."""
     x_y = x.gather(1, y)
     l0 = x.scatter_(1, y, float("-inf"))
     m0 = l0.amax(1, keepdim=True)
@@ -451,7 +451,7 @@ def _torch_rows(x, y, u_gamma, g=None):
 
 
 def _torch_backward(x, y, u_gamma, saved, g):
-    """g * gradients [rows, V] of a chunk of rows, from what was saved."""
+    """g * gradients [rows, V] of a chunk, from what was saved."""
     m0, la0, T0, T1 = saved.unsqueeze(2)
     x_y = x.gather(1, y)
     ly0 = x_y
@@ -526,9 +526,8 @@ ROW_LOOPS
                 const int valid = cols != y;
                 const real l0 = (valid ? x : -INFINITY);
                 const real t0 = l0 - R(same0);
-                const real kept0 = f_exp_below(t0);
-                const real e0 = kept0;
-                kept0_ptr[cols] = kept0;)
+                const real e0 = f_exp_below(t0);
+                kept0_ptr[cols] = e0;)
         }
         m0 = (m0 == -INFINITY ? 0.0 : m0);
         la0 = f_log(a0);
@@ -540,23 +539,21 @@ ROW_LOOPS
             double w2 = u_gamma - 1.0;
             double same0 = f_eq(w2, 0.0);
             REDUCE(SUMS_3,
-                const real kept0 = kept0_ptr[cols];
+                const real e0 = kept0_ptr[cols];
                 const int valid = cols != y;
                 const real t0 = x - R(m0);
                 const real logp0 = f_maximum(t0, -R(1e+18)) - R(lam0);
-                const real e0 = kept0;
                 const real p0 = e0 * R(pinv0);
                 const real kept1 = f_expm1(logp0);
                 const real w0 = -kept1;
-                const real kept3 = f_power(w0, R(u_gamma));
-                const real w1 = kept3;
+                const real w1 = f_power(w0, R(u_gamma));
                 const real v0 = w1 * logp0;
                 const real kept2 = f_power(w0, R(w2));
                 const real v1 = w1 - logp0 * p0 * R(u_gamma) * (f_eq(w0, R(0.0)) ? R(same0) :
                     kept2);
                 if (fused) kept1_ptr[cols] = kept1;
                 if (fused) kept2_ptr[cols] = kept2;
-                if (fused) kept3_ptr[cols] = kept3;
+                if (fused) kept3_ptr[cols] = w1;
                 const real b0_j = (valid ? v0 : R(0.0));
                 const real b1_j = (valid ? v1 : R(0.0));)
         }
@@ -628,12 +625,7 @@ ROW_GRADIENTS_END
 
 LOSS = rt.RowLoss(
     name="nfl", key="nfl_5c1d0d9a",
-    parameters=(
-        rt.Parameter(
-            "gamma", default=0.5, lo=0.0, hi=5.0, lo_open=False, hi_open=False, off=None,
-            integer=False,
-        ),
-    ),
+    parameters=(rt.Parameter("gamma", default=0.5, lo=0.0, hi=5.0, lo_open=False, hi_open=False),),
     inputs=(), has_target=True, min_classes=2, normalizer=None,
     variants=(
         rt.Variant(
@@ -689,10 +681,8 @@ def linear_nfl_loss(
 ) -> Tensor:
     """As :func:`nfl_loss`, of a linear layer without its logits."""
     return rt.linear_loss(
-        LOSS,
-        rt.Factors(hidden, linear_weight, linear_bias),
-        rt.Arguments(target, (), (gamma,), (), ignore_index, backend),
-        reduction,
+        LOSS, rt.Factors(hidden, linear_weight, linear_bias),
+        rt.Arguments(target, (), (gamma,), (), ignore_index, backend), reduction,
         rt.LinearOptions(
             softcap=softcap, temperature=temperature, shift=shift, memory_budget=memory_budget,
             schedule=schedule, filter=filter, skip_ignored=skip_ignored,

@@ -279,7 +279,7 @@ def _tiled_gradient_kernel(
 
 
 def _torch_rows(x, y, u_q, g=None):
-    """Results [rows, outputs] of a chunk of rows with what is saved [n_saved, rows], or with g * gradients."""
+    """Results [rows, outputs] of a chunk, and what is saved [n_saved, rows] or g * gradients."""
     V = float(x.shape[1])
     x_y = x.gather(1, y)
     l0 = x.scatter_(1, y, float("-inf"))
@@ -323,7 +323,7 @@ def _torch_rows(x, y, u_q, g=None):
 
 
 def _torch_backward(x, y, u_q, saved, g):
-    """g * gradients [rows, V] of a chunk of rows, from what was saved."""
+    """g * gradients [rows, V] of a chunk, from what was saved."""
     V = float(x.shape[1])
     m0, la0, T0 = saved.unsqueeze(2)
     x_y = x.gather(1, y)
@@ -378,10 +378,9 @@ ROW_LOOPS
             const int valid = cols != y;
             const real l0 = (valid ? x : -INFINITY);
             const real t0 = l0 - R(same0);
-            const real kept0 = f_exp_below(t0);
-            const real e0 = kept0;
+            const real e0 = f_exp_below(t0);
             const real u0 = f_maximum(t0, -R(1e+18));
-            if (fused) kept0_ptr[cols] = kept0;
+            if (fused) kept0_ptr[cols] = e0;
             const real b0_j = f_exp(R(u_q) * u0);)
         m0 = (m0 == -INFINITY ? 0.0 : m0);
     }
@@ -434,11 +433,7 @@ ROW_GRADIENTS_END
 
 LOSS = rt.RowLoss(
     name="ngce", key="ngce_675c9bc9",
-    parameters=(
-        rt.Parameter(
-            "q", default=0.7, lo=0.1, hi=1.0, lo_open=False, hi_open=False, off=None, integer=False
-        ),
-    ),
+    parameters=(rt.Parameter("q", default=0.7, lo=0.1, hi=1.0, lo_open=False, hi_open=False),),
     inputs=(), has_target=True, min_classes=2, normalizer=None,
     variants=(
         rt.Variant(
@@ -491,10 +486,8 @@ def linear_ngce_loss(
 ) -> Tensor:
     """As :func:`ngce_loss`, of a linear layer without its logits."""
     return rt.linear_loss(
-        LOSS,
-        rt.Factors(hidden, linear_weight, linear_bias),
-        rt.Arguments(target, (), (q,), (), ignore_index, backend),
-        reduction,
+        LOSS, rt.Factors(hidden, linear_weight, linear_bias),
+        rt.Arguments(target, (), (q,), (), ignore_index, backend), reduction,
         rt.LinearOptions(
             softcap=softcap, temperature=temperature, shift=shift, memory_budget=memory_budget,
             schedule=schedule, filter=filter, skip_ignored=skip_ignored,

@@ -279,7 +279,7 @@ def _tiled_gradient_kernel(
 
 
 def _torch_rows(x, y, u_advantage, u_old_logp, u_low, u_high, g=None):
-    """Results [rows, outputs] of a chunk of rows with what is saved [n_saved, rows], or with g * gradients."""
+    """Results [rows, outputs] of a chunk, and what is saved [n_saved, rows] or g * gradients."""
     x_y = x.gather(1, y)
     l0 = x.scatter_(1, y, float("-inf"))
     m0 = l0.amax(1, keepdim=True)
@@ -315,7 +315,7 @@ def _torch_rows(x, y, u_advantage, u_old_logp, u_low, u_high, g=None):
 
 
 def _torch_backward(x, y, u_advantage, u_old_logp, u_low, u_high, saved, g):
-    """g * gradients [rows, V] of a chunk of rows, from what was saved."""
+    """g * gradients [rows, V] of a chunk, from what was saved."""
     m0, la0 = saved.unsqueeze(2)
     x_y = x.gather(1, y)
     ly0 = x_y
@@ -367,9 +367,8 @@ ROW_LOOPS
             const int valid = cols != y;
             const real l0 = (valid ? x : -INFINITY);
             const real t0 = l0 - R(same0);
-            const real kept0 = f_exp_below(t0);
-            const real e0 = kept0;
-            if (fused) kept0_ptr[cols] = kept0;)
+            const real e0 = f_exp_below(t0);
+            if (fused) kept0_ptr[cols] = e0;)
         m0 = (m0 == -INFINITY ? 0.0 : m0);
     }
 ROW_LOOPS_END
@@ -413,16 +412,11 @@ ROW_GRADIENTS_END
 LOSS = rt.RowLoss(
     name="ppo_clip", key="ppo_clip_fb41140f",
     parameters=(
-        rt.Parameter(
-            "low", default=0.2, lo=0.0, hi=1.0, lo_open=False, hi_open=True, off=None, integer=False
-        ),
-        rt.Parameter(
-            "high", default=0.2, lo=0.0, hi=float("inf"), lo_open=False, hi_open=True, off=None,
-            integer=False,
-        ),
+        rt.Parameter("low", default=0.2, lo=0.0, hi=1.0, lo_open=False),
+        rt.Parameter("high", default=0.2, lo=0.0, lo_open=False),
     ),
-    inputs=(rt.Input("advantage", kind="row"), rt.Input("old_logp", kind="row")),
-    has_target=True, min_classes=1, normalizer=None,
+    inputs=(rt.Input("advantage", kind="row"), rt.Input("old_logp", kind="row")), has_target=True,
+    min_classes=1, normalizer=None,
     variants=(
         rt.Variant(
             uses=frozenset([]), parameters=("low", "high"), inputs=("advantage", "old_logp"),
@@ -478,8 +472,7 @@ def linear_ppo_clip_loss(
 ) -> Tensor:
     """As :func:`ppo_clip_loss`, of a linear layer without its logits."""
     return rt.linear_loss(
-        LOSS,
-        rt.Factors(hidden, linear_weight, linear_bias),
+        LOSS, rt.Factors(hidden, linear_weight, linear_bias),
         rt.Arguments(target, (), (low, high), (advantage, old_logp), ignore_index, backend),
         reduction,
         rt.LinearOptions(

@@ -403,7 +403,7 @@ def _tiled_gradient_kernel(
 
 
 def _torch_rows(x, u_teacher, u_alpha, g=None):
-    """Results [rows, outputs] of a chunk of rows with what is saved [n_saved, rows], or with g * gradients."""
+    """Results [rows, outputs] of a chunk, and what is saved [n_saved, rows] or g * gradients."""
     cols = torch.arange(x.shape[1], device=x.device)
     l0 = x
     m0 = l0.amax(1, keepdim=True)
@@ -482,7 +482,7 @@ def _torch_rows(x, u_teacher, u_alpha, g=None):
 
 
 def _torch_backward(x, u_teacher, u_alpha, saved, g):
-    """g * gradients [rows, V] of a chunk of rows, from what was saved."""
+    """g * gradients [rows, V] of a chunk, from what was saved."""
     m0, la0, m1, la1, m2, la2, pivot = saved.unsqueeze(2)
     x_y = x.gather(1, pivot.to(torch.int64))
     u_teacher_y = u_teacher.gather(1, pivot.to(torch.int64))
@@ -560,15 +560,14 @@ ROW_LOOPS
             const int others = cols != (int)pivot;
             const real l0_2 = (others ? l0 : -INFINITY);
             const real t0 = l0_2 - R(same0);
-            const real kept0 = f_exp_below(t0);
-            const real e0 = kept0;
+            const real e0 = f_exp_below(t0);
             const real l1 = u_teacher;
             const real l1_2 = (others ? l1 : -INFINITY);
             const real t1 = l1_2 - R(same1);
             const real e1 = f_exp_below(t1);
             const real l2 = (others ? R(same2) * ((t0 < -R(1e+18) ? -R(1e+18) : t0) - (t1 <
                 -R(1e+18) ? -R(1e+18) : t1)) + (t1 < -R(1e+18) ? -R(1e+18) : t1) : -INFINITY);
-            if (fused) kept0_ptr[cols] = kept0;)
+            if (fused) kept0_ptr[cols] = e0;)
         m2 = f_maximum(reduced3, (1.0 - u_alpha) * (at_y0_2 - at_y1_2) + at_y1_2);
         double same3 = (m2 == -INFINITY ? 0.0 : m2);
         REDUCE(SUMS_4,
@@ -582,9 +581,8 @@ ROW_LOOPS
             const real l2 = (others ? R(same2) * ((t0 < -R(1e+18) ? -R(1e+18) : t0) - (t1 <
                 -R(1e+18) ? -R(1e+18) : t1)) + (t1 < -R(1e+18) ? -R(1e+18) : t1) : -INFINITY);
             const real t2 = l2 - R(same3);
-            const real kept1 = f_exp_below(t2);
-            const real e2 = kept1;
-            if (fused) kept1_ptr[cols] = kept1;)
+            const real e2 = f_exp_below(t2);
+            if (fused) kept1_ptr[cols] = e2;)
         pivot = pivot_2;
         m0 = (m0 == -INFINITY ? 0.0 : m0);
         m1 = (m1 == -INFINITY ? 0.0 : m1);
@@ -655,14 +653,8 @@ ROW_GRADIENTS_END
 
 LOSS = rt.RowLoss(
     name="renyi", key="renyi_49f792f4",
-    parameters=(
-        rt.Parameter(
-            "alpha", default=0.5, lo=0.1, hi=0.9, lo_open=False, hi_open=False, off=None,
-            integer=False,
-        ),
-    ),
-    inputs=(rt.Input("teacher", kind="class"),),
-    has_target=False, min_classes=1, normalizer=None,
+    parameters=(rt.Parameter("alpha", default=0.5, lo=0.1, hi=0.9, lo_open=False, hi_open=False),),
+    inputs=(rt.Input("teacher", kind="class"),), has_target=False, min_classes=1, normalizer=None,
     variants=(
         rt.Variant(
             uses=frozenset([]), parameters=("alpha",), inputs=(), streams=("teacher",), n_saved=7,
@@ -712,10 +704,8 @@ def linear_renyi_loss(
 ) -> Tensor:
     """As :func:`renyi_loss`, of a linear layer without its logits."""
     return rt.linear_loss(
-        LOSS,
-        rt.Factors(hidden, linear_weight, linear_bias),
-        rt.Arguments(None, (teacher,), (alpha,), (), -100, backend),
-        reduction,
+        LOSS, rt.Factors(hidden, linear_weight, linear_bias),
+        rt.Arguments(None, (teacher,), (alpha,), (), -100, backend), reduction,
         rt.LinearOptions(
             softcap=softcap, temperature=temperature, memory_budget=memory_budget,
             schedule=schedule, filter=filter,

@@ -382,7 +382,7 @@ def _tiled_gradient_kernel(
 
 
 def _torch_rows(x, u_teacher, g=None):
-    """Results [rows, outputs] of a chunk of rows with what is saved [n_saved, rows], or with g * gradients."""
+    """Results [rows, outputs] of a chunk, and what is saved [n_saved, rows] or g * gradients."""
     cols = torch.arange(x.shape[1], device=x.device)
     l0 = x
     m0 = l0.amax(1, keepdim=True)
@@ -475,7 +475,7 @@ def _torch_rows(x, u_teacher, g=None):
 
 
 def _torch_backward(x, u_teacher, saved, g):
-    """g * gradients [rows, V] of a chunk of rows, from what was saved."""
+    """g * gradients [rows, V] of a chunk, from what was saved."""
     m0, la0, m1, la1, pivot, o0, T0 = saved.unsqueeze(2)
     x_y = x.gather(1, pivot.to(torch.int64))
     u_teacher_y = u_teacher.gather(1, pivot.to(torch.int64))
@@ -557,8 +557,7 @@ ROW_LOOPS
             const int others = cols != (int)pivot;
             const real l0_2 = (others ? l0 : -INFINITY);
             const real t0 = l0_2 - R(same0);
-            const real kept0 = f_exp_below(t0);
-            const real e0 = kept0;
+            const real e0 = f_exp_below(t0);
             const real l1 = u_teacher;
             const real l1_2 = (others ? l1 : -INFINITY);
             const real t1 = l1_2 - R(same1);
@@ -566,7 +565,7 @@ ROW_LOOPS
             const real apart0 = x - R(off0_apart0) + (-u_teacher - R(off1_apart0)) -
                 R(near_apart0_2);
             const real delta0 = apart0 - R(o0_2);
-            if (fused) kept0_ptr[cols] = kept0;
+            if (fused) kept0_ptr[cols] = e0;
             const real b0_j = (e0 > R(0.0) ? e0 * delta0 : R(0.0));)
         o0 = o0_2;
         pivot = pivot_2;
@@ -641,8 +640,7 @@ ROW_GRADIENTS_END
 
 LOSS = rt.RowLoss(
     name="reverse_kl", key="reverse_kl_ce00d9a2", parameters=(),
-    inputs=(rt.Input("teacher", kind="class"),),
-    has_target=False, min_classes=1, normalizer=None,
+    inputs=(rt.Input("teacher", kind="class"),), has_target=False, min_classes=1, normalizer=None,
     variants=(
         rt.Variant(
             uses=frozenset([]), parameters=(), inputs=(), streams=("teacher",), n_saved=7,
@@ -689,10 +687,8 @@ def linear_reverse_kl_loss(
 ) -> Tensor:
     """As :func:`reverse_kl_loss`, of a linear layer without its logits."""
     return rt.linear_loss(
-        LOSS,
-        rt.Factors(hidden, linear_weight, linear_bias),
-        rt.Arguments(None, (teacher,), (), (), -100, backend),
-        reduction,
+        LOSS, rt.Factors(hidden, linear_weight, linear_bias),
+        rt.Arguments(None, (teacher,), (), (), -100, backend), reduction,
         rt.LinearOptions(
             softcap=softcap, temperature=temperature, memory_budget=memory_budget,
             schedule=schedule, filter=filter,

@@ -382,7 +382,7 @@ def _tiled_gradient_kernel(
 
 
 def _torch_rows(x, u_teacher, u_alpha, g=None):
-    """Results [rows, outputs] of a chunk of rows with what is saved [n_saved, rows], or with g * gradients."""
+    """Results [rows, outputs] of a chunk, and what is saved [n_saved, rows] or g * gradients."""
     cols = torch.arange(x.shape[1], device=x.device)
     l0 = u_teacher
     m0 = l0.amax(1, keepdim=True)
@@ -457,7 +457,7 @@ def _torch_rows(x, u_teacher, u_alpha, g=None):
 
 
 def _torch_backward(x, u_teacher, u_alpha, saved, g):
-    """g * gradients [rows, V] of a chunk of rows, from what was saved."""
+    """g * gradients [rows, V] of a chunk, from what was saved."""
     m0, la0, m1, la1, pivot, T1 = saved.unsqueeze(2)
     x_y = x.gather(1, pivot.to(torch.int64))
     u_teacher_y = u_teacher.gather(1, pivot.to(torch.int64))
@@ -531,18 +531,16 @@ ROW_LOOPS
             const int others = cols != (int)pivot;
             const real l0_2 = (others ? l0 : -INFINITY);
             const real t0 = l0_2 - R(same0);
-            const real kept1 = f_exp_below(t0);
-            const real e0 = kept1;
+            const real e0 = f_exp_below(t0);
             const real l1 = x;
             const real l1_2 = (others ? l1 : -INFINITY);
             const real t1 = l1_2 - R(same1);
-            const real kept0 = f_exp_below(t1);
-            const real e1 = kept0;
+            const real e1 = f_exp_below(t1);
             const real apart1 = x - R(ref1);
             const real delta1 = apart1 - R(o1_2);
             const real delta3 = u_teacher - R(ref0);
-            if (fused) kept0_ptr[cols] = kept0;
-            if (fused) kept1_ptr[cols] = kept1;
+            if (fused) kept0_ptr[cols] = e1;
+            if (fused) kept1_ptr[cols] = e0;
             const real b0_j = (e0 > R(0.0) ? e0 * delta1 : R(0.0));
             const real b1_j = (e1 > R(0.0) ? e1 * delta3 : R(0.0));)
         o1 = o1_2;
@@ -619,14 +617,8 @@ ROW_GRADIENTS_END
 
 LOSS = rt.RowLoss(
     name="rmt_symmetric_ce", key="rmt_symmetric_ce_3e4351b3",
-    parameters=(
-        rt.Parameter(
-            "alpha", default=0.5, lo=0.0, hi=1.0, lo_open=False, hi_open=False, off=None,
-            integer=False,
-        ),
-    ),
-    inputs=(rt.Input("teacher", kind="class"),),
-    has_target=False, min_classes=1, normalizer=None,
+    parameters=(rt.Parameter("alpha", default=0.5, lo=0.0, hi=1.0, lo_open=False, hi_open=False),),
+    inputs=(rt.Input("teacher", kind="class"),), has_target=False, min_classes=1, normalizer=None,
     variants=(
         rt.Variant(
             uses=frozenset([]), parameters=("alpha",), inputs=(), streams=("teacher",), n_saved=6,
@@ -675,10 +667,8 @@ def linear_rmt_symmetric_ce_loss(
 ) -> Tensor:
     """As :func:`rmt_symmetric_ce_loss`, of a linear layer without its logits."""
     return rt.linear_loss(
-        LOSS,
-        rt.Factors(hidden, linear_weight, linear_bias),
-        rt.Arguments(None, (teacher,), (alpha,), (), -100, backend),
-        reduction,
+        LOSS, rt.Factors(hidden, linear_weight, linear_bias),
+        rt.Arguments(None, (teacher,), (alpha,), (), -100, backend), reduction,
         rt.LinearOptions(
             softcap=softcap, temperature=temperature, memory_budget=memory_budget,
             schedule=schedule, filter=filter,

@@ -288,7 +288,7 @@ def _tiled_gradient_kernel(
 
 
 def _torch_rows(x, u_margin, g=None):
-    """Results [rows, outputs] of a chunk of rows with what is saved [n_saved, rows], or with g * gradients."""
+    """Results [rows, outputs] of a chunk, and what is saved [n_saved, rows] or g * gradients."""
     V = float(x.shape[1])
     cols = torch.arange(x.shape[1], device=x.device)
     l0 = x
@@ -333,7 +333,7 @@ def _torch_rows(x, u_margin, g=None):
 
 
 def _torch_backward(x, u_margin, saved, g):
-    """g * gradients [rows, V] of a chunk of rows, from what was saved."""
+    """g * gradients [rows, V] of a chunk, from what was saved."""
     V = float(x.shape[1])
     m0, la0, pivot, T0 = saved.unsqueeze(2)
     x_y = x.gather(1, pivot.to(torch.int64))
@@ -389,10 +389,9 @@ ROW_LOOPS
             const int others = cols != (int)pivot;
             const real l0_2 = (others ? l0 : -INFINITY);
             const real t0 = l0_2 - R(same0);
-            const real kept0 = f_exp_below(t0);
-            const real e0 = kept0;
+            const real e0 = f_exp_below(t0);
             const real u0 = f_maximum(t0, -R(1e+18));
-            if (fused) kept0_ptr[cols] = kept0;
+            if (fused) kept0_ptr[cols] = e0;
             const real b0_j = e0 * u0;)
         pivot = pivot_2;
         m0 = (m0 == -INFINITY ? 0.0 : m0);
@@ -444,13 +443,8 @@ ROW_GRADIENTS_END
 
 LOSS = rt.RowLoss(
     name="sar", key="sar_f9045147",
-    parameters=(
-        rt.Parameter(
-            "margin", default=0.4, lo=0.0, hi=1.0, lo_open=True, hi_open=False, off=None,
-            integer=False,
-        ),
-    ),
-    inputs=(), has_target=False, min_classes=2, normalizer=None,
+    parameters=(rt.Parameter("margin", default=0.4, lo=0.0, hi=1.0, hi_open=False),), inputs=(),
+    has_target=False, min_classes=2, normalizer=None,
     variants=(
         rt.Variant(
             uses=frozenset([]), parameters=("margin",), inputs=(), streams=(), n_saved=4, n_state=5,
@@ -497,10 +491,8 @@ def linear_sar_loss(
 ) -> Tensor:
     """As :func:`sar_loss`, of a linear layer without its logits."""
     return rt.linear_loss(
-        LOSS,
-        rt.Factors(hidden, linear_weight, linear_bias),
-        rt.Arguments(None, (), (margin,), (), -100, backend),
-        reduction,
+        LOSS, rt.Factors(hidden, linear_weight, linear_bias),
+        rt.Arguments(None, (), (margin,), (), -100, backend), reduction,
         rt.LinearOptions(
             softcap=softcap, temperature=temperature, memory_budget=memory_budget,
             schedule=schedule, filter=filter,

@@ -209,7 +209,7 @@ def _tiled_gradient_kernel(
 
 
 def _torch_rows(x, u_labels, g=None):
-    """Results [rows, outputs] of a chunk of rows with what is saved [n_saved, rows], or with g * gradients."""
+    """Results [rows, outputs] of a chunk, and what is saved [n_saved, rows] or g * gradients."""
     b0 = (
         el.where(el.ne(1.0 - u_labels, 0.0), (1.0 - u_labels) * el.softplus(x), 0.0)
         + el.where(el.ne(u_labels, 0.0), u_labels * el.softplus(-x), 0.0)
@@ -224,7 +224,7 @@ def _torch_rows(x, u_labels, g=None):
 
 
 def _torch_backward(x, u_labels, saved, g):
-    """g * gradients [rows, V] of a chunk of rows, from what was saved."""
+    """g * gradients [rows, V] of a chunk, from what was saved."""
     grad_x = (1.0 - u_labels) * el.sigmoid(x) - u_labels * el.sigmoid(-x)
     grad_x = grad_x.mul_(g)
     return (grad_x,)
@@ -311,10 +311,8 @@ def linear_sigmoid_bce_loss(
 ) -> Tensor:
     """As :func:`sigmoid_bce_loss`, of a linear layer without its logits."""
     return rt.linear_loss(
-        LOSS,
-        rt.Factors(hidden, linear_weight, linear_bias),
-        rt.Arguments(None, (labels,), (), (), -100, backend),
-        reduction,
+        LOSS, rt.Factors(hidden, linear_weight, linear_bias),
+        rt.Arguments(None, (labels,), (), (), -100, backend), reduction,
         rt.LinearOptions(
             softcap=softcap, temperature=temperature, memory_budget=memory_budget,
             schedule=schedule, filter=filter,

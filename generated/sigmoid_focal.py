@@ -423,7 +423,7 @@ def _tiled_gradient_kernel(
 
 
 def _torch_rows(x, u_labels, u_alpha, u_gamma, g=None):
-    """Results [rows, outputs] of a chunk of rows with what is saved [n_saved, rows], or with g * gradients."""
+    """Results [rows, outputs] of a chunk, and what is saved [n_saved, rows] or g * gradients."""
     cols = torch.arange(x.shape[1], device=x.device)
     l0 = el.softplus(x) * -u_gamma
     m0 = l0.amax(1, keepdim=True)
@@ -516,7 +516,7 @@ def _torch_rows(x, u_labels, u_alpha, u_gamma, g=None):
 
 
 def _torch_backward(x, u_labels, u_alpha, u_gamma, saved, g):
-    """g * gradients [rows, V] of a chunk of rows, from what was saved."""
+    """g * gradients [rows, V] of a chunk, from what was saved."""
     m0, la0, m1, la1, pivot = saved.unsqueeze(2)
     x_y = x.gather(1, pivot.to(torch.int64))
     u_labels_y = u_labels.gather(1, pivot.to(torch.int64))
@@ -612,15 +612,13 @@ ROW_LOOPS
             const int others = cols != (int)pivot;
             const real l0_2 = (others ? l0 : -INFINITY);
             const real t0 = l0_2 - R(same1);
-            const real kept3 = f_exp_below(t0);
-            const real e0 = kept3;
+            const real e0 = f_exp_below(t0);
             const real l1 = R(same0) * kept1;
             const real l1_2 = (others ? l1 : -INFINITY);
             const real t1 = l1_2 - R(same2);
-            const real kept2 = f_exp_below(t1);
-            const real e1 = kept2;
-            if (fused) kept2_ptr[cols] = kept2;
-            if (fused) kept3_ptr[cols] = kept3;
+            const real e1 = f_exp_below(t1);
+            if (fused) kept2_ptr[cols] = e1;
+            if (fused) kept3_ptr[cols] = e0;
             const real b0_j = (e0 > R(0.0) ? e0 * (u_labels * kept1) : R(0.0));
             const real b1_j = (e1 > R(0.0) ? e1 * ((R(1.0) - u_labels) * kept0) : R(0.0));)
         pivot = pivot_2;
@@ -710,14 +708,8 @@ ROW_GRADIENTS_END
 LOSS = rt.RowLoss(
     name="sigmoid_focal", key="sigmoid_focal_66592fa1",
     parameters=(
-        rt.Parameter(
-            "alpha", default=0.25, lo=0.0, hi=1.0, lo_open=False, hi_open=False, off=None,
-            integer=False,
-        ),
-        rt.Parameter(
-            "gamma", default=2.0, lo=1.0, hi=5.0, lo_open=False, hi_open=False, off=None,
-            integer=False,
-        ),
+        rt.Parameter("alpha", default=0.25, lo=0.0, hi=1.0, lo_open=False, hi_open=False),
+        rt.Parameter("gamma", default=2.0, lo=1.0, hi=5.0, lo_open=False, hi_open=False),
     ),
     inputs=(rt.Input("labels", kind="class", lo=0.0, hi=1.0, lo_open=False, hi_open=False),),
     has_target=False, min_classes=1, normalizer=None,
@@ -774,10 +766,8 @@ def linear_sigmoid_focal_loss(
 ) -> Tensor:
     """As :func:`sigmoid_focal_loss`, of a linear layer without its logits."""
     return rt.linear_loss(
-        LOSS,
-        rt.Factors(hidden, linear_weight, linear_bias),
-        rt.Arguments(None, (labels,), (alpha, gamma), (), -100, backend),
-        reduction,
+        LOSS, rt.Factors(hidden, linear_weight, linear_bias),
+        rt.Arguments(None, (labels,), (alpha, gamma), (), -100, backend), reduction,
         rt.LinearOptions(
             softcap=softcap, temperature=temperature, memory_budget=memory_budget,
             schedule=schedule, filter=filter,

@@ -427,7 +427,7 @@ def _tiled_gradient_kernel(
 
 
 def _torch_rows(x, u_teacher, u_skew, g=None):
-    """Results [rows, outputs] of a chunk of rows with what is saved [n_saved, rows], or with g * gradients."""
+    """Results [rows, outputs] of a chunk, and what is saved [n_saved, rows] or g * gradients."""
     cols = torch.arange(x.shape[1], device=x.device)
     l0 = u_teacher
     m0 = l0.amax(1, keepdim=True)
@@ -500,7 +500,7 @@ def _torch_rows(x, u_teacher, u_skew, g=None):
 
 
 def _torch_backward(x, u_teacher, u_skew, saved, g):
-    """g * gradients [rows, V] of a chunk of rows, from what was saved."""
+    """g * gradients [rows, V] of a chunk, from what was saved."""
     m0, la0, m1, la1, pivot, T1 = saved.unsqueeze(2)
     x_y = x.gather(1, pivot.to(torch.int64))
     u_teacher_y = u_teacher.gather(1, pivot.to(torch.int64))
@@ -575,15 +575,13 @@ ROW_LOOPS
                 const int others = cols != (int)pivot;
                 const real l0_2 = (others ? l0 : -INFINITY);
                 const real t0 = l0_2 - R(same0);
-                const real kept0 = f_exp_below(t0);
-                const real e0 = kept0;
+                const real e0 = f_exp_below(t0);
                 const real l1 = x;
                 const real l1_2 = (others ? l1 : -INFINITY);
                 const real t1 = l1_2 - R(same1);
-                const real kept1 = f_exp_below(t1);
-                const real e1 = kept1;
-                kept0_ptr[cols] = kept0;
-                if (fused) kept1_ptr[cols] = kept1;)
+                const real e1 = f_exp_below(t1);
+                kept0_ptr[cols] = e0;
+                if (fused) kept1_ptr[cols] = e1;)
             pivot = pivot_2;
         }
         m0 = (m0 == -INFINITY ? 0.0 : m0);
@@ -599,11 +597,10 @@ ROW_LOOPS
         {
             double same0 = 1.0 - u_skew;
             REDUCE(SUMS_4,
-                const real kept0 = kept0_ptr[cols];
+                const real e0 = kept0_ptr[cols];
                 const int valid = cols != (int)pivot;
                 const real t0 = u_teacher - R(m0);
                 const real logp0 = f_maximum(t0, -R(1e+18)) - R(lam0);
-                const real e0 = kept0;
                 const real p0 = e0 * R(pinv0);
                 const real t1 = x - R(m1);
                 const real logp1 = f_maximum(t1, -R(1e+18)) - R(lam1);
@@ -688,14 +685,8 @@ ROW_GRADIENTS_END
 
 LOSS = rt.RowLoss(
     name="skew_kl", key="skew_kl_a0ffb749",
-    parameters=(
-        rt.Parameter(
-            "skew", default=0.1, lo=0.05, hi=0.9, lo_open=False, hi_open=False, off=None,
-            integer=False,
-        ),
-    ),
-    inputs=(rt.Input("teacher", kind="class"),),
-    has_target=False, min_classes=1, normalizer=None,
+    parameters=(rt.Parameter("skew", default=0.1, lo=0.05, hi=0.9, lo_open=False, hi_open=False),),
+    inputs=(rt.Input("teacher", kind="class"),), has_target=False, min_classes=1, normalizer=None,
     variants=(
         rt.Variant(
             uses=frozenset([]), parameters=("skew",), inputs=(), streams=("teacher",), n_saved=6,
@@ -748,10 +739,8 @@ def linear_skew_kl_loss(
 ) -> Tensor:
     """As :func:`skew_kl_loss`, of a linear layer without its logits."""
     return rt.linear_loss(
-        LOSS,
-        rt.Factors(hidden, linear_weight, linear_bias),
-        rt.Arguments(None, (teacher,), (skew,), (), -100, backend),
-        reduction,
+        LOSS, rt.Factors(hidden, linear_weight, linear_bias),
+        rt.Arguments(None, (teacher,), (skew,), (), -100, backend), reduction,
         rt.LinearOptions(
             softcap=softcap, temperature=temperature, memory_budget=memory_budget,
             schedule=schedule, filter=filter,

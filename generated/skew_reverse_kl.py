@@ -422,7 +422,7 @@ def _tiled_gradient_kernel(
 
 
 def _torch_rows(x, u_teacher, u_skew, g=None):
-    """Results [rows, outputs] of a chunk of rows with what is saved [n_saved, rows], or with g * gradients."""
+    """Results [rows, outputs] of a chunk, and what is saved [n_saved, rows] or g * gradients."""
     cols = torch.arange(x.shape[1], device=x.device)
     l0 = x
     m0 = l0.amax(1, keepdim=True)
@@ -491,7 +491,7 @@ def _torch_rows(x, u_teacher, u_skew, g=None):
 
 
 def _torch_backward(x, u_teacher, u_skew, saved, g):
-    """g * gradients [rows, V] of a chunk of rows, from what was saved."""
+    """g * gradients [rows, V] of a chunk, from what was saved."""
     m0, la0, m1, la1, pivot, T2 = saved.unsqueeze(2)
     x_y = x.gather(1, pivot.to(torch.int64))
     u_teacher_y = u_teacher.gather(1, pivot.to(torch.int64))
@@ -561,13 +561,12 @@ ROW_LOOPS
                 const int others = cols != (int)pivot;
                 const real l0_2 = (others ? l0 : -INFINITY);
                 const real t0 = l0_2 - R(same0);
-                const real kept0 = f_exp_below(t0);
-                const real e0 = kept0;
+                const real e0 = f_exp_below(t0);
                 const real l1 = u_teacher;
                 const real l1_2 = (others ? l1 : -INFINITY);
                 const real t1 = l1_2 - R(same1);
                 const real e1 = f_exp_below(t1);
-                kept0_ptr[cols] = kept0;)
+                kept0_ptr[cols] = e0;)
             pivot = pivot_2;
         }
         m0 = (m0 == -INFINITY ? 0.0 : m0);
@@ -583,11 +582,10 @@ ROW_LOOPS
         {
             double same0 = u_skew - 1.0;
             REDUCE(SUMS_4,
-                const real kept0 = kept0_ptr[cols];
+                const real e0 = kept0_ptr[cols];
                 const int valid = cols != (int)pivot;
                 const real t0 = x - R(m0);
                 const real logp0 = f_maximum(t0, -R(1e+18)) - R(lam0);
-                const real e0 = kept0;
                 const real p0 = e0 * R(pinv0);
                 const real t1 = u_teacher - R(m1);
                 const real logp1 = f_maximum(t1, -R(1e+18)) - R(lam1);
@@ -669,14 +667,8 @@ ROW_GRADIENTS_END
 
 LOSS = rt.RowLoss(
     name="skew_reverse_kl", key="skew_reverse_kl_0b8b1d66",
-    parameters=(
-        rt.Parameter(
-            "skew", default=0.1, lo=0.05, hi=0.9, lo_open=False, hi_open=False, off=None,
-            integer=False,
-        ),
-    ),
-    inputs=(rt.Input("teacher", kind="class"),),
-    has_target=False, min_classes=1, normalizer=None,
+    parameters=(rt.Parameter("skew", default=0.1, lo=0.05, hi=0.9, lo_open=False, hi_open=False),),
+    inputs=(rt.Input("teacher", kind="class"),), has_target=False, min_classes=1, normalizer=None,
     variants=(
         rt.Variant(
             uses=frozenset([]), parameters=("skew",), inputs=(), streams=("teacher",), n_saved=6,
@@ -729,10 +721,8 @@ def linear_skew_reverse_kl_loss(
 ) -> Tensor:
     """As :func:`skew_reverse_kl_loss`, of a linear layer without its logits."""
     return rt.linear_loss(
-        LOSS,
-        rt.Factors(hidden, linear_weight, linear_bias),
-        rt.Arguments(None, (teacher,), (skew,), (), -100, backend),
-        reduction,
+        LOSS, rt.Factors(hidden, linear_weight, linear_bias),
+        rt.Arguments(None, (teacher,), (skew,), (), -100, backend), reduction,
         rt.LinearOptions(
             softcap=softcap, temperature=temperature, memory_budget=memory_budget,
             schedule=schedule, filter=filter,

@@ -306,7 +306,7 @@ def _tiled_gradient_kernel(
 
 
 def _torch_rows(x, u_probabilities, g=None):
-    """Results [rows, outputs] of a chunk of rows with what is saved [n_saved, rows], or with g * gradients."""
+    """Results [rows, outputs] of a chunk, and what is saved [n_saved, rows] or g * gradients."""
     cols = torch.arange(x.shape[1], device=x.device)
     l0 = x
     m0 = l0.amax(1, keepdim=True)
@@ -350,7 +350,7 @@ def _torch_rows(x, u_probabilities, g=None):
 
 
 def _torch_backward(x, u_probabilities, saved, g):
-    """g * gradients [rows, V] of a chunk of rows, from what was saved."""
+    """g * gradients [rows, V] of a chunk, from what was saved."""
     m0, la0, pivot, T1 = saved.unsqueeze(2)
     x_y = x.gather(1, pivot.to(torch.int64))
     u_probabilities_y = u_probabilities.gather(1, pivot.to(torch.int64))
@@ -398,9 +398,8 @@ ROW_LOOPS
             const int others = cols != (int)pivot;
             const real l0_2 = (others ? l0 : -INFINITY);
             const real t0 = l0_2 - R(same0);
-            const real kept0 = f_exp_below(t0);
-            const real e0 = kept0;
-            if (fused) kept0_ptr[cols] = kept0;
+            const real e0 = f_exp_below(t0);
+            if (fused) kept0_ptr[cols] = e0;
             const real b0_j = (others && u_probabilities != R(0.0) ? u_probabilities : R(0.0));
             const real b1_j = (others && u_probabilities != R(0.0) ? t0 * u_probabilities : R(0.0));
             const real b2_j = (others ? u_probabilities : R(0.0));)
@@ -447,12 +446,8 @@ ROW_GRADIENTS_END
 
 LOSS = rt.RowLoss(
     name="soft_target_ce", key="soft_target_ce_e5290e94", parameters=(),
-    inputs=(
-        rt.Input(
-            "probabilities", kind="class", lo=0.0, hi=float("inf"), lo_open=False, hi_open=True
-        ),
-    ),
-    has_target=False, min_classes=1, normalizer=None,
+    inputs=(rt.Input("probabilities", kind="class", lo=0.0, lo_open=False),), has_target=False,
+    min_classes=1, normalizer=None,
     variants=(
         rt.Variant(
             uses=frozenset([]), parameters=(), inputs=(), streams=("probabilities",), n_saved=4,
@@ -501,10 +496,8 @@ def linear_soft_target_ce_loss(
 ) -> Tensor:
     """As :func:`soft_target_ce_loss`, of a linear layer without its logits."""
     return rt.linear_loss(
-        LOSS,
-        rt.Factors(hidden, linear_weight, linear_bias),
-        rt.Arguments(None, (probabilities,), (), (), -100, backend),
-        reduction,
+        LOSS, rt.Factors(hidden, linear_weight, linear_bias),
+        rt.Arguments(None, (probabilities,), (), (), -100, backend), reduction,
         rt.LinearOptions(
             softcap=softcap, temperature=temperature, memory_budget=memory_budget,
             schedule=schedule, filter=filter,

@@ -254,7 +254,7 @@ def _tiled_gradient_kernel(
 
 
 def _torch_rows(x, y, u_gamma, u_floor, g=None):
-    """Results [rows, outputs] of a chunk of rows with what is saved [n_saved, rows], or with g * gradients."""
+    """Results [rows, outputs] of a chunk, and what is saved [n_saved, rows] or g * gradients."""
     x_y = x.gather(1, y)
     l0 = x.scatter_(1, y, float("-inf"))
     m0 = l0.amax(1, keepdim=True)
@@ -285,7 +285,7 @@ def _torch_rows(x, y, u_gamma, u_floor, g=None):
 
 
 def _torch_backward(x, y, u_gamma, u_floor, saved, g):
-    """g * gradients [rows, V] of a chunk of rows, from what was saved."""
+    """g * gradients [rows, V] of a chunk, from what was saved."""
     m0, la0 = saved.unsqueeze(2)
     x_y = x.gather(1, y)
     ly0 = x_y
@@ -323,9 +323,8 @@ ROW_LOOPS
             const int valid = cols != y;
             const real l0 = (valid ? x : -INFINITY);
             const real t0 = l0 - R(same0);
-            const real kept0 = f_exp_below(t0);
-            const real e0 = kept0;
-            if (fused) kept0_ptr[cols] = kept0;)
+            const real e0 = f_exp_below(t0);
+            if (fused) kept0_ptr[cols] = e0;)
         m0 = (m0 == -INFINITY ? 0.0 : m0);
     }
 ROW_LOOPS_END
@@ -364,14 +363,8 @@ ROW_GRADIENTS_END
 LOSS = rt.RowLoss(
     name="tailr", key="tailr_e8c5e96e",
     parameters=(
-        rt.Parameter(
-            "gamma", default=0.1, lo=1e-06, hi=1.0, lo_open=False, hi_open=False, off=None,
-            integer=False,
-        ),
-        rt.Parameter(
-            "floor", default=0.2, lo=0.0, hi=1.0, lo_open=False, hi_open=False, off=None,
-            integer=False,
-        ),
+        rt.Parameter("gamma", default=0.1, lo=1e-06, hi=1.0, lo_open=False, hi_open=False),
+        rt.Parameter("floor", default=0.2, lo=0.0, hi=1.0, lo_open=False, hi_open=False),
     ),
     inputs=(), has_target=True, min_classes=1, normalizer=None,
     variants=(
@@ -425,10 +418,8 @@ def linear_tailr_loss(
 ) -> Tensor:
     """As :func:`tailr_loss`, of a linear layer without its logits."""
     return rt.linear_loss(
-        LOSS,
-        rt.Factors(hidden, linear_weight, linear_bias),
-        rt.Arguments(target, (), (gamma, floor), (), ignore_index, backend),
-        reduction,
+        LOSS, rt.Factors(hidden, linear_weight, linear_bias),
+        rt.Arguments(target, (), (gamma, floor), (), ignore_index, backend), reduction,
         rt.LinearOptions(
             softcap=softcap, temperature=temperature, shift=shift, memory_budget=memory_budget,
             schedule=schedule, filter=filter, skip_ignored=skip_ignored,

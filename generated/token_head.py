@@ -372,7 +372,7 @@ def _tiled_gradient_kernel(
 
 
 def _torch_rows(x, y, g=None):
-    """Results [rows, outputs] of a chunk of rows with what is saved [n_saved, rows], or with g * gradients."""
+    """Results [rows, outputs] of a chunk, and what is saved [n_saved, rows] or g * gradients."""
     V = float(x.shape[1])
     x_y = x.gather(1, y)
     index_y = y.to(x.dtype)
@@ -500,7 +500,7 @@ def _torch_rows(x, y, g=None):
 
 
 def _torch_backward(x, y, saved, g):
-    """g * gradients [rows, V] of a chunk of rows, from what was saved."""
+    """g * gradients [rows, V] of a chunk, from what was saved."""
     V = float(x.shape[1])
     g0 = g[:, 0:1]
     g1 = g[:, 1:2]
@@ -571,11 +571,10 @@ ROW_LOOPS
             const int valid = cols != y;
             const real l0 = (valid ? x : -INFINITY);
             const real t0 = l0 - R(same0);
-            const real kept0 = f_exp_below(t0);
-            const real e0 = kept0;
+            const real e0 = f_exp_below(t0);
             const real u0 = f_maximum(t0, -R(1e+18));
             const real f0 = (valid ? x : -INFINITY);
-            if (fused) kept0_ptr[cols] = kept0;
+            if (fused) kept0_ptr[cols] = e0;
             const real b0_j = e0 * u0;
             const real b2_j = e0 * e0;
             const int reduced6_j = (f0 < R(near0) ? INT_MAX : cols);)
@@ -714,8 +713,7 @@ def linear_token_head(
     """As :func:`token_head`, of a linear layer without its logits."""
     return TokenHead(
         *rt.linear_rows(
-            LOSS,
-            rt.Factors(hidden, linear_weight, linear_bias),
+            LOSS, rt.Factors(hidden, linear_weight, linear_bias),
             rt.Arguments(target, (), (), (), ignore_index, backend),
             rt.LinearOptions(
                 softcap=softcap, temperature=temperature, shift=shift, memory_budget=memory_budget,

@@ -397,7 +397,7 @@ def _tiled_gradient_kernel(
 
 
 def _torch_rows(x, y, u_adversarial_x, u_beta, g=None):
-    """Results [rows, outputs] of a chunk of rows with what is saved [n_saved, rows], or with g * gradients."""
+    """Results [rows, outputs] of a chunk, and what is saved [n_saved, rows] or g * gradients."""
     x_y = x.gather(1, y)
     u_adversarial_x_y = u_adversarial_x.gather(1, y)
     l0 = x.scatter(1, y, float("-inf"))
@@ -504,7 +504,7 @@ def _torch_rows(x, y, u_adversarial_x, u_beta, g=None):
 
 
 def _torch_backward(x, y, u_adversarial_x, u_beta, saved, g):
-    """g * gradients [rows, V] of a chunk of rows, from what was saved."""
+    """g * gradients [rows, V] of a chunk, from what was saved."""
     m0, la0, m1, la1, o0, T0 = saved.unsqueeze(2)
     x_y = x.gather(1, y)
     u_adversarial_x_y = u_adversarial_x.gather(1, y)
@@ -591,23 +591,20 @@ ROW_LOOPS
             const int valid = cols != y;
             const real l0 = (valid ? x : -INFINITY);
             const real t0 = l0 - R(same0);
-            const real kept0 = f_exp_below(t0);
-            const real e0 = kept0;
+            const real e0 = f_exp_below(t0);
             const real l1 = (valid ? u_adversarial_x : -INFINITY);
             const real t1 = l1 - R(same1);
-            const real kept1 = f_exp_below(t1);
-            const real e1 = kept1;
+            const real e1 = f_exp_below(t1);
             const real apart0 = x - R(off0_apart0) + (-u_adversarial_x - R(off1_apart0)) -
                 R(near_apart0_2);
             const real b1_j = (-apart0 > -R(1.0) && -apart0 < R(1.0) ? e0 *
                 f_expm1_within(f_clamp(-apart0, R(1.0))) : e1 - e0);
-            kept0_ptr[cols] = kept0;
-            if (fused) kept1_ptr[cols] = kept1;
+            kept0_ptr[cols] = e0;
+            if (fused) kept1_ptr[cols] = e1;
             const real o0_j = (e0 == R(1.0) ? apart0 : -INFINITY);)
         double o0_2 = (o0 > -1e+18 && o0 < 1e+18 ? o0 : 0.0);
         REDUCE(SUMS_3,
-            const real kept0 = kept0_ptr[cols];
-            const real e0 = kept0;
+            const real e0 = kept0_ptr[cols];
             const real apart0 = x - R(off0_apart0) + (-u_adversarial_x - R(off1_apart0)) -
                 R(near_apart0_2);
             const real delta0 = apart0 - R(o0_2);
@@ -700,14 +697,9 @@ ROW_GRADIENTS_END
 
 LOSS = rt.RowLoss(
     name="trades", key="trades_b19952a5",
-    parameters=(
-        rt.Parameter(
-            "beta", default=6.0, lo=0.0, hi=float("inf"), lo_open=False, hi_open=True, off=None,
-            integer=False,
-        ),
-    ),
-    inputs=(rt.Input("adversarial_x", kind="class", differentiable=True),),
-    has_target=True, min_classes=1, normalizer=None,
+    parameters=(rt.Parameter("beta", default=6.0, lo=0.0, lo_open=False),),
+    inputs=(rt.Input("adversarial_x", kind="class", differentiable=True),), has_target=True,
+    min_classes=1, normalizer=None,
     variants=(
         rt.Variant(
             uses=frozenset([]), parameters=("beta",), inputs=(), streams=("adversarial_x",),
@@ -763,10 +755,8 @@ def linear_trades_loss(
 ) -> Tensor:
     """As :func:`trades_loss`, of a linear layer without its logits."""
     return rt.linear_loss(
-        LOSS,
-        rt.Factors(hidden, linear_weight, linear_bias),
-        rt.Arguments(target, (adversarial_x,), (beta,), (), ignore_index, backend),
-        reduction,
+        LOSS, rt.Factors(hidden, linear_weight, linear_bias),
+        rt.Arguments(target, (adversarial_x,), (beta,), (), ignore_index, backend), reduction,
         rt.LinearOptions(
             softcap=softcap, temperature=temperature, shift=shift, memory_budget=memory_budget,
             schedule=schedule, filter=filter, skip_ignored=skip_ignored,

@@ -266,7 +266,7 @@ def _tiled_gradient_kernel(
 
 
 def _torch_rows(x, y, u_beta, g=None):
-    """Results [rows, outputs] of a chunk of rows with what is saved [n_saved, rows], or with g * gradients."""
+    """Results [rows, outputs] of a chunk, and what is saved [n_saved, rows] or g * gradients."""
     x_y = x.gather(1, y)
     l0 = x.scatter_(1, y, float("-inf"))
     m0 = l0.amax(1, keepdim=True)
@@ -300,7 +300,7 @@ def _torch_rows(x, y, u_beta, g=None):
 
 
 def _torch_backward(x, y, u_beta, saved, g):
-    """g * gradients [rows, V] of a chunk of rows, from what was saved."""
+    """g * gradients [rows, V] of a chunk, from what was saved."""
     m0, la0, T0 = saved.unsqueeze(2)
     x_y = x.gather(1, y)
     ly0 = x_y
@@ -343,10 +343,9 @@ ROW_LOOPS
             const int valid = cols != y;
             const real l0 = (valid ? x : -INFINITY);
             const real t0 = l0 - R(same0);
-            const real kept0 = f_exp_below(t0);
-            const real e0 = kept0;
+            const real e0 = f_exp_below(t0);
             const real u0 = f_maximum(t0, -R(1e+18));
-            if (fused) kept0_ptr[cols] = kept0;
+            if (fused) kept0_ptr[cols] = e0;
             const real b0_j = f_exp(R(u_beta) * u0);)
         m0 = (m0 == -INFINITY ? 0.0 : m0);
     }
@@ -389,12 +388,7 @@ ROW_GRADIENTS_END
 
 LOSS = rt.RowLoss(
     name="tsallis_score", key="tsallis_score_08d6ee7a",
-    parameters=(
-        rt.Parameter(
-            "beta", default=1.5, lo=1.1, hi=4.0, lo_open=False, hi_open=False, off=None,
-            integer=False,
-        ),
-    ),
+    parameters=(rt.Parameter("beta", default=1.5, lo=1.1, hi=4.0, lo_open=False, hi_open=False),),
     inputs=(), has_target=True, min_classes=1, normalizer=None,
     variants=(
         rt.Variant(
@@ -445,10 +439,8 @@ def linear_tsallis_score_loss(
 ) -> Tensor:
     """As :func:`tsallis_score_loss`, of a linear layer without its logits."""
     return rt.linear_loss(
-        LOSS,
-        rt.Factors(hidden, linear_weight, linear_bias),
-        rt.Arguments(target, (), (beta,), (), ignore_index, backend),
-        reduction,
+        LOSS, rt.Factors(hidden, linear_weight, linear_bias),
+        rt.Arguments(target, (), (beta,), (), ignore_index, backend), reduction,
         rt.LinearOptions(
             softcap=softcap, temperature=temperature, shift=shift, memory_budget=memory_budget,
             schedule=schedule, filter=filter, skip_ignored=skip_ignored,

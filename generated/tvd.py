@@ -400,7 +400,7 @@ def _tiled_gradient_kernel(
 
 
 def _torch_rows(x, u_teacher, g=None):
-    """Results [rows, outputs] of a chunk of rows with what is saved [n_saved, rows], or with g * gradients."""
+    """Results [rows, outputs] of a chunk, and what is saved [n_saved, rows] or g * gradients."""
     cols = torch.arange(x.shape[1], device=x.device)
     l0 = x
     m0 = l0.amax(1, keepdim=True)
@@ -458,7 +458,7 @@ def _torch_rows(x, u_teacher, g=None):
 
 
 def _torch_backward(x, u_teacher, saved, g):
-    """g * gradients [rows, V] of a chunk of rows, from what was saved."""
+    """g * gradients [rows, V] of a chunk, from what was saved."""
     m0, la0, m1, la1, pivot, T2 = saved.unsqueeze(2)
     x_y = x.gather(1, pivot.to(torch.int64))
     u_teacher_y = u_teacher.gather(1, pivot.to(torch.int64))
@@ -522,15 +522,13 @@ ROW_LOOPS
                 const int others = cols != (int)pivot;
                 const real l0_2 = (others ? l0 : -INFINITY);
                 const real t0 = l0_2 - R(same0);
-                const real kept1 = f_exp_below(t0);
-                const real e0 = kept1;
+                const real e0 = f_exp_below(t0);
                 const real l1 = u_teacher;
                 const real l1_2 = (others ? l1 : -INFINITY);
                 const real t1 = l1_2 - R(same1);
-                const real kept0 = f_exp_below(t1);
-                const real e1 = kept0;
-                kept0_ptr[cols] = kept0;
-                kept1_ptr[cols] = kept1;)
+                const real e1 = f_exp_below(t1);
+                kept0_ptr[cols] = e1;
+                kept1_ptr[cols] = e0;)
             pivot = pivot_2;
         }
         m0 = (m0 == -INFINITY ? 0.0 : m0);
@@ -546,12 +544,10 @@ ROW_LOOPS
         pinv1 = (la1 == -INFINITY ? 0.0 : f_exp(-lam1));
         {
             REDUCE(SUMS_4,
-                const real kept0 = kept0_ptr[cols];
-                const real kept1 = kept1_ptr[cols];
+                const real e1 = kept0_ptr[cols];
+                const real e0 = kept1_ptr[cols];
                 const int valid = cols != (int)pivot;
-                const real e0 = kept1;
                 const real p0 = e0 * R(pinv0);
-                const real e1 = kept0;
                 const real p1 = e1 * R(pinv1);
                 const real w0 = p0 - p1;
                 const real v0 = f_absf(w0);
@@ -614,8 +610,7 @@ ROW_GRADIENTS_END
 
 
 LOSS = rt.RowLoss(
-    name="tvd", key="tvd_ede24813", parameters=(),
-    inputs=(rt.Input("teacher", kind="class"),),
+    name="tvd", key="tvd_ede24813", parameters=(), inputs=(rt.Input("teacher", kind="class"),),
     has_target=False, min_classes=1, normalizer=None,
     variants=(
         rt.Variant(
@@ -666,10 +661,8 @@ def linear_tvd_loss(
 ) -> Tensor:
     """As :func:`tvd_loss`, of a linear layer without its logits."""
     return rt.linear_loss(
-        LOSS,
-        rt.Factors(hidden, linear_weight, linear_bias),
-        rt.Arguments(None, (teacher,), (), (), -100, backend),
-        reduction,
+        LOSS, rt.Factors(hidden, linear_weight, linear_bias),
+        rt.Arguments(None, (teacher,), (), (), -100, backend), reduction,
         rt.LinearOptions(
             softcap=softcap, temperature=temperature, memory_budget=memory_budget,
             schedule=schedule, filter=filter,

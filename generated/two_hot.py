@@ -368,7 +368,7 @@ def _tiled_gradient_kernel(
 
 
 def _torch_rows(x, u_value, u_low, u_high, g=None):
-    """Results [rows, outputs] of a chunk of rows with what is saved [n_saved, rows], or with g * gradients."""
+    """Results [rows, outputs] of a chunk, and what is saved [n_saved, rows] or g * gradients."""
     V = float(x.shape[1])
     cols = torch.arange(x.shape[1], device=x.device)
     index = cols.to(x.dtype)
@@ -437,7 +437,7 @@ def _torch_rows(x, u_value, u_low, u_high, g=None):
 
 
 def _torch_backward(x, u_value, u_low, u_high, saved, g):
-    """g * gradients [rows, V] of a chunk of rows, from what was saved."""
+    """g * gradients [rows, V] of a chunk, from what was saved."""
     V = float(x.shape[1])
     m0, la0, pivot, T1 = saved.unsqueeze(2)
     x_y = x.gather(1, pivot.to(torch.int64))
@@ -504,10 +504,9 @@ ROW_LOOPS
             const int others = cols != (int)pivot;
             const real l0_2 = (others ? l0 : -INFINITY);
             const real t0 = l0_2 - R(same0);
-            const real kept0 = f_exp_below(t0);
-            const real e0 = kept0;
+            const real e0 = f_exp_below(t0);
             const real v0 = f_relu(R(1.0) - f_absf(R(same1) - index));
-            if (fused) kept0_ptr[cols] = kept0;
+            if (fused) kept0_ptr[cols] = e0;
             const real b0_j = (others && v0 != R(0.0) ? v0 : R(0.0));
             const real b1_j = (others && v0 != R(0.0) ? t0 * v0 : R(0.0));
             const real b2_j = (others ? v0 : R(0.0));)
@@ -558,18 +557,8 @@ ROW_GRADIENTS_END
 
 LOSS = rt.RowLoss(
     name="two_hot", key="two_hot_bf33a116",
-    parameters=(
-        rt.Parameter(
-            "low", default=0.0, lo=float("-inf"), hi=float("inf"), lo_open=True, hi_open=True,
-            off=None, integer=False,
-        ),
-        rt.Parameter(
-            "high", default=1.0, lo=float("-inf"), hi=float("inf"), lo_open=True, hi_open=True,
-            off=None, integer=False,
-        ),
-    ),
-    inputs=(rt.Input("value", kind="row"),),
-    has_target=False, min_classes=2, normalizer=None,
+    parameters=(rt.Parameter("low", default=0.0), rt.Parameter("high", default=1.0)),
+    inputs=(rt.Input("value", kind="row"),), has_target=False, min_classes=2, normalizer=None,
     variants=(
         rt.Variant(
             uses=frozenset([]), parameters=("low", "high"), inputs=("value",), streams=(),
@@ -621,10 +610,8 @@ def linear_two_hot_loss(
 ) -> Tensor:
     """As :func:`two_hot_loss`, of a linear layer without its logits."""
     return rt.linear_loss(
-        LOSS,
-        rt.Factors(hidden, linear_weight, linear_bias),
-        rt.Arguments(None, (), (low, high), (value,), -100, backend),
-        reduction,
+        LOSS, rt.Factors(hidden, linear_weight, linear_bias),
+        rt.Arguments(None, (), (low, high), (value,), -100, backend), reduction,
         rt.LinearOptions(
             softcap=softcap, temperature=temperature, memory_budget=memory_budget,
             schedule=schedule, filter=filter,

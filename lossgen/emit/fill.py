@@ -14,7 +14,7 @@ from tokenize import COMMENT, NL, OP, generate_tokens
 
 __all__ = ["filled"]
 
-_CALL = re.compile(r"\.\w+\(")
+_CALL = re.compile(r"\.[a-z_]\w*\(")  # not of a class
 
 
 def filled(source: str, width: int = 100) -> str:

@@ -7,10 +7,11 @@ the machine, or the installed torch and Triton.
 from __future__ import annotations
 
 import hashlib
+import json
 import subprocess
 import textwrap
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import cache
 from typing import Any
 
@@ -26,7 +27,6 @@ from lossgen.emit.row_c import CRow, wrapped
 from lossgen.emit.signature import functions
 from lossgen.emit.sweep_torch import TorchProgram
 from lossgen.emit.text import python_comment, python_docstring
-from lossgen.emit.torch_arithmetic import load_torch, measured
 from lossgen.errors import CompilerBug
 from lossgen.ir.given import Given
 from lossgen.ir.ops import BUILTINS, OPS
@@ -35,10 +35,12 @@ from lossgen.ir.show import differences
 from lossgen.lower.constants import MASKED
 from lossgen.lower.functions import lowered
 from lossgen.lower.model import RowModel
+from lossgen.passes.certify_torch import load_torch, measured
 from lossgen.passes.inaccurate import Inaccurate
 from lossgen.passes.worst import BOUND, ENOUGH
 from lossgen.paths import templates_dir
-from lossgen.spec.model import Input, LossSpec
+from lossgen.runtime import arguments
+from lossgen.spec.model import Input, LossSpec, Parameter
 from lossgen.spec.spelling import said
 
 __all__ = ["render_module", "rendered"]
@@ -181,21 +183,8 @@ def _header(compiled: Compiled) -> str:
 # ---------------------------------------------------------------------------- the loss
 def _loss(compiled: Compiled) -> dict[str, Any]:
     spec = compiled.spec
-    parameters = [
-        {
-            "name": name,
-            "default": literal(p.default),
-            "lo": literal(p.domain.lo),
-            "hi": literal(p.domain.hi),
-            "lo_open": p.domain.lo_open,
-            "hi_open": p.domain.hi_open,
-            "off": "None" if p.off is None else literal(p.off),
-            "integer": p.integer,
-        }
-        for name, p in spec.parameters.items()
-    ]
-    inputs = [_input(name, entry) for name, entry in spec.inputs.items()]
-    offered = functions(spec, parameters)
+    offered = functions(spec)
+    kinds = {name: entry.kind == "class" for name, entry in spec.inputs.items()}
     classes = [spec.class_name] if spec.outputs else [f.class_name for f in offered]
     return {
         "name": spec.name,
@@ -205,10 +194,11 @@ def _loss(compiled: Compiled) -> dict[str, Any]:
         "device": "device64" if compiled.arithmetic == "float64" else "device",
         "tiled": compiled.arithmetic == "float32",
         "bound": None if compiled.bound == BOUND else compiled.bound,
-        "parameters": parameters,
-        "inputs": inputs,
-        "streams": [i for i in inputs if i["kind"] == "class"],
-        "keyword_inputs": [i for i in inputs if i["kind"] != "class"],
+        "parameters": list(spec.parameters),
+        "declared": [_declared(arguments.Parameter, *entry) for entry in spec.parameters.items()],
+        "inputs": [_declared(arguments.Input, *entry) for entry in spec.inputs.items()],
+        "streams": [name for name, along in kinds.items() if along],
+        "keyword_inputs": [name for name, along in kinds.items() if not along],
         "outputs": [o.name for o in spec.outputs],
         "has_target": spec.has_target,
         "min_classes": spec.min_classes,
@@ -231,20 +221,17 @@ def _counted(spec: LossSpec) -> tuple[str, ...]:
     return tuple(silent) if len(silent) == len(weights) else ()
 
 
-def _input(name: str, entry: Input) -> dict[str, Any]:
-    domain = entry.domain
-    return {
-        "name": name,
-        "kind": entry.kind,
-        "off": "None" if entry.off is None else literal(entry.off),
-        "differentiable": entry.differentiable,
-        "lo": literal(domain.lo) if domain else None,
-        "hi": literal(domain.hi) if domain else None,
-        "lo_open": domain.lo_open if domain else None,
-        "hi_open": domain.hi_open if domain else None,
-        "integer": entry.integer,
-        "values": entry.values,
-    }
+def _declared(kind: type[Any], name: str, entry: Parameter | Input) -> str:
+    """The arguments of the runtime's ``kind`` of declaration, but for what it assumes itself."""
+    facts = [f'"{name}"']
+    for field in fields(kind)[1:]:
+        owner = entry if hasattr(entry, field.name) else entry.domain
+        value: Any = getattr(owner, field.name, field.default)
+        if value != field.default:
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            text = literal(value) if number else json.dumps(value) if value == str(value) else value
+            facts.append(f"{field.name}={text}")
+    return ", ".join(facts)
 
 
 # ---------------------------------------------------------------------------- one variant

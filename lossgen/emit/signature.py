@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from lossgen.emit.docstring import docstring
+from lossgen.emit.normalizer import literal
 from lossgen.emit.text import python_docstring
 from lossgen.spec.model import LossSpec
 
@@ -43,7 +42,7 @@ _CLASS_DIM = Argument("class_dim", "int | None", "None")
 class FunctionView:
     """What ``templates/row_api.jinja`` renders of one function and its module."""
 
-    def __init__(self, spec: LossSpec, parameters: Sequence[dict[str, Any]], linear: bool) -> None:
+    def __init__(self, spec: LossSpec, linear: bool) -> None:
         self.linear = linear
         end = "" if spec.outputs else "_loss"
         self.name = f"{'linear_' if linear else ''}{spec.name}{end}"
@@ -53,7 +52,8 @@ class FunctionView:
         target = (Argument("target", "Tensor"),) if spec.has_target else ()
         first = _HIDDEN if linear else (Argument("logits", "Tensor"),)
         self.arguments = (*first, *target, *(Argument(n, stream) for n in classes))
-        declared = [Argument(p["name"], "float", p["default"]) for p in parameters]
+        numbers = {name: literal(p.default) for name, p in spec.parameters.items()}
+        declared = [Argument(name, "float", default) for name, default in numbers.items()]
         vocab, rows = (
             [_input(n, spec) for n in spec.inputs if spec.inputs[n].kind == kind]
             for kind in ("vocab", "row")
@@ -77,9 +77,9 @@ class FunctionView:
         self.docstring = python_docstring(told) if linear else docstring(spec)
 
 
-def functions(spec: LossSpec, parameters: Sequence[dict[str, Any]]) -> list[FunctionView]:
+def functions(spec: LossSpec) -> list[FunctionView]:
     """Of logits that exist, and of logits that do not."""
-    return [FunctionView(spec, parameters, linear) for linear in (False, True)]
+    return [FunctionView(spec, linear) for linear in (False, True)]
 
 
 def _input(name: str, spec: LossSpec) -> Argument:

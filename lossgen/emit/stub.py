@@ -14,7 +14,6 @@ from functools import cache
 
 from torch import nn
 
-from lossgen.emit.normalizer import literal
 from lossgen.emit.signature import Argument, FunctionView, functions
 from lossgen.emit.text import python_docstring
 from lossgen.runtime.arguments import BACKENDS, REDUCTIONS
@@ -56,15 +55,11 @@ def sections(text: str) -> dict[str, str]:
 
 def stub(spec: LossSpec) -> str:
     """The section of one loss."""
-    parameters = [
-        {"name": name, "default": str(p.default) if p.integer else literal(p.default)}
-        for name, p in spec.parameters.items()
-    ]
     lines: list[str] = []
     if spec.outputs:
         lines += [f"class {spec.class_name}(NamedTuple):"]
         lines += [f"    {output.name}: Tensor" for output in spec.outputs]
-    for function in functions(spec, parameters):
+    for function in functions(spec):
         lines += _function(function, spec)
         lines += [] if spec.outputs else _module(function, spec)
     return "\n".join(lines).rstrip() + "\n"
@@ -106,7 +101,9 @@ def _taken(spec: LossSpec, first: Iterable[Argument], named: Iterable[Argument])
 def _spelled(argument: Argument, spec: LossSpec) -> str:
     if not argument.type:
         return argument.name
-    default = "" if argument.default is None else f" = {argument.default}"
+    parameter = spec.parameters.get(argument.name)
+    whole = str(parameter.default) if parameter and parameter.integer else argument.default
+    default = "" if whole is None else f" = {whole}"
     return f"{argument.name}: {_type(argument, spec)}{default}"
 
 

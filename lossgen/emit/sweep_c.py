@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import TypeGuard
 
 from lossgen.emit.c_text import CText
 from lossgen.emit.program_c import Program, Reduction, Statement
@@ -60,6 +61,9 @@ class Loop:
             replace(r, body=root) for r, root in zip(self.reductions, roots, strict=False)
         ]
 
+    def _is_kept(self, node: Node) -> TypeGuard[Name]:
+        return isinstance(node, Name) and (node.name in self.stores or node.name in self.loads)
+
     @property
     def values(self) -> list[tuple[str, str, str]]:
         """Of each reduction: its kind, what it is called, and the class value that it is of."""
@@ -74,14 +78,18 @@ class Loop:
     @property
     def lines(self) -> list[str]:
         """Its class values, and what it keeps of them."""
-        spelled = CText(True, self.names, self.rows, self.program.integers)
+        kept = {s.value.name: s.name for s in reversed(self.body) if self._is_kept(s.value)}
+        names = {**self.names, **kept}
+        spelled = CText(True, names, self.rows, self.program.integers)
         kind = self.program.type_of
-        lines = [f"const real {n} = {n}_ptr[cols];" for n in self.loads]
+        lines = [f"const real {names.get(n, n)} = {n}_ptr[cols];" for n in self.loads]
         for s in self.body:
-            name = self.names.get(s.name, s.name)
-            lines.append(f"const {kind(s.name)} {name} = {spelled(s.value)};")
-        for name in self.stores:
-            lines.append(f"{'if (fused) ' if name in self.late else ''}{name}_ptr[cols] = {name};")
+            name = names.get(s.name, s.name)
+            if not self._is_kept(s.value) or name not in kept.values():
+                lines.append(f"const {kind(s.name)} {name} = {spelled(s.value)};")
+        for n in self.stores:
+            late = "if (fused) " if n in self.late else ""
+            lines.append(f"{late}{n}_ptr[cols] = {names.get(n, n)};")
         for entry, (_, _, name) in zip(self.reductions, self.values, strict=True):
             if entry.body != Name(name):
                 real = "int" if entry.kind == "min" else "real"

@@ -97,7 +97,7 @@ def _called(
     """One call: the rows have the same parameters and vocab inputs."""
     import torch
 
-    from lossgen.emit.rounded import EveryOperation
+    from lossgen.passes.rounded import EveryOperation
 
     spec, first = plan.stable.spec, rows[0]
     wide = plan.stable.arithmetic == "float64"
