@@ -1,5 +1,7 @@
 """One command on a machine with a GPU: correct first, then fast, then written down.
 
+    python benchmarks/gpu.py --quick           # eight minutes at most, one table (gpu_quick.py)
+    python benchmarks/gpu.py --tune            # four minutes: the fastest launches (gpu_tune.py)
     python benchmarks/gpu.py [linear] [--losses gce,focal] [--minutes 9] [--resume]
 
 1. Every loss against float64 on the device, in float32, bfloat16 and float16, at V = 32000, 128256
@@ -92,6 +94,15 @@ class Bench:
     def late(self) -> bool:
         return time.perf_counter() - self.began > 60 * self.options.minutes
 
+    @staticmethod
+    def now() -> float:
+        return time.perf_counter()
+
+    def module(self, name: str) -> ModuleType:
+        """A generated module."""
+        path = HERE.parent / "generated" / f"{name}.py"
+        return sys.modules.get(f"benchmark_{name}") or import_file(path)
+
     def subjects(self) -> list[Subject]:
         composites = import_file(HERE / "composites.py")
         found = []
@@ -172,7 +183,10 @@ class Bench:
                     self.write()
                     self.free()
 
-    def time_one(self, subject: Subject, shape: Shape) -> dict[str, Any]:
+    def candidates(
+        self, subject: Subject, shape: Shape
+    ) -> tuple[dict[str, Any], dict[str, Callable[[], object]]]:
+        """What is timed of a loss, and the entry that takes the times."""
         (logits, target), inputs = subject.draw(shape), subject.inputs(shape)
         leaf = logits.requires_grad_()
 
@@ -195,6 +209,10 @@ class Bench:
             candidates["compiled"] = partial(composite, torch.compile(mean))
         entry: dict[str, Any] = {"loss": subject.name, "shape": str(shape)}
         entry["bytes"] = logits.numel() * logits.element_size()
+        return entry, candidates
+
+    def time_one(self, subject: Subject, shape: Shape) -> dict[str, Any]:
+        entry, candidates = self.candidates(subject, shape)
         for name in list(candidates):
             try:
                 candidates[name]()
@@ -211,8 +229,7 @@ class Bench:
     def linear(self) -> None:
         """Losses of a linear layer, candidates interleaved."""
         part = import_file(HERE / "gpu_linear.py")
-        folder = HERE.parent / "generated"
-        modules = {name: import_file(folder / f"{name}.py") for name in ("cross_entropy", "gce")}
+        modules = {name: self.module(name) for name in ("cross_entropy", "gce")}
         small = self.options.dry_run
         done = {entry["case"] for entry in self.results["linear"]}
         for case in part.SMALL if small else part.CASES:
@@ -302,6 +319,32 @@ class Bench:
         self.path.with_suffix(".md").write_text(self.summary(), encoding="utf-8")
 
 
+def quick(bench: Bench) -> int:
+    """One table; or, as one of its processes, a loss's checks."""
+    part = import_file(HERE / "gpu_quick.py")
+    if not bench.options.one:
+        status: int = part.run(bench, Path(__file__), import_file(HERE / "gpu_linear.py"))
+        return status
+    bench.options.losses = bench.options.one
+    part.worker(bench, *bench.subjects())
+    return 0
+
+
+def tune(bench: Bench) -> int:
+    """Write ``lossgen/runtime/tuned.py``, and a copy beside the results."""
+    part = import_file(HERE / "gpu_tune.py")
+    bench.options.minutes = min(bench.options.minutes, 4.0)
+    names = {*part.TILES.values(), *part.ROWS}
+    path = bench.options.out / "tuned.py"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    small = bench.options.dry_run
+    print(part.tune({name: bench.module(name) for name in names}, bench, path, small))
+    if not small:
+        table = HERE.parent / "lossgen" / "runtime" / "tuned.py"
+        table.write_text(path.read_text(encoding="utf-8"), encoding="utf-8")
+    return 0
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
@@ -317,6 +360,9 @@ def main() -> int:
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     parser.add_argument("--backend", default="auto", help="of the generated losses")
     parser.add_argument("--dry-run", action="store_true", help="on the CPU, small sizes")
+    parser.add_argument("--quick", action="store_true", help="eight minutes at most, one table")
+    parser.add_argument("--one", default="", help=argparse.SUPPRESS)  # a process of --quick
+    parser.add_argument("--tune", action="store_true", help="write the fastest launches")
     options = parser.parse_args()
     if not options.dry_run and not torch.cuda.is_available():
         print("no GPU here; --dry-run shows on the CPU that the command works", file=sys.stderr)
@@ -324,6 +370,10 @@ def main() -> int:
     # Sizes vary from loss to loss: let the allocator grow its segments instead of keeping holes.
     os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     bench = Bench(options)
+    if options.quick:
+        return quick(bench)
+    if options.tune:
+        return tune(bench)
     subjects = bench.subjects() if options.part != "linear" else []
     if options.part in ("all", "check"):
         bench.check(subjects)

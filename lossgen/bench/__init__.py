@@ -1,5 +1,4 @@
-"""Measuring: bytes moved, time against peers, ahead of and on a device."""
+"""Measuring: bytes moved, time against peers, ahead of and on a device.
 
-from lossgen.extras import require
-
-require("compiler")
+``device`` and ``report`` need torch alone: a machine with a GPU may lack the compiler's libraries.
+"""

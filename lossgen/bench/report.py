@@ -13,8 +13,10 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from rich.table import Table
+if TYPE_CHECKING:
+    from rich.table import Table
 
 __all__ = ["Timing", "markdown", "paired", "ratio", "rich_table"]
 
@@ -83,6 +85,8 @@ def _wall(run: Callable[[], object]) -> float:
 
 def rich_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     """A table for the terminal: the first column is text, the others are numbers."""
+    from rich.table import Table  # a machine with a GPU may not have it
+
     table = Table(title=title)
     for position, column in enumerate(columns):
         table.add_column(column, justify="right" if position else "left")
