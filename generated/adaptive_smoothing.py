@@ -139,12 +139,10 @@ def _gradient(
     # dloss/dx_j of one tile; the value at the target is written, not added.
     t0 = x - m0
     e0 = dl.exp_tile(t0)
-    r0 = e0 * rinv0
     t1 = u_robust_x - m1
     e1 = dl.exp_tile(t1)
-    r1 = e1 * rinv1
-    grad_x = c0 * r0
-    grad_u_robust_x = c1 * r1
+    grad_x = c0 * rinv0 * e0
+    grad_u_robust_x = c1 * rinv1 * e1
     grad_x = tl.where(own, grad_x_y, grad_x)
     grad_u_robust_x = tl.where(own, grad_u_robust_x_y, grad_u_robust_x)
     return grad_x, grad_u_robust_x

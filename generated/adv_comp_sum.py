@@ -61,14 +61,13 @@ def _lift(cols, valid, x, u_adversarial_x, x_y, u_adversarial_x_y, u_tau, u_rho,
     # with t = l - m, over the classes other than the target.
     l0 = tl.where(valid, x, float("-inf"))
     m0 = dl.row_max(l0)
-    t0 = 1.0 / u_rho * (l0 - tl.where(m0 == float("-inf"), 0.0, m0))
-    e0 = dl.exp_tile(t0)
+    e0 = tl.exp2(1.0 / u_rho * 1.4426950408889634 * (l0 - tl.where(m0 == float("-inf"), 0.0, m0)))
     near_delta0 = u_adversarial_x_y - x_y
     far_delta0 = (near_delta0 > 1.0) | (near_delta0 < -1.0)
     off0_delta0 = tl.where(far_delta0, u_adversarial_x_y, 0.0)
     off1_delta0 = tl.where(far_delta0, -x_y, 0.0)
     near_delta0 = tl.where(far_delta0, 0.0, near_delta0)
-    delta0 = u_adversarial_x - off0_delta0 + (-x - off1_delta0) - near_delta0
+    delta0 = u_adversarial_x - off0_delta0 - (x + off1_delta0) - near_delta0
     a0 = dl.row_sum(e0)
     b0 = dl.row_sum(tl.where(valid, delta0 * delta0, 0.0))
     b1 = dl.row_sum(tl.where(valid, delta0, 0.0))
@@ -148,17 +147,15 @@ def _gradient(
     grad_u_adversarial_x_y, m0, pinv0,
 ):
     # dloss/dx_j of one tile; the value at the target is written, not added.
-    t0 = 1.0 / u_rho * (x - m0)
-    e0 = dl.exp_tile(t0)
-    p0 = e0 * pinv0
+    e0 = tl.exp2(1.0 / u_rho * 1.4426950408889634 * (x - m0))
     near_delta0 = u_adversarial_x_y - x_y
     far_delta0 = (near_delta0 > 1.0) | (near_delta0 < -1.0)
     off0_delta0 = tl.where(far_delta0, u_adversarial_x_y, 0.0)
     off1_delta0 = tl.where(far_delta0, -x_y, 0.0)
     near_delta0 = tl.where(far_delta0, 0.0, near_delta0)
-    delta0 = u_adversarial_x - off0_delta0 + (-x - off1_delta0) - near_delta0
+    delta0 = u_adversarial_x - off0_delta0 - (x + off1_delta0) - near_delta0
     w0 = dl.where(dl.eq(u_nu, 0.0), 0.0, delta0)
-    grad_x = c0 * w0 + c1 * p0
+    grad_x = c0 * w0 + c1 * pinv0 * e0
     grad_u_adversarial_x = c2 * w0
     grad_x = tl.where(own, grad_x_y, grad_x)
     grad_u_adversarial_x = tl.where(own, grad_u_adversarial_x_y, grad_u_adversarial_x)
@@ -558,7 +555,7 @@ LOSS = rt.RowLoss(
             tiled=rt.Tiled(
                 sweeps=((_tiled_sweep_kernel, _tiled_merge_kernel, 4),), n_coefficients=7,
                 row=_tiled_row_kernel, gradient=_tiled_gradient_kernel, sparse=(False, False),
-                work=22,
+                work=20,
             ),
         ),
     ),

@@ -60,7 +60,7 @@ def _lift(cols, valid, x, u_teacher, u_alpha):
     pivot = dl.row_min(tl.where(valid & ~(l0 < near), cols, 2147483647))
     pivot = tl.where(pivot == 2147483647, -1, pivot)
     others = valid & (cols != pivot)
-    x_y = dl.row_sum(tl.where(cols == pivot, x, 0.0))
+    x_y = tl.where(pivot < 0, 0.0, m0)
     u_teacher_y = dl.row_sum(tl.where(cols == pivot, u_teacher, 0.0))
     l0 = tl.where(others, l0, float("-inf"))
     t0 = l0 - tl.where(m0 == float("-inf"), 0.0, m0)
@@ -115,7 +115,6 @@ def _merge(
     x_y = tl.where(first, x_y_a, x_y_b)
     u_teacher_y = tl.where(first, u_teacher_y_a, u_teacher_y_b)
     lost = tl.where(first, pivot_b, pivot_a) >= 0.0
-    x = tl.where(first, x_y_b, x_y_a)
     u_teacher = tl.where(first, u_teacher_y_b, u_teacher_y_a)
     sunk = tl.where(first, m0_b, m0_a) == float("-inf")
     d0 = tl.where(sunk, -1e18, tl.where(first, d0_b, d0_a))
@@ -725,7 +724,7 @@ LOSS = rt.RowLoss(
             bound=32.0,
             tiled=rt.Tiled(
                 sweeps=((_tiled_sweep_kernel, _tiled_merge_kernel, 9),), n_coefficients=7,
-                row=_tiled_row_kernel, gradient=_tiled_gradient_kernel, sparse=(False,), work=37,
+                row=_tiled_row_kernel, gradient=_tiled_gradient_kernel, sparse=(False,), work=36,
             ),
         ),
     ),

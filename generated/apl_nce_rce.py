@@ -123,8 +123,7 @@ def _gradient(cols, own, x, x_y, u_alpha, u_beta, u_A, V, c0, c1, grad_x_y, m0, 
     # dloss/dx_j of one tile; the value at the target is written, not added.
     t0 = x - m0
     e0 = dl.exp_tile(t0)
-    p0 = e0 * pinv0
-    grad_x = c0 + c1 * p0
+    grad_x = c0 + c1 * pinv0 * e0
     grad_x = tl.where(own, grad_x_y, grad_x)
     return (grad_x,)
 

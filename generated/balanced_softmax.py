@@ -106,8 +106,7 @@ def _gradient(cols, own, x, u_counts, x_y, u_counts_y, x_ref, x_own, c0, grad_x_
     # dloss/dx_j of one tile; the value at the target is written, not added.
     t0 = x - x_ref + dl.log_accurate(u_counts) - m0
     e0 = dl.exp_tile(t0)
-    r0 = e0 * rinv0
-    grad_x = c0 * r0
+    grad_x = c0 * rinv0 * e0
     grad_x = tl.where(own, grad_x_y, grad_x)
     return (grad_x,)
 

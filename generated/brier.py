@@ -101,8 +101,7 @@ def _gradient(cols, own, x, x_y, c0, grad_x_y, m0, pinv0):
     # dloss/dx_j of one tile; the value at the target is written, not added.
     t0 = x - m0
     e0 = dl.exp_tile(t0)
-    p0 = e0 * pinv0
-    grad_x = 2.0 * p0 * p0 + c0 * p0
+    grad_x = 2.0 * pinv0 * pinv0 * e0 * e0 + c0 * pinv0 * e0
     grad_x = tl.where(own, grad_x_y, grad_x)
     return (grad_x,)
 

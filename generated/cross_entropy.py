@@ -98,8 +98,7 @@ def _gradient(cols, own, x, x_y, c0, grad_x_y, m0, rinv0):
     # dloss/dx_j of one tile; the value at the target is written, not added.
     t0 = x - m0
     e0 = dl.exp_tile(t0)
-    r0 = e0 * rinv0
-    grad_x = c0 * r0
+    grad_x = c0 * rinv0 * e0
     grad_x = tl.where(own, grad_x_y, grad_x)
     return (grad_x,)
 
@@ -367,16 +366,13 @@ def _lift_label_smoothing_weight_z_loss(
     t0 = l0 - tl.where(m0 == float("-inf"), 0.0, m0)
     e0 = dl.exp_tile(t0)
     a0 = dl.row_sum(e0)
-    b0 = dl.row_sum(tl.where(valid & (u_weight != 0.0), u_weight, 0.0))
-    b1 = dl.row_sum(tl.where(valid & (u_weight != 0.0), t0 * u_weight, 0.0))
-    b2 = dl.row_sum(tl.where(valid, u_weight, 0.0))
-    return m0, a0, b0, b1, b2
+    b0 = dl.row_sum(tl.where(valid, u_weight, 0.0))
+    b1 = dl.row_sum(u_weight * tl.where(valid & (u_weight != 0.0), t0, 0.0))
+    return m0, a0, b0, b1
 
 
 @dl.jit
-def _merge_label_smoothing_weight_z_loss(
-    m0_a, a0_a, b0_a, b1_a, b2_a, m0_b, a0_b, b0_b, b1_b, b2_b
-):
+def _merge_label_smoothing_weight_z_loss(m0_a, a0_a, b0_a, b1_a, m0_b, a0_b, b0_b, b1_b):
     # Two states as one: m = max(m_a, m_b), d = m_side - m, M = sum of exp(kappa * d) * shifted M_side.
     m0 = tl.maximum(m0_a, m0_b)
     d0_a = tl.where((m0_a == m0) | (m0_a == float("-inf")), 0.0, m0_a - m0)
@@ -386,19 +382,18 @@ def _merge_label_smoothing_weight_z_loss(
     a0 = k0_a * a0_a + k0_b * a0_b
     b0 = b0_a + b0_b
     b1 = b1_a + d0_a * b0_a + (b1_b + d0_b * b0_b)
-    b2 = b2_a + b2_b
-    return m0, a0, b0, b1, b2
+    return m0, a0, b0, b1
 
 
 @dl.jit
-def _across_label_smoothing_weight_z_loss(m0, a0, b0, b1, b2):
+def _across_label_smoothing_weight_z_loss(m0, a0, b0, b1):
     # The states along the first axis as one.
-    return tl.reduce((m0, a0, b0, b1, b2), 0, _merge_label_smoothing_weight_z_loss)
+    return tl.reduce((m0, a0, b0, b1), 0, _merge_label_smoothing_weight_z_loss)
 
 
 @dl.jit
 def _finish_label_smoothing_weight_z_loss(
-    x_y, u_weight_y, u_label_smoothing, u_z_loss, V, m0, a0, b0, b1, b2
+    x_y, u_weight_y, u_label_smoothing, u_z_loss, V, m0, a0, b0, b1
 ):
     # From the merged state to the results of the row, and the statistics that the gradient reads.
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
@@ -408,7 +403,7 @@ def _finish_label_smoothing_weight_z_loss(
     lam0 = tl.where(z0 > 0.0, la0 + dl.softplus(-z0), dl.softplus(z0) - (m0 - ly0))
     L0 = m0 + lam0
     T0 = b1 - lam0 * b0
-    T1 = b2
+    T1 = b0
     zc0 = dl.clip(z0, -3e38, 3e38)
     w0 = dl.ne(u_weight_y, 0.0)
     w1 = u_weight_y * dl.softplus(zc0)
@@ -458,8 +453,7 @@ def _gradient_label_smoothing_weight_z_loss(
     # dloss/dx_j of one tile; the value at the target is written, not added.
     t0 = x - m0
     e0 = dl.exp_tile(t0)
-    p0 = e0 * pinv0
-    grad_x = c0 * p0 - u_label_smoothing * u_weight / V
+    grad_x = c0 * pinv0 * e0 - u_label_smoothing * dl.reciprocal(V) * u_weight
     grad_x = tl.where(own, grad_x_y, grad_x)
     return (grad_x,)
 
@@ -474,7 +468,7 @@ def _forward_kernel_label_smoothing_weight_z_loss(
         SWEEPS=(
             (
                 _lift_label_smoothing_weight_z_loss, _merge_label_smoothing_weight_z_loss,
-                _across_label_smoothing_weight_z_loss, (float("-inf"), 0.0, 0.0, 0.0, 0.0), (),
+                _across_label_smoothing_weight_z_loss, (float("-inf"), 0.0, 0.0, 0.0), (),
             ),
         ),
         BETWEENS=(), FINISH=_finish_label_smoothing_weight_z_loss, PIVOT=-1, CARRIED=0, RESULTS=1,
@@ -493,7 +487,7 @@ def _merge_kernel_label_smoothing_weight_z_loss(
     rows.merge(
         SWEEP=(
             _lift_label_smoothing_weight_z_loss, _merge_label_smoothing_weight_z_loss,
-            _across_label_smoothing_weight_z_loss, (float("-inf"), 0.0, 0.0, 0.0, 0.0), (),
+            _across_label_smoothing_weight_z_loss, (float("-inf"), 0.0, 0.0, 0.0), (),
         ),
         FINISH=_finish_label_smoothing_weight_z_loss, RESULTS=1, CONTEXT=None, COUNTED=True,
         REAL=tl.float32, streams=(logits,), strides=(stride_row,), vocab=(u_weight_ptr,), rows=(),
@@ -533,7 +527,7 @@ def _fused_kernel_label_smoothing_weight_z_loss(
         SWEEPS=(
             (
                 _lift_label_smoothing_weight_z_loss, _merge_label_smoothing_weight_z_loss,
-                _across_label_smoothing_weight_z_loss, (float("-inf"), 0.0, 0.0, 0.0, 0.0), (),
+                _across_label_smoothing_weight_z_loss, (float("-inf"), 0.0, 0.0, 0.0), (),
             ),
         ),
         BETWEENS=(), FINISH=_finish_label_smoothing_weight_z_loss,
@@ -559,7 +553,7 @@ def _tiled_sweep_kernel_label_smoothing_weight_z_loss(
     tiled.sweep(
         SWEEP=(
             _lift_label_smoothing_weight_z_loss, _merge_label_smoothing_weight_z_loss,
-            _across_label_smoothing_weight_z_loss, (float("-inf"), 0.0, 0.0, 0.0, 0.0), (),
+            _across_label_smoothing_weight_z_loss, (float("-inf"), 0.0, 0.0, 0.0), (),
         ),
         LEVEL=0, BETWEENS=(), STARTS=(0,), CONTEXT=None, PIVOT=-1, CARRIED=0, COUNTED=True,
         factors=(
@@ -583,7 +577,7 @@ def _tiled_merge_kernel_label_smoothing_weight_z_loss(
     tiled.merge(
         SWEEP=(
             _lift_label_smoothing_weight_z_loss, _merge_label_smoothing_weight_z_loss,
-            _across_label_smoothing_weight_z_loss, (float("-inf"), 0.0, 0.0, 0.0, 0.0), (),
+            _across_label_smoothing_weight_z_loss, (float("-inf"), 0.0, 0.0, 0.0), (),
         ),
         LEVEL=0, BETWEENS=(), STARTS=(0,), FINISH=_finish_label_smoothing_weight_z_loss, RESULTS=1,
         STREAMS=1, CONTEXT=None, PIVOT=-1, CARRIED=0, COUNTED=True,
@@ -646,13 +640,10 @@ def _torch_rows_label_smoothing_weight_z_loss(x, y, u_weight, u_label_smoothing,
     t0 = l0.sub_(torch.where(m0 == float("-inf"), 0.0, m0))
     e0 = el.exp(t0)
     a0 = e0.sum(1, keepdim=True)
-    b0 = torch.where(
-        u_weight != 0.0, (u_weight + torch.zeros_like(x)).scatter_(1, y, 0.0), 0.0
-    ).sum(1, keepdim=True)
+    b0 = (u_weight + torch.zeros_like(x)).scatter_(1, y, 0.0).sum(1, keepdim=True)
     b1 = torch.where(u_weight != 0.0, t0.mul_(u_weight).scatter_(1, y, 0.0), 0.0).sum(
         1, keepdim=True
     )
-    b2 = (u_weight + torch.zeros_like(x)).scatter_(1, y, 0.0).sum(1, keepdim=True)
     m0 = torch.where(m0 == float("-inf"), 0.0, m0)
     la0 = el.log(a0)
     ly0 = x_y
@@ -660,7 +651,7 @@ def _torch_rows_label_smoothing_weight_z_loss(x, y, u_weight, u_label_smoothing,
     lam0 = torch.where(z0 > 0.0, la0 + el.softplus(-z0), el.softplus(z0) - (m0 - ly0))
     L0 = m0 + lam0
     T0 = b1 - lam0 * b0
-    T1 = b2
+    T1 = b0
     zc0 = el.clip(z0, -3e38, 3e38)
     w0 = el.ne(u_weight_y, 0.0)
     w1 = u_weight_y * el.softplus(zc0)
@@ -733,12 +724,12 @@ _C_SOURCE_label_smoothing_weight_z_loss = r"""enum { KEPT = 1, HAS_TARGET = 1 };
     EACH(classes, V)
 #define SAVED_OF(EACH) EACH(0, m0) EACH(1, la0) EACH(2, T1)
 #define KEPT_OF(EACH) EACH(0, kept0)
-#define BEGUN_OF(EACH) EACH(x_y) EACH(u_weight_y) EACH(m0) EACH(a0) EACH(b0) EACH(b1) EACH(b2) \
-    EACH(la0) EACH(T1) EACH(loss) EACH(g)
+#define BEGUN_OF(EACH) EACH(x_y) EACH(u_weight_y) EACH(m0) EACH(a0) EACH(b0) EACH(b1) EACH(la0) \
+    EACH(T1) EACH(loss) EACH(g)
 #define FOUND_OF(EACH) EACH(c0) EACH(grad_x_y) EACH(pinv0)
 #include "program.h"
 
-#define SUMS_1(EACH) EACH(MAX, m0, l0) EACH(SUM, b0, b0_j) EACH(SUM, b2, b2_j)
+#define SUMS_1(EACH) EACH(MAX, m0, l0) EACH(SUM, b0, b0_j)
 #define SUMS_2(EACH) EACH(SUM, a0, e0) EACH(SUM, b1, b1_j)
 
 ROW_LOOPS
@@ -748,8 +739,7 @@ ROW_LOOPS
         REDUCE(SUMS_1,
             const int valid = cols != y;
             const real l0 = (valid ? x : -INFINITY);
-            const real b0_j = (valid && u_weight != R(0.0) ? u_weight : R(0.0));
-            const real b2_j = (valid ? u_weight : R(0.0));)
+            const real b0_j = (valid ? u_weight : R(0.0));)
         double same0 = (m0 == -INFINITY ? 0.0 : m0);
         REDUCE(SUMS_2,
             const int valid = cols != y;
@@ -770,7 +760,7 @@ ROW_VALUES
         double lam0 = (z0 > 0.0 ? la0 + f_softplus(-z0) : f_softplus(z0) - (m0 - ly0));
         double L0 = m0 + lam0;
         double T0 = b1 - lam0 * b0;
-        T1 = b2;
+        T1 = b0;
         double zc0 = f_clamp(z0, 3e+38);
         double w0 = f_ne(u_weight_y, 0.0);
         double w1 = u_weight_y * f_softplus(zc0);
@@ -840,17 +830,24 @@ def _lift_all(
     # with t = l - m, over the classes other than the target.
     l0 = tl.where(valid, dl.softcap(x, u_softcap), float("-inf"))
     m0 = dl.row_max(l0)
-    t0 = 1.0 / u_temperature * (l0 - tl.where(m0 == float("-inf"), 0.0, m0))
-    e0 = dl.exp_tile(t0)
+    e0 = tl.exp2(
+        1.0 / u_temperature * 1.4426950408889634 * (l0 - tl.where(m0 == float("-inf"), 0.0, m0))
+    )
     a0 = dl.row_sum(e0)
-    b0 = dl.row_sum(tl.where(valid & (u_weight != 0.0), u_weight, 0.0))
-    b1 = dl.row_sum(tl.where(valid & (u_weight != 0.0), t0 * u_weight, 0.0))
-    b2 = dl.row_sum(tl.where(valid, u_weight, 0.0))
-    return m0, a0, b0, b1, b2
+    b0 = dl.row_sum(tl.where(valid, u_weight, 0.0))
+    b1 = (
+        1.0
+        / u_temperature
+        * dl.row_sum(
+            u_weight
+            * tl.where(valid & (u_weight != 0.0), l0 - tl.where(m0 == float("-inf"), 0.0, m0), 0.0)
+        )
+    )
+    return m0, a0, b0, b1
 
 
 @dl.jit
-def _merge_all(u_temperature, m0_a, a0_a, b0_a, b1_a, b2_a, m0_b, a0_b, b0_b, b1_b, b2_b):
+def _merge_all(u_temperature, m0_a, a0_a, b0_a, b1_a, m0_b, a0_b, b0_b, b1_b):
     # Two states as one: m = max(m_a, m_b), d = m_side - m, M = sum of exp(kappa * d) * shifted M_side.
     m0 = tl.maximum(m0_a, m0_b)
     d0_a = tl.where((m0_a == m0) | (m0_a == float("-inf")), 0.0, 1.0 / u_temperature * (m0_a - m0))
@@ -860,30 +857,25 @@ def _merge_all(u_temperature, m0_a, a0_a, b0_a, b1_a, b2_a, m0_b, a0_b, b0_b, b1
     a0 = k0_a * a0_a + k0_b * a0_b
     b0 = b0_a + b0_b
     b1 = b1_a + d0_a * b0_a + (b1_b + d0_b * b0_b)
-    b2 = b2_a + b2_b
-    return m0, a0, b0, b1, b2
+    return m0, a0, b0, b1
 
 
 @dl.jit
-def _combine_all(
-    u_temperature_a, m0_a, a0_a, b0_a, b1_a, b2_a, u_temperature_b, m0_b, a0_b, b0_b, b1_b, b2_b
-):
+def _combine_all(u_temperature_a, m0_a, a0_a, b0_a, b1_a, u_temperature_b, m0_b, a0_b, b0_b, b1_b):
     # The same with what it reads of the row, which both sides have.
-    m0, a0, b0, b1, b2 = _merge_all(
-        u_temperature_a, m0_a, a0_a, b0_a, b1_a, b2_a, m0_b, a0_b, b0_b, b1_b, b2_b
-    )
-    return u_temperature_a, m0, a0, b0, b1, b2
+    m0, a0, b0, b1 = _merge_all(u_temperature_a, m0_a, a0_a, b0_a, b1_a, m0_b, a0_b, b0_b, b1_b)
+    return u_temperature_a, m0, a0, b0, b1
 
 
 @dl.jit
-def _across_all(u_temperature, m0, a0, b0, b1, b2):
+def _across_all(u_temperature, m0, a0, b0, b1):
     # The states along the first axis as one.
-    return tl.reduce((u_temperature, m0, a0, b0, b1, b2), 0, _combine_all)
+    return tl.reduce((u_temperature, m0, a0, b0, b1), 0, _combine_all)
 
 
 @dl.jit
 def _finish_all(
-    x_y, u_weight_y, u_label_smoothing, u_z_loss, u_softcap, u_temperature, V, m0, a0, b0, b1, b2
+    x_y, u_weight_y, u_label_smoothing, u_z_loss, u_softcap, u_temperature, V, m0, a0, b0, b1
 ):
     # From the merged state to the results of the row, and the statistics that the gradient reads.
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
@@ -895,7 +887,7 @@ def _finish_all(
     )
     L0 = 1.0 / u_temperature * m0 + lam0
     T0 = b1 - lam0 * b0
-    T1 = b2
+    T1 = b0
     zc0 = dl.clip(z0, -3e38, 3e38)
     w0 = dl.ne(u_weight_y, 0.0)
     w1 = u_weight_y * dl.softplus(zc0)
@@ -951,17 +943,11 @@ def _gradient_all(
     V, c0, grad_x_y, m0, pinv0,
 ):
     # dloss/dx_j of one tile; the value at the target is written, not added.
-    t0 = 1.0 / u_temperature * (dl.softcap(x, u_softcap) - m0)
-    e0 = dl.exp_tile(t0)
-    p0 = e0 * pinv0
-    w0 = dl.where(dl.eq(u_softcap, float("inf")), 1.0, dl.sech2(x / u_softcap))
-    grad_x = (
-        c0 * w0 * p0
-        - u_label_smoothing
-        * dl.where(dl.eq(u_label_smoothing, 0.0), 0.0, w0 * u_weight)
-        / V
-        / u_temperature
-    )
+    e0 = tl.exp2(1.0 / u_temperature * 1.4426950408889634 * (dl.softcap(x, u_softcap) - m0))
+    w0 = dl.where(dl.eq(u_softcap, float("inf")), 1.0, dl.sech2(dl.reciprocal(u_softcap) * x))
+    grad_x = c0 * pinv0 * w0 * e0 - u_label_smoothing * dl.reciprocal(V) * dl.reciprocal(
+        u_temperature
+    ) * dl.where(dl.eq(u_label_smoothing, 0.0), 0.0, w0 * u_weight)
     grad_x = tl.where(own, grad_x_y, grad_x)
     return (grad_x,)
 
@@ -973,7 +959,7 @@ def _forward_kernel_all(
     ROWS: tl.constexpr, BLOCK: tl.constexpr, LANE: tl.constexpr, ALIGNED: tl.constexpr,
 ):
     rows.forward(
-        SWEEPS=((_lift_all, _merge_all, _across_all, (float("-inf"), 0.0, 0.0, 0.0, 0.0), (5,)),),
+        SWEEPS=((_lift_all, _merge_all, _across_all, (float("-inf"), 0.0, 0.0, 0.0), (5,)),),
         BETWEENS=(), FINISH=_finish_all, PIVOT=-1, CARRIED=0, RESULTS=1, CONTEXT=None, COUNTED=True,
         REAL=tl.float32, streams=(logits,), strides=(stride_row,), vocab=(u_weight_ptr,), rows=(),
         row_strides=(), parameters=(u_label_smoothing, u_z_loss, u_softcap, u_temperature),
@@ -988,7 +974,7 @@ def _merge_kernel_all(
     stride_target, ignore_index, loss, saved, state, n_rows, n_classes, SPLITS: tl.constexpr,
 ):
     rows.merge(
-        SWEEP=(_lift_all, _merge_all, _across_all, (float("-inf"), 0.0, 0.0, 0.0, 0.0), (5,)),
+        SWEEP=(_lift_all, _merge_all, _across_all, (float("-inf"), 0.0, 0.0, 0.0), (5,)),
         FINISH=_finish_all, RESULTS=1, CONTEXT=None, COUNTED=True, REAL=tl.float32,
         streams=(logits,), strides=(stride_row,), vocab=(u_weight_ptr,), rows=(), row_strides=(),
         parameters=(u_label_smoothing, u_z_loss, u_softcap, u_temperature),
@@ -1024,7 +1010,7 @@ def _fused_kernel_all(
     LANE: tl.constexpr, ALIGNED: tl.constexpr,
 ):
     rows.fused(
-        SWEEPS=((_lift_all, _merge_all, _across_all, (float("-inf"), 0.0, 0.0, 0.0, 0.0), (5,)),),
+        SWEEPS=((_lift_all, _merge_all, _across_all, (float("-inf"), 0.0, 0.0, 0.0), (5,)),),
         BETWEENS=(), FINISH=_finish_all, COEFFICIENTS=_coefficients_all, GRADIENT=_gradient_all,
         PIVOT=-1, CARRIED=0, RESULTS=1, CONTEXT=None, COUNTED=True, REAL=tl.float32,
         streams=(logits,), strides=(stride_row,), vocab=(u_weight_ptr,), rows=(), row_strides=(),
@@ -1046,8 +1032,8 @@ def _tiled_sweep_kernel_all(
     PART: tl.constexpr,
 ):
     tiled.sweep(
-        SWEEP=(_lift_all, _merge_all, _across_all, (float("-inf"), 0.0, 0.0, 0.0, 0.0), (5,)),
-        LEVEL=0, BETWEENS=(), STARTS=(0,), CONTEXT=None, PIVOT=-1, CARRIED=0, COUNTED=True,
+        SWEEP=(_lift_all, _merge_all, _across_all, (float("-inf"), 0.0, 0.0, 0.0), (5,)), LEVEL=0,
+        BETWEENS=(), STARTS=(0,), CONTEXT=None, PIVOT=-1, CARRIED=0, COUNTED=True,
         factors=(
             (x_hidden,), (x_weight,), (x_bias,), (stride_x_hidden,), (stride_x_weight,),
             (features_x,),
@@ -1070,9 +1056,9 @@ def _tiled_merge_kernel_all(
     n_rows, n_classes, row_merged, state, loss, saved, n_splits, BM: tl.constexpr,
 ):
     tiled.merge(
-        SWEEP=(_lift_all, _merge_all, _across_all, (float("-inf"), 0.0, 0.0, 0.0, 0.0), (5,)),
-        LEVEL=0, BETWEENS=(), STARTS=(0,), FINISH=_finish_all, RESULTS=1, STREAMS=1, CONTEXT=None,
-        PIVOT=-1, CARRIED=0, COUNTED=True,
+        SWEEP=(_lift_all, _merge_all, _across_all, (float("-inf"), 0.0, 0.0, 0.0), (5,)), LEVEL=0,
+        BETWEENS=(), STARTS=(0,), FINISH=_finish_all, RESULTS=1, STREAMS=1, CONTEXT=None, PIVOT=-1,
+        CARRIED=0, COUNTED=True,
         given=(
             (u_weight_ptr,), (), (u_label_smoothing, u_z_loss, u_softcap, u_temperature), (target,),
         ),
@@ -1139,13 +1125,10 @@ def _torch_rows_all(x, y, u_weight, u_label_smoothing, u_z_loss, u_softcap, u_te
     t0 = l0.sub_(torch.where(m0 == float("-inf"), 0.0, m0)).mul_(1.0 / u_temperature)
     e0 = el.exp(t0)
     a0 = e0.sum(1, keepdim=True)
-    b0 = torch.where(
-        u_weight != 0.0, (u_weight + torch.zeros_like(x)).scatter_(1, y, 0.0), 0.0
-    ).sum(1, keepdim=True)
+    b0 = (u_weight + torch.zeros_like(x)).scatter_(1, y, 0.0).sum(1, keepdim=True)
     b1 = torch.where(u_weight != 0.0, t0.mul_(u_weight).scatter_(1, y, 0.0), 0.0).sum(
         1, keepdim=True
     )
-    b2 = (u_weight + torch.zeros_like(x)).scatter_(1, y, 0.0).sum(1, keepdim=True)
     m0 = torch.where(m0 == float("-inf"), 0.0, m0)
     la0 = el.log(a0)
     ly0 = el.softcap(x_y, u_softcap)
@@ -1155,7 +1138,7 @@ def _torch_rows_all(x, y, u_weight, u_label_smoothing, u_z_loss, u_softcap, u_te
     )
     L0 = 1.0 / u_temperature * m0 + lam0
     T0 = b1 - lam0 * b0
-    T1 = b2
+    T1 = b0
     zc0 = el.clip(z0, -3e38, 3e38)
     w0 = el.ne(u_weight_y, 0.0)
     w1 = u_weight_y * el.softplus(zc0)
@@ -1252,12 +1235,12 @@ _C_SOURCE_all = r"""enum { KEPT = 1, HAS_TARGET = 1 };
     EACH(parameter[2], u_softcap) EACH(parameter[3], u_temperature) EACH(classes, V)
 #define SAVED_OF(EACH) EACH(0, m0) EACH(1, la0) EACH(2, T1)
 #define KEPT_OF(EACH) EACH(0, kept0) EACH(0, kept1)
-#define BEGUN_OF(EACH) EACH(x_y) EACH(u_weight_y) EACH(m0) EACH(a0) EACH(b0) EACH(b1) EACH(b2) \
-    EACH(la0) EACH(T1) EACH(loss) EACH(g)
+#define BEGUN_OF(EACH) EACH(x_y) EACH(u_weight_y) EACH(m0) EACH(a0) EACH(b0) EACH(b1) EACH(la0) \
+    EACH(T1) EACH(loss) EACH(g)
 #define FOUND_OF(EACH) EACH(c0) EACH(grad_x_y) EACH(pinv0)
 #include "program.h"
 
-#define SUMS_1(EACH) EACH(MAX, m0, l0) EACH(SUM, b0, b0_j) EACH(SUM, b2, b2_j)
+#define SUMS_1(EACH) EACH(MAX, m0, l0) EACH(SUM, b0, b0_j)
 #define SUMS_2(EACH) EACH(SUM, a0, e0) EACH(SUM, b1, b1_j)
 
 ROW_LOOPS
@@ -1270,8 +1253,7 @@ ROW_LOOPS
             const real kept0 = f_softcap(x, R(u_softcap));
             const real l0 = (valid ? kept0 : -INFINITY);
             kept0_ptr[cols] = kept0;
-            const real b0_j = (valid && u_weight != R(0.0) ? u_weight : R(0.0));
-            const real b2_j = (valid ? u_weight : R(0.0));)
+            const real b0_j = (valid ? u_weight : R(0.0));)
         double same1 = (m0 == -INFINITY ? 0.0 : m0);
         REDUCE(SUMS_2,
             const real kept0 = kept0_ptr[cols];
@@ -1294,7 +1276,7 @@ ROW_VALUES
             - ly0));
         double L0 = 1.0 / u_temperature * m0 + lam0;
         double T0 = b1 - lam0 * b0;
-        T1 = b2;
+        T1 = b0;
         double zc0 = f_clamp(z0, 3e+38);
         double w0 = f_ne(u_weight_y, 0.0);
         double w1 = u_weight_y * f_softplus(zc0);
@@ -1375,7 +1357,7 @@ LOSS = rt.RowLoss(
         rt.Variant(
             uses=frozenset(["label_smoothing", "weight", "z_loss"]),
             parameters=("label_smoothing", "z_loss"), inputs=("weight",), streams=(), n_saved=3,
-            n_state=5, torch_rows=_torch_rows_label_smoothing_weight_z_loss,
+            n_state=4, torch_rows=_torch_rows_label_smoothing_weight_z_loss,
             torch_backward=_torch_backward_label_smoothing_weight_z_loss,
             forward_kernel=_forward_kernel_label_smoothing_weight_z_loss,
             merge_kernel=_merge_kernel_label_smoothing_weight_z_loss,
@@ -1386,25 +1368,25 @@ LOSS = rt.RowLoss(
                 sweeps=(
                     (
                         _tiled_sweep_kernel_label_smoothing_weight_z_loss,
-                        _tiled_merge_kernel_label_smoothing_weight_z_loss, 5,
+                        _tiled_merge_kernel_label_smoothing_weight_z_loss, 4,
                     ),
                 ),
                 n_coefficients=4, row=_tiled_row_kernel_label_smoothing_weight_z_loss,
                 gradient=_tiled_gradient_kernel_label_smoothing_weight_z_loss, sparse=(False,),
-                work=13,
+                work=11,
             ),
         ),
         rt.Variant(
             uses=frozenset(["label_smoothing", "softcap", "temperature", "weight", "z_loss"]),
             parameters=("label_smoothing", "z_loss", "softcap", "temperature"), inputs=("weight",),
-            streams=(), n_saved=3, n_state=5, torch_rows=_torch_rows_all,
+            streams=(), n_saved=3, n_state=4, torch_rows=_torch_rows_all,
             torch_backward=_torch_backward_all, forward_kernel=_forward_kernel_all,
             merge_kernel=_merge_kernel_all, backward_kernel=_backward_kernel_all,
             fused_kernel=_fused_kernel_all, c_source=_C_SOURCE_all,
             tiled=rt.Tiled(
-                sweeps=((_tiled_sweep_kernel_all, _tiled_merge_kernel_all, 5),), n_coefficients=4,
+                sweeps=((_tiled_sweep_kernel_all, _tiled_merge_kernel_all, 4),), n_coefficients=4,
                 row=_tiled_row_kernel_all, gradient=_tiled_gradient_kernel_all, sparse=(False,),
-                work=30,
+                work=28,
             ),
         ),
     ),

@@ -96,7 +96,6 @@ def _context(y, x_y):
 def _lift(cols, valid, x, x_y, index_y, u_alpha, u_gamma):
     # State of one tile, relative to the tile's own maximum: M = sum of w * exp(kappa * t) * t^n
     # with t = l - m, over the classes other than the target.
-    index = cols.to(tl.float32)
     l0 = tl.where(valid, x, float("-inf"))
     m0 = dl.row_max(l0)
     t0 = l0 - tl.where(m0 == float("-inf"), 0.0, m0)
@@ -158,13 +157,12 @@ def _lift_2(cols, valid, x, x_y, index_y, u_alpha, u_gamma, m0, pinv0, lam0, ind
     t0 = x - m0
     logp0 = tl.maximum(t0, -1e18) - lam0
     e0 = dl.exp_tile(t0)
-    p0 = e0 * pinv0
     w0 = dl.eq(index, index0)
     w1 = 2.0 * u_alpha
     w2 = 2.0 * logp0 + w1 * dl.log1mexp(-logp0) - dl.log_accurate(u_gamma)
     w3 = dl.sigmoid(w2)
     v0 = dl.where(w0, 0.0, w3)
-    v1 = dl.where(w0, 0.0, w3 * (2.0 + w1 * p0 / dl.expm1(logp0)) * dl.sigmoid(-w2))
+    v1 = dl.where(w0, 0.0, w3 * (2.0 + w1 * pinv0 * e0 / dl.expm1(logp0)) * dl.sigmoid(-w2))
     b0 = dl.row_sum(tl.where(valid, v0, 0.0))
     b1 = dl.row_sum(tl.where(valid, v1, 0.0))
     return b0, b1
@@ -265,20 +263,18 @@ def _gradient(
 ):
     # dloss/dx_j of one tile; the value at the target is written, not added.
     index = cols.to(tl.float32)
-    is_max0 = tl.where(cols == index0, 1.0, 0.0)
     t0 = x - m0
     logp0 = tl.maximum(t0, -1e18) - lam0
     e0 = dl.exp_tile(t0)
     p0 = e0 * pinv0
-    r0 = e0 * rinv0
     rise0 = tl.where(cols == index0, -dl.expm1(-top0), -p0)
     w0 = 2.0 * u_alpha
     w1 = 2.0 * logp0 + w0 * dl.log1mexp(-logp0) - dl.log_accurate(u_gamma)
     w2 = dl.sigmoid(w1) * dl.sigmoid(-w1)
     grad_x = (
-        c0 * r0
+        c0 * rinv0 * e0
         + c1 * rise0
-        + dl.where(dl.eq(index, index0), 0.0, 2.0 * w2 + w0 * w2 * p0 / dl.expm1(logp0))
+        + dl.where(dl.eq(index, index0), 0.0, 2.0 * w2 + w0 * pinv0 * w2 * e0 / dl.expm1(logp0))
     )
     grad_x = tl.where(own, grad_x_y, grad_x)
     return (grad_x,)
@@ -785,7 +781,7 @@ LOSS = rt.RowLoss(
                     (_tiled_sweep_kernel_2, _tiled_merge_kernel_2, 2),
                 ),
                 n_coefficients=9, row=_tiled_row_kernel, gradient=_tiled_gradient_kernel,
-                sparse=(False,), work=47,
+                sparse=(False,), work=46,
             ),
         ),
     ),

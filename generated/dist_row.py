@@ -83,16 +83,14 @@ def _lift(cols, valid, x, u_teacher, u_T, V):
     pivot = dl.row_min(tl.where(valid & ~(l0 < near), cols, 2147483647))
     pivot = tl.where(pivot == 2147483647, -1, pivot)
     others = valid & (cols != pivot)
-    x_y = dl.row_sum(tl.where(cols == pivot, x, 0.0))
+    x_y = tl.where(pivot < 0, 0.0, m0)
     u_teacher_y = dl.row_sum(tl.where(cols == pivot, u_teacher, 0.0))
     l0 = tl.where(others, l0, float("-inf"))
-    t0 = 1.0 / u_T * (l0 - tl.where(m0 == float("-inf"), 0.0, m0))
-    e0 = dl.exp_tile(t0)
+    e0 = tl.exp2(1.0 / u_T * 1.4426950408889634 * (l0 - tl.where(m0 == float("-inf"), 0.0, m0)))
     l1 = tl.where(valid, u_teacher, float("-inf"))
     m1 = dl.row_max(l1)
     l1 = tl.where(others, l1, float("-inf"))
-    t1 = 1.0 / u_T * (l1 - tl.where(m1 == float("-inf"), 0.0, m1))
-    e1 = dl.exp_tile(t1)
+    e1 = tl.exp2(1.0 / u_T * 1.4426950408889634 * (l1 - tl.where(m1 == float("-inf"), 0.0, m1)))
     a0 = dl.row_sum(e0)
     a1 = dl.row_sum(e1)
     pivot = pivot.to(tl.float32)
@@ -124,7 +122,6 @@ def _merge(
     x_y = tl.where(first, x_y_a, x_y_b)
     u_teacher_y = tl.where(first, u_teacher_y_a, u_teacher_y_b)
     lost = tl.where(first, pivot_b, pivot_a) >= 0.0
-    x = tl.where(first, x_y_b, x_y_a)
     u_teacher = tl.where(first, u_teacher_y_b, u_teacher_y_a)
     sunk = tl.where(first, m0_b, m0_a) == float("-inf")
     d0 = tl.where(sunk, -1e18, tl.where(first, d0_b, d0_a))
@@ -178,14 +175,13 @@ def _lift_2(cols, valid, x, u_teacher, x_y, u_teacher_y, u_T, V, m0, pinv0, lamu
     # Sums of one tile, from the statistics of the sweeps before.
     t0 = 1.0 / u_T * (x - m0)
     logu0 = tl.maximum(t0, -1e18) - lamu0
-    e0 = dl.exp_tile(t0)
-    p0 = e0 * pinv0
+    e0 = tl.exp2(1.0 / u_T * 1.4426950408889634 * (x - m0))
     t1 = 1.0 / u_T * (u_teacher - m1)
     logu1 = tl.maximum(t1, -1e18) - lamu1
     w0 = 1.0 / (V * V)
     w1 = dl.expm1(logu0)
     w2 = dl.expm1(logu1)
-    w3 = p0 / V
+    w3 = pinv0 * dl.reciprocal(V) * e0
     v0 = w0 * w1 * w1
     v1 = w0 * w2 * w2
     v2 = w0 * w1 * w2
@@ -309,7 +305,7 @@ def _gradient(
     # dloss/dx_j of one tile; the value at the pivot is written, not added.
     t0 = 1.0 / u_T * (x - m0)
     logu0 = tl.maximum(t0, -1e18) - lamu0
-    e0 = dl.exp_tile(t0)
+    e0 = tl.exp2(1.0 / u_T * 1.4426950408889634 * (x - m0))
     p0 = e0 * pinv0
     t1 = 1.0 / u_T * (u_teacher - m1)
     logu1 = tl.maximum(t1, -1e18) - lamu1
@@ -849,7 +845,7 @@ LOSS = rt.RowLoss(
                     (_tiled_sweep_kernel_2, _tiled_merge_kernel_2, 5),
                 ),
                 n_coefficients=9, row=_tiled_row_kernel, gradient=_tiled_gradient_kernel,
-                sparse=(True,), work=33,
+                sparse=(True,), work=32,
             ),
         ),
     ),

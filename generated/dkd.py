@@ -7,7 +7,7 @@
 # statistics: 4
 # sweeps: 1
 # saved: m0, la0, m1, la1
-# certificate: loss <= 4.8, gradient <= 1.7 (1 + kappa) ulp of max(|true value|, 1) at 612 points
+# certificate: loss <= 25.5, gradient <= 1.8 (1 + kappa) ulp of max(|true value|, 1) at 652 points
 # absolute: the divergence of nearly equal rows is a small difference of large terms
 """Decoupled knowledge distillation.
 
@@ -52,12 +52,10 @@ def _lift(cols, valid, x, u_teacher, x_y, u_teacher_y, u_T, u_alpha, u_beta):
     # with t = l - m, over the classes other than the target.
     l0 = tl.where(valid, u_teacher, float("-inf"))
     m0 = dl.row_max(l0)
-    t0 = 1.0 / u_T * (l0 - tl.where(m0 == float("-inf"), 0.0, m0))
-    e0 = dl.exp_tile(t0)
+    e0 = tl.exp2(1.0 / u_T * 1.4426950408889634 * (l0 - tl.where(m0 == float("-inf"), 0.0, m0)))
     l1 = tl.where(valid, x, float("-inf"))
     m1 = dl.row_max(l1)
-    t1 = 1.0 / u_T * (l1 - tl.where(m1 == float("-inf"), 0.0, m1))
-    e1 = dl.exp_tile(t1)
+    e1 = tl.exp2(1.0 / u_T * 1.4426950408889634 * (l1 - tl.where(m1 == float("-inf"), 0.0, m1)))
     ref0 = tl.where(m0 == float("-inf"), 0.0, m0)
     ref1 = tl.where(m1 == float("-inf"), 0.0, m1)
     near_delta0 = ref0 - ref1
@@ -65,14 +63,17 @@ def _lift(cols, valid, x, u_teacher, x_y, u_teacher_y, u_T, u_alpha, u_beta):
     off0_delta0 = tl.where(far_delta0, ref0, 0.0)
     off1_delta0 = tl.where(far_delta0, -ref1, 0.0)
     near_delta0 = tl.where(far_delta0, 0.0, near_delta0)
-    delta0 = 1.0 / u_T * (u_teacher - off0_delta0 + (-x - off1_delta0) - near_delta0)
+    delta0 = 1.0 / u_T * (u_teacher - off0_delta0 - (x + off1_delta0) - near_delta0)
     a0 = dl.row_sum(e0)
     a1 = dl.row_sum(e1)
-    b0_j = tl.where(
-        (-delta0 > -1.0) & (-delta0 < 1.0), e0 * dl.expm1(dl.clip(-delta0, -1.0, 1.0)), e1 - e0
+    b0 = -dl.row_sum(tl.where(dl.absf(delta0) < 0.5, e1 * dl.expm1_half(delta0), e0 - e1))
+    b1 = (
+        1.0
+        / u_T
+        * dl.row_sum(
+            e0 * tl.where(e0 > 0.0, u_teacher - off0_delta0 - (x + off1_delta0) - near_delta0, 0.0)
+        )
     )
-    b0 = dl.row_sum(b0_j)
-    b1 = dl.row_sum(tl.where(e0 > 0.0, e0 * delta0, 0.0))
     return m0, m1, a0, a1, b0, b1
 
 
@@ -93,24 +94,16 @@ def _merge(u_T, m0_a, m1_a, a0_a, a1_a, b0_a, b1_a, m0_b, m1_b, a0_b, a1_b, b0_b
     a1 = k1_a * a1_a + k1_b * a1_b
     b0 = (
         k0_a * b0_a
-        + tl.where(
-            (d1_a - d0_a > -1.0) & (d1_a - d0_a < 1.0),
-            k0_a * dl.expm1(dl.clip(d1_a - d0_a, -1.0, 1.0)),
-            k1_a - k0_a,
-        )
+        + tl.where(dl.absf(d1_a - d0_a) < 0.5, k0_a * dl.expm1_half(d1_a - d0_a), k1_a - k0_a)
         * a1_a
         + (
             k0_b * b0_b
-            + tl.where(
-                (d1_b - d0_b > -1.0) & (d1_b - d0_b < 1.0),
-                k0_b * dl.expm1(dl.clip(d1_b - d0_b, -1.0, 1.0)),
-                k1_b - k0_b,
-            )
+            + tl.where(dl.absf(d1_b - d0_b) < 0.5, k0_b * dl.expm1_half(d1_b - d0_b), k1_b - k0_b)
             * a1_b
         )
     )
-    b1 = tl.where(k0_a > 0.0, k0_a * (b1_a + (d0_a - d1_a) * a0_a), 0.0) + tl.where(
-        k0_b > 0.0, k0_b * (b1_b + (d0_b - d1_b) * a0_b), 0.0
+    b1 = k0_a * tl.where(k0_a > 0.0, b1_a + (d0_a - d1_a) * a0_a, 0.0) + k0_b * tl.where(
+        k0_b > 0.0, b1_b + (d0_b - d1_b) * a0_b, 0.0
     )
     return m0, m1, a0, a1, b0, b1
 
@@ -203,13 +196,11 @@ def _gradient(
     rinv1,
 ):
     # dloss/dx_j of one tile; the value at the target is written, not added.
-    t0 = 1.0 / u_T * (u_teacher - m0)
-    e0 = dl.exp_tile(t0)
+    e0 = tl.exp2(1.0 / u_T * 1.4426950408889634 * (u_teacher - m0))
     r0 = e0 * rinv0
-    t1 = 1.0 / u_T * (x - m1)
-    e1 = dl.exp_tile(t1)
+    e1 = tl.exp2(1.0 / u_T * 1.4426950408889634 * (x - m1))
     r1 = e1 * rinv1
-    grad_x = c0 * r1 - u_beta * u_T * (r0 - r1)
+    grad_x = c0 * rinv1 * e1 - u_beta * u_T * (r0 - r1)
     grad_x = tl.where(own, grad_x_y, grad_x)
     return (grad_x,)
 
@@ -611,7 +602,7 @@ LOSS = rt.RowLoss(
             bound=64.0,
             tiled=rt.Tiled(
                 sweeps=((_tiled_sweep_kernel, _tiled_merge_kernel, 6),), n_coefficients=6,
-                row=_tiled_row_kernel, gradient=_tiled_gradient_kernel, sparse=(False,), work=35,
+                row=_tiled_row_kernel, gradient=_tiled_gradient_kernel, sparse=(False,), work=28,
             ),
         ),
     ),

@@ -52,7 +52,7 @@ def _lift(cols, valid, x, u_cost, x_y, u_cost_y):
     t0 = l0 - tl.where(m0 == float("-inf"), 0.0, m0)
     e0 = dl.exp_tile(t0)
     a0 = dl.row_sum(e0)
-    b0 = dl.row_sum(tl.where(e0 > 0.0, e0 * u_cost, 0.0))
+    b0 = dl.row_sum(e0 * tl.where(e0 > 0.0, u_cost, 0.0))
     return m0, a0, b0
 
 
@@ -65,7 +65,7 @@ def _merge(m0_a, a0_a, b0_a, m0_b, a0_b, b0_b):
     k0_a = dl.exp_tile(d0_a)
     k0_b = dl.exp_tile(d0_b)
     a0 = k0_a * a0_a + k0_b * a0_b
-    b0 = tl.where(k0_a > 0.0, k0_a * b0_a, 0.0) + tl.where(k0_b > 0.0, k0_b * b0_b, 0.0)
+    b0 = k0_a * tl.where(k0_a > 0.0, b0_a, 0.0) + k0_b * tl.where(k0_b > 0.0, b0_b, 0.0)
     return m0, a0, b0
 
 

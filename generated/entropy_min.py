@@ -47,7 +47,7 @@ def _lift(cols, valid, x):
     pivot = dl.row_min(tl.where(valid & ~(l0 < near), cols, 2147483647))
     pivot = tl.where(pivot == 2147483647, -1, pivot)
     others = valid & (cols != pivot)
-    x_y = dl.row_sum(tl.where(cols == pivot, x, 0.0))
+    x_y = tl.where(pivot < 0, 0.0, m0)
     l0 = tl.where(others, l0, float("-inf"))
     t0 = l0 - tl.where(m0 == float("-inf"), 0.0, m0)
     e0 = dl.exp_tile(t0)
@@ -74,7 +74,6 @@ def _merge(m0_a, a0_a, b0_a, pivot_a, x_y_a, m0_b, a0_b, b0_b, pivot_b, x_y_b):
     pivot = tl.where(first, pivot_a, pivot_b)
     x_y = tl.where(first, x_y_a, x_y_b)
     lost = tl.where(first, pivot_b, pivot_a) >= 0.0
-    x = tl.where(first, x_y_b, x_y_a)
     sunk = tl.where(first, m0_b, m0_a) == float("-inf")
     d0 = tl.where(sunk, -1e18, tl.where(first, d0_b, d0_a))
     k0 = dl.exp_tile(d0)
@@ -424,7 +423,7 @@ LOSS = rt.RowLoss(
             fused_kernel=_fused_kernel, c_source=_C_SOURCE,
             tiled=rt.Tiled(
                 sweeps=((_tiled_sweep_kernel, _tiled_merge_kernel, 5),), n_coefficients=5,
-                row=_tiled_row_kernel, gradient=_tiled_gradient_kernel, sparse=(True,), work=19,
+                row=_tiled_row_kernel, gradient=_tiled_gradient_kernel, sparse=(True,), work=18,
             ),
         ),
     ),

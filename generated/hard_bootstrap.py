@@ -59,7 +59,6 @@ def _context(y, x_y):
 def _lift(cols, valid, x, x_y, index_y, u_beta):
     # State of one tile, relative to the tile's own maximum: M = sum of w * exp(kappa * t) * t^n
     # with t = l - m, over the classes other than the target.
-    index = cols.to(tl.float32)
     l0 = tl.where(valid, x, float("-inf"))
     m0 = dl.row_max(l0)
     t0 = l0 - tl.where(m0 == float("-inf"), 0.0, m0)
@@ -150,13 +149,11 @@ def _coefficients(x_y, index_y, u_beta, m0, la0, rest0, max0, index0):
 @dl.jit
 def _gradient(cols, own, x, x_y, index_y, u_beta, c0, c1, grad_x_y, m0, pinv0, top0, index0):
     # dloss/dx_j of one tile; the value at the target is written, not added.
-    index = cols.to(tl.float32)
-    is_max0 = tl.where(cols == index0, 1.0, 0.0)
     t0 = x - m0
     e0 = dl.exp_tile(t0)
     p0 = e0 * pinv0
     rise0 = tl.where(cols == index0, -dl.expm1(-top0), -p0)
-    grad_x = c0 * p0 + c1 * rise0
+    grad_x = c0 * pinv0 * e0 + c1 * rise0
     grad_x = tl.where(own, grad_x_y, grad_x)
     return (grad_x,)
 
@@ -489,7 +486,7 @@ LOSS = rt.RowLoss(
             fused_kernel=_fused_kernel, c_source=_C_SOURCE,
             tiled=rt.Tiled(
                 sweeps=((_tiled_sweep_kernel, _tiled_merge_kernel, 5),), n_coefficients=7,
-                row=_tiled_row_kernel, gradient=_tiled_gradient_kernel, sparse=(False,), work=16,
+                row=_tiled_row_kernel, gradient=_tiled_gradient_kernel, sparse=(False,), work=15,
             ),
         ),
     ),

@@ -82,7 +82,7 @@ def _lift(cols, valid, x, u_value, u_low, u_high, u_sigma, V):
     pivot = dl.row_min(tl.where(valid & ~(l0 < near), cols, 2147483647))
     pivot = tl.where(pivot == 2147483647, -1, pivot)
     others = valid & (cols != pivot)
-    x_y = dl.row_sum(tl.where(cols == pivot, x, 0.0))
+    x_y = tl.where(pivot < 0, 0.0, m0)
     index_y = pivot.to(tl.float32)
     l0 = tl.where(others, l0, float("-inf"))
     t0 = l0 - tl.where(m0 == float("-inf"), 0.0, m0)
@@ -119,7 +119,6 @@ def _merge(
     x_y = tl.where(first, x_y_a, x_y_b)
     index_y = tl.where(first, index_y_a, index_y_b)
     lost = tl.where(first, pivot_b, pivot_a) >= 0.0
-    x = tl.where(first, x_y_b, x_y_a)
     index = tl.where(first, index_y_b, index_y_a)
     sunk = tl.where(first, m0_b, m0_a) == float("-inf")
     d0 = tl.where(sunk, -1e18, tl.where(first, d0_b, d0_a))
@@ -232,11 +231,10 @@ def _gradient(
     index = cols.to(tl.float32)
     t0 = x - m0
     e0 = dl.exp_tile(t0)
-    p0 = e0 * pinv0
     w0 = (u_high - u_low) / V
     w1 = w0 * index + u_low - dl.clip(u_value, u_low, u_high)
     w2 = 0.5 * dl.sqrt(2.0) / u_sigma
-    grad_x = c0 * (dl.erf(w2 * (w0 + w1)) - dl.erf(w1 * w2)) + c1 * p0
+    grad_x = c0 * (dl.erf(w2 * (w0 + w1)) - dl.erf(w1 * w2)) + c1 * pinv0 * e0
     grad_x = tl.where(own, grad_x_y, grad_x)
     return (grad_x,)
 
@@ -631,7 +629,7 @@ LOSS = rt.RowLoss(
             bound=512.0,
             tiled=rt.Tiled(
                 sweeps=((_tiled_sweep_kernel, _tiled_merge_kernel, 8),), n_coefficients=5,
-                row=_tiled_row_kernel, gradient=_tiled_gradient_kernel, sparse=(False,), work=44,
+                row=_tiled_row_kernel, gradient=_tiled_gradient_kernel, sparse=(False,), work=43,
             ),
         ),
     ),

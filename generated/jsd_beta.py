@@ -7,7 +7,7 @@
 # statistics: 4
 # sweeps: 2
 # saved: m0, la0, m1, la1, pivot, T1
-# certificate: loss <= 1.6, gradient <= 0.4 (1 + kappa) ulp (absolute where another class dominates) at 596 points
+# certificate: loss <= 0.9, gradient <= 0.4 (1 + kappa) ulp (absolute where another class dominates) at 596 points
 """Generalized Jensen-Shannon divergence.
 
 Agarwal et al. 2024, arXiv:2306.13649 (GKD)
@@ -59,7 +59,7 @@ def _lift(cols, valid, x, u_teacher, u_beta):
     pivot = tl.where(pivot == 2147483647, -1, pivot)
     others = valid & (cols != pivot)
     x_y = dl.row_sum(tl.where(cols == pivot, x, 0.0))
-    u_teacher_y = dl.row_sum(tl.where(cols == pivot, u_teacher, 0.0))
+    u_teacher_y = tl.where(pivot < 0, 0.0, m0)
     l0 = tl.where(others, l0, float("-inf"))
     t0 = l0 - tl.where(m0 == float("-inf"), 0.0, m0)
     e0 = dl.exp_tile(t0)
@@ -100,7 +100,6 @@ def _merge(
     u_teacher_y = tl.where(first, u_teacher_y_a, u_teacher_y_b)
     lost = tl.where(first, pivot_b, pivot_a) >= 0.0
     x = tl.where(first, x_y_b, x_y_a)
-    u_teacher = tl.where(first, u_teacher_y_b, u_teacher_y_a)
     sunk = tl.where(first, m0_b, m0_a) == float("-inf")
     d0 = tl.where(sunk, -1e18, tl.where(first, d0_b, d0_a))
     k0 = dl.exp_tile(d0)
@@ -146,10 +145,12 @@ def _lift_2(cols, valid, x, u_teacher, x_y, u_teacher_y, u_beta, m0, pinv0, lam0
     e1 = dl.exp_tile(t1)
     p1 = e1 * pinv1
     w0 = logp0 - logp1
-    v0 = -p0 * dl.log1p((1.0 - u_beta) * dl.expm1(dl.clip(-w0, -80.0, 80.0)))
-    v1 = -p1 * dl.log1p(u_beta * dl.expm1(dl.clip(w0, -80.0, 80.0)))
-    b0 = dl.row_sum(tl.where(valid, v0, 0.0))
-    b1 = dl.row_sum(tl.where(valid, v1, 0.0))
+    apart_m0 = dl.clip(w0, -80.0, 80.0)
+    near_m0 = apart_m0 <= 2.0 * dl.log_accurate((1.0 - u_beta) / u_beta)
+    turned0 = tl.where(near_m0, apart_m0, -apart_m0)
+    smaller0 = dl.log1p(tl.where(near_m0, u_beta, 1.0 - u_beta) * dl.expm1(turned0))
+    b0 = -dl.row_sum(tl.where(valid, p0 * tl.where(near_m0, smaller0 - turned0, smaller0), 0.0))
+    b1 = -dl.row_sum(tl.where(valid, p1 * tl.where(near_m0, smaller0, smaller0 - turned0), 0.0))
     return b0, b1
 
 
@@ -698,7 +699,7 @@ LOSS = rt.RowLoss(
                     (_tiled_sweep_kernel_2, _tiled_merge_kernel_2, 2),
                 ),
                 n_coefficients=7, row=_tiled_row_kernel, gradient=_tiled_gradient_kernel,
-                sparse=(True,), work=39,
+                sparse=(True,), work=33,
             ),
         ),
     ),

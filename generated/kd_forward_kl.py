@@ -6,7 +6,7 @@
 # statistics: 3
 # sweeps: 1
 # saved: m0, la0, m1, la1, pivot
-# certificate: loss <= 242.0, gradient <= 0.4 (1 + kappa) ulp of max(|true value|, 1) at 522 points
+# certificate: loss <= 382.6, gradient <= 0.4 (1 + kappa) ulp of max(|true value|, 1) at 462 points
 # absolute: the divergence of nearly equal rows is a small difference of large terms
 """Knowledge distillation, forward KL.
 
@@ -57,15 +57,13 @@ def _lift(cols, valid, x, u_teacher, u_T):
     pivot = tl.where(pivot == 2147483647, -1, pivot)
     others = valid & (cols != pivot)
     x_y = dl.row_sum(tl.where(cols == pivot, x, 0.0))
-    u_teacher_y = dl.row_sum(tl.where(cols == pivot, u_teacher, 0.0))
+    u_teacher_y = tl.where(pivot < 0, 0.0, m0)
     l0 = tl.where(others, l0, float("-inf"))
-    t0 = 1.0 / u_T * (l0 - tl.where(m0 == float("-inf"), 0.0, m0))
-    e0 = dl.exp_tile(t0)
+    e0 = tl.exp2(1.0 / u_T * 1.4426950408889634 * (l0 - tl.where(m0 == float("-inf"), 0.0, m0)))
     l1 = tl.where(valid, x, float("-inf"))
     m1 = dl.row_max(l1)
     l1 = tl.where(others, l1, float("-inf"))
-    t1 = 1.0 / u_T * (l1 - tl.where(m1 == float("-inf"), 0.0, m1))
-    e1 = dl.exp_tile(t1)
+    e1 = tl.exp2(1.0 / u_T * 1.4426950408889634 * (l1 - tl.where(m1 == float("-inf"), 0.0, m1)))
     ref0 = tl.where(m0 == float("-inf"), 0.0, m0)
     ref1 = tl.where(m1 == float("-inf"), 0.0, m1)
     near_apart0 = ref0 - ref1
@@ -73,7 +71,7 @@ def _lift(cols, valid, x, u_teacher, u_T):
     off0_apart0 = tl.where(far_apart0, ref0, 0.0)
     off1_apart0 = tl.where(far_apart0, -ref1, 0.0)
     near_apart0 = tl.where(far_apart0, 0.0, near_apart0)
-    apart0 = 1.0 / u_T * (u_teacher - off0_apart0 + (-x - off1_apart0) - near_apart0)
+    apart0 = 1.0 / u_T * (u_teacher - off0_apart0 - (x + off1_apart0) - near_apart0)
     near_o0 = ref0 - ref1
     far_o0 = (near_o0 > 1.0) | (near_o0 < -1.0)
     off0_o0 = tl.where(far_o0, ref0, 0.0)
@@ -84,7 +82,7 @@ def _lift(cols, valid, x, u_teacher, u_T):
     delta0 = apart0 - o0
     a0 = dl.row_sum(e0)
     a1 = dl.row_sum(e1)
-    b0 = dl.row_sum(tl.where(e0 > 0.0, e0 * delta0, 0.0))
+    b0 = dl.row_sum(e0 * tl.where(e0 > 0.0, delta0, 0.0))
     pivot = pivot.to(tl.float32)
     return m0, m1, a0, a1, b0, o0, pivot, x_y, u_teacher_y
 
@@ -115,7 +113,6 @@ def _merge(
     u_teacher_y = tl.where(first, u_teacher_y_a, u_teacher_y_b)
     lost = tl.where(first, pivot_b, pivot_a) >= 0.0
     x = tl.where(first, x_y_b, x_y_a)
-    u_teacher = tl.where(first, u_teacher_y_b, u_teacher_y_a)
     sunk = tl.where(first, m0_b, m0_a) == float("-inf")
     d0 = tl.where(sunk, -1e18, tl.where(first, d0_b, d0_a))
     k0 = dl.exp_tile(d0)
@@ -127,8 +124,8 @@ def _merge(
     a0 = k0_a * a0_a + k0_b * a0_b + tl.where(lost & ~(k0 <= 0.0), k0, 0.0)
     a1 = k1_a * a1_a + k1_b * a1_b + tl.where(lost & ~(k1 <= 0.0), k1, 0.0)
     b0 = (
-        tl.where(k0_a > 0.0, k0_a * (b0_a + (o0_a - o0) * a0_a), 0.0)
-        + tl.where(k0_b > 0.0, k0_b * (b0_b + (o0_b - o0) * a0_b), 0.0)
+        k0_a * tl.where(k0_a > 0.0, b0_a + (o0_a - o0) * a0_a, 0.0)
+        + k0_b * tl.where(k0_b > 0.0, b0_b + (o0_b - o0) * a0_b, 0.0)
         + tl.where(lost & ~(k0 <= 0.0), k0 * (tl.where(sunk, float("-inf"), d0) - d1 - o0), 0.0)
     )
     return m0, m1, a0, a1, b0, o0, pivot, x_y, u_teacher_y
@@ -208,13 +205,11 @@ def _coefficients(x_y, u_teacher_y, u_T, m0, la0, m1, la1, pivot):
 @dl.jit
 def _gradient(cols, own, x, u_teacher, x_y, u_teacher_y, u_T, grad_x_y, m0, pinv0, m1, pinv1):
     # dloss/dx_j of one tile; the value at the pivot is written, not added.
-    t0 = 1.0 / u_T * (u_teacher - m0)
-    e0 = dl.exp_tile(t0)
+    e0 = tl.exp2(1.0 / u_T * 1.4426950408889634 * (u_teacher - m0))
     p0 = e0 * pinv0
-    t1 = 1.0 / u_T * (x - m1)
-    e1 = dl.exp_tile(t1)
+    e1 = tl.exp2(1.0 / u_T * 1.4426950408889634 * (x - m1))
     p1 = e1 * pinv1
-    grad_x = -u_T * (p0 - p1)
+    grad_x = -(u_T * (p0 - p1))
     grad_x = tl.where(own, grad_x_y, grad_x)
     return (grad_x,)
 
@@ -624,7 +619,7 @@ LOSS = rt.RowLoss(
             bound=512.0,
             tiled=rt.Tiled(
                 sweeps=((_tiled_sweep_kernel, _tiled_merge_kernel, 9),), n_coefficients=5,
-                row=_tiled_row_kernel, gradient=_tiled_gradient_kernel, sparse=(False,), work=44,
+                row=_tiled_row_kernel, gradient=_tiled_gradient_kernel, sparse=(False,), work=41,
             ),
         ),
     ),

@@ -43,8 +43,7 @@ def _lift(cols, valid, x, u_margins, x_y, u_margins_y, u_s):
     # with t = l - m, over the classes other than the target.
     l0 = tl.where(valid, x, float("-inf"))
     m0 = dl.row_max(l0)
-    t0 = u_s * (l0 - tl.where(m0 == float("-inf"), 0.0, m0))
-    e0 = dl.exp_tile(t0)
+    e0 = tl.exp2(u_s * 1.4426950408889634 * (l0 - tl.where(m0 == float("-inf"), 0.0, m0)))
     a0 = dl.row_sum(e0)
     return m0, a0
 
@@ -99,10 +98,8 @@ def _coefficients(x_y, u_margins_y, u_s, m0, la0):
 @dl.jit
 def _gradient(cols, own, x, u_margins, x_y, u_margins_y, u_s, c0, grad_x_y, m0, rinv0):
     # dloss/dx_j of one tile; the value at the target is written, not added.
-    t0 = u_s * (x - m0)
-    e0 = dl.exp_tile(t0)
-    r0 = e0 * rinv0
-    grad_x = c0 * r0
+    e0 = tl.exp2(u_s * 1.4426950408889634 * (x - m0))
+    grad_x = c0 * rinv0 * e0
     grad_x = tl.where(own, grad_x_y, grad_x)
     return (grad_x,)
 
@@ -363,7 +360,7 @@ LOSS = rt.RowLoss(
             backward_kernel=_backward_kernel, fused_kernel=_fused_kernel, c_source=_C_SOURCE,
             tiled=rt.Tiled(
                 sweeps=((_tiled_sweep_kernel, _tiled_merge_kernel, 2),), n_coefficients=4,
-                row=_tiled_row_kernel, gradient=_tiled_gradient_kernel, sparse=(True,), work=7,
+                row=_tiled_row_kernel, gradient=_tiled_gradient_kernel, sparse=(True,), work=6,
             ),
         ),
     ),

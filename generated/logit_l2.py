@@ -98,7 +98,7 @@ def _gradient(cols, own, x, x_y, u_weight, V, grad_x_y, m0, pinv0):
     t0 = x - m0
     e0 = dl.exp_tile(t0)
     p0 = e0 * pinv0
-    grad_x = 2.0 * u_weight * dl.where(dl.eq(u_weight, 0.0), 0.0, x) / V + p0
+    grad_x = 2.0 * u_weight * dl.reciprocal(V) * dl.where(dl.eq(u_weight, 0.0), 0.0, x) + p0
     grad_x = tl.where(own, grad_x_y, grad_x)
     return (grad_x,)
 

@@ -74,14 +74,15 @@ def _lift_2(cols, valid, x, x_y, u_T, T0):
     l0 = tl.where(
         valid,
         dl.safe_rsqrt(T0 + dl.maximum(x_y, -1e18) * dl.maximum(x_y, -1e18))
-        * dl.maximum(x, -1e18)
-        / u_T, float("-inf"),
+        * dl.reciprocal(u_T)
+        * dl.maximum(x, -1e18),
+        float("-inf"),
     )
     m0 = dl.row_max(l0)
     t0 = l0 - tl.where(m0 == float("-inf"), 0.0, m0)
     e0 = dl.exp_tile(t0)
     a0 = dl.row_sum(e0)
-    b1 = dl.row_sum(tl.where(e0 > 0.0, e0 * x, 0.0))
+    b1 = dl.row_sum(e0 * tl.where(e0 > 0.0, x, 0.0))
     return m0, a0, b1
 
 
@@ -94,7 +95,7 @@ def _merge_2(m0_a, a0_a, b1_a, m0_b, a0_b, b1_b):
     k0_a = dl.exp_tile(d0_a)
     k0_b = dl.exp_tile(d0_b)
     a0 = k0_a * a0_a + k0_b * a0_b
-    b1 = tl.where(k0_a > 0.0, k0_a * b1_a, 0.0) + tl.where(k0_b > 0.0, k0_b * b1_b, 0.0)
+    b1 = k0_a * tl.where(k0_a > 0.0, b1_a, 0.0) + k0_b * tl.where(k0_b > 0.0, b1_b, 0.0)
     return m0, a0, b1
 
 
@@ -147,13 +148,12 @@ def _gradient(cols, own, x, x_y, u_T, c0, c1, grad_x_y, m0, pinv0, T0):
     # dloss/dx_j of one tile; the value at the target is written, not added.
     t0 = (
         dl.safe_rsqrt(T0 + dl.maximum(x_y, -1e18) * dl.maximum(x_y, -1e18))
+        * dl.reciprocal(u_T)
         * dl.maximum(x, -1e18)
-        / u_T
         - m0
     )
     e0 = dl.exp_tile(t0)
-    p0 = e0 * pinv0
-    grad_x = c0 * p0 + c1 * x
+    grad_x = c0 * pinv0 * e0 + c1 * x
     grad_x = tl.where(own, grad_x_y, grad_x)
     return (grad_x,)
 

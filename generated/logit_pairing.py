@@ -141,7 +141,9 @@ def _gradient(
     t1 = u_adversarial_x - m1
     e1 = dl.exp_tile(t1)
     p1 = e1 * pinv1
-    w0 = 2.0 * u_weight * dl.where(dl.eq(u_weight, 0.0), 0.0, u_adversarial_x - x) / V
+    w0 = (
+        2.0 * u_weight * dl.reciprocal(V) * dl.where(dl.eq(u_weight, 0.0), 0.0, u_adversarial_x - x)
+    )
     grad_x = p0 - w0
     grad_u_adversarial_x = p1 + w0
     grad_x = tl.where(own, grad_x_y, grad_x)

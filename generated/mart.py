@@ -85,13 +85,13 @@ def _lift(cols, valid, x, u_adversarial_x, x_y, u_adversarial_x_y, u_beta):
     off0_apart0 = tl.where(far_apart0, ref2, 0.0)
     off1_apart0 = tl.where(far_apart0, -ref0, 0.0)
     near_apart0 = tl.where(far_apart0, 0.0, near_apart0)
-    apart0 = x - off0_apart0 + (-u_adversarial_x - off1_apart0) - near_apart0
+    apart0 = x - off0_apart0 - (u_adversarial_x + off1_apart0) - near_apart0
     o0 = dl.row_max(tl.where(e2 == 1.0, apart0, float("-inf")))
     o0 = tl.where((o0 > -1e18) & (o0 < 1e18), o0, 0.0)
     delta0 = apart0 - o0
     a0 = dl.row_sum(e0)
     a2 = dl.row_sum(e2)
-    b0 = dl.row_sum(tl.where(e2 > 0.0, e2 * delta0, 0.0))
+    b0 = dl.row_sum(e2 * tl.where(e2 > 0.0, delta0, 0.0))
     f0 = tl.where(valid, u_adversarial_x, float("-inf"))
     max0 = dl.row_max(f0)
     index0 = dl.row_min(tl.where(f0 == max0, cols, 2147483647)).to(tl.float32)
@@ -123,8 +123,8 @@ def _merge(
     o0 = tl.where(m2_a >= m2_b, o0_a, o0_b)
     a0 = k0_a * a0_a + k0_b * a0_b
     a2 = k2_a * a2_a + k2_b * a2_b
-    b0 = tl.where(k2_a > 0.0, k2_a * (b0_a + (o0_a - o0) * a2_a), 0.0) + tl.where(
-        k2_b > 0.0, k2_b * (b0_b + (o0_b - o0) * a2_b), 0.0
+    b0 = k2_a * tl.where(k2_a > 0.0, b0_a + (o0_a - o0) * a2_a, 0.0) + k2_b * tl.where(
+        k2_b > 0.0, b0_b + (o0_b - o0) * a2_b, 0.0
     )
     first0 = (max0_a > max0_b) | (max0_a == max0_b) & (index0_a <= index0_b) | (max0_a != max0_a)
     max0 = dl.maximum(max0_a, max0_b)
@@ -322,7 +322,6 @@ def _gradient(
     p0 = e0 * pinv0
     t1 = u_adversarial_x - u_adversarial_x_y + dl.log_accurate(1.0 - is_max1) - m1
     e1 = dl.exp_tile(t1)
-    r1 = e1 * rinv1
     t2 = x - m2
     e2 = dl.exp_tile(t2)
     p2 = e2 * pinv2
@@ -331,10 +330,10 @@ def _gradient(
     off0_apart0 = tl.where(far_apart0, m2, 0.0)
     off1_apart0 = tl.where(far_apart0, -m0, 0.0)
     near_apart0 = tl.where(far_apart0, 0.0, near_apart0)
-    apart0 = x - off0_apart0 + (-u_adversarial_x - off1_apart0) - near_apart0
+    apart0 = x - off0_apart0 - (u_adversarial_x + off1_apart0) - near_apart0
     delta0 = apart0 - o0
     grad_x = dl.where(dl.ne(p2, 0.0), p2 * (c0 * delta0 + c1), 0.0)
-    grad_u_adversarial_x = c0 * (p0 - p2) + c2 * r1 + c3 * is_max1 + p0
+    grad_u_adversarial_x = c0 * (p0 - p2) + c2 * rinv1 * e1 + c3 * is_max1 + p0
     grad_x = tl.where(own, grad_x_y, grad_x)
     grad_u_adversarial_x = tl.where(own, grad_u_adversarial_x_y, grad_u_adversarial_x)
     return grad_x, grad_u_adversarial_x

@@ -103,12 +103,13 @@ def _lift_2(cols, valid, x, x_y, u_gamma, m0, pinv0, lam0):
     t0 = x - m0
     logp0 = tl.maximum(t0, -1e18) - lam0
     e0 = dl.exp_tile(t0)
-    p0 = e0 * pinv0
     w0 = -dl.expm1(logp0)
     w1 = dl.power(w0, u_gamma)
     w2 = u_gamma - 1.0
     v0 = w1 * logp0
-    v1 = w1 - logp0 * p0 * u_gamma * dl.where(dl.eq(w0, 0.0), dl.eq(w2, 0.0), dl.power(w0, w2))
+    v1 = w1 - pinv0 * u_gamma * logp0 * e0 * dl.where(
+        dl.eq(w0, 0.0), dl.eq(w2, 0.0), dl.power(w0, w2)
+    )
     b0 = dl.row_sum(tl.where(valid, v0, 0.0))
     b1 = dl.row_sum(tl.where(valid, v1, 0.0))
     return b0, b1
@@ -192,14 +193,12 @@ def _gradient(cols, own, x, x_y, u_gamma, c0, c1, c2, grad_x_y, m0, pinv0, rinv0
     t0 = x - m0
     logp0 = tl.maximum(t0, -1e18) - lam0
     e0 = dl.exp_tile(t0)
-    p0 = e0 * pinv0
-    r0 = e0 * rinv0
     w0 = -dl.expm1(logp0)
     w1 = u_gamma - 1.0
     grad_x = (
         c0 * dl.power(w0, u_gamma)
-        + c1 * r0
-        + c2 * logp0 * p0 * dl.where(dl.eq(w0, 0.0), dl.eq(w1, 0.0), dl.power(w0, w1))
+        + c1 * rinv0 * e0
+        + c2 * pinv0 * logp0 * e0 * dl.where(dl.eq(w0, 0.0), dl.eq(w1, 0.0), dl.power(w0, w1))
     )
     grad_x = tl.where(own, grad_x_y, grad_x)
     return (grad_x,)
@@ -639,7 +638,7 @@ LOSS = rt.RowLoss(
                     (_tiled_sweep_kernel_2, _tiled_merge_kernel_2, 2),
                 ),
                 n_coefficients=8, row=_tiled_row_kernel, gradient=_tiled_gradient_kernel,
-                sparse=(False,), work=37,
+                sparse=(False,), work=36,
             ),
         ),
     ),

@@ -6,7 +6,7 @@
 # statistics: 2
 # sweeps: 1
 # saved: m0, la0, T0
-# certificate: loss <= 2.1, gradient <= 6.1 (1 + kappa) ulp (absolute where another class dominates) at 556 points
+# certificate: loss <= 1.8, gradient <= 0.5 (1 + kappa) ulp (absolute where another class dominates) at 556 points
 """Normalized generalized cross-entropy.
 
 Ma et al. 2020, arXiv:2006.13554; generalized cross-entropy of arXiv:1805.07836
@@ -54,7 +54,7 @@ def _lift(cols, valid, x, x_y, u_q, V):
     e0 = dl.exp_tile(t0)
     u0 = tl.maximum(t0, -1e18)
     a0 = dl.row_sum(e0)
-    b0 = dl.row_sum(dl.exp_tile(u_q * u0))
+    b0 = dl.row_sum(tl.exp2(u_q * 1.4426950408889634 * u0))
     return m0, a0, b0
 
 
@@ -67,7 +67,10 @@ def _merge(u_q, m0_a, a0_a, b0_a, m0_b, a0_b, b0_b):
     k0_a = dl.exp_tile(d0_a)
     k0_b = dl.exp_tile(d0_b)
     a0 = k0_a * a0_a + k0_b * a0_b
-    b0 = dl.exp_tile(u_q * d0_a) * b0_a + dl.exp_tile(u_q * d0_b) * b0_b
+    b0 = (
+        tl.exp2(u_q * 1.4426950408889634 * d0_a) * b0_a
+        + tl.exp2(u_q * 1.4426950408889634 * d0_b) * b0_b
+    )
     return m0, a0, b0
 
 
@@ -129,8 +132,7 @@ def _gradient(cols, own, x, x_y, u_q, V, c0, c1, grad_x_y, m0, pinv0, lam0):
     t0 = x - m0
     logp0 = tl.maximum(t0, -1e18) - lam0
     e0 = dl.exp_tile(t0)
-    p0 = e0 * pinv0
-    grad_x = c0 * p0 + c1 * dl.exp_tile(logp0 * u_q)
+    grad_x = c0 * pinv0 * e0 + c1 * tl.exp2(u_q * 1.4426950408889634 * logp0)
     grad_x = tl.where(own, grad_x_y, grad_x)
     return (grad_x,)
 
@@ -440,7 +442,7 @@ LOSS = rt.RowLoss(
             uses=frozenset([]), parameters=("q",), inputs=(), streams=(), n_saved=3, n_state=3,
             torch_rows=_torch_rows, torch_backward=_torch_backward, forward_kernel=_forward_kernel,
             merge_kernel=_merge_kernel, backward_kernel=_backward_kernel,
-            fused_kernel=_fused_kernel, c_source=_C_SOURCE, bound=16.0,
+            fused_kernel=_fused_kernel, c_source=_C_SOURCE,
             tiled=rt.Tiled(
                 sweeps=((_tiled_sweep_kernel, _tiled_merge_kernel, 3),), n_coefficients=6,
                 row=_tiled_row_kernel, gradient=_tiled_gradient_kernel, sparse=(False,), work=10,

@@ -65,7 +65,7 @@ def _lift(cols, valid, x, u_teacher, u_alpha):
     pivot = tl.where(pivot == 2147483647, -1, pivot)
     others = valid & (cols != pivot)
     x_y = dl.row_sum(tl.where(cols == pivot, x, 0.0))
-    u_teacher_y = dl.row_sum(tl.where(cols == pivot, u_teacher, 0.0))
+    u_teacher_y = tl.where(pivot < 0, 0.0, m0)
     l0 = tl.where(others, l0, float("-inf"))
     t0 = l0 - tl.where(m0 == float("-inf"), 0.0, m0)
     e0 = dl.exp_tile(t0)
@@ -83,8 +83,8 @@ def _lift(cols, valid, x, u_teacher, u_alpha):
     delta3 = u_teacher - ref0
     a0 = dl.row_sum(e0)
     a1 = dl.row_sum(e1)
-    b0 = dl.row_sum(tl.where(e0 > 0.0, e0 * delta1, 0.0))
-    b1 = dl.row_sum(tl.where(e1 > 0.0, e1 * delta3, 0.0))
+    b0 = dl.row_sum(e0 * tl.where(e0 > 0.0, delta1, 0.0))
+    b1 = dl.row_sum(e1 * tl.where(e1 > 0.0, delta3, 0.0))
     pivot = pivot.to(tl.float32)
     return m0, m1, a0, a1, b0, b1, o1, pivot, x_y, u_teacher_y
 
@@ -115,7 +115,6 @@ def _merge(
     u_teacher_y = tl.where(first, u_teacher_y_a, u_teacher_y_b)
     lost = tl.where(first, pivot_b, pivot_a) >= 0.0
     x = tl.where(first, x_y_b, x_y_a)
-    u_teacher = tl.where(first, u_teacher_y_b, u_teacher_y_a)
     sunk = tl.where(first, m0_b, m0_a) == float("-inf")
     d0 = tl.where(sunk, -1e18, tl.where(first, d0_b, d0_a))
     k0 = dl.exp_tile(d0)
@@ -127,13 +126,13 @@ def _merge(
     a0 = k0_a * a0_a + k0_b * a0_b + tl.where(lost & ~(k0 <= 0.0), k0, 0.0)
     a1 = k1_a * a1_a + k1_b * a1_b + tl.where(lost & ~(k1 <= 0.0), k1, 0.0)
     b0 = (
-        tl.where(k0_a > 0.0, k0_a * (b0_a + (o1_a - o1) * a0_a), 0.0)
-        + tl.where(k0_b > 0.0, k0_b * (b0_b + (o1_b - o1) * a0_b), 0.0)
+        k0_a * tl.where(k0_a > 0.0, b0_a + (o1_a - o1) * a0_a, 0.0)
+        + k0_b * tl.where(k0_b > 0.0, b0_b + (o1_b - o1) * a0_b, 0.0)
         + tl.where(lost & ~(k0 <= 0.0), k0 * (d1 - o1), 0.0)
     )
     b1 = (
-        tl.where(k1_a > 0.0, k1_a * (b1_a + d0_a * a1_a), 0.0)
-        + tl.where(k1_b > 0.0, k1_b * (b1_b + d0_b * a1_b), 0.0)
+        k1_a * tl.where(k1_a > 0.0, b1_a + d0_a * a1_a, 0.0)
+        + k1_b * tl.where(k1_b > 0.0, b1_b + d0_b * a1_b, 0.0)
         + tl.where(lost & ~(k1 <= 0.0), k1 * tl.where(sunk, float("-inf"), d0), 0.0)
     )
     return m0, m1, a0, a1, b0, b1, o1, pivot, x_y, u_teacher_y
@@ -203,12 +202,13 @@ def _gradient(
     # dloss/dx_j of one tile; the value at the pivot is written, not added.
     t0 = u_teacher - m0
     e0 = dl.exp_tile(t0)
-    p0 = e0 * pinv0
     t1 = x - m1
     e1 = dl.exp_tile(t1)
     p1 = e1 * pinv1
     delta3 = u_teacher - m0
-    grad_x = p0 * (u_alpha - 1.0) + dl.where(dl.ne(p1, 0.0), p1 * (c0 - delta3 * u_alpha), 0.0)
+    grad_x = pinv0 * (u_alpha - 1.0) * e0 + dl.where(
+        dl.ne(p1, 0.0), p1 * (c0 - delta3 * u_alpha), 0.0
+    )
     grad_x = tl.where(own, grad_x_y, grad_x)
     return (grad_x,)
 
@@ -627,7 +627,7 @@ LOSS = rt.RowLoss(
             backward_kernel=_backward_kernel, fused_kernel=_fused_kernel, c_source=_C_SOURCE,
             tiled=rt.Tiled(
                 sweeps=((_tiled_sweep_kernel, _tiled_merge_kernel, 10),), n_coefficients=6,
-                row=_tiled_row_kernel, gradient=_tiled_gradient_kernel, sparse=(True,), work=37,
+                row=_tiled_row_kernel, gradient=_tiled_gradient_kernel, sparse=(True,), work=36,
             ),
         ),
     ),

@@ -61,7 +61,7 @@ __all__ = [
 def _lift(cols, valid, x, u_labels, u_alpha, u_gamma):
     # State of one tile, relative to the tile's own maximum: M = sum of w * exp(kappa * t) * t^n
     # with t = l - m, over the classes other than the largest (the pivot).
-    l0 = tl.where(valid, -u_gamma * dl.softplus(x), float("-inf"))
+    l0 = tl.where(valid, -(u_gamma * dl.softplus(x)), float("-inf"))
     m0 = dl.row_max_or_nan(l0)
     near = tl.where(m0 == m0, m0, float("inf"))
     pivot = dl.row_min(tl.where(valid & ~(l0 < near), cols, 2147483647))
@@ -72,15 +72,15 @@ def _lift(cols, valid, x, u_labels, u_alpha, u_gamma):
     l0 = tl.where(others, l0, float("-inf"))
     t0 = l0 - tl.where(m0 == float("-inf"), 0.0, m0)
     e0 = dl.exp_tile(t0)
-    l1 = tl.where(valid, -u_gamma * dl.softplus(-x), float("-inf"))
+    l1 = tl.where(valid, -(u_gamma * dl.softplus(-x)), float("-inf"))
     m1 = dl.row_max(l1)
     l1 = tl.where(others, l1, float("-inf"))
     t1 = l1 - tl.where(m1 == float("-inf"), 0.0, m1)
     e1 = dl.exp_tile(t1)
     a0 = dl.row_sum(e0)
     a1 = dl.row_sum(e1)
-    b0 = dl.row_sum(tl.where(e0 > 0.0, e0 * (u_labels * dl.softplus(-x)), 0.0))
-    b1 = dl.row_sum(tl.where(e1 > 0.0, e1 * ((1.0 - u_labels) * dl.softplus(x)), 0.0))
+    b0 = dl.row_sum(e0 * tl.where(e0 > 0.0, u_labels * dl.softplus(-x), 0.0))
+    b1 = dl.row_sum(e1 * tl.where(e1 > 0.0, (1.0 - u_labels) * dl.softplus(x), 0.0))
     pivot = pivot.to(tl.float32)
     return m0, m1, a0, a1, b0, b1, pivot, x_y, u_labels_y
 
@@ -115,18 +115,20 @@ def _merge(
     sunk = tl.where(first, m0_b, m0_a) == float("-inf")
     d0 = tl.where(sunk, -1e18, tl.where(first, d0_b, d0_a))
     k0 = dl.exp_tile(d0)
-    d1 = tl.where(lost, -u_gamma * dl.softplus(-x) - tl.where(m1 == float("-inf"), 0.0, m1), -1e18)
+    d1 = tl.where(
+        lost, -(u_gamma * dl.softplus(-x) + tl.where(m1 == float("-inf"), 0.0, m1)), -1e18
+    )
     k1 = dl.exp_tile(d1)
     a0 = k0_a * a0_a + k0_b * a0_b + tl.where(lost & ~(k0 <= 0.0), k0, 0.0)
     a1 = k1_a * a1_a + k1_b * a1_b + tl.where(lost & ~(k1 <= 0.0), k1, 0.0)
     b0 = (
-        tl.where(k0_a > 0.0, k0_a * b0_a, 0.0)
-        + tl.where(k0_b > 0.0, k0_b * b0_b, 0.0)
+        k0_a * tl.where(k0_a > 0.0, b0_a, 0.0)
+        + k0_b * tl.where(k0_b > 0.0, b0_b, 0.0)
         + tl.where(lost & ~(k0 <= 0.0), k0 * (u_labels * dl.softplus(-x)), 0.0)
     )
     b1 = (
-        tl.where(k1_a > 0.0, k1_a * b1_a, 0.0)
-        + tl.where(k1_b > 0.0, k1_b * b1_b, 0.0)
+        k1_a * tl.where(k1_a > 0.0, b1_a, 0.0)
+        + k1_b * tl.where(k1_b > 0.0, b1_b, 0.0)
         + tl.where(lost & ~(k1 <= 0.0), k1 * ((1.0 - u_labels) * dl.softplus(x)), 0.0)
     )
     return m0, m1, a0, a1, b0, b1, pivot, x_y, u_labels_y
@@ -230,10 +232,10 @@ def _gradient(
     m1, pinv1,
 ):
     # dloss/dx_j of one tile; the value at the pivot is written, not added.
-    t0 = -u_gamma * dl.softplus(x) - m0
+    t0 = -(u_gamma * dl.softplus(x) + m0)
     e0 = dl.exp_tile(t0)
     p0 = e0 * pinv0
-    t1 = -u_gamma * dl.softplus(-x) - m1
+    t1 = -(u_gamma * dl.softplus(-x) + m1)
     e1 = dl.exp_tile(t1)
     p1 = e1 * pinv1
     w0 = dl.sigmoid(-x)

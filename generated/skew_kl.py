@@ -62,7 +62,7 @@ def _lift(cols, valid, x, u_teacher, u_skew):
     pivot = tl.where(pivot == 2147483647, -1, pivot)
     others = valid & (cols != pivot)
     x_y = dl.row_sum(tl.where(cols == pivot, x, 0.0))
-    u_teacher_y = dl.row_sum(tl.where(cols == pivot, u_teacher, 0.0))
+    u_teacher_y = tl.where(pivot < 0, 0.0, m0)
     l0 = tl.where(others, l0, float("-inf"))
     t0 = l0 - tl.where(m0 == float("-inf"), 0.0, m0)
     e0 = dl.exp_tile(t0)
@@ -103,7 +103,6 @@ def _merge(
     u_teacher_y = tl.where(first, u_teacher_y_a, u_teacher_y_b)
     lost = tl.where(first, pivot_b, pivot_a) >= 0.0
     x = tl.where(first, x_y_b, x_y_a)
-    u_teacher = tl.where(first, u_teacher_y_b, u_teacher_y_a)
     sunk = tl.where(first, m0_b, m0_a) == float("-inf")
     d0 = tl.where(sunk, -1e18, tl.where(first, d0_b, d0_a))
     k0 = dl.exp_tile(d0)
@@ -147,9 +146,8 @@ def _lift_2(cols, valid, x, u_teacher, x_y, u_teacher_y, u_skew, m0, pinv0, lam0
     logp1 = tl.maximum(t1, -1e18) - lam1
     w0 = dl.clip(logp1 - logp0, -80.0, 80.0)
     w1 = (1.0 - u_skew) * dl.expm1(w0)
-    v0 = -p0 * dl.log1p(w1)
     v1 = p0 * dl.exp_tile(w0) / (1.0 + w1)
-    b0 = dl.row_sum(tl.where(valid, v0, 0.0))
+    b0 = -dl.row_sum(tl.where(valid, p0 * dl.log1p(w1), 0.0))
     b1 = dl.row_sum(tl.where(valid, v1, 0.0))
     return b0, b1
 
@@ -230,14 +228,12 @@ def _gradient(
     t0 = u_teacher - m0
     logp0 = tl.maximum(t0, -1e18) - lam0
     e0 = dl.exp_tile(t0)
-    p0 = e0 * pinv0
     t1 = x - m1
     logp1 = tl.maximum(t1, -1e18) - lam1
     e1 = dl.exp_tile(t1)
-    p1 = e1 * pinv1
     w0 = u_skew - 1.0
     w1 = dl.clip(logp1 - logp0, -80.0, 80.0)
-    grad_x = c0 * p1 + w0 * p0 * dl.exp_tile(w1) / (1.0 - w0 * dl.expm1(w1))
+    grad_x = c0 * pinv1 * e1 + w0 * pinv0 * e0 * dl.exp_tile(w1) / (1.0 - w0 * dl.expm1(w1))
     grad_x = tl.where(own, grad_x_y, grad_x)
     return (grad_x,)
 
@@ -699,7 +695,7 @@ LOSS = rt.RowLoss(
                     (_tiled_sweep_kernel_2, _tiled_merge_kernel_2, 2),
                 ),
                 n_coefficients=8, row=_tiled_row_kernel, gradient=_tiled_gradient_kernel,
-                sparse=(True,), work=26,
+                sparse=(True,), work=25,
             ),
         ),
     ),

@@ -62,7 +62,7 @@ def _lift(cols, valid, x, u_teacher, u_skew):
     pivot = dl.row_min(tl.where(valid & ~(l0 < near), cols, 2147483647))
     pivot = tl.where(pivot == 2147483647, -1, pivot)
     others = valid & (cols != pivot)
-    x_y = dl.row_sum(tl.where(cols == pivot, x, 0.0))
+    x_y = tl.where(pivot < 0, 0.0, m0)
     u_teacher_y = dl.row_sum(tl.where(cols == pivot, u_teacher, 0.0))
     l0 = tl.where(others, l0, float("-inf"))
     t0 = l0 - tl.where(m0 == float("-inf"), 0.0, m0)
@@ -103,7 +103,6 @@ def _merge(
     x_y = tl.where(first, x_y_a, x_y_b)
     u_teacher_y = tl.where(first, u_teacher_y_a, u_teacher_y_b)
     lost = tl.where(first, pivot_b, pivot_a) >= 0.0
-    x = tl.where(first, x_y_b, x_y_a)
     u_teacher = tl.where(first, u_teacher_y_b, u_teacher_y_a)
     sunk = tl.where(first, m0_b, m0_a) == float("-inf")
     d0 = tl.where(sunk, -1e18, tl.where(first, d0_b, d0_a))
@@ -147,9 +146,9 @@ def _lift_2(cols, valid, x, u_teacher, x_y, u_teacher_y, u_skew, m0, pinv0, lam0
     t1 = u_teacher - m1
     logp1 = tl.maximum(t1, -1e18) - lam1
     w0 = u_skew * dl.expm1(dl.clip(logp1 - logp0, -80.0, 80.0))
-    w1 = -p0 * dl.log1p(w0)
+    w1 = -(p0 * dl.log1p(w0))
     v0 = w1
-    v1 = p0 + p0 * (u_skew - 1.0) / (1.0 + w0) + w1
+    v1 = p0 + pinv0 * (u_skew - 1.0) * e0 / (1.0 + w0) + w1
     b0 = dl.row_sum(tl.where(valid, v0, 0.0))
     b1 = dl.row_sum(tl.where(valid, v1, 0.0))
     return b0, b1

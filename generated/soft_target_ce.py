@@ -52,7 +52,7 @@ def _lift(cols, valid, x, u_probabilities):
     pivot = dl.row_min(tl.where(valid & ~(l0 < near), cols, 2147483647))
     pivot = tl.where(pivot == 2147483647, -1, pivot)
     others = valid & (cols != pivot)
-    x_y = dl.row_sum(tl.where(cols == pivot, x, 0.0))
+    x_y = tl.where(pivot < 0, 0.0, m0)
     u_probabilities_y = dl.row_sum(tl.where(cols == pivot, u_probabilities, 0.0))
     l0 = tl.where(others, l0, float("-inf"))
     t0 = l0 - tl.where(m0 == float("-inf"), 0.0, m0)
@@ -85,7 +85,6 @@ def _merge(
     x_y = tl.where(first, x_y_a, x_y_b)
     u_probabilities_y = tl.where(first, u_probabilities_y_a, u_probabilities_y_b)
     lost = tl.where(first, pivot_b, pivot_a) >= 0.0
-    x = tl.where(first, x_y_b, x_y_a)
     u_probabilities = tl.where(first, u_probabilities_y_b, u_probabilities_y_a)
     sunk = tl.where(first, m0_b, m0_a) == float("-inf")
     d0 = tl.where(sunk, -1e18, tl.where(first, d0_b, d0_a))
@@ -144,8 +143,7 @@ def _gradient(cols, own, x, u_probabilities, x_y, u_probabilities_y, c0, grad_x_
     # dloss/dx_j of one tile; the value at the pivot is written, not added.
     t0 = x - m0
     e0 = dl.exp_tile(t0)
-    p0 = e0 * pinv0
-    grad_x = c0 * p0 - u_probabilities
+    grad_x = c0 * pinv0 * e0 - u_probabilities
     grad_x = tl.where(own, grad_x_y, grad_x)
     return (grad_x,)
 
@@ -456,7 +454,7 @@ LOSS = rt.RowLoss(
             backward_kernel=_backward_kernel, fused_kernel=_fused_kernel, c_source=_C_SOURCE,
             tiled=rt.Tiled(
                 sweeps=((_tiled_sweep_kernel, _tiled_merge_kernel, 8),), n_coefficients=4,
-                row=_tiled_row_kernel, gradient=_tiled_gradient_kernel, sparse=(False,), work=24,
+                row=_tiled_row_kernel, gradient=_tiled_gradient_kernel, sparse=(False,), work=23,
             ),
         ),
     ),

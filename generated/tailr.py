@@ -103,8 +103,7 @@ def _gradient(cols, own, x, x_y, u_gamma, u_floor, c0, grad_x_y, m0, rinv0):
     # dloss/dx_j of one tile; the value at the target is written, not added.
     t0 = x - m0
     e0 = dl.exp_tile(t0)
-    r0 = e0 * rinv0
-    grad_x = c0 * r0
+    grad_x = c0 * rinv0 * e0
     grad_x = tl.where(own, grad_x_y, grad_x)
     return (grad_x,)
 

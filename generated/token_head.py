@@ -66,7 +66,6 @@ def _context(y, x_y):
 def _lift(cols, valid, x, x_y, index_y, V):
     # State of one tile, relative to the tile's own maximum: M = sum of w * exp(kappa * t) * t^n
     # with t = l - m, over the classes other than the target.
-    index = cols.to(tl.float32)
     l0 = tl.where(valid, x, float("-inf"))
     m0 = dl.row_max(l0)
     t0 = l0 - tl.where(m0 == float("-inf"), 0.0, m0)
@@ -215,12 +214,11 @@ def _coefficients(x_y, index_y, V, g0, g1, g2, g3, g4, g5, m0, la0, T0, T2):
 @dl.jit
 def _gradient(cols, own, x, x_y, index_y, V, c0, c1, c2, c3, grad_x_y, m0, pinv0, lam0):
     # dloss/dx_j of one tile; the value at the target is written, not added.
-    index = cols.to(tl.float32)
     t0 = x - m0
     logp0 = tl.maximum(t0, -1e18) - lam0
     e0 = dl.exp_tile(t0)
     p0 = e0 * pinv0
-    grad_x = c0 + c1 * p0 * p0 + p0 * (c2 + c3 * logp0)
+    grad_x = c0 + c1 * pinv0 * pinv0 * e0 * e0 + p0 * (c2 + c3 * logp0)
     grad_x = tl.where(own, grad_x_y, grad_x)
     return (grad_x,)
 
@@ -663,7 +661,7 @@ LOSS = rt.RowLoss(
             fused_kernel=_fused_kernel, c_source=_C_SOURCE,
             tiled=rt.Tiled(
                 sweeps=((_tiled_sweep_kernel, _tiled_merge_kernel, 7),), n_coefficients=8,
-                row=_tiled_row_kernel, gradient=_tiled_gradient_kernel, sparse=(False,), work=21,
+                row=_tiled_row_kernel, gradient=_tiled_gradient_kernel, sparse=(False,), work=20,
             ),
         ),
     ),

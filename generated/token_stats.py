@@ -162,7 +162,7 @@ def _gradient(cols, own, x, x_y, c0, c1, c2, grad_x_y, m0, pinv0, lam0):
     logp0 = tl.maximum(t0, -1e18) - lam0
     e0 = dl.exp_tile(t0)
     p0 = e0 * pinv0
-    grad_x = c0 * p0 * p0 + p0 * (c1 + c2 * logp0)
+    grad_x = c0 * pinv0 * pinv0 * e0 * e0 + p0 * (c1 + c2 * logp0)
     grad_x = tl.where(own, grad_x_y, grad_x)
     return (grad_x,)
 

@@ -66,17 +66,14 @@ def _lift(cols, valid, x, u_adversarial_x, x_y, u_adversarial_x_y, u_beta):
     off0_apart0 = tl.where(far_apart0, ref0, 0.0)
     off1_apart0 = tl.where(far_apart0, -ref1, 0.0)
     near_apart0 = tl.where(far_apart0, 0.0, near_apart0)
-    apart0 = x - off0_apart0 + (-u_adversarial_x - off1_apart0) - near_apart0
+    apart0 = x - off0_apart0 - (u_adversarial_x + off1_apart0) - near_apart0
     o0 = dl.row_max(tl.where(e0 == 1.0, apart0, float("-inf")))
     o0 = tl.where((o0 > -1e18) & (o0 < 1e18), o0, 0.0)
     delta0 = apart0 - o0
     a0 = dl.row_sum(e0)
     a1 = dl.row_sum(e1)
-    b0 = dl.row_sum(tl.where(e0 > 0.0, e0 * delta0, 0.0))
-    b1_j = tl.where(
-        (-apart0 > -1.0) & (-apart0 < 1.0), e0 * dl.expm1(dl.clip(-apart0, -1.0, 1.0)), e1 - e0
-    )
-    b1 = dl.row_sum(b1_j)
+    b0 = dl.row_sum(e0 * tl.where(e0 > 0.0, delta0, 0.0))
+    b1 = -dl.row_sum(tl.where(dl.absf(apart0) < 0.5, e1 * dl.expm1_half(apart0), e0 - e1))
     return m0, m1, a0, a1, b0, b1, o0
 
 
@@ -98,24 +95,16 @@ def _merge(m0_a, m1_a, a0_a, a1_a, b0_a, b1_a, o0_a, m0_b, m1_b, a0_b, a1_b, b0_
     o0 = tl.where(m0_a >= m0_b, o0_a, o0_b)
     a0 = k0_a * a0_a + k0_b * a0_b
     a1 = k1_a * a1_a + k1_b * a1_b
-    b0 = tl.where(k0_a > 0.0, k0_a * (b0_a + (o0_a - o0) * a0_a), 0.0) + tl.where(
-        k0_b > 0.0, k0_b * (b0_b + (o0_b - o0) * a0_b), 0.0
+    b0 = k0_a * tl.where(k0_a > 0.0, b0_a + (o0_a - o0) * a0_a, 0.0) + k0_b * tl.where(
+        k0_b > 0.0, b0_b + (o0_b - o0) * a0_b, 0.0
     )
     b1 = (
         k0_a * b1_a
-        + tl.where(
-            (d1_a - d0_a > -1.0) & (d1_a - d0_a < 1.0),
-            k0_a * dl.expm1(dl.clip(d1_a - d0_a, -1.0, 1.0)),
-            k1_a - k0_a,
-        )
+        + tl.where(dl.absf(d1_a - d0_a) < 0.5, k0_a * dl.expm1_half(d1_a - d0_a), k1_a - k0_a)
         * a1_a
         + (
             k0_b * b1_b
-            + tl.where(
-                (d1_b - d0_b > -1.0) & (d1_b - d0_b < 1.0),
-                k0_b * dl.expm1(dl.clip(d1_b - d0_b, -1.0, 1.0)),
-                k1_b - k0_b,
-            )
+            + tl.where(dl.absf(d1_b - d0_b) < 0.5, k0_b * dl.expm1_half(d1_b - d0_b), k1_b - k0_b)
             * a1_b
         )
     )
@@ -218,10 +207,10 @@ def _gradient(
     off0_apart0 = tl.where(far_apart0, m0, 0.0)
     off1_apart0 = tl.where(far_apart0, -m1, 0.0)
     near_apart0 = tl.where(far_apart0, 0.0, near_apart0)
-    apart0 = x - off0_apart0 + (-u_adversarial_x - off1_apart0) - near_apart0
+    apart0 = x - off0_apart0 - (u_adversarial_x + off1_apart0) - near_apart0
     delta0 = apart0 - o0
     grad_x = dl.where(dl.ne(p0, 0.0), p0 * (c0 + delta0 * u_beta), 0.0)
-    grad_u_adversarial_x = -u_beta * (p0 - p1)
+    grad_u_adversarial_x = -(u_beta * (p0 - p1))
     grad_x = tl.where(own, grad_x_y, grad_x)
     grad_u_adversarial_x = tl.where(own, grad_u_adversarial_x_y, grad_u_adversarial_x)
     return grad_x, grad_u_adversarial_x
@@ -709,7 +698,7 @@ LOSS = rt.RowLoss(
             tiled=rt.Tiled(
                 sweeps=((_tiled_sweep_kernel, _tiled_merge_kernel, 7),), n_coefficients=8,
                 row=_tiled_row_kernel, gradient=_tiled_gradient_kernel, sparse=(True, False),
-                work=39,
+                work=34,
             ),
         ),
     ),

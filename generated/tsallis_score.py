@@ -51,7 +51,7 @@ def _lift(cols, valid, x, x_y, u_beta):
     e0 = dl.exp_tile(t0)
     u0 = tl.maximum(t0, -1e18)
     a0 = dl.row_sum(e0)
-    b0 = dl.row_sum(dl.exp_tile(u_beta * u0))
+    b0 = dl.row_sum(tl.exp2(u_beta * 1.4426950408889634 * u0))
     return m0, a0, b0
 
 
@@ -64,7 +64,10 @@ def _merge(u_beta, m0_a, a0_a, b0_a, m0_b, a0_b, b0_b):
     k0_a = dl.exp_tile(d0_a)
     k0_b = dl.exp_tile(d0_b)
     a0 = k0_a * a0_a + k0_b * a0_b
-    b0 = dl.exp_tile(u_beta * d0_a) * b0_a + dl.exp_tile(u_beta * d0_b) * b0_b
+    b0 = (
+        tl.exp2(u_beta * 1.4426950408889634 * d0_a) * b0_a
+        + tl.exp2(u_beta * 1.4426950408889634 * d0_b) * b0_b
+    )
     return m0, a0, b0
 
 
@@ -116,8 +119,7 @@ def _gradient(cols, own, x, x_y, u_beta, c0, grad_x_y, m0, pinv0, lam0):
     t0 = x - m0
     logp0 = tl.maximum(t0, -1e18) - lam0
     e0 = dl.exp_tile(t0)
-    p0 = e0 * pinv0
-    grad_x = c0 * p0 + u_beta * dl.exp_tile(logp0 * u_beta)
+    grad_x = c0 * pinv0 * e0 + u_beta * tl.exp2(u_beta * 1.4426950408889634 * logp0)
     grad_x = tl.where(own, grad_x_y, grad_x)
     return (grad_x,)
 

@@ -64,7 +64,7 @@ def _lift(cols, valid, x, u_value, u_low, u_high, V):
     pivot = dl.row_min(tl.where(valid & ~(l0 < near), cols, 2147483647))
     pivot = tl.where(pivot == 2147483647, -1, pivot)
     others = valid & (cols != pivot)
-    x_y = dl.row_sum(tl.where(cols == pivot, x, 0.0))
+    x_y = tl.where(pivot < 0, 0.0, m0)
     index_y = pivot.to(tl.float32)
     l0 = tl.where(others, l0, float("-inf"))
     t0 = l0 - tl.where(m0 == float("-inf"), 0.0, m0)
@@ -101,7 +101,6 @@ def _merge(
     x_y = tl.where(first, x_y_a, x_y_b)
     index_y = tl.where(first, index_y_a, index_y_b)
     lost = tl.where(first, pivot_b, pivot_a) >= 0.0
-    x = tl.where(first, x_y_b, x_y_a)
     index = tl.where(first, index_y_b, index_y_a)
     sunk = tl.where(first, m0_b, m0_a) == float("-inf")
     d0 = tl.where(sunk, -1e18, tl.where(first, d0_b, d0_a))
@@ -195,8 +194,7 @@ def _gradient(cols, own, x, x_y, index_y, u_value, u_low, u_high, V, c0, grad_x_
     index = cols.to(tl.float32)
     t0 = x - m0
     e0 = dl.exp_tile(t0)
-    p0 = e0 * pinv0
-    grad_x = c0 * p0 - dl.relu(
+    grad_x = c0 * pinv0 * e0 - dl.relu(
         1.0
         - dl.absf((V - 1.0) * (dl.clip(u_value, u_low, u_high) - u_low) / (u_high - u_low) - index)
     )
@@ -567,7 +565,7 @@ LOSS = rt.RowLoss(
             backward_kernel=_backward_kernel, fused_kernel=_fused_kernel, c_source=_C_SOURCE,
             tiled=rt.Tiled(
                 sweeps=((_tiled_sweep_kernel, _tiled_merge_kernel, 8),), n_coefficients=4,
-                row=_tiled_row_kernel, gradient=_tiled_gradient_kernel, sparse=(False,), work=37,
+                row=_tiled_row_kernel, gradient=_tiled_gradient_kernel, sparse=(False,), work=36,
             ),
         ),
     ),

@@ -56,7 +56,7 @@ def _lift(cols, valid, x, u_perturbed_x):
     pivot = dl.row_min(tl.where(valid & ~(l0 < near), cols, 2147483647))
     pivot = tl.where(pivot == 2147483647, -1, pivot)
     others = valid & (cols != pivot)
-    x_y = dl.row_sum(tl.where(cols == pivot, x, 0.0))
+    x_y = tl.where(pivot < 0, 0.0, m0)
     u_perturbed_x_y = dl.row_sum(tl.where(cols == pivot, u_perturbed_x, 0.0))
     l0 = tl.where(others, l0, float("-inf"))
     t0 = l0 - tl.where(m0 == float("-inf"), 0.0, m0)
@@ -73,7 +73,7 @@ def _lift(cols, valid, x, u_perturbed_x):
     off0_apart0 = tl.where(far_apart0, ref0, 0.0)
     off1_apart0 = tl.where(far_apart0, -ref1, 0.0)
     near_apart0 = tl.where(far_apart0, 0.0, near_apart0)
-    apart0 = x - off0_apart0 + (-u_perturbed_x - off1_apart0) - near_apart0
+    apart0 = x - off0_apart0 - (u_perturbed_x + off1_apart0) - near_apart0
     near_o0 = ref0 - ref1
     far_o0 = (near_o0 > 1.0) | (near_o0 < -1.0)
     off0_o0 = tl.where(far_o0, ref0, 0.0)
@@ -84,7 +84,7 @@ def _lift(cols, valid, x, u_perturbed_x):
     delta0 = apart0 - o0
     a0 = dl.row_sum(e0)
     a1 = dl.row_sum(e1)
-    b0 = dl.row_sum(tl.where(e0 > 0.0, e0 * delta0, 0.0))
+    b0 = dl.row_sum(e0 * tl.where(e0 > 0.0, delta0, 0.0))
     pivot = pivot.to(tl.float32)
     return m0, m1, a0, a1, b0, o0, pivot, x_y, u_perturbed_x_y
 
@@ -114,7 +114,6 @@ def _merge(
     x_y = tl.where(first, x_y_a, x_y_b)
     u_perturbed_x_y = tl.where(first, u_perturbed_x_y_a, u_perturbed_x_y_b)
     lost = tl.where(first, pivot_b, pivot_a) >= 0.0
-    x = tl.where(first, x_y_b, x_y_a)
     u_perturbed_x = tl.where(first, u_perturbed_x_y_b, u_perturbed_x_y_a)
     sunk = tl.where(first, m0_b, m0_a) == float("-inf")
     d0 = tl.where(sunk, -1e18, tl.where(first, d0_b, d0_a))
@@ -127,8 +126,8 @@ def _merge(
     a0 = k0_a * a0_a + k0_b * a0_b + tl.where(lost & ~(k0 <= 0.0), k0, 0.0)
     a1 = k1_a * a1_a + k1_b * a1_b + tl.where(lost & ~(k1 <= 0.0), k1, 0.0)
     b0 = (
-        tl.where(k0_a > 0.0, k0_a * (b0_a + (o0_a - o0) * a0_a), 0.0)
-        + tl.where(k0_b > 0.0, k0_b * (b0_b + (o0_b - o0) * a0_b), 0.0)
+        k0_a * tl.where(k0_a > 0.0, b0_a + (o0_a - o0) * a0_a, 0.0)
+        + k0_b * tl.where(k0_b > 0.0, b0_b + (o0_b - o0) * a0_b, 0.0)
         + tl.where(lost & ~(k0 <= 0.0), k0 * (tl.where(sunk, float("-inf"), d0) - d1 - o0), 0.0)
     )
     return m0, m1, a0, a1, b0, o0, pivot, x_y, u_perturbed_x_y
@@ -640,7 +639,7 @@ LOSS = rt.RowLoss(
             tiled=rt.Tiled(
                 sweeps=((_tiled_sweep_kernel, _tiled_merge_kernel, 9),), n_coefficients=6,
                 row=_tiled_row_kernel, gradient=_tiled_gradient_kernel, sparse=(True, False),
-                work=44,
+                work=43,
             ),
         ),
     ),

@@ -37,10 +37,12 @@ _OPERATORS: dict[str, Callable[..., Any]] = {
     "|": np.logical_or,
     "~": np.logical_not,
     "select": np.where,
+    "reciprocal": np.reciprocal,
     "fmax": np.fmax,
     "fmin": np.fmin,
 }
 _EXPONENTIALS = dict.fromkeys(("exp_tile", "exp_below"), BUILTINS["exp"].numpy)
+_EXPONENTIALS |= {"exp2": np.exp2, "expm1_half": np.expm1}
 _FUNCTIONS = {name: op.numpy for name, op in (OPS | BUILTINS).items()} | _EXPONENTIALS
 
 

@@ -5,7 +5,7 @@ Still symbolic; the names are those that the emitted code uses.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sympy import Expr, Symbol
 
@@ -50,6 +50,12 @@ class Moment:
         """What it accumulates."""
         own = (self.form, self.kappa, self.power, self.weight, self.centre)
         return (*own, self.level, self.rest, self.against)
+
+    @property
+    def plain(self) -> Moment:
+        """Without the form, where the sum has nothing of it: no exponential, and no t."""
+        alone = self.kappa == 0 and self.power == 0 and self.centre is None
+        return replace(self, form=None) if alone and self.against is None else self
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from lossgen.ir.program import Function, Line, Name, call, where
 from lossgen.lower.constants import FAR, MASKED
+from lossgen.lower.fewer import fewer
 from lossgen.lower.merge import merge
 from lossgen.lower.model import RowModel, Sweep
 from lossgen.lower.scalars import RowScalars
@@ -43,15 +44,17 @@ class RowProgram:
 
 def lowered(model: RowModel) -> RowProgram:
     """The functions of a model."""
-    sweeps, scalars = model.sweep_models, RowScalars(model)
+    sweeps, scalars, streams = model.sweep_models, RowScalars(model), model.tile_streams
     finished = [[*finished_maxima(s)] for s in sweeps]
     return RowProgram(
         context=_context(model),
         lifts=tuple(
-            _function(["cols", "valid", *model.tile_streams, *s.values], lift(s), s.state)
+            _by_class(model, _function(["cols", "valid", *streams, *s.values], lift(s), s.state))
             for s in sweeps
         ),
-        merges=tuple(_function(_merge_arguments(s), merge(s), s.state) for s in sweeps),
+        merges=tuple(
+            _by_class(model, _function(_merge_arguments(s), merge(s), s.state)) for s in sweeps
+        ),
         betweens=tuple(
             _function(
                 [*model.values_before, *(n for e in sweeps[: s.level] for n in e.state)],
@@ -70,12 +73,24 @@ def lowered(model: RowModel) -> RowProgram:
             scalars.coefficients(saved=True),
             model.coefficient_names,
         ),
-        gradient=_gradient(model),
+        gradient=_by_class(model, _gradient(model)),
     )
 
 
 def _function(arguments: Iterable[str], lines: list[Line], results: Iterable[str]) -> Function:
     return Function(tuple(dict.fromkeys(arguments)), tuple(lines), tuple(results))
+
+
+def _by_class(model: RowModel, function: Function) -> Function:
+    """A function that is called for each class, or state of a few: in fewer instructions."""
+    if model.plan.stable.arithmetic == "float64":
+        return function  # of which every operation is meant as it stands
+    row = {
+        *model.row_context,
+        *model.coefficient_names,
+        *(n for s in model.sweep_models for n in s.known),
+    }
+    return fewer(function, [n for n in function.arguments if n not in row], model.vocab)
 
 
 def _all(several: Iterable[list[Line]]) -> list[Line]:

@@ -189,8 +189,9 @@ class RowModel:
     def lower(self, moment: Moment, power: int, centred: bool = True) -> str:
         """Name of the moment of the same kind with another power, or without its centre."""
         centre = moment.centre if centred else None
-        kind = replace(moment, power=power, centre=centre, rest=False).kind
-        return next(m.name for m in self.plan.moments if m.kind == kind)
+        wanted = replace(moment, power=power, centre=centre, rest=False)
+        kinds = (wanted.kind, wanted.plain.kind)
+        return next(m.name for m in self.plan.moments if m.kind in kinds)
 
     def between(self, entry: Sum) -> tuple[str, str]:
         """Names of the two moments of a divergence: of its centre, and the gap."""

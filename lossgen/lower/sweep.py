@@ -177,7 +177,7 @@ def _softmax(sweep: Sweep, form: Form, whole_row: bool) -> list[Line]:
                 first = call("row_min", where(eq(ell, m), COLS, NO_CLASS))
                 lines.append(Line("pivot", first))
             lines.append(Line("others", Name("valid") & ne(COLS, "pivot")))
-            lines += [_value_at_pivot(name) for name in sweep.model.at_y]
+            lines += [_value_at_pivot(name, form, whole_row) for name in sweep.model.at_y]
         lines.append(Line(ell.name, where(inside, ell, EMPTY)))
     lines += [
         Line(t.name, scaled(form, ell - at_or_above(m), TILE)),
@@ -201,7 +201,10 @@ def _pivot_of_part(ell: Node, m: Name) -> list[Line]:
     ]
 
 
-def _value_at_pivot(name: str) -> Line:
+def _value_at_pivot(name: str, form: Form, whole_row: bool) -> Line:
+    """That of the exponent is the maximum itself; of a part without a class it is 0."""
+    if not whole_row and str(form.base) == name.removesuffix("_y"):
+        return Line(name, where(Name("pivot") < 0, 0.0, f"m{form.index}"))
     if name == "index_y":
         return Line(name, call("number", "pivot"))
     return Line(name, call("take", name.removesuffix("_y"), "pivot"))

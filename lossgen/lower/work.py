@@ -14,7 +14,7 @@ from lossgen.lower.model import RowModel
 __all__ = ["work_of"]
 
 _PLAIN = {*COMPARISONS, *LOGIC, *REDUCTIONS, "+", "-", "*", "neg", "select", "fmax", "fmin"}
-_PLAIN |= {"number", "index", "take", "put"}
+_PLAIN |= {"number", "index", "take", "put", "reciprocal"}
 _FUNCTION = 4
 _WIDE = 2
 

@@ -31,7 +31,7 @@ def schedule(stable: StableLoss) -> KernelPlan:
             needed |= {owner.top, owner.logp, largest.select}
     wanted = needed.union(*(e.free_symbols for e in stable.results))
     live = _live(stable, wanted)
-    moments = _moments(stable.forms, live, wanted)
+    moments = _moments(stable.forms, live, wanted, stable.pivot)
     if not moments and not stable.maxes:  # a loss of x[y] alone: a sweep has a state
         moments = (Moment("b0", None, Integer(0), 0, Integer(1), level=1),)
     return KernelPlan(
@@ -70,7 +70,7 @@ def pivot_is_known(loss: SymbolicLoss) -> bool:
 
 
 def _moments(
-    forms: tuple[Form, ...], sums: tuple[Sum, ...], wanted: set[Symbol]
+    forms: tuple[Form, ...], sums: tuple[Sum, ...], wanted: set[Symbol], pivot: Pivot
 ) -> tuple[Moment, ...]:
     found = [
         Moment(f"a{f.index}", f.index, Integer(1), 0, Integer(1), level=f.level) for f in forms
@@ -98,6 +98,8 @@ def _moments(
                     centre,
                     entry.level,
                 )
+                if pivot is not Pivot.ARGMAX:  # of which a plain sum is over all classes
+                    moment = moment.plain
                 if moment.kind not in known:
                     known.add(moment.kind)
                     found.append(moment)

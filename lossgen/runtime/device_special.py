@@ -1,6 +1,6 @@
 """The elementwise vocabulary as Triton device functions, continued: circular and hyperbolic
-functions, erfc and log cosh.  Everything that :mod:`lossgen.runtime.device` says holds here too; it
-has these functions as its own.
+functions, erfc, log cosh and two series.  Everything that :mod:`lossgen.runtime.device` says holds
+here too; it has these functions as its own.
 """
 
 from __future__ import annotations
@@ -15,7 +15,19 @@ from lossgen.runtime.primitives import (
     tl,
 )
 
-__all__ = ["acosh", "asinh", "atan", "cos", "cosh", "erfc", "logcosh", "sin", "sinh"]
+__all__ = [
+    "acosh",
+    "asinh",
+    "atan",
+    "cos",
+    "cosh",
+    "erfc",
+    "geometric",
+    "logcosh",
+    "mercator",
+    "sin",
+    "sinh",
+]
 
 # ruff: noqa: ANN001, ANN201, ANN202
 # mypy: disable-error-code="no-untyped-def, no-untyped-call"
@@ -134,3 +146,21 @@ def erfc(a):
     p = tl.fma(p, t, 1.2769783735275269)
     tail = exp_nonpositive(-(size * size)) * (p / tl.fma(size, 2.0, 1.0))
     return tl.where(a < 0.0, 2.0 - tail, tail)
+
+
+@jit
+def mercator(q, t):
+    """q + q^2/2 + ... + q^t/t for 1 <= t <= 16; 0.5 ulp."""
+    total = q * 0.0
+    for k in tl.static_range(16):
+        total = (total + tl.where(t >= 16 - k, 1.0 / (16 - k), 0.0)) * q
+    return total
+
+
+@jit
+def geometric(q, t):
+    """1 + q + ... + q^(t - 1) for 1 <= t <= 16; 0.5 ulp."""
+    total = q * 0.0
+    for k in tl.static_range(16):
+        total = total * q + tl.where(t >= 16 - k, 1.0, 0.0)
+    return total

@@ -52,6 +52,7 @@ __all__ = [
     "exp_accurate",
     "exp_nonpositive",
     "expm1",
+    "expm1_half",
     "expm1_reduced",
     "inverse",
     "jit",
@@ -65,6 +66,7 @@ __all__ = [
     "row_max_or_nan",
     "row_min",
     "row_sum",
+    "signed",
     "split",
     "tl",
     "triton",
@@ -122,14 +124,20 @@ def log1p_unit(x):
 
 
 @jit
-def expm1(a):
-    """e^a - 1: a minimax polynomial of degree 6 below 1/2, else from 2^b; 2.8 ulp."""
+def expm1_half(a):
+    """e^a - 1 for |a| <= 1/2: a minimax polynomial of degree 6; anything elsewhere."""
     p = tl.fma(a, 0.0013875745935365558, 0.008402393199503422)
     p = tl.fma(p, a, 0.04166897013783455)
     p = tl.fma(p, a, 0.1666613519191742)
     p = tl.fma(p, a, 0.4999998211860657)
+    return tl.fma(p * a, a, a)
+
+
+@jit
+def expm1(a):
+    """e^a - 1: a polynomial below 1/2, else from 2^b; 2.8 ulp."""
     far = tl.exp2(a * 1.4426950408889634) - 1.0
-    return tl.where(tl.abs(a) < 0.5, tl.fma(p * a, a, a), far)
+    return tl.where(tl.abs(a) < 0.5, expm1_half(a), far)
 
 
 @jit
@@ -147,11 +155,18 @@ def log1p(a):
 
 
 @jit
+def signed(y, a):
+    """y >= 0 with the sign of a: one operation on bits."""
+    sign = a.to(tl.int32, bitcast=True) & -0x80000000
+    return (y.to(tl.int32, bitcast=True) | sign).to(tl.float32, bitcast=True)
+
+
+@jit
 def inverse(d):
     """1 / d of a d that is neither near an end of the range nor negative: no division; 0.9 ulp."""
     root = tl.rsqrt(d)
     y = root * root
-    return tl.fma(y, tl.fma(-d, y, 1.0), y)
+    return y - y * tl.fma(d, y, -1.0)  # a minus before a value would be an instruction
 
 
 @jit

@@ -231,8 +231,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "lone_lse",
         "the gradient subtracts one rounded log-sum-exp from the logit",
-        r"t0 = x - m0\n    e0 = dl\.exp_tile\(t0\)\n    r0 = e0 \* rinv0",
-        "r0 = tl.exp(x - (m0 - tl.log(rinv0)))",
+        r"    t0 = x - m0\n    e0 = dl\.exp_tile\(t0\)\n(?!.*row_)",
+        "    t0 = x - (m0 - tl.log(rinv0))\n    e0 = dl.exp_tile(t0) / rinv0\n",
     ),
     Mutation(
         "forgotten_target",
