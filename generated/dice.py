@@ -485,7 +485,7 @@ def _torch_rows(x, y, u_alpha, u_gamma, g=None):
     lam0 = torch.where(z0 > 0.0, la0 + el.softplus(-z0), el.softplus(z0) - (m0 - ly0))
     pinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0))
     logp0 = t0.clamp_min(-1e18) - lam0
-    p0 = e0 * pinv0
+    p0 = e0.mul_(pinv0) if g is None else e0 * pinv0
     w0 = el.eq(index, index0)
     w1 = 2.0 * u_alpha
     w2 = 2.0 * logp0 + w1 * el.log1mexp(-logp0) - el.log(u_gamma)

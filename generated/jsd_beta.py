@@ -459,9 +459,13 @@ def _torch_rows(x, u_teacher, u_beta, g=None):
     p0 = e0.mul_(pinv0)
     logp1 = t1.clamp_min(-1e18) - lam1
     p1 = e1.mul_(pinv1)
-    w0 = logp0 - logp1
+    w0 = logp0.sub_(logp1) if g is None else logp0 - logp1
     v0 = p0.neg_().mul_(el.log1p((1.0 - u_beta) * el.expm1(el.clip(-w0, -80.0, 80.0))))
-    v1 = -p1 * el.log1p(u_beta * el.expm1(el.clip(w0, -80.0, 80.0)))
+    v1 = (
+        p1.neg_().mul_(el.log1p(u_beta * el.expm1(el.clip(w0, -80.0, 80.0))))
+        if g is None
+        else -p1 * el.log1p(u_beta * el.expm1(el.clip(w0, -80.0, 80.0)))
+    )
     b0 = v0.scatter_(1, pivot.to(torch.int64), 0.0).sum(1, keepdim=True)
     b1 = v1.scatter_(1, pivot.to(torch.int64), 0.0).sum(1, keepdim=True)
     T0 = b0

@@ -587,7 +587,11 @@ def _torch_rows(x, y, u_adversarial_x, u_beta, g=None):
     off0_apart0 = torch.where(far_apart0, ref2, 0.0)
     off1_apart0 = torch.where(far_apart0, -ref0, 0.0)
     near_apart0 = torch.where(far_apart0, 0.0, near_apart0)
-    apart0 = x - off0_apart0 + (-u_adversarial_x - off1_apart0) - near_apart0
+    apart0 = (
+        x.sub_(off0_apart0).add_(-u_adversarial_x - off1_apart0).sub_(near_apart0)
+        if g is None
+        else x - off0_apart0 + (-u_adversarial_x - off1_apart0) - near_apart0
+    )
     o0 = torch.where(e2 == 1.0, apart0, float("-inf")).amax(1, keepdim=True)
     o0 = torch.where((o0 > -1e18) & (o0 < 1e18), o0, 0.0)
     delta0 = apart0.sub_(o0)

@@ -391,7 +391,7 @@ def _torch_rows(x, y, u_gamma, g=None):
     lam0 = torch.where(z0 > 0.0, la0 + el.softplus(-z0), el.softplus(z0) - (m0 - ly0))
     pinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0))
     logp0 = t0.clamp_min(-1e18) - lam0
-    p0 = e0 * pinv0
+    p0 = e0.mul_(pinv0) if g is None else e0 * pinv0
     w0 = -el.expm1(logp0)
     w1 = el.power(w0, u_gamma)
     w2 = u_gamma - 1.0

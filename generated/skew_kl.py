@@ -457,7 +457,7 @@ def _torch_rows(x, u_teacher, u_skew, g=None):
     w0 = el.clip(logp1 - logp0, -80.0, 80.0)
     w1 = el.expm1(w0) * (1.0 - u_skew)
     v0 = -p0 * el.log1p(w1)
-    v1 = p0 * el.exp(w0) / (1.0 + w1)
+    v1 = p0.mul_(el.exp(w0)).div_(1.0 + w1) if g is None else p0 * el.exp(w0) / (1.0 + w1)
     b0 = v0.scatter_(1, pivot.to(torch.int64), 0.0).sum(1, keepdim=True)
     b1 = v1.scatter_(1, pivot.to(torch.int64), 0.0).sum(1, keepdim=True)
     T0 = b0

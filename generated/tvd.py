@@ -432,7 +432,7 @@ def _torch_rows(x, u_teacher, g=None):
     p1 = e1.mul_(pinv1)
     w0 = p0 - p1
     v0 = el.absf(w0)
-    v1 = p0 * el.sgn(w0)
+    v1 = p0.mul_(el.sgn(w0)) if g is None else p0 * el.sgn(w0)
     b0 = v0.scatter_(1, pivot.to(torch.int64), 0.0).sum(1, keepdim=True)
     b1 = v1.scatter_(1, pivot.to(torch.int64), 0.0).sum(1, keepdim=True)
     T0 = b0

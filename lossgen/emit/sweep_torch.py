@@ -144,17 +144,32 @@ class TorchProgram:
         model = self.model
         head = self._values_at("y") if model.pivot == "target" else []
         exponents = {f"{name}{f.index}" for f in model.forms for name in "te"}
-        program = folded(once(masked(lines), exponents), model.tile_streams)
-        program = _sunk(program)
-        body = _Writer(model, program, [*results, *[_RESULTS] * bool(returned)], owned).text(
-            results
-        )
+        program = _sunk(folded(once(masked(lines), exponents), model.tile_streams))
         if returned:
-            at = body.index(_RESULTS)
-            body[at : at + 1] = returned
+            body = self._with_return(program, results, owned, list(returned))
+        else:
+            body = _Writer(model, program, results, owned).text(results)
         if any("cols" in _words(line) for line in body):
             head.append("cols = torch.arange(x.shape[1], device=x.device)")
         return head + body
+
+    def _with_return(
+        self, program: list[Line], results: list[str], owned: Iterable[str], returned: list[str]
+    ) -> list[str]:
+        """A call without gradients overwrites what they would read."""
+        writer = _Writer(self.model, program, [*results, _RESULTS], owned)
+        body = writer.text(results)
+        end = body.index(_RESULTS)
+        first = writer.lines[: end + 1]
+        wanted = {id(line) for line in needed(first, [_RESULTS])}
+        others = [line.name for line in first if id(line) not in wanted]
+        alone = _Writer(self.model, first, [_RESULTS, *others], owned)
+        texts = dict(zip(map(id, alone.lines), alone.text(()), strict=True))
+        for k, line in enumerate(first[:-1]):
+            text = texts.get(id(line), body[k])
+            if text != body[k]:
+                body[k] = f"{text} if g is None else {body[k].partition(' = ')[2]}"
+        return [*body[:end], *returned, *body[end + 1 :]]
 
 
 def _sunk(lines: list[Line]) -> list[Line]:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from lossgen import paths
+from lossgen.compiler import compile_loss
+from lossgen.emit.sweep_torch import TorchProgram
 from lossgen.ir.program import Line, Name
 from lossgen.lower.fuse import folded, masked, needed, once
+from lossgen.lower.model import RowModel
+from lossgen.spec.load import load_spec
 from tests.programs import lines_of
 
 
@@ -63,3 +68,22 @@ def test_a_factor_that_has_changed_since_is_not_moved() -> None:
     before = lines_of("r0 = e0 * a", "a = a + 1.0", "g_x = c0 * r0")
     after = [*before[:2], Line("g_x", Name("r0") * Name("c0"))]
     assert folded(before, ["e0"]) == after
+
+
+def rows_of(name: str) -> list[str]:
+    model = RowModel(compile_loss(load_spec(paths.require_spec(name))).variants[0], "")
+    return TorchProgram(model).rows
+
+
+def test_what_the_results_do_not_need_stands_behind_their_return() -> None:
+    """A call without gradients computes nothing for them."""
+    lines = rows_of("gce")
+    end = lines.index("if g is None:")
+    found = [line.partition(" = ")[0] for line in lines]
+    assert {"c0", "rinv0", "grad_x"}.isdisjoint(found[:end])
+    assert {"c0", "rinv0", "grad_x"} <= {*found[end:]}
+
+
+def test_a_call_without_gradients_overwrites_what_they_would_read() -> None:
+    """It took a tenth longer where it kept them."""
+    assert "w0 = logp0.sub_(logp1) if g is None else logp0 - logp1" in rows_of("jsd_beta")
