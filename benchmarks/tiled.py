@@ -39,13 +39,16 @@ KINDS = {"light": (1, 1, 7), "heavy": (1, 1, 40), "pair": (2, 2, 40)}
 _MATRIX = re.compile(r"\b(HGMMA|HMMA|UTC\w*MMA)\.([0-9x]+)|\b(v_mfma_\w+)")
 
 
-def kernels(losses: Sequence[str], target: str, jobs: int) -> list[dict[str, Any]]:
+def kernels(
+    losses: Sequence[str], target: str, jobs: int, dtypes: Sequence[str]
+) -> list[dict[str, Any]]:
     """What was compiled, kernel by kernel; each product once."""
     wanted: list[dict[str, Any]] = []
     for job in list_jobs(losses, [target], full=True, tiled=True):
         shared = job["role"].startswith("to_") and any(w["role"] == job["role"] for w in wanted)
         if (
             job["aligned"]
+            and job["dtype"] in dtypes
             and job not in wanted
             and not (shared and job["path"] != wanted[0]["path"])
         ):
@@ -144,9 +147,12 @@ def main() -> int:
     parser.add_argument("losses", nargs="*", default=LOSSES)
     parser.add_argument("--target", default="sm_90", choices=PROCESSORS)
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--dtypes", default="bf16,fp32")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
-    found, shares = kernels(options.losses, options.target, options.jobs), waves(options.target)
+    dtypes = options.dtypes.split(",")
+    found = kernels(options.losses, options.target, options.jobs, dtypes)
+    shares = waves(options.target)
     bad = [k for k in found if "error" in k or k["spill_stores"] or k["shared"] > k["limit"]]
     first, second = tables(found, shares)
     text = (

@@ -24,7 +24,7 @@ __all__ = ["load_mutant", "noticed"]
 
 _KERNELS = "lossgen.runtime.kernels"
 _FILES = ("loads", "sweeps", "stores", "rows", "factors", "tiled")  # in the order of imports
-_USED = re.compile(r"^from lossgen\.runtime\.kernels import .*$", re.MULTILINE)
+_USED = re.compile(r"^from lossgen\.runtime\.deferred import .*\brows\b.*$", re.MULTILINE)
 
 
 def load_mutant(mutation: Mutation, original: Path, folder: Path) -> ModuleType:
@@ -33,7 +33,7 @@ def load_mutant(mutation: Mutation, original: Path, folder: Path) -> ModuleType:
     if mutation.kernels:
         prefix = _mutated_kernels(mutation, folder)
         wrong = f"import {prefix}rows as rows\nimport {prefix}tiled as tiled"
-        text, count = _USED.subn(wrong, text)
+        text, count = _USED.subn(rf"\g<0>\n{wrong}", text)
         if not count:  # the kernels would be the right ones
             raise VerificationError(f"{original.name} imports no kernels: mutation {mutation.name}")
     else:
