@@ -685,6 +685,20 @@ def taylor_ce(x: Tensor, y: Tensor, t: float) -> Tensor:
     return t5.expand(x.shape[0], 1).squeeze(-1)
 
 
+def token_head(x: Tensor, y: Tensor) -> Tensor:
+    """What a trainer weighs and logs of a token."""
+    y = y[:, None]
+    t1 = torch.log_softmax(x, -1)
+    t2 = _at(t1, y)
+    t5 = (torch.softmax(x, -1) * t1).sum(-1, keepdim=True)
+    t7 = _at(torch.arange(x.shape[-1], dtype=x.dtype, device=x.device)[None], y)
+    t10 = torch.where((t7 == x.argmax(-1, keepdim=True)), 1.0, 0.0)
+    t11 = torch.logsumexp(x, -1, keepdim=True)
+    t12 = x.sum(-1, keepdim=True) / x.shape[-1]
+    t13 = torch.softmax(x, -1)
+    return torch.cat([t2, (-t5), t10, t11, t12, (t13**2.0).sum(-1, keepdim=True)], -1)
+
+
 def token_stats(x: Tensor, y: Tensor) -> Tensor:
     """What policy-gradient and filtering losses need of a token."""
     y = y[:, None]

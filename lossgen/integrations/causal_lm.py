@@ -71,7 +71,7 @@ def unpatch(model: Any) -> Any:
     """The model with the loss that it had; nothing where it was not patched."""
     bare = inner(model)
     if _STATE in vars(bare):
-        if not hasattr(type(bare), "_lossgen_base"):
+        if "_lossgen_base" not in vars(type(bare)):  # a subclass, as FSDP's, would be lost
             problem = "its class was changed after lossgen did; undo that first"
             raise UnfitModel(model=type(bare).__name__, problem=problem)
         bare.__class__ = type(bare)._lossgen_base

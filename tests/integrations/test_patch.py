@@ -186,6 +186,16 @@ def test_what_is_no_language_model():
         lossgen.patch(model, "gce")
 
 
+def test_a_class_that_was_changed_since_is_kept():
+    """``unpatch`` put the model's own class in place of FSDP's, which had sharded it since."""
+    model = lossgen.patch(llama(), "gce")
+    model.__class__ = sharded = type("Sharded", (type(model),), {})
+    with pytest.raises(UnfitModel, match="its class was changed after lossgen did"):
+        lossgen.unpatch(model)
+    assert type(model) is sharded
+    assert model(**batch()).loss.isfinite()
+
+
 def test_another_loss_function_after_it():
     model = lossgen.patch(llama(), "gce")
     with pytest.raises(UnfitModel, match="it already takes its loss from lossgen"):

@@ -154,6 +154,38 @@ def test_preferences(tokenizer, tmp_path):
     compared(make)
 
 
+@pytest.mark.parametrize("beta", [0.0, 0.5, 1.0])
+def test_distillation(beta, tokenizer, tmp_path):
+    rows = [{"prompt": " ".join(f"w{i}" for i in tokens)} for tokens, _ in Uneven().rows]
+    teacher = ARCHITECTURES["LlamaForCausalLM"].build(seed=7)
+
+    def make():
+        options = {"beta": beta, "max_completion_length": 5, "temperature": 0.9}
+        return trl.DistillationTrainer(
+            model=ARCHITECTURES["LlamaForCausalLM"].build(),
+            teacher_model=teacher,
+            args=trl.DistillationConfig(**settings(tmp_path, **options)),
+            train_dataset=datasets.Dataset.from_list(rows),
+            processing_class=tokenizer,
+        )
+
+    compared(make)
+
+
+def test_checkpoint_and_resume(tokenizer, tmp_path):
+    def make(seed=0, part="parts"):
+        model = ARCHITECTURES["LlamaForCausalLM"].build(seed=seed)
+        saving = {"save_strategy": "steps", "save_steps": STEPS // 2}
+        return sft(model, tokenizer, tmp_path / part, **saving)
+
+    own = curve(make(part="own"))
+    lossgen.trl.install()
+    curve(make())
+    folder = tmp_path / "parts" / f"checkpoint-{STEPS // 2}"
+    again = curve(make(seed=9), resume_from_checkpoint=str(folder))
+    torch.testing.assert_close(torch.tensor(again), torch.tensor(own), rtol=1e-5, atol=1e-5)
+
+
 OUTPUTS = ("entropy", "log_sum_sq_probs", "mean_logits", "is_top1")
 
 
