@@ -9,6 +9,9 @@ export OMP_NUM_THREADS ?= 1
 # Losses whose tiled kernels stand for the others: light, heavy, two sweeps, two vectors, outputs.
 TILED := gce cross_entropy nfl trades jsd_beta token_stats
 
+# Losses whose row kernels stand for the others where they are compiled for two GPUs more.
+SPILLS := gce trades jsd_beta token_stats
+
 # Losses whose counted instructions are recorded, likewise.
 COUNTED := gce focal cross_entropy kd_forward_kl trades jsd_beta token_stats
 
@@ -80,8 +83,9 @@ types: $(READY)  ## mypy
 layers: $(READY)  ## the import rule
 	$(BIN)/lint-imports
 
-aot: $(READY)  ## compile every kernel for two GPUs, without one
+aot: $(READY)  ## compile every kernel for two GPUs, some for four, without one
 	$(BIN)/lossgen build --all --check --aot sm_90,gfx942
+	$(BIN)/lossgen build $(SPILLS) --check --aot sm_80,sm_100
 	$(BIN)/lossgen build $(TILED) --check --aot sm_90,gfx942 --tiled
 
 wheel: $(READY)  ## build the wheel, install it elsewhere, run a loss from it
