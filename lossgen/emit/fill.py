@@ -2,8 +2,8 @@
 
 The formatter breaks what does not fit on one line at every comma.  Between brackets a line break
 means nothing, so items that stand alone on neighbouring lines are put side by side as far as the
-line goes: a signature takes two lines where it took eleven.  An item that calls something of a
-module keeps its line: that is mathematics, or a table's entry.
+line goes: a signature takes two lines where it took eleven.  An item that calls a function of a
+module keeps its line, as that is mathematics; one that makes a record does not.
 """
 
 from __future__ import annotations

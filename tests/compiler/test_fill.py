@@ -30,6 +30,8 @@ def f(
         b,
         m.f(a),
         m.f(b),
+        m.F(a),
+        m.F(b),
     )
 '''
 FILLED = '''\
@@ -50,6 +52,7 @@ def f(
         b,
         m.f(a),
         m.f(b),
+        m.F(a), m.F(b),
     )
 '''
 
