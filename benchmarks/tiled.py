@@ -59,16 +59,19 @@ def kernels(
 
 def _entry(job: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
     constants = job["constants"]
-    found = Counter("x".join(filter(None, m)) for m in _MATRIX.findall(answer.pop("assembly", "")))
-    tile = "×".join(str(constants[n]) for n in ("BM", "BV", "BK") if n in constants)
-    part = constants.get("PART", constants.get("BV"))
+    found = Counter(" ".join(filter(None, m)) for m in _MATRIX.findall(answer.pop("assembly", "")))
+    multiplies = job["role"].startswith(("sweep", "gradient", "to_"))
+    sizes = ("BM", "BV", "BK") if multiplies else ("BM",)  # else by row
+    tile = "×".join(str(constants[n]) for n in sizes)
+    if multiplies and constants.get("PART", constants["BV"]) < constants["BV"]:
+        tile += f", {constants['PART']} at once"
     return {
         "loss": Path(job["path"]).stem if not job["role"].startswith("to_") else "every loss",
         "uses": job["uses"],
         "kernel": job["role"],
         "dtype": job["dtype"],
         "made": bin(constants.get("MADE", 0)).count("1"),
-        "tile": tile + ("" if part == constants.get("BV") else f", {part} at once"),
+        "tile": tile,
         "warps": job["warps"],
         "instruction": found.most_common(1)[0][0] if found else "",
         **answer,

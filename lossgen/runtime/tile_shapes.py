@@ -48,6 +48,7 @@ _INSTEAD: dict[tuple[str, str, str], dict[str, int]] = {
         for role in ("sweep", "gradient", "product")
         for kind in ("light", "heavy", "pair")
     },
+    ("ampere", "product", "light"): {"classes": 128, "features": 32},
     ("blackwell", "sweep", "pair"): {"classes": 128, "part": 16},
 }
 #: Operations on a tile: losses with fewer work on all of a tile in registers.

@@ -28,7 +28,7 @@ def test_hopper_multiplies_by_large_tiles(script, role: str, shape: str) -> None
     (answer,) = compile_jobs([jobs[0] | {"assembly": True}], 1)
     entry = script._entry(jobs[0], answer)
     assert "error" not in entry, entry
-    assert entry["instruction"] == f"HGMMAx{shape}"
+    assert entry["instruction"] == f"HGMMA {shape}"
     assert entry["spill_stores"] == entry["spill_loads"] == 0
     assert entry["shared"] <= entry["limit"]
 
@@ -47,6 +47,6 @@ def test_tables_are_written(script, monkeypatch, tmp_path, capsys) -> None:
     assert script.main() == 1
     assert {job["role"] for job in asked} >= {"sweep1", "merge1", "gradient1", "to_weight"}
     found = json.loads((tmp_path / "tiled_sm_90.json").read_text(encoding="utf-8"))
-    assert found["kernels"][0]["instruction"] == "HGMMAx64x256x16"
+    assert found["kernels"][0]["instruction"] == "HGMMA 64x256x16"
     assert min(entry["sweep"] for entry in found["waves"]) >= 0.93
     assert "| gce | sweep1 | bf16 | 1 | 128×256×64 | 8 |" in capsys.readouterr().out
