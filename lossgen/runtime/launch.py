@@ -32,6 +32,7 @@ __all__ = [
     "forward",
     "fused",
     "is_heavy",
+    "is_narrow",
     "n_splits",
     "processors",
     "running_on",
@@ -42,7 +43,7 @@ _LARGEST_TILE = {"forward": 4096, "merge": 1024, "backward": 2048, "fused": 8192
 _ONE_TILE = 16384  # the longest row that the fused kernel keeps on chip
 _HELD = 32  # values of such a row in a thread
 _WIDE_TILE = 2048  # from here a thread reduces 16 values of a tile at once (kernels.sweeps), else 8
-_MANY = 9  # numbers of a state: more of them leave no registers for 16 values
+_MANY, _HEAVIEST = 9, 45  # numbers of a state, operations: more leave no registers for 16 values
 _HEAVY = 27  # operations on a class, as ``Tiled.work`` counts them
 _SHORT = 64  # classes of a row that one thread does alone
 _SHORT_ROWS = 128  # of a program
@@ -66,13 +67,13 @@ def config(
     hip: bool = False,
     streams: int = 0,
     heavy: bool = False,
-    state: int = 0,
+    narrow: bool = False,
     architecture: str = "",
 ) -> Config:
     """The launch of kernel ``role`` for rows of ``n_classes``; ``streams``: class inputs beside
-    the logits, which share the registers; ``heavy``: see ``is_heavy``; ``state``: its numbers.
+    the logits, which share the registers; ``heavy``, ``narrow``: ``is_heavy`` and ``is_narrow``.
     What was measured on an ``architecture`` goes before what is counted."""
-    many = heavy and state > _MANY and role != "backward"
+    many = narrow and role != "backward"
     chosen = _configured(role, n_classes, hip, heavy or streams > 0, heavy, many)
     if architecture not in ROWS or chosen.rows > 1 or many:
         return chosen
@@ -109,12 +110,20 @@ def config_of(
 ) -> Config:
     """The launch of a variant's kernel ``role``."""
     heavy, streams = is_heavy(variant), len(variant.streams)
-    return config(role, n_classes, hip, streams, heavy, variant.n_state, architecture)
+    narrow = heavy and is_narrow(variant)
+    return config(role, n_classes, hip, streams, heavy, narrow, architecture)
 
 
 def is_heavy(variant: Variant) -> bool:
     """Does a class take so many registers that a thread holds fewer of them? In float64 too."""
     return variant.tiled is None or variant.tiled.work > _HEAVY
+
+
+def is_narrow(variant: Variant) -> bool:
+    """Does a thread hold 8 classes of a tile that it reduces, not 16? Merging costs the least of
+    all where a class takes many operations; mart and dice would spill."""
+    operations = variant.tiled.work if variant.tiled is not None else _HEAVIEST + 1
+    return variant.n_state > _MANY or operations > _HEAVIEST
 
 
 def shape(chosen: Config, strides: Sequence[int], n_classes: int, itemsize: int) -> dict[str, int]:

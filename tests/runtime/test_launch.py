@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+import lossgen
 from lossgen.losses import gce_loss
 from lossgen.runtime import launch, tuned
 from lossgen.runtime.architectures import architecture_of, family_of
@@ -33,7 +34,7 @@ def test_the_configuration_of_each_kernel_is_computed_once(monkeypatch) -> None:
 
 def test_a_thread_has_sixteen_classes_of_a_tile_that_is_reduced() -> None:
     """What is merged per tile costs as much as several classes; a tile that is written holds half,
-    a long row is two tiles at least, and a state of twelve numbers needs the registers."""
+    a long row is two tiles at least, and what takes many registers holds half, too."""
     chosen = launch.config("forward", 128_256)
     assert chosen.block == 16 * 32 * chosen.warps == 4096
     assert launch.config("forward", 128_256, hip=True).warps == chosen.warps // 2
@@ -41,8 +42,14 @@ def test_a_thread_has_sixteen_classes_of_a_tile_that_is_reduced() -> None:
     assert launch.config("fused", 128_256).warps == 16
     sizes = (1000, 2047, 5000, 8191)
     assert [launch.config("forward", n).block for n in sizes] == [1024, 1024, 2048, 2048]
-    many = launch.config("forward", 128_256, streams=1, heavy=True, state=12)
-    assert many.block == 8 * 32 * many.warps == 1024
+    narrow = launch.config("forward", 128_256, streams=1, heavy=True, narrow=True)
+    assert narrow.block == 8 * 32 * narrow.warps == 1024
+
+
+def test_what_is_narrow():
+    """mart has a state of twelve numbers, dice 46 operations on a class: both spilled with 16."""
+    variants = {name: lossgen.load(name).LOSS.variants[0] for name in ("gce", "mart", "dice")}
+    assert [name for name, v in variants.items() if launch.is_narrow(v)] == ["mart", "dice"]
 
 
 def test_what_was_measured_goes_before_what_is_counted(monkeypatch):
