@@ -117,13 +117,16 @@ def _saved(stable: StableLoss, needed: set[Symbol]) -> tuple[str, ...]:
     for form in reversed(stable.forms):
         if form.index in parts or needed & set(form.symbols):
             parts |= {k for k, _ in form.parts}
-    for form in stable.forms:
+    read: set[int] = set()
+    for form in reversed(stable.forms):  # the exponent of a later sweep reads earlier softmaxes
         own = {form.z, form.L, form.O, form.top, form.logu, form.logu_y, *form.class_symbols}
         if needed & own or form.index in parts:
-            names += [f"m{form.index}", f"la{form.index}"]
-            names += [f"rest{form.index}"] if form.top in needed else []
-            names += [f"lamu{form.index}"] if {form.logu, form.logu_y} & needed else []
+            read.add(form.index)
             needed = needed | form.ell.free_symbols | form.ell_y.free_symbols
+    for form in (f for f in stable.forms if f.index in read):
+        names += [f"m{form.index}", f"la{form.index}"]
+        names += [f"rest{form.index}"] if form.top in needed else []
+        names += [f"lamu{form.index}"] if {form.logu, form.logu_y} & needed else []
     if stable.pivot is Pivot.ARGMAX:
         names.append("pivot")
     names += [str(c.at_largest) for c in apart if stable.measures(c)]

@@ -84,8 +84,10 @@ def _end(value: float) -> Expr:
 def _stable_form(form: Form, rewriter: Rewriter, zeros: Zeros) -> Form:
     """The exponent of a later sweep mentions statistics of earlier ones."""
     if form.level == 1:
-        base, base_y = zeros.exponent(form.base), zeros.exponent(form.base_y)
-        return replace(form, base=base, base_y=base_y)
+        # A margin of the target alone may be another softmax's.
+        base_y, shift_y = rewriter(form.base_y), rewriter(form.shift_y)
+        base, base_y = zeros.exponent(form.base), zeros.exponent(base_y)
+        return replace(form, base=base, base_y=base_y, shift_y=shift_y)
     base = zeros(rewriter.class_level(form.base).xreplace(rewriter.final))
     base_y = zeros(rewriter(form.base_y))
     base, base_y, scale = zeros.exponent(base), zeros.exponent(base_y), rewriter(form.scale)
