@@ -38,6 +38,7 @@ _LAUNCHES = {
         for role in ("sweep", "gradient", "product")
         for kind in ("light", "heavy", "pair")
     },
+    ("sweep", 4, "heavy"): Launch(64, 64, 32, 8, 3, part=16),
 }
 #: What other families of GPUs than Hopper have instead in half precision: 256 classes spill there.
 #: AMD has 64 KB of shared memory.
@@ -50,6 +51,7 @@ _INSTEAD: dict[tuple[str, str, str], dict[str, int]] = {
     },
     ("ampere", "product", "light"): {"classes": 128, "features": 32},
     ("blackwell", "sweep", "pair"): {"classes": 128, "part": 16},
+    ("hip", "sweep", "light"): {"classes": 128, "stages": 2, "part": 32},
 }
 #: Operations on a tile: losses with fewer work on all of a tile in registers.
 _LITTLE = 12
