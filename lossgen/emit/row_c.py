@@ -25,14 +25,14 @@ class CRow:
         begun += [name for sweep in model.sweep_models for name in sweep.known]
         known = set(begun)
         self.begun = list(dict.fromkeys([*begun, *model.rows]))
-        sweeps = list[CSweep]()
+        sweeps, declared = list[CSweep](), set(known)  # what stands between sweeps is in one block
         for sweep in model.sweep_models:
             lines = finished_maxima(sweep)
             if sweep.level < len(model.sweep_models):
                 lines += scalars.between(sweep.level)
             number = 1 + sum(len(s.loops) for s in sweeps)
             alone = len(model.sweep_models) == 1
-            sweeps.append(CSweep(sweep, known, row_lines(lines, set(known)), number, alone))
+            sweeps.append(CSweep(sweep, known, row_lines(lines, declared), number, alone))
         coefficients = scalars.coefficients(saved=True)
         gradient = GradientLoop(model)
         loops = [*(loop for sweep in sweeps for loop in sweep.loops), gradient.loop]

@@ -162,8 +162,8 @@ class Dies:
         os._exit(134)
 
 
-HELD = dict(uses=frozenset(), streams=(), inputs=(), n_saved=2, merge_kernel=None, tiled=None,
-            arithmetic="float32")
+HELD = dict(uses=frozenset(), streams=(), inputs=(), n_saved=2, n_state=2, merge_kernel=None,
+            tiled=None, arithmetic="float32")
 LOSS = SimpleNamespace(inputs=(), variants=(SimpleNamespace(**HELD, forward_kernel=Dies()),))
 """
 
@@ -179,9 +179,10 @@ def test_a_kernel_that_does_not_compile_is_an_error(tmp_path):
 
 def test_edges_have_a_table_of_their_own(recorded):
     kernel = copy.deepcopy(recorded.kernels[0])
+    kernel["loops"] = [loop for loop in kernel["loops"] if loop["role"] != "edge"]
+    before = len([*tables([kernel])])
     kernel["loops"].append({**kernel["loops"][0], "role": "edge"})
-    titles = [title for title, _, _ in tables([kernel])]
-    assert len(titles) == 1 + len([t for t, _, _ in tables([recorded.kernels[0]])])
+    assert len([*tables([kernel])]) == 1 + before
     _, columns, rows = tables([kernel])[-1]
     assert len(columns) == len(rows[0])
     assert rows[0][1] == "edge"
