@@ -106,6 +106,12 @@ def expm1(a):
 
 
 @jit
+def expm1_half(a):
+    """The same, of which float32 knows that |a| <= 1/2."""
+    return expm1(a)
+
+
+@jit
 def log1p(a):
     """log(1 + a), a >= -1: the logarithm of the rounded sum, times what was rounded."""
     u = 1.0 + a
