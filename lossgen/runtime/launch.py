@@ -95,7 +95,8 @@ def _configured(
     if n_classes <= _SHORT:
         return Config(width, 2 if hip else 4, rows=_SHORT_ROWS)
     one_tile = role == "fused" and width <= _ONE_TILE >> 2 * crowded
-    block = width if one_tile else min(width, _LARGEST_TILE[role] >> heavy)
+    halved = crowded if role == "fused" else heavy  # more warps would leave each fewer registers
+    block = width if one_tile else min(width, _LARGEST_TILE[role] >> halved)
     narrow = _WIDE_TILE // 2
     if not one_tile and block > narrow and (many or n_classes < 2 * block):
         block = narrow if many else max(narrow, block // 2)  # else the last tile is mostly empty
