@@ -41,8 +41,6 @@ FLAGS = (
     "-fPIC",
     "-shared",
 )
-#: What gcc takes in place of -O3: the same loops, in half of the time that it takes to compile.
-_OF_GCC = ("-O2", "-ftree-vectorize", "-fvect-cost-model=dynamic")
 _LIBRARIES = ("-lm", "-lpthread")
 #: Seconds that a compiler is waited for: for its version, and for a program (a second or two).
 ANSWER_SECONDS = 20.0
@@ -78,12 +76,6 @@ class CCompiler:
 
     def __str__(self) -> str:
         return f"{shlex.join(self.command)} ({self.version})"
-
-    @property
-    def flags(self) -> list[str]:
-        """FLAGS, as it takes them."""
-        clang = "clang" in self.version
-        return [f for flag in FLAGS for f in (_OF_GCC if flag == "-O3" and not clang else (flag,))]
 
 
 class CompilerError(Exception):
@@ -164,7 +156,7 @@ def _found_or_made(source: str, double: bool) -> ctypes.CDLL:
     compiler = search()
     if isinstance(compiler, str):
         raise CompilerError(compiler)
-    command = [*compiler.command, *compiler.flags, *(["-DLOSSGEN_DOUBLE"] if double else [])]
+    command = [*compiler.command, *FLAGS, *(["-DLOSSGEN_DOUBLE"] if double else [])]
     headers = [p.read_text(encoding="utf-8") for p in sorted(HEADERS.glob("*.h"))]
     facts = [source, *headers, *command, *_LIBRARIES, compiler.version, _processor()]
     text = "\0".join([*facts, platform.machine()])

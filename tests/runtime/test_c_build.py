@@ -251,16 +251,3 @@ def test_a_fork_while_another_thread_compiles(cache, monkeypatch, tmp_path):
     assert os.waitpid(child, 0)[1] == 0
     torch.testing.assert_close(found[0], gold)
     assert len(list(cache.glob("*.so"))) == 1
-
-
-@pytest.mark.parametrize(
-    ("version", "given"),
-    [("gcc (Debian 12.2.0) 12.2.0", "-O2"), ("Debian clang version 14.0.6", "-O3")],
-)
-def test_only_gcc_is_given_what_only_gcc_knows(
-    version: str, given: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(c_build, "FLAGS", ("-O3", "-fPIC"))
-    flags = c_build.CCompiler(["cc"], version).flags
-    assert [f for f in flags if f.startswith("-O")] == [given]
-    assert any("vect-cost-model" in f for f in flags) == (given == "-O2")
