@@ -122,7 +122,7 @@ def is_heavy(variant: Variant) -> bool:
 
 def is_narrow(variant: Variant) -> bool:
     """Does a thread hold 8 classes of a tile that it reduces, not 16? Merging costs the least of
-    all where a class takes many operations; mart and dice would spill."""
+    all where a class takes many operations, and kernels of such losses would spill."""
     operations = variant.tiled.work if variant.tiled is not None else _HEAVIEST + 1
     return variant.n_state > _MANY or operations > _HEAVIEST
 
