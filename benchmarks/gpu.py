@@ -111,7 +111,7 @@ class Bench:
                 continue
             composite = getattr(composites, path.stem, None)
             if composite is None:
-                print(f"{path.stem}: no composite; run benchmarks/write_composites.py")
+                print(f"{path.stem}: no composite; benchmarks/composites.py says how")
                 continue
             backend = self.options.backend
             found.append(Subject(path.stem, import_file(path), composite, self.device, backend))

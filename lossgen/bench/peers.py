@@ -3,8 +3,8 @@
 ``composite_source`` writes a loss's formula as a plain function of torch operations, in the order
 of the formula, from the spec alone: no derivation, no rewriting.  In float32 that is the eager
 peer and, through ``torch.compile``, the compiled one; in float64 it is the reference of a
-machine that has torch but not the compiler.  ``benchmarks/composites.py`` keeps the text of the
-whole catalogue.
+machine that has torch but not the compiler.  ``benchmarks/composites.py`` holds the whole
+catalogue so.
 """
 
 from __future__ import annotations
@@ -20,14 +20,7 @@ from lossgen.spec.model import Input, LossSpec, Parameter
 
 __all__ = ["HEADER", "composite_source", "composites_module"]
 
-HEADER = '''"""The catalogue as plain PyTorch, written by `python benchmarks/write_composites.py`.
-
-Each function takes logits [N, V] (already in the dtype to compute in), target [N], then the
-inputs (class [N, V], vocab [V], row [N]) and parameters of its base variant, and returns the loss
-per row [N], or its outputs stacked [N, outputs].
-"""
-
-from __future__ import annotations
+HEADER = """from __future__ import annotations
 
 import math
 
@@ -42,7 +35,7 @@ def _at(e: Tensor, y: Tensor) -> Tensor:
 
 def _hot(y: Tensor, classes: int) -> Tensor:
     return torch.arange(classes, device=y.device) == y
-'''
+"""
 
 _WIDTH = 88  # of a line of a function's body
 
@@ -251,9 +244,8 @@ def composite_source(spec: LossSpec) -> str:
         columns = ", ".join(walk(o.expr, writer).text for o in spec.outputs)
         result = f"return torch.cat([{columns}], -1)"
     body = [*setup, *_tidy(writer.lines, result)]
-    title = " ".join(spec.title.split())
     head = f"def {spec.name}({', '.join(typed)}) -> Tensor:"
-    return "\n".join([head, f'    """{title}."""', *(f"    {line}" for line in body)]) + "\n"
+    return "\n".join([head, *(f"    {line}" for line in body)]) + "\n"
 
 
 def _tidy(lines: list[str], result: str) -> list[str]:
@@ -278,11 +270,5 @@ def _tidy(lines: list[str], result: str) -> list[str]:
 
 
 def composites_module(specs: Iterable[LossSpec]) -> str:
-    """The text of ``benchmarks/composites.py``."""
-    functions = [composite_source(spec) for spec in specs]
-    text = "\n\n".join([HEADER, *functions])
-    imports = {"import math\n\n": "math.", "from torch.nn import functional as F\n": "F."}
-    for line, use in imports.items():
-        if not any(use in function for function in functions):
-            text = text.replace(line, "")
-    return text
+    """The text of a module with one function per loss."""
+    return "\n\n".join([HEADER, *map(composite_source, specs)])

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-from sympy import Abs, Expr, sign
+from sympy import Abs, Expr, sign, sqrt
 
 from lossgen.ir.ops import absf, sgn
 from lossgen.ir.stages import SymbolicLoss, mapped
 
-__all__ = ["absolute", "with_absolutes", "without_abs"]
+__all__ = ["absolute", "root", "with_absolutes", "without_abs"]
 
 Stage = TypeVar("Stage", bound=SymbolicLoss)
 
@@ -25,6 +25,11 @@ def absolute(expr: Expr) -> Expr:
     if expr.is_nonnegative:
         return expr
     return -expr if expr.is_nonpositive else absf(expr)
+
+
+def root(expr: Expr) -> Expr:
+    """sqrt(expr)"""
+    return without_abs(sqrt(expr))
 
 
 def without_abs(expr: Expr) -> Expr:

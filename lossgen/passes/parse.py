@@ -11,9 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from fractions import Fraction
 from functools import partial
+from math import isinf
 from typing import Any, TypeAlias
 
-from sympy import Add, Expr, Integer, Rational, Symbol, exp, expand, log, oo, pi, sqrt
+from sympy import Add, Expr, Integer, Rational, Symbol, exp, expand, log, oo, pi, sympify
 
 from lossgen.errors import CompileError, LossgenError
 from lossgen.ir.check import defined
@@ -21,7 +22,7 @@ from lossgen.ir.ops import OPS, acosh, asinh, compare, log1p, log_sigmoid, sgn
 from lossgen.ir.piecewise import where
 from lossgen.ir.stages import Cls, Pivot, SymbolicLoss
 from lossgen.ir.statistics import Form, Max
-from lossgen.passes.absolute import absolute, without_abs
+from lossgen.passes.absolute import absolute, root, without_abs
 from lossgen.passes.algebra import complement
 from lossgen.passes.maxima import beats, largest_of
 from lossgen.passes.reductions import Reductions
@@ -39,7 +40,7 @@ _NEEDS_PIVOT = {"softmax", "log_softmax", "logsumexp", "exp"}
 _FUNCTIONS = {name: op.symbol for name, op in OPS.items()} | {
     "exp": exp,
     "log": log,
-    "sqrt": lambda a: _root(a),
+    "sqrt": root,
     "sign": sgn,
     "log_sigmoid": log_sigmoid,
 }
@@ -221,11 +222,11 @@ class _Pairs:
         return vector.y if isinstance(vector, Cls) else vector
 
     def call(self, node: Call, args: tuple[Value, ...]) -> Value:
-        special: Callable[..., Value] | None = getattr(self, f"_{node.func}", None)
+        special = _OWN.get(node.func)
         if special is not None and node.func in _SOFT:
-            return self._thawed(special, args[0], node.others)
+            return self._thawed(partial(special, self), args[0], node.others)
         if special is not None:
-            return special(args[0], node.others)
+            return special(self, args[0], node.others)
         function = self.subsets.choice if node.func == "where" else _FUNCTIONS[node.func]
         return self._map(function, *args)
 
@@ -272,7 +273,7 @@ class _Pairs:
     def _of_excess(self, expr: Expr) -> Expr:
         above = complement(expr - 1, self.built.forms)
         rest, _ = above.as_coeff_Add()
-        return acosh(expr) if rest or above.is_number else 2 * asinh(_root(above / 2))
+        return acosh(expr) if rest or above.is_number else 2 * asinh(root(above / 2))
 
     # ------------------------------------------------------------------ softmax and reductions
     def _form(self, value: Value) -> tuple[Any, Expr]:
@@ -321,13 +322,7 @@ class _Pairs:
         return self._sum(value, others) / (classes - 1 if others else classes)
 
     def _norm(self, value: Value, others: bool) -> Value:
-        return _root(self._sum(self._map(lambda a: a**2, value), others))
-
-    def _max(self, value: Value, others: bool) -> Value:
-        return self._largest(value, others)[0]
-
-    def _argmax(self, value: Value, others: bool) -> Value:
-        return self._largest(value, others)[1]
+        return root(self._sum(self._map(lambda a: a**2, value), others))
 
     def _second_max(self, value: Value, others: bool) -> Value:
         assert isinstance(value, Cls)
@@ -367,21 +362,34 @@ class _Pairs:
         return (lambda m: m.symbol + constant), Cls(value.o - constant, value.y - constant)
 
 
+#: What is not applied to each class by itself, or has rules of its own.
+_OWN: dict[str, Callable[[_Pairs, Value, bool], Value]] = {
+    "exp": _Pairs._exp,
+    "log": _Pairs._log,
+    "log1p": _Pairs._log1p,
+    "stop_gradient": _Pairs._stop_gradient,
+    "abs": _Pairs._abs,
+    "acosh": _Pairs._acosh,
+    "softmax": _Pairs._softmax,
+    "log_softmax": _Pairs._log_softmax,
+    "logsumexp": _Pairs._logsumexp,
+    "sum": _Pairs._sum,
+    "mean": _Pairs._mean,
+    "norm": _Pairs._norm,
+    "max": lambda pairs, value, others: pairs._largest(value, others)[0],
+    "argmax": lambda pairs, value, others: pairs._largest(value, others)[1],
+    "second_max": _Pairs._second_max,
+}
+
+
 def _exact(number: float) -> Expr:
-    if number in (float("inf"), float("-inf")):
-        return oo if number > 0 else -oo
-    fraction = Fraction(str(number))
-    return Rational(fraction.numerator, fraction.denominator)
+    return sympify(number) if isinf(number) else Rational(str(number))
 
 
 def _power(base: Expr, exponent: Expr) -> Expr:
     if isinstance(base, exp):
         return exp(expand(base.args[0] * exponent))
     return without_abs(base**exponent)
-
-
-def _root(expr: Expr) -> Expr:
-    return without_abs(sqrt(expr))
 
 
 def _expand_exp(argument: Expr) -> Expr:

@@ -1,0 +1,27 @@
+"""The Jinja environment of the templates."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import jinja2
+
+from lossgen.emit.printers import TRITON
+from lossgen.paths import templates_dir
+from lossgen.spec.spelling import said
+
+__all__ = ["environment"]
+
+
+@cache
+def environment() -> jinja2.Environment:
+    made = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(templates_dir()),
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+        autoescape=False,
+    )
+    made.globals["numbered"] = lambda names: list(enumerate(names))
+    made.filters["triton"] = lambda function: TRITON.lines(function.lines)
+    made.filters["said"] = lambda names: tuple(map(said, names))
+    return made
