@@ -4,8 +4,8 @@ A loss is a formula in a YAML file; lossgen differentiates it, makes it accurate
 fuses it into Triton kernels and proves the result against autograd and mpmath::
 
     import lossgen
-    loss = lossgen.load("my_loss.yaml")           # the path of a spec, or a catalogue name
-    from lossgen.losses import gce_loss, GCELoss   # the same functions by name
+    from lossgen.losses import gce_loss, GCELoss   # of the catalogue
+    mine = lossgen.load("mine.yaml")               # a module: mine.mine_loss(logits, target)
     loss = lossgen.loss("-(1 - p[y])**gamma * logp[y]", gamma=2.0)   # without a file
 
 ``import lossgen`` is cheap: torch, SymPy and the compiler are imported at first use.
@@ -15,6 +15,8 @@ from __future__ import annotations
 
 from importlib import import_module
 from typing import TYPE_CHECKING
+
+from lossgen.unknown import did_you_mean, tell
 
 if TYPE_CHECKING:
     from lossgen.build import build
@@ -80,7 +82,7 @@ _HOMES = {
 def __getattr__(name: str) -> object:
     home = _HOMES.get(name)
     if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        raise AttributeError(_unknown(name))
     module = import_module(home)
     if home in (f"{__name__}.{name}", f"{__name__}.integrations.{name}"):
         return module
@@ -91,3 +93,14 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *_HOMES})
+
+
+def _unknown(name: str) -> str:
+    """What is wrong with a name that is none of the package."""
+    if not name.startswith("_") and name in dir(import_module(f"{__name__}.losses")):
+        return f"{__name__} has no {name!r}: it is in {__name__}.losses"
+    told = f"dir({__name__}) lists what it has, the losses are in {__name__}.losses"
+    return f"{__name__} has no {name!r}: {did_you_mean(name, _HOMES, told)}"
+
+
+tell(__name__, _unknown)

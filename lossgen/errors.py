@@ -259,6 +259,7 @@ class BadDomain(SpecError):
 class OutsideDomain(SpecError):
     id = "LG121"
     template = "{what} {value} of '{name}' is outside its domain {domain}"
+    advice = "choose another value, or a wider domain"
 
 
 class NotInteger(SpecError):
@@ -269,6 +270,7 @@ class NotInteger(SpecError):
 class UnknownParameter(SpecError):
     id = "LG123"
     template = "{where} names '{name}', which is not a parameter"
+    advice = "declare it under parameters"
 
 
 class UnknownVariant(SpecError):
@@ -333,6 +335,7 @@ class NumberTooLarge(SpecError):
 class UnknownName(SpecError):
     id = "LG144"
     template = "unknown name '{name}'"
+    advice = "declare it: a number under parameters, a tensor under inputs, a formula under let"
 
 
 class UnknownFunction(SpecError):
@@ -367,6 +370,7 @@ class BareTarget(SpecError):
 class ConstantLoss(SpecError):
     id = "LG150"
     template = "{what} does not depend on {vectors}: its gradient is zero everywhere"
+    advice = "it needs x, p or logp in it, outside stop_gradient and argmax"
 
 
 class MisplacedComparison(SpecError):

@@ -18,10 +18,11 @@ from typing import Any
 
 from lossgen.cache import load_text
 from lossgen.errors import BuildError, Location, LossgenError, UnknownName
+from lossgen.paths import FORMULA
 
 __all__ = ["loss"]
 
-_FORMULA, _DECLARED = "<formula>", "<declarations>"
+_DECLARED = "<declarations>"
 _KINDS = ("class", "row", "vocab")
 _HEAD = "transform: |2-\n"  # 2 blanks before each line are not the formula's
 
@@ -33,6 +34,12 @@ class BadDeclaration(BuildError):
         "a number is a parameter's default, a pair adds its domain, as in (2.0, '[0, inf)'); "
         "'class', 'row' or 'vocab' is an input; a dict has the keys of a spec"
     )
+
+
+_DECLARE = (
+    "declare it: {0}=2.0 for a number, {0}='class', 'row' or 'vocab' for a tensor [*, V], [*] or "
+    "[V]"
+)
 
 
 def loss(
@@ -58,40 +65,46 @@ def loss(
             ``{"default": 0, "domain": "[0, 1)", "off": 0}``, ``{"kind": "row", "off": 1}``.
 
     Returns:
-        The function, as :func:`lossgen.load` of a file would have it. The same formula with the
-        same declarations is compiled once, and is the same function every time.
+        The function, as :func:`lossgen.load` of a file would have it; the others of its module
+        are its attributes: ``loss.linear_custom_loss``, ``loss.CustomLoss``. The same formula with
+        the same declarations is compiled once, and is the same function every time.
 
     Raises:
         SpecError, CompileError: the formula is wrong; the message shows where.
         BadDeclaration: a declaration is neither of these.
     """
     if not isinstance(formula, str):
-        raise TypeError(f"a formula is text, not {type(formula).__name__}")
+        raise TypeError(
+            f"a formula is text, not {type(formula).__name__}: lossgen.loss('-logp[y]')"
+        )
     lines = formula.splitlines() or [""]
     text = _HEAD + "".join(f"  {line}\n" for line in lines) + _declarations(name, declared)
     try:
-        module = load_text(name, text, _FORMULA, draft)
+        module = load_text(name, text, FORMULA, draft)
     except LossgenError as error:
-        error.location = error.location and _place(error.location, len(lines))
+        error.location = error.location and _place(error.location, lines)
         if isinstance(error, UnknownName):
-            close = error.hint if (error.hint or "").startswith("did you") else ""
-            unknown = error.message.split("'")[1]
-            declare = f"declare it: {unknown}=2.0 for a number, {unknown}='row' for a tensor"
-            error.hint = f"{close} or {declare}".removeprefix(" or ")
+            declare = _DECLARE.format(error.message.split("'")[1])
+            if error.hint == error.advice:
+                error.hint = declare
+            elif str(error.hint).startswith("did you mean"):
+                error.hint = f"{error.hint} or {declare}"
         raise
     function: Callable[..., Any] = getattr(module, f"{'linear_' if linear else ''}{name}_loss")
+    for other in module.__all__:
+        setattr(function, other, getattr(module, other))
     return function
 
 
-def _place(location: Location, lines: int) -> Location:
+def _place(location: Location, lines: list[str]) -> Location:
     """A place of the spec as one of what the caller wrote."""
-    if location.file != _FORMULA:
+    if location.file != FORMULA:
         return location
     line = location.line - 1
-    if not line:  # what is wrong is that there is none
-        return Location(_FORMULA, 1, 1)
-    if line > lines:
-        return replace(location, file=_DECLARED, line=line - lines)
+    if not line:  # the formula as a whole
+        return Location(FORMULA, 1, 1, len(lines[0]), lines[0])
+    if line > len(lines):
+        return replace(location, file=_DECLARED, line=line - len(lines))
     return replace(location, line=line, column=max(1, location.column - 2), text=location.text[2:])
 
 
@@ -112,13 +125,28 @@ def _entry(name: str, value: Any) -> Mapping[str, Any]:
         return value
     if isinstance(value, str) and value in _KINDS:
         return {"kind": value}
-    if isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], str):
-        value, domain = value
-        if _is_number(value):
-            return {"default": value, "domain": domain}
-    elif _is_number(value):
+    if isinstance(value, tuple) and len(value) == 2 and _is_number(value[0]):
+        default, domain = value
+        if isinstance(domain, str):
+            return {"default": default, "domain": domain}
+        hint = f"a domain is text, as in {name}=({default}, '[0, inf)')"
+        raise BadDeclaration(name=name, value=repr(value)[:60], hint=hint)
+    if _is_number(value):
         return {"default": value, "domain": _domain(float(value))}
+    if hasattr(value, "shape"):
+        raise _tensor(name, [*value.shape])
     raise BadDeclaration(name=name, value=repr(value)[:60])
+
+
+def _tensor(name: str, shape: list[int]) -> BadDeclaration:
+    """What to write in place of a tensor."""
+    kinds = {1: f"{name}='vocab' if it is [V], {name}='row' if [N]", 2: f"{name}='class'"}
+    declare = f"declare what it is, {kinds.get(len(shape), kinds[2])}, and give it in the calls"
+    return BadDeclaration(
+        name=name,
+        value=f"a tensor {shape}",
+        hint=declare if shape else f"a number is one of Python: {name}={name}.item()",
+    )
 
 
 def _is_number(value: Any) -> bool:

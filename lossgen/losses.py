@@ -15,6 +15,7 @@ from token import NAME, NEWLINE
 from tokenize import generate_tokens
 
 from lossgen import paths
+from lossgen.unknown import did_you_mean, tell
 
 __path__ = [str(paths.generated_dir())]
 
@@ -28,7 +29,7 @@ def __getattr__(name: str) -> object:
     if module is None and (paths.generated_dir() / f"{name}.py").is_file():
         return import_module(f"{__name__}.{name}")
     if module is None:
-        raise AttributeError(f"module {__name__!r} has no loss {name!r}; see `lossgen list`")
+        raise AttributeError(_unknown(name))
     found = import_module(f"{__name__}.{module}")
     # All of them: where a function has the name of its module, importing hid it.
     globals().update({n: getattr(found, n) for n in found.__all__})
@@ -37,6 +38,15 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *_index(), *_index().values()})
+
+
+def _unknown(name: str) -> str:
+    """What is wrong with a name that is none of a loss."""
+    known = {**_index(), **dict.fromkeys(_index().values())}
+    return f"{__name__} has no {name!r}: {did_you_mean(name, known, 'see `lossgen list`', 3)}"
+
+
+tell(__name__, _unknown)
 
 
 @lru_cache(maxsize=1)

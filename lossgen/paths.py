@@ -6,12 +6,13 @@ An editable install is a checkout.  Nothing here depends on the current director
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from pathlib import Path
 
 from lossgen.errors import BuildError
+from lossgen.unknown import did_you_mean
 
 __all__ = [
+    "FORMULA",
     "PACKAGE",
     "UnknownSpec",
     "data_root",
@@ -32,6 +33,8 @@ class UnknownSpec(BuildError):
     template = "no spec {name!r}: neither a file nor a name of the catalogue"
 
 
+#: The file, in messages, of a formula that stands in none: ``lossgen.loss``.
+FORMULA = "<formula>"
 PACKAGE = Path(__file__).resolve().parent
 
 
@@ -99,8 +102,17 @@ def require_spec(name_or_path: str | Path) -> Path:
     path = find_spec(name_or_path)
     if path is not None:
         return path
-    close = get_close_matches(str(name_or_path), spec_names(), n=3)
-    raise UnknownSpec(
-        name=str(name_or_path),
-        hint=f"did you mean {' or '.join(close)}?" if close else "see `lossgen list`",
-    )
+    name = str(name_or_path)
+    raise UnknownSpec(name=name, hint=_meant(name))
+
+
+def _meant(name: str) -> str:
+    """What to give in place of a name that is no spec."""
+    if Path(name).is_dir():
+        return "it is a folder: give the file"
+    if set("([*") & set(name):
+        return "a formula is compiled by lossgen.loss(...)"
+    if set("./\\") & set(name):
+        return f"there is no {Path(name).absolute()}"
+    stem = name.removesuffix("_loss")
+    return did_you_mean(stem, spec_names(), "see `lossgen list`", 3)

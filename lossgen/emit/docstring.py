@@ -47,15 +47,15 @@ def _arguments(spec: LossSpec) -> Iterator[str]:
             gradient = "Gets a gradient" if entry.differentiable else "Gets no gradient"
             domain = f" Domain {entry.domain}." if entry.domain else ""
             shape = "[*, V], any of these dtypes"
-            yield f"    {name}: {shape}. {_sentence(entry.doc)}{domain} {gradient}."
+            yield f"    {name}: {shape}.{_sentence(entry.doc)}{domain} {gradient}."
     for name, parameter in spec.parameters.items():
-        yield f"    {name}: {parameter.doc.rstrip('.')}. Domain {parameter.domain}."
+        yield f"    {name}:{_sentence(parameter.doc)} Domain {parameter.domain}."
     for name, entry in spec.inputs.items():
         if entry.kind != "class":
             shape = "[V]" if entry.kind == "vocab" else "[*]"
             optional = "" if entry.off is None else f" None stands for {entry.off:g}."
-            yield f"    {name}: {shape}. {_sentence(entry.doc)}{optional}"
+            yield f"    {name}: {shape}.{_sentence(entry.doc)}{optional}"
 
 
 def _sentence(text: str) -> str:
-    return f"{text.rstrip('.')}." if text else ""
+    return f" {text.rstrip('.')}." if text else ""

@@ -26,6 +26,7 @@ from lossgen.errors import CompilerBug
 from lossgen.passes.certify_torch import load_torch, measured
 from lossgen.passes.inaccurate import Inaccurate
 from lossgen.passes.worst import BOUND, ENOUGH
+from lossgen.paths import FORMULA
 from lossgen.runtime import arguments
 from lossgen.spec.model import Input, LossSpec, Parameter
 
@@ -168,7 +169,10 @@ def _loss(compiled: Compiled) -> dict[str, Any]:
         "tiled": compiled.arithmetic == "float32",
         "bound": None if compiled.bound == BOUND else compiled.bound,
         "parameters": list(spec.parameters),
-        "declared": [_declared(arguments.Parameter, *entry) for entry in spec.parameters.items()],
+        "declared": [
+            _declared(arguments.Parameter, *entry) + ", inline=True" * (spec.file == FORMULA)
+            for entry in spec.parameters.items()
+        ],
         "inputs": [_declared(arguments.Input, *entry) for entry in spec.inputs.items()],
         "streams": [name for name, along in kinds.items() if along],
         "keyword_inputs": [name for name, along in kinds.items() if not along],

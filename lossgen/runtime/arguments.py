@@ -59,7 +59,8 @@ class Interval:
 
 @dataclass(frozen=True)
 class Parameter:
-    """A run-time scalar and its domain; ``off`` is the value that compiles its term out."""
+    """A run-time scalar and its domain; ``off`` is the value that compiles its term out.  One of an
+    ``inline`` loss was declared in Python, by ``lossgen.loss``."""
 
     name: str
     default: float
@@ -69,6 +70,7 @@ class Parameter:
     hi_open: bool = True
     off: float | None = None
     integer: bool = False
+    inline: bool = False
 
     @property
     def domain(self) -> Interval:
@@ -165,11 +167,24 @@ def numbers(loss: str, declared: Sequence[Parameter], values: Sequence[Any]) -> 
         if not parameter.domain.contains(value):
             raise ValueError(
                 f"{loss}: {parameter.name} = {value:g} is outside its domain {parameter.domain}"
+                f"{_widened(parameter, value) if parameter.inline else ''}"
             )
         if parameter.integer and value != int(value):
             raise ValueError(f"{loss}: {parameter.name} = {value:g} must be a whole number")
         found.append(value)
     return found
+
+
+def _widened(parameter: Parameter, value: float) -> str:
+    """How a domain with ``value`` is declared, where that is done in Python."""
+    name, default, domain = parameter.name, parameter.default, parameter.domain
+    if math.isnan(value):
+        return ""
+    below, above = value <= domain.lo, value >= domain.hi
+    lo, lo_open = (value, False) if below else (domain.lo, domain.lo_open)
+    hi, hi_open = (value, False) if above else (domain.hi, domain.hi_open)
+    wider = Interval(lo, hi, lo_open, hi_open)
+    return f"; to allow it, declare {name}=({default:g}, '{wider}')"
 
 
 def _is_number(value: Any) -> bool:

@@ -7,7 +7,6 @@ Every error names file, line and column of the key, value or character that is w
 from __future__ import annotations
 
 import os
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -37,6 +36,8 @@ from lossgen.spec.model import (
     TermEntry,
 )
 from lossgen.spec.source import FLOW_HINT, MAX_CHARACTERS, Node, Source, compose, shorten
+from lossgen.spec.vocabulary import OF_CALLS
+from lossgen.unknown import nearest
 
 __all__ = ["load_spec", "load_text"]
 
@@ -48,6 +49,10 @@ _NEEDED = {
     (3, "domain"): 'where it may lie, as in domain: "[0, inf)"',
     (3, "kind"): "class for [N, V], row for [N], vocab for [V]",
 }
+_NOT_PYTHON = (
+    "a spec is YAML: `lossgen new my_loss` writes one to start from; in Python, a formula is given "
+    "to lossgen.loss('-logp[y]')"
+)
 _FORMULA = ("formula", "loss", "equation", "expression", "expr", "function", "objective")
 _EXAMPLES = {  # of an entry that is not a mapping
     "parameters": 'write {}: {{default: {}, domain: "[0, inf)"}}',
@@ -84,6 +89,9 @@ def load_spec(path: str | os.PathLike[str]) -> LossSpec:
         SpecError: the file cannot be read, or is not a valid spec; with its place.
     """
     file = Path(path)
+    if file.suffix == ".py":
+        place = Location(str(path), 1, 1)
+        raise UnreadableSpec(reason="it is a file of Python", location=place, hint=_NOT_PYTHON)
     try:
         with file.open("rb") as stream:
             raw = stream.read(_MAX_BYTES + 1)
@@ -136,7 +144,7 @@ def _data(node: Node, source: Source) -> Any:
             problem = f"'{shorten(key.text)}' has no value"
             # {a: max(x, b)} and {doc: first, second} read as two entries
             cut = source.text.startswith("{", node.start) and value.end <= value.start
-            hint = FLOW_HINT if cut else "give it one, or remove the key"
+            hint = FLOW_HINT if cut else "give it one, indented if it is below, or remove the key"
             raise BadValue(problem=problem, location=source.of(key), hint=hint)
     return {key.text: _data(value, source) for key, value in node.pairs}
 
@@ -167,9 +175,11 @@ def _translate(entry: dict[str, Any], root: Node, source: Source) -> SpecError:
     match entry["type"]:
         case "extra_forbidden":
             known = _known_keys(path)
-            close = get_close_matches(last[:60], known, n=1)
+            close = nearest(last, known)
             close = ["transform"] if last in _FORMULA and "transform" in known else close
             hint = f"did you mean '{close[0]}'?" if close else f"keys: {', '.join(known)}"
+            if last in OF_CALLS:
+                hint = "every loss has it as an argument of its calls; a spec does not set it"
             key = parent.key(path[-1]) or node
             return UnknownKey(key=shorten(last), location=source.of(key), hint=hint)
         case "missing":
@@ -191,6 +201,12 @@ def _translate(entry: dict[str, Any], root: Node, source: Source) -> SpecError:
         advice = _EXAMPLES[str(path[0])].format("name", "0.5")
     if expected == "a mapping" and len(path) == 2 and path[0] in _EXAMPLES:
         advice = _EXAMPLES[str(path[0])].format(path[1], node.text)
+    if expected == "a number" and node.text.lower() in ("true", "false", "yes", "no"):
+        advice = "write 1 or 0"
+    if expected.startswith("a formula") and node.kind == "list":
+        advice = (
+            "'- ' begins an entry of a list: write -x without the blank, or put quotes around it"
+        )
     if last == "domain" and node.kind == "list":
         advice = f'quote it: domain: "{source.text[node.start : node.end]}"'
     return WrongType(key=shorten(shown), expected=expected, location=source.of(node), hint=advice)

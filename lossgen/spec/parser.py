@@ -58,6 +58,7 @@ from lossgen.spec.vocabulary import (
     REDUCTIONS,
     SUGAR,
     repair,
+    repair_call,
     usual,
 )
 from lossgen.spec.words import check_words
@@ -70,7 +71,7 @@ MAX_WRITTEN_OUT = 4000  # nodes of a formula once its words of ``definitions`` a
 
 _BINARY = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/", ast.Pow: "**"}
 _COMPARE = {ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">=", ast.Eq: "==", ast.NotEq: "!="}
-_DECLARE = "declare it: a number under parameters, a tensor under inputs, a formula under let"
+_NO_LOSSES = "a formula calls no losses: write out the transform of its spec"
 _KEYWORD_HINTS = dict.fromkeys(
     ("dim", "axis", "keepdim", "keepdims"), "remove it: reductions go over the classes"
 )
@@ -125,7 +126,7 @@ class _Builder:
         self.text, self.scope, self.locate = text, scope, locate
         self.constants = Constants()
         self.counts: dict[int, tuple[Expr, int]] = {}  # of nodes, by identity of the root
-        self.known = sorted({*scope.names, *LEAVES, *SUGAR, *FUNCTIONS})
+        self.known = sorted({*scope.names, *LEAVES, *SUGAR})
 
     def fail(self, error: type[SpecError], span: Span, **fields: Any) -> NoReturn:
         raise error(location=self.locate(span), **fields)
@@ -200,6 +201,7 @@ class _Builder:
             return Name(rank, span, name, kind)
         if name == "y":
             self.fail(BareTarget, span)
+        hint: str | None
         if name in self.scope.later:
             hint = "a let may use only the lets above it"
         elif name in self.scope.outputs:
@@ -209,7 +211,10 @@ class _Builder:
         elif name == "others":
             hint = "it stands only in over=others"
         else:
-            hint = repair(name, self.known) or _DECLARE
+            hint = repair(name, self.known)
+            stem = name.removesuffix("_loss")
+            if hint is None and stem in spec_names():
+                hint = f"a formula uses no other loss: this one is lossgen.load('{stem}')"
         self.fail(UnknownName, span, name=shorten(name), hint=hint)
 
     def gather(self, vector: ast.expr, index: ast.expr, span: Span, depth: int) -> Expr:
@@ -217,6 +222,8 @@ class _Builder:
             start, end = index.col_offset, index.end_col_offset or index.col_offset + 1
             shown = self.words(Span(vector.col_offset, vector.end_col_offset or 0))
             number = isinstance(index, ast.Constant)
+            if number:
+                self.visit(vector, depth + 1)  # sort(x)[0]: there is no sort
             hint = f"the target class is y: write {shown}[y]"
             if number:  # one class by its number
                 at = self.words(Span(start, end))
@@ -246,9 +253,9 @@ class _Builder:
                 at_target = [getattr(a, "id", "") for a in node.args] == ["y"] and name != "y"
                 hint = f"write {name}[y]" if at_target else None
                 self.fail(NotAFunction, where, name=name, what=what, hint=hint)
-            hint = repair(name, sorted(FUNCTIONS))
+            hint = repair_call(name, sorted(FUNCTIONS))
             if name.removesuffix("_loss") in spec_names():
-                hint = "a formula calls no losses: write out the transform of its spec"
+                hint = _NO_LOSSES
             self.fail(UnknownFunction, where, name=shorten(name), hint=hint)
         others = self.over_others(name, node)
         if any(isinstance(a, ast.Starred) for a in node.args):

@@ -32,6 +32,7 @@ MAX_CHARACTERS = 250_000
 MAX_DEPTH = 10
 MAX_ENTRIES = 500  # of a mapping or a list
 FLOW_HINT = "inside { } or [ ], a text with commas or brackets needs quotes"
+_GLUED = re.compile(r"^(\w+):([^\s/]\S*)\n\w*\Z", re.MULTILINE)  # name:t above another key
 _SPACE = re.compile(r"\s*")
 _BLANK = re.compile(r"(?:\s|\\[ \n\t_nrtvfNLP]|\\x20|\\u0020)*")  # in a double-quoted scalar
 _ESCAPE_LENGTHS = {"x": 4, "u": 6, "U": 10}
@@ -189,7 +190,11 @@ def compose(source: Source) -> Node:
     if root is None or (root.kind == "scalar" and not root.text):
         raise UnreadableSpec(reason="it is empty", location=source.location(0))
     if root.kind != "mapping":
-        raise UnreadableSpec(reason="it is not a mapping of keys", location=source.of(root))
+        raise UnreadableSpec(
+            reason="it is not a mapping of keys",
+            location=source.of(root),
+            hint="a spec has lines such as name: my_loss and transform: -logp[y]",
+        )
     return root
 
 
@@ -219,7 +224,8 @@ def _events(source: Source) -> Iterator[Any]:
         if not mark or re.search("<stream end>|end of stream", problem):
             mark, problem = error.context_mark or mark, "this is never closed"
         place = source.location(mark.index if mark else 0)
-        raise YamlSyntax(problem=problem, location=place, hint=_hint(problem)) from None
+        hint = _hint(problem, source.text[: mark.index] if mark else "")
+        raise YamlSyntax(problem=problem, location=place, hint=hint) from None
     except ReaderError as error:
         code = error.character if isinstance(error.character, int) else ord(error.character)
         problem = f"character U+{code:04X} is not allowed"
@@ -239,13 +245,18 @@ def _events(source: Source) -> Iterator[Any]:
         raise YamlSyntax(problem=problem, location=source.location(0)) from error
 
 
-def _hint(problem: str) -> str | None:
+def _hint(problem: str, before: str) -> str | None:
+    """What to write, by the parser's words and the text before the place."""
     if "'\\t'" in problem:
         return "indent with spaces"
     if problem.startswith("expected chomping"):
         return "| begins a text of several lines: an absolute value is abs(e)"
     if problem.startswith("expected ',' or"):
         return FLOW_HINT
+    if problem.startswith("sequence entries are not allowed"):
+        return "'- ' begins an entry of a list: write -x without the blank, or put quotes around it"
+    if glued := _GLUED.search(before):
+        return f"a blank stands behind the ':' of a key: write {glued[1]}: {glued[2]}"
     if "cannot start any token" in problem or "mapping values are not allowed" in problem:
         return "put quotes around a value that holds ': ' or starts with a special character"
     return None

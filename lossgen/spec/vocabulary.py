@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
-
 from lossgen.spec.definitions import DEFINED
 from lossgen.spec.expr import NameKind, Rank
+from lossgen.unknown import nearest
 
 __all__ = [
     "ALIASES",
@@ -16,6 +15,7 @@ __all__ = [
     "FUNCTIONS",
     "LEAVES",
     "LIBRARIES",
+    "OF_CALLS",
     "OVER_CLASSES",
     "REDUCTIONS",
     "RESERVED",
@@ -23,6 +23,7 @@ __all__ = [
     "SUGAR",
     "TYPOGRAPHY",
     "repair",
+    "repair_call",
     "spelled",
     "usual",
 ]
@@ -89,6 +90,12 @@ _ALSO_NAMES = {
     *("cosh", "sinh", "asinh", "acosh", "logcosh"),
 }
 
+#: arguments of every loss
+OF_CALLS = (
+    *("ignore_index", "reduction", "backend", "inplace_grad", "class_dim"),
+    *("hidden", "linear_weight", "linear_bias"),
+    *("shift", "memory_budget", "schedule", "filter", "skip_ignored"),
+)
 RESERVED = {
     **dict.fromkeys(SUGAR, "a word of the formula language"),
     **dict.fromkeys((*LEAVES, "over", "others"), "a word of the formula language"),
@@ -97,14 +104,7 @@ RESERVED = {
     **dict.fromkeys(ARGUMENTS.keys() - _ALSO_NAMES, "a function of the formula language"),
     "self": "the first argument of a method",
     **dict.fromkeys(("transform", "regularizer", "adversarial", "normalizer"), "a part of a spec"),
-    **dict.fromkeys(
-        (
-            *("ignore_index", "reduction", "backend", "inplace_grad", "class_dim"),
-            *("hidden", "linear_weight", "linear_bias"),
-            *("shift", "memory_budget", "schedule", "filter", "skip_ignored"),
-        ),
-        "an argument of every loss",
-    ),
+    **dict.fromkeys(OF_CALLS, "an argument of every loss"),
 }
 # an output is a field of a named tuple, and no formula can name it
 RESERVED_OUTPUTS = dict.fromkeys(("count", "index"), "a method of every tuple")
@@ -136,7 +136,7 @@ ALIASES = {
     "C": "V",
     "n_classes": "V",
     "num_classes": "V",
-    "logits": "x",
+    **dict.fromkeys(("logits", "input", "inputs", "output", "outputs"), "x"),
     "detach": "stop_gradient",
     "sg": "stop_gradient",
     "stopgrad": "stop_gradient",
@@ -189,7 +189,12 @@ _INSTEAD = {
     **dict.fromkeys(("multiply", "mul", "divide", "div", "true_divide"), "write a*b or a/b"),
     **dict.fromkeys(("nll_loss", "ce", "nll", "cross_entropy"), "write -logp[y]"),
     **dict.fromkeys(("pt", "p_t", "p_y", "py", "prob", "p_true"), "write p[y]"),
-    **dict.fromkeys(("y_true", "ytrue", "one_hot_target"), "write onehot, the indicator of y"),
+    **dict.fromkeys(("y_true", "ytrue", "Y", "one_hot_target"), "write onehot, the indicator of y"),
+    **dict.fromkeys(
+        ("y_pred", "y_hat", "yhat", "pred", "preds", "prediction", "predictions", "scores"),
+        "write x, the logits, or p, their softmax",
+    ),
+    **dict.fromkeys(("eps", "epsilon"), "write the number, 1e-8, or logp[y], which needs none"),
     "e": "write exp(…)",
     **dict.fromkeys(
         ("kl_div", "kl"), "write sum(t * (log(t) - logp)), where t is an input of kind class"
@@ -216,12 +221,30 @@ _INSTEAD = {
 }
 
 
+#: Functions, by names that are usual for parameters too.
+_SPECIAL = {
+    *("gamma", "lgamma", "gammaln", "loggamma", "digamma", "psi", "polygamma", "beta", "betaln"),
+    *("gammainc", "gammaincc", "zeta", "erfinv", "erfcinv", "erfcx", "ndtri", "factorial", "binom"),
+    *("lambertw", "i0", "i1", "i0e", "i1e", "bessel_j0", "bessel_j1"),
+}
+
+
+def repair_call(name: str, known: list[str]) -> str | None:
+    """``repair`` of the name of a function."""
+    if name in _SPECIAL:
+        return (
+            f"{name} is not in the language, whose special functions are erf, erfc and ndtr: "
+            "compute it in torch, and give it as an input of kind row or class"
+        )
+    return repair(name, known)
+
+
 def repair(name: str, known: list[str]) -> str | None:
     """A hint for a misspelt name: one of ``known``, or the language's word for it."""
     if name in _INSTEAD and name not in known:
         return _INSTEAD[name]
     alias = ALIASES.get(name)
-    close = [alias] if alias in known else get_close_matches(name[:60], known, n=1)
+    close = [alias] if alias in known else nearest(name, known)
     return f"did you mean '{close[0]}'?" if close else None
 
 

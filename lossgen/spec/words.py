@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import keyword
 import re
+import unicodedata
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -23,7 +24,15 @@ from lossgen.errors import (
 )
 from lossgen.spec.expr import Span
 from lossgen.spec.source import shorten
-from lossgen.spec.vocabulary import FUNCTIONS, LIBRARIES, TYPOGRAPHY, repair, spelled, usual
+from lossgen.spec.vocabulary import (
+    FUNCTIONS,
+    LIBRARIES,
+    TYPOGRAPHY,
+    repair,
+    repair_call,
+    spelled,
+    usual,
+)
 
 __all__ = ["check_words"]
 
@@ -45,14 +54,16 @@ _OPERATOR_HINTS = {
     "^": "powers are written with **",
     "|": "the absolute value is abs(e); a choice is where(a < b, …, …)",
     "@": "write sum(a * b)",
-    "=": "name a subexpression with the key let; equality is ==",
+    "=": "a formula is the right side alone; its parts have names under let; equality is ==",
     ":": "the only index is [y]",
     ":=": "name a subexpression with the key let",
     **dict.fromkeys(("//", "%"), "rounding is not in the language: its derivative is 0"),
 }
+_BEHIND_THE_KEY = "a formula is what stands behind the ':'"
 _CHARACTER_HINTS = {
     ";": "name a subexpression with the key let",
     "#": "comments stand on lines of their own, or behind a formula without quotes",
+    "\\": "write it as Python has it, not LaTeX: -log(p[y])",
 }
 _NO_TEXT = (
     "a formula holds numbers and names: what changes is a parameter, text stands in doc and notes"
@@ -65,6 +76,7 @@ _KEYWORD_HINTS = {
     **dict.fromkeys(("for", "in"), "sum(e) goes over the classes by itself"),
     "None": "leave the argument out; a value that is nothing is 0",
 }
+_ONE_EXPRESSION = "a formula is one expression, as -logp[y]"
 
 
 def check_words(text: str, locate: Callable[[Span], Location]) -> None:
@@ -107,13 +119,13 @@ class _Words:
                 self.number(word, start, end)
             case "name":
                 if keyword.iskeyword(word):
-                    hint = _KEYWORD_HINTS.get(word) or repair(word, [])
+                    hint = _KEYWORD_HINTS.get(word) or repair(word, []) or _ONE_EXPRESSION
                     self.fail(NotInLanguage, start, end, what=f"the word '{word}' is", hint=hint)
                 self.value(word, start, end)
             case "quote":
                 self.fail(NotInLanguage, start, end, what="strings are", hint=_NO_TEXT)
             case "other":
-                instead = TYPOGRAPHY.get(word)
+                instead = TYPOGRAPHY.get(word) or _spelled_out(word)
                 hint = f"write {instead}" if instead else _CHARACTER_HINTS.get(word)
                 shown = f"'{word}'" if word.isprintable() else repr(word)
                 self.fail(BadCharacter, start, end, what=f"unexpected character {shown}", hint=hint)
@@ -147,7 +159,8 @@ class _Words:
             hint = self.without_attribute(start)
             self.fail(NotInLanguage, start, end, what="attribute access is", hint=hint)
         if word not in _ALLOWED or (word == "=" and not self.brackets):
-            hint = _OPERATOR_HINTS.get(word)
+            alone = word == ":" and not self.brackets
+            hint = _BEHIND_THE_KEY if alone else _OPERATOR_HINTS.get(word)
             self.fail(NotInLanguage, start, end, what=f"the operator '{word}' is", hint=hint)
         if word in _CLOSING and (not self.brackets or self.brackets[-1][0] != _CLOSING[word]):
             self.fail(FormulaSyntax, start, end, problem=f"nothing for this '{word}' to close")
@@ -171,7 +184,7 @@ class _Words:
         name, arguments = found["name"].rpartition(".")[2], found["arguments"] or "(e)"
         function = spelled(name)
         if function is None:
-            return repair(name, [])
+            return repair_call(name, [])
         if self.before not in LIBRARIES:
             own = self.before if self.before.isidentifier() else "e"
             arguments = f"({own})" if arguments in ("()", "(e)") else f"({own}, {arguments[1:]}"
@@ -184,3 +197,9 @@ class _Words:
         if self.due:
             problem = f"a value is missing after '{self.before}'"
             self.fail(FormulaSyntax, len(self.text) - len(self.before), problem=problem)
+
+
+def _spelled_out(letter: str) -> str | None:
+    """γ → gamma; what Unicode calls LAMDA is a parameter called lam."""
+    *script, name = unicodedata.name(letter, "?").lower().split()
+    return {"lamda": "lam"}.get(name, name) if script[:1] == ["greek"] else None

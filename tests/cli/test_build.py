@@ -199,7 +199,7 @@ def test_standalone_module_runs_without_lossgen(lossgen, catalogue, tmp_path):
         ([], "nothing to build"),
         (["--all", "first"], "--all builds the whole catalogue: name no specs beside it"),
         (["frist"], "no spec 'frist': neither a file nor a name of the catalogue"),
-        (["frist"], "did you mean first?"),
+        (["frist"], "did you mean 'first'?"),
         (["first", "specs/first.yaml"], "2 of these specs would be written to first.py"),
     ],
 )

@@ -22,7 +22,10 @@ from lossgen.spec.load import load_text
 from lossgen.spec.source import Source, compose
 
 FOCAL = "-(1 - p[y])**gamma * logp[y]"
-DECLARE = "declare it: {0}=2.0 for a number, {0}='row' for a tensor"
+DECLARE = (
+    "declare it: {0}=2.0 for a number, {0}='class', 'row' or 'vocab' for a tensor [*, V], [*] or "
+    "[V]"
+)
 
 
 def called(function, **options):
@@ -140,7 +143,8 @@ def test_what_a_declaration_means(value, entry):
             {"a": (2.0, "[3, 4]")},
             "<declarations>:3:20: error LG121: default 2 of 'a' is outside its domain [3, 4]\n"
             '  "a": {"default": 2.0, "domain": "[3, 4]"}\n'
-            "                   ^^^",
+            "                   ^^^\n"
+            "hint: choose another value, or a wider domain",
         ),
         (
             "-a * logp[y]",

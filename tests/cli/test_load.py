@@ -33,7 +33,7 @@ def test_every_generated_name_is_offered():
     offered = dir(losses)
     for name in paths.spec_names():
         assert {name, lossgen.load(name).LOSS.function} <= set(offered)
-    with pytest.raises(AttributeError, match="has no loss 'nothing'"):
+    with pytest.raises(AttributeError, match="losses has no 'nothing'"):
         losses.nothing  # noqa: B018
     with pytest.raises(ImportError):
         from lossgen.losses import nothing  # noqa: F401
@@ -82,6 +82,6 @@ def test_verbs_are_functions_and_modules(catalogue):
     assert lossgen.build.Report
     assert callable(lossgen.verify)
     assert lossgen.build("first", check=True).changes
-    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+    with pytest.raises(AttributeError, match="lossgen has no 'nothing'"):
         lossgen.nothing  # noqa: B018
     assert set(lossgen.__all__) <= set(dir(lossgen))

@@ -90,7 +90,7 @@ def test_as_text():
     ("arguments", "options", "text"),
     [
         ((), {}, "cannot compare nothing: name a loss"),
-        (("gec",), {}, "did you mean gce"),
+        (("gec",), {}, "did you mean 'gce'"),
         (("nothing.yaml",), {}, "neither a file nor a name"),
         (("-lgop[y]",), {}, "unknown name 'lgop'"),
         (("gce",), {"over": "q"}, "over is 'p' or 'z', not 'q'"),
