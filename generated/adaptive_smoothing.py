@@ -14,6 +14,8 @@ Bai et al. 2023, arXiv:2301.12554
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import torch
 from torch import Tensor
 
@@ -492,9 +494,9 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def adaptive_smoothing_loss(
-    logits: Tensor, target: Tensor, robust_x: Tensor, *, alpha: float = 0.5,
+    logits: Tensor, target: Tensor, robust_x: Tensor, *more: NoReturn, alpha: float = 0.5,
     ignore_index: int = -100, reduction: str = "mean", backend: str = "auto",
-    inplace_grad: bool = False, class_dim: int | None = None,
+    inplace_grad: bool = False, class_dim: int | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """Mixture of an accurate and a robust classifier.
 
@@ -507,6 +509,8 @@ def adaptive_smoothing_loss(
 
     Source: Bai et al. 2023, arXiv:2301.12554
     """
+    if more or unknown:
+        rt.refuse(adaptive_smoothing_loss, more, unknown)
     return LOSS(
         logits, target, (robust_x,), (alpha,), (), ignore_index, reduction, backend, inplace_grad,
         class_dim,
@@ -519,13 +523,16 @@ class AdaptiveSmoothingLoss(rt.LossModule, loss=LOSS, function=adaptive_smoothin
 
 @rt.documented
 def linear_adaptive_smoothing_loss(
-    hidden: Tensor, linear_weight: Tensor, target: Tensor, robust_x: Tensor | tuple[Tensor, ...], *,
-    alpha: float = 0.5, linear_bias: Tensor | None = None, softcap: float | None = None,
-    temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None,
-    schedule: str = "auto", filter: bool = True, skip_ignored: bool | None = None,
-    ignore_index: int = -100, reduction: str = "mean", backend: str = "auto",
+    hidden: Tensor, linear_weight: Tensor, target: Tensor, robust_x: Tensor | tuple[Tensor, ...],
+    *more: NoReturn, alpha: float = 0.5, linear_bias: Tensor | None = None,
+    softcap: float | None = None, temperature: float = 1.0, shift: int = 0,
+    memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
+    skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
+    backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`adaptive_smoothing_loss`, of a linear layer without its logits."""
+    if more or unknown:
+        rt.refuse(linear_adaptive_smoothing_loss, more, unknown)
     return rt.linear_loss(
         LOSS, rt.Factors(hidden, linear_weight, linear_bias),
         rt.Arguments(target, (robust_x,), (alpha,), (), ignore_index, backend), reduction,

@@ -15,6 +15,8 @@ Mao, Mohri, Zhong 2023, arXiv:2304.07288
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import torch
 from torch import Tensor
 
@@ -564,9 +566,10 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def adv_comp_sum_loss(
-    logits: Tensor, target: Tensor, adversarial_x: Tensor, *, tau: float = 1.5, rho: float = 1.0,
-    nu: float = 1.0, ignore_index: int = -100, reduction: str = "mean", backend: str = "auto",
-    inplace_grad: bool = False, class_dim: int | None = None,
+    logits: Tensor, target: Tensor, adversarial_x: Tensor, *more: NoReturn, tau: float = 1.5,
+    rho: float = 1.0, nu: float = 1.0, ignore_index: int = -100, reduction: str = "mean",
+    backend: str = "auto", inplace_grad: bool = False, class_dim: int | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """Smooth adversarial comp-sum loss.
 
@@ -583,6 +586,8 @@ def adv_comp_sum_loss(
 
     Source: Mao, Mohri, Zhong 2023, arXiv:2304.07288
     """
+    if more or unknown:
+        rt.refuse(adv_comp_sum_loss, more, unknown)
     return LOSS(
         logits, target, (adversarial_x,), (tau, rho, nu), (), ignore_index, reduction, backend,
         inplace_grad, class_dim,
@@ -596,13 +601,15 @@ class AdvCompSumLoss(rt.LossModule, loss=LOSS, function=adv_comp_sum_loss):
 @rt.documented
 def linear_adv_comp_sum_loss(
     hidden: Tensor, linear_weight: Tensor, target: Tensor,
-    adversarial_x: Tensor | tuple[Tensor, ...], *, tau: float = 1.5, rho: float = 1.0,
+    adversarial_x: Tensor | tuple[Tensor, ...], *more: NoReturn, tau: float = 1.5, rho: float = 1.0,
     nu: float = 1.0, linear_bias: Tensor | None = None, softcap: float | None = None,
     temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None,
     schedule: str = "auto", filter: bool = True, skip_ignored: bool | None = None,
-    ignore_index: int = -100, reduction: str = "mean", backend: str = "auto",
+    ignore_index: int = -100, reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`adv_comp_sum_loss`, of a linear layer without its logits."""
+    if more or unknown:
+        rt.refuse(linear_adv_comp_sum_loss, more, unknown)
     return rt.linear_loss(
         LOSS, rt.Factors(hidden, linear_weight, linear_bias),
         rt.Arguments(target, (adversarial_x,), (tau, rho, nu), (), ignore_index, backend),

@@ -14,6 +14,8 @@ Zhou et al. 2021, arXiv:2106.03110
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import torch
 from torch import Tensor
 
@@ -359,9 +361,9 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def aexp_loss(
-    logits: Tensor, target: Tensor, *, a: float = 3.0, ignore_index: int = -100,
+    logits: Tensor, target: Tensor, *more: NoReturn, a: float = 3.0, ignore_index: int = -100,
     reduction: str = "mean", backend: str = "auto", inplace_grad: bool = False,
-    class_dim: int | None = None,
+    class_dim: int | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """Asymmetric exponential loss.
 
@@ -372,6 +374,8 @@ def aexp_loss(
 
     Source: Zhou et al. 2021, arXiv:2106.03110
     """
+    if more or unknown:
+        rt.refuse(aexp_loss, more, unknown)
     return LOSS(
         logits, target, (), (a,), (), ignore_index, reduction, backend, inplace_grad, class_dim
     )
@@ -383,13 +387,15 @@ class AExpLoss(rt.LossModule, loss=LOSS, function=aexp_loss):
 
 @rt.documented
 def linear_aexp_loss(
-    hidden: Tensor, linear_weight: Tensor, target: Tensor, *, a: float = 3.0,
+    hidden: Tensor, linear_weight: Tensor, target: Tensor, *more: NoReturn, a: float = 3.0,
     linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
     shift: int = 0, memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
     skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
-    backend: str = "auto",
+    backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`aexp_loss`, of a linear layer without its logits."""
+    if more or unknown:
+        rt.refuse(linear_aexp_loss, more, unknown)
     return rt.linear_loss(
         LOSS, rt.Factors(hidden, linear_weight, linear_bias),
         rt.Arguments(target, (), (a,), (), ignore_index, backend), reduction,

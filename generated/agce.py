@@ -14,6 +14,8 @@ Zhou et al. 2021, arXiv:2106.03110
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import torch
 from torch import Tensor
 
@@ -370,9 +372,9 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def agce_loss(
-    logits: Tensor, target: Tensor, *, a: float = 1.0, q: float = 2.0, ignore_index: int = -100,
-    reduction: str = "mean", backend: str = "auto", inplace_grad: bool = False,
-    class_dim: int | None = None,
+    logits: Tensor, target: Tensor, *more: NoReturn, a: float = 1.0, q: float = 2.0,
+    ignore_index: int = -100, reduction: str = "mean", backend: str = "auto",
+    inplace_grad: bool = False, class_dim: int | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """Asymmetric generalized cross-entropy.
 
@@ -384,6 +386,8 @@ def agce_loss(
 
     Source: Zhou et al. 2021, arXiv:2106.03110
     """
+    if more or unknown:
+        rt.refuse(agce_loss, more, unknown)
     return LOSS(
         logits, target, (), (a, q), (), ignore_index, reduction, backend, inplace_grad, class_dim
     )
@@ -395,13 +399,15 @@ class AGCELoss(rt.LossModule, loss=LOSS, function=agce_loss):
 
 @rt.documented
 def linear_agce_loss(
-    hidden: Tensor, linear_weight: Tensor, target: Tensor, *, a: float = 1.0, q: float = 2.0,
-    linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
-    shift: int = 0, memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
-    skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
-    backend: str = "auto",
+    hidden: Tensor, linear_weight: Tensor, target: Tensor, *more: NoReturn, a: float = 1.0,
+    q: float = 2.0, linear_bias: Tensor | None = None, softcap: float | None = None,
+    temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None,
+    schedule: str = "auto", filter: bool = True, skip_ignored: bool | None = None,
+    ignore_index: int = -100, reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`agce_loss`, of a linear layer without its logits."""
+    if more or unknown:
+        rt.refuse(linear_agce_loss, more, unknown)
     return rt.linear_loss(
         LOSS, rt.Factors(hidden, linear_weight, linear_bias),
         rt.Arguments(target, (), (a, q), (), ignore_index, backend), reduction,

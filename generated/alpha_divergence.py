@@ -16,6 +16,8 @@ Amari & Nagaoka 2000, ISBN 978-0-8218-4302-4; Wang et al. 2021, arXiv:2102.07954
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import torch
 from torch import Tensor
 
@@ -733,8 +735,9 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def alpha_divergence_loss(
-    logits: Tensor, teacher: Tensor, *, alpha: float = 0.5, reduction: str = "mean",
+    logits: Tensor, teacher: Tensor, *more: NoReturn, alpha: float = 0.5, reduction: str = "mean",
     backend: str = "auto", inplace_grad: bool = False, class_dim: int | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """Alpha divergence distillation.
 
@@ -748,6 +751,8 @@ def alpha_divergence_loss(
     Source: Amari & Nagaoka 2000, ISBN 978-0-8218-4302-4; Wang et al. 2021, arXiv:2102.07954
         (AlphaNet)
     """
+    if more or unknown:
+        rt.refuse(alpha_divergence_loss, more, unknown)
     return LOSS(
         logits, None, (teacher,), (alpha,), (), -100, reduction, backend, inplace_grad, class_dim
     )
@@ -759,12 +764,14 @@ class AlphaDivergenceLoss(rt.LossModule, loss=LOSS, function=alpha_divergence_lo
 
 @rt.documented
 def linear_alpha_divergence_loss(
-    hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *,
+    hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *more: NoReturn,
     alpha: float = 0.5, linear_bias: Tensor | None = None, softcap: float | None = None,
     temperature: float = 1.0, memory_budget: int | None = None, schedule: str = "auto",
-    filter: bool = True, reduction: str = "mean", backend: str = "auto",
+    filter: bool = True, reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`alpha_divergence_loss`, of a linear layer without its logits."""
+    if more or unknown:
+        rt.refuse(linear_alpha_divergence_loss, more, unknown)
     return rt.linear_loss(
         LOSS, rt.Factors(hidden, linear_weight, linear_bias),
         rt.Arguments(None, (teacher,), (alpha,), (), -100, backend), reduction,

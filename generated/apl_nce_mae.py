@@ -14,6 +14,8 @@ Ma et al. 2020, arXiv:2006.13554
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import torch
 from torch import Tensor
 
@@ -445,9 +447,9 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def apl_nce_mae_loss(
-    logits: Tensor, target: Tensor, *, alpha: float = 1.0, beta: float = 1.0,
+    logits: Tensor, target: Tensor, *more: NoReturn, alpha: float = 1.0, beta: float = 1.0,
     ignore_index: int = -100, reduction: str = "mean", backend: str = "auto",
-    inplace_grad: bool = False, class_dim: int | None = None,
+    inplace_grad: bool = False, class_dim: int | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """Active passive loss, NCE and MAE.
 
@@ -460,6 +462,8 @@ def apl_nce_mae_loss(
 
     Source: Ma et al. 2020, arXiv:2006.13554
     """
+    if more or unknown:
+        rt.refuse(apl_nce_mae_loss, more, unknown)
     return LOSS(
         logits, target, (), (alpha, beta), (), ignore_index, reduction, backend, inplace_grad,
         class_dim,
@@ -472,13 +476,15 @@ class NCEMAELoss(rt.LossModule, loss=LOSS, function=apl_nce_mae_loss):
 
 @rt.documented
 def linear_apl_nce_mae_loss(
-    hidden: Tensor, linear_weight: Tensor, target: Tensor, *, alpha: float = 1.0, beta: float = 1.0,
-    linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
-    shift: int = 0, memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
-    skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
-    backend: str = "auto",
+    hidden: Tensor, linear_weight: Tensor, target: Tensor, *more: NoReturn, alpha: float = 1.0,
+    beta: float = 1.0, linear_bias: Tensor | None = None, softcap: float | None = None,
+    temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None,
+    schedule: str = "auto", filter: bool = True, skip_ignored: bool | None = None,
+    ignore_index: int = -100, reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`apl_nce_mae_loss`, of a linear layer without its logits."""
+    if more or unknown:
+        rt.refuse(linear_apl_nce_mae_loss, more, unknown)
     return rt.linear_loss(
         LOSS, rt.Factors(hidden, linear_weight, linear_bias),
         rt.Arguments(target, (), (alpha, beta), (), ignore_index, backend), reduction,

@@ -14,6 +14,8 @@ Ridnik et al. 2021, arXiv:2009.14119
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import torch
 from torch import Tensor
 
@@ -494,9 +496,10 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def asl_single_label_loss(
-    logits: Tensor, target: Tensor, *, gamma_pos: float = 0.0, gamma_neg: float = 4.0,
+    logits: Tensor, target: Tensor, *more: NoReturn, gamma_pos: float = 0.0, gamma_neg: float = 4.0,
     smoothing: float = 0.1, ignore_index: int = -100, reduction: str = "mean",
     backend: str = "auto", inplace_grad: bool = False, class_dim: int | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """Asymmetric loss, single label.
 
@@ -510,6 +513,8 @@ def asl_single_label_loss(
 
     Source: Ridnik et al. 2021, arXiv:2009.14119
     """
+    if more or unknown:
+        rt.refuse(asl_single_label_loss, more, unknown)
     return LOSS(
         logits, target, (), (gamma_pos, gamma_neg, smoothing), (), ignore_index, reduction, backend,
         inplace_grad, class_dim,
@@ -522,14 +527,16 @@ class ASLSingleLabelLoss(rt.LossModule, loss=LOSS, function=asl_single_label_los
 
 @rt.documented
 def linear_asl_single_label_loss(
-    hidden: Tensor, linear_weight: Tensor, target: Tensor, *, gamma_pos: float = 0.0,
+    hidden: Tensor, linear_weight: Tensor, target: Tensor, *more: NoReturn, gamma_pos: float = 0.0,
     gamma_neg: float = 4.0, smoothing: float = 0.1, linear_bias: Tensor | None = None,
     softcap: float | None = None, temperature: float = 1.0, shift: int = 0,
     memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
     skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
-    backend: str = "auto",
+    backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`asl_single_label_loss`, of a linear layer without its logits."""
+    if more or unknown:
+        rt.refuse(linear_asl_single_label_loss, more, unknown)
     return rt.linear_loss(
         LOSS, rt.Factors(hidden, linear_weight, linear_bias),
         rt.Arguments(target, (), (gamma_pos, gamma_neg, smoothing), (), ignore_index, backend),

@@ -14,6 +14,8 @@ Zhou et al. 2021, arXiv:2106.03110
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import torch
 from torch import Tensor
 
@@ -366,9 +368,9 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def aul_loss(
-    logits: Tensor, target: Tensor, *, a: float = 1.5, q: float = 0.9, ignore_index: int = -100,
-    reduction: str = "mean", backend: str = "auto", inplace_grad: bool = False,
-    class_dim: int | None = None,
+    logits: Tensor, target: Tensor, *more: NoReturn, a: float = 1.5, q: float = 0.9,
+    ignore_index: int = -100, reduction: str = "mean", backend: str = "auto",
+    inplace_grad: bool = False, class_dim: int | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """Asymmetric unhinged loss.
 
@@ -380,6 +382,8 @@ def aul_loss(
 
     Source: Zhou et al. 2021, arXiv:2106.03110
     """
+    if more or unknown:
+        rt.refuse(aul_loss, more, unknown)
     return LOSS(
         logits, target, (), (a, q), (), ignore_index, reduction, backend, inplace_grad, class_dim
     )
@@ -391,13 +395,15 @@ class AULLoss(rt.LossModule, loss=LOSS, function=aul_loss):
 
 @rt.documented
 def linear_aul_loss(
-    hidden: Tensor, linear_weight: Tensor, target: Tensor, *, a: float = 1.5, q: float = 0.9,
-    linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
-    shift: int = 0, memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
-    skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
-    backend: str = "auto",
+    hidden: Tensor, linear_weight: Tensor, target: Tensor, *more: NoReturn, a: float = 1.5,
+    q: float = 0.9, linear_bias: Tensor | None = None, softcap: float | None = None,
+    temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None,
+    schedule: str = "auto", filter: bool = True, skip_ignored: bool | None = None,
+    ignore_index: int = -100, reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`aul_loss`, of a linear layer without its logits."""
+    if more or unknown:
+        rt.refuse(linear_aul_loss, more, unknown)
     return rt.linear_loss(
         LOSS, rt.Factors(hidden, linear_weight, linear_bias),
         rt.Arguments(target, (), (a, q), (), ignore_index, backend), reduction,

@@ -14,6 +14,8 @@ Ren et al. 2020, arXiv:2007.10740
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import torch
 from torch import Tensor
 
@@ -382,9 +384,9 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def balanced_softmax_loss(
-    logits: Tensor, target: Tensor, *, counts: Tensor, ignore_index: int = -100,
+    logits: Tensor, target: Tensor, *more: NoReturn, counts: Tensor, ignore_index: int = -100,
     reduction: str = "mean", backend: str = "auto", inplace_grad: bool = False,
-    class_dim: int | None = None,
+    class_dim: int | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """Balanced softmax.
 
@@ -395,6 +397,8 @@ def balanced_softmax_loss(
 
     Source: Ren et al. 2020, arXiv:2007.10740
     """
+    if more or unknown:
+        rt.refuse(balanced_softmax_loss, more, unknown)
     return LOSS(
         logits, target, (), (), (counts,), ignore_index, reduction, backend, inplace_grad, class_dim
     )
@@ -406,13 +410,15 @@ class BalancedSoftmaxLoss(rt.LossModule, loss=LOSS, function=balanced_softmax_lo
 
 @rt.documented
 def linear_balanced_softmax_loss(
-    hidden: Tensor, linear_weight: Tensor, target: Tensor, *, counts: Tensor,
+    hidden: Tensor, linear_weight: Tensor, target: Tensor, *more: NoReturn, counts: Tensor,
     linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
     shift: int = 0, memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
     skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
-    backend: str = "auto",
+    backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`balanced_softmax_loss`, of a linear layer without its logits."""
+    if more or unknown:
+        rt.refuse(linear_balanced_softmax_loss, more, unknown)
     return rt.linear_loss(
         LOSS, rt.Factors(hidden, linear_weight, linear_bias),
         rt.Arguments(target, (), (), (counts,), ignore_index, backend), reduction,

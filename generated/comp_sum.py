@@ -14,6 +14,8 @@ Mao, Mohri, Zhong 2023, arXiv:2304.07288
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import torch
 from torch import Tensor
 
@@ -356,9 +358,9 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def comp_sum_loss(
-    logits: Tensor, target: Tensor, *, tau: float = 1.5, ignore_index: int = -100,
+    logits: Tensor, target: Tensor, *more: NoReturn, tau: float = 1.5, ignore_index: int = -100,
     reduction: str = "mean", backend: str = "auto", inplace_grad: bool = False,
-    class_dim: int | None = None,
+    class_dim: int | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """Comp-sum loss.
 
@@ -370,6 +372,8 @@ def comp_sum_loss(
 
     Source: Mao, Mohri, Zhong 2023, arXiv:2304.07288
     """
+    if more or unknown:
+        rt.refuse(comp_sum_loss, more, unknown)
     return LOSS(
         logits, target, (), (tau,), (), ignore_index, reduction, backend, inplace_grad, class_dim
     )
@@ -381,13 +385,15 @@ class CompSumLoss(rt.LossModule, loss=LOSS, function=comp_sum_loss):
 
 @rt.documented
 def linear_comp_sum_loss(
-    hidden: Tensor, linear_weight: Tensor, target: Tensor, *, tau: float = 1.5,
+    hidden: Tensor, linear_weight: Tensor, target: Tensor, *more: NoReturn, tau: float = 1.5,
     linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
     shift: int = 0, memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
     skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
-    backend: str = "auto",
+    backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`comp_sum_loss`, of a linear layer without its logits."""
+    if more or unknown:
+        rt.refuse(linear_comp_sum_loss, more, unknown)
     return rt.linear_loss(
         LOSS, rt.Factors(hidden, linear_weight, linear_bias),
         rt.Arguments(target, (), (tau,), (), ignore_index, backend), reduction,

@@ -14,6 +14,8 @@ Pereyra et al. 2017, arXiv:1701.06548
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import torch
 from torch import Tensor
 
@@ -423,9 +425,9 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def confidence_penalty_loss(
-    logits: Tensor, target: Tensor, *, beta: float = 0.1, ignore_index: int = -100,
+    logits: Tensor, target: Tensor, *more: NoReturn, beta: float = 0.1, ignore_index: int = -100,
     reduction: str = "mean", backend: str = "auto", inplace_grad: bool = False,
-    class_dim: int | None = None,
+    class_dim: int | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """Cross-entropy with a confidence penalty.
 
@@ -437,6 +439,8 @@ def confidence_penalty_loss(
 
     Source: Pereyra et al. 2017, arXiv:1701.06548
     """
+    if more or unknown:
+        rt.refuse(confidence_penalty_loss, more, unknown)
     return LOSS(
         logits, target, (), (beta,), (), ignore_index, reduction, backend, inplace_grad, class_dim
     )
@@ -448,13 +452,15 @@ class ConfidencePenaltyLoss(rt.LossModule, loss=LOSS, function=confidence_penalt
 
 @rt.documented
 def linear_confidence_penalty_loss(
-    hidden: Tensor, linear_weight: Tensor, target: Tensor, *, beta: float = 0.1,
+    hidden: Tensor, linear_weight: Tensor, target: Tensor, *more: NoReturn, beta: float = 0.1,
     linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
     shift: int = 0, memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
     skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
-    backend: str = "auto",
+    backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`confidence_penalty_loss`, of a linear layer without its logits."""
+    if more or unknown:
+        rt.refuse(linear_confidence_penalty_loss, more, unknown)
     return rt.linear_loss(
         LOSS, rt.Factors(hidden, linear_weight, linear_bias),
         rt.Arguments(target, (), (beta,), (), ignore_index, backend), reduction,

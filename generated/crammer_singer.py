@@ -14,6 +14,8 @@ Crammer & Singer 2001, JMLR 2
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import torch
 from torch import Tensor
 
@@ -333,9 +335,9 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def crammer_singer_loss(
-    logits: Tensor, target: Tensor, *, margin: float = 1.0, ignore_index: int = -100,
+    logits: Tensor, target: Tensor, *more: NoReturn, margin: float = 1.0, ignore_index: int = -100,
     reduction: str = "mean", backend: str = "auto", inplace_grad: bool = False,
-    class_dim: int | None = None,
+    class_dim: int | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """Multiclass hinge loss of Crammer and Singer.
 
@@ -346,6 +348,8 @@ def crammer_singer_loss(
 
     Source: Crammer & Singer 2001, JMLR 2
     """
+    if more or unknown:
+        rt.refuse(crammer_singer_loss, more, unknown)
     return LOSS(
         logits, target, (), (margin,), (), ignore_index, reduction, backend, inplace_grad, class_dim
     )
@@ -357,13 +361,15 @@ class CrammerSingerLoss(rt.LossModule, loss=LOSS, function=crammer_singer_loss):
 
 @rt.documented
 def linear_crammer_singer_loss(
-    hidden: Tensor, linear_weight: Tensor, target: Tensor, *, margin: float = 1.0,
+    hidden: Tensor, linear_weight: Tensor, target: Tensor, *more: NoReturn, margin: float = 1.0,
     linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
     shift: int = 0, memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
     skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
-    backend: str = "auto",
+    backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`crammer_singer_loss`, of a linear layer without its logits."""
+    if more or unknown:
+        rt.refuse(linear_crammer_singer_loss, more, unknown)
     return rt.linear_loss(
         LOSS, rt.Factors(hidden, linear_weight, linear_bias),
         rt.Arguments(target, (), (margin,), (), ignore_index, backend), reduction,

@@ -17,6 +17,8 @@ Equal to torch.nn.functional.cross_entropy where that has the option; z-loss as 
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import torch
 from torch import Tensor
 
@@ -1395,10 +1397,11 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def cross_entropy_loss(
-    logits: Tensor, target: Tensor, *, label_smoothing: float = 0.0, z_loss: float = 0.0,
-    softcap: float = float("inf"), temperature: float = 1.0, weight: Tensor | None = None,
-    ignore_index: int = -100, reduction: str = "mean", backend: str = "auto",
-    inplace_grad: bool = False, class_dim: int | None = None,
+    logits: Tensor, target: Tensor, *more: NoReturn, label_smoothing: float = 0.0,
+    z_loss: float = 0.0, softcap: float = float("inf"), temperature: float = 1.0,
+    weight: Tensor | None = None, ignore_index: int = -100, reduction: str = "mean",
+    backend: str = "auto", inplace_grad: bool = False, class_dim: int | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """Cross-entropy with label smoothing, z-loss, class weights, softcap and temperature.
 
@@ -1418,6 +1421,8 @@ def cross_entropy_loss(
         PaLM (Chowdhery et al. 2022, arXiv:2204.02311), softcap as in Gemma 2
         (arXiv:2408.00118)
     """
+    if more or unknown:
+        rt.refuse(cross_entropy_loss, more, unknown)
     return LOSS(
         logits, target, (), (label_smoothing, z_loss, softcap, temperature), (weight,),
         ignore_index, reduction, backend, inplace_grad, class_dim,
@@ -1430,14 +1435,16 @@ class CrossEntropyLoss(rt.LossModule, loss=LOSS, function=cross_entropy_loss):
 
 @rt.documented
 def linear_cross_entropy_loss(
-    hidden: Tensor, linear_weight: Tensor, target: Tensor, *, label_smoothing: float = 0.0,
-    z_loss: float = 0.0, softcap: float = float("inf"), temperature: float = 1.0,
-    weight: Tensor | None = None, linear_bias: Tensor | None = None, shift: int = 0,
-    memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
+    hidden: Tensor, linear_weight: Tensor, target: Tensor, *more: NoReturn,
+    label_smoothing: float = 0.0, z_loss: float = 0.0, softcap: float = float("inf"),
+    temperature: float = 1.0, weight: Tensor | None = None, linear_bias: Tensor | None = None,
+    shift: int = 0, memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
     skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
-    backend: str = "auto",
+    backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`cross_entropy_loss`, of a linear layer without its logits."""
+    if more or unknown:
+        rt.refuse(linear_cross_entropy_loss, more, unknown)
     return rt.linear_loss(
         LOSS, rt.Factors(hidden, linear_weight, linear_bias),
         rt.Arguments(

@@ -14,6 +14,8 @@ Zhang et al. 2024, arXiv:2409.14781 (DC-PDD)
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import torch
 from torch import Tensor
 
@@ -371,9 +373,9 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def dc_pdd_loss(
-    logits: Tensor, target: Tensor, *, cap: float = 0.01, frequency: Tensor,
+    logits: Tensor, target: Tensor, *more: NoReturn, cap: float = 0.01, frequency: Tensor,
     ignore_index: int = -100, reduction: str = "mean", backend: str = "auto",
-    inplace_grad: bool = False, class_dim: int | None = None,
+    inplace_grad: bool = False, class_dim: int | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """Divergence-calibrated pretraining-data score.
 
@@ -385,6 +387,8 @@ def dc_pdd_loss(
 
     Source: Zhang et al. 2024, arXiv:2409.14781 (DC-PDD)
     """
+    if more or unknown:
+        rt.refuse(dc_pdd_loss, more, unknown)
     return LOSS(
         logits, target, (), (cap,), (frequency,), ignore_index, reduction, backend, inplace_grad,
         class_dim,
@@ -397,13 +401,15 @@ class DCPDDLoss(rt.LossModule, loss=LOSS, function=dc_pdd_loss):
 
 @rt.documented
 def linear_dc_pdd_loss(
-    hidden: Tensor, linear_weight: Tensor, target: Tensor, *, cap: float = 0.01, frequency: Tensor,
-    linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
-    shift: int = 0, memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
-    skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
-    backend: str = "auto",
+    hidden: Tensor, linear_weight: Tensor, target: Tensor, *more: NoReturn, cap: float = 0.01,
+    frequency: Tensor, linear_bias: Tensor | None = None, softcap: float | None = None,
+    temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None,
+    schedule: str = "auto", filter: bool = True, skip_ignored: bool | None = None,
+    ignore_index: int = -100, reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`dc_pdd_loss`, of a linear layer without its logits."""
+    if more or unknown:
+        rt.refuse(linear_dc_pdd_loss, more, unknown)
     return rt.linear_loss(
         LOSS, rt.Factors(hidden, linear_weight, linear_bias),
         rt.Arguments(target, (), (cap,), (frequency,), ignore_index, backend), reduction,

@@ -14,6 +14,8 @@ Chen et al. 2025, arXiv:2502.07154
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import torch
 from torch import Tensor
 
@@ -360,9 +362,9 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def dco_loss(
-    logits: Tensor, target: Tensor, *, n: float = 8.0, ignore_index: int = -100,
+    logits: Tensor, target: Tensor, *more: NoReturn, n: float = 8.0, ignore_index: int = -100,
     reduction: str = "mean", backend: str = "auto", inplace_grad: bool = False,
-    class_dim: int | None = None,
+    class_dim: int | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """Direct coverage optimization.
 
@@ -373,6 +375,8 @@ def dco_loss(
 
     Source: Chen et al. 2025, arXiv:2502.07154
     """
+    if more or unknown:
+        rt.refuse(dco_loss, more, unknown)
     return LOSS(
         logits, target, (), (n,), (), ignore_index, reduction, backend, inplace_grad, class_dim
     )
@@ -384,13 +388,15 @@ class DCOLoss(rt.LossModule, loss=LOSS, function=dco_loss):
 
 @rt.documented
 def linear_dco_loss(
-    hidden: Tensor, linear_weight: Tensor, target: Tensor, *, n: float = 8.0,
+    hidden: Tensor, linear_weight: Tensor, target: Tensor, *more: NoReturn, n: float = 8.0,
     linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
     shift: int = 0, memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
     skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
-    backend: str = "auto",
+    backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`dco_loss`, of a linear layer without its logits."""
+    if more or unknown:
+        rt.refuse(linear_dco_loss, more, unknown)
     return rt.linear_loss(
         LOSS, rt.Factors(hidden, linear_weight, linear_bias),
         rt.Arguments(target, (), (n,), (), ignore_index, backend), reduction,

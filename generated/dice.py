@@ -16,6 +16,8 @@ Li et al. 2020, arXiv:1911.02855
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import torch
 from torch import Tensor
 
@@ -791,9 +793,9 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def dice_loss(
-    logits: Tensor, target: Tensor, *, alpha: float = 0.01, gamma: float = 1.0,
+    logits: Tensor, target: Tensor, *more: NoReturn, alpha: float = 0.01, gamma: float = 1.0,
     ignore_index: int = -100, reduction: str = "mean", backend: str = "auto",
-    inplace_grad: bool = False, class_dim: int | None = None,
+    inplace_grad: bool = False, class_dim: int | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """Self-adjusting dice loss.
 
@@ -806,6 +808,8 @@ def dice_loss(
 
     Source: Li et al. 2020, arXiv:1911.02855
     """
+    if more or unknown:
+        rt.refuse(dice_loss, more, unknown)
     return LOSS(
         logits, target, (), (alpha, gamma), (), ignore_index, reduction, backend, inplace_grad,
         class_dim,
@@ -818,13 +822,15 @@ class DiceLoss(rt.LossModule, loss=LOSS, function=dice_loss):
 
 @rt.documented
 def linear_dice_loss(
-    hidden: Tensor, linear_weight: Tensor, target: Tensor, *, alpha: float = 0.01,
+    hidden: Tensor, linear_weight: Tensor, target: Tensor, *more: NoReturn, alpha: float = 0.01,
     gamma: float = 1.0, linear_bias: Tensor | None = None, softcap: float | None = None,
     temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None,
     schedule: str = "auto", filter: bool = True, skip_ignored: bool | None = None,
-    ignore_index: int = -100, reduction: str = "mean", backend: str = "auto",
+    ignore_index: int = -100, reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`dice_loss`, of a linear layer without its logits."""
+    if more or unknown:
+        rt.refuse(linear_dice_loss, more, unknown)
     return rt.linear_loss(
         LOSS, rt.Factors(hidden, linear_weight, linear_bias),
         rt.Arguments(target, (), (alpha, gamma), (), ignore_index, backend), reduction,

@@ -16,6 +16,8 @@ Huang et al. 2022, arXiv:2205.10536
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import torch
 from torch import Tensor
 
@@ -854,8 +856,9 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def dist_row_loss(
-    logits: Tensor, teacher: Tensor, *, T: float = 1.0, reduction: str = "mean",
+    logits: Tensor, teacher: Tensor, *more: NoReturn, T: float = 1.0, reduction: str = "mean",
     backend: str = "auto", inplace_grad: bool = False, class_dim: int | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """DIST, relations among the classes of a row.
 
@@ -868,6 +871,8 @@ def dist_row_loss(
 
     Source: Huang et al. 2022, arXiv:2205.10536
     """
+    if more or unknown:
+        rt.refuse(dist_row_loss, more, unknown)
     return LOSS(
         logits, None, (teacher,), (T,), (), -100, reduction, backend, inplace_grad, class_dim
     )
@@ -879,12 +884,14 @@ class DISTRowLoss(rt.LossModule, loss=LOSS, function=dist_row_loss):
 
 @rt.documented
 def linear_dist_row_loss(
-    hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *, T: float = 1.0,
-    linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
-    memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
-    reduction: str = "mean", backend: str = "auto",
+    hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *more: NoReturn,
+    T: float = 1.0, linear_bias: Tensor | None = None, softcap: float | None = None,
+    temperature: float = 1.0, memory_budget: int | None = None, schedule: str = "auto",
+    filter: bool = True, reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`dist_row_loss`, of a linear layer without its logits."""
+    if more or unknown:
+        rt.refuse(linear_dist_row_loss, more, unknown)
     return rt.linear_loss(
         LOSS, rt.Factors(hidden, linear_weight, linear_bias),
         rt.Arguments(None, (teacher,), (T,), (), -100, backend), reduction,

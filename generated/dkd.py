@@ -16,6 +16,8 @@ Zhao et al. 2022, arXiv:2203.08679
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import torch
 from torch import Tensor
 
@@ -611,9 +613,10 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def dkd_loss(
-    logits: Tensor, target: Tensor, teacher: Tensor, *, T: float = 4.0, alpha: float = 1.0,
-    beta: float = 8.0, ignore_index: int = -100, reduction: str = "mean", backend: str = "auto",
-    inplace_grad: bool = False, class_dim: int | None = None,
+    logits: Tensor, target: Tensor, teacher: Tensor, *more: NoReturn, T: float = 4.0,
+    alpha: float = 1.0, beta: float = 8.0, ignore_index: int = -100, reduction: str = "mean",
+    backend: str = "auto", inplace_grad: bool = False, class_dim: int | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """Decoupled knowledge distillation.
 
@@ -628,6 +631,8 @@ def dkd_loss(
 
     Source: Zhao et al. 2022, arXiv:2203.08679
     """
+    if more or unknown:
+        rt.refuse(dkd_loss, more, unknown)
     return LOSS(
         logits, target, (teacher,), (T, alpha, beta), (), ignore_index, reduction, backend,
         inplace_grad, class_dim,
@@ -640,14 +645,16 @@ class DKDLoss(rt.LossModule, loss=LOSS, function=dkd_loss):
 
 @rt.documented
 def linear_dkd_loss(
-    hidden: Tensor, linear_weight: Tensor, target: Tensor, teacher: Tensor | tuple[Tensor, ...], *,
-    T: float = 4.0, alpha: float = 1.0, beta: float = 8.0, linear_bias: Tensor | None = None,
-    softcap: float | None = None, temperature: float = 1.0, shift: int = 0,
-    memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
+    hidden: Tensor, linear_weight: Tensor, target: Tensor, teacher: Tensor | tuple[Tensor, ...],
+    *more: NoReturn, T: float = 4.0, alpha: float = 1.0, beta: float = 8.0,
+    linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
+    shift: int = 0, memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
     skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
-    backend: str = "auto",
+    backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`dkd_loss`, of a linear layer without its logits."""
+    if more or unknown:
+        rt.refuse(linear_dkd_loss, more, unknown)
     return rt.linear_loss(
         LOSS, rt.Factors(hidden, linear_weight, linear_bias),
         rt.Arguments(target, (teacher,), (T, alpha, beta), (), ignore_index, backend), reduction,

@@ -15,6 +15,8 @@ Liu et al. 2020, arXiv:2007.00151
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import torch
 from torch import Tensor
 
@@ -451,9 +453,9 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def elr_loss(
-    logits: Tensor, target: Tensor, ensemble: Tensor, *, strength: float = 3.0,
+    logits: Tensor, target: Tensor, ensemble: Tensor, *more: NoReturn, strength: float = 3.0,
     ignore_index: int = -100, reduction: str = "mean", backend: str = "auto",
-    inplace_grad: bool = False, class_dim: int | None = None,
+    inplace_grad: bool = False, class_dim: int | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """Early-learning regularisation.
 
@@ -467,6 +469,8 @@ def elr_loss(
 
     Source: Liu et al. 2020, arXiv:2007.00151
     """
+    if more or unknown:
+        rt.refuse(elr_loss, more, unknown)
     return LOSS(
         logits, target, (ensemble,), (strength,), (), ignore_index, reduction, backend,
         inplace_grad, class_dim,
@@ -479,13 +483,16 @@ class ELRLoss(rt.LossModule, loss=LOSS, function=elr_loss):
 
 @rt.documented
 def linear_elr_loss(
-    hidden: Tensor, linear_weight: Tensor, target: Tensor, ensemble: Tensor | tuple[Tensor, ...], *,
-    strength: float = 3.0, linear_bias: Tensor | None = None, softcap: float | None = None,
-    temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None,
-    schedule: str = "auto", filter: bool = True, skip_ignored: bool | None = None,
-    ignore_index: int = -100, reduction: str = "mean", backend: str = "auto",
+    hidden: Tensor, linear_weight: Tensor, target: Tensor, ensemble: Tensor | tuple[Tensor, ...],
+    *more: NoReturn, strength: float = 3.0, linear_bias: Tensor | None = None,
+    softcap: float | None = None, temperature: float = 1.0, shift: int = 0,
+    memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
+    skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
+    backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`elr_loss`, of a linear layer without its logits."""
+    if more or unknown:
+        rt.refuse(linear_elr_loss, more, unknown)
     return rt.linear_loss(
         LOSS, rt.Factors(hidden, linear_weight, linear_bias),
         rt.Arguments(target, (ensemble,), (strength,), (), ignore_index, backend), reduction,

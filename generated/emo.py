@@ -16,6 +16,8 @@ Ren, Wu, Zhu 2024, arXiv:2310.04691
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import torch
 from torch import Tensor
 
@@ -431,9 +433,9 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def emo_loss(
-    logits: Tensor, target: Tensor, cost: Tensor, *, ignore_index: int = -100,
+    logits: Tensor, target: Tensor, cost: Tensor, *more: NoReturn, ignore_index: int = -100,
     reduction: str = "mean", backend: str = "auto", inplace_grad: bool = False,
-    class_dim: int | None = None,
+    class_dim: int | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """Earth mover distance optimisation.
 
@@ -445,6 +447,8 @@ def emo_loss(
 
     Source: Ren, Wu, Zhu 2024, arXiv:2310.04691
     """
+    if more or unknown:
+        rt.refuse(emo_loss, more, unknown)
     return LOSS(
         logits, target, (cost,), (), (), ignore_index, reduction, backend, inplace_grad, class_dim
     )
@@ -456,13 +460,15 @@ class EMOLoss(rt.LossModule, loss=LOSS, function=emo_loss):
 
 @rt.documented
 def linear_emo_loss(
-    hidden: Tensor, linear_weight: Tensor, target: Tensor, cost: Tensor | tuple[Tensor, ...], *,
-    linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
-    shift: int = 0, memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
-    skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
-    backend: str = "auto",
+    hidden: Tensor, linear_weight: Tensor, target: Tensor, cost: Tensor | tuple[Tensor, ...],
+    *more: NoReturn, linear_bias: Tensor | None = None, softcap: float | None = None,
+    temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None,
+    schedule: str = "auto", filter: bool = True, skip_ignored: bool | None = None,
+    ignore_index: int = -100, reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`emo_loss`, of a linear layer without its logits."""
+    if more or unknown:
+        rt.refuse(linear_emo_loss, more, unknown)
     return rt.linear_loss(
         LOSS, rt.Factors(hidden, linear_weight, linear_bias),
         rt.Arguments(target, (cost,), (), (), ignore_index, backend), reduction,

@@ -14,6 +14,8 @@ Williams & Peng 1991; Mnih et al. 2016, arXiv:1602.01783
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import torch
 from torch import Tensor
 
@@ -435,9 +437,9 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def entropy_bonus_loss(
-    logits: Tensor, target: Tensor, *, weight: float = 0.01, advantage: Tensor,
+    logits: Tensor, target: Tensor, *more: NoReturn, weight: float = 0.01, advantage: Tensor,
     ignore_index: int = -100, reduction: str = "mean", backend: str = "auto",
-    inplace_grad: bool = False, class_dim: int | None = None,
+    inplace_grad: bool = False, class_dim: int | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """Policy gradient with an entropy bonus.
 
@@ -450,6 +452,8 @@ def entropy_bonus_loss(
 
     Source: Williams & Peng 1991; Mnih et al. 2016, arXiv:1602.01783
     """
+    if more or unknown:
+        rt.refuse(entropy_bonus_loss, more, unknown)
     return LOSS(
         logits, target, (), (weight,), (advantage,), ignore_index, reduction, backend, inplace_grad,
         class_dim,
@@ -462,13 +466,15 @@ class EntropyBonusLoss(rt.LossModule, loss=LOSS, function=entropy_bonus_loss):
 
 @rt.documented
 def linear_entropy_bonus_loss(
-    hidden: Tensor, linear_weight: Tensor, target: Tensor, *, weight: float = 0.01,
+    hidden: Tensor, linear_weight: Tensor, target: Tensor, *more: NoReturn, weight: float = 0.01,
     advantage: Tensor, linear_bias: Tensor | None = None, softcap: float | None = None,
     temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None,
     schedule: str = "auto", filter: bool = True, skip_ignored: bool | None = None,
-    ignore_index: int = -100, reduction: str = "mean", backend: str = "auto",
+    ignore_index: int = -100, reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`entropy_bonus_loss`, of a linear layer without its logits."""
+    if more or unknown:
+        rt.refuse(linear_entropy_bonus_loss, more, unknown)
     return rt.linear_loss(
         LOSS, rt.Factors(hidden, linear_weight, linear_bias),
         rt.Arguments(target, (), (weight,), (advantage,), ignore_index, backend), reduction,

@@ -15,6 +15,8 @@ Grandvalet & Bengio 2004, NeurIPS; Tent, Wang et al. 2021, arXiv:2006.10726
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import torch
 from torch import Tensor
 
@@ -433,8 +435,8 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def entropy_min_loss(
-    logits: Tensor, *, reduction: str = "mean", backend: str = "auto", inplace_grad: bool = False,
-    class_dim: int | None = None,
+    logits: Tensor, *more: NoReturn, reduction: str = "mean", backend: str = "auto",
+    inplace_grad: bool = False, class_dim: int | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """Entropy minimisation.
 
@@ -442,6 +444,8 @@ def entropy_min_loss(
 
     Source: Grandvalet & Bengio 2004, NeurIPS; Tent, Wang et al. 2021, arXiv:2006.10726
     """
+    if more or unknown:
+        rt.refuse(entropy_min_loss, more, unknown)
     return LOSS(logits, None, (), (), (), -100, reduction, backend, inplace_grad, class_dim)
 
 
@@ -451,11 +455,14 @@ class EntropyMinLoss(rt.LossModule, loss=LOSS, function=entropy_min_loss):
 
 @rt.documented
 def linear_entropy_min_loss(
-    hidden: Tensor, linear_weight: Tensor, *, linear_bias: Tensor | None = None,
+    hidden: Tensor, linear_weight: Tensor, *more: NoReturn, linear_bias: Tensor | None = None,
     softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None,
     schedule: str = "auto", filter: bool = True, reduction: str = "mean", backend: str = "auto",
+    **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`entropy_min_loss`, of a linear layer without its logits."""
+    if more or unknown:
+        rt.refuse(linear_entropy_min_loss, more, unknown)
     return rt.linear_loss(
         LOSS, rt.Factors(hidden, linear_weight, linear_bias),
         rt.Arguments(None, (), (), (), -100, backend), reduction,

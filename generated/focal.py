@@ -14,6 +14,8 @@ Lin et al. 2017, arXiv:1708.02002
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import torch
 from torch import Tensor
 
@@ -384,9 +386,9 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def focal_loss(
-    logits: Tensor, target: Tensor, *, gamma: float = 2.0, ignore_index: int = -100,
+    logits: Tensor, target: Tensor, *more: NoReturn, gamma: float = 2.0, ignore_index: int = -100,
     reduction: str = "mean", backend: str = "auto", inplace_grad: bool = False,
-    class_dim: int | None = None,
+    class_dim: int | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """Focal loss.
 
@@ -397,6 +399,8 @@ def focal_loss(
 
     Source: Lin et al. 2017, arXiv:1708.02002
     """
+    if more or unknown:
+        rt.refuse(focal_loss, more, unknown)
     return LOSS(
         logits, target, (), (gamma,), (), ignore_index, reduction, backend, inplace_grad, class_dim
     )
@@ -408,13 +412,15 @@ class FocalLoss(rt.LossModule, loss=LOSS, function=focal_loss):
 
 @rt.documented
 def linear_focal_loss(
-    hidden: Tensor, linear_weight: Tensor, target: Tensor, *, gamma: float = 2.0,
+    hidden: Tensor, linear_weight: Tensor, target: Tensor, *more: NoReturn, gamma: float = 2.0,
     linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
     shift: int = 0, memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
     skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
-    backend: str = "auto",
+    backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`focal_loss`, of a linear layer without its logits."""
+    if more or unknown:
+        rt.refuse(linear_focal_loss, more, unknown)
     return rt.linear_loss(
         LOSS, rt.Factors(hidden, linear_weight, linear_bias),
         rt.Arguments(target, (), (gamma,), (), ignore_index, backend), reduction,

@@ -14,6 +14,8 @@ Zhang & Sabuncu 2018, arXiv:1805.07836; comp-sum with tau = 1 + q
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import torch
 from torch import Tensor
 
@@ -356,9 +358,9 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def gce_loss(
-    logits: Tensor, target: Tensor, *, q: float = 0.7, ignore_index: int = -100,
+    logits: Tensor, target: Tensor, *more: NoReturn, q: float = 0.7, ignore_index: int = -100,
     reduction: str = "mean", backend: str = "auto", inplace_grad: bool = False,
-    class_dim: int | None = None,
+    class_dim: int | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """Generalized cross-entropy.
 
@@ -369,6 +371,8 @@ def gce_loss(
 
     Source: Zhang & Sabuncu 2018, arXiv:1805.07836; comp-sum with tau = 1 + q
     """
+    if more or unknown:
+        rt.refuse(gce_loss, more, unknown)
     return LOSS(
         logits, target, (), (q,), (), ignore_index, reduction, backend, inplace_grad, class_dim
     )
@@ -380,13 +384,15 @@ class GCELoss(rt.LossModule, loss=LOSS, function=gce_loss):
 
 @rt.documented
 def linear_gce_loss(
-    hidden: Tensor, linear_weight: Tensor, target: Tensor, *, q: float = 0.7,
+    hidden: Tensor, linear_weight: Tensor, target: Tensor, *more: NoReturn, q: float = 0.7,
     linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
     shift: int = 0, memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
     skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
-    backend: str = "auto",
+    backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`gce_loss`, of a linear layer without its logits."""
+    if more or unknown:
+        rt.refuse(linear_gce_loss, more, unknown)
     return rt.linear_loss(
         LOSS, rt.Factors(hidden, linear_weight, linear_bias),
         rt.Arguments(target, (), (q,), (), ignore_index, backend), reduction,

@@ -16,6 +16,8 @@ Englesson & Azizpour 2021, arXiv:2105.04522
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import torch
 from torch import Tensor
 
@@ -406,9 +408,9 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def gjs_loss(
-    logits: Tensor, target: Tensor, *, pi1: float = 0.5, ignore_index: int = -100,
+    logits: Tensor, target: Tensor, *more: NoReturn, pi1: float = 0.5, ignore_index: int = -100,
     reduction: str = "mean", backend: str = "auto", inplace_grad: bool = False,
-    class_dim: int | None = None,
+    class_dim: int | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """Generalized Jensen-Shannon divergence, hard label.
 
@@ -420,6 +422,8 @@ def gjs_loss(
 
     Source: Englesson & Azizpour 2021, arXiv:2105.04522
     """
+    if more or unknown:
+        rt.refuse(gjs_loss, more, unknown)
     return LOSS(
         logits, target, (), (pi1,), (), ignore_index, reduction, backend, inplace_grad, class_dim
     )
@@ -431,13 +435,15 @@ class GJSLoss(rt.LossModule, loss=LOSS, function=gjs_loss):
 
 @rt.documented
 def linear_gjs_loss(
-    hidden: Tensor, linear_weight: Tensor, target: Tensor, *, pi1: float = 0.5,
+    hidden: Tensor, linear_weight: Tensor, target: Tensor, *more: NoReturn, pi1: float = 0.5,
     linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
     shift: int = 0, memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
     skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
-    backend: str = "auto",
+    backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`gjs_loss`, of a linear layer without its logits."""
+    if more or unknown:
+        rt.refuse(linear_gjs_loss, more, unknown)
     return rt.linear_loss(
         LOSS, rt.Factors(hidden, linear_weight, linear_bias),
         rt.Arguments(target, (), (pi1,), (), ignore_index, backend), reduction,

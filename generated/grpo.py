@@ -15,6 +15,8 @@ Shao et al. 2024, arXiv:2402.03300
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import torch
 from torch import Tensor
 
@@ -490,10 +492,10 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def grpo_loss(
-    logits: Tensor, target: Tensor, *, low: float = 0.2, high: float = 0.2, beta: float = 0.04,
-    advantage: Tensor, old_logp: Tensor, ref_logp: Tensor, ignore_index: int = -100,
-    reduction: str = "mean", backend: str = "auto", inplace_grad: bool = False,
-    class_dim: int | None = None,
+    logits: Tensor, target: Tensor, *more: NoReturn, low: float = 0.2, high: float = 0.2,
+    beta: float = 0.04, advantage: Tensor, old_logp: Tensor, ref_logp: Tensor,
+    ignore_index: int = -100, reduction: str = "mean", backend: str = "auto",
+    inplace_grad: bool = False, class_dim: int | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """GRPO token loss.
 
@@ -510,6 +512,8 @@ def grpo_loss(
 
     Source: Shao et al. 2024, arXiv:2402.03300
     """
+    if more or unknown:
+        rt.refuse(grpo_loss, more, unknown)
     return LOSS(
         logits, target, (), (low, high, beta), (advantage, old_logp, ref_logp), ignore_index,
         reduction, backend, inplace_grad, class_dim,
@@ -522,14 +526,16 @@ class GRPOLoss(rt.LossModule, loss=LOSS, function=grpo_loss):
 
 @rt.documented
 def linear_grpo_loss(
-    hidden: Tensor, linear_weight: Tensor, target: Tensor, *, low: float = 0.2, high: float = 0.2,
-    beta: float = 0.04, advantage: Tensor, old_logp: Tensor, ref_logp: Tensor,
+    hidden: Tensor, linear_weight: Tensor, target: Tensor, *more: NoReturn, low: float = 0.2,
+    high: float = 0.2, beta: float = 0.04, advantage: Tensor, old_logp: Tensor, ref_logp: Tensor,
     linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
     shift: int = 0, memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
     skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
-    backend: str = "auto",
+    backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`grpo_loss`, of a linear layer without its logits."""
+    if more or unknown:
+        rt.refuse(linear_grpo_loss, more, unknown)
     return rt.linear_loss(
         LOSS, rt.Factors(hidden, linear_weight, linear_bias),
         rt.Arguments(

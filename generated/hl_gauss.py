@@ -16,6 +16,8 @@ Imani & White 2018, arXiv:1806.04613; Farebrother et al. 2024, arXiv:2403.03950
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import torch
 from torch import Tensor
 
@@ -638,9 +640,9 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def hl_gauss_loss(
-    logits: Tensor, *, low: float = 0.0, high: float = 1.0, sigma: float = 0.1, value: Tensor,
-    reduction: str = "mean", backend: str = "auto", inplace_grad: bool = False,
-    class_dim: int | None = None,
+    logits: Tensor, *more: NoReturn, low: float = 0.0, high: float = 1.0, sigma: float = 0.1,
+    value: Tensor, reduction: str = "mean", backend: str = "auto", inplace_grad: bool = False,
+    class_dim: int | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """HL-Gauss, a histogram of a Gaussian around the value.
 
@@ -655,6 +657,8 @@ def hl_gauss_loss(
 
     Source: Imani & White 2018, arXiv:1806.04613; Farebrother et al. 2024, arXiv:2403.03950
     """
+    if more or unknown:
+        rt.refuse(hl_gauss_loss, more, unknown)
     return LOSS(
         logits, None, (), (low, high, sigma), (value,), -100, reduction, backend, inplace_grad,
         class_dim,
@@ -667,12 +671,15 @@ class HLGaussLoss(rt.LossModule, loss=LOSS, function=hl_gauss_loss):
 
 @rt.documented
 def linear_hl_gauss_loss(
-    hidden: Tensor, linear_weight: Tensor, *, low: float = 0.0, high: float = 1.0,
+    hidden: Tensor, linear_weight: Tensor, *more: NoReturn, low: float = 0.0, high: float = 1.0,
     sigma: float = 0.1, value: Tensor, linear_bias: Tensor | None = None,
     softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None,
     schedule: str = "auto", filter: bool = True, reduction: str = "mean", backend: str = "auto",
+    **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`hl_gauss_loss`, of a linear layer without its logits."""
+    if more or unknown:
+        rt.refuse(linear_hl_gauss_loss, more, unknown)
     return rt.linear_loss(
         LOSS, rt.Factors(hidden, linear_weight, linear_bias),
         rt.Arguments(None, (), (low, high, sigma), (value,), -100, backend), reduction,

@@ -16,6 +16,8 @@ Agarwal et al. 2024, arXiv:2306.13649 (GKD)
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import torch
 from torch import Tensor
 
@@ -713,8 +715,9 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def jsd_beta_loss(
-    logits: Tensor, teacher: Tensor, *, beta: float = 0.5, reduction: str = "mean",
+    logits: Tensor, teacher: Tensor, *more: NoReturn, beta: float = 0.5, reduction: str = "mean",
     backend: str = "auto", inplace_grad: bool = False, class_dim: int | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """Generalized Jensen-Shannon divergence.
 
@@ -727,6 +730,8 @@ def jsd_beta_loss(
 
     Source: Agarwal et al. 2024, arXiv:2306.13649 (GKD)
     """
+    if more or unknown:
+        rt.refuse(jsd_beta_loss, more, unknown)
     return LOSS(
         logits, None, (teacher,), (beta,), (), -100, reduction, backend, inplace_grad, class_dim
     )
@@ -738,12 +743,14 @@ class JSDBetaLoss(rt.LossModule, loss=LOSS, function=jsd_beta_loss):
 
 @rt.documented
 def linear_jsd_beta_loss(
-    hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *,
+    hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *more: NoReturn,
     beta: float = 0.5, linear_bias: Tensor | None = None, softcap: float | None = None,
     temperature: float = 1.0, memory_budget: int | None = None, schedule: str = "auto",
-    filter: bool = True, reduction: str = "mean", backend: str = "auto",
+    filter: bool = True, reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`jsd_beta_loss`, of a linear layer without its logits."""
+    if more or unknown:
+        rt.refuse(linear_jsd_beta_loss, more, unknown)
     return rt.linear_loss(
         LOSS, rt.Factors(hidden, linear_weight, linear_bias),
         rt.Arguments(None, (teacher,), (beta,), (), -100, backend), reduction,

@@ -15,6 +15,8 @@ Hinton, Vinyals, Dean 2015, arXiv:1503.02531
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import torch
 from torch import Tensor
 
@@ -628,8 +630,9 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def kd_forward_kl_loss(
-    logits: Tensor, teacher: Tensor, *, T: float = 4.0, reduction: str = "mean",
+    logits: Tensor, teacher: Tensor, *more: NoReturn, T: float = 4.0, reduction: str = "mean",
     backend: str = "auto", inplace_grad: bool = False, class_dim: int | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """Knowledge distillation, forward KL.
 
@@ -641,6 +644,8 @@ def kd_forward_kl_loss(
 
     Source: Hinton, Vinyals, Dean 2015, arXiv:1503.02531
     """
+    if more or unknown:
+        rt.refuse(kd_forward_kl_loss, more, unknown)
     return LOSS(
         logits, None, (teacher,), (T,), (), -100, reduction, backend, inplace_grad, class_dim
     )
@@ -652,12 +657,14 @@ class KDForwardKLLoss(rt.LossModule, loss=LOSS, function=kd_forward_kl_loss):
 
 @rt.documented
 def linear_kd_forward_kl_loss(
-    hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *, T: float = 4.0,
-    linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
-    memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
-    reduction: str = "mean", backend: str = "auto",
+    hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *more: NoReturn,
+    T: float = 4.0, linear_bias: Tensor | None = None, softcap: float | None = None,
+    temperature: float = 1.0, memory_budget: int | None = None, schedule: str = "auto",
+    filter: bool = True, reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`kd_forward_kl_loss`, of a linear layer without its logits."""
+    if more or unknown:
+        rt.refuse(linear_kd_forward_kl_loss, more, unknown)
     return rt.linear_loss(
         LOSS, rt.Factors(hidden, linear_weight, linear_bias),
         rt.Arguments(None, (teacher,), (T,), (), -100, backend), reduction,

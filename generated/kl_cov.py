@@ -15,6 +15,8 @@ Cui et al. 2025, arXiv:2505.22617
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import torch
 from torch import Tensor
 
@@ -420,9 +422,10 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def kl_cov_loss(
-    logits: Tensor, target: Tensor, *, weight: float = 1.0, advantage: Tensor, old_logp: Tensor,
-    selected: Tensor, ignore_index: int = -100, reduction: str = "mean", backend: str = "auto",
-    inplace_grad: bool = False, class_dim: int | None = None,
+    logits: Tensor, target: Tensor, *more: NoReturn, weight: float = 1.0, advantage: Tensor,
+    old_logp: Tensor, selected: Tensor, ignore_index: int = -100, reduction: str = "mean",
+    backend: str = "auto", inplace_grad: bool = False, class_dim: int | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """KL-Cov token loss.
 
@@ -437,6 +440,8 @@ def kl_cov_loss(
 
     Source: Cui et al. 2025, arXiv:2505.22617
     """
+    if more or unknown:
+        rt.refuse(kl_cov_loss, more, unknown)
     return LOSS(
         logits, target, (), (weight,), (advantage, old_logp, selected), ignore_index, reduction,
         backend, inplace_grad, class_dim,
@@ -449,14 +454,16 @@ class KLCovLoss(rt.LossModule, loss=LOSS, function=kl_cov_loss):
 
 @rt.documented
 def linear_kl_cov_loss(
-    hidden: Tensor, linear_weight: Tensor, target: Tensor, *, weight: float = 1.0,
+    hidden: Tensor, linear_weight: Tensor, target: Tensor, *more: NoReturn, weight: float = 1.0,
     advantage: Tensor, old_logp: Tensor, selected: Tensor, linear_bias: Tensor | None = None,
     softcap: float | None = None, temperature: float = 1.0, shift: int = 0,
     memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
     skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
-    backend: str = "auto",
+    backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`kl_cov_loss`, of a linear layer without its logits."""
+    if more or unknown:
+        rt.refuse(linear_kl_cov_loss, more, unknown)
     return rt.linear_loss(
         LOSS, rt.Factors(hidden, linear_weight, linear_bias),
         rt.Arguments(target, (), (weight,), (advantage, old_logp, selected), ignore_index, backend),

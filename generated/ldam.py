@@ -14,6 +14,8 @@ Cao et al. 2019, arXiv:1906.07413
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import torch
 from torch import Tensor
 
@@ -369,9 +371,9 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def ldam_loss(
-    logits: Tensor, target: Tensor, *, s: float = 30.0, margins: Tensor, ignore_index: int = -100,
-    reduction: str = "mean", backend: str = "auto", inplace_grad: bool = False,
-    class_dim: int | None = None,
+    logits: Tensor, target: Tensor, *more: NoReturn, s: float = 30.0, margins: Tensor,
+    ignore_index: int = -100, reduction: str = "mean", backend: str = "auto",
+    inplace_grad: bool = False, class_dim: int | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """Label-distribution-aware margin loss.
 
@@ -383,6 +385,8 @@ def ldam_loss(
 
     Source: Cao et al. 2019, arXiv:1906.07413
     """
+    if more or unknown:
+        rt.refuse(ldam_loss, more, unknown)
     return LOSS(
         logits, target, (), (s,), (margins,), ignore_index, reduction, backend, inplace_grad,
         class_dim,
@@ -395,13 +399,15 @@ class LDAMLoss(rt.LossModule, loss=LOSS, function=ldam_loss):
 
 @rt.documented
 def linear_ldam_loss(
-    hidden: Tensor, linear_weight: Tensor, target: Tensor, *, s: float = 30.0, margins: Tensor,
-    linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
-    shift: int = 0, memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
-    skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
-    backend: str = "auto",
+    hidden: Tensor, linear_weight: Tensor, target: Tensor, *more: NoReturn, s: float = 30.0,
+    margins: Tensor, linear_bias: Tensor | None = None, softcap: float | None = None,
+    temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None,
+    schedule: str = "auto", filter: bool = True, skip_ignored: bool | None = None,
+    ignore_index: int = -100, reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`ldam_loss`, of a linear layer without its logits."""
+    if more or unknown:
+        rt.refuse(linear_ldam_loss, more, unknown)
     return rt.linear_loss(
         LOSS, rt.Factors(hidden, linear_weight, linear_bias),
         rt.Arguments(target, (), (s,), (margins,), ignore_index, backend), reduction,

@@ -14,6 +14,8 @@ Zhu, Ying, Yang 2023, arXiv:2112.14869
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import torch
 from torch import Tensor
 
@@ -371,9 +373,9 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def ldr_kl_loss(
-    logits: Tensor, target: Tensor, *, lam: float = 1.0, margin: float = 0.1,
+    logits: Tensor, target: Tensor, *more: NoReturn, lam: float = 1.0, margin: float = 0.1,
     ignore_index: int = -100, reduction: str = "mean", backend: str = "auto",
-    inplace_grad: bool = False, class_dim: int | None = None,
+    inplace_grad: bool = False, class_dim: int | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """Label-distributionally robust loss with KL regularisation.
 
@@ -386,6 +388,8 @@ def ldr_kl_loss(
 
     Source: Zhu, Ying, Yang 2023, arXiv:2112.14869
     """
+    if more or unknown:
+        rt.refuse(ldr_kl_loss, more, unknown)
     return LOSS(
         logits, target, (), (lam, margin), (), ignore_index, reduction, backend, inplace_grad,
         class_dim,
@@ -398,13 +402,15 @@ class LDRKLLoss(rt.LossModule, loss=LOSS, function=ldr_kl_loss):
 
 @rt.documented
 def linear_ldr_kl_loss(
-    hidden: Tensor, linear_weight: Tensor, target: Tensor, *, lam: float = 1.0, margin: float = 0.1,
-    linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
-    shift: int = 0, memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
-    skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
-    backend: str = "auto",
+    hidden: Tensor, linear_weight: Tensor, target: Tensor, *more: NoReturn, lam: float = 1.0,
+    margin: float = 0.1, linear_bias: Tensor | None = None, softcap: float | None = None,
+    temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None,
+    schedule: str = "auto", filter: bool = True, skip_ignored: bool | None = None,
+    ignore_index: int = -100, reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`ldr_kl_loss`, of a linear layer without its logits."""
+    if more or unknown:
+        rt.refuse(linear_ldr_kl_loss, more, unknown)
     return rt.linear_loss(
         LOSS, rt.Factors(hidden, linear_weight, linear_bias),
         rt.Arguments(target, (), (lam, margin), (), ignore_index, backend), reduction,

@@ -14,6 +14,8 @@ Menon et al. 2021, arXiv:2007.07314
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import torch
 from torch import Tensor
 
@@ -385,9 +387,9 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def logit_adjustment_loss(
-    logits: Tensor, target: Tensor, *, tau: float = 1.0, log_prior: Tensor,
+    logits: Tensor, target: Tensor, *more: NoReturn, tau: float = 1.0, log_prior: Tensor,
     ignore_index: int = -100, reduction: str = "mean", backend: str = "auto",
-    inplace_grad: bool = False, class_dim: int | None = None,
+    inplace_grad: bool = False, class_dim: int | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """Logit-adjusted cross-entropy.
 
@@ -399,6 +401,8 @@ def logit_adjustment_loss(
 
     Source: Menon et al. 2021, arXiv:2007.07314
     """
+    if more or unknown:
+        rt.refuse(logit_adjustment_loss, more, unknown)
     return LOSS(
         logits, target, (), (tau,), (log_prior,), ignore_index, reduction, backend, inplace_grad,
         class_dim,
@@ -411,13 +415,15 @@ class LogitAdjustmentLoss(rt.LossModule, loss=LOSS, function=logit_adjustment_lo
 
 @rt.documented
 def linear_logit_adjustment_loss(
-    hidden: Tensor, linear_weight: Tensor, target: Tensor, *, tau: float = 1.0, log_prior: Tensor,
-    linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
-    shift: int = 0, memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
-    skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
-    backend: str = "auto",
+    hidden: Tensor, linear_weight: Tensor, target: Tensor, *more: NoReturn, tau: float = 1.0,
+    log_prior: Tensor, linear_bias: Tensor | None = None, softcap: float | None = None,
+    temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None,
+    schedule: str = "auto", filter: bool = True, skip_ignored: bool | None = None,
+    ignore_index: int = -100, reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`logit_adjustment_loss`, of a linear layer without its logits."""
+    if more or unknown:
+        rt.refuse(linear_logit_adjustment_loss, more, unknown)
     return rt.linear_loss(
         LOSS, rt.Factors(hidden, linear_weight, linear_bias),
         rt.Arguments(target, (), (tau,), (log_prior,), ignore_index, backend), reduction,

@@ -14,6 +14,8 @@ Standard ridge penalty on the logits; compare arXiv:1803.06373 (logit squeezing)
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import torch
 from torch import Tensor
 
@@ -373,9 +375,9 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def logit_l2_loss(
-    logits: Tensor, target: Tensor, *, weight: float = 0.01, ignore_index: int = -100,
+    logits: Tensor, target: Tensor, *more: NoReturn, weight: float = 0.01, ignore_index: int = -100,
     reduction: str = "mean", backend: str = "auto", inplace_grad: bool = False,
-    class_dim: int | None = None,
+    class_dim: int | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """Cross-entropy with a penalty on the squared logits.
 
@@ -388,6 +390,8 @@ def logit_l2_loss(
 
     Source: Standard ridge penalty on the logits; compare arXiv:1803.06373 (logit squeezing)
     """
+    if more or unknown:
+        rt.refuse(logit_l2_loss, more, unknown)
     return LOSS(
         logits, target, (), (weight,), (), ignore_index, reduction, backend, inplace_grad, class_dim
     )
@@ -399,13 +403,15 @@ class LogitL2Loss(rt.LossModule, loss=LOSS, function=logit_l2_loss):
 
 @rt.documented
 def linear_logit_l2_loss(
-    hidden: Tensor, linear_weight: Tensor, target: Tensor, *, weight: float = 0.01,
+    hidden: Tensor, linear_weight: Tensor, target: Tensor, *more: NoReturn, weight: float = 0.01,
     linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
     shift: int = 0, memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
     skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
-    backend: str = "auto",
+    backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`logit_l2_loss`, of a linear layer without its logits."""
+    if more or unknown:
+        rt.refuse(linear_logit_l2_loss, more, unknown)
     return rt.linear_loss(
         LOSS, rt.Factors(hidden, linear_weight, linear_bias),
         rt.Arguments(target, (), (weight,), (), ignore_index, backend), reduction,

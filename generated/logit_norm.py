@@ -14,6 +14,8 @@ Wei et al. 2022, arXiv:2205.09310
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import torch
 from torch import Tensor
 
@@ -509,9 +511,9 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def logit_norm_loss(
-    logits: Tensor, target: Tensor, *, T: float = 0.04, ignore_index: int = -100,
+    logits: Tensor, target: Tensor, *more: NoReturn, T: float = 0.04, ignore_index: int = -100,
     reduction: str = "mean", backend: str = "auto", inplace_grad: bool = False,
-    class_dim: int | None = None,
+    class_dim: int | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """LogitNorm.
 
@@ -523,6 +525,8 @@ def logit_norm_loss(
 
     Source: Wei et al. 2022, arXiv:2205.09310
     """
+    if more or unknown:
+        rt.refuse(logit_norm_loss, more, unknown)
     return LOSS(
         logits, target, (), (T,), (), ignore_index, reduction, backend, inplace_grad, class_dim
     )
@@ -534,13 +538,15 @@ class LogitNormLoss(rt.LossModule, loss=LOSS, function=logit_norm_loss):
 
 @rt.documented
 def linear_logit_norm_loss(
-    hidden: Tensor, linear_weight: Tensor, target: Tensor, *, T: float = 0.04,
+    hidden: Tensor, linear_weight: Tensor, target: Tensor, *more: NoReturn, T: float = 0.04,
     linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
     shift: int = 0, memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
     skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
-    backend: str = "auto",
+    backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`logit_norm_loss`, of a linear layer without its logits."""
+    if more or unknown:
+        rt.refuse(linear_logit_norm_loss, more, unknown)
     return rt.linear_loss(
         LOSS, rt.Factors(hidden, linear_weight, linear_bias),
         rt.Arguments(target, (), (T,), (), ignore_index, backend), reduction,

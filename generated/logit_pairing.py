@@ -14,6 +14,8 @@ Kannan, Kurakin, Goodfellow 2018, arXiv:1803.06373
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import torch
 from torch import Tensor
 
@@ -518,9 +520,9 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def logit_pairing_loss(
-    logits: Tensor, target: Tensor, adversarial_x: Tensor, *, weight: float = 0.5,
+    logits: Tensor, target: Tensor, adversarial_x: Tensor, *more: NoReturn, weight: float = 0.5,
     ignore_index: int = -100, reduction: str = "mean", backend: str = "auto",
-    inplace_grad: bool = False, class_dim: int | None = None,
+    inplace_grad: bool = False, class_dim: int | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """Adversarial logit pairing.
 
@@ -535,6 +537,8 @@ def logit_pairing_loss(
 
     Source: Kannan, Kurakin, Goodfellow 2018, arXiv:1803.06373
     """
+    if more or unknown:
+        rt.refuse(logit_pairing_loss, more, unknown)
     return LOSS(
         logits, target, (adversarial_x,), (weight,), (), ignore_index, reduction, backend,
         inplace_grad, class_dim,
@@ -548,13 +552,15 @@ class LogitPairingLoss(rt.LossModule, loss=LOSS, function=logit_pairing_loss):
 @rt.documented
 def linear_logit_pairing_loss(
     hidden: Tensor, linear_weight: Tensor, target: Tensor,
-    adversarial_x: Tensor | tuple[Tensor, ...], *, weight: float = 0.5,
+    adversarial_x: Tensor | tuple[Tensor, ...], *more: NoReturn, weight: float = 0.5,
     linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
     shift: int = 0, memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
     skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
-    backend: str = "auto",
+    backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`logit_pairing_loss`, of a linear layer without its logits."""
+    if more or unknown:
+        rt.refuse(linear_logit_pairing_loss, more, unknown)
     return rt.linear_loss(
         LOSS, rt.Factors(hidden, linear_weight, linear_bias),
         rt.Arguments(target, (adversarial_x,), (weight,), (), ignore_index, backend), reduction,

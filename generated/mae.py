@@ -14,6 +14,8 @@ Ghosh, Kumar, Sastry 2017, arXiv:1712.09482; comp-sum with tau = 2
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import torch
 from torch import Tensor
 
@@ -350,8 +352,9 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def mae_loss(
-    logits: Tensor, target: Tensor, *, ignore_index: int = -100, reduction: str = "mean",
-    backend: str = "auto", inplace_grad: bool = False, class_dim: int | None = None,
+    logits: Tensor, target: Tensor, *more: NoReturn, ignore_index: int = -100,
+    reduction: str = "mean", backend: str = "auto", inplace_grad: bool = False,
+    class_dim: int | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """Mean absolute error between softmax and one-hot, halved.
 
@@ -359,6 +362,8 @@ def mae_loss(
 
     Source: Ghosh, Kumar, Sastry 2017, arXiv:1712.09482; comp-sum with tau = 2
     """
+    if more or unknown:
+        rt.refuse(mae_loss, more, unknown)
     return LOSS(
         logits, target, (), (), (), ignore_index, reduction, backend, inplace_grad, class_dim
     )
@@ -370,13 +375,15 @@ class MAELoss(rt.LossModule, loss=LOSS, function=mae_loss):
 
 @rt.documented
 def linear_mae_loss(
-    hidden: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None,
-    softcap: float | None = None, temperature: float = 1.0, shift: int = 0,
-    memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
+    hidden: Tensor, linear_weight: Tensor, target: Tensor, *more: NoReturn,
+    linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
+    shift: int = 0, memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
     skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
-    backend: str = "auto",
+    backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`mae_loss`, of a linear layer without its logits."""
+    if more or unknown:
+        rt.refuse(linear_mae_loss, more, unknown)
     return rt.linear_loss(
         LOSS, rt.Factors(hidden, linear_weight, linear_bias),
         rt.Arguments(target, (), (), (), ignore_index, backend), reduction,

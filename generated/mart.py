@@ -15,6 +15,8 @@ Wang et al. 2020, ICLR, openreview rklOg6EFwS
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import torch
 from torch import Tensor
 
@@ -1033,9 +1035,9 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def mart_loss(
-    logits: Tensor, target: Tensor, adversarial_x: Tensor, *, beta: float = 5.0,
+    logits: Tensor, target: Tensor, adversarial_x: Tensor, *more: NoReturn, beta: float = 5.0,
     ignore_index: int = -100, reduction: str = "mean", backend: str = "auto",
-    inplace_grad: bool = False, class_dim: int | None = None,
+    inplace_grad: bool = False, class_dim: int | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """Misclassification-aware adversarial training.
 
@@ -1050,6 +1052,8 @@ def mart_loss(
 
     Source: Wang et al. 2020, ICLR, openreview rklOg6EFwS
     """
+    if more or unknown:
+        rt.refuse(mart_loss, more, unknown)
     return LOSS(
         logits, target, (adversarial_x,), (beta,), (), ignore_index, reduction, backend,
         inplace_grad, class_dim,
@@ -1063,13 +1067,15 @@ class MARTLoss(rt.LossModule, loss=LOSS, function=mart_loss):
 @rt.documented
 def linear_mart_loss(
     hidden: Tensor, linear_weight: Tensor, target: Tensor,
-    adversarial_x: Tensor | tuple[Tensor, ...], *, beta: float = 5.0,
+    adversarial_x: Tensor | tuple[Tensor, ...], *more: NoReturn, beta: float = 5.0,
     linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
     shift: int = 0, memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
     skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
-    backend: str = "auto",
+    backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`mart_loss`, of a linear layer without its logits."""
+    if more or unknown:
+        rt.refuse(linear_mart_loss, more, unknown)
     return rt.linear_loss(
         LOSS, rt.Factors(hidden, linear_weight, linear_bias),
         rt.Arguments(target, (adversarial_x,), (beta,), (), ignore_index, backend), reduction,

@@ -14,6 +14,8 @@ Zhang et al. 2023, arXiv:2305.16958
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import torch
 from torch import Tensor
 
@@ -374,9 +376,9 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def mixce_loss(
-    logits: Tensor, target: Tensor, *, eta: float = 0.5, ignore_index: int = -100,
+    logits: Tensor, target: Tensor, *more: NoReturn, eta: float = 0.5, ignore_index: int = -100,
     reduction: str = "mean", backend: str = "auto", inplace_grad: bool = False,
-    class_dim: int | None = None,
+    class_dim: int | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """MixCE.
 
@@ -387,6 +389,8 @@ def mixce_loss(
 
     Source: Zhang et al. 2023, arXiv:2305.16958
     """
+    if more or unknown:
+        rt.refuse(mixce_loss, more, unknown)
     return LOSS(
         logits, target, (), (eta,), (), ignore_index, reduction, backend, inplace_grad, class_dim
     )
@@ -398,13 +402,15 @@ class MixCELoss(rt.LossModule, loss=LOSS, function=mixce_loss):
 
 @rt.documented
 def linear_mixce_loss(
-    hidden: Tensor, linear_weight: Tensor, target: Tensor, *, eta: float = 0.5,
+    hidden: Tensor, linear_weight: Tensor, target: Tensor, *more: NoReturn, eta: float = 0.5,
     linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
     shift: int = 0, memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
     skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
-    backend: str = "auto",
+    backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`mixce_loss`, of a linear layer without its logits."""
+    if more or unknown:
+        rt.refuse(linear_mixce_loss, more, unknown)
     return rt.linear_loss(
         LOSS, rt.Factors(hidden, linear_weight, linear_bias),
         rt.Arguments(target, (), (eta,), (), ignore_index, backend), reduction,

@@ -14,6 +14,8 @@ Ma et al. 2020, arXiv:2006.13554
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import torch
 from torch import Tensor
 
@@ -421,8 +423,9 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def nce_loss(
-    logits: Tensor, target: Tensor, *, ignore_index: int = -100, reduction: str = "mean",
-    backend: str = "auto", inplace_grad: bool = False, class_dim: int | None = None,
+    logits: Tensor, target: Tensor, *more: NoReturn, ignore_index: int = -100,
+    reduction: str = "mean", backend: str = "auto", inplace_grad: bool = False,
+    class_dim: int | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """Normalized cross-entropy.
 
@@ -433,6 +436,8 @@ def nce_loss(
 
     Source: Ma et al. 2020, arXiv:2006.13554
     """
+    if more or unknown:
+        rt.refuse(nce_loss, more, unknown)
     return LOSS(
         logits, target, (), (), (), ignore_index, reduction, backend, inplace_grad, class_dim
     )
@@ -444,13 +449,15 @@ class NCELoss(rt.LossModule, loss=LOSS, function=nce_loss):
 
 @rt.documented
 def linear_nce_loss(
-    hidden: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None,
-    softcap: float | None = None, temperature: float = 1.0, shift: int = 0,
-    memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
+    hidden: Tensor, linear_weight: Tensor, target: Tensor, *more: NoReturn,
+    linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
+    shift: int = 0, memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
     skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
-    backend: str = "auto",
+    backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`nce_loss`, of a linear layer without its logits."""
+    if more or unknown:
+        rt.refuse(linear_nce_loss, more, unknown)
     return rt.linear_loss(
         LOSS, rt.Factors(hidden, linear_weight, linear_bias),
         rt.Arguments(target, (), (), (), ignore_index, backend), reduction,

@@ -14,6 +14,8 @@ Ma et al. 2020, arXiv:2006.13554
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import torch
 from torch import Tensor
 
@@ -647,9 +649,9 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def nfl_loss(
-    logits: Tensor, target: Tensor, *, gamma: float = 0.5, ignore_index: int = -100,
+    logits: Tensor, target: Tensor, *more: NoReturn, gamma: float = 0.5, ignore_index: int = -100,
     reduction: str = "mean", backend: str = "auto", inplace_grad: bool = False,
-    class_dim: int | None = None,
+    class_dim: int | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """Normalized focal loss.
 
@@ -661,6 +663,8 @@ def nfl_loss(
 
     Source: Ma et al. 2020, arXiv:2006.13554
     """
+    if more or unknown:
+        rt.refuse(nfl_loss, more, unknown)
     return LOSS(
         logits, target, (), (gamma,), (), ignore_index, reduction, backend, inplace_grad, class_dim
     )
@@ -672,13 +676,15 @@ class NFLLoss(rt.LossModule, loss=LOSS, function=nfl_loss):
 
 @rt.documented
 def linear_nfl_loss(
-    hidden: Tensor, linear_weight: Tensor, target: Tensor, *, gamma: float = 0.5,
+    hidden: Tensor, linear_weight: Tensor, target: Tensor, *more: NoReturn, gamma: float = 0.5,
     linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
     shift: int = 0, memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
     skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
-    backend: str = "auto",
+    backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`nfl_loss`, of a linear layer without its logits."""
+    if more or unknown:
+        rt.refuse(linear_nfl_loss, more, unknown)
     return rt.linear_loss(
         LOSS, rt.Factors(hidden, linear_weight, linear_bias),
         rt.Arguments(target, (), (gamma,), (), ignore_index, backend), reduction,

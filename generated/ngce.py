@@ -14,6 +14,8 @@ Ma et al. 2020, arXiv:2006.13554; generalized cross-entropy of arXiv:1805.07836
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import torch
 from torch import Tensor
 
@@ -454,9 +456,9 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def ngce_loss(
-    logits: Tensor, target: Tensor, *, q: float = 0.7, ignore_index: int = -100,
+    logits: Tensor, target: Tensor, *more: NoReturn, q: float = 0.7, ignore_index: int = -100,
     reduction: str = "mean", backend: str = "auto", inplace_grad: bool = False,
-    class_dim: int | None = None,
+    class_dim: int | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """Normalized generalized cross-entropy.
 
@@ -469,6 +471,8 @@ def ngce_loss(
 
     Source: Ma et al. 2020, arXiv:2006.13554; generalized cross-entropy of arXiv:1805.07836
     """
+    if more or unknown:
+        rt.refuse(ngce_loss, more, unknown)
     return LOSS(
         logits, target, (), (q,), (), ignore_index, reduction, backend, inplace_grad, class_dim
     )
@@ -480,13 +484,15 @@ class NGCELoss(rt.LossModule, loss=LOSS, function=ngce_loss):
 
 @rt.documented
 def linear_ngce_loss(
-    hidden: Tensor, linear_weight: Tensor, target: Tensor, *, q: float = 0.7,
+    hidden: Tensor, linear_weight: Tensor, target: Tensor, *more: NoReturn, q: float = 0.7,
     linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
     shift: int = 0, memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
     skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
-    backend: str = "auto",
+    backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`ngce_loss`, of a linear layer without its logits."""
+    if more or unknown:
+        rt.refuse(linear_ngce_loss, more, unknown)
     return rt.linear_loss(
         LOSS, rt.Factors(hidden, linear_weight, linear_bias),
         rt.Arguments(target, (), (q,), (), ignore_index, backend), reduction,

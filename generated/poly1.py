@@ -14,6 +14,8 @@ Leng et al. 2022, arXiv:2204.12511
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import torch
 from torch import Tensor
 
@@ -355,9 +357,9 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def poly1_loss(
-    logits: Tensor, target: Tensor, *, epsilon: float = 1.0, ignore_index: int = -100,
+    logits: Tensor, target: Tensor, *more: NoReturn, epsilon: float = 1.0, ignore_index: int = -100,
     reduction: str = "mean", backend: str = "auto", inplace_grad: bool = False,
-    class_dim: int | None = None,
+    class_dim: int | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """Poly-1 cross-entropy.
 
@@ -368,6 +370,8 @@ def poly1_loss(
 
     Source: Leng et al. 2022, arXiv:2204.12511
     """
+    if more or unknown:
+        rt.refuse(poly1_loss, more, unknown)
     return LOSS(
         logits, target, (), (epsilon,), (), ignore_index, reduction, backend, inplace_grad,
         class_dim,
@@ -380,13 +384,15 @@ class Poly1Loss(rt.LossModule, loss=LOSS, function=poly1_loss):
 
 @rt.documented
 def linear_poly1_loss(
-    hidden: Tensor, linear_weight: Tensor, target: Tensor, *, epsilon: float = 1.0,
+    hidden: Tensor, linear_weight: Tensor, target: Tensor, *more: NoReturn, epsilon: float = 1.0,
     linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
     shift: int = 0, memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
     skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
-    backend: str = "auto",
+    backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`poly1_loss`, of a linear layer without its logits."""
+    if more or unknown:
+        rt.refuse(linear_poly1_loss, more, unknown)
     return rt.linear_loss(
         LOSS, rt.Factors(hidden, linear_weight, linear_bias),
         rt.Arguments(target, (), (epsilon,), (), ignore_index, backend), reduction,

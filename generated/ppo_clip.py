@@ -15,6 +15,8 @@ Schulman et al. 2017, arXiv:1707.06347; DAPO, Yu et al. 2025, arXiv:2503.14476
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import torch
 from torch import Tensor
 
@@ -434,9 +436,10 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def ppo_clip_loss(
-    logits: Tensor, target: Tensor, *, low: float = 0.2, high: float = 0.2, advantage: Tensor,
-    old_logp: Tensor, ignore_index: int = -100, reduction: str = "mean", backend: str = "auto",
-    inplace_grad: bool = False, class_dim: int | None = None,
+    logits: Tensor, target: Tensor, *more: NoReturn, low: float = 0.2, high: float = 0.2,
+    advantage: Tensor, old_logp: Tensor, ignore_index: int = -100, reduction: str = "mean",
+    backend: str = "auto", inplace_grad: bool = False, class_dim: int | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """Clipped policy-gradient token loss.
 
@@ -450,6 +453,8 @@ def ppo_clip_loss(
 
     Source: Schulman et al. 2017, arXiv:1707.06347; DAPO, Yu et al. 2025, arXiv:2503.14476
     """
+    if more or unknown:
+        rt.refuse(ppo_clip_loss, more, unknown)
     return LOSS(
         logits, target, (), (low, high), (advantage, old_logp), ignore_index, reduction, backend,
         inplace_grad, class_dim,
@@ -462,14 +467,16 @@ class PPOClipLoss(rt.LossModule, loss=LOSS, function=ppo_clip_loss):
 
 @rt.documented
 def linear_ppo_clip_loss(
-    hidden: Tensor, linear_weight: Tensor, target: Tensor, *, low: float = 0.2, high: float = 0.2,
-    advantage: Tensor, old_logp: Tensor, linear_bias: Tensor | None = None,
+    hidden: Tensor, linear_weight: Tensor, target: Tensor, *more: NoReturn, low: float = 0.2,
+    high: float = 0.2, advantage: Tensor, old_logp: Tensor, linear_bias: Tensor | None = None,
     softcap: float | None = None, temperature: float = 1.0, shift: int = 0,
     memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
     skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
-    backend: str = "auto",
+    backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`ppo_clip_loss`, of a linear layer without its logits."""
+    if more or unknown:
+        rt.refuse(linear_ppo_clip_loss, more, unknown)
     return rt.linear_loss(
         LOSS, rt.Factors(hidden, linear_weight, linear_bias),
         rt.Arguments(target, (), (low, high), (advantage, old_logp), ignore_index, backend),

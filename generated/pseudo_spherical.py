@@ -14,6 +14,8 @@ Gneiting & Raftery 2007, JASA 102, section 4
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import torch
 from torch import Tensor
 
@@ -369,9 +371,9 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def pseudo_spherical_loss(
-    logits: Tensor, target: Tensor, *, a: float = 2.0, ignore_index: int = -100,
+    logits: Tensor, target: Tensor, *more: NoReturn, a: float = 2.0, ignore_index: int = -100,
     reduction: str = "mean", backend: str = "auto", inplace_grad: bool = False,
-    class_dim: int | None = None,
+    class_dim: int | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """Pseudo-spherical score.
 
@@ -382,6 +384,8 @@ def pseudo_spherical_loss(
 
     Source: Gneiting & Raftery 2007, JASA 102, section 4
     """
+    if more or unknown:
+        rt.refuse(pseudo_spherical_loss, more, unknown)
     return LOSS(
         logits, target, (), (a,), (), ignore_index, reduction, backend, inplace_grad, class_dim
     )
@@ -393,13 +397,15 @@ class PseudoSphericalLoss(rt.LossModule, loss=LOSS, function=pseudo_spherical_lo
 
 @rt.documented
 def linear_pseudo_spherical_loss(
-    hidden: Tensor, linear_weight: Tensor, target: Tensor, *, a: float = 2.0,
+    hidden: Tensor, linear_weight: Tensor, target: Tensor, *more: NoReturn, a: float = 2.0,
     linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
     shift: int = 0, memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
     skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
-    backend: str = "auto",
+    backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`pseudo_spherical_loss`, of a linear layer without its logits."""
+    if more or unknown:
+        rt.refuse(linear_pseudo_spherical_loss, more, unknown)
     return rt.linear_loss(
         LOSS, rt.Factors(hidden, linear_weight, linear_bias),
         rt.Arguments(target, (), (a,), (), ignore_index, backend), reduction,

@@ -16,6 +16,8 @@ van Erven & Harremoes 2014, arXiv:1206.2459
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import torch
 from torch import Tensor
 
@@ -672,8 +674,9 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def renyi_loss(
-    logits: Tensor, teacher: Tensor, *, alpha: float = 0.5, reduction: str = "mean",
+    logits: Tensor, teacher: Tensor, *more: NoReturn, alpha: float = 0.5, reduction: str = "mean",
     backend: str = "auto", inplace_grad: bool = False, class_dim: int | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """Renyi divergence distillation.
 
@@ -685,6 +688,8 @@ def renyi_loss(
 
     Source: van Erven & Harremoes 2014, arXiv:1206.2459
     """
+    if more or unknown:
+        rt.refuse(renyi_loss, more, unknown)
     return LOSS(
         logits, None, (teacher,), (alpha,), (), -100, reduction, backend, inplace_grad, class_dim
     )
@@ -696,12 +701,14 @@ class RenyiLoss(rt.LossModule, loss=LOSS, function=renyi_loss):
 
 @rt.documented
 def linear_renyi_loss(
-    hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *,
+    hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *more: NoReturn,
     alpha: float = 0.5, linear_bias: Tensor | None = None, softcap: float | None = None,
     temperature: float = 1.0, memory_budget: int | None = None, schedule: str = "auto",
-    filter: bool = True, reduction: str = "mean", backend: str = "auto",
+    filter: bool = True, reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`renyi_loss`, of a linear layer without its logits."""
+    if more or unknown:
+        rt.refuse(linear_renyi_loss, more, unknown)
     return rt.linear_loss(
         LOSS, rt.Factors(hidden, linear_weight, linear_bias),
         rt.Arguments(None, (teacher,), (alpha,), (), -100, backend), reduction,

@@ -15,6 +15,8 @@ Gu et al. 2023, arXiv:2306.08543 (MiniLLM)
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import torch
 from torch import Tensor
 
@@ -658,8 +660,9 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def reverse_kl_loss(
-    logits: Tensor, teacher: Tensor, *, reduction: str = "mean", backend: str = "auto",
-    inplace_grad: bool = False, class_dim: int | None = None,
+    logits: Tensor, teacher: Tensor, *more: NoReturn, reduction: str = "mean",
+    backend: str = "auto", inplace_grad: bool = False, class_dim: int | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """Reverse KL distillation.
 
@@ -670,6 +673,8 @@ def reverse_kl_loss(
 
     Source: Gu et al. 2023, arXiv:2306.08543 (MiniLLM)
     """
+    if more or unknown:
+        rt.refuse(reverse_kl_loss, more, unknown)
     return LOSS(logits, None, (teacher,), (), (), -100, reduction, backend, inplace_grad, class_dim)
 
 
@@ -679,12 +684,14 @@ class ReverseKLLoss(rt.LossModule, loss=LOSS, function=reverse_kl_loss):
 
 @rt.documented
 def linear_reverse_kl_loss(
-    hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *,
+    hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *more: NoReturn,
     linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
     memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
-    reduction: str = "mean", backend: str = "auto",
+    reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`reverse_kl_loss`, of a linear layer without its logits."""
+    if more or unknown:
+        rt.refuse(linear_reverse_kl_loss, more, unknown)
     return rt.linear_loss(
         LOSS, rt.Factors(hidden, linear_weight, linear_bias),
         rt.Arguments(None, (teacher,), (), (), -100, backend), reduction,

@@ -15,6 +15,8 @@ Doebler, Marsden, Yang 2023, arXiv:2211.13081 (RMT)
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import torch
 from torch import Tensor
 
@@ -638,8 +640,9 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def rmt_symmetric_ce_loss(
-    logits: Tensor, teacher: Tensor, *, alpha: float = 0.5, reduction: str = "mean",
+    logits: Tensor, teacher: Tensor, *more: NoReturn, alpha: float = 0.5, reduction: str = "mean",
     backend: str = "auto", inplace_grad: bool = False, class_dim: int | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """Symmetric cross-entropy with a teacher.
 
@@ -651,6 +654,8 @@ def rmt_symmetric_ce_loss(
 
     Source: Doebler, Marsden, Yang 2023, arXiv:2211.13081 (RMT)
     """
+    if more or unknown:
+        rt.refuse(rmt_symmetric_ce_loss, more, unknown)
     return LOSS(
         logits, None, (teacher,), (alpha,), (), -100, reduction, backend, inplace_grad, class_dim
     )
@@ -662,12 +667,14 @@ class RMTSymmetricCELoss(rt.LossModule, loss=LOSS, function=rmt_symmetric_ce_los
 
 @rt.documented
 def linear_rmt_symmetric_ce_loss(
-    hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *,
+    hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *more: NoReturn,
     alpha: float = 0.5, linear_bias: Tensor | None = None, softcap: float | None = None,
     temperature: float = 1.0, memory_budget: int | None = None, schedule: str = "auto",
-    filter: bool = True, reduction: str = "mean", backend: str = "auto",
+    filter: bool = True, reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`rmt_symmetric_ce_loss`, of a linear layer without its logits."""
+    if more or unknown:
+        rt.refuse(linear_rmt_symmetric_ce_loss, more, unknown)
     return rt.linear_loss(
         LOSS, rt.Factors(hidden, linear_weight, linear_bias),
         rt.Arguments(None, (teacher,), (alpha,), (), -100, backend), reduction,

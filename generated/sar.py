@@ -16,6 +16,8 @@ Niu et al. 2023, arXiv:2302.12400 (SAR)
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import torch
 from torch import Tensor
 
@@ -462,8 +464,9 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def sar_loss(
-    logits: Tensor, *, margin: float = 0.4, reduction: str = "mean", backend: str = "auto",
-    inplace_grad: bool = False, class_dim: int | None = None,
+    logits: Tensor, *more: NoReturn, margin: float = 0.4, reduction: str = "mean",
+    backend: str = "auto", inplace_grad: bool = False, class_dim: int | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """Reliable entropy minimisation.
 
@@ -475,6 +478,8 @@ def sar_loss(
 
     Source: Niu et al. 2023, arXiv:2302.12400 (SAR)
     """
+    if more or unknown:
+        rt.refuse(sar_loss, more, unknown)
     return LOSS(logits, None, (), (margin,), (), -100, reduction, backend, inplace_grad, class_dim)
 
 
@@ -484,12 +489,14 @@ class SARLoss(rt.LossModule, loss=LOSS, function=sar_loss):
 
 @rt.documented
 def linear_sar_loss(
-    hidden: Tensor, linear_weight: Tensor, *, margin: float = 0.4,
+    hidden: Tensor, linear_weight: Tensor, *more: NoReturn, margin: float = 0.4,
     linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
     memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
-    reduction: str = "mean", backend: str = "auto",
+    reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`sar_loss`, of a linear layer without its logits."""
+    if more or unknown:
+        rt.refuse(linear_sar_loss, more, unknown)
     return rt.linear_loss(
         LOSS, rt.Factors(hidden, linear_weight, linear_bias),
         rt.Arguments(None, (), (margin,), (), -100, backend), reduction,

@@ -14,6 +14,8 @@ Wang et al. 2019, arXiv:1908.06112
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import torch
 from torch import Tensor
 
@@ -378,9 +380,9 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def sce_loss(
-    logits: Tensor, target: Tensor, *, alpha: float = 0.1, beta: float = 1.0, A: float = -4.0,
-    ignore_index: int = -100, reduction: str = "mean", backend: str = "auto",
-    inplace_grad: bool = False, class_dim: int | None = None,
+    logits: Tensor, target: Tensor, *more: NoReturn, alpha: float = 0.1, beta: float = 1.0,
+    A: float = -4.0, ignore_index: int = -100, reduction: str = "mean", backend: str = "auto",
+    inplace_grad: bool = False, class_dim: int | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """Symmetric cross-entropy.
 
@@ -393,6 +395,8 @@ def sce_loss(
 
     Source: Wang et al. 2019, arXiv:1908.06112
     """
+    if more or unknown:
+        rt.refuse(sce_loss, more, unknown)
     return LOSS(
         logits, target, (), (alpha, beta, A), (), ignore_index, reduction, backend, inplace_grad,
         class_dim,
@@ -405,13 +409,16 @@ class SCELoss(rt.LossModule, loss=LOSS, function=sce_loss):
 
 @rt.documented
 def linear_sce_loss(
-    hidden: Tensor, linear_weight: Tensor, target: Tensor, *, alpha: float = 0.1, beta: float = 1.0,
-    A: float = -4.0, linear_bias: Tensor | None = None, softcap: float | None = None,
-    temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None,
-    schedule: str = "auto", filter: bool = True, skip_ignored: bool | None = None,
-    ignore_index: int = -100, reduction: str = "mean", backend: str = "auto",
+    hidden: Tensor, linear_weight: Tensor, target: Tensor, *more: NoReturn, alpha: float = 0.1,
+    beta: float = 1.0, A: float = -4.0, linear_bias: Tensor | None = None,
+    softcap: float | None = None, temperature: float = 1.0, shift: int = 0,
+    memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
+    skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
+    backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`sce_loss`, of a linear layer without its logits."""
+    if more or unknown:
+        rt.refuse(linear_sce_loss, more, unknown)
     return rt.linear_loss(
         LOSS, rt.Factors(hidden, linear_weight, linear_bias),
         rt.Arguments(target, (), (alpha, beta, A), (), ignore_index, backend), reduction,

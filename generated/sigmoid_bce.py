@@ -14,6 +14,8 @@ torch.nn.functional.binary_cross_entropy_with_logits
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import torch
 from torch import Tensor
 
@@ -282,8 +284,8 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def sigmoid_bce_loss(
-    logits: Tensor, labels: Tensor, *, reduction: str = "mean", backend: str = "auto",
-    inplace_grad: bool = False, class_dim: int | None = None,
+    logits: Tensor, labels: Tensor, *more: NoReturn, reduction: str = "mean", backend: str = "auto",
+    inplace_grad: bool = False, class_dim: int | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """Multi-label binary cross-entropy.
 
@@ -295,6 +297,8 @@ def sigmoid_bce_loss(
 
     Source: torch.nn.functional.binary_cross_entropy_with_logits
     """
+    if more or unknown:
+        rt.refuse(sigmoid_bce_loss, more, unknown)
     return LOSS(logits, None, (labels,), (), (), -100, reduction, backend, inplace_grad, class_dim)
 
 
@@ -304,12 +308,14 @@ class SigmoidBCELoss(rt.LossModule, loss=LOSS, function=sigmoid_bce_loss):
 
 @rt.documented
 def linear_sigmoid_bce_loss(
-    hidden: Tensor, linear_weight: Tensor, labels: Tensor | tuple[Tensor, ...], *,
+    hidden: Tensor, linear_weight: Tensor, labels: Tensor | tuple[Tensor, ...], *more: NoReturn,
     linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
     memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
-    reduction: str = "mean", backend: str = "auto",
+    reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`sigmoid_bce_loss`, of a linear layer without its logits."""
+    if more or unknown:
+        rt.refuse(linear_sigmoid_bce_loss, more, unknown)
     return rt.linear_loss(
         LOSS, rt.Factors(hidden, linear_weight, linear_bias),
         rt.Arguments(None, (labels,), (), (), -100, backend), reduction,

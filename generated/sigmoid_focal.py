@@ -14,6 +14,8 @@ Lin et al. 2017, arXiv:1708.02002
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import torch
 from torch import Tensor
 
@@ -732,9 +734,9 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def sigmoid_focal_loss(
-    logits: Tensor, labels: Tensor, *, alpha: float = 0.25, gamma: float = 2.0,
+    logits: Tensor, labels: Tensor, *more: NoReturn, alpha: float = 0.25, gamma: float = 2.0,
     reduction: str = "mean", backend: str = "auto", inplace_grad: bool = False,
-    class_dim: int | None = None,
+    class_dim: int | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """Multi-label focal loss.
 
@@ -749,6 +751,8 @@ def sigmoid_focal_loss(
 
     Source: Lin et al. 2017, arXiv:1708.02002
     """
+    if more or unknown:
+        rt.refuse(sigmoid_focal_loss, more, unknown)
     return LOSS(
         logits, None, (labels,), (alpha, gamma), (), -100, reduction, backend, inplace_grad,
         class_dim,
@@ -761,12 +765,15 @@ class SigmoidFocalLoss(rt.LossModule, loss=LOSS, function=sigmoid_focal_loss):
 
 @rt.documented
 def linear_sigmoid_focal_loss(
-    hidden: Tensor, linear_weight: Tensor, labels: Tensor | tuple[Tensor, ...], *,
+    hidden: Tensor, linear_weight: Tensor, labels: Tensor | tuple[Tensor, ...], *more: NoReturn,
     alpha: float = 0.25, gamma: float = 2.0, linear_bias: Tensor | None = None,
     softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None,
     schedule: str = "auto", filter: bool = True, reduction: str = "mean", backend: str = "auto",
+    **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`sigmoid_focal_loss`, of a linear layer without its logits."""
+    if more or unknown:
+        rt.refuse(linear_sigmoid_focal_loss, more, unknown)
     return rt.linear_loss(
         LOSS, rt.Factors(hidden, linear_weight, linear_bias),
         rt.Arguments(None, (labels,), (alpha, gamma), (), -100, backend), reduction,

@@ -16,6 +16,8 @@ Ko et al. 2024, arXiv:2402.03898 (DistiLLM)
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import torch
 from torch import Tensor
 
@@ -704,8 +706,9 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def skew_kl_loss(
-    logits: Tensor, teacher: Tensor, *, skew: float = 0.1, reduction: str = "mean",
+    logits: Tensor, teacher: Tensor, *more: NoReturn, skew: float = 0.1, reduction: str = "mean",
     backend: str = "auto", inplace_grad: bool = False, class_dim: int | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """Skew KL divergence.
 
@@ -717,6 +720,8 @@ def skew_kl_loss(
 
     Source: Ko et al. 2024, arXiv:2402.03898 (DistiLLM)
     """
+    if more or unknown:
+        rt.refuse(skew_kl_loss, more, unknown)
     return LOSS(
         logits, None, (teacher,), (skew,), (), -100, reduction, backend, inplace_grad, class_dim
     )
@@ -728,12 +733,14 @@ class SkewKLLoss(rt.LossModule, loss=LOSS, function=skew_kl_loss):
 
 @rt.documented
 def linear_skew_kl_loss(
-    hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *,
+    hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *more: NoReturn,
     skew: float = 0.1, linear_bias: Tensor | None = None, softcap: float | None = None,
     temperature: float = 1.0, memory_budget: int | None = None, schedule: str = "auto",
-    filter: bool = True, reduction: str = "mean", backend: str = "auto",
+    filter: bool = True, reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`skew_kl_loss`, of a linear layer without its logits."""
+    if more or unknown:
+        rt.refuse(linear_skew_kl_loss, more, unknown)
     return rt.linear_loss(
         LOSS, rt.Factors(hidden, linear_weight, linear_bias),
         rt.Arguments(None, (teacher,), (skew,), (), -100, backend), reduction,

@@ -14,6 +14,8 @@ Reed et al. 2014, arXiv:1412.6596
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import torch
 from torch import Tensor
 
@@ -433,9 +435,9 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def soft_bootstrap_loss(
-    logits: Tensor, target: Tensor, *, beta: float = 0.95, ignore_index: int = -100,
+    logits: Tensor, target: Tensor, *more: NoReturn, beta: float = 0.95, ignore_index: int = -100,
     reduction: str = "mean", backend: str = "auto", inplace_grad: bool = False,
-    class_dim: int | None = None,
+    class_dim: int | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """Soft bootstrapping.
 
@@ -447,6 +449,8 @@ def soft_bootstrap_loss(
 
     Source: Reed et al. 2014, arXiv:1412.6596
     """
+    if more or unknown:
+        rt.refuse(soft_bootstrap_loss, more, unknown)
     return LOSS(
         logits, target, (), (beta,), (), ignore_index, reduction, backend, inplace_grad, class_dim
     )
@@ -458,13 +462,15 @@ class SoftBootstrapLoss(rt.LossModule, loss=LOSS, function=soft_bootstrap_loss):
 
 @rt.documented
 def linear_soft_bootstrap_loss(
-    hidden: Tensor, linear_weight: Tensor, target: Tensor, *, beta: float = 0.95,
+    hidden: Tensor, linear_weight: Tensor, target: Tensor, *more: NoReturn, beta: float = 0.95,
     linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
     shift: int = 0, memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
     skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
-    backend: str = "auto",
+    backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`soft_bootstrap_loss`, of a linear layer without its logits."""
+    if more or unknown:
+        rt.refuse(linear_soft_bootstrap_loss, more, unknown)
     return rt.linear_loss(
         LOSS, rt.Factors(hidden, linear_weight, linear_bias),
         rt.Arguments(target, (), (beta,), (), ignore_index, backend), reduction,

@@ -14,6 +14,8 @@ Szegedy et al. 2016, arXiv:1512.00567
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import torch
 from torch import Tensor
 
@@ -463,8 +465,9 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def soft_target_ce_loss(
-    logits: Tensor, probabilities: Tensor, *, reduction: str = "mean", backend: str = "auto",
-    inplace_grad: bool = False, class_dim: int | None = None,
+    logits: Tensor, probabilities: Tensor, *more: NoReturn, reduction: str = "mean",
+    backend: str = "auto", inplace_grad: bool = False, class_dim: int | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """Cross-entropy with soft targets.
 
@@ -476,6 +479,8 @@ def soft_target_ce_loss(
 
     Source: Szegedy et al. 2016, arXiv:1512.00567
     """
+    if more or unknown:
+        rt.refuse(soft_target_ce_loss, more, unknown)
     return LOSS(
         logits, None, (probabilities,), (), (), -100, reduction, backend, inplace_grad, class_dim
     )
@@ -487,12 +492,14 @@ class SoftTargetCELoss(rt.LossModule, loss=LOSS, function=soft_target_ce_loss):
 
 @rt.documented
 def linear_soft_target_ce_loss(
-    hidden: Tensor, linear_weight: Tensor, probabilities: Tensor | tuple[Tensor, ...], *,
-    linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
-    memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
-    reduction: str = "mean", backend: str = "auto",
+    hidden: Tensor, linear_weight: Tensor, probabilities: Tensor | tuple[Tensor, ...],
+    *more: NoReturn, linear_bias: Tensor | None = None, softcap: float | None = None,
+    temperature: float = 1.0, memory_budget: int | None = None, schedule: str = "auto",
+    filter: bool = True, reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`soft_target_ce_loss`, of a linear layer without its logits."""
+    if more or unknown:
+        rt.refuse(linear_soft_target_ce_loss, more, unknown)
     return rt.linear_loss(
         LOSS, rt.Factors(hidden, linear_weight, linear_bias),
         rt.Arguments(None, (probabilities,), (), (), -100, backend), reduction,

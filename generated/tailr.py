@@ -14,6 +14,8 @@ Ji et al. 2023, arXiv:2302.13344
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import torch
 from torch import Tensor
 
@@ -383,9 +385,9 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def tailr_loss(
-    logits: Tensor, target: Tensor, *, gamma: float = 0.1, floor: float = 0.2,
+    logits: Tensor, target: Tensor, *more: NoReturn, gamma: float = 0.1, floor: float = 0.2,
     ignore_index: int = -100, reduction: str = "mean", backend: str = "auto",
-    inplace_grad: bool = False, class_dim: int | None = None,
+    inplace_grad: bool = False, class_dim: int | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """TaiLr.
 
@@ -397,6 +399,8 @@ def tailr_loss(
 
     Source: Ji et al. 2023, arXiv:2302.13344
     """
+    if more or unknown:
+        rt.refuse(tailr_loss, more, unknown)
     return LOSS(
         logits, target, (), (gamma, floor), (), ignore_index, reduction, backend, inplace_grad,
         class_dim,
@@ -409,13 +413,15 @@ class TaiLrLoss(rt.LossModule, loss=LOSS, function=tailr_loss):
 
 @rt.documented
 def linear_tailr_loss(
-    hidden: Tensor, linear_weight: Tensor, target: Tensor, *, gamma: float = 0.1,
+    hidden: Tensor, linear_weight: Tensor, target: Tensor, *more: NoReturn, gamma: float = 0.1,
     floor: float = 0.2, linear_bias: Tensor | None = None, softcap: float | None = None,
     temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None,
     schedule: str = "auto", filter: bool = True, skip_ignored: bool | None = None,
-    ignore_index: int = -100, reduction: str = "mean", backend: str = "auto",
+    ignore_index: int = -100, reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`tailr_loss`, of a linear layer without its logits."""
+    if more or unknown:
+        rt.refuse(linear_tailr_loss, more, unknown)
     return rt.linear_loss(
         LOSS, rt.Factors(hidden, linear_weight, linear_bias),
         rt.Arguments(target, (), (gamma, floor), (), ignore_index, backend), reduction,

@@ -14,6 +14,8 @@ Feng et al. 2020, IJCAI, "Can cross entropy loss be robust to label noise?"
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import torch
 from torch import Tensor
 
@@ -362,9 +364,9 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def taylor_ce_loss(
-    logits: Tensor, target: Tensor, *, t: float = 2.0, ignore_index: int = -100,
+    logits: Tensor, target: Tensor, *more: NoReturn, t: float = 2.0, ignore_index: int = -100,
     reduction: str = "mean", backend: str = "auto", inplace_grad: bool = False,
-    class_dim: int | None = None,
+    class_dim: int | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """Taylor cross-entropy.
 
@@ -375,6 +377,8 @@ def taylor_ce_loss(
 
     Source: Feng et al. 2020, IJCAI, "Can cross entropy loss be robust to label noise?"
     """
+    if more or unknown:
+        rt.refuse(taylor_ce_loss, more, unknown)
     return LOSS(
         logits, target, (), (t,), (), ignore_index, reduction, backend, inplace_grad, class_dim
     )
@@ -386,13 +390,15 @@ class TaylorCELoss(rt.LossModule, loss=LOSS, function=taylor_ce_loss):
 
 @rt.documented
 def linear_taylor_ce_loss(
-    hidden: Tensor, linear_weight: Tensor, target: Tensor, *, t: float = 2.0,
+    hidden: Tensor, linear_weight: Tensor, target: Tensor, *more: NoReturn, t: float = 2.0,
     linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
     shift: int = 0, memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
     skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
-    backend: str = "auto",
+    backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`taylor_ce_loss`, of a linear layer without its logits."""
+    if more or unknown:
+        rt.refuse(linear_taylor_ce_loss, more, unknown)
     return rt.linear_loss(
         LOSS, rt.Factors(hidden, linear_weight, linear_bias),
         rt.Arguments(target, (), (t,), (), ignore_index, backend), reduction,

@@ -14,7 +14,7 @@ the per-token results of trl's fused head, TRL 1.16
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
@@ -681,8 +681,8 @@ class TokenHead(NamedTuple):
 
 @rt.documented
 def token_head(
-    logits: Tensor, target: Tensor, *, ignore_index: int = -100, backend: str = "auto",
-    class_dim: int | None = None,
+    logits: Tensor, target: Tensor, *more: NoReturn, ignore_index: int = -100,
+    backend: str = "auto", class_dim: int | None = None, **unknown: NoReturn,
 ) -> TokenHead:
     """What a trainer weighs and logs of a token.
 
@@ -698,17 +698,22 @@ def token_head(
 
     Source: the per-token results of trl's fused head, TRL 1.16
     """
+    if more or unknown:
+        rt.refuse(token_head, more, unknown)
     return TokenHead(*LOSS.rows(logits, target, (), (), (), ignore_index, backend, class_dim))
 
 
 @rt.documented
 def linear_token_head(
-    hidden: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None,
-    softcap: float | None = None, temperature: float = 1.0, shift: int = 0,
-    memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
+    hidden: Tensor, linear_weight: Tensor, target: Tensor, *more: NoReturn,
+    linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
+    shift: int = 0, memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
     skip_ignored: bool | None = None, ignore_index: int = -100, backend: str = "auto",
+    **unknown: NoReturn,
 ) -> TokenHead:
     """As :func:`token_head`, of a linear layer without its logits."""
+    if more or unknown:
+        rt.refuse(linear_token_head, more, unknown)
     return TokenHead(
         *rt.linear_rows(
             LOSS, rt.Factors(hidden, linear_weight, linear_bias),

@@ -14,7 +14,7 @@ verl and TRL compute these from explicit logits
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
@@ -544,8 +544,8 @@ class TokenStats(NamedTuple):
 
 @rt.documented
 def token_stats(
-    logits: Tensor, target: Tensor, *, ignore_index: int = -100, backend: str = "auto",
-    class_dim: int | None = None,
+    logits: Tensor, target: Tensor, *more: NoReturn, ignore_index: int = -100,
+    backend: str = "auto", class_dim: int | None = None, **unknown: NoReturn,
 ) -> TokenStats:
     """What policy-gradient and filtering losses need of a token.
 
@@ -556,17 +556,22 @@ def token_stats(
 
     Source: verl and TRL compute these from explicit logits
     """
+    if more or unknown:
+        rt.refuse(token_stats, more, unknown)
     return TokenStats(*LOSS.rows(logits, target, (), (), (), ignore_index, backend, class_dim))
 
 
 @rt.documented
 def linear_token_stats(
-    hidden: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None,
-    softcap: float | None = None, temperature: float = 1.0, shift: int = 0,
-    memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
+    hidden: Tensor, linear_weight: Tensor, target: Tensor, *more: NoReturn,
+    linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
+    shift: int = 0, memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
     skip_ignored: bool | None = None, ignore_index: int = -100, backend: str = "auto",
+    **unknown: NoReturn,
 ) -> TokenStats:
     """As :func:`token_stats`, of a linear layer without its logits."""
+    if more or unknown:
+        rt.refuse(linear_token_stats, more, unknown)
     return TokenStats(
         *rt.linear_rows(
             LOSS, rt.Factors(hidden, linear_weight, linear_bias),

@@ -15,6 +15,8 @@ Zhang et al. 2019, arXiv:1901.08573
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import torch
 from torch import Tensor
 
@@ -711,9 +713,9 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def trades_loss(
-    logits: Tensor, target: Tensor, adversarial_x: Tensor, *, beta: float = 6.0,
+    logits: Tensor, target: Tensor, adversarial_x: Tensor, *more: NoReturn, beta: float = 6.0,
     ignore_index: int = -100, reduction: str = "mean", backend: str = "auto",
-    inplace_grad: bool = False, class_dim: int | None = None,
+    inplace_grad: bool = False, class_dim: int | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """TRADES.
 
@@ -727,6 +729,8 @@ def trades_loss(
 
     Source: Zhang et al. 2019, arXiv:1901.08573
     """
+    if more or unknown:
+        rt.refuse(trades_loss, more, unknown)
     return LOSS(
         logits, target, (adversarial_x,), (beta,), (), ignore_index, reduction, backend,
         inplace_grad, class_dim,
@@ -740,13 +744,15 @@ class TRADESLoss(rt.LossModule, loss=LOSS, function=trades_loss):
 @rt.documented
 def linear_trades_loss(
     hidden: Tensor, linear_weight: Tensor, target: Tensor,
-    adversarial_x: Tensor | tuple[Tensor, ...], *, beta: float = 6.0,
+    adversarial_x: Tensor | tuple[Tensor, ...], *more: NoReturn, beta: float = 6.0,
     linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
     shift: int = 0, memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
     skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
-    backend: str = "auto",
+    backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`trades_loss`, of a linear layer without its logits."""
+    if more or unknown:
+        rt.refuse(linear_trades_loss, more, unknown)
     return rt.linear_loss(
         LOSS, rt.Factors(hidden, linear_weight, linear_bias),
         rt.Arguments(target, (adversarial_x,), (beta,), (), ignore_index, backend), reduction,

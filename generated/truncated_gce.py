@@ -14,6 +14,8 @@ Zhang & Sabuncu 2018, arXiv:1805.07836, section 3.3
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import torch
 from torch import Tensor
 
@@ -380,9 +382,9 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def truncated_gce_loss(
-    logits: Tensor, target: Tensor, *, q: float = 0.7, k: float = 0.5, ignore_index: int = -100,
-    reduction: str = "mean", backend: str = "auto", inplace_grad: bool = False,
-    class_dim: int | None = None,
+    logits: Tensor, target: Tensor, *more: NoReturn, q: float = 0.7, k: float = 0.5,
+    ignore_index: int = -100, reduction: str = "mean", backend: str = "auto",
+    inplace_grad: bool = False, class_dim: int | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """Truncated generalized cross-entropy, stateless.
 
@@ -394,6 +396,8 @@ def truncated_gce_loss(
 
     Source: Zhang & Sabuncu 2018, arXiv:1805.07836, section 3.3
     """
+    if more or unknown:
+        rt.refuse(truncated_gce_loss, more, unknown)
     return LOSS(
         logits, target, (), (q, k), (), ignore_index, reduction, backend, inplace_grad, class_dim
     )
@@ -405,13 +409,15 @@ class TruncatedGCELoss(rt.LossModule, loss=LOSS, function=truncated_gce_loss):
 
 @rt.documented
 def linear_truncated_gce_loss(
-    hidden: Tensor, linear_weight: Tensor, target: Tensor, *, q: float = 0.7, k: float = 0.5,
-    linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
-    shift: int = 0, memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
-    skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
-    backend: str = "auto",
+    hidden: Tensor, linear_weight: Tensor, target: Tensor, *more: NoReturn, q: float = 0.7,
+    k: float = 0.5, linear_bias: Tensor | None = None, softcap: float | None = None,
+    temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None,
+    schedule: str = "auto", filter: bool = True, skip_ignored: bool | None = None,
+    ignore_index: int = -100, reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`truncated_gce_loss`, of a linear layer without its logits."""
+    if more or unknown:
+        rt.refuse(linear_truncated_gce_loss, more, unknown)
     return rt.linear_loss(
         LOSS, rt.Factors(hidden, linear_weight, linear_bias),
         rt.Arguments(target, (), (q, k), (), ignore_index, backend), reduction,

@@ -14,6 +14,8 @@ Gneiting & Raftery 2007, JASA 102, section 4
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import torch
 from torch import Tensor
 
@@ -409,9 +411,9 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def tsallis_score_loss(
-    logits: Tensor, target: Tensor, *, beta: float = 1.5, ignore_index: int = -100,
+    logits: Tensor, target: Tensor, *more: NoReturn, beta: float = 1.5, ignore_index: int = -100,
     reduction: str = "mean", backend: str = "auto", inplace_grad: bool = False,
-    class_dim: int | None = None,
+    class_dim: int | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """Tsallis (power) score.
 
@@ -422,6 +424,8 @@ def tsallis_score_loss(
 
     Source: Gneiting & Raftery 2007, JASA 102, section 4
     """
+    if more or unknown:
+        rt.refuse(tsallis_score_loss, more, unknown)
     return LOSS(
         logits, target, (), (beta,), (), ignore_index, reduction, backend, inplace_grad, class_dim
     )
@@ -433,13 +437,15 @@ class TsallisScoreLoss(rt.LossModule, loss=LOSS, function=tsallis_score_loss):
 
 @rt.documented
 def linear_tsallis_score_loss(
-    hidden: Tensor, linear_weight: Tensor, target: Tensor, *, beta: float = 1.5,
+    hidden: Tensor, linear_weight: Tensor, target: Tensor, *more: NoReturn, beta: float = 1.5,
     linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
     shift: int = 0, memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
     skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
-    backend: str = "auto",
+    backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`tsallis_score_loss`, of a linear layer without its logits."""
+    if more or unknown:
+        rt.refuse(linear_tsallis_score_loss, more, unknown)
     return rt.linear_loss(
         LOSS, rt.Factors(hidden, linear_weight, linear_bias),
         rt.Arguments(target, (), (beta,), (), ignore_index, backend), reduction,

@@ -15,6 +15,8 @@ Wen et al. 2023, arXiv:2307.15190 (f-distill)
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import torch
 from torch import Tensor
 
@@ -632,8 +634,9 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def tvd_loss(
-    logits: Tensor, teacher: Tensor, *, reduction: str = "mean", backend: str = "auto",
-    inplace_grad: bool = False, class_dim: int | None = None,
+    logits: Tensor, teacher: Tensor, *more: NoReturn, reduction: str = "mean",
+    backend: str = "auto", inplace_grad: bool = False, class_dim: int | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """Total variation distance.
 
@@ -644,6 +647,8 @@ def tvd_loss(
 
     Source: Wen et al. 2023, arXiv:2307.15190 (f-distill)
     """
+    if more or unknown:
+        rt.refuse(tvd_loss, more, unknown)
     return LOSS(logits, None, (teacher,), (), (), -100, reduction, backend, inplace_grad, class_dim)
 
 
@@ -653,12 +658,14 @@ class TVDLoss(rt.LossModule, loss=LOSS, function=tvd_loss):
 
 @rt.documented
 def linear_tvd_loss(
-    hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *,
+    hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *more: NoReturn,
     linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
     memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
-    reduction: str = "mean", backend: str = "auto",
+    reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`tvd_loss`, of a linear layer without its logits."""
+    if more or unknown:
+        rt.refuse(linear_tvd_loss, more, unknown)
     return rt.linear_loss(
         LOSS, rt.Factors(hidden, linear_weight, linear_bias),
         rt.Arguments(None, (teacher,), (), (), -100, backend), reduction,

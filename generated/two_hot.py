@@ -15,6 +15,8 @@ Bellemare, Dabney, Munos 2017, arXiv:1707.06887; Schrittwieser et al. 2020, arXi
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import torch
 from torch import Tensor
 
@@ -574,8 +576,9 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def two_hot_loss(
-    logits: Tensor, *, low: float = 0.0, high: float = 1.0, value: Tensor, reduction: str = "mean",
-    backend: str = "auto", inplace_grad: bool = False, class_dim: int | None = None,
+    logits: Tensor, *more: NoReturn, low: float = 0.0, high: float = 1.0, value: Tensor,
+    reduction: str = "mean", backend: str = "auto", inplace_grad: bool = False,
+    class_dim: int | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """Two-hot regression target.
 
@@ -590,6 +593,8 @@ def two_hot_loss(
     Source: Bellemare, Dabney, Munos 2017, arXiv:1707.06887; Schrittwieser et al. 2020,
         arXiv:1911.08265
     """
+    if more or unknown:
+        rt.refuse(two_hot_loss, more, unknown)
     return LOSS(
         logits, None, (), (low, high), (value,), -100, reduction, backend, inplace_grad, class_dim
     )
@@ -601,12 +606,14 @@ class TwoHotLoss(rt.LossModule, loss=LOSS, function=two_hot_loss):
 
 @rt.documented
 def linear_two_hot_loss(
-    hidden: Tensor, linear_weight: Tensor, *, low: float = 0.0, high: float = 1.0, value: Tensor,
-    linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
-    memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
-    reduction: str = "mean", backend: str = "auto",
+    hidden: Tensor, linear_weight: Tensor, *more: NoReturn, low: float = 0.0, high: float = 1.0,
+    value: Tensor, linear_bias: Tensor | None = None, softcap: float | None = None,
+    temperature: float = 1.0, memory_budget: int | None = None, schedule: str = "auto",
+    filter: bool = True, reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`two_hot_loss`, of a linear layer without its logits."""
+    if more or unknown:
+        rt.refuse(linear_two_hot_loss, more, unknown)
     return rt.linear_loss(
         LOSS, rt.Factors(hidden, linear_weight, linear_bias),
         rt.Arguments(None, (), (low, high), (value,), -100, backend), reduction,

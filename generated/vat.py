@@ -15,6 +15,8 @@ Miyato et al. 2018, arXiv:1704.03976
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import torch
 from torch import Tensor
 
@@ -648,8 +650,9 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def vat_loss(
-    logits: Tensor, perturbed_x: Tensor, *, reduction: str = "mean", backend: str = "auto",
-    inplace_grad: bool = False, class_dim: int | None = None,
+    logits: Tensor, perturbed_x: Tensor, *more: NoReturn, reduction: str = "mean",
+    backend: str = "auto", inplace_grad: bool = False, class_dim: int | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """Virtual adversarial training divergence.
 
@@ -661,6 +664,8 @@ def vat_loss(
 
     Source: Miyato et al. 2018, arXiv:1704.03976
     """
+    if more or unknown:
+        rt.refuse(vat_loss, more, unknown)
     return LOSS(
         logits, None, (perturbed_x,), (), (), -100, reduction, backend, inplace_grad, class_dim
     )
@@ -672,12 +677,14 @@ class VATLoss(rt.LossModule, loss=LOSS, function=vat_loss):
 
 @rt.documented
 def linear_vat_loss(
-    hidden: Tensor, linear_weight: Tensor, perturbed_x: Tensor | tuple[Tensor, ...], *,
-    linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
-    memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
-    reduction: str = "mean", backend: str = "auto",
+    hidden: Tensor, linear_weight: Tensor, perturbed_x: Tensor | tuple[Tensor, ...],
+    *more: NoReturn, linear_bias: Tensor | None = None, softcap: float | None = None,
+    temperature: float = 1.0, memory_budget: int | None = None, schedule: str = "auto",
+    filter: bool = True, reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`vat_loss`, of a linear layer without its logits."""
+    if more or unknown:
+        rt.refuse(linear_vat_loss, more, unknown)
     return rt.linear_loss(
         LOSS, rt.Factors(hidden, linear_weight, linear_bias),
         rt.Arguments(None, (perturbed_x,), (), (), -100, backend), reduction,

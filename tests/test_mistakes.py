@@ -74,7 +74,7 @@ def test_a_file_of_python_is_no_spec(tmp_path: Path) -> None:
 
 def test_there_are_enough() -> None:
     written = [code for code, _ in entries()]
-    assert len(set(written)) == len(written) > 70
+    assert len(set(written)) == len(written) > 130
 
 
 if __name__ == "__main__":

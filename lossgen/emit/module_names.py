@@ -13,7 +13,19 @@ from collections.abc import Iterable
 __all__ = ["ModuleNames"]
 
 #: What a module imports and defines that does not begin with ``_``, which no class or function may.
-_OWN = ("LOSS", "NamedTuple", "Tensor", "dl", "el", "rows", "rt", "tiled", "tl", "torch")
+_OWN = (
+    "LOSS",
+    "NamedTuple",
+    "NoReturn",
+    "Tensor",
+    "dl",
+    "el",
+    "rows",
+    "rt",
+    "tiled",
+    "tl",
+    "torch",
+)
 
 
 class ModuleNames:
@@ -29,6 +41,10 @@ class ModuleNames:
     def called(self, name: str) -> str:
         """The same inside functions, where arguments have names too; or that of a public one."""
         return self._free(name) if name in self._arguments else name
+
+    def beside(self, name: str) -> str:
+        """An argument of ours, whose name nothing else has."""
+        return self._free(name) if name in self._public | self._arguments else name
 
     def _free(self, name: str) -> str:
         while name in self._public | self._arguments or name in _OWN:

@@ -76,6 +76,7 @@ def _rendered(compiled: Compiled, loss: dict[str, Any], standalone: bool) -> str
             standalone=standalone,
             own=names.own,
             called=names.called,
+            beside=names.beside,
             bound=names.bound,
             apart=names.apart,
         )

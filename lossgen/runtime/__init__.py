@@ -6,6 +6,7 @@ from lossgen.runtime.linear import Arguments, linear_loss, linear_rows
 from lossgen.runtime.linear_arguments import Factors, LinearOptions
 from lossgen.runtime.loss import RowLoss
 from lossgen.runtime.module import LossModule
+from lossgen.runtime.refused import refuse
 
 __all__ = [
     "Arguments",
@@ -20,4 +21,5 @@ __all__ = [
     "documented",
     "linear_loss",
     "linear_rows",
+    "refuse",
 ]

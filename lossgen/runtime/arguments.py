@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lossgen.runtime import remedies
 from lossgen.runtime.layout import lead_of
 from lossgen.runtime.layout import shape_text as _shape
 
@@ -161,6 +162,7 @@ def numbers(loss: str, declared: Sequence[Parameter], values: Sequence[Any]) -> 
         if isinstance(value, (Tensor, bool)) or not _is_number(value):
             raise TypeError(
                 f"{loss}: {parameter.name} must be a number, not {type(value).__name__}"
+                f"{remedies.of_a_number(parameter.name, value, parameter.default)}"
             )
         if not isinstance(value, (int, float, torch.SymInt, torch.SymFloat)):
             value = float(value)  # of numpy, a fraction, a decimal
@@ -221,10 +223,11 @@ def check_call(
     """Shapes, dtypes, devices and options, of classes on ``axis``; ``hint``: at class_dim, where
     another axis fits. Raises TypeError, ValueError."""
     if not isinstance(logits, Tensor):
-        raise TypeError(f"{loss}: logits must be a tensor, not {type(logits).__name__}")
+        raise _no_tensor(loss, "logits", logits)
     if logits.dtype not in _FLOATS:
         raise TypeError(
             f"{loss}: logits must be float32, bfloat16, float16 or float64, not {_name(logits)}"
+            f"{remedies.of_logits(logits, target)}"
         )
     if logits.dim() == 0:
         raise ValueError(f"{loss}: logits must have a class axis, but they have no axes")
@@ -234,7 +237,7 @@ def check_call(
             f"{loss}: logits have {classes} classes; at least {min_classes} are needed"
         )
     if has_target:
-        _check_target(loss, logits, target, lead, hint)
+        _check_target(loss, logits, target, lead, axis, hint)
     if reduction not in REDUCTIONS:
         raise ValueError(f"{loss}: reduction must be one of {_list(REDUCTIONS)}, not {reduction!r}")
     if backend not in BACKENDS:
@@ -245,20 +248,38 @@ def check_call(
         raise ValueError(f"{loss}: inplace_grad would overwrite logits that are a leaf of autograd")
 
 
-def _check_target(loss: str, logits: Tensor, target: Any, lead: torch.Size, hint: bool) -> None:
+def _no_tensor(loss: str, name: str, value: Any) -> TypeError:
+    kind = type(value).__name__
+    return TypeError(
+        f"{loss}: {name} must be a tensor, not {kind}{remedies.of_no_tensor(name, value)}"
+    )
+
+
+def _check_device(loss: str, logits: Tensor, name: str, value: Tensor) -> None:
+    if value.device != logits.device:
+        raise ValueError(
+            f"{loss}: {name} is on {value.device}, but logits are on {logits.device}; pass "
+            f"{name}.to({str(logits.device)!r})"
+        )
+
+
+def _check_target(
+    loss: str, logits: Tensor, target: Any, lead: torch.Size, axis: int, hint: bool
+) -> None:
     if not isinstance(target, Tensor):
-        raise TypeError(f"{loss}: target must be a tensor, not {type(target).__name__}")
+        raise _no_tensor(loss, "target", target)
     if target.dtype.is_floating_point or target.dtype.is_complex or target.dtype is torch.bool:
-        raise TypeError(f"{loss}: target must have an integer dtype, not {_name(target)}")
+        raise TypeError(
+            f"{loss}: target must have an integer dtype, not {_name(target)}"
+            f"{remedies.of_a_target(target, logits, axis)}"
+        )
     if target.shape != lead:
-        torchs = hint and logits.dim() > 2 and target.shape == lead_of(logits.shape, 1)
-        remedy = "; if axis 1 holds the classes, as in torch, pass class_dim=1" if torchs else ""
         raise ValueError(
             f"{loss}: target has shape {_shape(target.shape)}, but logits of shape "
-            f"{_shape(logits.shape)} need {_shape(lead)}{remedy}"
+            f"{_shape(logits.shape)} need {_shape(lead)}"
+            f"{remedies.of_a_target_shape(target, logits, lead, hint)}"
         )
-    if target.device != logits.device:
-        raise ValueError(f"{loss}: target is on {target.device}, but logits are on {logits.device}")
+    _check_device(loss, logits, "target", target)
 
 
 def _check_input(
@@ -270,7 +291,7 @@ def _check_input(
             raise ValueError(f"{loss}: {name} is required")
         return
     if not isinstance(value, Tensor):
-        raise TypeError(f"{loss}: {name} must be a tensor, not {type(value).__name__}")
+        raise _no_tensor(loss, name, value)
     if declared.kind == "class":
         _check_stream(loss, logits, declared, value)
         return
@@ -278,12 +299,12 @@ def _check_input(
     if value.shape != shape:
         raise ValueError(
             f"{loss}: {name} has shape {_shape(value.shape)}, but logits of shape "
-            f"{_shape(logits.shape)} need {_shape(shape)}"
+            f"{_shape(logits.shape)} need {_shape(shape)}, one number per "
+            f"{'class' if declared.kind == 'vocab' else 'row'}"
         )
     if value.dtype.is_complex or value.dtype is torch.bool:
         raise TypeError(f"{loss}: {name} must hold real numbers, not {_name(value)}")
-    if value.device != logits.device:
-        raise ValueError(f"{loss}: {name} is on {value.device}, but logits are on {logits.device}")
+    _check_device(loss, logits, name, value)
     if value.requires_grad and torch.is_grad_enabled():
         raise ValueError(f"{loss}: no gradient is computed for {name}; pass {name}.detach()")
 
@@ -291,7 +312,10 @@ def _check_input(
 def _check_stream(loss: str, logits: Tensor, declared: Input, value: Tensor) -> None:
     name = declared.name
     if not value.dtype.is_floating_point:
-        raise TypeError(f"{loss}: {name} must be floating point, not {_name(value)}")
+        raise TypeError(
+            f"{loss}: {name} must be floating point, not {_name(value)}"
+            f"{remedies.of_a_stream(name, value, logits)}"
+        )
     if value.dtype not in _FLOATS:
         raise TypeError(
             f"{loss}: {name} must be float32, bfloat16, float16 or float64, not {_name(value)}"
@@ -301,8 +325,7 @@ def _check_stream(loss: str, logits: Tensor, declared: Input, value: Tensor) -> 
             f"{loss}: {name} has shape {_shape(value.shape)}, but logits have shape "
             f"{_shape(logits.shape)}"
         )
-    if value.device != logits.device:
-        raise ValueError(f"{loss}: {name} is on {value.device}, but logits are on {logits.device}")
+    _check_device(loss, logits, name, value)
     if value.requires_grad and torch.is_grad_enabled() and not declared.differentiable:
         warn_constant(loss, name)
 
@@ -330,7 +353,8 @@ def check_stream_range(loss: str, declared: Input, value: Tensor) -> None:
         return
     low, high = (float(v) for v in value.detach().aminmax())
     if not (domain.contains(low) and domain.contains(high)):
-        raise ValueError(f"{loss}: {declared.name} has values outside its domain {domain}")
+        held = f"{low:g} to {high:g}" if low < high else f"{low:g}"
+        raise ValueError(f"{loss}: {declared.name} has values outside its domain {domain}: {held}")
 
 
 def check_input_values(loss: str, declared: Input, value: Tensor) -> None:
@@ -361,7 +385,7 @@ def check_target_range(target: Tensor, ignore_index: int, n_classes: int) -> Non
         return
     wrong = ((target < 0) | (target >= n_classes)) & (target != ignore_index)
     if bool(wrong.any()):
-        raise IndexError(f"Target {int(target[wrong][0])} is out of bounds.")
+        raise remedies.out_of_bounds(int(target[wrong][0]), n_classes, ignore_index)
 
 
 def _name(tensor: Tensor) -> str:

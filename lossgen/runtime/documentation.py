@@ -7,10 +7,14 @@ functions are completed when it is imported, so that ``help`` shows all of it.
 from __future__ import annotations
 
 import re
+import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from inspect import cleandoc
+from types import ModuleType
 from typing import Any, TypeVar
+
+from lossgen.runtime.refused import LossFile, without_rest
 
 __all__ = ["documented"]
 
@@ -53,19 +57,20 @@ _OF_LOGITS = ("logits", "linear_weight")  # what a spec says of ``logits`` stand
 
 def documented(function: _Function) -> _Function:
     """The function with its whole docstring: its own part, or that of the function of logits with
-    the same name behind ``linear_``, and what every loss has."""
-    names = _arguments(function)
+    the same name behind ``linear_``, and what every loss has; and without what it refuses in its
+    signature."""
+    module = sys.modules.get(function.__module__)
+    if type(module) is ModuleType:
+        module.__class__ = LossFile
+    signed = without_rest(function)
+    function.__signature__ = signed  # type: ignore[attr-defined]
+    names = tuple(signed.parameters)
     linear = "hidden" in names
     source = function.__globals__[function.__name__[len("linear_") :]] if linear else function
     own = source.__dict__.setdefault("__own_doc__", source.__doc__)
     if own is not None:  # else python -OO
         function.__doc__ = "\n".join(_lines(cleandoc(own), names, linear))
     return function
-
-
-def _arguments(function: Callable[..., Any]) -> tuple[str, ...]:
-    code = function.__code__
-    return code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
 
 
 def _lines(own: str, names: tuple[str, ...], linear: bool) -> Iterator[str]:

@@ -18,6 +18,7 @@ from lossgen.runtime.arguments import Variant
 from lossgen.runtime.batch import Batch, arithmetic, compute_dtype
 from lossgen.runtime.c_backend import NO_MEMORY, STORAGE, Struct, integers, shares
 from lossgen.runtime.c_build import library
+from lossgen.runtime.remedies import out_of_bounds
 from lossgen.runtime.tensors import in_memory
 
 __all__ = ["Frames"]
@@ -177,7 +178,8 @@ class Frames:
             return
         if failed > 0 or target is None:
             raise MemoryError(NO_MEMORY)
-        raise IndexError(f"Target {int(target[-1 - failed])} is out of bounds.")
+        label, ignored = int(target[-1 - failed]), self.fields["ignore_index"]
+        raise out_of_bounds(label, self.classes, ignored)
 
 
 def _address(tensor: Tensor | None) -> int:

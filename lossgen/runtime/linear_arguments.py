@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lossgen.runtime.arguments import Input, Parameter, Variant, integer, numbers, warn_constant
+from lossgen.runtime.remedies import of_no_tensor
 
 __all__ = [
     "Factors",
@@ -20,6 +21,7 @@ __all__ = [
     "check_scaled",
     "chunk_rows",
     "constant",
+    "factor_names",
     "is_tiled",
     "shifted",
     "stand_in",
@@ -59,9 +61,11 @@ class LinearOptions:
     skip_ignored: bool | None = None
 
 
-def check_linear(loss: str, sources: Sequence[Any], options: LinearOptions) -> LinearOptions:
-    """Of the logits and each class input, factors or rows; the options as Python's numbers, with
-    None for a softcap that caps nothing. Raises TypeError, ValueError."""
+def check_linear(
+    loss: str, sources: Sequence[tuple[Input | None, Any]], options: LinearOptions
+) -> LinearOptions:
+    """Of the logits (whose declaration is None) and each class input, factors or rows; the options
+    as Python's numbers, with None for a softcap that caps nothing. Raises TypeError, ValueError."""
     softcap, temperature = numbers(loss, _SCALING, (options.softcap, options.temperature))
     counts: dict[str, Any] = {"shift": options.shift, "memory_budget": options.memory_budget}
     for name, value in counts.items():
@@ -82,40 +86,53 @@ def check_linear(loss: str, sources: Sequence[Any], options: LinearOptions) -> L
     for name, flag in flags:
         if not isinstance(flag, bool) and not (flag is None and name == "skip_ignored"):
             raise TypeError(f"{loss}: {name} must be a bool, not {type(flag).__name__}")
-    for source in sources:
+    for declared, source in sources:
         if isinstance(source, Factors):
-            _check_factors(loss, source)
+            _check_factors(loss, source, declared)
     cap = None if softcap == math.inf else softcap
     return replace(options, softcap=cap, temperature=temperature, **counts)
 
 
-def _check_factors(loss: str, factors: Factors) -> None:
+def factor_names(declared: Input | None) -> tuple[str, ...]:
+    """What messages call the factors of the logits (None), or those of a class input."""
+    if declared is None:
+        return "hidden", "linear_weight", "linear_bias"
+    return tuple(f"the {part} of {declared.name}" for part in Factors._fields)
+
+
+def _check_factors(loss: str, factors: Factors, declared: Input | None) -> None:
     hidden, weight, bias = factors
-    named = {"hidden": hidden, "weight": weight} | ({} if bias is None else {"bias": bias})
-    for name, value in named.items():
+    names = rows, layer, shift = factor_names(declared)
+    for name, value in zip(names, factors if bias is not None else factors[:2], strict=False):
         if not isinstance(value, Tensor):
-            raise TypeError(f"{loss}: {name} must be a tensor, not {type(value).__name__}")
+            kind, remedy = type(value).__name__, of_no_tensor(name, value)
+            raise TypeError(f"{loss}: {name} must be a tensor, not {kind}{remedy}")
         if value.dtype != hidden.dtype:
-            raise TypeError(f"{loss}: {name} is {_name(value)}, but hidden is {_name(hidden)}")
+            whole = not value.dtype.is_floating_point
+            order = f"; the order is {rows}, {layer}, target" if whole and not declared else ""
+            raise TypeError(
+                f"{loss}: {name} is {_name(value)}, but {rows} is {_name(hidden)}{order}"
+            )
         if value.device != hidden.device:
             raise ValueError(
-                f"{loss}: {name} is on {value.device}, but hidden is on {hidden.device}"
+                f"{loss}: {name} is on {value.device}, but {rows} is on {hidden.device}"
             )
     if not hidden.dtype.is_floating_point:
-        raise TypeError(f"{loss}: hidden must be floating point, not {_name(hidden)}")
+        raise TypeError(f"{loss}: {rows} must be floating point, not {_name(hidden)}")
     if hidden.dim() == 0:
-        raise ValueError(f"{loss}: hidden must have a feature axis, but it has no axes")
+        raise ValueError(f"{loss}: {rows} must have a feature axis, but it has no axes")
     if hidden.shape[-1] == 0:
-        raise ValueError(f"{loss}: hidden must have features, but it has 0")
+        raise ValueError(f"{loss}: {rows} must have features, but it has 0")
     if weight.dim() != 2 or weight.shape[1] != hidden.shape[-1]:
+        turned = weight.dim() == 2 and weight.shape[0] == hidden.shape[-1]
         raise ValueError(
-            f"{loss}: weight has shape {[*weight.shape]}, but hidden of shape {[*hidden.shape]} "
-            f"needs [V, {hidden.shape[-1]}]"
+            f"{loss}: {layer} has shape {[*weight.shape]}, but {rows} of shape {[*hidden.shape]} "
+            f"needs [V, {hidden.shape[-1]}]{'; pass its transpose' if turned else ''}"
         )
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError(
-            f"{loss}: bias has shape {[*bias.shape]}, but weight of shape {[*weight.shape]} needs "
-            f"[{weight.shape[0]}]"
+            f"{loss}: {shift} has shape {[*bias.shape]}, but {layer} of shape {[*weight.shape]} "
+            f"needs [{weight.shape[0]}]"
         )
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lossgen.runtime import chunked
+from lossgen.runtime.arguments import Input
 from lossgen.runtime.batch import Batch, wider
 from lossgen.runtime.linear_arguments import (
     Factors,
@@ -18,6 +19,7 @@ from lossgen.runtime.linear_arguments import (
     check_scaled,
     chunk_rows,
     constant,
+    factor_names,
     is_tiled,
     shifted,
     stand_in,
@@ -70,13 +72,10 @@ def checked(
     name = f"linear_{loss.function}"
     given = _admitted(name, loss, given)
     streams = [s if isinstance(s, Tensor) else Factors(*s) for s in given.streams]
-    sources = [
-        autocast(_admitted_source(name, label, source))
-        for label, source in zip(
-            ("", *(i.name for i in loss.streams)), (factors, *streams), strict=True
-        )
-    ]
-    options = check_linear(name, sources, options)
+    declared_as = (None, *loss.streams)
+    pairs = zip(declared_as, (factors, *streams), strict=True)
+    sources = [autocast(_admitted_source(name, *pair)) for pair in pairs]
+    options = check_linear(name, [*zip(declared_as, sources, strict=True)], options)
     for declared, stream in zip(loss.streams, streams, strict=True):
         if isinstance(stream, Factors):
             check_scaled(name, declared, options)
@@ -112,15 +111,14 @@ def _admitted(name: str, loss: RowLoss, given: Arguments) -> Arguments:
     )
 
 
-def _admitted_source(name: str, label: str, source: Source) -> Source:
+def _admitted_source(name: str, declared: Input | None, source: Source) -> Source:
     if torch.compiler.is_compiling():
         return source
     if isinstance(source, Tensor):
-        found: Tensor = admitted(name, label, source)
+        found: Tensor = admitted(name, declared.name if declared else "", source)
         return found
-    prefix = f"{label}: " if label else ""
-    pairs = zip(Factors._fields, source, strict=True)
-    return Factors(*(admitted(name, prefix + part, value) for part, value in pairs))
+    pairs = zip(factor_names(declared), source, strict=True)
+    return Factors(*(admitted(name, part, value) for part, value in pairs))
 
 
 def bound(loss: RowLoss, sources: list[Source], given: Arguments, options: LinearOptions) -> Bound:

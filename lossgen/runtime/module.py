@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 
+from lossgen.runtime.refused import wrong
+
 if TYPE_CHECKING:
     from lossgen.runtime.loss import RowLoss
 
@@ -66,7 +68,11 @@ def _initialiser(cls: type[LossModule], signed: Signature) -> Callable[..., None
         try:
             bound = signed.bind(self, *args, **options)
         except TypeError as error:
-            raise TypeError(f"{cls.__name__}.__init__(): {error}") from None
+            unknown = {n: v for n, v in options.items() if n not in signed.parameters}
+            more = args[len(cls._buffered) :]
+            if not more and not unknown:
+                raise TypeError(f"{cls.__name__}: {error}") from None
+            raise wrong(cls.__name__, signed, more, unknown) from None
         bound.apply_defaults()
         for name, place in cls._places.items():
             value = bound.arguments[name]
@@ -81,11 +87,17 @@ def _initialiser(cls: type[LossModule], signed: Signature) -> Callable[..., None
 
 def _forward(function: Callable[..., Any], signed: Signature) -> Callable[..., Any]:
     def forward(self: LossModule, *args: Any, **given: Any) -> Any:
+        if given and (twice := [name for name in given if name in self._places]):
+            raise _kept(type(self).__name__, twice[0])
         return function(*args, **given, **self._options())
 
     forward.__signature__ = signed  # type: ignore[attr-defined]
     forward.__doc__ = f"``{function.__name__}`` with the options of this module."
     return forward
+
+
+def _kept(module: str, name: str) -> TypeError:
+    return TypeError(f"{module}: {name} is an option of the module: {module}({name}=...)")
 
 
 def _place(name: str, taken: set[str]) -> str:

@@ -31,13 +31,14 @@ BAD: list[tuple[str, Callable[[], Any], type[Exception], str]] = [
         "logits_list",
         lambda: gce_loss([[0.0]], Y),
         TypeError,
-        "gce_loss: logits must be a tensor, not list",
+        "gce_loss: logits must be a tensor, not list; pass torch.as_tensor(logits)",
     ),
     (
         "integer_logits",
         lambda: gce_loss(X.long(), Y),
         TypeError,
-        "gce_loss: logits must be float32, bfloat16, float16 or float64, not int64",
+        "gce_loss: logits must be float32, bfloat16, float16 or float64, not int64; pass "
+        "logits.float()",
     ),
     (
         "complex_logits",
@@ -67,19 +68,19 @@ BAD: list[tuple[str, Callable[[], Any], type[Exception], str]] = [
         "target_list",
         lambda: gce_loss(X, [0, 1, 2, 3]),
         TypeError,
-        "gce_loss: target must be a tensor, not list",
+        "gce_loss: target must be a tensor, not list; pass torch.as_tensor(target)",
     ),
     (
         "float_target",
         lambda: gce_loss(X, Y.float()),
         TypeError,
-        "gce_loss: target must have an integer dtype, not float32",
+        "gce_loss: target must have an integer dtype, not float32; pass target.long()",
     ),
     (
         "bool_target",
         lambda: gce_loss(X, Y.bool()),
         TypeError,
-        "gce_loss: target must have an integer dtype, not bool",
+        "gce_loss: target must have an integer dtype, not bool; pass target.long()",
     ),
     (
         "target_shape",
@@ -91,10 +92,26 @@ BAD: list[tuple[str, Callable[[], Any], type[Exception], str]] = [
         "target_device",
         lambda: gce_loss(X, Y.to("meta")),
         ValueError,
-        "gce_loss: target is on meta, but logits are on cpu",
+        "gce_loss: target is on meta, but logits are on cpu; pass target.to('cpu')",
     ),
-    ("target_too_large", lambda: gce_loss(X, Y + 7), IndexError, "Target 7 is out of bounds."),
-    ("target_negative", lambda: gce_loss(X, Y - 1), IndexError, "Target -1 is out of bounds."),
+    (
+        "target_too_large",
+        lambda: gce_loss(X, Y + 7),
+        IndexError,
+        (
+            "Target 7 is out of bounds: the classes are 0 to 4, and rows of target -100 "
+            "(ignore_index) are left out"
+        ),
+    ),
+    (
+        "target_negative",
+        lambda: gce_loss(X, Y - 1),
+        IndexError,
+        (
+            "Target -1 is out of bounds: the classes are 0 to 4, and rows of target -100 "
+            "(ignore_index) are left out"
+        ),
+    ),
     (
         "ignore_index_float",
         lambda: gce_loss(X, Y, ignore_index=1.5),
@@ -135,7 +152,7 @@ BAD: list[tuple[str, Callable[[], Any], type[Exception], str]] = [
         "parameter_tensor",
         lambda: focal_loss(X, Y, gamma=torch.tensor(2.0)),
         TypeError,
-        "focal_loss: gamma must be a number, not Tensor",
+        "focal_loss: gamma must be a number, not Tensor; pass gamma.item()",
     ),
     (
         "parameter_text",
@@ -159,19 +176,20 @@ BAD: list[tuple[str, Callable[[], Any], type[Exception], str]] = [
         "input_shape",
         lambda: cross_entropy_loss(X, Y, weight=torch.ones(4)),
         ValueError,
-        "cross_entropy_loss: weight has shape [4], but logits of shape [4, 5] need [5]",
+        "cross_entropy_loss: weight has shape [4], but logits of shape [4, 5] need [5], one "
+        "number per class",
     ),
     (
         "input_type",
         lambda: cross_entropy_loss(X, Y, weight=[1.0] * 5),
         TypeError,
-        "cross_entropy_loss: weight must be a tensor, not list",
+        "cross_entropy_loss: weight must be a tensor, not list; pass torch.as_tensor(weight)",
     ),
     (
         "input_domain",
         lambda: cross_entropy_loss(X, Y, weight=-torch.ones(5)),
         ValueError,
-        "cross_entropy_loss: weight has values outside its domain [0, inf)",
+        "cross_entropy_loss: weight has values outside its domain [0, inf): -1",
     ),
     (
         "input_grad",

@@ -102,7 +102,7 @@ def test_autocast_casts_the_factors_of_a_teacher() -> None:
 @pytest.mark.parametrize("dtypes", [(HALF, SINGLE), (SINGLE, HALF), (DOUBLE, SINGLE)])
 def test_without_autocast_the_factors_have_one_dtype(dtypes: tuple[torch.dtype, ...]) -> None:
     hidden, weight = drawn(*dtypes)
-    with pytest.raises(TypeError, match=r"linear_gce_loss: weight is .*, but hidden is "):
+    with pytest.raises(TypeError, match=r"linear_gce_loss: linear_weight is .*, but hidden is "):
         linear_gce_loss(hidden, weight, labels())
     with pytest.raises(TypeError, match=r"weight is .*, but hidden is "):
         linear_kd_forward_kl_loss(hidden, hidden[:V], (hidden, weight))

@@ -16,19 +16,19 @@ BAD: list[tuple[str, Callable[[], Any], type[Exception], str]] = [
         "features",
         lambda: linear_gce_loss(H, torch.zeros(9, 2), Y),
         ValueError,
-        "linear_gce_loss: weight has shape [9, 2], but hidden of shape [4, 3] needs [V, 3]",
+        "linear_gce_loss: linear_weight has shape [9, 2], but hidden of shape [4, 3] needs [V, 3]",
     ),
     (
         "bias",
         lambda: linear_gce_loss(H, W, Y, linear_bias=torch.zeros(3)),
         ValueError,
-        "linear_gce_loss: bias has shape [3], but weight of shape [9, 3] needs [9]",
+        "linear_gce_loss: linear_bias has shape [3], but linear_weight of shape [9, 3] needs [9]",
     ),
     (
         "dtypes",
         lambda: linear_gce_loss(H.bfloat16(), W, Y),
         TypeError,
-        "linear_gce_loss: weight is float32, but hidden is bfloat16",
+        "linear_gce_loss: linear_weight is float32, but hidden is bfloat16",
     ),
     (
         "integers",
@@ -40,7 +40,7 @@ BAD: list[tuple[str, Callable[[], Any], type[Exception], str]] = [
         "devices",
         lambda: linear_gce_loss(H, W.to("meta"), Y),
         ValueError,
-        "linear_gce_loss: weight is on meta, but hidden is on cpu",
+        "linear_gce_loss: linear_weight is on meta, but hidden is on cpu",
     ),
     (
         "budget",
@@ -52,7 +52,8 @@ BAD: list[tuple[str, Callable[[], Any], type[Exception], str]] = [
         "target",
         lambda: linear_gce_loss(H, W, Y + 9),
         IndexError,
-        "Target 9 is out of bounds.",
+        "Target 9 is out of bounds: the classes are 0 to 8, and rows of target -100 "
+        "(ignore_index) are left out",
     ),
     (
         "target_shape",
@@ -113,7 +114,8 @@ BAD: list[tuple[str, Callable[[], Any], type[Exception], str]] = [
         "weight",
         lambda: linear_gce_loss(H, [1.0], Y),
         TypeError,
-        "linear_gce_loss: weight must be a tensor, not list",
+        "linear_gce_loss: linear_weight must be a tensor, not list; pass "
+        "torch.as_tensor(linear_weight)",
     ),
     (
         "teacher",

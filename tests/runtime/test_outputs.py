@@ -162,7 +162,11 @@ A = draw()
 NAME = "handwritten_pair_loss"
 BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "missing": ({"t": None}, ValueError, "teacher is required"),
-    "list": ({"t": [0.0]}, TypeError, "teacher must be a tensor, not list"),
+    "list": (
+        {"t": [0.0]},
+        TypeError,
+        "teacher must be a tensor, not list; pass torch.as_tensor(teacher)",
+    ),
     "integers": (
         {"t": A["t"].long()},
         TypeError,
@@ -184,17 +188,25 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         TypeError,
         "teacher must be float32, bfloat16, float16 or float64, not float8_e5m2",
     ),
-    "device": ({"t": A["t"].to("meta")}, ValueError, "teacher is on meta, but logits are on cpu"),
-    "domain": ({"c": A["c"] - 2}, ValueError, "cost has values outside its domain [0, inf)"),
+    "device": (
+        {"t": A["t"].to("meta")},
+        ValueError,
+        "teacher is on meta, but logits are on cpu; pass teacher.to('cpu')",
+    ),
+    "domain": (
+        {"c": A["c"] - 2},
+        ValueError,
+        "cost has values outside its domain [0, inf): -1.95123 to -1.00538",
+    ),
     "infinite": (
         {"c": A["c"] / 0},
         ValueError,
-        "cost has values outside its domain [0, inf)",
+        "cost has values outside its domain [0, inf): inf",
     ),
     "nan": (
         {"c": A["c"].where(A["c"] < 0.9, torch.nan)},
         ValueError,
-        "cost has values outside its domain [0, inf)",
+        "cost has values outside its domain [0, inf): nan",
     ),
 }
 

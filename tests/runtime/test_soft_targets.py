@@ -18,22 +18,23 @@ REFUSED: dict[str, tuple[Callable[[], Tensor], type[Exception], str]] = {
     "negative weights": (
         lambda: soft_target_ce_loss(X, T - 0.3),
         ValueError,
-        "soft_target_ce_loss: probabilities has values outside its domain [0, inf)",
+        "soft_target_ce_loss: probabilities has values outside its domain [0, inf): -0.1",
     ),
     "a label above 1": (
         lambda: sigmoid_bce_loss(X, T + 1),
         ValueError,
-        "sigmoid_bce_loss: labels has values outside its domain [0, 1]",
+        "sigmoid_bce_loss: labels has values outside its domain [0, 1]: 1.2",
     ),
     "an average above 1": (
         lambda: elr_loss(X, Y, T * 6),
         ValueError,
-        "elr_loss: ensemble has values outside its domain [0, 1]",
+        "elr_loss: ensemble has values outside its domain [0, 1]: 1.2",
     ),
     "labels in place of rows": (
         lambda: soft_target_ce_loss(X, Y),
         TypeError,
-        "soft_target_ce_loss: probabilities must be floating point, not int64",
+        "soft_target_ce_loss: probabilities must be floating point, not int64; of classes pass "
+        "torch.nn.functional.one_hot(probabilities, 5).to(logits.dtype)",
     ),
     "another shape": (
         lambda: dkd_loss(X, Y, T[:, :4]),
@@ -48,7 +49,7 @@ REFUSED: dict[str, tuple[Callable[[], Tensor], type[Exception], str]] = {
     "another device": (
         lambda: renyi_loss(X, T.to("meta")),
         ValueError,
-        "renyi_loss: teacher is on meta, but logits are on cpu",
+        "renyi_loss: teacher is on meta, but logits are on cpu; pass teacher.to('cpu')",
     ),
     "none": (lambda: renyi_loss(X, None), ValueError, "renyi_loss: teacher is required"),
     "left out": (
