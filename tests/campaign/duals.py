@@ -200,7 +200,11 @@ def _smaller(a: Dual, b: Dual) -> Dual:
 
 
 def holds(op: str, a: Dual, b: Dual) -> bool:
+    if op in ("==", "!=") and not any((*a.slopes, *b.slopes)):  # whole numbers
+        return bool(a.value == b.value) == (op == "==")
     _split(a, b)
+    if op in ("==", "!="):
+        return op == "!="
     return (a.value < b.value) == (op in ("<", "<="))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from random import Random
 
+from tests.campaign.ideas import idea
 from tests.campaign.trees import (
     Call,
     Compare,
@@ -19,6 +20,9 @@ from tests.campaign.trees import (
 from tests.campaign.words import OVER_CLASSES, PAIRS, SINGLE, WITH_NUMBERS
 
 __all__ = ["draw"]
+
+#: Class inputs by kind; a formula has at most one of each.
+_STREAMS = {"teacher": "t", "logits": "other", "mask": "c", "soft": "w", "groups": "g"}
 
 
 # ------------------------------------------------------------------------------- drawing
@@ -76,7 +80,7 @@ class _Drawer:
 
     def stream(self, *kinds: str) -> Node:
         kind = self.random.choice(kinds or ("teacher", "logits"))
-        name = {"teacher": "t", "logits": "other", "mask": "c", "soft": "w"}[kind]
+        name = _STREAMS[kind]
         self.streams[name] = kind
         return Leaf(name)
 
@@ -289,14 +293,17 @@ class _Drawer:
 
 
 def draw(random: Random) -> Spec:
-    """A spec: a sum of one to three terms."""
+    """A spec: a sum of one to three terms, half of the time of whole ideas."""
     drawer = _Drawer(random)
-    if drawer.chance(0.3):
+    ideas = drawer.chance(0.5)
+    if ideas:
+        total = _of_idea(drawer)
+    elif drawer.chance(0.3):
         total = drawer.word(drawer.row_argument, 1)
     else:
         total = drawer.row(random.choice([0, 1, 1, 2]))
     for _ in range(random.choice([0, 0, 1, 1, 2])):
-        term = drawer.row(random.choice([0, 1]))
+        term = idea(drawer) if ideas and drawer.chance(0.6) else drawer.row(random.choice([0, 1]))
         if drawer.chance(0.5):
             term = _op("*", drawer.scalar(), term)
         total = _op(random.choice("+-"), total, term)
@@ -307,6 +314,18 @@ def draw(random: Random) -> Spec:
         _used(drawer.domains, total),
         _used(drawer.streams, total),
         _used(drawer.vocab, total),
+    )
+
+
+def _of_idea(drawer: _Drawer) -> Node:
+    """An idea, or what is made of one."""
+    return drawer.one(
+        lambda: idea(drawer),
+        lambda: idea(drawer),
+        lambda: _op("*", drawer.scalar(), idea(drawer)),
+        lambda: _op("*", drawer.row(0), idea(drawer)),
+        lambda: _op("*", _call("stop_gradient", idea(drawer)), drawer.row(0)),
+        lambda: _call(drawer.random.choice(["tanh", "softplus", "exp", "abs"]), idea(drawer)),
     )
 
 

@@ -142,6 +142,8 @@ def _row(kind: str, spec: Spec, random: Random) -> Row:
             values = [float(random.random() < 0.5) for _ in range(width)]
         elif role == "soft":
             values = [random.choice([0.0, 1.0, random.random()]) for _ in range(width)]
+        elif role == "groups":
+            values = [float(random.randrange(3)) for _ in range(width)]
         elif kind == "near":
             values = [v + near * random.gauss(0, 1) for v in x]
         else:
@@ -249,7 +251,7 @@ def _shake(spec: Spec, row: Row, random: Random) -> Row:
 
     def vector(name: str, values: tuple[float, ...]) -> tuple[Any, ...]:
         role = spec.streams.get(name)
-        if role == "mask":
+        if role in ("mask", "groups"):
             return values
         return tuple(map(logit if role in ("logits", "teacher") else move, values))
 

@@ -70,7 +70,7 @@ class Spec:
 
     formula: Node
     domains: dict[str, tuple[str, float, float]]  # interval as written, and where values are drawn
-    streams: dict[str, str]  # class inputs: "logits" (differentiable), "teacher", "mask", "soft"
+    streams: dict[str, str]  # class inputs: logits (differentiable), teacher, mask, soft, groups
     vocab: dict[str, str]  # vocab inputs: "weights"
 
     def yaml(self, name: str) -> str:
@@ -95,6 +95,7 @@ _KINDS = {
     "teacher": "",
     "mask": ", values: [0, 1]",
     "soft": ', domain: "[0, 1]"',
+    "groups": ", integer: true",
 }
 
 
