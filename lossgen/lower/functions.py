@@ -6,7 +6,7 @@ values of the row (``RowModel.values``), then what was found.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from lossgen.ir.program import Function, Line, Name, call, where
@@ -45,7 +45,6 @@ class RowProgram:
 def lowered(model: RowModel) -> RowProgram:
     """The functions of a model."""
     sweeps, scalars, streams = model.sweep_models, RowScalars(model), model.tile_streams
-    finished = [[*finished_maxima(s)] for s in sweeps]
     return RowProgram(
         context=_context(model),
         lifts=tuple(
@@ -58,14 +57,14 @@ def lowered(model: RowModel) -> RowProgram:
         betweens=tuple(
             _function(
                 [*model.values_before, *(n for e in sweeps[: s.level] for n in e.state)],
-                [*_all(finished[: s.level]), *scalars.between(s.level)],
+                [*_finished(scalars, sweeps[: s.level]), *scalars.between(s.level)],
                 sweeps[s.level].known,
             )
             for s in sweeps[:-1]
         ),
         finish=_function(
             [*model.values_before, *model.state],
-            [*_all(finished), *scalars.results()],
+            [*_finished(scalars, sweeps), *scalars.results()],
             [*model.outputs, *model.saved],
         ),
         coefficients=_function(
@@ -93,8 +92,16 @@ def _by_class(model: RowModel, function: Function) -> Function:
     return fewer(function, [n for n in function.arguments if n not in row], model.vocab)
 
 
-def _all(several: Iterable[list[Line]]) -> list[Line]:
-    return [line for lines in several for line in lines]
+def _finished(scalars: RowScalars, sweeps: Sequence[Sweep]) -> list[Line]:
+    """What stands after the last class of each sweep: what its softmaxes are apart at the largest
+    class may be in units that the sweeps before it have found."""
+    lines = list[Line]()
+    for sweep in sweeps:
+        units = {s.name for c in sweep.measured for s in c.factor.free_symbols}
+        if sweep.level > 1 and not units <= set(sweep.model.row_context):
+            lines += scalars.between(sweep.level - 1)
+        lines += finished_maxima(sweep)
+    return lines
 
 
 def _context(model: RowModel) -> Function | None:

@@ -259,6 +259,9 @@ class RowModel:
             found += [n for n in (f"z{i}", f"L{i}", f"top{i}", f"loguy{i}") if n in names]
         known = [c for c in self.measured if c.level <= level and c.symbol.name in names]
         found += [str(c.at_largest) for c in known]
+        apart = [c for c in self.plan.stable.centres if c.softmaxes and c.level <= level]
+        rows = [s.name for c in apart for s in (c.lse, c.symbol_y, c.bernoulli)]
+        found += [name for name in rows if name in names]
         found += [s.symbol.name for s in self.sums if s.level <= level and s.symbol.name in names]
         for k, largest in enumerate(self.maxes):
             if largest.level <= level:
@@ -276,8 +279,12 @@ class RowModel:
         return found
 
     def _with_exponents(self, names: set[str]) -> set[str]:
-        """``names``, and those that the exponents of their softmaxes mention."""
+        """``names``, and those that the units of their differences and the exponents of their
+        softmaxes mention."""
         found = set(names)
+        for centre in self.plan.stable.centres:
+            if centre.symbol.name in found:
+                found |= self.tile_symbols([centre.factor])
         for form in reversed(self.forms):
             if form.level > 1 and exponential_names(form) & found:
                 found |= self.tile_symbols([form.base, form.scale])

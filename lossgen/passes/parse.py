@@ -210,7 +210,7 @@ class _Pairs:
             "+": lambda a, b: self.subsets.total(a + b),
             "-": lambda a, b: self.subsets.total(a - b),
             "*": lambda a, b: a * b,
-            "/": lambda a, b: a / b,
+            "/": lambda a, b: self.subsets.raised.quotient(a / b),
             "**": lambda a, b: self.subsets.power(a, b) or _power(a, b),
         }
         return self._map(table[op], left, right)
@@ -312,7 +312,7 @@ class _Pairs:
     def _sum(self, value: Value, others: bool) -> Value:
         assert isinstance(value, Cls)
         rest, chosen = self.subsets.split(value.o)
-        total = self.subsets.raised(self.built.sum(rest) + self.built.sum(chosen))
+        total = self.subsets.raised.total(self.built.sum(rest) + self.built.sum(chosen))
         if not others and self.built.pivot is not Pivot.NONE:
             total += value.y
         return complement(total, self.built.forms)

@@ -165,6 +165,10 @@ class Reductions:
         level = self.level(scale * base) + 1
         return self._numbered(Form(len(self.forms), scale, base, base_y, Integer(0), level))
 
+    def without_pivot(self, form: Form) -> Form:
+        """The softmax again, in a sweep that knows the arg-max pivot: with the others' maximum."""
+        return self._numbered(replace(form, index=len(self.forms), level=form.level + 1))
+
     def _numbered(self, found: Form) -> Form:
         for form in self.forms:
             if replace(found, index=form.index, parts=form.parts) == form:

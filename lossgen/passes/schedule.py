@@ -59,14 +59,16 @@ def _live(stable: StableLoss, wanted: set[Symbol]) -> tuple[Sum, ...]:
 
 def pivot_is_known(loss: SymbolicLoss) -> bool:
     """Is the distinguished class known where it is needed? That with the largest exponent is known
-    after the first sweep, so no exponent and no weight of that sweep may mention it."""
+    after the first sweep, so no exponent and no weight of that sweep may mention it; a later sweep
+    may only take the first softmax again, without it."""
     if loss.pivot is not Pivot.ARGMAX:
         return True
     at_y = {pair[1] for pair in loss.vocabulary.pairs}
     weights = (s.weight for s in loss.sums if s.level == 1 and s.form is not None)
     exponents = (f.ell for f in loss.forms)
     mentioned = {s for e in (*weights, *exponents) for s in e.free_symbols}
-    return not mentioned & at_y and all(f.level == 1 for f in loss.forms)
+    known = all(f.level == 1 or f.ell == loss.forms[0].ell for f in loss.forms)
+    return known and not mentioned & at_y
 
 
 def _moments(

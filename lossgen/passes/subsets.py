@@ -4,7 +4,8 @@
                         →   A(w) - A(1)                      0 <= w
     softplus(u) - t·u   →   t·softplus(-u) + (1 - t)·softplus(u)          0 <= t <= 1
     log(1 - p_k)        →   -softplus(l_k - A(1 - [j = k]))  k the largest class beside the target
-    e^L·Σ_j w_j·p_j     →   e^A(w)                           and A⁺ - A⁻ where w may be negative
+                        →   -softplus(-z)                    k the arg-max pivot, in a later sweep
+    log(1 - max p)      →   the same, of the target or of k, whichever is larger
 
 with A(w) = log Σ_j w_j·e^(l_j - ref).  Each A is a softmax of its own, with the exponents
 l_j + log w_j and its own running maximum, so that nothing is taken from 1 and a part far below
@@ -33,12 +34,13 @@ from sympy import (
     log,
 )
 
-from lossgen.ir.ops import logaddexp, ne, relu, sigmoid, softplus, where
+from lossgen.ir.ops import logaddexp, ne, sigmoid, softplus, where
 from lossgen.ir.special import cosh, logcosh
 from lossgen.ir.stages import Cls, Pivot
 from lossgen.ir.statistics import Form, Max
-from lossgen.passes.algebra import logistic
+from lossgen.passes.algebra import complement, logistic
 from lossgen.passes.logsums import log_of_class_sum
+from lossgen.passes.raised import Raised
 from lossgen.passes.reductions import Reductions
 from lossgen.spec.model import LossSpec
 
@@ -70,23 +72,32 @@ class Subsets:
         self.shares = {s for n, s in single.items() if n in within}
         pairs = names.streams | names.vocab
         self.shares |= {s for n, pair in pairs.items() if n in within for s in pair}
+        #: z of A(w) of the other classes, and whose part it is.
+        self.parts: dict[Symbol, tuple[Form, Expr]] = {}
+        self.raised = Raised(self)
         self.moving = {s for n in names.differentiable for s in names.streams[n]}
 
     # ------------------------------------------------------------------ row expressions
     def log(self, expr: Expr) -> Expr:
         """log(expr), with the logarithms of sums of probabilities as log-sums."""
-        found, rest = Integer(0), Integer(1)
+        found, expr = self.raised.logarithm(expr)
+        rest = Integer(1)
         for factor in Mul.make_args(expr):
             base, exponent = factor.as_base_exp()
             mass = None if isinstance(factor, exp) else self._mass(base)
             if isinstance(factor, exp) and factor != expr:  # two may be 0·∞
                 found += factor.args[0]
             elif mass is not None:
-                found += exponent * self._log_mass(mass)
+                found += exponent * self.log_of_part(mass.form, mass.weight)
             elif (known := _log_of_function(factor)) is not None:
                 found += known
             elif (form := self._largest_left_out(factor)) is not None:
                 found += self._log_rest(form)[1]
+            elif (form := self._pivot_left_out(base)) is not None:
+                found -= exponent * softplus(-self.built.without_pivot(form).z)
+            elif isinstance(base, where):
+                branches = (complement(self.log(b), self.built.forms) for b in base.args[1:])
+                found += exponent * where(base.args[0], *branches)
             else:
                 rest *= factor
         return found if rest == 1 else found + log(rest)
@@ -96,16 +107,16 @@ class Subsets:
         if exponent.is_Integer and exponent > 0:
             return None
         mass = self._mass(base)
-        return None if mass is None else exp(exponent * self._log_mass(mass))
+        return None if mass is None else exp(exponent * self.log_of_part(mass.form, mass.weight))
 
     def total(self, expr: Expr) -> Expr:
         """A sum or difference of two values in its accurate form."""
-        return self._complement(self._cross_entropy(logistic(expr)))
+        return self._complement(self._cross_entropy(logistic(_in_branches(expr))))
 
     def choice(self, condition: Expr, value: Expr, otherwise: Expr) -> Expr:
         """where(c, p, 0) as c·p, a weight under a sum, if p is finite."""
         finite = self._is_share(value) and self._is_share(otherwise)
-        if finite and self._is_weight(condition) and _has_range(condition):
+        if finite and self.is_weight(condition) and _has_range(condition):
             return condition * value + (1 - condition) * otherwise
         return where(condition, value, otherwise)
 
@@ -128,29 +139,6 @@ class Subsets:
                         whole = share * softplus(-u) + (1 - share) * softplus(u)
                         return expr - term - other + scale * whole
         return expr
-
-    def raised(self, expr: Expr) -> Expr:
-        """Σ w·p·e^(L + c) as one exponential: e^L may be infinite, and the sum 0."""
-        terms = []
-        for term in Add.make_args(expr):
-            terms.append(self._raised(term))
-        return Add(*terms)
-
-    def _raised(self, term: Expr) -> Expr:
-        held = [(s, f) for s, f in self._masses() if s in term.free_symbols]
-        if len(held) != 1 or term.as_powers_dict().get(held[0][0]) != 1:
-            return term
-        symbol, (form, weight) = held[0]
-        factor, rest = exp(expand(_exponent(term))), _without_exponentials(term) / symbol
-        exponent = factor.args[0] if isinstance(factor, exp) else Integer(0)
-        if exponent.coeff(form.L) != 1:
-            return term
-        left = exponent - form.L + self._reference_value(form)
-        signs = (
-            ((1, weight),) if self.nonnegative(weight) else ((1, relu(weight)), (-1, relu(-weight)))
-        )
-        parts = (sign * exp(expand(self._weighted(form, w).z + left)) for sign, w in signs)
-        return rest * Add(*parts)
 
     # ------------------------------------------------------------------ class expressions
     def log_of_class(self, value: Expr) -> Expr:
@@ -193,7 +181,7 @@ class Subsets:
             t for t in Add.make_args(value.o) if isinstance(t, log) and self.nonnegative(t.args[0])
         ]
         logs = [t for t in logs if self.built.varies(t) and not t.args[0].is_positive]
-        logs = [t for t in logs if self._is_weight(t.args[0])]
+        logs = [t for t in logs if self.is_weight(t.args[0])]
         at_y = [t for t in Add.make_args(value.y) if isinstance(t, log)]
         matched = [t for t in at_y if len(logs) == 1]
         if len(logs) != 1 or len(matched) != 1 or self.built.pivot is not Pivot.TARGET:
@@ -203,35 +191,38 @@ class Subsets:
             return None
         form, constant = self.built.form(plain.o, plain.y)
         weight = Cls(logs[0].args[0], Integer(0) if others else matched[0].args[0])
-        return self._sum(form, weight) + self._reference_value(form) + constant
+        return self.log_of_weighted(form, weight) + self.reference_value(form) + constant
 
-    def _log_mass(self, mass: _Mass) -> Expr:
-        own = self._sum(mass.form, mass.weight)
-        if all(self._is_share(w) for w in (mass.weight.o, mass.weight.y)):
-            rest = Cls(1 - mass.weight.o, 1 - mass.weight.y)
-            return -softplus(self._sum(mass.form, rest) - own)
-        return own - self._sum(mass.form, Cls(Integer(1), Integer(1)))
+    def log_of_part(self, form: Form, weight: Cls) -> Expr:
+        """log Σ w·p"""
+        own = self.log_of_weighted(form, weight)
+        if all(self._is_share(w) for w in (weight.o, weight.y)):
+            rest = Cls(1 - weight.o, 1 - weight.y)
+            return -softplus(self.log_of_weighted(form, rest) - own)
+        return own - self.log_of_weighted(form, Cls(Integer(1), Integer(1)))
 
     def _log_rest(self, form: Form) -> tuple[Max, Expr]:
         """The largest class beside the target, and log(1 - p) of it."""
         subtracted, _ = self._reference(form)
         entry = self.built.maximum(form.base - subtracted)
-        rest = self._sum(form, Cls(1 - entry.select, Integer(1)))
+        rest = self.log_of_weighted(form, Cls(1 - entry.select, Integer(1)))
         return entry, -softplus(form.scale * entry.symbol - rest)
 
-    def _sum(self, form: Form, weight: Cls) -> Expr:
+    def log_of_weighted(self, form: Form, weight: Cls) -> Expr:
         """A(w)"""
-        low = self._weighted(form, weight.o).z
+        low = self.weighted(form, weight.o).z
         if weight.y == 0:
             return low
         return logaddexp(low, self._reference(form)[1] + _log_of_weight(weight.y))
 
-    def _weighted(self, form: Form, weight: Expr) -> Form:
+    def weighted(self, form: Form, weight: Expr) -> Form:
         """The softmax with the exponents l_j + log w_j, and the reference in the place of l_y."""
         subtracted, _ = self._reference(form)
         base = form.base - subtracted + log(weight) / form.scale
         pivoted = self.built.pivot is Pivot.ARGMAX
-        return self.built.weighted(form.scale, base, form.base_y if pivoted else Integer(0))
+        part = self.built.weighted(form.scale, base, form.base_y if pivoted else Integer(0))
+        self.parts[part.z] = form, weight
+        return part
 
     def _reference(self, form: Form) -> tuple[Expr, Expr]:
         """(what the exponents' base is measured from, l_y from there)."""
@@ -243,22 +234,17 @@ class Subsets:
             return names.x_ref, own
         return (Integer(0), own) if form.base.has(names.x_ref) else (form.base_y, form.shift_y)
 
-    def _reference_value(self, form: Form) -> Expr:
+    def reference_value(self, form: Form) -> Expr:
         """The reference itself."""
         return form.ell_y - self._reference(form)[1]
 
     # ------------------------------------------------------------------ what is a sum of p
-    def _masses(self) -> list[tuple[Symbol, tuple[Form, Expr]]]:
+    def masses(self) -> list[tuple[Symbol, tuple[Form, Expr]]]:
         """The sums Σ_{j≠y} w·p with a constant weight."""
         found = []
         for entry in self.built.sums:
             plain = entry.form is not None and entry.kappa == 1 and entry.power == 0
-            if (
-                plain
-                and entry.centre is None
-                and not entry.others
-                and self._is_weight(entry.weight)
-            ):
+            if plain and entry.centre is None and not entry.others and self.is_weight(entry.weight):
                 assert entry.form is not None
                 if not entry.body.free_symbols & set(self.built.twins.values()):
                     found.append((entry.symbol, (self.built.forms[entry.form], entry.weight)))
@@ -266,7 +252,7 @@ class Subsets:
 
     def _mass(self, expr: Expr) -> _Mass | None:
         """``expr`` as Σ_j w_j·p_j with w >= 0: with Σ p = 1, constants belong to it."""
-        masses = dict(self._masses())
+        masses = dict(self.masses())
         if not expr.free_symbols & set(masses):
             return None
         owners = {form.index: form for s, (form, _) in masses.items() if s in expr.free_symbols}
@@ -277,7 +263,7 @@ class Subsets:
         for term in Add.make_args(expand(expr)):
             held = [s for s in (*masses, form.P, form.Q) if s in term.free_symbols]
             coefficient = term / held[0] if held else term
-            if len(held) > 1 or not self._is_weight(coefficient):
+            if len(held) > 1 or not self.is_weight(coefficient):
                 return None
             own = masses[held[0]][1] if held and held[0] in masses else Integer(1)
             others += coefficient * own if not held or held[0] != form.P else 0
@@ -293,10 +279,16 @@ class Subsets:
                     return form
         return None
 
+    def _pivot_left_out(self, expr: Expr) -> Form | None:
+        """The softmax of which this is 1 - p of its largest class: beside it, others underflow."""
+        if self.built.pivot is Pivot.ARGMAX and expr == self.built.forms[0].Q:
+            return self.built.forms[0] if self._alone(self.built.forms[0]) else None
+        return None
+
     def _alone(self, form: Form) -> bool:
         return form.level == 1 and not form.parts
 
-    def _is_weight(self, expr: Expr) -> bool:
+    def is_weight(self, expr: Expr) -> bool:
         """Nothing that the logits move?"""
         return not expr.free_symbols & (self.built.statistics() | self.moving) and not any(
             s in f.class_symbols for f in self.built.forms for s in expr.free_symbols
@@ -342,6 +334,15 @@ class Subsets:
         return all(0 <= v <= 1 for v in values)
 
 
+def _in_branches(expr: Expr) -> Expr:
+    """c - c·where(w, a, b)  →  where(w, c - c·a, c - c·b), as of the largest p of all classes."""
+    constant, rest = expr.as_coeff_Add()
+    node = -rest / constant if constant else None
+    if not isinstance(node, where):
+        return expr
+    return where(node.args[0], *(constant - constant * branch for branch in node.args[1:]))
+
+
 def _log_of_weight(weight: Expr) -> Expr:
     """log of a weight at y; of 0 a finite number, as others beside it may hold nothing either."""
     if weight.is_positive:
@@ -358,11 +359,3 @@ def _log_of_function(expr: Expr) -> Expr | None:
 
 def _has_range(expr: Expr) -> bool:
     return expr.func.__name__ in _SHARES
-
-
-def _exponent(term: Expr) -> Expr:
-    return Add(*(f.args[0] for f in Mul.make_args(term) if isinstance(f, exp)))
-
-
-def _without_exponentials(term: Expr) -> Expr:
-    return Mul(*(f for f in Mul.make_args(term) if not isinstance(f, exp)))
