@@ -31,10 +31,11 @@ __all__ = ["DKDLoss", "LinearDKDLoss", "dkd_loss", "linear_dkd_loss"]
 
 # ======================================================================================
 # Decoupled knowledge distillation
-#   loss     = u_T**2*(u_alpha*(sigmoid(-z0)*where(lt(absf(-z0 + z1), 1), log1p(expm1(clip(-z0 +
-#       z1, -1, 1))*sigmoid(z0)), where(ne(sigmoid(-z0), 0), -softplus(z0) + softplus(z1), 0)) +
-#       sigmoid(z0)*where(lt(absf(z0 - z1), 1), log1p(expm1(clip(z0 - z1, -1, 1))*sigmoid(-z0)),
-#       where(ne(sigmoid(z0), 0), -softplus(-z0) + softplus(-z1), 0))) + u_beta*T1)
+#   loss     = u_T**2*(where(eq(u_alpha, 0), 0, u_alpha*(sigmoid(-z0)*where(lt(absf(-z0 + z1), 1),
+#       log1p(expm1(clip(-z0 + z1, -1, 1))*sigmoid(z0)), where(ne(sigmoid(-z0), 0), -softplus(z0)
+#       + softplus(z1), 0)) + sigmoid(z0)*where(lt(absf(z0 - z1), 1), log1p(expm1(clip(z0 - z1,
+#       -1, 1))*sigmoid(-z0)), where(ne(sigmoid(z0), 0), -softplus(-z0) + softplus(-z1), 0)))) +
+#       where(eq(u_beta, 0), 0, u_beta*T1))
 #   c0       = u_T*u_alpha*(sigmoid(-z0)*sigmoid(z1) - sigmoid(z0)*sigmoid(-z1))
 #   dloss/dx = -u_T*u_beta*(R0 - R1) + R1*c0
 #   dloss/dx_y = u_T*u_alpha*(-sigmoid(-z0)*sigmoid(z1) + sigmoid(z0)*sigmoid(-z1))
@@ -154,25 +155,30 @@ def _finish(x_y, u_teacher_y, u_T, u_alpha, u_beta, m0, m1, a0, a1, b0, b1):
         u_T
         * u_T
         * (
-            u_alpha
-            * (
-                w1
-                * dl.where(
-                    dl.lt(dl.absf(w4), 1.0),
-                    dl.log1p(w5 * dl.expm1(dl.clip(w4, -1.0, 1.0))),
-                    dl.where(dl.ne(w1, 0.0), dl.softplus(z1) - dl.softplus(z0), 0.0),
-                )
-                + w5
-                * dl.where(
-                    dl.lt(dl.absf(w3), 1.0),
-                    dl.log1p(w1 * dl.expm1(dl.clip(w3, -1.0, 1.0))),
-                    dl.where(dl.ne(w5, 0.0), dl.softplus(w2) - dl.softplus(w0), 0.0),
-                )
+            dl.where(
+                dl.eq(u_alpha, 0.0),
+                0.0,
+                u_alpha
+                * (
+                    w1
+                    * dl.where(
+                        dl.lt(dl.absf(w4), 1.0),
+                        dl.log1p(w5 * dl.expm1(dl.clip(w4, -1.0, 1.0))),
+                        dl.where(dl.ne(w1, 0.0), dl.softplus(z1) - dl.softplus(z0), 0.0),
+                    )
+                    + w5
+                    * dl.where(
+                        dl.lt(dl.absf(w3), 1.0),
+                        dl.log1p(w1 * dl.expm1(dl.clip(w3, -1.0, 1.0))),
+                        dl.where(dl.ne(w5, 0.0), dl.softplus(w2) - dl.softplus(w0), 0.0),
+                    )
+                ),
             )
-            + T1 * u_beta
+            + dl.where(dl.eq(u_beta, 0.0), 0.0, T1 * u_beta)
         )
     )
     loss = tl.where(x_y == x_y, loss, x_y)
+    loss = tl.where(u_teacher_y == u_teacher_y, loss, u_teacher_y)
     return loss, m0, la0, m1, la1
 
 
@@ -420,25 +426,30 @@ def _torch_rows(x, y, u_teacher, u_T, u_alpha, u_beta, g=None):
         u_T
         * u_T
         * (
-            u_alpha
-            * (
-                w1
-                * el.where(
-                    el.lt(el.absf(w4), 1.0),
-                    el.log1p(w5 * el.expm1(el.clip(w4, -1.0, 1.0))),
-                    el.where(el.ne(w1, 0.0), el.softplus(z1) - el.softplus(z0), 0.0),
-                )
-                + w5
-                * el.where(
-                    el.lt(el.absf(w3), 1.0),
-                    el.log1p(w1 * el.expm1(el.clip(w3, -1.0, 1.0))),
-                    el.where(el.ne(w5, 0.0), el.softplus(w2) - el.softplus(w0), 0.0),
-                )
+            el.where(
+                el.eq(u_alpha, 0.0),
+                0.0,
+                u_alpha
+                * (
+                    w1
+                    * el.where(
+                        el.lt(el.absf(w4), 1.0),
+                        el.log1p(w5 * el.expm1(el.clip(w4, -1.0, 1.0))),
+                        el.where(el.ne(w1, 0.0), el.softplus(z1) - el.softplus(z0), 0.0),
+                    )
+                    + w5
+                    * el.where(
+                        el.lt(el.absf(w3), 1.0),
+                        el.log1p(w1 * el.expm1(el.clip(w3, -1.0, 1.0))),
+                        el.where(el.ne(w5, 0.0), el.softplus(w2) - el.softplus(w0), 0.0),
+                    )
+                ),
             )
-            + T1 * u_beta
+            + el.where(el.eq(u_beta, 0.0), 0.0, T1 * u_beta)
         )
     )
     loss = torch.where(x_y == x_y, loss, x_y)
+    loss = torch.where(u_teacher_y == u_teacher_y, loss, u_teacher_y)
     if g is None:
         return loss, torch.cat([m0, la0, m1, la1], 1).t().to(x.dtype)
     w0 = el.sigmoid(z1) * el.sigmoid(-z0) - el.sigmoid(z0) * el.sigmoid(-z1)
@@ -551,11 +562,13 @@ ROW_VALUES
         double w3 = w2 + z0;
         double w4 = -w3;
         double w5 = f_sigmoid(z0);
-        loss = u_T * u_T * (u_alpha * (w1 * (f_lt(f_absf(w4), 1.0) ? f_log1p(w5 *
-            f_expm1_within(f_clamp(w4, 1.0))) : (f_ne(w1, 0.0) ? f_softplus(z1) - f_softplus(z0) :
-            0.0)) + w5 * (f_lt(f_absf(w3), 1.0) ? f_log1p(w1 * f_expm1_within(f_clamp(w3, 1.0))) :
-            (f_ne(w5, 0.0) ? f_softplus(w2) - f_softplus(w0) : 0.0))) + T1 * u_beta);
+        loss = u_T * u_T * ((f_eq(u_alpha, 0.0) ? 0.0 : u_alpha * (w1 * (f_lt(f_absf(w4), 1.0) ?
+            f_log1p(w5 * f_expm1_within(f_clamp(w4, 1.0))) : (f_ne(w1, 0.0) ? f_softplus(z1) -
+            f_softplus(z0) : 0.0)) + w5 * (f_lt(f_absf(w3), 1.0) ? f_log1p(w1 *
+            f_expm1_within(f_clamp(w3, 1.0))) : (f_ne(w5, 0.0) ? f_softplus(w2) - f_softplus(w0) :
+            0.0)))) + (f_eq(u_beta, 0.0) ? 0.0 : T1 * u_beta));
         loss = (x_y == x_y ? loss : x_y);
+        loss = (u_teacher_y == u_teacher_y ? loss : u_teacher_y);
     }
     if (mode != FORWARD) {
         double ly0 = u_teacher_y;

@@ -7,7 +7,7 @@
 # statistics: 6
 # sweeps: 2
 # saved: m0, la0, m1, la1, m2, la2, o0, T0, max1, index1
-# certificate: loss <= 2.1, gradient <= 0.7 (1 + kappa) ulp at 870 points
+# certificate: loss <= 1.6, gradient <= 0.7 (1 + kappa) ulp at 870 points
 """Misclassification-aware adversarial training.
 
 Wang et al. 2020, ICLR, openreview rklOg6EFwS
@@ -30,22 +30,23 @@ __all__ = ["LinearMARTLoss", "MARTLoss", "linear_mart_loss", "mart_loss"]
 
 # ======================================================================================
 # Misclassification-aware adversarial training
-#   loss     = u_beta*(T0 - lse0*sigmoid(z2) + sigmoid(-z2)*where(lt(absf(z0 - z2), 1),
-#       log1p(expm1(clip(z0 - z2, -1, 1))*sigmoid(z2)), where(ne(sigmoid(-z2), 0), softplus(z0) -
-#       softplus(z2), 0)))*sigmoid(z2) + softplus(z0) + softplus(max1 - logaddexp(z1, 0))
-#   c0       = u_beta*sigmoid(z2)
-#   c1       = -u_beta*(T0 + sigmoid(-z2)*where(ne(sigmoid(-z2), 0), delta0_y, 0))*sigmoid(z2) +
+#   loss     = softplus(z0) + softplus(max1 - logaddexp(z1, 0)) + where(eq(u_beta, 0), 0,
 #       u_beta*(T0 - lse0*sigmoid(z2) + sigmoid(-z2)*where(lt(absf(z0 - z2), 1),
 #       log1p(expm1(clip(z0 - z2, -1, 1))*sigmoid(z2)), where(ne(sigmoid(-z2), 0), softplus(z0) -
-#       softplus(z2), 0)))*sigmoid(-z2)
+#       softplus(z2), 0)))*sigmoid(z2))
+#   c0       = u_beta*sigmoid(z2)
+#   c1       = where(eq(u_beta, 0), 0, -u_beta*(T0 + sigmoid(-z2)*where(ne(sigmoid(-z2), 0),
+#       delta0_y, 0))*sigmoid(z2) + u_beta*(T0 - lse0*sigmoid(z2) + sigmoid(-z2)*where(lt(absf(z0
+#       - z2), 1), log1p(expm1(clip(z0 - z2, -1, 1))*sigmoid(z2)), where(ne(sigmoid(-z2), 0),
+#       softplus(z0) - softplus(z2), 0)))*sigmoid(-z2))
 #   c2       = -sigmoid(z1)*sigmoid(max1 - logaddexp(z1, 0))
 #   c3       = sigmoid(max1 - logaddexp(z1, 0))
-#   dloss/dx = where(ne(exp(logp2), 0), (c0*delta0 + c1)*exp(logp2), 0)
-#   dloss/dx_y = -2*u_beta*(T0 - lse0*sigmoid(z2) + sigmoid(-z2)*where(lt(absf(z0 - z2), 1),
-#       log1p(expm1(clip(z0 - z2, -1, 1))*sigmoid(z2)), where(ne(sigmoid(-z2), 0), softplus(z0) -
-#       softplus(z2), 0)))*sigmoid(-z2)*sigmoid(z2) +
+#   dloss/dx = where(ne(exp(logp2), 0), (c0*minimum(delta0, 1.0e+18) + c1)*exp(logp2), 0)
+#   dloss/dx_y = where(eq(u_beta, 0), 0, -2*u_beta*(T0 - lse0*sigmoid(z2) +
+#       sigmoid(-z2)*where(lt(absf(z0 - z2), 1), log1p(expm1(clip(z0 - z2, -1, 1))*sigmoid(z2)),
+#       where(ne(sigmoid(-z2), 0), softplus(z0) - softplus(z2), 0)))*sigmoid(-z2)*sigmoid(z2) +
 #       u_beta*sigmoid(-z2)*sigmoid(z2)*where(lt(absf(z0 - z2), 1), log1p(expm1(clip(z0 - z2, -1,
-#       1))*sigmoid(z2)), where(ne(sigmoid(-z2), 0), softplus(z0) - softplus(z2), 0))
+#       1))*sigmoid(z2)), where(ne(sigmoid(-z2), 0), softplus(z0) - softplus(z2), 0)))
 #   dloss/du_adversarial_x = R1*c2 + c0*(exp(logp0) - exp(logp2)) + c3*is_max1 + exp(logp0)
 #   dloss/du_adversarial_x_y = u_beta*sigmoid(-z0)*sigmoid(z2)**2 -
 #       (u_beta*sigmoid(-z2)*sigmoid(z2) + 1)*sigmoid(z0) - sigmoid(-z1)*sigmoid(max1 -
@@ -235,20 +236,25 @@ def _finish(
     w4 = w2 + z0
     loss = (
         dl.softplus(max1 - dl.logaddexp(z1, 0.0))
-        + w1
-        * u_beta
-        * (
-            T0
-            + w3
-            * dl.where(
-                dl.lt(dl.absf(w4), 1.0),
-                dl.log1p(w1 * dl.expm1(dl.clip(w4, -1.0, 1.0))),
-                dl.where(dl.ne(w3, 0.0), w0 - dl.softplus(z2), 0.0),
-            )
-            - lse0 * w1
-        )
         + w0
+        + dl.where(
+            dl.eq(u_beta, 0.0),
+            0.0,
+            w1
+            * u_beta
+            * (
+                T0
+                + w3
+                * dl.where(
+                    dl.lt(dl.absf(w4), 1.0),
+                    dl.log1p(w1 * dl.expm1(dl.clip(w4, -1.0, 1.0))),
+                    dl.where(dl.ne(w3, 0.0), w0 - dl.softplus(z2), 0.0),
+                )
+                - lse0 * w1
+            ),
+        )
     )
+    loss = tl.where(x_y == x_y, loss, x_y)
     return loss, m0, la0, m1, la1, m2, la2, o0, T0, max1, index1
 
 
@@ -283,25 +289,27 @@ def _coefficients(x_y, u_adversarial_x_y, u_beta, m0, la0, m1, la1, m2, la2, o0,
     )
     w0 = dl.sigmoid(z2)
     w1 = w0 * u_beta
-    w2 = -z2
-    w3 = dl.sigmoid(w2)
-    w4 = dl.ne(w3, 0.0)
-    w5 = w2 + z0
-    w6 = dl.where(
-        dl.lt(dl.absf(w5), 1.0),
-        dl.log1p(w0 * dl.expm1(dl.clip(w5, -1.0, 1.0))),
-        dl.where(w4, dl.softplus(z0) - dl.softplus(z2), 0.0),
+    w2 = dl.eq(u_beta, 0.0)
+    w3 = -z2
+    w4 = dl.sigmoid(w3)
+    w5 = dl.ne(w4, 0.0)
+    w6 = w3 + z0
+    w7 = dl.where(
+        dl.lt(dl.absf(w6), 1.0),
+        dl.log1p(w0 * dl.expm1(dl.clip(w6, -1.0, 1.0))),
+        dl.where(w5, dl.softplus(z0) - dl.softplus(z2), 0.0),
     )
-    w7 = T0 + w3 * w6 - lse0 * w0
-    w8 = dl.sigmoid(max1 - dl.logaddexp(z1, 0.0))
+    w8 = T0 + w4 * w7 - lse0 * w0
+    w9 = dl.sigmoid(max1 - dl.logaddexp(z1, 0.0))
     c0 = w1
-    c1 = w3 * w7 * u_beta - w1 * (T0 + w3 * dl.where(w4, delta0_y, 0.0))
-    c2 = -w8 * dl.sigmoid(z1)
-    c3 = w8
-    grad_x_y = w0 * w3 * w6 * u_beta - 2.0 * w1 * w3 * w7
+    c1 = dl.where(w2, 0.0, w4 * w8 * u_beta - w1 * (T0 + w4 * dl.where(w5, delta0_y, 0.0)))
+    c2 = -w9 * dl.sigmoid(z1)
+    c3 = w9
+    grad_x_y = dl.where(w2, 0.0, w0 * w4 * w7 * u_beta - 2.0 * w1 * w4 * w8)
     grad_u_adversarial_x_y = (
-        u_beta * w0 * w0 * dl.sigmoid(-z0) - (1.0 + w1 * w3) * dl.sigmoid(z0) - w8 * dl.sigmoid(-z1)
+        u_beta * w0 * w0 * dl.sigmoid(-z0) - (1.0 + w1 * w4) * dl.sigmoid(z0) - w9 * dl.sigmoid(-z1)
     )
+    grad_x_y = tl.where(x_y == x_y, grad_x_y, x_y)
     grad_x_y = tl.where(u_adversarial_x_y == u_adversarial_x_y, grad_x_y, u_adversarial_x_y)
     pinv0 = tl.where(la0 == float("-inf"), 0.0, dl.exp_accurate(-lam0))
     rinv1 = tl.where(la1 == float("-inf"), 0.0, dl.exp_accurate(-la1))
@@ -334,7 +342,7 @@ def _gradient(
     near_apart0 = tl.where(far_apart0, 0.0, near_apart0)
     apart0 = x - off0_apart0 - (u_adversarial_x + off1_apart0) - near_apart0
     delta0 = apart0 - o0
-    grad_x = dl.where(dl.ne(p2, 0.0), p2 * (c0 * delta0 + c1), 0.0)
+    grad_x = dl.where(dl.ne(p2, 0.0), p2 * (c0 * dl.minimum(delta0, 1e18) + c1), 0.0)
     grad_u_adversarial_x = c0 * (p0 - p2) + c2 * rinv1 * e1 + c3 * is_max1 + p0
     grad_x = tl.where(own, grad_x_y, grad_x)
     grad_u_adversarial_x = tl.where(own, grad_u_adversarial_x_y, grad_u_adversarial_x)
@@ -653,43 +661,52 @@ def _torch_rows(x, y, u_adversarial_x, u_beta, g=None):
     w4 = w2 + z0
     loss = (
         el.softplus(max1 - el.logaddexp(z1, 0.0))
-        + w1
-        * u_beta
-        * (
-            T0
-            + w3
-            * el.where(
-                el.lt(el.absf(w4), 1.0),
-                el.log1p(w1 * el.expm1(el.clip(w4, -1.0, 1.0))),
-                el.where(el.ne(w3, 0.0), w0 - el.softplus(z2), 0.0),
-            )
-            - lse0 * w1
-        )
         + w0
+        + el.where(
+            el.eq(u_beta, 0.0),
+            0.0,
+            w1
+            * u_beta
+            * (
+                T0
+                + w3
+                * el.where(
+                    el.lt(el.absf(w4), 1.0),
+                    el.log1p(w1 * el.expm1(el.clip(w4, -1.0, 1.0))),
+                    el.where(el.ne(w3, 0.0), w0 - el.softplus(z2), 0.0),
+                )
+                - lse0 * w1
+            ),
+        )
     )
+    loss = torch.where(x_y == x_y, loss, x_y)
     if g is None:
         return loss, torch.cat([m0, la0, m1, la1, m2, la2, o0, T0, max1, index1], 1).t().to(x.dtype)
     lam0 = torch.where(z0 > 0.0, la0 + el.softplus(-z0), el.softplus(z0) - (m0 - ly0))
     delta0_y = apart0_y - o0
     w0 = el.sigmoid(z2)
     w1 = w0 * u_beta
-    w4 = el.ne(w3, 0.0)
-    w5 = w2 + z0
-    w6 = el.where(
-        el.lt(el.absf(w5), 1.0),
-        el.log1p(w0 * el.expm1(el.clip(w5, -1.0, 1.0))),
-        el.where(w4, el.softplus(z0) - el.softplus(z2), 0.0),
+    w2 = el.eq(u_beta, 0.0)
+    w3 = -z2
+    w4 = el.sigmoid(w3)
+    w5 = el.ne(w4, 0.0)
+    w6 = w3 + z0
+    w7 = el.where(
+        el.lt(el.absf(w6), 1.0),
+        el.log1p(w0 * el.expm1(el.clip(w6, -1.0, 1.0))),
+        el.where(w5, el.softplus(z0) - el.softplus(z2), 0.0),
     )
-    w7 = T0 + w3 * w6 - lse0 * w0
-    w8 = el.sigmoid(max1 - el.logaddexp(z1, 0.0))
+    w8 = T0 + w4 * w7 - lse0 * w0
+    w9 = el.sigmoid(max1 - el.logaddexp(z1, 0.0))
     c0 = w1
-    c1 = w3 * w7 * u_beta - w1 * (T0 + w3 * el.where(w4, delta0_y, 0.0))
-    c2 = -w8 * el.sigmoid(z1)
-    c3 = w8
-    grad_x_y = w0 * w3 * w6 * u_beta - 2.0 * w1 * w3 * w7
+    c1 = el.where(w2, 0.0, w4 * w8 * u_beta - w1 * (T0 + w4 * el.where(w5, delta0_y, 0.0)))
+    c2 = -w9 * el.sigmoid(z1)
+    c3 = w9
+    grad_x_y = el.where(w2, 0.0, w0 * w4 * w7 * u_beta - 2.0 * w1 * w4 * w8)
     grad_u_adversarial_x_y = (
-        u_beta * w0 * w0 * el.sigmoid(-z0) - (1.0 + w1 * w3) * el.sigmoid(z0) - w8 * el.sigmoid(-z1)
+        u_beta * w0 * w0 * el.sigmoid(-z0) - (1.0 + w1 * w4) * el.sigmoid(z0) - w9 * el.sigmoid(-z1)
     )
+    grad_x_y = torch.where(x_y == x_y, grad_x_y, x_y)
     grad_x_y = torch.where(u_adversarial_x_y == u_adversarial_x_y, grad_x_y, u_adversarial_x_y)
     pinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0))
     rinv1 = torch.where(la1 == float("-inf"), 0.0, el.exp(-la1))
@@ -704,7 +721,7 @@ def _torch_rows(x, y, u_adversarial_x, u_beta, g=None):
     near_apart0 = torch.where(far_apart0, 0.0, near_apart0)
     apart0 = x.sub_(off0_apart0).add_(-u_adversarial_x - off1_apart0).sub_(near_apart0)
     delta0 = apart0.sub_(o0)
-    grad_x = el.where(el.ne(p2, 0.0), p2 * (c0 * delta0 + c1), 0.0)
+    grad_x = el.where(el.ne(p2, 0.0), p2 * (c0 * el.minimum(delta0, 1e18) + c1), 0.0)
     grad_u_adversarial_x = c0 * (p0 - p2) + c2 * r1 + c3 * is_max1 + p0
     grad_x = grad_x.mul_(g)
     grad_x = grad_x.scatter_(1, y, grad_x_y * g + torch.zeros_like(x_y))
@@ -749,25 +766,27 @@ def _torch_backward(x, y, u_adversarial_x, u_beta, saved, g):
     )
     w0 = el.sigmoid(z2)
     w1 = w0 * u_beta
-    w2 = -z2
-    w3 = el.sigmoid(w2)
-    w4 = el.ne(w3, 0.0)
-    w5 = w2 + z0
-    w6 = el.where(
-        el.lt(el.absf(w5), 1.0),
-        el.log1p(w0 * el.expm1(el.clip(w5, -1.0, 1.0))),
-        el.where(w4, el.softplus(z0) - el.softplus(z2), 0.0),
+    w2 = el.eq(u_beta, 0.0)
+    w3 = -z2
+    w4 = el.sigmoid(w3)
+    w5 = el.ne(w4, 0.0)
+    w6 = w3 + z0
+    w7 = el.where(
+        el.lt(el.absf(w6), 1.0),
+        el.log1p(w0 * el.expm1(el.clip(w6, -1.0, 1.0))),
+        el.where(w5, el.softplus(z0) - el.softplus(z2), 0.0),
     )
-    w7 = T0 + w3 * w6 - lse0 * w0
-    w8 = el.sigmoid(max1 - el.logaddexp(z1, 0.0))
+    w8 = T0 + w4 * w7 - lse0 * w0
+    w9 = el.sigmoid(max1 - el.logaddexp(z1, 0.0))
     c0 = w1
-    c1 = w3 * w7 * u_beta - w1 * (T0 + w3 * el.where(w4, delta0_y, 0.0))
-    c2 = -w8 * el.sigmoid(z1)
-    c3 = w8
-    grad_x_y = w0 * w3 * w6 * u_beta - 2.0 * w1 * w3 * w7
+    c1 = el.where(w2, 0.0, w4 * w8 * u_beta - w1 * (T0 + w4 * el.where(w5, delta0_y, 0.0)))
+    c2 = -w9 * el.sigmoid(z1)
+    c3 = w9
+    grad_x_y = el.where(w2, 0.0, w0 * w4 * w7 * u_beta - 2.0 * w1 * w4 * w8)
     grad_u_adversarial_x_y = (
-        u_beta * w0 * w0 * el.sigmoid(-z0) - (1.0 + w1 * w3) * el.sigmoid(z0) - w8 * el.sigmoid(-z1)
+        u_beta * w0 * w0 * el.sigmoid(-z0) - (1.0 + w1 * w4) * el.sigmoid(z0) - w9 * el.sigmoid(-z1)
     )
+    grad_x_y = torch.where(x_y == x_y, grad_x_y, x_y)
     grad_x_y = torch.where(u_adversarial_x_y == u_adversarial_x_y, grad_x_y, u_adversarial_x_y)
     pinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0))
     rinv1 = torch.where(la1 == float("-inf"), 0.0, el.exp(-la1))
@@ -789,7 +808,7 @@ def _torch_backward(x, y, u_adversarial_x, u_beta, saved, g):
     near_apart0 = torch.where(far_apart0, 0.0, near_apart0)
     apart0 = x - off0_apart0 + (-u_adversarial_x - off1_apart0) - near_apart0
     delta0 = apart0.sub_(o0)
-    grad_x = el.where(el.ne(p2, 0.0), p2 * (c0 * delta0 + c1), 0.0)
+    grad_x = el.where(el.ne(p2, 0.0), p2 * (c0 * el.minimum(delta0, 1e18) + c1), 0.0)
     grad_u_adversarial_x = c0 * (p0 - p2) + c2 * r1 + c3 * is_max1 + p0
     grad_x = grad_x.mul_(g)
     grad_x = grad_x.scatter_(1, y, grad_x_y * g + torch.zeros_like(x_y))
@@ -933,9 +952,10 @@ ROW_VALUES
         double w2 = -z2;
         double w3 = f_sigmoid(w2);
         double w4 = w2 + z0;
-        loss = f_softplus(max1 - f_logaddexp(z1, 0.0)) + w1 * u_beta * (T0 + w3 * (f_lt(f_absf(w4),
-            1.0) ? f_log1p(w1 * f_expm1_within(f_clamp(w4, 1.0))) : (f_ne(w3, 0.0) ? w0 -
-            f_softplus(z2) : 0.0)) - lse0 * w1) + w0;
+        loss = f_softplus(max1 - f_logaddexp(z1, 0.0)) + w0 + (f_eq(u_beta, 0.0) ? 0.0 : w1 * u_beta
+            * (T0 + w3 * (f_lt(f_absf(w4), 1.0) ? f_log1p(w1 * f_expm1_within(f_clamp(w4, 1.0))) :
+            (f_ne(w3, 0.0) ? w0 - f_softplus(z2) : 0.0)) - lse0 * w1));
+        loss = (x_y == x_y ? loss : x_y);
     }
     if (mode != FORWARD) {
         double ly0 = u_adversarial_x_y;
@@ -960,21 +980,23 @@ ROW_VALUES
             ly2) + (z0 > 0.0 ? 0.0 : m0 - ly0)) - o0;
         double w0 = f_sigmoid(z2);
         double w1 = w0 * u_beta;
-        double w2 = -z2;
-        double w3 = f_sigmoid(w2);
-        double w4 = f_ne(w3, 0.0);
-        double w5 = w2 + z0;
-        double w6 = (f_lt(f_absf(w5), 1.0) ? f_log1p(w0 * f_expm1_within(f_clamp(w5, 1.0))) : (w4 ?
+        double w2 = f_eq(u_beta, 0.0);
+        double w3 = -z2;
+        double w4 = f_sigmoid(w3);
+        double w5 = f_ne(w4, 0.0);
+        double w6 = w3 + z0;
+        double w7 = (f_lt(f_absf(w6), 1.0) ? f_log1p(w0 * f_expm1_within(f_clamp(w6, 1.0))) : (w5 ?
             f_softplus(z0) - f_softplus(z2) : 0.0));
-        double w7 = T0 + w3 * w6 - lse0 * w0;
-        double w8 = f_sigmoid(max1 - f_logaddexp(z1, 0.0));
+        double w8 = T0 + w4 * w7 - lse0 * w0;
+        double w9 = f_sigmoid(max1 - f_logaddexp(z1, 0.0));
         c0 = w1;
-        c1 = w3 * w7 * u_beta - w1 * (T0 + w3 * (w4 ? delta0_y : 0.0));
-        c2 = -w8 * f_sigmoid(z1);
-        c3 = w8;
-        grad_x_y = w0 * w3 * w6 * u_beta - 2.0 * w1 * w3 * w7;
-        grad_u_adversarial_x_y = u_beta * w0 * w0 * f_sigmoid(-z0) - (1.0 + w1 * w3) * f_sigmoid(z0)
-            - w8 * f_sigmoid(-z1);
+        c1 = (w2 ? 0.0 : w4 * w8 * u_beta - w1 * (T0 + w4 * (w5 ? delta0_y : 0.0)));
+        c2 = -w9 * f_sigmoid(z1);
+        c3 = w9;
+        grad_x_y = (w2 ? 0.0 : w0 * w4 * w7 * u_beta - 2.0 * w1 * w4 * w8);
+        grad_u_adversarial_x_y = u_beta * w0 * w0 * f_sigmoid(-z0) - (1.0 + w1 * w4) * f_sigmoid(z0)
+            - w9 * f_sigmoid(-z1);
+        grad_x_y = (x_y == x_y ? grad_x_y : x_y);
         grad_x_y = (u_adversarial_x_y == u_adversarial_x_y ? grad_x_y : u_adversarial_x_y);
         pinv0 = (la0 == -INFINITY ? 0.0 : f_exp(-lam0));
         rinv1 = (la1 == -INFINITY ? 0.0 : f_exp(-la1));
@@ -1002,7 +1024,8 @@ ROW_GRADIENTS
         const real apart0 = x - R(off0_apart0) + (-u_adversarial_x - R(off1_apart0)) -
             R(near_apart0_2);
         const real delta0 = apart0 - R(o0);
-        const real grad_x = (f_ne(p2, R(0.0)) ? p2 * (R(c0) * delta0 + R(c1)) : R(0.0));
+        const real grad_x = (f_ne(p2, R(0.0)) ? p2 * (R(c0) * f_minimum(delta0, R(1e+18)) + R(c1)) :
+            R(0.0));
         const real grad_u_adversarial_x = R(c0) * (p0 - p2) + R(c2) * r1 + R(c3) * is_max1 + p0;)
     AT_CLASS(g, y)
 ROW_GRADIENTS_END

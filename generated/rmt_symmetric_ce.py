@@ -33,16 +33,18 @@ __all__ = [
 
 # ======================================================================================
 # Symmetric cross-entropy with a teacher
-#   loss     = -u_alpha*(T1 - lse3*sigmoid(z1) - sigmoid(-z1)*where(ne(sigmoid(-z1), 0),
-#       softplus(z0), 0)) + (u_alpha - 1)*(T0 - lse1*sigmoid(z0) -
-#       sigmoid(-z0)*where(ne(sigmoid(-z0), 0), softplus(z1), 0))
-#   c0       = u_alpha*T1 + u_alpha*sigmoid(-z1)*where(ne(sigmoid(-z1), 0), delta3_y, 0) - u_alpha
-#       + 1
-#   dloss/dx = (u_alpha - 1)*exp(logp0) + where(ne(exp(logp1), 0), (-u_alpha*delta3 +
-#       c0)*exp(logp1), 0)
-#   dloss/dx_y = u_alpha*T1*sigmoid(-z1) + u_alpha*(sigmoid(-z0)*sigmoid(z1) -
-#       sigmoid(z0)*sigmoid(-z1)) - u_alpha*sigmoid(-z1)*sigmoid(z1)*where(ne(sigmoid(-z1), 0),
-#       delta3_y, 0) - sigmoid(-z0)*sigmoid(z1) + sigmoid(z0)*sigmoid(-z1)
+#   loss     = where(eq(u_alpha, 0), 0, -u_alpha*(T1 - lse3*sigmoid(z1) -
+#       sigmoid(-z1)*where(ne(sigmoid(-z1), 0), softplus(z0), 0))) + where(eq(u_alpha - 1, 0), 0,
+#       (u_alpha - 1)*(T0 - lse1*sigmoid(z0) - sigmoid(-z0)*where(ne(sigmoid(-z0), 0),
+#       softplus(z1), 0)))
+#   c0       = -u_alpha + where(eq(u_alpha, 0), 0, u_alpha*T1 +
+#       u_alpha*sigmoid(-z1)*where(ne(sigmoid(-z1), 0), delta3_y, 0)) + 1
+#   dloss/dx = (u_alpha - 1)*exp(logp0) + where(ne(exp(logp1), 0), (-u_alpha*maximum(delta3,
+#       -1.0e+18) + c0)*exp(logp1), 0)
+#   dloss/dx_y = u_alpha*(sigmoid(-z0)*sigmoid(z1) - sigmoid(z0)*sigmoid(-z1)) -
+#       sigmoid(-z0)*sigmoid(z1) + sigmoid(z0)*sigmoid(-z1) + where(eq(u_alpha, 0), 0,
+#       u_alpha*T1*sigmoid(-z1) - u_alpha*sigmoid(-z1)*sigmoid(z1)*where(ne(sigmoid(-z1), 0),
+#       delta3_y, 0))
 #   names of the spec begin with u_: u_alpha is its alpha
 #   with l0_j = u_teacher, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 =
 #       exp(l0_j - logsumexp_(j != y) l0_j), m0 = max_(j) u_teacher
@@ -166,10 +168,19 @@ def _finish(u_alpha, m0, m1, a0, a1, b0, b1, o1, pivot, x_y, u_teacher_y):
     T0 = dl.exp_accurate(-lam0) * b0
     T1 = tl.where(la1 == float("-inf"), 0.0, dl.exp_accurate(-lam1) * b1)
     w0 = dl.sigmoid(-z1)
-    w1 = dl.sigmoid(-z0)
-    loss = (u_alpha - 1.0) * (
-        T0 - lse1 * dl.sigmoid(z0) - w1 * dl.where(dl.ne(w1, 0.0), dl.softplus(z1), 0.0)
-    ) - u_alpha * (T1 - lse3 * dl.sigmoid(z1) - w0 * dl.where(dl.ne(w0, 0.0), dl.softplus(z0), 0.0))
+    w1 = u_alpha - 1.0
+    w2 = dl.sigmoid(-z0)
+    loss = dl.where(
+        dl.eq(u_alpha, 0.0),
+        0.0,
+        -u_alpha
+        * (T1 - lse3 * dl.sigmoid(z1) - w0 * dl.where(dl.ne(w0, 0.0), dl.softplus(z0), 0.0)),
+    ) + dl.where(
+        dl.eq(w1, 0.0),
+        0.0,
+        w1 * (T0 - lse1 * dl.sigmoid(z0) - w2 * dl.where(dl.ne(w2, 0.0), dl.softplus(z1), 0.0)),
+    )
+    loss = tl.where(x_y == x_y, loss, x_y)
     loss = tl.where(u_teacher_y == u_teacher_y, loss, u_teacher_y)
     return loss, m0, la0, m1, la1, pivot, T1
 
@@ -184,14 +195,15 @@ def _coefficients(x_y, u_teacher_y, u_alpha, m0, la0, m1, la1, pivot, T1):
     lam1 = tl.where(z1 > 0.0, la1 + dl.softplus(-z1), dl.softplus(z1) - (m1 - ly1))
     apart3_y = u_teacher_y - m0
     delta3_y = apart3_y
-    w0 = T1 * u_alpha
-    w1 = dl.sigmoid(-z1)
-    w2 = w1 * u_alpha * dl.where(dl.ne(w1, 0.0), delta3_y, 0.0)
-    w3 = w1 * dl.sigmoid(z0)
-    w4 = dl.sigmoid(z1)
-    w5 = w4 * dl.sigmoid(-z0)
-    c0 = 1.0 + w0 + w2 - u_alpha
-    grad_x_y = u_alpha * (w5 - w3) + w0 * w1 + w3 - w2 * w4 - w5
+    w0 = dl.eq(u_alpha, 0.0)
+    w1 = T1 * u_alpha
+    w2 = dl.sigmoid(-z1)
+    w3 = w2 * u_alpha * dl.where(dl.ne(w2, 0.0), delta3_y, 0.0)
+    w4 = w2 * dl.sigmoid(z0)
+    w5 = dl.sigmoid(z1)
+    w6 = w5 * dl.sigmoid(-z0)
+    c0 = 1.0 + dl.where(w0, 0.0, w1 + w3) - u_alpha
+    grad_x_y = u_alpha * (w6 - w4) + w4 + dl.where(w0, 0.0, w1 * w2 - w3 * w5) - w6
     grad_x_y = tl.where(u_teacher_y == u_teacher_y, grad_x_y, u_teacher_y)
     pinv0 = tl.where(la0 == float("-inf"), 0.0, dl.exp_accurate(-lam0))
     pinv1 = tl.where(la1 == float("-inf"), 0.0, dl.exp_accurate(-lam1))
@@ -210,7 +222,7 @@ def _gradient(
     p1 = e1 * pinv1
     delta3 = u_teacher - m0
     grad_x = pinv0 * (u_alpha - 1.0) * e0 + dl.where(
-        dl.ne(p1, 0.0), p1 * (c0 - delta3 * u_alpha), 0.0
+        dl.ne(p1, 0.0), p1 * (c0 - u_alpha * dl.maximum(delta3, -1e18)), 0.0
     )
     grad_x = tl.where(own, grad_x_y, grad_x)
     return (grad_x,)
@@ -428,23 +440,33 @@ def _torch_rows(x, u_teacher, u_alpha, g=None):
     T0 = el.exp(-lam0) * b0
     T1 = torch.where(la1 == float("-inf"), 0.0, el.exp(-lam1) * b1)
     w0 = el.sigmoid(-z1)
-    w1 = el.sigmoid(-z0)
-    loss = (u_alpha - 1.0) * (
-        T0 - lse1 * el.sigmoid(z0) - w1 * el.where(el.ne(w1, 0.0), el.softplus(z1), 0.0)
-    ) - u_alpha * (T1 - lse3 * el.sigmoid(z1) - w0 * el.where(el.ne(w0, 0.0), el.softplus(z0), 0.0))
+    w1 = u_alpha - 1.0
+    w2 = el.sigmoid(-z0)
+    loss = el.where(
+        el.eq(u_alpha, 0.0),
+        0.0,
+        -u_alpha
+        * (T1 - lse3 * el.sigmoid(z1) - w0 * el.where(el.ne(w0, 0.0), el.softplus(z0), 0.0)),
+    ) + el.where(
+        el.eq(w1, 0.0),
+        0.0,
+        w1 * (T0 - lse1 * el.sigmoid(z0) - w2 * el.where(el.ne(w2, 0.0), el.softplus(z1), 0.0)),
+    )
+    loss = torch.where(x_y == x_y, loss, x_y)
     loss = torch.where(u_teacher_y == u_teacher_y, loss, u_teacher_y)
     if g is None:
         return loss, torch.cat([m0, la0, m1, la1, pivot, T1], 1).t().to(x.dtype)
     apart3_y = u_teacher_y - m0
     delta3_y = apart3_y
-    w0 = T1 * u_alpha
-    w1 = el.sigmoid(-z1)
-    w2 = w1 * u_alpha * el.where(el.ne(w1, 0.0), delta3_y, 0.0)
-    w3 = w1 * el.sigmoid(z0)
-    w4 = el.sigmoid(z1)
-    w5 = w4 * el.sigmoid(-z0)
-    c0 = 1.0 + w0 + w2 - u_alpha
-    grad_x_y = u_alpha * (w5 - w3) + w0 * w1 + w3 - w2 * w4 - w5
+    w0 = el.eq(u_alpha, 0.0)
+    w1 = T1 * u_alpha
+    w2 = el.sigmoid(-z1)
+    w3 = w2 * u_alpha * el.where(el.ne(w2, 0.0), delta3_y, 0.0)
+    w4 = w2 * el.sigmoid(z0)
+    w5 = el.sigmoid(z1)
+    w6 = w5 * el.sigmoid(-z0)
+    c0 = 1.0 + el.where(w0, 0.0, w1 + w3) - u_alpha
+    grad_x_y = u_alpha * (w6 - w4) + w4 + el.where(w0, 0.0, w1 * w2 - w3 * w5) - w6
     grad_x_y = torch.where(u_teacher_y == u_teacher_y, grad_x_y, u_teacher_y)
     pinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0))
     pinv1 = torch.where(la1 == float("-inf"), 0.0, el.exp(-lam1))
@@ -452,7 +474,7 @@ def _torch_rows(x, u_teacher, u_alpha, g=None):
     p1 = e1.mul_(pinv1)
     delta3 = u_teacher - m0
     grad_x = p0.mul_(u_alpha - 1.0).add_(
-        el.where(el.ne(p1, 0.0), p1 * (c0 - delta3 * u_alpha), 0.0)
+        el.where(el.ne(p1, 0.0), p1 * (c0 - u_alpha * el.maximum(delta3, -1e18)), 0.0)
     )
     grad_x = grad_x.mul_(g)
     grad_x = grad_x.scatter_(1, pivot.to(torch.int64), grad_x_y * g + torch.zeros_like(x_y))
@@ -471,14 +493,15 @@ def _torch_backward(x, u_teacher, u_alpha, saved, g):
     lam1 = torch.where(z1 > 0.0, la1 + el.softplus(-z1), el.softplus(z1) - (m1 - ly1))
     apart3_y = u_teacher_y - m0
     delta3_y = apart3_y
-    w0 = T1 * u_alpha
-    w1 = el.sigmoid(-z1)
-    w2 = w1 * u_alpha * el.where(el.ne(w1, 0.0), delta3_y, 0.0)
-    w3 = w1 * el.sigmoid(z0)
-    w4 = el.sigmoid(z1)
-    w5 = w4 * el.sigmoid(-z0)
-    c0 = 1.0 + w0 + w2 - u_alpha
-    grad_x_y = u_alpha * (w5 - w3) + w0 * w1 + w3 - w2 * w4 - w5
+    w0 = el.eq(u_alpha, 0.0)
+    w1 = T1 * u_alpha
+    w2 = el.sigmoid(-z1)
+    w3 = w2 * u_alpha * el.where(el.ne(w2, 0.0), delta3_y, 0.0)
+    w4 = w2 * el.sigmoid(z0)
+    w5 = el.sigmoid(z1)
+    w6 = w5 * el.sigmoid(-z0)
+    c0 = 1.0 + el.where(w0, 0.0, w1 + w3) - u_alpha
+    grad_x_y = u_alpha * (w6 - w4) + w4 + el.where(w0, 0.0, w1 * w2 - w3 * w5) - w6
     grad_x_y = torch.where(u_teacher_y == u_teacher_y, grad_x_y, u_teacher_y)
     pinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0))
     pinv1 = torch.where(la1 == float("-inf"), 0.0, el.exp(-lam1))
@@ -490,7 +513,7 @@ def _torch_backward(x, u_teacher, u_alpha, saved, g):
     p1 = e1.mul_(pinv1)
     delta3 = u_teacher - m0
     grad_x = p0.mul_(u_alpha - 1.0).add_(
-        el.where(el.ne(p1, 0.0), p1 * (c0 - delta3 * u_alpha), 0.0)
+        el.where(el.ne(p1, 0.0), p1 * (c0 - u_alpha * el.maximum(delta3, -1e18)), 0.0)
     )
     grad_x = grad_x.mul_(g)
     grad_x = grad_x.scatter_(1, pivot.to(torch.int64), grad_x_y * g + torch.zeros_like(x_y))
@@ -573,10 +596,12 @@ ROW_VALUES
         double T0 = f_exp(-lam0) * b0;
         T1 = (la1 == -INFINITY ? 0.0 : f_exp(-lam1) * b1);
         double w0 = f_sigmoid(-z1);
-        double w1 = f_sigmoid(-z0);
-        loss = (u_alpha - 1.0) * (T0 - lse1 * f_sigmoid(z0) - w1 * (f_ne(w1, 0.0) ? f_softplus(z1) :
-            0.0)) - u_alpha * (T1 - lse3 * f_sigmoid(z1) - w0 * (f_ne(w0, 0.0) ? f_softplus(z0) :
-            0.0));
+        double w1 = u_alpha - 1.0;
+        double w2 = f_sigmoid(-z0);
+        loss = (f_eq(u_alpha, 0.0) ? 0.0 : -u_alpha * (T1 - lse3 * f_sigmoid(z1) - w0 * (f_ne(w0,
+            0.0) ? f_softplus(z0) : 0.0))) + (f_eq(w1, 0.0) ? 0.0 : w1 * (T0 - lse1 * f_sigmoid(z0)
+            - w2 * (f_ne(w2, 0.0) ? f_softplus(z1) : 0.0)));
+        loss = (x_y == x_y ? loss : x_y);
         loss = (u_teacher_y == u_teacher_y ? loss : u_teacher_y);
     }
     if (mode != FORWARD) {
@@ -587,14 +612,15 @@ ROW_VALUES
         double lam1 = (z1 > 0.0 ? la1 + f_softplus(-z1) : f_softplus(z1) - (m1 - ly1));
         double apart3_y = u_teacher_y - m0;
         double delta3_y = apart3_y;
-        double w0 = T1 * u_alpha;
-        double w1 = f_sigmoid(-z1);
-        double w2 = w1 * u_alpha * (f_ne(w1, 0.0) ? delta3_y : 0.0);
-        double w3 = w1 * f_sigmoid(z0);
-        double w4 = f_sigmoid(z1);
-        double w5 = w4 * f_sigmoid(-z0);
-        c0 = 1.0 + w0 + w2 - u_alpha;
-        grad_x_y = u_alpha * (w5 - w3) + w0 * w1 + w3 - w2 * w4 - w5;
+        double w0 = f_eq(u_alpha, 0.0);
+        double w1 = T1 * u_alpha;
+        double w2 = f_sigmoid(-z1);
+        double w3 = w2 * u_alpha * (f_ne(w2, 0.0) ? delta3_y : 0.0);
+        double w4 = w2 * f_sigmoid(z0);
+        double w5 = f_sigmoid(z1);
+        double w6 = w5 * f_sigmoid(-z0);
+        c0 = 1.0 + (w0 ? 0.0 : w1 + w3) - u_alpha;
+        grad_x_y = u_alpha * (w6 - w4) + w4 + (w0 ? 0.0 : w1 * w2 - w3 * w5) - w6;
         grad_x_y = (u_teacher_y == u_teacher_y ? grad_x_y : u_teacher_y);
         pinv0 = (la0 == -INFINITY ? 0.0 : f_exp(-lam0));
         pinv1 = (la1 == -INFINITY ? 0.0 : f_exp(-lam1));
@@ -611,8 +637,8 @@ ROW_GRADIENTS
         const real e1 = (fused ? kept0_ptr[cols] : f_exp_below(t1));
         const real p1 = e1 * R(pinv1);
         const real delta3 = u_teacher - R(m0);
-        const real grad_x = p0 * R(same0) + (f_ne(p1, R(0.0)) ? p1 * (R(c0) - delta3 * R(u_alpha)) :
-            R(0.0));)
+        const real grad_x = p0 * R(same0) + (f_ne(p1, R(0.0)) ? p1 * (R(c0) - R(u_alpha) *
+            f_maximum(delta3, -R(1e+18))) : R(0.0));)
     AT_CLASS(g, (int64_t)pivot)
 ROW_GRADIENTS_END
 """

@@ -30,11 +30,13 @@ __all__ = ["LinearTRADESLoss", "TRADESLoss", "linear_trades_loss", "trades_loss"
 
 # ======================================================================================
 # TRADES
-#   loss     = u_beta*(B0 + sigmoid(z0)*where(ne(sigmoid(z0), 0), T1, 0)) + softplus(z0)
-#   c0       = -u_beta*T0 - u_beta*sigmoid(-z0)*where(ne(sigmoid(-z0), 0), delta0_y, 0) + 1
-#   dloss/dx = where(ne(exp(logp0), 0), (u_beta*delta0 + c0)*exp(logp0), 0)
-#   dloss/dx_y = -u_beta*T0*sigmoid(-z0) + u_beta*sigmoid(-z0)*sigmoid(z0)*where(ne(sigmoid(-z0),
-#       0), delta0_y, 0) - sigmoid(z0)
+#   loss     = softplus(z0) + where(eq(u_beta, 0), 0, u_beta*(B0 +
+#       sigmoid(z0)*where(ne(sigmoid(z0), 0), T1, 0)))
+#   c0       = where(eq(u_beta, 0), 0, -u_beta*T0 - u_beta*sigmoid(-z0)*where(ne(sigmoid(-z0), 0),
+#       delta0_y, 0)) + 1
+#   dloss/dx = where(ne(exp(logp0), 0), (u_beta*minimum(delta0, 1.0e+18) + c0)*exp(logp0), 0)
+#   dloss/dx_y = -sigmoid(z0) + where(eq(u_beta, 0), 0, -u_beta*T0*sigmoid(-z0) +
+#       u_beta*sigmoid(-z0)*sigmoid(z0)*where(ne(sigmoid(-z0), 0), delta0_y, 0))
 #   dloss/du_adversarial_x = -u_beta*(exp(logp0) - exp(logp1))
 #   dloss/du_adversarial_x_y = u_beta*(-sigmoid(-z0)*sigmoid(z1) + sigmoid(z0)*sigmoid(-z1))
 #   names of the spec begin with u_: u_adversarial_x is its adversarial_x
@@ -158,7 +160,9 @@ def _finish(x_y, u_adversarial_x_y, u_beta, m0, m1, a0, a1, b0, b1, o0):
         ),
     )
     w0 = dl.sigmoid(z0)
-    loss = dl.softplus(z0) + u_beta * (B0 + w0 * dl.where(dl.ne(w0, 0.0), T1, 0.0))
+    loss = dl.softplus(z0) + dl.where(
+        dl.eq(u_beta, 0.0), 0.0, u_beta * (B0 + w0 * dl.where(dl.ne(w0, 0.0), T1, 0.0))
+    )
     loss = tl.where(u_adversarial_x_y == u_adversarial_x_y, loss, u_adversarial_x_y)
     return loss, m0, la0, m1, la1, o0, T0
 
@@ -179,13 +183,14 @@ def _coefficients(x_y, u_adversarial_x_y, u_beta, m0, la0, m1, la1, o0, T0):
     near_apart0_y = tl.where(far_apart0_y, 0.0, near_apart0_y)
     apart0_y = x_y - off0_apart0_y + (-u_adversarial_x_y - off1_apart0_y) - near_apart0_y
     delta0_y = apart0_y - o0
-    w0 = T0 * u_beta
-    w1 = dl.sigmoid(-z0)
-    w2 = dl.where(dl.ne(w1, 0.0), delta0_y, 0.0)
-    w3 = dl.sigmoid(z0)
-    c0 = 1.0 - w1 * w2 * u_beta - w0
-    grad_x_y = w1 * w2 * w3 * u_beta - w0 * w1 - w3
-    grad_u_adversarial_x_y = u_beta * (w3 * dl.sigmoid(-z1) - w1 * dl.sigmoid(z1))
+    w0 = dl.eq(u_beta, 0.0)
+    w1 = T0 * u_beta
+    w2 = dl.sigmoid(-z0)
+    w3 = dl.where(dl.ne(w2, 0.0), delta0_y, 0.0)
+    w4 = dl.sigmoid(z0)
+    c0 = 1.0 + dl.where(w0, 0.0, -w2 * w3 * u_beta - w1)
+    grad_x_y = dl.where(w0, 0.0, w2 * w3 * w4 * u_beta - w1 * w2) - w4
+    grad_u_adversarial_x_y = u_beta * (w4 * dl.sigmoid(-z1) - w2 * dl.sigmoid(z1))
     grad_x_y = tl.where(u_adversarial_x_y == u_adversarial_x_y, grad_x_y, u_adversarial_x_y)
     pinv0 = tl.where(la0 == float("-inf"), 0.0, dl.exp_accurate(-lam0))
     pinv1 = tl.where(la1 == float("-inf"), 0.0, dl.exp_accurate(-lam1))
@@ -211,7 +216,7 @@ def _gradient(
     near_apart0 = tl.where(far_apart0, 0.0, near_apart0)
     apart0 = x - off0_apart0 - (u_adversarial_x + off1_apart0) - near_apart0
     delta0 = apart0 - o0
-    grad_x = dl.where(dl.ne(p0, 0.0), p0 * (c0 + delta0 * u_beta), 0.0)
+    grad_x = dl.where(dl.ne(p0, 0.0), p0 * (c0 + u_beta * dl.minimum(delta0, 1e18)), 0.0)
     grad_u_adversarial_x = -(u_beta * (p0 - p1))
     grad_x = tl.where(own, grad_x_y, grad_x)
     grad_u_adversarial_x = tl.where(own, grad_u_adversarial_x_y, grad_u_adversarial_x)
@@ -457,7 +462,9 @@ def _torch_rows(x, y, u_adversarial_x, u_beta, g=None):
         ),
     )
     w0 = el.sigmoid(z0)
-    loss = el.softplus(z0) + u_beta * (B0 + w0 * el.where(el.ne(w0, 0.0), T1, 0.0))
+    loss = el.softplus(z0) + el.where(
+        el.eq(u_beta, 0.0), 0.0, u_beta * (B0 + w0 * el.where(el.ne(w0, 0.0), T1, 0.0))
+    )
     loss = torch.where(u_adversarial_x_y == u_adversarial_x_y, loss, u_adversarial_x_y)
     if g is None:
         return loss, torch.cat([m0, la0, m1, la1, o0, T0], 1).t().to(x.dtype)
@@ -469,13 +476,14 @@ def _torch_rows(x, y, u_adversarial_x, u_beta, g=None):
     near_apart0_y = torch.where(far_apart0_y, 0.0, near_apart0_y)
     apart0_y = x_y - off0_apart0_y + (-u_adversarial_x_y - off1_apart0_y) - near_apart0_y
     delta0_y = apart0_y - o0
-    w0 = T0 * u_beta
-    w1 = el.sigmoid(-z0)
-    w2 = el.where(el.ne(w1, 0.0), delta0_y, 0.0)
-    w3 = el.sigmoid(z0)
-    c0 = 1.0 - w1 * w2 * u_beta - w0
-    grad_x_y = w1 * w2 * w3 * u_beta - w0 * w1 - w3
-    grad_u_adversarial_x_y = u_beta * (w3 * el.sigmoid(-z1) - w1 * el.sigmoid(z1))
+    w0 = el.eq(u_beta, 0.0)
+    w1 = T0 * u_beta
+    w2 = el.sigmoid(-z0)
+    w3 = el.where(el.ne(w2, 0.0), delta0_y, 0.0)
+    w4 = el.sigmoid(z0)
+    c0 = 1.0 + el.where(w0, 0.0, -w2 * w3 * u_beta - w1)
+    grad_x_y = el.where(w0, 0.0, w2 * w3 * w4 * u_beta - w1 * w2) - w4
+    grad_u_adversarial_x_y = u_beta * (w4 * el.sigmoid(-z1) - w2 * el.sigmoid(z1))
     grad_x_y = torch.where(u_adversarial_x_y == u_adversarial_x_y, grad_x_y, u_adversarial_x_y)
     pinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0))
     pinv1 = torch.where(la1 == float("-inf"), 0.0, el.exp(-lam1))
@@ -488,7 +496,7 @@ def _torch_rows(x, y, u_adversarial_x, u_beta, g=None):
     near_apart0 = torch.where(far_apart0, 0.0, near_apart0)
     apart0 = x.sub_(off0_apart0).add_(-u_adversarial_x - off1_apart0).sub_(near_apart0)
     delta0 = apart0.sub_(o0)
-    grad_x = el.where(el.ne(p0, 0.0), p0 * (c0 + delta0 * u_beta), 0.0)
+    grad_x = el.where(el.ne(p0, 0.0), p0 * (c0 + u_beta * el.minimum(delta0, 1e18)), 0.0)
     grad_x = grad_x.mul_(g)
     grad_x = grad_x.scatter_(1, y, grad_x_y * g + torch.zeros_like(x_y))
     grad_u_adversarial_x = p0.sub_(p1).mul_(-u_beta * g)
@@ -516,13 +524,14 @@ def _torch_backward(x, y, u_adversarial_x, u_beta, saved, g):
     near_apart0_y = torch.where(far_apart0_y, 0.0, near_apart0_y)
     apart0_y = x_y - off0_apart0_y + (-u_adversarial_x_y - off1_apart0_y) - near_apart0_y
     delta0_y = apart0_y - o0
-    w0 = T0 * u_beta
-    w1 = el.sigmoid(-z0)
-    w2 = el.where(el.ne(w1, 0.0), delta0_y, 0.0)
-    w3 = el.sigmoid(z0)
-    c0 = 1.0 - w1 * w2 * u_beta - w0
-    grad_x_y = w1 * w2 * w3 * u_beta - w0 * w1 - w3
-    grad_u_adversarial_x_y = u_beta * (w3 * el.sigmoid(-z1) - w1 * el.sigmoid(z1))
+    w0 = el.eq(u_beta, 0.0)
+    w1 = T0 * u_beta
+    w2 = el.sigmoid(-z0)
+    w3 = el.where(el.ne(w2, 0.0), delta0_y, 0.0)
+    w4 = el.sigmoid(z0)
+    c0 = 1.0 + el.where(w0, 0.0, -w2 * w3 * u_beta - w1)
+    grad_x_y = el.where(w0, 0.0, w2 * w3 * w4 * u_beta - w1 * w2) - w4
+    grad_u_adversarial_x_y = u_beta * (w4 * el.sigmoid(-z1) - w2 * el.sigmoid(z1))
     grad_x_y = torch.where(u_adversarial_x_y == u_adversarial_x_y, grad_x_y, u_adversarial_x_y)
     pinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0))
     pinv1 = torch.where(la1 == float("-inf"), 0.0, el.exp(-lam1))
@@ -539,7 +548,7 @@ def _torch_backward(x, y, u_adversarial_x, u_beta, saved, g):
     near_apart0 = torch.where(far_apart0, 0.0, near_apart0)
     apart0 = x - off0_apart0 + (-u_adversarial_x - off1_apart0) - near_apart0
     delta0 = apart0.sub_(o0)
-    grad_x = el.where(el.ne(p0, 0.0), p0 * (c0 + delta0 * u_beta), 0.0)
+    grad_x = el.where(el.ne(p0, 0.0), p0 * (c0 + u_beta * el.minimum(delta0, 1e18)), 0.0)
     grad_x = grad_x.mul_(g)
     grad_x = grad_x.scatter_(1, y, grad_x_y * g + torch.zeros_like(x_y))
     grad_u_adversarial_x = p0.sub_(p1).mul_(-u_beta * g)
@@ -635,7 +644,8 @@ ROW_VALUES
         T1 = (la0 == -INFINITY ? 0.0 : (T1 == INFINITY ? T1 : T1 + (2.0 * b1 < a0 && -2.0 * b1 < a0
             ? f_log1p(b1 / a0) : la1 - la0)));
         double w0 = f_sigmoid(z0);
-        loss = f_softplus(z0) + u_beta * (B0 + w0 * (f_ne(w0, 0.0) ? T1 : 0.0));
+        loss = f_softplus(z0) + (f_eq(u_beta, 0.0) ? 0.0 : u_beta * (B0 + w0 * (f_ne(w0, 0.0) ? T1 :
+            0.0)));
         loss = (u_adversarial_x_y == u_adversarial_x_y ? loss : u_adversarial_x_y);
     }
     if (mode != FORWARD) {
@@ -653,13 +663,14 @@ ROW_VALUES
         double apart0_y = x_y - off0_apart0_y + (-u_adversarial_x_y - off1_apart0_y) -
             near_apart0_y;
         double delta0_y = apart0_y - o0;
-        double w0 = T0 * u_beta;
-        double w1 = f_sigmoid(-z0);
-        double w2 = (f_ne(w1, 0.0) ? delta0_y : 0.0);
-        double w3 = f_sigmoid(z0);
-        c0 = 1.0 - w1 * w2 * u_beta - w0;
-        grad_x_y = w1 * w2 * w3 * u_beta - w0 * w1 - w3;
-        grad_u_adversarial_x_y = u_beta * (w3 * f_sigmoid(-z1) - w1 * f_sigmoid(z1));
+        double w0 = f_eq(u_beta, 0.0);
+        double w1 = T0 * u_beta;
+        double w2 = f_sigmoid(-z0);
+        double w3 = (f_ne(w2, 0.0) ? delta0_y : 0.0);
+        double w4 = f_sigmoid(z0);
+        c0 = 1.0 + (w0 ? 0.0 : -w2 * w3 * u_beta - w1);
+        grad_x_y = (w0 ? 0.0 : w2 * w3 * w4 * u_beta - w1 * w2) - w4;
+        grad_u_adversarial_x_y = u_beta * (w4 * f_sigmoid(-z1) - w2 * f_sigmoid(z1));
         grad_x_y = (u_adversarial_x_y == u_adversarial_x_y ? grad_x_y : u_adversarial_x_y);
         pinv0 = (la0 == -INFINITY ? 0.0 : f_exp(-lam0));
         pinv1 = (la1 == -INFINITY ? 0.0 : f_exp(-lam1));
@@ -683,7 +694,8 @@ ROW_GRADIENTS
         const real apart0 = x - R(off0_apart0) + (-u_adversarial_x - R(off1_apart0)) -
             R(near_apart0_2);
         const real delta0 = apart0 - R(o0);
-        const real grad_x = (f_ne(p0, R(0.0)) ? p0 * (R(c0) + delta0 * R(u_beta)) : R(0.0));
+        const real grad_x = (f_ne(p0, R(0.0)) ? p0 * (R(c0) + R(u_beta) * f_minimum(delta0,
+            R(1e+18))) : R(0.0));
         const real grad_u_adversarial_x = R(same0) * (p0 - p1);)
     AT_CLASS(g, y)
 ROW_GRADIENTS_END

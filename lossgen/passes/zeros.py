@@ -17,12 +17,12 @@ from lossgen.ir.ops import clip, expm1, maximum, ne, sigmoid, softplus, where
 from lossgen.ir.special import erfc
 from lossgen.ir.stages import GradedLoss
 
-__all__ = ["LOWEST", "Zeros"]
+__all__ = ["BOUNDED", "LOWEST", "Zeros"]
 
 LOWEST = Float(-1e18)  # a masked class, of logits that are multiplied by what may be 0
 
-_BOUNDED = {"sigmoid", "tanh", "sech2", "erf", "sgn", "step", "above", "inrange"}
-_BOUNDED |= {"lt", "le", "eq", "ne", "atan", "sin", "cos", "erfc"}
+BOUNDED = {"sigmoid", "tanh", "sech2", "erf", "sgn", "step", "above", "inrange"}
+BOUNDED |= {"lt", "le", "eq", "ne", "atan", "sin", "cos", "erfc"}
 
 
 class Zeros:
@@ -152,4 +152,4 @@ class Zeros:
             return all(self._is_bounded(a) for a in expr.args[1:])
         if isinstance(expr, Add | Mul | expm1):
             return all(self._is_bounded(a) for a in expr.args)
-        return expr.func.__name__ in _BOUNDED or (not isinstance(expr, Function) and not expr.args)
+        return expr.func.__name__ in BOUNDED or (not isinstance(expr, Function) and not expr.args)

@@ -261,28 +261,31 @@ def parameters_matter(case: Case, run: Runner) -> None:
     torch_run = Runner(run.module, run.spec, "torch")
     plain = torch_run.slopes(logits, target, keys)
     for name, value in keys.items():
-        changed = {**keys, name: _another(case.spec, name, value)}
-        loss, grads = torch_run.slopes(logits, target, changed)
-        same = torch.equal(loss, plain[0])
-        if same and all(torch.equal(grads[n], grad) for n, grad in plain[1].items()):
+        for other in _others(case.spec, name, value):  # no row may lie between two thresholds
+            loss, grads = torch_run.slopes(logits, target, {**keys, name: other})
+            same = torch.equal(loss, plain[0])
+            if not same or any(not torch.equal(grads[n], grad) for n, grad in plain[1].items()):
+                break
+        else:
             fail(f"{name} changes nothing")
 
 
-def _another(spec: LossSpec, name: str, value: Any) -> Any:
-    """Another value of a parameter or an input, in its domain."""
+def _others(spec: LossSpec, name: str, value: Any) -> Iterator[Any]:
+    """Other values of a parameter or an input, in its domain."""
     if isinstance(value, Tensor):
         declared, half = spec.inputs[name], value * 0.5
         domain = declared.domain
         if declared.values:  # the next of those that it may hold
             held = torch.tensor(declared.values, dtype=value.dtype)
             at = (value[..., None] - held.to(value.device)).abs().argmin(-1)
-            return held.roll(-1).to(value.device)[at]
-        if domain is not None and not all(map(domain.contains, half.flatten().tolist())):
-            return value.flip(-1)
-        return half.flip(-1) if declared.kind == "class" else half  # flipped: another argmax
+            yield held.roll(-1).to(value.device)[at]
+        elif domain is not None and not all(map(domain.contains, half.flatten().tolist())):
+            yield value.flip(-1)
+        else:
+            yield half.flip(-1) if declared.kind == "class" else half  # flipped: another argmax
+        return
     entry = spec.parameters[name]
     for candidate in (value * 0.5, value * 2.0, value + 0.25, value - 0.25, value + 1, value - 1):
         usable = entry.tested.contains(candidate) and math.isfinite(candidate)
         if usable and candidate != value and (not entry.integer or candidate == int(candidate)):
-            return candidate
-    return float(entry.default)
+            yield candidate

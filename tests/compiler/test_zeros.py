@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -175,3 +176,48 @@ def test_an_angle_at_its_end(backend: str, tmp_path: Path) -> None:
     value.backward()
     assert value.item() == pytest.approx(math.pi / 2)
     assert x.grad.abs().max() == 0
+
+
+_MIXED = "-(1 - a)*sum(softmax(t)*logp) - a*sum(p*log_softmax(t))"
+#: (formula, a, which of x and t masks a class that the other does not, what is left of the formula)
+OF_A_PARAMETER = [
+    (
+        "-logp[y] + a*sum(p*(logp - log_softmax(t)))",
+        0.0,
+        "t",
+        lambda x, t: -x.log_softmax(1)[:, 2],
+    ),
+    (_MIXED, 0.0, "t", lambda x, t: -(t.softmax(1) * x.log_softmax(1)).sum(1)),
+    (_MIXED, 1.0, "x", lambda x, t: -(x.softmax(1) * t.log_softmax(1)).sum(1)),
+]
+
+
+@pytest.mark.parametrize(("formula", "a", "masked", "rest"), OF_A_PARAMETER)
+def test_a_parameter_of_0_beside_an_infinite_divergence(
+    formula: str, a: float, masked: str, rest: Callable, tmp_path: Path
+) -> None:
+    """0·∞ of β·KL(p || q) where q masks a class: NaN in the value and, class by class, in the
+    gradient."""
+    path = tmp_path / "t.yaml"
+    path.write_text(
+        "name: t\nparameters: {a: {default: 0.5, domain: '[0, 1]'}}\n"
+        f"inputs: {{t: {{kind: class, differentiable: true}}}}\ntransform: '{formula}'\n"
+        "accuracy: {ulp: 64, scale: 1, reason: not what is tested}\n"
+    )
+    loss = lossgen.load(path).t_loss
+    for at in (0, 2):
+        rows = {"x": [0.25, 1.5, -0.5, 1.0], "t": [1.0, 0.5, 2.0, 0.0]}
+        rows[masked][at] = -math.inf
+        exact = {n: torch.tensor([row]).double().requires_grad_() for n, row in rows.items()}
+        expected = rest(**{n: v.clamp_min(-1e4) for n, v in exact.items()})
+        slopes = torch.autograd.grad(
+            expected.sum(), list(exact.values()), materialize_grads=True, allow_unused=True
+        )
+        for backend in ("torch", "c", "triton"):
+            x, t = (torch.tensor([rows[n]], requires_grad=True) for n in "xt")
+            target = (torch.tensor([2]),) if "[y]" in formula else ()
+            value = loss(x, *target, t, backend=backend, reduction="none", a=a)
+            value.sum().backward()
+            torch.testing.assert_close(value, expected.float(), msg=backend)
+            for leaf, slope in zip((x, t), slopes, strict=True):
+                torch.testing.assert_close(leaf.grad, slope.float(), msg=backend)

@@ -1,0 +1,54 @@
+"""What the judge may not take for an error of a kernel: each once failed a right loss."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import lossgen
+from lossgen import paths
+from lossgen.spec.load import load_spec
+from lossgen.verify.cases import Case
+from lossgen.verify.conduct import parameters_matter
+from lossgen.verify.numerics import tile_independent, value_and_gradient, zero_sum_gradient
+from lossgen.verify.runner import Runner
+
+#: (loss, check, backend, what its case has)
+CASES = [
+    # float64 lost 1 - p, of which a power of 0.01 is taken
+    ("dice", value_and_gradient, "torch", {"kind": "large", "rows": 1, "classes": 3}),
+    # no entropy of 32 rows lay between the two margins that were tried
+    ("sar", parameters_matter, "torch", {"rows": 1, "classes": 2, "seed": 9439}),
+    # the value had 64 ulp, of a loss that states 512
+    (
+        "kd_forward_kl",
+        tile_independent,
+        "triton",
+        {"rows": 2, "classes": 7, "seed": 1, "point": 2},
+    ),
+    # the gradient of a row that another class than the teacher's dominates is a difference
+    (
+        "rmt_symmetric_ce",
+        zero_sum_gradient,
+        "c",
+        {"kind": "peaked", "rows": 1, "seed": 1, "point": 2},
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "check", "backend", "changes"), CASES, ids=lambda v: str(v)[:24])
+def test_right_losses_pass(name: str, check, backend: str, changes: dict) -> None:
+    spec = load_spec(paths.require_spec(name))
+    case = Case(
+        spec=spec,
+        rows=2,
+        classes=3,
+        kind="plain",
+        layout="contiguous",
+        dtype=torch.float32,
+        point=0,
+        variant=0,
+        block=16,
+        seed=0,
+    )
+    check(case.with_(**changes), Runner(lossgen.load(name), spec, backend))
