@@ -19,7 +19,9 @@ _LINE = re.compile(rf'#include "program\.h"|#define ([A-Z]+_OF|SUMS_\d+)\(EACH\)
 _CHARACTERS = re.compile(r"[A-Za-z0-9_ \n!&()*+,\-./:;<=>?\[\]{}|]*")
 _WORD = re.compile(r"[A-Za-z_]\w*")
 _CALL = re.compile(r"([A-Za-z_]\w*)\s*\(")
-_CALLED = re.compile(r"if|R|int|f_[a-z0-9_]+|REDUCE|EACH_CLASS|AT_CLASS|row_input")
+_CALLED = re.compile(
+    r"if|R|int|f_[a-z0-9_]+|REDUCE|EACH_CLASS|AT_CLASS|row_(input|entry)|class_entry"
+)
 
 
 def check_program(text: str) -> None:

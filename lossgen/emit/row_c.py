@@ -6,6 +6,7 @@ import textwrap
 
 from lossgen.emit.kept_c import Keys, keep
 from lossgen.emit.mixture_c import pair_logarithms
+from lossgen.emit.normalizer import normalizer_of_row
 from lossgen.emit.sweep_c import CSweep, GradientLoop, row_lines
 from lossgen.lower.constants import FAR, MASKED
 from lossgen.lower.model import RowModel
@@ -60,6 +61,7 @@ class CRow:
         self.vectors = [(model.inputs.index(n), n) for n in model.vocab]
         self.numbers = [(f"parameter[{k}]", n) for k, n in enumerate(model.parameters)]
         self.numbers += [("classes", "V")] if model.needs_classes else []
+        self.weight = normalizer_of_row(model.plan.stable.spec, model.inputs)
 
 
 def _values_at(model: RowModel, at: str) -> list[str]:

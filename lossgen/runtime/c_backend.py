@@ -14,14 +14,12 @@ from lossgen.runtime.batch import Batch, arithmetic, compute_dtype
 from lossgen.runtime.c_build import library
 from lossgen.runtime.memory import empty_like
 from lossgen.runtime.tensors import in_memory
+from lossgen.runtime.threads import shares
 
-__all__ = ["STORAGE", "Struct", "available", "backward", "forward", "fused"]
+__all__ = ["STORAGE", "Struct", "available", "backward", "forward", "fused", "has_weights"]
 
 STORAGE = {torch.bfloat16: 1, torch.float16: 2, torch.float32: 3}  # 0: of the arithmetic
-_SMALL = 1 << 17  # elements that a second thread is worth: it begins 50 µs after it is asked for
-_ROW = 256  # elements that take as long as what every row takes beside its elements
 NO_MEMORY = "a row program could not allocate its scratch rows"
-_SHARES = 4  # parts per thread: a thread that is held up leaves the rest to the others
 
 
 class Struct(Structure):
@@ -53,6 +51,12 @@ def available(variant: Variant, dtype: torch.dtype) -> bool:
     """Can it run here? Compiles the program the first time."""
     wide = arithmetic(variant, dtype) is torch.float64
     return bool(variant.c_source) and library(variant.c_source, wide) is not None
+
+
+def has_weights(variant: Variant, dtype: torch.dtype) -> bool:
+    """Does the program say what a row counts for in a mean?"""
+    wide = arithmetic(variant, dtype) is torch.float64
+    return hasattr(library(variant.c_source, wide), "row_weight")
 
 
 def forward(variant: Variant, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -143,13 +147,7 @@ def integers(values: Sequence[int]) -> ctypes.Array[c_int64]:
 def _in_parallel(program: ctypes.CDLL, role: str, call: Struct, rows: int, width: int) -> None:
     """All rows in one call of C, which returns when no thread reads or writes them any more; the
     interpreter's lock is free meanwhile, and a signal is handled afterwards."""
-    step, threads = shares(rows, width)
-    function = getattr(program, role)
-    if program.in_shares(ctypes.byref(call), function, c_int64(step), c_uint(threads)):
+    step, threads, team = shares(rows, width)
+    given = (c_int64(step), c_uint(threads), c_void_p(team))
+    if program.in_shares(ctypes.byref(call), getattr(program, role), *given):
         raise MemoryError(NO_MEMORY)
-
-
-def shares(rows: int, width: int) -> tuple[int, int]:
-    """Rows of a share, and threads that take shares."""
-    threads = min(torch.get_num_threads(), rows, 1 + rows * (width + _ROW) // _SMALL)
-    return (-(-rows // (threads * _SHARES)) if threads > 1 else rows), threads

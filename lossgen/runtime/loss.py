@@ -34,6 +34,7 @@ from lossgen.runtime.batch import Batch, compute_dtype, reduced, rows_of, scaled
 from lossgen.runtime.layout import class_axis, lead_of
 from lossgen.runtime.operators import as_tensor, register
 from lossgen.runtime.plans import Plans
+from lossgen.runtime.recent import Recent
 from lossgen.runtime.tensors import (
     admitted,
     check_tracing,
@@ -113,17 +114,22 @@ class RowLoss:
     ) -> Tensor:
         """The reduced loss; see the generated function for the contract."""
         given = (logits, target, streams, parameters, inputs, ignore_index)
-        if torch.compiler.is_compiling() and in_transform():
+        compiling = torch.compiler.is_compiling()
+        if compiling and in_transform():
             rest = (reduction, backend, inplace_grad, class_dim)
             loss: Tensor = outside_the_graph(self.__call__, *given, *rest)
             return loss
         tensors = (logits, target, *streams, *inputs)
         options = (ignore_index, reduction, backend, inplace_grad, class_dim)
+        recent = None if compiling else self.plans.recent
+        if recent is not None and recent.is_like(tensors, parameters, options):
+            return recent.plan(tensors, recent.values)
         key, plan, values = self.plans.find(tensors, parameters, options)
         if plan is None:
             call, inputs, lead = self._call(*given, reduction, backend, inplace_grad, class_dim)
             plan = self.plans.learn(key, tensors, call, lead, options)
         if plan is not None:
+            self.plans.recent = Recent(plan, tensors, parameters, values, options)
             return plan(tensors, values)
         count = None
         if reduction == "mean":
@@ -135,7 +141,7 @@ class RowLoss:
         wants_grad = torch.is_grad_enabled() and any(s.requires_grad for s in batch.sources)
         # float16 cannot hold a gradient before the caller's scale (a GradScaler's 65536) is known.
         plain = not wants_grad or reduction == "none" or batch.logits.dtype is torch.float16
-        if plain or torch.compiler.is_compiling() or transformed() or seen(batch):
+        if plain or compiling or transformed() or seen(batch):
             rows = self._rows(call)[0]
             if reduction == "none":
                 return rows.reshape(lead)
@@ -164,9 +170,9 @@ class RowLoss:
         if plan is None:
             call, _, lead = self._call(*given, "none", backend, False, class_dim)
             plan = self.plans.learn(key, tensors, call, lead, options)
-        rows = self._rows(call) if plan is None else plan(tensors, values)
-        lead = lead if plan is None else plan.lead
-        return tuple(row.reshape(lead) for row in rows.unbind(0))
+        if plan is not None:
+            return tuple(plan(tensors, values).unbind(0))
+        return tuple(row.reshape(lead) for row in self._rows(call).unbind(0))
 
     def _rows(self, call: Call) -> Tensor:
         """Results [outputs, N]."""
@@ -368,17 +374,23 @@ class RowLoss:
 
         Σ A / Σ w + Σ B / N is Σ (A N / Σ w + B) / N, and A grows with each input of ``shared``.
         """
-        total = self.weights(batch, inputs).sum()
-        variant = self.variants[index]
-        pairs = zip(self.others, inputs, strict=True)
-        if not any(i.name in self.shared and value is not None for i, value in pairs):
-            return total, None
-        off = {p.name: p.off for p in self.parameters}
-        numbers = zip(variant.parameters, batch.parameters, strict=True)
-        on = {name for name, value in numbers if value != off[name]}
-        if self.counted and on.isdisjoint(self.counted):
+        weights = self.weights(batch, inputs)
+        # On a CPU rounded once, as ``sum_rows`` of C does: compare ``reduced``.
+        wide = torch.float64 if weights.device.type == "cpu" else weights.dtype
+        total = weights.sum(dtype=wide).to(weights.dtype)
+        if not self.is_counted(index, batch, inputs):
             return total, None
         ignored = batch.ignored
         rows = total.new_ones(batch.logits.shape[0])
         count = (rows if ignored is None else rows.masked_fill(ignored, 0.0)).sum()
         return count, count / total
+
+    def is_counted(self, index: int, batch: Batch, inputs: Sequence[Tensor | None]) -> bool:
+        """Has the loss terms that count as one per row, beside others that have weights?"""
+        pairs = zip(self.others, inputs, strict=True)
+        if not any(i.name in self.shared and value is not None for i, value in pairs):
+            return False
+        off = {p.name: p.off for p in self.parameters}
+        numbers = zip(self.variants[index].parameters, batch.parameters, strict=True)
+        on = {name for name, value in numbers if value != off[name]}
+        return not self.counted or not on.isdisjoint(self.counted)

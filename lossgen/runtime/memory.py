@@ -18,6 +18,7 @@ import os
 import sys
 import weakref
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 
 import torch
@@ -25,7 +26,7 @@ from torch import Tensor
 
 from lossgen.runtime.tensors import PLAIN, watched
 
-__all__ = ["empty_cache", "empty_like", "set_cache_limit"]
+__all__ = ["empty_cache", "empty_like", "maker_of", "set_cache_limit"]
 
 _HUGE = 1 << 21  # bytes of a huge page: 128 faults in place of 65000 for 268 MB
 _WORTH_IT = 2 * _HUGE
@@ -138,6 +139,13 @@ def _rounded(size: int) -> int:
 
 _POOL = _Pool(_quarter_of_memory())
 _USABLE = sys.platform == "linux" and sys.implementation.name == "cpython"
+
+
+def maker_of(rows: Tensor) -> Callable[[Tensor], Tensor]:
+    """``empty_like`` for tensors with the shape, strides, dtype and device of ``rows``."""
+    if rows.numel() * rows.dtype.itemsize < _WORTH_IT and rows.is_contiguous():
+        return torch.empty_like
+    return empty_like
 
 
 def empty_like(rows: Tensor, dtype: torch.dtype | None = None) -> Tensor:

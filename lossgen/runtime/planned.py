@@ -39,25 +39,27 @@ class _Total(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        plan: Plan = ctx.plan
         found, ctx.gradients = ctx.gradients, None
         tensors = ctx.saved_tensors  # unpacked once: a checkpoint recomputes it
-        if found is None or grad.item() != 1.0:
-            with torch.no_grad():
-                if found is None:
-                    found = _again(ctx, grad, tensors)
-                else:
-                    index = plan.call.batch.ignore_index
-                    ignored = None if tensors[1] is None else (tensors[1], index)
-                    for gradient in found:
-                        if gradient is not None:
-                            scale_in_place(gradient, grad, ignored)
-        if torch.is_grad_enabled():
-            found = once(tuple(found), tuple(tensors[k] for k in plan.sources), plan.call.loss)
-        slopes: list[Tensor | None] = [None] * (3 + len(tensors))
-        for k, gradient in zip(plan.sources, found, strict=True):
-            slopes[3 + k] = gradient
-        return tuple(slopes)
+        if found is None or grad.item() != 1.0 or torch.is_grad_enabled():
+            found = _slopes(ctx, grad, found, tensors)
+        return (None, None, None, *ctx.plan.spread(found))
+
+
+def _slopes(ctx: Any, grad: Tensor, found: Tensors | None, tensors: Tensors) -> Tensors:
+    """The gradients times ``grad``, which refuse to be differentiated."""
+    plan: Plan = ctx.plan
+    with torch.no_grad():
+        if found is None:
+            found = _again(ctx, grad, tensors)
+        else:
+            index = plan.call.batch.ignore_index
+            ignored = None if tensors[1] is None else (tensors[1], index)
+            for gradient in found:
+                if gradient is not None:
+                    scale_in_place(gradient, grad, ignored)
+    sources = tuple(t for k in plan.sources if (t := tensors[k]) is not None)
+    return once(tuple(found), sources, plan.call.loss)
 
 
 def _again(ctx: Any, grad: Tensor, tensors: Tensors) -> tuple[Tensor | None, ...]:
@@ -83,7 +85,7 @@ class _TotalInPlace(_Total):
         *tensors: Tensor | None,
     ) -> Tensor:
         logits = tensors[0]
-        ctx.overwritten = plan.call.batch.with_tensors(tensors).disjoint
+        ctx.overwritten = logits is not None and plan.is_free(logits, tensors[2:])
         if not ctx.overwritten or logits is None:
             return _Total.forward(ctx, plan, values, count, *tensors)
         outs = [logits.detach(), *plan.room(tensors, 1)]
@@ -99,7 +101,7 @@ class _Rows(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, plan: Plan, values: Sequence[float], *tensors: Tensor | None) -> Tensor:
-        rows, saved = plan.frames.forward(tensors, values)
+        rows, saved = plan.rows(tensors, values)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(saved, *tensors)
         ctx.plan, ctx.values = plan, values
@@ -109,19 +111,17 @@ class _Rows(torch.autograd.Function):
     def backward(ctx: Any, grad_rows: Tensor | None) -> tuple[Tensor | None, ...]:
         plan: Plan = ctx.plan
         saved, *tensors = ctx.saved_tensors
-        slopes: list[Tensor | None] = [None] * (2 + len(tensors))
         if grad_rows is None:
-            return tuple(slopes)
-        found: Sequence[Tensor | None]
+            return (None,) * (2 + len(tensors))
+        found: Tensors
         if torch.is_grad_enabled() or transformed() or watched():
             call = plan.call.with_numbers(ctx.values)
-            found = gradients_of(call, plan.wanted, grad_rows, saved, tensors)
+            slopes = grad_rows.reshape(plan.frames.results)
+            found = gradients_of(call, plan.wanted, slopes, saved, tensors)
         else:
             found = plan.room(tensors)
             plan.frames.backward(tensors, ctx.values, saved, grad_rows, found)
-        for k, gradient in zip(plan.sources, found, strict=True):
-            slopes[2 + k] = gradient
-        return tuple(slopes)
+        return (None, None, *plan.spread(found))
 
 
 #: ``Function.apply`` without its search for tensors of a transform that has ended: those have no
@@ -141,6 +141,6 @@ def planned_total(
 
 
 def planned_rows(plan: Plan, values: Sequence[float], tensors: Tensors) -> Tensor:
-    """Results [outputs, N], with a gradient."""
+    """Results in the shape of a call's, with a gradient."""
     rows: Tensor = _apply_rows(plan, values, *tensors)
     return rows

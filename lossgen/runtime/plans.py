@@ -27,8 +27,9 @@ from lossgen.runtime.arguments import (
 from lossgen.runtime.autograd import Call
 from lossgen.runtime.batch import Batch, arithmetic, compute_dtype, reduced, rows_of, scaled
 from lossgen.runtime.frames import Frames
-from lossgen.runtime.memory import empty_like
+from lossgen.runtime.memory import maker_of
 from lossgen.runtime.planned import planned_rows, planned_total
+from lossgen.runtime.recent import Guard, Recent, guard_of
 from lossgen.runtime.tensors import PLAIN, transformed, watched
 
 if TYPE_CHECKING:
@@ -42,17 +43,18 @@ Tensors = Sequence[Tensor | None]
 Change = Callable[[Tensor], Tensor]
 
 
-def _keys(tensor: Tensor) -> int:
-    """What torch dispatches on: where the memory is, and what wraps it or is put off."""
-    keys: int = torch._C._dispatch_keys(tensor).raw_repr()
-    return keys
+#: Of ignore_index, reduction, backend, inplace_grad and class_dim.
+_KINDS = {(int, str, str, bool, kind) for kind in (int, type(None))}
+#: What torch dispatches on: where the memory is, and what wraps it or is put off.
+_dispatch_keys = torch._C._dispatch_keys
 
 
 def _dense() -> frozenset[int]:
     """Of tensors on the CPU with rows in memory, made under each mode of autograd."""
-    plain = _keys(torch.empty(0, device="cpu"))
+    plain = torch.empty(0, device="cpu")
     with torch.inference_mode():
-        return frozenset((plain, _keys(torch.empty(0, device="cpu"))))
+        both = (plain, torch.empty(0, device="cpu"))
+    return frozenset(_dispatch_keys(tensor).raw_repr() for tensor in both)
 
 
 _DENSE = _dense()
@@ -60,21 +62,19 @@ _DENSE = _dense()
 
 def _facts(tensors: Sequence[Any], options: Sequence[Any]) -> list[Any] | None:
     """What decides how a call is computed; None where more may decide."""
-    ignore_index, reduction, backend, inplace_grad, class_dim = options
-    plain = type(ignore_index) is int and type(reduction) is str and type(backend) is str
-    if not plain or type(inplace_grad) is not bool or type(class_dim) not in (int, type(None)):
+    if tuple(map(type, options)) not in _KINDS:
         return None
-    if watched() or transformed() or forward_ad._current_level >= 0 or torch.jit.is_tracing():
+    if watched() or transformed() or forward_ad._current_level >= 0 or torch._C._is_tracing():
         return None
     found: list[Any] = [torch.is_grad_enabled(), *options]
     for tensor in tensors:
         if tensor is None:
             found.append(None)
             continue
-        if type(tensor) not in PLAIN or _keys(tensor) not in _DENSE:
+        if type(tensor) not in PLAIN or _dispatch_keys(tensor).raw_repr() not in _DENSE:
             return None
         found += (tensor.dtype, tensor.shape, tensor.stride(), tensor.requires_grad)
-    if inplace_grad:
+    if options[3]:
         found.append(tensors[0].is_leaf)
     return found
 
@@ -85,6 +85,7 @@ class Plans:
     def __init__(self, loss: RowLoss) -> None:
         self.loss = loss
         self.kept: dict[Key, Plan] = {}
+        self.recent: Recent | None = None
         optional = enumerate(p.off for p in loss.parameters)
         self.optional = tuple((i, off) for i, off in optional if off is not None)
 
@@ -127,7 +128,7 @@ class Plans:
         names = (i.name for i in self.loss.others)
         others = dict(zip(names, tensors[2 + len(self.loss.streams) :], strict=True))
         wants_grad = torch.is_grad_enabled() and any(s.requires_grad for s in call.batch.sources)
-        how = (lead, reduction, inplace, wants_grad, others)
+        how = (lead, reduction, inplace, wants_grad, others, guard_of(tensors))
         plan = self.kept[key] = Plan(self.loss, call, reads, *how)
         return plan
 
@@ -225,12 +226,13 @@ class Plan:
         inplace: bool,
         wants_grad: bool,
         others: Mapping[str, Tensor | None],
+        guard: Guard | None,
     ) -> None:
-        self.loss, self.lead, self.wants_grad = loss, lead, wants_grad
+        self.loss, self.wants_grad, self.guard = loss, wants_grad, guard
         self.held = tuple(r.held for r in reads if r.held is not None)
         given = 2 + len(loss.streams) + len(loss.others)
-        order = iter(range(given, given + len(self.held)))
-        self.places = tuple(next(order) if r.held is not None else r.place for r in reads)
+        places = iter(range(given, given + len(self.held)))
+        self.places = tuple(next(places) if r.held is not None else r.place for r in reads)
         self.changes = tuple((k, r.change) for k, r in enumerate(reads) if r.change is not None)
         names = [p.name for p in loss.parameters]
         self.numbers = tuple(names.index(name) for name in call.variant.parameters)
@@ -243,11 +245,20 @@ class Plan:
         batch = call.batch
         requires = tuple(t is not None and t.requires_grad for t in batch.tensors)
         self.sources = (0, *(2 + k for k, flag in enumerate(batch.differentiable) if flag))
+        order = {place: k for k, place in enumerate(self.sources)}
+        self.slopes = tuple(order.get(place) for place in range(len(reads)))
         self.wanted = tuple(wants_grad and requires[k] for k in self.sources)
+        pairs = zip(self.sources, batch.sources, self.wanted, strict=True)
+        self.makers: Any = [(k, maker_of(source) if want else None) for k, source, want in pairs]
         self.inplace = inplace and self.wanted[0] and self.kind == "total"
+        # What else there is may lie in the logits in one call and not in another.
+        self.crowded = bool(batch.streams or batch.inputs) or not batch.disjoint
+        self.shape = (batch.n_out, *lead) if batch.outputs else lead
         mean = reduction == "mean"
-        weight = _weight(loss, call, others) if mean else 0.0
-        self.divided = mean and (not weight or self.kind == "reduced")
+        weight: float | None = _weight(loss, call, others) if mean else 0.0
+        if mean and not weight and _in_c(loss, call, others):
+            weight = None
+        self.divided = mean and (weight == 0.0 or self.kind == "reduced")
         self.call = call.detached()
         self.frames = Frames(call.variant, _arithmetic(call.variant, batch, reads), weight)
 
@@ -268,14 +279,16 @@ class Plan:
             if self.wants_grad:
                 return planned_total(self, values, count, read)
             return self.frames.total(read, values, count)[0]
-        rows = planned_rows(self, values, read) if self.wants_grad else self.rows(read, values)
-        if self.kind == "reduced":
-            return reduced(rows, count)
-        return rows if self.call.batch.outputs else rows.reshape(self.lead)
+        rows = planned_rows(self, values, read) if self.wants_grad else self.rows(read, values)[0]
+        return reduced(rows, count) if self.kind == "reduced" else rows
 
-    def rows(self, read: Tensors, values: Sequence[float]) -> Tensor:
-        """Results [outputs, N]."""
-        return self.frames.forward(read, values)[0]
+    def rows(self, read: Tensors, values: Sequence[float]) -> tuple[Tensor, Tensor]:
+        """Results in the shape of a call's, and what the backward reads."""
+        return self.frames.forward(read, values, self.shape)
+
+    def is_free(self, logits: Tensor, others: Tensors) -> bool:
+        """May the logits be overwritten in this call?"""
+        return not self.crowded or self.call.batch.with_tensors((logits, None, *others)).disjoint
 
     def divide(self, read: list[Any], values: Sequence[float], tensors: Tensors) -> Tensor:
         """What the mean divides the sum by; scales the weights in ``read`` where that is part."""
@@ -291,11 +304,11 @@ class Plan:
 
     def room(self, tensors: Tensors, first: int = 0) -> list[Tensor | None]:
         """For the gradients that are wanted, from the ``first`` on."""
-        found: list[Tensor | None] = []
-        for k, want in zip(self.sources[first:], self.wanted[first:], strict=True):
-            source = tensors[k]
-            found.append(empty_like(source) if want and source is not None else None)
-        return found
+        return [make and make(tensors[k]) for k, make in self.makers[first:]]
+
+    def spread(self, gradients: Tensors) -> list[Tensor | None]:
+        """One entry for each tensor of a call."""
+        return [None if k is None else gradients[k] for k in self.slopes]
 
     def batch(self, values: Sequence[float], tensors: Tensors) -> Batch:
         """The call as any backend takes it."""
@@ -323,3 +336,10 @@ def _weight(loss: RowLoss, call: Call, given: Mapping[str, Tensor | None]) -> fl
     classes = torch.arange(logits.shape[1], device=logits.device)
     low, high = loss.normalizer(classes, dict(given), compute_dtype(logits)).aminmax()
     return float(low) if low == high else 0.0
+
+
+def _in_c(loss: RowLoss, call: Call, given: Mapping[str, Tensor | None]) -> bool:
+    """Can C add up what the rows count for?"""
+    inputs = [given[i.name] for i in loss.others]
+    has = c_backend.has_weights(call.variant, call.batch.logits.dtype)
+    return has and not loss.is_counted(call.index, call.batch, inputs)

@@ -92,8 +92,10 @@ def test_a_class_named_like_a_function_is_refused(name: str) -> None:
         load_text(f"name: t\nclass: {name}\ntransform: -logp[y]\n")
 
 
-def test_a_normalizer_is_compiled_from_its_tree() -> None:
-    """``t`` stands in the text of ``weight``: that was a KeyError at the call."""
+@pytest.mark.parametrize("backend", ["torch", "c"])
+def test_a_normalizer_is_compiled_from_its_tree(backend: str) -> None:
+    """``t`` stands in the text of ``weight``: that was a KeyError at the call. C adds up what the
+    rows count for by itself."""
     module = load(
         "name: normal\n"
         "inputs: {t: {kind: class}, weight: {kind: vocab}, r: {kind: row, off: 2}}\n"
@@ -103,7 +105,7 @@ def test_a_normalizer_is_compiled_from_its_tree() -> None:
     x, t, y = torch.randn(3, 4), torch.rand(3, 4), torch.tensor([0, 3, 1])
     weight, r = torch.rand(4), torch.rand(3) + 0.5
     for rows in (None, r):
-        given = {"weight": weight, "r": rows, "backend": "torch"}
+        given = {"weight": weight, "r": rows, "backend": backend}
         value = torch.full((3,), 2.0) if rows is None else rows
         count = torch.maximum(2 * weight[y], 0.5 - value) ** 2 + math.pi * value
         loss = module.normal_loss(x, y, t, reduction="none", **given)

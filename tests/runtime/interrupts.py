@@ -57,6 +57,21 @@ for _ in range(int(sys.argv[1])):
 print("done")
 """
 
+_FIRST_IN_A_CHILD = """
+import os, signal, sys, torch
+torch.set_num_threads(2)
+x, y = torch.randn(2000, 300), torch.randint(0, 300, (2000,))
+gold = torch.nn.functional.cross_entropy(x, y)
+child = os.fork()
+if child == 0:
+    signal.alarm(120)
+    from lossgen.losses import cross_entropy_loss
+    found = cross_entropy_loss(x, y, backend="c")
+    os._exit(0 if abs(found - gold) < 1e-5 else 1)
+assert os.waitpid(child, 0)[1] == 0
+print("done")
+"""
+
 
 def interrupted(
     delays: Sequence[float], threads: int = 4, rows: int = 1024, classes: int = 8192
@@ -68,6 +83,11 @@ def interrupted(
 def forked(times: int) -> subprocess.CompletedProcess[str]:
     """Parents that have computed in two threads fork children that do; prints "done"."""
     return _run(_FORKED, times)
+
+
+def first_in_a_child() -> subprocess.CompletedProcess[str]:
+    """A parent that has computed in two threads forks a child that imports lossgen."""
+    return _run(_FIRST_IN_A_CHILD)
 
 
 def _run(script: str, *arguments: float) -> subprocess.CompletedProcess[str]:

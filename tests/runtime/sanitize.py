@@ -79,16 +79,19 @@ static void run(int64_t classes, int64_t storage) {{
         .result = result, .saved = saved, .grad_rows = grad_rows, .grad_rows_stride = 1,
         .grad_outputs_stride = {rows}, .grad = grad, .grad_stride = grad_stride}};
     Rows *const programs[] = {{forward, backward, fused}};
-    for (int k = 0; k < 3; ++k) failed |= in_shares(&call, programs[k], 1, 4);
+    for (int k = 0; k < 3; ++k) failed |= in_shares(&call, programs[k], 1, 4, NULL);
     if ({outputs} == 1) {{
-        Call sums = call;
         real scale;
         double total;
-        sums.grad_rows_stride = 0, target[2] = 0;
-        const double divisor = 3;
-        failed |= sum_rows(&sums, fused, 1, 4, 0, 1.0, NULL, &scale, &total, 1) != 0;
-        failed |= sum_rows(&sums, fused, 1, 4, 0, 1.0, &divisor, &scale, &total, 1) != 0;
-        failed |= sum_rows(&sums, forward, 1, 4, {saved}, 0.0, NULL, &scale, &total, 1) != 0;
+        target[2] = 0;
+        Job job = {{.call = call, .rows = fused, .step = 1, .threads = 4, .weight = 1.0,
+            .divisor = 3, .scale = &scale, .total = &total, .total_is_double = 1}};
+        job.call.grad_rows_stride = 0;
+        for (job.divided = 0; job.divided < 2; ++job.divided) failed |= sum_rows(&job) != 0;
+        job.rows = forward, job.n_saved = {saved}, job.weight = job.divided = 0;
+        failed |= sum_rows(&job) != 0;
+        job.call.result = result, job.call.saved = saved;
+        failed |= run_rows(&job) != 0;
     }}
     for (int k = 0; k < {streams}; ++k) free(stream[k]);
     for (int k = 0; k < {grads}; ++k) free(grad[k]);

@@ -18,7 +18,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import lossgen
 from lossgen import paths
 from lossgen.losses import brier_loss, focal_loss, gce_loss, jsd_beta_loss, trades_loss
-from lossgen.runtime import c_backend, c_build, store
+from lossgen.runtime import c_build, operators, store
+from lossgen.runtime import threads as c_threads
 from tests.campaign.names import check_c
 
 needs_compiler = pytest.mark.skipif(c_build.find_compiler() is None, reason="no C compiler")
@@ -198,8 +199,16 @@ def test_a_compiler_without_room_for_its_output_is_reported(empty_cache, monkeyp
 @needs_compiler
 @pytest.mark.parametrize("rows", [1, 3, 64])
 @pytest.mark.parametrize("threads", [1, 2, 5])
-def test_results_do_not_depend_on_threads(monkeypatch, rows, threads):
-    monkeypatch.setattr(c_backend, "_SMALL", 1)
+@pytest.mark.parametrize("started", [False, True])
+def test_results_do_not_depend_on_threads(monkeypatch, rows, threads, started):
+    """Those of torch's OpenMP, and those that are started where it has none."""
+    for name in ("_SMALL", "_SMALL_ALONE"):
+        monkeypatch.setattr(c_threads, name, 1)
+    if started:
+        monkeypatch.setattr(c_threads, "team", lambda: None)
+    for loss in operators._LOSSES.values():
+        monkeypatch.setattr(loss.plans, "kept", {})
+        monkeypatch.setattr(loss.plans, "recent", None)
     generator = torch.Generator().manual_seed(rows)
     x, u = (torch.randn(rows, 50, generator=generator) for _ in range(2))
     y = torch.randint(0, 50, (rows,), generator=generator)

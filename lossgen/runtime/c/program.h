@@ -15,7 +15,9 @@
 
      ROW_LOOPS       the loops over a row: REDUCE for sums and maxima
      ROW_VALUES      results, and coefficients of the gradient; of several rows in vectors
-     ROW_GRADIENTS   the gradients: EACH_CLASS */
+     ROW_GRADIENTS   the gradients: EACH_CLASS
+
+   and, where it is not 1, what a row counts for in a mean: ROW_WEIGHT. */
 
 #include "row.h"
 
@@ -73,9 +75,10 @@ typedef struct {
 } Values; /* of a few rows, side by side */
 
 /* ------------------------------------------------------------------ what a row reads and writes */
-INLINE double row_input(const Row *r, int k) {
-    return r->call->input[k][r->at * r->call->input_stride[k]];
+INLINE double row_entry(const Call *c, int k, int64_t row) {
+    return c->input[k][row * c->input_stride[k]];
 }
+INLINE double row_input(const Row *r, int k) { return row_entry(r->call, k, r->at); }
 INLINE void write_result(const Row *r, int k, double value) {
     r->call->result[k * r->call->rows + r->at] = (real)(r->in_range ? value : NAN);
 }
@@ -96,6 +99,18 @@ INLINE int wanted(const Row *r) {
     int found = 0;
     for (int k = 0; k < GRADIENTS; ++k) found |= r->grad[k] ? 1 << k : 0;
     return found;
+}
+
+/* ------------------------------------------------------------------ what a row counts for
+   ROW_WEIGHT, which a loss without a normalizer has not, sets counts. */
+#define ROW_WEIGHT                                    \
+    double row_weight(const Call *call, int64_t row) { \
+        double counts;
+#define ROW_WEIGHT_END \
+        return counts; \
+    }
+INLINE double class_entry(const Call *c, int k, int64_t row) {
+    return c->input[k][c->target[row * c->target_stride]];
 }
 
 /* ------------------------------------------------------------------ the steps of a row */

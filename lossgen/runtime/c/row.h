@@ -208,27 +208,49 @@ static inline void write_row(const Call *c, int k, int64_t i, const real *scratc
 /* ------------------------------------------------------------------ threads
    One call takes every row and comes back after the last share that a thread took.  The caller is
    an interpreter that looks at signals between calls: no exception of it can free what a thread
-   still reads or writes.  A thread that has not begun by then is not waited for, so that on a busy
-   machine the caller does the work itself.  Threads are of one call: a forked child finds none that
-   it would wait for, as it does with OpenMP. */
+   still reads or writes.
+
+   The threads are those of a team where there is one: GOMP_parallel of the OpenMP that the caller
+   computes with, whose threads are awake.  All of its threads are waited for.  Without one, threads
+   are started for this call.  Of these one that has not begun by the end is not waited for; and a
+   forked child, which has none of its parent's threads, finds none that it would wait for. */
 typedef int Rows(const Call *call, int64_t start, int64_t stop);
+typedef void Team(void (*work)(void *), void *data, unsigned threads, unsigned flags);
 
 struct shares {
     const Call *call; /* read by those alone who hold a share */
     Rows *rows;
-    int64_t count, step, next, left; /* rows; of a share; first that is not taken; not finished */
-    unsigned threads, begun, users;  /* wanted; asked for; that know this struct: the last frees it */
+    int64_t count, step, next; /* rows; of a share; first that is not taken */
     int failed;
-    pthread_mutex_t lock; /* of left's way to 0 */
+};
+
+/* Shares until none is left; how many rows they were. */
+static int64_t taken(struct shares *s) {
+    for (int64_t done = 0;;) {
+        const int64_t start = __atomic_fetch_add(&s->next, s->step, __ATOMIC_RELAXED);
+        if (start >= s->count) return done;
+        const int64_t size = s->step < s->count - start ? s->step : s->count - start;
+        if (s->rows(s->call, start, start + size)) __atomic_store_n(&s->failed, 1, __ATOMIC_RELAXED);
+        done += size;
+    }
+}
+
+static void take_part(void *shares) { taken(shares); }
+
+struct started {
+    struct shares shares;
+    int64_t left;                   /* rows that are not finished */
+    unsigned threads, begun, users; /* wanted; asked for; that know this struct: the last frees it */
+    pthread_mutex_t lock;           /* of left's way to 0 */
     pthread_cond_t done;
 };
 
-static void *help(void *shares);
+static void *help(void *started);
 
 /* Two threads more: those that start them start two each. */
-static void ask_for_help(struct shares *s) {
+static void ask_for_help(struct started *s) {
     for (int k = 0; k < 2; ++k) {
-        if (__atomic_load_n(&s->next, __ATOMIC_RELAXED) >= s->count) return;
+        if (__atomic_load_n(&s->shares.next, __ATOMIC_RELAXED) >= s->shares.count) return;
         if (__atomic_add_fetch(&s->begun, 1, __ATOMIC_RELAXED) > s->threads) return;
         pthread_attr_t attributes;
         pthread_t thread;
@@ -243,48 +265,49 @@ static void ask_for_help(struct shares *s) {
     }
 }
 
-static void take_shares(struct shares *s) {
-    for (;;) {
-        const int64_t start = __atomic_fetch_add(&s->next, s->step, __ATOMIC_RELAXED);
-        if (start >= s->count) return;
-        const int64_t size = s->step < s->count - start ? s->step : s->count - start;
-        if (s->rows(s->call, start, start + size)) __atomic_store_n(&s->failed, 1, __ATOMIC_RELAXED);
-        if (__atomic_sub_fetch(&s->left, size, __ATOMIC_ACQ_REL) == 0) {
-            pthread_mutex_lock(&s->lock);
-            pthread_cond_signal(&s->done);
-            pthread_mutex_unlock(&s->lock);
-        }
+static void finish_shares(struct started *s) {
+    const int64_t done = taken(&s->shares);
+    if (done && __atomic_sub_fetch(&s->left, done, __ATOMIC_ACQ_REL) == 0) {
+        pthread_mutex_lock(&s->lock);
+        pthread_cond_signal(&s->done);
+        pthread_mutex_unlock(&s->lock);
     }
 }
 
-static void leave(struct shares *s) {
+static void leave(struct started *s) {
     if (__atomic_sub_fetch(&s->users, 1, __ATOMIC_ACQ_REL)) return;
     pthread_cond_destroy(&s->done);
     pthread_mutex_destroy(&s->lock);
     free(s);
 }
 
-static void *help(void *shares) {
-    ask_for_help(shares);
-    take_shares(shares);
-    leave(shares);
+static void *help(void *started) {
+    ask_for_help(started);
+    finish_shares(started);
+    leave(started);
     return NULL;
 }
 
 /* ``rows`` over all rows, ``step`` at a time; 0, or 1 where a share found no memory. */
-int in_shares(const Call *call, Rows *rows, int64_t step, unsigned threads) {
-    struct shares *s = threads > 1 ? malloc(sizeof *s) : NULL;
+int in_shares(const Call *call, Rows *rows, int64_t step, unsigned threads, Team *team) {
+    if (threads < 2) return rows(call, 0, call->rows);
+    struct shares shares = {.call = call, .rows = rows, .count = call->rows, .step = step};
+    if (team) {
+        team(take_part, &shares, 0, 0); /* as many as the caller's last had: others would be new */
+        return shares.failed;
+    }
+    struct started *s = malloc(sizeof *s);
     if (!s) return rows(call, 0, call->rows);
-    *s = (struct shares){.call = call, .rows = rows, .count = call->rows, .step = step,
-        .left = call->rows, .threads = threads, .begun = 1, .users = 1};
+    *s = (struct started){.shares = shares, .left = call->rows, .threads = threads, .begun = 1,
+        .users = 1};
     pthread_mutex_init(&s->lock, NULL);
     pthread_cond_init(&s->done, NULL);
     ask_for_help(s);
-    take_shares(s);
+    finish_shares(s);
     pthread_mutex_lock(&s->lock);
     while (__atomic_load_n(&s->left, __ATOMIC_ACQUIRE)) pthread_cond_wait(&s->done, &s->lock);
     pthread_mutex_unlock(&s->lock);
-    const int failed = __atomic_load_n(&s->failed, __ATOMIC_RELAXED);
+    const int failed = __atomic_load_n(&s->shares.failed, __ATOMIC_RELAXED);
     leave(s);
     return failed;
 }
@@ -306,29 +329,69 @@ int64_t count_rows(const int64_t *target, int64_t stride, int64_t rows, int64_t 
     }
 }
 
-/* The sum of all rows, divided by *divisor; without one, where weight is not 0, their mean, in which
-   each row that is not ignored counts weight; *scale times the sum is what gradients are of. Returns
-   0, 1 where memory is missing, or as count_rows. */
-int64_t sum_rows(Call *call, Rows *rows, int64_t step, unsigned threads, int64_t n_saved,
-    double weight, const double *divisor, real *scale, void *total, int total_is_double) {
-    const int64_t n = call->rows;
-    int64_t counted = n;
-    if (call->target) counted = count_rows(call->target, call->target_stride, n, call->classes,
-        call->ignore_index);
+/* ------------------------------------------------------------------ prepared calls
+   Mirrored by lossgen.runtime.frames: what calls of one kind share is written once. */
+typedef double Weight(const Call *call, int64_t row);
+
+typedef struct {
+    Call call;
+    Rows *rows;
+    Team *team;
+    int64_t step, threads;
+    Weight *weight_of; /* what a row that is not ignored counts for in a mean; NULL: weight */
+    double weight;     /* 0: the rows are summed */
+    double divisor;    /* of the sum, where it is divided by a number of the caller's */
+    int64_t divided;
+    int64_t n_saved;   /* of rows that are summed, when they have no gradients */
+    real *scale;       /* what gradients of rows are multiplied by in the total */
+    void *total;
+    int64_t total_is_double;
+} Job;
+
+/* How many rows count; or -1 - the first row whose target is neither a class nor ignored. */
+static int64_t checked_rows(const Call *c) {
+    return c->target ? count_rows(c->target, c->target_stride, c->rows, c->classes, c->ignore_index)
+                     : c->rows;
+}
+
+static double weight_of_rows(const Job *job) {
+    const Call *c = &job->call;
+    double found = 0;
+    for (int64_t row = 0; row < c->rows; ++row) {
+        if (c->target && c->target[row * c->target_stride] == c->ignore_index) continue;
+        found += job->weight_of(c, row);
+    }
+    return job->total_is_double ? found : (float)found; /* of a sum in float as well, elsewhere */
+}
+
+/* Of each row by itself; 0, 1 where memory is missing, or as checked_rows. */
+int64_t run_rows(const Job *job) {
+    const int64_t counted = checked_rows(&job->call);
     if (counted < 0) return counted;
-    real *result = malloc((size_t)((1 + n_saved) * n) * sizeof(real));
+    return in_shares(&job->call, job->rows, job->step, (unsigned)job->threads, job->team);
+}
+
+/* The sum of all rows, divided by what they count for; returns as run_rows. */
+int64_t sum_rows(Job *job) {
+    Call *call = &job->call;
+    const int64_t n = call->rows, counted = checked_rows(call);
+    if (counted < 0) return counted;
+    real *result = malloc((size_t)((1 + job->n_saved) * n) * sizeof(real));
     if (!result) return 1;
     call->result = result;
     call->saved = result + n;
-    call->grad_rows = scale;
-    const double count = divisor ? *divisor : weight ? weight * counted : 1;
-    *scale = R(1 / count);
-    const int failed = in_shares(call, rows, step, threads);
+    call->grad_rows = job->scale;
+    double count = 1;
+    if (job->divided) count = job->divisor;
+    else if (job->weight_of) count = weight_of_rows(job);
+    else if (job->weight) count = job->weight * counted;
+    *job->scale = R(1 / count);
+    const int failed = in_shares(call, job->rows, job->step, (unsigned)job->threads, job->team);
     double parts[PARTS] = {0}, sum = 0;
     for (int64_t row = 0; row < n; ++row) parts[row % PARTS] += result[row];
     for (int k = 0; k < PARTS; ++k) sum += parts[k];
     free(result);
-    if (total_is_double) *(double *)total = sum / count;
-    else *(float *)total = (float)(sum / count);
+    if (job->total_is_double) *(double *)job->total = sum / count;
+    else *(float *)job->total = (float)(sum / count);
     return failed;
 }
