@@ -22,43 +22,15 @@ from lossgen.losses import (
     token_stats,
     trades_loss,
 )
-from lossgen.runtime import c_build, operators, plans
+from lossgen.runtime import c_build, plans
 from lossgen.runtime.loss import RowLoss
+from tests.runtime.planned_calls import WEIGHT, draw, labels
 
-pytestmark = pytest.mark.skipif(c_build.find_compiler() is None, reason="no C compiler")
+pytestmark = [
+    pytest.mark.skipif(c_build.find_compiler() is None, reason="no C compiler"),
+    pytest.mark.usefixtures("no_plans"),
+]
 
-
-@pytest.fixture(autouse=True)
-def no_plans(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each test begins without any."""
-    for loss in operators._LOSSES.values():
-        monkeypatch.setattr(loss.plans, "kept", {})
-        monkeypatch.setattr(loss.plans, "recent", None)
-
-
-@pytest.fixture
-def only_plans(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """From then on a call that needs more than its plan fails."""
-
-    def refuse(*_: object, **__: object) -> None:
-        raise AssertionError("checked as if for the first time")
-
-    return lambda: monkeypatch.setattr(RowLoss, "_call", refuse)
-
-
-def draw(*lead: int, classes: int = 7, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(*lead, classes, generator=generator).to(dtype)
-
-
-def labels(*lead: int, classes: int = 7) -> Tensor:
-    found = torch.randint(classes, lead, generator=torch.Generator().manual_seed(1))
-    if found.dim():
-        found.view(-1)[0] = -100
-    return found
-
-
-WEIGHT = torch.linspace(0.5, 2.0, 7)
 
 CASES: dict[str, Callable[[Tensor, Tensor, Tensor, str], Tensor]] = {
     "gce": lambda x, u, y, r: gce_loss(x, y, q=0.6, reduction=r),
@@ -175,50 +147,6 @@ def test_options_that_equal_others_are_refused_all_the_same(options, error) -> N
         gce_loss(x, y, **good)
     with pytest.raises(error):
         gce_loss(x, y, **options)
-
-
-@pytest.mark.parametrize(("name", "given"), [("q", True), ("q", 2.0), ("ignore_index", 1.0)])
-def test_numbers_that_equal_the_last_are_refused_all_the_same(name, given) -> None:
-    """The last call's plan is taken for the same objects alone."""
-    x, y = draw(5), labels(5).abs() % 7
-    gce_loss(x, y, **{name: 1 if name == "ignore_index" else 1.0})
-    with pytest.raises((TypeError, ValueError)):
-        gce_loss(x, y, **{name: given})
-
-
-def test_a_call_like_the_last_is_not_searched_for(monkeypatch) -> None:
-    """That took as long as what is computed of 32 x 10."""
-    weight, x, y = WEIGHT.clone(), draw(5), labels(5)
-    gold = cross_entropy_loss(x, y, weight=weight)
-    monkeypatch.setattr(plans, "_facts", None)
-    assert torch.equal(cross_entropy_loss(x, y, weight=weight), gold)
-    with pytest.raises(TypeError, match="NoneType"):  # none of these is like it
-        cross_entropy_loss(x, y)  # also of fewer tensors
-    for other in (x.double(), x.clone().requires_grad_(), x.t().contiguous().t(), x[:4]):
-        with pytest.raises(TypeError, match="NoneType"):
-            cross_entropy_loss(other, y[: len(other)], weight=weight)
-    with torch.no_grad(), pytest.raises(TypeError, match="NoneType"):
-        cross_entropy_loss(x, y, weight=weight)
-
-
-def test_without_a_guard_of_torch_calls_are_searched_for(monkeypatch, only_plans) -> None:
-    monkeypatch.setattr(torch._C._dynamo.guards, "TensorGuards", None)
-    x, y = draw(5), labels(5)
-    gold = gce_loss(x, y)
-    only_plans()
-    assert torch.equal(gce_loss(x, y), gold)
-
-
-def test_rows_may_be_changed_in_place() -> None:
-    """A view that a function of autograd returns may not."""
-    x, y = draw(2, 3).requires_grad_(), labels(2, 3)
-    for _ in range(2):
-        rows = gce_loss(x, y, reduction="none")
-        rows *= 2.0
-        rows.sum().backward()
-    other = draw(2, 3).requires_grad_()
-    gce_loss(other, y, reduction="sum").backward()
-    torch.testing.assert_close(x.grad, 4 * other.grad)
 
 
 def test_other_tensors_are_checked(only_plans) -> None:

@@ -211,6 +211,62 @@ INLINE void end_row(const Row *r, const enum mode mode, const Values *values, co
 
 #define CLASS_VALUE(k, name) const real name = name##_ptr[cols];
 #define CLASS_VALUES STREAMS_OF(CLASS_VALUE) VECTORS_OF(CLASS_VALUE)
+/* The last classes, fewer than LANES: in vectors that are masked, where a compiler makes such of
+   conditions; a kept row has room for those that are not there.  Otherwise in short vectors, and one
+   by one: conditions would be branches. */
+#if defined(__AVX2__) && !defined(__clang__)
+#define TAIL 16
+#define TAIL_VALUE(k, name) const real name = here ? name##_ptr[cols] : 0;
+#define TAIL_VALUES STREAMS_OF(TAIL_VALUE) VECTORS_OF(TAIL_VALUE)
+#define TAIL_JOINED(KIND, name, of) \
+    name##_lanes[lane] = here ? (JOINED_##KIND(name##_lanes[lane], of)) : name##_lanes[lane];
+#define REDUCE_TAIL(OF, ...)                                           \
+    for (; at < stop; at += TAIL) {                                    \
+        _Pragma("GCC ivdep") for (int lane = 0; lane < TAIL; ++lane) { \
+            const int cols = at + lane, here = cols < stop;            \
+            TAIL_VALUES __VA_ARGS__                                    \
+            OF(TAIL_JOINED)                                            \
+        }                                                              \
+    }
+#define WRITE_TAIL(k, name) \
+    if (want & 1 << k && here) grad_##name##_ptr[cols] = grad_##name * factor;
+#define CLASS_LOOP(...)                                                 \
+    int at = 0;                                                         \
+    for (; at + LANES <= n_classes; at += LANES) {                      \
+        _Pragma("GCC ivdep") for (int lane = 0; lane < LANES; ++lane) { \
+            const int cols = at + lane;                                 \
+            CLASS_VALUES __VA_ARGS__                                    \
+            GRADIENTS_OF(WRITE_GRADIENT)                                \
+        }                                                               \
+    }                                                                   \
+    for (; at < n_classes; at += TAIL) {                                \
+        _Pragma("GCC ivdep") for (int lane = 0; lane < TAIL; ++lane) {  \
+            const int cols = at + lane, here = cols < n_classes;        \
+            TAIL_VALUES __VA_ARGS__                                     \
+            GRADIENTS_OF(WRITE_TAIL)                                    \
+        }                                                               \
+    }
+#else
+#define TAIL PARTS
+#define REDUCE_TAIL(OF, ...)                                            \
+    for (; at + PARTS <= stop; at += PARTS) {                           \
+        _Pragma("GCC ivdep") for (int lane = 0; lane < PARTS; ++lane) { \
+            const int cols = at + lane;                                 \
+            CLASS_VALUES __VA_ARGS__                                    \
+            OF(LANE_JOINED)                                             \
+        }                                                               \
+    }                                                                   \
+    for (int cols = at; cols < stop; ++cols) {                          \
+        CLASS_VALUES __VA_ARGS__                                        \
+        OF(FIRST_JOINED)                                                \
+    }
+#define CLASS_LOOP(...)                                                 \
+    _Pragma("GCC ivdep") for (int cols = 0; cols < n_classes; ++cols) { \
+        CLASS_VALUES __VA_ARGS__                                        \
+        GRADIENTS_OF(WRITE_GRADIENT)                                    \
+    }
+#endif
+
 #define REDUCE(OF, ...)                                                                     \
     { OF(ROW_OF)                                                                              \
     for (int part = 0; part < PARTS; ++part) {                                              \
@@ -230,19 +286,9 @@ INLINE void end_row(const Row *r, const enum mode mode, const Values *values, co
                 OF(LANE_JOINED)                                                             \
             }                                                                               \
         }                                                                                   \
-        for (; at + PARTS <= stop; at += PARTS) {                                           \
-            _Pragma("GCC ivdep") for (int lane = 0; lane < PARTS; ++lane) {                 \
-                const int cols = at + lane;                                                 \
-                CLASS_VALUES __VA_ARGS__                                                    \
-                OF(LANE_JOINED)                                                             \
-            }                                                                               \
-        }                                                                                   \
-        for (int cols = at; cols < stop; ++cols) {                                          \
-            CLASS_VALUES __VA_ARGS__                                                        \
-            OF(FIRST_JOINED)                                                                \
-        }                                                                                   \
-        /* Without LANES classes in the block, all is in the first PARTS. */                \
-        for (int lane = 0; lane < LANES && (lane == 0 || first + LANES <= stop); lane += PARTS) { \
+        REDUCE_TAIL(OF, __VA_ARGS__)                                                        \
+        /* Without LANES classes in the block, all is in the first TAIL. */                 \
+        for (int lane = 0; lane < LANES && (lane < TAIL || first + LANES <= stop); lane += PARTS) { \
             for (int part = 0; part < PARTS; ++part) {                                      \
                 OF(PART_JOINED)                                                             \
             }                                                                               \
@@ -262,10 +308,7 @@ INLINE void end_row(const Row *r, const enum mode mode, const Values *values, co
 #define EACH_CLASS(FACTOR, ...)                                                   \
     {                                                                             \
         const real factor = FACTOR;                                               \
-        _Pragma("GCC ivdep") for (int cols = 0; cols < n_classes; ++cols) {       \
-            CLASS_VALUES __VA_ARGS__                                              \
-            GRADIENTS_OF(WRITE_GRADIENT)                                          \
-        }                                                                         \
+        CLASS_LOOP(__VA_ARGS__)                                                   \
     }
 #define WRITE_OWN(k, name) \
     if (want & 1 << k) grad_##name##_ptr[own] = (real)(grad_##name##_y * factor);
