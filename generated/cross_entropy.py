@@ -797,6 +797,11 @@ ROW_GRADIENTS
         const real grad_x = R(c0) * p0 - R(u_label_smoothing) * u_weight / R(V);)
     AT_CLASS(g, y)
 ROW_GRADIENTS_END
+
+ROW_WEIGHT
+    const double u_weight_y = class_entry(call, 0, row);
+    counts = u_weight_y;
+ROW_WEIGHT_END
 """
 
 
@@ -1320,6 +1325,11 @@ ROW_GRADIENTS
             u_weight) / R(V) / R(u_temperature);)
     AT_CLASS(g, y)
 ROW_GRADIENTS_END
+
+ROW_WEIGHT
+    const double u_weight_y = class_entry(call, 0, row);
+    counts = u_weight_y;
+ROW_WEIGHT_END
 """
 
 

@@ -198,7 +198,7 @@ class Frames:
         """Raises MemoryError, or IndexError as torch does."""
         if failed > 0 or target is None:
             raise MemoryError(NO_MEMORY)
-        label, ignored = int(target[-1 - failed]), self.fields["ignore_index"]
+        label, ignored = int(target[-1 - failed]), self.batch.ignore_index
         raise out_of_bounds(label, self.classes, ignored)
 
 
