@@ -78,7 +78,7 @@ class Comparison:
 
 
 def compare(
-    *losses: Entry, over: str = "p", at: Sequence[float] | None = None, classes: int = 10
+    *losses: Entry, over: str = "p", at: Sequence[float] | float | None = None, classes: int = 10
 ) -> Comparison:
     """The losses and their slopes at the same rows.
 
@@ -88,7 +88,7 @@ def compare(
             one of these and its options: ``("gce", {"q": 0.3})``. A number for an input stands
             for a tensor of it.
         over: "p", the target's probability, or "z", the distance to the other classes.
-        at: where; by default nine points.
+        at: where, one point or several; by default nine.
         classes: of a row.
 
     Returns:
@@ -102,7 +102,8 @@ def compare(
         raise ValueError(f"compare: over is 'p' or 'z', not {over!r}")
     if classes < 2:
         raise ValueError("compare: a row has at least two classes")
-    points = tuple(map(float, _AT[over] if at is None else at))
+    chosen = _AT[over] if at is None else [at] if isinstance(at, (int, float)) else at
+    points = tuple(map(float, chosen))
     if over == "p" and not all(0 < p < 1 for p in points):
         raise ValueError("compare: probabilities lie between 0 and 1, without the ends")
     if not losses:

@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, NoReturn
 
 from lossgen.cache import load_text
 from lossgen.errors import BuildError, Location, LossgenError, UnknownName
@@ -45,7 +45,7 @@ _DECLARE = (
 def loss(
     formula: str,
     /,
-    *,
+    *unnamed: NoReturn,
     name: str = "custom",
     linear: bool = False,
     draft: bool = False,
@@ -77,6 +77,8 @@ def loss(
         raise TypeError(
             f"a formula is text, not {type(formula).__name__}: lossgen.loss('-logp[y]')"
         )
+    if unnamed:
+        raise TypeError("what a formula names is given by its name: lossgen.loss('q*x[y]', q=0.5)")
     lines = formula.splitlines() or [""]
     text = _HEAD + "".join(f"  {line}\n" for line in lines) + _declarations(name, declared)
     try:

@@ -69,6 +69,7 @@ _NO_TEXT = (
     "a formula holds numbers and names: what changes is a parameter, text stands in doc and notes"
 )
 _ATTRIBUTE = re.compile(r"\.\s*(?P<name>[A-Za-z_]\w*(?:\.\w+)*)\s*(?P<arguments>\([^()]{0,60}\))?")
+_FILES = ("yaml", "yml")  # in place of a formula
 _KEYWORD_HINTS = {
     "lambda": "is it a parameter? call it lam",
     **dict.fromkeys(("if", "else"), "write where(a < b, value if so, value if not)"),
@@ -181,6 +182,8 @@ class _Words:
         found = _ATTRIBUTE.match(self.text, start)
         if found is None:
             return None
+        if found["name"] in _FILES:
+            return "a file is compiled by lossgen.load(...)"
         name, arguments = found["name"].rpartition(".")[2], found["arguments"] or "(e)"
         function = spelled(name)
         if function is None:

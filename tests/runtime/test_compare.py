@@ -102,3 +102,7 @@ def test_mistakes(arguments, options, text):
     with pytest.raises((LossgenError, ValueError)) as error:
         lossgen.compare(*arguments, **options)
     assert text in str(error.value)
+
+
+def test_a_point_alone():
+    assert lossgen.compare("gce", at=0.5).at == (0.5,)
