@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["family", "plot"]
+__all__ = ["family", "plot", "saved"]
 
 _POINTS = 201
 _PROBABILITIES = tuple((k + 0.5) / _POINTS for k in range(_POINTS))
@@ -70,7 +70,7 @@ def plot(
     """
     require("plot")
     if file is not None and Path(file).suffix not in _UNDATED:
-        raise UnknownFormat(name=file)
+        raise UnknownFormat(name=file)  # before the work
     entries = [e for loss in losses for e in family(loss, vary, values, alone=len(losses) == 1)]
     found = (
         compare(*entries, over="p", at=_PROBABILITIES, classes=classes),
@@ -78,8 +78,20 @@ def plot(
     )
     figure = _drawn(found, graded=len(losses) == 1 < len(entries))
     if file is not None:
-        figure.savefig(file, dpi=150, metadata=_UNDATED[Path(file).suffix])
+        saved(figure, file)
     return figure
+
+
+def saved(figure: Figure, file: str | Path) -> str | Path:
+    """The figure in a file, without the day in it.
+
+    Raises:
+        UnknownFormat: by its name it is none of .png, .svg and .pdf.
+    """
+    if Path(file).suffix not in _UNDATED:
+        raise UnknownFormat(name=file)
+    figure.savefig(file, dpi=150, metadata=_UNDATED[Path(file).suffix])
+    return file
 
 
 def family(

@@ -383,6 +383,10 @@ def main() -> None:
             print(f"{'updated' if update else 'differs:'} {short(document)}")
             if update:
                 document.write_text(new, encoding="utf-8")
+    if update:
+        from tests.sheets import update as sheets
+
+        sheets()
 
 
 if __name__ == "__main__":

@@ -6,7 +6,18 @@ from typing import Annotated
 
 import typer
 
-from lossgen.cli import bench, build, doctor, explain, listing, new, plot, schema, verify
+from lossgen.cli import (
+    bench,
+    build,
+    doctor,
+    explain,
+    listing,
+    new,
+    plot,
+    properties,
+    schema,
+    verify,
+)
 
 __all__ = ["app"]
 
@@ -23,6 +34,7 @@ app.command("build")(build.build)
 app.command("list")(listing.list_losses)
 app.command("explain")(explain.explain)
 app.command("plot")(plot.plot)
+app.command("properties")(properties.properties)
 app.command("verify")(verify.verify)
 app.command("new")(new.new)
 app.command("schema")(schema.schema)
