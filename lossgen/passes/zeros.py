@@ -43,6 +43,7 @@ class Zeros:
         }
         self.raw = moving | self.beside
         self.shares = {f.R for f in graded.forms}
+        self.logs = {f.logp for f in graded.forms}
         self.weights = {s for s in given - moving if not s.is_positive}
         self.finite = (given - moving) | names.constants | set(names.index)
         self.finite |= {m.select for m in graded.maxes}
@@ -62,7 +63,7 @@ class Zeros:
 
     def __call__(self, expr: Expr) -> Expr:
         """``expr``, with such products guarded."""
-        own = self.weights | self.sums | self.raw | self.infinite
+        own = self.weights | self.sums | self.raw | self.infinite | self.logs
         if not expr.args or not expr.free_symbols & own:
             return expr
         expr = expr.func(*(self(a) for a in expr.args))
@@ -122,11 +123,14 @@ class Zeros:
         return any(a.free_symbols & self.infinite for a in rest)
 
     def _is_infinite_of_zero(self, expr: Expr) -> bool:
-        """Is it log(w) or 1/w, of a given w that may be 0, or has it such a term?"""
+        """Is it log(w) or 1/w, of a given w that may be 0, or has it such a term? Or the logarithm
+        of what falls to 0 with a probability, as in u·log(u)?"""
         if isinstance(expr, Add | Mul):
             return any(map(self._is_infinite_of_zero, expr.args))
         if isinstance(expr, Pow) and not expr.exp.is_negative:
             return self._is_infinite_of_zero(expr.base)
+        if isinstance(expr, log) and self._underflows(expr.args[0]):
+            return True
         zeros = self.weights | self.sums if isinstance(expr, log) else self.weights
         of = expr.args[0] if isinstance(expr, log | Pow) else Integer(1)
         used = of.free_symbols
@@ -135,7 +139,8 @@ class Zeros:
     def _underflows(self, expr: Expr) -> bool:
         """Is it a probability, or -log of one, of a class that may be masked or alone?"""
         base = expr.base if isinstance(expr, Pow) and expr.exp.is_positive else expr
-        return isinstance(base, sigmoid | softplus | exp) or base in self.shares
+        known = base in self.shares or {base, -base} & self.logs
+        return isinstance(base, sigmoid | softplus | exp) or bool(known)
 
     def _is_bounded(self, expr: Expr) -> bool:
         if expr.free_symbols <= self.constants:  # finite in the domains of the parameters

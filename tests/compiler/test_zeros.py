@@ -221,3 +221,17 @@ def test_a_parameter_of_0_beside_an_infinite_divergence(
             torch.testing.assert_close(value, expected.float(), msg=backend)
             for leaf, slope in zip((x, t), slopes, strict=True):
                 torch.testing.assert_close(leaf.grad, slope.float(), msg=backend)
+
+
+@pytest.mark.parametrize("formula", ["sum(xlogy(-logp, -logp))", "entr(-logp[y])"])
+def test_u_log_u_of_what_falls_to_0(formula: str, tmp_path: Path) -> None:
+    """-log p of a row of one class is 0, and 0·log(0) was NaN, in the gradient too."""
+    loss = built(tmp_path, f"{formula} + 0*p[y]" if "[y]" in formula else formula)
+    for backend in ("torch", "c", "triton"):
+        x = torch.zeros(1, 1, requires_grad=True)
+        target = (torch.tensor([0]),) if "[y]" in formula else ()
+        value = loss(x, *target, backend=backend)
+        value.backward()
+        assert value.item() == 0.0, backend
+        assert x.grad is not None
+        assert x.grad.item() == 0.0, backend
