@@ -14,6 +14,7 @@ fuses it into Triton kernels and proves the result against autograd and mpmath::
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.machinery import PathFinder
 from typing import TYPE_CHECKING
 
 from lossgen.unknown import did_you_mean, tell
@@ -82,6 +83,10 @@ _HOMES = {
 def __getattr__(name: str) -> object:
     home = _HOMES.get(name)
     if home is None:
+        # An import asks for a module before there is one: to look for it among the losses takes
+        # longer than all else that a ``load`` does.
+        if not name.startswith("_") and PathFinder.find_spec(f"{__name__}.{name}", __path__):
+            raise AttributeError(f"{__name__}.{name} is not imported")
         raise AttributeError(_unknown(name))
     module = import_module(home)
     if home in (f"{__name__}.{name}", f"{__name__}.integrations.{name}"):

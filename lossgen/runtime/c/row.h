@@ -10,6 +10,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #define REAL float
 #define REAL_IS_FLOAT 1
@@ -211,8 +212,9 @@ static inline void write_row(const Call *c, int k, int64_t i, const real *scratc
    still reads or writes.
 
    The threads are those of a team where there is one: GOMP_parallel of the OpenMP that the caller
-   computes with, whose threads are awake.  All of its threads are waited for.  Without one, threads
-   are started for this call.  Of these one that has not begun by the end is not waited for; and a
+   computes with, whose threads are awake.  All of its threads are waited for, so that on a busy
+   machine, where one does not get a processor, a team is left alone for a while.  Without one,
+   threads are started for this call.  Of these one that has not begun by the end is not waited for; and a
    forked child, which has none of its parent's threads, finds none that it would wait for. */
 typedef int Rows(const Call *call, int64_t start, int64_t stop);
 typedef void Team(void (*work)(void *), void *data, unsigned threads, unsigned flags);
@@ -235,7 +237,38 @@ static int64_t taken(struct shares *s) {
     }
 }
 
-static void take_part(void *shares) { taken(shares); }
+#define PATIENCE 500000 /* nanoseconds that a thread of a team may come late */
+#define ALONE 64        /* calls in which a team is not asked after one did */
+
+struct team_shares {
+    struct shares shares;
+    pthread_t caller;
+    int64_t finished; /* when the caller was */
+};
+
+static int64_t nanoseconds(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+static void take_part(void *team_shares) {
+    struct team_shares *s = team_shares;
+    taken(&s->shares);
+    if (pthread_equal(pthread_self(), s->caller)) s->finished = nanoseconds();
+}
+
+static int alone; /* calls in which the team is not asked from now on */
+
+static int in_team(struct shares shares, Team *team) {
+    struct team_shares s = {.shares = shares, .caller = pthread_self()};
+    const int64_t began = nanoseconds();
+    s.finished = began;
+    team(take_part, &s, 0, 0); /* as many as the caller's last had: others would be new */
+    const int64_t worked = s.finished - began, waited = nanoseconds() - s.finished;
+    if (waited > worked + PATIENCE) __atomic_store_n(&alone, ALONE, __ATOMIC_RELAXED);
+    return s.shares.failed;
+}
 
 struct started {
     struct shares shares;
@@ -292,10 +325,8 @@ static void *help(void *started) {
 int in_shares(const Call *call, Rows *rows, int64_t step, unsigned threads, Team *team) {
     if (threads < 2) return rows(call, 0, call->rows);
     struct shares shares = {.call = call, .rows = rows, .count = call->rows, .step = step};
-    if (team) {
-        team(take_part, &shares, 0, 0); /* as many as the caller's last had: others would be new */
-        return shares.failed;
-    }
+    if (team && __atomic_load_n(&alone, __ATOMIC_RELAXED) <= 0) return in_team(shares, team);
+    if (team) __atomic_sub_fetch(&alone, 1, __ATOMIC_RELAXED);
     struct started *s = malloc(sizeof *s);
     if (!s) return rows(call, 0, call->rows);
     *s = (struct started){.shares = shares, .left = call->rows, .threads = threads, .begun = 1,
