@@ -23,7 +23,7 @@ from sympy.core.function import AppliedUndef
 from torch import Tensor
 
 from lossgen.properties.labels import NotSymbolic, labelled
-from lossgen.properties.minimise import Derivatives, minimised, polished
+from lossgen.properties.minimise import ROUNDS, Derivatives, minimised, polished
 from lossgen.properties.setting import Array, Setting
 from lossgen.spec.expr import Call
 from lossgen.spec.trees import nodes
@@ -31,6 +31,7 @@ from lossgen.spec.trees import nodes
 __all__ = ["Conditional", "conditional", "softmax"]
 
 _S = Symbol("s", real=True)  # log p
+_FEW_ROUNDS = 20  # before what finds the corners
 _CORNERS = ("relu", "abs", "max", "second_max", "minimum", "maximum", "clip", "where", "norm")
 
 
@@ -109,7 +110,9 @@ class Conditional:
         """
         count = len(weights)
         stacked = np.concatenate([weights] * len(starts))
-        levels, values = minimised(self.derivatives(stacked, counts), np.concatenate(list(starts)))
+        every = np.concatenate(list(starts))
+        rounds = _FEW_ROUNDS if self.corners else ROUNDS
+        levels, values = minimised(self.derivatives(stacked, counts), every, rounds)
         if self.corners:
             levels, values = polished(self.values(stacked, counts), levels, values)
         if fits is not None:

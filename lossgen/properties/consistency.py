@@ -31,7 +31,7 @@ from lossgen.properties.setting import Array
 __all__ = ["BETAS", "Point", "transform"]
 
 BETAS = (0.1, 0.3, 0.5, 0.7, 0.9)
-_KINDS = 4  # numbers of classes that share c
+_KINDS = 3  # numbers of classes that share c
 _COARSE, _FINE, _ZOOMS = (7, 4), (5, 3), 5
 _FAR = 30.0  # logits of a start near a vertex
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Transforms", "drawn", "transforms"]
 
-_BETAS = tuple(k / 20 for k in range(1, 20))
+BETAS = tuple(k / 20 for k in range(1, 20))
 
 
 class NoTransform(BuildError):
@@ -52,7 +52,7 @@ class Transforms:
 def transforms(
     losses: Sequence[tuple[str | Path, Mapping[str, float]]],
     classes: int,
-    betas: Sequence[float] = _BETAS,
+    betas: Sequence[float] = (),
 ) -> Transforms:
     """T of losses with these parameters.
 
@@ -60,6 +60,7 @@ def transforms(
         NoTransform: it needs a single label.
         LossgenError: no such loss, a value outside its domain.
     """
+    betas = betas or BETAS
     curves = {}
     for loss, values in losses:
         spec = spec_at(loss, values)

@@ -16,16 +16,16 @@ from numpy.typing import NDArray
 
 from lossgen.properties.setting import Array
 
-__all__ = ["BOX", "Derivatives", "minimised", "polished"]
+__all__ = ["BOX", "ROUNDS", "Derivatives", "minimised", "polished"]
 
 BOX = 40.0  # e^-40 is a probability of 0
-_ROUNDS = 60
+ROUNDS = 60
 _FLAT = 1e-13  # a slope that leads nowhere
 #: Of the problems of these numbers: value, gradient and Hessian at one point each.
 Derivatives = Callable[[Array, NDArray[np.int64]], tuple[Array, Array, Array]]
 
 
-def minimised(derivatives: Derivatives, start: Array, rounds: int = _ROUNDS) -> tuple[Array, Array]:
+def minimised(derivatives: Derivatives, start: Array, rounds: int = ROUNDS) -> tuple[Array, Array]:
     """Points [B, G] and values [B] where each problem's value is smallest, near its start."""
     x = np.clip(start, -BOX, BOX)
     count, size = x.shape
@@ -60,7 +60,7 @@ def minimised(derivatives: Derivatives, start: Array, rounds: int = _ROUNDS) -> 
 
 
 def polished(
-    derivatives: Derivatives, x: Array, value: Array, rounds: int = 32
+    derivatives: Derivatives, x: Array, value: Array, rounds: int = 26
 ) -> tuple[Array, Array]:
     """The same, moved along every direction of {-1, 0, 1} by halving steps.
 

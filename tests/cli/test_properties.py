@@ -23,8 +23,9 @@ def test_a_value_that_is_none(lossgen):
     assert "its parameters: q" in lossgen("properties", "gce", "--set", "r=1").err
 
 
-def test_the_transform_drawn(lossgen, tmp_path):
+def test_the_transform_drawn(lossgen, tmp_path, monkeypatch):
     file = tmp_path / "t.svg"
+    monkeypatch.setattr("lossgen.properties.draw.BETAS", (0.25, 0.5))
     given = ("plot", "comp_sum", "--regret", "--vary", "tau=1,2", "--classes", "2")
     ran = lossgen(*given, "-o", file)
     assert (ran.code, ran.out) == (0, f"wrote {file}\n"), ran.err
