@@ -58,6 +58,9 @@ def check(stage: SymbolicLoss) -> None:
         rows += [("a gradient coefficient", c) for c in stage.coefficients]
         for basis in stage.bases:
             _symbols(basis, class_symbols | row_known, "a gradient basis")
+        inside = [e for c in stage.centres for e in (c.expr, c.origin, c.factor)]
+        if left := frozen & set().union(*(e.free_symbols for e in inside)):
+            raise CompilerBug(f"a difference still holds {sorted(left, key=str)}")
     if isinstance(stage, StableLoss):
         halves = {s for f in stage.forms for s in (f.P, f.Q, f.s, f.r)}
         row_known -= halves

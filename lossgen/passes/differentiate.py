@@ -64,7 +64,9 @@ def differentiate(loss: SymbolicLoss) -> GradedLoss:
         maxes=tuple(replace(m, body=built.unfreeze(m.body)) for m in loss.maxes),
         twins=loss.twins,
         whole=loss.whole,
-        centres=tuple(c for c in built.centres if {c.symbol, c.lse} & mentioned),
+        centres=tuple(
+            built.followed_difference(c) for c in built.centres if {c.symbol, c.lse} & mentioned
+        ),
         loss=tidy(built.unfreeze(value), built.forms, constants),
         outputs=tuple((n, v) for (n, _), v in zip(loss.outputs, results, strict=True)),
         gradients=tuple(gradients),

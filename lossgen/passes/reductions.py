@@ -115,6 +115,11 @@ class Reductions:
         scale, base, base_y, shift_y = map(self.unfreeze, fields)
         return replace(form, scale=scale, base=base, base_y=base_y, shift_y=shift_y)
 
+    def followed_difference(self, centre: Centre) -> Centre:
+        """The same of a difference of such exponents."""
+        pairs = tuple((self.unfreeze(c), self.unfreeze(o)) for c, o in centre.pairs)
+        return replace(centre, pairs=pairs, factor=self.unfreeze(centre.factor))
+
     def is_frozen(self, expr: Expr) -> bool:
         """Does it vary along the classes through twins alone?"""
         live = expr.free_symbols - set(self._twins.values())

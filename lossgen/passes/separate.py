@@ -132,8 +132,15 @@ class _Separation:
         for other in (self.logps[symbol] for symbol in foreign):
             if own.parts or other.parts or own.level != other.level:
                 return None
+            if not all(map(self._of_streams, (own, other))):
+                return None
             rest = self._foreign(rest, own, other)
         return rest
+
+    def _of_streams(self, form: Form) -> bool:
+        """Does its exponent hold nothing along the classes that an earlier sweep made?"""
+        varying = form.base.free_symbols & self.built.class_symbols()
+        return varying <= self.built.vocabulary.class_symbols
 
     def _foreign(self, rest: Expr, own: Form, other: Form) -> Expr:
         """logp' = logp - δ + λ, if logp then drops out; else (l' - m') - λ'."""

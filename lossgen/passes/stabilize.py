@@ -11,7 +11,7 @@ from sympy import Expr, Float, sympify
 
 from lossgen.ir.ops import maximum
 from lossgen.ir.stages import GradedLoss, Gradient, StableLoss
-from lossgen.ir.statistics import Form, Max, Sum
+from lossgen.ir.statistics import Centre, Form, Max, Sum
 from lossgen.passes.absolute import with_absolutes
 from lossgen.passes.divergences import with_divergences
 from lossgen.passes.near_one import near_one
@@ -50,7 +50,7 @@ def _stable(graded: GradedLoss, before: GradedLoss, dearer: StableLoss | None) -
         maxes=tuple(_stable_max(e, rewriter) for e in graded.maxes),
         twins=graded.twins,
         whole=graded.whole,
-        centres=graded.centres,
+        centres=tuple(_stable_centre(c, rewriter) for c in graded.centres),
         loss=zeros(rewriter(graded.loss)),
         outputs=tuple((name, zeros(rewriter(value))) for name, value in graded.outputs),
         gradients=tuple(
@@ -96,6 +96,16 @@ def _stable_form(form: Form, rewriter: Rewriter, zeros: Zeros) -> Form:
         base, base_y = maximum(base, LOWEST), maximum(base_y, LOWEST)
     shift_y = rewriter(form.shift_y)
     return replace(form, scale=scale, base=base, base_y=base_y, shift_y=shift_y)
+
+
+def _stable_centre(centre: Centre, rewriter: Rewriter) -> Centre:
+    """The difference of two exponents mentions what they mention."""
+    if centre.level < 2:
+        return centre
+    pairs = tuple(
+        (rewriter.class_level(c).xreplace(rewriter.final), rewriter(o)) for c, o in centre.pairs
+    )
+    return replace(centre, pairs=pairs, factor=rewriter(centre.factor))
 
 
 def _stable_sum(entry: Sum, rewriter: Rewriter, zeros: Zeros) -> Sum:

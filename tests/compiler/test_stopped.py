@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 import lossgen
+from lossgen.passes.inaccurate import Inaccurate
 from lossgen.verify.interpreter import install
 
 Y = torch.tensor([0, 2, 1])
@@ -61,3 +62,11 @@ def test_an_exponent_that_holds_a_stopped_softmax(formula: str) -> None:
             found.sum().backward()
             torch.testing.assert_close(found.double(), value.detach(), rtol=1e-6, atol=1e-6)
             torch.testing.assert_close(given.grad.double(), exact.grad, rtol=1e-6, atol=1e-6)
+
+
+def test_a_difference_of_exponents_that_hold_an_earlier_softmax() -> None:
+    """It kept the stopped symbol, or p[y] as it was before the stable rewriting: LG900, KeyError.
+    Its masked classes are ∞ - ∞, which is refused."""
+    formula = "sum(softmax(x*p[y])*(log_softmax(x*p[y]) - log_softmax(x - stop_gradient(p))))"
+    with pytest.raises(Inaccurate, match="-inf"):
+        lossgen.loss(formula)
