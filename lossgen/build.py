@@ -36,6 +36,7 @@ __all__ = [
     "Report",
     "build",
     "render",
+    "render_derived",
     "render_text",
     "write_atomically",
 ]
@@ -213,6 +214,19 @@ def render_text(text: str, file: str, draft: bool = False) -> str:
     from lossgen.spec.load import load_text
 
     return _render(partial(load_text, text, file), file, False, draft).text
+
+
+def render_derived(
+    text: str, file: str, draft: bool, kind: str, by: str, uses: frozenset[str]
+) -> str:
+    """The same of the derivative of a spec's text; see ``lossgen.spec.derived``."""
+    from lossgen.spec.derived import KINDS
+    from lossgen.spec.load import load_text
+
+    def load() -> LossSpec:
+        return KINDS[kind](load_text(text, file), by, uses)
+
+    return _render(load, file, False, draft).text
 
 
 def _render(load: Callable[[], LossSpec], file: str, standalone: bool, draft: bool) -> Rendered:

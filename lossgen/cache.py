@@ -25,10 +25,18 @@ from pathlib import Path
 from types import CodeType, ModuleType
 
 from lossgen import paths
+from lossgen.errors import BuildError
 from lossgen.options import options
 from lossgen.runtime import store
 
-__all__ = ["cache_dir", "load", "load_text"]
+__all__ = ["cache_dir", "load", "load_derived", "load_text"]
+
+
+class Outdated(BuildError):
+    id = "LG322"
+    template = "the module of {name} was compiled from another spec than the catalogue has now"
+    advice = "build it again: lossgen build"
+
 
 __path__: list[str] = []  # its submodules are found by _Cached
 #: What a spec is compiled with, beside ``lossgen`` itself.
@@ -71,6 +79,38 @@ def load_text(stem: str, text: str, file: str, draft: bool = False) -> ModuleTyp
     facts = (_compiler(paths.data_root()), "text", draft, source, _compared_with(source))
     name = _digested(stem, facts)
     return _loaded(lambda: name, partial(_compiled_text, text, file, draft))
+
+
+def load_derived(
+    loss: str,
+    key: str,
+    text: str,
+    draft: bool,
+    kind: str,
+    by: str,
+    uses: frozenset[str],
+) -> ModuleType:
+    """The derivative of a loss that the runtime asks for; see ``lossgen.spec.derived``.
+
+    Args:
+        key: holds a digest of the spec.
+        text: the spec; empty: that of the catalogue.
+        uses: the optional parameters and inputs of the calls that ask.
+
+    Raises:
+        BuildError: the catalogue has another spec by now.
+        SpecError, CompileError: the derivative cannot be formed, or not accurately.
+    """
+    file = f"{loss}.yaml"
+    if not text:
+        path = paths.require_spec(loss)
+        text, file = path.read_text(encoding="utf-8"), str(path)
+        if sha256(text.encode()).hexdigest()[:8] not in key:
+            raise Outdated(name=loss)
+    facts = (_compiler(paths.data_root()), kind, draft, text.encode(), by, sorted(uses))
+    name = _digested(f"{loss}_{kind}", facts)
+    made = partial(_compiled_derived, text, file, draft, kind, by, uses)
+    return _loaded(lambda: name, made)
 
 
 def _loaded(name_now: Callable[[], str], compiled: Callable[[], str]) -> ModuleType:
@@ -197,6 +237,14 @@ def _compiled_text(text: str, file: str, draft: bool) -> str:
     with _IMPORTING:
         from lossgen.build import render_text
     return render_text(text, file, draft)
+
+
+def _compiled_derived(
+    text: str, file: str, draft: bool, kind: str, by: str, uses: frozenset[str]
+) -> str:
+    with _IMPORTING:
+        from lossgen.build import render_derived
+    return render_derived(text, file, draft, kind, by, uses)
 
 
 # ---------------------------------------------------------------------------- modules

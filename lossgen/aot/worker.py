@@ -122,7 +122,7 @@ def launches_of(
 
     jobs = []
     loss = _module(path).LOSS
-    written = 1 + sum(i.differentiable for i in loss.inputs)
+    written = 1 + sum(i.differentiable for i in loss.streams)
     kinds = {i.name: i.kind for i in loss.inputs}
     for index, variant in enumerate(loss.variants):
         vectors = sum(kinds[name] == "vocab" for name in variant.inputs)

@@ -120,7 +120,11 @@ class Subject:
         self, logits: Tensor, inputs: dict[str, Tensor]
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
         """What a gradient is wanted for, the logits first; the inputs with those leaves in."""
-        wanted = [entry.name for entry in self.loss.inputs if entry.differentiable]
+        wanted = [
+            entry.name
+            for entry in self.loss.inputs
+            if entry.kind == "class" and entry.differentiable
+        ]
         streams = {name: inputs[name].detach().requires_grad_() for name in wanted}
         return [logits.requires_grad_(), *streams.values()], inputs | streams
 

@@ -54,7 +54,8 @@ def _arguments(spec: LossSpec) -> Iterator[str]:
         if entry.kind != "class":
             shape = "[V]" if entry.kind == "vocab" else "[*]"
             optional = "" if entry.off is None else f" None stands for {entry.off:g}."
-            yield f"    {name}: {shape}.{_sentence(entry.doc)}{optional}"
+            gets = " Gets a gradient." if entry.differentiable else ""
+            yield f"    {name}: {shape}.{_sentence(entry.doc)}{optional}{gets}"
 
 
 def _sentence(text: str) -> str:

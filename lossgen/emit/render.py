@@ -20,13 +20,13 @@ from lossgen.emit.fill import filled
 from lossgen.emit.module_names import ModuleNames
 from lossgen.emit.normalizer import literal, normalizer
 from lossgen.emit.signature import functions
-from lossgen.emit.text import python_comment, python_docstring
+from lossgen.emit.text import python_comment, python_docstring, python_string
 from lossgen.emit.variant import Variant, variants
 from lossgen.errors import CompilerBug
 from lossgen.passes.certify_torch import load_torch, measured
 from lossgen.passes.inaccurate import Inaccurate
 from lossgen.passes.worst import BOUND, ENOUGH
-from lossgen.paths import FORMULA
+from lossgen.paths import FORMULA, specs_dir
 from lossgen.runtime import arguments
 from lossgen.spec.model import Input, LossSpec, Parameter
 
@@ -166,6 +166,7 @@ def _loss(compiled: Compiled) -> dict[str, Any]:
         "class_name": spec.class_name,
         "key": f"{spec.name}_{_digest(spec.source)[:8]}{'_draft' if compiled.draft else ''}",
         "draft": compiled.draft,
+        "spec": _text_of(spec),
         "device": "device64" if compiled.arithmetic == "float64" else "device",
         "tiled": compiled.arithmetic == "float32",
         "bound": None if compiled.bound == BOUND else compiled.bound,
@@ -190,6 +191,17 @@ def _loss(compiled: Compiled) -> dict[str, Any]:
         ),
         "variants": variants(compiled),
     }
+
+
+def _text_of(spec: LossSpec) -> list[str]:
+    """The lines of a spec whose derivatives calls may ask for, as literals; none where the
+    catalogue has it."""
+    learned = any(not p.integer for p in spec.parameters.values())
+    learned |= any(i.differentiable and i.kind != "class" for i in spec.inputs.values())
+    known = specs_dir() / f"{spec.name}.yaml"
+    if spec.by or not learned or (known.is_file() and known.read_text("utf-8") == spec.source):
+        return []
+    return [python_string(line) for line in spec.source.splitlines(keepends=True)]
 
 
 def _counted(spec: LossSpec) -> tuple[str, ...]:

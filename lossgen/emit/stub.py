@@ -112,7 +112,9 @@ def _type(argument: Argument, spec: LossSpec) -> str:
     parameter = spec.parameters.get(argument.name)
     if parameter is None:
         return argument.choices or argument.type
-    return ("int" if parameter.integer else "float") + ("" if parameter.off is None else " | None")
+    return ("int" if parameter.integer else "float | Tensor") + (
+        "" if parameter.off is None else " | None"
+    )
 
 
 @cache

@@ -22,6 +22,7 @@ import mpmath as mp
 
 from lossgen.ir.literal_rules import (
     COMPARE,
+    ONE,
     REDUCTIONS,
     RULES,
     ZERO,
@@ -70,6 +71,8 @@ def literal(
     Raises:
         ZeroDivisionError, ValueError, TypeError, OverflowError: the formula has no real value.
     """
+    if spec.origin is not None:
+        return _derivatives(spec.origin, spec.by, x, y, given)
     algebra = Literal(spec, [mp.mpf(v) for v in x], y, given)
     if spec.outputs:
         results = [walk(o.expr, algebra) for o in spec.outputs]
@@ -81,11 +84,32 @@ def literal(
     size, leaves = len(x), algebra.leaves
     gradients = {
         n: algebra.slope(leaves.get(n), size)
-        for n in ("x", *(n for n, e in spec.inputs.items() if e.differentiable))
+        for n in (
+            "x",
+            *(n for n, e in spec.inputs.items() if e.kind == "class" and e.differentiable),
+        )
     }
     rows = [*spec.parameters, *(n for n, e in spec.inputs.items() if e.kind == "row")]
     slopes = {n: algebra.slope(leaves.get(n), 1)[0] for n in rows}
     return Truth([r.value[0] for r in results], gradients, slopes, algebra.largest)
+
+
+def _derivatives(
+    origin: LossSpec, by: str, x: Sequence[Any], y: int | None, given: Mapping[str, Any]
+) -> Truth:
+    """What ``spec.derived`` has the formulas of, without these: of each result of the original."""
+    found, largest, count = list[Any](), ZERO, max(1, len(origin.outputs))
+    for k in range(count):
+        algebra = Literal(origin, [mp.mpf(v) for v in x], y, given, moved=by)
+        if origin.outputs:
+            result = walk(origin.outputs[k].expr, algebra)
+        else:
+            result = algebra.total([(t.weight, t.expr) for t in origin.terms])
+        algebra.seed(result, ONE)
+        algebra.backward()
+        found += algebra.slope(algebra.leaves.get(by), 1)
+        largest = max(largest, algebra.largest)
+    return Truth(found, {"x": [ZERO] * len(x)}, {}, largest)
 
 
 @dataclass(eq=False)
@@ -109,6 +133,7 @@ class Literal:
     leaves: dict[str, Node] = field(default_factory=dict)
     totals: dict[Any, tuple[Any, Vector]] = field(default_factory=dict)
     largest: Any = ZERO  # number of the row that is added to another
+    moved: str = ""  # the parameter whose slope is asked for
 
     # ------------------------------------------------------------------ the tape
     def node(self, value: Vector, back: Callable[[Vector], None] | None = None) -> Node:
@@ -141,7 +166,7 @@ class Literal:
         total = self.node([ZERO])
         for weight, expr in terms:
             factor = None if weight is None else self.name(weight, NameKind.PARAMETER)
-            if factor is not None and factor.value[0] == 0:
+            if factor is not None and factor.value[0] == 0 and weight != self.moved:
                 continue  # it may mention inputs that nobody gave
             value = walk(expr, self)
             total = self.binary("+", total, self.binary("*", factor, value) if factor else value)

@@ -44,6 +44,7 @@ def parameter_points(spec: LossSpec, names: Iterable[str]) -> list[dict[str, flo
     for name in chosen:
         entry = spec.parameters[name]
         domain, default = entry.tested, float(entry.default)
+        default = default if np.isfinite(default) else 1.0  # as of a cap that caps nothing
         low = domain.lo if np.isfinite(domain.lo) else -4.0 * max(1.0, abs(default))
         high = domain.hi if np.isfinite(domain.hi) else 4.0 * max(1.0, abs(default))
         step = (high - low) * 2.0**-10

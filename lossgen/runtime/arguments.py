@@ -22,10 +22,9 @@ __all__ = [
     "Tiled",
     "Variant",
     "check_call",
-    "check_input_values",
-    "check_stream_range",
-    "check_target_range",
+    "differs",
     "integer",
+    "is_scalar",
     "numbers",
     "warn_constant",
 ]
@@ -82,9 +81,9 @@ class Parameter:
 class Input:
     """A tensor beside the logits: kind "class" is [N, V], "vocab" [V], "row" one number per row.
 
-    With ``off`` the input is optional, and None stands for that constant.  A class input may be
-    ``differentiable``; its domain is checked on the CPU, and so are ``values`` and ``integer`` of
-    the other kinds, which are small.
+    With ``off`` the input is optional, and None stands for that constant.  It may be
+    ``differentiable``.  The domain of a class input is checked on the CPU, and so are ``values``
+    and ``integer`` of the other kinds, which are small.
     """
 
     name: str
@@ -146,7 +145,8 @@ class Variant:
 
 
 def numbers(loss: str, declared: Sequence[Parameter], values: Sequence[Any]) -> list[Any]:
-    """The values of the parameters, in which None is the value that turns a parameter off.
+    """The values of the parameters, in which None is the value that turns a parameter off, and a
+    tensor of no axes is its number.
 
     Raises TypeError, ValueError.
     """
@@ -159,6 +159,11 @@ def numbers(loss: str, declared: Sequence[Parameter], values: Sequence[Any]) -> 
             found.append(given)  # what nearly every call has
             continue
         value: Any = parameter.off if given is None else given
+        if isinstance(value, Tensor) and is_scalar(value):
+            if torch.compiler.is_compiling():
+                found.append(value)  # its number is known when the graph runs
+                continue
+            value = value.item()
         if isinstance(value, (Tensor, bool)) or not _is_number(value):
             raise TypeError(
                 f"{loss}: {parameter.name} must be a number, not {type(value).__name__}"
@@ -187,6 +192,16 @@ def _widened(parameter: Parameter, value: float) -> str:
     hi, hi_open = (value, False) if above else (domain.hi, domain.hi_open)
     wider = Interval(lo, hi, lo_open, hi_open)
     return f"; to allow it, declare {name}=({default:g}, '{wider}')"
+
+
+def is_scalar(value: Tensor) -> bool:
+    """Does it hold one real number?"""
+    return value.dim() == 0 and not value.dtype.is_complex and value.dtype is not torch.bool
+
+
+def differs(value: Any, off: float | None) -> bool:
+    """Is a parameter on? A tensor may be, where its number is not known yet."""
+    return isinstance(value, Tensor) or value != off
 
 
 def _is_number(value: Any) -> bool:
@@ -305,7 +320,7 @@ def _check_input(
     if value.dtype.is_complex or value.dtype is torch.bool:
         raise TypeError(f"{loss}: {name} must hold real numbers, not {_name(value)}")
     _check_device(loss, logits, name, value)
-    if value.requires_grad and torch.is_grad_enabled():
+    if value.requires_grad and torch.is_grad_enabled() and not declared.differentiable:
         raise ValueError(f"{loss}: no gradient is computed for {name}; pass {name}.detach()")
 
 
@@ -344,48 +359,6 @@ def warn_constant(loss: str, name: str) -> None:
         f"constant. Pass {name}.detach() to say so",
         stacklevel=2,
     )
-
-
-def check_stream_range(loss: str, declared: Input, value: Tensor) -> None:
-    """ValueError where an input leaves its domain (CPU tensors: it reads them)."""
-    domain = declared.domain
-    if domain.everything or value.numel() == 0:
-        return
-    low, high = (float(v) for v in value.detach().aminmax())
-    if not (domain.contains(low) and domain.contains(high)):
-        held = f"{low:g} to {high:g}" if low < high else f"{low:g}"
-        raise ValueError(f"{loss}: {declared.name} has values outside its domain {domain}: {held}")
-
-
-def check_input_values(loss: str, declared: Input, value: Tensor) -> None:
-    """ValueError where a vocab or row input leaves its domain, is none of its values, or not whole
-    (CPU tensors)."""
-    if not declared.values:
-        check_stream_range(loss, declared, value)
-    held = value.detach()
-    if declared.values:
-        known = torch.tensor(declared.values, dtype=held.dtype, device=held.device)
-        wrong = ~torch.isin(held, known)
-        rule = f"one of {', '.join(f'{v:g}' for v in declared.values)}"
-    elif declared.integer and held.dtype.is_floating_point:
-        wrong = held != held.trunc()
-        rule = "a whole number"
-    else:
-        return
-    if bool(wrong.any()):
-        raise ValueError(f"{loss}: {declared.name} holds {held[wrong][0]:g}, but must be {rule}")
-
-
-def check_target_range(target: Tensor, ignore_index: int, n_classes: int) -> None:
-    """IndexError like torch's where a target is neither a class nor ignored (CPU tensors)."""
-    if target.numel() == 0:
-        return
-    low, high = target.aminmax()
-    if low >= 0 and high < n_classes:  # one pass over the rows where none is ignored
-        return
-    wrong = ((target < 0) | (target >= n_classes)) & (target != ignore_index)
-    if bool(wrong.any()):
-        raise remedies.out_of_bounds(int(target[wrong][0]), n_classes, ignore_index)
 
 
 def _name(tensor: Tensor) -> str:

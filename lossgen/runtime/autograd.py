@@ -276,10 +276,15 @@ def once(
 class _Refuse(torch.autograd.Function):
     """The identity; its backward is an error."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, grad: Tensor, name: str, *sources: Tensor) -> Tensor:
-        ctx.name = name
+    def forward(grad: Tensor, name: str, *sources: Tensor) -> Tensor:
         return grad.view_as(grad)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.name = inputs[1]
 
     @staticmethod
     def backward(ctx: Any, _: Tensor) -> tuple[Tensor | None, ...]:

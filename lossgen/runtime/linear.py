@@ -14,11 +14,14 @@ from torch import Tensor
 
 from lossgen.runtime import linear_operators
 from lossgen.runtime.batch import reduced, scaled
+from lossgen.runtime.divisor import divisor
 from lossgen.runtime.linear_arguments import Factors, LinearOptions
 from lossgen.runtime.linear_autograd import Fused, Rows
 from lossgen.runtime.linear_bind import Arguments, Bound, Source, bound, call_of, checked
 from lossgen.runtime.linear_call import present
+from lossgen.runtime.linear_slopes import learned
 from lossgen.runtime.loss import RowLoss
+from lossgen.runtime.slopes import asked
 from lossgen.runtime.tensors import (
     in_transform,
     outside_the_graph,
@@ -38,14 +41,18 @@ def linear_loss(
     options: LinearOptions,
 ) -> Tensor:
     """The reduced loss; see the generated function for the contract."""
-    if torch.compiler.is_compiling() and in_transform():
+    wanted = asked(loss, arguments.parameters, arguments.inputs)
+    if torch.compiler.is_compiling() and (wanted or in_transform()):
         whole = (loss, factors, arguments, reduction, options)
         result: Tensor = outside_the_graph(linear_loss, *whole)
         return result
     sources, given, options = checked(loss, factors, arguments, reduction, options)
+    if wanted:
+        results, found, count = learned(loss, wanted, sources, given, reduction, options)
+        return _reduced(results, found, reduction, count)
     found, count = bound(loss, sources, given, options), None
     if reduction == "mean":
-        count, ratio = loss.divisor(found.index, found.batch, found.inputs)
+        count, ratio = divisor(loss, found.index, found.batch, found.inputs)
         if ratio is not None:
             names = [declared.name for declared in loss.others]
             given = replace(given, inputs=scaled(loss.shared, names, given.inputs, ratio))
@@ -81,13 +88,17 @@ def linear_rows(
     loss: RowLoss, factors: Factors, arguments: Arguments, options: LinearOptions
 ) -> tuple[Tensor, ...]:
     """The results of a program with several outputs, each of the shape of the target."""
-    if torch.compiler.is_compiling() and in_transform():
+    wanted = asked(loss, arguments.parameters, arguments.inputs)
+    if torch.compiler.is_compiling() and (wanted or in_transform()):
         results: tuple[Tensor, ...] = outside_the_graph(
             linear_rows, loss, factors, arguments, options
         )
         return results
     sources, given, options = checked(loss, factors, arguments, "none", options)
-    if _as_operator(sources, given):
+    if wanted:
+        rows, found, _ = learned(loss, wanted, sources, given, "none", options)
+        lead = found.lead
+    elif _as_operator(sources, given):
         lead = bound(loss, sources, given, options).lead
         rows = linear_operators.rows(loss, sources, given, options)
     else:

@@ -66,7 +66,14 @@ def check_linear(
 ) -> LinearOptions:
     """Of the logits (whose declaration is None) and each class input, factors or rows; the options
     as Python's numbers, with None for a softcap that caps nothing. Raises TypeError, ValueError."""
-    softcap, temperature = numbers(loss, _SCALING, (options.softcap, options.temperature))
+    scaling = (options.softcap, options.temperature)
+    for option, value in zip(_SCALING, scaling, strict=True):
+        if isinstance(value, Tensor) and value.requires_grad and torch.is_grad_enabled():
+            raise ValueError(
+                f"{loss}: no gradient is computed for {option.name}; pass "
+                f"{option.name}.detach(), or a loss with a parameter of this meaning"
+            )
+    softcap, temperature = numbers(loss, _SCALING, scaling)
     counts: dict[str, Any] = {"shift": options.shift, "memory_budget": options.memory_budget}
     for name, value in counts.items():
         if value is None and name == "memory_budget":

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from lossgen.runtime import chunked
-from lossgen.runtime.arguments import check_target_range
 from lossgen.runtime.autograd import once
 from lossgen.runtime.batch import reduced
 from lossgen.runtime.linear_call import LinearCall, present
 from lossgen.runtime.scale import scale_in_place
+from lossgen.runtime.values import check_target_range
 
 __all__ = ["Fused", "Rows", "schedule_of"]
 

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lossgen.runtime.arguments import check_target_range
 from lossgen.runtime.batch import compute_dtype
 from lossgen.runtime.linear_arguments import Factors, LinearOptions
 from lossgen.runtime.linear_autograd import schedule_of
@@ -23,6 +22,7 @@ from lossgen.runtime.linear_bind import Arguments, Source, bound, call_of
 from lossgen.runtime.linear_call import LinearCall
 from lossgen.runtime.loss import RowLoss
 from lossgen.runtime.operators import loss_of
+from lossgen.runtime.values import check_target_range
 
 __all__ = ["rows"]
 

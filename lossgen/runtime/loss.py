@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -23,18 +23,18 @@ from lossgen.runtime.arguments import (
     Parameter,
     Variant,
     check_call,
-    check_input_values,
-    check_stream_range,
-    check_target_range,
+    differs,
     integer,
     numbers,
 )
 from lossgen.runtime.autograd import Call, Fused, Rows, seen
-from lossgen.runtime.batch import Batch, compute_dtype, reduced, rows_of, scaled, wider
+from lossgen.runtime.batch import Batch, reduced, rows_of, scaled, wider
+from lossgen.runtime.divisor import divisor
 from lossgen.runtime.layout import class_axis, lead_of
 from lossgen.runtime.operators import as_tensor, register
 from lossgen.runtime.plans import Plans
 from lossgen.runtime.recent import Recent
+from lossgen.runtime.slopes import Programs, asked, learned
 from lossgen.runtime.tensors import (
     admitted,
     check_tracing,
@@ -44,6 +44,7 @@ from lossgen.runtime.tensors import (
     transformed,
     watched,
 )
+from lossgen.runtime.values import check_input_values, check_stream_range, check_target_range
 
 __all__ = ["RowLoss"]
 
@@ -61,6 +62,7 @@ class RowLoss:
     (empty: there always is).  ``outputs`` names the results of a program that has several and is
     not reduced.
     A ``draft`` was compiled without its checks, and says so whenever it is imported.
+    ``spec`` is the text that it was compiled from, unless the catalogue has it.
     """
 
     name: str
@@ -75,11 +77,13 @@ class RowLoss:
     shared: tuple[str, ...] = ()
     counted: tuple[str, ...] = ()
     draft: bool = False
+    spec: str = ""
     operators: Any = field(init=False, repr=False, compare=False)
-    #: The class inputs, and the vocab and row inputs; kept, as every call asks several times.
+    #: The class inputs, and the vocab and row inputs.
     streams: tuple[Input, ...] = field(init=False, repr=False, compare=False)
     others: tuple[Input, ...] = field(init=False, repr=False, compare=False)
     plans: Plans = field(init=False, repr=False, compare=False)
+    programs: Programs = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         streams = tuple(i for i in self.inputs if i.kind == "class")
@@ -88,6 +92,7 @@ class RowLoss:
         object.__setattr__(self, "others", others)
         object.__setattr__(self, "operators", register(self))
         object.__setattr__(self, "plans", Plans(self))
+        object.__setattr__(self, "programs", Programs(self))
         if self.draft:
             warnings.warn(
                 f"{self.function} is a draft: neither its accuracy nor its limits were checked",
@@ -115,15 +120,18 @@ class RowLoss:
         """The reduced loss; see the generated function for the contract."""
         given = (logits, target, streams, parameters, inputs, ignore_index)
         compiling = torch.compiler.is_compiling()
-        if compiling and in_transform():
-            rest = (reduction, backend, inplace_grad, class_dim)
-            loss: Tensor = outside_the_graph(self.__call__, *given, *rest)
-            return loss
         tensors = (logits, target, *streams, *inputs)
         options = (ignore_index, reduction, backend, inplace_grad, class_dim)
         recent = None if compiling else self.plans.recent
         if recent is not None and recent.is_like(tensors, parameters, options):
             return recent.plan(tensors, recent.values)
+        wanted = asked(self, parameters, inputs)
+        if compiling and (wanted or in_transform()):
+            rest = (reduction, backend, inplace_grad, class_dim)
+            return cast(Tensor, outside_the_graph(self.__call__, *given, *rest))
+        if wanted:
+            rows, count, lead = learned(self, wanted, given, reduction, backend, class_dim)
+            return rows.reshape(lead) if reduction == "none" else reduced(rows, count)
         key, plan, values = self.plans.find(tensors, parameters, options)
         if plan is None:
             call, inputs, lead = self._call(*given, reduction, backend, inplace_grad, class_dim)
@@ -133,19 +141,17 @@ class RowLoss:
             return plan(tensors, values)
         count = None
         if reduction == "mean":
-            count, ratio = self.divisor(call.index, call.batch, inputs)
+            count, ratio = divisor(self, call.index, call.batch, inputs)
             if ratio is not None:
                 held = scaled(self.shared, call.variant.inputs, call.batch.inputs, ratio)
                 call = replace(call, batch=replace(call.batch, inputs=held))
         batch = call.batch
         wants_grad = torch.is_grad_enabled() and any(s.requires_grad for s in batch.sources)
-        # float16 cannot hold a gradient before the caller's scale (a GradScaler's 65536) is known.
+        # float16 cannot hold a gradient before the caller's scale (a GradScaler's) is known.
         plain = not wants_grad or reduction == "none" or batch.logits.dtype is torch.float16
         if plain or compiling or transformed() or seen(batch):
             rows = self._rows(call)[0]
-            if reduction == "none":
-                return rows.reshape(lead)
-            return reduced(rows, count)
+            return rows.reshape(lead) if reduction == "none" else reduced(rows, count)
         inplace = inplace_grad and batch.disjoint
         return Fused.apply(call.detached(), count, inplace, *batch.tensors)
 
@@ -162,8 +168,12 @@ class RowLoss:
     ) -> tuple[Tensor, ...]:
         """The results of a program with several outputs, each of the shape of the target."""
         given = (logits, target, streams, parameters, inputs, ignore_index)
-        if torch.compiler.is_compiling() and in_transform():
+        wanted = asked(self, parameters, inputs)
+        if torch.compiler.is_compiling() and (wanted or in_transform()):
             return tuple(outside_the_graph(self.rows, *given, backend, class_dim))
+        if wanted:
+            rows, _, lead = learned(self, wanted, given, "none", backend, class_dim)
+            return tuple(row.reshape(lead) for row in rows.unbind(0))
         tensors = (logits, target, *streams, *inputs)
         options = (ignore_index, "none", backend, False, class_dim)
         key, plan, values = self.plans.find(tensors, parameters, options)
@@ -312,7 +322,8 @@ class RowLoss:
         pairs = zip(self.parameters, parameters, strict=True)
         values: dict[str, Any] = {p.name: p.off if v is None else v for p, v in pairs}
         given = dict(zip((i.name for i in self.others), inputs, strict=True))
-        changed = {p.name for p in self.parameters if p.off is not None and values[p.name] != p.off}
+        optional = (p for p in self.parameters if p.off is not None)
+        changed = {p.name for p in optional if differs(values[p.name], p.off)}
         changed |= {i.name for i in self.others if i.off is not None and given[i.name] is not None}
         index = next(k for k, v in enumerate(self.variants) if v.uses >= changed)
         variant = self.variants[index]
@@ -348,49 +359,3 @@ class RowLoss:
     def backend_of(self, logits: Tensor, backend: str) -> str:
         """The backend that ``backend`` stands for. Raises ValueError."""
         return choice.backend_of(self.function, logits, backend)
-
-    # ------------------------------------------------------------------ reduction
-    def weights(self, batch: Batch, inputs: Sequence[Tensor | None]) -> Tensor:
-        """What each row counts for in the mean [N]; 0 for ignored rows."""
-        target, dtype = batch.target, compute_dtype(batch.logits)
-        if target is None:
-            if self.normalizer is None:
-                return batch.logits.new_ones(batch.logits.shape[0], dtype=dtype)
-            target = batch.logits.new_zeros(batch.logits.shape[0], dtype=torch.long)
-        if self.normalizer is None:
-            return (target != batch.ignore_index).to(dtype)
-        given = {
-            i.name: value.reshape(-1) if value is not None else None
-            for i, value in zip(self.others, inputs, strict=True)
-        }
-        inside = target.clamp(0, batch.logits.shape[1] - 1)  # what is no class is refused, or NaN
-        weight = self.normalizer(inside, given, dtype)
-        return weight.masked_fill(target == batch.ignore_index, 0.0)
-
-    def divisor(
-        self, index: int, batch: Batch, inputs: Sequence[Tensor | None]
-    ) -> tuple[Tensor, Tensor | None]:
-        """What a mean divides the sum by, and what scales its weights first, if anything does.
-
-        Σ A / Σ w + Σ B / N is Σ (A N / Σ w + B) / N, and A grows with each input of ``shared``.
-        """
-        weights = self.weights(batch, inputs)
-        # On a CPU rounded once, as ``sum_rows`` of C does: compare ``reduced``.
-        wide = torch.float64 if weights.device.type == "cpu" else weights.dtype
-        total = weights.sum(dtype=wide).to(weights.dtype)
-        if not self.is_counted(index, batch, inputs):
-            return total, None
-        ignored = batch.ignored
-        rows = total.new_ones(batch.logits.shape[0])
-        count = (rows if ignored is None else rows.masked_fill(ignored, 0.0)).sum()
-        return count, count / total
-
-    def is_counted(self, index: int, batch: Batch, inputs: Sequence[Tensor | None]) -> bool:
-        """Has the loss terms that count as one per row, beside others that have weights?"""
-        pairs = zip(self.others, inputs, strict=True)
-        if not any(i.name in self.shared and value is not None for i, value in pairs):
-            return False
-        off = {p.name: p.off for p in self.parameters}
-        numbers = zip(self.variants[index].parameters, batch.parameters, strict=True)
-        on = {name for name, value in numbers if value != off[name]}
-        return not self.counted or not on.isdisjoint(self.counted)

@@ -20,7 +20,8 @@ _ANYWHERE = Parameter.POSITIONAL_OR_KEYWORD
 
 class LossModule(nn.Module):
     """A function of a loss with its options: those are attributes, inputs per class buffers, so
-    that ``.to`` and ``state_dict`` take them along; what is left of its arguments, a call takes.
+    that ``.to`` and ``state_dict`` take them along, and an ``nn.Parameter`` is one of the module's;
+    what is left of its arguments, a call takes.
 
     An option that is called like something a module has (``training``, ``forward``) is an
     attribute with a ``_`` behind its name.
@@ -76,7 +77,7 @@ def _initialiser(cls: type[LossModule], signed: Signature) -> Callable[..., None
         bound.apply_defaults()
         for name, place in cls._places.items():
             value = bound.arguments[name]
-            if name in cls._buffered:
+            if name in cls._buffered and not isinstance(value, nn.Parameter):
                 self.register_buffer(place, value)
             else:
                 setattr(self, place, value)

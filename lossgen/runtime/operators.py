@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lossgen.runtime.arguments import check_target_range
 from lossgen.runtime.autograd import module_of
 from lossgen.runtime.batch import Batch, arithmetic, compute_dtype, unit_stride
 from lossgen.runtime.tensors import check_tangent
+from lossgen.runtime.values import check_target_range
 
 if TYPE_CHECKING:
     from lossgen.runtime.loss import RowLoss

@@ -17,20 +17,16 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from lossgen.runtime import c_backend
-from lossgen.runtime.arguments import (
-    Input,
-    Variant,
-    check_input_values,
-    check_stream_range,
-    numbers,
-)
+from lossgen.runtime.arguments import Input, Variant, numbers
 from lossgen.runtime.autograd import Call
 from lossgen.runtime.batch import Batch, arithmetic, compute_dtype, reduced, rows_of, scaled
+from lossgen.runtime.divisor import divisor, is_counted
 from lossgen.runtime.frames import Frames
 from lossgen.runtime.memory import maker_of
 from lossgen.runtime.planned import planned_rows, planned_total
 from lossgen.runtime.recent import Guard, Recent, guard_of
 from lossgen.runtime.tensors import PLAIN, transformed, watched
+from lossgen.runtime.values import check_input_values, check_stream_range
 
 if TYPE_CHECKING:
     from lossgen.runtime.loss import RowLoss
@@ -295,7 +291,7 @@ class Plan:
         call, loss = self.call, self.loss
         batch = self.batch(values, read)
         others = tensors[2 + len(loss.streams) :]
-        count, ratio = loss.divisor(call.index, batch, others)
+        count, ratio = divisor(loss, call.index, batch, others)
         if ratio is not None:
             first = len(read) - len(batch.inputs)
             held = scaled(loss.shared, call.variant.inputs, batch.inputs, ratio)
@@ -342,4 +338,4 @@ def _in_c(loss: RowLoss, call: Call, given: Mapping[str, Tensor | None]) -> bool
     """Can C add up what the rows count for?"""
     inputs = [given[i.name] for i in loss.others]
     has = c_backend.has_weights(call.variant, call.batch.logits.dtype)
-    return has and not loss.is_counted(call.index, call.batch, inputs)
+    return has and not is_counted(loss, call.index, call.batch, inputs)

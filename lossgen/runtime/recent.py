@@ -53,7 +53,9 @@ class Recent:
         values: Sequence[float],
         options: Sequence[Any],
     ) -> None:
-        self.plan, self.values, self.guard = plan, values, plan.guard
+        self.plan, self.values = plan, values
+        held = any(isinstance(p, Tensor) for p in parameters)  # the same, of another number by then
+        self.guard = None if held else plan.guard
         self.parameters, self.options = parameters, options
         self.absent = [k for k, tensor in enumerate(tensors) if tensor is None]
         self.present = [k for k, tensor in enumerate(tensors) if tensor is not None]

@@ -191,13 +191,8 @@ class Declarations:
 
     def fits(self, kind: str, *path: str | int) -> None:
         """Refuse keys that have no meaning for an input of this kind."""
-        key, hint = (
-            ("off", REQUIRED)
-            if kind == "class"
-            else ("differentiable", "only inputs of kind class get a gradient")
-        )
-        if self.node(*path).get(key):
-            self.fail(NotForKind, *path, key, key=True, name=key, kind=kind, hint=hint)
+        if kind == "class" and self.node(*path).get("off"):
+            self.fail(NotForKind, *path, "off", key=True, name="off", kind=kind, hint=REQUIRED)
 
     def domain(self, text: str, *path: str | int) -> Interval:
         try:

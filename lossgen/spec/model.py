@@ -101,7 +101,7 @@ class InputEntry(_Model):
     kind: Literal["class", "vocab", "row"] = Field(
         description="class: [N, V]; vocab: [V], shared by all rows; row: [N]"
     )
-    differentiable: Flag = Field(False, description="kind class: it gets a gradient")
+    differentiable: Flag = Field(False, description="it gets a gradient")
     doc: str = Field("", description="what it holds, for the docstring")
     off: Real | None = Field(None, description="what an absent input stands for; none: required")
     integer: Flag = Field(False, description="whole numbers: class indices, groups, counts")
@@ -190,8 +190,8 @@ class Parameter(_Model):
 class Input(_Model):
     """An extra tensor: [N, V] (class, a *stream* like the logits), [V] (vocab) or [N] (row).
 
-    ``off`` is what None stands for; without it, as for every stream, the input is required.  Only
-    a stream can be ``differentiable``.  ``range`` is where tests sample, if the author said.
+    ``off`` is what None stands for; without it, as for every stream, the input is required.
+    ``range`` is where tests sample, if the author said.
     ``values`` are the only numbers it holds (empty: any of the domain), ``integer`` inputs hold
     whole ones.
     """
@@ -271,6 +271,8 @@ class LossSpec(_Model):
     min_classes: int
     has_target: bool
     path: Path | None
+    origin: LossSpec | None = Field(default=None, repr=False)  # whose derivatives the outputs are
+    by: str = ""  # of what ``spec.derived`` makes: with respect to what
     source: str = Field(repr=False)  # the YAML text
     file: str = Field(repr=False)  # what error messages call it
     formulas: dict[str, InstanceOf[Formula]] = Field(repr=False, exclude=True)

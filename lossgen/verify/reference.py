@@ -34,7 +34,7 @@ class Arguments:
 
     logits: Tensor
     target: Tensor | None
-    parameters: Mapping[str, float]
+    parameters: Mapping[str, float | Tensor]  # or one number per row [N, 1]
     inputs: Mapping[str, Tensor]  # vocab [V], row [N], class [N, V]
 
     def with_(self, **vectors: Tensor) -> Arguments:
@@ -52,7 +52,8 @@ def literal(spec: LossSpec, arguments: Arguments) -> Tensor:
     for term in spec.terms:
         value = walk(term.expr, algebra)
         factor = arguments.parameters[term.weight] if term.weight else 1.0
-        total = total + (factor * value if factor != 0.0 else 0.0)  # 0·∞ is 0
+        zero = not isinstance(factor, Tensor) and factor == 0.0  # 0·∞ is 0
+        total = total + (0.0 if zero else factor * value)
     return algebra.rows(total).squeeze(1)
 
 
@@ -81,7 +82,8 @@ class _Torch:
             case NameKind.LOGITS:
                 return self.x
             case NameKind.PARAMETER:
-                return float(self.given.parameters[name])
+                value = self.given.parameters[name]
+                return value if isinstance(value, Tensor) else float(value)
             case NameKind.CLASSES:
                 return float(self.x.shape[1])
             case NameKind.CONSTANT:

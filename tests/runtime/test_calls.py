@@ -150,7 +150,7 @@ BAD: list[tuple[str, Callable[[], Any], type[Exception], str]] = [
     ),
     (
         "parameter_tensor",
-        lambda: focal_loss(X, Y, gamma=torch.tensor(2.0)),
+        lambda: focal_loss(X, Y, gamma=torch.tensor([2.0])),
         TypeError,
         "focal_loss: gamma must be a number, not Tensor; pass gamma.item()",
     ),

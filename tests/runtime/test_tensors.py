@@ -312,7 +312,7 @@ def test_numbers_of_numpy_and_none() -> None:
     with pytest.raises(TypeError, match="q must be a number, not NoneType"):
         gce_loss(X, Y, q=None)
     with pytest.raises(TypeError, match="q must be a number, not Tensor"):
-        gce_loss(X, Y, q=torch.tensor(0.5))
+        gce_loss(X, Y, q=torch.tensor([0.5]))
     with pytest.raises(TypeError, match="ignore_index must be an integer, not Tensor"):
         gce_loss(X, Y, ignore_index=torch.tensor(3))
 

@@ -1,0 +1,54 @@
+"""The checks of what the tensors of a call hold: on the CPU, as elsewhere a look waits for the
+device."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lossgen.runtime import remedies
+from lossgen.runtime.arguments import Input
+
+__all__ = ["check_input_values", "check_stream_range", "check_target_range"]
+
+
+def check_stream_range(loss: str, declared: Input, value: Tensor) -> None:
+    """ValueError where an input leaves its domain (CPU tensors: it reads them)."""
+    domain = declared.domain
+    if domain.everything or value.numel() == 0:
+        return
+    low, high = (float(v) for v in value.detach().aminmax())
+    if not (domain.contains(low) and domain.contains(high)):
+        held = f"{low:g} to {high:g}" if low < high else f"{low:g}"
+        raise ValueError(f"{loss}: {declared.name} has values outside its domain {domain}: {held}")
+
+
+def check_input_values(loss: str, declared: Input, value: Tensor) -> None:
+    """ValueError where a vocab or row input leaves its domain, is none of its values, or not whole
+    (CPU tensors)."""
+    if not declared.values:
+        check_stream_range(loss, declared, value)
+    held = value.detach()
+    if declared.values:
+        known = torch.tensor(declared.values, dtype=held.dtype, device=held.device)
+        wrong = ~torch.isin(held, known)
+        rule = f"one of {', '.join(f'{v:g}' for v in declared.values)}"
+    elif declared.integer and held.dtype.is_floating_point:
+        wrong = held != held.trunc()
+        rule = "a whole number"
+    else:
+        return
+    if bool(wrong.any()):
+        raise ValueError(f"{loss}: {declared.name} holds {held[wrong][0]:g}, but must be {rule}")
+
+
+def check_target_range(target: Tensor, ignore_index: int, n_classes: int) -> None:
+    """IndexError like torch's where a target is neither a class nor ignored (CPU tensors)."""
+    if target.numel() == 0:
+        return
+    low, high = target.aminmax()
+    if low >= 0 and high < n_classes:  # one pass over the rows where none is ignored
+        return
+    wrong = ((target < 0) | (target >= n_classes)) & (target != ignore_index)
+    if bool(wrong.any()):
+        raise remedies.out_of_bounds(int(target[wrong][0]), n_classes, ignore_index)

@@ -1,0 +1,190 @@
+"""The specs of a loss's derivatives with respect to what stands beside its rows.
+
+    transform: (1 - p[y]**q) / q   →   outputs: {d0_q: -p[y]**q*log(p[y])/q - …}        by q
+
+It is a program of row results like any other, compiled and certified with the same passes, but for
+its truth: that is the derivative of the *original* formula (``ir.literal``), which shares nothing
+with the formulas here.  What the derivative is taken by has no neutral value: nothing is compiled
+out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+from fractions import Fraction
+
+from lossgen.spec.expr import (
+    Binary,
+    Call,
+    Compare,
+    Expr,
+    Gather,
+    Name,
+    NameKind,
+    Number,
+    Rank,
+    Span,
+    Unary,
+)
+from lossgen.spec.model import LossSpec, Output
+from lossgen.spec.slopes import Slopes, frozen, number, operation
+from lossgen.spec.source import Formula, Source, compose
+
+__all__ = ["KINDS", "slope", "spread", "written"]
+
+_PRECEDENCE = {"+": 1, "-": 1, "*": 2, "/": 2, "**": 4}
+_UNARY, _ATOM = 3, 5
+
+
+def slope(spec: LossSpec, by: str, uses: Collection[str] = ()) -> LossSpec:
+    """The spec of the derivatives of each result by ``by``, a parameter or a row input.
+
+    Its only variant is the one that keeps the optional parameters and inputs ``uses``.
+
+    Raises:
+        NoSlope: a formula has a function whose derivative is not known.
+    """
+    slopes = Slopes(spec.let, by)
+    exprs = [slopes.of(o.expr) for o in spec.outputs] or [_total(spec, slopes)]
+    taken = {*spec.parameters, *spec.inputs, *spec.let}
+    outputs, formulas = [], dict(spec.formulas)
+    for k, expr in enumerate(exprs):
+        label = f"d{k}_{by}"
+        while label in taken:
+            label += "_"
+        outputs.append(Output(name=label, expr=frozen(expr), source=written(expr)))
+        formulas[label] = _formula(spec, by, outputs[-1].source)
+    inputs = {n: i.model_copy(update={"differentiable": False}) for n, i in spec.inputs.items()}
+    own = {
+        "name": f"{spec.name}_slope",
+        "class_name": f"{spec.class_name}Slope",
+        "title": f"Derivative of {spec.title} by {by}",
+        "terms": (),
+        "outputs": tuple(outputs),
+        "formulas": formulas,
+        "origin": spec,
+        "inputs": inputs,
+    }
+    return _required(spec.model_copy(update=own), by, uses)
+
+
+def spread(spec: LossSpec, by: str, uses: Collection[str] = ()) -> LossSpec:
+    """The same loss, in which the numbers per class ``by`` may differ from row to row, so that
+    they get a gradient as any input of kind class does."""
+    entry = spec.inputs[by].model_copy(update={"kind": "class", "differentiable": True})
+    lets = {name: _as_stream(expr, by) for name, expr in spec.let.items()}
+    terms = [t.model_copy(update={"expr": _as_stream(t.expr, by)}) for t in spec.terms]
+    outputs = [o.model_copy(update={"expr": _as_stream(o.expr, by)}) for o in spec.outputs]
+    own = {
+        "name": f"{spec.name}_spread",
+        "class_name": f"{spec.class_name}Spread",
+        "title": f"{spec.title}, with {by} of each row",
+        "let": lets,
+        "terms": tuple(terms),
+        "outputs": tuple(outputs),
+        "inputs": spec.inputs | {by: entry},
+    }
+    return _required(spec.model_copy(update=own), by, uses)
+
+
+#: What the runtime asks for.
+KINDS = {"slope": slope, "spread": spread}
+
+
+def _required(spec: LossSpec, by: str, uses: Collection[str]) -> LossSpec:
+    """With ``by`` always given, and of rows alone: no mean, and no identities."""
+    declared = {
+        section: {
+            n: e.model_copy(update={"off": None}) if n == by else e
+            for n, e in getattr(spec, section).items()
+        }
+        for section in ("parameters", "inputs")
+    }
+    own = {
+        "by": by,
+        "limits": (),
+        "normalizer": None,
+        "normalizer_source": None,
+        "shared": (),
+        "variants": (frozenset(uses) - {by},),
+        "source": f"{spec.source}\n# by {by}, with {', '.join(sorted(uses))}\n",
+    }
+    return spec.model_copy(update={**declared, **own})
+
+
+def _as_stream(expr: Expr, name: str) -> Expr:
+    """The tree with an input of kind class in place of one of kind vocab."""
+    match expr:
+        case Name(name=found, kind=NameKind.VOCAB_INPUT) if found == name:
+            return replace(expr, kind=NameKind.STREAM)
+        case Unary(operand=operand):
+            return replace(expr, operand=_as_stream(operand, name))
+        case Binary(left=left, right=right) | Compare(left=left, right=right):
+            return replace(expr, left=_as_stream(left, name), right=_as_stream(right, name))
+        case Gather(vector=vector):
+            return replace(expr, vector=_as_stream(vector, name))
+        case Call(args=args):
+            return replace(expr, args=tuple(_as_stream(a, name) for a in args))
+    return expr
+
+
+def _total(spec: LossSpec, slopes: Slopes) -> Expr:
+    """Of Σ weight·term."""
+    total = number(0)
+    for term in spec.terms:
+        slope = slopes.of(term.expr)
+        if term.weight is not None:
+            weight = Name(Rank.PARAMETER, Span(0, 0), term.weight, NameKind.PARAMETER)
+            own = term.expr if term.weight == slopes.name else number(0)
+            slope = operation("+", operation("*", weight, slope), own)
+        total = operation("+", total, slope)
+    return total
+
+
+def _formula(spec: LossSpec, name: str, text: str) -> Formula:
+    """A text that no author wrote: it stands where ``name`` is declared."""
+    root = compose(Source(spec.source, spec.file))
+    section = root.get("parameters" if name in spec.parameters else "inputs")
+    node = section.get(name) if section else None
+    return Formula(text, (node.start if node else 0,) * max(1, len(text)))
+
+
+def written(expr: Expr) -> str:
+    """A tree as text of the language."""
+    return _text(expr, 0)
+
+
+def _text(expr: Expr, least: int) -> str:
+    """In brackets where it binds less than ``least``."""
+    binds, text = _ATOM, ""
+    match expr:
+        case Number(value=value):
+            text, binds = _decimal(value)
+        case Name(name=name):
+            text = name
+        case Unary(operand=operand):
+            text, binds = f"-{_text(operand, _UNARY)}", _UNARY
+        case Gather(vector=vector):
+            text = f"{_text(vector, _ATOM)}[y]"
+        case Compare(op=op, left=left, right=right):
+            text = f"{written(left)} {op} {written(right)}"
+        case Binary(op=op, left=left, right=right):
+            binds = _PRECEDENCE[op]
+            power = op == "**"
+            sides = _text(left, binds + power), _text(right, binds + (not power))
+            text = (f" {op} " if binds == 1 else op).join(sides)
+        case Call(func=func, args=args, others=others):
+            held = [*map(written, args), *(["over=others"] if others else [])]
+            text = f"{func}({', '.join(held)})"
+    return f"({text})" if binds < least else text
+
+
+def _decimal(value: Fraction) -> tuple[str, int]:
+    """A number, and how it binds."""
+    places = next((k for k in range(40) if (value * 10**k).denominator == 1), None)
+    if places is None:
+        return str(value), _PRECEDENCE["/"]
+    digits = f"{abs(int(value * 10**places)):0{places + 1}d}"
+    text = f"{digits[:-places]}.{digits[-places:]}" if places else digits
+    return (f"-{text}", _UNARY) if value < 0 else (text, _ATOM)
