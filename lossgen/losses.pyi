@@ -10,25 +10,25 @@ _Backend: TypeAlias = Literal["auto", "triton", "c", "torch"]
 _Schedule: TypeAlias = Literal["auto", "chunked", "tiled"]
 
 # ---- adaptive_smoothing
-def adaptive_smoothing_loss(logits: Tensor, target: Tensor, robust_x: Tensor, *, alpha: float = 0.5, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def adaptive_smoothing_loss(logits: Tensor, target: Tensor, robust_x: Tensor, *, alpha: float | Tensor = 0.5, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """Mixture of an accurate and a robust classifier: -log((1 - alpha) * p[y] + alpha * softmax(robust_x)[y])"""
 
 class AdaptiveSmoothingLoss(Module):
-    alpha: float
+    alpha: float | Tensor
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, alpha: float = 0.5, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    def __init__(self, *, alpha: float | Tensor = 0.5, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor, robust_x: Tensor) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor, robust_x: Tensor) -> Tensor: ...
 
-def linear_adaptive_smoothing_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, robust_x: Tensor | tuple[Tensor, ...], *, alpha: float = 0.5, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_adaptive_smoothing_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, robust_x: Tensor | tuple[Tensor, ...], *, alpha: float | Tensor = 0.5, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Mixture of an accurate and a robust classifier: -log((1 - alpha) * p[y] + alpha * softmax(robust_x)[y])"""
 
 class LinearAdaptiveSmoothingLoss(Module):
-    alpha: float
+    alpha: float | Tensor
     softcap: float | None
     temperature: float
     shift: int
@@ -39,34 +39,34 @@ class LinearAdaptiveSmoothingLoss(Module):
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, alpha: float = 0.5, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, alpha: float | Tensor = 0.5, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, robust_x: Tensor | tuple[Tensor, ...], *, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, robust_x: Tensor | tuple[Tensor, ...], *, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- adv_comp_sum
-def adv_comp_sum_loss(logits: Tensor, target: Tensor, adversarial_x: Tensor, *, tau: float = 1.5, rho: float = 1.0, nu: float = 1.0, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def adv_comp_sum_loss(logits: Tensor, target: Tensor, adversarial_x: Tensor, *, tau: float | Tensor = 1.5, rho: float | Tensor = 1.0, nu: float | Tensor = 1.0, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """Smooth adversarial comp-sum loss: ((1 + sum(exp(margins / rho), over=others))**(1 - tau) - 1) / (1 - tau) + nu * norm(moved - margins)"""
 
 class AdvCompSumLoss(Module):
-    tau: float
-    rho: float
-    nu: float
+    tau: float | Tensor
+    rho: float | Tensor
+    nu: float | Tensor
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, tau: float = 1.5, rho: float = 1.0, nu: float = 1.0, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    def __init__(self, *, tau: float | Tensor = 1.5, rho: float | Tensor = 1.0, nu: float | Tensor = 1.0, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor, adversarial_x: Tensor) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor, adversarial_x: Tensor) -> Tensor: ...
 
-def linear_adv_comp_sum_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, adversarial_x: Tensor | tuple[Tensor, ...], *, tau: float = 1.5, rho: float = 1.0, nu: float = 1.0, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_adv_comp_sum_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, adversarial_x: Tensor | tuple[Tensor, ...], *, tau: float | Tensor = 1.5, rho: float | Tensor = 1.0, nu: float | Tensor = 1.0, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Smooth adversarial comp-sum loss: ((1 + sum(exp(margins / rho), over=others))**(1 - tau) - 1) / (1 - tau) + nu * norm(moved - margins)"""
 
 class LinearAdvCompSumLoss(Module):
-    tau: float
-    rho: float
-    nu: float
+    tau: float | Tensor
+    rho: float | Tensor
+    nu: float | Tensor
     softcap: float | None
     temperature: float
     shift: int
@@ -77,30 +77,30 @@ class LinearAdvCompSumLoss(Module):
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, tau: float = 1.5, rho: float = 1.0, nu: float = 1.0, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, tau: float | Tensor = 1.5, rho: float | Tensor = 1.0, nu: float | Tensor = 1.0, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, adversarial_x: Tensor | tuple[Tensor, ...], *, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, adversarial_x: Tensor | tuple[Tensor, ...], *, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- aexp
-def aexp_loss(logits: Tensor, target: Tensor, *, a: float = 3.0, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def aexp_loss(logits: Tensor, target: Tensor, *, a: float | Tensor = 3.0, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """Asymmetric exponential loss: exp(-p[y] / a)"""
 
 class AExpLoss(Module):
-    a: float
+    a: float | Tensor
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, a: float = 3.0, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    def __init__(self, *, a: float | Tensor = 3.0, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor) -> Tensor: ...
 
-def linear_aexp_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, a: float = 3.0, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_aexp_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, a: float | Tensor = 3.0, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Asymmetric exponential loss: exp(-p[y] / a)"""
 
 class LinearAExpLoss(Module):
-    a: float
+    a: float | Tensor
     softcap: float | None
     temperature: float
     shift: int
@@ -111,32 +111,32 @@ class LinearAExpLoss(Module):
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, a: float = 3.0, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, a: float | Tensor = 3.0, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- agce
-def agce_loss(logits: Tensor, target: Tensor, *, a: float = 1.0, q: float = 2.0, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def agce_loss(logits: Tensor, target: Tensor, *, a: float | Tensor = 1.0, q: float | Tensor = 2.0, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """Asymmetric generalized cross-entropy: ((a + 1)**q - (a + p[y])**q) / q"""
 
 class AGCELoss(Module):
-    a: float
-    q: float
+    a: float | Tensor
+    q: float | Tensor
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, a: float = 1.0, q: float = 2.0, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    def __init__(self, *, a: float | Tensor = 1.0, q: float | Tensor = 2.0, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor) -> Tensor: ...
 
-def linear_agce_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, a: float = 1.0, q: float = 2.0, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_agce_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, a: float | Tensor = 1.0, q: float | Tensor = 2.0, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Asymmetric generalized cross-entropy: ((a + 1)**q - (a + p[y])**q) / q"""
 
 class LinearAGCELoss(Module):
-    a: float
-    q: float
+    a: float | Tensor
+    q: float | Tensor
     softcap: float | None
     temperature: float
     shift: int
@@ -147,29 +147,29 @@ class LinearAGCELoss(Module):
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, a: float = 1.0, q: float = 2.0, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, a: float | Tensor = 1.0, q: float | Tensor = 2.0, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- alpha_divergence
-def alpha_divergence_loss(logits: Tensor, teacher: Tensor, *, alpha: float = 0.5, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def alpha_divergence_loss(logits: Tensor, teacher: Tensor, *, alpha: float | Tensor = 0.5, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """Alpha divergence distillation: (sum(p**(1 - alpha) * t**alpha) - 1) / (alpha * (alpha - 1))"""
 
 class AlphaDivergenceLoss(Module):
-    alpha: float
+    alpha: float | Tensor
     reduction: _Reduction
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, alpha: float = 0.5, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    def __init__(self, *, alpha: float | Tensor = 0.5, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
     def forward(self, logits: Tensor, teacher: Tensor) -> Tensor: ...
     def __call__(self, logits: Tensor, teacher: Tensor) -> Tensor: ...
 
-def linear_alpha_divergence_loss(hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *, alpha: float = 0.5, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_alpha_divergence_loss(hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *, alpha: float | Tensor = 0.5, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Alpha divergence distillation: (sum(p**(1 - alpha) * t**alpha) - 1) / (alpha * (alpha - 1))"""
 
 class LinearAlphaDivergenceLoss(Module):
-    alpha: float
+    alpha: float | Tensor
     softcap: float | None
     temperature: float
     memory_budget: int | None
@@ -177,32 +177,32 @@ class LinearAlphaDivergenceLoss(Module):
     filter: bool
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, alpha: float = 0.5, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, alpha: float | Tensor = 0.5, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- apl_nce_mae
-def apl_nce_mae_loss(logits: Tensor, target: Tensor, *, alpha: float = 1.0, beta: float = 1.0, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def apl_nce_mae_loss(logits: Tensor, target: Tensor, *, alpha: float | Tensor = 1.0, beta: float | Tensor = 1.0, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """Active passive loss, NCE and MAE: alpha * logp[y] / sum(logp) + beta * (1 - p[y])"""
 
 class NCEMAELoss(Module):
-    alpha: float
-    beta: float
+    alpha: float | Tensor
+    beta: float | Tensor
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, alpha: float = 1.0, beta: float = 1.0, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    def __init__(self, *, alpha: float | Tensor = 1.0, beta: float | Tensor = 1.0, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor) -> Tensor: ...
 
-def linear_apl_nce_mae_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, alpha: float = 1.0, beta: float = 1.0, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_apl_nce_mae_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, alpha: float | Tensor = 1.0, beta: float | Tensor = 1.0, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Active passive loss, NCE and MAE: alpha * logp[y] / sum(logp) + beta * (1 - p[y])"""
 
 class LinearNCEMAELoss(Module):
-    alpha: float
-    beta: float
+    alpha: float | Tensor
+    beta: float | Tensor
     softcap: float | None
     temperature: float
     shift: int
@@ -213,34 +213,34 @@ class LinearNCEMAELoss(Module):
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, alpha: float = 1.0, beta: float = 1.0, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, alpha: float | Tensor = 1.0, beta: float | Tensor = 1.0, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- apl_nce_rce
-def apl_nce_rce_loss(logits: Tensor, target: Tensor, *, alpha: float = 1.0, beta: float = 1.0, A: float = -4.0, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def apl_nce_rce_loss(logits: Tensor, target: Tensor, *, alpha: float | Tensor = 1.0, beta: float | Tensor = 1.0, A: float | Tensor = -4.0, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """Active passive loss, NCE and reverse cross-entropy: alpha * logp[y] / sum(logp) - beta * A * (1 - p[y])"""
 
 class NCERCELoss(Module):
-    alpha: float
-    beta: float
-    A: float
+    alpha: float | Tensor
+    beta: float | Tensor
+    A: float | Tensor
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, alpha: float = 1.0, beta: float = 1.0, A: float = -4.0, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    def __init__(self, *, alpha: float | Tensor = 1.0, beta: float | Tensor = 1.0, A: float | Tensor = -4.0, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor) -> Tensor: ...
 
-def linear_apl_nce_rce_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, alpha: float = 1.0, beta: float = 1.0, A: float = -4.0, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_apl_nce_rce_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, alpha: float | Tensor = 1.0, beta: float | Tensor = 1.0, A: float | Tensor = -4.0, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Active passive loss, NCE and reverse cross-entropy: alpha * logp[y] / sum(logp) - beta * A * (1 - p[y])"""
 
 class LinearNCERCELoss(Module):
-    alpha: float
-    beta: float
-    A: float
+    alpha: float | Tensor
+    beta: float | Tensor
+    A: float | Tensor
     softcap: float | None
     temperature: float
     shift: int
@@ -251,34 +251,34 @@ class LinearNCERCELoss(Module):
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, alpha: float = 1.0, beta: float = 1.0, A: float = -4.0, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, alpha: float | Tensor = 1.0, beta: float | Tensor = 1.0, A: float | Tensor = -4.0, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- asl_single_label
-def asl_single_label_loss(logits: Tensor, target: Tensor, *, gamma_pos: float = 0.0, gamma_neg: float = 4.0, smoothing: float = 0.1, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def asl_single_label_loss(logits: Tensor, target: Tensor, *, gamma_pos: float | Tensor = 0.0, gamma_neg: float | Tensor = 4.0, smoothing: float | Tensor = 0.1, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """Asymmetric loss, single label: -(1 - smoothing + smoothing / V) * (1 - p[y])**gamma_pos * logp[y] - smoothing / V * sum(p**gamma_neg * logp, over=others)"""
 
 class ASLSingleLabelLoss(Module):
-    gamma_pos: float
-    gamma_neg: float
-    smoothing: float
+    gamma_pos: float | Tensor
+    gamma_neg: float | Tensor
+    smoothing: float | Tensor
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, gamma_pos: float = 0.0, gamma_neg: float = 4.0, smoothing: float = 0.1, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    def __init__(self, *, gamma_pos: float | Tensor = 0.0, gamma_neg: float | Tensor = 4.0, smoothing: float | Tensor = 0.1, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor) -> Tensor: ...
 
-def linear_asl_single_label_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, gamma_pos: float = 0.0, gamma_neg: float = 4.0, smoothing: float = 0.1, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_asl_single_label_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, gamma_pos: float | Tensor = 0.0, gamma_neg: float | Tensor = 4.0, smoothing: float | Tensor = 0.1, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Asymmetric loss, single label: -(1 - smoothing + smoothing / V) * (1 - p[y])**gamma_pos * logp[y] - smoothing / V * sum(p**gamma_neg * logp, over=others)"""
 
 class LinearASLSingleLabelLoss(Module):
-    gamma_pos: float
-    gamma_neg: float
-    smoothing: float
+    gamma_pos: float | Tensor
+    gamma_neg: float | Tensor
+    smoothing: float | Tensor
     softcap: float | None
     temperature: float
     shift: int
@@ -289,32 +289,32 @@ class LinearASLSingleLabelLoss(Module):
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, gamma_pos: float = 0.0, gamma_neg: float = 4.0, smoothing: float = 0.1, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, gamma_pos: float | Tensor = 0.0, gamma_neg: float | Tensor = 4.0, smoothing: float | Tensor = 0.1, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- aul
-def aul_loss(logits: Tensor, target: Tensor, *, a: float = 1.5, q: float = 0.9, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def aul_loss(logits: Tensor, target: Tensor, *, a: float | Tensor = 1.5, q: float | Tensor = 0.9, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """Asymmetric unhinged loss: ((a - p[y])**q - (a - 1)**q) / q"""
 
 class AULLoss(Module):
-    a: float
-    q: float
+    a: float | Tensor
+    q: float | Tensor
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, a: float = 1.5, q: float = 0.9, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    def __init__(self, *, a: float | Tensor = 1.5, q: float | Tensor = 0.9, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor) -> Tensor: ...
 
-def linear_aul_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, a: float = 1.5, q: float = 0.9, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_aul_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, a: float | Tensor = 1.5, q: float | Tensor = 0.9, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Asymmetric unhinged loss: ((a - p[y])**q - (a - 1)**q) / q"""
 
 class LinearAULLoss(Module):
-    a: float
-    q: float
+    a: float | Tensor
+    q: float | Tensor
     softcap: float | None
     temperature: float
     shift: int
@@ -325,7 +325,7 @@ class LinearAULLoss(Module):
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, a: float = 1.5, q: float = 0.9, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, a: float | Tensor = 1.5, q: float | Tensor = 0.9, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None) -> Tensor: ...
 
@@ -396,25 +396,25 @@ class LinearBrierLoss(Module):
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- comp_sum
-def comp_sum_loss(logits: Tensor, target: Tensor, *, tau: float = 1.5, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def comp_sum_loss(logits: Tensor, target: Tensor, *, tau: float | Tensor = 1.5, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """Comp-sum loss: ((1 + u)**(1 - tau) - 1) / (1 - tau)"""
 
 class CompSumLoss(Module):
-    tau: float
+    tau: float | Tensor
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, tau: float = 1.5, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    def __init__(self, *, tau: float | Tensor = 1.5, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor) -> Tensor: ...
 
-def linear_comp_sum_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, tau: float = 1.5, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_comp_sum_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, tau: float | Tensor = 1.5, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Comp-sum loss: ((1 + u)**(1 - tau) - 1) / (1 - tau)"""
 
 class LinearCompSumLoss(Module):
-    tau: float
+    tau: float | Tensor
     softcap: float | None
     temperature: float
     shift: int
@@ -425,30 +425,30 @@ class LinearCompSumLoss(Module):
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, tau: float = 1.5, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, tau: float | Tensor = 1.5, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- confidence_penalty
-def confidence_penalty_loss(logits: Tensor, target: Tensor, *, beta: float = 0.1, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def confidence_penalty_loss(logits: Tensor, target: Tensor, *, beta: float | Tensor = 0.1, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """Cross-entropy with a confidence penalty: -logp[y] + beta * (sum(p * logp))"""
 
 class ConfidencePenaltyLoss(Module):
-    beta: float
+    beta: float | Tensor
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, beta: float = 0.1, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    def __init__(self, *, beta: float | Tensor = 0.1, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor) -> Tensor: ...
 
-def linear_confidence_penalty_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, beta: float = 0.1, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_confidence_penalty_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, beta: float | Tensor = 0.1, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Cross-entropy with a confidence penalty: -logp[y] + beta * (sum(p * logp))"""
 
 class LinearConfidencePenaltyLoss(Module):
-    beta: float
+    beta: float | Tensor
     softcap: float | None
     temperature: float
     shift: int
@@ -459,30 +459,30 @@ class LinearConfidencePenaltyLoss(Module):
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, beta: float = 0.1, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, beta: float | Tensor = 0.1, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- crammer_singer
-def crammer_singer_loss(logits: Tensor, target: Tensor, *, margin: float = 1.0, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def crammer_singer_loss(logits: Tensor, target: Tensor, *, margin: float | Tensor = 1.0, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """Multiclass hinge loss of Crammer and Singer: relu(margin + max(x, over=others) - x[y])"""
 
 class CrammerSingerLoss(Module):
-    margin: float
+    margin: float | Tensor
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, margin: float = 1.0, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    def __init__(self, *, margin: float | Tensor = 1.0, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor) -> Tensor: ...
 
-def linear_crammer_singer_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, margin: float = 1.0, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_crammer_singer_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, margin: float | Tensor = 1.0, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Multiclass hinge loss of Crammer and Singer: relu(margin + max(x, over=others) - x[y])"""
 
 class LinearCrammerSingerLoss(Module):
-    margin: float
+    margin: float | Tensor
     softcap: float | None
     temperature: float
     shift: int
@@ -493,37 +493,37 @@ class LinearCrammerSingerLoss(Module):
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, margin: float = 1.0, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, margin: float | Tensor = 1.0, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- cross_entropy
-def cross_entropy_loss(logits: Tensor, target: Tensor, *, label_smoothing: float | None = 0.0, z_loss: float | None = 0.0, softcap: float | None = float("inf"), temperature: float | None = 1.0, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def cross_entropy_loss(logits: Tensor, target: Tensor, *, label_smoothing: float | Tensor | None = 0.0, z_loss: float | Tensor | None = 0.0, softcap: float | Tensor | None = float("inf"), temperature: float | Tensor | None = 1.0, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """Cross-entropy with label smoothing, z-loss, class weights, softcap and temperature: -(1 - label_smoothing) * weight[y] * log_softmax(scores)[y] + label_smoothing * (-mean(weight * log_softmax(scores))) + z_loss * (logsumexp(scores)**2)"""
 
 class CrossEntropyLoss(Module):
-    label_smoothing: float | None
-    z_loss: float | None
-    softcap: float | None
-    temperature: float | None
+    label_smoothing: float | Tensor | None
+    z_loss: float | Tensor | None
+    softcap: float | Tensor | None
+    temperature: float | Tensor | None
     weight: Tensor | None
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, weight: Tensor | None = None, *, label_smoothing: float | None = 0.0, z_loss: float | None = 0.0, softcap: float | None = float("inf"), temperature: float | None = 1.0, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    def __init__(self, weight: Tensor | None = None, *, label_smoothing: float | Tensor | None = 0.0, z_loss: float | Tensor | None = 0.0, softcap: float | Tensor | None = float("inf"), temperature: float | Tensor | None = 1.0, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor) -> Tensor: ...
 
-def linear_cross_entropy_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, label_smoothing: float | None = 0.0, z_loss: float | None = 0.0, softcap: float | None = float("inf"), temperature: float | None = 1.0, weight: Tensor | None = None, linear_bias: Tensor | None = None, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_cross_entropy_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, label_smoothing: float | Tensor | None = 0.0, z_loss: float | Tensor | None = 0.0, softcap: float | Tensor | None = float("inf"), temperature: float | Tensor | None = 1.0, weight: Tensor | None = None, linear_bias: Tensor | None = None, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Cross-entropy with label smoothing, z-loss, class weights, softcap and temperature: -(1 - label_smoothing) * weight[y] * log_softmax(scores)[y] + label_smoothing * (-mean(weight * log_softmax(scores))) + z_loss * (logsumexp(scores)**2)"""
 
 class LinearCrossEntropyLoss(Module):
-    label_smoothing: float | None
-    z_loss: float | None
-    softcap: float | None
-    temperature: float | None
+    label_smoothing: float | Tensor | None
+    z_loss: float | Tensor | None
+    softcap: float | Tensor | None
+    temperature: float | Tensor | None
     weight: Tensor | None
     shift: int
     memory_budget: int | None
@@ -533,31 +533,31 @@ class LinearCrossEntropyLoss(Module):
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, weight: Tensor | None = None, *, label_smoothing: float | None = 0.0, z_loss: float | None = 0.0, softcap: float | None = float("inf"), temperature: float | None = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, weight: Tensor | None = None, *, label_smoothing: float | Tensor | None = 0.0, z_loss: float | Tensor | None = 0.0, softcap: float | Tensor | None = float("inf"), temperature: float | Tensor | None = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- dc_pdd
-def dc_pdd_loss(logits: Tensor, target: Tensor, *, cap: float = 0.01, frequency: Tensor, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def dc_pdd_loss(logits: Tensor, target: Tensor, *, cap: float | Tensor = 0.01, frequency: Tensor, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """Divergence-calibrated pretraining-data score: minimum(-p[y] * log(frequency[y]), cap)"""
 
 class DCPDDLoss(Module):
-    cap: float
+    cap: float | Tensor
     frequency: Tensor
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, frequency: Tensor, *, cap: float = 0.01, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    def __init__(self, frequency: Tensor, *, cap: float | Tensor = 0.01, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor) -> Tensor: ...
 
-def linear_dc_pdd_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, cap: float = 0.01, frequency: Tensor, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_dc_pdd_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, cap: float | Tensor = 0.01, frequency: Tensor, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Divergence-calibrated pretraining-data score: minimum(-p[y] * log(frequency[y]), cap)"""
 
 class LinearDCPDDLoss(Module):
-    cap: float
+    cap: float | Tensor
     frequency: Tensor
     softcap: float | None
     temperature: float
@@ -569,30 +569,30 @@ class LinearDCPDDLoss(Module):
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, frequency: Tensor, *, cap: float = 0.01, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, frequency: Tensor, *, cap: float | Tensor = 0.01, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- dco
-def dco_loss(logits: Tensor, target: Tensor, *, n: float = 8.0, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def dco_loss(logits: Tensor, target: Tensor, *, n: float | Tensor = 8.0, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """Direct coverage optimization: -log(1 - (1 - p[y])**n)"""
 
 class DCOLoss(Module):
-    n: float
+    n: float | Tensor
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, n: float = 8.0, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    def __init__(self, *, n: float | Tensor = 8.0, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor) -> Tensor: ...
 
-def linear_dco_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, n: float = 8.0, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_dco_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, n: float | Tensor = 8.0, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Direct coverage optimization: -log(1 - (1 - p[y])**n)"""
 
 class LinearDCOLoss(Module):
-    n: float
+    n: float | Tensor
     softcap: float | None
     temperature: float
     shift: int
@@ -603,32 +603,32 @@ class LinearDCOLoss(Module):
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, n: float = 8.0, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, n: float | Tensor = 8.0, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- dice
-def dice_loss(logits: Tensor, target: Tensor, *, alpha: float = 0.01, gamma: float = 1.0, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def dice_loss(logits: Tensor, target: Tensor, *, alpha: float | Tensor = 0.01, gamma: float | Tensor = 1.0, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """Self-adjusting dice loss: (1 - g[y])**2 / (g[y]**2 + 1 + gamma) + sigmoid(ratio_top) + sum(where(index == argmax(x, over=others), 0, sigmoid(ratio)), over=others)"""
 
 class DiceLoss(Module):
-    alpha: float
-    gamma: float
+    alpha: float | Tensor
+    gamma: float | Tensor
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, alpha: float = 0.01, gamma: float = 1.0, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    def __init__(self, *, alpha: float | Tensor = 0.01, gamma: float | Tensor = 1.0, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor) -> Tensor: ...
 
-def linear_dice_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, alpha: float = 0.01, gamma: float = 1.0, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_dice_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, alpha: float | Tensor = 0.01, gamma: float | Tensor = 1.0, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Self-adjusting dice loss: (1 - g[y])**2 / (g[y]**2 + 1 + gamma) + sigmoid(ratio_top) + sum(where(index == argmax(x, over=others), 0, sigmoid(ratio)), over=others)"""
 
 class LinearDiceLoss(Module):
-    alpha: float
-    gamma: float
+    alpha: float | Tensor
+    gamma: float | Tensor
     softcap: float | None
     temperature: float
     shift: int
@@ -639,29 +639,29 @@ class LinearDiceLoss(Module):
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, alpha: float = 0.01, gamma: float = 1.0, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, alpha: float | Tensor = 0.01, gamma: float | Tensor = 1.0, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- dist_row
-def dist_row_loss(logits: Tensor, teacher: Tensor, *, T: float = 1.0, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def dist_row_loss(logits: Tensor, teacher: Tensor, *, T: float | Tensor = 1.0, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """DIST, relations among the classes of a row: T**2 * (1 - where(spread > 1e-11, sum(a * b) / (norm(a) * norm(b)), 0))"""
 
 class DISTRowLoss(Module):
-    T: float
+    T: float | Tensor
     reduction: _Reduction
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, T: float = 1.0, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    def __init__(self, *, T: float | Tensor = 1.0, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
     def forward(self, logits: Tensor, teacher: Tensor) -> Tensor: ...
     def __call__(self, logits: Tensor, teacher: Tensor) -> Tensor: ...
 
-def linear_dist_row_loss(hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *, T: float = 1.0, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_dist_row_loss(hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *, T: float | Tensor = 1.0, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """DIST, relations among the classes of a row: T**2 * (1 - where(spread > 1e-11, sum(a * b) / (norm(a) * norm(b)), 0))"""
 
 class LinearDISTRowLoss(Module):
-    T: float
+    T: float | Tensor
     softcap: float | None
     temperature: float
     memory_budget: int | None
@@ -669,34 +669,34 @@ class LinearDISTRowLoss(Module):
     filter: bool
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, T: float = 1.0, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, T: float | Tensor = 1.0, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- dkd
-def dkd_loss(logits: Tensor, target: Tensor, teacher: Tensor, *, T: float = 4.0, alpha: float = 1.0, beta: float = 8.0, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def dkd_loss(logits: Tensor, target: Tensor, teacher: Tensor, *, T: float | Tensor = 4.0, alpha: float | Tensor = 1.0, beta: float | Tensor = 8.0, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """Decoupled knowledge distillation: T**2 * (alpha * binary + beta * among)"""
 
 class DKDLoss(Module):
-    T: float
-    alpha: float
-    beta: float
+    T: float | Tensor
+    alpha: float | Tensor
+    beta: float | Tensor
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, T: float = 4.0, alpha: float = 1.0, beta: float = 8.0, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    def __init__(self, *, T: float | Tensor = 4.0, alpha: float | Tensor = 1.0, beta: float | Tensor = 8.0, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor, teacher: Tensor) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor, teacher: Tensor) -> Tensor: ...
 
-def linear_dkd_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, teacher: Tensor | tuple[Tensor, ...], *, T: float = 4.0, alpha: float = 1.0, beta: float = 8.0, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_dkd_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, teacher: Tensor | tuple[Tensor, ...], *, T: float | Tensor = 4.0, alpha: float | Tensor = 1.0, beta: float | Tensor = 8.0, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Decoupled knowledge distillation: T**2 * (alpha * binary + beta * among)"""
 
 class LinearDKDLoss(Module):
-    T: float
-    alpha: float
-    beta: float
+    T: float | Tensor
+    alpha: float | Tensor
+    beta: float | Tensor
     softcap: float | None
     temperature: float
     shift: int
@@ -707,30 +707,30 @@ class LinearDKDLoss(Module):
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, T: float = 4.0, alpha: float = 1.0, beta: float = 8.0, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, T: float | Tensor = 4.0, alpha: float | Tensor = 1.0, beta: float | Tensor = 8.0, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, teacher: Tensor | tuple[Tensor, ...], *, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, teacher: Tensor | tuple[Tensor, ...], *, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- elr
-def elr_loss(logits: Tensor, target: Tensor, ensemble: Tensor, *, strength: float = 3.0, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def elr_loss(logits: Tensor, target: Tensor, ensemble: Tensor, *, strength: float | Tensor = 3.0, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """Early-learning regularisation: -logp[y] + strength * log(p[y] * (1 - ensemble[y]) + (1 - p[y]) * rest)"""
 
 class ELRLoss(Module):
-    strength: float
+    strength: float | Tensor
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, strength: float = 3.0, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    def __init__(self, *, strength: float | Tensor = 3.0, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor, ensemble: Tensor) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor, ensemble: Tensor) -> Tensor: ...
 
-def linear_elr_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, ensemble: Tensor | tuple[Tensor, ...], *, strength: float = 3.0, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_elr_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, ensemble: Tensor | tuple[Tensor, ...], *, strength: float | Tensor = 3.0, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Early-learning regularisation: -logp[y] + strength * log(p[y] * (1 - ensemble[y]) + (1 - p[y]) * rest)"""
 
 class LinearELRLoss(Module):
-    strength: float
+    strength: float | Tensor
     softcap: float | None
     temperature: float
     shift: int
@@ -741,7 +741,7 @@ class LinearELRLoss(Module):
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, strength: float = 3.0, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, strength: float | Tensor = 3.0, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, ensemble: Tensor | tuple[Tensor, ...], *, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, ensemble: Tensor | tuple[Tensor, ...], *, linear_bias: Tensor | None = None) -> Tensor: ...
 
@@ -778,25 +778,25 @@ class LinearEMOLoss(Module):
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, cost: Tensor | tuple[Tensor, ...], *, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- entropy_bonus
-def entropy_bonus_loss(logits: Tensor, target: Tensor, *, weight: float = 0.01, advantage: Tensor, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def entropy_bonus_loss(logits: Tensor, target: Tensor, *, weight: float | Tensor = 0.01, advantage: Tensor, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """Policy gradient with an entropy bonus: -advantage * logp[y] + weight * sum(p * logp)"""
 
 class EntropyBonusLoss(Module):
-    weight: float
+    weight: float | Tensor
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, weight: float = 0.01, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    def __init__(self, *, weight: float | Tensor = 0.01, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor, *, advantage: Tensor) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor, *, advantage: Tensor) -> Tensor: ...
 
-def linear_entropy_bonus_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, weight: float = 0.01, advantage: Tensor, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_entropy_bonus_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, weight: float | Tensor = 0.01, advantage: Tensor, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Policy gradient with an entropy bonus: -advantage * logp[y] + weight * sum(p * logp)"""
 
 class LinearEntropyBonusLoss(Module):
-    weight: float
+    weight: float | Tensor
     softcap: float | None
     temperature: float
     shift: int
@@ -807,7 +807,7 @@ class LinearEntropyBonusLoss(Module):
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, weight: float = 0.01, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, weight: float | Tensor = 0.01, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, advantage: Tensor, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, advantage: Tensor, linear_bias: Tensor | None = None) -> Tensor: ...
 
@@ -840,25 +840,25 @@ class LinearEntropyMinLoss(Module):
     def __call__(self, hidden: Tensor, linear_weight: Tensor, *, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- focal
-def focal_loss(logits: Tensor, target: Tensor, *, gamma: float = 2.0, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def focal_loss(logits: Tensor, target: Tensor, *, gamma: float | Tensor = 2.0, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """Focal loss: -(1 - p[y])**gamma * logp[y]"""
 
 class FocalLoss(Module):
-    gamma: float
+    gamma: float | Tensor
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, gamma: float = 2.0, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    def __init__(self, *, gamma: float | Tensor = 2.0, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor) -> Tensor: ...
 
-def linear_focal_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, gamma: float = 2.0, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_focal_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, gamma: float | Tensor = 2.0, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Focal loss: -(1 - p[y])**gamma * logp[y]"""
 
 class LinearFocalLoss(Module):
-    gamma: float
+    gamma: float | Tensor
     softcap: float | None
     temperature: float
     shift: int
@@ -869,30 +869,30 @@ class LinearFocalLoss(Module):
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, gamma: float = 2.0, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, gamma: float | Tensor = 2.0, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- gce
-def gce_loss(logits: Tensor, target: Tensor, *, q: float = 0.7, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def gce_loss(logits: Tensor, target: Tensor, *, q: float | Tensor = 0.7, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """Generalized cross-entropy: (1 - p[y]**q) / q"""
 
 class GCELoss(Module):
-    q: float
+    q: float | Tensor
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, q: float = 0.7, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    def __init__(self, *, q: float | Tensor = 0.7, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor) -> Tensor: ...
 
-def linear_gce_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, q: float = 0.7, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_gce_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, q: float | Tensor = 0.7, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Generalized cross-entropy: (1 - p[y]**q) / q"""
 
 class LinearGCELoss(Module):
-    q: float
+    q: float | Tensor
     softcap: float | None
     temperature: float
     shift: int
@@ -903,30 +903,30 @@ class LinearGCELoss(Module):
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, q: float = 0.7, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, q: float | Tensor = 0.7, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- gjs
-def gjs_loss(logits: Tensor, target: Tensor, *, pi1: float = 0.5, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def gjs_loss(logits: Tensor, target: Tensor, *, pi1: float | Tensor = 0.5, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """Generalized Jensen-Shannon divergence, hard label: (-pi1 * log(m) + pi2 * (p[y] * log(p[y] / m) - (1 - p[y]) * log1p(-pi1))) / (-pi2 * log1p(-pi1))"""
 
 class GJSLoss(Module):
-    pi1: float
+    pi1: float | Tensor
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, pi1: float = 0.5, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    def __init__(self, *, pi1: float | Tensor = 0.5, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor) -> Tensor: ...
 
-def linear_gjs_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, pi1: float = 0.5, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_gjs_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, pi1: float | Tensor = 0.5, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Generalized Jensen-Shannon divergence, hard label: (-pi1 * log(m) + pi2 * (p[y] * log(p[y] / m) - (1 - p[y]) * log1p(-pi1))) / (-pi2 * log1p(-pi1))"""
 
 class LinearGJSLoss(Module):
-    pi1: float
+    pi1: float | Tensor
     softcap: float | None
     temperature: float
     shift: int
@@ -937,34 +937,34 @@ class LinearGJSLoss(Module):
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, pi1: float = 0.5, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, pi1: float | Tensor = 0.5, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- grpo
-def grpo_loss(logits: Tensor, target: Tensor, *, low: float = 0.2, high: float = 0.2, beta: float = 0.04, advantage: Tensor, old_logp: Tensor, ref_logp: Tensor, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def grpo_loss(logits: Tensor, target: Tensor, *, low: float | Tensor = 0.2, high: float | Tensor = 0.2, beta: float | Tensor = 0.04, advantage: Tensor, old_logp: Tensor, ref_logp: Tensor, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """GRPO token loss: maximum(-ratio * advantage, -clip(ratio, 1 - low, 1 + high) * advantage) + beta * (exp(apart) - apart - 1)"""
 
 class GRPOLoss(Module):
-    low: float
-    high: float
-    beta: float
+    low: float | Tensor
+    high: float | Tensor
+    beta: float | Tensor
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, low: float = 0.2, high: float = 0.2, beta: float = 0.04, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    def __init__(self, *, low: float | Tensor = 0.2, high: float | Tensor = 0.2, beta: float | Tensor = 0.04, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor, *, advantage: Tensor, old_logp: Tensor, ref_logp: Tensor) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor, *, advantage: Tensor, old_logp: Tensor, ref_logp: Tensor) -> Tensor: ...
 
-def linear_grpo_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, low: float = 0.2, high: float = 0.2, beta: float = 0.04, advantage: Tensor, old_logp: Tensor, ref_logp: Tensor, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_grpo_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, low: float | Tensor = 0.2, high: float | Tensor = 0.2, beta: float | Tensor = 0.04, advantage: Tensor, old_logp: Tensor, ref_logp: Tensor, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """GRPO token loss: maximum(-ratio * advantage, -clip(ratio, 1 - low, 1 + high) * advantage) + beta * (exp(apart) - apart - 1)"""
 
 class LinearGRPOLoss(Module):
-    low: float
-    high: float
-    beta: float
+    low: float | Tensor
+    high: float | Tensor
+    beta: float | Tensor
     softcap: float | None
     temperature: float
     shift: int
@@ -975,30 +975,30 @@ class LinearGRPOLoss(Module):
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, low: float = 0.2, high: float = 0.2, beta: float = 0.04, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, low: float | Tensor = 0.2, high: float | Tensor = 0.2, beta: float | Tensor = 0.04, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, advantage: Tensor, old_logp: Tensor, ref_logp: Tensor, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, advantage: Tensor, old_logp: Tensor, ref_logp: Tensor, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- hard_bootstrap
-def hard_bootstrap_loss(logits: Tensor, target: Tensor, *, beta: float = 0.8, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def hard_bootstrap_loss(logits: Tensor, target: Tensor, *, beta: float | Tensor = 0.8, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """Hard bootstrapping: -beta * logp[y] - (1 - beta) * max(logp)"""
 
 class HardBootstrapLoss(Module):
-    beta: float
+    beta: float | Tensor
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, beta: float = 0.8, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    def __init__(self, *, beta: float | Tensor = 0.8, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor) -> Tensor: ...
 
-def linear_hard_bootstrap_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, beta: float = 0.8, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_hard_bootstrap_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, beta: float | Tensor = 0.8, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Hard bootstrapping: -beta * logp[y] - (1 - beta) * max(logp)"""
 
 class LinearHardBootstrapLoss(Module):
-    beta: float
+    beta: float | Tensor
     softcap: float | None
     temperature: float
     shift: int
@@ -1009,33 +1009,33 @@ class LinearHardBootstrapLoss(Module):
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, beta: float = 0.8, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, beta: float | Tensor = 0.8, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- hl_gauss
-def hl_gauss_loss(logits: Tensor, *, low: float = 0.0, high: float = 1.0, sigma: float = 0.1, value: Tensor, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def hl_gauss_loss(logits: Tensor, *, low: float | Tensor = 0.0, high: float | Tensor = 1.0, sigma: float | Tensor = 0.1, value: Tensor, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """HL-Gauss, a histogram of a Gaussian around the value: -sum((erf((edge + width - v) / scale) - erf((edge - v) / scale)) * logp) / mass"""
 
 class HLGaussLoss(Module):
-    low: float
-    high: float
-    sigma: float
+    low: float | Tensor
+    high: float | Tensor
+    sigma: float | Tensor
     reduction: _Reduction
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, low: float = 0.0, high: float = 1.0, sigma: float = 0.1, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    def __init__(self, *, low: float | Tensor = 0.0, high: float | Tensor = 1.0, sigma: float | Tensor = 0.1, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
     def forward(self, logits: Tensor, *, value: Tensor) -> Tensor: ...
     def __call__(self, logits: Tensor, *, value: Tensor) -> Tensor: ...
 
-def linear_hl_gauss_loss(hidden: Tensor, linear_weight: Tensor, *, low: float = 0.0, high: float = 1.0, sigma: float = 0.1, value: Tensor, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_hl_gauss_loss(hidden: Tensor, linear_weight: Tensor, *, low: float | Tensor = 0.0, high: float | Tensor = 1.0, sigma: float | Tensor = 0.1, value: Tensor, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """HL-Gauss, a histogram of a Gaussian around the value: -sum((erf((edge + width - v) / scale) - erf((edge - v) / scale)) * logp) / mass"""
 
 class LinearHLGaussLoss(Module):
-    low: float
-    high: float
-    sigma: float
+    low: float | Tensor
+    high: float | Tensor
+    sigma: float | Tensor
     softcap: float | None
     temperature: float
     memory_budget: int | None
@@ -1043,29 +1043,29 @@ class LinearHLGaussLoss(Module):
     filter: bool
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, low: float = 0.0, high: float = 1.0, sigma: float = 0.1, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, low: float | Tensor = 0.0, high: float | Tensor = 1.0, sigma: float | Tensor = 0.1, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, *, value: Tensor, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, *, value: Tensor, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- jsd_beta
-def jsd_beta_loss(logits: Tensor, teacher: Tensor, *, beta: float = 0.5, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def jsd_beta_loss(logits: Tensor, teacher: Tensor, *, beta: float | Tensor = 0.5, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """Generalized Jensen-Shannon divergence: beta * sum(t * (log_softmax(teacher) - log(m))) + (1 - beta) * sum(p * (logp - log(m)))"""
 
 class JSDBetaLoss(Module):
-    beta: float
+    beta: float | Tensor
     reduction: _Reduction
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, beta: float = 0.5, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    def __init__(self, *, beta: float | Tensor = 0.5, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
     def forward(self, logits: Tensor, teacher: Tensor) -> Tensor: ...
     def __call__(self, logits: Tensor, teacher: Tensor) -> Tensor: ...
 
-def linear_jsd_beta_loss(hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *, beta: float = 0.5, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_jsd_beta_loss(hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *, beta: float | Tensor = 0.5, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Generalized Jensen-Shannon divergence: beta * sum(t * (log_softmax(teacher) - log(m))) + (1 - beta) * sum(p * (logp - log(m)))"""
 
 class LinearJSDBetaLoss(Module):
-    beta: float
+    beta: float | Tensor
     softcap: float | None
     temperature: float
     memory_budget: int | None
@@ -1073,29 +1073,29 @@ class LinearJSDBetaLoss(Module):
     filter: bool
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, beta: float = 0.5, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, beta: float | Tensor = 0.5, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- kd_forward_kl
-def kd_forward_kl_loss(logits: Tensor, teacher: Tensor, *, T: float = 4.0, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def kd_forward_kl_loss(logits: Tensor, teacher: Tensor, *, T: float | Tensor = 4.0, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """Knowledge distillation, forward KL: T**2 * sum(softmax(teacher / T) * (log_softmax(teacher / T) - log_softmax(x / T)))"""
 
 class KDForwardKLLoss(Module):
-    T: float
+    T: float | Tensor
     reduction: _Reduction
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, T: float = 4.0, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    def __init__(self, *, T: float | Tensor = 4.0, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
     def forward(self, logits: Tensor, teacher: Tensor) -> Tensor: ...
     def __call__(self, logits: Tensor, teacher: Tensor) -> Tensor: ...
 
-def linear_kd_forward_kl_loss(hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *, T: float = 4.0, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_kd_forward_kl_loss(hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *, T: float | Tensor = 4.0, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Knowledge distillation, forward KL: T**2 * sum(softmax(teacher / T) * (log_softmax(teacher / T) - log_softmax(x / T)))"""
 
 class LinearKDForwardKLLoss(Module):
-    T: float
+    T: float | Tensor
     softcap: float | None
     temperature: float
     memory_budget: int | None
@@ -1103,30 +1103,30 @@ class LinearKDForwardKLLoss(Module):
     filter: bool
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, T: float = 4.0, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, T: float | Tensor = 4.0, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- kl_cov
-def kl_cov_loss(logits: Tensor, target: Tensor, *, weight: float = 1.0, advantage: Tensor, old_logp: Tensor, selected: Tensor, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def kl_cov_loss(logits: Tensor, target: Tensor, *, weight: float | Tensor = 1.0, advantage: Tensor, old_logp: Tensor, selected: Tensor, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """KL-Cov token loss: -exp(moved) * advantage + weight * selected * abs(moved)"""
 
 class KLCovLoss(Module):
-    weight: float
+    weight: float | Tensor
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, weight: float = 1.0, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    def __init__(self, *, weight: float | Tensor = 1.0, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor, *, advantage: Tensor, old_logp: Tensor, selected: Tensor) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor, *, advantage: Tensor, old_logp: Tensor, selected: Tensor) -> Tensor: ...
 
-def linear_kl_cov_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, weight: float = 1.0, advantage: Tensor, old_logp: Tensor, selected: Tensor, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_kl_cov_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, weight: float | Tensor = 1.0, advantage: Tensor, old_logp: Tensor, selected: Tensor, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """KL-Cov token loss: -exp(moved) * advantage + weight * selected * abs(moved)"""
 
 class LinearKLCovLoss(Module):
-    weight: float
+    weight: float | Tensor
     softcap: float | None
     temperature: float
     shift: int
@@ -1137,31 +1137,31 @@ class LinearKLCovLoss(Module):
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, weight: float = 1.0, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, weight: float | Tensor = 1.0, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, advantage: Tensor, old_logp: Tensor, selected: Tensor, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, advantage: Tensor, old_logp: Tensor, selected: Tensor, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- ldam
-def ldam_loss(logits: Tensor, target: Tensor, *, s: float = 30.0, margins: Tensor, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def ldam_loss(logits: Tensor, target: Tensor, *, s: float | Tensor = 30.0, margins: Tensor, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """Label-distribution-aware margin loss: -log_softmax(s * (x - margins * onehot))[y]"""
 
 class LDAMLoss(Module):
-    s: float
+    s: float | Tensor
     margins: Tensor
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, margins: Tensor, *, s: float = 30.0, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    def __init__(self, margins: Tensor, *, s: float | Tensor = 30.0, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor) -> Tensor: ...
 
-def linear_ldam_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, s: float = 30.0, margins: Tensor, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_ldam_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, s: float | Tensor = 30.0, margins: Tensor, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Label-distribution-aware margin loss: -log_softmax(s * (x - margins * onehot))[y]"""
 
 class LinearLDAMLoss(Module):
-    s: float
+    s: float | Tensor
     margins: Tensor
     softcap: float | None
     temperature: float
@@ -1173,32 +1173,32 @@ class LinearLDAMLoss(Module):
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, margins: Tensor, *, s: float = 30.0, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, margins: Tensor, *, s: float | Tensor = 30.0, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- ldr_kl
-def ldr_kl_loss(logits: Tensor, target: Tensor, *, lam: float = 1.0, margin: float = 0.1, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def ldr_kl_loss(logits: Tensor, target: Tensor, *, lam: float | Tensor = 1.0, margin: float | Tensor = 0.1, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """Label-distributionally robust loss with KL regularisation: lam * (logsumexp((x + margin * (1 - onehot)) / lam) - log(V)) - x[y]"""
 
 class LDRKLLoss(Module):
-    lam: float
-    margin: float
+    lam: float | Tensor
+    margin: float | Tensor
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, lam: float = 1.0, margin: float = 0.1, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    def __init__(self, *, lam: float | Tensor = 1.0, margin: float | Tensor = 0.1, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor) -> Tensor: ...
 
-def linear_ldr_kl_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, lam: float = 1.0, margin: float = 0.1, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_ldr_kl_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, lam: float | Tensor = 1.0, margin: float | Tensor = 0.1, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Label-distributionally robust loss with KL regularisation: lam * (logsumexp((x + margin * (1 - onehot)) / lam) - log(V)) - x[y]"""
 
 class LinearLDRKLLoss(Module):
-    lam: float
-    margin: float
+    lam: float | Tensor
+    margin: float | Tensor
     softcap: float | None
     temperature: float
     shift: int
@@ -1209,31 +1209,31 @@ class LinearLDRKLLoss(Module):
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, lam: float = 1.0, margin: float = 0.1, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, lam: float | Tensor = 1.0, margin: float | Tensor = 0.1, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- logit_adjustment
-def logit_adjustment_loss(logits: Tensor, target: Tensor, *, tau: float = 1.0, log_prior: Tensor, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def logit_adjustment_loss(logits: Tensor, target: Tensor, *, tau: float | Tensor = 1.0, log_prior: Tensor, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """Logit-adjusted cross-entropy: -log_softmax(x + tau * log_prior)[y]"""
 
 class LogitAdjustmentLoss(Module):
-    tau: float
+    tau: float | Tensor
     log_prior: Tensor
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, log_prior: Tensor, *, tau: float = 1.0, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    def __init__(self, log_prior: Tensor, *, tau: float | Tensor = 1.0, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor) -> Tensor: ...
 
-def linear_logit_adjustment_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, tau: float = 1.0, log_prior: Tensor, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_logit_adjustment_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, tau: float | Tensor = 1.0, log_prior: Tensor, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Logit-adjusted cross-entropy: -log_softmax(x + tau * log_prior)[y]"""
 
 class LinearLogitAdjustmentLoss(Module):
-    tau: float
+    tau: float | Tensor
     log_prior: Tensor
     softcap: float | None
     temperature: float
@@ -1245,30 +1245,30 @@ class LinearLogitAdjustmentLoss(Module):
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, log_prior: Tensor, *, tau: float = 1.0, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, log_prior: Tensor, *, tau: float | Tensor = 1.0, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- logit_l2
-def logit_l2_loss(logits: Tensor, target: Tensor, *, weight: float = 0.01, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def logit_l2_loss(logits: Tensor, target: Tensor, *, weight: float | Tensor = 0.01, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """Cross-entropy with a penalty on the squared logits: -logp[y] + weight * (mean(x**2))"""
 
 class LogitL2Loss(Module):
-    weight: float
+    weight: float | Tensor
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, weight: float = 0.01, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    def __init__(self, *, weight: float | Tensor = 0.01, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor) -> Tensor: ...
 
-def linear_logit_l2_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, weight: float = 0.01, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_logit_l2_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, weight: float | Tensor = 0.01, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Cross-entropy with a penalty on the squared logits: -logp[y] + weight * (mean(x**2))"""
 
 class LinearLogitL2Loss(Module):
-    weight: float
+    weight: float | Tensor
     softcap: float | None
     temperature: float
     shift: int
@@ -1279,30 +1279,30 @@ class LinearLogitL2Loss(Module):
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, weight: float = 0.01, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, weight: float | Tensor = 0.01, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- logit_norm
-def logit_norm_loss(logits: Tensor, target: Tensor, *, T: float = 0.04, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def logit_norm_loss(logits: Tensor, target: Tensor, *, T: float | Tensor = 0.04, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """LogitNorm: -log_softmax(x / (T * norm(x)))[y]"""
 
 class LogitNormLoss(Module):
-    T: float
+    T: float | Tensor
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, T: float = 0.04, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    def __init__(self, *, T: float | Tensor = 0.04, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor) -> Tensor: ...
 
-def linear_logit_norm_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, T: float = 0.04, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_logit_norm_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, T: float | Tensor = 0.04, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """LogitNorm: -log_softmax(x / (T * norm(x)))[y]"""
 
 class LinearLogitNormLoss(Module):
-    T: float
+    T: float | Tensor
     softcap: float | None
     temperature: float
     shift: int
@@ -1313,30 +1313,30 @@ class LinearLogitNormLoss(Module):
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, T: float = 0.04, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, T: float | Tensor = 0.04, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- logit_pairing
-def logit_pairing_loss(logits: Tensor, target: Tensor, adversarial_x: Tensor, *, weight: float = 0.5, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def logit_pairing_loss(logits: Tensor, target: Tensor, adversarial_x: Tensor, *, weight: float | Tensor = 0.5, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """Adversarial logit pairing: -logp[y] - log_softmax(adversarial_x)[y] + weight * mean((x - adversarial_x)**2)"""
 
 class LogitPairingLoss(Module):
-    weight: float
+    weight: float | Tensor
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, weight: float = 0.5, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    def __init__(self, *, weight: float | Tensor = 0.5, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor, adversarial_x: Tensor) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor, adversarial_x: Tensor) -> Tensor: ...
 
-def linear_logit_pairing_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, adversarial_x: Tensor | tuple[Tensor, ...], *, weight: float = 0.5, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_logit_pairing_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, adversarial_x: Tensor | tuple[Tensor, ...], *, weight: float | Tensor = 0.5, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Adversarial logit pairing: -logp[y] - log_softmax(adversarial_x)[y] + weight * mean((x - adversarial_x)**2)"""
 
 class LinearLogitPairingLoss(Module):
-    weight: float
+    weight: float | Tensor
     softcap: float | None
     temperature: float
     shift: int
@@ -1347,7 +1347,7 @@ class LinearLogitPairingLoss(Module):
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, weight: float = 0.5, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, weight: float | Tensor = 0.5, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, adversarial_x: Tensor | tuple[Tensor, ...], *, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, adversarial_x: Tensor | tuple[Tensor, ...], *, linear_bias: Tensor | None = None) -> Tensor: ...
 
@@ -1384,25 +1384,25 @@ class LinearMAELoss(Module):
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- mart
-def mart_loss(logits: Tensor, target: Tensor, adversarial_x: Tensor, *, beta: float = 5.0, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def mart_loss(logits: Tensor, target: Tensor, adversarial_x: Tensor, *, beta: float | Tensor = 5.0, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """Misclassification-aware adversarial training: -logq[y] - log(1 - max(softmax(adversarial_x), over=others)) + beta * (1 - p[y]) * sum(p * (logp - logq))"""
 
 class MARTLoss(Module):
-    beta: float
+    beta: float | Tensor
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, beta: float = 5.0, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    def __init__(self, *, beta: float | Tensor = 5.0, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor, adversarial_x: Tensor) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor, adversarial_x: Tensor) -> Tensor: ...
 
-def linear_mart_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, adversarial_x: Tensor | tuple[Tensor, ...], *, beta: float = 5.0, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_mart_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, adversarial_x: Tensor | tuple[Tensor, ...], *, beta: float | Tensor = 5.0, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Misclassification-aware adversarial training: -logq[y] - log(1 - max(softmax(adversarial_x), over=others)) + beta * (1 - p[y]) * sum(p * (logp - logq))"""
 
 class LinearMARTLoss(Module):
-    beta: float
+    beta: float | Tensor
     softcap: float | None
     temperature: float
     shift: int
@@ -1413,30 +1413,30 @@ class LinearMARTLoss(Module):
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, beta: float = 5.0, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, beta: float | Tensor = 5.0, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, adversarial_x: Tensor | tuple[Tensor, ...], *, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, adversarial_x: Tensor | tuple[Tensor, ...], *, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- mixce
-def mixce_loss(logits: Tensor, target: Tensor, *, eta: float = 0.5, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def mixce_loss(logits: Tensor, target: Tensor, *, eta: float | Tensor = 0.5, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """MixCE: -(eta + (1 - eta) * stop_gradient(p[y])) * logp[y]"""
 
 class MixCELoss(Module):
-    eta: float
+    eta: float | Tensor
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, eta: float = 0.5, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    def __init__(self, *, eta: float | Tensor = 0.5, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor) -> Tensor: ...
 
-def linear_mixce_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, eta: float = 0.5, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_mixce_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, eta: float | Tensor = 0.5, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """MixCE: -(eta + (1 - eta) * stop_gradient(p[y])) * logp[y]"""
 
 class LinearMixCELoss(Module):
-    eta: float
+    eta: float | Tensor
     softcap: float | None
     temperature: float
     shift: int
@@ -1447,7 +1447,7 @@ class LinearMixCELoss(Module):
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, eta: float = 0.5, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, eta: float | Tensor = 0.5, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None) -> Tensor: ...
 
@@ -1484,25 +1484,25 @@ class LinearNCELoss(Module):
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- nfl
-def nfl_loss(logits: Tensor, target: Tensor, *, gamma: float = 0.5, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def nfl_loss(logits: Tensor, target: Tensor, *, gamma: float | Tensor = 0.5, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """Normalized focal loss: (1 - p[y])**gamma * logp[y] / sum((1 - p)**gamma * logp)"""
 
 class NFLLoss(Module):
-    gamma: float
+    gamma: float | Tensor
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, gamma: float = 0.5, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    def __init__(self, *, gamma: float | Tensor = 0.5, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor) -> Tensor: ...
 
-def linear_nfl_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, gamma: float = 0.5, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_nfl_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, gamma: float | Tensor = 0.5, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Normalized focal loss: (1 - p[y])**gamma * logp[y] / sum((1 - p)**gamma * logp)"""
 
 class LinearNFLLoss(Module):
-    gamma: float
+    gamma: float | Tensor
     softcap: float | None
     temperature: float
     shift: int
@@ -1513,30 +1513,30 @@ class LinearNFLLoss(Module):
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, gamma: float = 0.5, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, gamma: float | Tensor = 0.5, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- ngce
-def ngce_loss(logits: Tensor, target: Tensor, *, q: float = 0.7, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def ngce_loss(logits: Tensor, target: Tensor, *, q: float | Tensor = 0.7, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """Normalized generalized cross-entropy: (1 - p[y]**q) / sum(1 - p**q)"""
 
 class NGCELoss(Module):
-    q: float
+    q: float | Tensor
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, q: float = 0.7, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    def __init__(self, *, q: float | Tensor = 0.7, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor) -> Tensor: ...
 
-def linear_ngce_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, q: float = 0.7, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_ngce_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, q: float | Tensor = 0.7, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Normalized generalized cross-entropy: (1 - p[y]**q) / sum(1 - p**q)"""
 
 class LinearNGCELoss(Module):
-    q: float
+    q: float | Tensor
     softcap: float | None
     temperature: float
     shift: int
@@ -1547,30 +1547,30 @@ class LinearNGCELoss(Module):
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, q: float = 0.7, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, q: float | Tensor = 0.7, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- poly1
-def poly1_loss(logits: Tensor, target: Tensor, *, epsilon: float = 1.0, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def poly1_loss(logits: Tensor, target: Tensor, *, epsilon: float | Tensor = 1.0, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """Poly-1 cross-entropy: -logp[y] + epsilon * (1 - p[y])"""
 
 class Poly1Loss(Module):
-    epsilon: float
+    epsilon: float | Tensor
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, epsilon: float = 1.0, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    def __init__(self, *, epsilon: float | Tensor = 1.0, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor) -> Tensor: ...
 
-def linear_poly1_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, epsilon: float = 1.0, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_poly1_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, epsilon: float | Tensor = 1.0, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Poly-1 cross-entropy: -logp[y] + epsilon * (1 - p[y])"""
 
 class LinearPoly1Loss(Module):
-    epsilon: float
+    epsilon: float | Tensor
     softcap: float | None
     temperature: float
     shift: int
@@ -1581,32 +1581,32 @@ class LinearPoly1Loss(Module):
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, epsilon: float = 1.0, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, epsilon: float | Tensor = 1.0, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- ppo_clip
-def ppo_clip_loss(logits: Tensor, target: Tensor, *, low: float = 0.2, high: float = 0.2, advantage: Tensor, old_logp: Tensor, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def ppo_clip_loss(logits: Tensor, target: Tensor, *, low: float | Tensor = 0.2, high: float | Tensor = 0.2, advantage: Tensor, old_logp: Tensor, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """Clipped policy-gradient token loss: maximum(-ratio * advantage, -clip(ratio, 1 - low, 1 + high) * advantage)"""
 
 class PPOClipLoss(Module):
-    low: float
-    high: float
+    low: float | Tensor
+    high: float | Tensor
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, low: float = 0.2, high: float = 0.2, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    def __init__(self, *, low: float | Tensor = 0.2, high: float | Tensor = 0.2, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor, *, advantage: Tensor, old_logp: Tensor) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor, *, advantage: Tensor, old_logp: Tensor) -> Tensor: ...
 
-def linear_ppo_clip_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, low: float = 0.2, high: float = 0.2, advantage: Tensor, old_logp: Tensor, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_ppo_clip_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, low: float | Tensor = 0.2, high: float | Tensor = 0.2, advantage: Tensor, old_logp: Tensor, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Clipped policy-gradient token loss: maximum(-ratio * advantage, -clip(ratio, 1 - low, 1 + high) * advantage)"""
 
 class LinearPPOClipLoss(Module):
-    low: float
-    high: float
+    low: float | Tensor
+    high: float | Tensor
     softcap: float | None
     temperature: float
     shift: int
@@ -1617,30 +1617,30 @@ class LinearPPOClipLoss(Module):
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, low: float = 0.2, high: float = 0.2, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, low: float | Tensor = 0.2, high: float | Tensor = 0.2, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, advantage: Tensor, old_logp: Tensor, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, advantage: Tensor, old_logp: Tensor, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- pseudo_spherical
-def pseudo_spherical_loss(logits: Tensor, target: Tensor, *, a: float = 2.0, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def pseudo_spherical_loss(logits: Tensor, target: Tensor, *, a: float | Tensor = 2.0, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """Pseudo-spherical score: -softmax(a * x)[y]**((a - 1) / a)"""
 
 class PseudoSphericalLoss(Module):
-    a: float
+    a: float | Tensor
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, a: float = 2.0, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    def __init__(self, *, a: float | Tensor = 2.0, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor) -> Tensor: ...
 
-def linear_pseudo_spherical_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, a: float = 2.0, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_pseudo_spherical_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, a: float | Tensor = 2.0, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Pseudo-spherical score: -softmax(a * x)[y]**((a - 1) / a)"""
 
 class LinearPseudoSphericalLoss(Module):
-    a: float
+    a: float | Tensor
     softcap: float | None
     temperature: float
     shift: int
@@ -1651,29 +1651,29 @@ class LinearPseudoSphericalLoss(Module):
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, a: float = 2.0, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, a: float | Tensor = 2.0, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- renyi
-def renyi_loss(logits: Tensor, teacher: Tensor, *, alpha: float = 0.5, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def renyi_loss(logits: Tensor, teacher: Tensor, *, alpha: float | Tensor = 0.5, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """Renyi divergence distillation: log(sum(p**(1 - alpha) * t**alpha)) / (alpha - 1)"""
 
 class RenyiLoss(Module):
-    alpha: float
+    alpha: float | Tensor
     reduction: _Reduction
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, alpha: float = 0.5, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    def __init__(self, *, alpha: float | Tensor = 0.5, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
     def forward(self, logits: Tensor, teacher: Tensor) -> Tensor: ...
     def __call__(self, logits: Tensor, teacher: Tensor) -> Tensor: ...
 
-def linear_renyi_loss(hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *, alpha: float = 0.5, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_renyi_loss(hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *, alpha: float | Tensor = 0.5, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Renyi divergence distillation: log(sum(p**(1 - alpha) * t**alpha)) / (alpha - 1)"""
 
 class LinearRenyiLoss(Module):
-    alpha: float
+    alpha: float | Tensor
     softcap: float | None
     temperature: float
     memory_budget: int | None
@@ -1681,7 +1681,7 @@ class LinearRenyiLoss(Module):
     filter: bool
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, alpha: float = 0.5, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, alpha: float | Tensor = 0.5, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *, linear_bias: Tensor | None = None) -> Tensor: ...
 
@@ -1714,24 +1714,24 @@ class LinearReverseKLLoss(Module):
     def __call__(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- rmt_symmetric_ce
-def rmt_symmetric_ce_loss(logits: Tensor, teacher: Tensor, *, alpha: float = 0.5, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def rmt_symmetric_ce_loss(logits: Tensor, teacher: Tensor, *, alpha: float | Tensor = 0.5, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """Symmetric cross-entropy with a teacher: -(1 - alpha) * sum(softmax(teacher) * logp) - alpha * sum(p * log_softmax(teacher))"""
 
 class RMTSymmetricCELoss(Module):
-    alpha: float
+    alpha: float | Tensor
     reduction: _Reduction
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, alpha: float = 0.5, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    def __init__(self, *, alpha: float | Tensor = 0.5, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
     def forward(self, logits: Tensor, teacher: Tensor) -> Tensor: ...
     def __call__(self, logits: Tensor, teacher: Tensor) -> Tensor: ...
 
-def linear_rmt_symmetric_ce_loss(hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *, alpha: float = 0.5, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_rmt_symmetric_ce_loss(hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *, alpha: float | Tensor = 0.5, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Symmetric cross-entropy with a teacher: -(1 - alpha) * sum(softmax(teacher) * logp) - alpha * sum(p * log_softmax(teacher))"""
 
 class LinearRMTSymmetricCELoss(Module):
-    alpha: float
+    alpha: float | Tensor
     softcap: float | None
     temperature: float
     memory_budget: int | None
@@ -1739,29 +1739,29 @@ class LinearRMTSymmetricCELoss(Module):
     filter: bool
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, alpha: float = 0.5, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, alpha: float | Tensor = 0.5, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- sar
-def sar_loss(logits: Tensor, *, margin: float = 0.4, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def sar_loss(logits: Tensor, *, margin: float | Tensor = 0.4, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """Reliable entropy minimisation: where(stop_gradient(entropy) < margin * log(V), entropy, 0)"""
 
 class SARLoss(Module):
-    margin: float
+    margin: float | Tensor
     reduction: _Reduction
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, margin: float = 0.4, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    def __init__(self, *, margin: float | Tensor = 0.4, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
     def forward(self, logits: Tensor) -> Tensor: ...
     def __call__(self, logits: Tensor) -> Tensor: ...
 
-def linear_sar_loss(hidden: Tensor, linear_weight: Tensor, *, margin: float = 0.4, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_sar_loss(hidden: Tensor, linear_weight: Tensor, *, margin: float | Tensor = 0.4, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Reliable entropy minimisation: where(stop_gradient(entropy) < margin * log(V), entropy, 0)"""
 
 class LinearSARLoss(Module):
-    margin: float
+    margin: float | Tensor
     softcap: float | None
     temperature: float
     memory_budget: int | None
@@ -1769,34 +1769,34 @@ class LinearSARLoss(Module):
     filter: bool
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, margin: float = 0.4, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, margin: float | Tensor = 0.4, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, *, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, *, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- sce
-def sce_loss(logits: Tensor, target: Tensor, *, alpha: float = 0.1, beta: float = 1.0, A: float = -4.0, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def sce_loss(logits: Tensor, target: Tensor, *, alpha: float | Tensor = 0.1, beta: float | Tensor = 1.0, A: float | Tensor = -4.0, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """Symmetric cross-entropy: -alpha * logp[y] - beta * A * (1 - p[y])"""
 
 class SCELoss(Module):
-    alpha: float
-    beta: float
-    A: float
+    alpha: float | Tensor
+    beta: float | Tensor
+    A: float | Tensor
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, alpha: float = 0.1, beta: float = 1.0, A: float = -4.0, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    def __init__(self, *, alpha: float | Tensor = 0.1, beta: float | Tensor = 1.0, A: float | Tensor = -4.0, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor) -> Tensor: ...
 
-def linear_sce_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, alpha: float = 0.1, beta: float = 1.0, A: float = -4.0, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_sce_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, alpha: float | Tensor = 0.1, beta: float | Tensor = 1.0, A: float | Tensor = -4.0, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Symmetric cross-entropy: -alpha * logp[y] - beta * A * (1 - p[y])"""
 
 class LinearSCELoss(Module):
-    alpha: float
-    beta: float
-    A: float
+    alpha: float | Tensor
+    beta: float | Tensor
+    A: float | Tensor
     softcap: float | None
     temperature: float
     shift: int
@@ -1807,7 +1807,7 @@ class LinearSCELoss(Module):
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, alpha: float = 0.1, beta: float = 1.0, A: float = -4.0, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, alpha: float | Tensor = 0.1, beta: float | Tensor = 1.0, A: float | Tensor = -4.0, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None) -> Tensor: ...
 
@@ -1840,26 +1840,26 @@ class LinearSigmoidBCELoss(Module):
     def __call__(self, hidden: Tensor, linear_weight: Tensor, labels: Tensor | tuple[Tensor, ...], *, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- sigmoid_focal
-def sigmoid_focal_loss(logits: Tensor, labels: Tensor, *, alpha: float = 0.25, gamma: float = 2.0, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def sigmoid_focal_loss(logits: Tensor, labels: Tensor, *, alpha: float | Tensor = 0.25, gamma: float | Tensor = 2.0, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """Multi-label focal loss: sum(alpha * labels * exp(-gamma * softplus(x)) * softplus(-x) + (1 - alpha) * (1 - labels) * exp(-gamma * softplus(-x)) * softplus(x))"""
 
 class SigmoidFocalLoss(Module):
-    alpha: float
-    gamma: float
+    alpha: float | Tensor
+    gamma: float | Tensor
     reduction: _Reduction
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, alpha: float = 0.25, gamma: float = 2.0, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    def __init__(self, *, alpha: float | Tensor = 0.25, gamma: float | Tensor = 2.0, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor: ...
     def __call__(self, logits: Tensor, labels: Tensor) -> Tensor: ...
 
-def linear_sigmoid_focal_loss(hidden: Tensor, linear_weight: Tensor, labels: Tensor | tuple[Tensor, ...], *, alpha: float = 0.25, gamma: float = 2.0, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_sigmoid_focal_loss(hidden: Tensor, linear_weight: Tensor, labels: Tensor | tuple[Tensor, ...], *, alpha: float | Tensor = 0.25, gamma: float | Tensor = 2.0, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Multi-label focal loss: sum(alpha * labels * exp(-gamma * softplus(x)) * softplus(-x) + (1 - alpha) * (1 - labels) * exp(-gamma * softplus(-x)) * softplus(x))"""
 
 class LinearSigmoidFocalLoss(Module):
-    alpha: float
-    gamma: float
+    alpha: float | Tensor
+    gamma: float | Tensor
     softcap: float | None
     temperature: float
     memory_budget: int | None
@@ -1867,29 +1867,29 @@ class LinearSigmoidFocalLoss(Module):
     filter: bool
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, alpha: float = 0.25, gamma: float = 2.0, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, alpha: float | Tensor = 0.25, gamma: float | Tensor = 2.0, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, labels: Tensor | tuple[Tensor, ...], *, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, labels: Tensor | tuple[Tensor, ...], *, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- skew_kl
-def skew_kl_loss(logits: Tensor, teacher: Tensor, *, skew: float = 0.1, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def skew_kl_loss(logits: Tensor, teacher: Tensor, *, skew: float | Tensor = 0.1, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """Skew KL divergence: sum(t * (log_softmax(teacher) - log(skew * t + (1 - skew) * p)))"""
 
 class SkewKLLoss(Module):
-    skew: float
+    skew: float | Tensor
     reduction: _Reduction
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, skew: float = 0.1, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    def __init__(self, *, skew: float | Tensor = 0.1, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
     def forward(self, logits: Tensor, teacher: Tensor) -> Tensor: ...
     def __call__(self, logits: Tensor, teacher: Tensor) -> Tensor: ...
 
-def linear_skew_kl_loss(hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *, skew: float = 0.1, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_skew_kl_loss(hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *, skew: float | Tensor = 0.1, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Skew KL divergence: sum(t * (log_softmax(teacher) - log(skew * t + (1 - skew) * p)))"""
 
 class LinearSkewKLLoss(Module):
-    skew: float
+    skew: float | Tensor
     softcap: float | None
     temperature: float
     memory_budget: int | None
@@ -1897,29 +1897,29 @@ class LinearSkewKLLoss(Module):
     filter: bool
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, skew: float = 0.1, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, skew: float | Tensor = 0.1, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- skew_reverse_kl
-def skew_reverse_kl_loss(logits: Tensor, teacher: Tensor, *, skew: float = 0.1, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def skew_reverse_kl_loss(logits: Tensor, teacher: Tensor, *, skew: float | Tensor = 0.1, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """Skew reverse KL divergence: sum(p * (logp - log((1 - skew) * p + skew * softmax(teacher))))"""
 
 class SkewReverseKLLoss(Module):
-    skew: float
+    skew: float | Tensor
     reduction: _Reduction
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, skew: float = 0.1, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    def __init__(self, *, skew: float | Tensor = 0.1, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
     def forward(self, logits: Tensor, teacher: Tensor) -> Tensor: ...
     def __call__(self, logits: Tensor, teacher: Tensor) -> Tensor: ...
 
-def linear_skew_reverse_kl_loss(hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *, skew: float = 0.1, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_skew_reverse_kl_loss(hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *, skew: float | Tensor = 0.1, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Skew reverse KL divergence: sum(p * (logp - log((1 - skew) * p + skew * softmax(teacher))))"""
 
 class LinearSkewReverseKLLoss(Module):
-    skew: float
+    skew: float | Tensor
     softcap: float | None
     temperature: float
     memory_budget: int | None
@@ -1927,30 +1927,30 @@ class LinearSkewReverseKLLoss(Module):
     filter: bool
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, skew: float = 0.1, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, skew: float | Tensor = 0.1, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- soft_bootstrap
-def soft_bootstrap_loss(logits: Tensor, target: Tensor, *, beta: float = 0.95, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def soft_bootstrap_loss(logits: Tensor, target: Tensor, *, beta: float | Tensor = 0.95, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """Soft bootstrapping: -beta * logp[y] - (1 - beta) * sum(p * logp)"""
 
 class SoftBootstrapLoss(Module):
-    beta: float
+    beta: float | Tensor
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, beta: float = 0.95, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    def __init__(self, *, beta: float | Tensor = 0.95, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor) -> Tensor: ...
 
-def linear_soft_bootstrap_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, beta: float = 0.95, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_soft_bootstrap_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, beta: float | Tensor = 0.95, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Soft bootstrapping: -beta * logp[y] - (1 - beta) * sum(p * logp)"""
 
 class LinearSoftBootstrapLoss(Module):
-    beta: float
+    beta: float | Tensor
     softcap: float | None
     temperature: float
     shift: int
@@ -1961,7 +1961,7 @@ class LinearSoftBootstrapLoss(Module):
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, beta: float = 0.95, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, beta: float | Tensor = 0.95, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None) -> Tensor: ...
 
@@ -2026,27 +2026,27 @@ class LinearSphericalLoss(Module):
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- tailr
-def tailr_loss(logits: Tensor, target: Tensor, *, gamma: float = 0.1, floor: float = 0.2, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def tailr_loss(logits: Tensor, target: Tensor, *, gamma: float | Tensor = 0.1, floor: float | Tensor = 0.2, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """TaiLr: -maximum(stop_gradient(p[y] / (gamma + (1 - gamma) * p[y])), floor) * logp[y]"""
 
 class TaiLrLoss(Module):
-    gamma: float
-    floor: float
+    gamma: float | Tensor
+    floor: float | Tensor
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, gamma: float = 0.1, floor: float = 0.2, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    def __init__(self, *, gamma: float | Tensor = 0.1, floor: float | Tensor = 0.2, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor) -> Tensor: ...
 
-def linear_tailr_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, gamma: float = 0.1, floor: float = 0.2, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_tailr_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, gamma: float | Tensor = 0.1, floor: float | Tensor = 0.2, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """TaiLr: -maximum(stop_gradient(p[y] / (gamma + (1 - gamma) * p[y])), floor) * logp[y]"""
 
 class LinearTaiLrLoss(Module):
-    gamma: float
-    floor: float
+    gamma: float | Tensor
+    floor: float | Tensor
     softcap: float | None
     temperature: float
     shift: int
@@ -2057,7 +2057,7 @@ class LinearTaiLrLoss(Module):
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, gamma: float = 0.1, floor: float = 0.2, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, gamma: float | Tensor = 0.1, floor: float | Tensor = 0.2, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None) -> Tensor: ...
 
@@ -2122,25 +2122,25 @@ def linear_token_stats(hidden: Tensor, linear_weight: Tensor, target: Tensor, *,
     """What policy-gradient and filtering losses need of a token: logp = logp[y], entropy = -sum(p * logp), lse = logsumexp(x), sum_p2 = sum(p**2)"""
 
 # ---- trades
-def trades_loss(logits: Tensor, target: Tensor, adversarial_x: Tensor, *, beta: float = 6.0, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def trades_loss(logits: Tensor, target: Tensor, adversarial_x: Tensor, *, beta: float | Tensor = 6.0, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """TRADES: -logp[y] + beta * sum(p * (logp - log_softmax(adversarial_x)))"""
 
 class TRADESLoss(Module):
-    beta: float
+    beta: float | Tensor
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, beta: float = 6.0, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    def __init__(self, *, beta: float | Tensor = 6.0, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor, adversarial_x: Tensor) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor, adversarial_x: Tensor) -> Tensor: ...
 
-def linear_trades_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, adversarial_x: Tensor | tuple[Tensor, ...], *, beta: float = 6.0, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_trades_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, adversarial_x: Tensor | tuple[Tensor, ...], *, beta: float | Tensor = 6.0, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """TRADES: -logp[y] + beta * sum(p * (logp - log_softmax(adversarial_x)))"""
 
 class LinearTRADESLoss(Module):
-    beta: float
+    beta: float | Tensor
     softcap: float | None
     temperature: float
     shift: int
@@ -2151,32 +2151,32 @@ class LinearTRADESLoss(Module):
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, beta: float = 6.0, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, beta: float | Tensor = 6.0, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, adversarial_x: Tensor | tuple[Tensor, ...], *, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, adversarial_x: Tensor | tuple[Tensor, ...], *, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- truncated_gce
-def truncated_gce_loss(logits: Tensor, target: Tensor, *, q: float = 0.7, k: float = 0.5, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def truncated_gce_loss(logits: Tensor, target: Tensor, *, q: float | Tensor = 0.7, k: float | Tensor = 0.5, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """Truncated generalized cross-entropy, stateless: minimum((1 - p[y]**q) / q, (1 - k**q) / q)"""
 
 class TruncatedGCELoss(Module):
-    q: float
-    k: float
+    q: float | Tensor
+    k: float | Tensor
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, q: float = 0.7, k: float = 0.5, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    def __init__(self, *, q: float | Tensor = 0.7, k: float | Tensor = 0.5, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor) -> Tensor: ...
 
-def linear_truncated_gce_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, q: float = 0.7, k: float = 0.5, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_truncated_gce_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, q: float | Tensor = 0.7, k: float | Tensor = 0.5, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Truncated generalized cross-entropy, stateless: minimum((1 - p[y]**q) / q, (1 - k**q) / q)"""
 
 class LinearTruncatedGCELoss(Module):
-    q: float
-    k: float
+    q: float | Tensor
+    k: float | Tensor
     softcap: float | None
     temperature: float
     shift: int
@@ -2187,30 +2187,30 @@ class LinearTruncatedGCELoss(Module):
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, q: float = 0.7, k: float = 0.5, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, q: float | Tensor = 0.7, k: float | Tensor = 0.5, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- tsallis_score
-def tsallis_score_loss(logits: Tensor, target: Tensor, *, beta: float = 1.5, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def tsallis_score_loss(logits: Tensor, target: Tensor, *, beta: float | Tensor = 1.5, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """Tsallis (power) score: sum(p**beta) - beta / (beta - 1) * p[y]**(beta - 1)"""
 
 class TsallisScoreLoss(Module):
-    beta: float
+    beta: float | Tensor
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, beta: float = 1.5, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    def __init__(self, *, beta: float | Tensor = 1.5, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor) -> Tensor: ...
 
-def linear_tsallis_score_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, beta: float = 1.5, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_tsallis_score_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, beta: float | Tensor = 1.5, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Tsallis (power) score: sum(p**beta) - beta / (beta - 1) * p[y]**(beta - 1)"""
 
 class LinearTsallisScoreLoss(Module):
-    beta: float
+    beta: float | Tensor
     softcap: float | None
     temperature: float
     shift: int
@@ -2221,7 +2221,7 @@ class LinearTsallisScoreLoss(Module):
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, beta: float = 1.5, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, beta: float | Tensor = 1.5, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None) -> Tensor: ...
 
@@ -2254,26 +2254,26 @@ class LinearTVDLoss(Module):
     def __call__(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- two_hot
-def two_hot_loss(logits: Tensor, *, low: float = 0.0, high: float = 1.0, value: Tensor, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def two_hot_loss(logits: Tensor, *, low: float | Tensor = 0.0, high: float | Tensor = 1.0, value: Tensor, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """Two-hot regression target: -sum(relu(1 - abs(position - index)) * logp)"""
 
 class TwoHotLoss(Module):
-    low: float
-    high: float
+    low: float | Tensor
+    high: float | Tensor
     reduction: _Reduction
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, low: float = 0.0, high: float = 1.0, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    def __init__(self, *, low: float | Tensor = 0.0, high: float | Tensor = 1.0, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
     def forward(self, logits: Tensor, *, value: Tensor) -> Tensor: ...
     def __call__(self, logits: Tensor, *, value: Tensor) -> Tensor: ...
 
-def linear_two_hot_loss(hidden: Tensor, linear_weight: Tensor, *, low: float = 0.0, high: float = 1.0, value: Tensor, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_two_hot_loss(hidden: Tensor, linear_weight: Tensor, *, low: float | Tensor = 0.0, high: float | Tensor = 1.0, value: Tensor, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Two-hot regression target: -sum(relu(1 - abs(position - index)) * logp)"""
 
 class LinearTwoHotLoss(Module):
-    low: float
-    high: float
+    low: float | Tensor
+    high: float | Tensor
     softcap: float | None
     temperature: float
     memory_budget: int | None
@@ -2281,7 +2281,7 @@ class LinearTwoHotLoss(Module):
     filter: bool
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, low: float = 0.0, high: float = 1.0, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, low: float | Tensor = 0.0, high: float | Tensor = 1.0, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, *, value: Tensor, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, *, value: Tensor, linear_bias: Tensor | None = None) -> Tensor: ...
 
@@ -2314,25 +2314,25 @@ class LinearVATLoss(Module):
     def __call__(self, hidden: Tensor, linear_weight: Tensor, perturbed_x: Tensor | tuple[Tensor, ...], *, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- weston_watkins
-def weston_watkins_loss(logits: Tensor, target: Tensor, *, margin: float = 1.0, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def weston_watkins_loss(logits: Tensor, target: Tensor, *, margin: float | Tensor = 1.0, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """Multiclass hinge loss of Weston and Watkins: sum(relu(margin + x - x[y]), over=others)"""
 
 class WestonWatkinsLoss(Module):
-    margin: float
+    margin: float | Tensor
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, margin: float = 1.0, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    def __init__(self, *, margin: float | Tensor = 1.0, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor) -> Tensor: ...
 
-def linear_weston_watkins_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, margin: float = 1.0, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_weston_watkins_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, margin: float | Tensor = 1.0, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Multiclass hinge loss of Weston and Watkins: sum(relu(margin + x - x[y]), over=others)"""
 
 class LinearWestonWatkinsLoss(Module):
-    margin: float
+    margin: float | Tensor
     softcap: float | None
     temperature: float
     shift: int
@@ -2343,6 +2343,6 @@ class LinearWestonWatkinsLoss(Module):
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, margin: float = 1.0, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, margin: float | Tensor = 1.0, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None) -> Tensor: ...
