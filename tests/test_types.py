@@ -72,7 +72,9 @@ WRONG = {
     "\"Literal['avg']\"; expected \"Literal['mean', 'sum', 'none']\"",
     "gce_loss(x, y, gamma=2.0)": 'Unexpected keyword argument "gamma" for "gce_loss"',
     "gce_loss(x)": 'Missing positional argument "target" in call to "gce_loss"',
-    "GCELoss(q=None)": 'Argument "q" to "GCELoss" has incompatible type "None"; expected "float"',
+    "GCELoss(q=None)": (
+        'Argument "q" to "GCELoss" has incompatible type "None"; expected "float | Tensor"'
+    ),
 }
 
 
