@@ -313,7 +313,9 @@ def _attempts(sources: list[Path], make: _Make, jobs: int) -> Iterator[tuple[Pat
         yield from ((path, attempt(path)) for path in sources)
         return
     # Not fork: the caller may hold threads (torch, numpy), which a fork would not survive.
-    pool = ProcessPoolExecutor(min(jobs, len(sources)), mp_context=get_context("spawn"))
+    pool = ProcessPoolExecutor(
+        min(jobs, len(sources)), get_context("spawn"), paths.use_root, (paths.data_root(),)
+    )
     try:
         tasks = {pool.submit(attempt, path): path for path in sources}
         for task in as_completed(tasks):

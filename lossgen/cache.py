@@ -33,7 +33,7 @@ __all__ = ["cache_dir", "load", "load_derived", "load_text"]
 
 
 class Outdated(BuildError):
-    id = "LG322"
+    id = "LG324"
     template = "the module of {name} was compiled from another spec than the catalogue has now"
     advice = "build it again: lossgen build"
 

@@ -43,14 +43,24 @@ def installed() -> bool:
     return (PACKAGE / "_data").is_dir()
 
 
+_ROOT: list[Path] = []  # that of the parent, in a worker
+
+
 def data_root() -> Path:
     """The folder that holds ``templates/``, ``specs/`` and ``generated/``."""
+    if _ROOT:
+        return _ROOT[-1]
     return PACKAGE / "_data" if installed() else PACKAGE.parent
 
 
 def templates_dir() -> Path:
     """The Jinja templates, one per schedule."""
     return data_root() / "templates"
+
+
+def use_root(root: Path) -> None:
+    """Make ``root`` the data root of this process: a worker's is that of its parent."""
+    _ROOT.append(root)
 
 
 def specs_dir() -> Path:

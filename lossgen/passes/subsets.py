@@ -281,9 +281,10 @@ class Subsets:
 
     def _pivot_left_out(self, expr: Expr) -> Form | None:
         """The softmax of which this is 1 - p of its largest class: beside it, others underflow."""
-        if self.built.pivot is Pivot.ARGMAX and expr == self.built.forms[0].Q:
-            return self.built.forms[0] if self._alone(self.built.forms[0]) else None
-        return None
+        first = next(iter(self.built.forms), None)
+        if self.built.pivot is not Pivot.ARGMAX or first is None or expr != first.Q:
+            return None
+        return first if self._alone(first) else None
 
     def _alone(self, form: Form) -> bool:
         return form.level == 1 and not form.parts

@@ -164,7 +164,8 @@ class Dies:
 
 HELD = dict(uses=frozenset(), streams=(), inputs=(), n_saved=2, n_state=2, merge_kernel=None,
             tiled=None, arithmetic="float32")
-LOSS = SimpleNamespace(inputs=(), variants=(SimpleNamespace(**HELD, forward_kernel=Dies()),))
+DYING = SimpleNamespace(**HELD, forward_kernel=Dies())
+LOSS = SimpleNamespace(inputs=(), streams=(), variants=(DYING,))
 """
 
 

@@ -104,7 +104,7 @@ def test_without_autocast_the_factors_have_one_dtype(dtypes: tuple[torch.dtype, 
     hidden, weight = drawn(*dtypes)
     with pytest.raises(TypeError, match=r"linear_gce_loss: linear_weight is .*, but hidden is "):
         linear_gce_loss(hidden, weight, labels())
-    with pytest.raises(TypeError, match=r"weight is .*, but hidden is "):
+    with pytest.raises(TypeError, match=r"weight of teacher is .*, but the hidden of "):
         linear_kd_forward_kl_loss(hidden, hidden[:V], (hidden, weight))
     with torch.autocast("cpu", HALF), pytest.raises(TypeError, match="but hidden is "):
         linear_gce_loss(hidden.double(), weight, labels())
