@@ -77,7 +77,7 @@ def test_load_errors(catalogue, edit):
 
 def test_an_import_of_a_module_looks_at_no_loss(monkeypatch):
     """``from lossgen import paths`` first asks the package for ``paths``: the answer read all
-    modules of the catalogue, half of the time of a ``load``."""
+    modules of the catalogue, about a third of the time of a ``load``."""
     monkeypatch.setattr("lossgen.losses._index", None)
     monkeypatch.delattr(lossgen, "curves", raising=False)
     with pytest.raises(AttributeError, match=r"lossgen\.curves is not imported"):
