@@ -27,9 +27,10 @@ def text() -> str:
     return composites_module(load_spec(path) for path in sorted((ROOT / "specs").glob("*.yaml")))
 
 
-exec(compile(text(), str(KEPT), "exec"))
+SOURCE = text()
+exec(compile(SOURCE, str(KEPT), "exec"))
 
 if __name__ == "__main__":
     KEPT.parent.mkdir(exist_ok=True)
-    KEPT.write_text(text(), encoding="utf-8")
+    KEPT.write_text(SOURCE, encoding="utf-8")
     print(KEPT)

@@ -43,13 +43,13 @@ def installed() -> bool:
     return (PACKAGE / "_data").is_dir()
 
 
-_ROOT: list[Path] = []  # that of the parent, in a worker
+_root: Path | None = None  # that of the parent, in a worker
 
 
 def data_root() -> Path:
     """The folder that holds ``templates/``, ``specs/`` and ``generated/``."""
-    if _ROOT:
-        return _ROOT[-1]
+    if _root is not None:
+        return _root
     return PACKAGE / "_data" if installed() else PACKAGE.parent
 
 
@@ -60,7 +60,8 @@ def templates_dir() -> Path:
 
 def use_root(root: Path) -> None:
     """Make ``root`` the data root of this process: a worker's is that of its parent."""
-    _ROOT.append(root)
+    global _root
+    _root = root
 
 
 def specs_dir() -> Path:

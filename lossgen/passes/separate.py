@@ -130,9 +130,8 @@ class _Separation:
             return None
         (own,) = (f for f in self.built.forms if f.index in owners)
         for other in (self.logps[symbol] for symbol in foreign):
-            if own.parts or other.parts or own.level != other.level:
-                return None
-            if not all(map(self._of_streams, (own, other))):
+            plain = all(map(self._of_streams, (own, other)))
+            if own.parts or other.parts or own.level != other.level or not plain:
                 return None
             rest = self._foreign(rest, own, other)
         return rest

@@ -37,13 +37,13 @@ class Case:
     spec: LossSpec
     rows: int
     classes: int
-    kind: str
-    layout: str
-    dtype: torch.dtype
-    point: int  # which parameter setting
-    variant: int  # which of the spec's sets of optional parameters and inputs is used
-    block: int  # tile of the Triton kernels
-    seed: int
+    kind: str = "plain"
+    layout: str = "contiguous"
+    dtype: torch.dtype = torch.float32
+    point: int = 0  # which parameter setting
+    variant: int = 0  # which of the spec's sets of optional parameters and inputs is used
+    block: int = 16  # tile of the Triton kernels
+    seed: int = 3
     relation: str = "free"  # how the first class input lies to the logits
     chosen: frozenset[str] | None = None  # options that the call gives, in place of a variant's
 

@@ -291,18 +291,7 @@ def fixed_cases(entry: Property, spec: LossSpec) -> list[Case]:
         "block": BLOCKS[::3],
         "classes": (32,),
     }
-    plain = Case(
-        spec=spec,
-        rows=3,
-        classes=17,
-        kind="plain",
-        layout="contiguous",
-        dtype=entry.dtypes[0],
-        point=0,
-        variant=0,
-        block=16,
-        seed=11,
-    )
+    plain = Case(spec, rows=3, classes=17, dtype=entry.dtypes[0], seed=11)
     drawn = [plain, *(plain.with_(**{axis: v}) for axis in entry.axes for v in axes[axis])]
     return list({str(c): c for c in (d.with_(**entry.fixed) for d in drawn)}.values())
 

@@ -92,7 +92,8 @@ def test_rows_equal_autograd(
                 [torch.autograd.grad(r, point, retain_graph=True)[0] for r in rows.unbind()]
             )
             exact, kappa = _exact(name, x, y, by, point.item(), **others)
-            least = 4e-8 if by == "label_smoothing" else 1e-9  # of rows whose logits are 1e-3 apart
+            # the torch program of rows 1e-3 apart is 1.8e-8 off, of a smoothing's slope of 1.6e-5
+            least = 4e-8 if (by, backend) == ("label_smoothing", "torch") else 1e-9
             allowed = 3e-6 * exact.abs() + 2**-21 * kappa + least
             assert ((found - exact).abs() <= allowed).all(), (value, found, exact, allowed)
             plain = function(x, y, **{**given, by: point.item()})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
 import lossgen
 from lossgen import paths
@@ -39,16 +38,5 @@ CASES = [
 @pytest.mark.parametrize(("name", "check", "backend", "changes"), CASES, ids=lambda v: str(v)[:24])
 def test_right_losses_pass(name: str, check, backend: str, changes: dict) -> None:
     spec = load_spec(paths.require_spec(name))
-    case = Case(
-        spec=spec,
-        rows=2,
-        classes=3,
-        kind="plain",
-        layout="contiguous",
-        dtype=torch.float32,
-        point=0,
-        variant=0,
-        block=16,
-        seed=0,
-    )
+    case = Case(spec, rows=2, classes=3, seed=0)
     check(case.with_(**changes), Runner(lossgen.load(name), spec, backend))

@@ -242,19 +242,7 @@ PLAIN = spec_of("sum(p * (a - b))", "inputs: {a: {kind: class, doc: a}, b: {kind
 
 
 def case_of(spec: LossSpec, **changes: object) -> Case:
-    case = Case(
-        spec=spec,
-        rows=4,
-        classes=17,
-        kind="plain",
-        layout="contiguous",
-        dtype=torch.float32,
-        point=0,
-        variant=0,
-        block=16,
-        seed=3,
-    )
-    return case.with_(**changes)
+    return Case(spec, rows=4, classes=17).with_(**changes)
 
 
 @pytest.mark.parametrize("kind", KINDS)
