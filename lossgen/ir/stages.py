@@ -262,11 +262,11 @@ class Certificate:
     bound: float
     scale: float = 0.0
     masks: str = "limit"
-    dominated: bool = False  # relative to 1 where another class than the target dominates
+    dominated: str = ""  # the class that dominates where errors are relative to 1
 
     def __str__(self) -> str:
         least = f" of max(|true value|, {self.scale:g})" if self.scale else ""
-        least += " (absolute where another class dominates)" if self.dominated else ""
+        least += f" (absolute where {self.dominated} dominates)" if self.dominated else ""
         masks = "" if self.masks == "limit" else "; NaN where masked classes make the formula NaN"
         loss, gradient = (ceil(10 * v) / 10 for v in (self.loss_kappa, self.gradient_kappa))
         return (

@@ -36,7 +36,7 @@ from lossgen.errors import CompileError
 from lossgen.ir.evaluate import evaluated
 from lossgen.ir.literal import Truth
 from lossgen.ir.rows import Row
-from lossgen.ir.stages import StableLoss
+from lossgen.ir.stages import Pivot, StableLoss
 from lossgen.lower.rows import RoundedRows
 from lossgen.lower.work import work_of
 from lossgen.passes.climb import neighbours
@@ -250,7 +250,7 @@ class Trial:
         elif gold != 0:
             moves += sensitivity(stable, row, truth)
         unit = worst.unit(gold)
-        relaxed = max(unit, _ONE) if is_dominated(row) else unit
+        relaxed = max(unit, _ONE) if self._is_dominated(row) else unit
         ulp, kappa = worst.ulp(error, relaxed), width + float(moves / relaxed)
         score = ulp / (1.0 + kappa)
         strict = worst.ulp(error, unit) / (1.0 + width + float(moves / unit))
@@ -278,7 +278,7 @@ class Trial:
             return 0.0
         unit = worst.unit(max(abs(g) for g in gold))
         size = max(abs(r) for r in truth.results)  # a gradient p·(a - Σ p·a) is as good as Σ p·a
-        relaxed = max(unit, _ONE, size) if is_dominated(row) else unit
+        relaxed = max(unit, _ONE, size) if self._is_dominated(row) else unit
         near = spread(row, self.stable) + scales(row)
         score = worst.ulp(error, relaxed) / (1.0 + near)
         strict = worst.ulp(error, unit) / (1.0 + near) > worst.strict["gradient"][1]
@@ -333,6 +333,9 @@ class Trial:
         """Is it NaN where a masked class makes the formula as it is written NaN, and allowed?"""
         allowed = self.stable.masks == "as written" and error == mp.inf
         return allowed and is_undone_by_masks(self.stable.spec, row)
+
+    def _is_dominated(self, row: Row) -> bool:
+        return self.stable.pivot is Pivot.TARGET and is_dominated(row)
 
     def _certain(self, row: Row, truth: Truth) -> bool:
         """Do more digits say the same? Where 0 is a difference of equal numbers, they do not."""

@@ -21,6 +21,8 @@ TINY = 1e-37
 LEAST = 1e-8
 ALIKE = 8.0  # times what the formula as written loses in float64: another order of evaluation
 _ULP = 2.0**-23
+#: What dominates a row: without a target the pivot is class 0, where there is one of its own.
+_OTHER = {True: "another class", False: "another class than the first"}
 _LARGEST = mp.mpf(2) ** 128 * (1 - mp.mpf(2) ** -25)  # from here on float32 rounds to ∞
 
 
@@ -34,7 +36,7 @@ class Worst:
         masks: str = "limit",
         bound: float = BOUND,
     ) -> None:
-        self.arithmetic, self.masks = arithmetic, masks
+        self.arithmetic, self.masks, self.has_target = arithmetic, masks, spec.has_target
         self.scale = spec.accuracy.scale if spec.accuracy else 0.0
         if arithmetic == "float64":
             self.scale = max(self.scale, LEAST)
@@ -100,7 +102,7 @@ class Worst:
             bound=self.bound,
             scale=self.scale,
             masks=self.masks,
-            dominated=dominated and self.scale < 1.0,
+            dominated=_OTHER[self.has_target] if dominated and self.scale < 1.0 else "",
         )
 
 

@@ -20,6 +20,7 @@ class Promise:
 
     least: float = 0.0  # errors are relative to this at least
     dominated: bool = False  # relative to 1 at least where another class is far above the target
+    first: bool = False  # the first class, where there is no target
     double: bool = False  # in float64: what the formula loses there as it is written, it may lose
     masked: bool = True  # a number where classes are masked
 
@@ -27,6 +28,7 @@ class Promise:
         self, x: Sequence[float], y: int, classes: Mapping[str, Sequence[float]], loss: float
     ) -> tuple[float, float]:
         """What errors of the loss and of the gradient are relative to, at least."""
+        y = 0 if self.first else y
         above = (
             v - vector[y] for vector in (x, *classes.values()) for v in vector if vector[y] > -inf
         )
@@ -38,12 +40,15 @@ class Promise:
 def promise_of(module: ModuleType) -> Promise:
     """As the file of the module has it."""
     assert module.__file__ is not None
-    lines = Path(module.__file__).read_text(encoding="utf-8").splitlines()
+    text = Path(module.__file__).read_text(encoding="utf-8")
+    words, lines = " ".join(text.split()), text.splitlines()
     certificate = next(line for line in lines if line.startswith("# certificate: "))
     least = re.search(r"of max\(\|true value\|, ([\d.e-]+)\)", certificate)
     return Promise(
         least=float(least.group(1)) if least else 0.0,
-        dominated="absolute where another class dominates" in certificate,
+        dominated="absolute where another class" in certificate,
+        first="another class than the first" in certificate,
         double=any(line.startswith("# arithmetic: float64") for line in lines),
-        masked="NaN where masked classes" not in certificate,
+        masked="NaN where masked classes" not in certificate
+        and "a masked class counts in" not in words,  # mean(x) is infinite then
     )
