@@ -166,8 +166,14 @@ class GradientLoop:
         roots: list[Node] = [Name(program.names[f"grad_{g.stream}"]) for g in model.gradients]
         self.results = [f"grad_{g.stream}" for g in model.gradients]
         self.loop = Loop(program, roots, names)
-        # A gradient that is the same for all classes is a row value.
-        self.before = program.row_lines(self.loop.rows)
+        # A gradient that is the same for all classes is a row value, of another name than in the
+        # loop, where the name would be its own initial value.
+        same = {n for n in self.results if n in program.of and not program.of[n].tile}
+        self.row_names = {name: f"{name}_row" for name in same}
+        self.before = [
+            replace(s, name=self.row_names.get(s.name, s.name))
+            for s in program.row_lines(self.loop.rows)
+        ]
 
     @property
     def reads(self) -> set[str]:
@@ -184,7 +190,8 @@ class GradientLoop:
         declared, loop = set(declared), self.loop
         before = _row_values(self.before, declared, {}) + row_lines(loop.own, declared)
         lines = loop.lines
-        spelled = CText(True, loop.names, loop.rows, self.program.integers)
+        names = {**loop.names, **self.row_names}
+        spelled = CText(True, names, loop.rows, self.program.integers)
         for result, root in zip(self.results, loop.roots, strict=True):
             value = spelled(root)
             lines += [f"const real {result} = {value};"] if value != result else []

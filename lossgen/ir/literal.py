@@ -22,6 +22,7 @@ import mpmath as mp
 
 from lossgen.ir.literal_rules import (
     COMPARE,
+    GENTLE,
     ONE,
     REDUCTIONS,
     RULES,
@@ -137,7 +138,7 @@ class Literal:
 
     # ------------------------------------------------------------------ the tape
     def node(self, value: Vector, back: Callable[[Vector], None] | None = None) -> Node:
-        self.tape.append(Node([bounded(v) for v in value], back))
+        self.tape.append(Node(value, back))
         return self.tape[-1]
 
     def seed(self, node: Node, slope: Any) -> None:
@@ -211,6 +212,8 @@ class Literal:
         function, slopes = RULES[rule]
         size = max(len(a.value) for a in args)
         columns = [a.value if len(a.value) == size else a.value * size for a in args]
+        if rule not in GENTLE:
+            columns = [list(map(bounded, column)) for column in columns]
         value = [function(*row) for row in zip(*columns, strict=True)]
 
         def back(slope: Vector) -> None:
@@ -261,6 +264,8 @@ class Literal:
         full = self._broadcast(first, size)
         kept = [j for j in range(size) if not node.others or j != self.y]
         values = [full.value[j] for j in kept]
+        if func not in GENTLE:
+            values = list(map(bounded, values))
         if func == "argmax":
             return self.node([mp.mpf(max(kept, key=lambda j: full.value[j], default=0))])
         if func in ("softmax", "log_softmax"):

@@ -10,6 +10,7 @@ import mpmath as mp
 
 __all__ = [
     "COMPARE",
+    "GENTLE",
     "ONE",
     "REDUCTIONS",
     "RULES",
@@ -185,4 +186,10 @@ REDUCTIONS: dict[str, Callable[[Vector], tuple[Any, Vector]]] = {
     "second_max": _second,
     "logsumexp": total_exponential,
     "norm": _norm,
+}
+#: What may be given any number: an exponential of a number beyond 2**4096 would not fit the
+#: machine's memory, that of -x at a masked class does, and beside a 0 it counts.
+GENTLE = {
+    *("+", "-", "*", "/", "negate", "log", "log1p", "sqrt", "abs", "sign", "relu"),
+    *("minimum", "maximum", "clip", "where", "sum", "mean", "max", "second_max", "argmax"),
 }

@@ -42,6 +42,7 @@ __all__ = [
     "divisors_apart",
     "expand_products",
     "logistic",
+    "parted",
     "tidy",
 ]
 
@@ -227,6 +228,15 @@ def expand_products(expr: Expr) -> Expr:
     for node, dummy in reversed(apart.items()):
         flat = flat.xreplace({dummy: node})
     return flat
+
+
+def parted(product: Expr, held: Callable[[Expr], bool]) -> tuple[Expr, Expr]:
+    """The factors that are held, and the others: not by a division, since SymPy leaves
+    e^(a - b) times e^(b - a) as it is."""
+    found: tuple[list[Expr], list[Expr]] = [], []
+    for factor in Mul.make_args(product):
+        found[not held(factor)].append(factor)
+    return Mul(*found[0]), Mul(*found[1])
 
 
 def divisors_apart(expr: Expr, varying: Collection[Symbol]) -> tuple[Expr, dict[Expr, Expr]]:

@@ -22,7 +22,13 @@ from lossgen.ir.piecewise import eq
 from lossgen.ir.stages import GradedLoss, Gradient, Pivot, SymbolicLoss
 from lossgen.ir.statistics import Centre, Form, Max
 from lossgen.passes.absolute import with_absolutes
-from lossgen.passes.algebra import cancel_fractions, divisors_apart, expand_products, tidy
+from lossgen.passes.algebra import (
+    cancel_fractions,
+    divisors_apart,
+    expand_products,
+    parted,
+    tidy,
+)
 from lossgen.passes.powers import whole_at_zero
 from lossgen.passes.reductions import Reductions
 from lossgen.passes.separate import raw_sums
@@ -274,7 +280,7 @@ def _rise(by_basis: dict[Expr, Expr], entry: Max, form: Form) -> None:
     """
     for weight in (exp(form.logp), form.R):
         for basis in [b for b in by_basis if weight in Mul.make_args(b)]:
-            chosen = basis / weight * entry.select
+            chosen = Mul(*(f for f in Mul.make_args(basis) if f != weight), entry.select)
             if chosen not in by_basis:
                 continue
             total = by_basis[basis] + by_basis[chosen]
@@ -334,8 +340,8 @@ def _by_weight(basis: Expr) -> list[Expr]:
     does a difference of two softmaxes."""
     parts: dict[Expr, Expr] = {}
     for term in Add.make_args(basis):
-        weight = Mul(*(f for f in Mul.make_args(term) if isinstance(f, exp)))
-        parts[weight] = parts.get(weight, Integer(0)) + term / weight
+        weight, rest = parted(term, lambda f: isinstance(f, exp))
+        parts[weight] = parts.get(weight, Integer(0)) + rest
     if all(rest in (1, -1) for rest in parts.values()):
         return [basis]
     return [weight * rest for weight, rest in parts.items()]

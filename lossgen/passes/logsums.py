@@ -225,7 +225,8 @@ def _is_constant(factor: Expr, rw: Rewriter) -> bool:
     """A number of the call or the row that is never negative?"""
     if factor.free_symbols <= rw.constants:
         return rw.is_nonnegative(factor)
-    return isinstance(factor, Given) and bool(factor.is_nonnegative)
+    given = all(isinstance(s, Given) for s in factor.free_symbols - rw.constants)
+    return given and not factor.has(exp) and rw.is_nonnegative(factor)
 
 
 def _level(term: Expr, rw: Rewriter) -> Expr:

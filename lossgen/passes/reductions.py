@@ -93,7 +93,7 @@ class Reductions:
         """Replace every symbol that depends on a stream by a twin with zero derivative."""
         names = self.vocabulary
         live = set(self.levels()) | self.class_symbols()
-        live |= {s for pair in names.streams.values() for s in pair}
+        live |= {s for pair in names.streams.values() for s in pair} | {names.x_own}
         for symbol in sorted(expr.free_symbols & live, key=str):
             if symbol not in self._twins and not symbol.name.endswith(_FIXED):
                 self._twins[symbol] = symbol.func(symbol.name + _FIXED, **symbol.assumptions0)

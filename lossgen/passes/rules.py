@@ -72,7 +72,7 @@ class Rewriter:
         constants: frozenset[Symbol],
         ends: dict[Symbol, tuple[Expr, Expr]],
     ) -> None:
-        self.ends = ends  # of every parameter's domain: the sign of a difference of exponents
+        self.ends = ends  # of every domain: the sign of a difference of exponents
         self.forms = forms
         self.apart = {c.symbol_y for c in centres if c.softmaxes}
         self.constants = constants
@@ -143,7 +143,7 @@ class Rewriter:
         return self.rewrite(scale * base**b) * rise * _f["expm1div"](small, rise)
 
     def signs(self, rise: Expr) -> set[int]:
-        """Of a difference of exponents, at the ends of the parameters' domains."""
+        """Of a difference of exponents, at the ends of the domains."""
         held = sorted(rise.free_symbols & set(self.ends), key=str)
         if any(rise.diff(a, b) != 0 for a in held for b in held):
             return {-1, 1}
@@ -154,7 +154,7 @@ class Rewriter:
         return {-1 if v.is_negative else 1 for v in values if not v.is_zero} or {1}
 
     def is_nonnegative(self, expr: Expr) -> bool:
-        """Of a constant, by its symbols' signs or at the ends of the parameters' domains."""
+        """Of a given number, by its symbols' signs or at the ends of their domains."""
         if expr.is_nonnegative is not None:
             return bool(expr.is_nonnegative)
         return expr.free_symbols <= set(self.ends) and self.signs(expr) == {1}

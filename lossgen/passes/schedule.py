@@ -16,6 +16,7 @@ from lossgen.ir.piecewise import ne, where
 from lossgen.ir.plan import KernelPlan, Moment, RowScalar, StreamGradient
 from lossgen.ir.stages import Pivot, StableLoss, SymbolicLoss
 from lossgen.ir.statistics import Form, Sum
+from lossgen.passes.algebra import parted
 
 __all__ = ["pivot_is_known", "schedule"]
 
@@ -60,9 +61,12 @@ def _live(stable: StableLoss, wanted: set[Symbol]) -> tuple[Sum, ...]:
 def pivot_is_known(loss: SymbolicLoss) -> bool:
     """Is the distinguished class known where it is needed? That with the largest exponent is known
     after the first sweep, so no exponent and no weight of that sweep may mention it; a later sweep
-    may only take the first softmax again, without it."""
+    may only take the first softmax again, without it.  Nor may it be a class that the logits mask,
+    as the largest of -x is."""
     if loss.pivot is not Pivot.ARGMAX:
         return True
+    if loss.forms and loss.forms[0].ell.diff(loss.vocabulary.x).is_negative:
+        return False
     at_y = {pair[1] for pair in loss.vocabulary.pairs}
     weights = (s.weight for s in loss.sums if s.level == 1 and s.form is not None)
     exponents = (f.ell for f in loss.forms)
@@ -163,8 +167,8 @@ def _coefficients(
                     if coefficient not in scalars:
                         scalars[coefficient] = Symbol(f"c{len(scalars)}", real=True)
                     factor = scalars[coefficient]
-            weight = Mul(*(f for f in Mul.make_args(basis) if _is_weight(f, stable.forms)))
-            term = factor * (basis / weight)
+            weight, rest = parted(basis, lambda f: _is_weight(f, stable.forms))
+            term = factor * rest
             if weight == 1 and _leaves_out(coefficient, basis, stable):
                 term = where(ne(factor, 0), term, 0)
             groups.setdefault(weight, []).append(term)

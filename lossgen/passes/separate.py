@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from sympy import Add, Dummy, Expr, Function, Integer, Mul, Symbol, exp, expand
 
 from lossgen.ir.statistics import Form
-from lossgen.passes.algebra import divisors_apart
+from lossgen.passes.algebra import divisors_apart, parted
 from lossgen.passes.uniform import excess
 
 if TYPE_CHECKING:
@@ -101,8 +101,8 @@ class _Separation:
         back = {dummy: node for node, dummy in opaque.items()}
         groups: dict[Expr, list[Expr]] = {}
         for term in Add.make_args(flat):
-            weight = Mul(*(f for f in Mul.make_args(term) if self._exponential(f)))
-            groups.setdefault(weight, []).append(term / weight)
+            weight, rest = parted(term, self._exponential)
+            groups.setdefault(weight, []).append(rest)
         pieces: list[Piece] = []
         for weight, parts in groups.items():
             total = self._one_form(weight, Add(*parts))

@@ -38,6 +38,9 @@ def stabilize(graded: GradedLoss) -> StableLoss:
 def _stable(graded: GradedLoss, before: GradedLoss, dearer: StableLoss | None) -> StableLoss:
     names, spec, zeros = graded.vocabulary, graded.spec, Zeros(graded)
     domains = {symbol: spec.parameters[name].domain for name, symbol in names.parameters.items()}
+    given = {**names.rows, **{n: at_y for n, (_, at_y) in {**names.streams, **names.vocab}.items()}}
+    declared = {n: spec.inputs[n].domain for n in given if n in spec.inputs}
+    domains |= {given[name]: domain for name, domain in declared.items() if domain is not None}
     ends = {s: (_end(d.lo), _end(d.hi)) for s, d in domains.items()}
     rewriter = Rewriter(graded.forms, graded.centres, names.constants, ends)
     stable = StableLoss(

@@ -229,10 +229,13 @@ class Subsets:
         names = self.built.vocabulary
         if self.built.pivot is Pivot.ARGMAX:  # it is not known yet, and never masked
             return Integer(0), form.shift_y
-        own = form.scale * names.x_own + form.shift_y
-        if form.base == names.x:
-            return names.x_ref, own
-        return (Integer(0), own) if form.base.has(names.x_ref) else (form.base_y, form.shift_y)
+        if form.base.has(names.x_ref):
+            return Integer(0), form.scale * names.x_own + form.shift_y
+        slope = form.base_y.diff(names.x_y)
+        if slope == 0 or slope.has(names.x_y):
+            return form.base_y, form.shift_y
+        own = form.scale * slope * names.x_own + form.shift_y
+        return form.base_y.xreplace({names.x_y: names.x_ref}), own
 
     def reference_value(self, form: Form) -> Expr:
         """The reference itself."""

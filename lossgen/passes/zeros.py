@@ -10,6 +10,8 @@ and a probability beside the logarithm of what a caller gives, p·log(w), where 
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from sympy import Add, Expr, Float, Function, Integer, Mul, Pow, Symbol, exp, log
 
 from lossgen.ir.function import PiecewiseConstant
@@ -30,6 +32,7 @@ class Zeros:
 
     def __init__(self, graded: GradedLoss) -> None:
         names = graded.vocabulary
+        self.at_y, self.reference, self.own = names.x_y, names.x_ref, names.x_own
         moving = {s for n in names.differentiable for s in names.streams[n]}
         given = {s for pair in (*names.streams.values(), *names.vocab.values()) for s in pair}
         given |= set(names.rows.values())
@@ -67,6 +70,8 @@ class Zeros:
         if not expr.args or not expr.free_symbols & own:
             return expr
         expr = expr.func(*(self(a) for a in expr.args))
+        if isinstance(expr, Add):
+            return self._left_out(self._measured(expr))
         if not isinstance(expr, Mul):
             return expr
         expr = self._floored(expr)
@@ -82,24 +87,51 @@ class Zeros:
             return expr
         return where(ne(weight, 0), expr, Integer(0))
 
+    def _measured(self, expr: Add) -> Expr:
+        """c·x_y - c·x_own is c·x_ref, which a masked target leaves finite."""
+        slope = expr.coeff(self.own)
+        if slope == 0 or expr.coeff(self.at_y) != -slope:
+            return expr
+        return expr - slope * (self.own - self.at_y) - slope * self.reference
+
+    def _left_out(self, expr: Expr) -> Expr:
+        """-x + log w is -∞ where the weight is 0, even of a class that is masked: ∞ - ∞."""
+        if not isinstance(expr, Add) or not any(map(self._is_log_of_zero, expr.args)):
+            return expr
+        kept = [t if self._is_log_of_zero(t) else _held(t, self._falls(t)) for t in expr.args]
+        return Add(*kept)
+
+    def _is_log_of_zero(self, term: Expr) -> bool:
+        """Is it log w, times what is positive, of a given w that may be 0?"""
+        logs = [f for f in Mul.make_args(term) if isinstance(f, log)]
+        rest = [f for f in Mul.make_args(term) if f not in logs]
+        of = [f.args[0] for f in logs if f.args[0].free_symbols & (self.weights | self.sums)]
+        known = len(of) == 1 and of[0].free_symbols <= self.finite and not of[0].is_positive
+        return known and all(f.is_positive for f in rest)
+
+    def _falls(self, term: Expr) -> set[Symbol]:
+        """The logits with which it does not rise."""
+        logits = term.free_symbols & (self.raw | {self.own})
+        return {s for s in logits if not term.diff(s).is_positive}
+
     def _floored(self, expr: Mul) -> Expr:
         """p·x is 0 where a class is masked."""
         raw = expr.free_symbols & self.raw
         weighted = any(isinstance(a, sigmoid | exp | erfc) or a in self.shares for a in expr.args)
         if not raw or not weighted:
             return expr
-        lowest = {s: maximum(s, LOWEST) for s in raw}
-        return expr.func(*(a.xreplace(lowest) if self._grows(a) else a for a in expr.args))
+        return expr.func(*(_held(a, raw) if self._grows(a) else a for a in expr.args))
 
     def exponent(self, expr: Expr) -> Expr:
         """The exponent of a softmax, with relu(x)·x and w·x finite where x is masked."""
         if not expr.args or not expr.free_symbols & self.raw:
             return expr
+        expr = self._left_out(expr)
         if (
             isinstance(expr, Mul)
             and sum(not a.free_symbols <= self.constants for a in expr.args) > 1
         ):
-            return expr.xreplace({s: maximum(s, LOWEST) for s in expr.free_symbols & self.raw})
+            return _held(expr, self.raw)
         return expr.func(*(self.exponent(a) for a in expr.args))
 
     def _grows(self, expr: Expr) -> bool:
@@ -158,3 +190,9 @@ class Zeros:
         if isinstance(expr, Add | Mul | expm1):
             return all(self._is_bounded(a) for a in expr.args)
         return expr.func.__name__ in BOUNDED or (not isinstance(expr, Function) and not expr.args)
+
+
+def _held(expr: Expr, logits: Collection[Symbol]) -> Expr:
+    """``expr`` with these logits finite."""
+    held = {s: maximum(s, LOWEST) for s in expr.free_symbols & set(logits)}
+    return expr.xreplace({v: s for s, v in held.items()}).xreplace(held)
