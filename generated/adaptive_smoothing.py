@@ -120,8 +120,8 @@ def _coefficients(x_y, u_robust_x_y, u_alpha, m0, la0, m1, la1):
     z0 = m0 - ly0 + la0
     ly1 = u_robust_x_y
     z1 = m1 - ly1 + la1
-    zc0 = dl.clip(z0, -3e38, 3e38)
-    zc1 = dl.clip(z1, -3e38, 3e38)
+    zc0 = dl.clip(z0, -1e32, 1e32)
+    zc1 = dl.clip(z1, -1e32, 1e32)
     w0 = 1.0 - u_alpha
     w1 = dl.softplus(zc0) - dl.softplus(zc1)
     c0 = w0 * dl.sigmoid(zc0) / (1.0 + u_alpha * dl.expm1(dl.clip(w1, -80.0, 80.0)))
@@ -336,8 +336,8 @@ def _torch_rows(x, y, u_robust_x, u_alpha, g=None):
     )
     if g is None:
         return loss, torch.cat([m0, la0, m1, la1], 1).t().to(x.dtype)
-    zc0 = el.clip(z0, -3e38, 3e38)
-    zc1 = el.clip(z1, -3e38, 3e38)
+    zc0 = el.clip(z0, -1e32, 1e32)
+    zc1 = el.clip(z1, -1e32, 1e32)
     w0 = 1.0 - u_alpha
     w1 = el.softplus(zc0) - el.softplus(zc1)
     c0 = w0 * el.sigmoid(zc0) / (1.0 + u_alpha * el.expm1(el.clip(w1, -80.0, 80.0)))
@@ -362,8 +362,8 @@ def _torch_backward(x, y, u_robust_x, u_alpha, saved, g):
     z0 = m0 - ly0 + la0
     ly1 = u_robust_x_y
     z1 = m1 - ly1 + la1
-    zc0 = el.clip(z0, -3e38, 3e38)
-    zc1 = el.clip(z1, -3e38, 3e38)
+    zc0 = el.clip(z0, -1e32, 1e32)
+    zc1 = el.clip(z1, -1e32, 1e32)
     w0 = 1.0 - u_alpha
     w1 = el.softplus(zc0) - el.softplus(zc1)
     c0 = w0 * el.sigmoid(zc0) / (1.0 + u_alpha * el.expm1(el.clip(w1, -80.0, 80.0)))
@@ -441,8 +441,8 @@ ROW_VALUES
         double z0 = m0 - ly0 + la0;
         double ly1 = u_robust_x_y;
         double z1 = m1 - ly1 + la1;
-        double zc0 = f_clamp(z0, 3e+38);
-        double zc1 = f_clamp(z1, 3e+38);
+        double zc0 = f_clamp(z0, 1e+32);
+        double zc1 = f_clamp(z1, 1e+32);
         double w0 = 1.0 - u_alpha;
         double w1 = f_softplus(zc0) - f_softplus(zc1);
         c0 = w0 * f_sigmoid(zc0) / (1.0 + u_alpha * f_expm1_within(f_clamp(w1, 80.0)));

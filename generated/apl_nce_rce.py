@@ -6,7 +6,7 @@
 # statistics: 3
 # sweeps: 1
 # saved: m0, la0, T0
-# certificate: loss <= 0.5, gradient <= 0.4 (1 + kappa) ulp (absolute where another class dominates) at 582 points
+# certificate: loss <= 0.5, gradient <= 0.3 (1 + kappa) ulp (absolute where another class dominates) at 632 points
 """Active passive loss, NCE and reverse cross-entropy.
 
 Ma et al. 2020, arXiv:2006.13554
@@ -87,12 +87,12 @@ def _finish(x_y, u_alpha, u_beta, u_A, V, m0, a0, b0, b1):
     z0 = m0 - ly0 + la0
     lam0 = tl.where(z0 > 0.0, la0 + dl.softplus(-z0), dl.softplus(z0) - (m0 - ly0))
     T0 = b1 - lam0 * b0
-    zc0 = dl.clip(z0, -3e38, 3e38)
+    zc0 = dl.clip(z0, -1e32, 1e32)
     w0 = dl.softplus(zc0)
     loss = -u_A * u_beta * dl.sigmoid(zc0) - w0 * u_alpha / (T0 - w0)
     loss = tl.where(
         z0 != zc0,
-        tl.where(loss > 1e30, float("inf"), tl.where(loss < -1e30, float("-inf"), loss)),
+        tl.where(loss > 1e24, float("inf"), tl.where(loss < -1e24, float("-inf"), loss)),
         loss,
     )
     return loss, m0, la0, T0
@@ -104,7 +104,7 @@ def _coefficients(x_y, u_alpha, u_beta, u_A, V, m0, la0, T0):
     ly0 = x_y
     z0 = m0 - ly0 + la0
     lam0 = tl.where(z0 > 0.0, la0 + dl.softplus(-z0), dl.softplus(z0) - (m0 - ly0))
-    zc0 = dl.clip(z0, -3e38, 3e38)
+    zc0 = dl.clip(z0, -1e32, 1e32)
     w0 = dl.softplus(zc0)
     w1 = T0 - w0
     w2 = w0 * u_alpha / (w1 * w1)
@@ -292,12 +292,12 @@ def _torch_rows(x, y, u_alpha, u_beta, u_A, g=None):
     z0 = m0 - ly0 + la0
     lam0 = torch.where(z0 > 0.0, la0 + el.softplus(-z0), el.softplus(z0) - (m0 - ly0))
     T0 = b1 - lam0 * b0
-    zc0 = el.clip(z0, -3e38, 3e38)
+    zc0 = el.clip(z0, -1e32, 1e32)
     w0 = el.softplus(zc0)
     loss = -u_A * u_beta * el.sigmoid(zc0) - w0 * u_alpha / (T0 - w0)
     loss = torch.where(
         z0 != zc0,
-        torch.where(loss > 1e30, float("inf"), torch.where(loss < -1e30, float("-inf"), loss)),
+        torch.where(loss > 1e24, float("inf"), torch.where(loss < -1e24, float("-inf"), loss)),
         loss,
     )
     if g is None:
@@ -328,7 +328,7 @@ def _torch_backward(x, y, u_alpha, u_beta, u_A, saved, g):
     ly0 = x_y
     z0 = m0 - ly0 + la0
     lam0 = torch.where(z0 > 0.0, la0 + el.softplus(-z0), el.softplus(z0) - (m0 - ly0))
-    zc0 = el.clip(z0, -3e38, 3e38)
+    zc0 = el.clip(z0, -1e32, 1e32)
     w0 = el.softplus(zc0)
     w1 = T0 - w0
     w2 = w0 * u_alpha / (w1 * w1)
@@ -389,16 +389,16 @@ ROW_VALUES
         double z0 = m0 - ly0 + la0;
         double lam0 = (z0 > 0.0 ? la0 + f_softplus(-z0) : f_softplus(z0) - (m0 - ly0));
         T0 = b1 - lam0 * b0;
-        double zc0 = f_clamp(z0, 3e+38);
+        double zc0 = f_clamp(z0, 1e+32);
         double w0 = f_softplus(zc0);
         loss = -u_A * u_beta * f_sigmoid(zc0) - w0 * u_alpha / (T0 - w0);
-        loss = (z0 != zc0 ? (loss > 1e+30 ? INFINITY : (loss < -1e+30 ? -INFINITY : loss)) : loss);
+        loss = (z0 != zc0 ? (loss > 1e+24 ? INFINITY : (loss < -1e+24 ? -INFINITY : loss)) : loss);
     }
     if (mode != FORWARD) {
         double ly0 = x_y;
         double z0 = m0 - ly0 + la0;
         double lam0 = (z0 > 0.0 ? la0 + f_softplus(-z0) : f_softplus(z0) - (m0 - ly0));
-        double zc0 = f_clamp(z0, 3e+38);
+        double zc0 = f_clamp(z0, 1e+32);
         double w0 = f_softplus(zc0);
         double w1 = T0 - w0;
         double w2 = w0 * u_alpha / (w1 * w1);

@@ -341,7 +341,8 @@ ROW_GRADIENTS_END
 # Cross-entropy with label smoothing, z-loss, class weights, softcap and temperature, with label_smoothing, weight, z_loss
 #   loss     = where(eq(u_label_smoothing, 0), 0, -u_label_smoothing*(T0 + where(ne(u_weight_y,
 #       0), -u_weight_y*softplus(z0), 0))/V) + where(eq(u_z_loss, 0), 0, u_z_loss*L0**2) +
-#       where(ne(u_weight_y, 0), -u_weight_y*(u_label_smoothing - 1)*softplus(z0), 0)
+#       where(ne(u_weight_y*(u_label_smoothing - 1), 0), -u_weight_y*(u_label_smoothing -
+#       1)*softplus(z0), 0)
 #   c0       = -u_label_smoothing*u_weight_y + u_label_smoothing*u_weight_y/V + u_weight_y +
 #       where(eq(u_label_smoothing, 0), 0, u_label_smoothing*T1/V) + where(eq(u_z_loss, 0), 0,
 #       2*u_z_loss*L0)
@@ -406,22 +407,16 @@ def _finish_label_smoothing_weight_z_loss(
     L0 = m0 + lam0
     T0 = b1 - lam0 * b0
     T1 = b0
-    zc0 = dl.clip(z0, -3e38, 3e38)
-    w0 = dl.ne(u_weight_y, 0.0)
-    w1 = u_weight_y * dl.softplus(zc0)
+    w0 = u_label_smoothing - 1.0
+    w1 = u_weight_y * dl.softplus(z0)
     loss = (
         dl.where(
             dl.eq(u_label_smoothing, 0.0),
             0.0,
-            -u_label_smoothing * (T0 + dl.where(w0, -w1, 0.0)) / V,
+            -u_label_smoothing * (T0 + dl.where(dl.ne(u_weight_y, 0.0), -w1, 0.0)) / V,
         )
         + dl.where(dl.eq(u_z_loss, 0.0), 0.0, u_z_loss * L0 * L0)
-        + dl.where(w0, -w1 * (u_label_smoothing - 1.0), 0.0)
-    )
-    loss = tl.where(
-        z0 != zc0,
-        tl.where(loss > 1e30, float("inf"), tl.where(loss < -1e30, float("-inf"), loss)),
-        loss,
+        + dl.where(dl.ne(w0 * u_weight_y, 0.0), -w0 * w1, 0.0)
     )
     loss = tl.where(x_y == x_y, loss, x_y)
     return loss, m0, la0, T1
@@ -654,22 +649,16 @@ def _torch_rows_label_smoothing_weight_z_loss(x, y, u_weight, u_label_smoothing,
     L0 = m0 + lam0
     T0 = b1 - lam0 * b0
     T1 = b0
-    zc0 = el.clip(z0, -3e38, 3e38)
-    w0 = el.ne(u_weight_y, 0.0)
-    w1 = u_weight_y * el.softplus(zc0)
+    w0 = u_label_smoothing - 1.0
+    w1 = u_weight_y * el.softplus(z0)
     loss = (
         el.where(
             el.eq(u_label_smoothing, 0.0),
             0.0,
-            -u_label_smoothing * (T0 + el.where(w0, -w1, 0.0)) / V,
+            -u_label_smoothing * (T0 + el.where(el.ne(u_weight_y, 0.0), -w1, 0.0)) / V,
         )
         + el.where(el.eq(u_z_loss, 0.0), 0.0, u_z_loss * L0 * L0)
-        + el.where(w0, -w1 * (u_label_smoothing - 1.0), 0.0)
-    )
-    loss = torch.where(
-        z0 != zc0,
-        torch.where(loss > 1e30, float("inf"), torch.where(loss < -1e30, float("-inf"), loss)),
-        loss,
+        + el.where(el.ne(w0 * u_weight_y, 0.0), -w0 * w1, 0.0)
     )
     loss = torch.where(x_y == x_y, loss, x_y)
     if g is None:
@@ -763,13 +752,11 @@ ROW_VALUES
         double L0 = m0 + lam0;
         double T0 = b1 - lam0 * b0;
         T1 = b0;
-        double zc0 = f_clamp(z0, 3e+38);
-        double w0 = f_ne(u_weight_y, 0.0);
-        double w1 = u_weight_y * f_softplus(zc0);
-        loss = (f_eq(u_label_smoothing, 0.0) ? 0.0 : -u_label_smoothing * (T0 + (w0 ? -w1 : 0.0)) /
-            V) + (f_eq(u_z_loss, 0.0) ? 0.0 : u_z_loss * L0 * L0) + (w0 ? -w1 * (u_label_smoothing -
-            1.0) : 0.0);
-        loss = (z0 != zc0 ? (loss > 1e+30 ? INFINITY : (loss < -1e+30 ? -INFINITY : loss)) : loss);
+        double w0 = u_label_smoothing - 1.0;
+        double w1 = u_weight_y * f_softplus(z0);
+        loss = (f_eq(u_label_smoothing, 0.0) ? 0.0 : -u_label_smoothing * (T0 + (f_ne(u_weight_y,
+            0.0) ? -w1 : 0.0)) / V) + (f_eq(u_z_loss, 0.0) ? 0.0 : u_z_loss * L0 * L0) + (f_ne(w0 *
+            u_weight_y, 0.0) ? -w0 * w1 : 0.0);
         loss = (x_y == x_y ? loss : x_y);
     }
     if (mode != FORWARD) {
@@ -809,7 +796,8 @@ ROW_WEIGHT_END
 # Cross-entropy with label smoothing, z-loss, class weights, softcap and temperature, with label_smoothing, softcap, temperature, weight, z_loss
 #   loss     = where(eq(u_label_smoothing, 0), 0, -u_label_smoothing*(T0 + where(ne(u_weight_y,
 #       0), -u_weight_y*softplus(z0), 0))/V) + where(eq(u_z_loss, 0), 0, u_z_loss*L0**2) +
-#       where(ne(u_weight_y, 0), -u_weight_y*(u_label_smoothing - 1)*softplus(z0), 0)
+#       where(ne(u_weight_y*(u_label_smoothing - 1), 0), -u_weight_y*(u_label_smoothing -
+#       1)*softplus(z0), 0)
 #   c0       = (-u_label_smoothing*u_weight_y + u_label_smoothing*u_weight_y/V + u_weight_y +
 #       where(eq(u_label_smoothing, 0), 0, u_label_smoothing*T1/V) + where(eq(u_z_loss, 0), 0,
 #       2*u_z_loss*L0))/u_temperature
@@ -895,22 +883,16 @@ def _finish_all(
     L0 = 1.0 / u_temperature * m0 + lam0
     T0 = b1 - lam0 * b0
     T1 = b0
-    zc0 = dl.clip(z0, -3e38, 3e38)
-    w0 = dl.ne(u_weight_y, 0.0)
-    w1 = u_weight_y * dl.softplus(zc0)
+    w0 = u_label_smoothing - 1.0
+    w1 = u_weight_y * dl.softplus(z0)
     loss = (
         dl.where(
             dl.eq(u_label_smoothing, 0.0),
             0.0,
-            -u_label_smoothing * (T0 + dl.where(w0, -w1, 0.0)) / V,
+            -u_label_smoothing * (T0 + dl.where(dl.ne(u_weight_y, 0.0), -w1, 0.0)) / V,
         )
         + dl.where(dl.eq(u_z_loss, 0.0), 0.0, u_z_loss * L0 * L0)
-        + dl.where(w0, -w1 * (u_label_smoothing - 1.0), 0.0)
-    )
-    loss = tl.where(
-        z0 != zc0,
-        tl.where(loss > 1e30, float("inf"), tl.where(loss < -1e30, float("-inf"), loss)),
-        loss,
+        + dl.where(dl.ne(w0 * u_weight_y, 0.0), -w0 * w1, 0.0)
     )
     loss = tl.where(x_y == x_y, loss, x_y)
     return loss, m0, la0, T1
@@ -1146,22 +1128,16 @@ def _torch_rows_all(x, y, u_weight, u_label_smoothing, u_z_loss, u_softcap, u_te
     L0 = 1.0 / u_temperature * m0 + lam0
     T0 = b1 - lam0 * b0
     T1 = b0
-    zc0 = el.clip(z0, -3e38, 3e38)
-    w0 = el.ne(u_weight_y, 0.0)
-    w1 = u_weight_y * el.softplus(zc0)
+    w0 = u_label_smoothing - 1.0
+    w1 = u_weight_y * el.softplus(z0)
     loss = (
         el.where(
             el.eq(u_label_smoothing, 0.0),
             0.0,
-            -u_label_smoothing * (T0 + el.where(w0, -w1, 0.0)) / V,
+            -u_label_smoothing * (T0 + el.where(el.ne(u_weight_y, 0.0), -w1, 0.0)) / V,
         )
         + el.where(el.eq(u_z_loss, 0.0), 0.0, u_z_loss * L0 * L0)
-        + el.where(w0, -w1 * (u_label_smoothing - 1.0), 0.0)
-    )
-    loss = torch.where(
-        z0 != zc0,
-        torch.where(loss > 1e30, float("inf"), torch.where(loss < -1e30, float("-inf"), loss)),
-        loss,
+        + el.where(el.ne(w0 * u_weight_y, 0.0), -w0 * w1, 0.0)
     )
     loss = torch.where(x_y == x_y, loss, x_y)
     if g is None:
@@ -1284,13 +1260,11 @@ ROW_VALUES
         double L0 = 1.0 / u_temperature * m0 + lam0;
         double T0 = b1 - lam0 * b0;
         T1 = b0;
-        double zc0 = f_clamp(z0, 3e+38);
-        double w0 = f_ne(u_weight_y, 0.0);
-        double w1 = u_weight_y * f_softplus(zc0);
-        loss = (f_eq(u_label_smoothing, 0.0) ? 0.0 : -u_label_smoothing * (T0 + (w0 ? -w1 : 0.0)) /
-            V) + (f_eq(u_z_loss, 0.0) ? 0.0 : u_z_loss * L0 * L0) + (w0 ? -w1 * (u_label_smoothing -
-            1.0) : 0.0);
-        loss = (z0 != zc0 ? (loss > 1e+30 ? INFINITY : (loss < -1e+30 ? -INFINITY : loss)) : loss);
+        double w0 = u_label_smoothing - 1.0;
+        double w1 = u_weight_y * f_softplus(z0);
+        loss = (f_eq(u_label_smoothing, 0.0) ? 0.0 : -u_label_smoothing * (T0 + (f_ne(u_weight_y,
+            0.0) ? -w1 : 0.0)) / V) + (f_eq(u_z_loss, 0.0) ? 0.0 : u_z_loss * L0 * L0) + (f_ne(w0 *
+            u_weight_y, 0.0) ? -w0 * w1 : 0.0);
         loss = (x_y == x_y ? loss : x_y);
     }
     if (mode != FORWARD) {

@@ -7,7 +7,7 @@
 # statistics: 5
 # sweeps: 2
 # saved: m0, la0, rest0, T1, index0
-# certificate: loss <= 0.5, gradient <= 0.2 (1 + kappa) ulp of max(|true value|, 1) at 580 points
+# certificate: loss <= 0.6, gradient <= 0.2 (1 + kappa) ulp of max(|true value|, 1) at 580 points
 # absolute: where two classes share a row, what they add to the gradient cancels: far below 1 it keeps an absolute error of an ulp of 1, not its own digits
 """Self-adjusting dice loss.
 
@@ -199,7 +199,7 @@ def _finish(x_y, index_y, u_alpha, u_gamma, m0, a0, rest0, max0, index0, b0, b1)
     top0 = tl.where(la0 == float("-inf"), float("inf"), top0)
     T0 = b0
     T1 = b1
-    zc0 = dl.clip(z0, -3e38, 3e38)
+    zc0 = dl.clip(z0, -1e32, 1e32)
     w0 = -zc0
     w1 = u_alpha * dl.softplus(w0)
     loss = (
@@ -215,7 +215,7 @@ def _finish(x_y, index_y, u_alpha, u_gamma, m0, a0, rest0, max0, index0, b0, b1)
     )
     loss = tl.where(
         z0 != zc0,
-        tl.where(loss > 1e30, float("inf"), tl.where(loss < -1e30, float("-inf"), loss)),
+        tl.where(loss > 1e24, float("inf"), tl.where(loss < -1e24, float("-inf"), loss)),
         loss,
     )
     return loss, m0, la0, rest0, T1, index0
@@ -231,7 +231,7 @@ def _coefficients(x_y, index_y, u_alpha, u_gamma, m0, la0, rest0, T1, index0):
         z0 > 0.0, dl.log1p(rest0 + dl.exp_accurate(-(m0 - ly0))), dl.softplus(z0) - (m0 - ly0)
     )
     top0 = tl.where(la0 == float("-inf"), float("inf"), top0)
-    zc0 = dl.clip(z0, -3e38, 3e38)
+    zc0 = dl.clip(z0, -1e32, 1e32)
     w0 = dl.sigmoid(zc0)
     w1 = -zc0
     w2 = dl.sigmoid(w1)
@@ -503,7 +503,7 @@ def _torch_rows(x, y, u_alpha, u_gamma, g=None):
     top0 = torch.where(la0 == float("-inf"), float("inf"), top0)
     T0 = b0
     T1 = b1
-    zc0 = el.clip(z0, -3e38, 3e38)
+    zc0 = el.clip(z0, -1e32, 1e32)
     w0 = -zc0
     w1 = u_alpha * el.softplus(w0)
     loss = (
@@ -519,7 +519,7 @@ def _torch_rows(x, y, u_alpha, u_gamma, g=None):
     )
     loss = torch.where(
         z0 != zc0,
-        torch.where(loss > 1e30, float("inf"), torch.where(loss < -1e30, float("-inf"), loss)),
+        torch.where(loss > 1e24, float("inf"), torch.where(loss < -1e24, float("-inf"), loss)),
         loss,
     )
     if g is None:
@@ -575,7 +575,7 @@ def _torch_backward(x, y, u_alpha, u_gamma, saved, g):
         z0 > 0.0, el.log1p(rest0 + el.exp(-(m0 - ly0))), el.softplus(z0) - (m0 - ly0)
     )
     top0 = torch.where(la0 == float("-inf"), float("inf"), top0)
-    zc0 = el.clip(z0, -3e38, 3e38)
+    zc0 = el.clip(z0, -1e32, 1e32)
     w0 = el.sigmoid(zc0)
     w1 = -zc0
     w2 = el.sigmoid(w1)
@@ -701,13 +701,13 @@ ROW_VALUES
         top0 = (la0 == -INFINITY ? INFINITY : top0);
         double T0 = b0;
         T1 = b1;
-        double zc0 = f_clamp(z0, 3e+38);
+        double zc0 = f_clamp(z0, 1e+32);
         double w0 = -zc0;
         double w1 = u_alpha * f_softplus(w0);
         loss = T0 + f_expm1(-f_softplus(zc0) - w1) * f_expm1(-f_softplus(zc0) - w1) / (1.0 +
             f_sigmoid(w0) * f_sigmoid(w0) * f_exp(-2.0 * w1) + u_gamma) + f_sigmoid(2.0 * u_alpha *
             f_log(f_maximum(-f_expm1(-top0), 1e-36)) - 2.0 * top0 - f_log(u_gamma));
-        loss = (z0 != zc0 ? (loss > 1e+30 ? INFINITY : (loss < -1e+30 ? -INFINITY : loss)) : loss);
+        loss = (z0 != zc0 ? (loss > 1e+24 ? INFINITY : (loss < -1e+24 ? -INFINITY : loss)) : loss);
     }
     if (mode != FORWARD) {
         double ly0 = x_y;
@@ -715,7 +715,7 @@ ROW_VALUES
         lam0 = (z0 > 0.0 ? la0 + f_softplus(-z0) : f_softplus(z0) - (m0 - ly0));
         top0 = (z0 > 0.0 ? f_log1p(rest0 + f_exp(-(m0 - ly0))) : f_softplus(z0) - (m0 - ly0));
         top0 = (la0 == -INFINITY ? INFINITY : top0);
-        double zc0 = f_clamp(z0, 3e+38);
+        double zc0 = f_clamp(z0, 1e+32);
         double w0 = f_sigmoid(zc0);
         double w1 = -zc0;
         double w2 = f_sigmoid(w1);

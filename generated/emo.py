@@ -98,7 +98,7 @@ def _coefficients(x_y, u_cost_y, m0, la0, T0):
     ly0 = x_y
     z0 = m0 - ly0 + la0
     lam0 = tl.where(z0 > 0.0, la0 + dl.softplus(-z0), dl.softplus(z0) - (m0 - ly0))
-    zc0 = dl.clip(z0, -3e38, 3e38)
+    zc0 = dl.clip(z0, -1e32, 1e32)
     w0 = dl.softplus(zc0)
     w1 = 0.5 * w0
     w2 = dl.maximum(u_cost_y, -1e18)
@@ -293,7 +293,7 @@ def _torch_rows(x, y, u_cost, g=None):
     loss = torch.where(T0 == T0, loss, T0)
     if g is None:
         return loss, torch.cat([m0, la0, T0], 1).t().to(x.dtype)
-    zc0 = el.clip(z0, -3e38, 3e38)
+    zc0 = el.clip(z0, -1e32, 1e32)
     w0 = el.softplus(zc0)
     w1 = 0.5 * w0
     w2 = el.maximum(u_cost_y, -1e18)
@@ -320,7 +320,7 @@ def _torch_backward(x, y, u_cost, saved, g):
     ly0 = x_y
     z0 = m0 - ly0 + la0
     lam0 = torch.where(z0 > 0.0, la0 + el.softplus(-z0), el.softplus(z0) - (m0 - ly0))
-    zc0 = el.clip(z0, -3e38, 3e38)
+    zc0 = el.clip(z0, -1e32, 1e32)
     w0 = el.softplus(zc0)
     w1 = 0.5 * w0
     w2 = el.maximum(u_cost_y, -1e18)
@@ -387,7 +387,7 @@ ROW_VALUES
         double ly0 = x_y;
         double z0 = m0 - ly0 + la0;
         double lam0 = (z0 > 0.0 ? la0 + f_softplus(-z0) : f_softplus(z0) - (m0 - ly0));
-        double zc0 = f_clamp(z0, 3e+38);
+        double zc0 = f_clamp(z0, 1e+32);
         double w0 = f_softplus(zc0);
         double w1 = 0.5 * w0;
         double w2 = f_maximum(u_cost_y, -1e+18);

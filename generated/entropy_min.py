@@ -103,11 +103,11 @@ def _finish(m0, a0, b0, pivot, x_y):
     z0 = la0
     lam0 = dl.softplus(z0)
     T0 = dl.exp_accurate(-lam0) * (b0 - lam0 * a0)
-    zc0 = dl.clip(z0, -3e38, 3e38)
+    zc0 = dl.clip(z0, -1e32, 1e32)
     loss = dl.sigmoid(-zc0) * dl.softplus(zc0) - T0
     loss = tl.where(
         z0 != zc0,
-        tl.where(loss > 1e30, float("inf"), tl.where(loss < -1e30, float("-inf"), loss)),
+        tl.where(loss > 1e24, float("inf"), tl.where(loss < -1e24, float("-inf"), loss)),
         loss,
     )
     loss = tl.where(x_y == x_y, loss, x_y)
@@ -119,7 +119,7 @@ def _coefficients(x_y, m0, la0, pivot, T0):
     # Row scalars of the gradient.
     z0 = la0
     lam0 = dl.softplus(z0)
-    zc0 = dl.clip(z0, -3e38, 3e38)
+    zc0 = dl.clip(z0, -1e32, 1e32)
     w0 = dl.softplus(zc0)
     w1 = dl.sigmoid(-zc0)
     c0 = T0 - w0 * w1
@@ -293,11 +293,11 @@ def _torch_rows(x, g=None):
     z0 = la0
     lam0 = el.softplus(z0)
     T0 = el.exp(-lam0) * (b0 - lam0 * a0)
-    zc0 = el.clip(z0, -3e38, 3e38)
+    zc0 = el.clip(z0, -1e32, 1e32)
     loss = el.sigmoid(-zc0) * el.softplus(zc0) - T0
     loss = torch.where(
         z0 != zc0,
-        torch.where(loss > 1e30, float("inf"), torch.where(loss < -1e30, float("-inf"), loss)),
+        torch.where(loss > 1e24, float("inf"), torch.where(loss < -1e24, float("-inf"), loss)),
         loss,
     )
     loss = torch.where(x_y == x_y, loss, x_y)
@@ -323,7 +323,7 @@ def _torch_backward(x, saved, g):
     x_y = x.gather(1, pivot.to(torch.int64))
     z0 = la0
     lam0 = el.softplus(z0)
-    zc0 = el.clip(z0, -3e38, 3e38)
+    zc0 = el.clip(z0, -1e32, 1e32)
     w0 = el.softplus(zc0)
     w1 = el.sigmoid(-zc0)
     c0 = T0 - w0 * w1
@@ -385,15 +385,15 @@ ROW_VALUES
         double z0 = la0;
         double lam0 = f_softplus(z0);
         T0 = f_exp(-lam0) * (b0 - lam0 * a0);
-        double zc0 = f_clamp(z0, 3e+38);
+        double zc0 = f_clamp(z0, 1e+32);
         loss = f_sigmoid(-zc0) * f_softplus(zc0) - T0;
-        loss = (z0 != zc0 ? (loss > 1e+30 ? INFINITY : (loss < -1e+30 ? -INFINITY : loss)) : loss);
+        loss = (z0 != zc0 ? (loss > 1e+24 ? INFINITY : (loss < -1e+24 ? -INFINITY : loss)) : loss);
         loss = (x_y == x_y ? loss : x_y);
     }
     if (mode != FORWARD) {
         double z0 = la0;
         lam0 = f_softplus(z0);
-        double zc0 = f_clamp(z0, 3e+38);
+        double zc0 = f_clamp(z0, 1e+32);
         double w0 = f_softplus(zc0);
         double w1 = f_sigmoid(-zc0);
         c0 = T0 - w0 * w1;

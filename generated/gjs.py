@@ -83,7 +83,7 @@ def _finish(x_y, u_pi1, m0, a0):
     la0 = dl.log_accurate(a0)
     ly0 = x_y
     z0 = m0 - ly0 + la0
-    zc0 = dl.clip(z0, -3e38, 3e38)
+    zc0 = dl.clip(z0, -1e32, 1e32)
     w0 = u_pi1 - 1.0
     w1 = dl.log1p(-u_pi1)
     w2 = -zc0
@@ -92,7 +92,7 @@ def _finish(x_y, u_pi1, m0, a0):
     loss = (w4 * u_pi1 - w0 * ((w4 - w3) * dl.sigmoid(w2) - w1 * dl.sigmoid(zc0))) / w0 / w1
     loss = tl.where(
         z0 != zc0,
-        tl.where(loss > 1e30, float("inf"), tl.where(loss < -1e30, float("-inf"), loss)),
+        tl.where(loss > 1e24, float("inf"), tl.where(loss < -1e24, float("-inf"), loss)),
         loss,
     )
     return loss, m0, la0
@@ -277,7 +277,7 @@ def _torch_rows(x, y, u_pi1, g=None):
     la0 = el.log(a0)
     ly0 = x_y
     z0 = m0 - ly0 + la0
-    zc0 = el.clip(z0, -3e38, 3e38)
+    zc0 = el.clip(z0, -1e32, 1e32)
     w0 = u_pi1 - 1.0
     w1 = el.log1p(-u_pi1)
     w2 = -zc0
@@ -286,7 +286,7 @@ def _torch_rows(x, y, u_pi1, g=None):
     loss = (w4 * u_pi1 - w0 * ((w4 - w3) * el.sigmoid(w2) - w1 * el.sigmoid(zc0))) / w0 / w1
     loss = torch.where(
         z0 != zc0,
-        torch.where(loss > 1e30, float("inf"), torch.where(loss < -1e30, float("-inf"), loss)),
+        torch.where(loss > 1e24, float("inf"), torch.where(loss < -1e24, float("-inf"), loss)),
         loss,
     )
     if g is None:
@@ -356,14 +356,14 @@ ROW_VALUES
         la0 = f_log(a0);
         double ly0 = x_y;
         double z0 = m0 - ly0 + la0;
-        double zc0 = f_clamp(z0, 3e+38);
+        double zc0 = f_clamp(z0, 1e+32);
         double w0 = u_pi1 - 1.0;
         double w1 = f_log1p(-u_pi1);
         double w2 = -zc0;
         double w3 = f_softplus(zc0);
         double w4 = f_softplus(w1 - f_logaddexp(f_log(u_pi1), w1 - w3) - f_softplus(w2));
         loss = (w4 * u_pi1 - w0 * ((w4 - w3) * f_sigmoid(w2) - w1 * f_sigmoid(zc0))) / w0 / w1;
-        loss = (z0 != zc0 ? (loss > 1e+30 ? INFINITY : (loss < -1e+30 ? -INFINITY : loss)) : loss);
+        loss = (z0 != zc0 ? (loss > 1e+24 ? INFINITY : (loss < -1e+24 ? -INFINITY : loss)) : loss);
     }
     if (mode != FORWARD) {
         double ly0 = x_y;

@@ -6,7 +6,7 @@
 # statistics: 3
 # sweeps: 2
 # saved: m0, la0, T0, T1
-# certificate: loss <= 1.0, gradient <= 0.5 (1 + kappa) ulp (absolute where another class dominates) at 536 points
+# certificate: loss <= 1.0, gradient <= 1.4 (1 + kappa) ulp (absolute where another class dominates) at 560 points
 """Normalized focal loss.
 
 Ma et al. 2020, arXiv:2006.13554
@@ -141,13 +141,13 @@ def _finish(x_y, u_gamma, m0, a0, b0, b1):
     lam0 = tl.where(z0 > 0.0, la0 + dl.softplus(-z0), dl.softplus(z0) - (m0 - ly0))
     T0 = b0
     T1 = b1
-    zc0 = dl.clip(z0, -3e38, 3e38)
+    zc0 = dl.clip(z0, -1e32, 1e32)
     w0 = dl.softplus(zc0)
     w1 = dl.exp_accurate(-u_gamma * dl.softplus(-zc0))
     loss = w0 * w1 / (w0 * w1 - T0)
     loss = tl.where(
         z0 != zc0,
-        tl.where(loss > 1e30, float("inf"), tl.where(loss < -1e30, float("-inf"), loss)),
+        tl.where(loss > 1e24, float("inf"), tl.where(loss < -1e24, float("-inf"), loss)),
         loss,
     )
     return loss, m0, la0, T0, T1
@@ -159,7 +159,7 @@ def _coefficients(x_y, u_gamma, m0, la0, T0, T1):
     ly0 = x_y
     z0 = m0 - ly0 + la0
     lam0 = tl.where(z0 > 0.0, la0 + dl.softplus(-z0), dl.softplus(z0) - (m0 - ly0))
-    zc0 = dl.clip(z0, -3e38, 3e38)
+    zc0 = dl.clip(z0, -1e32, 1e32)
     w0 = dl.softplus(zc0)
     w1 = -zc0
     w2 = u_gamma * dl.softplus(w1)
@@ -403,13 +403,13 @@ def _torch_rows(x, y, u_gamma, g=None):
     b1 = v1.scatter_(1, y, 0.0).sum(1, keepdim=True)
     T0 = b0
     T1 = b1
-    zc0 = el.clip(z0, -3e38, 3e38)
+    zc0 = el.clip(z0, -1e32, 1e32)
     w0 = el.softplus(zc0)
     w1 = el.exp(-u_gamma * el.softplus(-zc0))
     loss = w0 * w1 / (w0 * w1 - T0)
     loss = torch.where(
         z0 != zc0,
-        torch.where(loss > 1e30, float("inf"), torch.where(loss < -1e30, float("-inf"), loss)),
+        torch.where(loss > 1e24, float("inf"), torch.where(loss < -1e24, float("-inf"), loss)),
         loss,
     )
     if g is None:
@@ -458,7 +458,7 @@ def _torch_backward(x, y, u_gamma, saved, g):
     ly0 = x_y
     z0 = m0 - ly0 + la0
     lam0 = torch.where(z0 > 0.0, la0 + el.softplus(-z0), el.softplus(z0) - (m0 - ly0))
-    zc0 = el.clip(z0, -3e38, 3e38)
+    zc0 = el.clip(z0, -1e32, 1e32)
     w0 = el.softplus(zc0)
     w1 = -zc0
     w2 = u_gamma * el.softplus(w1)
@@ -569,17 +569,17 @@ ROW_VALUES
         lam0 = (z0 > 0.0 ? la0 + f_softplus(-z0) : f_softplus(z0) - (m0 - ly0));
         T0 = b0;
         T1 = b1;
-        double zc0 = f_clamp(z0, 3e+38);
+        double zc0 = f_clamp(z0, 1e+32);
         double w0 = f_softplus(zc0);
         double w1 = f_exp(-u_gamma * f_softplus(-zc0));
         loss = w0 * w1 / (w0 * w1 - T0);
-        loss = (z0 != zc0 ? (loss > 1e+30 ? INFINITY : (loss < -1e+30 ? -INFINITY : loss)) : loss);
+        loss = (z0 != zc0 ? (loss > 1e+24 ? INFINITY : (loss < -1e+24 ? -INFINITY : loss)) : loss);
     }
     if (mode != FORWARD) {
         double ly0 = x_y;
         double z0 = m0 - ly0 + la0;
         lam0 = (z0 > 0.0 ? la0 + f_softplus(-z0) : f_softplus(z0) - (m0 - ly0));
-        double zc0 = f_clamp(z0, 3e+38);
+        double zc0 = f_clamp(z0, 1e+32);
         double w0 = f_softplus(zc0);
         double w1 = -zc0;
         double w2 = u_gamma * f_softplus(w1);

@@ -182,14 +182,14 @@ def _finish(u_skew, m0, m1, a0, a1, pivot, x_y, u_teacher_y, b0, b1):
     lam1 = tl.where(z1 > 0.0, la1 + dl.softplus(-z1), dl.softplus(z1) - (m1 - ly1))
     T0 = b0
     T1 = b1
-    zc0 = dl.clip(z0, -3e38, 3e38)
-    zc1 = dl.clip(z1, -3e38, 3e38)
+    zc0 = dl.clip(z0, -1e32, 1e32)
+    zc1 = dl.clip(z1, -1e32, 1e32)
     loss = T0 - dl.log1p(
         (1.0 - u_skew) * dl.expm1(dl.clip(dl.softplus(zc0) - dl.softplus(zc1), -80.0, 80.0))
     ) * dl.sigmoid(-zc0)
     loss = tl.where(
         (z0 != zc0) | (z1 != zc1),
-        tl.where(loss > 1e30, float("inf"), tl.where(loss < -1e30, float("-inf"), loss)),
+        tl.where(loss > 1e24, float("inf"), tl.where(loss < -1e24, float("-inf"), loss)),
         loss,
     )
     loss = tl.where(u_teacher_y == u_teacher_y, loss, u_teacher_y)
@@ -204,8 +204,8 @@ def _coefficients(x_y, u_teacher_y, u_skew, m0, la0, m1, la1, pivot, T1):
     ly1 = x_y
     z1 = m1 - ly1 + la1
     lam1 = tl.where(z1 > 0.0, la1 + dl.softplus(-z1), dl.softplus(z1) - (m1 - ly1))
-    zc0 = dl.clip(z0, -3e38, 3e38)
-    zc1 = dl.clip(z1, -3e38, 3e38)
+    zc0 = dl.clip(z0, -1e32, 1e32)
+    zc1 = dl.clip(z1, -1e32, 1e32)
     w0 = dl.sigmoid(-zc0)
     w1 = dl.clip(dl.softplus(zc0) - dl.softplus(zc1), -80.0, 80.0)
     w2 = dl.exp_accurate(w1)
@@ -464,14 +464,14 @@ def _torch_rows(x, u_teacher, u_skew, g=None):
     b1 = v1.scatter_(1, pivot.to(torch.int64), 0.0).sum(1, keepdim=True)
     T0 = b0
     T1 = b1
-    zc0 = el.clip(z0, -3e38, 3e38)
-    zc1 = el.clip(z1, -3e38, 3e38)
+    zc0 = el.clip(z0, -1e32, 1e32)
+    zc1 = el.clip(z1, -1e32, 1e32)
     loss = T0 - el.log1p(
         (1.0 - u_skew) * el.expm1(el.clip(el.softplus(zc0) - el.softplus(zc1), -80.0, 80.0))
     ) * el.sigmoid(-zc0)
     loss = torch.where(
         (z0 != zc0) | (z1 != zc1),
-        torch.where(loss > 1e30, float("inf"), torch.where(loss < -1e30, float("-inf"), loss)),
+        torch.where(loss > 1e24, float("inf"), torch.where(loss < -1e24, float("-inf"), loss)),
         loss,
     )
     loss = torch.where(u_teacher_y == u_teacher_y, loss, u_teacher_y)
@@ -507,8 +507,8 @@ def _torch_backward(x, u_teacher, u_skew, saved, g):
     ly1 = x_y
     z1 = m1 - ly1 + la1
     lam1 = torch.where(z1 > 0.0, la1 + el.softplus(-z1), el.softplus(z1) - (m1 - ly1))
-    zc0 = el.clip(z0, -3e38, 3e38)
-    zc1 = el.clip(z1, -3e38, 3e38)
+    zc0 = el.clip(z0, -1e32, 1e32)
+    zc1 = el.clip(z1, -1e32, 1e32)
     w0 = el.sigmoid(-zc0)
     w1 = el.clip(el.softplus(zc0) - el.softplus(zc1), -80.0, 80.0)
     w2 = el.exp(w1)
@@ -631,11 +631,11 @@ ROW_VALUES
         lam1 = (z1 > 0.0 ? la1 + f_softplus(-z1) : f_softplus(z1) - (m1 - ly1));
         double T0 = b0;
         T1 = b1;
-        double zc0 = f_clamp(z0, 3e+38);
-        double zc1 = f_clamp(z1, 3e+38);
+        double zc0 = f_clamp(z0, 1e+32);
+        double zc1 = f_clamp(z1, 1e+32);
         loss = T0 - f_log1p((1.0 - u_skew) * f_expm1_within(f_clamp(f_softplus(zc0) -
             f_softplus(zc1), 80.0))) * f_sigmoid(-zc0);
-        loss = ((z0 != zc0 || z1 != zc1) ? (loss > 1e+30 ? INFINITY : (loss < -1e+30 ? -INFINITY :
+        loss = ((z0 != zc0 || z1 != zc1) ? (loss > 1e+24 ? INFINITY : (loss < -1e+24 ? -INFINITY :
             loss)) : loss);
         loss = (u_teacher_y == u_teacher_y ? loss : u_teacher_y);
     }
@@ -645,8 +645,8 @@ ROW_VALUES
         double ly1 = x_y;
         double z1 = m1 - ly1 + la1;
         lam1 = (z1 > 0.0 ? la1 + f_softplus(-z1) : f_softplus(z1) - (m1 - ly1));
-        double zc0 = f_clamp(z0, 3e+38);
-        double zc1 = f_clamp(z1, 3e+38);
+        double zc0 = f_clamp(z0, 1e+32);
+        double zc1 = f_clamp(z1, 1e+32);
         double w0 = f_sigmoid(-zc0);
         double w1 = f_clamp(f_softplus(zc0) - f_softplus(zc1), 80.0);
         double w2 = f_exp(w1);

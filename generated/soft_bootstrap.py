@@ -6,7 +6,7 @@
 # statistics: 2
 # sweeps: 1
 # saved: m0, la0, T0
-# certificate: loss <= 0.8, gradient <= 0.8 (1 + kappa) ulp at 556 points
+# certificate: loss <= 0.8, gradient <= 2.4 (1 + kappa) ulp (absolute where another class dominates) at 514 points
 """Soft bootstrapping.
 
 Reed et al. 2014, arXiv:1412.6596
@@ -87,12 +87,12 @@ def _finish(x_y, u_beta, m0, a0, b0):
     z0 = m0 - ly0 + la0
     lam0 = tl.where(z0 > 0.0, la0 + dl.softplus(-z0), dl.softplus(z0) - (m0 - ly0))
     T0 = tl.where(la0 == float("-inf"), 0.0, dl.exp_accurate(-lam0) * (b0 - lam0 * a0))
-    zc0 = dl.clip(z0, -3e38, 3e38)
+    zc0 = dl.clip(z0, -1e32, 1e32)
     w0 = dl.softplus(zc0)
     loss = w0 * u_beta - (1.0 - u_beta) * (T0 - w0 * dl.sigmoid(-zc0))
     loss = tl.where(
         z0 != zc0,
-        tl.where(loss > 1e30, float("inf"), tl.where(loss < -1e30, float("-inf"), loss)),
+        tl.where(loss > 1e24, float("inf"), tl.where(loss < -1e24, float("-inf"), loss)),
         loss,
     )
     return loss, m0, la0, T0
@@ -104,7 +104,7 @@ def _coefficients(x_y, u_beta, m0, la0, T0):
     ly0 = x_y
     z0 = m0 - ly0 + la0
     lam0 = tl.where(z0 > 0.0, la0 + dl.softplus(-z0), dl.softplus(z0) - (m0 - ly0))
-    zc0 = dl.clip(z0, -3e38, 3e38)
+    zc0 = dl.clip(z0, -1e32, 1e32)
     w0 = T0 * u_beta
     w1 = dl.softplus(zc0)
     w2 = dl.sigmoid(-zc0)
@@ -288,12 +288,12 @@ def _torch_rows(x, y, u_beta, g=None):
     z0 = m0 - ly0 + la0
     lam0 = torch.where(z0 > 0.0, la0 + el.softplus(-z0), el.softplus(z0) - (m0 - ly0))
     T0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0) * (b0 - lam0 * a0))
-    zc0 = el.clip(z0, -3e38, 3e38)
+    zc0 = el.clip(z0, -1e32, 1e32)
     w0 = el.softplus(zc0)
     loss = w0 * u_beta - (1.0 - u_beta) * (T0 - w0 * el.sigmoid(-zc0))
     loss = torch.where(
         z0 != zc0,
-        torch.where(loss > 1e30, float("inf"), torch.where(loss < -1e30, float("-inf"), loss)),
+        torch.where(loss > 1e24, float("inf"), torch.where(loss < -1e24, float("-inf"), loss)),
         loss,
     )
     if g is None:
@@ -322,7 +322,7 @@ def _torch_backward(x, y, u_beta, saved, g):
     ly0 = x_y
     z0 = m0 - ly0 + la0
     lam0 = torch.where(z0 > 0.0, la0 + el.softplus(-z0), el.softplus(z0) - (m0 - ly0))
-    zc0 = el.clip(z0, -3e38, 3e38)
+    zc0 = el.clip(z0, -1e32, 1e32)
     w0 = T0 * u_beta
     w1 = el.softplus(zc0)
     w2 = el.sigmoid(-zc0)
@@ -379,16 +379,16 @@ ROW_VALUES
         double z0 = m0 - ly0 + la0;
         double lam0 = (z0 > 0.0 ? la0 + f_softplus(-z0) : f_softplus(z0) - (m0 - ly0));
         T0 = (la0 == -INFINITY ? 0.0 : f_exp(-lam0) * (b0 - lam0 * a0));
-        double zc0 = f_clamp(z0, 3e+38);
+        double zc0 = f_clamp(z0, 1e+32);
         double w0 = f_softplus(zc0);
         loss = w0 * u_beta - (1.0 - u_beta) * (T0 - w0 * f_sigmoid(-zc0));
-        loss = (z0 != zc0 ? (loss > 1e+30 ? INFINITY : (loss < -1e+30 ? -INFINITY : loss)) : loss);
+        loss = (z0 != zc0 ? (loss > 1e+24 ? INFINITY : (loss < -1e+24 ? -INFINITY : loss)) : loss);
     }
     if (mode != FORWARD) {
         double ly0 = x_y;
         double z0 = m0 - ly0 + la0;
         lam0 = (z0 > 0.0 ? la0 + f_softplus(-z0) : f_softplus(z0) - (m0 - ly0));
-        double zc0 = f_clamp(z0, 3e+38);
+        double zc0 = f_clamp(z0, 1e+32);
         double w0 = T0 * u_beta;
         double w1 = f_softplus(zc0);
         double w2 = f_sigmoid(-zc0);

@@ -120,7 +120,7 @@ def _finish(x_y, index_y, V, m0, a0, b0, b1, b2, max0, index0):
     T0 = tl.where(la0 == float("-inf"), 0.0, dl.exp_accurate(-lam0) * (b0 - lam0 * a0))
     T1 = b1
     T2 = tl.where(la0 == float("-inf"), 0.0, dl.exp_accurate(-2.0 * lam0) * b2)
-    zc0 = dl.clip(z0, -3e38, 3e38)
+    zc0 = dl.clip(z0, -1e32, 1e32)
     w0 = dl.softplus(zc0)
     w1 = dl.sigmoid(-zc0)
     out_u_logp = -w0
@@ -138,45 +138,45 @@ def _finish(x_y, index_y, V, m0, a0, b0, b1, b2, max0, index0):
     out_u_logp = tl.where(
         z0 != zc0,
         tl.where(
-            out_u_logp > 1e30, float("inf"), tl.where(out_u_logp < -1e30, float("-inf"), out_u_logp)
+            out_u_logp > 1e24, float("inf"), tl.where(out_u_logp < -1e24, float("-inf"), out_u_logp)
         ),
         out_u_logp,
     )
     out_u_entropy = tl.where(
         z0 != zc0,
         tl.where(
-            out_u_entropy > 1e30, float("inf"),
-            tl.where(out_u_entropy < -1e30, float("-inf"), out_u_entropy),
+            out_u_entropy > 1e24, float("inf"),
+            tl.where(out_u_entropy < -1e24, float("-inf"), out_u_entropy),
         ),
         out_u_entropy,
     )
     out_u_hit = tl.where(
         z0 != zc0,
         tl.where(
-            out_u_hit > 1e30, float("inf"), tl.where(out_u_hit < -1e30, float("-inf"), out_u_hit)
+            out_u_hit > 1e24, float("inf"), tl.where(out_u_hit < -1e24, float("-inf"), out_u_hit)
         ),
         out_u_hit,
     )
     out_u_lse = tl.where(
         z0 != zc0,
         tl.where(
-            out_u_lse > 1e30, float("inf"), tl.where(out_u_lse < -1e30, float("-inf"), out_u_lse)
+            out_u_lse > 1e24, float("inf"), tl.where(out_u_lse < -1e24, float("-inf"), out_u_lse)
         ),
         out_u_lse,
     )
     out_u_mean_logit = tl.where(
         z0 != zc0,
         tl.where(
-            out_u_mean_logit > 1e30, float("inf"),
-            tl.where(out_u_mean_logit < -1e30, float("-inf"), out_u_mean_logit),
+            out_u_mean_logit > 1e24, float("inf"),
+            tl.where(out_u_mean_logit < -1e24, float("-inf"), out_u_mean_logit),
         ),
         out_u_mean_logit,
     )
     out_u_sum_p2 = tl.where(
         z0 != zc0,
         tl.where(
-            out_u_sum_p2 > 1e30, float("inf"),
-            tl.where(out_u_sum_p2 < -1e30, float("-inf"), out_u_sum_p2),
+            out_u_sum_p2 > 1e24, float("inf"),
+            tl.where(out_u_sum_p2 < -1e24, float("-inf"), out_u_sum_p2),
         ),
         out_u_sum_p2,
     )
@@ -194,7 +194,7 @@ def _coefficients(x_y, index_y, V, g0, g1, g2, g3, g4, g5, m0, la0, T0, T2):
     ly0 = x_y
     z0 = m0 - ly0 + la0
     lam0 = tl.where(z0 > 0.0, la0 + dl.softplus(-z0), dl.softplus(z0) - (m0 - ly0))
-    zc0 = dl.clip(z0, -3e38, 3e38)
+    zc0 = dl.clip(z0, -1e32, 1e32)
     w0 = g4 / V
     w1 = 2.0 * g5
     w2 = w1 * T2
@@ -402,7 +402,7 @@ def _torch_rows(x, y, g=None):
     T0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0) * (b0 - lam0 * a0))
     T1 = b1
     T2 = torch.where(la0 == float("-inf"), 0.0, el.exp(-2.0 * lam0) * b2)
-    zc0 = el.clip(z0, -3e38, 3e38)
+    zc0 = el.clip(z0, -1e32, 1e32)
     w0 = el.softplus(zc0)
     w1 = el.sigmoid(-zc0)
     out_u_logp = -w0
@@ -420,46 +420,46 @@ def _torch_rows(x, y, g=None):
     out_u_logp = torch.where(
         z0 != zc0,
         torch.where(
-            out_u_logp > 1e30, float("inf"),
-            torch.where(out_u_logp < -1e30, float("-inf"), out_u_logp),
+            out_u_logp > 1e24, float("inf"),
+            torch.where(out_u_logp < -1e24, float("-inf"), out_u_logp),
         ),
         out_u_logp,
     )
     out_u_entropy = torch.where(
         z0 != zc0,
         torch.where(
-            out_u_entropy > 1e30, float("inf"),
-            torch.where(out_u_entropy < -1e30, float("-inf"), out_u_entropy),
+            out_u_entropy > 1e24, float("inf"),
+            torch.where(out_u_entropy < -1e24, float("-inf"), out_u_entropy),
         ),
         out_u_entropy,
     )
     out_u_hit = torch.where(
         z0 != zc0,
         torch.where(
-            out_u_hit > 1e30, float("inf"), torch.where(out_u_hit < -1e30, float("-inf"), out_u_hit)
+            out_u_hit > 1e24, float("inf"), torch.where(out_u_hit < -1e24, float("-inf"), out_u_hit)
         ),
         out_u_hit,
     )
     out_u_lse = torch.where(
         z0 != zc0,
         torch.where(
-            out_u_lse > 1e30, float("inf"), torch.where(out_u_lse < -1e30, float("-inf"), out_u_lse)
+            out_u_lse > 1e24, float("inf"), torch.where(out_u_lse < -1e24, float("-inf"), out_u_lse)
         ),
         out_u_lse,
     )
     out_u_mean_logit = torch.where(
         z0 != zc0,
         torch.where(
-            out_u_mean_logit > 1e30, float("inf"),
-            torch.where(out_u_mean_logit < -1e30, float("-inf"), out_u_mean_logit),
+            out_u_mean_logit > 1e24, float("inf"),
+            torch.where(out_u_mean_logit < -1e24, float("-inf"), out_u_mean_logit),
         ),
         out_u_mean_logit,
     )
     out_u_sum_p2 = torch.where(
         z0 != zc0,
         torch.where(
-            out_u_sum_p2 > 1e30, float("inf"),
-            torch.where(out_u_sum_p2 < -1e30, float("-inf"), out_u_sum_p2),
+            out_u_sum_p2 > 1e24, float("inf"),
+            torch.where(out_u_sum_p2 < -1e24, float("-inf"), out_u_sum_p2),
         ),
         out_u_sum_p2,
     )
@@ -512,7 +512,7 @@ def _torch_backward(x, y, saved, g):
     ly0 = x_y
     z0 = m0 - ly0 + la0
     lam0 = torch.where(z0 > 0.0, la0 + el.softplus(-z0), el.softplus(z0) - (m0 - ly0))
-    zc0 = el.clip(z0, -3e38, 3e38)
+    zc0 = el.clip(z0, -1e32, 1e32)
     w0 = g4 / V
     w1 = 2.0 * g5
     w2 = w1 * T2
@@ -591,7 +591,7 @@ ROW_VALUES
         T0 = (la0 == -INFINITY ? 0.0 : f_exp(-lam0) * (b0 - lam0 * a0));
         double T1 = b1;
         T2 = (la0 == -INFINITY ? 0.0 : f_exp(-2.0 * lam0) * b2);
-        double zc0 = f_clamp(z0, 3e+38);
+        double zc0 = f_clamp(z0, 1e+32);
         double w0 = f_softplus(zc0);
         double w1 = f_sigmoid(-zc0);
         out_u_logp = -w0;
@@ -601,17 +601,17 @@ ROW_VALUES
         out_u_lse = L0;
         out_u_mean_logit = (T1 + x_y) / V;
         out_u_sum_p2 = T2 + w1 * w1;
-        out_u_logp = (z0 != zc0 ? (out_u_logp > 1e+30 ? INFINITY : (out_u_logp < -1e+30 ? -INFINITY
+        out_u_logp = (z0 != zc0 ? (out_u_logp > 1e+24 ? INFINITY : (out_u_logp < -1e+24 ? -INFINITY
             : out_u_logp)) : out_u_logp);
-        out_u_entropy = (z0 != zc0 ? (out_u_entropy > 1e+30 ? INFINITY : (out_u_entropy < -1e+30 ?
+        out_u_entropy = (z0 != zc0 ? (out_u_entropy > 1e+24 ? INFINITY : (out_u_entropy < -1e+24 ?
             -INFINITY : out_u_entropy)) : out_u_entropy);
-        out_u_hit = (z0 != zc0 ? (out_u_hit > 1e+30 ? INFINITY : (out_u_hit < -1e+30 ? -INFINITY :
+        out_u_hit = (z0 != zc0 ? (out_u_hit > 1e+24 ? INFINITY : (out_u_hit < -1e+24 ? -INFINITY :
             out_u_hit)) : out_u_hit);
-        out_u_lse = (z0 != zc0 ? (out_u_lse > 1e+30 ? INFINITY : (out_u_lse < -1e+30 ? -INFINITY :
+        out_u_lse = (z0 != zc0 ? (out_u_lse > 1e+24 ? INFINITY : (out_u_lse < -1e+24 ? -INFINITY :
             out_u_lse)) : out_u_lse);
-        out_u_mean_logit = (z0 != zc0 ? (out_u_mean_logit > 1e+30 ? INFINITY : (out_u_mean_logit <
-            -1e+30 ? -INFINITY : out_u_mean_logit)) : out_u_mean_logit);
-        out_u_sum_p2 = (z0 != zc0 ? (out_u_sum_p2 > 1e+30 ? INFINITY : (out_u_sum_p2 < -1e+30 ?
+        out_u_mean_logit = (z0 != zc0 ? (out_u_mean_logit > 1e+24 ? INFINITY : (out_u_mean_logit <
+            -1e+24 ? -INFINITY : out_u_mean_logit)) : out_u_mean_logit);
+        out_u_sum_p2 = (z0 != zc0 ? (out_u_sum_p2 > 1e+24 ? INFINITY : (out_u_sum_p2 < -1e+24 ?
             -INFINITY : out_u_sum_p2)) : out_u_sum_p2);
         out_u_hit = (x_y == x_y ? out_u_hit : x_y);
         out_u_lse = (x_y == x_y ? out_u_lse : x_y);
@@ -620,7 +620,7 @@ ROW_VALUES
         double ly0 = x_y;
         double z0 = m0 - ly0 + la0;
         lam0 = (z0 > 0.0 ? la0 + f_softplus(-z0) : f_softplus(z0) - (m0 - ly0));
-        double zc0 = f_clamp(z0, 3e+38);
+        double zc0 = f_clamp(z0, 1e+32);
         double w0 = g4 / V;
         double w1 = 2.0 * g5;
         double w2 = w1 * T2;

@@ -93,7 +93,7 @@ def _finish(x_y, m0, a0, b0, b1):
     L0 = m0 + lam0
     T0 = tl.where(la0 == float("-inf"), 0.0, dl.exp_accurate(-lam0) * (b0 - lam0 * a0))
     T1 = tl.where(la0 == float("-inf"), 0.0, dl.exp_accurate(-2.0 * lam0) * b1)
-    zc0 = dl.clip(z0, -3e38, 3e38)
+    zc0 = dl.clip(z0, -1e32, 1e32)
     w0 = dl.softplus(zc0)
     w1 = dl.sigmoid(-zc0)
     out_u_logp = -w0
@@ -103,30 +103,30 @@ def _finish(x_y, m0, a0, b0, b1):
     out_u_logp = tl.where(
         z0 != zc0,
         tl.where(
-            out_u_logp > 1e30, float("inf"), tl.where(out_u_logp < -1e30, float("-inf"), out_u_logp)
+            out_u_logp > 1e24, float("inf"), tl.where(out_u_logp < -1e24, float("-inf"), out_u_logp)
         ),
         out_u_logp,
     )
     out_u_entropy = tl.where(
         z0 != zc0,
         tl.where(
-            out_u_entropy > 1e30, float("inf"),
-            tl.where(out_u_entropy < -1e30, float("-inf"), out_u_entropy),
+            out_u_entropy > 1e24, float("inf"),
+            tl.where(out_u_entropy < -1e24, float("-inf"), out_u_entropy),
         ),
         out_u_entropy,
     )
     out_u_lse = tl.where(
         z0 != zc0,
         tl.where(
-            out_u_lse > 1e30, float("inf"), tl.where(out_u_lse < -1e30, float("-inf"), out_u_lse)
+            out_u_lse > 1e24, float("inf"), tl.where(out_u_lse < -1e24, float("-inf"), out_u_lse)
         ),
         out_u_lse,
     )
     out_u_sum_p2 = tl.where(
         z0 != zc0,
         tl.where(
-            out_u_sum_p2 > 1e30, float("inf"),
-            tl.where(out_u_sum_p2 < -1e30, float("-inf"), out_u_sum_p2),
+            out_u_sum_p2 > 1e24, float("inf"),
+            tl.where(out_u_sum_p2 < -1e24, float("-inf"), out_u_sum_p2),
         ),
         out_u_sum_p2,
     )
@@ -140,7 +140,7 @@ def _coefficients(x_y, g0, g1, g2, g3, m0, la0, T0, T1):
     ly0 = x_y
     z0 = m0 - ly0 + la0
     lam0 = tl.where(z0 > 0.0, la0 + dl.softplus(-z0), dl.softplus(z0) - (m0 - ly0))
-    zc0 = dl.clip(z0, -3e38, 3e38)
+    zc0 = dl.clip(z0, -1e32, 1e32)
     w0 = 2.0 * g3
     w1 = w0 * T1
     w2 = dl.sigmoid(-zc0)
@@ -326,7 +326,7 @@ def _torch_rows(x, y, g=None):
     L0 = m0 + lam0
     T0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0) * (b0 - lam0 * a0))
     T1 = torch.where(la0 == float("-inf"), 0.0, el.exp(-2.0 * lam0) * b1)
-    zc0 = el.clip(z0, -3e38, 3e38)
+    zc0 = el.clip(z0, -1e32, 1e32)
     w0 = el.softplus(zc0)
     w1 = el.sigmoid(-zc0)
     out_u_logp = -w0
@@ -336,31 +336,31 @@ def _torch_rows(x, y, g=None):
     out_u_logp = torch.where(
         z0 != zc0,
         torch.where(
-            out_u_logp > 1e30, float("inf"),
-            torch.where(out_u_logp < -1e30, float("-inf"), out_u_logp),
+            out_u_logp > 1e24, float("inf"),
+            torch.where(out_u_logp < -1e24, float("-inf"), out_u_logp),
         ),
         out_u_logp,
     )
     out_u_entropy = torch.where(
         z0 != zc0,
         torch.where(
-            out_u_entropy > 1e30, float("inf"),
-            torch.where(out_u_entropy < -1e30, float("-inf"), out_u_entropy),
+            out_u_entropy > 1e24, float("inf"),
+            torch.where(out_u_entropy < -1e24, float("-inf"), out_u_entropy),
         ),
         out_u_entropy,
     )
     out_u_lse = torch.where(
         z0 != zc0,
         torch.where(
-            out_u_lse > 1e30, float("inf"), torch.where(out_u_lse < -1e30, float("-inf"), out_u_lse)
+            out_u_lse > 1e24, float("inf"), torch.where(out_u_lse < -1e24, float("-inf"), out_u_lse)
         ),
         out_u_lse,
     )
     out_u_sum_p2 = torch.where(
         z0 != zc0,
         torch.where(
-            out_u_sum_p2 > 1e30, float("inf"),
-            torch.where(out_u_sum_p2 < -1e30, float("-inf"), out_u_sum_p2),
+            out_u_sum_p2 > 1e24, float("inf"),
+            torch.where(out_u_sum_p2 < -1e24, float("-inf"), out_u_sum_p2),
         ),
         out_u_sum_p2,
     )
@@ -402,7 +402,7 @@ def _torch_backward(x, y, saved, g):
     ly0 = x_y
     z0 = m0 - ly0 + la0
     lam0 = torch.where(z0 > 0.0, la0 + el.softplus(-z0), el.softplus(z0) - (m0 - ly0))
-    zc0 = el.clip(z0, -3e38, 3e38)
+    zc0 = el.clip(z0, -1e32, 1e32)
     w0 = 2.0 * g3
     w1 = w0 * T1
     w2 = el.sigmoid(-zc0)
@@ -467,20 +467,20 @@ ROW_VALUES
         double L0 = m0 + lam0;
         T0 = (la0 == -INFINITY ? 0.0 : f_exp(-lam0) * (b0 - lam0 * a0));
         T1 = (la0 == -INFINITY ? 0.0 : f_exp(-2.0 * lam0) * b1);
-        double zc0 = f_clamp(z0, 3e+38);
+        double zc0 = f_clamp(z0, 1e+32);
         double w0 = f_softplus(zc0);
         double w1 = f_sigmoid(-zc0);
         out_u_logp = -w0;
         out_u_entropy = w0 * w1 - T0;
         out_u_lse = L0;
         out_u_sum_p2 = T1 + w1 * w1;
-        out_u_logp = (z0 != zc0 ? (out_u_logp > 1e+30 ? INFINITY : (out_u_logp < -1e+30 ? -INFINITY
+        out_u_logp = (z0 != zc0 ? (out_u_logp > 1e+24 ? INFINITY : (out_u_logp < -1e+24 ? -INFINITY
             : out_u_logp)) : out_u_logp);
-        out_u_entropy = (z0 != zc0 ? (out_u_entropy > 1e+30 ? INFINITY : (out_u_entropy < -1e+30 ?
+        out_u_entropy = (z0 != zc0 ? (out_u_entropy > 1e+24 ? INFINITY : (out_u_entropy < -1e+24 ?
             -INFINITY : out_u_entropy)) : out_u_entropy);
-        out_u_lse = (z0 != zc0 ? (out_u_lse > 1e+30 ? INFINITY : (out_u_lse < -1e+30 ? -INFINITY :
+        out_u_lse = (z0 != zc0 ? (out_u_lse > 1e+24 ? INFINITY : (out_u_lse < -1e+24 ? -INFINITY :
             out_u_lse)) : out_u_lse);
-        out_u_sum_p2 = (z0 != zc0 ? (out_u_sum_p2 > 1e+30 ? INFINITY : (out_u_sum_p2 < -1e+30 ?
+        out_u_sum_p2 = (z0 != zc0 ? (out_u_sum_p2 > 1e+24 ? INFINITY : (out_u_sum_p2 < -1e+24 ?
             -INFINITY : out_u_sum_p2)) : out_u_sum_p2);
         out_u_lse = (x_y == x_y ? out_u_lse : x_y);
     }
@@ -488,7 +488,7 @@ ROW_VALUES
         double ly0 = x_y;
         double z0 = m0 - ly0 + la0;
         lam0 = (z0 > 0.0 ? la0 + f_softplus(-z0) : f_softplus(z0) - (m0 - ly0));
-        double zc0 = f_clamp(z0, 3e+38);
+        double zc0 = f_clamp(z0, 1e+32);
         double w0 = 2.0 * g3;
         double w1 = w0 * T1;
         double w2 = f_sigmoid(-zc0);

@@ -38,6 +38,8 @@ from lossgen.spec.model import LossSpec
 
 __all__ = ["Literal", "Truth", "literal"]
 
+_DOUBLE = 1024  # float64 ends at 2**1024
+
 
 @dataclass(frozen=True)
 class Truth:
@@ -61,6 +63,7 @@ def literal(
     y: int | None,
     given: Mapping[str, Any],
     cotangents: Sequence[float] = (1.0,),
+    double: bool = False,
 ) -> Truth:
     """Value and derivatives of one row at the caller's precision.
 
@@ -68,17 +71,20 @@ def literal(
         given: numbers, and a list [V] for vocab and class inputs; what is missing stands at its
             ``off``, or at its default.
         cotangents: what the outputs are multiplied by before they are differentiated; repeated.
+        double: no number may be beyond those of float64.
 
     Raises:
         ZeroDivisionError, ValueError, TypeError, OverflowError: the formula has no real value.
     """
     if spec.origin is not None:
         return _derivatives(spec.origin, spec.by, x, y, given)
-    algebra = Literal(spec, [mp.mpf(v) for v in x], y, given)
+    algebra = Literal(spec, [mp.mpf(v) for v in x], y, given, double=double)
     if spec.outputs:
         results = [walk(o.expr, algebra) for o in spec.outputs]
     else:
         results = [algebra.total([(t.weight, t.expr) for t in spec.terms])]
+    for result in results:  # nor is anything asked of its derivatives
+        bounded(result.value[0])
     for k, result in enumerate(results):
         algebra.seed(result, mp.mpf(cotangents[k % len(cotangents)]))
     algebra.backward()
@@ -135,9 +141,12 @@ class Literal:
     totals: dict[Any, tuple[Any, Vector]] = field(default_factory=dict)
     largest: Any = ZERO  # number of the row that is added to another
     moved: str = ""  # the parameter whose slope is asked for
+    double: bool = False
 
     # ------------------------------------------------------------------ the tape
     def node(self, value: Vector, back: Callable[[Vector], None] | None = None) -> Node:
+        if self.double:
+            value = [bounded(v, _DOUBLE) for v in value]
         self.tape.append(Node(value, back))
         return self.tape[-1]
 

@@ -234,9 +234,9 @@ for _name, _function in _SIMPLE.items():
 # ---------------------------------------------------------------- mpmath
 
 
-def bounded(a: Any) -> Any:
-    """``a``, unless it is beyond 2**4096: exp of it might not fit the machine's memory."""
-    if hasattr(a, "_mpf_") and a._mpf_[2] + a._mpf_[3] > 4096:
+def bounded(a: Any, bits: int = 4096) -> Any:
+    """``a``, unless it is beyond 2**bits: exp of it might not fit the machine's memory."""
+    if hasattr(a, "_mpf_") and a._mpf_[2] + a._mpf_[3] > bits:
         raise OverflowError("an intermediate value is too large")
     return a
 

@@ -194,7 +194,7 @@ class StableLoss(GradedLoss):
     bound: float = 4.0  # ulp / (1 + kappa) that the certificate allows, unless the spec states it
     refused: float = 0.0  # ulp / (1 + kappa) of the best cheaper program in float32; 0: not tried
     cost: float = 1.0  # times the operations per class of the cheapest program
-    masks: str = "limit"  # what a masked class gives: a limit; or NaN where the formula has NaN
+    masks: str = "limit"  # of a masked class; "as written": no number where float64 has none
     clamp_loss: bool = False
     clamp_gradient: bool = False
 
@@ -267,7 +267,8 @@ class Certificate:
     def __str__(self) -> str:
         least = f" of max(|true value|, {self.scale:g})" if self.scale else ""
         least += f" (absolute where {self.dominated} dominates)" if self.dominated else ""
-        masks = "" if self.masks == "limit" else "; NaN where masked classes make the formula NaN"
+        undone = "; no number where the formula as it is written is none in float64"
+        masks = "" if self.masks == "limit" else undone
         loss, gradient = (ceil(10 * v) / 10 for v in (self.loss_kappa, self.gradient_kappa))
         return (
             f"loss <= {loss:.1f}, gradient <= {gradient:.1f} "

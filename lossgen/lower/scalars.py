@@ -29,7 +29,7 @@ from lossgen.ir.program import (
     where,
 )
 from lossgen.ir.statistics import Form, Sum
-from lossgen.lower.constants import CLAMP, FAR_GAP, LARGEST
+from lossgen.lower.constants import CLAMP, FAR_GAP, LARGEST, LARGEST_INVERSE
 from lossgen.lower.expressions import ROW, Lowering, assignments, exponential_names
 from lossgen.lower.model import RowModel
 from lossgen.lower.spoilt import symbols_of, unread
@@ -338,7 +338,7 @@ class RowScalars:
                 lines.append(Line(inverse.name, value))
                 if log_sum == "la" and self.model.pivot == "argmax":
                     over = eq(inverse, INFINITE)  # r of classes 90 below the pivot: 0·∞
-                    lines.append(Line(inverse.name, where(over, CLAMP, inverse)))
+                    lines.append(Line(inverse.name, where(over, LARGEST_INVERSE, inverse)))
         return lines
 
     def _clamp(self, clamp: bool, forms: tuple[Form, ...]) -> tuple[list[Line], Lowering]:

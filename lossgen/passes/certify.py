@@ -37,6 +37,7 @@ from lossgen.ir.evaluate import evaluated
 from lossgen.ir.literal import Truth
 from lossgen.ir.rows import Row
 from lossgen.ir.stages import Pivot, StableLoss
+from lossgen.lower.constants import CLAMP
 from lossgen.lower.rows import RoundedRows
 from lossgen.lower.work import work_of
 from lossgen.passes.climb import neighbours
@@ -57,16 +58,17 @@ from lossgen.passes.truth import (
     agree,
     as_written,
     is_dominated,
-    is_undone_by_masks,
+    is_undone,
     true_row,
 )
-from lossgen.passes.worst import ALIKE, BOUND, ENOUGH, TINY, Worst, off
+from lossgen.passes.worst import ALIKE, BOUND, ENOUGH, Worst, off
 
 __all__ = ["Trial", "certify", "dearer_than", "unmeasured"]
 
 Evaluate = Callable[[Sequence[Row]], tuple[NDArray[Any], list[NDArray[Any]]]]
 _ULP = 2.0**-23
 _BESIDE, _WIDE_ULP = 2.0**-48, 2.0**-53
+_NORMAL = 2.0**-126  # the least number of which float32 has all digits
 _CLIPPED = 1e-34
 _ONE = mp.mpf(1)
 #: How the search goes on from the worst rows: rounds of so many moves from so many rows.
@@ -241,8 +243,8 @@ class Trial:
         error = off(value, gold)
         worst.points += 1
         apart = spread(row, stable)
-        if error <= TINY * (1 + apart) or self._nobody_knows(row, error):
-            return 0.0  # of a sum of p·(x - x'), too
+        if error <= 2 * len(row.x) * _NORMAL * (1 + apart) or self._nobody_knows(row, error):
+            return 0.0  # of a sum of p·(x - x'), of two rows, each p may have underflowed
         moves = of_loss(stable.spec, row, truth, k)
         width = 0.0
         if stable.outputs or stable.twins:
@@ -330,9 +332,9 @@ class Trial:
         return wide and bool(error <= ALIKE * _WIDE_ULP * truth.largest)
 
     def _nobody_knows(self, row: Row, error: Any) -> bool:
-        """Is it NaN where a masked class makes the formula as it is written NaN, and allowed?"""
+        """Is it no number where the formula as it is written is none either, and allowed?"""
         allowed = self.stable.masks == "as written" and error == mp.inf
-        return allowed and is_undone_by_masks(self.stable.spec, row)
+        return allowed and is_undone(self.stable.spec, row)
 
     def _is_dominated(self, row: Row) -> bool:
         return self.stable.pivot is Pivot.TARGET and is_dominated(row)
@@ -357,12 +359,12 @@ def _spelled(values: tuple[float, ...]) -> str:
 
 
 def _needs_clamp(stable: StableLoss, exprs: list[Expr]) -> bool:
-    """Is a function NaN at z = ±inf, but finite at the largest float, for any parameters and with
+    """Is a function NaN at z = ±inf, but finite at ±``CLAMP``, for any parameters and with
     any statistic at 0.5?"""
     if not stable.forms:
         return False
     names = stable.vocabulary
-    ends = np.array([[np.inf, -np.inf, 3e38, -3e38]], np.float32)
+    ends = np.array([[np.inf, -np.inf, CLAMP, -CLAMP]], np.float32)
     for expr in exprs:
         if not expr.free_symbols & {f.z for f in stable.forms}:
             continue

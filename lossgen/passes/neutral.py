@@ -22,9 +22,8 @@ from sympy import Add, Expr, Integer, Mul, Pow, Symbol, exp
 from lossgen.ir.ops import maximum, minimum
 from lossgen.ir.piecewise import eq, where
 from lossgen.ir.stages import Gradient, StableLoss
-from lossgen.ir.statistics import Centre
-from lossgen.passes.zeros import BOUNDED, LOWEST
-from lossgen.spec.domain import Interval
+from lossgen.ir.statistics import Centre, Form
+from lossgen.passes.zeros import BOUNDED, LOWEST, may_vanish
 
 __all__ = ["neutral_options"]
 
@@ -64,7 +63,8 @@ class _Neutral:
             for n, s in names.parameters.items()
             if s not in self.options
         }
-        self.plain = {s.symbol for s in stable.sums if s.form is None}
+        rising = {f.index for f in stable.forms if _rises(f, names.x)}
+        self.plain = {s.symbol for s in stable.sums if s.form not in rising}
         sums = {s.symbol for s in stable.sums} | {m.symbol for m in stable.maxes}
         self.unbounded = sums | {s for f in stable.forms for s in (f.L, f.O)}
         self.of_a_loss = self.unbounded | {f.z for f in stable.forms}
@@ -125,22 +125,13 @@ class _Neutral:
         return factor in self.options
 
     def _may_vanish(self, factor: Expr) -> bool:
-        """Is it 0 somewhere in the domain of its parameter, as 1 - a is?"""
-        if isinstance(factor, Pow):
-            return bool(factor.exp.is_positive) and self._may_vanish(factor.base)
-        if len(factor.free_symbols) != 1:
-            return False
-        (symbol,) = factor.free_symbols
-        domain = self.domains.get(symbol)
-        return domain is not None and _has_root(factor, symbol, domain)
+        return may_vanish(factor, self.domains)
 
 
-def _has_root(factor: Expr, symbol: Symbol, domain: Interval) -> bool:
-    """Of a linear function of a parameter."""
-    slope = factor.diff(symbol)
-    if not slope.is_number or slope == 0:
-        return False
-    return domain.contains(float(-factor.subs(symbol, 0) / slope))
+def _rises(form: Form, x: Symbol) -> bool:
+    """Is its probability 0 at a masked class, or does it not depend on the logits?"""
+    slope = form.base.diff(x)
+    return slope == 0 or bool(slope.is_positive)
 
 
 def _ends(centre: Centre, stable: StableLoss) -> Expr | None:

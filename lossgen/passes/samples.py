@@ -129,6 +129,7 @@ _SOMETIMES = (
     Shape(tied="top", near=1.0),
     Shape(masked=-np.inf, near=1.0),
     Shape(scale=1.5e-3, near=1.0),
+    Shape(classes=1),
 )
 _PER_POINT = 2
 
@@ -147,8 +148,11 @@ def sample_rows(stable: GradedLoss, seed: int = 20230711) -> list[Row]:
     for k, point in enumerate(points):
         # A parameter that is off has a variant of its own without it, and 0·∞ beside it.
         masks = all(spec.parameters[n].off != v for n, v in point.items())
-        some = [_SOMETIMES[(taken + i) % len(_SOMETIMES)] for i in range(_PER_POINT)]
-        taken += _PER_POINT if k else 0
+        # Where one is 0, a term is left out that hides what the others lose.
+        often = k and 0.0 in point.values() and 0.0 not in points[0].values()
+        count = len(_SOMETIMES) if often else _PER_POINT
+        some = [_SOMETIMES[(taken + i) % len(_SOMETIMES)] for i in range(count)]
+        taken += count if k else 0
         for shape in some if k else shapes:
             if shape.classes < spec.min_classes or (shape.masked and not masks):
                 continue

@@ -13,7 +13,7 @@ from lossgen.ir.literal import Truth, literal
 from lossgen.ir.rows import COTANGENTS, MASKED, Row
 from lossgen.spec.model import LossSpec
 
-__all__ = ["agree", "as_written", "digits", "is_dominated", "is_undone_by_masks", "true_row"]
+__all__ = ["agree", "as_written", "digits", "is_dominated", "is_undone", "true_row"]
 
 _MOST = 6000
 _SAME = mp.mpf(10) ** -30
@@ -62,17 +62,16 @@ def as_written(spec: LossSpec, row: Row) -> Truth | None:
     return _in_float64(spec, replace(row, x=_floored(row.x, -1e6), streams=streams))
 
 
-def is_undone_by_masks(spec: LossSpec, row: Row) -> bool:
-    """Is the formula as it is written no number, because of classes at -∞, or so far below that
-    their exponential is 0 in float64?"""
+def is_undone(spec: LossSpec, row: Row) -> bool:
+    """Is the formula as it is written no number in float64: for an overflow, or for classes at -∞,
+    or so far below that their exponential is 0?"""
     streams = {n: _sunk(v) for n, v in row.streams.items()}
-    masked = any(-inf in values for values in (_sunk(row.x), *streams.values()))
-    return masked and _in_float64(spec, replace(row, x=_sunk(row.x), streams=streams)) is None
+    return _in_float64(spec, replace(row, x=_sunk(row.x), streams=streams)) is None
 
 
 def _in_float64(spec: LossSpec, row: Row) -> Truth | None:
     with mp.workprec(53):
-        found = _literal(spec, row)
+        found = _literal(spec, row, double=True)
         return found if found is not None and found.real else None
 
 
@@ -85,10 +84,11 @@ def _sunk(values: tuple[float, ...]) -> tuple[float, ...]:
     return tuple(v if v > least else -inf for v in values)
 
 
-def _literal(spec: LossSpec, row: Row) -> Truth | None:
+def _literal(spec: LossSpec, row: Row, double: bool = False) -> Truth | None:
     given = {**row.parameters, **row.rows, **row.vocab, **row.streams}
     try:
-        return literal(spec, row.x, row.y, given, COTANGENTS if spec.outputs else (1.0,))
+        weights = COTANGENTS if spec.outputs else (1.0,)
+        return literal(spec, row.x, row.y, given, weights, double)
     except (ZeroDivisionError, ValueError, TypeError, OverflowError):
         return None
 

@@ -3,14 +3,15 @@
     c·softplus(-x)   →   where(c ≠ 0, c·softplus(-x), 0)
 
 c is what the caller gives per class or row: a mask, a multi-hot label, a sample weight.  What it
-leaves out may be a class that the logits mask, or a number that float32 does not hold.  So is the
-choice that minimum(a, b) makes, in its derivative, of a sum that a masked class has made infinite;
-and a probability beside the logarithm of what a caller gives, p·log(w), where both may be 0.
+leaves out may be a class that the logits mask, or a number that float32 does not hold.  A parameter
+beside it counts too, as in a·c·softplus(-x).  So is the choice that minimum(a, b) makes, in its
+derivative, of a sum that a masked class has made infinite; and a probability beside the logarithm
+of what a caller gives, p·log(w), where both may be 0.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from sympy import Add, Expr, Float, Function, Integer, Mul, Pow, Symbol, exp, log
 
@@ -18,8 +19,9 @@ from lossgen.ir.function import PiecewiseConstant
 from lossgen.ir.ops import clip, expm1, maximum, ne, sigmoid, softplus, where
 from lossgen.ir.special import erfc
 from lossgen.ir.stages import GradedLoss
+from lossgen.spec.domain import Interval
 
-__all__ = ["BOUNDED", "LOWEST", "Zeros"]
+__all__ = ["BOUNDED", "LOWEST", "Zeros", "may_vanish"]
 
 LOWEST = Float(-1e18)  # a masked class, of logits that are multiplied by what may be 0
 
@@ -37,7 +39,8 @@ class Zeros:
         given = {s for pair in (*names.streams.values(), *names.vocab.values()) for s in pair}
         given |= set(names.rows.values())
         self.constants = names.constants
-        declared = graded.spec.inputs
+        declared, parameters = graded.spec.inputs, graded.spec.parameters
+        self.domains = {s: parameters[n].domain for n, s in names.parameters.items()}
         self.beside = {  # other logits, which may be masked too
             s
             for n, pair in names.streams.items()
@@ -76,6 +79,7 @@ class Zeros:
             return expr
         expr = self._floored(expr)
         held = [a for a in expr.args if self._may_vanish(a)]
+        held += [a for a in expr.args if held and may_vanish(a, self.domains)]
         held += [a for a in expr.args if a not in held and self._is_choice_of(a, expr)]
         if any(map(self._is_infinite_of_zero, expr.args)):
             held += [a for a in expr.args if a not in held and self._underflows(a)]
@@ -190,6 +194,19 @@ class Zeros:
         if isinstance(expr, Add | Mul | expm1):
             return all(self._is_bounded(a) for a in expr.args)
         return expr.func.__name__ in BOUNDED or (not isinstance(expr, Function) and not expr.args)
+
+
+def may_vanish(factor: Expr, domains: Mapping[Symbol, Interval]) -> bool:
+    """Is it 0 somewhere in the domain of its parameter, as a and 1 - a are?"""
+    if isinstance(factor, Pow):
+        return bool(factor.exp.is_positive) and may_vanish(factor.base, domains)
+    if len(factor.free_symbols) != 1:
+        return False
+    (symbol,) = factor.free_symbols
+    domain, slope = domains.get(symbol), factor.diff(symbol)
+    if domain is None or not slope.is_number or slope == 0:
+        return False
+    return domain.contains(float(-factor.subs(symbol, 0) / slope))
 
 
 def _held(expr: Expr, logits: Collection[Symbol]) -> Expr:

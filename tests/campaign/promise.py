@@ -23,6 +23,7 @@ class Promise:
     first: bool = False  # the first class, where there is no target
     double: bool = False  # in float64: what the formula loses there as it is written, it may lose
     masked: bool = True  # a number where classes are masked
+    undone: bool = False  # none where the formula as it is written overflows
 
     def floors(
         self, x: Sequence[float], y: int, classes: Mapping[str, Sequence[float]], loss: float
@@ -48,7 +49,8 @@ def promise_of(module: ModuleType) -> Promise:
         least=float(least.group(1)) if least else 0.0,
         dominated="absolute where another class" in certificate,
         first="another class than the first" in certificate,
+        undone="no number where" in certificate,
         double=any(line.startswith("# arithmetic: float64") for line in lines),
-        masked="NaN where masked classes" not in certificate
+        masked="no number where" not in certificate
         and "a masked class counts in" not in words,  # mean(x) is infinite then
     )

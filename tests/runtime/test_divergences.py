@@ -168,7 +168,7 @@ transform: -(1 - alpha) * logp[y] + alpha * sum(softmax(teacher) * (log_softmax(
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_masked_label_is_infinite_or_nothing(tmp_path: Path, backend: str) -> None:
-    """A z clamped to 3e38 gave half of that; and s - alpha·s, with alpha = 1, lost what is beside
+    """A clamped z gave half of that; and s - alpha·s, with alpha = 1, lost what is beside
     it."""
     path = tmp_path / "label_kd.yaml"
     path.write_text(LABEL)

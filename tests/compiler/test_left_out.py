@@ -1,0 +1,116 @@
+"""Exponents that are infinite at a masked class which a weight of 0 leaves out, and the gradients
+that a campaign of random formulas found wrong beside them."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import lossgen
+from lossgen.ir.rows import Row
+from lossgen.passes.truth import true_row
+from lossgen.spec.load import load_text
+
+INF = math.inf
+MASK = "inputs: {c: {kind: class, values: [0, 1]}}\n"
+WEIGHTS = "inputs: {c: {kind: class, domain: '[0, 1]'}, t: {kind: class}}\n"
+
+
+def _lse(values: torch.Tensor) -> torch.Tensor:
+    return torch.cat([torch.zeros(1, dtype=values.dtype), values]).logsumexp(0)
+
+
+def _zlpr(x: torch.Tensor, c: torch.Tensor, y: int) -> torch.Tensor:
+    return _lse(-x[c > 0]) + _lse(x[c < 1])
+
+
+def _fixed(x: torch.Tensor, c: torch.Tensor, y: int) -> torch.Tensor:
+    return _lse(-2 * x[c < 1]).detach() * (1 - x.softmax(0)[y])
+
+
+#: formula: its inputs, and what it is in torch where masked classes are left out
+FORMULAS: dict[str, tuple[str, Any]] = {
+    # the masked class was the pivot, as the largest of -x, and ∞ - ∞
+    "log1p(sum(c*exp(-x))) + log1p(sum((1 - c)*exp(x)))": (MASK, _zlpr),
+    # 1 - c was not known to be a weight, so that e^6000 stood in log1p; x_own was not detached
+    "stop_gradient(log(1 + sum((1 - c)*exp((-1)*(x/0.5)))))*(1 - p[y])": (MASK, _fixed),
+}
+ROWS = [
+    ([-INF, 0.0, 1.0], [0.0, 1.0, 0.0], 2),
+    ([-INF, 0.0, 1.0], [0.0, 0.0, 1.0], 1),
+    ([0.5, -INF, 1.0, -INF, 2.0], [1.0, 0.0, 0.0, 0.0, 1.0], 0),
+    ([3000.0, 2990.0, 3001.0], [0.0, 1.0, 0.0], 2),
+    ([-3000.0, -2997.0, -2998.0], [1.0, 0.0, 1.0], 0),
+    ([20.0, 0.0, -20.0], [1.0, 0.0, 1.0], 0),
+]
+
+
+@pytest.mark.parametrize("formula", FORMULAS)
+def test_a_weight_of_0_leaves_out_what_is_infinite(formula: str, tmp_path: Path) -> None:
+    head, reference = FORMULAS[formula]
+    path = tmp_path / "t.yaml"
+    path.write_text(f"name: t\n{head}transform: '{formula}'\n")
+    loss = lossgen.load(path).t_loss
+    for row, mask, y in ROWS:
+        if "(1 - c)*exp((-1)" in formula:  # which leaves out what has 1
+            mask = [1.0 if v == -INF else m for v, m in zip(row, mask, strict=True)]
+        exact = torch.tensor(row, dtype=torch.float64, requires_grad=True)
+        c = torch.tensor(mask, dtype=torch.float64)
+        value = reference(exact, c, y)
+        (slope,) = torch.autograd.grad(value, exact)
+        for backend in ("torch", "c", "triton"):
+            x = torch.tensor([row], requires_grad=True)
+            target = (torch.tensor([y]),) if "[y]" in formula else ()
+            found = loss(x, *target, c[None].float(), backend=backend)
+            found.backward()
+            where = f"{backend}: {row}, {mask}"
+            assert found.item() == pytest.approx(value.item(), rel=1e-6, abs=1e-30), where
+            assert x.grad is not None
+            torch.testing.assert_close(x.grad[0].double(), slope, rtol=2e-6, atol=1e-7, msg=where)
+
+
+def test_exponentials_are_parted_without_a_division(tmp_path: Path) -> None:
+    """SymPy leaves e^(a - b)·e^(b - a) as it is: the gradient was e^(2a - 2b)·e^(b - a), ∞·0."""
+    path = tmp_path / "t.yaml"
+    formula = "sum(c*expm1(x - t))*sum(softplus(x - x[y]))"
+    path.write_text(f"name: t\n{WEIGHTS}transform: '{formula}'\n")
+    loss = lossgen.load(path).t_loss
+    given = torch.tensor([[0.25, 0.5, 1.0, 0.0]]), torch.tensor([[-1.0, 1.5, 0.5, 2.0]])
+    for backend in ("torch", "c", "triton"):
+        x = torch.tensor([[-0.5, 100.0, -INF, 3.5]], requires_grad=True)
+        loss(x, torch.tensor([3]), *given, backend=backend).backward()
+        assert x.grad is not None
+        assert x.grad.isnan().sum() == 0, backend
+        assert x.grad[0, 2] == 0, backend
+
+
+@pytest.mark.parametrize("formula", ["mean(x)", "tau*sum(x)", "mean(x)*sum(c)"])
+def test_a_gradient_that_is_the_same_for_all_classes(formula: str, tmp_path: Path) -> None:
+    """In C it was its own initial value: 0, or anything."""
+    path = tmp_path / "t.yaml"
+    head = "parameters: {tau: {default: 2, domain: '[0, 4]'}}\n" if "tau" in formula else ""
+    head += MASK if "c" in formula else ""
+    path.write_text(f"name: t\n{head}transform: '{formula}'\n")
+    loss = lossgen.load(path).t_loss
+    given = (torch.tensor([[1.0, 0.0, 1.0, 1.0]]),) if "c" in formula else ()
+    slope = {"mean(x)": 0.25, "tau*sum(x)": 2.0, "mean(x)*sum(c)": 0.75}[formula]
+    for backend in ("torch", "c", "triton"):
+        x = torch.tensor([[0.5, -1.0, 2.0, 0.25]], requires_grad=True)
+        loss(x, *given, backend=backend).backward()
+        assert x.grad is not None
+        assert x.grad.tolist() == [[slope] * 4], backend
+
+
+def test_the_truth_of_a_number_that_is_too_large_for_any_float() -> None:
+    """e^6000, and e^1000000 beside a 0 at a masked class: such rows were left out unseen."""
+    spec = load_text(f"name: t\n{MASK}transform: 'log(1 + sum(c*exp(-2*x)))'\n")
+    far = true_row(spec, Row((-3000.0, -2000.0), 0, {}, {}, {}, {"c": (1.0, 1.0)}))
+    assert far is not None
+    assert float(far.results[0]) == 6000.0
+    masked = true_row(spec, Row((-INF, 0.0), 0, {}, {}, {}, {"c": (0.0, 1.0)}))
+    assert masked is not None
+    assert float(masked.results[0]) == pytest.approx(math.log(2))
