@@ -495,8 +495,10 @@ LOSS = rt.RowLoss(
 @rt.documented
 def adaptive_smoothing_loss(
     logits: Tensor, target: Tensor, robust_x: Tensor, *more: NoReturn, alpha: float = 0.5,
-    ignore_index: int = -100, reduction: str = "mean", backend: str = "auto",
-    inplace_grad: bool = False, class_dim: int | None = None, **unknown: NoReturn,
+    weight: Tensor | None = None, row_weight: Tensor | None = None,
+    normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: str = "mean",
+    backend: str = "auto", inplace_grad: bool = False, class_dim: int | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """Mixture of an accurate and a robust classifier.
 
@@ -513,7 +515,7 @@ def adaptive_smoothing_loss(
         rt.refuse(adaptive_smoothing_loss, more, unknown)
     return LOSS(
         logits, target, (robust_x,), (alpha,), (), ignore_index, reduction, backend, inplace_grad,
-        class_dim,
+        class_dim, weight, row_weight, normalizer,
     )
 
 
@@ -524,9 +526,10 @@ class AdaptiveSmoothingLoss(rt.LossModule, loss=LOSS, function=adaptive_smoothin
 @rt.documented
 def linear_adaptive_smoothing_loss(
     hidden: Tensor, linear_weight: Tensor, target: Tensor, robust_x: Tensor | tuple[Tensor, ...],
-    *more: NoReturn, alpha: float = 0.5, linear_bias: Tensor | None = None,
-    softcap: float | None = None, temperature: float = 1.0, shift: int = 0,
-    memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
+    *more: NoReturn, alpha: float = 0.5, weight: Tensor | None = None,
+    row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
+    linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
+    shift: int = 0, memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
     skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
     backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
@@ -540,6 +543,7 @@ def linear_adaptive_smoothing_loss(
             softcap=softcap, temperature=temperature, shift=shift, memory_budget=memory_budget,
             schedule=schedule, filter=filter, skip_ignored=skip_ignored,
         ),
+        rt.Weights(weight, row_weight, normalizer),
     )
 
 

@@ -567,9 +567,10 @@ LOSS = rt.RowLoss(
 @rt.documented
 def adv_comp_sum_loss(
     logits: Tensor, target: Tensor, adversarial_x: Tensor, *more: NoReturn, tau: float = 1.5,
-    rho: float = 1.0, nu: float = 1.0, ignore_index: int = -100, reduction: str = "mean",
-    backend: str = "auto", inplace_grad: bool = False, class_dim: int | None = None,
-    **unknown: NoReturn,
+    rho: float = 1.0, nu: float = 1.0, weight: Tensor | None = None,
+    row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
+    ignore_index: int = -100, reduction: str = "mean", backend: str = "auto",
+    inplace_grad: bool = False, class_dim: int | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """Smooth adversarial comp-sum loss.
 
@@ -590,7 +591,7 @@ def adv_comp_sum_loss(
         rt.refuse(adv_comp_sum_loss, more, unknown)
     return LOSS(
         logits, target, (adversarial_x,), (tau, rho, nu), (), ignore_index, reduction, backend,
-        inplace_grad, class_dim,
+        inplace_grad, class_dim, weight, row_weight, normalizer,
     )
 
 
@@ -602,10 +603,12 @@ class AdvCompSumLoss(rt.LossModule, loss=LOSS, function=adv_comp_sum_loss):
 def linear_adv_comp_sum_loss(
     hidden: Tensor, linear_weight: Tensor, target: Tensor,
     adversarial_x: Tensor | tuple[Tensor, ...], *more: NoReturn, tau: float = 1.5, rho: float = 1.0,
-    nu: float = 1.0, linear_bias: Tensor | None = None, softcap: float | None = None,
-    temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None,
-    schedule: str = "auto", filter: bool = True, skip_ignored: bool | None = None,
-    ignore_index: int = -100, reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
+    nu: float = 1.0, weight: Tensor | None = None, row_weight: Tensor | None = None,
+    normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None,
+    softcap: float | None = None, temperature: float = 1.0, shift: int = 0,
+    memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
+    skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
+    backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`adv_comp_sum_loss`, of a linear layer without its logits."""
     if more or unknown:
@@ -618,6 +621,7 @@ def linear_adv_comp_sum_loss(
             softcap=softcap, temperature=temperature, shift=shift, memory_budget=memory_budget,
             schedule=schedule, filter=filter, skip_ignored=skip_ignored,
         ),
+        rt.Weights(weight, row_weight, normalizer),
     )
 
 

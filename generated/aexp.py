@@ -361,9 +361,10 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def aexp_loss(
-    logits: Tensor, target: Tensor, *more: NoReturn, a: float = 3.0, ignore_index: int = -100,
-    reduction: str = "mean", backend: str = "auto", inplace_grad: bool = False,
-    class_dim: int | None = None, **unknown: NoReturn,
+    logits: Tensor, target: Tensor, *more: NoReturn, a: float = 3.0, weight: Tensor | None = None,
+    row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
+    ignore_index: int = -100, reduction: str = "mean", backend: str = "auto",
+    inplace_grad: bool = False, class_dim: int | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """Asymmetric exponential loss.
 
@@ -377,7 +378,8 @@ def aexp_loss(
     if more or unknown:
         rt.refuse(aexp_loss, more, unknown)
     return LOSS(
-        logits, target, (), (a,), (), ignore_index, reduction, backend, inplace_grad, class_dim
+        logits, target, (), (a,), (), ignore_index, reduction, backend, inplace_grad, class_dim,
+        weight, row_weight, normalizer,
     )
 
 
@@ -388,8 +390,10 @@ class AExpLoss(rt.LossModule, loss=LOSS, function=aexp_loss):
 @rt.documented
 def linear_aexp_loss(
     hidden: Tensor, linear_weight: Tensor, target: Tensor, *more: NoReturn, a: float = 3.0,
-    linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
-    shift: int = 0, memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
+    weight: Tensor | None = None, row_weight: Tensor | None = None,
+    normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None,
+    softcap: float | None = None, temperature: float = 1.0, shift: int = 0,
+    memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
     skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
     backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
@@ -403,6 +407,7 @@ def linear_aexp_loss(
             softcap=softcap, temperature=temperature, shift=shift, memory_budget=memory_budget,
             schedule=schedule, filter=filter, skip_ignored=skip_ignored,
         ),
+        rt.Weights(weight, row_weight, normalizer),
     )
 
 

@@ -373,8 +373,10 @@ LOSS = rt.RowLoss(
 @rt.documented
 def agce_loss(
     logits: Tensor, target: Tensor, *more: NoReturn, a: float = 1.0, q: float = 2.0,
-    ignore_index: int = -100, reduction: str = "mean", backend: str = "auto",
-    inplace_grad: bool = False, class_dim: int | None = None, **unknown: NoReturn,
+    weight: Tensor | None = None, row_weight: Tensor | None = None,
+    normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: str = "mean",
+    backend: str = "auto", inplace_grad: bool = False, class_dim: int | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """Asymmetric generalized cross-entropy.
 
@@ -389,7 +391,8 @@ def agce_loss(
     if more or unknown:
         rt.refuse(agce_loss, more, unknown)
     return LOSS(
-        logits, target, (), (a, q), (), ignore_index, reduction, backend, inplace_grad, class_dim
+        logits, target, (), (a, q), (), ignore_index, reduction, backend, inplace_grad, class_dim,
+        weight, row_weight, normalizer,
     )
 
 
@@ -400,10 +403,12 @@ class AGCELoss(rt.LossModule, loss=LOSS, function=agce_loss):
 @rt.documented
 def linear_agce_loss(
     hidden: Tensor, linear_weight: Tensor, target: Tensor, *more: NoReturn, a: float = 1.0,
-    q: float = 2.0, linear_bias: Tensor | None = None, softcap: float | None = None,
-    temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None,
-    schedule: str = "auto", filter: bool = True, skip_ignored: bool | None = None,
-    ignore_index: int = -100, reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
+    q: float = 2.0, weight: Tensor | None = None, row_weight: Tensor | None = None,
+    normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None,
+    softcap: float | None = None, temperature: float = 1.0, shift: int = 0,
+    memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
+    skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
+    backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`agce_loss`, of a linear layer without its logits."""
     if more or unknown:
@@ -415,6 +420,7 @@ def linear_agce_loss(
             softcap=softcap, temperature=temperature, shift=shift, memory_budget=memory_budget,
             schedule=schedule, filter=filter, skip_ignored=skip_ignored,
         ),
+        rt.Weights(weight, row_weight, normalizer),
     )
 
 

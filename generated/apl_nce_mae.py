@@ -448,8 +448,10 @@ LOSS = rt.RowLoss(
 @rt.documented
 def apl_nce_mae_loss(
     logits: Tensor, target: Tensor, *more: NoReturn, alpha: float = 1.0, beta: float = 1.0,
-    ignore_index: int = -100, reduction: str = "mean", backend: str = "auto",
-    inplace_grad: bool = False, class_dim: int | None = None, **unknown: NoReturn,
+    weight: Tensor | None = None, row_weight: Tensor | None = None,
+    normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: str = "mean",
+    backend: str = "auto", inplace_grad: bool = False, class_dim: int | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """Active passive loss, NCE and MAE.
 
@@ -466,7 +468,7 @@ def apl_nce_mae_loss(
         rt.refuse(apl_nce_mae_loss, more, unknown)
     return LOSS(
         logits, target, (), (alpha, beta), (), ignore_index, reduction, backend, inplace_grad,
-        class_dim,
+        class_dim, weight, row_weight, normalizer,
     )
 
 
@@ -477,10 +479,12 @@ class NCEMAELoss(rt.LossModule, loss=LOSS, function=apl_nce_mae_loss):
 @rt.documented
 def linear_apl_nce_mae_loss(
     hidden: Tensor, linear_weight: Tensor, target: Tensor, *more: NoReturn, alpha: float = 1.0,
-    beta: float = 1.0, linear_bias: Tensor | None = None, softcap: float | None = None,
-    temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None,
-    schedule: str = "auto", filter: bool = True, skip_ignored: bool | None = None,
-    ignore_index: int = -100, reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
+    beta: float = 1.0, weight: Tensor | None = None, row_weight: Tensor | None = None,
+    normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None,
+    softcap: float | None = None, temperature: float = 1.0, shift: int = 0,
+    memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
+    skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
+    backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`apl_nce_mae_loss`, of a linear layer without its logits."""
     if more or unknown:
@@ -492,6 +496,7 @@ def linear_apl_nce_mae_loss(
             softcap=softcap, temperature=temperature, shift=shift, memory_budget=memory_budget,
             schedule=schedule, filter=filter, skip_ignored=skip_ignored,
         ),
+        rt.Weights(weight, row_weight, normalizer),
     )
 
 

@@ -497,7 +497,8 @@ LOSS = rt.RowLoss(
 @rt.documented
 def asl_single_label_loss(
     logits: Tensor, target: Tensor, *more: NoReturn, gamma_pos: float = 0.0, gamma_neg: float = 4.0,
-    smoothing: float = 0.1, ignore_index: int = -100, reduction: str = "mean",
+    smoothing: float = 0.1, weight: Tensor | None = None, row_weight: Tensor | None = None,
+    normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: str = "mean",
     backend: str = "auto", inplace_grad: bool = False, class_dim: int | None = None,
     **unknown: NoReturn,
 ) -> Tensor:
@@ -517,7 +518,7 @@ def asl_single_label_loss(
         rt.refuse(asl_single_label_loss, more, unknown)
     return LOSS(
         logits, target, (), (gamma_pos, gamma_neg, smoothing), (), ignore_index, reduction, backend,
-        inplace_grad, class_dim,
+        inplace_grad, class_dim, weight, row_weight, normalizer,
     )
 
 
@@ -528,9 +529,10 @@ class ASLSingleLabelLoss(rt.LossModule, loss=LOSS, function=asl_single_label_los
 @rt.documented
 def linear_asl_single_label_loss(
     hidden: Tensor, linear_weight: Tensor, target: Tensor, *more: NoReturn, gamma_pos: float = 0.0,
-    gamma_neg: float = 4.0, smoothing: float = 0.1, linear_bias: Tensor | None = None,
-    softcap: float | None = None, temperature: float = 1.0, shift: int = 0,
-    memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
+    gamma_neg: float = 4.0, smoothing: float = 0.1, weight: Tensor | None = None,
+    row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
+    linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
+    shift: int = 0, memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
     skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
     backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
@@ -545,6 +547,7 @@ def linear_asl_single_label_loss(
             softcap=softcap, temperature=temperature, shift=shift, memory_budget=memory_budget,
             schedule=schedule, filter=filter, skip_ignored=skip_ignored,
         ),
+        rt.Weights(weight, row_weight, normalizer),
     )
 
 

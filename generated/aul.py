@@ -369,8 +369,10 @@ LOSS = rt.RowLoss(
 @rt.documented
 def aul_loss(
     logits: Tensor, target: Tensor, *more: NoReturn, a: float = 1.5, q: float = 0.9,
-    ignore_index: int = -100, reduction: str = "mean", backend: str = "auto",
-    inplace_grad: bool = False, class_dim: int | None = None, **unknown: NoReturn,
+    weight: Tensor | None = None, row_weight: Tensor | None = None,
+    normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: str = "mean",
+    backend: str = "auto", inplace_grad: bool = False, class_dim: int | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """Asymmetric unhinged loss.
 
@@ -385,7 +387,8 @@ def aul_loss(
     if more or unknown:
         rt.refuse(aul_loss, more, unknown)
     return LOSS(
-        logits, target, (), (a, q), (), ignore_index, reduction, backend, inplace_grad, class_dim
+        logits, target, (), (a, q), (), ignore_index, reduction, backend, inplace_grad, class_dim,
+        weight, row_weight, normalizer,
     )
 
 
@@ -396,10 +399,12 @@ class AULLoss(rt.LossModule, loss=LOSS, function=aul_loss):
 @rt.documented
 def linear_aul_loss(
     hidden: Tensor, linear_weight: Tensor, target: Tensor, *more: NoReturn, a: float = 1.5,
-    q: float = 0.9, linear_bias: Tensor | None = None, softcap: float | None = None,
-    temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None,
-    schedule: str = "auto", filter: bool = True, skip_ignored: bool | None = None,
-    ignore_index: int = -100, reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
+    q: float = 0.9, weight: Tensor | None = None, row_weight: Tensor | None = None,
+    normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None,
+    softcap: float | None = None, temperature: float = 1.0, shift: int = 0,
+    memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
+    skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
+    backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`aul_loss`, of a linear layer without its logits."""
     if more or unknown:
@@ -411,6 +416,7 @@ def linear_aul_loss(
             softcap=softcap, temperature=temperature, shift=shift, memory_budget=memory_budget,
             schedule=schedule, filter=filter, skip_ignored=skip_ignored,
         ),
+        rt.Weights(weight, row_weight, normalizer),
     )
 
 

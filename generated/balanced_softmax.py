@@ -384,9 +384,10 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def balanced_softmax_loss(
-    logits: Tensor, target: Tensor, *more: NoReturn, counts: Tensor, ignore_index: int = -100,
-    reduction: str = "mean", backend: str = "auto", inplace_grad: bool = False,
-    class_dim: int | None = None, **unknown: NoReturn,
+    logits: Tensor, target: Tensor, *more: NoReturn, counts: Tensor, weight: Tensor | None = None,
+    row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
+    ignore_index: int = -100, reduction: str = "mean", backend: str = "auto",
+    inplace_grad: bool = False, class_dim: int | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """Balanced softmax.
 
@@ -400,7 +401,8 @@ def balanced_softmax_loss(
     if more or unknown:
         rt.refuse(balanced_softmax_loss, more, unknown)
     return LOSS(
-        logits, target, (), (), (counts,), ignore_index, reduction, backend, inplace_grad, class_dim
+        logits, target, (), (), (counts,), ignore_index, reduction, backend, inplace_grad,
+        class_dim, weight, row_weight, normalizer,
     )
 
 
@@ -411,8 +413,10 @@ class BalancedSoftmaxLoss(rt.LossModule, loss=LOSS, function=balanced_softmax_lo
 @rt.documented
 def linear_balanced_softmax_loss(
     hidden: Tensor, linear_weight: Tensor, target: Tensor, *more: NoReturn, counts: Tensor,
-    linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
-    shift: int = 0, memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
+    weight: Tensor | None = None, row_weight: Tensor | None = None,
+    normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None,
+    softcap: float | None = None, temperature: float = 1.0, shift: int = 0,
+    memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
     skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
     backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
@@ -426,6 +430,7 @@ def linear_balanced_softmax_loss(
             softcap=softcap, temperature=temperature, shift=shift, memory_budget=memory_budget,
             schedule=schedule, filter=filter, skip_ignored=skip_ignored,
         ),
+        rt.Weights(weight, row_weight, normalizer),
     )
 
 

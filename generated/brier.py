@@ -379,9 +379,10 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def brier_loss(
-    logits: Tensor, target: Tensor, *more: NoReturn, ignore_index: int = -100,
-    reduction: str = "mean", backend: str = "auto", inplace_grad: bool = False,
-    class_dim: int | None = None, **unknown: NoReturn,
+    logits: Tensor, target: Tensor, *more: NoReturn, weight: Tensor | None = None,
+    row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
+    ignore_index: int = -100, reduction: str = "mean", backend: str = "auto",
+    inplace_grad: bool = False, class_dim: int | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """Brier (quadratic) score.
 
@@ -392,7 +393,8 @@ def brier_loss(
     if more or unknown:
         rt.refuse(brier_loss, more, unknown)
     return LOSS(
-        logits, target, (), (), (), ignore_index, reduction, backend, inplace_grad, class_dim
+        logits, target, (), (), (), ignore_index, reduction, backend, inplace_grad, class_dim,
+        weight, row_weight, normalizer,
     )
 
 
@@ -403,8 +405,10 @@ class BrierLoss(rt.LossModule, loss=LOSS, function=brier_loss):
 @rt.documented
 def linear_brier_loss(
     hidden: Tensor, linear_weight: Tensor, target: Tensor, *more: NoReturn,
-    linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
-    shift: int = 0, memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
+    weight: Tensor | None = None, row_weight: Tensor | None = None,
+    normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None,
+    softcap: float | None = None, temperature: float = 1.0, shift: int = 0,
+    memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
     skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
     backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
@@ -418,6 +422,7 @@ def linear_brier_loss(
             softcap=softcap, temperature=temperature, shift=shift, memory_budget=memory_budget,
             schedule=schedule, filter=filter, skip_ignored=skip_ignored,
         ),
+        rt.Weights(weight, row_weight, normalizer),
     )
 
 

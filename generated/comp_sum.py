@@ -358,9 +358,10 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def comp_sum_loss(
-    logits: Tensor, target: Tensor, *more: NoReturn, tau: float = 1.5, ignore_index: int = -100,
-    reduction: str = "mean", backend: str = "auto", inplace_grad: bool = False,
-    class_dim: int | None = None, **unknown: NoReturn,
+    logits: Tensor, target: Tensor, *more: NoReturn, tau: float = 1.5, weight: Tensor | None = None,
+    row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
+    ignore_index: int = -100, reduction: str = "mean", backend: str = "auto",
+    inplace_grad: bool = False, class_dim: int | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """Comp-sum loss.
 
@@ -375,7 +376,8 @@ def comp_sum_loss(
     if more or unknown:
         rt.refuse(comp_sum_loss, more, unknown)
     return LOSS(
-        logits, target, (), (tau,), (), ignore_index, reduction, backend, inplace_grad, class_dim
+        logits, target, (), (tau,), (), ignore_index, reduction, backend, inplace_grad, class_dim,
+        weight, row_weight, normalizer,
     )
 
 
@@ -386,8 +388,10 @@ class CompSumLoss(rt.LossModule, loss=LOSS, function=comp_sum_loss):
 @rt.documented
 def linear_comp_sum_loss(
     hidden: Tensor, linear_weight: Tensor, target: Tensor, *more: NoReturn, tau: float = 1.5,
-    linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
-    shift: int = 0, memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
+    weight: Tensor | None = None, row_weight: Tensor | None = None,
+    normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None,
+    softcap: float | None = None, temperature: float = 1.0, shift: int = 0,
+    memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
     skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
     backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
@@ -401,6 +405,7 @@ def linear_comp_sum_loss(
             softcap=softcap, temperature=temperature, shift=shift, memory_budget=memory_budget,
             schedule=schedule, filter=filter, skip_ignored=skip_ignored,
         ),
+        rt.Weights(weight, row_weight, normalizer),
     )
 
 

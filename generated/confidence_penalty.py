@@ -425,9 +425,11 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def confidence_penalty_loss(
-    logits: Tensor, target: Tensor, *more: NoReturn, beta: float = 0.1, ignore_index: int = -100,
-    reduction: str = "mean", backend: str = "auto", inplace_grad: bool = False,
-    class_dim: int | None = None, **unknown: NoReturn,
+    logits: Tensor, target: Tensor, *more: NoReturn, beta: float = 0.1,
+    weight: Tensor | None = None, row_weight: Tensor | None = None,
+    normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: str = "mean",
+    backend: str = "auto", inplace_grad: bool = False, class_dim: int | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """Cross-entropy with a confidence penalty.
 
@@ -442,7 +444,8 @@ def confidence_penalty_loss(
     if more or unknown:
         rt.refuse(confidence_penalty_loss, more, unknown)
     return LOSS(
-        logits, target, (), (beta,), (), ignore_index, reduction, backend, inplace_grad, class_dim
+        logits, target, (), (beta,), (), ignore_index, reduction, backend, inplace_grad, class_dim,
+        weight, row_weight, normalizer,
     )
 
 
@@ -453,8 +456,10 @@ class ConfidencePenaltyLoss(rt.LossModule, loss=LOSS, function=confidence_penalt
 @rt.documented
 def linear_confidence_penalty_loss(
     hidden: Tensor, linear_weight: Tensor, target: Tensor, *more: NoReturn, beta: float = 0.1,
-    linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
-    shift: int = 0, memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
+    weight: Tensor | None = None, row_weight: Tensor | None = None,
+    normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None,
+    softcap: float | None = None, temperature: float = 1.0, shift: int = 0,
+    memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
     skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
     backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
@@ -468,6 +473,7 @@ def linear_confidence_penalty_loss(
             softcap=softcap, temperature=temperature, shift=shift, memory_budget=memory_budget,
             schedule=schedule, filter=filter, skip_ignored=skip_ignored,
         ),
+        rt.Weights(weight, row_weight, normalizer),
     )
 
 

@@ -335,9 +335,11 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def crammer_singer_loss(
-    logits: Tensor, target: Tensor, *more: NoReturn, margin: float = 1.0, ignore_index: int = -100,
-    reduction: str = "mean", backend: str = "auto", inplace_grad: bool = False,
-    class_dim: int | None = None, **unknown: NoReturn,
+    logits: Tensor, target: Tensor, *more: NoReturn, margin: float = 1.0,
+    weight: Tensor | None = None, row_weight: Tensor | None = None,
+    normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: str = "mean",
+    backend: str = "auto", inplace_grad: bool = False, class_dim: int | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """Multiclass hinge loss of Crammer and Singer.
 
@@ -351,7 +353,8 @@ def crammer_singer_loss(
     if more or unknown:
         rt.refuse(crammer_singer_loss, more, unknown)
     return LOSS(
-        logits, target, (), (margin,), (), ignore_index, reduction, backend, inplace_grad, class_dim
+        logits, target, (), (margin,), (), ignore_index, reduction, backend, inplace_grad,
+        class_dim, weight, row_weight, normalizer,
     )
 
 
@@ -362,8 +365,10 @@ class CrammerSingerLoss(rt.LossModule, loss=LOSS, function=crammer_singer_loss):
 @rt.documented
 def linear_crammer_singer_loss(
     hidden: Tensor, linear_weight: Tensor, target: Tensor, *more: NoReturn, margin: float = 1.0,
-    linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
-    shift: int = 0, memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
+    weight: Tensor | None = None, row_weight: Tensor | None = None,
+    normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None,
+    softcap: float | None = None, temperature: float = 1.0, shift: int = 0,
+    memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
     skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
     backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
@@ -377,6 +382,7 @@ def linear_crammer_singer_loss(
             softcap=softcap, temperature=temperature, shift=shift, memory_budget=memory_budget,
             schedule=schedule, filter=filter, skip_ignored=skip_ignored,
         ),
+        rt.Weights(weight, row_weight, normalizer),
     )
 
 

@@ -1383,7 +1383,8 @@ LOSS = rt.RowLoss(
 def cross_entropy_loss(
     logits: Tensor, target: Tensor, *more: NoReturn, label_smoothing: float = 0.0,
     z_loss: float = 0.0, softcap: float = float("inf"), temperature: float = 1.0,
-    weight: Tensor | None = None, ignore_index: int = -100, reduction: str = "mean",
+    weight: Tensor | None = None, row_weight: Tensor | None = None,
+    normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: str = "mean",
     backend: str = "auto", inplace_grad: bool = False, class_dim: int | None = None,
     **unknown: NoReturn,
 ) -> Tensor:
@@ -1409,7 +1410,7 @@ def cross_entropy_loss(
         rt.refuse(cross_entropy_loss, more, unknown)
     return LOSS(
         logits, target, (), (label_smoothing, z_loss, softcap, temperature), (weight,),
-        ignore_index, reduction, backend, inplace_grad, class_dim,
+        ignore_index, reduction, backend, inplace_grad, class_dim, None, row_weight, normalizer,
     )
 
 
@@ -1421,8 +1422,9 @@ class CrossEntropyLoss(rt.LossModule, loss=LOSS, function=cross_entropy_loss):
 def linear_cross_entropy_loss(
     hidden: Tensor, linear_weight: Tensor, target: Tensor, *more: NoReturn,
     label_smoothing: float = 0.0, z_loss: float = 0.0, softcap: float = float("inf"),
-    temperature: float = 1.0, weight: Tensor | None = None, linear_bias: Tensor | None = None,
-    shift: int = 0, memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
+    temperature: float = 1.0, weight: Tensor | None = None, row_weight: Tensor | None = None,
+    normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, shift: int = 0,
+    memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
     skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
     backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
@@ -1440,6 +1442,7 @@ def linear_cross_entropy_loss(
             shift=shift, memory_budget=memory_budget, schedule=schedule, filter=filter,
             skip_ignored=skip_ignored,
         ),
+        rt.Weights(None, row_weight, normalizer),
     )
 
 

@@ -374,8 +374,10 @@ LOSS = rt.RowLoss(
 @rt.documented
 def dc_pdd_loss(
     logits: Tensor, target: Tensor, *more: NoReturn, cap: float = 0.01, frequency: Tensor,
-    ignore_index: int = -100, reduction: str = "mean", backend: str = "auto",
-    inplace_grad: bool = False, class_dim: int | None = None, **unknown: NoReturn,
+    weight: Tensor | None = None, row_weight: Tensor | None = None,
+    normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: str = "mean",
+    backend: str = "auto", inplace_grad: bool = False, class_dim: int | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """Divergence-calibrated pretraining-data score.
 
@@ -391,7 +393,7 @@ def dc_pdd_loss(
         rt.refuse(dc_pdd_loss, more, unknown)
     return LOSS(
         logits, target, (), (cap,), (frequency,), ignore_index, reduction, backend, inplace_grad,
-        class_dim,
+        class_dim, weight, row_weight, normalizer,
     )
 
 
@@ -402,10 +404,12 @@ class DCPDDLoss(rt.LossModule, loss=LOSS, function=dc_pdd_loss):
 @rt.documented
 def linear_dc_pdd_loss(
     hidden: Tensor, linear_weight: Tensor, target: Tensor, *more: NoReturn, cap: float = 0.01,
-    frequency: Tensor, linear_bias: Tensor | None = None, softcap: float | None = None,
-    temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None,
-    schedule: str = "auto", filter: bool = True, skip_ignored: bool | None = None,
-    ignore_index: int = -100, reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
+    frequency: Tensor, weight: Tensor | None = None, row_weight: Tensor | None = None,
+    normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None,
+    softcap: float | None = None, temperature: float = 1.0, shift: int = 0,
+    memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
+    skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
+    backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`dc_pdd_loss`, of a linear layer without its logits."""
     if more or unknown:
@@ -417,6 +421,7 @@ def linear_dc_pdd_loss(
             softcap=softcap, temperature=temperature, shift=shift, memory_budget=memory_budget,
             schedule=schedule, filter=filter, skip_ignored=skip_ignored,
         ),
+        rt.Weights(weight, row_weight, normalizer),
     )
 
 

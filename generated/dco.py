@@ -362,9 +362,10 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def dco_loss(
-    logits: Tensor, target: Tensor, *more: NoReturn, n: float = 8.0, ignore_index: int = -100,
-    reduction: str = "mean", backend: str = "auto", inplace_grad: bool = False,
-    class_dim: int | None = None, **unknown: NoReturn,
+    logits: Tensor, target: Tensor, *more: NoReturn, n: float = 8.0, weight: Tensor | None = None,
+    row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
+    ignore_index: int = -100, reduction: str = "mean", backend: str = "auto",
+    inplace_grad: bool = False, class_dim: int | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """Direct coverage optimization.
 
@@ -378,7 +379,8 @@ def dco_loss(
     if more or unknown:
         rt.refuse(dco_loss, more, unknown)
     return LOSS(
-        logits, target, (), (n,), (), ignore_index, reduction, backend, inplace_grad, class_dim
+        logits, target, (), (n,), (), ignore_index, reduction, backend, inplace_grad, class_dim,
+        weight, row_weight, normalizer,
     )
 
 
@@ -389,8 +391,10 @@ class DCOLoss(rt.LossModule, loss=LOSS, function=dco_loss):
 @rt.documented
 def linear_dco_loss(
     hidden: Tensor, linear_weight: Tensor, target: Tensor, *more: NoReturn, n: float = 8.0,
-    linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
-    shift: int = 0, memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
+    weight: Tensor | None = None, row_weight: Tensor | None = None,
+    normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None,
+    softcap: float | None = None, temperature: float = 1.0, shift: int = 0,
+    memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
     skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
     backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
@@ -404,6 +408,7 @@ def linear_dco_loss(
             softcap=softcap, temperature=temperature, shift=shift, memory_budget=memory_budget,
             schedule=schedule, filter=filter, skip_ignored=skip_ignored,
         ),
+        rt.Weights(weight, row_weight, normalizer),
     )
 
 

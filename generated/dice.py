@@ -794,8 +794,10 @@ LOSS = rt.RowLoss(
 @rt.documented
 def dice_loss(
     logits: Tensor, target: Tensor, *more: NoReturn, alpha: float = 0.01, gamma: float = 1.0,
-    ignore_index: int = -100, reduction: str = "mean", backend: str = "auto",
-    inplace_grad: bool = False, class_dim: int | None = None, **unknown: NoReturn,
+    weight: Tensor | None = None, row_weight: Tensor | None = None,
+    normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: str = "mean",
+    backend: str = "auto", inplace_grad: bool = False, class_dim: int | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """Self-adjusting dice loss.
 
@@ -812,7 +814,7 @@ def dice_loss(
         rt.refuse(dice_loss, more, unknown)
     return LOSS(
         logits, target, (), (alpha, gamma), (), ignore_index, reduction, backend, inplace_grad,
-        class_dim,
+        class_dim, weight, row_weight, normalizer,
     )
 
 
@@ -823,10 +825,12 @@ class DiceLoss(rt.LossModule, loss=LOSS, function=dice_loss):
 @rt.documented
 def linear_dice_loss(
     hidden: Tensor, linear_weight: Tensor, target: Tensor, *more: NoReturn, alpha: float = 0.01,
-    gamma: float = 1.0, linear_bias: Tensor | None = None, softcap: float | None = None,
-    temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None,
-    schedule: str = "auto", filter: bool = True, skip_ignored: bool | None = None,
-    ignore_index: int = -100, reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
+    gamma: float = 1.0, weight: Tensor | None = None, row_weight: Tensor | None = None,
+    normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None,
+    softcap: float | None = None, temperature: float = 1.0, shift: int = 0,
+    memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
+    skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
+    backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`dice_loss`, of a linear layer without its logits."""
     if more or unknown:
@@ -838,6 +842,7 @@ def linear_dice_loss(
             softcap=softcap, temperature=temperature, shift=shift, memory_budget=memory_budget,
             schedule=schedule, filter=filter, skip_ignored=skip_ignored,
         ),
+        rt.Weights(weight, row_weight, normalizer),
     )
 
 

@@ -854,9 +854,10 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def dist_row_loss(
-    logits: Tensor, teacher: Tensor, *more: NoReturn, T: float = 1.0, reduction: str = "mean",
-    backend: str = "auto", inplace_grad: bool = False, class_dim: int | None = None,
-    **unknown: NoReturn,
+    logits: Tensor, teacher: Tensor, *more: NoReturn, T: float = 1.0,
+    row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
+    reduction: str = "mean", backend: str = "auto", inplace_grad: bool = False,
+    class_dim: int | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """DIST, relations among the classes of a row.
 
@@ -872,7 +873,8 @@ def dist_row_loss(
     if more or unknown:
         rt.refuse(dist_row_loss, more, unknown)
     return LOSS(
-        logits, None, (teacher,), (T,), (), -100, reduction, backend, inplace_grad, class_dim
+        logits, None, (teacher,), (T,), (), -100, reduction, backend, inplace_grad, class_dim, None,
+        row_weight, normalizer,
     )
 
 
@@ -883,9 +885,10 @@ class DISTRowLoss(rt.LossModule, loss=LOSS, function=dist_row_loss):
 @rt.documented
 def linear_dist_row_loss(
     hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *more: NoReturn,
-    T: float = 1.0, linear_bias: Tensor | None = None, softcap: float | None = None,
-    temperature: float = 1.0, memory_budget: int | None = None, schedule: str = "auto",
-    filter: bool = True, reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
+    T: float = 1.0, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
+    linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
+    memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
+    reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`dist_row_loss`, of a linear layer without its logits."""
     if more or unknown:
@@ -897,6 +900,7 @@ def linear_dist_row_loss(
             softcap=softcap, temperature=temperature, memory_budget=memory_budget,
             schedule=schedule, filter=filter,
         ),
+        rt.Weights(None, row_weight, normalizer),
     )
 
 

@@ -627,9 +627,10 @@ LOSS = rt.RowLoss(
 @rt.documented
 def dkd_loss(
     logits: Tensor, target: Tensor, teacher: Tensor, *more: NoReturn, T: float = 4.0,
-    alpha: float = 1.0, beta: float = 8.0, ignore_index: int = -100, reduction: str = "mean",
-    backend: str = "auto", inplace_grad: bool = False, class_dim: int | None = None,
-    **unknown: NoReturn,
+    alpha: float = 1.0, beta: float = 8.0, weight: Tensor | None = None,
+    row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
+    ignore_index: int = -100, reduction: str = "mean", backend: str = "auto",
+    inplace_grad: bool = False, class_dim: int | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """Decoupled knowledge distillation.
 
@@ -648,7 +649,7 @@ def dkd_loss(
         rt.refuse(dkd_loss, more, unknown)
     return LOSS(
         logits, target, (teacher,), (T, alpha, beta), (), ignore_index, reduction, backend,
-        inplace_grad, class_dim,
+        inplace_grad, class_dim, weight, row_weight, normalizer,
     )
 
 
@@ -660,8 +661,10 @@ class DKDLoss(rt.LossModule, loss=LOSS, function=dkd_loss):
 def linear_dkd_loss(
     hidden: Tensor, linear_weight: Tensor, target: Tensor, teacher: Tensor | tuple[Tensor, ...],
     *more: NoReturn, T: float = 4.0, alpha: float = 1.0, beta: float = 8.0,
-    linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
-    shift: int = 0, memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
+    weight: Tensor | None = None, row_weight: Tensor | None = None,
+    normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None,
+    softcap: float | None = None, temperature: float = 1.0, shift: int = 0,
+    memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
     skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
     backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
@@ -675,6 +678,7 @@ def linear_dkd_loss(
             softcap=softcap, temperature=temperature, shift=shift, memory_budget=memory_budget,
             schedule=schedule, filter=filter, skip_ignored=skip_ignored,
         ),
+        rt.Weights(weight, row_weight, normalizer),
     )
 
 

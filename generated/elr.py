@@ -454,8 +454,10 @@ LOSS = rt.RowLoss(
 @rt.documented
 def elr_loss(
     logits: Tensor, target: Tensor, ensemble: Tensor, *more: NoReturn, strength: float = 3.0,
-    ignore_index: int = -100, reduction: str = "mean", backend: str = "auto",
-    inplace_grad: bool = False, class_dim: int | None = None, **unknown: NoReturn,
+    weight: Tensor | None = None, row_weight: Tensor | None = None,
+    normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: str = "mean",
+    backend: str = "auto", inplace_grad: bool = False, class_dim: int | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """Early-learning regularisation.
 
@@ -473,7 +475,7 @@ def elr_loss(
         rt.refuse(elr_loss, more, unknown)
     return LOSS(
         logits, target, (ensemble,), (strength,), (), ignore_index, reduction, backend,
-        inplace_grad, class_dim,
+        inplace_grad, class_dim, weight, row_weight, normalizer,
     )
 
 
@@ -484,9 +486,10 @@ class ELRLoss(rt.LossModule, loss=LOSS, function=elr_loss):
 @rt.documented
 def linear_elr_loss(
     hidden: Tensor, linear_weight: Tensor, target: Tensor, ensemble: Tensor | tuple[Tensor, ...],
-    *more: NoReturn, strength: float = 3.0, linear_bias: Tensor | None = None,
-    softcap: float | None = None, temperature: float = 1.0, shift: int = 0,
-    memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
+    *more: NoReturn, strength: float = 3.0, weight: Tensor | None = None,
+    row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
+    linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
+    shift: int = 0, memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
     skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
     backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
@@ -500,6 +503,7 @@ def linear_elr_loss(
             softcap=softcap, temperature=temperature, shift=shift, memory_budget=memory_budget,
             schedule=schedule, filter=filter, skip_ignored=skip_ignored,
         ),
+        rt.Weights(weight, row_weight, normalizer),
     )
 
 

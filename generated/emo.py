@@ -433,9 +433,10 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def emo_loss(
-    logits: Tensor, target: Tensor, cost: Tensor, *more: NoReturn, ignore_index: int = -100,
-    reduction: str = "mean", backend: str = "auto", inplace_grad: bool = False,
-    class_dim: int | None = None, **unknown: NoReturn,
+    logits: Tensor, target: Tensor, cost: Tensor, *more: NoReturn, weight: Tensor | None = None,
+    row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
+    ignore_index: int = -100, reduction: str = "mean", backend: str = "auto",
+    inplace_grad: bool = False, class_dim: int | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """Earth mover distance optimisation.
 
@@ -450,7 +451,8 @@ def emo_loss(
     if more or unknown:
         rt.refuse(emo_loss, more, unknown)
     return LOSS(
-        logits, target, (cost,), (), (), ignore_index, reduction, backend, inplace_grad, class_dim
+        logits, target, (cost,), (), (), ignore_index, reduction, backend, inplace_grad, class_dim,
+        weight, row_weight, normalizer,
     )
 
 
@@ -461,10 +463,12 @@ class EMOLoss(rt.LossModule, loss=LOSS, function=emo_loss):
 @rt.documented
 def linear_emo_loss(
     hidden: Tensor, linear_weight: Tensor, target: Tensor, cost: Tensor | tuple[Tensor, ...],
-    *more: NoReturn, linear_bias: Tensor | None = None, softcap: float | None = None,
-    temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None,
-    schedule: str = "auto", filter: bool = True, skip_ignored: bool | None = None,
-    ignore_index: int = -100, reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
+    *more: NoReturn, weight: Tensor | None = None, row_weight: Tensor | None = None,
+    normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None,
+    softcap: float | None = None, temperature: float = 1.0, shift: int = 0,
+    memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
+    skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
+    backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`emo_loss`, of a linear layer without its logits."""
     if more or unknown:
@@ -476,6 +480,7 @@ def linear_emo_loss(
             softcap=softcap, temperature=temperature, shift=shift, memory_budget=memory_budget,
             schedule=schedule, filter=filter, skip_ignored=skip_ignored,
         ),
+        rt.Weights(weight, row_weight, normalizer),
     )
 
 

@@ -438,6 +438,7 @@ LOSS = rt.RowLoss(
 @rt.documented
 def entropy_bonus_loss(
     logits: Tensor, target: Tensor, *more: NoReturn, weight: float = 0.01, advantage: Tensor,
+    row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
     ignore_index: int = -100, reduction: str = "mean", backend: str = "auto",
     inplace_grad: bool = False, class_dim: int | None = None, **unknown: NoReturn,
 ) -> Tensor:
@@ -456,7 +457,7 @@ def entropy_bonus_loss(
         rt.refuse(entropy_bonus_loss, more, unknown)
     return LOSS(
         logits, target, (), (weight,), (advantage,), ignore_index, reduction, backend, inplace_grad,
-        class_dim,
+        class_dim, None, row_weight, normalizer,
     )
 
 
@@ -467,10 +468,11 @@ class EntropyBonusLoss(rt.LossModule, loss=LOSS, function=entropy_bonus_loss):
 @rt.documented
 def linear_entropy_bonus_loss(
     hidden: Tensor, linear_weight: Tensor, target: Tensor, *more: NoReturn, weight: float = 0.01,
-    advantage: Tensor, linear_bias: Tensor | None = None, softcap: float | None = None,
-    temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None,
-    schedule: str = "auto", filter: bool = True, skip_ignored: bool | None = None,
-    ignore_index: int = -100, reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
+    advantage: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
+    linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
+    shift: int = 0, memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
+    skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
+    backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`entropy_bonus_loss`, of a linear layer without its logits."""
     if more or unknown:
@@ -482,6 +484,7 @@ def linear_entropy_bonus_loss(
             softcap=softcap, temperature=temperature, shift=shift, memory_budget=memory_budget,
             schedule=schedule, filter=filter, skip_ignored=skip_ignored,
         ),
+        rt.Weights(None, row_weight, normalizer),
     )
 
 

@@ -435,7 +435,8 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def entropy_min_loss(
-    logits: Tensor, *more: NoReturn, reduction: str = "mean", backend: str = "auto",
+    logits: Tensor, *more: NoReturn, row_weight: Tensor | None = None,
+    normalizer: Tensor | float | None = None, reduction: str = "mean", backend: str = "auto",
     inplace_grad: bool = False, class_dim: int | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """Entropy minimisation.
@@ -446,7 +447,10 @@ def entropy_min_loss(
     """
     if more or unknown:
         rt.refuse(entropy_min_loss, more, unknown)
-    return LOSS(logits, None, (), (), (), -100, reduction, backend, inplace_grad, class_dim)
+    return LOSS(
+        logits, None, (), (), (), -100, reduction, backend, inplace_grad, class_dim, None,
+        row_weight, normalizer,
+    )
 
 
 class EntropyMinLoss(rt.LossModule, loss=LOSS, function=entropy_min_loss):
@@ -455,7 +459,8 @@ class EntropyMinLoss(rt.LossModule, loss=LOSS, function=entropy_min_loss):
 
 @rt.documented
 def linear_entropy_min_loss(
-    hidden: Tensor, linear_weight: Tensor, *more: NoReturn, linear_bias: Tensor | None = None,
+    hidden: Tensor, linear_weight: Tensor, *more: NoReturn, row_weight: Tensor | None = None,
+    normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None,
     softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None,
     schedule: str = "auto", filter: bool = True, reduction: str = "mean", backend: str = "auto",
     **unknown: NoReturn,
@@ -470,6 +475,7 @@ def linear_entropy_min_loss(
             softcap=softcap, temperature=temperature, memory_budget=memory_budget,
             schedule=schedule, filter=filter,
         ),
+        rt.Weights(None, row_weight, normalizer),
     )
 
 

@@ -408,9 +408,10 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def gjs_loss(
-    logits: Tensor, target: Tensor, *more: NoReturn, pi1: float = 0.5, ignore_index: int = -100,
-    reduction: str = "mean", backend: str = "auto", inplace_grad: bool = False,
-    class_dim: int | None = None, **unknown: NoReturn,
+    logits: Tensor, target: Tensor, *more: NoReturn, pi1: float = 0.5, weight: Tensor | None = None,
+    row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
+    ignore_index: int = -100, reduction: str = "mean", backend: str = "auto",
+    inplace_grad: bool = False, class_dim: int | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """Generalized Jensen-Shannon divergence, hard label.
 
@@ -425,7 +426,8 @@ def gjs_loss(
     if more or unknown:
         rt.refuse(gjs_loss, more, unknown)
     return LOSS(
-        logits, target, (), (pi1,), (), ignore_index, reduction, backend, inplace_grad, class_dim
+        logits, target, (), (pi1,), (), ignore_index, reduction, backend, inplace_grad, class_dim,
+        weight, row_weight, normalizer,
     )
 
 
@@ -436,8 +438,10 @@ class GJSLoss(rt.LossModule, loss=LOSS, function=gjs_loss):
 @rt.documented
 def linear_gjs_loss(
     hidden: Tensor, linear_weight: Tensor, target: Tensor, *more: NoReturn, pi1: float = 0.5,
-    linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
-    shift: int = 0, memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
+    weight: Tensor | None = None, row_weight: Tensor | None = None,
+    normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None,
+    softcap: float | None = None, temperature: float = 1.0, shift: int = 0,
+    memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
     skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
     backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
@@ -451,6 +455,7 @@ def linear_gjs_loss(
             softcap=softcap, temperature=temperature, shift=shift, memory_budget=memory_budget,
             schedule=schedule, filter=filter, skip_ignored=skip_ignored,
         ),
+        rt.Weights(weight, row_weight, normalizer),
     )
 
 

@@ -494,8 +494,10 @@ LOSS = rt.RowLoss(
 def grpo_loss(
     logits: Tensor, target: Tensor, *more: NoReturn, low: float = 0.2, high: float = 0.2,
     beta: float = 0.04, advantage: Tensor, old_logp: Tensor, ref_logp: Tensor,
-    ignore_index: int = -100, reduction: str = "mean", backend: str = "auto",
-    inplace_grad: bool = False, class_dim: int | None = None, **unknown: NoReturn,
+    weight: Tensor | None = None, row_weight: Tensor | None = None,
+    normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: str = "mean",
+    backend: str = "auto", inplace_grad: bool = False, class_dim: int | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """GRPO token loss.
 
@@ -516,7 +518,7 @@ def grpo_loss(
         rt.refuse(grpo_loss, more, unknown)
     return LOSS(
         logits, target, (), (low, high, beta), (advantage, old_logp, ref_logp), ignore_index,
-        reduction, backend, inplace_grad, class_dim,
+        reduction, backend, inplace_grad, class_dim, weight, row_weight, normalizer,
     )
 
 
@@ -528,8 +530,10 @@ class GRPOLoss(rt.LossModule, loss=LOSS, function=grpo_loss):
 def linear_grpo_loss(
     hidden: Tensor, linear_weight: Tensor, target: Tensor, *more: NoReturn, low: float = 0.2,
     high: float = 0.2, beta: float = 0.04, advantage: Tensor, old_logp: Tensor, ref_logp: Tensor,
-    linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
-    shift: int = 0, memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
+    weight: Tensor | None = None, row_weight: Tensor | None = None,
+    normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None,
+    softcap: float | None = None, temperature: float = 1.0, shift: int = 0,
+    memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
     skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
     backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
@@ -546,6 +550,7 @@ def linear_grpo_loss(
             softcap=softcap, temperature=temperature, shift=shift, memory_budget=memory_budget,
             schedule=schedule, filter=filter, skip_ignored=skip_ignored,
         ),
+        rt.Weights(weight, row_weight, normalizer),
     )
 
 

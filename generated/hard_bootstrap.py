@@ -497,9 +497,11 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def hard_bootstrap_loss(
-    logits: Tensor, target: Tensor, *more: NoReturn, beta: float = 0.8, ignore_index: int = -100,
-    reduction: str = "mean", backend: str = "auto", inplace_grad: bool = False,
-    class_dim: int | None = None, **unknown: NoReturn,
+    logits: Tensor, target: Tensor, *more: NoReturn, beta: float = 0.8,
+    weight: Tensor | None = None, row_weight: Tensor | None = None,
+    normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: str = "mean",
+    backend: str = "auto", inplace_grad: bool = False, class_dim: int | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """Hard bootstrapping.
 
@@ -513,7 +515,8 @@ def hard_bootstrap_loss(
     if more or unknown:
         rt.refuse(hard_bootstrap_loss, more, unknown)
     return LOSS(
-        logits, target, (), (beta,), (), ignore_index, reduction, backend, inplace_grad, class_dim
+        logits, target, (), (beta,), (), ignore_index, reduction, backend, inplace_grad, class_dim,
+        weight, row_weight, normalizer,
     )
 
 
@@ -524,8 +527,10 @@ class HardBootstrapLoss(rt.LossModule, loss=LOSS, function=hard_bootstrap_loss):
 @rt.documented
 def linear_hard_bootstrap_loss(
     hidden: Tensor, linear_weight: Tensor, target: Tensor, *more: NoReturn, beta: float = 0.8,
-    linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
-    shift: int = 0, memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
+    weight: Tensor | None = None, row_weight: Tensor | None = None,
+    normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None,
+    softcap: float | None = None, temperature: float = 1.0, shift: int = 0,
+    memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
     skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
     backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
@@ -539,6 +544,7 @@ def linear_hard_bootstrap_loss(
             softcap=softcap, temperature=temperature, shift=shift, memory_budget=memory_budget,
             schedule=schedule, filter=filter, skip_ignored=skip_ignored,
         ),
+        rt.Weights(weight, row_weight, normalizer),
     )
 
 

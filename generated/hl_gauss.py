@@ -641,7 +641,8 @@ LOSS = rt.RowLoss(
 @rt.documented
 def hl_gauss_loss(
     logits: Tensor, *more: NoReturn, low: float = 0.0, high: float = 1.0, sigma: float = 0.1,
-    value: Tensor, reduction: str = "mean", backend: str = "auto", inplace_grad: bool = False,
+    value: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
+    reduction: str = "mean", backend: str = "auto", inplace_grad: bool = False,
     class_dim: int | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """HL-Gauss, a histogram of a Gaussian around the value.
@@ -661,7 +662,7 @@ def hl_gauss_loss(
         rt.refuse(hl_gauss_loss, more, unknown)
     return LOSS(
         logits, None, (), (low, high, sigma), (value,), -100, reduction, backend, inplace_grad,
-        class_dim,
+        class_dim, None, row_weight, normalizer,
     )
 
 
@@ -672,7 +673,8 @@ class HLGaussLoss(rt.LossModule, loss=LOSS, function=hl_gauss_loss):
 @rt.documented
 def linear_hl_gauss_loss(
     hidden: Tensor, linear_weight: Tensor, *more: NoReturn, low: float = 0.0, high: float = 1.0,
-    sigma: float = 0.1, value: Tensor, linear_bias: Tensor | None = None,
+    sigma: float = 0.1, value: Tensor, row_weight: Tensor | None = None,
+    normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None,
     softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None,
     schedule: str = "auto", filter: bool = True, reduction: str = "mean", backend: str = "auto",
     **unknown: NoReturn,
@@ -687,6 +689,7 @@ def linear_hl_gauss_loss(
             softcap=softcap, temperature=temperature, memory_budget=memory_budget,
             schedule=schedule, filter=filter,
         ),
+        rt.Weights(None, row_weight, normalizer),
     )
 
 

@@ -715,9 +715,10 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def jsd_beta_loss(
-    logits: Tensor, teacher: Tensor, *more: NoReturn, beta: float = 0.5, reduction: str = "mean",
-    backend: str = "auto", inplace_grad: bool = False, class_dim: int | None = None,
-    **unknown: NoReturn,
+    logits: Tensor, teacher: Tensor, *more: NoReturn, beta: float = 0.5,
+    row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
+    reduction: str = "mean", backend: str = "auto", inplace_grad: bool = False,
+    class_dim: int | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """Generalized Jensen-Shannon divergence.
 
@@ -733,7 +734,8 @@ def jsd_beta_loss(
     if more or unknown:
         rt.refuse(jsd_beta_loss, more, unknown)
     return LOSS(
-        logits, None, (teacher,), (beta,), (), -100, reduction, backend, inplace_grad, class_dim
+        logits, None, (teacher,), (beta,), (), -100, reduction, backend, inplace_grad, class_dim,
+        None, row_weight, normalizer,
     )
 
 
@@ -744,9 +746,10 @@ class JSDBetaLoss(rt.LossModule, loss=LOSS, function=jsd_beta_loss):
 @rt.documented
 def linear_jsd_beta_loss(
     hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *more: NoReturn,
-    beta: float = 0.5, linear_bias: Tensor | None = None, softcap: float | None = None,
-    temperature: float = 1.0, memory_budget: int | None = None, schedule: str = "auto",
-    filter: bool = True, reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
+    beta: float = 0.5, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
+    linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
+    memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
+    reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`jsd_beta_loss`, of a linear layer without its logits."""
     if more or unknown:
@@ -758,6 +761,7 @@ def linear_jsd_beta_loss(
             softcap=softcap, temperature=temperature, memory_budget=memory_budget,
             schedule=schedule, filter=filter,
         ),
+        rt.Weights(None, row_weight, normalizer),
     )
 
 

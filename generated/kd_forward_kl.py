@@ -630,9 +630,10 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def kd_forward_kl_loss(
-    logits: Tensor, teacher: Tensor, *more: NoReturn, T: float = 4.0, reduction: str = "mean",
-    backend: str = "auto", inplace_grad: bool = False, class_dim: int | None = None,
-    **unknown: NoReturn,
+    logits: Tensor, teacher: Tensor, *more: NoReturn, T: float = 4.0,
+    row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
+    reduction: str = "mean", backend: str = "auto", inplace_grad: bool = False,
+    class_dim: int | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """Knowledge distillation, forward KL.
 
@@ -647,7 +648,8 @@ def kd_forward_kl_loss(
     if more or unknown:
         rt.refuse(kd_forward_kl_loss, more, unknown)
     return LOSS(
-        logits, None, (teacher,), (T,), (), -100, reduction, backend, inplace_grad, class_dim
+        logits, None, (teacher,), (T,), (), -100, reduction, backend, inplace_grad, class_dim, None,
+        row_weight, normalizer,
     )
 
 
@@ -658,9 +660,10 @@ class KDForwardKLLoss(rt.LossModule, loss=LOSS, function=kd_forward_kl_loss):
 @rt.documented
 def linear_kd_forward_kl_loss(
     hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *more: NoReturn,
-    T: float = 4.0, linear_bias: Tensor | None = None, softcap: float | None = None,
-    temperature: float = 1.0, memory_budget: int | None = None, schedule: str = "auto",
-    filter: bool = True, reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
+    T: float = 4.0, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
+    linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
+    memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
+    reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`kd_forward_kl_loss`, of a linear layer without its logits."""
     if more or unknown:
@@ -672,6 +675,7 @@ def linear_kd_forward_kl_loss(
             softcap=softcap, temperature=temperature, memory_budget=memory_budget,
             schedule=schedule, filter=filter,
         ),
+        rt.Weights(None, row_weight, normalizer),
     )
 
 

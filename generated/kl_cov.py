@@ -422,7 +422,8 @@ LOSS = rt.RowLoss(
 @rt.documented
 def kl_cov_loss(
     logits: Tensor, target: Tensor, *more: NoReturn, weight: float = 1.0, advantage: Tensor,
-    old_logp: Tensor, selected: Tensor, ignore_index: int = -100, reduction: str = "mean",
+    old_logp: Tensor, selected: Tensor, row_weight: Tensor | None = None,
+    normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: str = "mean",
     backend: str = "auto", inplace_grad: bool = False, class_dim: int | None = None,
     **unknown: NoReturn,
 ) -> Tensor:
@@ -443,7 +444,7 @@ def kl_cov_loss(
         rt.refuse(kl_cov_loss, more, unknown)
     return LOSS(
         logits, target, (), (weight,), (advantage, old_logp, selected), ignore_index, reduction,
-        backend, inplace_grad, class_dim,
+        backend, inplace_grad, class_dim, None, row_weight, normalizer,
     )
 
 
@@ -454,7 +455,8 @@ class KLCovLoss(rt.LossModule, loss=LOSS, function=kl_cov_loss):
 @rt.documented
 def linear_kl_cov_loss(
     hidden: Tensor, linear_weight: Tensor, target: Tensor, *more: NoReturn, weight: float = 1.0,
-    advantage: Tensor, old_logp: Tensor, selected: Tensor, linear_bias: Tensor | None = None,
+    advantage: Tensor, old_logp: Tensor, selected: Tensor, row_weight: Tensor | None = None,
+    normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None,
     softcap: float | None = None, temperature: float = 1.0, shift: int = 0,
     memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
     skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
@@ -471,6 +473,7 @@ def linear_kl_cov_loss(
             softcap=softcap, temperature=temperature, shift=shift, memory_budget=memory_budget,
             schedule=schedule, filter=filter, skip_ignored=skip_ignored,
         ),
+        rt.Weights(None, row_weight, normalizer),
     )
 
 

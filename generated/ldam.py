@@ -372,8 +372,10 @@ LOSS = rt.RowLoss(
 @rt.documented
 def ldam_loss(
     logits: Tensor, target: Tensor, *more: NoReturn, s: float = 30.0, margins: Tensor,
-    ignore_index: int = -100, reduction: str = "mean", backend: str = "auto",
-    inplace_grad: bool = False, class_dim: int | None = None, **unknown: NoReturn,
+    weight: Tensor | None = None, row_weight: Tensor | None = None,
+    normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: str = "mean",
+    backend: str = "auto", inplace_grad: bool = False, class_dim: int | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """Label-distribution-aware margin loss.
 
@@ -389,7 +391,7 @@ def ldam_loss(
         rt.refuse(ldam_loss, more, unknown)
     return LOSS(
         logits, target, (), (s,), (margins,), ignore_index, reduction, backend, inplace_grad,
-        class_dim,
+        class_dim, weight, row_weight, normalizer,
     )
 
 
@@ -400,10 +402,12 @@ class LDAMLoss(rt.LossModule, loss=LOSS, function=ldam_loss):
 @rt.documented
 def linear_ldam_loss(
     hidden: Tensor, linear_weight: Tensor, target: Tensor, *more: NoReturn, s: float = 30.0,
-    margins: Tensor, linear_bias: Tensor | None = None, softcap: float | None = None,
-    temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None,
-    schedule: str = "auto", filter: bool = True, skip_ignored: bool | None = None,
-    ignore_index: int = -100, reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
+    margins: Tensor, weight: Tensor | None = None, row_weight: Tensor | None = None,
+    normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None,
+    softcap: float | None = None, temperature: float = 1.0, shift: int = 0,
+    memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
+    skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
+    backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`ldam_loss`, of a linear layer without its logits."""
     if more or unknown:
@@ -415,6 +419,7 @@ def linear_ldam_loss(
             softcap=softcap, temperature=temperature, shift=shift, memory_budget=memory_budget,
             schedule=schedule, filter=filter, skip_ignored=skip_ignored,
         ),
+        rt.Weights(weight, row_weight, normalizer),
     )
 
 

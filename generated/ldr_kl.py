@@ -374,8 +374,10 @@ LOSS = rt.RowLoss(
 @rt.documented
 def ldr_kl_loss(
     logits: Tensor, target: Tensor, *more: NoReturn, lam: float = 1.0, margin: float = 0.1,
-    ignore_index: int = -100, reduction: str = "mean", backend: str = "auto",
-    inplace_grad: bool = False, class_dim: int | None = None, **unknown: NoReturn,
+    weight: Tensor | None = None, row_weight: Tensor | None = None,
+    normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: str = "mean",
+    backend: str = "auto", inplace_grad: bool = False, class_dim: int | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """Label-distributionally robust loss with KL regularisation.
 
@@ -392,7 +394,7 @@ def ldr_kl_loss(
         rt.refuse(ldr_kl_loss, more, unknown)
     return LOSS(
         logits, target, (), (lam, margin), (), ignore_index, reduction, backend, inplace_grad,
-        class_dim,
+        class_dim, weight, row_weight, normalizer,
     )
 
 
@@ -403,10 +405,12 @@ class LDRKLLoss(rt.LossModule, loss=LOSS, function=ldr_kl_loss):
 @rt.documented
 def linear_ldr_kl_loss(
     hidden: Tensor, linear_weight: Tensor, target: Tensor, *more: NoReturn, lam: float = 1.0,
-    margin: float = 0.1, linear_bias: Tensor | None = None, softcap: float | None = None,
-    temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None,
-    schedule: str = "auto", filter: bool = True, skip_ignored: bool | None = None,
-    ignore_index: int = -100, reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
+    margin: float = 0.1, weight: Tensor | None = None, row_weight: Tensor | None = None,
+    normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None,
+    softcap: float | None = None, temperature: float = 1.0, shift: int = 0,
+    memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
+    skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
+    backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`ldr_kl_loss`, of a linear layer without its logits."""
     if more or unknown:
@@ -418,6 +422,7 @@ def linear_ldr_kl_loss(
             softcap=softcap, temperature=temperature, shift=shift, memory_budget=memory_budget,
             schedule=schedule, filter=filter, skip_ignored=skip_ignored,
         ),
+        rt.Weights(weight, row_weight, normalizer),
     )
 
 

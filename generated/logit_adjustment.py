@@ -388,8 +388,10 @@ LOSS = rt.RowLoss(
 @rt.documented
 def logit_adjustment_loss(
     logits: Tensor, target: Tensor, *more: NoReturn, tau: float = 1.0, log_prior: Tensor,
-    ignore_index: int = -100, reduction: str = "mean", backend: str = "auto",
-    inplace_grad: bool = False, class_dim: int | None = None, **unknown: NoReturn,
+    weight: Tensor | None = None, row_weight: Tensor | None = None,
+    normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: str = "mean",
+    backend: str = "auto", inplace_grad: bool = False, class_dim: int | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """Logit-adjusted cross-entropy.
 
@@ -405,7 +407,7 @@ def logit_adjustment_loss(
         rt.refuse(logit_adjustment_loss, more, unknown)
     return LOSS(
         logits, target, (), (tau,), (log_prior,), ignore_index, reduction, backend, inplace_grad,
-        class_dim,
+        class_dim, weight, row_weight, normalizer,
     )
 
 
@@ -416,10 +418,12 @@ class LogitAdjustmentLoss(rt.LossModule, loss=LOSS, function=logit_adjustment_lo
 @rt.documented
 def linear_logit_adjustment_loss(
     hidden: Tensor, linear_weight: Tensor, target: Tensor, *more: NoReturn, tau: float = 1.0,
-    log_prior: Tensor, linear_bias: Tensor | None = None, softcap: float | None = None,
-    temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None,
-    schedule: str = "auto", filter: bool = True, skip_ignored: bool | None = None,
-    ignore_index: int = -100, reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
+    log_prior: Tensor, weight: Tensor | None = None, row_weight: Tensor | None = None,
+    normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None,
+    softcap: float | None = None, temperature: float = 1.0, shift: int = 0,
+    memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
+    skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
+    backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`logit_adjustment_loss`, of a linear layer without its logits."""
     if more or unknown:
@@ -431,6 +435,7 @@ def linear_logit_adjustment_loss(
             softcap=softcap, temperature=temperature, shift=shift, memory_budget=memory_budget,
             schedule=schedule, filter=filter, skip_ignored=skip_ignored,
         ),
+        rt.Weights(weight, row_weight, normalizer),
     )
 
 

@@ -375,9 +375,10 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def logit_l2_loss(
-    logits: Tensor, target: Tensor, *more: NoReturn, weight: float = 0.01, ignore_index: int = -100,
-    reduction: str = "mean", backend: str = "auto", inplace_grad: bool = False,
-    class_dim: int | None = None, **unknown: NoReturn,
+    logits: Tensor, target: Tensor, *more: NoReturn, weight: float = 0.01,
+    row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
+    ignore_index: int = -100, reduction: str = "mean", backend: str = "auto",
+    inplace_grad: bool = False, class_dim: int | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """Cross-entropy with a penalty on the squared logits.
 
@@ -393,7 +394,8 @@ def logit_l2_loss(
     if more or unknown:
         rt.refuse(logit_l2_loss, more, unknown)
     return LOSS(
-        logits, target, (), (weight,), (), ignore_index, reduction, backend, inplace_grad, class_dim
+        logits, target, (), (weight,), (), ignore_index, reduction, backend, inplace_grad,
+        class_dim, None, row_weight, normalizer,
     )
 
 
@@ -404,6 +406,7 @@ class LogitL2Loss(rt.LossModule, loss=LOSS, function=logit_l2_loss):
 @rt.documented
 def linear_logit_l2_loss(
     hidden: Tensor, linear_weight: Tensor, target: Tensor, *more: NoReturn, weight: float = 0.01,
+    row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
     linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
     shift: int = 0, memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
     skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
@@ -419,6 +422,7 @@ def linear_logit_l2_loss(
             softcap=softcap, temperature=temperature, shift=shift, memory_budget=memory_budget,
             schedule=schedule, filter=filter, skip_ignored=skip_ignored,
         ),
+        rt.Weights(None, row_weight, normalizer),
     )
 
 

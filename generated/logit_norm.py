@@ -511,9 +511,10 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def logit_norm_loss(
-    logits: Tensor, target: Tensor, *more: NoReturn, T: float = 0.04, ignore_index: int = -100,
-    reduction: str = "mean", backend: str = "auto", inplace_grad: bool = False,
-    class_dim: int | None = None, **unknown: NoReturn,
+    logits: Tensor, target: Tensor, *more: NoReturn, T: float = 0.04, weight: Tensor | None = None,
+    row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
+    ignore_index: int = -100, reduction: str = "mean", backend: str = "auto",
+    inplace_grad: bool = False, class_dim: int | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """LogitNorm.
 
@@ -528,7 +529,8 @@ def logit_norm_loss(
     if more or unknown:
         rt.refuse(logit_norm_loss, more, unknown)
     return LOSS(
-        logits, target, (), (T,), (), ignore_index, reduction, backend, inplace_grad, class_dim
+        logits, target, (), (T,), (), ignore_index, reduction, backend, inplace_grad, class_dim,
+        weight, row_weight, normalizer,
     )
 
 
@@ -539,8 +541,10 @@ class LogitNormLoss(rt.LossModule, loss=LOSS, function=logit_norm_loss):
 @rt.documented
 def linear_logit_norm_loss(
     hidden: Tensor, linear_weight: Tensor, target: Tensor, *more: NoReturn, T: float = 0.04,
-    linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
-    shift: int = 0, memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
+    weight: Tensor | None = None, row_weight: Tensor | None = None,
+    normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None,
+    softcap: float | None = None, temperature: float = 1.0, shift: int = 0,
+    memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
     skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
     backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
@@ -554,6 +558,7 @@ def linear_logit_norm_loss(
             softcap=softcap, temperature=temperature, shift=shift, memory_budget=memory_budget,
             schedule=schedule, filter=filter, skip_ignored=skip_ignored,
         ),
+        rt.Weights(weight, row_weight, normalizer),
     )
 
 

@@ -521,6 +521,7 @@ LOSS = rt.RowLoss(
 @rt.documented
 def logit_pairing_loss(
     logits: Tensor, target: Tensor, adversarial_x: Tensor, *more: NoReturn, weight: float = 0.5,
+    row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
     ignore_index: int = -100, reduction: str = "mean", backend: str = "auto",
     inplace_grad: bool = False, class_dim: int | None = None, **unknown: NoReturn,
 ) -> Tensor:
@@ -541,7 +542,7 @@ def logit_pairing_loss(
         rt.refuse(logit_pairing_loss, more, unknown)
     return LOSS(
         logits, target, (adversarial_x,), (weight,), (), ignore_index, reduction, backend,
-        inplace_grad, class_dim,
+        inplace_grad, class_dim, None, row_weight, normalizer,
     )
 
 
@@ -553,6 +554,7 @@ class LogitPairingLoss(rt.LossModule, loss=LOSS, function=logit_pairing_loss):
 def linear_logit_pairing_loss(
     hidden: Tensor, linear_weight: Tensor, target: Tensor,
     adversarial_x: Tensor | tuple[Tensor, ...], *more: NoReturn, weight: float = 0.5,
+    row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
     linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
     shift: int = 0, memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
     skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
@@ -568,6 +570,7 @@ def linear_logit_pairing_loss(
             softcap=softcap, temperature=temperature, shift=shift, memory_budget=memory_budget,
             schedule=schedule, filter=filter, skip_ignored=skip_ignored,
         ),
+        rt.Weights(None, row_weight, normalizer),
     )
 
 

@@ -1059,8 +1059,10 @@ LOSS = rt.RowLoss(
 @rt.documented
 def mart_loss(
     logits: Tensor, target: Tensor, adversarial_x: Tensor, *more: NoReturn, beta: float = 5.0,
-    ignore_index: int = -100, reduction: str = "mean", backend: str = "auto",
-    inplace_grad: bool = False, class_dim: int | None = None, **unknown: NoReturn,
+    weight: Tensor | None = None, row_weight: Tensor | None = None,
+    normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: str = "mean",
+    backend: str = "auto", inplace_grad: bool = False, class_dim: int | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """Misclassification-aware adversarial training.
 
@@ -1079,7 +1081,7 @@ def mart_loss(
         rt.refuse(mart_loss, more, unknown)
     return LOSS(
         logits, target, (adversarial_x,), (beta,), (), ignore_index, reduction, backend,
-        inplace_grad, class_dim,
+        inplace_grad, class_dim, weight, row_weight, normalizer,
     )
 
 
@@ -1091,8 +1093,10 @@ class MARTLoss(rt.LossModule, loss=LOSS, function=mart_loss):
 def linear_mart_loss(
     hidden: Tensor, linear_weight: Tensor, target: Tensor,
     adversarial_x: Tensor | tuple[Tensor, ...], *more: NoReturn, beta: float = 5.0,
-    linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
-    shift: int = 0, memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
+    weight: Tensor | None = None, row_weight: Tensor | None = None,
+    normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None,
+    softcap: float | None = None, temperature: float = 1.0, shift: int = 0,
+    memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
     skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
     backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
@@ -1106,6 +1110,7 @@ def linear_mart_loss(
             softcap=softcap, temperature=temperature, shift=shift, memory_budget=memory_budget,
             schedule=schedule, filter=filter, skip_ignored=skip_ignored,
         ),
+        rt.Weights(weight, row_weight, normalizer),
     )
 
 

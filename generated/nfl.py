@@ -649,9 +649,11 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def nfl_loss(
-    logits: Tensor, target: Tensor, *more: NoReturn, gamma: float = 0.5, ignore_index: int = -100,
-    reduction: str = "mean", backend: str = "auto", inplace_grad: bool = False,
-    class_dim: int | None = None, **unknown: NoReturn,
+    logits: Tensor, target: Tensor, *more: NoReturn, gamma: float = 0.5,
+    weight: Tensor | None = None, row_weight: Tensor | None = None,
+    normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: str = "mean",
+    backend: str = "auto", inplace_grad: bool = False, class_dim: int | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """Normalized focal loss.
 
@@ -666,7 +668,8 @@ def nfl_loss(
     if more or unknown:
         rt.refuse(nfl_loss, more, unknown)
     return LOSS(
-        logits, target, (), (gamma,), (), ignore_index, reduction, backend, inplace_grad, class_dim
+        logits, target, (), (gamma,), (), ignore_index, reduction, backend, inplace_grad, class_dim,
+        weight, row_weight, normalizer,
     )
 
 
@@ -677,8 +680,10 @@ class NFLLoss(rt.LossModule, loss=LOSS, function=nfl_loss):
 @rt.documented
 def linear_nfl_loss(
     hidden: Tensor, linear_weight: Tensor, target: Tensor, *more: NoReturn, gamma: float = 0.5,
-    linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
-    shift: int = 0, memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
+    weight: Tensor | None = None, row_weight: Tensor | None = None,
+    normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None,
+    softcap: float | None = None, temperature: float = 1.0, shift: int = 0,
+    memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
     skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
     backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
@@ -692,6 +697,7 @@ def linear_nfl_loss(
             softcap=softcap, temperature=temperature, shift=shift, memory_budget=memory_budget,
             schedule=schedule, filter=filter, skip_ignored=skip_ignored,
         ),
+        rt.Weights(weight, row_weight, normalizer),
     )
 
 

@@ -456,9 +456,10 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def ngce_loss(
-    logits: Tensor, target: Tensor, *more: NoReturn, q: float = 0.7, ignore_index: int = -100,
-    reduction: str = "mean", backend: str = "auto", inplace_grad: bool = False,
-    class_dim: int | None = None, **unknown: NoReturn,
+    logits: Tensor, target: Tensor, *more: NoReturn, q: float = 0.7, weight: Tensor | None = None,
+    row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
+    ignore_index: int = -100, reduction: str = "mean", backend: str = "auto",
+    inplace_grad: bool = False, class_dim: int | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """Normalized generalized cross-entropy.
 
@@ -474,7 +475,8 @@ def ngce_loss(
     if more or unknown:
         rt.refuse(ngce_loss, more, unknown)
     return LOSS(
-        logits, target, (), (q,), (), ignore_index, reduction, backend, inplace_grad, class_dim
+        logits, target, (), (q,), (), ignore_index, reduction, backend, inplace_grad, class_dim,
+        weight, row_weight, normalizer,
     )
 
 
@@ -485,8 +487,10 @@ class NGCELoss(rt.LossModule, loss=LOSS, function=ngce_loss):
 @rt.documented
 def linear_ngce_loss(
     hidden: Tensor, linear_weight: Tensor, target: Tensor, *more: NoReturn, q: float = 0.7,
-    linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
-    shift: int = 0, memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
+    weight: Tensor | None = None, row_weight: Tensor | None = None,
+    normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None,
+    softcap: float | None = None, temperature: float = 1.0, shift: int = 0,
+    memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
     skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
     backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
@@ -500,6 +504,7 @@ def linear_ngce_loss(
             softcap=softcap, temperature=temperature, shift=shift, memory_budget=memory_budget,
             schedule=schedule, filter=filter, skip_ignored=skip_ignored,
         ),
+        rt.Weights(weight, row_weight, normalizer),
     )
 
 

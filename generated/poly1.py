@@ -357,9 +357,11 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def poly1_loss(
-    logits: Tensor, target: Tensor, *more: NoReturn, epsilon: float = 1.0, ignore_index: int = -100,
-    reduction: str = "mean", backend: str = "auto", inplace_grad: bool = False,
-    class_dim: int | None = None, **unknown: NoReturn,
+    logits: Tensor, target: Tensor, *more: NoReturn, epsilon: float = 1.0,
+    weight: Tensor | None = None, row_weight: Tensor | None = None,
+    normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: str = "mean",
+    backend: str = "auto", inplace_grad: bool = False, class_dim: int | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """Poly-1 cross-entropy.
 
@@ -374,7 +376,7 @@ def poly1_loss(
         rt.refuse(poly1_loss, more, unknown)
     return LOSS(
         logits, target, (), (epsilon,), (), ignore_index, reduction, backend, inplace_grad,
-        class_dim,
+        class_dim, weight, row_weight, normalizer,
     )
 
 
@@ -385,8 +387,10 @@ class Poly1Loss(rt.LossModule, loss=LOSS, function=poly1_loss):
 @rt.documented
 def linear_poly1_loss(
     hidden: Tensor, linear_weight: Tensor, target: Tensor, *more: NoReturn, epsilon: float = 1.0,
-    linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
-    shift: int = 0, memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
+    weight: Tensor | None = None, row_weight: Tensor | None = None,
+    normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None,
+    softcap: float | None = None, temperature: float = 1.0, shift: int = 0,
+    memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
     skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
     backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
@@ -400,6 +404,7 @@ def linear_poly1_loss(
             softcap=softcap, temperature=temperature, shift=shift, memory_budget=memory_budget,
             schedule=schedule, filter=filter, skip_ignored=skip_ignored,
         ),
+        rt.Weights(weight, row_weight, normalizer),
     )
 
 

@@ -437,9 +437,10 @@ LOSS = rt.RowLoss(
 @rt.documented
 def ppo_clip_loss(
     logits: Tensor, target: Tensor, *more: NoReturn, low: float = 0.2, high: float = 0.2,
-    advantage: Tensor, old_logp: Tensor, ignore_index: int = -100, reduction: str = "mean",
-    backend: str = "auto", inplace_grad: bool = False, class_dim: int | None = None,
-    **unknown: NoReturn,
+    advantage: Tensor, old_logp: Tensor, weight: Tensor | None = None,
+    row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
+    ignore_index: int = -100, reduction: str = "mean", backend: str = "auto",
+    inplace_grad: bool = False, class_dim: int | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """Clipped policy-gradient token loss.
 
@@ -457,7 +458,7 @@ def ppo_clip_loss(
         rt.refuse(ppo_clip_loss, more, unknown)
     return LOSS(
         logits, target, (), (low, high), (advantage, old_logp), ignore_index, reduction, backend,
-        inplace_grad, class_dim,
+        inplace_grad, class_dim, weight, row_weight, normalizer,
     )
 
 
@@ -468,9 +469,10 @@ class PPOClipLoss(rt.LossModule, loss=LOSS, function=ppo_clip_loss):
 @rt.documented
 def linear_ppo_clip_loss(
     hidden: Tensor, linear_weight: Tensor, target: Tensor, *more: NoReturn, low: float = 0.2,
-    high: float = 0.2, advantage: Tensor, old_logp: Tensor, linear_bias: Tensor | None = None,
-    softcap: float | None = None, temperature: float = 1.0, shift: int = 0,
-    memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
+    high: float = 0.2, advantage: Tensor, old_logp: Tensor, weight: Tensor | None = None,
+    row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
+    linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
+    shift: int = 0, memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
     skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
     backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
@@ -485,6 +487,7 @@ def linear_ppo_clip_loss(
             softcap=softcap, temperature=temperature, shift=shift, memory_budget=memory_budget,
             schedule=schedule, filter=filter, skip_ignored=skip_ignored,
         ),
+        rt.Weights(weight, row_weight, normalizer),
     )
 
 

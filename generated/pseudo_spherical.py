@@ -371,9 +371,10 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def pseudo_spherical_loss(
-    logits: Tensor, target: Tensor, *more: NoReturn, a: float = 2.0, ignore_index: int = -100,
-    reduction: str = "mean", backend: str = "auto", inplace_grad: bool = False,
-    class_dim: int | None = None, **unknown: NoReturn,
+    logits: Tensor, target: Tensor, *more: NoReturn, a: float = 2.0, weight: Tensor | None = None,
+    row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
+    ignore_index: int = -100, reduction: str = "mean", backend: str = "auto",
+    inplace_grad: bool = False, class_dim: int | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """Pseudo-spherical score.
 
@@ -387,7 +388,8 @@ def pseudo_spherical_loss(
     if more or unknown:
         rt.refuse(pseudo_spherical_loss, more, unknown)
     return LOSS(
-        logits, target, (), (a,), (), ignore_index, reduction, backend, inplace_grad, class_dim
+        logits, target, (), (a,), (), ignore_index, reduction, backend, inplace_grad, class_dim,
+        weight, row_weight, normalizer,
     )
 
 
@@ -398,8 +400,10 @@ class PseudoSphericalLoss(rt.LossModule, loss=LOSS, function=pseudo_spherical_lo
 @rt.documented
 def linear_pseudo_spherical_loss(
     hidden: Tensor, linear_weight: Tensor, target: Tensor, *more: NoReturn, a: float = 2.0,
-    linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
-    shift: int = 0, memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
+    weight: Tensor | None = None, row_weight: Tensor | None = None,
+    normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None,
+    softcap: float | None = None, temperature: float = 1.0, shift: int = 0,
+    memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
     skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
     backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
@@ -413,6 +417,7 @@ def linear_pseudo_spherical_loss(
             softcap=softcap, temperature=temperature, shift=shift, memory_budget=memory_budget,
             schedule=schedule, filter=filter, skip_ignored=skip_ignored,
         ),
+        rt.Weights(weight, row_weight, normalizer),
     )
 
 

@@ -674,9 +674,10 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def renyi_loss(
-    logits: Tensor, teacher: Tensor, *more: NoReturn, alpha: float = 0.5, reduction: str = "mean",
-    backend: str = "auto", inplace_grad: bool = False, class_dim: int | None = None,
-    **unknown: NoReturn,
+    logits: Tensor, teacher: Tensor, *more: NoReturn, alpha: float = 0.5,
+    row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
+    reduction: str = "mean", backend: str = "auto", inplace_grad: bool = False,
+    class_dim: int | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """Renyi divergence distillation.
 
@@ -691,7 +692,8 @@ def renyi_loss(
     if more or unknown:
         rt.refuse(renyi_loss, more, unknown)
     return LOSS(
-        logits, None, (teacher,), (alpha,), (), -100, reduction, backend, inplace_grad, class_dim
+        logits, None, (teacher,), (alpha,), (), -100, reduction, backend, inplace_grad, class_dim,
+        None, row_weight, normalizer,
     )
 
 
@@ -702,9 +704,10 @@ class RenyiLoss(rt.LossModule, loss=LOSS, function=renyi_loss):
 @rt.documented
 def linear_renyi_loss(
     hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *more: NoReturn,
-    alpha: float = 0.5, linear_bias: Tensor | None = None, softcap: float | None = None,
-    temperature: float = 1.0, memory_budget: int | None = None, schedule: str = "auto",
-    filter: bool = True, reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
+    alpha: float = 0.5, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
+    linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
+    memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
+    reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`renyi_loss`, of a linear layer without its logits."""
     if more or unknown:
@@ -716,6 +719,7 @@ def linear_renyi_loss(
             softcap=softcap, temperature=temperature, memory_budget=memory_budget,
             schedule=schedule, filter=filter,
         ),
+        rt.Weights(None, row_weight, normalizer),
     )
 
 

@@ -660,9 +660,9 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def reverse_kl_loss(
-    logits: Tensor, teacher: Tensor, *more: NoReturn, reduction: str = "mean",
-    backend: str = "auto", inplace_grad: bool = False, class_dim: int | None = None,
-    **unknown: NoReturn,
+    logits: Tensor, teacher: Tensor, *more: NoReturn, row_weight: Tensor | None = None,
+    normalizer: Tensor | float | None = None, reduction: str = "mean", backend: str = "auto",
+    inplace_grad: bool = False, class_dim: int | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """Reverse KL distillation.
 
@@ -675,7 +675,10 @@ def reverse_kl_loss(
     """
     if more or unknown:
         rt.refuse(reverse_kl_loss, more, unknown)
-    return LOSS(logits, None, (teacher,), (), (), -100, reduction, backend, inplace_grad, class_dim)
+    return LOSS(
+        logits, None, (teacher,), (), (), -100, reduction, backend, inplace_grad, class_dim, None,
+        row_weight, normalizer,
+    )
 
 
 class ReverseKLLoss(rt.LossModule, loss=LOSS, function=reverse_kl_loss):
@@ -685,6 +688,7 @@ class ReverseKLLoss(rt.LossModule, loss=LOSS, function=reverse_kl_loss):
 @rt.documented
 def linear_reverse_kl_loss(
     hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *more: NoReturn,
+    row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
     linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
     memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
     reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
@@ -699,6 +703,7 @@ def linear_reverse_kl_loss(
             softcap=softcap, temperature=temperature, memory_budget=memory_budget,
             schedule=schedule, filter=filter,
         ),
+        rt.Weights(None, row_weight, normalizer),
     )
 
 

@@ -666,9 +666,10 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def rmt_symmetric_ce_loss(
-    logits: Tensor, teacher: Tensor, *more: NoReturn, alpha: float = 0.5, reduction: str = "mean",
-    backend: str = "auto", inplace_grad: bool = False, class_dim: int | None = None,
-    **unknown: NoReturn,
+    logits: Tensor, teacher: Tensor, *more: NoReturn, alpha: float = 0.5,
+    row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
+    reduction: str = "mean", backend: str = "auto", inplace_grad: bool = False,
+    class_dim: int | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """Symmetric cross-entropy with a teacher.
 
@@ -683,7 +684,8 @@ def rmt_symmetric_ce_loss(
     if more or unknown:
         rt.refuse(rmt_symmetric_ce_loss, more, unknown)
     return LOSS(
-        logits, None, (teacher,), (alpha,), (), -100, reduction, backend, inplace_grad, class_dim
+        logits, None, (teacher,), (alpha,), (), -100, reduction, backend, inplace_grad, class_dim,
+        None, row_weight, normalizer,
     )
 
 
@@ -694,9 +696,10 @@ class RMTSymmetricCELoss(rt.LossModule, loss=LOSS, function=rmt_symmetric_ce_los
 @rt.documented
 def linear_rmt_symmetric_ce_loss(
     hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *more: NoReturn,
-    alpha: float = 0.5, linear_bias: Tensor | None = None, softcap: float | None = None,
-    temperature: float = 1.0, memory_budget: int | None = None, schedule: str = "auto",
-    filter: bool = True, reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
+    alpha: float = 0.5, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
+    linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
+    memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
+    reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`rmt_symmetric_ce_loss`, of a linear layer without its logits."""
     if more or unknown:
@@ -708,6 +711,7 @@ def linear_rmt_symmetric_ce_loss(
             softcap=softcap, temperature=temperature, memory_budget=memory_budget,
             schedule=schedule, filter=filter,
         ),
+        rt.Weights(None, row_weight, normalizer),
     )
 
 

@@ -464,9 +464,9 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def sar_loss(
-    logits: Tensor, *more: NoReturn, margin: float = 0.4, reduction: str = "mean",
-    backend: str = "auto", inplace_grad: bool = False, class_dim: int | None = None,
-    **unknown: NoReturn,
+    logits: Tensor, *more: NoReturn, margin: float = 0.4, row_weight: Tensor | None = None,
+    normalizer: Tensor | float | None = None, reduction: str = "mean", backend: str = "auto",
+    inplace_grad: bool = False, class_dim: int | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """Reliable entropy minimisation.
 
@@ -480,7 +480,10 @@ def sar_loss(
     """
     if more or unknown:
         rt.refuse(sar_loss, more, unknown)
-    return LOSS(logits, None, (), (margin,), (), -100, reduction, backend, inplace_grad, class_dim)
+    return LOSS(
+        logits, None, (), (margin,), (), -100, reduction, backend, inplace_grad, class_dim, None,
+        row_weight, normalizer,
+    )
 
 
 class SARLoss(rt.LossModule, loss=LOSS, function=sar_loss):
@@ -490,6 +493,7 @@ class SARLoss(rt.LossModule, loss=LOSS, function=sar_loss):
 @rt.documented
 def linear_sar_loss(
     hidden: Tensor, linear_weight: Tensor, *more: NoReturn, margin: float = 0.4,
+    row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
     linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
     memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
     reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
@@ -504,6 +508,7 @@ def linear_sar_loss(
             softcap=softcap, temperature=temperature, memory_budget=memory_budget,
             schedule=schedule, filter=filter,
         ),
+        rt.Weights(None, row_weight, normalizer),
     )
 
 

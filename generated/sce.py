@@ -381,8 +381,10 @@ LOSS = rt.RowLoss(
 @rt.documented
 def sce_loss(
     logits: Tensor, target: Tensor, *more: NoReturn, alpha: float = 0.1, beta: float = 1.0,
-    A: float = -4.0, ignore_index: int = -100, reduction: str = "mean", backend: str = "auto",
-    inplace_grad: bool = False, class_dim: int | None = None, **unknown: NoReturn,
+    A: float = -4.0, weight: Tensor | None = None, row_weight: Tensor | None = None,
+    normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: str = "mean",
+    backend: str = "auto", inplace_grad: bool = False, class_dim: int | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """Symmetric cross-entropy.
 
@@ -399,7 +401,7 @@ def sce_loss(
         rt.refuse(sce_loss, more, unknown)
     return LOSS(
         logits, target, (), (alpha, beta, A), (), ignore_index, reduction, backend, inplace_grad,
-        class_dim,
+        class_dim, weight, row_weight, normalizer,
     )
 
 
@@ -410,9 +412,10 @@ class SCELoss(rt.LossModule, loss=LOSS, function=sce_loss):
 @rt.documented
 def linear_sce_loss(
     hidden: Tensor, linear_weight: Tensor, target: Tensor, *more: NoReturn, alpha: float = 0.1,
-    beta: float = 1.0, A: float = -4.0, linear_bias: Tensor | None = None,
-    softcap: float | None = None, temperature: float = 1.0, shift: int = 0,
-    memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
+    beta: float = 1.0, A: float = -4.0, weight: Tensor | None = None,
+    row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
+    linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
+    shift: int = 0, memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
     skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
     backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
@@ -426,6 +429,7 @@ def linear_sce_loss(
             softcap=softcap, temperature=temperature, shift=shift, memory_budget=memory_budget,
             schedule=schedule, filter=filter, skip_ignored=skip_ignored,
         ),
+        rt.Weights(weight, row_weight, normalizer),
     )
 
 

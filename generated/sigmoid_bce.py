@@ -284,7 +284,8 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def sigmoid_bce_loss(
-    logits: Tensor, labels: Tensor, *more: NoReturn, reduction: str = "mean", backend: str = "auto",
+    logits: Tensor, labels: Tensor, *more: NoReturn, row_weight: Tensor | None = None,
+    normalizer: Tensor | float | None = None, reduction: str = "mean", backend: str = "auto",
     inplace_grad: bool = False, class_dim: int | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """Multi-label binary cross-entropy.
@@ -299,7 +300,10 @@ def sigmoid_bce_loss(
     """
     if more or unknown:
         rt.refuse(sigmoid_bce_loss, more, unknown)
-    return LOSS(logits, None, (labels,), (), (), -100, reduction, backend, inplace_grad, class_dim)
+    return LOSS(
+        logits, None, (labels,), (), (), -100, reduction, backend, inplace_grad, class_dim, None,
+        row_weight, normalizer,
+    )
 
 
 class SigmoidBCELoss(rt.LossModule, loss=LOSS, function=sigmoid_bce_loss):
@@ -309,6 +313,7 @@ class SigmoidBCELoss(rt.LossModule, loss=LOSS, function=sigmoid_bce_loss):
 @rt.documented
 def linear_sigmoid_bce_loss(
     hidden: Tensor, linear_weight: Tensor, labels: Tensor | tuple[Tensor, ...], *more: NoReturn,
+    row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
     linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
     memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
     reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
@@ -323,6 +328,7 @@ def linear_sigmoid_bce_loss(
             softcap=softcap, temperature=temperature, memory_budget=memory_budget,
             schedule=schedule, filter=filter,
         ),
+        rt.Weights(None, row_weight, normalizer),
     )
 
 

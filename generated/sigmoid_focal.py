@@ -686,6 +686,7 @@ LOSS = rt.RowLoss(
 @rt.documented
 def sigmoid_focal_loss(
     logits: Tensor, labels: Tensor, *more: NoReturn, alpha: float = 0.25, gamma: float = 2.0,
+    row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
     reduction: str = "mean", backend: str = "auto", inplace_grad: bool = False,
     class_dim: int | None = None, **unknown: NoReturn,
 ) -> Tensor:
@@ -706,7 +707,7 @@ def sigmoid_focal_loss(
         rt.refuse(sigmoid_focal_loss, more, unknown)
     return LOSS(
         logits, None, (labels,), (alpha, gamma), (), -100, reduction, backend, inplace_grad,
-        class_dim,
+        class_dim, None, row_weight, normalizer,
     )
 
 
@@ -717,7 +718,8 @@ class SigmoidFocalLoss(rt.LossModule, loss=LOSS, function=sigmoid_focal_loss):
 @rt.documented
 def linear_sigmoid_focal_loss(
     hidden: Tensor, linear_weight: Tensor, labels: Tensor | tuple[Tensor, ...], *more: NoReturn,
-    alpha: float = 0.25, gamma: float = 2.0, linear_bias: Tensor | None = None,
+    alpha: float = 0.25, gamma: float = 2.0, row_weight: Tensor | None = None,
+    normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None,
     softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None,
     schedule: str = "auto", filter: bool = True, reduction: str = "mean", backend: str = "auto",
     **unknown: NoReturn,
@@ -732,6 +734,7 @@ def linear_sigmoid_focal_loss(
             softcap=softcap, temperature=temperature, memory_budget=memory_budget,
             schedule=schedule, filter=filter,
         ),
+        rt.Weights(None, row_weight, normalizer),
     )
 
 

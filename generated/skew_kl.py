@@ -706,9 +706,10 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def skew_kl_loss(
-    logits: Tensor, teacher: Tensor, *more: NoReturn, skew: float = 0.1, reduction: str = "mean",
-    backend: str = "auto", inplace_grad: bool = False, class_dim: int | None = None,
-    **unknown: NoReturn,
+    logits: Tensor, teacher: Tensor, *more: NoReturn, skew: float = 0.1,
+    row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
+    reduction: str = "mean", backend: str = "auto", inplace_grad: bool = False,
+    class_dim: int | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """Skew KL divergence.
 
@@ -723,7 +724,8 @@ def skew_kl_loss(
     if more or unknown:
         rt.refuse(skew_kl_loss, more, unknown)
     return LOSS(
-        logits, None, (teacher,), (skew,), (), -100, reduction, backend, inplace_grad, class_dim
+        logits, None, (teacher,), (skew,), (), -100, reduction, backend, inplace_grad, class_dim,
+        None, row_weight, normalizer,
     )
 
 
@@ -734,9 +736,10 @@ class SkewKLLoss(rt.LossModule, loss=LOSS, function=skew_kl_loss):
 @rt.documented
 def linear_skew_kl_loss(
     hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *more: NoReturn,
-    skew: float = 0.1, linear_bias: Tensor | None = None, softcap: float | None = None,
-    temperature: float = 1.0, memory_budget: int | None = None, schedule: str = "auto",
-    filter: bool = True, reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
+    skew: float = 0.1, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
+    linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
+    memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
+    reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`skew_kl_loss`, of a linear layer without its logits."""
     if more or unknown:
@@ -748,6 +751,7 @@ def linear_skew_kl_loss(
             softcap=softcap, temperature=temperature, memory_budget=memory_budget,
             schedule=schedule, filter=filter,
         ),
+        rt.Weights(None, row_weight, normalizer),
     )
 
 

@@ -435,9 +435,11 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def soft_bootstrap_loss(
-    logits: Tensor, target: Tensor, *more: NoReturn, beta: float = 0.95, ignore_index: int = -100,
-    reduction: str = "mean", backend: str = "auto", inplace_grad: bool = False,
-    class_dim: int | None = None, **unknown: NoReturn,
+    logits: Tensor, target: Tensor, *more: NoReturn, beta: float = 0.95,
+    weight: Tensor | None = None, row_weight: Tensor | None = None,
+    normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: str = "mean",
+    backend: str = "auto", inplace_grad: bool = False, class_dim: int | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """Soft bootstrapping.
 
@@ -452,7 +454,8 @@ def soft_bootstrap_loss(
     if more or unknown:
         rt.refuse(soft_bootstrap_loss, more, unknown)
     return LOSS(
-        logits, target, (), (beta,), (), ignore_index, reduction, backend, inplace_grad, class_dim
+        logits, target, (), (beta,), (), ignore_index, reduction, backend, inplace_grad, class_dim,
+        weight, row_weight, normalizer,
     )
 
 
@@ -463,8 +466,10 @@ class SoftBootstrapLoss(rt.LossModule, loss=LOSS, function=soft_bootstrap_loss):
 @rt.documented
 def linear_soft_bootstrap_loss(
     hidden: Tensor, linear_weight: Tensor, target: Tensor, *more: NoReturn, beta: float = 0.95,
-    linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
-    shift: int = 0, memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
+    weight: Tensor | None = None, row_weight: Tensor | None = None,
+    normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None,
+    softcap: float | None = None, temperature: float = 1.0, shift: int = 0,
+    memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
     skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
     backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
@@ -478,6 +483,7 @@ def linear_soft_bootstrap_loss(
             softcap=softcap, temperature=temperature, shift=shift, memory_budget=memory_budget,
             schedule=schedule, filter=filter, skip_ignored=skip_ignored,
         ),
+        rt.Weights(weight, row_weight, normalizer),
     )
 
 

@@ -465,9 +465,9 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def soft_target_ce_loss(
-    logits: Tensor, probabilities: Tensor, *more: NoReturn, reduction: str = "mean",
-    backend: str = "auto", inplace_grad: bool = False, class_dim: int | None = None,
-    **unknown: NoReturn,
+    logits: Tensor, probabilities: Tensor, *more: NoReturn, row_weight: Tensor | None = None,
+    normalizer: Tensor | float | None = None, reduction: str = "mean", backend: str = "auto",
+    inplace_grad: bool = False, class_dim: int | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """Cross-entropy with soft targets.
 
@@ -482,7 +482,8 @@ def soft_target_ce_loss(
     if more or unknown:
         rt.refuse(soft_target_ce_loss, more, unknown)
     return LOSS(
-        logits, None, (probabilities,), (), (), -100, reduction, backend, inplace_grad, class_dim
+        logits, None, (probabilities,), (), (), -100, reduction, backend, inplace_grad, class_dim,
+        None, row_weight, normalizer,
     )
 
 
@@ -493,9 +494,10 @@ class SoftTargetCELoss(rt.LossModule, loss=LOSS, function=soft_target_ce_loss):
 @rt.documented
 def linear_soft_target_ce_loss(
     hidden: Tensor, linear_weight: Tensor, probabilities: Tensor | tuple[Tensor, ...],
-    *more: NoReturn, linear_bias: Tensor | None = None, softcap: float | None = None,
-    temperature: float = 1.0, memory_budget: int | None = None, schedule: str = "auto",
-    filter: bool = True, reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
+    *more: NoReturn, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
+    linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
+    memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
+    reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`soft_target_ce_loss`, of a linear layer without its logits."""
     if more or unknown:
@@ -507,6 +509,7 @@ def linear_soft_target_ce_loss(
             softcap=softcap, temperature=temperature, memory_budget=memory_budget,
             schedule=schedule, filter=filter,
         ),
+        rt.Weights(None, row_weight, normalizer),
     )
 
 

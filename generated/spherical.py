@@ -385,9 +385,10 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def spherical_loss(
-    logits: Tensor, target: Tensor, *more: NoReturn, ignore_index: int = -100,
-    reduction: str = "mean", backend: str = "auto", inplace_grad: bool = False,
-    class_dim: int | None = None, **unknown: NoReturn,
+    logits: Tensor, target: Tensor, *more: NoReturn, weight: Tensor | None = None,
+    row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
+    ignore_index: int = -100, reduction: str = "mean", backend: str = "auto",
+    inplace_grad: bool = False, class_dim: int | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """Spherical score.
 
@@ -398,7 +399,8 @@ def spherical_loss(
     if more or unknown:
         rt.refuse(spherical_loss, more, unknown)
     return LOSS(
-        logits, target, (), (), (), ignore_index, reduction, backend, inplace_grad, class_dim
+        logits, target, (), (), (), ignore_index, reduction, backend, inplace_grad, class_dim,
+        weight, row_weight, normalizer,
     )
 
 
@@ -409,8 +411,10 @@ class SphericalLoss(rt.LossModule, loss=LOSS, function=spherical_loss):
 @rt.documented
 def linear_spherical_loss(
     hidden: Tensor, linear_weight: Tensor, target: Tensor, *more: NoReturn,
-    linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
-    shift: int = 0, memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
+    weight: Tensor | None = None, row_weight: Tensor | None = None,
+    normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None,
+    softcap: float | None = None, temperature: float = 1.0, shift: int = 0,
+    memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
     skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
     backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
@@ -424,6 +428,7 @@ def linear_spherical_loss(
             softcap=softcap, temperature=temperature, shift=shift, memory_budget=memory_budget,
             schedule=schedule, filter=filter, skip_ignored=skip_ignored,
         ),
+        rt.Weights(weight, row_weight, normalizer),
     )
 
 

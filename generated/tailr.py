@@ -386,8 +386,10 @@ LOSS = rt.RowLoss(
 @rt.documented
 def tailr_loss(
     logits: Tensor, target: Tensor, *more: NoReturn, gamma: float = 0.1, floor: float = 0.2,
-    ignore_index: int = -100, reduction: str = "mean", backend: str = "auto",
-    inplace_grad: bool = False, class_dim: int | None = None, **unknown: NoReturn,
+    weight: Tensor | None = None, row_weight: Tensor | None = None,
+    normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: str = "mean",
+    backend: str = "auto", inplace_grad: bool = False, class_dim: int | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """TaiLr.
 
@@ -403,7 +405,7 @@ def tailr_loss(
         rt.refuse(tailr_loss, more, unknown)
     return LOSS(
         logits, target, (), (gamma, floor), (), ignore_index, reduction, backend, inplace_grad,
-        class_dim,
+        class_dim, weight, row_weight, normalizer,
     )
 
 
@@ -414,10 +416,12 @@ class TaiLrLoss(rt.LossModule, loss=LOSS, function=tailr_loss):
 @rt.documented
 def linear_tailr_loss(
     hidden: Tensor, linear_weight: Tensor, target: Tensor, *more: NoReturn, gamma: float = 0.1,
-    floor: float = 0.2, linear_bias: Tensor | None = None, softcap: float | None = None,
-    temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None,
-    schedule: str = "auto", filter: bool = True, skip_ignored: bool | None = None,
-    ignore_index: int = -100, reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
+    floor: float = 0.2, weight: Tensor | None = None, row_weight: Tensor | None = None,
+    normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None,
+    softcap: float | None = None, temperature: float = 1.0, shift: int = 0,
+    memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
+    skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
+    backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`tailr_loss`, of a linear layer without its logits."""
     if more or unknown:
@@ -429,6 +433,7 @@ def linear_tailr_loss(
             softcap=softcap, temperature=temperature, shift=shift, memory_budget=memory_budget,
             schedule=schedule, filter=filter, skip_ignored=skip_ignored,
         ),
+        rt.Weights(weight, row_weight, normalizer),
     )
 
 

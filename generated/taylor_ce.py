@@ -364,9 +364,10 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def taylor_ce_loss(
-    logits: Tensor, target: Tensor, *more: NoReturn, t: float = 2.0, ignore_index: int = -100,
-    reduction: str = "mean", backend: str = "auto", inplace_grad: bool = False,
-    class_dim: int | None = None, **unknown: NoReturn,
+    logits: Tensor, target: Tensor, *more: NoReturn, t: float = 2.0, weight: Tensor | None = None,
+    row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
+    ignore_index: int = -100, reduction: str = "mean", backend: str = "auto",
+    inplace_grad: bool = False, class_dim: int | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """Taylor cross-entropy.
 
@@ -380,7 +381,8 @@ def taylor_ce_loss(
     if more or unknown:
         rt.refuse(taylor_ce_loss, more, unknown)
     return LOSS(
-        logits, target, (), (t,), (), ignore_index, reduction, backend, inplace_grad, class_dim
+        logits, target, (), (t,), (), ignore_index, reduction, backend, inplace_grad, class_dim,
+        weight, row_weight, normalizer,
     )
 
 
@@ -391,8 +393,10 @@ class TaylorCELoss(rt.LossModule, loss=LOSS, function=taylor_ce_loss):
 @rt.documented
 def linear_taylor_ce_loss(
     hidden: Tensor, linear_weight: Tensor, target: Tensor, *more: NoReturn, t: float = 2.0,
-    linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
-    shift: int = 0, memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
+    weight: Tensor | None = None, row_weight: Tensor | None = None,
+    normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None,
+    softcap: float | None = None, temperature: float = 1.0, shift: int = 0,
+    memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
     skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
     backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
@@ -406,6 +410,7 @@ def linear_taylor_ce_loss(
             softcap=softcap, temperature=temperature, shift=shift, memory_budget=memory_budget,
             schedule=schedule, filter=filter, skip_ignored=skip_ignored,
         ),
+        rt.Weights(weight, row_weight, normalizer),
     )
 
 

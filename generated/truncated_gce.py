@@ -383,8 +383,10 @@ LOSS = rt.RowLoss(
 @rt.documented
 def truncated_gce_loss(
     logits: Tensor, target: Tensor, *more: NoReturn, q: float = 0.7, k: float = 0.5,
-    ignore_index: int = -100, reduction: str = "mean", backend: str = "auto",
-    inplace_grad: bool = False, class_dim: int | None = None, **unknown: NoReturn,
+    weight: Tensor | None = None, row_weight: Tensor | None = None,
+    normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: str = "mean",
+    backend: str = "auto", inplace_grad: bool = False, class_dim: int | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """Truncated generalized cross-entropy, stateless.
 
@@ -399,7 +401,8 @@ def truncated_gce_loss(
     if more or unknown:
         rt.refuse(truncated_gce_loss, more, unknown)
     return LOSS(
-        logits, target, (), (q, k), (), ignore_index, reduction, backend, inplace_grad, class_dim
+        logits, target, (), (q, k), (), ignore_index, reduction, backend, inplace_grad, class_dim,
+        weight, row_weight, normalizer,
     )
 
 
@@ -410,10 +413,12 @@ class TruncatedGCELoss(rt.LossModule, loss=LOSS, function=truncated_gce_loss):
 @rt.documented
 def linear_truncated_gce_loss(
     hidden: Tensor, linear_weight: Tensor, target: Tensor, *more: NoReturn, q: float = 0.7,
-    k: float = 0.5, linear_bias: Tensor | None = None, softcap: float | None = None,
-    temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None,
-    schedule: str = "auto", filter: bool = True, skip_ignored: bool | None = None,
-    ignore_index: int = -100, reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
+    k: float = 0.5, weight: Tensor | None = None, row_weight: Tensor | None = None,
+    normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None,
+    softcap: float | None = None, temperature: float = 1.0, shift: int = 0,
+    memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
+    skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
+    backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`truncated_gce_loss`, of a linear layer without its logits."""
     if more or unknown:
@@ -425,6 +430,7 @@ def linear_truncated_gce_loss(
             softcap=softcap, temperature=temperature, shift=shift, memory_budget=memory_budget,
             schedule=schedule, filter=filter, skip_ignored=skip_ignored,
         ),
+        rt.Weights(weight, row_weight, normalizer),
     )
 
 

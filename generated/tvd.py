@@ -634,9 +634,9 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def tvd_loss(
-    logits: Tensor, teacher: Tensor, *more: NoReturn, reduction: str = "mean",
-    backend: str = "auto", inplace_grad: bool = False, class_dim: int | None = None,
-    **unknown: NoReturn,
+    logits: Tensor, teacher: Tensor, *more: NoReturn, row_weight: Tensor | None = None,
+    normalizer: Tensor | float | None = None, reduction: str = "mean", backend: str = "auto",
+    inplace_grad: bool = False, class_dim: int | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """Total variation distance.
 
@@ -649,7 +649,10 @@ def tvd_loss(
     """
     if more or unknown:
         rt.refuse(tvd_loss, more, unknown)
-    return LOSS(logits, None, (teacher,), (), (), -100, reduction, backend, inplace_grad, class_dim)
+    return LOSS(
+        logits, None, (teacher,), (), (), -100, reduction, backend, inplace_grad, class_dim, None,
+        row_weight, normalizer,
+    )
 
 
 class TVDLoss(rt.LossModule, loss=LOSS, function=tvd_loss):
@@ -659,6 +662,7 @@ class TVDLoss(rt.LossModule, loss=LOSS, function=tvd_loss):
 @rt.documented
 def linear_tvd_loss(
     hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *more: NoReturn,
+    row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
     linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
     memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
     reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
@@ -673,6 +677,7 @@ def linear_tvd_loss(
             softcap=softcap, temperature=temperature, memory_budget=memory_budget,
             schedule=schedule, filter=filter,
         ),
+        rt.Weights(None, row_weight, normalizer),
     )
 
 

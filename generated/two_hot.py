@@ -577,6 +577,7 @@ LOSS = rt.RowLoss(
 @rt.documented
 def two_hot_loss(
     logits: Tensor, *more: NoReturn, low: float = 0.0, high: float = 1.0, value: Tensor,
+    row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
     reduction: str = "mean", backend: str = "auto", inplace_grad: bool = False,
     class_dim: int | None = None, **unknown: NoReturn,
 ) -> Tensor:
@@ -596,7 +597,8 @@ def two_hot_loss(
     if more or unknown:
         rt.refuse(two_hot_loss, more, unknown)
     return LOSS(
-        logits, None, (), (low, high), (value,), -100, reduction, backend, inplace_grad, class_dim
+        logits, None, (), (low, high), (value,), -100, reduction, backend, inplace_grad, class_dim,
+        None, row_weight, normalizer,
     )
 
 
@@ -607,9 +609,10 @@ class TwoHotLoss(rt.LossModule, loss=LOSS, function=two_hot_loss):
 @rt.documented
 def linear_two_hot_loss(
     hidden: Tensor, linear_weight: Tensor, *more: NoReturn, low: float = 0.0, high: float = 1.0,
-    value: Tensor, linear_bias: Tensor | None = None, softcap: float | None = None,
-    temperature: float = 1.0, memory_budget: int | None = None, schedule: str = "auto",
-    filter: bool = True, reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
+    value: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
+    linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
+    memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
+    reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`two_hot_loss`, of a linear layer without its logits."""
     if more or unknown:
@@ -621,6 +624,7 @@ def linear_two_hot_loss(
             softcap=softcap, temperature=temperature, memory_budget=memory_budget,
             schedule=schedule, filter=filter,
         ),
+        rt.Weights(None, row_weight, normalizer),
     )
 
 

@@ -650,9 +650,9 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def vat_loss(
-    logits: Tensor, perturbed_x: Tensor, *more: NoReturn, reduction: str = "mean",
-    backend: str = "auto", inplace_grad: bool = False, class_dim: int | None = None,
-    **unknown: NoReturn,
+    logits: Tensor, perturbed_x: Tensor, *more: NoReturn, row_weight: Tensor | None = None,
+    normalizer: Tensor | float | None = None, reduction: str = "mean", backend: str = "auto",
+    inplace_grad: bool = False, class_dim: int | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """Virtual adversarial training divergence.
 
@@ -667,7 +667,8 @@ def vat_loss(
     if more or unknown:
         rt.refuse(vat_loss, more, unknown)
     return LOSS(
-        logits, None, (perturbed_x,), (), (), -100, reduction, backend, inplace_grad, class_dim
+        logits, None, (perturbed_x,), (), (), -100, reduction, backend, inplace_grad, class_dim,
+        None, row_weight, normalizer,
     )
 
 
@@ -678,9 +679,10 @@ class VATLoss(rt.LossModule, loss=LOSS, function=vat_loss):
 @rt.documented
 def linear_vat_loss(
     hidden: Tensor, linear_weight: Tensor, perturbed_x: Tensor | tuple[Tensor, ...],
-    *more: NoReturn, linear_bias: Tensor | None = None, softcap: float | None = None,
-    temperature: float = 1.0, memory_budget: int | None = None, schedule: str = "auto",
-    filter: bool = True, reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
+    *more: NoReturn, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
+    linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
+    memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
+    reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`vat_loss`, of a linear layer without its logits."""
     if more or unknown:
@@ -692,6 +694,7 @@ def linear_vat_loss(
             softcap=softcap, temperature=temperature, memory_budget=memory_budget,
             schedule=schedule, filter=filter,
         ),
+        rt.Weights(None, row_weight, normalizer),
     )
 
 

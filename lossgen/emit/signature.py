@@ -37,6 +37,10 @@ _REDUCTION = Argument("reduction", "str", '"mean"', "_Reduction")
 _BACKEND = Argument("backend", "str", '"auto"', "_Backend")
 _INPLACE = Argument("inplace_grad", "bool", "False")
 _CLASS_DIM = Argument("class_dim", "int | None", "None")
+#: What every reduced loss takes, unless its spec has an argument of that name: fields of Weights.
+_WEIGHT = Argument("weight", "Tensor | None", "None")
+_ROW_WEIGHT = Argument("row_weight", "Tensor | None", "None")
+_NORMALIZER = Argument("normalizer", "Tensor | float | None", "None")
 
 
 class FunctionView:
@@ -68,11 +72,18 @@ class FunctionView:
         common += [_BACKEND] if spec.outputs else [_REDUCTION, _BACKEND]
         common += [] if linear or spec.outputs else [_INPLACE]
         common += [] if linear else [_CLASS_DIM]
+        free = () if spec.outputs else (_WEIGHT, _ROW_WEIGHT, _NORMALIZER)
+        weights = [a for a in free if a.name not in taken and (a is not _WEIGHT or target)]
+        #: as the template passes them on; None: the loss has another argument of that name
+        self.weights = [a.name if a in weights else "None" for a in free]
+        per_class = [a for a in weights if a is _WEIGHT]
+        per_call = [a for a in weights if a is not _WEIGHT]
+        bias = [_BIAS] if linear else []
         #: options that a module keeps, and what its forward takes by name
-        self.kept = [*declared, *vocab, *self.scaling, *common]
-        self.given = [*rows, *([_BIAS] if linear else [])]
+        self.kept = [*declared, *vocab, *per_class, *self.scaling, *common]
+        self.given = [*rows, *per_call, *bias]
         in_order = [_input(n, spec) for n in spec.inputs if spec.inputs[n].kind != "class"]
-        self.options = [*declared, *in_order, *([_BIAS] if linear else []), *self.scaling, *common]
+        self.options = [*declared, *in_order, *weights, *bias, *self.scaling, *common]
         told = f"As :func:`{spec.name}{end}`, of a linear layer without its logits."
         self.docstring = python_docstring(told) if linear else docstring(spec)
 

@@ -7,6 +7,7 @@ from lossgen.runtime.linear_arguments import Factors, LinearOptions
 from lossgen.runtime.loss import RowLoss
 from lossgen.runtime.module import LossModule
 from lossgen.runtime.refused import refuse
+from lossgen.runtime.weights import Weights
 
 __all__ = [
     "Arguments",
@@ -18,6 +19,7 @@ __all__ = [
     "RowLoss",
     "Tiled",
     "Variant",
+    "Weights",
     "documented",
     "linear_loss",
     "linear_rows",

@@ -22,6 +22,7 @@ __all__ = [
     "Tiled",
     "Variant",
     "check_call",
+    "check_input",
     "differs",
     "integer",
     "is_scalar",
@@ -30,7 +31,7 @@ __all__ = [
 ]
 
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-REDUCTIONS = ("mean", "sum", "none")
+REDUCTIONS = ("mean", "sum", "none", "batchmean")
 BACKENDS = ("auto", "triton", "c", "torch")
 
 
@@ -258,7 +259,7 @@ def check_call(
     if backend not in BACKENDS:
         raise ValueError(f"{loss}: backend must be one of {_list(BACKENDS)}, not {backend!r}")
     for declared, value in inputs:
-        _check_input(loss, logits, lead, classes, declared, value)
+        check_input(loss, logits, lead, classes, declared, value)
     if inplace_grad and logits.requires_grad and logits.is_leaf:
         raise ValueError(f"{loss}: inplace_grad would overwrite logits that are a leaf of autograd")
 
@@ -297,7 +298,7 @@ def _check_target(
     _check_device(loss, logits, "target", target)
 
 
-def _check_input(
+def check_input(
     loss: str, logits: Tensor, lead: torch.Size, classes: int, declared: Input, value: Any
 ) -> None:
     name = declared.name

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lossgen.runtime import c_backend, fold, torch_backend
 from lossgen.runtime.arguments import Variant
-from lossgen.runtime.batch import Batch, compute_dtype, reduced
+from lossgen.runtime.batch import Batch, compute_dtype, reduced, weighed
 from lossgen.runtime.memory import empty_like
 from lossgen.runtime.scale import scale_in_place
 from lossgen.runtime.tensors import FORWARD_MODE, outside_the_graph, symbolic, watched
@@ -208,7 +208,8 @@ class _Gradients(torch.autograd.Function):
 
 
 class Fused(torch.autograd.Function):
-    """Σ loss (divided by ``count``), with the gradients computed on the way.
+    """Σ loss, of rows that count for ``each`` [N] (None: 1), divided by ``count``, with the
+    gradients computed on the way.
 
     The first backward scales the gradients and gives them away; a second one (retain_graph)
     recomputes them from the rows.  With ``inplace`` the gradient overwrites the logits.
@@ -216,7 +217,12 @@ class Fused(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, call: Call, count: Tensor | None, inplace: bool, *tensors: Tensor | None
+        ctx: Any,
+        call: Call,
+        count: Tensor | None,
+        each: Tensor | None,
+        inplace: bool,
+        *tensors: Tensor | None,
     ) -> Tensor:
         logits, *others = tensors
         assert logits is not None
@@ -224,7 +230,8 @@ class Fused(torch.autograd.Function):
         batch = call.batch.with_tensors((source, *others))
         one = logits.new_ones((), dtype=compute_dtype(logits))
         scale = one if count is None else one / count
-        wanted = call.wanted(ctx.needs_input_grad[3:])
+        weights = scale.expand(logits.shape[0]) if each is None else scale * each
+        wanted = call.wanted(ctx.needs_input_grad[4:])
         ctx.reused = inplace and wanted[0]
         outs = [
             empty_like(source) if want else None
@@ -232,13 +239,13 @@ class Fused(torch.autograd.Function):
         ]
         if ctx.reused:
             outs[0] = source
-        rows = call.module.fused(call.variant, batch, scale.expand(1, logits.shape[0]), outs)
+        rows = call.module.fused(call.variant, batch, weights[None], outs)
         if ctx.reused:
             torch.autograd.graph.increment_version(logits)
         # The logits too where they are the gradient by now: it must not change either.
         ctx.save_for_backward(*tensors)
-        ctx.call, ctx.scale, ctx.gradients, ctx.wanted = call, scale, outs, wanted
-        return reduced(rows, count)
+        ctx.call, ctx.weights, ctx.gradients, ctx.wanted = call, weights, outs, wanted
+        return reduced(weighed(rows, each), count)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -256,9 +263,8 @@ class Fused(torch.autograd.Function):
                 )
             else:
                 _, saved = call.rows(batch)
-                grad_rows = (grad * ctx.scale).expand(1, batch.logits.shape[0])
-                found = call.gradients(batch, saved, grad_rows, ctx.wanted)
-        return None, None, None, *call.spread(once(found, batch.sources, call.loss))
+                found = call.gradients(batch, saved, (grad * ctx.weights)[None], ctx.wanted)
+        return None, None, None, None, *call.spread(once(found, batch.sources, call.loss))
 
 
 def once(

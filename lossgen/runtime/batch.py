@@ -22,6 +22,7 @@ __all__ = [
     "rows_of",
     "scaled",
     "unit_stride",
+    "weighed",
     "wider",
 ]
 
@@ -50,6 +51,13 @@ def reduced(rows: Tensor, count: Tensor | None) -> Tensor:
         return total if count is None else total / count
     total = rows.sum(dtype=torch.float64)
     return (total if count is None else total / count).to(rows.dtype)
+
+
+def weighed(rows: Tensor, each: Tensor | None) -> Tensor:
+    """``rows`` [outputs, N] times what they count for [N]; 0 where that is 0, of infinity too."""
+    if each is None:
+        return rows
+    return torch.where(each == 0, 0.0, rows * each)
 
 
 def scaled(

@@ -40,20 +40,23 @@ def divisor(
     batch: Batch,
     inputs: Sequence[Tensor | None],
     wanted: Collection[str] = (),
+    each: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """What a mean divides the sum by, and what scales its weights first, if anything does; of
-    the parameters ``wanted`` there is a term even where they are off.
+    the parameters ``wanted`` there is a term even where they are off.  Rows count for ``each`` [N]
+    beside that, if it is given.
 
     Σ A / Σ w + Σ B / N is Σ (A N / Σ w + B) / N, and A grows with each input of ``shared``.
     """
     weights = _weights(loss, batch, inputs)
+    weights = weights if each is None else weights * each
     # On a CPU rounded once, as ``sum_rows`` of C does: compare ``reduced``.
     wide = torch.float64 if weights.device.type == "cpu" else weights.dtype
     total = weights.sum(dtype=wide).to(weights.dtype)
     if not is_counted(loss, index, batch, inputs, wanted):
         return total, None
     ignored = batch.ignored
-    rows = total.new_ones(batch.logits.shape[0])
+    rows = total.new_ones(batch.logits.shape[0]) if each is None else each
     count = (rows if ignored is None else rows.masked_fill(ignored, 0.0)).sum()
     return count, count / total
 

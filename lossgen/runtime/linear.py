@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 
 from lossgen.runtime import linear_operators
-from lossgen.runtime.batch import reduced, scaled
-from lossgen.runtime.divisor import divisor
-from lossgen.runtime.linear_arguments import Factors, LinearOptions
+from lossgen.runtime.batch import reduced, scaled, weighed
+from lossgen.runtime.linear_arguments import Factors, LinearOptions, shifted, stand_in
 from lossgen.runtime.linear_autograd import Fused, Rows
 from lossgen.runtime.linear_bind import Arguments, Bound, Source, bound, call_of, checked
 from lossgen.runtime.linear_call import present
@@ -29,8 +28,11 @@ from lossgen.runtime.tensors import (
     transformed,
     watched,
 )
+from lossgen.runtime.weights import Weights, left_out
 
 __all__ = ["Arguments", "linear_loss", "linear_rows"]
+
+_EVEN = Weights()  # rows that count the same
 
 
 def linear_loss(
@@ -39,36 +41,65 @@ def linear_loss(
     arguments: Arguments,
     reduction: str,
     options: LinearOptions,
+    weights: Weights = _EVEN,
 ) -> Tensor:
     """The reduced loss; see the generated function for the contract."""
     wanted = asked(loss, arguments.parameters, arguments.inputs)
     if torch.compiler.is_compiling() and (wanted or in_transform()):
-        whole = (loss, factors, arguments, reduction, options)
+        whole = (loss, factors, arguments, reduction, options, weights)
         result: Tensor = outside_the_graph(linear_loss, *whole)
         return result
     sources, given, options = checked(loss, factors, arguments, reduction, options)
+    given, each, weights = _weighted(loss, sources, given, reduction, options, weights)
+    found = bound(loss, sources, given, options)
+    held = (found.index, found.batch, found.inputs)
+    count, ratio = weights.count(loss, *held, wanted, each, reduction)
+    if ratio is not None:
+        names = [declared.name for declared in loss.others]
+        given = replace(given, inputs=scaled(loss.shared, names, given.inputs, ratio))
     if wanted:
-        results, found, count = learned(loss, wanted, sources, given, reduction, options)
-        return _reduced(results, found, reduction, count)
-    found, count = bound(loss, sources, given, options), None
-    if reduction == "mean":
-        count, ratio = divisor(loss, found.index, found.batch, found.inputs)
-        if ratio is not None:
-            names = [declared.name for declared in loss.others]
-            given = replace(given, inputs=scaled(loss.shared, names, given.inputs, ratio))
+        rows = learned(loss, wanted, sources, given, options)[0]
+        return _reduced(rows, found, reduction, count, each)
     if _as_operator(sources, given):
         rows = linear_operators.rows(loss, sources, given, options)
-        return _reduced(rows, found, reduction, count)
+        return _reduced(rows, found, reduction, count, each)
     call, tensors, _ = call_of(loss, sources, given, options)
     wants_grad = torch.is_grad_enabled() and any(t.requires_grad for t in present(tensors))
     half = call.batch.logits.dtype is torch.float16  # as in RowLoss: its scale is not known yet
-    if reduction != "none" and wants_grad and not half and not call.tiled and not transformed():
-        return Fused.apply(call, count, *tensors)
-    return _reduced(Rows.apply(call, *tensors)[0], found, reduction, count)
+    moved = any(t is not None and t.requires_grad for t in (each, count))
+    whole = half or moved or call.tiled or transformed()
+    if reduction != "none" and wants_grad and not whole:
+        return Fused.apply(call, count, each, *tensors)
+    return _reduced(Rows.apply(call, *tensors)[0], found, reduction, count, each)
 
 
-def _reduced(rows: Tensor, found: Bound, reduction: str, count: Tensor | None) -> Tensor:
+def _weighted(
+    loss: RowLoss,
+    sources: Sequence[Source],
+    given: Arguments,
+    reduction: str,
+    options: LinearOptions,
+    weights: Weights,
+) -> tuple[Arguments, Tensor | None, Weights]:
+    """The arguments with the rows that count nothing left out, and what each result counts for
+    [N]; None: 1."""
+    if weights.even and reduction != "batchmean":
+        return given, None, weights
+    logits = stand_in(sources[0])
+    lead, classes = logits.shape[:-1], logits.shape[-1]
+    weights = weights.checked(f"linear_{loss.function}", logits, lead, classes, reduction)
+    own = given.target if loss.has_target else None
+    each = weights.of_rows(logits, own, lead)
+    left = left_out(own, each, given.ignore_index)
+    given = given if left is None else replace(given, target=left)
+    return given, None if each is None else shifted(each, "row", options.shift).reshape(-1), weights
+
+
+def _reduced(
+    rows: Tensor, found: Bound, reduction: str, count: Tensor | None, each: Tensor | None
+) -> Tensor:
     """Results [outputs, N], of which a reduced loss has one."""
+    rows = weighed(rows, each)
     if reduction == "none":
         return rows.reshape(found.lead)
     return reduced(rows, count)
@@ -96,7 +127,7 @@ def linear_rows(
         return results
     sources, given, options = checked(loss, factors, arguments, "none", options)
     if wanted:
-        rows, found, _ = learned(loss, wanted, sources, given, "none", options)
+        rows, found = learned(loss, wanted, sources, given, options)
         lead = found.lead
     elif _as_operator(sources, given):
         lead = bound(loss, sources, given, options).lead

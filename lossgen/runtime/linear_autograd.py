@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lossgen.runtime import chunked
 from lossgen.runtime.autograd import once
-from lossgen.runtime.batch import reduced
+from lossgen.runtime.batch import reduced, weighed
 from lossgen.runtime.linear_call import LinearCall, present
 from lossgen.runtime.scale import scale_in_place
 from lossgen.runtime.values import check_target_range
@@ -132,19 +132,25 @@ def _each(
 
 
 class Fused(torch.autograd.Function):
-    """Σ loss (divided by ``count``) by the chunk, with the gradients computed on the way."""
+    """Σ loss, of rows that count for ``each`` [N] (None: 1), divided by ``count``, by the chunk,
+    with the gradients computed on the way."""
 
     @staticmethod
     def forward(
-        ctx: Any, call: LinearCall, count: Tensor | None, *tensors: Tensor | None
+        ctx: Any,
+        call: LinearCall,
+        count: Tensor | None,
+        each: Tensor | None,
+        *tensors: Tensor | None,
     ) -> Tensor:
         rows, device = call.batch.logits.shape[0], call.batch.logits.device
         one = torch.ones((), dtype=call.dtype, device=device)
-        ctx.call, ctx.scale = call, one if count is None else one / count
+        scale = one if count is None else one / count
+        weights = scale.expand(rows) if each is None else scale * each
+        ctx.call, ctx.weights = call, weights.expand(call.batch.n_out, rows)
         ctx.save_for_backward(*tensors)
-        grad_rows = ctx.scale.expand(call.batch.n_out, rows)
-        results, ctx.gradients = chunked.run(call, tensors, grad_rows, ctx.needs_input_grad[2:])
-        return reduced(results, count)
+        results, ctx.gradients = chunked.run(call, tensors, ctx.weights, ctx.needs_input_grad[3:])
+        return reduced(weighed(results, each), count)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -152,10 +158,9 @@ class Fused(torch.autograd.Function):
         found, ctx.gradients = ctx.gradients, None
         with torch.no_grad():
             if found is None:  # a second backward
-                rows = (call.batch.n_out, call.batch.logits.shape[0])
-                weights = (grad * ctx.scale).expand(rows)
-                _, found = chunked.run(call, tensors, weights, ctx.needs_input_grad[2:])
+                weights = grad * ctx.weights
+                _, found = chunked.run(call, tensors, weights, ctx.needs_input_grad[3:])
             else:
                 found = [None if g is None else scale_in_place(g, grad) for g in found]
         rest = [None] * (len(tensors) - len(found))
-        return None, None, *once(tuple(found), present(tensors), call.loss), *rest
+        return None, None, None, *once(tuple(found), present(tensors), call.loss), *rest

@@ -13,8 +13,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from lossgen.runtime.batch import compute_dtype, scaled
-from lossgen.runtime.divisor import divisor
+from lossgen.runtime.batch import compute_dtype
 from lossgen.runtime.linear_arguments import Factors, LinearOptions
 from lossgen.runtime.linear_autograd import Rows
 from lossgen.runtime.linear_bind import Arguments, Bound, Source, bound, call_of
@@ -30,18 +29,10 @@ def learned(
     wanted: dict[str, Tensor],
     sources: list[Source],
     given: Arguments,
-    reduction: str,
     options: LinearOptions,
-) -> tuple[Tensor, Bound, Tensor | None]:
-    """Results [outputs, N] of a checked call that wants gradients to ``wanted``, its rows, and what
-    a mean divides by."""
-    found, count = bound(loss, sources, given, options), None
-    if reduction == "mean":
-        count, ratio = divisor(loss, found.index, found.batch, found.inputs, wanted)
-        if ratio is not None:
-            names = [declared.name for declared in loss.others]
-            given = replace(given, inputs=scaled(loss.shared, names, given.inputs, ratio))
-            found = bound(loss, sources, given, options)
+) -> tuple[Tensor, Bound]:
+    """Results [outputs, N] of a checked call that wants gradients to ``wanted``, and its rows."""
+    found = bound(loss, sources, given, options)
     call, tensors, _ = call_of(loss, sources, given, options)
     rows: Tensor = Rows.apply(call, *tensors)[0]
     others = [t for t in present(tensors[: call.n_factors]) if t.requires_grad]
@@ -73,7 +64,7 @@ def learned(
             with torch.no_grad():
                 slopes = run(loss.programs.slope(name, variant.uses))
             rows = lent(call.loss, rows, slopes, source, others)
-    return rows, found, count
+    return rows, found
 
 
 def _detached(source: Source) -> Source:

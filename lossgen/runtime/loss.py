@@ -28,7 +28,7 @@ from lossgen.runtime.arguments import (
     numbers,
 )
 from lossgen.runtime.autograd import Call, Fused, Rows, seen
-from lossgen.runtime.batch import Batch, reduced, rows_of, scaled, wider
+from lossgen.runtime.batch import Batch, reduced, rows_of, scaled, weighed, wider
 from lossgen.runtime.divisor import divisor
 from lossgen.runtime.layout import class_axis, lead_of
 from lossgen.runtime.operators import as_tensor, register
@@ -45,6 +45,8 @@ from lossgen.runtime.tensors import (
     watched,
 )
 from lossgen.runtime.values import check_input_values, check_stream_range, check_target_range
+from lossgen.runtime.weighted import weighted
+from lossgen.runtime.weights import Weights
 
 __all__ = ["RowLoss"]
 
@@ -116,9 +118,16 @@ class RowLoss:
         backend: str,
         inplace_grad: bool,
         class_dim: int | None = None,
+        weight: Tensor | None = None,
+        row_weight: Tensor | None = None,
+        normalizer: Tensor | float | None = None,
     ) -> Tensor:
         """The reduced loss; see the generated function for the contract."""
         given = (logits, target, streams, parameters, inputs, ignore_index)
+        even = weight is None and row_weight is None and normalizer is None
+        if not even or reduction == "batchmean":
+            rest = (reduction, backend, inplace_grad, class_dim)
+            return weighted(self, given, *rest, Weights(weight, row_weight, normalizer))
         compiling = torch.compiler.is_compiling()
         tensors = (logits, target, *streams, *inputs)
         options = (ignore_index, reduction, backend, inplace_grad, class_dim)
@@ -145,15 +154,28 @@ class RowLoss:
             if ratio is not None:
                 held = scaled(self.shared, call.variant.inputs, call.batch.inputs, ratio)
                 call = replace(call, batch=replace(call.batch, inputs=held))
-        batch = call.batch
+        return self.finished(call, reduction, inplace_grad, count, None, lead)
+
+    def finished(
+        self,
+        call: Call,
+        reduction: str,
+        inplace_grad: bool,
+        count: Tensor | None,
+        each: Tensor | None,
+        lead: torch.Size,
+    ) -> Tensor:
+        """The result of a call whose rows count for ``each`` [N] (None: 1), over ``count``."""
+        batch, compiling = call.batch, torch.compiler.is_compiling()
         wants_grad = torch.is_grad_enabled() and any(s.requires_grad for s in batch.sources)
         # float16 cannot hold a gradient before the caller's scale (a GradScaler's) is known.
         plain = not wants_grad or reduction == "none" or batch.logits.dtype is torch.float16
-        if plain or compiling or transformed() or seen(batch):
-            rows = self._rows(call)[0]
+        moved = any(t is not None and t.requires_grad for t in (each, count))
+        if plain or moved or compiling or transformed() or seen(batch):
+            rows = weighed(self._rows(call)[0], each)
             return rows.reshape(lead) if reduction == "none" else reduced(rows, count)
         inplace = inplace_grad and batch.disjoint
-        return Fused.apply(call.detached(), count, inplace, *batch.tensors)
+        return Fused.apply(call.detached(), count, each, inplace, *batch.tensors)
 
     def rows(
         self,

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LossModule"]
 
+_PER_CALL = {"linear_bias", "row_weight", "normalizer"}
 _ANYWHERE = Parameter.POSITIONAL_OR_KEYWORD
 
 
@@ -38,11 +39,14 @@ class LossModule(nn.Module):
         if loss is None or function is None:
             return  # a subclass of a user's
         signed = signature(function)
+        known = {entry.name for entry in (*loss.inputs, *loss.parameters)}
         cls._buffered = frozenset(i.name for i in loss.inputs if i.kind == "vocab")
+        cls._buffered |= {"weight"} & (signed.parameters.keys() - known)
         rows = {i.name for i in loss.inputs if i.kind == "row"}
         given, options = list[Parameter](), list[Parameter]()
         for entry in signed.parameters.values():
-            called = entry.kind is _ANYWHERE or entry.name in rows or entry.name == "linear_bias"
+            called = entry.kind is _ANYWHERE or entry.name in rows
+            called = called or entry.name in _PER_CALL - known
             (given if called else options).append(entry)
         taken = {*dir(nn.Module()), *dir(LossModule)}
         cls._places = {entry.name: _place(entry.name, taken) for entry in options}
