@@ -79,8 +79,8 @@ def _function(function: FunctionView, spec: LossSpec) -> Iterable[str]:
 
 def _module(function: FunctionView, spec: LossSpec) -> Iterable[str]:
     kept = function.kept
-    vocab = [a for a in kept if _is_buffer(a, spec)]
-    others = [a for a in kept if not _is_buffer(a, spec)]
+    vocab = [a for a in kept if a.name in spec.inputs]
+    others = [a for a in kept if a.name not in spec.inputs]
     forward = _taken(spec, [_SELF, *function.arguments], function.given)
     yield f"class {function.class_name}(Module):"
     yield from (f"    {a.name}: {_type(a, spec)}" for a in kept if a.name not in _of_modules())
@@ -88,12 +88,6 @@ def _module(function: FunctionView, spec: LossSpec) -> Iterable[str]:
     yield f"    def forward({forward}) -> Tensor: ..."
     yield f"    def __call__({forward}) -> Tensor: ..."
     yield ""
-
-
-def _is_buffer(argument: Argument, spec: LossSpec) -> bool:
-    """Is it a number per class?"""
-    own = argument.name == "weight" and argument.name not in spec.parameters
-    return own or argument.name in spec.inputs
 
 
 _SELF = Argument("self", "")

@@ -47,8 +47,8 @@ _SHARED = {
     "weight": "[V], what a row of each class counts for; as in torch, a mean divides by their sum.",
     "row_weight": "[*], what each row counts for, or a mask: 0 and False leave it out.",
     "normalizer": "what a mean divides by, as the tokens of all batches of a step.",
-    "reduction": '"mean" (over what the rows count for), "sum", "none", or "batchmean", the sum over '
-    "the length of the first axis.",
+    "reduction": '"mean" (over what the rows count for), "sum", "none", or "batchmean" (the sum '
+    "over the length of the first axis).",
     "backend": '"auto" (Triton on CUDA, C on CPU), "triton", "c" or "torch".',
     "inplace_grad": "let the gradient overwrite ``logits``.",
     "class_dim": "the axis of the classes in logits and class inputs, 1 for torch's [N, C, H, W]. "

@@ -53,7 +53,7 @@ def linear_loss(
     given, each, weights = _weighted(loss, sources, given, reduction, options, weights)
     found = bound(loss, sources, given, options)
     held = (found.index, found.batch, found.inputs)
-    count, ratio = weights.count(loss, *held, wanted, each, reduction)
+    count, ratio = weights.divisor(loss, *held, wanted, each, reduction)
     if ratio is not None:
         names = [declared.name for declared in loss.others]
         given = replace(given, inputs=scaled(loss.shared, names, given.inputs, ratio))
@@ -67,8 +67,8 @@ def linear_loss(
     wants_grad = torch.is_grad_enabled() and any(t.requires_grad for t in present(tensors))
     half = call.batch.logits.dtype is torch.float16  # as in RowLoss: its scale is not known yet
     moved = any(t is not None and t.requires_grad for t in (each, count))
-    whole = half or moved or call.tiled or transformed()
-    if reduction != "none" and wants_grad and not whole:
+    late = half or moved or call.tiled or transformed()
+    if reduction != "none" and wants_grad and not late:
         return Fused.apply(call, count, each, *tensors)
     return _reduced(Rows.apply(call, *tensors)[0], found, reduction, count, each)
 

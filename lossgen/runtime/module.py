@@ -29,6 +29,7 @@ class LossModule(nn.Module):
     """
 
     _buffered: ClassVar[frozenset[str]] = frozenset()  # the options that are buffers
+    _placed: ClassVar[int] = 0  # how many of them are given by position: those of the spec
     _places: ClassVar[dict[str, str]] = {}  # option -> attribute
 
     def __init_subclass__(
@@ -39,9 +40,10 @@ class LossModule(nn.Module):
         if loss is None or function is None:
             return  # a subclass of a user's
         signed = signature(function)
-        known = {entry.name for entry in (*loss.inputs, *loss.parameters)}
-        cls._buffered = frozenset(i.name for i in loss.inputs if i.kind == "vocab")
-        cls._buffered |= {"weight"} & (signed.parameters.keys() - known)
+        known = {i.name for i in loss.inputs} | {p.name for p in loss.parameters}
+        placed = {i.name for i in loss.inputs if i.kind == "vocab"}
+        cls._placed = len(placed)
+        cls._buffered = frozenset(placed | ({"weight"} & (signed.parameters.keys() - known)))
         rows = {i.name for i in loss.inputs if i.kind == "row"}
         given, options = list[Parameter](), list[Parameter]()
         for entry in signed.parameters.values():
@@ -50,8 +52,8 @@ class LossModule(nn.Module):
             (given if called else options).append(entry)
         taken = {*dir(nn.Module()), *dir(LossModule)}
         cls._places = {entry.name: _place(entry.name, taken) for entry in options}
-        buffers = [p.replace(kind=_ANYWHERE) for p in options if p.name in cls._buffered]
-        numbers = [p for p in options if p.name not in cls._buffered]
+        buffers = [p.replace(kind=_ANYWHERE) for p in options if p.name in placed]
+        numbers = [p for p in options if p.name not in placed]
         cls.__init__ = _initialiser(cls, _method([*buffers, *numbers], "None"))  # type: ignore[method-assign]
         cls.forward = _forward(function, _method(given, signed.return_annotation))
 
@@ -74,7 +76,7 @@ def _initialiser(cls: type[LossModule], signed: Signature) -> Callable[..., None
             bound = signed.bind(self, *args, **options)
         except TypeError as error:
             unknown = {n: v for n, v in options.items() if n not in signed.parameters}
-            more = args[len(cls._buffered) :]
+            more = args[cls._placed :]
             if not more and not unknown:
                 raise TypeError(f"{cls.__name__}: {error}") from None
             raise wrong(cls.__name__, signed, more, unknown) from None

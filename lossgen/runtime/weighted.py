@@ -42,7 +42,7 @@ def weighted(
     each = weights.of_rows(batch.logits, own, lead.numel())
     left = left_out(own, each, batch.ignore_index)
     batch = batch if left is None else replace(batch, target=left)
-    count, ratio = weights.count(loss, call.index, batch, inputs, wanted, each, reduction)
+    count, ratio = weights.divisor(loss, call.index, batch, inputs, wanted, each, reduction)
     if ratio is not None:
         held = scaled(loss.shared, call.variant.inputs, batch.inputs, ratio)
         batch = replace(batch, inputs=held)

@@ -70,7 +70,9 @@ class Weights(NamedTuple):
             normalizer,
         )
 
-    def of_rows(self, logits: Tensor, target: Tensor | None, lead: Sequence[int] | int) -> Tensor | None:
+    def of_rows(
+        self, logits: Tensor, target: Tensor | None, lead: Sequence[int] | int
+    ) -> Tensor | None:
         """What each row counts for [*], of the dtype of the results; None: 1."""
         dtype, found = compute_dtype(logits), self.row_weight
         found = None if found is None else found.to(dtype).reshape(lead)
@@ -80,7 +82,7 @@ class Weights(NamedTuple):
         own = self.weight.to(dtype)[inside]
         return own if found is None else own * found
 
-    def count(
+    def divisor(
         self,
         loss: RowLoss,
         index: int,
@@ -123,6 +125,9 @@ def _checked(
         value = admitted(name, declared.name, value)
     if isinstance(value, Tensor) and value.dtype is torch.bool:
         value = value.to(compute_dtype(logits))
+    if declared is _WEIGHT and isinstance(value, Tensor) and value.dim() == 2:
+        layer = "; the layer is linear_weight" if name.startswith("linear_") else ""
+        raise ValueError(f"{name}: weight is one number per class, [{classes}]{layer}")
     check_input(name, logits, lead, classes, declared, value)
     hidden = torch.compiler.is_compiling() or transformed() or watched() or symbolic(value)
     if not hidden and value.device.type == "cpu":

@@ -61,14 +61,8 @@ def test_numbers_per_class_of_a_loss_that_declares_none(name: str) -> None:
     own = weight[target.clamp_min(0)].masked_fill(target < 0, 0.0)
     expected = (rows * own).sum() / own.sum()
     torch.testing.assert_close(loss(logits, target, weight=weight), expected)
-    module = getattr(
-        losses,
-        loss.__name__.replace("_loss", "")
-        .replace("gce", "GCE")
-        .replace("mae", "MAE")
-        .replace("focal", "Focal")
-        + "Loss",
-    )(weight)
+    title = {"gce": "GCE", "mae": "MAE", "focal": "Focal"}[name]
+    module = getattr(losses, f"{title}Loss")(weight=weight)
     assert "weight" in module.state_dict()
     torch.testing.assert_close(module(logits, target), expected)
     torch.testing.assert_close(module(logits, target, normalizer=3), (rows * own).sum() / 3)
