@@ -75,7 +75,10 @@ def _make(names: dict[str, Any]) -> None:
     modules = {n: v.found() for n, v in names.items() if isinstance(v, _Module)}
     kernels = {n: v for n, v in names.items() if isinstance(v, Kernel)}
     names.update(modules)
-    names.update({n: getattr(primitives, v.kind)(v.function) for n, v in kernels.items()})
+    loss = names["LOSS"].name if "LOSS" in names else ""
+    for name, kernel in kernels.items():
+        own = (loss,) if kernel.kind == "kernel" else ()
+        names[name] = getattr(primitives, kernel.kind)(kernel.function, *own)
 
 
 def made(kernel: Any) -> Any:

@@ -22,9 +22,11 @@ try:
     # Read once, as triton does when it decorates a kernel; and torch.compile cannot trace it.
     INTERPRETING = bool(triton.knobs.runtime.interpret)
 
-    def kernel(fn: Callable[..., Any]) -> Any:
-        """A function that is launched: numbers that change from call to call compile nothing."""
-        return triton.jit(fn, do_not_specialize=[*_CHANGING])
+    def kernel(fn: Callable[..., Any], loss: str = "") -> Any:
+        """A function that is launched: numbers that change from call to call compile nothing.  A
+        profiler shows it with the name of its loss: gce_forward_kernel."""
+        name = f"{loss}{fn.__name__}"
+        return triton.jit(fn, do_not_specialize=[*_CHANGING], repr=lambda _: name)
 
 except ImportError:  # a CPU-only installation
     triton = None
@@ -35,7 +37,9 @@ except ImportError:  # a CPU-only installation
         """Stand-in for ``triton.jit``: returns the function, which must not be called."""
         return fn
 
-    kernel = jit
+    def kernel(fn: Callable[..., Any], loss: str = "") -> Any:
+        """The same for ``lossgen``'s own."""
+        return fn
 
 
 #: Arguments of kernels for whose special values (1, multiples of 16) no kernel of its own is worth

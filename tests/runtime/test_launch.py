@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import torch
 
 import lossgen
@@ -74,3 +78,16 @@ def test_architectures_belong_to_families():
     families = ("ampere", "ampere", "hopper", "blackwell", "blackwell", "ampere", "hip", "hopper")
     assert tuple(family_of(name) for name in names) == families
     assert architecture_of(torch.device("cpu")) == ""
+
+
+def test_a_profiler_is_told_which_loss_a_kernel_belongs_to() -> None:
+    """All of them were _forward_kernel."""
+    script = (
+        "from lossgen.losses import gce; from lossgen.runtime.deferred import made; "
+        "print(made(gce.LOSS.variants[0].forward_kernel).repr(None))"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    run = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment
+    )
+    assert run.stdout.strip() == "gce_forward_kernel"
