@@ -76,7 +76,7 @@ PINS = {
     "reverse_kl": (3, 7),
     "rmt_symmetric_ce": (4, 6),
     "sigmoid_bce": (1, 0),
-    "sigmoid_focal": (4, 5),
+    "sigmoid_focal": (4, 4),
     "skew_kl": (4, 6),
     "skew_reverse_kl": (4, 6),
     "soft_target_ce": (4, 4),
