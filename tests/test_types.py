@@ -69,7 +69,7 @@ REVEALED = "from lossgen.losses import gce_loss\n\nreveal_type(gce_loss)\n"
 WRONG = {
     "gec_loss(x, y)": 'Module "lossgen.losses" has no attribute "gec_loss"',
     'gce_loss(x, y, reduction="avg")': 'Argument "reduction" to "gce_loss" has incompatible type '
-    "\"Literal['avg']\"; expected \"Literal['mean', 'sum', 'none']\"",
+    "\"Literal['avg']\"; expected \"Literal['mean', 'sum', 'none', 'batchmean']\"",
     "gce_loss(x, y, gamma=2.0)": 'Unexpected keyword argument "gamma" for "gce_loss"',
     "gce_loss(x)": 'Missing positional argument "target" in call to "gce_loss"',
     "GCELoss(q=None)": (

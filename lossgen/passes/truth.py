@@ -21,6 +21,7 @@ _LIKE = mp.mpf(10) ** -12
 _LOWEST = -745.0  # its exponential is 0 in float64
 _NEVER = -1e8  # -∞, by any convention of masking
 _FAR = 4.0  # p_y < 2 %
+_EXTREME = 500.0  # no logit is as large
 _NOTHING = mp.mpf(10) ** -45
 
 
@@ -63,15 +64,21 @@ def as_written(spec: LossSpec, row: Row) -> Truth | None:
 
 
 def is_undone(spec: LossSpec, row: Row) -> bool:
-    """Is the formula as it is written no number in float64: for an overflow, or for classes at -∞,
-    or so far below that their exponential is 0?"""
+    """Is the formula as it is written no number in float64: for classes at -∞, or so far below that
+    their exponential is 0; or for an overflow of numbers as large as no logit is?"""
     streams = {n: _sunk(v) for n, v in row.streams.items()}
-    return _in_float64(spec, replace(row, x=_sunk(row.x), streams=streams)) is None
+    sunk = replace(row, x=_sunk(row.x), streams=streams)
+    held = [v for values in (sunk.x, *streams.values()) for v in values]
+    if -inf in held and _in_float64(spec, sunk, bounded=False) is None:
+        return True
+    extreme = any(_EXTREME < abs(v) < inf for v in held)
+    return extreme and _in_float64(spec, sunk) is None
 
 
-def _in_float64(spec: LossSpec, row: Row) -> Truth | None:
+def _in_float64(spec: LossSpec, row: Row, bounded: bool = True) -> Truth | None:
+    """At its precision; ``bounded``: and no larger numbers than it has."""
     with mp.workprec(53):
-        found = _literal(spec, row, double=True)
+        found = _literal(spec, row, double=bounded)
         return found if found is not None and found.real else None
 
 
