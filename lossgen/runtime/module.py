@@ -29,6 +29,7 @@ class LossModule(nn.Module):
     """
 
     _buffered: ClassVar[frozenset[str]] = frozenset()  # the options that are buffers
+    _common: ClassVar[frozenset[str]] = frozenset()  # those of every loss, said where given
     _placed: ClassVar[int] = 0  # how many of them are given by position: those of the spec
     _places: ClassVar[dict[str, str]] = {}  # option -> attribute
 
@@ -43,7 +44,8 @@ class LossModule(nn.Module):
         known = {i.name for i in loss.inputs} | {p.name for p in loss.parameters}
         placed = {i.name for i in loss.inputs if i.kind == "vocab"}
         cls._placed = len(placed)
-        cls._buffered = frozenset(placed | ({"weight"} & (signed.parameters.keys() - known)))
+        cls._common = frozenset({"weight"} & (signed.parameters.keys() - known))
+        cls._buffered = frozenset(placed) | cls._common
         rows = {i.name for i in loss.inputs if i.kind == "row"}
         given, options = list[Parameter](), list[Parameter]()
         for entry in signed.parameters.values():
@@ -62,7 +64,9 @@ class LossModule(nn.Module):
         return {name: getattr(self, place) for name, place in self._places.items()}
 
     def extra_repr(self) -> str:
-        return ", ".join(f"{name}={_shown(value)}" for name, value in self._options().items())
+        options = self._options().items()
+        said = [(n, v) for n, v in options if v is not None or n not in self._common]
+        return ", ".join(f"{name}={_shown(value)}" for name, value in said)
 
 
 def _method(parameters: list[Parameter], returned: Any) -> Signature:
