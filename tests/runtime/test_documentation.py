@@ -56,7 +56,8 @@ def test_a_module_is_made_with_what_its_calls_do_not_take():
     made = inspect.signature(losses.CrossEntropyLoss)
     assert next(iter(made.parameters)) == "weight"  # as in torch
     called = inspect.signature(losses.LinearCrossEntropyLoss.forward)
-    assert [*called.parameters] == ["self", "hidden", "linear_weight", "target", "linear_bias"]
+    by_name = ["row_weight", "normalizer", "linear_bias"]
+    assert [*called.parameters] == ["self", "hidden", "linear_weight", "target", *by_name]
     together = [*made.parameters, *inspect.signature(losses.CrossEntropyLoss.forward).parameters]
     assert {*together} - {"self"} == {*inspect.signature(losses.cross_entropy_loss).parameters}
 
