@@ -196,10 +196,8 @@ def _loss(compiled: Compiled) -> dict[str, Any]:
 def _text_of(spec: LossSpec) -> list[str]:
     """The lines of a spec whose derivatives calls may ask for, as literals; none where the
     catalogue has it."""
-    learned = any(not p.integer for p in spec.parameters.values())
-    learned |= any(i.differentiable and i.kind != "class" for i in spec.inputs.values())
     known = specs_dir() / f"{spec.name}.yaml"
-    if spec.by or not learned or (known.is_file() and known.read_text("utf-8") == spec.source):
+    if spec.by or (known.is_file() and known.read_text("utf-8") == spec.source):
         return []
     return [python_string(line) for line in spec.source.splitlines(keepends=True)]
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import mpmath as mp
 
+from lossgen.ir.literal_along import along
 from lossgen.ir.literal_rules import (
     COMPARE,
     GENTLE,
@@ -38,6 +39,7 @@ from lossgen.spec.model import LossSpec
 
 __all__ = ["Literal", "Truth", "literal"]
 
+_NARROW = 53  # bits, of which
 _DOUBLE = 1024  # float64 ends at 2**1024
 
 
@@ -76,6 +78,8 @@ def literal(
     Raises:
         ZeroDivisionError, ValueError, TypeError, OverflowError: the formula has no real value.
     """
+    if spec.origin is not None and spec.tangent:
+        return _along(spec, spec.origin, x, y, given, cotangents, double)
     if spec.origin is not None:
         return _derivatives(spec.origin, spec.by, x, y, given)
     algebra = Literal(spec, [mp.mpf(v) for v in x], y, given, double=double)
@@ -117,6 +121,29 @@ def _derivatives(
         found += algebra.slope(algebra.leaves.get(by), 1)
         largest = max(largest, algebra.largest)
     return Truth(found, {"x": [ZERO] * len(x)}, {}, largest)
+
+
+def _along(
+    spec: LossSpec,
+    origin: LossSpec,
+    x: Sequence[Any],
+    y: int | None,
+    given: Mapping[str, Any],
+    cotangents: Sequence[float],
+    double: bool,
+) -> Truth:
+    """The same of a derivative along a row, with its gradients."""
+
+    def original(row: Mapping[str, Any], weights: Sequence[Any]) -> Truth:
+        beside = {name: value for name, value in row.items() if name != "x"}
+        narrow = double and mp.mp.prec == _NARROW
+        return literal(origin, row["x"], y, beside, weights, narrow)
+
+    count = max(1, len(origin.outputs))
+    weights = [cotangents[k % len(cotangents)] for k in range(count)]
+    found = along(original, spec.by, spec.tangent, {**given, "x": x}, weights)
+    results, gradients, largest = found
+    return Truth(results, gradients, {}, largest)
 
 
 @dataclass(eq=False)

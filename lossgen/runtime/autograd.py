@@ -14,15 +14,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from lossgen.runtime import c_backend, fold, torch_backend
 from lossgen.runtime.arguments import Variant
-from lossgen.runtime.batch import Batch, compute_dtype, reduced, weighed
+from lossgen.runtime.batch import Batch, compute_dtype, reduced, unit_stride, weighed
+from lossgen.runtime.bilinear import THIRD, added
 from lossgen.runtime.memory import empty_like
 from lossgen.runtime.scale import scale_in_place
-from lossgen.runtime.tensors import FORWARD_MODE, outside_the_graph, symbolic, watched
+from lossgen.runtime.second import along, curved
+from lossgen.runtime.tensors import outside_the_graph, symbolic, watched
 
-__all__ = ["OVERWRITTEN", "Call", "Fused", "Rows", "gradients_of", "module_of", "once", "seen"]
+__all__ = ["OVERWRITTEN", "Call", "Fused", "Rows", "differentiable", "module_of", "once", "seen"]
 
 OVERWRITTEN = "a second backward needs the logits, which inplace_grad=True has overwritten"
 
@@ -54,6 +57,10 @@ class Call:
     operators: Any  # what a mode or a tensor without data sees of the call
     index: int  # of the variant
     check: Callable[[Batch], None] | None = None  # of the values, where they were hidden before
+    programs: Any = None  # the derivatives of the loss (``slopes.Programs``)
+    learned: bool = False  # do parameters or inputs get gradients beside it?
+    origin: Call | None = None  # of a derivative along a row: what it is the derivative of
+    by: int = 0  # and along which source
 
     def detached(self) -> Call:
         """Without the tensors, which autograd holds."""
@@ -84,10 +91,49 @@ class Call:
             return tuple(next(found) if want else None for want in wanted)
         return tuple(self.module.backward(self.variant, batch, saved, grad_rows, wanted))
 
+    def applied(self, tensors: Sequence[Tensor | None]) -> tuple[Tensor, Tensor]:
+        """Results and what was saved, as autograd sees them."""
+        rows, saved = Rows.apply(self, *tensors)
+        return rows, saved
+
+    def slopes(
+        self,
+        tensors: Sequence[Tensor | None],
+        saved: Tensor,
+        grad_rows: Tensor,
+        wanted: tuple[bool, ...],
+    ) -> tuple[Tensor | None, ...]:
+        """The gradients of the rows, None where not wanted, as autograd sees them."""
+        if self.origin is not None:
+            tensors = self._once(tensors)
+        found = iter(_Gradients.apply(self, wanted, grad_rows, saved, *tensors))
+        return tuple(next(found) if want else None for want in wanted)
+
     def wanted(self, needs: Sequence[bool]) -> tuple[bool, ...]:
         """Of the logits and the differentiable streams, given autograd's flags of all tensors."""
         flags = zip(needs[2:], self.batch.differentiable, strict=False)
         return (needs[0], *(need for need, differentiable in flags if differentiable))
+
+    def _once(self, tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
+        """Of a derivative along a row: where the sources refuse third derivatives."""
+        watching = torch.is_grad_enabled() or forward_ad._current_level >= 0
+        flags = self.batch.differentiable[:-1]  # the last is what it is along
+        places = (0, *(2 + k for k, flag in enumerate(flags) if flag)) if watching else ()
+        message = f"{self.loss}: {THIRD}"
+        return [_Refuse.apply(t, message) if k in places else t for k, t in enumerate(tensors)]
+
+    def with_tangent(
+        self, tensors: Sequence[Tensor | None], tangent: Tensor
+    ) -> list[Tensor | None]:
+        """Of a derivative along a row: along another one."""
+        place = 1 + len(self.batch.differentiable)
+        own = unit_stride(tangent.to(self.batch.logits.dtype))
+        return [own if k == place else tensor for k, tensor in enumerate(tensors)]
+
+    def gathered(self, tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
+        """Of one entry for each tensor of the batch, those of what gets a gradient."""
+        streams = zip(tensors[2:], self.batch.differentiable, strict=False)
+        return [tensors[0], *(tensor for tensor, differentiable in streams if differentiable)]
 
     def spread(self, gradients: Sequence[Tensor | None]) -> tuple[Tensor | None, ...]:
         """One entry for each tensor of the batch."""
@@ -99,6 +145,13 @@ class Call:
 def seen(batch: Batch) -> bool:
     """Must the call be an operator: because a mode records it, or because there is no data?"""
     return watched() or any(t is not None and symbolic(t) for t in batch.tensors)
+
+
+def beside_a_graph(function: Callable[..., Any], *arguments: Any) -> Any:
+    """The same where torch compiles: of a transform that is left out of a graph, perhaps."""
+    if "torch._dynamo" in sys.modules:
+        return outside_the_graph(function, *arguments)
+    return function(*arguments)
 
 
 class Rows(torch.autograd.Function):
@@ -118,13 +171,13 @@ class Rows(torch.autograd.Function):
         ctx.mark_non_differentiable(output[1])
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(output[1], *tensors)
+        if forward_ad._current_level >= 0:
+            ctx.save_for_forward(output[1], *tensors)
 
     @staticmethod
     def backward(ctx: Any, grad_rows: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
-        if "torch._dynamo" in sys.modules:  # of a transform that is left out of a graph, perhaps
-            found: tuple[Tensor | None, ...] = outside_the_graph(Rows._slopes, ctx, grad_rows)
-            return found
-        return Rows._slopes(ctx, grad_rows)
+        found: tuple[Tensor | None, ...] = beside_a_graph(Rows._slopes, ctx, grad_rows)
+        return found
 
     @staticmethod
     def _slopes(ctx: Any, grad_rows: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -133,11 +186,12 @@ class Rows(torch.autograd.Function):
         wanted = call.wanted(ctx.needs_input_grad[1:])
         if grad_rows is None or not any(wanted):
             return (None,) * (1 + len(tensors))
-        return None, *call.spread(gradients_of(call, wanted, grad_rows, saved, tensors))
+        return None, *call.spread(call.slopes(tensors, saved, grad_rows, wanted))
 
     @staticmethod
-    def jvp(ctx: Any, *_: Any) -> Any:
-        raise NotImplementedError(f"{ctx.call.loss}: {FORWARD_MODE}")
+    def jvp(ctx: Any, _: None, *moved: Tensor | None) -> tuple[Tensor | None, None]:
+        _, *tensors = ctx.saved_tensors
+        return beside_a_graph(along, ctx.call, tensors, ctx.call.gathered(moved)), None
 
     @staticmethod
     def vmap(
@@ -149,20 +203,8 @@ class Rows(torch.autograd.Function):
         )
 
 
-def gradients_of(
-    call: Call,
-    wanted: tuple[bool, ...],
-    grad_rows: Tensor,
-    saved: Tensor,
-    tensors: Sequence[Tensor | None],
-) -> tuple[Tensor | None, ...]:
-    """Those of the rows, None where not wanted; an error when they are differentiated."""
-    found = iter(_Gradients.apply(call, wanted, grad_rows, saved, *tensors))
-    return tuple(next(found) if want else None for want in wanted)
-
-
 class _Gradients(torch.autograd.Function):
-    """The gradients that are wanted, [N, V] each; an error when they are differentiated."""
+    """The gradients that are wanted, [N, V] each; compare ``lossgen.runtime.second``."""
 
     @staticmethod
     def forward(
@@ -178,15 +220,48 @@ class _Gradients(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.loss = inputs[0].loss
+        ctx.call, ctx.wanted, grad_rows, saved, *tensors = inputs
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(grad_rows, saved, *tensors)
+        if forward_ad._current_level >= 0:
+            ctx.save_for_forward(grad_rows, saved, *tensors)
 
     @staticmethod
-    def backward(ctx: Any, *_: Tensor) -> tuple[Tensor | None, ...]:
-        raise RuntimeError(f"{ctx.loss}: {_TWICE}")
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        found: tuple[Tensor | None, ...] = beside_a_graph(_Gradients._second, ctx, *grads)
+        return found
 
     @staticmethod
-    def jvp(ctx: Any, *_: Any) -> Any:
-        raise NotImplementedError(f"{ctx.loss}: {FORWARD_MODE}")
+    def _second(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        call: Call = ctx.call
+        grad_rows, _, *tensors = ctx.saved_tensors
+        rest = iter(grads)
+        moved = [next(rest) if want else None for want in ctx.wanted]
+        wanted = call.wanted(ctx.needs_input_grad[4:])
+        total, found = curved(call, tensors, moved, wanted, grad_rows, ctx.needs_input_grad[2])
+        total = total.to(grad_rows.dtype) if total is not None else None
+        return None, None, total, None, *call.spread(found)
+
+    @staticmethod
+    def jvp(ctx: Any, _: None, __: None, *moved: Tensor | None) -> tuple[Tensor | None, ...]:
+        found: tuple[Tensor | None, ...] = beside_a_graph(_Gradients._moved, ctx, *moved)
+        return found
+
+    @staticmethod
+    def _moved(
+        ctx: Any, moved_rows: Tensor | None, _: Tensor | None, *moved: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        call: Call = ctx.call
+        grad_rows, saved, *tensors = ctx.saved_tensors
+        tangents = call.gathered(moved)
+        pairs = zip(tangents, ctx.wanted, strict=True)
+        if call.origin is not None and any(t is not None and want for t, want in pairs):
+            raise NotImplementedError(f"{call.loss}: {THIRD}")
+        _, found = curved(call, tensors, tangents, ctx.wanted, grad_rows, False)
+        if moved_rows is not None:
+            first = call.slopes(tensors, saved, moved_rows, ctx.wanted)
+            found = [*map(added, found, first)]
+        return tuple(f for f, want in zip(found, ctx.wanted, strict=True) if want)
 
     @staticmethod
     def vmap(
@@ -255,6 +330,9 @@ class Fused(torch.autograd.Function):
             raise RuntimeError(f"{call.loss}: {OVERWRITTEN}")
         tensors = ctx.saved_tensors  # unpacked once: a checkpoint recomputes it
         batch = call.batch.with_tensors(tensors)
+        if torch.is_grad_enabled() and not ctx.reused:
+            found = differentiable(call, ctx.wanted, batch, grad * ctx.weights)
+            return None, None, None, None, *call.spread(found)
         with torch.no_grad():
             if gradients is not None:
                 ignored = None if batch.target is None else (batch.target, batch.ignore_index)
@@ -264,11 +342,25 @@ class Fused(torch.autograd.Function):
             else:
                 _, saved = call.rows(batch)
                 found = call.gradients(batch, saved, (grad * ctx.weights)[None], ctx.wanted)
-        return None, None, None, None, *call.spread(once(found, batch.sources, call.loss))
+        found = once(found, batch.sources, call.loss, OVERWRITTEN)
+        return None, None, None, None, *call.spread(found)
+
+
+def differentiable(
+    call: Call, wanted: tuple[bool, ...], batch: Batch, scale: Tensor
+) -> tuple[Tensor | None, ...]:
+    """The gradients of Σ ``scale``·rows, from the rows, so that they can be differentiated."""
+    with torch.no_grad():
+        _, saved = call.rows(batch)
+    grad_rows = scale.expand(1, batch.logits.shape[0])
+    return call.slopes(batch.tensors, saved, grad_rows, wanted)
 
 
 def once(
-    gradients: tuple[Tensor | None, ...], sources: tuple[Tensor, ...], name: str
+    gradients: tuple[Tensor | None, ...],
+    sources: tuple[Tensor, ...],
+    name: str,
+    reason: str = _TWICE,
 ) -> tuple[Tensor | None, ...]:
     """With create_graph=True: the same gradients, which refuse to be differentiated.
 
@@ -276,7 +368,9 @@ def once(
     """
     if not torch.is_grad_enabled():
         return gradients
-    return tuple(None if g is None else _Refuse.apply(g, name, *sources) for g in gradients)
+    return tuple(
+        None if g is None else _Refuse.apply(g, f"{name}: {reason}", *sources) for g in gradients
+    )
 
 
 class _Refuse(torch.autograd.Function):
@@ -285,13 +379,17 @@ class _Refuse(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(grad: Tensor, name: str, *sources: Tensor) -> Tensor:
+    def forward(grad: Tensor, message: str, *sources: Tensor) -> Tensor:
         return grad.view_as(grad)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.name = inputs[1]
+        ctx.message = inputs[1]
 
     @staticmethod
     def backward(ctx: Any, _: Tensor) -> tuple[Tensor | None, ...]:
-        raise RuntimeError(f"{ctx.name}: {_TWICE}")
+        raise RuntimeError(ctx.message)
+
+    @staticmethod
+    def jvp(ctx: Any, *_: Any) -> Any:
+        raise NotImplementedError(ctx.message)

@@ -16,6 +16,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from lossgen.runtime import choice
 from lossgen.runtime.arguments import (
@@ -37,6 +38,7 @@ from lossgen.runtime.recent import Recent
 from lossgen.runtime.slopes import Programs, asked, learned
 from lossgen.runtime.tensors import (
     admitted,
+    check_tangent,
     check_tracing,
     in_transform,
     outside_the_graph,
@@ -171,6 +173,7 @@ class RowLoss:
         # float16 cannot hold a gradient before the caller's scale (a GradScaler's) is known.
         plain = not wants_grad or reduction == "none" or batch.logits.dtype is torch.float16
         moved = any(t is not None and t.requires_grad for t in (each, count))
+        moved |= forward_ad._current_level >= 0
         if plain or moved or compiling or transformed() or seen(batch):
             rows = weighed(self._rows(call)[0], each)
             return rows.reshape(lead) if reduction == "none" else reduced(rows, count)
@@ -291,11 +294,18 @@ class RowLoss:
         name = self.function
         if not torch.compiler.is_compiling():
             check_tracing(name)
-            logits, target = admitted(name, "logits", logits), admitted(name, "target", target)
+            logits = admitted(name, "logits", logits, moves=True)
+            target = admitted(name, "target", target)
             streams, inputs = (
-                [admitted(name, i.name, value) for i, value in zip(declared, values, strict=True)]
+                [
+                    admitted(name, i.name, value, i.differentiable and i.kind == "class")
+                    for i, value in zip(declared, values, strict=True)
+                ]
                 for declared, values in ((self.streams, streams), (self.others, inputs))
             )
+            for parameter, number in zip(self.parameters, parameters, strict=True):
+                if isinstance(number, Tensor):
+                    check_tangent(name, parameter.name, number)
         pairs = zip(self.others, inputs, strict=True)
         rows = (*([target] if self.has_target else []), *(v for i, v in pairs if i.kind == "row"))
         axis = class_axis(name, logits, rows, class_dim)
@@ -327,6 +337,7 @@ class RowLoss:
             self.operators,
             index,
             partial(self._check_hidden, index) if transformed() else None,
+            self.programs,
         )
         return call, inputs, lead
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lossgen.runtime.autograd import OVERWRITTEN, gradients_of, once
+from lossgen.runtime.autograd import OVERWRITTEN, differentiable, once
 from lossgen.runtime.scale import scale_in_place
 from lossgen.runtime.tensors import transformed, watched
 
@@ -47,8 +47,12 @@ class _Total(torch.autograd.Function):
 
 
 def _slopes(ctx: Any, grad: Tensor, found: Tensors | None, tensors: Tensors) -> Tensors:
-    """The gradients times ``grad``, which refuse to be differentiated."""
+    """The gradients times ``grad``; from the rows where they may be differentiated."""
     plan: Plan = ctx.plan
+    overwritten = plan.inplace and ctx.overwritten
+    if torch.is_grad_enabled() and not overwritten:
+        call, batch = plan.call.with_numbers(ctx.values), plan.batch(ctx.values, tensors)
+        return differentiable(call, plan.wanted, batch, grad * ctx.scale)
     with torch.no_grad():
         if found is None:
             found = _again(ctx, grad, tensors)
@@ -59,7 +63,7 @@ def _slopes(ctx: Any, grad: Tensor, found: Tensors | None, tensors: Tensors) -> 
                 if gradient is not None:
                     scale_in_place(gradient, grad, ignored)
     sources = tuple(t for k in plan.sources if (t := tensors[k]) is not None)
-    return once(tuple(found), sources, plan.call.loss)
+    return once(tuple(found), sources, plan.call.loss, OVERWRITTEN)
 
 
 def _again(ctx: Any, grad: Tensor, tensors: Tensors) -> tuple[Tensor | None, ...]:
@@ -117,7 +121,7 @@ class _Rows(torch.autograd.Function):
         if torch.is_grad_enabled() or transformed() or watched():
             call = plan.call.with_numbers(ctx.values)
             slopes = grad_rows.reshape(plan.frames.results)
-            found = gradients_of(call, plan.wanted, slopes, saved, tensors)
+            found = call.slopes(tensors, saved, slopes, plan.wanted)
         else:
             found = plan.room(tensors)
             plan.frames.backward(tensors, ctx.values, saved, grad_rows, found)

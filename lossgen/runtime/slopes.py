@@ -15,6 +15,7 @@ The sums are float64, in the same order every time.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -71,6 +72,8 @@ class Programs:
 
     def __post_init__(self) -> None:
         self.known: dict[tuple[str, str, frozenset[str]], RowLoss] = {}
+        self.refused: dict[tuple[str, str, frozenset[str]], str] = {}
+        self.derived_of = ""  # the function whose derivative this loss is
         learned = any(i.differentiable for i in self.loss.others)
         self.possible = bool(self.loss.parameters) or learned
 
@@ -82,19 +85,49 @@ class Programs:
         """The loss itself, with a row of the numbers per class ``name`` for each row."""
         return self._found("spread", name, uses)
 
+    def along(self, name: str, uses: frozenset[str]) -> RowLoss:
+        """The program of Σ_j v_j·dL_i/dx_j, for the logits x or a class input called ``name``, with
+        v as its last class input. Raises NotImplementedError where there is none."""
+        loss, key = self.loss, ("along", name, uses)
+        if self.derived_of:
+            raise NotImplementedError(
+                f"{self.derived_of}: derivatives of its compiled derivatives (third ones, or second "
+                "ones to parameters and inputs) are not formed"
+            )
+        self._compiler(f"the derivative along {name}")
+        refusal = import_module("lossgen.errors").LossgenError
+        if key not in self.refused:
+            try:
+                return self._found(*key)
+            except refusal as error:
+                self.refused[key] = str(error)
+        raise NotImplementedError(
+            f"{loss.function}: second derivatives and those of forward mode are not formed; use the "
+            f"formula in torch for them. {self.refused[key]}"
+        )
+
     def _found(self, kind: str, name: str, uses: frozenset[str]) -> RowLoss:
         loss, key = self.loss, (kind, name, uses)
         if key not in self.known:
-            try:
-                compiler: Any = import_module("lossgen.cache")
-            except ImportError:
-                raise RuntimeError(
-                    f"{loss.function}: the gradient to {name} is compiled when it is asked for, "
-                    'and lossgen is not installed: pip install "lossgen[compiler]"'
-                ) from None
+            compiler = self._compiler(f"the gradient to {name}")
             facts = (loss.name, loss.key, loss.spec, loss.draft)
-            self.known[key] = compiler.load_derived(*facts, *key).LOSS
+            with ThreadPoolExecutor(
+                1
+            ) as elsewhere:  # which no mode or transform of torch is around
+                found = elsewhere.submit(compiler.load_derived, *facts, *key).result()
+            self.known[key] = found.LOSS
+            self.known[key].programs.derived_of = loss.function
         return self.known[key]
+
+    def _compiler(self, what: str) -> Any:
+        """Raises RuntimeError where it is not installed."""
+        try:
+            return import_module("lossgen.cache")
+        except ImportError:
+            raise RuntimeError(
+                f"{self.loss.function}: {what} is compiled when it is asked for, and lossgen is not "
+                'installed: pip install "lossgen[compiler]"'
+            ) from None
 
 
 def sources_of(
@@ -128,6 +161,7 @@ def learned(
             pairs = zip(call.variant.inputs, call.batch.inputs, strict=True)
             held = (v if own[n] is None else own[n].detach().reshape(-1) for n, v in pairs)
             call = replace(call, batch=replace(call.batch, inputs=tuple(held)))
+    call = replace(call, learned=True)
     sources = sources_of(loss, wanted, inputs)
     return _with_gradients(loss, call, loss._rows(call), sources), count, lead
 

@@ -38,20 +38,21 @@ _REMEDIES = {
 }
 _OTHER = "pass the tensor that it wraps"
 FORWARD_MODE = (
-    "forward-mode derivatives (jvp, jacfwd, hessian) are not implemented; use reverse mode (grad, "
+    "forward-mode derivatives (jvp, jacfwd, hessian) are not implemented for it; use reverse mode (grad, "
     "vjp, jacrev)"
 )
 _ASYNC = "torch.distributed._functional_collectives"
 
 
-def admitted(function: str, name: str, value: Any) -> Any:
+def admitted(function: str, name: str, value: Any, moves: bool = False) -> Any:
     """A strided tensor of torch's own class with the same values, gradient and version counter.
 
     What is no tensor is handed through, for the checks of types to name it.
 
     Raises:
         TypeError: a kind of tensor without rows in memory, by name and with the remedy.
-        NotImplementedError: a tensor that carries a tangent (forward-mode derivatives).
+        NotImplementedError: a tensor that carries a tangent (forward-mode derivatives), unless it
+            ``moves`` the results.
     """
     if not isinstance(value, Tensor):
         return value
@@ -65,7 +66,8 @@ def admitted(function: str, name: str, value: Any) -> Any:
         raise TypeError(f"{function}: {name} is a nested tensor; {remedy}")
     if value.is_quantized:
         raise TypeError(f"{function}: {name} is quantized; pass {name}.dequantize()")
-    check_tangent(function, name, value)
+    if not moves:
+        check_tangent(function, name, value)
     return value
 
 

@@ -1,18 +1,21 @@
-"""The specs of a loss's derivatives with respect to what stands beside its rows.
+"""The specs of a loss's derivatives: with respect to what stands beside its rows, and along them.
 
     transform: (1 - p[y]**q) / q   →   outputs: {d0_q: -p[y]**q*log(p[y])/q - …}        by q
+                                   →   outputs: {d0_x: p[y]**q*sum(p*(v - v[y]))}       along v
 
 It is a program of row results like any other, compiled and certified with the same passes, but for
 its truth: that is the derivative of the *original* formula (``ir.literal``), which shares nothing
 with the formulas here.  What the derivative is taken by has no neutral value: nothing is compiled
-out.
+out.  The derivative along a row v of the class input ``by`` is Σ_j v_j·dL/dx_j, whose own gradient is
+the product of L's second derivatives with v, for v as it is: v is an input of kind class.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from fractions import Fraction
+from typing import Any
 
 from lossgen.spec.expr import (
     Binary,
@@ -27,14 +30,23 @@ from lossgen.spec.expr import (
     Span,
     Unary,
 )
-from lossgen.spec.model import LossSpec, Output
+from lossgen.spec.model import Accuracy, Input, LossSpec, Output
 from lossgen.spec.slopes import Slopes, frozen, number, operation
 from lossgen.spec.source import Formula, Source, compose
 
-__all__ = ["KINDS", "slope", "spread", "written"]
+__all__ = ["KINDS", "along", "slope", "spread", "written"]
 
 _PRECEDENCE = {"+": 1, "-": 1, "*": 2, "/": 2, "**": 4}
 _UNARY, _ATOM = 3, 5
+#: What rows are moved along: any numbers; the result is proportional to them.
+_TANGENT = Input(
+    kind="class",
+    differentiable=True,
+    doc="what the logits or a class input are moved along",
+    off=None,
+    domain=None,
+    range=(-2.0, 2.0),
+)
 
 
 def slope(spec: LossSpec, by: str, uses: Collection[str] = ()) -> LossSpec:
@@ -45,28 +57,60 @@ def slope(spec: LossSpec, by: str, uses: Collection[str] = ()) -> LossSpec:
     Raises:
         NoSlope: a formula has a function whose derivative is not known.
     """
-    slopes = Slopes(spec.let, by)
-    exprs = [slopes.of(o.expr) for o in spec.outputs] or [_total(spec, slopes)]
-    taken = {*spec.parameters, *spec.inputs, *spec.let}
-    outputs, formulas = [], dict(spec.formulas)
-    for k, expr in enumerate(exprs):
-        label = f"d{k}_{by}"
-        while label in taken:
-            label += "_"
-        outputs.append(Output(name=label, expr=frozen(expr), source=written(expr)))
-        formulas[label] = _formula(spec, by, outputs[-1].source)
     inputs = {n: i.model_copy(update={"differentiable": False}) for n, i in spec.inputs.items()}
     own = {
         "name": f"{spec.name}_slope",
         "class_name": f"{spec.class_name}Slope",
         "title": f"Derivative of {spec.title} by {by}",
-        "terms": (),
-        "outputs": tuple(outputs),
-        "formulas": formulas,
-        "origin": spec,
         "inputs": inputs,
+        **_results(spec, Slopes(spec.let, by), frozen),
     }
     return _required(spec.model_copy(update=own), by, uses)
+
+
+def along(spec: LossSpec, by: str, uses: Collection[str] = ()) -> LossSpec:
+    """The spec of the derivatives of each result along a row ``v`` of the class input ``by``, or of
+    the logits ``x``: a last input of kind class, whatever it is called.
+
+    Raises:
+        NoSlope: a formula has a function whose derivative is not known.
+    """
+    tangent = _free("v", spec)
+    moved = Name(Rank.CLASS, Span(0, 0), tangent, NameKind.STREAM)
+    own = {
+        "name": f"{spec.name}_along",
+        "class_name": f"{spec.class_name}Along",
+        "title": f"Derivative of {spec.title} along {by}",
+        "inputs": spec.inputs | {tangent: _TANGENT},
+        "tangent": tangent,
+        "accuracy": _accuracy(spec.accuracy),
+        **_results(spec, Slopes(spec.let, by, moved), lambda expr: expr),
+    }
+    return _required(spec.model_copy(update=own), by, uses)
+
+
+def _accuracy(stated: Accuracy | None) -> Accuracy | None:
+    return stated
+
+
+def _results(spec: LossSpec, slopes: Slopes, kept: Callable[[Expr], Expr]) -> dict[str, Any]:
+    """What makes the derivative of each result a result."""
+    by = slopes.name
+    exprs = [slopes.of(o.expr) for o in spec.outputs] or [_total(spec, slopes)]
+    outputs, formulas = [], dict(spec.formulas)
+    for k, expr in enumerate(exprs):
+        label = _free(f"d{k}_{by}", spec)
+        outputs.append(Output(name=label, expr=kept(expr), source=written(expr)))
+        formulas[label] = _formula(spec, by, outputs[-1].source)
+    return {"terms": (), "outputs": tuple(outputs), "formulas": formulas, "origin": spec}
+
+
+def _free(label: str, spec: LossSpec) -> str:
+    """A name that nothing else in a spec has."""
+    taken = {*spec.parameters, *spec.inputs, *spec.let}
+    while label in taken:
+        label += "_"
+    return label
 
 
 def spread(spec: LossSpec, by: str, uses: Collection[str] = ()) -> LossSpec:
@@ -89,7 +133,7 @@ def spread(spec: LossSpec, by: str, uses: Collection[str] = ()) -> LossSpec:
 
 
 #: What the runtime asks for.
-KINDS = {"slope": slope, "spread": spread}
+KINDS = {"slope": slope, "spread": spread, "along": along}
 
 
 def _required(spec: LossSpec, by: str, uses: Collection[str]) -> LossSpec:

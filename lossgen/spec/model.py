@@ -273,6 +273,7 @@ class LossSpec(_Model):
     path: Path | None
     origin: LossSpec | None = Field(default=None, repr=False)  # whose derivatives the outputs are
     by: str = ""  # of what ``spec.derived`` makes: with respect to what
+    tangent: str = ""  # the input along which ``by`` is moved
     source: str = Field(repr=False)  # the YAML text
     file: str = Field(repr=False)  # what error messages call it
     formulas: dict[str, InstanceOf[Formula]] = Field(repr=False, exclude=True)

@@ -1,6 +1,8 @@
-"""The derivative of a formula with respect to a number in it, as a formula of the same language.
+"""The derivative of a formula with respect to a number in it, or along the logits or a class
+input, as a formula of the same language.
 
     (1 - p[y]**q) / q   →   -p[y]**q*log(p[y])/q - (1 - p[y]**q)/q**2        with respect to q
+                        →   p[y]**(q - 1)*p[y]*sum(p*(v - v[y]))             along v
 
 A function is one line of ``RULES``: for each argument, the derivative of the call where that
 argument's is ``slope``.  The conventions at kinks are those of the gradient.
@@ -10,6 +12,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Mapping
+from dataclasses import replace
 from fractions import Fraction
 from functools import lru_cache
 
@@ -181,11 +184,12 @@ def _filled(node: ast.expr, given: Mapping[str, Expr], others: bool) -> Expr:
 
 # ---------------------------------------------------------------------------- derivatives
 class Slopes:
-    """Derivatives of the formulas of a spec with respect to one number ``name``; 0 where there
+    """Derivatives of the formulas of a spec with respect to ``name``, times ``along``: of one
+    number, which is moved by 1, or of the logits or a class input, moved along a row. 0 where there
     is none."""
 
-    def __init__(self, let: Mapping[str, Expr], name: str) -> None:
-        self.let, self.name = let, name
+    def __init__(self, let: Mapping[str, Expr], name: str, along: Expr = _ONE) -> None:
+        self.let, self.name, self.along = let, name, along
         self.known: dict[Expr, Expr] = {}
 
     def of(self, expr: Expr) -> Expr:
@@ -198,8 +202,8 @@ class Slopes:
         match expr:
             case Name(kind=NameKind.LET, name=name):
                 return self.of(self.let[name])
-            case Name(kind=NameKind.PARAMETER | NameKind.ROW_INPUT, name=name):
-                return number(name == self.name)
+            case Name(name=name) if name == self.name:
+                return self.along
             case Unary(operand=operand):
                 slope = self.of(operand)
                 return _ZERO if slope == _ZERO else _negative(slope)
@@ -239,10 +243,37 @@ class Slopes:
                 square = operation("**", b, number(2))
                 moved = operation("/", operation("*", a, other), square)
                 return operation("-", operation("/", one, b), moved)
-        lower = number(b.value - 1) if isinstance(b, Number) else operation("-", b, _ONE)
-        by_base = operation("*", operation("*", b, operation("**", a, lower)), one)
+        logarithm = _ZERO if one == _ZERO else self._of_logarithm(a)
+        if logarithm is not None:
+            by_base = operation("*", operation("*", b, expr), logarithm)
+        else:
+            lower = number(b.value - 1) if isinstance(b, Number) else operation("-", b, _ONE)
+            by_base = operation("*", operation("*", b, operation("**", a, lower)), one)
         by_power = operation("*", operation("*", expr, _call("log", (a,))), other)
         return operation("+", by_base, by_power)
+
+    def _of_logarithm(self, base: Expr) -> Expr | None:
+        """The derivative of log p or log(1 - p_y): that of p**q is q·p**q times it, where p may
+        vanish and p**(q - 1) be infinite."""
+        match base:
+            case Name(kind=NameKind.LET, name=name):
+                return self._of_logarithm(self.let[name])
+            case Call(func="softmax"):
+                return self.of(replace(base, func="log_softmax"))
+            case Gather(vector=Call(func="softmax") as vector):
+                return self.of(replace(base, vector=replace(vector, func="log_softmax")))
+            case Binary(
+                op="-",
+                left=Number(value=1),
+                right=Gather(vector=Call(func="softmax", others=False) as vector) as own,
+            ):
+                slope = self.of(vector.args[0])
+                if slope.rank < Rank.CLASS:
+                    return _ZERO
+                apart = operation("-", slope, Gather(Rank.ROW, _NOWHERE, slope))
+                others = operation("*", replace(vector, others=True), apart)
+                return operation("*", own, _call("sum", (others,), others=True))
+        return None
 
     def _function(self, expr: Call) -> Expr:
         slopes = [self.of(a) for a in expr.args]
