@@ -26,8 +26,12 @@ _NOTHING = mp.mpf(10) ** -45
 class Derivatives(Protocol):
     """Of a weighted sum of results."""
 
-    gradients: dict[str, Vector]
-    largest: Any
+    @property
+    def real(self) -> bool: ...
+    @property
+    def gradients(self) -> dict[str, Vector]: ...
+    @property
+    def largest(self) -> Any: ...
 
 
 #: Of the row's values by name, and of what the results are multiplied by.
@@ -45,10 +49,12 @@ def along(
     their sum times ``cotangents``, and the largest number that was added to another.
 
     Raises:
-        ValueError: the gradient has a kink there.
+        ValueError: the gradient has a kink there, or the results are not finite.
     """
     count, moved = len(cotangents), [mp.mpf(v) for v in row[tangent]]
     each = [original(row, [ONE if i == k else ZERO for i in range(count)]) for k in range(count)]
+    if not all(one.real for one in each):
+        raise ValueError("nothing to be differentiated")
     results = [mp.fsum(map(times, moved, one.gradients[by])) for one in each]
     with mp.workdps(max(mp.mp.dps, _STEP) + _MORE):
         h = mp.mpf(10) ** -_STEP

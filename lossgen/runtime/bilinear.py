@@ -84,17 +84,17 @@ def gradients(
     return [*call.slopes(tensors, saved, grad_rows, wanted)]
 
 
-def _siblings(
-    call: Call, tensors: Tensors, moved: Tensors
-) -> Iterator[tuple[Call, tuple[Tensor | None, ...]]]:
+def _siblings(call: Call, tensors: Tensors, moved: Tensors) -> Iterator[tuple[Call, Tensors]]:
     """The derivatives of the loss itself along ``moved``. Raises NotImplementedError."""
+    origin = call.origin
+    assert origin is not None
     for k, tangent in enumerate(moved):
         if tangent is None:
             continue
         if k == call.by:
             yield call, call.with_tangent(tensors, tangent)
             continue
-        origin, batch = call.origin, call.batch.with_tensors(tensors)
+        batch = call.batch.with_tensors(tensors)
         held = dict(zip(call.variant.inputs, batch.inputs, strict=True))
         if any(name not in held for name in origin.variant.inputs):
             raise NotImplementedError(f"{call.loss}: {THIRD}")

@@ -17,14 +17,12 @@ __all__ = ["programs"]
 
 Tensors = Sequence[Tensor | None]
 _LEARNED = (
-    "second derivatives are not formed in a call that asks for gradients to parameters or inputs; "
-    "detach those"
+    "the gradient cannot be differentiated a second time in a call that asks for gradients to "
+    "parameters or inputs; detach those"
 )
 
 
-def programs(
-    call: Call, tensors: Tensors, tangents: Tensors
-) -> Iterator[tuple[Call, tuple[Tensor | None, ...]]]:
+def programs(call: Call, tensors: Tensors, tangents: Tensors) -> Iterator[tuple[Call, Tensors]]:
     """For each source that is moved, the program of its derivative and what that takes.
 
     Raises NotImplementedError where there is none.

@@ -50,8 +50,8 @@ def curved(
     grad_rows: Tensor,
     of_rows: bool = True,
 ) -> tuple[Tensor | None, list[Tensor | None]]:
-    """The same if ``of_rows``, and what the gradients of Σ ``grad_rows``·rows change by along ``tangents``:
-    for each source, None where it is not wanted or nothing is moved."""
+    """The same if ``of_rows``, and what the gradients of Σ ``grad_rows``·rows change by along
+    ``tangents``: for each source, None where it is not wanted or nothing is moved."""
     if call.origin is not None:
         found = curved_again(call, tensors, tangents, wanted, grad_rows)
         return (across(call, tensors, tangents) if of_rows else None), found

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -91,8 +92,8 @@ class Programs:
         loss, key = self.loss, ("along", name, uses)
         if self.derived_of:
             raise NotImplementedError(
-                f"{self.derived_of}: derivatives of its compiled derivatives (third ones, or second "
-                "ones to parameters and inputs) are not formed"
+                f"{self.derived_of}: derivatives of its compiled derivatives are not formed (third "
+                "ones, or second ones to parameters and inputs)"
             )
         self._compiler(f"the derivative along {name}")
         refusal = import_module("lossgen.errors").LossgenError
@@ -102,8 +103,8 @@ class Programs:
             except refusal as error:
                 self.refused[key] = str(error)
         raise NotImplementedError(
-            f"{loss.function}: second derivatives and those of forward mode are not formed; use the "
-            f"formula in torch for them. {self.refused[key]}"
+            f"{loss.function}: the gradient cannot be differentiated a second time, nor the loss "
+            f"in forward mode; use the formula in torch for that. {self.refused[key]}"
         )
 
     def _found(self, kind: str, name: str, uses: frozenset[str]) -> RowLoss:
@@ -114,7 +115,7 @@ class Programs:
             with ThreadPoolExecutor(
                 1
             ) as elsewhere:  # which no mode or transform of torch is around
-                found = elsewhere.submit(compiler.load_derived, *facts, *key).result()
+                found = elsewhere.submit(partial(compiler.load_derived, *facts, *key)).result()
             self.known[key] = found.LOSS
             self.known[key].programs.derived_of = loss.function
         return self.known[key]
@@ -125,8 +126,8 @@ class Programs:
             return import_module("lossgen.cache")
         except ImportError:
             raise RuntimeError(
-                f"{self.loss.function}: {what} is compiled when it is asked for, and lossgen is not "
-                'installed: pip install "lossgen[compiler]"'
+                f"{self.loss.function}: {what} is compiled when it is asked for, and lossgen is "
+                'not installed: pip install "lossgen[compiler]"'
             ) from None
 
 

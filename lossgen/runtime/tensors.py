@@ -38,8 +38,8 @@ _REMEDIES = {
 }
 _OTHER = "pass the tensor that it wraps"
 FORWARD_MODE = (
-    "forward-mode derivatives (jvp, jacfwd, hessian) are not implemented for it; use reverse mode (grad, "
-    "vjp, jacrev)"
+    "forward-mode derivatives (jvp, jacfwd, hessian) are not implemented for it; use reverse mode "
+    "(grad, vjp, jacrev)"
 )
 _ASYNC = "torch.distributed._functional_collectives"
 

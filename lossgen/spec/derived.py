@@ -6,8 +6,8 @@
 It is a program of row results like any other, compiled and certified with the same passes, but for
 its truth: that is the derivative of the *original* formula (``ir.literal``), which shares nothing
 with the formulas here.  What the derivative is taken by has no neutral value: nothing is compiled
-out.  The derivative along a row v of the class input ``by`` is Σ_j v_j·dL/dx_j, whose own gradient is
-the product of L's second derivatives with v, for v as it is: v is an input of kind class.
+out.  The derivative along a row v is Σ_j v_j·dL/dx_j, whose own gradient is the product of L's
+second derivatives with v; v is an input of kind class.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ __all__ = ["KINDS", "along", "slope", "spread", "written"]
 
 _PRECEDENCE = {"+": 1, "-": 1, "*": 2, "/": 2, "**": 4}
 _UNARY, _ATOM = 3, 5
+#: At least, of what is taken along rows: relative to 1e-3 where numbers are smaller.
+_ALONG = Accuracy(ulp=16, scale=1e-3, reason="v may move a row hardly at all")
 #: What rows are moved along: any numbers; the result is proportional to them.
 _TANGENT = Input(
     kind="class",
@@ -89,8 +91,12 @@ def along(spec: LossSpec, by: str, uses: Collection[str] = ()) -> LossSpec:
     return _required(spec.model_copy(update=own), by, uses)
 
 
-def _accuracy(stated: Accuracy | None) -> Accuracy | None:
-    return stated
+def _accuracy(stated: Accuracy | None) -> Accuracy:
+    """Of a derivative along a row, and of second derivatives: where all of a row moves alike, what
+    is left of them is a small difference."""
+    ulp, scale = (stated.ulp, stated.scale) if stated else (0.0, 0.0)
+    least = {"ulp": max(ulp, _ALONG.ulp), "scale": max(scale, _ALONG.scale)}
+    return _ALONG.model_copy(update=least)
 
 
 def _results(spec: LossSpec, slopes: Slopes, kept: Callable[[Expr], Expr]) -> dict[str, Any]:

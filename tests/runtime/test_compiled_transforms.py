@@ -56,16 +56,30 @@ def _tangent(loss: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     "function",
     [
         _tangent(rows),
-        _tangent(linear),
         lambda x: jvp(rows, (x,), (x,))[1],
         lambda x: jacfwd(rows)(x),
+        lambda x: jacfwd(grad(rows))(x),
     ],
-    ids=["dual", "linear dual", "jvp", "jacfwd"],
+    ids=["dual", "jvp", "jacfwd", "hessian"],
 )
 def test_no_tangent_is_lost(function: Callable[[Tensor], Tensor]) -> None:
     # Regression: None of dual tensors, zeros of jvp and jacfwd, without a word.
+    found = function(X)
+    assert found.any()
+    torch.testing.assert_close(_compiled(function)(X), found)
+
+
+def test_a_linear_layer_refuses_tangents() -> None:
     with pytest.raises(NotImplementedError, match="forward-mode derivatives"):
-        _compiled(function)(X)
+        _compiled(_tangent(linear))(X)
+
+
+def test_a_graph_has_no_second_derivatives() -> None:
+    """An error, and not zero."""
+    x = X.clone().requires_grad_()
+    slope = torch.autograd.grad(_compiled(rows)(x), x, create_graph=True)[0]
+    with pytest.raises(RuntimeError, match=r"double backward|not implemented|no autograd formula"):
+        (slope.square().sum() + x.square().sum()).backward()
 
 
 def test_a_graph_without_tangents_refuses_them_later() -> None:
