@@ -45,7 +45,7 @@ CASES: dict[str, dict[str, Any]] = {
     "trades": {"adversarial_x": OTHER},
     "reverse_kl": {"teacher": OTHER},
 }
-LONG = ("trades", "reverse_kl")  # to compile
+LONG = ("trades", "reverse_kl", "brier", "sce", "kd_forward_kl")  # to compile
 PARTS = [pytest.param(n, marks=pytest.mark.slow if n in LONG else ()) for n in CASES]
 
 
@@ -118,6 +118,15 @@ def test_a_gradient_penalty(backend: str, reduction: str) -> None:
     wide = X.bfloat16().double().requires_grad_()
     gold = _penalty(F.cross_entropy(wide, Y, **options).sum(), wide)
     torch.testing.assert_close(found.double(), gold, rtol=2**-6, atol=2**-6)
+
+
+def test_rows_that_count_differently() -> None:
+    each = torch.tensor([0.5, 0.0, 3.0, 2.0, 1.0], dtype=torch.float64)
+    gold, x = X.clone().requires_grad_(), X.clone().requires_grad_()
+    rows = gce_loss(gold, Y, reduction="none")
+    counted = each * (Y >= 0)
+    exact = _penalty((rows * counted).sum() / counted.sum(), gold)
+    _close(_penalty(gce_loss(x, Y, row_weight=each), x), exact)
 
 
 def test_triton() -> None:
@@ -219,7 +228,7 @@ def test_a_linear_layer_and_overwritten_logits() -> None:
 
 REFUSED = """\
 name: stepped
-transform: second_max(x**2)
+transform: second_max(softmax(2*x))
 """
 
 
