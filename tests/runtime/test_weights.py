@@ -188,3 +188,16 @@ def test_mistakes(options: dict[str, object], message: str) -> None:
     logits, (target,) = given("gce")
     with pytest.raises((TypeError, ValueError), match=message):
         losses.gce_loss(logits, target, **options)  # type: ignore[arg-type]
+
+
+def test_loss_and_log_normaliser_of_one_call() -> None:
+    """What others return beside the loss (lse, z-loss) are outputs of one program here."""
+    logits, (target,) = given("cross_entropy")
+    kept = target >= 0
+    found = losses.token_stats(logits, target)
+    torch.testing.assert_close(found.lse[kept], logits.logsumexp(1)[kept])
+    loss = (-found.logp + 0.1 * found.lse**2)[kept].mean()
+    expected = losses.cross_entropy_loss(logits, target, z_loss=0.1)
+    torch.testing.assert_close(loss, expected)
+    (slope,) = torch.autograd.grad(loss, logits)
+    torch.testing.assert_close(slope, torch.autograd.grad(expected, logits)[0])
