@@ -66,6 +66,7 @@ def literal(
     given: Mapping[str, Any],
     cotangents: Sequence[float] = (1.0,),
     double: bool = False,
+    frozen: dict[int, Vector] | None = None,
 ) -> Truth:
     """Value and derivatives of one row at the caller's precision.
 
@@ -74,6 +75,8 @@ def literal(
             ``off``, or at its default.
         cotangents: what the outputs are multiplied by before they are differentiated; repeated.
         double: no number may be beyond those of float64.
+        frozen: what ``stop_gradient`` held in a pass before, which is held still; filled by the
+            first.
 
     Raises:
         ZeroDivisionError, ValueError, TypeError, OverflowError: the formula has no real value.
@@ -82,7 +85,7 @@ def literal(
         return _along(spec, spec.origin, x, y, given, cotangents, double)
     if spec.origin is not None:
         return _derivatives(spec.origin, spec.by, x, y, given)
-    algebra = Literal(spec, [mp.mpf(v) for v in x], y, given, double=double)
+    algebra = Literal(spec, [mp.mpf(v) for v in x], y, given, double=double, frozen=frozen)
     if spec.outputs:
         results = [walk(o.expr, algebra) for o in spec.outputs]
     else:
@@ -134,10 +137,12 @@ def _along(
 ) -> Truth:
     """The same of a derivative along a row, with its gradients."""
 
-    def original(row: Mapping[str, Any], weights: Sequence[Any]) -> Truth:
+    def original(
+        row: Mapping[str, Any], weights: Sequence[Any], frozen: dict[int, Vector] | None = None
+    ) -> Truth:
         beside = {name: value for name, value in row.items() if name != "x"}
         narrow = double and mp.mp.prec == _NARROW
-        return literal(origin, row["x"], y, beside, weights, narrow)
+        return literal(origin, row["x"], y, beside, weights, narrow, frozen)
 
     count = max(1, len(origin.outputs))
     weights = [cotangents[k % len(cotangents)] for k in range(count)]
@@ -169,6 +174,8 @@ class Literal:
     largest: Any = ZERO  # number of the row that is added to another
     moved: str = ""  # the parameter whose slope is asked for
     double: bool = False
+    frozen: dict[int, Vector] | None = None
+    stops: int = 0  # so far
 
     # ------------------------------------------------------------------ the tape
     def node(self, value: Vector, back: Callable[[Vector], None] | None = None) -> Node:
@@ -293,7 +300,9 @@ class Literal:
     def call(self, node: Call, args: tuple[Node, ...]) -> Node:
         func, first = node.func, args[0]
         if func == "stop_gradient":
-            return self.node(first.value)
+            self.stops += 1
+            held = {} if self.frozen is None else self.frozen
+            return self.node(held.setdefault(self.stops, first.value))
         if func not in REDUCTIONS and func not in ("softmax", "log_softmax", "argmax"):
             return self._apply(func, *args)
         size = len(self.x)

@@ -34,8 +34,8 @@ class Derivatives(Protocol):
     def largest(self) -> Any: ...
 
 
-#: Of the row's values by name, and of what the results are multiplied by.
-Original = Callable[[Mapping[str, Any], Sequence[Any]], Derivatives]
+#: Of the row's values by name, of what the results are multiplied by, and of what is held.
+Original = Callable[[Mapping[str, Any], Sequence[Any], dict[int, Vector] | None], Derivatives]
 
 
 def along(
@@ -52,14 +52,16 @@ def along(
         ValueError: the gradient has a kink there, or the results are not finite.
     """
     count, moved = len(cotangents), [mp.mpf(v) for v in row[tangent]]
-    each = [original(row, [ONE if i == k else ZERO for i in range(count)]) for k in range(count)]
+    weights = [[ONE if i == k else ZERO for i in range(count)] for k in range(count)]
+    each = [original(row, own, None) for own in weights]
     if not all(one.real for one in each):
         raise ValueError("nothing to be differentiated")
     results = [mp.fsum(map(times, moved, one.gradients[by])) for one in each]
     with mp.workdps(max(mp.mp.dps, _STEP) + _MORE):
         h = mp.mpf(10) ** -_STEP
-        here = original(row, cotangents)
-        ahead, behind = (original(_at(row, by, moved, step), cotangents) for step in (h, -h))
+        held: dict[int, Vector] = {}  # as autograd holds what is detached
+        here = original(row, cotangents, held)
+        ahead, behind = (original(_at(row, by, moved, step), cotangents, held) for step in (h, -h))
         gradients = {
             name: [_slope(*g, h) for g in zip(here.gradients[name], *sides, strict=True)]
             for name in here.gradients

@@ -44,8 +44,10 @@ CASES: dict[str, dict[str, Any]] = {
     "logit_pairing": {"adversarial_x": OTHER},
     "trades": {"adversarial_x": OTHER},
     "reverse_kl": {"teacher": OTHER},
+    # Regression: refused, as its truth moved what stop_gradient holds, which no gradient does
+    "emo": {"cost": OTHER.abs()},
 }
-LONG = ("trades", "reverse_kl", "brier", "sce", "kd_forward_kl")  # to compile
+LONG = ("emo", "trades", "reverse_kl", "brier", "sce", "kd_forward_kl")  # to compile
 PARTS = [pytest.param(n, marks=pytest.mark.slow if n in LONG else ()) for n in CASES]
 
 
@@ -92,7 +94,8 @@ def test_second_derivatives_and_tangents(name: str, backend: str) -> None:
     leaves = tuple(s.clone().requires_grad_() for s in sources)
     if name != "crammer_singer":  # its pieces are straight
         assert all(h.any() for h in found[1])
-    assert gradgradcheck(rows, leaves, check_fwd_over_rev=True)
+    if name != "emo":  # differences move what a gradient holds still
+        assert gradgradcheck(rows, leaves, check_fwd_over_rev=True)
 
 
 def _penalty(loss: Tensor, x: Tensor) -> Tensor:
