@@ -75,7 +75,7 @@ def _make(names: dict[str, Any]) -> None:
     modules = {n: v.found() for n, v in names.items() if isinstance(v, _Module)}
     kernels = {n: v for n, v in names.items() if isinstance(v, Kernel)}
     names.update(modules)
-    loss = names["LOSS"].name if "LOSS" in names else ""
+    loss = names["__name__"].rpartition(".")[2]
     for name, kernel in kernels.items():
         own = (loss,) if kernel.kind == "kernel" else ()
         names[name] = getattr(primitives, kernel.kind)(kernel.function, *own)
