@@ -154,6 +154,12 @@ class Centre:
     weight: int = 0  # the softmax that weighs it
     level: int = 0  # the sweep after which it is known
 
+    @property
+    def made_of(self) -> list[Expr]:
+        """What its values per class are made of, beside softmaxes: its unit, and all there is in a
+        difference of rows."""
+        return [self.factor, *([] if self.softmaxes else [self.expr, self.origin])]
+
     @cached_property
     def expr(self) -> Expr:
         """c_j"""

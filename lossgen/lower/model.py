@@ -284,7 +284,7 @@ class RowModel:
         found = set(names)
         for centre in self.plan.stable.centres:
             if centre.symbol.name in found:
-                found |= self.tile_symbols([centre.factor])
+                found |= self.tile_symbols(centre.made_of)
         for form in reversed(self.forms):
             if form.level > 1 and exponential_names(form) & found:
                 found |= self.tile_symbols([form.base, form.scale])

@@ -77,6 +77,8 @@ class RowScalars:
         """From the state of the first ``level`` sweeps to what the next one needs."""
         following = self.model.sweep_models[level]
         wanted = {s for e in following.bodies for s in e.free_symbols}
+        held = [c for c in self.model.centres if c.symbol in wanted]
+        wanted |= {s for c in held for e in c.made_of for s in e.free_symbols}
         wanted |= {s for e in self.model.sums for s in e.body.free_symbols if e.level > 1}
         lines = self._settled(level, wanted, False)
         names = self.model.read(following.bodies)

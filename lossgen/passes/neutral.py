@@ -137,9 +137,11 @@ def _rises(form: Form, x: Symbol) -> bool:
 def _ends(centre: Centre, stable: StableLoss) -> Expr | None:
     """The symbol of a centre, no further than is finite, if its weight may lie on a class that
     another row masks."""
+    if not centre.softmaxes:
+        return None
     raw = {pair[0] for pair in stable.vocabulary.streams.values()}
     beside = (centre.expr.free_symbols & raw) - stable.forms[centre.weight].base.free_symbols
-    if not (centre.softmaxes and beside):
+    if not beside:
         return None
     slopes = [centre.factor * centre.expr.diff(s) for s in beside]
     found: Expr = centre.symbol

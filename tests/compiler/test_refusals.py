@@ -97,6 +97,7 @@ _STANDARD = "(x - mean(x))/(std(x) + 1e-7)"
 _STANDARD_T = _STANDARD.replace("x", "t")
 NUMBER = "never a number: it divides by 0"
 # formula, what it declares, part of the refusal; None: it builds
+_ALONG, _APART = "t/norm(x) - x*sum(x*t)/norm(x)**3", "((x - x[y]) - (t - t[y]))"
 REFUSED = [
     ("1/(sum(p) - 1)", "", NUMBER),
     ("-log_softmax(softcap(x, 0))[y]", "", NUMBER),
@@ -111,6 +112,10 @@ REFUSED = [
     (f"sum(softmax({_STANDARD})**2*log_softmax({_STANDARD_T}))", "t", "LG200"),
     ("second_max(sqrt(t)) - logp[y]", "t", None),  # the root of a negative number has no order
     ("argmax(logp**q, over=others) + p[y]", "q", None),  # a parameter in a maximum alone
+    # KeyError: the second sweep's differences are made of a sum of the first
+    (f"sum(softmax(x/norm(x))*({_ALONG} - ({_ALONG})[y]))", "t", None),
+    # IndexError: differences of rows, and no softmax
+    (f"q*sum({_APART}*(t - t[y]))/norm({_APART})", "tq", None),
 ]
 
 
