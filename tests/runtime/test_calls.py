@@ -122,7 +122,7 @@ BAD: list[tuple[str, Callable[[], Any], type[Exception], str]] = [
         "reduction",
         lambda: gce_loss(X, Y, reduction="avg"),
         ValueError,
-        "gce_loss: reduction must be one of 'mean', 'sum', 'none', not 'avg'",
+        "gce_loss: reduction must be one of 'mean', 'sum', 'none', 'batchmean', not 'avg'",
     ),
     (
         "backend",
