@@ -51,6 +51,7 @@ class Truth:
     gradients: dict[str, Vector]  # by stream: "x", or a differentiable class input
     slopes: dict[str, Any]  # by parameter and row input
     largest: Any = ZERO  # number that is added to another on the way
+    steepest: Any = ZERO  # derivative of any of them
 
     @property
     def real(self) -> bool:
@@ -105,7 +106,7 @@ def literal(
     }
     rows = [*spec.parameters, *(n for n, e in spec.inputs.items() if e.kind == "row")]
     slopes = {n: algebra.slope(leaves.get(n), 1)[0] for n in rows}
-    return Truth([r.value[0] for r in results], gradients, slopes, algebra.largest)
+    return Truth([r.value[0] for r in results], gradients, slopes, algebra.largest, algebra.steepest)
 
 
 def _derivatives(
@@ -172,6 +173,7 @@ class Literal:
     leaves: dict[str, Node] = field(default_factory=dict)
     totals: dict[Any, tuple[Any, Vector]] = field(default_factory=dict)
     largest: Any = ZERO  # number of the row that is added to another
+    steepest: Any = ZERO  # derivative on the way, which is added to others
     moved: str = ""  # the parameter whose slope is asked for
     double: bool = False
     frozen: dict[int, Vector] | None = None
@@ -198,6 +200,7 @@ class Literal:
         return node.slope
 
     def _add(self, node: Node, slope: Vector) -> None:
+        self.steepest = max((self.steepest, *map(abs, slope)))
         if len(node.value) == 1 and len(slope) > 1:
             slope = [mp.fsum(slope)]
         if node.slope is None:

@@ -260,7 +260,7 @@ class Trial:
             moved = of_roundings(stable.spec, row)
             if moved is None or not self._certain(row, truth):
                 return 0.0
-            if self._is_rounding(truth, error) or self._as_written(
+            if self._is_rounding(truth.largest, error) or self._as_written(
                 row, truth, error, lambda a, b: abs(a.results[k] - b.results[k])
             ):
                 return 0.0
@@ -291,7 +291,8 @@ class Trial:
             pairs = zip(one.gradients[stream], other.gradients[stream], strict=True)
             return max(abs(a - b) for a, b in pairs)
 
-        if self._as_written(row, truth, error, apart):
+        rounding = self._is_rounding(truth.steepest, error)
+        if rounding or self._as_written(row, truth, error, apart):
             return 0.0
         if self._certain(row, truth):
             spec = self.stable.spec
@@ -319,17 +320,18 @@ class Trial:
         if self.stable.arithmetic != "float64":
             return False
         spec = self.stable.spec
-        for step in (k * _BESIDE for k in (0, 1, -1, 2, -2, 3, -3)):
+        for step in (0.0, _BESIDE, -_BESIDE):
             beside = shaken(spec, row, step, least=0.0) if step else row
             exact, written = true_row(spec, beside) if step else truth, as_written(spec, beside)
             if exact is not None and written is not None and error <= ALIKE * apart(exact, written):
                 return True
         return False
 
-    def _is_rounding(self, truth: Truth, error: Any) -> bool:
-        """Is it what float64 leaves of the largest number that the formula adds to another?"""
+    def _is_rounding(self, largest: Any, error: Any) -> bool:
+        """Is it what float64 leaves of the largest number that the formula, or its derivative, adds
+        to others?"""
         wide = self.stable.arithmetic == "float64"
-        return wide and bool(error <= ALIKE * _WIDE_ULP * truth.largest)
+        return wide and bool(error <= ALIKE * _WIDE_ULP * largest)
 
     def _nobody_knows(self, row: Row, error: Any) -> bool:
         """Is it no number where the formula as it is written is none either, and allowed?"""
