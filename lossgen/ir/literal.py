@@ -106,7 +106,9 @@ def literal(
     }
     rows = [*spec.parameters, *(n for n, e in spec.inputs.items() if e.kind == "row")]
     slopes = {n: algebra.slope(leaves.get(n), 1)[0] for n in rows}
-    return Truth([r.value[0] for r in results], gradients, slopes, algebra.largest, algebra.steepest)
+    return Truth(
+        [r.value[0] for r in results], gradients, slopes, algebra.largest, algebra.steepest
+    )
 
 
 def _derivatives(
