@@ -6,6 +6,7 @@ float64, in the order in which the printers write it.  ``ir.rows`` runs whole ro
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -81,9 +82,14 @@ def _grouped(expr: Expr) -> tuple[tuple[Expr, ...], ...]:
     return tuple(map(tuple, groups))
 
 
+#: A logit of the row: at the target, or the largest.
+_LEVEL = re.compile(r"-?(\w+_y|x_ref|max\d+)")
+
+
 def paired(expr: Add) -> list[list[Expr]]:
     """The terms in the order of evaluation: first each v - v_y, a difference of its own, which
-    is exact (x_y may stand as x_ref); then the rest as one group."""
+    is exact (x_y may stand as x_ref), and each x_y - max, of two numbers that are as far from 0 as
+    the row is; then the rest as one group."""
     args = sorted(expr.args, key=str)
     by_text = {str(a): a for a in args}
     groups = []
@@ -94,9 +100,14 @@ def paired(expr: Add) -> list[list[Expr]]:
                 groups.append([term, by_text[f"-{away}"]])
             elif negative and away in by_text:
                 groups.append([by_text[away], term])
-    used = [t for group in groups for t in group]
+    used = {t for group in groups for t in group}
+    levels = [a for a in args if a not in used and _LEVEL.fullmatch(str(a))]
+    above = [a for a in levels if str(a)[0] != "-"]
+    below = [a for a in levels if str(a)[0] == "-"]
+    pairs = [[*pair] for pair in zip(above, below, strict=False)]
+    used |= {t for pair in pairs for t in pair}
     rest = [a for a in args if a not in used]
-    return [*groups, rest] if rest else groups
+    return [*groups, *pairs, rest] if rest else [*groups, *pairs]
 
 
 def high_precision(expr: Expr, symbols: Sequence[Symbol]) -> Callable[..., Any]:

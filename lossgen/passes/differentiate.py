@@ -327,11 +327,13 @@ def _shared(
 
 
 def _divided(expr: Expr, form: Form) -> bool:
-    """Does it divide by s, or by a·P + b·Q? That may be as small as Q, which should stay beside it:
-    p/s is 0·∞ where p underflows, and (Q/s)·R is R."""
+    """Does it divide by s, a·P + b·Q or a root of 1 - P^q? That may be as small as Q, which should
+    stay beside it: p/s is 0·∞ where p underflows, and (Q/s)·R is R."""
     powers = [e for e in expr.atoms(Pow) if not e.exp.is_nonnegative]
     sums = (e.base for e in powers if e.base.is_Add and e.exp == -1)
     small = any(e.base in (form.s, form.Q) for e in powers)
+    one = {form.P: Integer(1), form.Q: Integer(0)}  # (1 - P^q)^(k-1)
+    small |= any(e.base.xreplace(one) == 0 for e in powers)
     return small or any({form.P, form.Q} <= total.free_symbols for total in sums)
 
 

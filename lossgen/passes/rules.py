@@ -9,7 +9,7 @@ Every rule is one row of ``RULES``, tried on each node from the root down, in or
     complement          1 - e^-a, a > 0        →  -expm1(-a)
     excess_over_uniform P - 1/V                →  expm1(log(V·P))/V
     share_of_sum        e^v / (e^v + e^w)      →  sigmoid(v - w)
-    expm1_quotient      B^N / (1 - B^N)        →  recipexpm1x(-N·log B) / (-N·log B)
+    expm1_quotient      B^N / (1 - B^N)        →  recipexpm1x(-N·log B) / (-N·log B)   B^N·(1 - B^N)^(k-1) too
     halves_apart        Q - P                  →  tanh(z/2)          1 - 2·P and 2·Q - 1 too
     half_difference     P - P'                 →  P·Q' - Q·P'   (of two softmaxes)
     log_difference      c·(s - s')             →  c·log1p(Q'·expm1(z - z'))   where z is near z'
@@ -310,7 +310,7 @@ def _expm1_quotient(expr: Expr, rw: Rewriter) -> Expr | None:
         return None
     powers = dict(expr.as_powers_dict())
     for divisor, order in list(powers.items()):
-        if order != -1 or not isinstance(divisor, Add):
+        if not (isinstance(divisor, Add) and _falls(order)):
             continue
         split = _one_minus_power(divisor)
         if split is None:
@@ -319,12 +319,19 @@ def _expm1_quotient(expr: Expr, rw: Rewriter) -> Expr | None:
         held = powers.get(base, Integer(0))
         if not expand(held - exponent).is_nonnegative or rw.owner(base) is None:
             continue
-        powers.pop(divisor)
+        powers[divisor] = order + 1
         powers[base] = expand(held - exponent)
         small = -exponent * rw.log(base)
         rest = Mul(*(b**e for b, e in powers.items())) / scale
         return rw.rewrite(rest / small) * _f["recipexpm1x"](small.xreplace(rw.final))
     return None
+
+
+def _falls(order: Expr) -> bool:
+    """Of a power that a quotient may be taken out of: -1, as in k - 1, or a fraction above it."""
+    if order.is_Rational:
+        return bool(-1 <= order < 0)
+    return order.as_coeff_Add()[0] == -1 and bool((order + 1).is_nonnegative)
 
 
 def _one_exponential(expr: Expr, rw: Rewriter) -> Expr | None:

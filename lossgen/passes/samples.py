@@ -132,6 +132,8 @@ _SOMETIMES = (
     Shape(classes=1),
 )
 _PER_POINT = 2
+#: One more at each of them: powers of what float32 does not hold, which may be numbers that it does.
+_CONFIDENT = Shape(target=110.0, near=1.0)
 
 
 def sample_rows(stable: GradedLoss, seed: int = 20230711) -> list[Row]:
@@ -153,6 +155,7 @@ def sample_rows(stable: GradedLoss, seed: int = 20230711) -> list[Row]:
         count = len(_SOMETIMES) if often else _PER_POINT
         some = [_SOMETIMES[(taken + i) % len(_SOMETIMES)] for i in range(count)]
         taken += count if k else 0
+        some.append(_CONFIDENT)
         for shape in some if k else shapes:
             if shape.classes < spec.min_classes or (shape.masked and not masks):
                 continue

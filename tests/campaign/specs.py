@@ -218,11 +218,13 @@ def truth(spec: Spec, row: Row) -> Truth | None:
         largest = max((abs(s) for s in dual.slopes), default=mp.mpf(0))
         if largest > 1e37:
             smooth = False
+        # integers that coincide, as q = 1 in sum(p**q): what cancels is of the size of the loss
+        steepest = largest if largest > 1e-60 else abs(dual.value)
         return Truth(
             dual.value,
             dual.slopes,
             ROUNDINGS * (_ULP * abs(dual.value) + moved_value) + _TINY,
-            ROUNDINGS * (_ULP * largest + moved_slope) + _TINY,
+            ROUNDINGS * (_ULP * steepest + moved_slope) + _TINY,
             smooth,
         )
 

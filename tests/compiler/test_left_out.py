@@ -114,3 +114,21 @@ def test_the_truth_of_a_number_that_is_too_large_for_any_float() -> None:
     masked = true_row(spec, Row((-INF, 0.0), 0, {}, {}, {}, {"c": (0.0, 1.0)}))
     assert masked is not None
     assert float(masked.results[0]) == pytest.approx(math.log(2))
+
+
+def test_a_difference_of_0_leaves_out_what_is_infinite(tmp_path: Path) -> None:
+    """Σ w·log p is -∞ where a class is masked, and what stood before it 0 there: NaN."""
+    path = tmp_path / "t.yaml"
+    formula = "stop_gradient((g[y] - sum(g*p))**2)*sum(w*logp, over=others)"
+    inputs = "inputs: {g: {kind: class, integer: true}, w: {kind: class, domain: '(0, 2]'}}"
+    path.write_text(f"name: t\n{inputs}\ntransform: '{formula}'\n")
+    loss = lossgen.load(path).t_loss
+    row = torch.tensor([[-INF, 1.5, -1.1]])
+    for backend in ("torch", "c", "triton"):
+        x = row.clone().requires_grad_()
+        groups, weights = torch.tensor([[1.0, 0.0, 0.0]]), torch.ones(1, 3)
+        found = loss(x, torch.tensor([1]), groups, weights, backend=backend)
+        found.backward()
+        assert found.item() == 0.0, backend
+        assert x.grad is not None
+        assert not x.grad.any(), backend

@@ -90,3 +90,17 @@ def test_every_backend_has_the_same_maxima(formula: str, tmp_path: Path) -> None
         loss, grads = run.slopes(x.float(), y, {"t": teacher.float()})
         torch.testing.assert_close(loss.double(), exact, rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(grads["logits"].double(), slopes["logits"], rtol=1e-5, atol=1e-6)
+
+
+def test_a_maximum_is_measured_from_the_target(tmp_path: Path) -> None:
+    """c + x_y - max lost the digits of c to the offset of the row, where row values are float32."""
+    path = tmp_path / "apart.yaml"
+    path.write_text("name: apart\ntransform: arctanh(p[y]) - (max(x, over=others) - x[y])\n")
+    module = lossgen.load(path)
+    x = torch.tensor([[-2996.9155, -2999.8562, -3004.2219], [2.5, -0.5, -4.75]])
+    exact = x.double()
+    p = exact.softmax(1)[:, 2]
+    exact = p.atanh() - (exact[:, 0] - exact[:, 2])
+    for backend in ("c", "torch", "triton"):
+        found = module.apart_loss(x, torch.tensor([2, 2]), reduction="none", backend=backend)
+        torch.testing.assert_close(found.double(), exact, rtol=3e-7, atol=0)

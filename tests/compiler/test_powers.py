@@ -191,3 +191,30 @@ def test_quotients_of_what_underflows(tmp_path: Path) -> None:
         loss = module.quotients_loss(x, torch.tensor([0]), backend=backend)
         found = torch.autograd.grad(loss, x)[0]
         torch.testing.assert_close(found, torch.tensor([[-3.0, 3.0]]))
+
+
+def test_powers_of_what_underflows_beside_other_terms(tmp_path: Path) -> None:
+    """(1 - p^q)^(r - 1)·p_j was ∞·0 from a margin of 104 on, and in torch from 95: both are as good
+    as (1 - p)^r, which is a number where 1 - p is none."""
+    path = tmp_path / "falls.yaml"
+    path.write_text(
+        "name: falls\nparameters:\n  q: {default: 0.5, domain: '(0, 1]'}\n"
+        "  r: {default: 1.05, domain: '(0, 2]'}\n  lam: {default: 1, domain: '[0, 2]'}\n"
+        "transform: lam*sum(relu(x - x[y])) + (1 - p[y]**q)**r\n"
+    )
+    module, q, r = lossgen.load(path), 0.25, 0.1
+    for margin in (5.0, 60.0, 95.0, 110.0, 400.0, None):
+        row = [1.0] if margin is None else [margin, 0.0, 0.0]
+        exact = torch.tensor([row], dtype=torch.float64, requires_grad=True)
+        if margin is None:
+            value = 0 * exact.sum()
+        else:
+            apart = exact[0, 0] - exact[0, 1:].logsumexp(0)
+            value = (-torch.expm1(-q * torch.nn.functional.softplus(-apart))) ** r
+        (slope,) = torch.autograd.grad(value, exact)
+        for backend in ("c", "torch"):
+            x = torch.tensor([row], requires_grad=True)
+            loss = module.falls_loss(x, torch.tensor([0]), q=q, r=r, lam=0.0, backend=backend)
+            found = torch.autograd.grad(loss, x)[0]
+            torch.testing.assert_close(loss.double(), value, rtol=1e-5, atol=1e-8)
+            torch.testing.assert_close(found.double(), slope, rtol=1e-5, atol=1e-8)
