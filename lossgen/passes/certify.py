@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from math import inf
 from typing import Any
 
@@ -45,6 +46,7 @@ from lossgen.passes.condition import (
     of_gradient,
     of_loss,
     of_roundings,
+    only_apart,
     scales,
     sensitivity,
     shaken,
@@ -175,6 +177,10 @@ class Trial:
     tried: list[tuple[Row, Truth]] = field(default_factory=list)
     scores: list[tuple[float, float]] = field(default_factory=list)  # of loss and gradient
 
+    @cached_property
+    def apart(self) -> frozenset[str]:
+        return only_apart(self.stable)
+
     def take(self, rows: Sequence[Row]) -> None:
         """Try more rows; those without a real value are left out."""
         known = [(row, truth) for row in rows if (truth := self.truth(row)) is not None]
@@ -257,7 +263,7 @@ class Trial:
         score = ulp / (1.0 + kappa)
         strict = worst.ulp(error, unit) / (1.0 + width + float(moves / unit))
         if strict > worst.strict["loss"][1] or score > worst.loss[1]:
-            moved = of_roundings(stable.spec, row)
+            moved = of_roundings(stable.spec, row, self.apart)
             if moved is None or not self._certain(row, truth):
                 return 0.0
             if self._is_rounding(truth.largest, error) or self._as_written(

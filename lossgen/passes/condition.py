@@ -3,11 +3,13 @@ what an error is relative to."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
 import mpmath as mp
 import numpy as np
+from sympy import Dummy
 
 from lossgen.ir.literal import Truth
 from lossgen.ir.rows import Row
@@ -20,6 +22,7 @@ __all__ = [
     "of_gradient",
     "of_loss",
     "of_roundings",
+    "only_apart",
     "scales",
     "sensitivity",
     "shaken",
@@ -106,32 +109,60 @@ def _change(one: list[Any], other: list[Any]) -> Any:
     return max(abs(a - b) for a, b in zip(one, other, strict=True))
 
 
-def of_roundings(spec: LossSpec, row: Row) -> Truth | None:
+def of_roundings(spec: LossSpec, row: Row, apart: Collection[str] = frozenset()) -> Truth | None:
     """The truth of the row with every number moved by an ulp: what nearly equal rows have apart,
-    and what is left of a loss that vanishes."""
-    return true_row(spec, shaken(spec, row))
+    and what is left of a loss that vanishes.  Of the rows ``apart`` nothing but differences is
+    computed, which are exact: their numbers are as large as they are far from the largest."""
+    return true_row(spec, shaken(spec, row, apart=apart))
 
 
-def shaken(spec: LossSpec, row: Row, step: float = _ULP, least: float = 1.0) -> Row:
+def shaken(
+    spec: LossSpec,
+    row: Row,
+    step: float = _ULP,
+    least: float = 1.0,
+    apart: Collection[str] = frozenset(),
+) -> Row:
     """The row with every number moved by so much, up and down in turn.
 
     Logits count as ``least`` at least: whatever they are, their softmax is rounded to an ulp of
     itself.
     """
     streams = {
-        n: v if spec.inputs[n].values else _shaken(v, -step, least, spec.inputs[n].domain)
+        n: v
+        if spec.inputs[n].values
+        else _shaken(v, -step, least, spec.inputs[n].domain, n in apart)
         for n, v in row.streams.items()
     }
-    return replace(row, x=_shaken(row.x, step, least, None), streams=streams)
+    return replace(row, x=_shaken(row.x, step, least, None, "x" in apart), streams=streams)
+
+
+def only_apart(stable: StableLoss) -> frozenset[str]:
+    """The rows of logits that the program takes differences of, and nothing else: a common offset
+    is in no number that it computes."""
+    found, offset = set(), Dummy("d", real=True)
+    for name, pair in stable.vocabulary.streams.items():
+        moved = {symbol: symbol + offset for symbol in pair}
+        bodies = [f.ell for f in stable.forms] + [m.body for m in stable.maxes]
+        sums = [s.body for s in stable.sums if s.form is None]
+        whole = (b.xreplace(moved) - b in (0, offset) for b in bodies)
+        if all(whole) and all(b.xreplace(moved) == b for b in sums):
+            found.add(name)
+    return frozenset(found)
 
 
 def _shaken(
-    values: tuple[float, ...], size: float, least: float, domain: Interval | None
+    values: tuple[float, ...],
+    size: float,
+    least: float,
+    domain: Interval | None,
+    apart: bool,
 ) -> tuple[float, ...]:
     steps = [(-1) ** j * size for j in range(len(values))]
+    centre = max((v for v in values if np.isfinite(v)), default=0.0) if apart else 0.0
     if domain is None or (np.isinf(domain.lo) and np.isinf(domain.hi)):
         return tuple(
-            v + step * (max(abs(v), least) or 1.0) if np.isfinite(v) else v
+            v + step * (max(abs(v - centre), least) or 1.0) if np.isfinite(v) else v
             for v, step in zip(values, steps, strict=True)
         )
     moved = [v * (1 + step) if v else step for v, step in zip(values, steps, strict=True)]

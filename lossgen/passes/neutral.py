@@ -68,7 +68,9 @@ class _Neutral:
         self.unbounded = sums | {s for f in stable.forms for s in (f.L, f.O)}
         self.of_a_loss = self.unbounded | {f.z for f in stable.forms}
         self.weights = {f.R for f in stable.forms}
-        self.logs = {s.symbol for s in stable.sums if s.form is not None and s.kappa == 0}  # Σ log p
+        self.logs = {
+            s.symbol for s in stable.sums if s.form is not None and s.kappa == 0
+        }  # Σ log p
         logs = self.logs
         self.grown: set[Symbol] = set()  # class symbols, of sums that no probability weighs
         if self.options or self.plain | logs:

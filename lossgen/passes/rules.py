@@ -9,7 +9,8 @@ Every rule is one row of ``RULES``, tried on each node from the root down, in or
     complement          1 - e^-a, a > 0        →  -expm1(-a)
     excess_over_uniform P - 1/V                →  expm1(log(V·P))/V
     share_of_sum        e^v / (e^v + e^w)      →  sigmoid(v - w)
-    expm1_quotient      B^N / (1 - B^N)        →  recipexpm1x(-N·log B) / (-N·log B)   B^N·(1 - B^N)^(k-1) too
+    expm1_quotient      B^N / (1 - B^N)        →  recipexpm1x(-N·log B) / (-N·log B)
+                        of B^N·(1 - B^N)^(k-1) too
     halves_apart        Q - P                  →  tanh(z/2)          1 - 2·P and 2·Q - 1 too
     half_difference     P - P'                 →  P·Q' - Q·P'   (of two softmaxes)
     log_difference      c·(s - s')             →  c·log1p(Q'·expm1(z - z'))   where z is near z'

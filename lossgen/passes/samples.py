@@ -132,7 +132,7 @@ _SOMETIMES = (
     Shape(classes=1),
 )
 _PER_POINT = 2
-#: One more at each of them: powers of what float32 does not hold, which may be numbers that it does.
+#: One more at each of them: powers of what float32 does not hold may be numbers that it does.
 _CONFIDENT = Shape(target=110.0, near=1.0)
 
 

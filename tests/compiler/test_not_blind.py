@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,10 @@ import torch
 
 import lossgen
 from lossgen import paths
+from lossgen.compiler import compile_loss
+from lossgen.emit.render import render_module
 from lossgen.errors import CompileError
+from lossgen.ir import evaluate
 from lossgen.ir.literal import literal
 from lossgen.ir.rows import Row
 from lossgen.ir.stages import StableLoss
@@ -160,3 +164,20 @@ def test_nearly_uniform_rows_keep_a_probabilitys_digits(formula: str) -> None:
     trial.take([row])
     trial.worst.check()
     assert trial.worst.points == 2
+
+
+def test_an_offset_of_the_row_is_no_excuse(monkeypatch: pytest.MonkeyPatch) -> None:
+    """c + x_y - max was accepted at rows of -3000, whose numbers are rounded to an ulp of 3000: but
+    nothing of the loss is computed from them but differences, which are exact."""
+    formula = "arctanh(p[y]) - (max(x, over=others) - x[y])"
+    spec = load_text(f"name: apart\ntransform: '{formula}'\n")
+
+    def arithmetic() -> str:
+        evaluate._grouped.cache_clear()
+        text = render_module(compile_loss(spec))
+        evaluate._grouped.cache_clear()
+        return "float64" if "# arithmetic: float64" in text else "float32"
+
+    assert arithmetic() == "float32"
+    monkeypatch.setattr(evaluate, "_LEVEL", re.compile("(?!)"))  # in the order that it had
+    assert arithmetic() == "float64"
