@@ -69,6 +69,7 @@ class Shape:
     tied: str = ""  # "all", "top" (the two largest), "y" (with the largest)
     masked: float = 0.0  # what is written into masked classes; 0: none
     mask: str = "one"  # "one", "most", or "y"
+    alone: bool = False  # free class inputs do not mask what the logits do
     near: float | None = None  # free class inputs are the logits but for this; None: far from them
     classes: int = _CLASSES
     holds: int = 0  # which of the inputs' special values
@@ -107,6 +108,7 @@ _ALWAYS: tuple[Shape, ...] = (
     Shape(other=12.0, near=1e-3),
     Shape(near=1e-2, offset=3000.0),
     Shape(masked=-1e4, near=1.0),
+    Shape(masked=-np.inf, near=1.0, alone=True),
     Shape(masked=-1e9, near=1e-2),
     Shape(masked=-np.inf, mask="most", other=6.0),
     Shape(masked=-np.inf, mask="y"),
@@ -277,7 +279,7 @@ def drawn(entry: Input, row: Row, rng: np.random.Generator, shape: Shape) -> Arr
     """A class or vocab input of a row."""
     x, y = np.array(row.x), row.y
     if entry.kind == "class" and is_free(entry):
-        return _second_row(x, rng, shape.near)
+        return _second_row(x, rng, shape.near, shape.alone)
     low, high = _ends(entry)
     size = len(x)
     at = int(np.argmax(x))
@@ -311,14 +313,14 @@ def drawn(entry: Input, row: Row, rng: np.random.Generator, shape: Shape) -> Arr
     return values
 
 
-def _second_row(x: Array, rng: np.random.Generator, near: float | None) -> Array:
-    """A row of logits beside the first, which masks the same classes."""
+def _second_row(x: Array, rng: np.random.Generator, near: float | None, alone: bool) -> Array:
+    """A row of logits beside the first, which masks the same classes, unless it is ``alone``."""
     if near is None:
         values = rng.normal(0, 2.0, len(x))
         values[int(rng.integers(len(x)))] += 8.0
     else:
         values = np.where(np.isfinite(x), x, 0.0) + rng.normal(0, near, len(x)) * (near > 0)
-    return np.where(x > MASKED, values, x)
+    return values if alone else np.where(x > MASKED, values, x)
 
 
 def _with_targets_apart(row: Row, logits: list[str]) -> list[Row]:

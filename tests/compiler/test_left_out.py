@@ -132,3 +132,13 @@ def test_a_difference_of_0_leaves_out_what_is_infinite(tmp_path: Path) -> None:
         assert found.item() == 0.0, backend
         assert x.grad is not None
         assert not x.grad.any(), backend
+
+
+def test_what_both_rows_lose_at_a_masked_class_is_said(tmp_path: Path) -> None:
+    """log p - log q is ∞ - ∞ at a class that x masks and the weight does not: no row was drawn so."""
+    path = tmp_path / "t.yaml"
+    formula = "sum(softmax(t)*(log_softmax(x - c) - log_softmax(x - 2*c)), over=others) - logp[y]"
+    inputs = "inputs: {t: {kind: class}, c: {kind: class, values: [0, 1]}}"
+    path.write_text(f"name: t\n{inputs}\ntransform: '{formula}'\n")
+    header = Path(str(lossgen.load(path).__file__)).read_text(encoding="utf-8")
+    assert "no number where the formula as it is written is none" in header
