@@ -3,7 +3,6 @@
     a·e   →   where(a == 0, 0, a·e)      of a parameter a that is off at 0, or of a factor such as
                                          a or 1 - a that is 0 somewhere in its parameter's domain
     a·p·δ →   a·p·max(δ, -10¹⁸)          per class: one instruction, and no comparison
-    d·T   →   where(d == 0, 0, d·T)      of a row's difference d, beside T = Σ w·log p
 
 A masked class makes many penalties infinite (the mean of log p is, and a divergence from a row that
 masks what this one does not), and 0·∞ is NaN in floating point: the program with the option at 0
@@ -31,6 +30,8 @@ __all__ = ["neutral_options"]
 
 def neutral_options(stable: StableLoss) -> StableLoss:
     """The same functions, with every option that is off at 0 out of the way there."""
+    if not stable.vocabulary.parameters:
+        return stable
     neutral = _Neutral(stable)
     return replace(
         stable,
@@ -68,10 +69,7 @@ class _Neutral:
         self.unbounded = sums | {s for f in stable.forms for s in (f.L, f.O)}
         self.of_a_loss = self.unbounded | {f.z for f in stable.forms}
         self.weights = {f.R for f in stable.forms}
-        self.logs = {
-            s.symbol for s in stable.sums if s.form is not None and s.kappa == 0
-        }  # Σ log p
-        logs = self.logs
+        logs = {s.symbol for s in stable.sums if s.form is not None and s.kappa == 0}  # Σ log p
         self.grown: set[Symbol] = set()  # class symbols, of sums that no probability weighs
         if self.options or self.plain | logs:
             self.grown = {f.logp for f in stable.forms} | {c.symbol for c in stable.centres}
@@ -89,7 +87,6 @@ class _Neutral:
         """A row expression, with what options and other parameters of 0 leave out."""
         found = _guarded(expr, self._is_option, unbounded)
         found = _guarded(found, self._may_vanish, self.plain)
-        found = _guarded(found, self._is_difference, self.logs, divisors=False)
         return _guarded(self._gathered(found), self._may_vanish, self.weighed, divisors=False)
 
     def _gathered(self, expr: Expr) -> Expr:
@@ -129,13 +126,6 @@ class _Neutral:
 
     def _may_vanish(self, factor: Expr) -> bool:
         return may_vanish(factor, self.domains)
-
-    def _is_difference(self, factor: Expr) -> bool:
-        """A power of row values that may be equal: (t_y - Σ p·t)²."""
-        base, order = factor.as_base_exp()
-        used = base.free_symbols
-        moves = not used <= self.domains.keys() | self.options and not used & self.logs
-        return bool(base.is_Add and order.is_positive and moves and not base.is_positive)
 
 
 def _rises(form: Form, x: Symbol) -> bool:
