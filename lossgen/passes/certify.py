@@ -53,7 +53,7 @@ from lossgen.passes.condition import (
     spread,
 )
 from lossgen.passes.inaccurate import Inaccurate, check_defaults
-from lossgen.passes.samples import parameter_points, sample_rows
+from lossgen.passes.samples import parameter_points, rows_masked_alone, sample_rows
 from lossgen.passes.scalar import certify_scalar, is_scalar
 from lossgen.passes.schedule import schedule
 from lossgen.passes.truth import (
@@ -162,6 +162,9 @@ def _certified(stable: StableLoss) -> StableLoss:
     worst.check()
     trial.climb()
     worst.check()
+    if any(map(trial.is_undone, rows_masked_alone(stable))):
+        worst.masks = "as written"
+        stable = replace(stable, masks="as written")
     return replace(stable, certificate=worst.certificate(), trial=trial)
 
 
@@ -205,6 +208,14 @@ class Trial:
         truth = true_row(self.stable.spec, row)
         self.worst.real += truth is not None
         return truth
+
+    def is_undone(self, row: Row) -> bool:
+        """Is it no number at a row that has a true value, nor is the formula as it is written?"""
+        if true_row(self.stable.spec, row) is None:
+            return False
+        values, slopes = self.evaluate([row])
+        found = np.concatenate([np.ravel(values), *map(np.ravel, slopes)])
+        return not np.isfinite(found).all() and is_undone(self.stable.spec, row)
 
     def forget(self, keep: int) -> None:
         """All rows but the worst."""

@@ -26,6 +26,7 @@ __all__ = [
     "is_free",
     "parameter_points",
     "plain_rows",
+    "rows_masked_alone",
     "sample_rows",
     "used_symbols",
 ]
@@ -108,7 +109,6 @@ _ALWAYS: tuple[Shape, ...] = (
     Shape(other=12.0, near=1e-3),
     Shape(near=1e-2, offset=3000.0),
     Shape(masked=-1e4, near=1.0),
-    Shape(masked=-np.inf, near=1.0, alone=True),
     Shape(masked=-1e9, near=1e-2),
     Shape(masked=-np.inf, mask="most", other=6.0),
     Shape(masked=-np.inf, mask="y"),
@@ -148,6 +148,7 @@ def sample_rows(stable: GradedLoss, seed: int = 20230711) -> list[Row]:
     specials = max((_specials(spec.inputs[n]) for n in inputs), default=0)
     shapes = [*_ALWAYS, *(Shape(other=3.0, near=1.0, holds=k + 1) for k in range(specials))]
     shapes += [Shape(target=9.0, near=1e-2, holds=k + 1) for k in range(specials)]
+    shapes += [Shape(masked=-np.inf, near=0.3, holds=k + 1) for k in range(min(2, specials))]
     taken, rows = 0, []
     for k, point in enumerate(points):
         # A parameter that is off has a variant of its own without it, and 0·∞ beside it.
@@ -167,6 +168,18 @@ def sample_rows(stable: GradedLoss, seed: int = 20230711) -> list[Row]:
             if k == 0 and shape is shapes[0] and masks and logits:
                 rows += _with_targets_apart(row, logits)
     return rows
+
+
+def rows_masked_alone(stable: GradedLoss) -> list[Row]:
+    """Rows that mask a class which the class inputs do not, at the default parameters."""
+    spec, rng = stable.spec, np.random.default_rng(3)
+    names = [n for n, s in stable.vocabulary.parameters.items() if s in used_symbols(stable)]
+    point = parameter_points(spec, names)[0]
+    inputs = {n: e for n, e in spec.inputs.items() if e.off is None or n in stable.uses}
+    if not any(e.kind == "class" and is_free(e) for e in inputs.values()):
+        return []
+    shape = Shape(masked=-np.inf, near=1.0, alone=True)
+    return [_drawn(inputs, point, replace(shape, holds=k), rng) for k in range(4)]
 
 
 def plain_rows(specs: Sequence[LossSpec], seed: int = 5) -> list[Row]:
