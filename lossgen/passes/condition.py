@@ -129,9 +129,7 @@ def shaken(
     itself.
     """
     streams = {
-        n: v
-        if spec.inputs[n].values
-        else _shaken(v, -step, least, spec.inputs[n].domain, n in apart)
+        n: v if _fixed(spec, n) else _shaken(v, -step, least, spec.inputs[n].domain, n in apart)
         for n, v in row.streams.items()
     }
     return replace(row, x=_shaken(row.x, step, least, None, "x" in apart), streams=streams)
