@@ -15,7 +15,7 @@ SPILLS := gce trades jsd_beta token_stats
 # Losses whose counted instructions are recorded, likewise.
 COUNTED := gce focal cross_entropy kd_forward_kl trades jsd_beta token_stats
 
-.PHONY: demo test peers integrations sanitize emulate campaign ordinary bench counts build check lint format types layers aot wheel ci clean help
+.PHONY: demo test peers integrations sanitize emulate campaign ordinary bench counts build site check lint format types layers aot wheel ci clean help
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -65,6 +65,10 @@ counts: $(READY)  ## count the kernels' instructions, without a GPU; writes benc
 
 build: $(READY)  ## rebuild generated/ from specs/
 	$(BIN)/lossgen build --all
+
+site: $(READY)  ## the documentation site, in build/site/html (downloads its generator)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group site
+	$(BIN)/python -m tools.site
 
 check: $(READY)  ## is generated/ what specs/ says?
 	$(BIN)/lossgen build --all --check

@@ -30,7 +30,7 @@ MAX_LINES = 400
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 CODE = sorted(
     path
-    for folder in ("lossgen", "tests", "benchmarks", "examples", "templates")
+    for folder in ("lossgen", "tests", "tools", "benchmarks", "examples", "templates")
     for path in (ROOT / folder).rglob("*")
     if path.suffix in {".py", ".jinja"} and "_data" not in path.parts
 )
