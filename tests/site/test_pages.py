@@ -106,6 +106,7 @@ def test_a_loss_page_says_all_of_it():
     assert "## Speed" in text  # recorded of this one
     assert "smallest eigenvalue of the Hessian" in text  # so is its sheet
     assert "equal to [mae](mae.md)" in text
+    assert "[Noisy labels](../which_loss.md#noisy-labels): Between cross-entropy" in text
 
 
 # ------------------------------------------------------------------------------- links
@@ -130,8 +131,9 @@ def test_links_lead_to_pages(pages):
 
 
 def test_links_of_the_table_lead_to_pages(pages):
-    for to in re.findall(r'href="([^"]+)\.html"', pages["losses/index.md"]):
-        assert f"losses/{to}.md" in pages
+    linked = re.findall(r'href="([^":]+)\.html"', pages["losses/index.md"])
+    assert [f"losses/{to}.md" for to in linked] == [f"losses/{name}.md" for name in LOSSES]
+    assert all(f"losses/{to}.md" in pages for to in linked)
 
 
 def test_nothing_is_fetched_from_elsewhere(pages):

@@ -9,6 +9,7 @@ from typing import Any
 
 from tools.site.choices import topics, topics_of
 from tools.site.facts import Facts
+from tools.site.markup import ARXIV
 
 __all__ = ["catalogue_data", "catalogue_page"]
 
@@ -85,6 +86,8 @@ def _row(row: dict[str, Any]) -> str:
         if key == "name":
             title_of = escape(row["title"])
             text = f'<a href="{value}.html">{value}</a><small>{title_of}</small>'
+        if key == "reference":
+            text = ARXIV.sub(r'<a href="https://arxiv.org/abs/\1">arXiv:\1</a>', text)
         cells.append(f'<td data-label="{title}">{text}</td>')
     return f'<tr data-name="{row["name"]}">{"".join(cells)}</tr>'
 

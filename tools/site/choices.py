@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-__all__ = ["Choice", "Topic", "topics", "topics_of"]
+__all__ = ["Choice", "Topic", "linked", "topics", "topics_of"]
 
 _FILE = Path(__file__).with_name("choices.yaml")
 
@@ -62,7 +62,7 @@ def topics_of(name: str) -> list[Topic]:
 
 
 def linked(text: str, known: Collection[str], folder: str) -> str:
-    """Names in backticks as links to the pages of the losses."""
+    """Names in backticks as links to the pages of the losses, which lie in ``folder``."""
 
     def link(match: re.Match[str]) -> str:
         name = match[1]

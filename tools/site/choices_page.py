@@ -13,10 +13,12 @@ _INTRODUCTION = """\
 ---
 hide:
   - navigation
+search:
+  boost: 3
 ---
 # Which loss for what
 
-Two lines for each loss: why, and when not. They say what the specs, their references and the
+Two lines for each loss: why, and why not. They say what the specs, their references and the
 [property sheets](sheets.md) say; all of it stands on the page of the loss, with its formula and its
 curves. The [catalogue](losses/index.md) has all of them as one table.
 """
@@ -35,5 +37,5 @@ def _section(topic: Topic, known: Collection[str]) -> str:
     for name, choice in topic.losses.items():
         texts = (with_indices(text) for text in (choice.why, choice.unless))
         why, unless = (linked(text, known, "losses/") for text in texts)
-        lines.append(f"[`{name}`](losses/{name}.md)\n:   {why}\n\n    *Not:* {unless}\n")
+        lines.append(f"[`{name}`](losses/{name}.md)\n:   {why}\n\n    *Why not:* {unless}\n")
     return "\n".join([*lines, "</div>\n"])

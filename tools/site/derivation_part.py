@@ -33,7 +33,9 @@ def derivation_part(
         f"{summary['statistics'].partition(' in ')[2]}, {summary['traffic']}. "
         f"Saved for the backward pass: {prose(loss.header['saved'])}.\n"
     )
-    yield "Loss and gradient as they are computed:\n"
+    options = loss.header.get("of the call without")
+    call = f" in a call without {prose(options)}" if options else ""
+    yield f"Loss and gradient as they are computed{call}:\n"
     if len(found["latex"]) <= _LONGEST:
         yield typeset(aligned_lines(found["latex"])) + "\n"
     else:

@@ -7,17 +7,25 @@ from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from lossgen.spec.model import Limit, LossSpec
-from tools.site.choices import topics_of
+from tools.site.choices import linked, topics_of
 from tools.site.curves_part import curves_part
 from tools.site.derivation_part import derivation_part
 from tools.site.facts import Facts
-from tools.site.markup import folded, linked_reference, prose, table, text_block
+from tools.site.markup import (
+    folded,
+    linked_reference,
+    prose,
+    table,
+    text_block,
+    with_indices,
+)
 from tools.site.speed_part import speed_part
 from tools.site.tex_layout import Line, loss_in_tex
 
 __all__ = ["Typeset", "loss_page", "usage"]
 
 Typeset = Callable[[list[Line]], str]
+_FIRST_IN_SEARCHES = "---\nsearch:\n  boost: 2\n---\n"
 _NOTATION = (
     "x are the logits of a row, y its target, j and k classes, V their number; p = softmax(x), "
     "σ the logistic function, sg( ) holds its argument constant, [j = y] is 1 at the target and 0 "
@@ -36,9 +44,11 @@ def loss_page(
         catalogue: names that have a page.
     """
     parts = [
-        f"# {prose(loss.spec.title)}\n",
-        f"`{loss.name}` · {linked_reference(loss.spec.reference)}\n",
+        _FIRST_IN_SEARCHES,
+        f"# {prose(loss.spec.title)} <small>{loss.name}</small>\n",
+        f"{linked_reference(loss.spec.reference)}\n",
         _at_a_glance(loss),
+        *_choices(loss.name, catalogue),
         "## Formula\n",
         typeset(loss_in_tex(loss.spec)) + "\n",
         f'<p class="notation" markdown>{_NOTATION}</p>\n',
@@ -59,10 +69,8 @@ def loss_page(
 
 
 def _at_a_glance(loss: Facts) -> str:
-    topics = ", ".join(f"[{t.short}](../which_loss.md#{t.anchor})" for t in topics_of(loss.name))
     fewest = loss.spec.min_classes
     rows = [
-        ("good for", topics),
         ("a row is judged by", loss.kind),
         ("arithmetic", loss.header.get("arithmetic", "float32")),
         ("reads the classes", _times(int(loss.header["sweeps"]))),
@@ -70,6 +78,16 @@ def _at_a_glance(loss: Facts) -> str:
         *([("classes", f"at least {fewest}")] if fewest > 1 else []),
     ]
     return table(["", ""], [(f"**{key}**", value) for key, value in rows])
+
+
+def _choices(name: str, catalogue: Collection[str]) -> Iterator[str]:
+    """Its lines of the page which loss for what."""
+    for topic in topics_of(name):
+        choice = topic.losses[name]
+        why, unless = (with_indices(text) for text in (choice.why, choice.unless))
+        text = linked(f"{why} *Why not:* {unless}", catalogue, "")
+        yield f"- [{topic.name}](../which_loss.md#{topic.anchor}): {text}"
+    yield ""
 
 
 def _times(sweeps: int) -> str:

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from textwrap import indent
 
-__all__ = ["folded", "linked_reference", "prose", "table", "text_block", "with_indices"]
+__all__ = ["ARXIV", "folded", "linked_reference", "prose", "table", "text_block", "with_indices"]
 
-_ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
+ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: int = 0) -> str:
@@ -41,4 +41,4 @@ def with_indices(text: str) -> str:
 
 def linked_reference(text: str) -> str:
     """A reference, its arXiv numbers as links."""
-    return _ARXIV.sub(r"[arXiv:\1](https://arxiv.org/abs/\1)", prose(text))
+    return ARXIV.sub(r"[arXiv:\1](https://arxiv.org/abs/\1)", prose(text))
