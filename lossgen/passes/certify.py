@@ -51,6 +51,7 @@ from lossgen.passes.condition import (
     sensitivity,
     shaken,
     spread,
+    stretch,
 )
 from lossgen.passes.inaccurate import Inaccurate, check_defaults
 from lossgen.passes.samples import parameter_points, rows_masked_alone, sample_rows
@@ -356,7 +357,8 @@ class Trial:
         return allowed and is_undone(self.stable.spec, row)
 
     def _is_dominated(self, row: Row) -> bool:
-        return self.stable.pivot is Pivot.TARGET and is_dominated(row)
+        has_own = self.stable.pivot is Pivot.TARGET
+        return has_own and is_dominated(row, stretch(self.stable, row))
 
     def _certain(self, row: Row, truth: Truth) -> bool:
         """Do more digits say the same? Where 0 is a difference of equal numbers, they do not."""

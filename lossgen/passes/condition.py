@@ -5,15 +5,17 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import mpmath as mp
 import numpy as np
-from sympy import Dummy
+from sympy import Dummy, Expr, Float, Symbol
 
 from lossgen.ir.literal import Truth
 from lossgen.ir.rows import Row
 from lossgen.ir.stages import Pivot, StableLoss
+from lossgen.ir.statistics import Form
 from lossgen.passes.truth import digits, true_row
 from lossgen.spec.domain import Interval
 from lossgen.spec.model import LossSpec
@@ -27,6 +29,7 @@ __all__ = [
     "sensitivity",
     "shaken",
     "spread",
+    "stretch",
 ]
 
 _ULP = 2.0**-23
@@ -59,6 +62,20 @@ def scales(row: Row) -> float:
     return max(
         (max(abs(v), 1 / abs(v)) if v else 0.0 for v in row.parameters.values()), default=0.0
     )
+
+
+def stretch(stable: StableLoss, row: Row) -> float:
+    """The largest number that a softmax multiplies the logits by, at the row's parameters."""
+    named = stable.vocabulary.parameters
+    values = {named[n]: Float(v) for n, v in row.parameters.items() if n in named}
+    rows = tuple(pair[0] for pair in stable.vocabulary.streams.values())
+    found = (slope.xreplace(values) for slope in _slopes(stable.forms, rows))
+    return max((abs(float(s)) for s in found if s.is_Number), default=1.0)
+
+
+@lru_cache(maxsize=64)
+def _slopes(forms: tuple[Form, ...], rows: tuple[Symbol, ...]) -> list[Expr]:
+    return [f.scale * f.base.diff(symbol) for f in forms for symbol in rows]
 
 
 def _moved(spec: LossSpec, row: Row) -> list[Truth]:

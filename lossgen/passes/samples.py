@@ -136,6 +136,8 @@ _SOMETIMES = (
 _PER_POINT = 2
 #: One more at each of them: powers of what float32 does not hold may be numbers that it does.
 _CONFIDENT = Shape(target=110.0, near=1.0)
+#: And where the largest class alone counts, which is not y: 1 - q of a scaled softmax.
+_ALONE = Shape(other=3.5, near=1.0, holds=6)
 
 
 def sample_rows(stable: GradedLoss, seed: int = 20230711) -> list[Row]:
@@ -158,7 +160,7 @@ def sample_rows(stable: GradedLoss, seed: int = 20230711) -> list[Row]:
         count = len(_SOMETIMES) if often else _PER_POINT
         some = [_SOMETIMES[(taken + i) % len(_SOMETIMES)] for i in range(count)]
         taken += count if k else 0
-        some.append(_CONFIDENT)
+        some += [_CONFIDENT, *([_ALONE] if specials == 6 else [])]
         for shape in some if k else shapes:
             if shape.classes < spec.min_classes or (shape.masked and not masks):
                 continue
@@ -251,7 +253,7 @@ def _specials(entry: Input) -> int:
         return 0
     if entry.kind == "row":
         return len(entry.values) or (4 if entry.integer else 3)
-    return 5
+    return 6
 
 
 def _ends(entry: Input) -> tuple[float, float]:
@@ -307,7 +309,8 @@ def drawn(entry: Input, row: Row, rng: np.random.Generator, shape: Shape) -> Arr
             (high, low, y),
             (low, high, y),
             (high, low, at),
-        )[(shape.holds - 1) % 5]
+            (low, high, at),
+        )[(shape.holds - 1) % 6]
         values = np.full(size, fill)
         values[place] = own
     elif entry.values:

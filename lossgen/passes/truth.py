@@ -111,8 +111,9 @@ def agree(one: Truth, other: Truth) -> bool:
     return all(abs(a - b) <= _LIKE * max(abs(a), abs(b)) + _NOTHING for a, b in _pairs(one, other))
 
 
-def is_dominated(row: Row) -> bool:
-    """Is a class other than the target far above it, in the logits or beside them?"""
+def is_dominated(row: Row, stretch: float = 1.0) -> bool:
+    """Is a class other than the target far above it, in the logits or beside them, or in exponents
+    that are ``stretch`` times the logits?"""
     wide = (row.x, *row.streams.values())
     above = (v - values[row.y] for values in wide for v in values if values[row.y] > -inf)
-    return max(above, default=inf) > _FAR
+    return max(above, default=inf) * max(1.0, stretch) > _FAR

@@ -26,14 +26,22 @@ class Promise:
     undone: bool = False  # none where the formula as it is written overflows
 
     def floors(
-        self, x: Sequence[float], y: int, classes: Mapping[str, Sequence[float]], loss: float
+        self,
+        x: Sequence[float],
+        y: int,
+        classes: Mapping[str, Sequence[float]],
+        scalars: Mapping[str, float],
+        loss: float,
     ) -> tuple[float, float]:
         """What errors of the loss and of the gradient are relative to, at least."""
         y = 0 if self.first else y
-        above = (
+        above = [
             v - vector[y] for vector in (x, *classes.values()) for v in vector if vector[y] > -inf
-        )
-        if self.dominated and max(above, default=inf) > _FAR_ABOVE:
+        ]
+        hidden = self.first and x[0] == -inf  # any other class dominates it
+        sizes = [abs(v) for v in scalars.values() if v]
+        stretch = max((max(v, 1 / v) for v in sizes), default=1.0)  # an exponent may be tau * x
+        if self.dominated and (hidden or max(above, default=inf) * stretch > _FAR_ABOVE):
             return max(self.least, 1.0), max(self.least, 1.0, abs(loss))
         return self.least, self.least
 

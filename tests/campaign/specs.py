@@ -236,7 +236,7 @@ def truth(spec: Spec, row: Row) -> Truth | None:
 
 def promised(exact: Truth, spec: Spec, row: Row, promise: Promise) -> Truth:
     """The truth with the slack that the certificate leaves beside the conditioning."""
-    loss, gradient = promise.floors(row.x, row.y, row.classes, float(exact.value))
+    loss, gradient = promise.floors(row.x, row.y, row.classes, row.scalars, float(exact.value))
     slack_value = exact.slack_value + ROUNDINGS * _ULP * mp.mpf(loss)
     slack_slope = exact.slack_slope + ROUNDINGS * _ULP * mp.mpf(gradient)
     if promise.double or promise.undone:
