@@ -119,7 +119,8 @@ def _summary(compiled: Compiled, spec: LossSpec) -> Iterator[str]:
 def _facts(compiled: Compiled, spec: LossSpec) -> dict[str, str]:
     plan = compiled.variants[0]
     return {
-        "formula": plan.formula,
+        **({"batch": spec.batch.source, "parts": plan.formula} if spec.batch else {}),
+        **({} if spec.batch else {"formula": plan.formula}),
         "statistics": f"{plan.statistics} in {_plural(plan.sweeps, 'sweep')} over the classes",
         "saved": ", ".join(plan.saved) or "nothing",
         "traffic": _traffic(plan),

@@ -189,6 +189,43 @@ class LinearAlphaDivergenceLoss(Module):
     def forward(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
+# ---- any_f
+class AnyFParts(NamedTuple):
+    found: Tensor
+    present: Tensor
+    positive: Tensor
+def any_f_parts(logits: Tensor, label: Tensor, of_found: Tensor, of_present: Tensor, of_positive: Tensor, *, steep: float | Tensor = 73.0, backend: _Backend = "auto", class_dim: int | None = None) -> AnyFParts:
+    """AnyLoss of the F-score: found = sum(of_found*(called*label)), present = sum(of_present*label), positive = sum(of_positive*called)"""
+
+def linear_any_f_parts(hidden: Tensor, linear_weight: Tensor, label: Tensor | tuple[Tensor, ...], of_found: Tensor | tuple[Tensor, ...], of_present: Tensor | tuple[Tensor, ...], of_positive: Tensor | tuple[Tensor, ...], *, steep: float | Tensor = 73.0, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, backend: _Backend = "auto") -> AnyFParts:
+    """AnyLoss of the F-score: found = sum(of_found*(called*label)), present = sum(of_present*label), positive = sum(of_positive*called)"""
+
+def any_f_loss(logits: Tensor, label: Tensor, *, beta: float | Tensor = 1.0, steep: float | Tensor = 73.0, row_weight: Tensor | None = None, by: Tensor | None = None, backend: _Backend = "auto", class_dim: int | None = None) -> Tensor:
+    """AnyLoss of the F-score: 1 - mean(score)"""
+
+class AnyFLoss(Module):
+    beta: float | Tensor
+    steep: float | Tensor
+    backend: _Backend
+    class_dim: int | None
+    def __init__(self, *, beta: float | Tensor = 1.0, steep: float | Tensor = 73.0, backend: _Backend = "auto", class_dim: int | None = None) -> None: ...
+    def forward(self, logits: Tensor, label: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None) -> Tensor: ...
+    def __call__(self, logits: Tensor, label: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None) -> Tensor: ...
+
+def linear_any_f_loss(hidden: Tensor, linear_weight: Tensor, label: Tensor | tuple[Tensor, ...], *, beta: float | Tensor = 1.0, steep: float | Tensor = 73.0, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, backend: _Backend = "auto") -> Tensor:
+    """AnyLoss of the F-score: 1 - mean(score)"""
+
+class LinearAnyFLoss(Module):
+    beta: float | Tensor
+    steep: float | Tensor
+    softcap: float | None
+    temperature: float
+    memory_budget: int | None
+    backend: _Backend
+    def __init__(self, *, beta: float | Tensor = 1.0, steep: float | Tensor = 73.0, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, backend: _Backend = "auto") -> None: ...
+    def forward(self, hidden: Tensor, linear_weight: Tensor, label: Tensor | tuple[Tensor, ...], *, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def __call__(self, hidden: Tensor, linear_weight: Tensor, label: Tensor | tuple[Tensor, ...], *, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+
 # ---- apl_nce_mae
 def apl_nce_mae_loss(logits: Tensor, target: Tensor, *, alpha: float | Tensor = 1.0, beta: float | Tensor = 1.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """Active passive loss, NCE and MAE: alpha * logp[y] / sum(logp) + beta * (1 - p[y])"""
@@ -949,6 +986,43 @@ class LinearGCELoss(Module):
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
+# ---- generalized_dice
+class GeneralizedDiceParts(NamedTuple):
+    labelled: Tensor
+    overlap: Tensor
+    predicted: Tensor
+def generalized_dice_parts(logits: Tensor, target: Tensor, of_labelled: Tensor, of_overlap: Tensor, of_predicted: Tensor, *, ignore_index: int = -100, backend: _Backend = "auto", class_dim: int | None = None) -> GeneralizedDiceParts:
+    """Generalized Dice loss: labelled = sum(of_labelled*onehot), overlap = sum(of_overlap*(softmax(x)*onehot)), predicted = sum(of_predicted*softmax(x))"""
+
+def linear_generalized_dice_parts(hidden: Tensor, linear_weight: Tensor, target: Tensor, of_labelled: Tensor | tuple[Tensor, ...], of_overlap: Tensor | tuple[Tensor, ...], of_predicted: Tensor | tuple[Tensor, ...], *, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, backend: _Backend = "auto") -> GeneralizedDiceParts:
+    """Generalized Dice loss: labelled = sum(of_labelled*onehot), overlap = sum(of_overlap*(softmax(x)*onehot)), predicted = sum(of_predicted*softmax(x))"""
+
+def generalized_dice_loss(logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None, ignore_index: int = -100, backend: _Backend = "auto", class_dim: int | None = None) -> Tensor:
+    """Generalized Dice loss: 1 - 2 * sum(rare * overlap) / sum(rare * (predicted + labelled))"""
+
+class GeneralizedDiceLoss(Module):
+    ignore_index: int
+    backend: _Backend
+    class_dim: int | None
+    def __init__(self, *, ignore_index: int = -100, backend: _Backend = "auto", class_dim: int | None = None) -> None: ...
+    def forward(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None) -> Tensor: ...
+    def __call__(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None) -> Tensor: ...
+
+def linear_generalized_dice_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, skip_ignored: bool | None = None, ignore_index: int = -100, backend: _Backend = "auto") -> Tensor:
+    """Generalized Dice loss: 1 - 2 * sum(rare * overlap) / sum(rare * (predicted + labelled))"""
+
+class LinearGeneralizedDiceLoss(Module):
+    softcap: float | None
+    temperature: float
+    shift: int
+    memory_budget: int | None
+    skip_ignored: bool | None
+    ignore_index: int
+    backend: _Backend
+    def __init__(self, *, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, skip_ignored: bool | None = None, ignore_index: int = -100, backend: _Backend = "auto") -> None: ...
+    def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+
 # ---- gjs
 def gjs_loss(logits: Tensor, target: Tensor, *, pi1: float | Tensor = 0.5, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """Generalized Jensen-Shannon divergence, hard label: (-pi1 * log(m) + pi2 * (p[y] * log(p[y] / m) - (1 - p[y]) * log1p(-pi1))) / (-pi2 * log1p(-pi1))"""
@@ -1094,6 +1168,79 @@ class LinearHLGaussLoss(Module):
     def __init__(self, *, low: float | Tensor = 0.0, high: float | Tensor = 1.0, sigma: float | Tensor = 0.1, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, *, value: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, *, value: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+
+# ---- information_maximization
+class InformationMaximizationParts(NamedTuple):
+    rows: Tensor
+    marginal: Tensor
+def information_maximization_parts(logits: Tensor, of_marginal: Tensor, *, backend: _Backend = "auto", class_dim: int | None = None) -> InformationMaximizationParts:
+    """Information maximization: rows = -sum(softmax(x)*log_softmax(x)), marginal = sum(of_marginal*softmax(x))"""
+
+def linear_information_maximization_parts(hidden: Tensor, linear_weight: Tensor, of_marginal: Tensor | tuple[Tensor, ...], *, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, backend: _Backend = "auto") -> InformationMaximizationParts:
+    """Information maximization: rows = -sum(softmax(x)*log_softmax(x)), marginal = sum(of_marginal*softmax(x))"""
+
+def information_maximization_loss(logits: Tensor, *, diversity: float | Tensor = 1.0, row_weight: Tensor | None = None, by: Tensor | None = None, backend: _Backend = "auto", class_dim: int | None = None) -> Tensor:
+    """Information maximization: diversity * sum(marginal * log(marginal))"""
+
+class InformationMaximizationLoss(Module):
+    diversity: float | Tensor
+    backend: _Backend
+    class_dim: int | None
+    def __init__(self, *, diversity: float | Tensor = 1.0, backend: _Backend = "auto", class_dim: int | None = None) -> None: ...
+    def forward(self, logits: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None) -> Tensor: ...
+    def __call__(self, logits: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None) -> Tensor: ...
+
+def linear_information_maximization_loss(hidden: Tensor, linear_weight: Tensor, *, diversity: float | Tensor = 1.0, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, backend: _Backend = "auto") -> Tensor:
+    """Information maximization: diversity * sum(marginal * log(marginal))"""
+
+class LinearInformationMaximizationLoss(Module):
+    diversity: float | Tensor
+    softcap: float | None
+    temperature: float
+    memory_budget: int | None
+    backend: _Backend
+    def __init__(self, *, diversity: float | Tensor = 1.0, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, backend: _Backend = "auto") -> None: ...
+    def forward(self, hidden: Tensor, linear_weight: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def __call__(self, hidden: Tensor, linear_weight: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+
+# ---- jaccard
+class JaccardParts(NamedTuple):
+    overlap: Tensor
+    predicted: Tensor
+    labelled: Tensor
+def jaccard_parts(logits: Tensor, target: Tensor, of_overlap: Tensor, of_predicted: Tensor, of_labelled: Tensor, *, ignore_index: int = -100, backend: _Backend = "auto", class_dim: int | None = None) -> JaccardParts:
+    """Jaccard loss of a whole batch: overlap = sum(of_overlap*(softmax(x)*onehot)), predicted = sum(of_predicted*softmax(x)), labelled = sum(of_labelled*onehot)"""
+
+def linear_jaccard_parts(hidden: Tensor, linear_weight: Tensor, target: Tensor, of_overlap: Tensor | tuple[Tensor, ...], of_predicted: Tensor | tuple[Tensor, ...], of_labelled: Tensor | tuple[Tensor, ...], *, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, backend: _Backend = "auto") -> JaccardParts:
+    """Jaccard loss of a whole batch: overlap = sum(of_overlap*(softmax(x)*onehot)), predicted = sum(of_predicted*softmax(x)), labelled = sum(of_labelled*onehot)"""
+
+def jaccard_loss(logits: Tensor, target: Tensor, *, smooth: float | Tensor = 1.0, row_weight: Tensor | None = None, by: Tensor | None = None, ignore_index: int = -100, backend: _Backend = "auto", class_dim: int | None = None) -> Tensor:
+    """Jaccard loss of a whole batch: 1 - mean((overlap + smooth) / (union + smooth))"""
+
+class JaccardLoss(Module):
+    smooth: float | Tensor
+    ignore_index: int
+    backend: _Backend
+    class_dim: int | None
+    def __init__(self, *, smooth: float | Tensor = 1.0, ignore_index: int = -100, backend: _Backend = "auto", class_dim: int | None = None) -> None: ...
+    def forward(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None) -> Tensor: ...
+    def __call__(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None) -> Tensor: ...
+
+def linear_jaccard_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, smooth: float | Tensor = 1.0, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, skip_ignored: bool | None = None, ignore_index: int = -100, backend: _Backend = "auto") -> Tensor:
+    """Jaccard loss of a whole batch: 1 - mean((overlap + smooth) / (union + smooth))"""
+
+class LinearJaccardLoss(Module):
+    smooth: float | Tensor
+    softcap: float | None
+    temperature: float
+    shift: int
+    memory_budget: int | None
+    skip_ignored: bool | None
+    ignore_index: int
+    backend: _Backend
+    def __init__(self, *, smooth: float | Tensor = 1.0, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, skip_ignored: bool | None = None, ignore_index: int = -100, backend: _Backend = "auto") -> None: ...
+    def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- jsd_beta
 def jsd_beta_loss(logits: Tensor, teacher: Tensor, *, beta: float | Tensor = 0.5, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
@@ -1441,6 +1588,37 @@ class LinearMAELoss(Module):
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
+# ---- marginal_entropy
+class MarginalEntropyParts(NamedTuple):
+    marginal: Tensor
+def marginal_entropy_parts(logits: Tensor, of_marginal: Tensor, *, backend: _Backend = "auto", class_dim: int | None = None) -> MarginalEntropyParts:
+    """Entropy of the marginal: marginal = sum(of_marginal*softmax(x))"""
+
+def linear_marginal_entropy_parts(hidden: Tensor, linear_weight: Tensor, of_marginal: Tensor | tuple[Tensor, ...], *, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, backend: _Backend = "auto") -> MarginalEntropyParts:
+    """Entropy of the marginal: marginal = sum(of_marginal*softmax(x))"""
+
+def marginal_entropy_loss(logits: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None, backend: _Backend = "auto", class_dim: int | None = None) -> Tensor:
+    """Entropy of the marginal: -sum(marginal * log(marginal))"""
+
+class MarginalEntropyLoss(Module):
+    backend: _Backend
+    class_dim: int | None
+    def __init__(self, *, backend: _Backend = "auto", class_dim: int | None = None) -> None: ...
+    def forward(self, logits: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None) -> Tensor: ...
+    def __call__(self, logits: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None) -> Tensor: ...
+
+def linear_marginal_entropy_loss(hidden: Tensor, linear_weight: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, backend: _Backend = "auto") -> Tensor:
+    """Entropy of the marginal: -sum(marginal * log(marginal))"""
+
+class LinearMarginalEntropyLoss(Module):
+    softcap: float | None
+    temperature: float
+    memory_budget: int | None
+    backend: _Backend
+    def __init__(self, *, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, backend: _Backend = "auto") -> None: ...
+    def forward(self, hidden: Tensor, linear_weight: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def __call__(self, hidden: Tensor, linear_weight: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+
 # ---- mart
 def mart_loss(logits: Tensor, target: Tensor, adversarial_x: Tensor, *, beta: float | Tensor = 5.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """Misclassification-aware adversarial training: -logq[y] - log(1 - max(softmax(adversarial_x), over=others)) + beta * (1 - p[y]) * sum(p * (logp - logq))"""
@@ -1759,6 +1937,42 @@ class LinearRenyiLoss(Module):
     def forward(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
+# ---- repri
+class RePRIParts(NamedTuple):
+    rows: Tensor
+    marginal: Tensor
+def repri_parts(logits: Tensor, of_marginal: Tensor, *, backend: _Backend = "auto", class_dim: int | None = None) -> RePRIParts:
+    """Entropy of rows and divergence of their marginal from a prior: rows = -sum(softmax(x)*log_softmax(x)), marginal = sum(of_marginal*softmax(x))"""
+
+def linear_repri_parts(hidden: Tensor, linear_weight: Tensor, of_marginal: Tensor | tuple[Tensor, ...], *, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, backend: _Backend = "auto") -> RePRIParts:
+    """Entropy of rows and divergence of their marginal from a prior: rows = -sum(softmax(x)*log_softmax(x)), marginal = sum(of_marginal*softmax(x))"""
+
+def repri_loss(logits: Tensor, *, lam: float | Tensor = 1.0, prior: Tensor, row_weight: Tensor | None = None, by: Tensor | None = None, backend: _Backend = "auto", class_dim: int | None = None) -> Tensor:
+    """Entropy of rows and divergence of their marginal from a prior: lam * sum(marginal * log(marginal / prior))"""
+
+class RePRILoss(Module):
+    lam: float | Tensor
+    prior: Tensor
+    backend: _Backend
+    class_dim: int | None
+    def __init__(self, prior: Tensor, *, lam: float | Tensor = 1.0, backend: _Backend = "auto", class_dim: int | None = None) -> None: ...
+    def forward(self, logits: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None) -> Tensor: ...
+    def __call__(self, logits: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None) -> Tensor: ...
+
+def linear_repri_loss(hidden: Tensor, linear_weight: Tensor, *, lam: float | Tensor = 1.0, prior: Tensor, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, backend: _Backend = "auto") -> Tensor:
+    """Entropy of rows and divergence of their marginal from a prior: lam * sum(marginal * log(marginal / prior))"""
+
+class LinearRePRILoss(Module):
+    lam: float | Tensor
+    prior: Tensor
+    softcap: float | None
+    temperature: float
+    memory_budget: int | None
+    backend: _Backend
+    def __init__(self, prior: Tensor, *, lam: float | Tensor = 1.0, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, backend: _Backend = "auto") -> None: ...
+    def forward(self, hidden: Tensor, linear_weight: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def __call__(self, hidden: Tensor, linear_weight: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+
 # ---- reverse_kl
 def reverse_kl_loss(logits: Tensor, teacher: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """Reverse KL distillation: sum(p * (logp - log_softmax(teacher)))"""
@@ -2043,6 +2257,45 @@ class LinearSoftBootstrapLoss(Module):
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
+# ---- soft_dice
+class SoftDiceParts(NamedTuple):
+    overlap: Tensor
+    predicted: Tensor
+    labelled: Tensor
+def soft_dice_parts(logits: Tensor, target: Tensor, of_overlap: Tensor, of_predicted: Tensor, of_labelled: Tensor, *, ignore_index: int = -100, backend: _Backend = "auto", class_dim: int | None = None) -> SoftDiceParts:
+    """Dice loss of a whole batch: overlap = sum(of_overlap*(softmax(x)*onehot)), predicted = sum(of_predicted*softmax(x)), labelled = sum(of_labelled*onehot)"""
+
+def linear_soft_dice_parts(hidden: Tensor, linear_weight: Tensor, target: Tensor, of_overlap: Tensor | tuple[Tensor, ...], of_predicted: Tensor | tuple[Tensor, ...], of_labelled: Tensor | tuple[Tensor, ...], *, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, backend: _Backend = "auto") -> SoftDiceParts:
+    """Dice loss of a whole batch: overlap = sum(of_overlap*(softmax(x)*onehot)), predicted = sum(of_predicted*softmax(x)), labelled = sum(of_labelled*onehot)"""
+
+def soft_dice_loss(logits: Tensor, target: Tensor, *, smooth: float | Tensor = 1.0, row_weight: Tensor | None = None, by: Tensor | None = None, ignore_index: int = -100, backend: _Backend = "auto", class_dim: int | None = None) -> Tensor:
+    """Dice loss of a whole batch: 1 - mean((2 * overlap + smooth) / (predicted + labelled + smooth))"""
+
+class SoftDiceLoss(Module):
+    smooth: float | Tensor
+    ignore_index: int
+    backend: _Backend
+    class_dim: int | None
+    def __init__(self, *, smooth: float | Tensor = 1.0, ignore_index: int = -100, backend: _Backend = "auto", class_dim: int | None = None) -> None: ...
+    def forward(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None) -> Tensor: ...
+    def __call__(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None) -> Tensor: ...
+
+def linear_soft_dice_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, smooth: float | Tensor = 1.0, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, skip_ignored: bool | None = None, ignore_index: int = -100, backend: _Backend = "auto") -> Tensor:
+    """Dice loss of a whole batch: 1 - mean((2 * overlap + smooth) / (predicted + labelled + smooth))"""
+
+class LinearSoftDiceLoss(Module):
+    smooth: float | Tensor
+    softcap: float | None
+    temperature: float
+    shift: int
+    memory_budget: int | None
+    skip_ignored: bool | None
+    ignore_index: int
+    backend: _Backend
+    def __init__(self, *, smooth: float | Tensor = 1.0, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, skip_ignored: bool | None = None, ignore_index: int = -100, backend: _Backend = "auto") -> None: ...
+    def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+
 # ---- soft_target_ce
 def soft_target_ce_loss(logits: Tensor, probabilities: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """Cross-entropy with soft targets: -sum(probabilities * logp)"""
@@ -2104,6 +2357,38 @@ class LinearSphericalLoss(Module):
     def __init__(self, *, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+
+# ---- switch_balance
+class SwitchBalanceParts(NamedTuple):
+    part0: Tensor
+    chosen: Tensor
+def switch_balance_parts(logits: Tensor, dispatched: Tensor, of_part0: Tensor, of_chosen: Tensor, *, backend: _Backend = "auto", class_dim: int | None = None) -> SwitchBalanceParts:
+    """Load balance of experts: part0 = sum(of_part0*dispatched), chosen = sum(of_chosen*softmax(x))"""
+
+def linear_switch_balance_parts(hidden: Tensor, linear_weight: Tensor, dispatched: Tensor | tuple[Tensor, ...], of_part0: Tensor | tuple[Tensor, ...], of_chosen: Tensor | tuple[Tensor, ...], *, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, backend: _Backend = "auto") -> SwitchBalanceParts:
+    """Load balance of experts: part0 = sum(of_part0*dispatched), chosen = sum(of_chosen*softmax(x))"""
+
+def switch_balance_loss(logits: Tensor, dispatched: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None, backend: _Backend = "auto", class_dim: int | None = None) -> Tensor:
+    """Load balance of experts: V * sum(share * chosen) / sum(share)"""
+
+class SwitchBalanceLoss(Module):
+    backend: _Backend
+    class_dim: int | None
+    def __init__(self, *, backend: _Backend = "auto", class_dim: int | None = None) -> None: ...
+    def forward(self, logits: Tensor, dispatched: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None) -> Tensor: ...
+    def __call__(self, logits: Tensor, dispatched: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None) -> Tensor: ...
+
+def linear_switch_balance_loss(hidden: Tensor, linear_weight: Tensor, dispatched: Tensor | tuple[Tensor, ...], *, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, backend: _Backend = "auto") -> Tensor:
+    """Load balance of experts: V * sum(share * chosen) / sum(share)"""
+
+class LinearSwitchBalanceLoss(Module):
+    softcap: float | None
+    temperature: float
+    memory_budget: int | None
+    backend: _Backend
+    def __init__(self, *, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, backend: _Backend = "auto") -> None: ...
+    def forward(self, hidden: Tensor, linear_weight: Tensor, dispatched: Tensor | tuple[Tensor, ...], *, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def __call__(self, hidden: Tensor, linear_weight: Tensor, dispatched: Tensor | tuple[Tensor, ...], *, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- tailr
 def tailr_loss(logits: Tensor, target: Tensor, *, gamma: float | Tensor = 0.1, floor: float | Tensor = 0.2, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
@@ -2342,6 +2627,51 @@ class LinearTVDLoss(Module):
     def __init__(self, *, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+
+# ---- tversky
+class TverskyParts(NamedTuple):
+    predicted: Tensor
+    overlap: Tensor
+    labelled: Tensor
+def tversky_parts(logits: Tensor, target: Tensor, of_predicted: Tensor, of_overlap: Tensor, of_labelled: Tensor, *, ignore_index: int = -100, backend: _Backend = "auto", class_dim: int | None = None) -> TverskyParts:
+    """Focal Tversky loss of a whole batch: predicted = sum(of_predicted*softmax(x)), overlap = sum(of_overlap*(softmax(x)*onehot)), labelled = sum(of_labelled*onehot)"""
+
+def linear_tversky_parts(hidden: Tensor, linear_weight: Tensor, target: Tensor, of_predicted: Tensor | tuple[Tensor, ...], of_overlap: Tensor | tuple[Tensor, ...], of_labelled: Tensor | tuple[Tensor, ...], *, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, backend: _Backend = "auto") -> TverskyParts:
+    """Focal Tversky loss of a whole batch: predicted = sum(of_predicted*softmax(x)), overlap = sum(of_overlap*(softmax(x)*onehot)), labelled = sum(of_labelled*onehot)"""
+
+def tversky_loss(logits: Tensor, target: Tensor, *, alpha: float | Tensor = 0.3, beta: float | Tensor = 0.7, focus: float | Tensor = 1.0, smooth: float | Tensor = 1.0, row_weight: Tensor | None = None, by: Tensor | None = None, ignore_index: int = -100, backend: _Backend = "auto", class_dim: int | None = None) -> Tensor:
+    """Focal Tversky loss of a whole batch: mean((wrong / (overlap + wrong + smooth))**focus)"""
+
+class TverskyLoss(Module):
+    alpha: float | Tensor
+    beta: float | Tensor
+    focus: float | Tensor
+    smooth: float | Tensor
+    ignore_index: int
+    backend: _Backend
+    class_dim: int | None
+    def __init__(self, *, alpha: float | Tensor = 0.3, beta: float | Tensor = 0.7, focus: float | Tensor = 1.0, smooth: float | Tensor = 1.0, ignore_index: int = -100, backend: _Backend = "auto", class_dim: int | None = None) -> None: ...
+    def forward(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None) -> Tensor: ...
+    def __call__(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None) -> Tensor: ...
+
+def linear_tversky_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, alpha: float | Tensor = 0.3, beta: float | Tensor = 0.7, focus: float | Tensor = 1.0, smooth: float | Tensor = 1.0, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, skip_ignored: bool | None = None, ignore_index: int = -100, backend: _Backend = "auto") -> Tensor:
+    """Focal Tversky loss of a whole batch: mean((wrong / (overlap + wrong + smooth))**focus)"""
+
+class LinearTverskyLoss(Module):
+    alpha: float | Tensor
+    beta: float | Tensor
+    focus: float | Tensor
+    smooth: float | Tensor
+    softcap: float | None
+    temperature: float
+    shift: int
+    memory_budget: int | None
+    skip_ignored: bool | None
+    ignore_index: int
+    backend: _Backend
+    def __init__(self, *, alpha: float | Tensor = 0.3, beta: float | Tensor = 0.7, focus: float | Tensor = 1.0, smooth: float | Tensor = 1.0, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, skip_ignored: bool | None = None, ignore_index: int = -100, backend: _Backend = "auto") -> None: ...
+    def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- two_hot
 def two_hot_loss(logits: Tensor, *, low: float | Tensor = 0.0, high: float | Tensor = 1.0, value: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:

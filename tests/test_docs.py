@@ -100,10 +100,13 @@ def cut(lines: list[str], labels: list[str] | None) -> Iterator[str]:
 def catalogue() -> str:
     from lossgen.spec.load import load_spec
 
-    lines = ["| name | loss of a row | reference |", "| --- | --- | --- |"]
+    lines = ["| name | loss of a row, or of a batch | reference |", "| --- | --- | --- |"]
     for name in paths.spec_names():
         spec = load_spec(paths.require_spec(name))
         terms = [f"{t.weight} * ({t.source})" if t.weight else t.source for t in spec.terms]
+        if spec.batch:
+            terms = [f"mean of {spec.formulas[spec.batch.rows].text}"] if spec.batch.rows else []
+            terms.append(spec.batch.source)
         outputs = [f"{o.name} = {o.source}" for o in spec.outputs]
         formula = f"`{' + '.join(terms) or '; '.join(outputs)}`"
         if spec.let_sources:

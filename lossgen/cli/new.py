@@ -73,7 +73,7 @@ def new(
     Example: [bold]lossgen new my_loss[/bold]
     """
     from lossgen.build import write_atomically
-    from lossgen.spec.check import LOSS_NAME
+    from lossgen.spec.limit import LOSS_NAME
 
     if not LOSS_NAME.fullmatch(name) or keyword.iskeyword(name):
         raise BadLossName(name=name)

@@ -27,7 +27,7 @@ _STATEMENTS = (
     *(ast.arguments, ast.arg),
 )
 #: Calls at module level: the runtime's table of the loss, and what stands in it.
-_CALLED = {"RowLoss", "Parameter", "Input", "Variant", "Tiled"}
+_CALLED = {"RowLoss", "BatchLoss", "Part", "Parameter", "Input", "Variant", "Tiled"}
 _BUILTINS = {"frozenset", "float"}
 #: Called by name inside functions; all other calls are of attributes or of the module's own.
 _INSIDE = {"float", "range"}

@@ -14,6 +14,7 @@ __all__ = ["ModuleNames"]
 
 #: What a module imports and defines that does not begin with ``_``, which no class or function may.
 _OWN = (
+    "BATCH",
     "LOSS",
     "NamedTuple",
     "NoReturn",

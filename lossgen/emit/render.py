@@ -15,11 +15,13 @@ from typing import Any
 
 from lossgen.compiler import Compiled, compile_loss, dearest
 from lossgen.emit.allowed import check_module
+from lossgen.emit.batch_formula import arguments as arguments_of_formula
+from lossgen.emit.batch_formula import formula
 from lossgen.emit.environment import environment
 from lossgen.emit.fill import filled
 from lossgen.emit.module_names import ModuleNames
 from lossgen.emit.normalizer import literal, normalizer
-from lossgen.emit.signature import functions
+from lossgen.emit.signature import batch_functions, functions
 from lossgen.emit.text import python_comment, python_docstring, python_string
 from lossgen.emit.variant import Variant, variants
 from lossgen.errors import CompilerBug
@@ -64,8 +66,8 @@ def rendered(compiled: Compiled) -> str:
 
 def _rendered(compiled: Compiled, loss: dict[str, Any], standalone: bool) -> str:
     names = ModuleNames(
-        [n for f in loss["functions"] for n in (f.name, f.class_name)] + [loss["class_name"]],
-        [a.name for f in loss["functions"] for a in (*f.arguments, *f.options)],
+        [n for f in loss["every"] for n in (f.name, f.class_name)] + [loss["class_name"]],
+        [a.name for f in loss["every"] for a in (*f.arguments, *f.options)],
     )
     return (
         environment()
@@ -129,7 +131,8 @@ def _header(compiled: Compiled) -> str:
     lets = "; ".join(f"{name} = {text}" for name, text in spec.let_sources.items())
     optional = sorted({n for v in compiled.variants for n in v.stable.uses})
     facts = [
-        ("formula", base.formula),
+        ("formula", spec.batch.source if spec.batch else base.formula),
+        *([("parts", base.formula)] if spec.batch else []),
         *([("with", lets)] if lets else []),
         *([("of the call without", ", ".join(optional))] if optional else []),
         ("statistics", str(base.statistics)),
@@ -160,7 +163,9 @@ def _loss(compiled: Compiled) -> dict[str, Any]:
     spec = compiled.spec
     offered = functions(spec)
     kinds = {name: entry.kind == "class" for name, entry in spec.inputs.items()}
-    classes = [spec.class_name] if spec.outputs else [f.class_name for f in offered]
+    of_batches = batch_functions(spec)
+    classes = [f.class_name for f in of_batches]
+    classes += [spec.class_name] if spec.outputs else [f.class_name for f in offered]
     return {
         "name": spec.name,
         "class_name": spec.class_name,
@@ -168,7 +173,7 @@ def _loss(compiled: Compiled) -> dict[str, Any]:
         "draft": compiled.draft,
         "spec": _text_of(spec),
         "device": "device64" if compiled.arithmetic == "float64" else "device",
-        "tiled": compiled.arithmetic == "float32",
+        "tiled": compiled.arithmetic == "float32" and spec.batch is None,
         "bound": None if compiled.bound == BOUND else compiled.bound,
         "parameters": list(spec.parameters),
         "declared": [
@@ -182,7 +187,10 @@ def _loss(compiled: Compiled) -> dict[str, Any]:
         "has_target": spec.has_target,
         "min_classes": spec.min_classes,
         "functions": offered,
-        "exports": sorted([*classes, *(f.name for f in offered)]),
+        "every": [*offered, *of_batches],
+        "of_batches": of_batches,
+        "batch": _batch(spec),
+        "exports": sorted([*classes, *(f.name for f in offered), *(f.name for f in of_batches)]),
         "normalizer": normalizer(spec),
         "shared": spec.shared,
         "counted": _counted(spec),
@@ -190,6 +198,26 @@ def _loss(compiled: Compiled) -> dict[str, Any]:
             f"{spec.normalizer_source} per row [N]: what the mean divides by the sum of."
         ),
         "variants": variants(compiled),
+    }
+
+
+def _batch(spec: LossSpec) -> dict[str, Any] | None:
+    """Of a loss of the whole batch: its formula, and what it declares."""
+    if spec.batch is None:
+        return None
+    batch = spec.batch
+    return {
+        "arguments": arguments_of_formula(spec),
+        "formula": formula(spec),
+        "doc": python_docstring(f"{batch.source}, of sums over n rows each."),
+        "parts": batch.parts,
+        "own": batch.rows is not None,
+        "rows": batch.rows,
+        "parameters": list(batch.parameters),
+        "streams": [n for n, i in batch.inputs.items() if i.kind == "class"],
+        "others": [n for n, i in batch.inputs.items() if i.kind != "class"],
+        "declared": [_declared(arguments.Parameter, *e) for e in batch.parameters.items()],
+        "inputs": [_declared(arguments.Input, *e) for e in batch.inputs.items()],
     }
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from lossgen.emit.docstring import docstring
 from lossgen.emit.normalizer import literal
 from lossgen.emit.text import python_docstring
-from lossgen.spec.model import LossSpec
+from lossgen.spec.model import Batch, LossSpec
 
-__all__ = ["Argument", "FunctionView", "functions"]
+__all__ = ["Argument", "BatchView", "FunctionView", "batch_functions", "functions"]
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ _REDUCTION = Argument("reduction", "str", '"mean"', "_Reduction")
 _BACKEND = Argument("backend", "str", '"auto"', "_Backend")
 _INPLACE = Argument("inplace_grad", "bool", "False")
 _CLASS_DIM = Argument("class_dim", "int | None", "None")
+_BY = Argument("by", "Tensor | None", "None")
 #: What every reduced loss takes, unless its spec has an argument of that name: fields of Weights.
 _WEIGHT = Argument("weight", "Tensor | None", "None")
 _ROW_WEIGHT = Argument("row_weight", "Tensor | None", "None")
@@ -48,8 +49,7 @@ class FunctionView:
 
     def __init__(self, spec: LossSpec, linear: bool) -> None:
         self.linear = linear
-        end = "" if spec.outputs else "_loss"
-        self.name = f"{'linear_' if linear else ''}{spec.name}{end}"
+        self.name = f"{'linear_' if linear else ''}{spec.function}"
         self.class_name = f"{'Linear' if linear else ''}{spec.class_name}"
         classes = [n for n, i in spec.inputs.items() if i.kind == "class"]
         stream = "Tensor | tuple[Tensor, ...]" if linear else "Tensor"
@@ -84,7 +84,7 @@ class FunctionView:
         self.given = [*rows, *per_call, *bias]
         in_order = [_input(n, spec) for n in spec.inputs if spec.inputs[n].kind != "class"]
         self.options = [*declared, *in_order, *weights, *bias, *self.scaling, *common]
-        told = f"As :func:`{spec.name}{end}`, of a linear layer without its logits."
+        told = f"As :func:`{spec.function}`, of a linear layer without its logits."
         self.docstring = python_docstring(told) if linear else docstring(spec)
 
 
@@ -93,7 +93,46 @@ def functions(spec: LossSpec) -> list[FunctionView]:
     return [FunctionView(spec, linear) for linear in (False, True)]
 
 
-def _input(name: str, spec: LossSpec) -> Argument:
+class BatchView:
+    """The same of a loss of the whole batch."""
+
+    def __init__(self, spec: LossSpec, linear: bool) -> None:
+        assert spec.batch is not None
+        batch, self.linear = spec.batch, linear
+        self.name = f"{'linear_' if linear else ''}{spec.name}_loss"
+        self.class_name = f"{'Linear' if linear else ''}{batch.class_name}"
+        stream = "Tensor | tuple[Tensor, ...]" if linear else "Tensor"
+        kinds = {n: i.kind for n, i in batch.inputs.items()}
+        target = (Argument("target", "Tensor"),) if spec.has_target else ()
+        first = _HIDDEN if linear else (Argument("logits", "Tensor"),)
+        classes = [Argument(n, stream) for n, kind in kinds.items() if kind == "class"]
+        self.arguments = (*first, *target, *classes)
+        declared = [Argument(n, "float", literal(p.default)) for n, p in batch.parameters.items()]
+        others = [_input(n, batch) for n, kind in kinds.items() if kind != "class"]
+        taken = {*batch.parameters, *batch.inputs}
+        per_call = [a for a in (_ROW_WEIGHT, _BY) if a.name not in taken]
+        #: as the template passes them on; None: the loss has another argument of that name
+        self.weights = [a.name if a in per_call else "None" for a in (_ROW_WEIGHT, _BY)]
+        scaling = [a for a in (_SOFTCAP, _TEMPERATURE) if a.name not in taken]
+        after = [_SHIFT, _BUDGET, _SKIP] if spec.has_target else [_BUDGET]
+        self.scaling = [*scaling, *after] if linear else []
+        common = [*([_IGNORE] if spec.has_target else []), _BACKEND]
+        common += [] if linear else [_CLASS_DIM]
+        bias = [_BIAS] if linear else []
+        vocab = [a for a in others if kinds[a.name] == "vocab"]
+        self.kept = [*declared, *vocab, *self.scaling, *common]
+        self.given = [*(a for a in others if kinds[a.name] == "row"), *per_call, *bias]
+        self.options = [*declared, *others, *per_call, *bias, *self.scaling, *common]
+        told = f"As :func:`{spec.name}_loss`, of a linear layer without its logits."
+        self.docstring = python_docstring(told) if linear else docstring(spec, batch)
+
+
+def batch_functions(spec: LossSpec) -> list[BatchView]:
+    """Those of a loss of the whole batch; none of a loss of rows."""
+    return [BatchView(spec, linear) for linear in (False, True)] if spec.batch else []
+
+
+def _input(name: str, spec: LossSpec | Batch) -> Argument:
     if spec.inputs[name].off is None:
         return Argument(name, "Tensor")
     return Argument(name, "Tensor | None", "None")

@@ -14,7 +14,7 @@ from functools import cache
 
 from torch import nn
 
-from lossgen.emit.signature import Argument, FunctionView, functions
+from lossgen.emit.signature import Argument, BatchView, FunctionView, batch_functions, functions
 from lossgen.emit.text import python_docstring
 from lossgen.runtime.arguments import BACKENDS, REDUCTIONS
 from lossgen.runtime.linear_arguments import SCHEDULES
@@ -62,25 +62,32 @@ def stub(spec: LossSpec) -> str:
     for function in functions(spec):
         lines += _function(function, spec)
         lines += [] if spec.outputs else _module(function, spec)
+    for whole in batch_functions(spec):
+        lines += _function(whole, spec)
+        lines += _module(whole, spec)
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _function(function: FunctionView, spec: LossSpec) -> Iterable[str]:
-    result = spec.class_name if spec.outputs else "Tensor"
+def _function(function: FunctionView | BatchView, spec: LossSpec) -> Iterable[str]:
+    whole = isinstance(function, BatchView)
+    result = spec.class_name if spec.outputs and not whole else "Tensor"
     taken = _taken(spec, function.arguments, function.options)
     formula = " + ".join(
         f"{term.weight} * ({term.source})" if term.weight else term.source for term in spec.terms
     )
+    if whole and spec.batch:
+        formula = spec.batch.source
     formula = formula or ", ".join(f"{output.name} = {output.source}" for output in spec.outputs)
     yield f"def {function.name}({taken}) -> {result}:"
     yield f"    {python_docstring(f'{spec.title}: {formula}')}"
     yield ""
 
 
-def _module(function: FunctionView, spec: LossSpec) -> Iterable[str]:
+def _module(function: FunctionView | BatchView, spec: LossSpec) -> Iterable[str]:
     kept = function.kept
-    vocab = [a for a in kept if a.name in spec.inputs]
-    others = [a for a in kept if a.name not in spec.inputs]
+    inputs = (spec.batch or spec).inputs
+    vocab = [a for a in kept if a.name in inputs]
+    others = [a for a in kept if a.name not in inputs]
     forward = _taken(spec, [_SELF, *function.arguments], function.given)
     yield f"class {function.class_name}(Module):"
     yield from (f"    {a.name}: {_type(a, spec)}" for a in kept if a.name not in _of_modules())
@@ -101,7 +108,7 @@ def _taken(spec: LossSpec, first: Iterable[Argument], named: Iterable[Argument])
 def _spelled(argument: Argument, spec: LossSpec) -> str:
     if not argument.type:
         return argument.name
-    parameter = spec.parameters.get(argument.name)
+    parameter = (spec.batch or spec).parameters.get(argument.name)
     whole = str(parameter.default) if parameter and parameter.integer else argument.default
     default = "" if whole is None else f" = {whole}"
     return f"{argument.name}: {_type(argument, spec)}{default}"
@@ -109,7 +116,7 @@ def _spelled(argument: Argument, spec: LossSpec) -> str:
 
 def _type(argument: Argument, spec: LossSpec) -> str:
     """Of choices all there are; of a parameter None too, where a call may turn it off."""
-    parameter = spec.parameters.get(argument.name)
+    parameter = (spec.batch or spec).parameters.get(argument.name)
     if parameter is None:
         return argument.choices or argument.type
     return ("int" if parameter.integer else "float | Tensor") + (

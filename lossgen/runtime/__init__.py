@@ -1,6 +1,7 @@
 """All that a generated module imports besides torch and Triton; never imports the compiler."""
 
 from lossgen.runtime.arguments import Input, Parameter, Tiled, Variant
+from lossgen.runtime.batch_loss import BatchLoss, Part, xlogy
 from lossgen.runtime.documentation import documented
 from lossgen.runtime.linear import Arguments, linear_loss, linear_rows
 from lossgen.runtime.linear_arguments import Factors, LinearOptions
@@ -11,11 +12,13 @@ from lossgen.runtime.weights import Weights
 
 __all__ = [
     "Arguments",
+    "BatchLoss",
     "Factors",
     "Input",
     "LinearOptions",
     "LossModule",
     "Parameter",
+    "Part",
     "RowLoss",
     "Tiled",
     "Variant",
@@ -24,4 +27,5 @@ __all__ = [
     "linear_loss",
     "linear_rows",
     "refuse",
+    "xlogy",
 ]

@@ -26,6 +26,7 @@ __all__ = [
     "differs",
     "integer",
     "is_scalar",
+    "no_tensor",
     "numbers",
     "warn_constant",
 ]
@@ -239,7 +240,7 @@ def check_call(
     """Shapes, dtypes, devices and options, of classes on ``axis``; ``hint``: at class_dim, where
     another axis fits. Raises TypeError, ValueError."""
     if not isinstance(logits, Tensor):
-        raise _no_tensor(loss, "logits", logits)
+        raise no_tensor(loss, "logits", logits)
     if logits.dtype not in _FLOATS:
         raise TypeError(
             f"{loss}: logits must be float32, bfloat16, float16 or float64, not {_name(logits)}"
@@ -264,7 +265,7 @@ def check_call(
         raise ValueError(f"{loss}: inplace_grad would overwrite logits that are a leaf of autograd")
 
 
-def _no_tensor(loss: str, name: str, value: Any) -> TypeError:
+def no_tensor(loss: str, name: str, value: Any) -> TypeError:
     kind = type(value).__name__
     return TypeError(
         f"{loss}: {name} must be a tensor, not {kind}{remedies.of_no_tensor(name, value)}"
@@ -283,7 +284,7 @@ def _check_target(
     loss: str, logits: Tensor, target: Any, lead: torch.Size, axis: int, hint: bool
 ) -> None:
     if not isinstance(target, Tensor):
-        raise _no_tensor(loss, "target", target)
+        raise no_tensor(loss, "target", target)
     if target.dtype.is_floating_point or target.dtype.is_complex or target.dtype is torch.bool:
         raise TypeError(
             f"{loss}: target must have an integer dtype, not {_name(target)}"
@@ -307,7 +308,7 @@ def check_input(
             raise ValueError(f"{loss}: {name} is required")
         return
     if not isinstance(value, Tensor):
-        raise _no_tensor(loss, name, value)
+        raise no_tensor(loss, name, value)
     if declared.kind == "class":
         _check_stream(loss, logits, declared, value)
         return

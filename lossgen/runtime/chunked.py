@@ -123,7 +123,7 @@ class _Part:
         """Rows [n, V]; zeros for hidden where ``dead`` [n]."""
         self.n = n
         if isinstance(self.source, Existing):
-            found = pick(self.source.tensors[0], at)
+            found = self.source.rows(at, n)
             # Only the C program wants all rows in one dtype.
             found = found if self.call.backend == "triton" else found.to(self.call.dtype)
             return unit_stride(found)

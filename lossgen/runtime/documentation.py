@@ -47,6 +47,7 @@ _SHARED = {
     "weight": "[V], what a row of each class counts for; as in torch, a mean divides by their sum.",
     "row_weight": "[*], what each row counts for, or a mask: 0 and False leave it out.",
     "normalizer": "what a mean divides by, as the tokens of all batches of a step.",
+    "by": "[*], integers: rows of one value are a batch of their own; the result is their mean.",
     "reduction": '"mean" (over what the rows count for), "sum", "none", or "batchmean" (the sum '
     "over the length of the first axis).",
     "backend": '"auto" (Triton on CUDA, C on CPU), "triton", "c" or "torch".',
@@ -86,13 +87,16 @@ def _lines(own: str, names: tuple[str, ...], linear: bool) -> Iterator[str]:
     yield from ("", "Args:")
     _, *parts = _ENTRY.split(declared)
     entries = dict(zip(parts[::2], parts[1::2], strict=True))
-    results = "reduction" not in names
+    whole = "by" in names and "reduction" not in names  # a loss of the batch
+    results = "reduction" not in names and not whole
     for name in names:
         text = _entry(name, entries, results)
         made = text.replace(_STREAM, f"{_STREAM}{_MADE}", 1) if linear else text
         yield from _filled(f"    {name}: {made}")
     yield from ("", "Returns:")
-    if results:
+    if whole:
+        yield "    A scalar, float32 (float64 for float64 logits)."
+    elif results:
         yield "    A named tuple of these, each [*], float32 (float64 for float64 logits)."
     else:
         yield "    float32 (float64 for float64 logits): a scalar, or [*] for ``reduction='none'``."

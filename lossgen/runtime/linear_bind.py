@@ -61,15 +61,20 @@ class Bound:
 
 
 def checked(
-    loss: RowLoss, factors: Factors, given: Arguments, reduction: str, options: LinearOptions
+    loss: RowLoss,
+    factors: Source,
+    given: Arguments,
+    reduction: str,
+    options: LinearOptions,
+    name: str | None = None,
 ) -> tuple[list[Source], Arguments, LinearOptions]:
     """Logits and class inputs in the dtype of autocast, and the rest, as torch's own tensors and
-    Python's numbers.
+    Python's numbers; ``name``: of the function, for messages.
 
     Raises:
         TypeError, ValueError, IndexError: as the generated function says.
     """
-    name = f"linear_{loss.function}"
+    name = name or f"linear_{loss.function}"
     given = _admitted(name, loss, given)
     streams = [s if isinstance(s, Tensor) else Factors(*s) for s in given.streams]
     declared_as = (None, *loss.streams)
@@ -145,10 +150,15 @@ def bound(loss: RowLoss, sources: list[Source], given: Arguments, options: Linea
 
 
 def call_of(
-    loss: RowLoss, sources: list[Source], given: Arguments, options: LinearOptions
+    loss: RowLoss,
+    sources: list[Source],
+    given: Arguments,
+    options: LinearOptions,
+    name: str | None = None,
 ) -> tuple[LinearCall, list[Tensor | None], Bound]:
     """The call, its tensors (see ``LinearCall``), and the rows that it is about."""
-    name, found = f"linear_{loss.function}", bound(loss, sources, given, options)
+    name = name or f"linear_{loss.function}"
+    found = bound(loss, sources, given, options)
     batch = found.batch
     tensors: list[Tensor | None] = []
     for source in sources:

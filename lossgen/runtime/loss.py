@@ -82,6 +82,7 @@ class RowLoss:
     counted: tuple[str, ...] = ()
     draft: bool = False
     spec: str = ""
+    batched: bool = False  # are the outputs the parts of a loss of the batch?
     operators: Any = field(init=False, repr=False, compare=False)
     #: The class inputs, and the vocab and row inputs.
     streams: tuple[Input, ...] = field(init=False, repr=False, compare=False)
@@ -106,7 +107,7 @@ class RowLoss:
     @property
     def function(self) -> str:
         """The name of the generated function."""
-        return self.name if self.outputs else f"{self.name}_loss"
+        return self.name + ("_parts" if self.batched else "" if self.outputs else "_loss")
 
     def __call__(
         self,

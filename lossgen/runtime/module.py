@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from lossgen.runtime.refused import wrong
 
 if TYPE_CHECKING:
+    from lossgen.runtime.batch_loss import BatchLoss
     from lossgen.runtime.loss import RowLoss
 
 __all__ = ["LossModule"]
 
-_PER_CALL = {"linear_bias", "row_weight", "normalizer"}
+_PER_CALL = {"linear_bias", "row_weight", "normalizer", "by"}
 _ANYWHERE = Parameter.POSITIONAL_OR_KEYWORD
 
 
@@ -34,7 +35,10 @@ class LossModule(nn.Module):
     _places: ClassVar[dict[str, str]] = {}  # option -> attribute
 
     def __init_subclass__(
-        cls, loss: RowLoss | None = None, function: Callable[..., Any] | None = None, **rest: Any
+        cls,
+        loss: RowLoss | BatchLoss | None = None,
+        function: Callable[..., Any] | None = None,
+        **rest: Any,
     ) -> None:
         """``class GCELoss(LossModule, loss=LOSS, function=gce_loss)``."""
         super().__init_subclass__(**rest)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -45,7 +45,11 @@ class Existing:
 
     tensors: tuple[Tensor]
 
-    def gradients(self, wanted: tuple[bool, ...], whole: bool) -> _RowGradients | None:
+    def rows(self, take: Take, n: int) -> Tensor:
+        """Those of a chunk [n, V]."""
+        return pick(self.tensors[0], take)
+
+    def gradients(self, wanted: tuple[bool, ...], whole: bool) -> Any:
         (rows,) = self.tensors
         return _RowGradients(_fresh(rows, whole)) if wanted[0] else None
 

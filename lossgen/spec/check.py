@@ -5,43 +5,39 @@ from __future__ import annotations
 import builtins
 import keyword
 import math
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
 from lossgen.errors import (
-    BadLimit,
     BadName,
     BadNormalizer,
     BadValue,
     ConstantLoss,
     FormulaTooLarge,
     NoFormula,
-    OutsideDomain,
     RankError,
     UnknownParameter,
     UnknownVariant,
     Unused,
 )
 from lossgen.options import options
-from lossgen.spec.declarations import IDENTIFIER, REQUIRED, Declarations, paragraph, spell
-from lossgen.spec.domain import Interval
+from lossgen.spec.batch import taken_apart
+from lossgen.spec.declarations import IDENTIFIER, REQUIRED, Declarations, paragraph
 from lossgen.spec.expr import Call, Expr, Name, NameKind, Rank
 from lossgen.spec.formula import MAX_DEPTH, Scope, parse_formula
+from lossgen.spec.limit import LOSS_NAME, limit_of
 from lossgen.spec.model import (
     Accuracy,
     Input,
-    Limit,
     LossSpec,
     Output,
-    Parameter,
     SpecFile,
     Term,
     TermEntry,
 )
 from lossgen.spec.proportion import BadCountedTerm, disproportion
-from lossgen.spec.refused import BesideOutputs, ConstantOutput
+from lossgen.spec.refused import OF_BATCHES, OF_OUTPUTS, Beside, ConstantOutput
 from lossgen.spec.source import Formula, Node, Source, shorten
 from lossgen.spec.trees import (
     culprit,
@@ -52,13 +48,13 @@ from lossgen.spec.trees import (
     reaches,
     uses_target,
 )
-from lossgen.spec.vocabulary import LEAVES, SUGAR, repair
+from lossgen.spec.vocabulary import repair
 
-__all__ = ["LOSS_NAME", "check"]
+__all__ = ["check"]
 
-LOSS_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _ROLES = ("transform", "regularizer", "adversarial")
-_OF_A_LOSS = (*_ROLES, "normalizer", "limits")  # what a spec with outputs has not
+_OF_ROWS = ("outputs", "normalizer", "limits")  # what a spec with a formula of the batch has not
+_OF_A_LOSS = (*_ROLES, "batch", "normalizer", "limits")  # what a spec with outputs has not
 
 
 def check(spec: SpecFile, root: Node, source: Source, path: Path | None) -> LossSpec:
@@ -67,14 +63,14 @@ def check(spec: SpecFile, root: Node, source: Source, path: Path | None) -> Loss
     Raises:
         SpecError: at the first thing that is wrong.
     """
-    return _Checker(spec, root, source).build(path)
+    return Checker(spec, root, source).build(path)
 
 
 def _rounded(count: float) -> str:
     return f"{count:.0f}" if count < 1e9 else "over a billion"
 
 
-class _Checker(Declarations):
+class Checker(Declarations):
     # ------------------------------------------------------------------ the whole
     def build(self, path: Path | None) -> LossSpec:
         spec = self.spec
@@ -101,14 +97,15 @@ class _Checker(Declarations):
         inputs = {name: self.input(name) for name in spec.inputs}
         self.lets()
         outputs, terms = tuple(self.outputs()), tuple(self.terms())
-        if not terms and not outputs:
+        batch = self.batch()
+        if not terms and not outputs and batch is None:
             raise NoFormula(location=self.source.location(0))
         normalizer = self.normalizer()
-        limits = tuple(self.limit(i, parameters) for i in range(len(spec.limits)))
+        limits = tuple(limit_of(self, self.row, i, parameters) for i in range(len(spec.limits)))
         trees = [*(t.expr for t in terms), *(o.expr for o in outputs), *self.let.values()]
-        trees += [normalizer] if normalizer else []
+        trees += [tree for tree in (normalizer, batch) if tree is not None]
         self.check_use(trees, {t.weight for t in terms if t.weight})
-        return LossSpec(
+        made = LossSpec(
             name=spec.name,
             class_name=class_name,
             title=paragraph(spec.title or spec.name.replace("_", " ").capitalize()),
@@ -139,6 +136,7 @@ class _Checker(Declarations):
             file=self.source.file,
             formulas=self.formulas,
         )
+        return made if batch is None else taken_apart(made, batch)
 
     def class_name(self) -> str:
         """The class of the module: an nn.Module, or a named tuple of outputs."""
@@ -157,15 +155,30 @@ class _Checker(Declarations):
         self.fail(BadName, "class", name=repr(shorten(name)), hint=hint)
 
     # ------------------------------------------------------------------ formulas
-    def parse(self, label: str, *path: str | int, later: frozenset[str] = frozenset()) -> Expr:
+    def parse(
+        self, label: str, *path: str | int, later: frozenset[str] = frozenset(), batch: bool = False
+    ) -> Expr:
         formula = self.source.formula(self.node(*path))
         self.formulas[label] = formula
         expr = parse_formula(
             formula.text,
-            Scope(self.names, self.integers, later, frozenset(self.spec.outputs or ())),
+            Scope(
+                self.names,
+                self.integers,
+                later,
+                frozenset(self.spec.outputs or ()),
+                batch,
+            ),
             lambda span: self.source.at(formula, span),
         )
         self.weigh(expr, formula)
+        return expr
+
+    def row(self, label: str, what: str, *path: str | int) -> Expr:
+        """A formula that gives one number per row; ``what`` it is of, for the message."""
+        expr = self.parse(label, *path)
+        if expr.rank == Rank.CLASS:
+            self.not_a_row(expr, self.formulas[label], what)
         return expr
 
     def weigh(self, expr: Expr, formula: Formula) -> None:
@@ -188,7 +201,8 @@ class _Checker(Declarations):
         order = list(self.spec.let)
         for i, name in enumerate(order):
             self.declare(name, "a let", "let", name)
-            expr = self.parse(name, "let", name, later=frozenset(order[i:]))
+            batch = self.spec.batch is not None
+            expr = self.parse(name, "let", name, later=frozenset(order[i:]), batch=batch)
             self.let[name] = expr
             self.names[name] = (NameKind.LET, expr.rank)
 
@@ -250,7 +264,7 @@ class _Checker(Declarations):
             return
         for key in _OF_A_LOSS:
             if self.root.get(key):
-                self.fail(BesideOutputs, key, key=True, name=key)
+                self.fail(Beside, key, key=True, name=key, what="outputs", hint=OF_OUTPUTS)
         if not self.spec.outputs:
             hint = 'give at least one, as in {entropy: "-sum(p * logp)"}'
             self.fail(BadValue, "outputs", problem="'outputs' is empty", hint=hint)
@@ -259,9 +273,7 @@ class _Checker(Declarations):
             if name[0] == "_":
                 hint = "a field of a named tuple begins with a letter"
                 self.fail(BadName, "outputs", name, key=True, name=repr(name), hint=hint)
-            expr = self.parse(name, "outputs", name)
-            if expr.rank == Rank.CLASS:
-                self.not_a_row(expr, self.formulas[name], "an output")
+            expr = self.row(name, "an output", "outputs", name)
             if not depends_on(expr, self.let, ["x", *self.streams()]):
                 self.fail(ConstantOutput, "outputs", name, name=name)
             yield Output(name=name, expr=expr, source=self.formulas[name].text)
@@ -280,6 +292,24 @@ class _Checker(Declarations):
             hint=f"did you forget {reduced}{gathered}",
             location=self.source.at(formula, found.span),
         )
+
+    def batch(self) -> Expr | None:
+        if self.spec.batch is None:
+            return None
+        for key in _OF_ROWS:
+            if self.root.get(key):
+                self.fail(Beside, key, key=True, name=key, what="batch", hint=OF_BATCHES)
+        expr = self.parse("batch", "batch", batch=True)
+        if expr.rank == Rank.CLASS:
+            raise RankError(
+                what="the loss of a batch is one number",
+                text=shorten(self.formulas["batch"].text),
+                rank=expr.rank,
+                meaning="one number per class",
+                hint="did you forget sum(…) or mean(…)?",
+                location=self.source.at(self.formulas["batch"], expr.span),
+            )
+        return expr
 
     def normalizer(self) -> Expr | None:
         if self.spec.normalizer is None:
@@ -312,55 +342,6 @@ class _Checker(Declarations):
         return tuple(shared)
 
     # ------------------------------------------------------------------ limits and variants
-    def limit(self, i: int, parameters: dict[str, Parameter]) -> Limit:
-        entry, path = self.spec.limits[i], ("limits", i)
-        for name, value in entry.when.items():
-            if name not in parameters:
-                self.fail(
-                    UnknownParameter,
-                    *path,
-                    "when",
-                    name,
-                    key=True,
-                    where="when",
-                    name=shorten(name),
-                    hint=repair(name, list(parameters)),
-                )
-            domain = parameters[name].domain
-            if not Interval(domain.lo, domain.hi, False, False).contains(value):
-                self.fail(
-                    OutsideDomain,
-                    *path,
-                    "when",
-                    name,
-                    what="the limit's value",
-                    value=spell(value),
-                    name=name,
-                    domain=domain,
-                )
-        text = entry.equals.strip()
-        catalogue = LOSS_NAME.fullmatch(text) and text not in {*self.names, *LEAVES, *SUGAR}
-        equals: str | Expr = text
-        if not catalogue:
-            label = f"limits[{i}]"
-            equals = self.parse(label, *path, "equals")
-            if equals.rank == Rank.CLASS:
-                self.not_a_row(equals, self.formulas[label], "the limit of a loss")
-            if entry.with_:
-                self.fail(
-                    BadLimit,
-                    *path,
-                    "with",
-                    key=True,
-                    problem="'with' sets the parameters of another loss, not of a formula",
-                )
-        return Limit(
-            when={k: float(v) for k, v in entry.when.items()},
-            equals=equals,
-            with_={k: float(v) for k, v in entry.with_.items()},
-            source=text,
-        )
-
     def optional(self) -> list[str]:
         """The parameters and inputs that have a neutral value."""
         parameters, inputs = self.spec.parameters, self.spec.inputs

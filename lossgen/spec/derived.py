@@ -33,8 +33,9 @@ from lossgen.spec.expr import (
 from lossgen.spec.model import Accuracy, Input, LossSpec, Output
 from lossgen.spec.slopes import Slopes, frozen, number, operation
 from lossgen.spec.source import Formula, Source, compose
+from lossgen.spec.trees import mapped
 
-__all__ = ["KINDS", "along", "slope", "spread", "written"]
+__all__ = ["KINDS", "along", "free", "slope", "spread", "written"]
 
 _PRECEDENCE = {"+": 1, "-": 1, "*": 2, "/": 2, "**": 4}
 _UNARY, _ATOM = 3, 5
@@ -77,7 +78,7 @@ def along(spec: LossSpec, by: str, uses: Collection[str] = ()) -> LossSpec:
     Raises:
         NoSlope: a formula has a function whose derivative is not known.
     """
-    tangent = _free("v", spec)
+    tangent = free("v", spec)
     moved = Name(Rank.CLASS, Span(0, 0), tangent, NameKind.STREAM)
     own = {
         "name": f"{spec.name}_along",
@@ -105,15 +106,15 @@ def _results(spec: LossSpec, slopes: Slopes, kept: Callable[[Expr], Expr]) -> di
     exprs = [slopes.of(o.expr) for o in spec.outputs] or [_total(spec, slopes)]
     outputs, formulas = [], dict(spec.formulas)
     for k, expr in enumerate(exprs):
-        label = _free(f"d{k}_{by}", spec)
+        label = free(f"d{k}_{by}", spec)
         outputs.append(Output(name=label, expr=kept(expr), source=written(expr)))
         formulas[label] = _formula(spec, by, outputs[-1].source)
     return {"terms": (), "outputs": tuple(outputs), "formulas": formulas, "origin": spec}
 
 
-def _free(label: str, spec: LossSpec) -> str:
-    """A name that nothing else in a spec has."""
-    taken = {*spec.parameters, *spec.inputs, *spec.let}
+def free(label: str, spec: LossSpec, taken: Collection[str] = ()) -> str:
+    """A name that nothing else in a spec has, and none of ``taken``."""
+    taken = {*spec.parameters, *spec.inputs, *spec.let, *taken}
     while label in taken:
         label += "_"
     return label
@@ -153,6 +154,7 @@ def _required(spec: LossSpec, by: str, uses: Collection[str]) -> LossSpec:
     }
     own = {
         "by": by,
+        "batch": None,
         "limits": (),
         "normalizer": None,
         "normalizer_source": None,
@@ -165,18 +167,9 @@ def _required(spec: LossSpec, by: str, uses: Collection[str]) -> LossSpec:
 
 def _as_stream(expr: Expr, name: str) -> Expr:
     """The tree with an input of kind class in place of one of kind vocab."""
-    match expr:
-        case Name(name=found, kind=NameKind.VOCAB_INPUT) if found == name:
-            return replace(expr, kind=NameKind.STREAM)
-        case Unary(operand=operand):
-            return replace(expr, operand=_as_stream(operand, name))
-        case Binary(left=left, right=right) | Compare(left=left, right=right):
-            return replace(expr, left=_as_stream(left, name), right=_as_stream(right, name))
-        case Gather(vector=vector):
-            return replace(expr, vector=_as_stream(vector, name))
-        case Call(args=args):
-            return replace(expr, args=tuple(_as_stream(a, name) for a in args))
-    return expr
+    if isinstance(expr, Name) and (expr.kind, expr.name) == (NameKind.VOCAB_INPUT, name):
+        return replace(expr, kind=NameKind.STREAM)
+    return mapped(expr, lambda part: _as_stream(part, name))
 
 
 def _total(spec: LossSpec, slopes: Slopes) -> Expr:

@@ -57,6 +57,7 @@ class NameKind(IntEnum):
     CONSTANT = 7  # pi
     STREAM = 8  # declared input of kind "class", [N, V]
     INDEX = 9  # 0, 1, …, V - 1
+    PART = 10  # a sum over the rows of a batch; "" is their number
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from lossgen.spec.source import Formula, Source, compose
 __all__ = [
     "Accuracy",
     "AccuracyEntry",
+    "Batch",
     "Input",
     "InputEntry",
     "Limit",
@@ -30,6 +31,7 @@ __all__ = [
     "Output",
     "Parameter",
     "ParameterEntry",
+    "Part",
     "PlainText",
     "SpecFile",
     "Term",
@@ -155,6 +157,9 @@ class SpecFile(_Model):
     regularizer: Terms | None = Field(None, description="a formula, or a list of named terms")
     adversarial: Terms | None = Field(None, description="a formula, or a list of named terms")
     outputs: dict[str, str] | None = Field(None, description="row results in place of a loss")
+    batch: str | None = Field(
+        None, description="a formula in sums over the rows: one number per batch"
+    )
     normalizer: str | None = Field(
         None, description="a formula in inputs: the mean divides by its sum over the rows"
     )
@@ -225,6 +230,30 @@ class Output(_Model):
     source: str  # the formula as written, on one line
 
 
+class Part(_Model):
+    """A sum over the rows of a batch, made by the output of the same name.
+
+    Of class terms e_j the output is Σ_j vector_j·e_j, for an input of kind class of ours whose
+    gradients are the terms; of a number per row it is that number.
+    """
+
+    name: str
+    vector: str | None
+    expr: InstanceOf[Expr]  # what is summed, as written
+
+
+class Batch(_Model):
+    """What is added to the mean of a batch's rows: a formula in parts, and in what has no rows."""
+
+    class_name: str  # of the nn.Module
+    formula: InstanceOf[Expr]  # lets opened, parts by name
+    source: str  # as written, on one line
+    parts: tuple[Part, ...]
+    rows: str | None  # the output that is the loss of one row, if there are terms
+    parameters: dict[str, Parameter]  # all that the spec declares; the outputs may use fewer
+    inputs: dict[str, Input]
+
+
 class Limit(_Model):
     """With parameters at ``when``, the loss equals another one (with ``with_``) or an expression.
 
@@ -260,7 +289,8 @@ class LossSpec(_Model):
     let: dict[str, InstanceOf[Expr]]
     let_sources: dict[str, str]  # the lets' formulas as written
     terms: tuple[Term, ...]  # empty if there are outputs
-    outputs: tuple[Output, ...]  # empty if this is a loss
+    outputs: tuple[Output, ...]  # empty if this is a loss of rows
+    batch: Batch | None = None  # a loss of all rows together, whose parts the outputs are
     limits: tuple[Limit, ...]
     normalizer: InstanceOf[Expr] | None
     normalizer_source: str | None
@@ -277,6 +307,11 @@ class LossSpec(_Model):
     source: str = Field(repr=False)  # the YAML text
     file: str = Field(repr=False)  # what error messages call it
     formulas: dict[str, InstanceOf[Formula]] = Field(repr=False, exclude=True)
+
+    @property
+    def function(self) -> str:
+        """Of the generated functions, the one whose results are per row."""
+        return self.name + ("_parts" if self.batch else "" if self.outputs else "_loss")
 
     def location_of(self, name: str, span: Span) -> Location:
         """Where a part of a formula stands.

@@ -50,6 +50,7 @@ from lossgen.spec.source import shorten
 from lossgen.spec.trees import children
 from lossgen.spec.vocabulary import (
     ARGUMENTS,
+    BATCH_WORDS,
     CLASS_MAPS,
     CLASS_WORDS,
     FUNCTIONS,
@@ -90,6 +91,7 @@ class Scope:
     integers: Mapping[str, Interval] = field(default_factory=dict)  # integer parameters' domains
     later: frozenset[str] = frozenset()  # lets that are declared further down
     outputs: frozenset[str] = frozenset()  # results of the spec, which no formula may use
+    batch: bool = False  # may it sum over the rows of a batch?
 
 
 def parse(text: str, scope: Scope, locate: Callable[[Span], Location]) -> Expr:
@@ -257,6 +259,9 @@ class _Builder:
             if name.removesuffix("_loss") in spec_names():
                 hint = _NO_LOSSES
             self.fail(UnknownFunction, where, name=shorten(name), hint=hint)
+        if name in BATCH_WORDS and not self.scope.batch:
+            hint = "it stands in `batch:`, the formula of all rows together, and in lets for that"
+            self.fail(NotInLanguage, where, what=f"{name} in the formula of one row is", hint=hint)
         others = self.over_others(name, node)
         if any(isinstance(a, ast.Starred) for a in node.args):
             self.fail(NotInLanguage, span, what="unpacking with * is")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import replace
 
 from lossgen.spec.expr import (
     Binary,
@@ -20,6 +21,7 @@ __all__ = [
     "children",
     "culprit",
     "depends_on",
+    "mapped",
     "names",
     "needs_others",
     "nodes",
@@ -40,6 +42,20 @@ def children(expr: Expr) -> tuple[Expr, ...]:
         case Gather(vector=vector):
             return (vector,)
     return ()
+
+
+def mapped(expr: Expr, change: Callable[[Expr], Expr]) -> Expr:
+    """The node with other operands."""
+    match expr:
+        case Unary(operand=operand):
+            return replace(expr, operand=change(operand))
+        case Binary(left=left, right=right) | Compare(left=left, right=right):
+            return replace(expr, left=change(left), right=change(right))
+        case Call(args=args):
+            return replace(expr, args=tuple(map(change, args)))
+        case Gather(vector=vector):
+            return replace(expr, vector=change(vector))
+    return expr
 
 
 def nodes(expr: Expr) -> Iterator[Expr]:

@@ -9,6 +9,7 @@ from lossgen.unknown import nearest
 __all__ = [
     "ALIASES",
     "ARGUMENTS",
+    "BATCH_WORDS",
     "CLASS_MAPS",
     "CLASS_WORDS",
     "ELEMENTWISE",
@@ -77,7 +78,10 @@ ELEMENTWISE = {
 }
 CLASS_MAPS = ("softmax", "log_softmax")  # class → class
 REDUCTIONS = ("sum", "mean", "max", "logsumexp", "norm", "argmax", "second_max")  # class → row
-ARGUMENTS: dict[str, tuple[str, ...]] = ELEMENTWISE | dict.fromkeys(CLASS_MAPS + REDUCTIONS, ("e",))
+BATCH_WORDS = ("batch_sum", "batch_mean")  # over the rows of a batch, of any rank
+ARGUMENTS: dict[str, tuple[str, ...]] = ELEMENTWISE | dict.fromkeys(
+    CLASS_MAPS + REDUCTIONS + BATCH_WORDS, ("e",)
+)
 FUNCTIONS = frozenset(ARGUMENTS) | frozenset(DEFINED)
 #: the words of ``DEFINED`` that go over the classes
 CLASS_WORDS = tuple(
@@ -103,7 +107,9 @@ RESERVED = {
     **dict.fromkeys(("y", "target"), "the target class"),
     **dict.fromkeys(ARGUMENTS.keys() - _ALSO_NAMES, "a function of the formula language"),
     "self": "the first argument of a method",
-    **dict.fromkeys(("transform", "regularizer", "adversarial", "normalizer"), "a part of a spec"),
+    **dict.fromkeys(
+        ("transform", "regularizer", "adversarial", "normalizer", "batch"), "a part of a spec"
+    ),
     **dict.fromkeys(OF_CALLS, "an argument of every loss"),
 }
 # an output is a field of a named tuple, and no formula can name it

@@ -51,6 +51,7 @@ from lossgen.verify.numerics import (
 )
 from lossgen.verify.runner import Runner
 from lossgen.verify.streams import streams, vectors
+from lossgen.verify.whole import batch_formula
 
 __all__ = ["PROPERTIES", "Property"]
 
@@ -285,6 +286,14 @@ PROPERTIES: tuple[Property, ...] = (
         axes=(),
         fixed=_PLAIN,
         needs=_constant,
+    ),
+    Property(
+        "batch_formula",
+        batch_formula,
+        share=0.5,
+        axes=("kind", "dtype"),
+        fixed={"layout": "contiguous", "rows": 4, **_FREE},
+        needs=lambda spec: spec.batch is not None,
     ),
     Property(
         "stream_storage",

@@ -23,7 +23,7 @@ from lossgen.spec.expr import Call, NameKind, walk
 from lossgen.spec.model import LossSpec
 from lossgen.verify.precise import literal_mpmath
 
-__all__ = ["Arguments", "literal", "literal_mpmath"]
+__all__ = ["Arguments", "Literal", "literal", "literal_mpmath"]
 
 Value = Any  # float, or Tensor: row [N, 1], vocab and index [1, V], class [N, V]
 
@@ -45,7 +45,7 @@ class Arguments:
 
 def literal(spec: LossSpec, arguments: Arguments) -> Tensor:
     """Loss per row [N], or outputs [N, n_out], in the dtype of the logits; differentiable."""
-    algebra = _Torch(spec, arguments)
+    algebra = Literal(spec, arguments)
     if spec.outputs:
         return torch.cat([algebra.rows(walk(o.expr, algebra)) for o in spec.outputs], 1)
     total: Value = 0.0
@@ -57,7 +57,9 @@ def literal(spec: LossSpec, arguments: Arguments) -> Tensor:
     return algebra.rows(total).squeeze(1)
 
 
-class _Torch:
+class Literal:
+    """The Algebra of torch: a call's formulas, as they are written."""
+
     def __init__(self, spec: LossSpec, arguments: Arguments) -> None:
         self.spec, self.given = spec, arguments
         self.lets: dict[str, Value] = {}

@@ -82,7 +82,7 @@ class Runner:
             raise TypeError("outputs are not reduced")
         given = [logits.to(self.device)] + ([] if target is None else [target.to(self.device)])
         given += [keywords.pop(name) for name in streams(self.spec)]
-        function = self.spec.name + ("" if outputs else "_loss")
+        function = self.spec.function
         result = self.call(function, *given, backend=self.backend, **keywords)
         return (torch.stack(tuple(result), -1) if outputs else result).to(logits.device)
 

@@ -184,5 +184,5 @@ def reproducer(plan: KernelPlan, row: Row, backend: str, name: str) -> str:
     keywords: dict[str, Any] = _parameters(spec, row)
     keywords |= {n: torch.tensor(values) for n, values in row.vocab.items()}
     keywords |= {n: torch.tensor([value]) for n, value in row.rows.items()}
-    function = spec.name if spec.outputs else f"{spec.name}_loss"
+    function = spec.function
     return python(name, Called(function, tuple(given), {**keywords, "backend": backend}))
