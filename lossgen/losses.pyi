@@ -2360,13 +2360,13 @@ class LinearSphericalLoss(Module):
 
 # ---- switch_balance
 class SwitchBalanceParts(NamedTuple):
-    part0: Tensor
+    share: Tensor
     chosen: Tensor
-def switch_balance_parts(logits: Tensor, dispatched: Tensor, of_part0: Tensor, of_chosen: Tensor, *, backend: _Backend = "auto", class_dim: int | None = None) -> SwitchBalanceParts:
-    """Load balance of experts: part0 = sum(of_part0*dispatched), chosen = sum(of_chosen*softmax(x))"""
+def switch_balance_parts(logits: Tensor, dispatched: Tensor, of_share: Tensor, of_chosen: Tensor, *, backend: _Backend = "auto", class_dim: int | None = None) -> SwitchBalanceParts:
+    """Load balance of experts: share = sum(of_share*dispatched), chosen = sum(of_chosen*softmax(x))"""
 
-def linear_switch_balance_parts(hidden: Tensor, linear_weight: Tensor, dispatched: Tensor | tuple[Tensor, ...], of_part0: Tensor | tuple[Tensor, ...], of_chosen: Tensor | tuple[Tensor, ...], *, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, backend: _Backend = "auto") -> SwitchBalanceParts:
-    """Load balance of experts: part0 = sum(of_part0*dispatched), chosen = sum(of_chosen*softmax(x))"""
+def linear_switch_balance_parts(hidden: Tensor, linear_weight: Tensor, dispatched: Tensor | tuple[Tensor, ...], of_share: Tensor | tuple[Tensor, ...], of_chosen: Tensor | tuple[Tensor, ...], *, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, backend: _Backend = "auto") -> SwitchBalanceParts:
+    """Load balance of experts: share = sum(of_share*dispatched), chosen = sum(of_chosen*softmax(x))"""
 
 def switch_balance_loss(logits: Tensor, dispatched: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None, backend: _Backend = "auto", class_dim: int | None = None) -> Tensor:
     """Load balance of experts: V * sum(share * chosen) / sum(share)"""

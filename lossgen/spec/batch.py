@@ -156,7 +156,8 @@ class _Apart:
     def _new(self, terms: Expr) -> Part:
         spec, vector, expr = self.spec, None, terms
         let = spec.let.get(self.label)
-        named = let is not None and _is_sum(let) and self.label not in self._taken()
+        alone = let is not None and sum(map(_is_sum, nodes(let))) == 1
+        named = alone and self.label not in self._taken()
         wanted = self.label if named else free(f"part{len(self.parts)}", spec, self._taken())
         if terms.rank == Rank.CLASS:
             vector = free(f"of_{wanted}", spec, self._taken())

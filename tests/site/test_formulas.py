@@ -44,7 +44,8 @@ def test_every_loss_has_a_formula(name):
     spec = load_spec(paths.require_spec(name))
     lines = loss_in_tex(spec)
     lefts = [left for left, _ in lines if left]
-    assert len(lefts) == max(1, len(spec.outputs)) + len(spec.let)
+    shown = 1 + len(spec.batch.parts) if spec.batch else max(1, len(spec.outputs))
+    assert len(lefts) == shown + len(spec.let)
     for text in (part for line in lines for part in line):
         assert text.count("{") == text.count("}")
         assert text.count(r"\left") == text.count(r"\right")

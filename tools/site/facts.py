@@ -52,9 +52,11 @@ class Facts:
     @property
     def modules(self) -> tuple[str, ...]:
         """The ``nn.Module`` classes."""
-        return tuple(
-            n for n in self.exports if n.endswith(self.spec.class_name) and not self.spec.outputs
-        )
+        batch = self.spec.batch
+        if self.spec.outputs and not batch:
+            return ()
+        name = batch.class_name if batch else self.spec.class_name
+        return tuple(n for n in self.exports if n.endswith(name))
 
     @property
     def arithmetic(self) -> str:
@@ -71,6 +73,8 @@ class Facts:
         """What a row is judged by, read from the inputs that the spec declares."""
         of_kind = {i.kind for i in self.spec.inputs.values() if i.off is None}
         streams = [i for i in self.spec.inputs.values() if i.kind == "class"]
+        if self.spec.batch:
+            return "all rows together"
         if self.spec.outputs:
             return "several results per row"
         if any(i.differentiable for i in streams):

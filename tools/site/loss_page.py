@@ -29,7 +29,8 @@ _FIRST_IN_SEARCHES = "---\nsearch:\n  boost: 2\n---\n"
 _NOTATION = (
     "x are the logits of a row, y its target, j and k classes, V their number; p = softmax(x), "
     "σ the logistic function, sg( ) holds its argument constant, [j = y] is 1 at the target and 0 "
-    "elsewhere. [The language](../language.md) has the rest."
+    "elsewhere; i are the rows of a batch, n their number. [The language](../language.md) has the "
+    "rest."
 )
 
 
@@ -71,7 +72,7 @@ def loss_page(
 def _at_a_glance(loss: Facts) -> str:
     fewest = loss.spec.min_classes
     rows = [
-        ("a row is judged by", loss.kind),
+        ("a row is judged by", loss.kind) if not loss.spec.batch else ("it judges", loss.kind),
         ("arithmetic", loss.header.get("arithmetic", "float32")),
         ("reads the classes", _times(int(loss.header["sweeps"]))),
         ("[certificate](../rewrites.md#the-certificate)", prose(loss.header["certificate"])),
@@ -119,14 +120,15 @@ def _shown(value: float) -> str:
 # ------------------------------------------------------------------------- use
 def usage(loss: Facts) -> str:
     """Three lines of Python: the import, the function, its linear twin."""
-    spec = loss.spec
-    streams = [name for name, i in spec.inputs.items() if i.kind == "class"]
-    given = [f"{n}={n}" for n, i in spec.inputs.items() if i.kind != "class" and i.off is None]
-    first = next(((n, p) for n, p in spec.parameters.items() if p.off is None), None)
+    spec, declared = loss.spec, loss.spec.batch or loss.spec
+    inputs = declared.inputs.items()
+    streams = [name for name, i in inputs if i.kind == "class"]
+    given = [f"{n}={n}" for n, i in inputs if i.kind != "class" and i.off is None]
+    first = next(((n, p) for n, p in declared.parameters.items() if p.off is None), None)
     options = [f"{first[0]}={first[1].default:g}"] if first else []
     after = [*(["target"] if spec.has_target else []), *streams, *options, *given]
     names = [loss.function, *([loss.linear] if loss.linear else [])]
-    left = ", ".join(o.name for o in spec.outputs) or "loss"
+    left = "loss" if spec.batch else ", ".join(o.name for o in spec.outputs) or "loss"
     lines = [
         f"from lossgen.losses import {', '.join(names)}",
         "",
@@ -158,7 +160,8 @@ def _imports(loss: Facts) -> str:
 
 
 def _arguments(spec: LossSpec) -> Iterator[str]:
-    if spec.parameters:
+    declared = spec.batch or spec
+    if declared.parameters:
         yield "## Parameters\n"
         rows = [
             (
@@ -167,10 +170,10 @@ def _arguments(spec: LossSpec) -> Iterator[str]:
                 prose(str(p.domain)) + (", whole" if p.integer else ""),
                 prose(p.doc) + (f" (off at {_shown(p.off)})" if p.off is not None else ""),
             )
-            for name, p in spec.parameters.items()
+            for name, p in declared.parameters.items()
         ]
         yield table(["parameter", "default", "domain", "what it is"], rows)
-    if spec.inputs:
+    if declared.inputs:
         yield "## Inputs\n"
         shapes = {"class": "[N, V]", "vocab": "[V]", "row": "[N]"}
         rows = [
@@ -182,7 +185,7 @@ def _arguments(spec: LossSpec) -> Iterator[str]:
                 + (", gets a gradient" if i.differentiable else "")
                 + (f" (optional, {_shown(i.off)} without it)" if i.off is not None else ""),
             )
-            for name, i in spec.inputs.items()
+            for name, i in declared.inputs.items()
         ]
         yield table(["input", "shape", "domain", "what it is"], rows)
 

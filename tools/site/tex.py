@@ -58,7 +58,10 @@ _COMPARISONS = {"<": "<", "<=": r"\le", ">": ">", ">=": r"\ge", "==": "=", "!=":
 
 
 def name_of(name: str) -> str:
-    """A letter, or a Greek one with what follows it as an index; other words upright."""
+    """A letter, or a Greek one with what follows it as an index; other words upright. The name
+    of the number of rows is empty."""
+    if not name:
+        return "n"
     head, _, rest = name.partition("_")
     stem = head.rstrip("0123456789")
     digits = head[len(stem) :]

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from lossgen.spec.expr import Binary, Expr, Rank
-from lossgen.spec.model import LossSpec, Term
+from lossgen.spec.model import Batch, LossSpec, Term
 from tools.site.tex import Binds, Piece, formula, indexed, name_of, negated
 
 __all__ = ["Line", "loss_in_tex"]
 
 Line = tuple[str, str]
+_ROWS = r"\sum_{i}"  # over the rows, whose index the formulas leave out
 _WIDE = 120  # characters of LaTeX on a line, roughly
 
 
@@ -21,16 +22,34 @@ def loss_in_tex(spec: LossSpec) -> list[Line]:
         Lines of a left and a right side; a line whose left side is empty goes on with the last.
     """
     vectors = frozenset(name for name, expr in spec.let.items() if expr.rank is Rank.CLASS)
+    if spec.batch:
+        return [*_of_a_batch(spec, spec.batch, vectors), *_lets(spec, vectors)]
     lines: list[Line] = []
     if spec.terms:
         summands = [piece for term in spec.terms for piece in _weighted(term, vectors)]
         lines += _broken(r"\ell", summands)
     for output in spec.outputs:
         lines += _broken(rf"\mathrm{{{_escaped(output.name)}}}", _summands(output.expr, vectors))
+    return [*lines, *_lets(spec, vectors)]
+
+
+def _lets(spec: LossSpec, vectors: frozenset[str]) -> Iterator[Line]:
     for name, expr in spec.let.items():
         left = indexed(name_of(name), "j") if name in vectors else name_of(name)
-        lines += _broken(left, _summands(expr, vectors))
-    return lines
+        yield from _broken(left, _summands(expr, vectors))
+
+
+def _of_a_batch(spec: LossSpec, batch: Batch, vectors: frozenset[str]) -> Iterator[Line]:
+    """The formula of the sums over n rows, with the mean of the rows before it, and the sums."""
+    wide = frozenset(part.name for part in batch.parts if part.vector)
+    summands = [*_summands(batch.formula, wide)]
+    for output in (o for o in spec.outputs if o.name == batch.rows):
+        rows = formula(output.expr, vectors).within(Binds.PRODUCT)
+        summands = [Piece(rf"\frac{{1}}{{n}} \, {_ROWS} {rows}", Binds.PRODUCT, True), *summands]
+    yield from _broken(r"\ell", summands)
+    for part in batch.parts:
+        left = indexed(name_of(part.name), "j") if part.vector else name_of(part.name)
+        yield left, f"= {_ROWS} {formula(part.expr, vectors).within(Binds.PRODUCT)}"
 
 
 def _escaped(name: str) -> str:
