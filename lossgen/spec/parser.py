@@ -287,7 +287,7 @@ class _Builder:
 
     def check_count(self, name: str, given: int, span: Span) -> None:
         word = DEFINED.get(name)
-        wanted = word.arguments if word else ARGUMENTS[name]
+        wanted = word.arguments if word else (ARGUMENTS | BATCH_WORDS)[name]
         fewest, most = word.required if word else len(wanted), len(wanted)
         if fewest <= given <= most:
             return

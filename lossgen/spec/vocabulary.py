@@ -78,11 +78,10 @@ ELEMENTWISE = {
 }
 CLASS_MAPS = ("softmax", "log_softmax")  # class → class
 REDUCTIONS = ("sum", "mean", "max", "logsumexp", "norm", "argmax", "second_max")  # class → row
-BATCH_WORDS = ("batch_sum", "batch_mean")  # over the rows of a batch, of any rank
-ARGUMENTS: dict[str, tuple[str, ...]] = ELEMENTWISE | dict.fromkeys(
-    CLASS_MAPS + REDUCTIONS + BATCH_WORDS, ("e",)
-)
-FUNCTIONS = frozenset(ARGUMENTS) | frozenset(DEFINED)
+#: over the rows of a batch, of any rank
+BATCH_WORDS = dict.fromkeys(("batch_sum", "batch_mean"), ("e",))
+ARGUMENTS: dict[str, tuple[str, ...]] = ELEMENTWISE | dict.fromkeys(CLASS_MAPS + REDUCTIONS, ("e",))
+FUNCTIONS = frozenset({*ARGUMENTS, *BATCH_WORDS, *DEFINED})
 #: the words of ``DEFINED`` that go over the classes
 CLASS_WORDS = tuple(
     name for name, word in DEFINED.items() if word.calls & {*REDUCTIONS, *CLASS_MAPS}
@@ -106,6 +105,7 @@ RESERVED = {
     **dict.fromkeys(("x", "logits"), "the logits"),
     **dict.fromkeys(("y", "target"), "the target class"),
     **dict.fromkeys(ARGUMENTS.keys() - _ALSO_NAMES, "a function of the formula language"),
+    **dict.fromkeys(BATCH_WORDS, "a function of the formula language"),
     "self": "the first argument of a method",
     **dict.fromkeys(
         ("transform", "regularizer", "adversarial", "normalizer", "batch"), "a part of a spec"
@@ -256,7 +256,9 @@ def repair(name: str, known: list[str]) -> str | None:
 
 def usual(name: str) -> str:
     """A function with its arguments: ``clip(e, low, high)``."""
-    return DEFINED[name].call if name in DEFINED else f"{name}({', '.join(ARGUMENTS[name])})"
+    if name in DEFINED:
+        return DEFINED[name].call
+    return f"{name}({', '.join((ARGUMENTS | BATCH_WORDS)[name])})"
 
 
 def spelled(name: str) -> str | None:
