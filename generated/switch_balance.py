@@ -3,7 +3,7 @@
 # rebuild: lossgen build specs/switch_balance.yaml
 #
 # formula: V * sum(share * chosen) / sum(share)
-# parts: part0 = sum(of_part0*dispatched); chosen = sum(of_chosen*softmax(x))
+# parts: share = sum(of_share*dispatched); chosen = sum(of_chosen*softmax(x))
 # with: share = stop_gradient(batch_mean(dispatched)); chosen = batch_mean(p)
 # statistics: 3
 # sweeps: 1
@@ -35,27 +35,27 @@ __all__ = [
 
 # ======================================================================================
 # Load balance of experts
-#   part0    = T0 + where(ne(u_dispatched_y, 0), u_dispatched_y*u_of_part0_y, 0)
+#   share    = T0 + where(ne(u_dispatched_y, 0), u_dispatched_y*u_of_share_y, 0)
 #   chosen   = T1 + maximum(u_of_chosen_y, -1.0e+18)*sigmoid(-z0)
 #   c0       = -g1*(T1 + maximum(u_of_chosen_y, -1.0e+18)*sigmoid(-z0))
 #   c1       = g1
 #   c2       = g0
 #   dloss/dx = (c0 + c1*maximum(u_of_chosen, -1.0e+18))*exp(logp0)
 #   dloss/dx_y = g1*(-T1 + maximum(u_of_chosen_y, -1.0e+18)*sigmoid(z0))*sigmoid(-z0)
-#   dloss/du_of_part0 = u_dispatched*c2
-#   dloss/du_of_part0_y = where(ne(u_dispatched_y, 0), u_dispatched_y*g0, 0)
+#   dloss/du_of_share = u_dispatched*c2
+#   dloss/du_of_share_y = where(ne(u_dispatched_y, 0), u_dispatched_y*g0, 0)
 #   dloss/du_of_chosen = c1*exp(logp0)
 #   dloss/du_of_chosen_y = g1*sigmoid(-z0)
 #   names of the spec begin with u_: u_dispatched is its dispatched
 #   with l0_j = x, z0 = logsumexp_(j != y) l0_j - l0_y, logp0 = l0_j - logsumexp l0, R0 = exp(l0_j
 #       - logsumexp_(j != y) l0_j)
-#   T0 = sum_(j != y) where(ne(u_dispatched, 0), u_dispatched*u_of_part0, 0)
+#   T0 = sum_(j != y) where(ne(u_dispatched, 0), u_dispatched*u_of_share, 0)
 #   T1 = sum_(j != y) u_of_chosen*exp(logp0)
 # ======================================================================================
 
 
 @dl.jit
-def _lift(cols, valid, x, u_dispatched, u_of_part0, u_of_chosen):
+def _lift(cols, valid, x, u_dispatched, u_of_share, u_of_chosen):
     # State of one tile, relative to the tile's own maximum: M = sum of w * exp(kappa * t) * t^n
     # with t = l - m, over the classes other than the largest (the pivot).
     l0 = tl.where(valid, x, float("-inf"))
@@ -66,24 +66,24 @@ def _lift(cols, valid, x, u_dispatched, u_of_part0, u_of_chosen):
     others = valid & (cols != pivot)
     x_y = tl.where(pivot < 0, 0.0, m0)
     u_dispatched_y = dl.row_sum(tl.where(cols == pivot, u_dispatched, 0.0))
-    u_of_part0_y = dl.row_sum(tl.where(cols == pivot, u_of_part0, 0.0))
+    u_of_share_y = dl.row_sum(tl.where(cols == pivot, u_of_share, 0.0))
     u_of_chosen_y = dl.row_sum(tl.where(cols == pivot, u_of_chosen, 0.0))
     l0 = tl.where(others, l0, float("-inf"))
     t0 = l0 - tl.where(m0 == float("-inf"), 0.0, m0)
     e0 = dl.exp_tile(t0)
     a0 = dl.row_sum(e0)
     b0 = dl.row_sum(
-        tl.where(valid, dl.where(dl.ne(u_dispatched, 0.0), u_of_part0 * u_dispatched, 0.0), 0.0)
+        tl.where(valid, dl.where(dl.ne(u_dispatched, 0.0), u_of_share * u_dispatched, 0.0), 0.0)
     )
     b1 = dl.row_sum(e0 * tl.where(e0 > 0.0, u_of_chosen, 0.0))
     pivot = pivot.to(tl.float32)
-    return m0, a0, b0, b1, pivot, x_y, u_dispatched_y, u_of_part0_y, u_of_chosen_y
+    return m0, a0, b0, b1, pivot, x_y, u_dispatched_y, u_of_share_y, u_of_chosen_y
 
 
 @dl.jit
 def _merge(
-    m0_a, a0_a, b0_a, b1_a, pivot_a, x_y_a, u_dispatched_y_a, u_of_part0_y_a, u_of_chosen_y_a, m0_b,
-    a0_b, b0_b, b1_b, pivot_b, x_y_b, u_dispatched_y_b, u_of_part0_y_b, u_of_chosen_y_b,
+    m0_a, a0_a, b0_a, b1_a, pivot_a, x_y_a, u_dispatched_y_a, u_of_share_y_a, u_of_chosen_y_a, m0_b,
+    a0_b, b0_b, b1_b, pivot_b, x_y_b, u_dispatched_y_b, u_of_share_y_b, u_of_chosen_y_b,
 ):
     # Two states as one: m = max(m_a, m_b), d = m_side - m, M = sum of exp(kappa * d) * shifted M_side.
     m0 = dl.maximum(m0_a, m0_b)
@@ -99,7 +99,7 @@ def _merge(
     pivot = tl.where(first, pivot_a, pivot_b)
     x_y = tl.where(first, x_y_a, x_y_b)
     u_dispatched_y = tl.where(first, u_dispatched_y_a, u_dispatched_y_b)
-    u_of_part0_y = tl.where(first, u_of_part0_y_a, u_of_part0_y_b)
+    u_of_share_y = tl.where(first, u_of_share_y_a, u_of_share_y_b)
     u_of_chosen_y = tl.where(first, u_of_chosen_y_a, u_of_chosen_y_b)
     lost = tl.where(first, pivot_b, pivot_a) >= 0.0
     u_of_chosen = tl.where(first, u_of_chosen_y_b, u_of_chosen_y_a)
@@ -113,40 +113,40 @@ def _merge(
         + k0_b * tl.where(k0_b > 0.0, b1_b, 0.0)
         + tl.where(lost & ~(k0 <= 0.0), k0 * u_of_chosen, 0.0)
     )
-    return m0, a0, b0, b1, pivot, x_y, u_dispatched_y, u_of_part0_y, u_of_chosen_y
+    return m0, a0, b0, b1, pivot, x_y, u_dispatched_y, u_of_share_y, u_of_chosen_y
 
 
 @dl.jit
-def _across(m0, a0, b0, b1, pivot, x_y, u_dispatched_y, u_of_part0_y, u_of_chosen_y):
+def _across(m0, a0, b0, b1, pivot, x_y, u_dispatched_y, u_of_share_y, u_of_chosen_y):
     # The states along the first axis as one.
     return tl.reduce(
-        (m0, a0, b0, b1, pivot, x_y, u_dispatched_y, u_of_part0_y, u_of_chosen_y), 0, _merge
+        (m0, a0, b0, b1, pivot, x_y, u_dispatched_y, u_of_share_y, u_of_chosen_y), 0, _merge
     )
 
 
 @dl.jit
-def _finish(m0, a0, b0, b1, pivot, x_y, u_dispatched_y, u_of_part0_y, u_of_chosen_y):
+def _finish(m0, a0, b0, b1, pivot, x_y, u_dispatched_y, u_of_share_y, u_of_chosen_y):
     # From the merged state to the results of the row, and the statistics that the gradient reads.
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
     la0 = dl.log_accurate(a0)
     z0 = la0
     lam0 = dl.softplus(z0)
-    T0 = b0 - dl.where(dl.ne(u_dispatched_y, 0.0), u_of_part0_y * u_dispatched_y, 0.0)
+    T0 = b0 - dl.where(dl.ne(u_dispatched_y, 0.0), u_of_share_y * u_dispatched_y, 0.0)
     T1 = dl.exp_accurate(-lam0) * b1
-    out_u_part0 = T0 + dl.where(dl.ne(u_dispatched_y, 0.0), u_of_part0_y * u_dispatched_y, 0.0)
+    out_u_share = T0 + dl.where(dl.ne(u_dispatched_y, 0.0), u_of_share_y * u_dispatched_y, 0.0)
     out_u_chosen = T1 + dl.maximum(u_of_chosen_y, -1e18) * dl.sigmoid(-z0)
-    out_u_part0 = tl.where(x_y == x_y, out_u_part0, x_y)
-    out_u_part0 = tl.where(u_dispatched_y == u_dispatched_y, out_u_part0, u_dispatched_y)
-    out_u_part0 = tl.where(u_of_part0_y == u_of_part0_y, out_u_part0, u_of_part0_y)
-    out_u_part0 = tl.where(u_of_chosen_y == u_of_chosen_y, out_u_part0, u_of_chosen_y)
+    out_u_share = tl.where(x_y == x_y, out_u_share, x_y)
+    out_u_share = tl.where(u_dispatched_y == u_dispatched_y, out_u_share, u_dispatched_y)
+    out_u_share = tl.where(u_of_share_y == u_of_share_y, out_u_share, u_of_share_y)
+    out_u_share = tl.where(u_of_chosen_y == u_of_chosen_y, out_u_share, u_of_chosen_y)
     out_u_chosen = tl.where(x_y == x_y, out_u_chosen, x_y)
     out_u_chosen = tl.where(u_dispatched_y == u_dispatched_y, out_u_chosen, u_dispatched_y)
-    out_u_chosen = tl.where(u_of_part0_y == u_of_part0_y, out_u_chosen, u_of_part0_y)
-    return out_u_part0, out_u_chosen, m0, la0, pivot, T1
+    out_u_chosen = tl.where(u_of_share_y == u_of_share_y, out_u_chosen, u_of_share_y)
+    return out_u_share, out_u_chosen, m0, la0, pivot, T1
 
 
 @dl.jit
-def _coefficients(x_y, u_dispatched_y, u_of_part0_y, u_of_chosen_y, g0, g1, m0, la0, pivot, T1):
+def _coefficients(x_y, u_dispatched_y, u_of_share_y, u_of_chosen_y, g0, g1, m0, la0, pivot, T1):
     # Row scalars of the gradient.
     z0 = la0
     lam0 = dl.softplus(z0)
@@ -157,49 +157,49 @@ def _coefficients(x_y, u_dispatched_y, u_of_part0_y, u_of_chosen_y, g0, g1, m0, 
     c1 = g1
     c2 = g0
     grad_x_y = w2 * (w0 * dl.sigmoid(z0) - T1)
-    grad_u_of_part0_y = dl.where(dl.ne(u_dispatched_y, 0.0), g0 * u_dispatched_y, 0.0)
+    grad_u_of_share_y = dl.where(dl.ne(u_dispatched_y, 0.0), g0 * u_dispatched_y, 0.0)
     grad_u_of_chosen_y = w2
     grad_x_y = tl.where(x_y == x_y, grad_x_y, x_y)
     grad_x_y = tl.where(u_dispatched_y == u_dispatched_y, grad_x_y, u_dispatched_y)
-    grad_x_y = tl.where(u_of_part0_y == u_of_part0_y, grad_x_y, u_of_part0_y)
-    grad_u_of_part0_y = tl.where(x_y == x_y, grad_u_of_part0_y, x_y)
-    grad_u_of_part0_y = tl.where(
-        u_dispatched_y == u_dispatched_y, grad_u_of_part0_y, u_dispatched_y
+    grad_x_y = tl.where(u_of_share_y == u_of_share_y, grad_x_y, u_of_share_y)
+    grad_u_of_share_y = tl.where(x_y == x_y, grad_u_of_share_y, x_y)
+    grad_u_of_share_y = tl.where(
+        u_dispatched_y == u_dispatched_y, grad_u_of_share_y, u_dispatched_y
     )
-    grad_u_of_part0_y = tl.where(u_of_part0_y == u_of_part0_y, grad_u_of_part0_y, u_of_part0_y)
-    grad_u_of_part0_y = tl.where(u_of_chosen_y == u_of_chosen_y, grad_u_of_part0_y, u_of_chosen_y)
+    grad_u_of_share_y = tl.where(u_of_share_y == u_of_share_y, grad_u_of_share_y, u_of_share_y)
+    grad_u_of_share_y = tl.where(u_of_chosen_y == u_of_chosen_y, grad_u_of_share_y, u_of_chosen_y)
     grad_u_of_chosen_y = tl.where(x_y == x_y, grad_u_of_chosen_y, x_y)
     grad_u_of_chosen_y = tl.where(
         u_dispatched_y == u_dispatched_y, grad_u_of_chosen_y, u_dispatched_y
     )
-    grad_u_of_chosen_y = tl.where(u_of_part0_y == u_of_part0_y, grad_u_of_chosen_y, u_of_part0_y)
+    grad_u_of_chosen_y = tl.where(u_of_share_y == u_of_share_y, grad_u_of_chosen_y, u_of_share_y)
     grad_u_of_chosen_y = tl.where(u_of_chosen_y == u_of_chosen_y, grad_u_of_chosen_y, u_of_chosen_y)
     pinv0 = tl.where(la0 == float("-inf"), 0.0, dl.exp_accurate(-lam0))
-    return c0, c1, c2, grad_x_y, grad_u_of_part0_y, grad_u_of_chosen_y, m0, pinv0
+    return c0, c1, c2, grad_x_y, grad_u_of_share_y, grad_u_of_chosen_y, m0, pinv0
 
 
 @dl.jit
 def _gradient(
-    cols, own, x, u_dispatched, u_of_part0, u_of_chosen, x_y, u_dispatched_y, u_of_part0_y,
-    u_of_chosen_y, c0, c1, c2, grad_x_y, grad_u_of_part0_y, grad_u_of_chosen_y, m0, pinv0,
+    cols, own, x, u_dispatched, u_of_share, u_of_chosen, x_y, u_dispatched_y, u_of_share_y,
+    u_of_chosen_y, c0, c1, c2, grad_x_y, grad_u_of_share_y, grad_u_of_chosen_y, m0, pinv0,
 ):
     # dloss/dx_j of one tile; the value at the pivot is written, not added.
     t0 = x - m0
     e0 = dl.exp_tile(t0)
     p0 = e0 * pinv0
     grad_x = p0 * (c0 + c1 * dl.maximum(u_of_chosen, -1e18))
-    grad_u_of_part0 = c2 * u_dispatched
+    grad_u_of_share = c2 * u_dispatched
     grad_u_of_chosen = c1 * pinv0 * e0
     grad_x = tl.where(own, grad_x_y, grad_x)
-    grad_u_of_part0 = tl.where(own, grad_u_of_part0_y, grad_u_of_part0)
+    grad_u_of_share = tl.where(own, grad_u_of_share_y, grad_u_of_share)
     grad_u_of_chosen = tl.where(own, grad_u_of_chosen_y, grad_u_of_chosen)
-    return grad_x, grad_u_of_part0, grad_u_of_chosen
+    return grad_x, grad_u_of_share, grad_u_of_chosen
 
 
 @dl.kernel
 def _forward_kernel(
-    logits, u_dispatched_ptr, u_of_part0_ptr, u_of_chosen_ptr, stride_row, stride_u_dispatched,
-    stride_u_of_part0, stride_u_of_chosen, loss, saved, state, n_rows, n_classes,
+    logits, u_dispatched_ptr, u_of_share_ptr, u_of_chosen_ptr, stride_row, stride_u_dispatched,
+    stride_u_of_share, stride_u_of_chosen, loss, saved, state, n_rows, n_classes,
     SPLITS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, LANE: tl.constexpr,
     ALIGNED: tl.constexpr,
 ):
@@ -208,8 +208,8 @@ def _forward_kernel(
             (_lift, _merge, _across, (float("-inf"), 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 0.0), ()),
         ),
         BETWEENS=(), FINISH=_finish, PIVOT=4, CARRIED=4, RESULTS=2, CONTEXT=None, COUNTED=False,
-        REAL=tl.float32, streams=(logits, u_dispatched_ptr, u_of_part0_ptr, u_of_chosen_ptr),
-        strides=(stride_row, stride_u_dispatched, stride_u_of_part0, stride_u_of_chosen), vocab=(),
+        REAL=tl.float32, streams=(logits, u_dispatched_ptr, u_of_share_ptr, u_of_chosen_ptr),
+        strides=(stride_row, stride_u_dispatched, stride_u_of_share, stride_u_of_chosen), vocab=(),
         rows=(), row_strides=(), parameters=(), labels=(), n_rows=n_rows, n_classes=n_classes,
         loss=loss, saved=saved, state=state, SPLITS=SPLITS, ROWS=ROWS, BLOCK=BLOCK, LANE=LANE,
         ALIGNED=ALIGNED,
@@ -218,8 +218,8 @@ def _forward_kernel(
 
 @dl.kernel
 def _merge_kernel(
-    logits, u_dispatched_ptr, u_of_part0_ptr, u_of_chosen_ptr, stride_row, stride_u_dispatched,
-    stride_u_of_part0, stride_u_of_chosen, loss, saved, state, n_rows, n_classes,
+    logits, u_dispatched_ptr, u_of_share_ptr, u_of_chosen_ptr, stride_row, stride_u_dispatched,
+    stride_u_of_share, stride_u_of_chosen, loss, saved, state, n_rows, n_classes,
     SPLITS: tl.constexpr,
 ):
     rows.merge(
@@ -227,8 +227,8 @@ def _merge_kernel(
             _lift, _merge, _across, (float("-inf"), 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 0.0), (),
         ),
         FINISH=_finish, RESULTS=2, CONTEXT=None, COUNTED=False, REAL=tl.float32,
-        streams=(logits, u_dispatched_ptr, u_of_part0_ptr, u_of_chosen_ptr),
-        strides=(stride_row, stride_u_dispatched, stride_u_of_part0, stride_u_of_chosen), vocab=(),
+        streams=(logits, u_dispatched_ptr, u_of_share_ptr, u_of_chosen_ptr),
+        strides=(stride_row, stride_u_dispatched, stride_u_of_share, stride_u_of_chosen), vocab=(),
         rows=(), row_strides=(), parameters=(), labels=(), n_rows=n_rows, n_classes=n_classes,
         loss=loss, saved=saved, state=state, SPLITS=SPLITS,
     )
@@ -236,30 +236,30 @@ def _merge_kernel(
 
 @dl.kernel
 def _backward_kernel(
-    logits, u_dispatched_ptr, u_of_part0_ptr, u_of_chosen_ptr, stride_row, stride_u_dispatched,
-    stride_u_of_part0, stride_u_of_chosen, saved, grad_rows, stride_grad_rows, stride_grad_out,
-    grad_logits, grad_u_of_part0_ptr, grad_u_of_chosen_ptr, stride_grad, stride_grad_u_of_part0,
+    logits, u_dispatched_ptr, u_of_share_ptr, u_of_chosen_ptr, stride_row, stride_u_dispatched,
+    stride_u_of_share, stride_u_of_chosen, saved, grad_rows, stride_grad_rows, stride_grad_out,
+    grad_logits, grad_u_of_share_ptr, grad_u_of_chosen_ptr, stride_grad, stride_grad_u_of_share,
     stride_grad_u_of_chosen, n_rows, n_classes, WANT: tl.constexpr, SPLITS: tl.constexpr,
     ROWS: tl.constexpr, BLOCK: tl.constexpr, LANE: tl.constexpr, ALIGNED: tl.constexpr,
 ):
     rows.backward(
         COEFFICIENTS=_coefficients, GRADIENT=_gradient, PIVOT=2, SAVED=4, CONTEXT=None,
         COUNTED=False, REAL=tl.float32,
-        streams=(logits, u_dispatched_ptr, u_of_part0_ptr, u_of_chosen_ptr),
-        strides=(stride_row, stride_u_dispatched, stride_u_of_part0, stride_u_of_chosen), vocab=(),
+        streams=(logits, u_dispatched_ptr, u_of_share_ptr, u_of_chosen_ptr),
+        strides=(stride_row, stride_u_dispatched, stride_u_of_share, stride_u_of_chosen), vocab=(),
         rows=(), row_strides=(), parameters=(), labels=(), n_rows=n_rows, n_classes=n_classes,
         saved=saved, grad_rows=grad_rows, stride_out=stride_grad_out, stride_rows=stride_grad_rows,
-        grads=(grad_logits, grad_u_of_part0_ptr, grad_u_of_chosen_ptr),
-        grad_strides=(stride_grad, stride_grad_u_of_part0, stride_grad_u_of_chosen), WANT=WANT,
+        grads=(grad_logits, grad_u_of_share_ptr, grad_u_of_chosen_ptr),
+        grad_strides=(stride_grad, stride_grad_u_of_share, stride_grad_u_of_chosen), WANT=WANT,
         SLOPES=2, WITHIN=True, SPLITS=SPLITS, ROWS=ROWS, BLOCK=BLOCK, LANE=LANE, ALIGNED=ALIGNED,
     )
 
 
 @dl.kernel
 def _fused_kernel(
-    logits, u_dispatched_ptr, u_of_part0_ptr, u_of_chosen_ptr, stride_row, stride_u_dispatched,
-    stride_u_of_part0, stride_u_of_chosen, loss, grad_rows, stride_grad_rows, stride_grad_out,
-    grad_logits, grad_u_of_part0_ptr, grad_u_of_chosen_ptr, stride_grad, stride_grad_u_of_part0,
+    logits, u_dispatched_ptr, u_of_share_ptr, u_of_chosen_ptr, stride_row, stride_u_dispatched,
+    stride_u_of_share, stride_u_of_chosen, loss, grad_rows, stride_grad_rows, stride_grad_out,
+    grad_logits, grad_u_of_share_ptr, grad_u_of_chosen_ptr, stride_grad, stride_grad_u_of_share,
     stride_grad_u_of_chosen, n_rows, n_classes, ONE_TILE: tl.constexpr, WANT: tl.constexpr,
     ROWS: tl.constexpr, BLOCK: tl.constexpr, LANE: tl.constexpr, ALIGNED: tl.constexpr,
 ):
@@ -269,18 +269,18 @@ def _fused_kernel(
         ),
         BETWEENS=(), FINISH=_finish, COEFFICIENTS=_coefficients, GRADIENT=_gradient, PIVOT=4,
         CARRIED=4, RESULTS=2, CONTEXT=None, COUNTED=False, REAL=tl.float32,
-        streams=(logits, u_dispatched_ptr, u_of_part0_ptr, u_of_chosen_ptr),
-        strides=(stride_row, stride_u_dispatched, stride_u_of_part0, stride_u_of_chosen), vocab=(),
+        streams=(logits, u_dispatched_ptr, u_of_share_ptr, u_of_chosen_ptr),
+        strides=(stride_row, stride_u_dispatched, stride_u_of_share, stride_u_of_chosen), vocab=(),
         rows=(), row_strides=(), parameters=(), labels=(), n_rows=n_rows, n_classes=n_classes,
         loss=loss, grad_rows=grad_rows, stride_out=stride_grad_out, stride_rows=stride_grad_rows,
-        grads=(grad_logits, grad_u_of_part0_ptr, grad_u_of_chosen_ptr),
-        grad_strides=(stride_grad, stride_grad_u_of_part0, stride_grad_u_of_chosen), WANT=WANT,
+        grads=(grad_logits, grad_u_of_share_ptr, grad_u_of_chosen_ptr),
+        grad_strides=(stride_grad, stride_grad_u_of_share, stride_grad_u_of_chosen), WANT=WANT,
         SLOPES=2, WITHIN=True, ONE_TILE=ONE_TILE, ROWS=ROWS, BLOCK=BLOCK, LANE=LANE,
         ALIGNED=ALIGNED,
     )
 
 
-def _torch_rows(x, u_dispatched, u_of_part0, u_of_chosen, g=None):
+def _torch_rows(x, u_dispatched, u_of_share, u_of_chosen, g=None):
     """Results [rows, outputs] of a chunk, and what is saved [n_saved, rows] or g * gradients."""
     cols = torch.arange(x.shape[1], device=x.device)
     l0 = x
@@ -288,14 +288,14 @@ def _torch_rows(x, u_dispatched, u_of_part0, u_of_chosen, g=None):
     pivot = torch.where(l0 == m0, cols, 2147483647).amin(1, keepdim=True).clamp_max(x.shape[1] - 1)
     x_y = x.gather(1, pivot)
     u_dispatched_y = u_dispatched.gather(1, pivot)
-    u_of_part0_y = u_of_part0.gather(1, pivot)
+    u_of_share_y = u_of_share.gather(1, pivot)
     u_of_chosen_y = u_of_chosen.gather(1, pivot)
     l0 = l0.scatter(1, pivot.to(torch.int64), float("-inf"))
     t0 = l0.sub_(torch.where(m0 == float("-inf"), 0.0, m0))
     e0 = t0.exp_()
     a0 = e0.sum(1, keepdim=True)
     b0 = (
-        el.where(el.ne(u_dispatched, 0.0), u_of_part0 * u_dispatched, 0.0)
+        el.where(el.ne(u_dispatched, 0.0), u_of_share * u_dispatched, 0.0)
         .scatter_(1, pivot.to(torch.int64), 0.0)
         .sum(1, keepdim=True)
     )
@@ -307,17 +307,17 @@ def _torch_rows(x, u_dispatched, u_of_part0, u_of_chosen, g=None):
     lam0 = el.softplus(z0)
     T0 = b0
     T1 = el.exp(-lam0) * b1
-    out_u_part0 = T0 + el.where(el.ne(u_dispatched_y, 0.0), u_of_part0_y * u_dispatched_y, 0.0)
+    out_u_share = T0 + el.where(el.ne(u_dispatched_y, 0.0), u_of_share_y * u_dispatched_y, 0.0)
     out_u_chosen = T1 + el.maximum(u_of_chosen_y, -1e18) * el.sigmoid(-z0)
-    out_u_part0 = torch.where(x_y == x_y, out_u_part0, x_y)
-    out_u_part0 = torch.where(u_dispatched_y == u_dispatched_y, out_u_part0, u_dispatched_y)
-    out_u_part0 = torch.where(u_of_part0_y == u_of_part0_y, out_u_part0, u_of_part0_y)
-    out_u_part0 = torch.where(u_of_chosen_y == u_of_chosen_y, out_u_part0, u_of_chosen_y)
+    out_u_share = torch.where(x_y == x_y, out_u_share, x_y)
+    out_u_share = torch.where(u_dispatched_y == u_dispatched_y, out_u_share, u_dispatched_y)
+    out_u_share = torch.where(u_of_share_y == u_of_share_y, out_u_share, u_of_share_y)
+    out_u_share = torch.where(u_of_chosen_y == u_of_chosen_y, out_u_share, u_of_chosen_y)
     out_u_chosen = torch.where(x_y == x_y, out_u_chosen, x_y)
     out_u_chosen = torch.where(u_dispatched_y == u_dispatched_y, out_u_chosen, u_dispatched_y)
-    out_u_chosen = torch.where(u_of_part0_y == u_of_part0_y, out_u_chosen, u_of_part0_y)
+    out_u_chosen = torch.where(u_of_share_y == u_of_share_y, out_u_chosen, u_of_share_y)
     if g is None:
-        return torch.cat([out_u_part0, out_u_chosen], 1), torch.cat([m0, la0, pivot, T1], 1).t().to(
+        return torch.cat([out_u_share, out_u_chosen], 1), torch.cat([m0, la0, pivot, T1], 1).t().to(
             x.dtype
         )
     g0 = g[:, 0:1]
@@ -329,50 +329,50 @@ def _torch_rows(x, u_dispatched, u_of_part0, u_of_chosen, g=None):
     c1 = g1
     c2 = g0
     grad_x_y = w2 * (w0 * el.sigmoid(z0) - T1)
-    grad_u_of_part0_y = el.where(el.ne(u_dispatched_y, 0.0), g0 * u_dispatched_y, 0.0)
+    grad_u_of_share_y = el.where(el.ne(u_dispatched_y, 0.0), g0 * u_dispatched_y, 0.0)
     grad_u_of_chosen_y = w2
     grad_x_y = torch.where(x_y == x_y, grad_x_y, x_y)
     grad_x_y = torch.where(u_dispatched_y == u_dispatched_y, grad_x_y, u_dispatched_y)
-    grad_x_y = torch.where(u_of_part0_y == u_of_part0_y, grad_x_y, u_of_part0_y)
-    grad_u_of_part0_y = torch.where(x_y == x_y, grad_u_of_part0_y, x_y)
-    grad_u_of_part0_y = torch.where(
-        u_dispatched_y == u_dispatched_y, grad_u_of_part0_y, u_dispatched_y
+    grad_x_y = torch.where(u_of_share_y == u_of_share_y, grad_x_y, u_of_share_y)
+    grad_u_of_share_y = torch.where(x_y == x_y, grad_u_of_share_y, x_y)
+    grad_u_of_share_y = torch.where(
+        u_dispatched_y == u_dispatched_y, grad_u_of_share_y, u_dispatched_y
     )
-    grad_u_of_part0_y = torch.where(u_of_part0_y == u_of_part0_y, grad_u_of_part0_y, u_of_part0_y)
-    grad_u_of_part0_y = torch.where(
-        u_of_chosen_y == u_of_chosen_y, grad_u_of_part0_y, u_of_chosen_y
+    grad_u_of_share_y = torch.where(u_of_share_y == u_of_share_y, grad_u_of_share_y, u_of_share_y)
+    grad_u_of_share_y = torch.where(
+        u_of_chosen_y == u_of_chosen_y, grad_u_of_share_y, u_of_chosen_y
     )
     grad_u_of_chosen_y = torch.where(x_y == x_y, grad_u_of_chosen_y, x_y)
     grad_u_of_chosen_y = torch.where(
         u_dispatched_y == u_dispatched_y, grad_u_of_chosen_y, u_dispatched_y
     )
-    grad_u_of_chosen_y = torch.where(u_of_part0_y == u_of_part0_y, grad_u_of_chosen_y, u_of_part0_y)
+    grad_u_of_chosen_y = torch.where(u_of_share_y == u_of_share_y, grad_u_of_chosen_y, u_of_share_y)
     grad_u_of_chosen_y = torch.where(
         u_of_chosen_y == u_of_chosen_y, grad_u_of_chosen_y, u_of_chosen_y
     )
     pinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0))
     p0 = e0 * pinv0
     grad_x = p0.mul_(c0 + c1 * el.maximum(u_of_chosen, -1e18))
-    grad_u_of_part0 = u_dispatched * c2
+    grad_u_of_share = u_dispatched * c2
     grad_u_of_chosen = e0.mul_(c1 * pinv0)
     grad_x = grad_x.scatter_(1, pivot.to(torch.int64), grad_x_y + torch.zeros_like(x_y))
-    grad_u_of_part0 = grad_u_of_part0.scatter_(
-        1, pivot.to(torch.int64), grad_u_of_part0_y + torch.zeros_like(x_y)
+    grad_u_of_share = grad_u_of_share.scatter_(
+        1, pivot.to(torch.int64), grad_u_of_share_y + torch.zeros_like(x_y)
     )
     grad_u_of_chosen = grad_u_of_chosen.scatter_(
         1, pivot.to(torch.int64), grad_u_of_chosen_y + torch.zeros_like(x_y)
     )
-    return torch.cat([out_u_part0, out_u_chosen], 1), (grad_x, grad_u_of_part0, grad_u_of_chosen)
+    return torch.cat([out_u_share, out_u_chosen], 1), (grad_x, grad_u_of_share, grad_u_of_chosen)
 
 
-def _torch_backward(x, u_dispatched, u_of_part0, u_of_chosen, saved, g):
+def _torch_backward(x, u_dispatched, u_of_share, u_of_chosen, saved, g):
     """g * gradients [rows, V] of a chunk, from what was saved."""
     g0 = g[:, 0:1]
     g1 = g[:, 1:2]
     m0, la0, pivot, T1 = saved.unsqueeze(2)
     x_y = x.gather(1, pivot.to(torch.int64))
     u_dispatched_y = u_dispatched.gather(1, pivot.to(torch.int64))
-    u_of_part0_y = u_of_part0.gather(1, pivot.to(torch.int64))
+    u_of_share_y = u_of_share.gather(1, pivot.to(torch.int64))
     u_of_chosen_y = u_of_chosen.gather(1, pivot.to(torch.int64))
     z0 = la0
     lam0 = el.softplus(z0)
@@ -383,24 +383,24 @@ def _torch_backward(x, u_dispatched, u_of_part0, u_of_chosen, saved, g):
     c1 = g1
     c2 = g0
     grad_x_y = w2 * (w0 * el.sigmoid(z0) - T1)
-    grad_u_of_part0_y = el.where(el.ne(u_dispatched_y, 0.0), g0 * u_dispatched_y, 0.0)
+    grad_u_of_share_y = el.where(el.ne(u_dispatched_y, 0.0), g0 * u_dispatched_y, 0.0)
     grad_u_of_chosen_y = w2
     grad_x_y = torch.where(x_y == x_y, grad_x_y, x_y)
     grad_x_y = torch.where(u_dispatched_y == u_dispatched_y, grad_x_y, u_dispatched_y)
-    grad_x_y = torch.where(u_of_part0_y == u_of_part0_y, grad_x_y, u_of_part0_y)
-    grad_u_of_part0_y = torch.where(x_y == x_y, grad_u_of_part0_y, x_y)
-    grad_u_of_part0_y = torch.where(
-        u_dispatched_y == u_dispatched_y, grad_u_of_part0_y, u_dispatched_y
+    grad_x_y = torch.where(u_of_share_y == u_of_share_y, grad_x_y, u_of_share_y)
+    grad_u_of_share_y = torch.where(x_y == x_y, grad_u_of_share_y, x_y)
+    grad_u_of_share_y = torch.where(
+        u_dispatched_y == u_dispatched_y, grad_u_of_share_y, u_dispatched_y
     )
-    grad_u_of_part0_y = torch.where(u_of_part0_y == u_of_part0_y, grad_u_of_part0_y, u_of_part0_y)
-    grad_u_of_part0_y = torch.where(
-        u_of_chosen_y == u_of_chosen_y, grad_u_of_part0_y, u_of_chosen_y
+    grad_u_of_share_y = torch.where(u_of_share_y == u_of_share_y, grad_u_of_share_y, u_of_share_y)
+    grad_u_of_share_y = torch.where(
+        u_of_chosen_y == u_of_chosen_y, grad_u_of_share_y, u_of_chosen_y
     )
     grad_u_of_chosen_y = torch.where(x_y == x_y, grad_u_of_chosen_y, x_y)
     grad_u_of_chosen_y = torch.where(
         u_dispatched_y == u_dispatched_y, grad_u_of_chosen_y, u_dispatched_y
     )
-    grad_u_of_chosen_y = torch.where(u_of_part0_y == u_of_part0_y, grad_u_of_chosen_y, u_of_part0_y)
+    grad_u_of_chosen_y = torch.where(u_of_share_y == u_of_share_y, grad_u_of_chosen_y, u_of_share_y)
     grad_u_of_chosen_y = torch.where(
         u_of_chosen_y == u_of_chosen_y, grad_u_of_chosen_y, u_of_chosen_y
     )
@@ -409,29 +409,29 @@ def _torch_backward(x, u_dispatched, u_of_part0, u_of_chosen, saved, g):
     e0 = t0.exp_()
     p0 = e0 * pinv0
     grad_x = p0.mul_(c0 + c1 * el.maximum(u_of_chosen, -1e18))
-    grad_u_of_part0 = u_dispatched * c2
+    grad_u_of_share = u_dispatched * c2
     grad_u_of_chosen = e0.mul_(c1 * pinv0)
     grad_x = grad_x.scatter_(1, pivot.to(torch.int64), grad_x_y + torch.zeros_like(x_y))
-    grad_u_of_part0 = grad_u_of_part0.scatter_(
-        1, pivot.to(torch.int64), grad_u_of_part0_y + torch.zeros_like(x_y)
+    grad_u_of_share = grad_u_of_share.scatter_(
+        1, pivot.to(torch.int64), grad_u_of_share_y + torch.zeros_like(x_y)
     )
     grad_u_of_chosen = grad_u_of_chosen.scatter_(
         1, pivot.to(torch.int64), grad_u_of_chosen_y + torch.zeros_like(x_y)
     )
-    return (grad_x, grad_u_of_part0, grad_u_of_chosen)
+    return (grad_x, grad_u_of_share, grad_u_of_chosen)
 
 
 _C_SOURCE = r"""enum { KEPT = 1, HAS_TARGET = 0 };
-#define STREAMS_OF(EACH) EACH(0, x) EACH(1, u_dispatched) EACH(2, u_of_part0) EACH(3, u_of_chosen)
-#define GRADIENTS_OF(EACH) EACH(0, x) EACH(1, u_of_part0) EACH(2, u_of_chosen)
-#define RESULTS_OF(EACH) EACH(0, out_u_part0) EACH(1, out_u_chosen)
+#define STREAMS_OF(EACH) EACH(0, x) EACH(1, u_dispatched) EACH(2, u_of_share) EACH(3, u_of_chosen)
+#define GRADIENTS_OF(EACH) EACH(0, x) EACH(1, u_of_share) EACH(2, u_of_chosen)
+#define RESULTS_OF(EACH) EACH(0, out_u_share) EACH(1, out_u_chosen)
 #define SLOPES_OF(EACH) EACH(0, g0) EACH(1, g1)
 #define SAVED_OF(EACH) EACH(0, m0) EACH(1, la0) EACH(2, pivot) EACH(3, T1)
 #define KEPT_OF(EACH) EACH(0, kept0)
-#define BEGUN_OF(EACH) EACH(x_y) EACH(u_dispatched_y) EACH(u_of_part0_y) EACH(u_of_chosen_y) \
-    EACH(m0) EACH(a0) EACH(b0) EACH(b1) EACH(pivot) EACH(la0) EACH(T1) EACH(out_u_part0) \
+#define BEGUN_OF(EACH) EACH(x_y) EACH(u_dispatched_y) EACH(u_of_share_y) EACH(u_of_chosen_y) \
+    EACH(m0) EACH(a0) EACH(b0) EACH(b1) EACH(pivot) EACH(la0) EACH(T1) EACH(out_u_share) \
     EACH(out_u_chosen) EACH(g0) EACH(g1)
-#define FOUND_OF(EACH) EACH(c0) EACH(c1) EACH(c2) EACH(grad_x_y) EACH(grad_u_of_part0_y) \
+#define FOUND_OF(EACH) EACH(c0) EACH(c1) EACH(c2) EACH(grad_x_y) EACH(grad_u_of_share_y) \
     EACH(grad_u_of_chosen_y) EACH(pinv0)
 #include "program.h"
 
@@ -449,7 +449,7 @@ ROW_LOOPS
             const int pivot_j = (l0 == R(m0) ? cols : INT_MAX);)
         x_y = x_ptr[(int64_t)pivot];
         u_dispatched_y = u_dispatched_ptr[(int64_t)pivot];
-        u_of_part0_y = u_of_part0_ptr[(int64_t)pivot];
+        u_of_share_y = u_of_share_ptr[(int64_t)pivot];
         u_of_chosen_y = u_of_chosen_ptr[(int64_t)pivot];
         double pivot_2 = (real)(pivot);
         REDUCE(SUMS_3,
@@ -459,7 +459,7 @@ ROW_LOOPS
             const real t0 = l0_2 - R(same0);
             const real e0 = f_exp_below(t0);
             if (fused) kept0_ptr[cols] = e0;
-            const real b0_j = (others ? (f_ne(u_dispatched, R(0.0)) ? u_of_part0 * u_dispatched :
+            const real b0_j = (others ? (f_ne(u_dispatched, R(0.0)) ? u_of_share * u_dispatched :
                 R(0.0)) : R(0.0));
             const real b1_j = (e0 > R(0.0) ? e0 * u_of_chosen : R(0.0));)
         pivot = pivot_2;
@@ -468,7 +468,7 @@ ROW_LOOPS
     if (mode == BACKWARD) {
         x_y = x_ptr[(int64_t)pivot];
         u_dispatched_y = u_dispatched_ptr[(int64_t)pivot];
-        u_of_part0_y = u_of_part0_ptr[(int64_t)pivot];
+        u_of_share_y = u_of_share_ptr[(int64_t)pivot];
         u_of_chosen_y = u_of_chosen_ptr[(int64_t)pivot];
     }
 ROW_LOOPS_END
@@ -480,15 +480,15 @@ ROW_VALUES
         double lam0 = f_softplus(z0);
         double T0 = b0;
         T1 = f_exp(-lam0) * b1;
-        out_u_part0 = T0 + (f_ne(u_dispatched_y, 0.0) ? u_of_part0_y * u_dispatched_y : 0.0);
+        out_u_share = T0 + (f_ne(u_dispatched_y, 0.0) ? u_of_share_y * u_dispatched_y : 0.0);
         out_u_chosen = T1 + f_maximum(u_of_chosen_y, -1e+18) * f_sigmoid(-z0);
-        out_u_part0 = (x_y == x_y ? out_u_part0 : x_y);
-        out_u_part0 = (u_dispatched_y == u_dispatched_y ? out_u_part0 : u_dispatched_y);
-        out_u_part0 = (u_of_part0_y == u_of_part0_y ? out_u_part0 : u_of_part0_y);
-        out_u_part0 = (u_of_chosen_y == u_of_chosen_y ? out_u_part0 : u_of_chosen_y);
+        out_u_share = (x_y == x_y ? out_u_share : x_y);
+        out_u_share = (u_dispatched_y == u_dispatched_y ? out_u_share : u_dispatched_y);
+        out_u_share = (u_of_share_y == u_of_share_y ? out_u_share : u_of_share_y);
+        out_u_share = (u_of_chosen_y == u_of_chosen_y ? out_u_share : u_of_chosen_y);
         out_u_chosen = (x_y == x_y ? out_u_chosen : x_y);
         out_u_chosen = (u_dispatched_y == u_dispatched_y ? out_u_chosen : u_dispatched_y);
-        out_u_chosen = (u_of_part0_y == u_of_part0_y ? out_u_chosen : u_of_part0_y);
+        out_u_chosen = (u_of_share_y == u_of_share_y ? out_u_chosen : u_of_share_y);
     }
     if (mode != FORWARD) {
         double z0 = la0;
@@ -500,19 +500,19 @@ ROW_VALUES
         c1 = g1;
         c2 = g0;
         grad_x_y = w2 * (w0 * f_sigmoid(z0) - T1);
-        grad_u_of_part0_y = (f_ne(u_dispatched_y, 0.0) ? g0 * u_dispatched_y : 0.0);
+        grad_u_of_share_y = (f_ne(u_dispatched_y, 0.0) ? g0 * u_dispatched_y : 0.0);
         grad_u_of_chosen_y = w2;
         grad_x_y = (x_y == x_y ? grad_x_y : x_y);
         grad_x_y = (u_dispatched_y == u_dispatched_y ? grad_x_y : u_dispatched_y);
-        grad_x_y = (u_of_part0_y == u_of_part0_y ? grad_x_y : u_of_part0_y);
-        grad_u_of_part0_y = (x_y == x_y ? grad_u_of_part0_y : x_y);
-        grad_u_of_part0_y = (u_dispatched_y == u_dispatched_y ? grad_u_of_part0_y : u_dispatched_y);
-        grad_u_of_part0_y = (u_of_part0_y == u_of_part0_y ? grad_u_of_part0_y : u_of_part0_y);
-        grad_u_of_part0_y = (u_of_chosen_y == u_of_chosen_y ? grad_u_of_part0_y : u_of_chosen_y);
+        grad_x_y = (u_of_share_y == u_of_share_y ? grad_x_y : u_of_share_y);
+        grad_u_of_share_y = (x_y == x_y ? grad_u_of_share_y : x_y);
+        grad_u_of_share_y = (u_dispatched_y == u_dispatched_y ? grad_u_of_share_y : u_dispatched_y);
+        grad_u_of_share_y = (u_of_share_y == u_of_share_y ? grad_u_of_share_y : u_of_share_y);
+        grad_u_of_share_y = (u_of_chosen_y == u_of_chosen_y ? grad_u_of_share_y : u_of_chosen_y);
         grad_u_of_chosen_y = (x_y == x_y ? grad_u_of_chosen_y : x_y);
         grad_u_of_chosen_y = (u_dispatched_y == u_dispatched_y ? grad_u_of_chosen_y :
             u_dispatched_y);
-        grad_u_of_chosen_y = (u_of_part0_y == u_of_part0_y ? grad_u_of_chosen_y : u_of_part0_y);
+        grad_u_of_chosen_y = (u_of_share_y == u_of_share_y ? grad_u_of_chosen_y : u_of_share_y);
         grad_u_of_chosen_y = (u_of_chosen_y == u_of_chosen_y ? grad_u_of_chosen_y : u_of_chosen_y);
         pinv0 = (la0 == -INFINITY ? 0.0 : f_exp(-lam0));
     }
@@ -524,7 +524,7 @@ ROW_GRADIENTS
         const real e0 = (fused ? kept0_ptr[cols] : f_exp_below(t0));
         const real p0 = e0 * R(pinv0);
         const real grad_x = p0 * (R(c0) + R(c1) * f_maximum(u_of_chosen, -R(1e+18)));
-        const real grad_u_of_part0 = R(c2) * u_dispatched;
+        const real grad_u_of_share = R(c2) * u_dispatched;
         const real grad_u_of_chosen = R(c1) * p0;)
     AT_CLASS(1, (int64_t)pivot)
 ROW_GRADIENTS_END
@@ -538,14 +538,14 @@ LOSS = rt.RowLoss(
             "dispatched", kind="class", lo=0.0, hi=1.0, lo_open=False, hi_open=False,
             values=(0.0, 1.0),
         ),
-        rt.Input("of_part0", kind="class", differentiable=True),
+        rt.Input("of_share", kind="class", differentiable=True),
         rt.Input("of_chosen", kind="class", differentiable=True),
     ),
-    outputs=("part0", "chosen"), has_target=False, min_classes=1, batched=True, normalizer=None,
+    outputs=("share", "chosen"), has_target=False, min_classes=1, batched=True, normalizer=None,
     variants=(
         rt.Variant(
             uses=frozenset([]), parameters=(), inputs=(),
-            streams=("dispatched", "of_part0", "of_chosen"), n_saved=4, n_state=9,
+            streams=("dispatched", "of_share", "of_chosen"), n_saved=4, n_state=9,
             torch_rows=_torch_rows, torch_backward=_torch_backward, forward_kernel=_forward_kernel,
             merge_kernel=_merge_kernel, backward_kernel=_backward_kernel,
             fused_kernel=_fused_kernel, arithmetic="float32", c_source=_C_SOURCE,
@@ -557,24 +557,24 @@ LOSS = rt.RowLoss(
 class SwitchBalanceParts(NamedTuple):
     """Results of :func:`switch_balance_parts`, each [*]."""
 
-    part0: Tensor
+    share: Tensor
     chosen: Tensor
 
 
 @rt.documented
 def switch_balance_parts(
-    logits: Tensor, dispatched: Tensor, of_part0: Tensor, of_chosen: Tensor, *more: NoReturn,
+    logits: Tensor, dispatched: Tensor, of_share: Tensor, of_chosen: Tensor, *more: NoReturn,
     backend: str = "auto", class_dim: int | None = None, **unknown: NoReturn,
 ) -> SwitchBalanceParts:
     """Load balance of experts, what is summed of each row.
 
-        part0 = sum(of_part0*dispatched)
+        share = sum(of_share*dispatched)
         chosen = sum(of_chosen*softmax(x))
 
     Args:
         dispatched: [*, V], any of these dtypes. 1 for the experts that a token was sent to.
             Domain [0, 1]. Gets no gradient.
-        of_part0: [*, V], any of these dtypes. what the terms of a class count for. Gets a
+        of_share: [*, V], any of these dtypes. what the terms of a class count for. Gets a
             gradient.
         of_chosen: [*, V], any of these dtypes. what the terms of a class count for. Gets a
             gradient.
@@ -585,7 +585,7 @@ def switch_balance_parts(
         rt.refuse(switch_balance_parts, more, unknown)
     return SwitchBalanceParts(
         *LOSS.rows(
-            logits, None, (dispatched, of_part0, of_chosen), (), (), -100, backend, class_dim
+            logits, None, (dispatched, of_share, of_chosen), (), (), -100, backend, class_dim
         )
     )
 
@@ -593,7 +593,7 @@ def switch_balance_parts(
 @rt.documented
 def linear_switch_balance_parts(
     hidden: Tensor, linear_weight: Tensor, dispatched: Tensor | tuple[Tensor, ...],
-    of_part0: Tensor | tuple[Tensor, ...], of_chosen: Tensor | tuple[Tensor, ...], *more: NoReturn,
+    of_share: Tensor | tuple[Tensor, ...], of_chosen: Tensor | tuple[Tensor, ...], *more: NoReturn,
     linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
     memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
     backend: str = "auto", **unknown: NoReturn,
@@ -604,7 +604,7 @@ def linear_switch_balance_parts(
     return SwitchBalanceParts(
         *rt.linear_rows(
             LOSS, rt.Factors(hidden, linear_weight, linear_bias),
-            rt.Arguments(None, (dispatched, of_part0, of_chosen), (), (), -100, backend),
+            rt.Arguments(None, (dispatched, of_share, of_chosen), (), (), -100, backend),
             rt.LinearOptions(
                 softcap=softcap, temperature=temperature, memory_budget=memory_budget,
                 schedule=schedule, filter=filter,
@@ -613,16 +613,16 @@ def linear_switch_balance_parts(
     )
 
 
-def _batch(s_part0, s_chosen, n, V):
+def _batch(s_share, s_chosen, n, V):
     """V * sum(share * chosen) / sum(share), of sums over n rows each."""
-    return (V * ((s_part0 / n).detach() * (s_chosen / n)).sum(1, keepdim=True)) / (
-        s_part0 / n
+    return (V * ((s_share / n).detach() * (s_chosen / n)).sum(1, keepdim=True)) / (
+        s_share / n
     ).detach().sum(1, keepdim=True)
 
 
 BATCH = rt.BatchLoss(
     rows=LOSS, name="switch_balance",
-    parts=(rt.Part("part0", "of_part0"), rt.Part("chosen", "of_chosen")), own=False, formula=_batch,
+    parts=(rt.Part("share", "of_share"), rt.Part("chosen", "of_chosen")), own=False, formula=_batch,
     parameters=(),
     inputs=(
         rt.Input(

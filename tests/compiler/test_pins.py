@@ -84,6 +84,16 @@ PINS = {
     "tvd": (4, 6),
     "two_hot": (4, 4),
     "vat": (3, 5),
+    # of the whole batch: what is summed of each row
+    "any_f": (3, 0),
+    "generalized_dice": (2, 3),
+    "information_maximization": (3, 5),
+    "jaccard": (2, 3),
+    "marginal_entropy": (2, 4),
+    "repri": (3, 5),
+    "soft_dice": (2, 3),
+    "switch_balance": (3, 4),
+    "tversky": (2, 3),
 }
 #: what no algebra makes one sweep; everything else takes one
 TWO_SWEEPS = {
