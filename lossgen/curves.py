@@ -130,6 +130,9 @@ def function_of(entry: str | Path | Function) -> Function:
         return loss_of(entry)
     module = load(entry)
     found = next(value for value in vars(module).values() if isinstance(value, RowLoss))
+    if found.batched:
+        problem = "it is a loss of a whole batch, and no curve of one row"
+        raise NotComparable(what=module.BATCH.name, problem=problem)
     function: Function = getattr(module, found.function)
     return function
 

@@ -100,7 +100,9 @@ def loss_of(loss: str | Path | ModuleType | Callable[..., Any], given: Mapping[s
     row = module.LOSS
     name = row.function
     problem = None
-    if row.outputs:
+    if row.batched:
+        problem = "is of a whole batch, and a trainer adds up the losses of its rows"
+    elif row.outputs:
         problem = "has several results, not a loss"
     elif not row.has_target:
         problem = "has no target, and labels are all that a trainer gives"

@@ -42,7 +42,7 @@ def create_classification_loss(loss_type: str | Path, **parameters: Any) -> nn.M
         )
         return made
     module = load(loss_type)
-    if module.LOSS.outputs:
+    if module.LOSS.outputs and not module.LOSS.batched:
         raise UnfitLoss(loss=module.LOSS.function, problem="has several results, not a loss")
     kind = _class_of(module)
     known = [p for p in inspect.signature(kind).parameters if p != "self"]

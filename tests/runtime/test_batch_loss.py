@@ -13,6 +13,7 @@ from torch import Tensor
 
 import lossgen
 from lossgen import losses
+from lossgen.errors import BuildError
 
 torch.manual_seed(0)
 ROWS, CLASSES = 37, 5
@@ -248,6 +249,11 @@ def test_what_is_not_there_says_so(tmp_path: Path) -> None:
     (slope,) = torch.autograd.grad(loss, leaf, create_graph=True)
     with pytest.raises(RuntimeError, match="cannot be differentiated a second time"):
         slope.sum().backward()
+
+
+def test_it_has_no_curve_over_a_row() -> None:
+    with pytest.raises(BuildError, match="cannot compare soft_dice: it is a loss of a whole batch"):
+        lossgen.compare("soft_dice")
 
 
 def test_its_module() -> None:

@@ -71,6 +71,8 @@ def _derivation(loss: Facts) -> dict[str, Any]:
 
 
 def _families(loss: Facts) -> list[dict[str, Any]]:
+    if loss.spec.batch:  # no curve of one row
+        return []
     names = list(loss.spec.parameters) or [None]
     found = [_family(loss, name) for name in names]
     return [one for one in found if one["moves"]] or found[:1]
