@@ -98,7 +98,7 @@ def loss_of(loss: str | Path | ModuleType | Callable[..., Any], given: Mapping[s
     """
     module = _module_of(loss)
     row = module.LOSS
-    name = row.function
+    name = module.BATCH.function if row.batched else row.function
     problem = None
     if row.batched:
         problem = "is of a whole batch, and a trainer adds up the losses of its rows"

@@ -15,7 +15,11 @@ from lossgen.integrations.losses import loss_of
 REFUSED = [
     ("entropy_min", {}, "entropy_min_loss has no target, and labels are all that a trainer gives"),
     ("token_stats", {}, "token_stats has several results, not a loss"),
-    ("soft_dice", {}, "is of a whole batch, and a trainer adds up the losses of its rows"),
+    (
+        "soft_dice",
+        {},
+        "soft_dice_loss is of a whole batch, and a trainer adds up the losses of its rows",
+    ),
     (
         "trades",
         {},
