@@ -189,10 +189,10 @@ def is_tiled(loss: str, backend: str, variant: Variant, options: LinearOptions, 
             "schedule 'chunked'"
         )
     if options.schedule == "tiled" and variant.tiled is None:
-        raise ValueError(
-            f"{loss}: schedule 'tiled' makes float32 logits on chip, and this loss is computed in "
-            f"{variant.arithmetic}; use schedule 'chunked'"
-        )
+        why = "has no program of the parts of a batch"
+        if variant.arithmetic == "float64":
+            why = "makes float32 logits on chip, and this loss is computed in float64"
+        raise ValueError(f"{loss}: schedule 'tiled' {why}; use schedule 'chunked'")
     if options.schedule != "auto" or backend != "triton" or variant.tiled is None:
         return options.schedule == "tiled"
     return options.memory_budget is not None and options.memory_budget < _FEWEST_ROWS * row

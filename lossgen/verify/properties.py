@@ -256,6 +256,7 @@ PROPERTIES: tuple[Property, ...] = (
         tiles_are_rows,
         triton_only=True,
         needs_tiles=True,
+        needs=lambda spec: spec.batch is None,
         dtypes=_FLOAT,
         share=0.1,
         axes=_SETTING,

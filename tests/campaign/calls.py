@@ -176,8 +176,7 @@ def _laid(tensor: Tensor, random: Random) -> Tensor:
 def _make(drawn: _Drawn, random: Random) -> tuple[Tensor, dict[str, Tensor | None], Tensor | None]:
     spec, tensors = drawn.spec, dict(drawn.tensors)
     module = lossgen.load(spec.name)
-    suffix = "" if spec.outputs else "_loss"
-    function = getattr(module, f"{'linear_' if drawn.linear else ''}{spec.name}{suffix}")
+    function = getattr(module, f"{'linear_' if drawn.linear else ''}{spec.function}")
     first = ["hidden", "linear_weight"] if drawn.linear else ["logits"]
     wanted = [
         *first,

@@ -48,7 +48,7 @@ def composite(
             return rows
         return rows.sum() / (kept.sum() if reduction == "mean" else 1)
 
-    return SimpleNamespace(**{spec.name + ("" if spec.outputs else "_loss"): call})
+    return SimpleNamespace(**{spec.function: call})
 
 
 def _rows(
