@@ -160,11 +160,12 @@ def _joining(sweep: Sweep, moment: Moment) -> Node:
     own: Node = d
     if i == 0 and moment.kappa == 0:  # no exponential makes it vanish
         own = where(_SUNK, EMPTY, d)
-    parts = [*_factor(moment, d, k), *[own] * moment.power]
+    factors = _factor(moment, d, k)
+    parts = [*factors, *[own] * moment.power]
     parts += _apart(sweep, moment, "")
     parts += [ROW(weight)] if weight != 1 else []
     # NaN is no number that is at most 0: it shows.
-    inside: Node = _LOST if moment.kappa == 0 else _LOST & ~(k <= 0.0)
+    inside: Node = _LOST & ~(factors[0] <= 0.0) if factors else _LOST
     if moment.kappa == 0 and weight != 1:  # 0·∞ is 0
         inside = _LOST & ne(ROW(weight), 0.0)
     return where(inside, product(parts), 0.0)
@@ -225,7 +226,7 @@ def _rescaled(sweep: Sweep, moment: Moment, side: str) -> Node:
     scaled_up = product(factors) * found
     if moment.weight == 1 and moment.centre is None:
         return scaled_up
-    return where(k > 0.0, scaled_up, 0.0)  # weights may be infinite
+    return where(factors[0] > 0.0, scaled_up, 0.0)  # weights may be infinite
 
 
 def _moved(moment: Moment, side: str) -> Node:

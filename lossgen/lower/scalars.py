@@ -104,7 +104,8 @@ class RowScalars:
                 lines += self._softmax(form, wanted, True, True)
             for level in model.levels:
                 lines += self._log_sums(level, wanted)
-        forms = tuple(f for f in model.forms if f.z in wanted)
+        read = symbols_of(value for _, value in targets)
+        forms = tuple(f for f in model.forms if f.z in read)
         clamped, lowering = self._clamp(stable.clamp_gradient, forms)
         lines += clamped + assignments(targets, lowering)
         if model.pivot != "none":

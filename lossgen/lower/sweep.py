@@ -316,7 +316,8 @@ def _moments(sweep: Sweep, whole_row: bool) -> list[Line]:
                 counts = counts & ne(TILE(weight), 0.0)
             body = where(counts, body, 0.0)
         elif weight != 1 or moment.centre is not None:
-            body = where(e > 0.0, body, 0.0)
+            t = Name(f"t{moment.form}")  # e^(q·t) of a small q is a number where e^t is none
+            body = where(e > 0.0 if whole(moment.kappa) else t > FLOOR, body, 0.0)
         lines.append(Line(moment.name, call("row_sum", body)))
     return lines
 

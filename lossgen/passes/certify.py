@@ -31,16 +31,14 @@ from typing import Any
 import mpmath as mp
 import numpy as np
 from numpy.typing import NDArray
-from sympy import Expr
 
 from lossgen.errors import CompileError
-from lossgen.ir.evaluate import evaluated
 from lossgen.ir.literal import Truth
 from lossgen.ir.rows import Row
 from lossgen.ir.stages import Pivot, StableLoss
-from lossgen.lower.constants import CLAMP
 from lossgen.lower.rows import RoundedRows
 from lossgen.lower.work import work_of
+from lossgen.passes.clamp import clamped
 from lossgen.passes.climb import neighbours
 from lossgen.passes.condition import (
     of_gradient,
@@ -54,7 +52,7 @@ from lossgen.passes.condition import (
     stretch,
 )
 from lossgen.passes.inaccurate import Inaccurate, check_defaults
-from lossgen.passes.samples import parameter_points, rows_masked_alone, sample_rows
+from lossgen.passes.samples import rows_masked_alone, sample_rows
 from lossgen.passes.scalar import certify_scalar, is_scalar
 from lossgen.passes.schedule import schedule
 from lossgen.passes.truth import (
@@ -136,19 +134,11 @@ def ladder(stable: StableLoss) -> list[StableLoss]:
 
 def unmeasured(stable: StableLoss) -> StableLoss:
     """A draft: with the clamping that it needs, the dearer program, and no certificate."""
-    return _clamped(stable if stable.dearer is None else stable.dearer)
-
-
-def _clamped(stable: StableLoss) -> StableLoss:
-    return replace(
-        stable,
-        clamp_loss=_needs_clamp(stable, list(stable.results)),
-        clamp_gradient=_needs_clamp(stable, list(stable.coefficients)),
-    )
+    return clamped(stable if stable.dearer is None else stable.dearer)
 
 
 def _certified(stable: StableLoss) -> StableLoss:
-    stable = _clamped(stable)
+    stable = clamped(stable)
     worst = Worst(stable.spec, stable.arithmetic, stable.masks, stable.bound)
     if is_scalar(stable):
         certify_scalar(stable, worst)
@@ -163,9 +153,8 @@ def _certified(stable: StableLoss) -> StableLoss:
     worst.check()
     trial.climb()
     worst.check()
-    if any(map(trial.is_undone, rows_masked_alone(stable))):
-        worst.masks = "as written"
-        stable = replace(stable, masks="as written")
+    if any(map(trial.has_none, rows_masked_alone(stable))):
+        worst.masks = "as written"  # it is said, and forgives no other row
     return replace(stable, certificate=worst.certificate(), trial=trial)
 
 
@@ -210,13 +199,14 @@ class Trial:
         self.worst.real += truth is not None
         return truth
 
-    def is_undone(self, row: Row) -> bool:
-        """Is it no number at a row that has a true value, nor is the formula as it is written?"""
+    def has_none(self, row: Row) -> bool:
+        """Is it no number at a row that has a true value, as float64 autograd of the formula has
+        none where it meets 0·∞?"""
         if true_row(self.stable.spec, row) is None:
             return False
         values, slopes = self.evaluate([row])
         found = np.concatenate([np.ravel(values), *map(np.ravel, slopes)])
-        return not np.isfinite(found).all() and is_undone(self.stable.spec, row)
+        return not np.isfinite(found).all()
 
     def forget(self, keep: int) -> None:
         """All rows but the worst."""
@@ -377,24 +367,3 @@ def _alike(rows: Sequence[Row]) -> list[list[int]]:
 def _spelled(values: tuple[float, ...]) -> str:
     shown = ", ".join(f"{v:.4g}" for v in values[:12])
     return f"[{shown}{', …' if len(values) > 12 else ''}]"
-
-
-def _needs_clamp(stable: StableLoss, exprs: list[Expr]) -> bool:
-    """Is a function NaN at z = ±inf, but finite at ±``CLAMP``, for any parameters and with
-    any statistic at 0.5?"""
-    if not stable.forms:
-        return False
-    names = stable.vocabulary
-    ends = np.array([[np.inf, -np.inf, CLAMP, -CLAMP]], np.float32)
-    for expr in exprs:
-        if not expr.free_symbols & {f.z for f in stable.forms}:
-            continue
-        used = [n for n, s in names.parameters.items() if s in expr.free_symbols]
-        points = parameter_points(stable.spec, used)
-        env: dict[Any, Any] = dict.fromkeys(expr.free_symbols, np.float32(0.5))
-        env |= {names.parameters[n]: np.array([[p[n]] for p in points], np.float32) for n in used}
-        env |= {f.z: ends for f in stable.forms}
-        values = np.broadcast_to(evaluated(expr, env), (len(points), 4))
-        if (np.isnan(values[:, :2]) & np.isfinite(values[:, 2:])).any():
-            return True
-    return False

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from sympy import Add, Expr, Integer, Mul, Symbol, expand
+from sympy import Add, Expr, Integer, Mul, Symbol, exp, expand
 
 from lossgen.ir.ops import OPS
 from lossgen.ir.statistics import Form
@@ -112,7 +112,9 @@ def _unmasked(logarithm: Expr, weights: Expr, rw: Rewriter) -> Expr:
             held = weights.as_powers_dict().get(half, Integer(0))
             if not held.is_positive or not logarithm.free_symbols & others:
                 continue
-            return _f["where"](_f["ne"](half, 0), logarithm, 0)
+            # P^q of a small q is a number where P is none
+            weight = half if held.is_Integer else exp(-held * own)
+            return _f["where"](_f["ne"](weight, 0), logarithm, 0)
     return logarithm
 
 

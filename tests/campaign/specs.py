@@ -249,6 +249,8 @@ def promised(exact: Truth, spec: Spec, row: Row, promise: Promise) -> Truth:
             lost = [abs(a - b) for a, b in zip(written[0].slopes, exact.slopes, strict=True)]
             slack_value += ALIKE * abs(written[0].value - exact.value)
             slack_slope += ALIKE * max(lost)
+        if promise.double:  # what float64 leaves of terms of the size of the loss
+            slack_slope += ALIKE * mp.mpf(2) ** -53 * abs(exact.value)
     return replace(exact, slack_value=slack_value, slack_slope=slack_slope)
 
 

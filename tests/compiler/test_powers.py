@@ -218,3 +218,25 @@ def test_powers_of_what_underflows_beside_other_terms(tmp_path: Path) -> None:
             found = torch.autograd.grad(loss, x)[0]
             torch.testing.assert_close(loss.double(), value, rtol=1e-5, atol=1e-8)
             torch.testing.assert_close(found.double(), slope, rtol=1e-5, atol=1e-8)
+
+
+def test_small_powers_of_probabilities_that_underflow(tmp_path: Path) -> None:
+    """p^0.001 of a p of e^-3000 is 0.05, and was left out as if its class were masked."""
+    path = tmp_path / "small.yaml"
+    path.write_text(
+        "name: small\nparameters: {q: {default: 0.5, domain: '(0, 1]'}}\n"
+        "inputs: {c: {kind: class, values: [0, 1]}}\n"
+        "transform: sum(stop_gradient(softmax(x*(1 + c)))**q*logp)\n"
+    )
+    module = lossgen.load(path)
+    row, c = [-2998.5, -3002.0, -3001.5, -2993.5], torch.tensor([[1.0, 0.0, 1.0, 1.0]])
+    exact = torch.tensor([row], dtype=torch.float64, requires_grad=True)
+    power = (0.001 * (exact.detach() * (1 + c)).log_softmax(1)).exp()
+    value = (power * exact.log_softmax(1)).sum()
+    (slope,) = torch.autograd.grad(value, exact)
+    for backend in ("c", "torch", "triton"):
+        x = torch.tensor([row], requires_grad=True)
+        loss = module.small_loss(x, c, q=0.001, backend=backend)
+        (found,) = torch.autograd.grad(loss, x)
+        torch.testing.assert_close(loss.double(), value, rtol=2e-6, atol=0)
+        torch.testing.assert_close(found.double(), slope, rtol=1e-5, atol=1e-6)

@@ -14,7 +14,9 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 import lossgen
+from lossgen.compiler import compile_loss
 from lossgen.passes.inaccurate import Inaccurate
+from lossgen.spec.load import load_text
 from lossgen.verify.interpreter import install
 
 Y = torch.tensor([0, 2, 1])
@@ -70,3 +72,13 @@ def test_a_difference_of_exponents_that_hold_an_earlier_softmax() -> None:
     formula = "sum(softmax(x*p[y])*(log_softmax(x*p[y]) - log_softmax(x - stop_gradient(p))))"
     with pytest.raises(Inaccurate, match="-inf"):
         lossgen.loss(formula)
+
+
+def test_a_softmax_that_only_scales_another_is_not_clamped() -> None:
+    """Its z is not among what the gradient has: KeyError, LG900."""
+    formula = (
+        "stop_gradient(sum(log_softmax(x*(1 + stop_gradient(softmax(2*x)))), over=others))"
+        "*mean(arccosh(1 - logp)) + gamma*logp[y] - (1 - p[y])**gamma*sum(log(1 - p))"
+    )
+    head = "name: t\nparameters: {gamma: {default: 1.5, domain: '[0.5, 4]'}}\n"
+    compile_loss(load_text(f"{head}transform: '{formula}'\n"), draft=False)
