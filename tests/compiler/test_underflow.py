@@ -71,3 +71,18 @@ def test_a_logarithm_of_odds_that_overflow(tmp_path: Path, formula: str) -> None
             (own,) = torch.autograd.grad(found, x)
             torch.testing.assert_close(found.double(), exact.detach(), rtol=1e-5, atol=1e-6)
             torch.testing.assert_close(own.double(), slope, rtol=1e-5, atol=1e-6)
+
+
+def test_a_coefficient_that_float_cannot_hold(tmp_path: Path) -> None:
+    """1/norm of p - onehot is 1e39 in C's double, and was ∞ in the loop of the classes, times a p
+    that underflows: a gradient of ∞ where 1e-37 is right."""
+    path = tmp_path / "t.yaml"
+    formula = "stop_gradient(logsumexp(x))*norm(p - onehot) + log(1 - sum(p)/2)"
+    path.write_text(f"name: t\ntransform: '{formula}'\n")
+    module = lossgen.load(path)
+    for margin in (86.0, 87.4, 90.0):
+        x = torch.tensor([[-2.0, 0.1, -0.6, margin]], requires_grad=True)
+        for backend in ("c", "torch"):
+            loss = module.t_loss(x, torch.tensor([3]), backend=backend)
+            (found,) = torch.autograd.grad(loss, x)
+            assert bool((found.abs() < 1e-30).all()), f"{backend}: {found}"

@@ -121,6 +121,7 @@ INLINE double class_entry(const Call *c, int k, int64_t row) {
 #define NUMBER(of_call, name) const double name = call->of_call;
 #define UNKNOWN(name) double name = 0;
 #define GET(name) double name = values->name[at];
+#define GET_NUMBER(name) double name = as_number(values->name[at]);
 #define PUT(name) values->name[at] = name;
 #define SLOPE(k, name) name = slope(r, k);
 #define RELOAD(k, name) name = saved(r, k);
@@ -165,7 +166,7 @@ INLINE void end_row(const Row *r, const enum mode mode, const Values *values, co
     INLINE void end_row(const Row *r, const enum mode mode, const Values *values, const int at, \
         const int want) {                                                                       \
         OPEN_ROW                                                                                \
-        BEGUN_OF(GET) FOUND_OF(GET)                                                             \
+        BEGUN_OF(GET) FOUND_OF(GET_NUMBER)                                                      \
         if (mode != BACKWARD) {                                                                 \
             RESULTS_OF(WRITE_RESULT)                                                            \
         }                                                                                       \
@@ -311,7 +312,7 @@ INLINE void end_row(const Row *r, const enum mode mode, const Values *values, co
         CLASS_LOOP(__VA_ARGS__)                                                   \
     }
 #define WRITE_OWN(k, name) \
-    if (want & 1 << k) grad_##name##_ptr[own] = (real)(grad_##name##_y * factor);
+    if (want & 1 << k) grad_##name##_ptr[own] = (real)(values->grad_##name##_y[at] * factor);
 #define AT_CLASS(FACTOR, AT)                 \
     {                                        \
         const double factor = FACTOR;        \

@@ -36,6 +36,14 @@ static inline double safe_rsqrt_row(double a)
     return sizeof(real) < sizeof(double) && a < 8.7e-78 ? 0.0 : safe_rsqrt_double(a);
 }
 
+/* A coefficient that is a number but too large for real, as real has it: times what underflows it is
+   no 0·inf. */
+static inline double as_number(double a)
+{
+    const double most = sizeof(real) < sizeof(double) ? FLT_MAX : DBL_MAX;
+    return isinf(a) ? a : a > most ? most : a < -most ? -most : a;
+}
+
 #define R(c) ((real)(c))
 #define BLOCK 1024 /* classes that are summed in real before they join a double */
 #define LANES 32   /* partial results side by side: what vectors are made of */
