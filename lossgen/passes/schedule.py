@@ -65,7 +65,9 @@ def pivot_is_known(loss: SymbolicLoss) -> bool:
     as the largest of -x is."""
     if loss.pivot is not Pivot.ARGMAX:
         return True
-    if loss.forms and loss.forms[0].ell.diff(loss.vocabulary.x).is_negative:
+    if not loss.forms:
+        return False
+    if loss.forms[0].ell.diff(loss.vocabulary.x).is_negative:
         return False
     at_y = {pair[1] for pair in loss.vocabulary.pairs}
     weights = (s.weight for s in loss.sums if s.level == 1 and s.form is not None)

@@ -82,3 +82,14 @@ def test_a_softmax_that_only_scales_another_is_not_clamped() -> None:
     )
     head = "name: t\nparameters: {gamma: {default: 1.5, domain: '[0.5, 4]'}}\n"
     compile_loss(load_text(f"{head}transform: '{formula}'\n"), draft=False)
+
+
+def test_no_softmax_has_a_largest_class() -> None:
+    """Where there is none, the pivot was to be its largest class: KeyError, LG900."""
+    formula = (
+        "exp(mean(((x - mean(x))/(sqrt(mean((x - mean(x))**2)) + 1e-5)"
+        " - (v - mean(v))/sqrt(var(v) + 0.1))**2))"
+    )
+    spec = load_text(f"name: t\ninputs: {{v: {{kind: class}}}}\ntransform: '{formula}'\n")
+    with pytest.raises(Inaccurate):
+        compile_loss(spec)
