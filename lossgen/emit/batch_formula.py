@@ -112,15 +112,24 @@ class _Text:
         return spelled(expr.name)
 
     def _product(self, expr: Binary) -> str:
-        """a·log b is 0 where a is 0, whatever b."""
+        """a·log b is 0 where a is 0, whatever b; so are a·(-log b) and a·(log b/c)."""
         factors = list(_factors(expr))
-        logs = [f for f in factors if isinstance(f, Call) and f.func == "log"]
+        logs = [f for f in factors if _holds_log(f)]
         if not logs:
             return f"({self.of(expr.left)} * {self.of(expr.right)})"
-        last = logs[-1]
-        rest = [f for f in factors if f is not last]
-        weight = " * ".join(map(self.of, rest))
-        return f"rt.xlogy({weight}, {self._tensor(last.args[0])})"
+        rest = [self.of(f) for f in factors if f is not logs[-1]]
+        return self._weighted(" * ".join(rest), logs[-1])
+
+    def _weighted(self, weight: str, expr: Expr) -> str:
+        """weight·expr, whose logarithm takes the weight."""
+        match expr:
+            case Call(args=args):
+                return f"rt.xlogy({weight}, {self._tensor(args[0])})"
+            case Unary(operand=operand):
+                return f"(-{self._weighted(weight, operand)})"
+            case Binary(left=left, right=right):
+                return f"({self._weighted(weight, left)} / {self.of(right)})"
+        raise TypeError(f"no logarithm: {expr!r}")
 
     def _call(self, expr: Call, func: str, args: tuple[Expr, ...]) -> str:
         given = [self._tensor(a) for a in args]
@@ -143,6 +152,18 @@ def _factors(expr: Expr) -> Iterator[Expr]:
         yield from _factors(expr.right)
     else:
         yield expr
+
+
+def _holds_log(expr: Expr) -> bool:
+    """Is it log b, or that with a sign and a divisor?"""
+    match expr:
+        case Call(func=func):
+            return func == "log"
+        case Unary(operand=operand):
+            return _holds_log(operand)
+        case Binary(op="/", left=left):
+            return _holds_log(left)
+    return False
 
 
 def _varies(expr: Expr) -> bool:

@@ -37,8 +37,11 @@ _CHUNK = {"cpu": 1 << 18}
 _CHUNK_ON_GPU = 1 << 24
 
 
-def xlogy(a: Tensor, b: Tensor) -> Tensor:
-    """a·log b; 0 where a is, whatever b, with the derivatives 0: a column that no row has."""
+def xlogy(a: Tensor | float, b: Tensor) -> Tensor:
+    """a·log b; 0 where a is, whatever b, with the derivatives 0: a column that no row has.
+    (torch.xlogy has there the derivative log b in a.)"""
+    if not isinstance(a, Tensor):
+        a = b.new_tensor(a)
     return torch.where(a == 0, 0.0, a * torch.log(torch.where(a == 0, 1.0, b)))
 
 

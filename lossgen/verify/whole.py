@@ -21,7 +21,6 @@ from lossgen.verify.streams import beside, streams
 
 __all__ = ["batch_formula", "literal_of_batch"]
 
-_IGNORED = -100
 _LIMIT = {torch.float32: 2e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3, torch.float64: 1e-10}
 
 
@@ -49,7 +48,8 @@ def _one(spec: LossSpec, arguments: Arguments, each: Tensor, group: Tensor) -> T
     for part in spec.batch.parts:
         terms = rows.tensor(walk(part.expr, rows))
         sums[part.name] = (terms * count).sum(0, keepdim=True)
-    total = _Batch(spec, held, sums).tensor(walk(spec.batch.formula, _Batch(spec, held, sums)))
+    batch = _Batch(spec, held, sums)
+    total = batch.tensor(walk(spec.batch.formula, batch))
     found = total.reshape(-1)[0]
     if spec.batch.rows is not None:
         (own,) = (o.expr for o in spec.outputs if o.name == spec.batch.rows)

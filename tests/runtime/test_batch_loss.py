@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -178,6 +179,39 @@ def test_a_class_that_every_row_masks() -> None:
         assert leaf.grad is not None
         assert not leaf.grad[:, 1].any()
         torch.testing.assert_close(leaf.grad[:, [0, 2, 3, 4]], part.grad, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("formula", "scale"),
+    [
+        ("sum(m*(-log(m)))", 1.0),
+        ("sum(m*(log(m)/log(1/V)))", 1 / math.log(CLASSES)),
+        ("-sum(2*(log(m)/2)*m)", 1.0),
+    ],
+)
+def test_however_an_entropy_is_written(tmp_path: Path, formula: str, scale: float) -> None:
+    # a sign or a divisor of the logarithm hid it from its factor: 0·inf where no row has a class
+    path = tmp_path / "spread.yaml"
+    path.write_text(f"name: spread\nlet: {{m: batch_mean(p)}}\nbatch: {formula}\n")
+    x, _, _ = _drawn()
+    x[:, 1] = -torch.inf
+    leaf, exact = x.clone().requires_grad_(), x.double().requires_grad_()
+    loss = lossgen.load(path).spread_loss(leaf)
+    value = scale * _entropy(exact.softmax(1).mean(0).index_select(0, torch.tensor([0, 2, 3, 4])))
+    torch.testing.assert_close(loss.double(), value, rtol=1e-5, atol=1e-6)
+    (a,) = torch.autograd.grad(loss, leaf)
+    (b,) = torch.autograd.grad(value, exact)
+    torch.testing.assert_close(a.double(), b, rtol=2e-5, atol=1e-7)
+
+
+def test_a_number_times_a_logarithm(tmp_path: Path) -> None:
+    path = tmp_path / "peak.yaml"
+    path.write_text("name: peak\nbatch: 2*log(sum(batch_mean(p)**2))\n")
+    x, _, _ = _drawn()
+    value = 2 * (x.double().softmax(1).mean(0) ** 2).sum().log()
+    torch.testing.assert_close(
+        lossgen.load(path).peak_loss(x).double(), value, rtol=1e-6, atol=1e-6
+    )
 
 
 def test_images_with_classes_on_axis_1() -> None:
