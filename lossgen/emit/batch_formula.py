@@ -47,7 +47,7 @@ _WRITTEN = {
     "sum": "{0}.sum(1, keepdim=True)",
     "mean": "{0}.mean(1, keepdim=True)",
     "max": "{0}.max(1, keepdim=True).values",
-    "second_max": "{0}.topk(2, 1).values[:, 1:]",
+    "second_max": "torch.nn.functional.pad({0}, (0, 1), value=-torch.inf).topk(2, 1).values[:, 1:]",
     "argmax": "{0}.argmax(1, keepdim=True).to(n.dtype)",
     "logsumexp": "torch.logsumexp({0}, 1, keepdim=True)",
     "norm": "torch.linalg.vector_norm({0}, 2, 1, True)",

@@ -214,6 +214,16 @@ def test_a_number_times_a_logarithm(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(("classes", "value"), [(1, torch.inf), (2, 0.0)])
+def test_a_second_largest_of_one_class(tmp_path: Path, classes: int, value: float) -> None:
+    path = tmp_path / "gap.yaml"
+    path.write_text(
+        "name: gap\nlet: {m: batch_mean(p)}\nbatch: max(m) - second_max(m)\n", encoding="utf-8"
+    )
+    loss = lossgen.load(path).gap_loss(torch.zeros(4, classes))
+    torch.testing.assert_close(loss, torch.tensor(value))
+
+
 def test_images_with_classes_on_axis_1() -> None:
     x, y = torch.randn(2, CLASSES, 4, 6), torch.randint(0, CLASSES, (2, 4, 6))
     found = losses.jaccard_loss(x, y, class_dim=1)
