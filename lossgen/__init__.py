@@ -30,11 +30,13 @@ if TYPE_CHECKING:
     from lossgen.inline import loss
     from lossgen.integrations import hf, timm, trl
     from lossgen.integrations.causal_lm import patch, unpatch
+    from lossgen.runtime.entries import Entries
     from lossgen.runtime.memory import empty_cache, set_cache_limit
     from lossgen.spec.model import LossSpec
     from lossgen.verify import verify
 
 __all__ = [
+    "Entries",
     "LossSpec",
     "LossgenError",
     "__version__",
@@ -60,6 +62,7 @@ __version__ = "0.1.0"
 # `build` and `verify` are also modules of those names, which are callable; `hf`, `timm` and
 # `trl` are modules.
 _HOMES = {
+    "Entries": "lossgen.runtime.entries",
     "LossSpec": "lossgen.spec.model",
     "LossgenError": "lossgen.errors",
     "build": "lossgen.build",

@@ -23,6 +23,9 @@ class Argument:
     choices: str | None = None
 
 
+#: Of a class input; the template knows where ``Entries`` stands.
+_STREAM = "Tensor | Entries"
+_STREAM_OR_FACTORS = "Tensor | tuple[Tensor, ...] | Entries"
 _HIDDEN = (Argument("hidden", "Tensor"), Argument("linear_weight", "Tensor"))
 _BIAS = Argument("linear_bias", "Tensor | None", "None")
 _SOFTCAP = Argument("softcap", "float | None", "None")
@@ -52,7 +55,7 @@ class FunctionView:
         self.name = f"{'linear_' if linear else ''}{spec.function}"
         self.class_name = f"{'Linear' if linear else ''}{spec.class_name}"
         classes = [n for n, i in spec.inputs.items() if i.kind == "class"]
-        stream = "Tensor | tuple[Tensor, ...]" if linear else "Tensor"
+        stream = _STREAM_OR_FACTORS if linear else _STREAM
         target = (Argument("target", "Tensor"),) if spec.has_target else ()
         first = _HIDDEN if linear else (Argument("logits", "Tensor"),)
         self.arguments = (*first, *target, *(Argument(n, stream) for n in classes))
@@ -101,7 +104,7 @@ class BatchView:
         batch, self.linear = spec.batch, linear
         self.name = f"{'linear_' if linear else ''}{spec.name}_loss"
         self.class_name = f"{'Linear' if linear else ''}{batch.class_name}"
-        stream = "Tensor | tuple[Tensor, ...]" if linear else "Tensor"
+        stream = _STREAM_OR_FACTORS if linear else _STREAM
         kinds = {n: i.kind for n, i in batch.inputs.items()}
         target = (Argument("target", "Tensor"),) if spec.has_target else ()
         first = _HIDDEN if linear else (Argument("logits", "Tensor"),)

@@ -32,6 +32,8 @@ from typing import Literal, NamedTuple, TypeAlias
 from torch import Tensor
 from torch.nn import Module
 
+from lossgen.runtime.entries import Entries
+
 """
 _SECTION = re.compile(r"^# ---- (\w+)\n", re.MULTILINE)
 

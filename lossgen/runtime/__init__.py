@@ -3,6 +3,7 @@
 from lossgen.runtime.arguments import Input, Parameter, Tiled, Variant
 from lossgen.runtime.batch_loss import BatchLoss, Part, xlogy
 from lossgen.runtime.documentation import documented
+from lossgen.runtime.entries import Entries
 from lossgen.runtime.linear import Arguments, linear_loss, linear_rows
 from lossgen.runtime.linear_arguments import Factors, LinearOptions
 from lossgen.runtime.loss import RowLoss
@@ -13,6 +14,7 @@ from lossgen.runtime.weights import Weights
 __all__ = [
     "Arguments",
     "BatchLoss",
+    "Entries",
     "Factors",
     "Input",
     "LinearOptions",

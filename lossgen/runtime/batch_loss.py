@@ -18,13 +18,20 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from lossgen.runtime.arguments import Input, Parameter, check_input, is_scalar, no_tensor, numbers
+from lossgen.runtime.arguments import Input, Parameter, check_input, is_scalar, numbers
 from lossgen.runtime.batch import compute_dtype
 from lossgen.runtime.batch_sums import Rows, Sums, wide
-from lossgen.runtime.layout import class_axis, classes_last
-from lossgen.runtime.linear_arguments import Factors, LinearOptions, check_linear, shifted, stand_in
-from lossgen.runtime.linear_bind import Arguments, Bound, Source, call_of, checked
+from lossgen.runtime.linear_arguments import (
+    Factors,
+    LinearOptions,
+    Source,
+    check_linear,
+    shifted,
+    stand_in,
+)
+from lossgen.runtime.linear_bind import Arguments, Bound, call_of, checked
 from lossgen.runtime.linear_call import LinearCall
+from lossgen.runtime.listed import moved
 from lossgen.runtime.loss import RowLoss
 from lossgen.runtime.tensors import admitted, outside_the_graph
 from lossgen.runtime.values import check_input_values
@@ -104,18 +111,9 @@ class BatchLoss:
             return cast(Tensor, outside_the_graph(self.__call__, logits, target, streams, *rest))
         pairs = zip(self.others, inputs, strict=True)
         of_rows = (target, row_weight, by, *(v for i, v in pairs if i.kind == "row"))
-        if not isinstance(logits, Tensor):
-            raise no_tensor(self.function, "logits", logits)
-        logits = admitted(self.function, "logits", logits)
-        axis = class_axis(self.function, logits, of_rows, class_dim)
-        if axis >= 0:
-            shape = logits.shape
-            logits, *streams = (
-                classes_last(s, axis) if isinstance(s, Tensor) and s.shape == shape else s
-                for s in (logits, *streams)
-            )
+        logits, moved_streams = moved(self.function, logits, streams, of_rows, class_dim)
         given = Arguments(
-            target, tuple(streams), tuple(parameters), tuple(inputs), ignore_index, backend
+            target, moved_streams, tuple(parameters), tuple(inputs), ignore_index, backend
         )
         return self._loss(self.function, logits, given, row_weight, by, LinearOptions())
 

@@ -83,7 +83,7 @@ def _buffers(
 ) -> dict[str, torch.dtype]:
     """What a chunk of one source takes beside its factors; ``gets_one``: a gradient."""
     if isinstance(source, Existing):
-        found = {} if source.tensors[0].dtype is dtype else {"copy": dtype}
+        found = {"copy": dtype} if source.copies(dtype) else {}
         return found | ({"gradient": dtype} if gets_one else {})
     narrow = source.product.narrow
     found = {"rows": dtype}

@@ -56,7 +56,8 @@ _SHARED = {
     "None: the last, refused where the shapes fit axis 1 as well.",
 }
 _STREAM = "[*, V], any of these dtypes"  # what a class input is
-_MADE = ", or a tuple (hidden, weight[, bias]) that makes it"
+_LISTED = ", or a ``lossgen.Entries`` of K classes a row"
+_MADE = f"{_LISTED}, or a tuple (hidden, weight[, bias]) that makes it"
 _OF_LOGITS = ("logits", "linear_weight")  # what a spec says of ``logits`` stands with these
 
 
@@ -91,7 +92,7 @@ def _lines(own: str, names: tuple[str, ...], linear: bool) -> Iterator[str]:
     results = "reduction" not in names and not whole
     for name in names:
         text = _entry(name, entries, results)
-        made = text.replace(_STREAM, f"{_STREAM}{_MADE}", 1) if linear else text
+        made = text.replace(_STREAM, f"{_STREAM}{_MADE if linear else _LISTED}", 1)
         yield from _filled(f"    {name}: {made}")
     yield from ("", "Returns:")
     if whole:

@@ -14,9 +14,15 @@ from torch import Tensor
 
 from lossgen.runtime import linear_operators
 from lossgen.runtime.batch import reduced, scaled, weighed
-from lossgen.runtime.linear_arguments import Factors, LinearOptions, shifted, stand_in
+from lossgen.runtime.linear_arguments import (
+    LinearOptions,
+    Source,
+    parts_of,
+    shifted,
+    stand_in,
+)
 from lossgen.runtime.linear_autograd import Fused, Rows
-from lossgen.runtime.linear_bind import Arguments, Bound, Source, bound, call_of, checked
+from lossgen.runtime.linear_bind import Arguments, Bound, bound, call_of, called, checked
 from lossgen.runtime.linear_call import present
 from lossgen.runtime.linear_slopes import learned
 from lossgen.runtime.loss import RowLoss
@@ -37,7 +43,7 @@ _EVEN = Weights()  # rows that count the same
 
 def linear_loss(
     loss: RowLoss,
-    factors: Factors,
+    factors: Source,
     arguments: Arguments,
     reduction: str,
     options: LinearOptions,
@@ -87,7 +93,8 @@ def _weighted(
         return given, None, weights
     logits = stand_in(sources[0])
     lead, classes = logits.shape[:-1], logits.shape[-1]
-    weights = weights.checked(f"linear_{loss.function}", logits, lead, classes, reduction)
+    name = called(loss, sources[0])
+    weights = weights.checked(name, logits, lead, classes, reduction)
     own = given.target if loss.has_target else None
     each = weights.of_rows(logits, own, lead)
     left = left_out(own, each, given.ignore_index)
@@ -110,13 +117,12 @@ def _as_operator(sources: Sequence[Source], given: Arguments) -> bool:
     no data?"""
     if torch.compiler.is_compiling() or watched():
         return True
-    parts = [(s,) if isinstance(s, Tensor) else s for s in sources]
-    tensors = (*(t for part in parts for t in part), given.target, *given.inputs)
+    tensors = (*(t for s in sources for t in parts_of(s)), given.target, *given.inputs)
     return any(t is not None and symbolic(t) for t in tensors)
 
 
 def linear_rows(
-    loss: RowLoss, factors: Factors, arguments: Arguments, options: LinearOptions
+    loss: RowLoss, factors: Source, arguments: Arguments, options: LinearOptions
 ) -> tuple[Tensor, ...]:
     """The results of a program with several outputs, each of the shape of the target."""
     wanted = asked(loss, arguments.parameters, arguments.inputs)

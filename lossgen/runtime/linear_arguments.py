@@ -5,17 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
 from lossgen.runtime.arguments import Input, Parameter, Variant, integer, numbers, warn_constant
+from lossgen.runtime.entries import Entries
 from lossgen.runtime.remedies import of_no_tensor
 
 __all__ = [
     "Factors",
     "LinearOptions",
+    "Source",
     "autocast",
     "check_linear",
     "check_scaled",
@@ -23,6 +25,7 @@ __all__ = [
     "constant",
     "factor_names",
     "is_tiled",
+    "parts_of",
     "shifted",
     "stand_in",
 ]
@@ -46,6 +49,10 @@ class Factors(NamedTuple):
     hidden: Tensor  # [*, D]
     weight: Tensor  # [V, D]
     bias: Tensor | None = None  # [V]
+
+
+#: Of the logits and each class input: rows [*, V], or what makes them.
+Source: TypeAlias = Tensor | Factors | Entries
 
 
 @dataclass(frozen=True)
@@ -96,6 +103,10 @@ def check_linear(
     for declared, source in sources:
         if isinstance(source, Factors):
             _check_factors(loss, source, declared)
+        elif isinstance(source, Entries) and options.schedule == "tiled":
+            name = declared.name if declared else "logits"
+            why = f"reads rows of {name}, which is given by its entries"
+            raise ValueError(f"{loss}: schedule 'tiled' {why}; use schedule 'chunked'")
     cap = None if softcap == math.inf else softcap
     return replace(options, softcap=cap, temperature=temperature, **counts)
 
@@ -160,9 +171,9 @@ def check_scaled(loss: str, declared: Input, options: LinearOptions) -> None:
         )
 
 
-def constant(loss: str, declared: Input, source: Factors | Tensor) -> Factors | Tensor:
+def constant(loss: str, declared: Input, source: Source) -> Source:
     """A class input, detached where no gradient is computed for it."""
-    if declared.differentiable:
+    if declared.differentiable or isinstance(source, Entries):  # those are when they are checked
         return source
     if isinstance(source, Tensor):
         return source.detach()
@@ -172,10 +183,22 @@ def constant(loss: str, declared: Input, source: Factors | Tensor) -> Factors | 
     return Factors(*(None if part is None else part.detach() for part in source))
 
 
-def stand_in(source: Factors | Tensor) -> Tensor:
-    """A tensor of the shape, dtype and device of the logits, without their memory."""
+def parts_of(source: Source) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """The three tensors of a source that autograd holds."""
+    if isinstance(source, Tensor):
+        return source, None, None
+    return (*source[:2], None) if isinstance(source, Entries) else source
+
+
+def stand_in(source: Source, logits: Tensor | None = None) -> Tensor:
+    """A tensor of the shape, dtype and device of the logits, without their memory; of entries,
+    beside these ``logits``."""
     if isinstance(source, Tensor):
         return source
+    if isinstance(source, Entries):
+        assert logits is not None
+        dtype = logits.dtype if source.values is None else source.values.dtype
+        return logits.detach().new_zeros((), dtype=dtype).expand(logits.shape)
     hidden, weight, _ = source
     return hidden.detach().new_zeros(()).expand(*hidden.shape[:-1], weight.shape[0])
 
@@ -207,10 +230,10 @@ def chunk_rows(loss: str, logits: Tensor, budget: int | None, row: int) -> int:
     return budget // row
 
 
-def autocast(source: Factors | Tensor) -> Factors | Tensor:
+def autocast(source: Source) -> Source:
     """Under ``torch.autocast``: factors in its dtype, but for float64, as
     ``torch.nn.functional.linear`` does; rows as they are."""
-    if isinstance(source, Tensor) or not isinstance(source.hidden, Tensor):
+    if not isinstance(source, Factors) or not isinstance(source.hidden, Tensor):
         return source
     kind = source.hidden.device.type
     if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -11,9 +10,11 @@ from torch import Tensor
 from lossgen.runtime import chunked
 from lossgen.runtime.arguments import Input
 from lossgen.runtime.batch import Batch, wider
+from lossgen.runtime.entries import Entries, check_entries
 from lossgen.runtime.linear_arguments import (
     Factors,
     LinearOptions,
+    Source,
     autocast,
     check_linear,
     check_scaled,
@@ -21,6 +22,7 @@ from lossgen.runtime.linear_arguments import (
     constant,
     factor_names,
     is_tiled,
+    parts_of,
     shifted,
     stand_in,
 )
@@ -29,11 +31,11 @@ from lossgen.runtime.loss import RowLoss
 from lossgen.runtime.projected import flat
 from lossgen.runtime.tensors import admitted, check_tracing, transformed
 
-__all__ = ["Arguments", "Bound", "Source", "bound", "call_of", "checked"]
+__all__ = ["Arguments", "Bound", "bound", "call_of", "called", "checked"]
 
-Source: TypeAlias = (
-    Tensor | Factors
-)  # of the logits and each class input: rows [*, V], or what makes them
+#: Logits of a chunk where they exist: they should be in cache when the gradient is formed.
+_CHUNK = {"cpu": 1 << 20}
+_CHUNK_ON_GPU = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,8 @@ class Arguments:
     """What a generated function was called with, beside the factors."""
 
     target: Tensor | None
-    streams: tuple[Tensor | tuple[Tensor, ...], ...]  # logits, or (hidden, weight[, bias])
+    #: [*, V], (hidden, weight[, bias]) or Entries
+    streams: tuple[Tensor | tuple[Tensor, ...] | Entries, ...]
     parameters: tuple[float, ...]
     inputs: tuple[Tensor | None, ...]
     ignore_index: int
@@ -74,17 +77,22 @@ def checked(
     Raises:
         TypeError, ValueError, IndexError: as the generated function says.
     """
-    name = name or f"linear_{loss.function}"
+    name = name or called(loss, factors)
     given = _admitted(name, loss, given)
-    streams = [s if isinstance(s, Tensor) else Factors(*s) for s in given.streams]
+    streams = [s if isinstance(s, (Tensor, Entries)) else Factors(*s) for s in given.streams]
     declared_as = (None, *loss.streams)
     pairs = zip(declared_as, (factors, *streams), strict=True)
     sources = [autocast(_admitted_source(name, *pair)) for pair in pairs]
     options = check_linear(name, [*zip(declared_as, sources, strict=True)], options)
-    for declared, stream in zip(loss.streams, streams, strict=True):
-        if isinstance(stream, Factors):
+    logits = stand_in(sources[0])
+    for k, declared in enumerate(loss.streams, 1):
+        source = sources[k]
+        if isinstance(source, Factors):
             check_scaled(name, declared, options)
-    logits, *others = (stand_in(source) for source in sources)
+        elif isinstance(source, Entries):
+            lead = logits.shape[:-1]
+            sources[k] = check_entries(name, declared, source, lead, logits.device)
+    others = [stand_in(source, logits) for source in sources[1:]]
     if options.shift and logits.dim() == 1:
         raise ValueError(f"{name}: shift needs hidden [*, S, D], but it has no axis of positions")
     parameters, ignore_index = loss.check(
@@ -98,6 +106,7 @@ def checked(
         given.backend,
         False,
         function=name,
+        held=sources[1:],
     )
     given = replace(given, parameters=tuple(parameters), ignore_index=ignore_index)
     constants = (constant(name, *pair) for pair in zip(loss.streams, sources[1:], strict=True))
@@ -120,15 +129,19 @@ def _admitted_source(name: str, declared: Input | None, source: Source) -> Sourc
     if torch.compiler.is_compiling():
         return source
     if isinstance(source, Tensor):
-        found: Tensor = admitted(name, declared.name if declared else "", source)
+        found: Tensor = admitted(name, declared.name if declared else "logits", source)
         return found
+    if isinstance(source, Entries):
+        label = declared.name if declared else "logits"
+        return source.mapped(lambda part: admitted(name, label, part))
     pairs = zip(factor_names(declared), source, strict=True)
     return Factors(*(admitted(name, part, value) for part, value in pairs))
 
 
 def bound(loss: RowLoss, sources: list[Source], given: Arguments, options: LinearOptions) -> Bound:
     """Shift and flatten; nothing here looks at a value."""
-    logits, *others = (stand_in(source) for source in sources)
+    logits = stand_in(sources[0])
+    others = [stand_in(source, logits) for source in sources[1:]]
     dtype, device = wider(logits, others), logits.device
     shift, lead, classes = options.shift, logits.shape[:-1], logits.shape[-1]
     positions, run = None, (lead.numel(), lead.numel())
@@ -157,14 +170,14 @@ def call_of(
     name: str | None = None,
 ) -> tuple[LinearCall, list[Tensor | None], Bound]:
     """The call, its tensors (see ``LinearCall``), and the rows that it is about."""
-    name = name or f"linear_{loss.function}"
+    name = name or called(loss, sources[0])
     found = bound(loss, sources, given, options)
     batch = found.batch
     tensors: list[Tensor | None] = []
     for source in sources:
-        first, *rest = (source,) if isinstance(source, Tensor) else source
-        rows = first.reshape(-1, first.shape[-1]) if transformed() else flat(first)
-        tensors += [rows, *rest, *[None] * (2 - len(rest))]
+        first, second, third = parts_of(source)
+        second = _flat(second) if isinstance(source, Entries) else second
+        tensors += [_flat(first), second, third]
     tensors += [batch.target, *batch.inputs]
     wanted = given.backend
     if options.schedule == "tiled" and wanted == "auto":
@@ -175,7 +188,8 @@ def call_of(
         variant=loss.variants[found.index],
         backend=backend,
         batch=replace(batch, target=None, inputs=()),
-        projected=tuple(not isinstance(source, Tensor) for source in sources),
+        projected=tuple(isinstance(source, Factors) for source in sources),
+        fills=tuple(s.fill if isinstance(s, Entries) else None for s in sources),
         options=options,
         shape=found.lead,
         positions=found.positions,
@@ -186,10 +200,30 @@ def call_of(
         unseen=transformed(),
     )
     row = chunked.bytes_per_row(call, tensors)
-    if is_tiled(name, backend, call.variant, options, row):
+    listed = any(fill is not None for fill in call.fills)
+    if not listed and is_tiled(name, backend, call.variant, options, row):
         return replace(call, tiled=True), tensors, found
     step = chunk_rows(name, batch.logits, options.memory_budget, row)
+    if isinstance(sources[0], Tensor):
+        step = _in_cache(batch.logits)
     return replace(call, step=step), tensors, found
+
+
+def called(loss: RowLoss, first: Source) -> str:
+    """The function that was called, of rows that exist or of a linear layer."""
+    return loss.function if isinstance(first, Tensor) else f"linear_{loss.function}"
+
+
+def _flat(rows: Tensor | None) -> Tensor | None:
+    if rows is None or not transformed():
+        return None if rows is None else flat(rows)
+    return rows.reshape(-1, rows.shape[-1])
+
+
+def _in_cache(logits: Tensor) -> int:
+    """Rows of a chunk of logits that exist, some for each thread."""
+    most = _CHUNK.get(logits.device.type, _CHUNK_ON_GPU) // max(1, logits.shape[1])
+    return max(most, 4 * torch.get_num_threads())
 
 
 def _run(found: Bound, factors: list[Tensor | None]) -> tuple[int, int]:

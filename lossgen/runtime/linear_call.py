@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lossgen.runtime.arguments import Variant
 from lossgen.runtime.batch import Batch, compute_dtype
+from lossgen.runtime.entries import Listed
 from lossgen.runtime.linear_arguments import LinearOptions
 from lossgen.runtime.projected import Existing, Projected, Take
 
@@ -28,6 +29,7 @@ class LinearCall:
     backend: str
     batch: Batch  # of all rows; its logits and streams are stand-ins, target and inputs left out
     projected: tuple[bool, ...]  # of the logits and each stream: made from factors?
+    fills: tuple[float | None, ...]  # of each: what entries leave out; None: no entries
     options: LinearOptions
     shape: torch.Size  # of the results
     positions: Tensor | None  # rows of hidden that the results belong to; None: all
@@ -56,9 +58,12 @@ class LinearCall:
 
     def sources(self, tensors: Sequence[Any]) -> list[Existing | Projected]:
         found: list[Existing | Projected] = []
-        for k, made in enumerate(self.projected):
+        for k, (made, fill) in enumerate(zip(self.projected, self.fills, strict=True)):
             first, weight, bias = tensors[3 * k : 3 * k + 3]
-            if not made:
+            if fill is not None:
+                classes = self.batch.logits.shape[1]
+                found.append(Listed((first, weight), fill, classes, self.dtype))
+            elif not made:
                 found.append(Existing((first,)))
             elif k:
                 found.append(Projected((first, weight, bias), self.dtype))

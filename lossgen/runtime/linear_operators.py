@@ -9,6 +9,7 @@ the backward makes the logits again.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,9 +17,10 @@ import torch
 from torch import Tensor
 
 from lossgen.runtime.batch import compute_dtype
-from lossgen.runtime.linear_arguments import Factors, LinearOptions
+from lossgen.runtime.entries import Entries
+from lossgen.runtime.linear_arguments import Factors, LinearOptions, Source, parts_of
 from lossgen.runtime.linear_autograd import schedule_of
-from lossgen.runtime.linear_bind import Arguments, Source, bound, call_of
+from lossgen.runtime.linear_bind import Arguments, bound, call_of
 from lossgen.runtime.linear_call import LinearCall
 from lossgen.runtime.loss import RowLoss
 from lossgen.runtime.operators import loss_of
@@ -29,8 +31,8 @@ __all__ = ["rows"]
 _NAMESPACE = __name__.partition(".")[0]  # a vendored runtime has operators of its own
 _ARGUMENTS = (
     "str key, Tensor[] tensors, bool[] present, Tensor? target, Tensor[] inputs, bool[] given, "
-    "Tensor numbers, bool capped, int ignore_index, str backend, int shift, int? memory_budget, "
-    "str schedule, bool filter, bool? skip_ignored"
+    "Tensor numbers, float[] fills, bool capped, int ignore_index, str backend, int shift, "
+    "int? memory_budget, str schedule, bool filter, bool? skip_ignored"
 )
 _NUMBERS = 6  # their place in the arguments
 
@@ -41,7 +43,7 @@ def rows(
     """Results [outputs, N], as a node of the graph."""
     parts: list[Tensor | None] = []
     for source in sources:
-        parts += [source, None, None] if isinstance(source, Tensor) else [*source]
+        parts += parts_of(source)
     present = [t for t in parts if t is not None]
     found: Tensor = _forward(
         loss.key,
@@ -51,6 +53,7 @@ def rows(
         [i for i in given.inputs if i is not None],
         [i is not None for i in given.inputs],
         as_tensor(present[0], [options.softcap or 1.0, options.temperature, *given.parameters]),
+        [s.fill if isinstance(s, Entries) else math.nan for s in sources],
         options.softcap is not None,
         given.ignore_index,
         given.backend,
@@ -83,6 +86,7 @@ def _unpacked(
     inputs: Sequence[Tensor],
     given: Sequence[bool],
     numbers: Tensor,
+    fills: Sequence[float],
     capped: bool,
     ignore_index: int,
     backend: str,
@@ -95,7 +99,10 @@ def _unpacked(
     for k in range(0, len(parts), 3):
         first, weight, bias = parts[k : k + 3]
         assert first is not None
-        sources.append(first if weight is None else Factors(first, weight, bias))
+        if not math.isnan(fill := fills[k // 3]):  # NaN: no entries
+            sources.append(Entries(first, weight, fill))
+        else:
+            sources.append(first if weight is None else Factors(first, weight, bias))
     cap, temperature, *parameters = numbers.tolist() if values is None else values
     arguments = Arguments(
         target,

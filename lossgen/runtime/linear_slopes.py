@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from lossgen.runtime.batch import compute_dtype
-from lossgen.runtime.linear_arguments import Factors, LinearOptions
+from lossgen.runtime.entries import Entries
+from lossgen.runtime.linear_arguments import Factors, LinearOptions, Source, stand_in
 from lossgen.runtime.linear_autograd import Rows
-from lossgen.runtime.linear_bind import Arguments, Bound, Source, bound, call_of
+from lossgen.runtime.linear_bind import Arguments, Bound, bound, call_of
 from lossgen.runtime.linear_call import present
 from lossgen.runtime.loss import RowLoss
 from lossgen.runtime.slopes import is_vocab, joined, lent, numbers_of, sources_of
@@ -56,7 +57,7 @@ def learned(
     for name, source in sources_of(loss, wanted, found.inputs).items():
         if is_vocab(loss, name):
             one = source.to(compute_dtype(found.batch.logits))
-            lead = (logits.hidden if isinstance(logits, Factors) else logits).shape[:-1]
+            lead = stand_in(logits).shape[:-1]
             streams[name] = Factors(one.new_ones((*lead, 1)), one[:, None])
             rows = joined(rows, run(loss.programs.spread(name, variant.uses)))
             del streams[name]
@@ -70,6 +71,8 @@ def learned(
 def _detached(source: Source) -> Source:
     if isinstance(source, Tensor):
         return source.detach()
+    if isinstance(source, Entries):
+        return source.mapped(Tensor.detach)
     return Factors(*(None if part is None else part.detach() for part in source))
 
 

@@ -9,7 +9,7 @@ the compiler sees as one node.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, cast
@@ -31,6 +31,7 @@ from lossgen.runtime.arguments import (
 from lossgen.runtime.autograd import Call, Fused, Rows, seen
 from lossgen.runtime.batch import Batch, reduced, rows_of, scaled, weighed, wider
 from lossgen.runtime.divisor import divisor
+from lossgen.runtime.entries import Entries
 from lossgen.runtime.layout import class_axis, lead_of
 from lossgen.runtime.operators import as_tensor, register
 from lossgen.runtime.plans import Plans
@@ -46,7 +47,7 @@ from lossgen.runtime.tensors import (
     transformed,
     watched,
 )
-from lossgen.runtime.values import check_input_values, check_stream_range, check_target_range
+from lossgen.runtime.values import check_held
 from lossgen.runtime.weighted import weighted
 from lossgen.runtime.weights import Weights
 
@@ -127,6 +128,11 @@ class RowLoss:
     ) -> Tensor:
         """The reduced loss; see the generated function for the contract."""
         given = (logits, target, streams, parameters, inputs, ignore_index)
+        if any(isinstance(stream, Entries) for stream in streams):
+            weights = Weights(weight, row_weight, normalizer)
+            from lossgen.runtime import listed  # which stands on this module
+
+            return listed.total(self, given, reduction, backend, class_dim, weights)
         even = weight is None and row_weight is None and normalizer is None
         if not even or reduction == "batchmean":
             rest = (reduction, backend, inplace_grad, class_dim)
@@ -194,6 +200,10 @@ class RowLoss:
     ) -> tuple[Tensor, ...]:
         """The results of a program with several outputs, each of the shape of the target."""
         given = (logits, target, streams, parameters, inputs, ignore_index)
+        if any(isinstance(stream, Entries) for stream in streams):
+            from lossgen.runtime import listed
+
+            return listed.results(self, given, backend, class_dim)
         wanted = asked(self, parameters, inputs)
         if torch.compiler.is_compiling() and (wanted or in_transform()):
             return tuple(outside_the_graph(self.rows, *given, backend, class_dim))
@@ -234,9 +244,11 @@ class RowLoss:
         function: str | None = None,
         axis: int = -1,
         hint: bool = False,
+        held: Sequence[Any] | None = None,
     ) -> tuple[list[float], int]:
         """Raises TypeError, ValueError, IndexError before anything is computed, in the name of
-        ``function``; the numbers as the operators take them."""
+        ``function``; the numbers as the operators take them. ``held``: the class inputs, where
+        ``streams`` stand for them."""
         name = function or self.function
         values = numbers(name, self.parameters, parameters)
         given = (*zip(self.streams, streams, strict=True), *zip(self.others, inputs, strict=True))
@@ -246,36 +258,21 @@ class RowLoss:
         if self.has_target:
             ignore_index = integer(name, "ignore_index", ignore_index)
         if not (torch.compiler.is_compiling() or transformed() or watched() or symbolic(logits)):
+            sources = zip(self.streams, streams if held is None else held, strict=True)
             others = zip(self.others, inputs, strict=True)
-            self._check_values(name, streams, others, target, ignore_index, logits.shape[axis])
+            labels = target if self.has_target else None
+            check_held(name, sources, others, labels, ignore_index, logits.shape[axis])
         return values, ignore_index
-
-    def _check_values(
-        self,
-        name: str,
-        streams: Sequence[Tensor],
-        others: Iterable[tuple[Input, Tensor | None]],
-        target: Tensor | None,
-        ignore_index: int,
-        classes: int,
-    ) -> None:
-        """Of tensors on the CPU: elsewhere a look at them would wait for the device."""
-        for declared, value in zip(self.streams, streams, strict=True):
-            if value.device.type == "cpu":
-                check_stream_range(name, declared, value)
-        for declared, beside in others:
-            if beside is not None and beside.device.type == "cpu":
-                check_input_values(name, declared, beside)
-        if target is not None and self.has_target and target.device.type == "cpu":
-            check_target_range(target.long(), ignore_index, classes)
 
     def _check_hidden(self, index: int, batch: Batch) -> None:
         """What ``check`` could not see under a transform."""
         declared = {i.name: i for i in self.others}
         names = self.variants[index].inputs
         others = [(declared[n], value) for n, value in zip(names, batch.inputs, strict=True)]
-        last = (batch.target, batch.ignore_index, batch.logits.shape[1])
-        self._check_values(self.function, batch.streams, others, *last)
+        streams = zip(self.streams, batch.streams, strict=True)
+        labels = batch.target if self.has_target else None
+        last = (labels, batch.ignore_index, batch.logits.shape[1])
+        check_held(self.function, streams, others, *last)
 
     # ------------------------------------------------------------------ one call
     def _call(

@@ -49,6 +49,10 @@ class Existing:
         """Those of a chunk [n, V]."""
         return pick(self.tensors[0], take)
 
+    def copies(self, dtype: torch.dtype) -> bool:
+        """Does a chunk of ``dtype`` take memory of its own?"""
+        return self.tensors[0].dtype is not dtype
+
     def gradients(self, wanted: tuple[bool, ...], whole: bool) -> Any:
         (rows,) = self.tensors
         return _RowGradients(_fresh(rows, whole)) if wanted[0] else None

@@ -3,13 +3,54 @@ device."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from lossgen.runtime import remedies
 from lossgen.runtime.arguments import Input
+from lossgen.runtime.entries import Entries
 
-__all__ = ["check_input_values", "check_stream_range", "check_target_range"]
+__all__ = ["check_held", "check_input_values", "check_stream_range", "check_target_range"]
+
+
+def check_held(
+    loss: str,
+    streams: Iterable[tuple[Input, Any]],
+    others: Iterable[tuple[Input, Tensor | None]],
+    target: Tensor | None,
+    ignore_index: int,
+    classes: int,
+) -> None:
+    """Of all tensors of a call. Raises ValueError, IndexError."""
+    for declared, value in streams:
+        if isinstance(value, Entries):
+            _check_listed(loss, declared, value, classes)
+        elif isinstance(value, Tensor) and value.device.type == "cpu":
+            check_stream_range(loss, declared, value)
+    for declared, beside in others:
+        if beside is not None and beside.device.type == "cpu":
+            check_input_values(loss, declared, beside)
+    if target is not None and target.device.type == "cpu":
+        check_target_range(target.long(), ignore_index, classes)
+
+
+def _check_listed(loss: str, declared: Input, entries: Entries, classes: int) -> None:
+    """What is listed of ``classes``, on the CPU. Raises IndexError, ValueError."""
+    indices, values, _ = entries
+    if indices.device.type != "cpu" or not indices.numel():
+        return
+    last = int(indices.max())
+    if last >= classes:
+        raise IndexError(
+            f"{loss}: the indices of {declared.name} hold {last}, but the classes are 0 to "
+            f"{classes - 1}; padding is below 0"
+        )
+    listed = indices >= 0
+    held = listed.new_ones(1, dtype=torch.float32) if values is None else values[listed]
+    check_stream_range(loss, declared, held)
 
 
 def check_stream_range(loss: str, declared: Input, value: Tensor) -> None:
