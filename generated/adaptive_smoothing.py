@@ -494,8 +494,8 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def adaptive_smoothing_loss(
-    logits: Tensor, target: Tensor, robust_x: Tensor, *more: NoReturn, alpha: float = 0.5,
-    weight: Tensor | None = None, row_weight: Tensor | None = None,
+    logits: Tensor, target: Tensor, robust_x: Tensor | rt.Entries, *more: NoReturn,
+    alpha: float = 0.5, weight: Tensor | None = None, row_weight: Tensor | None = None,
     normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: str = "mean",
     backend: str = "auto", inplace_grad: bool = False, class_dim: int | None = None,
     **unknown: NoReturn,
@@ -525,11 +525,12 @@ class AdaptiveSmoothingLoss(rt.LossModule, loss=LOSS, function=adaptive_smoothin
 
 @rt.documented
 def linear_adaptive_smoothing_loss(
-    hidden: Tensor, linear_weight: Tensor, target: Tensor, robust_x: Tensor | tuple[Tensor, ...],
-    *more: NoReturn, alpha: float = 0.5, weight: Tensor | None = None,
-    row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
-    linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
-    shift: int = 0, memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
+    hidden: Tensor, linear_weight: Tensor, target: Tensor,
+    robust_x: Tensor | tuple[Tensor, ...] | rt.Entries, *more: NoReturn, alpha: float = 0.5,
+    weight: Tensor | None = None, row_weight: Tensor | None = None,
+    normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None,
+    softcap: float | None = None, temperature: float = 1.0, shift: int = 0,
+    memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
     skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
     backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:

@@ -566,8 +566,8 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def adv_comp_sum_loss(
-    logits: Tensor, target: Tensor, adversarial_x: Tensor, *more: NoReturn, tau: float = 1.5,
-    rho: float = 1.0, nu: float = 1.0, weight: Tensor | None = None,
+    logits: Tensor, target: Tensor, adversarial_x: Tensor | rt.Entries, *more: NoReturn,
+    tau: float = 1.5, rho: float = 1.0, nu: float = 1.0, weight: Tensor | None = None,
     row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
     ignore_index: int = -100, reduction: str = "mean", backend: str = "auto",
     inplace_grad: bool = False, class_dim: int | None = None, **unknown: NoReturn,
@@ -602,11 +602,11 @@ class AdvCompSumLoss(rt.LossModule, loss=LOSS, function=adv_comp_sum_loss):
 @rt.documented
 def linear_adv_comp_sum_loss(
     hidden: Tensor, linear_weight: Tensor, target: Tensor,
-    adversarial_x: Tensor | tuple[Tensor, ...], *more: NoReturn, tau: float = 1.5, rho: float = 1.0,
-    nu: float = 1.0, weight: Tensor | None = None, row_weight: Tensor | None = None,
-    normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None,
-    softcap: float | None = None, temperature: float = 1.0, shift: int = 0,
-    memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
+    adversarial_x: Tensor | tuple[Tensor, ...] | rt.Entries, *more: NoReturn, tau: float = 1.5,
+    rho: float = 1.0, nu: float = 1.0, weight: Tensor | None = None,
+    row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
+    linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
+    shift: int = 0, memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
     skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
     backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:

@@ -735,7 +735,7 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def alpha_divergence_loss(
-    logits: Tensor, teacher: Tensor, *more: NoReturn, alpha: float = 0.5,
+    logits: Tensor, teacher: Tensor | rt.Entries, *more: NoReturn, alpha: float = 0.5,
     row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
     reduction: str = "mean", backend: str = "auto", inplace_grad: bool = False,
     class_dim: int | None = None, **unknown: NoReturn,
@@ -766,11 +766,12 @@ class AlphaDivergenceLoss(rt.LossModule, loss=LOSS, function=alpha_divergence_lo
 
 @rt.documented
 def linear_alpha_divergence_loss(
-    hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *more: NoReturn,
-    alpha: float = 0.5, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
-    linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
-    memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
-    reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
+    hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | rt.Entries,
+    *more: NoReturn, alpha: float = 0.5, row_weight: Tensor | None = None,
+    normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None,
+    softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None,
+    schedule: str = "auto", filter: bool = True, reduction: str = "mean", backend: str = "auto",
+    **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`alpha_divergence_loss`, of a linear layer without its logits."""
     if more or unknown:

@@ -854,7 +854,7 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def dist_row_loss(
-    logits: Tensor, teacher: Tensor, *more: NoReturn, T: float = 1.0,
+    logits: Tensor, teacher: Tensor | rt.Entries, *more: NoReturn, T: float = 1.0,
     row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
     reduction: str = "mean", backend: str = "auto", inplace_grad: bool = False,
     class_dim: int | None = None, **unknown: NoReturn,
@@ -884,11 +884,12 @@ class DISTRowLoss(rt.LossModule, loss=LOSS, function=dist_row_loss):
 
 @rt.documented
 def linear_dist_row_loss(
-    hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *more: NoReturn,
-    T: float = 1.0, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
-    linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
-    memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
-    reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
+    hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | rt.Entries,
+    *more: NoReturn, T: float = 1.0, row_weight: Tensor | None = None,
+    normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None,
+    softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None,
+    schedule: str = "auto", filter: bool = True, reduction: str = "mean", backend: str = "auto",
+    **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`dist_row_loss`, of a linear layer without its logits."""
     if more or unknown:

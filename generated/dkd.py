@@ -626,7 +626,7 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def dkd_loss(
-    logits: Tensor, target: Tensor, teacher: Tensor, *more: NoReturn, T: float = 4.0,
+    logits: Tensor, target: Tensor, teacher: Tensor | rt.Entries, *more: NoReturn, T: float = 4.0,
     alpha: float = 1.0, beta: float = 8.0, weight: Tensor | None = None,
     row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
     ignore_index: int = -100, reduction: str = "mean", backend: str = "auto",
@@ -659,12 +659,12 @@ class DKDLoss(rt.LossModule, loss=LOSS, function=dkd_loss):
 
 @rt.documented
 def linear_dkd_loss(
-    hidden: Tensor, linear_weight: Tensor, target: Tensor, teacher: Tensor | tuple[Tensor, ...],
-    *more: NoReturn, T: float = 4.0, alpha: float = 1.0, beta: float = 8.0,
-    weight: Tensor | None = None, row_weight: Tensor | None = None,
-    normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None,
-    softcap: float | None = None, temperature: float = 1.0, shift: int = 0,
-    memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
+    hidden: Tensor, linear_weight: Tensor, target: Tensor,
+    teacher: Tensor | tuple[Tensor, ...] | rt.Entries, *more: NoReturn, T: float = 4.0,
+    alpha: float = 1.0, beta: float = 8.0, weight: Tensor | None = None,
+    row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
+    linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
+    shift: int = 0, memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
     skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
     backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:

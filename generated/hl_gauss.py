@@ -39,8 +39,8 @@ __all__ = ["HLGaussLoss", "LinearHLGaussLoss", "hl_gauss_loss", "linear_hl_gauss
 #       index_y*(u_high - u_low)/V + (u_high - u_low)/V)/(2*u_sigma)))*softplus(z0),
 #       0))/(erf(sqrt(2)*(u_high - clip(u_value, u_low, u_high))/(2*u_sigma)) - erf(sqrt(2)*(u_low
 #       - clip(u_value, u_low, u_high))/(2*u_sigma)))
-#   c0       = -1/(erf(sqrt(2)*(u_high - clip(u_value, u_low, u_high))/(2*u_sigma)) -
-#       erf(sqrt(2)*(u_low - clip(u_value, u_low, u_high))/(2*u_sigma)))
+#   c0       = clip(-1/(erf(sqrt(2)*(u_high - clip(u_value, u_low, u_high))/(2*u_sigma)) -
+#       erf(sqrt(2)*(u_low - clip(u_value, u_low, u_high))/(2*u_sigma))), -3.0e+38, 3.0e+38)
 #   c1       = (T1 - erf(sqrt(2)*(u_low - clip(u_value, u_low, u_high) + index_y*(u_high -
 #       u_low)/V)/(2*u_sigma)) + erf(sqrt(2)*(u_low - clip(u_value, u_low, u_high) +
 #       index_y*(u_high - u_low)/V + (u_high - u_low)/V)/(2*u_sigma)))/(erf(sqrt(2)*(u_high -
@@ -217,7 +217,7 @@ def _coefficients(x_y, index_y, u_value, u_low, u_high, u_sigma, V, m0, la0, piv
     w6 = dl.erf(w1 * w5)
     w7 = dl.erf(w1 * (w4 + w5))
     w8 = dl.sigmoid(z0)
-    c0 = -w3
+    c0 = dl.clip(-w3, -3e38, 3e38)
     c1 = w3 * (T1 + w7 - w6)
     grad_x_y = w3 * (T1 * dl.sigmoid(-z0) + w6 * w8 - w7 * w8)
     grad_x_y = tl.where(x_y == x_y, grad_x_y, x_y)
@@ -455,7 +455,7 @@ def _torch_rows(x, u_value, u_low, u_high, u_sigma, g=None):
     w6 = el.erf(w1 * w5)
     w7 = el.erf(w1 * (w4 + w5))
     w8 = el.sigmoid(z0)
-    c0 = -w3
+    c0 = el.clip(-w3, -3e38, 3e38)
     c1 = w3 * (T1 + w7 - w6)
     grad_x_y = w3 * (T1 * el.sigmoid(-z0) + w6 * w8 - w7 * w8)
     grad_x_y = torch.where(x_y == x_y, grad_x_y, x_y)
@@ -488,7 +488,7 @@ def _torch_backward(x, u_value, u_low, u_high, u_sigma, saved, g):
     w6 = el.erf(w1 * w5)
     w7 = el.erf(w1 * (w4 + w5))
     w8 = el.sigmoid(z0)
-    c0 = -w3
+    c0 = el.clip(-w3, -3e38, 3e38)
     c1 = w3 * (T1 + w7 - w6)
     grad_x_y = w3 * (T1 * el.sigmoid(-z0) + w6 * w8 - w7 * w8)
     grad_x_y = torch.where(x_y == x_y, grad_x_y, x_y)
@@ -590,7 +590,7 @@ ROW_VALUES
         double w6 = f_erf(w1 * w5);
         double w7 = f_erf(w1 * (w4 + w5));
         double w8 = f_sigmoid(z0);
-        c0 = -w3;
+        c0 = f_clamp(-w3, 3e+38);
         c1 = w3 * (T1 + w7 - w6);
         grad_x_y = w3 * (T1 * f_sigmoid(-z0) + w6 * w8 - w7 * w8);
         grad_x_y = (x_y == x_y ? grad_x_y : x_y);

@@ -715,7 +715,7 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def jsd_beta_loss(
-    logits: Tensor, teacher: Tensor, *more: NoReturn, beta: float = 0.5,
+    logits: Tensor, teacher: Tensor | rt.Entries, *more: NoReturn, beta: float = 0.5,
     row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
     reduction: str = "mean", backend: str = "auto", inplace_grad: bool = False,
     class_dim: int | None = None, **unknown: NoReturn,
@@ -745,11 +745,12 @@ class JSDBetaLoss(rt.LossModule, loss=LOSS, function=jsd_beta_loss):
 
 @rt.documented
 def linear_jsd_beta_loss(
-    hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *more: NoReturn,
-    beta: float = 0.5, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
-    linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
-    memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
-    reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
+    hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | rt.Entries,
+    *more: NoReturn, beta: float = 0.5, row_weight: Tensor | None = None,
+    normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None,
+    softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None,
+    schedule: str = "auto", filter: bool = True, reduction: str = "mean", backend: str = "auto",
+    **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`jsd_beta_loss`, of a linear layer without its logits."""
     if more or unknown:

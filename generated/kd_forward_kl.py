@@ -630,7 +630,7 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def kd_forward_kl_loss(
-    logits: Tensor, teacher: Tensor, *more: NoReturn, T: float = 4.0,
+    logits: Tensor, teacher: Tensor | rt.Entries, *more: NoReturn, T: float = 4.0,
     row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
     reduction: str = "mean", backend: str = "auto", inplace_grad: bool = False,
     class_dim: int | None = None, **unknown: NoReturn,
@@ -659,11 +659,12 @@ class KDForwardKLLoss(rt.LossModule, loss=LOSS, function=kd_forward_kl_loss):
 
 @rt.documented
 def linear_kd_forward_kl_loss(
-    hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *more: NoReturn,
-    T: float = 4.0, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
-    linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
-    memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
-    reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
+    hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | rt.Entries,
+    *more: NoReturn, T: float = 4.0, row_weight: Tensor | None = None,
+    normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None,
+    softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None,
+    schedule: str = "auto", filter: bool = True, reduction: str = "mean", backend: str = "auto",
+    **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`kd_forward_kl_loss`, of a linear layer without its logits."""
     if more or unknown:

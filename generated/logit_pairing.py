@@ -520,8 +520,8 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def logit_pairing_loss(
-    logits: Tensor, target: Tensor, adversarial_x: Tensor, *more: NoReturn, weight: float = 0.5,
-    row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
+    logits: Tensor, target: Tensor, adversarial_x: Tensor | rt.Entries, *more: NoReturn,
+    weight: float = 0.5, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
     ignore_index: int = -100, reduction: str = "mean", backend: str = "auto",
     inplace_grad: bool = False, class_dim: int | None = None, **unknown: NoReturn,
 ) -> Tensor:
@@ -553,7 +553,7 @@ class LogitPairingLoss(rt.LossModule, loss=LOSS, function=logit_pairing_loss):
 @rt.documented
 def linear_logit_pairing_loss(
     hidden: Tensor, linear_weight: Tensor, target: Tensor,
-    adversarial_x: Tensor | tuple[Tensor, ...], *more: NoReturn, weight: float = 0.5,
+    adversarial_x: Tensor | tuple[Tensor, ...] | rt.Entries, *more: NoReturn, weight: float = 0.5,
     row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
     linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
     shift: int = 0, memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,

@@ -1058,8 +1058,8 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def mart_loss(
-    logits: Tensor, target: Tensor, adversarial_x: Tensor, *more: NoReturn, beta: float = 5.0,
-    weight: Tensor | None = None, row_weight: Tensor | None = None,
+    logits: Tensor, target: Tensor, adversarial_x: Tensor | rt.Entries, *more: NoReturn,
+    beta: float = 5.0, weight: Tensor | None = None, row_weight: Tensor | None = None,
     normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: str = "mean",
     backend: str = "auto", inplace_grad: bool = False, class_dim: int | None = None,
     **unknown: NoReturn,
@@ -1092,7 +1092,7 @@ class MARTLoss(rt.LossModule, loss=LOSS, function=mart_loss):
 @rt.documented
 def linear_mart_loss(
     hidden: Tensor, linear_weight: Tensor, target: Tensor,
-    adversarial_x: Tensor | tuple[Tensor, ...], *more: NoReturn, beta: float = 5.0,
+    adversarial_x: Tensor | tuple[Tensor, ...] | rt.Entries, *more: NoReturn, beta: float = 5.0,
     weight: Tensor | None = None, row_weight: Tensor | None = None,
     normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None,
     softcap: float | None = None, temperature: float = 1.0, shift: int = 0,

@@ -660,7 +660,7 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def reverse_kl_loss(
-    logits: Tensor, teacher: Tensor, *more: NoReturn, row_weight: Tensor | None = None,
+    logits: Tensor, teacher: Tensor | rt.Entries, *more: NoReturn, row_weight: Tensor | None = None,
     normalizer: Tensor | float | None = None, reduction: str = "mean", backend: str = "auto",
     inplace_grad: bool = False, class_dim: int | None = None, **unknown: NoReturn,
 ) -> Tensor:
@@ -687,8 +687,8 @@ class ReverseKLLoss(rt.LossModule, loss=LOSS, function=reverse_kl_loss):
 
 @rt.documented
 def linear_reverse_kl_loss(
-    hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *more: NoReturn,
-    row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
+    hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | rt.Entries,
+    *more: NoReturn, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
     linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
     memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
     reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,

@@ -666,7 +666,7 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def rmt_symmetric_ce_loss(
-    logits: Tensor, teacher: Tensor, *more: NoReturn, alpha: float = 0.5,
+    logits: Tensor, teacher: Tensor | rt.Entries, *more: NoReturn, alpha: float = 0.5,
     row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
     reduction: str = "mean", backend: str = "auto", inplace_grad: bool = False,
     class_dim: int | None = None, **unknown: NoReturn,
@@ -695,11 +695,12 @@ class RMTSymmetricCELoss(rt.LossModule, loss=LOSS, function=rmt_symmetric_ce_los
 
 @rt.documented
 def linear_rmt_symmetric_ce_loss(
-    hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *more: NoReturn,
-    alpha: float = 0.5, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
-    linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
-    memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
-    reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
+    hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | rt.Entries,
+    *more: NoReturn, alpha: float = 0.5, row_weight: Tensor | None = None,
+    normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None,
+    softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None,
+    schedule: str = "auto", filter: bool = True, reduction: str = "mean", backend: str = "auto",
+    **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`rmt_symmetric_ce_loss`, of a linear layer without its logits."""
     if more or unknown:

@@ -6,7 +6,7 @@
 # statistics: 1
 # sweeps: 1
 # saved: nothing
-# certificate: loss <= 0.9, gradient <= 0.5 (1 + kappa) ulp at 564 points
+# certificate: loss <= 0.9, gradient <= 0.5 (1 + kappa) ulp at 576 points
 """Multi-label binary cross-entropy.
 
 torch.nn.functional.binary_cross_entropy_with_logits
@@ -284,7 +284,7 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def sigmoid_bce_loss(
-    logits: Tensor, labels: Tensor, *more: NoReturn, row_weight: Tensor | None = None,
+    logits: Tensor, labels: Tensor | rt.Entries, *more: NoReturn, row_weight: Tensor | None = None,
     normalizer: Tensor | float | None = None, reduction: str = "mean", backend: str = "auto",
     inplace_grad: bool = False, class_dim: int | None = None, **unknown: NoReturn,
 ) -> Tensor:
@@ -312,8 +312,8 @@ class SigmoidBCELoss(rt.LossModule, loss=LOSS, function=sigmoid_bce_loss):
 
 @rt.documented
 def linear_sigmoid_bce_loss(
-    hidden: Tensor, linear_weight: Tensor, labels: Tensor | tuple[Tensor, ...], *more: NoReturn,
-    row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
+    hidden: Tensor, linear_weight: Tensor, labels: Tensor | tuple[Tensor, ...] | rt.Entries,
+    *more: NoReturn, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
     linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
     memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
     reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,

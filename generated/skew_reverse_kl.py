@@ -691,7 +691,7 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def skew_reverse_kl_loss(
-    logits: Tensor, teacher: Tensor, *more: NoReturn, skew: float = 0.1,
+    logits: Tensor, teacher: Tensor | rt.Entries, *more: NoReturn, skew: float = 0.1,
     row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
     reduction: str = "mean", backend: str = "auto", inplace_grad: bool = False,
     class_dim: int | None = None, **unknown: NoReturn,
@@ -720,11 +720,12 @@ class SkewReverseKLLoss(rt.LossModule, loss=LOSS, function=skew_reverse_kl_loss)
 
 @rt.documented
 def linear_skew_reverse_kl_loss(
-    hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *more: NoReturn,
-    skew: float = 0.1, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
-    linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
-    memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
-    reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
+    hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | rt.Entries,
+    *more: NoReturn, skew: float = 0.1, row_weight: Tensor | None = None,
+    normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None,
+    softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None,
+    schedule: str = "auto", filter: bool = True, reduction: str = "mean", backend: str = "auto",
+    **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`skew_reverse_kl_loss`, of a linear layer without its logits."""
     if more or unknown:

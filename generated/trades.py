@@ -725,8 +725,8 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def trades_loss(
-    logits: Tensor, target: Tensor, adversarial_x: Tensor, *more: NoReturn, beta: float = 6.0,
-    weight: Tensor | None = None, row_weight: Tensor | None = None,
+    logits: Tensor, target: Tensor, adversarial_x: Tensor | rt.Entries, *more: NoReturn,
+    beta: float = 6.0, weight: Tensor | None = None, row_weight: Tensor | None = None,
     normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: str = "mean",
     backend: str = "auto", inplace_grad: bool = False, class_dim: int | None = None,
     **unknown: NoReturn,
@@ -758,7 +758,7 @@ class TRADESLoss(rt.LossModule, loss=LOSS, function=trades_loss):
 @rt.documented
 def linear_trades_loss(
     hidden: Tensor, linear_weight: Tensor, target: Tensor,
-    adversarial_x: Tensor | tuple[Tensor, ...], *more: NoReturn, beta: float = 6.0,
+    adversarial_x: Tensor | tuple[Tensor, ...] | rt.Entries, *more: NoReturn, beta: float = 6.0,
     weight: Tensor | None = None, row_weight: Tensor | None = None,
     normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None,
     softcap: float | None = None, temperature: float = 1.0, shift: int = 0,

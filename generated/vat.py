@@ -650,9 +650,10 @@ LOSS = rt.RowLoss(
 
 @rt.documented
 def vat_loss(
-    logits: Tensor, perturbed_x: Tensor, *more: NoReturn, row_weight: Tensor | None = None,
-    normalizer: Tensor | float | None = None, reduction: str = "mean", backend: str = "auto",
-    inplace_grad: bool = False, class_dim: int | None = None, **unknown: NoReturn,
+    logits: Tensor, perturbed_x: Tensor | rt.Entries, *more: NoReturn,
+    row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
+    reduction: str = "mean", backend: str = "auto", inplace_grad: bool = False,
+    class_dim: int | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """Virtual adversarial training divergence.
 
@@ -678,7 +679,7 @@ class VATLoss(rt.LossModule, loss=LOSS, function=vat_loss):
 
 @rt.documented
 def linear_vat_loss(
-    hidden: Tensor, linear_weight: Tensor, perturbed_x: Tensor | tuple[Tensor, ...],
+    hidden: Tensor, linear_weight: Tensor, perturbed_x: Tensor | tuple[Tensor, ...] | rt.Entries,
     *more: NoReturn, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
     linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
     memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,

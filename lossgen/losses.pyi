@@ -5,12 +5,14 @@ from typing import Literal, NamedTuple, TypeAlias
 from torch import Tensor
 from torch.nn import Module
 
+from lossgen.runtime.entries import Entries
+
 _Reduction: TypeAlias = Literal["mean", "sum", "none", "batchmean"]
 _Backend: TypeAlias = Literal["auto", "triton", "c", "torch"]
 _Schedule: TypeAlias = Literal["auto", "chunked", "tiled"]
 
 # ---- adaptive_smoothing
-def adaptive_smoothing_loss(logits: Tensor, target: Tensor, robust_x: Tensor, *, alpha: float | Tensor = 0.5, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def adaptive_smoothing_loss(logits: Tensor, target: Tensor, robust_x: Tensor | Entries, *, alpha: float | Tensor = 0.5, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """Mixture of an accurate and a robust classifier: -log((1 - alpha) * p[y] + alpha * softmax(robust_x)[y])"""
 
 class AdaptiveSmoothingLoss(Module):
@@ -22,10 +24,10 @@ class AdaptiveSmoothingLoss(Module):
     inplace_grad: bool
     class_dim: int | None
     def __init__(self, *, alpha: float | Tensor = 0.5, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
-    def forward(self, logits: Tensor, target: Tensor, robust_x: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
-    def __call__(self, logits: Tensor, target: Tensor, robust_x: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+    def forward(self, logits: Tensor, target: Tensor, robust_x: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+    def __call__(self, logits: Tensor, target: Tensor, robust_x: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_adaptive_smoothing_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, robust_x: Tensor | tuple[Tensor, ...], *, alpha: float | Tensor = 0.5, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_adaptive_smoothing_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, robust_x: Tensor | tuple[Tensor, ...] | Entries, *, alpha: float | Tensor = 0.5, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Mixture of an accurate and a robust classifier: -log((1 - alpha) * p[y] + alpha * softmax(robust_x)[y])"""
 
 class LinearAdaptiveSmoothingLoss(Module):
@@ -42,11 +44,11 @@ class LinearAdaptiveSmoothingLoss(Module):
     reduction: _Reduction
     backend: _Backend
     def __init__(self, *, alpha: float | Tensor = 0.5, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
-    def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, robust_x: Tensor | tuple[Tensor, ...], *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
-    def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, robust_x: Tensor | tuple[Tensor, ...], *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, robust_x: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, robust_x: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- adv_comp_sum
-def adv_comp_sum_loss(logits: Tensor, target: Tensor, adversarial_x: Tensor, *, tau: float | Tensor = 1.5, rho: float | Tensor = 1.0, nu: float | Tensor = 1.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def adv_comp_sum_loss(logits: Tensor, target: Tensor, adversarial_x: Tensor | Entries, *, tau: float | Tensor = 1.5, rho: float | Tensor = 1.0, nu: float | Tensor = 1.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """Smooth adversarial comp-sum loss: ((1 + sum(exp(margins / rho), over=others))**(1 - tau) - 1) / (1 - tau) + nu * norm(moved - margins)"""
 
 class AdvCompSumLoss(Module):
@@ -60,10 +62,10 @@ class AdvCompSumLoss(Module):
     inplace_grad: bool
     class_dim: int | None
     def __init__(self, *, tau: float | Tensor = 1.5, rho: float | Tensor = 1.0, nu: float | Tensor = 1.0, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
-    def forward(self, logits: Tensor, target: Tensor, adversarial_x: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
-    def __call__(self, logits: Tensor, target: Tensor, adversarial_x: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+    def forward(self, logits: Tensor, target: Tensor, adversarial_x: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+    def __call__(self, logits: Tensor, target: Tensor, adversarial_x: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_adv_comp_sum_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, adversarial_x: Tensor | tuple[Tensor, ...], *, tau: float | Tensor = 1.5, rho: float | Tensor = 1.0, nu: float | Tensor = 1.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_adv_comp_sum_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, adversarial_x: Tensor | tuple[Tensor, ...] | Entries, *, tau: float | Tensor = 1.5, rho: float | Tensor = 1.0, nu: float | Tensor = 1.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Smooth adversarial comp-sum loss: ((1 + sum(exp(margins / rho), over=others))**(1 - tau) - 1) / (1 - tau) + nu * norm(moved - margins)"""
 
 class LinearAdvCompSumLoss(Module):
@@ -82,8 +84,8 @@ class LinearAdvCompSumLoss(Module):
     reduction: _Reduction
     backend: _Backend
     def __init__(self, *, tau: float | Tensor = 1.5, rho: float | Tensor = 1.0, nu: float | Tensor = 1.0, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
-    def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, adversarial_x: Tensor | tuple[Tensor, ...], *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
-    def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, adversarial_x: Tensor | tuple[Tensor, ...], *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, adversarial_x: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, adversarial_x: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- aexp
 def aexp_loss(logits: Tensor, target: Tensor, *, a: float | Tensor = 3.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
@@ -160,7 +162,7 @@ class LinearAGCELoss(Module):
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- alpha_divergence
-def alpha_divergence_loss(logits: Tensor, teacher: Tensor, *, alpha: float | Tensor = 0.5, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def alpha_divergence_loss(logits: Tensor, teacher: Tensor | Entries, *, alpha: float | Tensor = 0.5, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """Alpha divergence distillation: (sum(p**(1 - alpha) * t**alpha) - 1) / (alpha * (alpha - 1))"""
 
 class AlphaDivergenceLoss(Module):
@@ -170,10 +172,10 @@ class AlphaDivergenceLoss(Module):
     inplace_grad: bool
     class_dim: int | None
     def __init__(self, *, alpha: float | Tensor = 0.5, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
-    def forward(self, logits: Tensor, teacher: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
-    def __call__(self, logits: Tensor, teacher: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+    def forward(self, logits: Tensor, teacher: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+    def __call__(self, logits: Tensor, teacher: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_alpha_divergence_loss(hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *, alpha: float | Tensor = 0.5, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_alpha_divergence_loss(hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, alpha: float | Tensor = 0.5, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Alpha divergence distillation: (sum(p**(1 - alpha) * t**alpha) - 1) / (alpha * (alpha - 1))"""
 
 class LinearAlphaDivergenceLoss(Module):
@@ -186,21 +188,21 @@ class LinearAlphaDivergenceLoss(Module):
     reduction: _Reduction
     backend: _Backend
     def __init__(self, *, alpha: float | Tensor = 0.5, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
-    def forward(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
-    def __call__(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def forward(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def __call__(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- any_f
 class AnyFParts(NamedTuple):
     found: Tensor
     present: Tensor
     positive: Tensor
-def any_f_parts(logits: Tensor, label: Tensor, of_found: Tensor, of_present: Tensor, of_positive: Tensor, *, steep: float | Tensor = 73.0, backend: _Backend = "auto", class_dim: int | None = None) -> AnyFParts:
+def any_f_parts(logits: Tensor, label: Tensor | Entries, of_found: Tensor | Entries, of_present: Tensor | Entries, of_positive: Tensor | Entries, *, steep: float | Tensor = 73.0, backend: _Backend = "auto", class_dim: int | None = None) -> AnyFParts:
     """AnyLoss of the F-score: found = sum(of_found*(called*label)), present = sum(of_present*label), positive = sum(of_positive*called)"""
 
-def linear_any_f_parts(hidden: Tensor, linear_weight: Tensor, label: Tensor | tuple[Tensor, ...], of_found: Tensor | tuple[Tensor, ...], of_present: Tensor | tuple[Tensor, ...], of_positive: Tensor | tuple[Tensor, ...], *, steep: float | Tensor = 73.0, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, backend: _Backend = "auto") -> AnyFParts:
+def linear_any_f_parts(hidden: Tensor, linear_weight: Tensor, label: Tensor | tuple[Tensor, ...] | Entries, of_found: Tensor | tuple[Tensor, ...] | Entries, of_present: Tensor | tuple[Tensor, ...] | Entries, of_positive: Tensor | tuple[Tensor, ...] | Entries, *, steep: float | Tensor = 73.0, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, backend: _Backend = "auto") -> AnyFParts:
     """AnyLoss of the F-score: found = sum(of_found*(called*label)), present = sum(of_present*label), positive = sum(of_positive*called)"""
 
-def any_f_loss(logits: Tensor, label: Tensor, *, beta: float | Tensor = 1.0, steep: float | Tensor = 73.0, row_weight: Tensor | None = None, by: Tensor | None = None, backend: _Backend = "auto", class_dim: int | None = None) -> Tensor:
+def any_f_loss(logits: Tensor, label: Tensor | Entries, *, beta: float | Tensor = 1.0, steep: float | Tensor = 73.0, row_weight: Tensor | None = None, by: Tensor | None = None, backend: _Backend = "auto", class_dim: int | None = None) -> Tensor:
     """AnyLoss of the F-score: 1 - mean(score)"""
 
 class AnyFLoss(Module):
@@ -209,10 +211,10 @@ class AnyFLoss(Module):
     backend: _Backend
     class_dim: int | None
     def __init__(self, *, beta: float | Tensor = 1.0, steep: float | Tensor = 73.0, backend: _Backend = "auto", class_dim: int | None = None) -> None: ...
-    def forward(self, logits: Tensor, label: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None) -> Tensor: ...
-    def __call__(self, logits: Tensor, label: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None) -> Tensor: ...
+    def forward(self, logits: Tensor, label: Tensor | Entries, *, row_weight: Tensor | None = None, by: Tensor | None = None) -> Tensor: ...
+    def __call__(self, logits: Tensor, label: Tensor | Entries, *, row_weight: Tensor | None = None, by: Tensor | None = None) -> Tensor: ...
 
-def linear_any_f_loss(hidden: Tensor, linear_weight: Tensor, label: Tensor | tuple[Tensor, ...], *, beta: float | Tensor = 1.0, steep: float | Tensor = 73.0, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, backend: _Backend = "auto") -> Tensor:
+def linear_any_f_loss(hidden: Tensor, linear_weight: Tensor, label: Tensor | tuple[Tensor, ...] | Entries, *, beta: float | Tensor = 1.0, steep: float | Tensor = 73.0, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, backend: _Backend = "auto") -> Tensor:
     """AnyLoss of the F-score: 1 - mean(score)"""
 
 class LinearAnyFLoss(Module):
@@ -223,8 +225,8 @@ class LinearAnyFLoss(Module):
     memory_budget: int | None
     backend: _Backend
     def __init__(self, *, beta: float | Tensor = 1.0, steep: float | Tensor = 73.0, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, backend: _Backend = "auto") -> None: ...
-    def forward(self, hidden: Tensor, linear_weight: Tensor, label: Tensor | tuple[Tensor, ...], *, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
-    def __call__(self, hidden: Tensor, linear_weight: Tensor, label: Tensor | tuple[Tensor, ...], *, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def forward(self, hidden: Tensor, linear_weight: Tensor, label: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def __call__(self, hidden: Tensor, linear_weight: Tensor, label: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- apl_nce_mae
 def apl_nce_mae_loss(logits: Tensor, target: Tensor, *, alpha: float | Tensor = 1.0, beta: float | Tensor = 1.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
@@ -713,7 +715,7 @@ class LinearDiceLoss(Module):
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- dist_row
-def dist_row_loss(logits: Tensor, teacher: Tensor, *, T: float | Tensor = 1.0, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def dist_row_loss(logits: Tensor, teacher: Tensor | Entries, *, T: float | Tensor = 1.0, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """DIST, relations among the classes of a row: T**2 * (1 - where(spread > 1e-11, sum(a * b) / (norm(a) * norm(b)), 0))"""
 
 class DISTRowLoss(Module):
@@ -723,10 +725,10 @@ class DISTRowLoss(Module):
     inplace_grad: bool
     class_dim: int | None
     def __init__(self, *, T: float | Tensor = 1.0, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
-    def forward(self, logits: Tensor, teacher: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
-    def __call__(self, logits: Tensor, teacher: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+    def forward(self, logits: Tensor, teacher: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+    def __call__(self, logits: Tensor, teacher: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_dist_row_loss(hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *, T: float | Tensor = 1.0, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_dist_row_loss(hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, T: float | Tensor = 1.0, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """DIST, relations among the classes of a row: T**2 * (1 - where(spread > 1e-11, sum(a * b) / (norm(a) * norm(b)), 0))"""
 
 class LinearDISTRowLoss(Module):
@@ -739,11 +741,11 @@ class LinearDISTRowLoss(Module):
     reduction: _Reduction
     backend: _Backend
     def __init__(self, *, T: float | Tensor = 1.0, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
-    def forward(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
-    def __call__(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def forward(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def __call__(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- dkd
-def dkd_loss(logits: Tensor, target: Tensor, teacher: Tensor, *, T: float | Tensor = 4.0, alpha: float | Tensor = 1.0, beta: float | Tensor = 8.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def dkd_loss(logits: Tensor, target: Tensor, teacher: Tensor | Entries, *, T: float | Tensor = 4.0, alpha: float | Tensor = 1.0, beta: float | Tensor = 8.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """Decoupled knowledge distillation: T**2 * (alpha * binary + beta * among)"""
 
 class DKDLoss(Module):
@@ -757,10 +759,10 @@ class DKDLoss(Module):
     inplace_grad: bool
     class_dim: int | None
     def __init__(self, *, T: float | Tensor = 4.0, alpha: float | Tensor = 1.0, beta: float | Tensor = 8.0, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
-    def forward(self, logits: Tensor, target: Tensor, teacher: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
-    def __call__(self, logits: Tensor, target: Tensor, teacher: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+    def forward(self, logits: Tensor, target: Tensor, teacher: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+    def __call__(self, logits: Tensor, target: Tensor, teacher: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_dkd_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, teacher: Tensor | tuple[Tensor, ...], *, T: float | Tensor = 4.0, alpha: float | Tensor = 1.0, beta: float | Tensor = 8.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_dkd_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, T: float | Tensor = 4.0, alpha: float | Tensor = 1.0, beta: float | Tensor = 8.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Decoupled knowledge distillation: T**2 * (alpha * binary + beta * among)"""
 
 class LinearDKDLoss(Module):
@@ -779,11 +781,11 @@ class LinearDKDLoss(Module):
     reduction: _Reduction
     backend: _Backend
     def __init__(self, *, T: float | Tensor = 4.0, alpha: float | Tensor = 1.0, beta: float | Tensor = 8.0, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
-    def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, teacher: Tensor | tuple[Tensor, ...], *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
-    def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, teacher: Tensor | tuple[Tensor, ...], *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- elr
-def elr_loss(logits: Tensor, target: Tensor, ensemble: Tensor, *, strength: float | Tensor = 3.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def elr_loss(logits: Tensor, target: Tensor, ensemble: Tensor | Entries, *, strength: float | Tensor = 3.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """Early-learning regularisation: -logp[y] + strength * log(p[y] * (1 - ensemble[y]) + (1 - p[y]) * rest)"""
 
 class ELRLoss(Module):
@@ -795,10 +797,10 @@ class ELRLoss(Module):
     inplace_grad: bool
     class_dim: int | None
     def __init__(self, *, strength: float | Tensor = 3.0, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
-    def forward(self, logits: Tensor, target: Tensor, ensemble: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
-    def __call__(self, logits: Tensor, target: Tensor, ensemble: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+    def forward(self, logits: Tensor, target: Tensor, ensemble: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+    def __call__(self, logits: Tensor, target: Tensor, ensemble: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_elr_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, ensemble: Tensor | tuple[Tensor, ...], *, strength: float | Tensor = 3.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_elr_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, ensemble: Tensor | tuple[Tensor, ...] | Entries, *, strength: float | Tensor = 3.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Early-learning regularisation: -logp[y] + strength * log(p[y] * (1 - ensemble[y]) + (1 - p[y]) * rest)"""
 
 class LinearELRLoss(Module):
@@ -815,11 +817,11 @@ class LinearELRLoss(Module):
     reduction: _Reduction
     backend: _Backend
     def __init__(self, *, strength: float | Tensor = 3.0, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
-    def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, ensemble: Tensor | tuple[Tensor, ...], *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
-    def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, ensemble: Tensor | tuple[Tensor, ...], *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, ensemble: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, ensemble: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- emo
-def emo_loss(logits: Tensor, target: Tensor, cost: Tensor, *, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def emo_loss(logits: Tensor, target: Tensor, cost: Tensor | Entries, *, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """Earth mover distance optimisation: (ce + stop_gradient(ce / emd) * emd) / 2"""
 
 class EMOLoss(Module):
@@ -830,10 +832,10 @@ class EMOLoss(Module):
     inplace_grad: bool
     class_dim: int | None
     def __init__(self, *, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
-    def forward(self, logits: Tensor, target: Tensor, cost: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
-    def __call__(self, logits: Tensor, target: Tensor, cost: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+    def forward(self, logits: Tensor, target: Tensor, cost: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+    def __call__(self, logits: Tensor, target: Tensor, cost: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_emo_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, cost: Tensor | tuple[Tensor, ...], *, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_emo_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, cost: Tensor | tuple[Tensor, ...] | Entries, *, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Earth mover distance optimisation: (ce + stop_gradient(ce / emd) * emd) / 2"""
 
 class LinearEMOLoss(Module):
@@ -849,8 +851,8 @@ class LinearEMOLoss(Module):
     reduction: _Reduction
     backend: _Backend
     def __init__(self, *, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
-    def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, cost: Tensor | tuple[Tensor, ...], *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
-    def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, cost: Tensor | tuple[Tensor, ...], *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, cost: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, cost: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- entropy_bonus
 def entropy_bonus_loss(logits: Tensor, target: Tensor, *, weight: float | Tensor = 0.01, advantage: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
@@ -991,10 +993,10 @@ class GeneralizedDiceParts(NamedTuple):
     labelled: Tensor
     overlap: Tensor
     predicted: Tensor
-def generalized_dice_parts(logits: Tensor, target: Tensor, of_labelled: Tensor, of_overlap: Tensor, of_predicted: Tensor, *, ignore_index: int = -100, backend: _Backend = "auto", class_dim: int | None = None) -> GeneralizedDiceParts:
+def generalized_dice_parts(logits: Tensor, target: Tensor, of_labelled: Tensor | Entries, of_overlap: Tensor | Entries, of_predicted: Tensor | Entries, *, ignore_index: int = -100, backend: _Backend = "auto", class_dim: int | None = None) -> GeneralizedDiceParts:
     """Generalized Dice loss: labelled = sum(of_labelled*onehot), overlap = sum(of_overlap*(softmax(x)*onehot)), predicted = sum(of_predicted*softmax(x))"""
 
-def linear_generalized_dice_parts(hidden: Tensor, linear_weight: Tensor, target: Tensor, of_labelled: Tensor | tuple[Tensor, ...], of_overlap: Tensor | tuple[Tensor, ...], of_predicted: Tensor | tuple[Tensor, ...], *, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, backend: _Backend = "auto") -> GeneralizedDiceParts:
+def linear_generalized_dice_parts(hidden: Tensor, linear_weight: Tensor, target: Tensor, of_labelled: Tensor | tuple[Tensor, ...] | Entries, of_overlap: Tensor | tuple[Tensor, ...] | Entries, of_predicted: Tensor | tuple[Tensor, ...] | Entries, *, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, backend: _Backend = "auto") -> GeneralizedDiceParts:
     """Generalized Dice loss: labelled = sum(of_labelled*onehot), overlap = sum(of_overlap*(softmax(x)*onehot)), predicted = sum(of_predicted*softmax(x))"""
 
 def generalized_dice_loss(logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None, ignore_index: int = -100, backend: _Backend = "auto", class_dim: int | None = None) -> Tensor:
@@ -1173,10 +1175,10 @@ class LinearHLGaussLoss(Module):
 class InformationMaximizationParts(NamedTuple):
     rows: Tensor
     marginal: Tensor
-def information_maximization_parts(logits: Tensor, of_marginal: Tensor, *, backend: _Backend = "auto", class_dim: int | None = None) -> InformationMaximizationParts:
+def information_maximization_parts(logits: Tensor, of_marginal: Tensor | Entries, *, backend: _Backend = "auto", class_dim: int | None = None) -> InformationMaximizationParts:
     """Information maximization: rows = -sum(softmax(x)*log_softmax(x)), marginal = sum(of_marginal*softmax(x))"""
 
-def linear_information_maximization_parts(hidden: Tensor, linear_weight: Tensor, of_marginal: Tensor | tuple[Tensor, ...], *, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, backend: _Backend = "auto") -> InformationMaximizationParts:
+def linear_information_maximization_parts(hidden: Tensor, linear_weight: Tensor, of_marginal: Tensor | tuple[Tensor, ...] | Entries, *, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, backend: _Backend = "auto") -> InformationMaximizationParts:
     """Information maximization: rows = -sum(softmax(x)*log_softmax(x)), marginal = sum(of_marginal*softmax(x))"""
 
 def information_maximization_loss(logits: Tensor, *, diversity: float | Tensor = 1.0, row_weight: Tensor | None = None, by: Tensor | None = None, backend: _Backend = "auto", class_dim: int | None = None) -> Tensor:
@@ -1208,10 +1210,10 @@ class JaccardParts(NamedTuple):
     overlap: Tensor
     predicted: Tensor
     labelled: Tensor
-def jaccard_parts(logits: Tensor, target: Tensor, of_overlap: Tensor, of_predicted: Tensor, of_labelled: Tensor, *, ignore_index: int = -100, backend: _Backend = "auto", class_dim: int | None = None) -> JaccardParts:
+def jaccard_parts(logits: Tensor, target: Tensor, of_overlap: Tensor | Entries, of_predicted: Tensor | Entries, of_labelled: Tensor | Entries, *, ignore_index: int = -100, backend: _Backend = "auto", class_dim: int | None = None) -> JaccardParts:
     """Jaccard loss of a whole batch: overlap = sum(of_overlap*(softmax(x)*onehot)), predicted = sum(of_predicted*softmax(x)), labelled = sum(of_labelled*onehot)"""
 
-def linear_jaccard_parts(hidden: Tensor, linear_weight: Tensor, target: Tensor, of_overlap: Tensor | tuple[Tensor, ...], of_predicted: Tensor | tuple[Tensor, ...], of_labelled: Tensor | tuple[Tensor, ...], *, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, backend: _Backend = "auto") -> JaccardParts:
+def linear_jaccard_parts(hidden: Tensor, linear_weight: Tensor, target: Tensor, of_overlap: Tensor | tuple[Tensor, ...] | Entries, of_predicted: Tensor | tuple[Tensor, ...] | Entries, of_labelled: Tensor | tuple[Tensor, ...] | Entries, *, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, backend: _Backend = "auto") -> JaccardParts:
     """Jaccard loss of a whole batch: overlap = sum(of_overlap*(softmax(x)*onehot)), predicted = sum(of_predicted*softmax(x)), labelled = sum(of_labelled*onehot)"""
 
 def jaccard_loss(logits: Tensor, target: Tensor, *, smooth: float | Tensor = 1.0, row_weight: Tensor | None = None, by: Tensor | None = None, ignore_index: int = -100, backend: _Backend = "auto", class_dim: int | None = None) -> Tensor:
@@ -1243,7 +1245,7 @@ class LinearJaccardLoss(Module):
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- jsd_beta
-def jsd_beta_loss(logits: Tensor, teacher: Tensor, *, beta: float | Tensor = 0.5, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def jsd_beta_loss(logits: Tensor, teacher: Tensor | Entries, *, beta: float | Tensor = 0.5, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """Generalized Jensen-Shannon divergence: beta * sum(t * (log_softmax(teacher) - log(m))) + (1 - beta) * sum(p * (logp - log(m)))"""
 
 class JSDBetaLoss(Module):
@@ -1253,10 +1255,10 @@ class JSDBetaLoss(Module):
     inplace_grad: bool
     class_dim: int | None
     def __init__(self, *, beta: float | Tensor = 0.5, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
-    def forward(self, logits: Tensor, teacher: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
-    def __call__(self, logits: Tensor, teacher: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+    def forward(self, logits: Tensor, teacher: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+    def __call__(self, logits: Tensor, teacher: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_jsd_beta_loss(hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *, beta: float | Tensor = 0.5, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_jsd_beta_loss(hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, beta: float | Tensor = 0.5, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Generalized Jensen-Shannon divergence: beta * sum(t * (log_softmax(teacher) - log(m))) + (1 - beta) * sum(p * (logp - log(m)))"""
 
 class LinearJSDBetaLoss(Module):
@@ -1269,11 +1271,11 @@ class LinearJSDBetaLoss(Module):
     reduction: _Reduction
     backend: _Backend
     def __init__(self, *, beta: float | Tensor = 0.5, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
-    def forward(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
-    def __call__(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def forward(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def __call__(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- kd_forward_kl
-def kd_forward_kl_loss(logits: Tensor, teacher: Tensor, *, T: float | Tensor = 4.0, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def kd_forward_kl_loss(logits: Tensor, teacher: Tensor | Entries, *, T: float | Tensor = 4.0, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """Knowledge distillation, forward KL: T**2 * sum(softmax(teacher / T) * (log_softmax(teacher / T) - log_softmax(x / T)))"""
 
 class KDForwardKLLoss(Module):
@@ -1283,10 +1285,10 @@ class KDForwardKLLoss(Module):
     inplace_grad: bool
     class_dim: int | None
     def __init__(self, *, T: float | Tensor = 4.0, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
-    def forward(self, logits: Tensor, teacher: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
-    def __call__(self, logits: Tensor, teacher: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+    def forward(self, logits: Tensor, teacher: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+    def __call__(self, logits: Tensor, teacher: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_kd_forward_kl_loss(hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *, T: float | Tensor = 4.0, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_kd_forward_kl_loss(hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, T: float | Tensor = 4.0, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Knowledge distillation, forward KL: T**2 * sum(softmax(teacher / T) * (log_softmax(teacher / T) - log_softmax(x / T)))"""
 
 class LinearKDForwardKLLoss(Module):
@@ -1299,8 +1301,8 @@ class LinearKDForwardKLLoss(Module):
     reduction: _Reduction
     backend: _Backend
     def __init__(self, *, T: float | Tensor = 4.0, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
-    def forward(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
-    def __call__(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def forward(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def __call__(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- kl_cov
 def kl_cov_loss(logits: Tensor, target: Tensor, *, weight: float | Tensor = 1.0, advantage: Tensor, old_logp: Tensor, selected: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
@@ -1521,7 +1523,7 @@ class LinearLogitNormLoss(Module):
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- logit_pairing
-def logit_pairing_loss(logits: Tensor, target: Tensor, adversarial_x: Tensor, *, weight: float | Tensor = 0.5, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def logit_pairing_loss(logits: Tensor, target: Tensor, adversarial_x: Tensor | Entries, *, weight: float | Tensor = 0.5, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """Adversarial logit pairing: -logp[y] - log_softmax(adversarial_x)[y] + weight * mean((x - adversarial_x)**2)"""
 
 class LogitPairingLoss(Module):
@@ -1532,10 +1534,10 @@ class LogitPairingLoss(Module):
     inplace_grad: bool
     class_dim: int | None
     def __init__(self, *, weight: float | Tensor = 0.5, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
-    def forward(self, logits: Tensor, target: Tensor, adversarial_x: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
-    def __call__(self, logits: Tensor, target: Tensor, adversarial_x: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+    def forward(self, logits: Tensor, target: Tensor, adversarial_x: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+    def __call__(self, logits: Tensor, target: Tensor, adversarial_x: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_logit_pairing_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, adversarial_x: Tensor | tuple[Tensor, ...], *, weight: float | Tensor = 0.5, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_logit_pairing_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, adversarial_x: Tensor | tuple[Tensor, ...] | Entries, *, weight: float | Tensor = 0.5, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Adversarial logit pairing: -logp[y] - log_softmax(adversarial_x)[y] + weight * mean((x - adversarial_x)**2)"""
 
 class LinearLogitPairingLoss(Module):
@@ -1551,8 +1553,8 @@ class LinearLogitPairingLoss(Module):
     reduction: _Reduction
     backend: _Backend
     def __init__(self, *, weight: float | Tensor = 0.5, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
-    def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, adversarial_x: Tensor | tuple[Tensor, ...], *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
-    def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, adversarial_x: Tensor | tuple[Tensor, ...], *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, adversarial_x: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, adversarial_x: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- mae
 def mae_loss(logits: Tensor, target: Tensor, *, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
@@ -1591,10 +1593,10 @@ class LinearMAELoss(Module):
 # ---- marginal_entropy
 class MarginalEntropyParts(NamedTuple):
     marginal: Tensor
-def marginal_entropy_parts(logits: Tensor, of_marginal: Tensor, *, backend: _Backend = "auto", class_dim: int | None = None) -> MarginalEntropyParts:
+def marginal_entropy_parts(logits: Tensor, of_marginal: Tensor | Entries, *, backend: _Backend = "auto", class_dim: int | None = None) -> MarginalEntropyParts:
     """Entropy of the marginal: marginal = sum(of_marginal*softmax(x))"""
 
-def linear_marginal_entropy_parts(hidden: Tensor, linear_weight: Tensor, of_marginal: Tensor | tuple[Tensor, ...], *, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, backend: _Backend = "auto") -> MarginalEntropyParts:
+def linear_marginal_entropy_parts(hidden: Tensor, linear_weight: Tensor, of_marginal: Tensor | tuple[Tensor, ...] | Entries, *, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, backend: _Backend = "auto") -> MarginalEntropyParts:
     """Entropy of the marginal: marginal = sum(of_marginal*softmax(x))"""
 
 def marginal_entropy_loss(logits: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None, backend: _Backend = "auto", class_dim: int | None = None) -> Tensor:
@@ -1620,7 +1622,7 @@ class LinearMarginalEntropyLoss(Module):
     def __call__(self, hidden: Tensor, linear_weight: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- mart
-def mart_loss(logits: Tensor, target: Tensor, adversarial_x: Tensor, *, beta: float | Tensor = 5.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def mart_loss(logits: Tensor, target: Tensor, adversarial_x: Tensor | Entries, *, beta: float | Tensor = 5.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """Misclassification-aware adversarial training: -logq[y] - log(1 - max(softmax(adversarial_x), over=others)) + beta * (1 - p[y]) * sum(p * (logp - logq))"""
 
 class MARTLoss(Module):
@@ -1632,10 +1634,10 @@ class MARTLoss(Module):
     inplace_grad: bool
     class_dim: int | None
     def __init__(self, *, beta: float | Tensor = 5.0, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
-    def forward(self, logits: Tensor, target: Tensor, adversarial_x: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
-    def __call__(self, logits: Tensor, target: Tensor, adversarial_x: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+    def forward(self, logits: Tensor, target: Tensor, adversarial_x: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+    def __call__(self, logits: Tensor, target: Tensor, adversarial_x: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_mart_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, adversarial_x: Tensor | tuple[Tensor, ...], *, beta: float | Tensor = 5.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_mart_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, adversarial_x: Tensor | tuple[Tensor, ...] | Entries, *, beta: float | Tensor = 5.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Misclassification-aware adversarial training: -logq[y] - log(1 - max(softmax(adversarial_x), over=others)) + beta * (1 - p[y]) * sum(p * (logp - logq))"""
 
 class LinearMARTLoss(Module):
@@ -1652,8 +1654,8 @@ class LinearMARTLoss(Module):
     reduction: _Reduction
     backend: _Backend
     def __init__(self, *, beta: float | Tensor = 5.0, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
-    def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, adversarial_x: Tensor | tuple[Tensor, ...], *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
-    def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, adversarial_x: Tensor | tuple[Tensor, ...], *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, adversarial_x: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, adversarial_x: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- mixce
 def mixce_loss(logits: Tensor, target: Tensor, *, eta: float | Tensor = 0.5, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
@@ -1908,7 +1910,7 @@ class LinearPseudoSphericalLoss(Module):
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- renyi
-def renyi_loss(logits: Tensor, teacher: Tensor, *, alpha: float | Tensor = 0.5, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def renyi_loss(logits: Tensor, teacher: Tensor | Entries, *, alpha: float | Tensor = 0.5, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """Renyi divergence distillation: log(sum(p**(1 - alpha) * t**alpha)) / (alpha - 1)"""
 
 class RenyiLoss(Module):
@@ -1918,10 +1920,10 @@ class RenyiLoss(Module):
     inplace_grad: bool
     class_dim: int | None
     def __init__(self, *, alpha: float | Tensor = 0.5, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
-    def forward(self, logits: Tensor, teacher: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
-    def __call__(self, logits: Tensor, teacher: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+    def forward(self, logits: Tensor, teacher: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+    def __call__(self, logits: Tensor, teacher: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_renyi_loss(hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *, alpha: float | Tensor = 0.5, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_renyi_loss(hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, alpha: float | Tensor = 0.5, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Renyi divergence distillation: log(sum(p**(1 - alpha) * t**alpha)) / (alpha - 1)"""
 
 class LinearRenyiLoss(Module):
@@ -1934,17 +1936,17 @@ class LinearRenyiLoss(Module):
     reduction: _Reduction
     backend: _Backend
     def __init__(self, *, alpha: float | Tensor = 0.5, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
-    def forward(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
-    def __call__(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def forward(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def __call__(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- repri
 class RePRIParts(NamedTuple):
     rows: Tensor
     marginal: Tensor
-def repri_parts(logits: Tensor, of_marginal: Tensor, *, backend: _Backend = "auto", class_dim: int | None = None) -> RePRIParts:
+def repri_parts(logits: Tensor, of_marginal: Tensor | Entries, *, backend: _Backend = "auto", class_dim: int | None = None) -> RePRIParts:
     """Entropy of rows and divergence of their marginal from a prior: rows = -sum(softmax(x)*log_softmax(x)), marginal = sum(of_marginal*softmax(x))"""
 
-def linear_repri_parts(hidden: Tensor, linear_weight: Tensor, of_marginal: Tensor | tuple[Tensor, ...], *, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, backend: _Backend = "auto") -> RePRIParts:
+def linear_repri_parts(hidden: Tensor, linear_weight: Tensor, of_marginal: Tensor | tuple[Tensor, ...] | Entries, *, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, backend: _Backend = "auto") -> RePRIParts:
     """Entropy of rows and divergence of their marginal from a prior: rows = -sum(softmax(x)*log_softmax(x)), marginal = sum(of_marginal*softmax(x))"""
 
 def repri_loss(logits: Tensor, *, lam: float | Tensor = 1.0, prior: Tensor, row_weight: Tensor | None = None, by: Tensor | None = None, backend: _Backend = "auto", class_dim: int | None = None) -> Tensor:
@@ -1974,7 +1976,7 @@ class LinearRePRILoss(Module):
     def __call__(self, hidden: Tensor, linear_weight: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- reverse_kl
-def reverse_kl_loss(logits: Tensor, teacher: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def reverse_kl_loss(logits: Tensor, teacher: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """Reverse KL distillation: sum(p * (logp - log_softmax(teacher)))"""
 
 class ReverseKLLoss(Module):
@@ -1983,10 +1985,10 @@ class ReverseKLLoss(Module):
     inplace_grad: bool
     class_dim: int | None
     def __init__(self, *, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
-    def forward(self, logits: Tensor, teacher: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
-    def __call__(self, logits: Tensor, teacher: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+    def forward(self, logits: Tensor, teacher: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+    def __call__(self, logits: Tensor, teacher: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_reverse_kl_loss(hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_reverse_kl_loss(hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Reverse KL distillation: sum(p * (logp - log_softmax(teacher)))"""
 
 class LinearReverseKLLoss(Module):
@@ -1998,11 +2000,11 @@ class LinearReverseKLLoss(Module):
     reduction: _Reduction
     backend: _Backend
     def __init__(self, *, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
-    def forward(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
-    def __call__(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def forward(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def __call__(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- rmt_symmetric_ce
-def rmt_symmetric_ce_loss(logits: Tensor, teacher: Tensor, *, alpha: float | Tensor = 0.5, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def rmt_symmetric_ce_loss(logits: Tensor, teacher: Tensor | Entries, *, alpha: float | Tensor = 0.5, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """Symmetric cross-entropy with a teacher: -(1 - alpha) * sum(softmax(teacher) * logp) - alpha * sum(p * log_softmax(teacher))"""
 
 class RMTSymmetricCELoss(Module):
@@ -2012,10 +2014,10 @@ class RMTSymmetricCELoss(Module):
     inplace_grad: bool
     class_dim: int | None
     def __init__(self, *, alpha: float | Tensor = 0.5, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
-    def forward(self, logits: Tensor, teacher: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
-    def __call__(self, logits: Tensor, teacher: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+    def forward(self, logits: Tensor, teacher: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+    def __call__(self, logits: Tensor, teacher: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_rmt_symmetric_ce_loss(hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *, alpha: float | Tensor = 0.5, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_rmt_symmetric_ce_loss(hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, alpha: float | Tensor = 0.5, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Symmetric cross-entropy with a teacher: -(1 - alpha) * sum(softmax(teacher) * logp) - alpha * sum(p * log_softmax(teacher))"""
 
 class LinearRMTSymmetricCELoss(Module):
@@ -2028,8 +2030,8 @@ class LinearRMTSymmetricCELoss(Module):
     reduction: _Reduction
     backend: _Backend
     def __init__(self, *, alpha: float | Tensor = 0.5, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
-    def forward(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
-    def __call__(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def forward(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def __call__(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- sar
 def sar_loss(logits: Tensor, *, margin: float | Tensor = 0.4, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
@@ -2102,7 +2104,7 @@ class LinearSCELoss(Module):
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- sigmoid_bce
-def sigmoid_bce_loss(logits: Tensor, labels: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def sigmoid_bce_loss(logits: Tensor, labels: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """Multi-label binary cross-entropy: sum(softplus(x) - labels * x)"""
 
 class SigmoidBCELoss(Module):
@@ -2111,10 +2113,10 @@ class SigmoidBCELoss(Module):
     inplace_grad: bool
     class_dim: int | None
     def __init__(self, *, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
-    def forward(self, logits: Tensor, labels: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
-    def __call__(self, logits: Tensor, labels: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+    def forward(self, logits: Tensor, labels: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+    def __call__(self, logits: Tensor, labels: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_sigmoid_bce_loss(hidden: Tensor, linear_weight: Tensor, labels: Tensor | tuple[Tensor, ...], *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_sigmoid_bce_loss(hidden: Tensor, linear_weight: Tensor, labels: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Multi-label binary cross-entropy: sum(softplus(x) - labels * x)"""
 
 class LinearSigmoidBCELoss(Module):
@@ -2126,11 +2128,11 @@ class LinearSigmoidBCELoss(Module):
     reduction: _Reduction
     backend: _Backend
     def __init__(self, *, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
-    def forward(self, hidden: Tensor, linear_weight: Tensor, labels: Tensor | tuple[Tensor, ...], *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
-    def __call__(self, hidden: Tensor, linear_weight: Tensor, labels: Tensor | tuple[Tensor, ...], *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def forward(self, hidden: Tensor, linear_weight: Tensor, labels: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def __call__(self, hidden: Tensor, linear_weight: Tensor, labels: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- sigmoid_focal
-def sigmoid_focal_loss(logits: Tensor, labels: Tensor, *, alpha: float | Tensor = 0.25, gamma: float | Tensor = 2.0, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def sigmoid_focal_loss(logits: Tensor, labels: Tensor | Entries, *, alpha: float | Tensor = 0.25, gamma: float | Tensor = 2.0, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """Multi-label focal loss: sum(alpha * labels * exp(-gamma * softplus(x)) * softplus(-x) + (1 - alpha) * (1 - labels) * exp(-gamma * softplus(-x)) * softplus(x))"""
 
 class SigmoidFocalLoss(Module):
@@ -2141,10 +2143,10 @@ class SigmoidFocalLoss(Module):
     inplace_grad: bool
     class_dim: int | None
     def __init__(self, *, alpha: float | Tensor = 0.25, gamma: float | Tensor = 2.0, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
-    def forward(self, logits: Tensor, labels: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
-    def __call__(self, logits: Tensor, labels: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+    def forward(self, logits: Tensor, labels: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+    def __call__(self, logits: Tensor, labels: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_sigmoid_focal_loss(hidden: Tensor, linear_weight: Tensor, labels: Tensor | tuple[Tensor, ...], *, alpha: float | Tensor = 0.25, gamma: float | Tensor = 2.0, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_sigmoid_focal_loss(hidden: Tensor, linear_weight: Tensor, labels: Tensor | tuple[Tensor, ...] | Entries, *, alpha: float | Tensor = 0.25, gamma: float | Tensor = 2.0, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Multi-label focal loss: sum(alpha * labels * exp(-gamma * softplus(x)) * softplus(-x) + (1 - alpha) * (1 - labels) * exp(-gamma * softplus(-x)) * softplus(x))"""
 
 class LinearSigmoidFocalLoss(Module):
@@ -2158,11 +2160,11 @@ class LinearSigmoidFocalLoss(Module):
     reduction: _Reduction
     backend: _Backend
     def __init__(self, *, alpha: float | Tensor = 0.25, gamma: float | Tensor = 2.0, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
-    def forward(self, hidden: Tensor, linear_weight: Tensor, labels: Tensor | tuple[Tensor, ...], *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
-    def __call__(self, hidden: Tensor, linear_weight: Tensor, labels: Tensor | tuple[Tensor, ...], *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def forward(self, hidden: Tensor, linear_weight: Tensor, labels: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def __call__(self, hidden: Tensor, linear_weight: Tensor, labels: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- skew_kl
-def skew_kl_loss(logits: Tensor, teacher: Tensor, *, skew: float | Tensor = 0.1, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def skew_kl_loss(logits: Tensor, teacher: Tensor | Entries, *, skew: float | Tensor = 0.1, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """Skew KL divergence: sum(t * (log_softmax(teacher) - log(skew * t + (1 - skew) * p)))"""
 
 class SkewKLLoss(Module):
@@ -2172,10 +2174,10 @@ class SkewKLLoss(Module):
     inplace_grad: bool
     class_dim: int | None
     def __init__(self, *, skew: float | Tensor = 0.1, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
-    def forward(self, logits: Tensor, teacher: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
-    def __call__(self, logits: Tensor, teacher: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+    def forward(self, logits: Tensor, teacher: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+    def __call__(self, logits: Tensor, teacher: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_skew_kl_loss(hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *, skew: float | Tensor = 0.1, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_skew_kl_loss(hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, skew: float | Tensor = 0.1, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Skew KL divergence: sum(t * (log_softmax(teacher) - log(skew * t + (1 - skew) * p)))"""
 
 class LinearSkewKLLoss(Module):
@@ -2188,11 +2190,11 @@ class LinearSkewKLLoss(Module):
     reduction: _Reduction
     backend: _Backend
     def __init__(self, *, skew: float | Tensor = 0.1, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
-    def forward(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
-    def __call__(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def forward(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def __call__(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- skew_reverse_kl
-def skew_reverse_kl_loss(logits: Tensor, teacher: Tensor, *, skew: float | Tensor = 0.1, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def skew_reverse_kl_loss(logits: Tensor, teacher: Tensor | Entries, *, skew: float | Tensor = 0.1, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """Skew reverse KL divergence: sum(p * (logp - log((1 - skew) * p + skew * softmax(teacher))))"""
 
 class SkewReverseKLLoss(Module):
@@ -2202,10 +2204,10 @@ class SkewReverseKLLoss(Module):
     inplace_grad: bool
     class_dim: int | None
     def __init__(self, *, skew: float | Tensor = 0.1, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
-    def forward(self, logits: Tensor, teacher: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
-    def __call__(self, logits: Tensor, teacher: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+    def forward(self, logits: Tensor, teacher: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+    def __call__(self, logits: Tensor, teacher: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_skew_reverse_kl_loss(hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *, skew: float | Tensor = 0.1, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_skew_reverse_kl_loss(hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, skew: float | Tensor = 0.1, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Skew reverse KL divergence: sum(p * (logp - log((1 - skew) * p + skew * softmax(teacher))))"""
 
 class LinearSkewReverseKLLoss(Module):
@@ -2218,8 +2220,8 @@ class LinearSkewReverseKLLoss(Module):
     reduction: _Reduction
     backend: _Backend
     def __init__(self, *, skew: float | Tensor = 0.1, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
-    def forward(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
-    def __call__(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def forward(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def __call__(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- soft_bootstrap
 def soft_bootstrap_loss(logits: Tensor, target: Tensor, *, beta: float | Tensor = 0.95, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
@@ -2262,10 +2264,10 @@ class SoftDiceParts(NamedTuple):
     overlap: Tensor
     predicted: Tensor
     labelled: Tensor
-def soft_dice_parts(logits: Tensor, target: Tensor, of_overlap: Tensor, of_predicted: Tensor, of_labelled: Tensor, *, ignore_index: int = -100, backend: _Backend = "auto", class_dim: int | None = None) -> SoftDiceParts:
+def soft_dice_parts(logits: Tensor, target: Tensor, of_overlap: Tensor | Entries, of_predicted: Tensor | Entries, of_labelled: Tensor | Entries, *, ignore_index: int = -100, backend: _Backend = "auto", class_dim: int | None = None) -> SoftDiceParts:
     """Dice loss of a whole batch: overlap = sum(of_overlap*(softmax(x)*onehot)), predicted = sum(of_predicted*softmax(x)), labelled = sum(of_labelled*onehot)"""
 
-def linear_soft_dice_parts(hidden: Tensor, linear_weight: Tensor, target: Tensor, of_overlap: Tensor | tuple[Tensor, ...], of_predicted: Tensor | tuple[Tensor, ...], of_labelled: Tensor | tuple[Tensor, ...], *, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, backend: _Backend = "auto") -> SoftDiceParts:
+def linear_soft_dice_parts(hidden: Tensor, linear_weight: Tensor, target: Tensor, of_overlap: Tensor | tuple[Tensor, ...] | Entries, of_predicted: Tensor | tuple[Tensor, ...] | Entries, of_labelled: Tensor | tuple[Tensor, ...] | Entries, *, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, backend: _Backend = "auto") -> SoftDiceParts:
     """Dice loss of a whole batch: overlap = sum(of_overlap*(softmax(x)*onehot)), predicted = sum(of_predicted*softmax(x)), labelled = sum(of_labelled*onehot)"""
 
 def soft_dice_loss(logits: Tensor, target: Tensor, *, smooth: float | Tensor = 1.0, row_weight: Tensor | None = None, by: Tensor | None = None, ignore_index: int = -100, backend: _Backend = "auto", class_dim: int | None = None) -> Tensor:
@@ -2297,7 +2299,7 @@ class LinearSoftDiceLoss(Module):
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- soft_target_ce
-def soft_target_ce_loss(logits: Tensor, probabilities: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def soft_target_ce_loss(logits: Tensor, probabilities: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """Cross-entropy with soft targets: -sum(probabilities * logp)"""
 
 class SoftTargetCELoss(Module):
@@ -2306,10 +2308,10 @@ class SoftTargetCELoss(Module):
     inplace_grad: bool
     class_dim: int | None
     def __init__(self, *, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
-    def forward(self, logits: Tensor, probabilities: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
-    def __call__(self, logits: Tensor, probabilities: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+    def forward(self, logits: Tensor, probabilities: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+    def __call__(self, logits: Tensor, probabilities: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_soft_target_ce_loss(hidden: Tensor, linear_weight: Tensor, probabilities: Tensor | tuple[Tensor, ...], *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_soft_target_ce_loss(hidden: Tensor, linear_weight: Tensor, probabilities: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Cross-entropy with soft targets: -sum(probabilities * logp)"""
 
 class LinearSoftTargetCELoss(Module):
@@ -2321,8 +2323,8 @@ class LinearSoftTargetCELoss(Module):
     reduction: _Reduction
     backend: _Backend
     def __init__(self, *, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
-    def forward(self, hidden: Tensor, linear_weight: Tensor, probabilities: Tensor | tuple[Tensor, ...], *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
-    def __call__(self, hidden: Tensor, linear_weight: Tensor, probabilities: Tensor | tuple[Tensor, ...], *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def forward(self, hidden: Tensor, linear_weight: Tensor, probabilities: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def __call__(self, hidden: Tensor, linear_weight: Tensor, probabilities: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- spherical
 def spherical_loss(logits: Tensor, target: Tensor, *, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
@@ -2362,23 +2364,23 @@ class LinearSphericalLoss(Module):
 class SwitchBalanceParts(NamedTuple):
     share: Tensor
     chosen: Tensor
-def switch_balance_parts(logits: Tensor, dispatched: Tensor, of_share: Tensor, of_chosen: Tensor, *, backend: _Backend = "auto", class_dim: int | None = None) -> SwitchBalanceParts:
+def switch_balance_parts(logits: Tensor, dispatched: Tensor | Entries, of_share: Tensor | Entries, of_chosen: Tensor | Entries, *, backend: _Backend = "auto", class_dim: int | None = None) -> SwitchBalanceParts:
     """Load balance of experts: share = sum(of_share*dispatched), chosen = sum(of_chosen*softmax(x))"""
 
-def linear_switch_balance_parts(hidden: Tensor, linear_weight: Tensor, dispatched: Tensor | tuple[Tensor, ...], of_share: Tensor | tuple[Tensor, ...], of_chosen: Tensor | tuple[Tensor, ...], *, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, backend: _Backend = "auto") -> SwitchBalanceParts:
+def linear_switch_balance_parts(hidden: Tensor, linear_weight: Tensor, dispatched: Tensor | tuple[Tensor, ...] | Entries, of_share: Tensor | tuple[Tensor, ...] | Entries, of_chosen: Tensor | tuple[Tensor, ...] | Entries, *, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, backend: _Backend = "auto") -> SwitchBalanceParts:
     """Load balance of experts: share = sum(of_share*dispatched), chosen = sum(of_chosen*softmax(x))"""
 
-def switch_balance_loss(logits: Tensor, dispatched: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None, backend: _Backend = "auto", class_dim: int | None = None) -> Tensor:
+def switch_balance_loss(logits: Tensor, dispatched: Tensor | Entries, *, row_weight: Tensor | None = None, by: Tensor | None = None, backend: _Backend = "auto", class_dim: int | None = None) -> Tensor:
     """Load balance of experts: V * sum(share * chosen) / sum(share)"""
 
 class SwitchBalanceLoss(Module):
     backend: _Backend
     class_dim: int | None
     def __init__(self, *, backend: _Backend = "auto", class_dim: int | None = None) -> None: ...
-    def forward(self, logits: Tensor, dispatched: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None) -> Tensor: ...
-    def __call__(self, logits: Tensor, dispatched: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None) -> Tensor: ...
+    def forward(self, logits: Tensor, dispatched: Tensor | Entries, *, row_weight: Tensor | None = None, by: Tensor | None = None) -> Tensor: ...
+    def __call__(self, logits: Tensor, dispatched: Tensor | Entries, *, row_weight: Tensor | None = None, by: Tensor | None = None) -> Tensor: ...
 
-def linear_switch_balance_loss(hidden: Tensor, linear_weight: Tensor, dispatched: Tensor | tuple[Tensor, ...], *, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, backend: _Backend = "auto") -> Tensor:
+def linear_switch_balance_loss(hidden: Tensor, linear_weight: Tensor, dispatched: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, backend: _Backend = "auto") -> Tensor:
     """Load balance of experts: V * sum(share * chosen) / sum(share)"""
 
 class LinearSwitchBalanceLoss(Module):
@@ -2387,8 +2389,8 @@ class LinearSwitchBalanceLoss(Module):
     memory_budget: int | None
     backend: _Backend
     def __init__(self, *, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, backend: _Backend = "auto") -> None: ...
-    def forward(self, hidden: Tensor, linear_weight: Tensor, dispatched: Tensor | tuple[Tensor, ...], *, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
-    def __call__(self, hidden: Tensor, linear_weight: Tensor, dispatched: Tensor | tuple[Tensor, ...], *, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def forward(self, hidden: Tensor, linear_weight: Tensor, dispatched: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def __call__(self, hidden: Tensor, linear_weight: Tensor, dispatched: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- tailr
 def tailr_loss(logits: Tensor, target: Tensor, *, gamma: float | Tensor = 0.1, floor: float | Tensor = 0.2, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
@@ -2490,8 +2492,64 @@ def token_stats(logits: Tensor, target: Tensor, *, ignore_index: int = -100, bac
 def linear_token_stats(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, backend: _Backend = "auto") -> TokenStats:
     """What policy-gradient and filtering losses need of a token: logp = logp[y], entropy = -sum(p * logp), lse = logsumexp(x), sum_p2 = sum(p**2)"""
 
+# ---- topk_kl
+def topk_kl_loss(logits: Tensor, teacher: Tensor | Entries, *, rest: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+    """Forward KL from the best classes of a teacher, with a bucket for the others: sum(teacher * (log(teacher) - logp)) + rest * (log(rest) - log(tail))"""
+
+class TopKKLLoss(Module):
+    reduction: _Reduction
+    backend: _Backend
+    inplace_grad: bool
+    class_dim: int | None
+    def __init__(self, *, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    def forward(self, logits: Tensor, teacher: Tensor | Entries, *, rest: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+    def __call__(self, logits: Tensor, teacher: Tensor | Entries, *, rest: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+
+def linear_topk_kl_loss(hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, rest: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+    """Forward KL from the best classes of a teacher, with a bucket for the others: sum(teacher * (log(teacher) - logp)) + rest * (log(rest) - log(tail))"""
+
+class LinearTopKKLLoss(Module):
+    softcap: float | None
+    temperature: float
+    memory_budget: int | None
+    schedule: _Schedule
+    filter: bool
+    reduction: _Reduction
+    backend: _Backend
+    def __init__(self, *, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def forward(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, rest: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def __call__(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, rest: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+
+# ---- topk_reverse_kl
+def topk_reverse_kl_loss(logits: Tensor, teacher: Tensor | Entries, *, rest: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+    """Reverse KL to the best classes of a teacher, with a bucket for the others: sum(where(teacher > 0, p, 0) * (logp - log(teacher))) + tail * (log(tail) - log(rest))"""
+
+class TopKReverseKLLoss(Module):
+    reduction: _Reduction
+    backend: _Backend
+    inplace_grad: bool
+    class_dim: int | None
+    def __init__(self, *, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    def forward(self, logits: Tensor, teacher: Tensor | Entries, *, rest: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+    def __call__(self, logits: Tensor, teacher: Tensor | Entries, *, rest: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+
+def linear_topk_reverse_kl_loss(hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, rest: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+    """Reverse KL to the best classes of a teacher, with a bucket for the others: sum(where(teacher > 0, p, 0) * (logp - log(teacher))) + tail * (log(tail) - log(rest))"""
+
+class LinearTopKReverseKLLoss(Module):
+    softcap: float | None
+    temperature: float
+    memory_budget: int | None
+    schedule: _Schedule
+    filter: bool
+    reduction: _Reduction
+    backend: _Backend
+    def __init__(self, *, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def forward(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, rest: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def __call__(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, rest: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+
 # ---- trades
-def trades_loss(logits: Tensor, target: Tensor, adversarial_x: Tensor, *, beta: float | Tensor = 6.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def trades_loss(logits: Tensor, target: Tensor, adversarial_x: Tensor | Entries, *, beta: float | Tensor = 6.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """TRADES: -logp[y] + beta * sum(p * (logp - log_softmax(adversarial_x)))"""
 
 class TRADESLoss(Module):
@@ -2503,10 +2561,10 @@ class TRADESLoss(Module):
     inplace_grad: bool
     class_dim: int | None
     def __init__(self, *, beta: float | Tensor = 6.0, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
-    def forward(self, logits: Tensor, target: Tensor, adversarial_x: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
-    def __call__(self, logits: Tensor, target: Tensor, adversarial_x: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+    def forward(self, logits: Tensor, target: Tensor, adversarial_x: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+    def __call__(self, logits: Tensor, target: Tensor, adversarial_x: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_trades_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, adversarial_x: Tensor | tuple[Tensor, ...], *, beta: float | Tensor = 6.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_trades_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, adversarial_x: Tensor | tuple[Tensor, ...] | Entries, *, beta: float | Tensor = 6.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """TRADES: -logp[y] + beta * sum(p * (logp - log_softmax(adversarial_x)))"""
 
 class LinearTRADESLoss(Module):
@@ -2523,8 +2581,8 @@ class LinearTRADESLoss(Module):
     reduction: _Reduction
     backend: _Backend
     def __init__(self, *, beta: float | Tensor = 6.0, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
-    def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, adversarial_x: Tensor | tuple[Tensor, ...], *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
-    def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, adversarial_x: Tensor | tuple[Tensor, ...], *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, adversarial_x: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, adversarial_x: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- truncated_gce
 def truncated_gce_loss(logits: Tensor, target: Tensor, *, q: float | Tensor = 0.7, k: float | Tensor = 0.5, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
@@ -2601,7 +2659,7 @@ class LinearTsallisScoreLoss(Module):
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- tvd
-def tvd_loss(logits: Tensor, teacher: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def tvd_loss(logits: Tensor, teacher: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """Total variation distance: sum(abs(p - softmax(teacher))) / 2"""
 
 class TVDLoss(Module):
@@ -2610,10 +2668,10 @@ class TVDLoss(Module):
     inplace_grad: bool
     class_dim: int | None
     def __init__(self, *, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
-    def forward(self, logits: Tensor, teacher: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
-    def __call__(self, logits: Tensor, teacher: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+    def forward(self, logits: Tensor, teacher: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+    def __call__(self, logits: Tensor, teacher: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_tvd_loss(hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_tvd_loss(hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Total variation distance: sum(abs(p - softmax(teacher))) / 2"""
 
 class LinearTVDLoss(Module):
@@ -2625,18 +2683,18 @@ class LinearTVDLoss(Module):
     reduction: _Reduction
     backend: _Backend
     def __init__(self, *, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
-    def forward(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
-    def __call__(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...], *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def forward(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def __call__(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- tversky
 class TverskyParts(NamedTuple):
     predicted: Tensor
     overlap: Tensor
     labelled: Tensor
-def tversky_parts(logits: Tensor, target: Tensor, of_predicted: Tensor, of_overlap: Tensor, of_labelled: Tensor, *, ignore_index: int = -100, backend: _Backend = "auto", class_dim: int | None = None) -> TverskyParts:
+def tversky_parts(logits: Tensor, target: Tensor, of_predicted: Tensor | Entries, of_overlap: Tensor | Entries, of_labelled: Tensor | Entries, *, ignore_index: int = -100, backend: _Backend = "auto", class_dim: int | None = None) -> TverskyParts:
     """Focal Tversky loss of a whole batch: predicted = sum(of_predicted*softmax(x)), overlap = sum(of_overlap*(softmax(x)*onehot)), labelled = sum(of_labelled*onehot)"""
 
-def linear_tversky_parts(hidden: Tensor, linear_weight: Tensor, target: Tensor, of_predicted: Tensor | tuple[Tensor, ...], of_overlap: Tensor | tuple[Tensor, ...], of_labelled: Tensor | tuple[Tensor, ...], *, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, backend: _Backend = "auto") -> TverskyParts:
+def linear_tversky_parts(hidden: Tensor, linear_weight: Tensor, target: Tensor, of_predicted: Tensor | tuple[Tensor, ...] | Entries, of_overlap: Tensor | tuple[Tensor, ...] | Entries, of_labelled: Tensor | tuple[Tensor, ...] | Entries, *, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, backend: _Backend = "auto") -> TverskyParts:
     """Focal Tversky loss of a whole batch: predicted = sum(of_predicted*softmax(x)), overlap = sum(of_overlap*(softmax(x)*onehot)), labelled = sum(of_labelled*onehot)"""
 
 def tversky_loss(logits: Tensor, target: Tensor, *, alpha: float | Tensor = 0.3, beta: float | Tensor = 0.7, focus: float | Tensor = 1.0, smooth: float | Tensor = 1.0, row_weight: Tensor | None = None, by: Tensor | None = None, ignore_index: int = -100, backend: _Backend = "auto", class_dim: int | None = None) -> Tensor:
@@ -2706,7 +2764,7 @@ class LinearTwoHotLoss(Module):
     def __call__(self, hidden: Tensor, linear_weight: Tensor, *, value: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- vat
-def vat_loss(logits: Tensor, perturbed_x: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def vat_loss(logits: Tensor, perturbed_x: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """Virtual adversarial training divergence: sum(stop_gradient(p) * (stop_gradient(logp) - log_softmax(perturbed_x)))"""
 
 class VATLoss(Module):
@@ -2715,10 +2773,10 @@ class VATLoss(Module):
     inplace_grad: bool
     class_dim: int | None
     def __init__(self, *, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
-    def forward(self, logits: Tensor, perturbed_x: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
-    def __call__(self, logits: Tensor, perturbed_x: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+    def forward(self, logits: Tensor, perturbed_x: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+    def __call__(self, logits: Tensor, perturbed_x: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_vat_loss(hidden: Tensor, linear_weight: Tensor, perturbed_x: Tensor | tuple[Tensor, ...], *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_vat_loss(hidden: Tensor, linear_weight: Tensor, perturbed_x: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Virtual adversarial training divergence: sum(stop_gradient(p) * (stop_gradient(logp) - log_softmax(perturbed_x)))"""
 
 class LinearVATLoss(Module):
@@ -2730,8 +2788,8 @@ class LinearVATLoss(Module):
     reduction: _Reduction
     backend: _Backend
     def __init__(self, *, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
-    def forward(self, hidden: Tensor, linear_weight: Tensor, perturbed_x: Tensor | tuple[Tensor, ...], *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
-    def __call__(self, hidden: Tensor, linear_weight: Tensor, perturbed_x: Tensor | tuple[Tensor, ...], *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def forward(self, hidden: Tensor, linear_weight: Tensor, perturbed_x: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def __call__(self, hidden: Tensor, linear_weight: Tensor, perturbed_x: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- weston_watkins
 def weston_watkins_loss(logits: Tensor, target: Tensor, *, margin: float | Tensor = 1.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:

@@ -169,7 +169,28 @@ def sample_rows(stable: GradedLoss, seed: int = 20230711) -> list[Row]:
             logits = [n for n in row.streams if is_free(spec.inputs[n])]
             if k == 0 and shape is shapes[0] and masks and logits:
                 rows += _with_targets_apart(row, logits)
-    return rows
+    return rows + _with_ends_apart(spec, {n: spec.inputs[n] for n in inputs}, points[0])
+
+
+def _with_ends_apart(
+    spec: LossSpec, inputs: Mapping[str, Input], point: dict[str, float]
+) -> list[Row]:
+    """Rows that are sure of the one class, not y, that a mask holds; and rows whose numbers stand
+    at other ends than their class inputs: what a mask leaves out may be all that 1/w or log(w)
+    would spoil."""
+    if all(_specials(e) == 0 for e in inputs.values() if e.kind != "row"):
+        return []
+    rng = np.random.default_rng(17)
+    sure = [Shape(other=17.0, near=1.0, holds=6), Shape(other=40.0, near=1.0, holds=6)]
+    sure += [Shape(other=22.0, near=1.0, holds=6, classes=2)] * (spec.min_classes <= 2)
+    found = [_drawn(inputs, point, shape, rng) for shape in sure]
+    numbers = [n for n, e in inputs.items() if e.kind == "row"]
+    for holds in (1, 2, 4, 6) if numbers else ():
+        row = _drawn(inputs, point, Shape(other=3.0, near=1.0, holds=holds), rng)
+        for k in range(3):
+            ends = {n: drawn_number(inputs[n], row, rng, k) for n in numbers}
+            found.append(replace(row, rows=ends))
+    return found
 
 
 def rows_masked_alone(stable: GradedLoss) -> list[Row]:

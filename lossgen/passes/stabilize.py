@@ -61,7 +61,7 @@ def _stable(graded: GradedLoss, before: GradedLoss, dearer: StableLoss | None) -
                 g.stream,
                 tuple(
                     (
-                        zeros(rewriter(c)),
+                        zeros.coefficient(zeros(rewriter(c)), b),
                         zeros(rewriter.class_level(b).xreplace(rewriter.final)),
                     )
                     for c, b in g.terms
@@ -112,9 +112,10 @@ def _stable_centre(centre: Centre, rewriter: Rewriter) -> Centre:
 
 
 def _stable_sum(entry: Sum, rewriter: Rewriter, zeros: Zeros) -> Sum:
-    """What is summed in a later sweep is evaluated as it stands: rewrite it."""
+    """What is summed in a later sweep is evaluated as it stands: rewrite it. Beside a softmax what
+    weighs it is: 0·∞ is 0."""
     if entry.form is not None:
-        return entry
+        return replace(entry, weight=zeros.of_a_sum(entry.weight))
     body = entry.body
     if entry.level > 1:
         body = rewriter.class_level(body).xreplace(rewriter.final)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from sympy import Add, Expr, Float, Function, Integer, Mul, Pow, Symbol, exp, log
+from sympy import Add, Expr, Float, Function, Integer, Mul, Pow, Symbol, collect, exp, log
 
 from lossgen.ir.function import PiecewiseConstant
 from lossgen.ir.ops import clip, expm1, maximum, ne, sigmoid, softplus, where
@@ -24,6 +24,8 @@ from lossgen.spec.domain import Interval
 __all__ = ["BOUNDED", "LOWEST", "Zeros", "may_vanish"]
 
 LOWEST = Float(-1e18)  # a masked class, of logits that are multiplied by what may be 0
+
+_MOST = Float(3e38)
 
 BOUNDED = {"sigmoid", "tanh", "sech2", "erf", "sgn", "step", "above", "inrange"}
 BOUNDED |= {"lt", "le", "eq", "ne", "atan", "sin", "cos", "erfc"}
@@ -55,6 +57,7 @@ class Zeros:
         self.finite |= {m.select for m in graded.maxes}
         self.finite |= {s for f in graded.forms for s in f.class_symbols}  # logp has a floor
         plain = [s for s in graded.sums if s.form is None]
+        self.masses = {s.symbol for s in graded.sums if s.form is not None and s.power == 0}
         self.infinite = {s.symbol for s in plain if s.body.free_symbols & self.raw}
         self.infinite |= self.raw & set(names.at_y.values())
         self.infinite |= {s for f in graded.forms for s in (f.z, f.L, f.O)}
@@ -72,6 +75,8 @@ class Zeros:
         own = self.weights | self.sums | self.raw | self.infinite | self.logs
         if not expr.args or not expr.free_symbols & own:
             return expr
+        if isinstance(expr, Add):
+            expr = self._gathered(expr)
         expr = expr.func(*(self(a) for a in expr.args))
         if isinstance(expr, Add):
             return self._left_out(self._measured(expr))
@@ -90,6 +95,16 @@ class Zeros:
         if summed and all(a.free_symbols <= self.finite for a in rest):  # 1/Σ w of the same w
             return expr
         return where(ne(weight, 0), expr, Integer(0))
+
+    def _gathered(self, expr: Add) -> Expr:
+        """c·s - w·c·s is (c - w·c)·s, where s is the logarithm of what may be 0: no ∞ - ∞."""
+        held = [
+            f
+            for f in {f for t in expr.args for f in Mul.make_args(t)}
+            if isinstance(f, softplus | log) and any(map(self._is_infinite_of_zero, f.atoms(log)))
+        ]
+        shared = [f for f in held if sum(f in Mul.make_args(t) for t in expr.args) > 1]
+        return collect(expr, sorted(shared, key=str)) if shared else expr
 
     def _measured(self, expr: Add) -> Expr:
         """c·x_y - c·x_own is c·x_ref, which a masked target leaves finite."""
@@ -173,10 +188,31 @@ class Zeros:
         return bool(used & zeros) and used <= self.finite and not of.is_positive
 
     def _underflows(self, expr: Expr) -> bool:
-        """Is it a probability, or -log of one, of a class that may be masked or alone?"""
+        """Is it a probability, or -log of one, of a class that may be masked or alone? Or a sum of
+        probabilities?"""
+        if isinstance(expr, Add):
+            return all(map(self._underflows, expr.args))
+        if isinstance(expr, Mul) and all(map(self._is_share, expr.args)):
+            return any(map(self._underflows, expr.args))
         base = expr.base if isinstance(expr, Pow) and expr.exp.is_positive else expr
-        known = base in self.shares or {base, -base} & self.logs
+        known = base in self.shares or base in self.masses or {base, -base} & self.logs
         return isinstance(base, sigmoid | softplus | exp) or bool(known)
+
+    def _is_share(self, expr: Expr) -> bool:
+        return self._underflows(expr) or self._is_bounded(expr)
+
+    def of_a_sum(self, weight: Expr) -> Expr:
+        """What weighs a softmax: where an exponential is 0 it is left out in any case."""
+        infinite = any(map(self._is_infinite_of_zero, Mul.make_args(weight)))
+        return self(weight) if infinite else weight
+
+    def coefficient(self, expr: Expr, basis: Expr) -> Expr:
+        """What classes are multiplied by in the gradient: a number, where a class that counts 0 is
+        beside it."""
+        if not any(map(self._is_infinite_of_zero, Add.make_args(expr))):
+            return expr
+        kept = any(map(self._may_vanish, Mul.make_args(basis)))
+        return clip(expr, -_MOST, _MOST) if kept else expr
 
     def _is_bounded(self, expr: Expr) -> bool:
         if expr.free_symbols <= self.constants:  # finite in the domains of the parameters

@@ -4,6 +4,7 @@ that a campaign of random formulas found wrong beside them."""
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,63 @@ def test_exponentials_are_parted_without_a_division(tmp_path: Path) -> None:
         assert x.grad is not None
         assert x.grad.isnan().sum() == 0, backend
         assert x.grad[0, 2] == 0, backend
+
+
+#: Of the best classes of a teacher: nothing of them beside nothing of the others.
+LISTS: dict[str, Any] = {
+    # a mask of 0 beside log 0, under a softmax: the sum was NaN
+    "sum(c*p*log(t))": lambda p, c, t, r: (c * p)[c > 0] @ t[c > 0].log(),
+    # log 0 beside a sum of probabilities that is 0, and as the coefficient of a mask
+    "sum((1 - c)*p)*log(r)": lambda p, c, t, r: torch.special.xlogy(_rest(p, c), r),
+    # s - w·s of the logarithm s of nothing, where w is 1: ∞ - ∞ in the gradient
+    "sum((1 - c)*p)*log(sum((1 - c)*p)) + sum(c*p*logp)": lambda p, c, t, r: (
+        _entropy(_rest(p, c)) + _entropy(p[c > 0]).sum()
+    ),
+}
+LISTED = {
+    "c": "{kind: class, values: [0, 1]}",
+    "t": "{kind: class, domain: '[0, 1]'}",
+    "r": "{kind: row, domain: '[0, 1]'}",
+}
+TEACHERS = [
+    ([0.5, 1.5, -1.0, 0.0], [1.0, 0.0, 0.0, 1.0], [0.5, 0.0, 0.0, 0.5], 0.5),
+    ([0.5, 1.5, -1.0, 0.0], [1.0, 1.0, 1.0, 1.0], [0.5, 0.25, 0.125, 0.125], 0.0),
+    ([6.0, -INF, 3.0, -INF], [1.0, 0.0, 1.0, 0.0], [0.5, 0.0, 0.5, 0.0], 0.0),
+    ([0.5, 1.5, -1.0, 0.0], [0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0], 1.0),
+]
+
+
+def _rest(p: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+    return p[c < 1].sum()
+
+
+def _entropy(p: torch.Tensor) -> torch.Tensor:
+    return torch.where(p > 0, p * torch.where(p > 0, p, 1.0).log(), 0.0)
+
+
+@pytest.mark.parametrize("formula", LISTS)
+def test_nothing_beside_the_logarithm_of_nothing(formula: str, tmp_path: Path) -> None:
+    used = {n: kind for n, kind in LISTED.items() if re.search(rf"\b{n}\b", formula)}
+    path = tmp_path / "t.yaml"
+    lines = [f"  {n}: {kind}" for n, kind in used.items()]
+    path.write_text("\n".join(["name: t", "inputs:", *lines, f"transform: '{formula}'", ""]))
+    loss = lossgen.load(path).t_loss
+    for row, mask, values, rest in TEACHERS:
+        exact = torch.tensor(row, dtype=torch.float64, requires_grad=True)
+        c, t = (torch.tensor(v, dtype=torch.float64) for v in (mask, values))
+        r = torch.tensor(rest, dtype=torch.float64)
+        value = LISTS[formula](exact.softmax(0), c, t, r)
+        (slope,) = torch.autograd.grad(value, exact)
+        for backend in ("torch", "c", "triton"):
+            x = torch.tensor([row], requires_grad=True)
+            given = [v[None].float() for n, v in (("c", c), ("t", t)) if n in used]
+            numbers = {"r": r[None].float()} if "r" in used else {}
+            found = loss(x, *given, **numbers, backend=backend)
+            found.backward()
+            where = f"{backend}: {row}, {mask}"
+            assert found.item() == pytest.approx(value.item(), rel=1e-5, abs=1e-7), where
+            assert x.grad is not None
+            torch.testing.assert_close(x.grad[0].double(), slope, rtol=1e-5, atol=1e-6, msg=where)
 
 
 @pytest.mark.parametrize("formula", ["mean(x)", "tau*sum(x)", "mean(x)*sum(c)"])

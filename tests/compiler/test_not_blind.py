@@ -11,6 +11,7 @@ import mpmath as mp
 import numpy as np
 import pytest
 import torch
+from sympy import log
 
 import lossgen
 from lossgen import paths
@@ -190,5 +191,35 @@ def test_a_mask_of_the_largest_class_alone(tmp_path: Path) -> None:
     head = "name: alone\nparameters: {tau: {default: 2.25, domain: '[0.5, 4]'}}\n"
     head += "inputs: {c: {kind: class, values: [0, 1]}}\n"
     path.write_text(head + "transform: (logsumexp(x) - x[y])*sum(xlogy(c, softmax(tau*x)))\n")
+    header = Path(str(lossgen.load(path).__file__)).read_text(encoding="utf-8")
+    assert "absolute where another class dominates" in header
+
+
+def test_masks_and_numbers_stand_at_different_ends() -> None:
+    """c, t and r were all at their low ends, or all at their high ones: where 0·log 0 of a class
+    was NaN, log r was infinite in truth."""
+    inputs = (
+        "c: {kind: class, values: [0, 1]}, t: {kind: class, domain: '[0, 1]'}, "
+        "r: {kind: row, domain: '[0, 1]'}"
+    )
+    formula = "-sum(c*p*log(t)) - sum((1 - c)*p)*log(r)"
+    spec = load_text(f"name: t\ninputs: {{{inputs}}}\ntransform: '{formula}'\n")
+    stable = replace(stabilize(differentiate(parse(spec, uses=frozenset()))), dearer=None)
+    certify(stable)
+    c, t = (stable.vocabulary.streams[n][0] for n in "ct")
+    found = [s for s in stable.sums if {c, t} <= s.weight.free_symbols]
+    bare = {s: replace(s, weight=c * log(t)) for s in found}
+    assert len(bare) == 1
+    broken = replace(stable, sums=tuple(bare.get(s, s) for s in stable.sums))
+    with pytest.raises(CompileError, match="is not finite"):
+        certify(broken)
+
+
+def test_sure_of_the_one_class_that_a_mask_holds(tmp_path: Path) -> None:
+    """Where that is not y, the gradient is the difference of c_j·Σc·p_j and c_j, of full size."""
+    path = tmp_path / "sure.yaml"
+    formula = "(-1)*sum(c*log_softmax(0.5*x))/(1 + sum(c)) + 0.5*p[y]"
+    head = "name: sure\ninputs: {c: {kind: class, values: [0, 1]}}\n"
+    path.write_text(head + f"transform: '{formula}'\n")
     header = Path(str(lossgen.load(path).__file__)).read_text(encoding="utf-8")
     assert "absolute where another class dominates" in header

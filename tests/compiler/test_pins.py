@@ -94,6 +94,8 @@ PINS = {
     "soft_dice": (2, 3),
     "switch_balance": (3, 4),
     "tversky": (2, 3),
+    "topk_kl": (7, 8),
+    "topk_reverse_kl": (7, 11),
 }
 #: what no algebra makes one sweep; everything else takes one
 TWO_SWEEPS = {
