@@ -306,6 +306,40 @@ class LinearNCERCELoss(Module):
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
+# ---- asl
+def asl_loss(logits: Tensor, labels: Tensor | Entries, *, gamma_pos: float | Tensor = 1.0, gamma_neg: float | Tensor = 4.0, margin: float | Tensor = 0.05, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+    """Asymmetric loss for several labels: -sum(labels * sigmoid(-x)**gamma_pos * log_sigmoid(x) + (1 - labels) * q**gamma_neg * log_rest)"""
+
+class ASLLoss(Module):
+    gamma_pos: float | Tensor
+    gamma_neg: float | Tensor
+    margin: float | Tensor
+    reduction: _Reduction
+    backend: _Backend
+    inplace_grad: bool
+    class_dim: int | None
+    def __init__(self, *, gamma_pos: float | Tensor = 1.0, gamma_neg: float | Tensor = 4.0, margin: float | Tensor = 0.05, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    def forward(self, logits: Tensor, labels: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+    def __call__(self, logits: Tensor, labels: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+
+def linear_asl_loss(hidden: Tensor, linear_weight: Tensor, labels: Tensor | tuple[Tensor, ...] | Entries, *, gamma_pos: float | Tensor = 1.0, gamma_neg: float | Tensor = 4.0, margin: float | Tensor = 0.05, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+    """Asymmetric loss for several labels: -sum(labels * sigmoid(-x)**gamma_pos * log_sigmoid(x) + (1 - labels) * q**gamma_neg * log_rest)"""
+
+class LinearASLLoss(Module):
+    gamma_pos: float | Tensor
+    gamma_neg: float | Tensor
+    margin: float | Tensor
+    softcap: float | None
+    temperature: float
+    memory_budget: int | None
+    schedule: _Schedule
+    filter: bool
+    reduction: _Reduction
+    backend: _Backend
+    def __init__(self, *, gamma_pos: float | Tensor = 1.0, gamma_neg: float | Tensor = 4.0, margin: float | Tensor = 0.05, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def forward(self, hidden: Tensor, linear_weight: Tensor, labels: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def __call__(self, hidden: Tensor, linear_weight: Tensor, labels: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+
 # ---- asl_single_label
 def asl_single_label_loss(logits: Tensor, target: Tensor, *, gamma_pos: float | Tensor = 0.0, gamma_neg: float | Tensor = 4.0, smoothing: float | Tensor = 0.1, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """Asymmetric loss, single label: -(1 - smoothing + smoothing / V) * (1 - p[y])**gamma_pos * logp[y] - smoothing / V * sum(p**gamma_neg * logp, over=others)"""
@@ -345,6 +379,38 @@ class LinearASLSingleLabelLoss(Module):
     def __init__(self, *, gamma_pos: float | Tensor = 0.0, gamma_neg: float | Tensor = 4.0, smoothing: float | Tensor = 0.1, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+
+# ---- attention_entropy
+def attention_entropy_loss(logits: Tensor, *, theta: float | Tensor = 0.5, gamma: float | Tensor = 0.2, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+    """Entropy-guided attention regularizer: where(abs(deviation) > gamma * log(V), deviation**2, 0)"""
+
+class AttentionEntropyLoss(Module):
+    theta: float | Tensor
+    gamma: float | Tensor
+    reduction: _Reduction
+    backend: _Backend
+    inplace_grad: bool
+    class_dim: int | None
+    def __init__(self, *, theta: float | Tensor = 0.5, gamma: float | Tensor = 0.2, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    def forward(self, logits: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+    def __call__(self, logits: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+
+def linear_attention_entropy_loss(hidden: Tensor, linear_weight: Tensor, *, theta: float | Tensor = 0.5, gamma: float | Tensor = 0.2, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+    """Entropy-guided attention regularizer: where(abs(deviation) > gamma * log(V), deviation**2, 0)"""
+
+class LinearAttentionEntropyLoss(Module):
+    theta: float | Tensor
+    gamma: float | Tensor
+    softcap: float | None
+    temperature: float
+    memory_budget: int | None
+    schedule: _Schedule
+    filter: bool
+    reduction: _Reduction
+    backend: _Backend
+    def __init__(self, *, theta: float | Tensor = 0.5, gamma: float | Tensor = 0.2, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def forward(self, hidden: Tensor, linear_weight: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def __call__(self, hidden: Tensor, linear_weight: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- aul
 def aul_loss(logits: Tensor, target: Tensor, *, a: float | Tensor = 1.5, q: float | Tensor = 0.9, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
@@ -454,6 +520,78 @@ class LinearBrierLoss(Module):
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
+# ---- ca_calibration
+def ca_calibration_loss(logits: Tensor, target: Tensor, *, T: float | Tensor = 1.0, omega: Tensor, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+    """Correctness-aware calibration loss: omega * (max(softmax(x / T)) - where(argmax(x) == index[y], 1, 0))**2"""
+
+class CACalibrationLoss(Module):
+    T: float | Tensor
+    weight: Tensor | None
+    ignore_index: int
+    reduction: _Reduction
+    backend: _Backend
+    inplace_grad: bool
+    class_dim: int | None
+    def __init__(self, *, T: float | Tensor = 1.0, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    def forward(self, logits: Tensor, target: Tensor, *, omega: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+    def __call__(self, logits: Tensor, target: Tensor, *, omega: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+
+def linear_ca_calibration_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, T: float | Tensor = 1.0, omega: Tensor, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+    """Correctness-aware calibration loss: omega * (max(softmax(x / T)) - where(argmax(x) == index[y], 1, 0))**2"""
+
+class LinearCACalibrationLoss(Module):
+    T: float | Tensor
+    weight: Tensor | None
+    softcap: float | None
+    temperature: float
+    shift: int
+    memory_budget: int | None
+    schedule: _Schedule
+    filter: bool
+    skip_ignored: bool | None
+    ignore_index: int
+    reduction: _Reduction
+    backend: _Backend
+    def __init__(self, *, T: float | Tensor = 1.0, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, omega: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, omega: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+
+# ---- cispo
+def cispo_loss(logits: Tensor, target: Tensor, *, high: float | Tensor = 5.0, advantage: Tensor, old_logp: Tensor, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+    """CISPO, policy gradient with a clipped and detached importance ratio: -stop_gradient(minimum(exp(clip(logp[y] - old_logp, -20, 20)), high)) * advantage * logp[y]"""
+
+class CISPOLoss(Module):
+    high: float | Tensor
+    weight: Tensor | None
+    ignore_index: int
+    reduction: _Reduction
+    backend: _Backend
+    inplace_grad: bool
+    class_dim: int | None
+    def __init__(self, *, high: float | Tensor = 5.0, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    def forward(self, logits: Tensor, target: Tensor, *, advantage: Tensor, old_logp: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+    def __call__(self, logits: Tensor, target: Tensor, *, advantage: Tensor, old_logp: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+
+def linear_cispo_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, high: float | Tensor = 5.0, advantage: Tensor, old_logp: Tensor, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+    """CISPO, policy gradient with a clipped and detached importance ratio: -stop_gradient(minimum(exp(clip(logp[y] - old_logp, -20, 20)), high)) * advantage * logp[y]"""
+
+class LinearCISPOLoss(Module):
+    high: float | Tensor
+    weight: Tensor | None
+    softcap: float | None
+    temperature: float
+    shift: int
+    memory_budget: int | None
+    schedule: _Schedule
+    filter: bool
+    skip_ignored: bool | None
+    ignore_index: int
+    reduction: _Reduction
+    backend: _Backend
+    def __init__(self, *, high: float | Tensor = 5.0, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, advantage: Tensor, old_logp: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, advantage: Tensor, old_logp: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+
 # ---- comp_sum
 def comp_sum_loss(logits: Tensor, target: Tensor, *, tau: float | Tensor = 1.5, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """Comp-sum loss: ((1 + u)**(1 - tau) - 1) / (1 - tau)"""
@@ -490,6 +628,40 @@ class LinearCompSumLoss(Module):
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
+# ---- complementary_label
+def complementary_label_loss(logits: Tensor, target: Tensor, *, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+    """Negative learning from a complementary label: -log(1 - p[y])"""
+
+class ComplementaryLabelLoss(Module):
+    weight: Tensor | None
+    ignore_index: int
+    reduction: _Reduction
+    backend: _Backend
+    inplace_grad: bool
+    class_dim: int | None
+    def __init__(self, *, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    def forward(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+    def __call__(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+
+def linear_complementary_label_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+    """Negative learning from a complementary label: -log(1 - p[y])"""
+
+class LinearComplementaryLabelLoss(Module):
+    weight: Tensor | None
+    softcap: float | None
+    temperature: float
+    shift: int
+    memory_budget: int | None
+    schedule: _Schedule
+    filter: bool
+    skip_ignored: bool | None
+    ignore_index: int
+    reduction: _Reduction
+    backend: _Backend
+    def __init__(self, *, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+
 # ---- confidence_penalty
 def confidence_penalty_loss(logits: Tensor, target: Tensor, *, beta: float | Tensor = 0.1, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """Cross-entropy with a confidence penalty: -logp[y] + beta * (sum(p * logp))"""
@@ -523,6 +695,100 @@ class LinearConfidencePenaltyLoss(Module):
     reduction: _Reduction
     backend: _Backend
     def __init__(self, *, beta: float | Tensor = 0.1, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+
+# ---- coral
+def coral_loss(logits: Tensor, *, level: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+    """CORAL, consistent rank logits: sum(softplus(x) - where(index < level, x, 0))"""
+
+class CORALLoss(Module):
+    reduction: _Reduction
+    backend: _Backend
+    inplace_grad: bool
+    class_dim: int | None
+    def __init__(self, *, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    def forward(self, logits: Tensor, *, level: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+    def __call__(self, logits: Tensor, *, level: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+
+def linear_coral_loss(hidden: Tensor, linear_weight: Tensor, *, level: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+    """CORAL, consistent rank logits: sum(softplus(x) - where(index < level, x, 0))"""
+
+class LinearCORALLoss(Module):
+    softcap: float | None
+    temperature: float
+    memory_budget: int | None
+    schedule: _Schedule
+    filter: bool
+    reduction: _Reduction
+    backend: _Backend
+    def __init__(self, *, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def forward(self, hidden: Tensor, linear_weight: Tensor, *, level: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def __call__(self, hidden: Tensor, linear_weight: Tensor, *, level: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+
+# ---- corn
+def corn_loss(logits: Tensor, *, level: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+    """CORN, conditional ordinal regression: sum(where(index <= level, softplus(x) - where(index < level, x, 0), 0))"""
+
+class CORNLoss(Module):
+    reduction: _Reduction
+    backend: _Backend
+    inplace_grad: bool
+    class_dim: int | None
+    def __init__(self, *, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    def forward(self, logits: Tensor, *, level: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+    def __call__(self, logits: Tensor, *, level: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+
+def linear_corn_loss(hidden: Tensor, linear_weight: Tensor, *, level: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+    """CORN, conditional ordinal regression: sum(where(index <= level, softplus(x) - where(index < level, x, 0), 0))"""
+
+class LinearCORNLoss(Module):
+    softcap: float | None
+    temperature: float
+    memory_budget: int | None
+    schedule: _Schedule
+    filter: bool
+    reduction: _Reduction
+    backend: _Backend
+    def __init__(self, *, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def forward(self, hidden: Tensor, linear_weight: Tensor, *, level: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def __call__(self, hidden: Tensor, linear_weight: Tensor, *, level: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+
+# ---- cosface
+def cosface_loss(logits: Tensor, target: Tensor, *, s: float | Tensor = 64.0, m: float | Tensor = 0.35, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+    """CosFace, additive margin softmax: -log_softmax(s * (x - m * onehot))[y]"""
+
+class CosFaceLoss(Module):
+    s: float | Tensor
+    m: float | Tensor
+    weight: Tensor | None
+    ignore_index: int
+    reduction: _Reduction
+    backend: _Backend
+    inplace_grad: bool
+    class_dim: int | None
+    def __init__(self, *, s: float | Tensor = 64.0, m: float | Tensor = 0.35, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    def forward(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+    def __call__(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+
+def linear_cosface_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, s: float | Tensor = 64.0, m: float | Tensor = 0.35, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+    """CosFace, additive margin softmax: -log_softmax(s * (x - m * onehot))[y]"""
+
+class LinearCosFaceLoss(Module):
+    s: float | Tensor
+    m: float | Tensor
+    weight: Tensor | None
+    softcap: float | None
+    temperature: float
+    shift: int
+    memory_budget: int | None
+    schedule: _Schedule
+    filter: bool
+    skip_ignored: bool | None
+    ignore_index: int
+    reduction: _Reduction
+    backend: _Backend
+    def __init__(self, *, s: float | Tensor = 64.0, m: float | Tensor = 0.35, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
@@ -714,6 +980,40 @@ class LinearDiceLoss(Module):
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
+# ---- dino
+def dino_loss(logits: Tensor, teacher: Tensor | Entries, *, tau_student: float | Tensor = 0.1, tau_teacher: float | Tensor = 0.04, center: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+    """DINO self-distillation: -sum(softmax((teacher - center) / tau_teacher) * log_softmax(x / tau_student))"""
+
+class DINOLoss(Module):
+    tau_student: float | Tensor
+    tau_teacher: float | Tensor
+    center: Tensor
+    reduction: _Reduction
+    backend: _Backend
+    inplace_grad: bool
+    class_dim: int | None
+    def __init__(self, center: Tensor, *, tau_student: float | Tensor = 0.1, tau_teacher: float | Tensor = 0.04, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    def forward(self, logits: Tensor, teacher: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+    def __call__(self, logits: Tensor, teacher: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+
+def linear_dino_loss(hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, tau_student: float | Tensor = 0.1, tau_teacher: float | Tensor = 0.04, center: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+    """DINO self-distillation: -sum(softmax((teacher - center) / tau_teacher) * log_softmax(x / tau_student))"""
+
+class LinearDINOLoss(Module):
+    tau_student: float | Tensor
+    tau_teacher: float | Tensor
+    center: Tensor
+    softcap: float | None
+    temperature: float
+    memory_budget: int | None
+    schedule: _Schedule
+    filter: bool
+    reduction: _Reduction
+    backend: _Backend
+    def __init__(self, center: Tensor, *, tau_student: float | Tensor = 0.1, tau_teacher: float | Tensor = 0.04, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def forward(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def __call__(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+
 # ---- dist_row
 def dist_row_loss(logits: Tensor, teacher: Tensor | Entries, *, T: float | Tensor = 1.0, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """DIST, relations among the classes of a row: T**2 * (1 - where(spread > 1e-11, sum(a * b) / (norm(a) * norm(b)), 0))"""
@@ -783,6 +1083,74 @@ class LinearDKDLoss(Module):
     def __init__(self, *, T: float | Tensor = 4.0, alpha: float | Tensor = 1.0, beta: float | Tensor = 8.0, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+
+# ---- draft_acceptance
+def draft_acceptance_loss(logits: Tensor, verifier: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+    """Negative logarithm of the acceptance rate of a draft model: -log(sum(minimum(p, softmax(verifier))))"""
+
+class DraftAcceptanceLoss(Module):
+    reduction: _Reduction
+    backend: _Backend
+    inplace_grad: bool
+    class_dim: int | None
+    def __init__(self, *, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    def forward(self, logits: Tensor, verifier: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+    def __call__(self, logits: Tensor, verifier: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+
+def linear_draft_acceptance_loss(hidden: Tensor, linear_weight: Tensor, verifier: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+    """Negative logarithm of the acceptance rate of a draft model: -log(sum(minimum(p, softmax(verifier))))"""
+
+class LinearDraftAcceptanceLoss(Module):
+    softcap: float | None
+    temperature: float
+    memory_budget: int | None
+    schedule: _Schedule
+    filter: bool
+    reduction: _Reduction
+    backend: _Backend
+    def __init__(self, *, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def forward(self, hidden: Tensor, linear_weight: Tensor, verifier: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def __call__(self, hidden: Tensor, linear_weight: Tensor, verifier: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+
+# ---- dual_clip_ppo
+def dual_clip_ppo_loss(logits: Tensor, target: Tensor, *, low: float | Tensor = 0.2, high: float | Tensor = 0.2, c: float | Tensor = 3.0, advantage: Tensor, old_logp: Tensor, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+    """Dual-clip policy-gradient token loss: where(advantage < 0, minimum(clipped, -c * advantage), clipped)"""
+
+class DualClipPPOLoss(Module):
+    low: float | Tensor
+    high: float | Tensor
+    c: float | Tensor
+    weight: Tensor | None
+    ignore_index: int
+    reduction: _Reduction
+    backend: _Backend
+    inplace_grad: bool
+    class_dim: int | None
+    def __init__(self, *, low: float | Tensor = 0.2, high: float | Tensor = 0.2, c: float | Tensor = 3.0, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    def forward(self, logits: Tensor, target: Tensor, *, advantage: Tensor, old_logp: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+    def __call__(self, logits: Tensor, target: Tensor, *, advantage: Tensor, old_logp: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+
+def linear_dual_clip_ppo_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, low: float | Tensor = 0.2, high: float | Tensor = 0.2, c: float | Tensor = 3.0, advantage: Tensor, old_logp: Tensor, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+    """Dual-clip policy-gradient token loss: where(advantage < 0, minimum(clipped, -c * advantage), clipped)"""
+
+class LinearDualClipPPOLoss(Module):
+    low: float | Tensor
+    high: float | Tensor
+    c: float | Tensor
+    weight: Tensor | None
+    softcap: float | None
+    temperature: float
+    shift: int
+    memory_budget: int | None
+    schedule: _Schedule
+    filter: bool
+    skip_ignored: bool | None
+    ignore_index: int
+    reduction: _Reduction
+    backend: _Backend
+    def __init__(self, *, low: float | Tensor = 0.2, high: float | Tensor = 0.2, c: float | Tensor = 3.0, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, advantage: Tensor, old_logp: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, advantage: Tensor, old_logp: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- elr
 def elr_loss(logits: Tensor, target: Tensor, ensemble: Tensor | Entries, *, strength: float | Tensor = 3.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
@@ -854,6 +1222,40 @@ class LinearEMOLoss(Module):
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, cost: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, cost: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
+# ---- energy_ood
+def energy_ood_loss(logits: Tensor, *, T: float | Tensor = 1.0, m_in: float | Tensor = -23.0, m_out: float | Tensor = -5.0, inlier: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+    """Energy bounded for out-of-distribution detection: where(inlier > 0.5, relu(energy - m_in), relu(m_out - energy))**2"""
+
+class EnergyOODLoss(Module):
+    T: float | Tensor
+    m_in: float | Tensor
+    m_out: float | Tensor
+    reduction: _Reduction
+    backend: _Backend
+    inplace_grad: bool
+    class_dim: int | None
+    def __init__(self, *, T: float | Tensor = 1.0, m_in: float | Tensor = -23.0, m_out: float | Tensor = -5.0, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    def forward(self, logits: Tensor, *, inlier: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+    def __call__(self, logits: Tensor, *, inlier: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+
+def linear_energy_ood_loss(hidden: Tensor, linear_weight: Tensor, *, T: float | Tensor = 1.0, m_in: float | Tensor = -23.0, m_out: float | Tensor = -5.0, inlier: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+    """Energy bounded for out-of-distribution detection: where(inlier > 0.5, relu(energy - m_in), relu(m_out - energy))**2"""
+
+class LinearEnergyOODLoss(Module):
+    T: float | Tensor
+    m_in: float | Tensor
+    m_out: float | Tensor
+    softcap: float | None
+    temperature: float
+    memory_budget: int | None
+    schedule: _Schedule
+    filter: bool
+    reduction: _Reduction
+    backend: _Backend
+    def __init__(self, *, T: float | Tensor = 1.0, m_in: float | Tensor = -23.0, m_out: float | Tensor = -5.0, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def forward(self, hidden: Tensor, linear_weight: Tensor, *, inlier: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def __call__(self, hidden: Tensor, linear_weight: Tensor, *, inlier: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+
 # ---- entropy_bonus
 def entropy_bonus_loss(logits: Tensor, target: Tensor, *, weight: float | Tensor = 0.01, advantage: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """Policy gradient with an entropy bonus: -advantage * logp[y] + weight * sum(p * logp)"""
@@ -916,6 +1318,40 @@ class LinearEntropyMinLoss(Module):
     def forward(self, hidden: Tensor, linear_weight: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
+# ---- evidential_log
+def evidential_log_loss(logits: Tensor, target: Tensor, *, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+    """Evidential classification, marginal likelihood: log(sum(softplus(x) + 1)) - log(softplus(x[y]) + 1)"""
+
+class EvidentialLogLoss(Module):
+    weight: Tensor | None
+    ignore_index: int
+    reduction: _Reduction
+    backend: _Backend
+    inplace_grad: bool
+    class_dim: int | None
+    def __init__(self, *, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    def forward(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+    def __call__(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+
+def linear_evidential_log_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+    """Evidential classification, marginal likelihood: log(sum(softplus(x) + 1)) - log(softplus(x[y]) + 1)"""
+
+class LinearEvidentialLogLoss(Module):
+    weight: Tensor | None
+    softcap: float | None
+    temperature: float
+    shift: int
+    memory_budget: int | None
+    schedule: _Schedule
+    filter: bool
+    skip_ignored: bool | None
+    ignore_index: int
+    reduction: _Reduction
+    backend: _Backend
+    def __init__(self, *, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+
 # ---- focal
 def focal_loss(logits: Tensor, target: Tensor, *, gamma: float | Tensor = 2.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """Focal loss: -(1 - p[y])**gamma * logp[y]"""
@@ -951,6 +1387,34 @@ class LinearFocalLoss(Module):
     def __init__(self, *, gamma: float | Tensor = 2.0, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+
+# ---- forward_correction
+def forward_correction_loss(logits: Tensor, noise: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+    """Forward correction of noisy labels: -log(sum(noise * p))"""
+
+class ForwardCorrectionLoss(Module):
+    reduction: _Reduction
+    backend: _Backend
+    inplace_grad: bool
+    class_dim: int | None
+    def __init__(self, *, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    def forward(self, logits: Tensor, noise: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+    def __call__(self, logits: Tensor, noise: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+
+def linear_forward_correction_loss(hidden: Tensor, linear_weight: Tensor, noise: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+    """Forward correction of noisy labels: -log(sum(noise * p))"""
+
+class LinearForwardCorrectionLoss(Module):
+    softcap: float | None
+    temperature: float
+    memory_budget: int | None
+    schedule: _Schedule
+    filter: bool
+    reduction: _Reduction
+    backend: _Backend
+    def __init__(self, *, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def forward(self, hidden: Tensor, linear_weight: Tensor, noise: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def __call__(self, hidden: Tensor, linear_weight: Tensor, noise: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- gce
 def gce_loss(logits: Tensor, target: Tensor, *, q: float | Tensor = 0.7, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
@@ -1657,6 +2121,54 @@ class LinearMARTLoss(Module):
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, adversarial_x: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, adversarial_x: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
+# ---- mdca
+class MDCAParts(NamedTuple):
+    rows: Tensor
+    part0: Tensor
+    part1: Tensor
+def mdca_parts(logits: Tensor, target: Tensor, of_part0: Tensor | Entries, of_part1: Tensor | Entries, *, ignore_index: int = -100, backend: _Backend = "auto", class_dim: int | None = None) -> MDCAParts:
+    """Cross-entropy with the multi-class difference of confidence and accuracy: rows = -log_softmax(x)[y], part0 = sum(of_part0*softmax(x)), part1 = sum(of_part1*onehot)"""
+
+def linear_mdca_parts(hidden: Tensor, linear_weight: Tensor, target: Tensor, of_part0: Tensor | tuple[Tensor, ...] | Entries, of_part1: Tensor | tuple[Tensor, ...] | Entries, *, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, backend: _Backend = "auto") -> MDCAParts:
+    """Cross-entropy with the multi-class difference of confidence and accuracy: rows = -log_softmax(x)[y], part0 = sum(of_part0*softmax(x)), part1 = sum(of_part1*onehot)"""
+
+def mdca_loss(logits: Tensor, target: Tensor, *, beta: float | Tensor = 1.0, row_weight: Tensor | None = None, by: Tensor | None = None, ignore_index: int = -100, backend: _Backend = "auto", class_dim: int | None = None) -> Tensor:
+    """Cross-entropy with the multi-class difference of confidence and accuracy: beta * sum(abs(batch_mean(p) - batch_mean(onehot))) / V"""
+
+class MDCALoss(Module):
+    beta: float | Tensor
+    ignore_index: int
+    backend: _Backend
+    class_dim: int | None
+    def __init__(self, *, beta: float | Tensor = 1.0, ignore_index: int = -100, backend: _Backend = "auto", class_dim: int | None = None) -> None: ...
+    def forward(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None) -> Tensor: ...
+    def __call__(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None) -> Tensor: ...
+
+def linear_mdca_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, beta: float | Tensor = 1.0, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, skip_ignored: bool | None = None, ignore_index: int = -100, backend: _Backend = "auto") -> Tensor:
+    """Cross-entropy with the multi-class difference of confidence and accuracy: beta * sum(abs(batch_mean(p) - batch_mean(onehot))) / V"""
+
+class LinearMDCALoss(Module):
+    beta: float | Tensor
+    softcap: float | None
+    temperature: float
+    shift: int
+    memory_budget: int | None
+    skip_ignored: bool | None
+    ignore_index: int
+    backend: _Backend
+    def __init__(self, *, beta: float | Tensor = 1.0, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, skip_ignored: bool | None = None, ignore_index: int = -100, backend: _Backend = "auto") -> None: ...
+    def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+
+# ---- min_k_pp
+class MinKPP(NamedTuple):
+    score: Tensor
+def min_k_pp(logits: Tensor, target: Tensor, *, ignore_index: int = -100, backend: _Backend = "auto", class_dim: int | None = None) -> MinKPP:
+    """Min-K%++ token score: score = (logp[y] - mu) / sqrt(sum(p * (logp - mu)**2) + 1e-6)"""
+
+def linear_min_k_pp(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, backend: _Backend = "auto") -> MinKPP:
+    """Min-K%++ token score: score = (logp[y] - mu) / sqrt(sum(p * (logp - mu)**2) + 1e-6)"""
+
 # ---- mixce
 def mixce_loss(logits: Tensor, target: Tensor, *, eta: float | Tensor = 0.5, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """MixCE: -(eta + (1 - eta) * stop_gradient(p[y])) * logp[y]"""
@@ -1798,6 +2310,34 @@ class LinearNGCELoss(Module):
     def __init__(self, *, q: float | Tensor = 0.7, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+
+# ---- partial_label
+def partial_label_loss(logits: Tensor, candidates: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+    """Partial-label loss, the logarithm of the candidates' probability: -log(sum(candidates * p))"""
+
+class PartialLabelLoss(Module):
+    reduction: _Reduction
+    backend: _Backend
+    inplace_grad: bool
+    class_dim: int | None
+    def __init__(self, *, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    def forward(self, logits: Tensor, candidates: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+    def __call__(self, logits: Tensor, candidates: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+
+def linear_partial_label_loss(hidden: Tensor, linear_weight: Tensor, candidates: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+    """Partial-label loss, the logarithm of the candidates' probability: -log(sum(candidates * p))"""
+
+class LinearPartialLabelLoss(Module):
+    softcap: float | None
+    temperature: float
+    memory_budget: int | None
+    schedule: _Schedule
+    filter: bool
+    reduction: _Reduction
+    backend: _Backend
+    def __init__(self, *, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def forward(self, hidden: Tensor, linear_weight: Tensor, candidates: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def __call__(self, hidden: Tensor, linear_weight: Tensor, candidates: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- poly1
 def poly1_loss(logits: Tensor, target: Tensor, *, epsilon: float | Tensor = 1.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
@@ -2033,6 +2573,44 @@ class LinearRMTSymmetricCELoss(Module):
     def forward(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
+# ---- sapo
+def sapo_loss(logits: Tensor, target: Tensor, *, tau_pos: float | Tensor = 1.0, tau_neg: float | Tensor = 1.05, advantage: Tensor, old_logp: Tensor, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+    """SAPO, soft adaptive policy optimization: -advantage * 4 / tau * sigmoid(tau * (ratio - 1))"""
+
+class SAPOLoss(Module):
+    tau_pos: float | Tensor
+    tau_neg: float | Tensor
+    weight: Tensor | None
+    ignore_index: int
+    reduction: _Reduction
+    backend: _Backend
+    inplace_grad: bool
+    class_dim: int | None
+    def __init__(self, *, tau_pos: float | Tensor = 1.0, tau_neg: float | Tensor = 1.05, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    def forward(self, logits: Tensor, target: Tensor, *, advantage: Tensor, old_logp: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+    def __call__(self, logits: Tensor, target: Tensor, *, advantage: Tensor, old_logp: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+
+def linear_sapo_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, tau_pos: float | Tensor = 1.0, tau_neg: float | Tensor = 1.05, advantage: Tensor, old_logp: Tensor, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+    """SAPO, soft adaptive policy optimization: -advantage * 4 / tau * sigmoid(tau * (ratio - 1))"""
+
+class LinearSAPOLoss(Module):
+    tau_pos: float | Tensor
+    tau_neg: float | Tensor
+    weight: Tensor | None
+    softcap: float | None
+    temperature: float
+    shift: int
+    memory_budget: int | None
+    schedule: _Schedule
+    filter: bool
+    skip_ignored: bool | None
+    ignore_index: int
+    reduction: _Reduction
+    backend: _Backend
+    def __init__(self, *, tau_pos: float | Tensor = 1.0, tau_neg: float | Tensor = 1.05, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, advantage: Tensor, old_logp: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, advantage: Tensor, old_logp: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+
 # ---- sar
 def sar_loss(logits: Tensor, *, margin: float | Tensor = 0.4, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """Reliable entropy minimisation: where(stop_gradient(entropy) < margin * log(V), entropy, 0)"""
@@ -2100,6 +2678,46 @@ class LinearSCELoss(Module):
     reduction: _Reduction
     backend: _Backend
     def __init__(self, *, alpha: float | Tensor = 0.1, beta: float | Tensor = 1.0, A: float | Tensor = -4.0, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+
+# ---- seesaw
+def seesaw_loss(logits: Tensor, target: Tensor, *, mitigation: float | Tensor = 0.8, compensation: float | Tensor = 2.0, counts: Tensor, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+    """Seesaw loss: -log_softmax(x + rarer + likelier)[y]"""
+
+class SeesawLoss(Module):
+    mitigation: float | Tensor
+    compensation: float | Tensor
+    counts: Tensor
+    weight: Tensor | None
+    ignore_index: int
+    reduction: _Reduction
+    backend: _Backend
+    inplace_grad: bool
+    class_dim: int | None
+    def __init__(self, counts: Tensor, *, mitigation: float | Tensor = 0.8, compensation: float | Tensor = 2.0, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    def forward(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+    def __call__(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+
+def linear_seesaw_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, mitigation: float | Tensor = 0.8, compensation: float | Tensor = 2.0, counts: Tensor, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+    """Seesaw loss: -log_softmax(x + rarer + likelier)[y]"""
+
+class LinearSeesawLoss(Module):
+    mitigation: float | Tensor
+    compensation: float | Tensor
+    counts: Tensor
+    weight: Tensor | None
+    softcap: float | None
+    temperature: float
+    shift: int
+    memory_budget: int | None
+    schedule: _Schedule
+    filter: bool
+    skip_ignored: bool | None
+    ignore_index: int
+    reduction: _Reduction
+    backend: _Backend
+    def __init__(self, counts: Tensor, *, mitigation: float | Tensor = 0.8, compensation: float | Tensor = 2.0, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
@@ -2763,6 +3381,42 @@ class LinearTwoHotLoss(Module):
     def forward(self, hidden: Tensor, linear_weight: Tensor, *, value: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, *, value: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
+# ---- unlikelihood
+def unlikelihood_loss(logits: Tensor, target: Tensor, negatives: Tensor | Entries, *, alpha: float | Tensor = 1.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+    """Cross-entropy with unlikelihood of listed tokens: -logp[y] - alpha * sum(negatives * log(1 - p))"""
+
+class UnlikelihoodLoss(Module):
+    alpha: float | Tensor
+    weight: Tensor | None
+    ignore_index: int
+    reduction: _Reduction
+    backend: _Backend
+    inplace_grad: bool
+    class_dim: int | None
+    def __init__(self, *, alpha: float | Tensor = 1.0, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    def forward(self, logits: Tensor, target: Tensor, negatives: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+    def __call__(self, logits: Tensor, target: Tensor, negatives: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+
+def linear_unlikelihood_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, negatives: Tensor | tuple[Tensor, ...] | Entries, *, alpha: float | Tensor = 1.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+    """Cross-entropy with unlikelihood of listed tokens: -logp[y] - alpha * sum(negatives * log(1 - p))"""
+
+class LinearUnlikelihoodLoss(Module):
+    alpha: float | Tensor
+    weight: Tensor | None
+    softcap: float | None
+    temperature: float
+    shift: int
+    memory_budget: int | None
+    schedule: _Schedule
+    filter: bool
+    skip_ignored: bool | None
+    ignore_index: int
+    reduction: _Reduction
+    backend: _Backend
+    def __init__(self, *, alpha: float | Tensor = 1.0, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, negatives: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, negatives: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+
 # ---- vat
 def vat_loss(logits: Tensor, perturbed_x: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """Virtual adversarial training divergence: sum(stop_gradient(p) * (stop_gradient(logp) - log_softmax(perturbed_x)))"""
@@ -2826,3 +3480,31 @@ class LinearWestonWatkinsLoss(Module):
     def __init__(self, *, margin: float | Tensor = 1.0, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+
+# ---- zlpr
+def zlpr_loss(logits: Tensor, labels: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+    """ZLPR, zero-bounded log-sum-exp of pairs for several labels: log1p(sum(labels * exp(-x))) + log1p(sum((1 - labels) * exp(x)))"""
+
+class ZLPRLoss(Module):
+    reduction: _Reduction
+    backend: _Backend
+    inplace_grad: bool
+    class_dim: int | None
+    def __init__(self, *, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    def forward(self, logits: Tensor, labels: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+    def __call__(self, logits: Tensor, labels: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+
+def linear_zlpr_loss(hidden: Tensor, linear_weight: Tensor, labels: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+    """ZLPR, zero-bounded log-sum-exp of pairs for several labels: log1p(sum(labels * exp(-x))) + log1p(sum((1 - labels) * exp(x)))"""
+
+class LinearZLPRLoss(Module):
+    softcap: float | None
+    temperature: float
+    memory_budget: int | None
+    schedule: _Schedule
+    filter: bool
+    reduction: _Reduction
+    backend: _Backend
+    def __init__(self, *, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def forward(self, hidden: Tensor, linear_weight: Tensor, labels: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def __call__(self, hidden: Tensor, linear_weight: Tensor, labels: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
