@@ -142,15 +142,14 @@ class Zeros:
         return expr.func(*(_held(a, raw) if self._grows(a) else a for a in expr.args))
 
     def exponent(self, expr: Expr) -> Expr:
-        """The exponent of a softmax, with relu(x)·x and w·x finite where x is masked."""
+        """The exponent of a softmax, with relu(x)·x, w·x and a·x finite where x is masked."""
         if not expr.args or not expr.free_symbols & self.raw:
             return expr
         expr = self._left_out(expr)
-        if (
-            isinstance(expr, Mul)
-            and sum(not a.free_symbols <= self.constants for a in expr.args) > 1
-        ):
-            return _held(expr, self.raw)
+        if isinstance(expr, Mul):
+            several = sum(not a.free_symbols <= self.constants for a in expr.args) > 1
+            if several or any(may_vanish(a, self.domains) for a in expr.args):
+                return _held(expr, self.raw)
         return expr.func(*(self.exponent(a) for a in expr.args))
 
     def _grows(self, expr: Expr) -> bool:

@@ -194,3 +194,28 @@ def test_what_is_no_number_at_a_masked_class_is_said(tmp_path: Path) -> None:
     path.write_text(f"name: t\n{inputs}\ntransform: '{formula}'\n")
     header = Path(str(lossgen.load(path).__file__)).read_text(encoding="utf-8")
     assert "no number where the formula as it is written is none" in header
+
+
+def test_a_share_of_0_of_logits_that_are_masked(tmp_path: Path) -> None:
+    """(1 - t)·x + t·other was 0·-∞ at both ends of t, in the exponent of a softmax: refused."""
+    path = tmp_path / "mixed.yaml"
+    head = "parameters: {t: {default: 0.5, domain: '[0, 1]'}}\ninputs: {other: {kind: class}}\n"
+    formula = "-log_softmax((1 - t)*x + t*other)[y]"
+    path.write_text(f"name: mixed\n{head}transform: '{formula}'\n")
+    loss = lossgen.load(path).mixed_loss
+    row, other = [0.5, -INF, 1.0, -1.0], [1.5, -INF, -0.5, 0.0]
+    kept = [0, 2, 3]
+    for share in (0.0, 0.25, 1.0):
+        exact = torch.tensor(row, dtype=torch.float64)[kept].requires_grad_()
+        mixed = (1 - share) * exact + share * torch.tensor(other, dtype=torch.float64)[kept]
+        value = -mixed.log_softmax(0)[1]
+        (slope,) = torch.autograd.grad(value, exact)
+        for backend in ("torch", "c", "triton"):
+            x = torch.tensor([row], requires_grad=True)
+            given = torch.tensor([2]), torch.tensor([other])
+            found = loss(x, *given, t=share, backend=backend)
+            found.backward()
+            assert found.item() == pytest.approx(value.item(), rel=1e-6), (backend, share)
+            assert x.grad is not None
+            assert x.grad[0, 1] == 0, (backend, share)
+            torch.testing.assert_close(x.grad[0, kept].double(), slope, rtol=2e-6, atol=1e-7)
