@@ -3010,6 +3010,36 @@ class LinearSwitchBalanceLoss(Module):
     def forward(self, hidden: Tensor, linear_weight: Tensor, dispatched: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, dispatched: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
+# ---- taid
+def taid_loss(logits: Tensor, teacher: Tensor | Entries, *, t: float | Tensor = 0.5, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+    """TAID, distillation from a mixture of student and teacher logits: sum(softmax(between) * (log_softmax(between) - logp))"""
+
+class TAIDLoss(Module):
+    t: float | Tensor
+    reduction: _Reduction
+    backend: _Backend
+    inplace_grad: bool
+    class_dim: int | None
+    def __init__(self, *, t: float | Tensor = 0.5, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    def forward(self, logits: Tensor, teacher: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+    def __call__(self, logits: Tensor, teacher: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+
+def linear_taid_loss(hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, t: float | Tensor = 0.5, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+    """TAID, distillation from a mixture of student and teacher logits: sum(softmax(between) * (log_softmax(between) - logp))"""
+
+class LinearTAIDLoss(Module):
+    t: float | Tensor
+    softcap: float | None
+    temperature: float
+    memory_budget: int | None
+    schedule: _Schedule
+    filter: bool
+    reduction: _Reduction
+    backend: _Backend
+    def __init__(self, *, t: float | Tensor = 0.5, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def forward(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def __call__(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+
 # ---- tailr
 def tailr_loss(logits: Tensor, target: Tensor, *, gamma: float | Tensor = 0.1, floor: float | Tensor = 0.2, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """TaiLr: -maximum(stop_gradient(p[y] / (gamma + (1 - gamma) * p[y])), floor) * logp[y]"""

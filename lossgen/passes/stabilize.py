@@ -50,7 +50,7 @@ def _stable(graded: GradedLoss, before: GradedLoss, dearer: StableLoss | None) -
         vocabulary=names,
         forms=tuple(_stable_form(f, rewriter, zeros) for f in graded.forms),
         sums=tuple(_stable_sum(e, rewriter, zeros) for e in graded.sums),
-        maxes=tuple(_stable_max(e, rewriter) for e in graded.maxes),
+        maxes=tuple(_stable_max(e, rewriter, zeros) for e in graded.maxes),
         twins=graded.twins,
         whole=graded.whole,
         centres=tuple(_stable_centre(c, rewriter) for c in graded.centres),
@@ -123,8 +123,8 @@ def _stable_sum(entry: Sum, rewriter: Rewriter, zeros: Zeros) -> Sum:
     return replace(entry, body=body, weight=body)
 
 
-def _stable_max(entry: Max, rewriter: Rewriter) -> Max:
+def _stable_max(entry: Max, rewriter: Rewriter, zeros: Zeros) -> Max:
     """As of a sum: what a later sweep compares is evaluated as it stands."""
     if entry.level == 1:
-        return entry
-    return replace(entry, body=rewriter.class_level(entry.body).xreplace(rewriter.final))
+        return replace(entry, body=zeros.exponent(entry.body))
+    return replace(entry, body=zeros(rewriter.class_level(entry.body).xreplace(rewriter.final)))

@@ -142,9 +142,12 @@ class Zeros:
         return expr.func(*(_held(a, raw) if self._grows(a) else a for a in expr.args))
 
     def exponent(self, expr: Expr) -> Expr:
-        """The exponent of a softmax, with relu(x)·x, w·x and a·x finite where x is masked."""
-        if not expr.args or not expr.free_symbols & self.raw:
+        """The exponent of a softmax, with relu(x)·x, w·x and a·x finite where x is masked, and 0
+        for w·log(v) where w is."""
+        if not expr.args:
             return expr
+        if not expr.free_symbols & self.raw:
+            return self(expr) if isinstance(expr, Mul) else expr
         expr = self._left_out(expr)
         if isinstance(expr, Mul):
             several = sum(not a.free_symbols <= self.constants for a in expr.args) > 1
@@ -189,13 +192,16 @@ class Zeros:
     def _underflows(self, expr: Expr) -> bool:
         """Is it a probability, or -log of one, of a class that may be masked or alone? Or a sum of
         probabilities?"""
+        if isinstance(expr, where):
+            return 0 in expr.args[1:]
         if isinstance(expr, Add):
             return all(map(self._underflows, expr.args))
         if isinstance(expr, Mul) and all(map(self._is_share, expr.args)):
             return any(map(self._underflows, expr.args))
-        base = expr.base if isinstance(expr, Pow) and expr.exp.is_positive else expr
-        known = base in self.shares or base in self.masses or {base, -base} & self.logs
-        return isinstance(base, sigmoid | softplus | exp) or bool(known)
+        if isinstance(expr, Pow) and expr.exp.is_positive:
+            return self._underflows(expr.base)
+        known = expr in self.shares or expr in self.masses or {expr, -expr} & self.logs
+        return isinstance(expr, sigmoid | softplus | exp) or bool(known)
 
     def _is_share(self, expr: Expr) -> bool:
         return self._underflows(expr) or self._is_bounded(expr)

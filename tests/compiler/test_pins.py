@@ -95,6 +95,7 @@ PINS = {
     "switch_balance": (3, 4),
     "tversky": (2, 3),
     "topk_kl": (7, 8),
+    "taid": (3, 5),
     "asl": (1, 0),
     "attention_entropy": (2, 4),
     "ca_calibration": (3, 5),
@@ -120,6 +121,7 @@ PINS = {
 }
 #: what no algebra makes one sweep; everything else takes one
 TWO_SWEEPS = {
+    "taid",
     "draft_acceptance",
     "seesaw",
     "unlikelihood",

@@ -135,6 +135,11 @@ def _min_k(x: Tensor, y: Tensor) -> Tensor:
     return (_logp(x, y) - mu) / (spread + 1e-6).sqrt()
 
 
+def _taid(x: Tensor, teacher: Tensor) -> Tensor:
+    between = (0.5 * x.detach() + 0.5 * teacher).log_softmax(1)
+    return (between.exp() * (between - x.log_softmax(1))).sum(1)
+
+
 def _unlikelihood(x: Tensor, y: Tensor, negatives: Tensor) -> Tensor:
     rest = (1 - x.softmax(1)).log()
     return -_logp(x, y) - torch.where(negatives > 0, rest, 0.0).sum(1)
@@ -166,6 +171,7 @@ CASES: dict[str, Case] = {
     "draft_acceptance": Case(
         lambda x, t: -torch.minimum(x.softmax(1), t.softmax(1)).sum(1).log(), (_matrix(5),), y=False
     ),
+    "taid": Case(_taid, (_matrix(4),), y=False),
     "mdca": Case(_mdca),
     "energy_ood": Case(_energy, (), {"inlier": torch.tensor([1.0, 0.0, 1.0, 0.0, 0.0])}, y=False),
     "forward_correction": Case(
