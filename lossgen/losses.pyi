@@ -380,38 +380,6 @@ class LinearASLSingleLabelLoss(Module):
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
-# ---- attention_entropy
-def attention_entropy_loss(logits: Tensor, *, theta: float | Tensor = 0.5, gamma: float | Tensor = 0.2, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
-    """Entropy-guided attention regularizer: where(abs(deviation) > gamma * log(V), deviation**2, 0)"""
-
-class AttentionEntropyLoss(Module):
-    theta: float | Tensor
-    gamma: float | Tensor
-    reduction: _Reduction
-    backend: _Backend
-    inplace_grad: bool
-    class_dim: int | None
-    def __init__(self, *, theta: float | Tensor = 0.5, gamma: float | Tensor = 0.2, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
-    def forward(self, logits: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
-    def __call__(self, logits: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
-
-def linear_attention_entropy_loss(hidden: Tensor, linear_weight: Tensor, *, theta: float | Tensor = 0.5, gamma: float | Tensor = 0.2, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
-    """Entropy-guided attention regularizer: where(abs(deviation) > gamma * log(V), deviation**2, 0)"""
-
-class LinearAttentionEntropyLoss(Module):
-    theta: float | Tensor
-    gamma: float | Tensor
-    softcap: float | None
-    temperature: float
-    memory_budget: int | None
-    schedule: _Schedule
-    filter: bool
-    reduction: _Reduction
-    backend: _Backend
-    def __init__(self, *, theta: float | Tensor = 0.5, gamma: float | Tensor = 0.2, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
-    def forward(self, hidden: Tensor, linear_weight: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
-    def __call__(self, hidden: Tensor, linear_weight: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
-
 # ---- aul
 def aul_loss(logits: Tensor, target: Tensor, *, a: float | Tensor = 1.5, q: float | Tensor = 0.9, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """Asymmetric unhinged loss: ((a - p[y])**q - (a - 1)**q) / q"""
@@ -519,42 +487,6 @@ class LinearBrierLoss(Module):
     def __init__(self, *, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
-
-# ---- ca_calibration
-def ca_calibration_loss(logits: Tensor, target: Tensor, *, T: float | Tensor = 1.0, omega: Tensor, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
-    """Correctness-aware calibration loss: omega * (max(softmax(x / T)) - where(argmax(x) == index[y], 1, 0))**2"""
-
-class CACalibrationLoss(Module):
-    T: float | Tensor
-    weight: Tensor | None
-    ignore_index: int
-    reduction: _Reduction
-    backend: _Backend
-    inplace_grad: bool
-    class_dim: int | None
-    def __init__(self, *, T: float | Tensor = 1.0, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
-    def forward(self, logits: Tensor, target: Tensor, *, omega: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
-    def __call__(self, logits: Tensor, target: Tensor, *, omega: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
-
-def linear_ca_calibration_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, T: float | Tensor = 1.0, omega: Tensor, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
-    """Correctness-aware calibration loss: omega * (max(softmax(x / T)) - where(argmax(x) == index[y], 1, 0))**2"""
-
-class LinearCACalibrationLoss(Module):
-    T: float | Tensor
-    weight: Tensor | None
-    softcap: float | None
-    temperature: float
-    shift: int
-    memory_budget: int | None
-    schedule: _Schedule
-    filter: bool
-    skip_ignored: bool | None
-    ignore_index: int
-    reduction: _Reduction
-    backend: _Backend
-    def __init__(self, *, T: float | Tensor = 1.0, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
-    def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, omega: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
-    def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, omega: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- cispo
 def cispo_loss(logits: Tensor, target: Tensor, *, high: float | Tensor = 5.0, advantage: Tensor, old_logp: Tensor, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
@@ -715,34 +647,6 @@ def linear_coral_loss(hidden: Tensor, linear_weight: Tensor, *, level: Tensor, r
     """CORAL, consistent rank logits: sum(softplus(x) - where(index < level, x, 0))"""
 
 class LinearCORALLoss(Module):
-    softcap: float | None
-    temperature: float
-    memory_budget: int | None
-    schedule: _Schedule
-    filter: bool
-    reduction: _Reduction
-    backend: _Backend
-    def __init__(self, *, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
-    def forward(self, hidden: Tensor, linear_weight: Tensor, *, level: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
-    def __call__(self, hidden: Tensor, linear_weight: Tensor, *, level: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
-
-# ---- corn
-def corn_loss(logits: Tensor, *, level: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
-    """CORN, conditional ordinal regression: sum(where(index <= level, softplus(x) - where(index < level, x, 0), 0))"""
-
-class CORNLoss(Module):
-    reduction: _Reduction
-    backend: _Backend
-    inplace_grad: bool
-    class_dim: int | None
-    def __init__(self, *, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
-    def forward(self, logits: Tensor, *, level: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
-    def __call__(self, logits: Tensor, *, level: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
-
-def linear_corn_loss(hidden: Tensor, linear_weight: Tensor, *, level: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
-    """CORN, conditional ordinal regression: sum(where(index <= level, softplus(x) - where(index < level, x, 0), 0))"""
-
-class LinearCORNLoss(Module):
     softcap: float | None
     temperature: float
     memory_budget: int | None
@@ -1084,34 +988,6 @@ class LinearDKDLoss(Module):
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
-# ---- draft_acceptance
-def draft_acceptance_loss(logits: Tensor, verifier: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
-    """Negative logarithm of the acceptance rate of a draft model: -log(sum(minimum(p, softmax(verifier))))"""
-
-class DraftAcceptanceLoss(Module):
-    reduction: _Reduction
-    backend: _Backend
-    inplace_grad: bool
-    class_dim: int | None
-    def __init__(self, *, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
-    def forward(self, logits: Tensor, verifier: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
-    def __call__(self, logits: Tensor, verifier: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
-
-def linear_draft_acceptance_loss(hidden: Tensor, linear_weight: Tensor, verifier: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
-    """Negative logarithm of the acceptance rate of a draft model: -log(sum(minimum(p, softmax(verifier))))"""
-
-class LinearDraftAcceptanceLoss(Module):
-    softcap: float | None
-    temperature: float
-    memory_budget: int | None
-    schedule: _Schedule
-    filter: bool
-    reduction: _Reduction
-    backend: _Backend
-    def __init__(self, *, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
-    def forward(self, hidden: Tensor, linear_weight: Tensor, verifier: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
-    def __call__(self, hidden: Tensor, linear_weight: Tensor, verifier: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
-
 # ---- dual_clip_ppo
 def dual_clip_ppo_loss(logits: Tensor, target: Tensor, *, low: float | Tensor = 0.2, high: float | Tensor = 0.2, c: float | Tensor = 3.0, advantage: Tensor, old_logp: Tensor, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """Dual-clip policy-gradient token loss: where(advantage < 0, minimum(clipped, -c * advantage), clipped)"""
@@ -1318,40 +1194,6 @@ class LinearEntropyMinLoss(Module):
     def forward(self, hidden: Tensor, linear_weight: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
-# ---- evidential_log
-def evidential_log_loss(logits: Tensor, target: Tensor, *, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
-    """Evidential classification, marginal likelihood: log(sum(softplus(x) + 1)) - log(softplus(x[y]) + 1)"""
-
-class EvidentialLogLoss(Module):
-    weight: Tensor | None
-    ignore_index: int
-    reduction: _Reduction
-    backend: _Backend
-    inplace_grad: bool
-    class_dim: int | None
-    def __init__(self, *, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
-    def forward(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
-    def __call__(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
-
-def linear_evidential_log_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
-    """Evidential classification, marginal likelihood: log(sum(softplus(x) + 1)) - log(softplus(x[y]) + 1)"""
-
-class LinearEvidentialLogLoss(Module):
-    weight: Tensor | None
-    softcap: float | None
-    temperature: float
-    shift: int
-    memory_budget: int | None
-    schedule: _Schedule
-    filter: bool
-    skip_ignored: bool | None
-    ignore_index: int
-    reduction: _Reduction
-    backend: _Backend
-    def __init__(self, *, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
-    def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
-    def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
-
 # ---- focal
 def focal_loss(logits: Tensor, target: Tensor, *, gamma: float | Tensor = 2.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """Focal loss: -(1 - p[y])**gamma * logp[y]"""
@@ -1387,34 +1229,6 @@ class LinearFocalLoss(Module):
     def __init__(self, *, gamma: float | Tensor = 2.0, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
-
-# ---- forward_correction
-def forward_correction_loss(logits: Tensor, noise: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
-    """Forward correction of noisy labels: -log(sum(noise * p))"""
-
-class ForwardCorrectionLoss(Module):
-    reduction: _Reduction
-    backend: _Backend
-    inplace_grad: bool
-    class_dim: int | None
-    def __init__(self, *, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
-    def forward(self, logits: Tensor, noise: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
-    def __call__(self, logits: Tensor, noise: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
-
-def linear_forward_correction_loss(hidden: Tensor, linear_weight: Tensor, noise: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
-    """Forward correction of noisy labels: -log(sum(noise * p))"""
-
-class LinearForwardCorrectionLoss(Module):
-    softcap: float | None
-    temperature: float
-    memory_budget: int | None
-    schedule: _Schedule
-    filter: bool
-    reduction: _Reduction
-    backend: _Backend
-    def __init__(self, *, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
-    def forward(self, hidden: Tensor, linear_weight: Tensor, noise: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
-    def __call__(self, hidden: Tensor, linear_weight: Tensor, noise: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- gce
 def gce_loss(logits: Tensor, target: Tensor, *, q: float | Tensor = 0.7, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
@@ -2159,15 +1973,6 @@ class LinearMDCALoss(Module):
     def __init__(self, *, beta: float | Tensor = 1.0, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, skip_ignored: bool | None = None, ignore_index: int = -100, backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
-
-# ---- min_k_pp
-class MinKPP(NamedTuple):
-    score: Tensor
-def min_k_pp(logits: Tensor, target: Tensor, *, ignore_index: int = -100, backend: _Backend = "auto", class_dim: int | None = None) -> MinKPP:
-    """Min-K%++ token score: score = (logp[y] - mu) / sqrt(sum(p * (logp - mu)**2) + 1e-6)"""
-
-def linear_min_k_pp(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, backend: _Backend = "auto") -> MinKPP:
-    """Min-K%++ token score: score = (logp[y] - mu) / sqrt(sum(p * (logp - mu)**2) + 1e-6)"""
 
 # ---- mixce
 def mixce_loss(logits: Tensor, target: Tensor, *, eta: float | Tensor = 0.5, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
@@ -3413,7 +3218,7 @@ class LinearTwoHotLoss(Module):
 
 # ---- unlikelihood
 def unlikelihood_loss(logits: Tensor, target: Tensor, negatives: Tensor | Entries, *, alpha: float | Tensor = 1.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
-    """Cross-entropy with unlikelihood of listed tokens: -logp[y] - alpha * sum(negatives * log(1 - p))"""
+    """Cross-entropy with unlikelihood of listed tokens: -logp[y] - alpha * sum(negatives * log(1 - p), over=others)"""
 
 class UnlikelihoodLoss(Module):
     alpha: float | Tensor
@@ -3428,7 +3233,7 @@ class UnlikelihoodLoss(Module):
     def __call__(self, logits: Tensor, target: Tensor, negatives: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
 def linear_unlikelihood_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, negatives: Tensor | tuple[Tensor, ...] | Entries, *, alpha: float | Tensor = 1.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
-    """Cross-entropy with unlikelihood of listed tokens: -logp[y] - alpha * sum(negatives * log(1 - p))"""
+    """Cross-entropy with unlikelihood of listed tokens: -logp[y] - alpha * sum(negatives * log(1 - p), over=others)"""
 
 class LinearUnlikelihoodLoss(Module):
     alpha: float | Tensor
@@ -3510,31 +3315,3 @@ class LinearWestonWatkinsLoss(Module):
     def __init__(self, *, margin: float | Tensor = 1.0, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
-
-# ---- zlpr
-def zlpr_loss(logits: Tensor, labels: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
-    """ZLPR, zero-bounded log-sum-exp of pairs for several labels: log1p(sum(labels * exp(-x))) + log1p(sum((1 - labels) * exp(x)))"""
-
-class ZLPRLoss(Module):
-    reduction: _Reduction
-    backend: _Backend
-    inplace_grad: bool
-    class_dim: int | None
-    def __init__(self, *, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
-    def forward(self, logits: Tensor, labels: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
-    def __call__(self, logits: Tensor, labels: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
-
-def linear_zlpr_loss(hidden: Tensor, linear_weight: Tensor, labels: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
-    """ZLPR, zero-bounded log-sum-exp of pairs for several labels: log1p(sum(labels * exp(-x))) + log1p(sum((1 - labels) * exp(x)))"""
-
-class LinearZLPRLoss(Module):
-    softcap: float | None
-    temperature: float
-    memory_budget: int | None
-    schedule: _Schedule
-    filter: bool
-    reduction: _Reduction
-    backend: _Backend
-    def __init__(self, *, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
-    def forward(self, hidden: Tensor, linear_weight: Tensor, labels: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
-    def __call__(self, hidden: Tensor, linear_weight: Tensor, labels: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...

@@ -203,6 +203,11 @@ class _Writer:
             values = texts if args[0].tensor else texts[::-1]
             bound = "max" if func == "minimum" else "min"
             return self._assign(f"torch.clamp({values[0]}, {bound}={values[1]})")
+        if func == "logaddexp":
+            both = (
+                t if a.tensor else f"x.new_tensor({t})" for t, a in zip(texts, args, strict=True)
+            )
+            return self._assign(f"torch.logaddexp({', '.join(both)})")
         return self._assign(f"{_TORCH[func]}({joined})")
 
     def _scalar(self, func: str, joined: str) -> str:

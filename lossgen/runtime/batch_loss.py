@@ -29,7 +29,7 @@ from lossgen.runtime.linear_arguments import (
     shifted,
     stand_in,
 )
-from lossgen.runtime.linear_bind import Arguments, Bound, call_of, checked
+from lossgen.runtime.linear_bind import Arguments, Bound, call_of, checked, rows_in_cache
 from lossgen.runtime.linear_call import LinearCall
 from lossgen.runtime.listed import moved
 from lossgen.runtime.loss import RowLoss
@@ -38,10 +38,6 @@ from lossgen.runtime.values import check_input_values
 from lossgen.runtime.weights import Weights, left_out
 
 __all__ = ["BatchLoss", "Part", "xlogy"]
-
-#: Logits of a chunk: they should be in cache when the gradient is formed.
-_CHUNK = {"cpu": 1 << 18}
-_CHUNK_ON_GPU = 1 << 24
 
 
 def xlogy(a: Tensor | float, b: Tensor) -> Tensor:
@@ -253,9 +249,7 @@ class BatchLoss:
         """In chunks of rows, of few classes more than a linear layer's products want."""
         if options.memory_budget is not None:
             return replace(call, tiled=False)
-        logits = call.batch.logits
-        most = _CHUNK.get(logits.device.type, _CHUNK_ON_GPU) // max(1, logits.shape[1])
-        return replace(call, tiled=False, step=max(call.step, most))
+        return replace(call, tiled=False, step=max(call.step, rows_in_cache(call.batch.logits)))
 
     def _groups(self, name: str, logits: Tensor, by: Any, shift: int) -> tuple[Tensor | None, int]:
         """The number of each result's batch, from 0 on [N], and how many there are."""

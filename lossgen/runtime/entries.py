@@ -7,7 +7,6 @@ as any class input, and taken out again: no more than a chunk of them exists.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -29,7 +28,8 @@ class Entries(NamedTuple):
     """A class input [*, V] by the K classes of each row that are listed.
 
     Args:
-        indices: [*, K], integers. Those below 0 are padding.
+        indices: [*, K], integers. Those below 0 are padding; so is, where indices cannot be read
+            before the call (on a GPU), what is no class.
         values: [*, K], floating point: those of the listed classes. None: 1 for each, a mask. Of a
             class that is listed twice they are added up; without values it counts once.
         fill: the value of every other class: 0 for probabilities and masks, -inf for logits.
@@ -79,7 +79,7 @@ def check_entries(
     if values is not None and not values.dtype.is_floating_point:
         kind = str(values.dtype).removeprefix("torch.")
         raise TypeError(f"{loss}: {names[1]} must be floating point, not {kind}")
-    if isinstance(fill, bool) or not isinstance(fill, (int, float)) or math.isnan(fill):
+    if isinstance(fill, bool) or not _is_number(fill) or fill != fill:
         raise TypeError(f"{loss}: the fill of {declared.name} must be a number, not {fill!r}")
     if not (declared.domain.everything or declared.domain.contains(fill)):
         raise ValueError(
@@ -92,11 +92,19 @@ def check_entries(
     return entries if indices.shape[-1] else _padded(entries)
 
 
+def _is_number(value: Any) -> bool:
+    """Of Python, of numpy, or of a tracer."""
+    known = isinstance(value, (int, float, torch.SymInt, torch.SymFloat))
+    return known or (hasattr(value, "__float__") and not hasattr(value, "__len__"))
+
+
 def _padded(entries: Entries) -> Entries:
     """One place where there is none: what has no elements has no rows either."""
-    blank = entries.indices.new_full((*entries.indices.shape[:-1], 1), -1)
-    values = entries.values
-    return Entries(blank, None if values is None else values.new_zeros(blank.shape), entries.fill)
+    indices, values, fill = entries
+    blank = indices.new_full((*indices.shape[:-1], 1), -1)
+    if values is not None:
+        values = torch.cat([values, values.new_zeros(blank.shape)], -1)  # which still learn
+    return Entries(blank, values, fill)
 
 
 @dataclass(frozen=True)
@@ -147,7 +155,8 @@ class _EntryGradients:
     def __init__(self, source: Listed) -> None:
         values = source.tensors[1]
         assert values is not None
-        self.source, self.out = source, torch.zeros_like(values)
+        self.source = source
+        self.out = torch.zeros_like(values, memory_format=torch.contiguous_format)
         self.flat = self.out.view(-1, values.shape[-1])
 
     def add(self, take: Take, gradient: Tensor, hidden: Tensor | None = None) -> None:

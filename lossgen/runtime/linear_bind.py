@@ -31,10 +31,10 @@ from lossgen.runtime.loss import RowLoss
 from lossgen.runtime.projected import flat
 from lossgen.runtime.tensors import admitted, check_tracing, transformed
 
-__all__ = ["Arguments", "Bound", "bound", "call_of", "called", "checked"]
+__all__ = ["Arguments", "Bound", "bound", "call_of", "called", "checked", "rows_in_cache"]
 
 #: Logits of a chunk where they exist: they should be in cache when the gradient is formed.
-_CHUNK = {"cpu": 1 << 20}
+_CHUNK = {"cpu": 1 << 18}
 _CHUNK_ON_GPU = 1 << 24
 
 
@@ -203,9 +203,10 @@ def call_of(
     listed = any(fill is not None for fill in call.fills)
     if not listed and is_tiled(name, backend, call.variant, options, row):
         return replace(call, tiled=True), tensors, found
-    step = chunk_rows(name, batch.logits, options.memory_budget, row)
     if isinstance(sources[0], Tensor):
-        step = _in_cache(batch.logits)
+        step = rows_in_cache(batch.logits)
+    else:
+        step = chunk_rows(name, batch.logits, options.memory_budget, row)
     return replace(call, step=step), tensors, found
 
 
@@ -215,12 +216,12 @@ def called(loss: RowLoss, first: Source) -> str:
 
 
 def _flat(rows: Tensor | None) -> Tensor | None:
-    if rows is None or not transformed():
-        return None if rows is None else flat(rows)
-    return rows.reshape(-1, rows.shape[-1])
+    if rows is None:
+        return None
+    return rows.reshape(-1, rows.shape[-1]) if transformed() else flat(rows)
 
 
-def _in_cache(logits: Tensor) -> int:
+def rows_in_cache(logits: Tensor) -> int:
     """Rows of a chunk of logits that exist, some for each thread."""
     most = _CHUNK.get(logits.device.type, _CHUNK_ON_GPU) // max(1, logits.shape[1])
     return max(most, 4 * torch.get_num_threads())

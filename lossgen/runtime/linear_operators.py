@@ -24,7 +24,7 @@ from lossgen.runtime.linear_bind import Arguments, bound, call_of
 from lossgen.runtime.linear_call import LinearCall
 from lossgen.runtime.loss import RowLoss
 from lossgen.runtime.operators import loss_of
-from lossgen.runtime.values import check_target_range
+from lossgen.runtime.values import check_listed, check_target_range
 
 __all__ = ["rows"]
 
@@ -122,6 +122,9 @@ def _opened(arguments: Sequence[Any]) -> tuple[LinearCall, list[Tensor | None]]:
     target, classes = found.batch.target, found.batch.logits.shape[1]
     if target is not None and target.device.type == "cpu":
         check_target_range(target, given.ignore_index, classes)
+    for declared, source in zip(loss.streams, sources[1:], strict=True):
+        if isinstance(source, Entries):
+            check_listed(call.loss, declared, source, classes)
     return call, tensors
 
 

@@ -150,6 +150,7 @@ def log1p(a):
     u = tl.full((), 1.0, tl.float32) + a  # a may be a number of the text
     # 2^23 n with 1 + m >= sqrt(1/2), of |u|: the bits of a negative number would overflow
     n = (tl.abs(u).to(tl.int32, bitcast=True) - 0x3F3504F3) & -0x800000
+    n = tl.maximum(n, -0x3F000000)  # of u = 0, whose value is the end below
     scale = (0x40800000 - n).to(tl.float32, bitcast=True)  # 2^(2 - n): n can be 127
     m = tl.fma(a * 0.25, scale, tl.fma(scale, 0.25, -1.0))
     y = tl.fma(m * m, tl.fma(log1p_tail(m), m, -0.5), m)

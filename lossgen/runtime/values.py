@@ -13,7 +13,13 @@ from lossgen.runtime import remedies
 from lossgen.runtime.arguments import Input
 from lossgen.runtime.entries import Entries
 
-__all__ = ["check_held", "check_input_values", "check_stream_range", "check_target_range"]
+__all__ = [
+    "check_held",
+    "check_input_values",
+    "check_listed",
+    "check_stream_range",
+    "check_target_range",
+]
 
 
 def check_held(
@@ -27,7 +33,7 @@ def check_held(
     """Of all tensors of a call. Raises ValueError, IndexError."""
     for declared, value in streams:
         if isinstance(value, Entries):
-            _check_listed(loss, declared, value, classes)
+            check_listed(loss, declared, value, classes)
         elif isinstance(value, Tensor) and value.device.type == "cpu":
             check_stream_range(loss, declared, value)
     for declared, beside in others:
@@ -37,12 +43,12 @@ def check_held(
         check_target_range(target.long(), ignore_index, classes)
 
 
-def _check_listed(loss: str, declared: Input, entries: Entries, classes: int) -> None:
+def check_listed(loss: str, declared: Input, entries: Entries, classes: int) -> None:
     """What is listed of ``classes``, on the CPU. Raises IndexError, ValueError."""
     indices, values, _ = entries
     if indices.device.type != "cpu" or not indices.numel():
         return
-    last = int(indices.max())
+    last = int(indices.long().max())
     if last >= classes:
         raise IndexError(
             f"{loss}: the indices of {declared.name} hold {last}, but the classes are 0 to "

@@ -77,9 +77,12 @@ TWO_SWEEPS = {
     "logit_norm",
     "mart",
     "nfl",
+    "seesaw",
     "skew_kl",
     "skew_reverse_kl",
+    "taid",
     "tvd",
+    "unlikelihood",
 }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -47,13 +46,6 @@ def _ratio(x: Tensor, y: Tensor, old_logp: Tensor) -> Tensor:
     return (_logp(x, y) - old_logp).clamp(-20, 20).exp()
 
 
-def _zlpr(x: Tensor, labels: Tensor) -> Tensor:
-    none = torch.full_like(labels, -math.inf)
-    zero = x.new_zeros(N, 1)
-    wanted = torch.cat([zero, torch.where(labels > 0, -x, none)], 1).logsumexp(1)
-    return wanted + torch.cat([zero, torch.where(labels > 0, none, x)], 1).logsumexp(1)
-
-
 def _asl(x: Tensor, labels: Tensor) -> Tensor:
     q = (x.sigmoid() - 0.05).relu()
     own = (-x).sigmoid() * F.logsigmoid(x)
@@ -90,11 +82,6 @@ def _dino(x: Tensor, teacher: Tensor, center: Tensor) -> Tensor:
     return -(((teacher - center) / 0.04).softmax(1) * (x / 0.1).log_softmax(1)).sum(1)
 
 
-def _evidential(x: Tensor, y: Tensor) -> Tensor:
-    evidence = F.softplus(x) + 1
-    return evidence.sum(1).log() - _at(evidence, y).log()
-
-
 def _energy(x: Tensor, inlier: Tensor) -> Tensor:
     energy = -x.logsumexp(1)
     return torch.where(inlier > 0, (energy + 23).relu(), (-5 - energy).relu()) ** 2
@@ -105,34 +92,9 @@ def _coral(x: Tensor, level: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(x, above, reduction="none").sum(1)
 
 
-def _corn(x: Tensor, level: Tensor) -> Tensor:
-    above = (torch.arange(V) < level[:, None]).double()
-    each = F.binary_cross_entropy_with_logits(x, above, reduction="none")
-    return (each * (torch.arange(V) <= level[:, None])).sum(1)
-
-
 def _mdca(x: Tensor, y: Tensor) -> Tensor:
     gap = x.softmax(1).mean(0) - F.one_hot(y, V).double().mean(0)
     return F.cross_entropy(x, y) + gap.abs().sum() / V
-
-
-def _calibration(x: Tensor, y: Tensor, omega: Tensor) -> Tensor:
-    hit = (x.argmax(1) == y).double()
-    return omega * (x.softmax(1).max(1).values - hit) ** 2
-
-
-def _attention(x: Tensor) -> Tensor:
-    logp = x.log_softmax(1)
-    deviation = -(logp.exp() * logp).sum(1) - 0.5 * math.log(V)
-    return torch.where(deviation.abs() > 0.2 * math.log(V), deviation**2, 0.0)
-
-
-def _min_k(x: Tensor, y: Tensor) -> Tensor:
-    logp = x.log_softmax(1)
-    p = logp.exp()
-    mu = (p * logp).sum(1)
-    spread = (p * (logp - mu[:, None]) ** 2).sum(1)
-    return (_logp(x, y) - mu) / (spread + 1e-6).sqrt()
 
 
 def _taid(x: Tensor, teacher: Tensor) -> Tensor:
@@ -142,7 +104,8 @@ def _taid(x: Tensor, teacher: Tensor) -> Tensor:
 
 def _unlikelihood(x: Tensor, y: Tensor, negatives: Tensor) -> Tensor:
     rest = (1 - x.softmax(1)).log()
-    return -_logp(x, y) - torch.where(negatives > 0, rest, 0.0).sum(1)
+    listed = negatives * (1 - F.one_hot(y, V))
+    return -_logp(x, y) - torch.where(listed > 0, rest, 0.0).sum(1)
 
 
 @dataclass(frozen=True)
@@ -161,29 +124,17 @@ CASES: dict[str, Case] = {
     "unlikelihood": Case(_unlikelihood, (_labels(2),)),
     "partial_label": Case(lambda x, c: -(c * x.softmax(1)).sum(1).log(), (_labels(3),), y=False),
     "complementary_label": Case(lambda x, y: -(1 - _at(x.softmax(1), y)).log()),
-    "zlpr": Case(_zlpr, (_labels(4),), y=False),
     "asl": Case(_asl, (_labels(5),), y=False),
     "cosface": Case(_cosface),
     "seesaw": Case(_seesaw, (), {"counts": torch.tensor([1.0, 5.0, 40.0, 3.0, 200.0, 9.0])}),
     "cispo": Case(_cispo, (), POLICY),
     "sapo": Case(_sapo, (), POLICY),
     "dual_clip_ppo": Case(_dual_clip, (), POLICY),
-    "draft_acceptance": Case(
-        lambda x, t: -torch.minimum(x.softmax(1), t.softmax(1)).sum(1).log(), (_matrix(5),), y=False
-    ),
     "taid": Case(_taid, (_matrix(4),), y=False),
     "mdca": Case(_mdca),
     "energy_ood": Case(_energy, (), {"inlier": torch.tensor([1.0, 0.0, 1.0, 0.0, 0.0])}, y=False),
-    "forward_correction": Case(
-        lambda x, c: -(c * x.softmax(1)).sum(1).log(), (_matrix(6).sigmoid(),), y=False
-    ),
     "dino": Case(_dino, (_matrix(7) * 0.05,), {"center": _matrix(8)[0] * 0.05}, y=False),
-    "evidential_log": Case(_evidential),
-    "min_k_pp": Case(_min_k),
-    "ca_calibration": Case(_calibration, (), {"omega": _row(9, 0, 1)}),
-    "attention_entropy": Case(_attention, y=False),
     "coral": Case(_coral, (), LEVEL, y=False),
-    "corn": Case(_corn, (), LEVEL, y=False),
 }
 TARGET = torch.tensor([0, 3, 5, 1, 2])
 
@@ -198,13 +149,12 @@ def test_value_and_gradient_are_the_formulas(name: str, backend: str) -> None:
         wanted = case.formula(exact, *given, *case.streams, **case.named)
         (slope,) = torch.autograd.grad(wanted.sum(), exact)
         x = exact.detach().float().requires_grad_()
-        function = getattr(losses, name if name == "min_k_pp" else f"{name}_loss")
+        function = getattr(losses, f"{name}_loss")
         options: dict[str, Any] = {k: v.float() for k, v in case.named.items()}
         options["backend"] = backend
-        if wanted.dim() and name != "min_k_pp":
+        if wanted.dim():
             options["reduction"] = "none"
         found = function(x, *given, *(s.float() for s in case.streams), **options)
-        found = found.score if name == "min_k_pp" else found
         torch.testing.assert_close(found.double(), wanted, rtol=2e-5, atol=2e-6)
         (grad,) = torch.autograd.grad(found.sum(), x)
         torch.testing.assert_close(grad.double(), slope, rtol=2e-5, atol=4e-6)
