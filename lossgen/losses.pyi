@@ -306,40 +306,6 @@ class LinearNCERCELoss(Module):
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
-# ---- asl
-def asl_loss(logits: Tensor, labels: Tensor | Entries, *, gamma_pos: float | Tensor = 1.0, gamma_neg: float | Tensor = 4.0, margin: float | Tensor = 0.05, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
-    """Asymmetric loss for several labels: -sum(labels * sigmoid(-x)**gamma_pos * log_sigmoid(x) + (1 - labels) * q**gamma_neg * log_rest)"""
-
-class ASLLoss(Module):
-    gamma_pos: float | Tensor
-    gamma_neg: float | Tensor
-    margin: float | Tensor
-    reduction: _Reduction
-    backend: _Backend
-    inplace_grad: bool
-    class_dim: int | None
-    def __init__(self, *, gamma_pos: float | Tensor = 1.0, gamma_neg: float | Tensor = 4.0, margin: float | Tensor = 0.05, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
-    def forward(self, logits: Tensor, labels: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
-    def __call__(self, logits: Tensor, labels: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
-
-def linear_asl_loss(hidden: Tensor, linear_weight: Tensor, labels: Tensor | tuple[Tensor, ...] | Entries, *, gamma_pos: float | Tensor = 1.0, gamma_neg: float | Tensor = 4.0, margin: float | Tensor = 0.05, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
-    """Asymmetric loss for several labels: -sum(labels * sigmoid(-x)**gamma_pos * log_sigmoid(x) + (1 - labels) * q**gamma_neg * log_rest)"""
-
-class LinearASLLoss(Module):
-    gamma_pos: float | Tensor
-    gamma_neg: float | Tensor
-    margin: float | Tensor
-    softcap: float | None
-    temperature: float
-    memory_budget: int | None
-    schedule: _Schedule
-    filter: bool
-    reduction: _Reduction
-    backend: _Backend
-    def __init__(self, *, gamma_pos: float | Tensor = 1.0, gamma_neg: float | Tensor = 4.0, margin: float | Tensor = 0.05, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
-    def forward(self, hidden: Tensor, linear_weight: Tensor, labels: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
-    def __call__(self, hidden: Tensor, linear_weight: Tensor, labels: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
-
 # ---- asl_single_label
 def asl_single_label_loss(logits: Tensor, target: Tensor, *, gamma_pos: float | Tensor = 0.0, gamma_neg: float | Tensor = 4.0, smoothing: float | Tensor = 0.1, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
     """Asymmetric loss, single label: -(1 - smoothing + smoothing / V) * (1 - p[y])**gamma_pos * logp[y] - smoothing / V * sum(p**gamma_neg * logp, over=others)"""

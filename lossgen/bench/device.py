@@ -60,7 +60,7 @@ class Subject:
         return self.module.LOSS
 
     def inputs(self, shape: Shape) -> dict[str, Tensor]:
-        """The required inputs, [V] and [N], in [0.2, 0.8], which every declared domain contains;
+        """The required inputs, [V] and [N], in [0.2, 0.8], or as far above a larger least one;
         and the class inputs [N, V]: like logits, or probabilities where a domain is declared."""
         generator = torch.Generator(self.device).manual_seed(7)
         found = {}
@@ -77,8 +77,11 @@ class Subject:
                 if entry.values:
                     chosen = torch.tensor(entry.values, device=self.device)
                     found[entry.name] = chosen[(values * len(chosen)).long()]
+                elif entry.integer:
+                    found[entry.name] = (values * shape.classes).floor()
                 else:
-                    found[entry.name] = 0.2 + 0.6 * values
+                    least = max(0.0, entry.lo) if entry.lo >= 0.8 else 0.0
+                    found[entry.name] = least + 0.2 + 0.6 * values
         return found
 
     def draw(self, shape: Shape, seed: int = 0, scale: float = 3.0) -> tuple[Tensor, Tensor]:

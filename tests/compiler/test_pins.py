@@ -96,7 +96,6 @@ PINS = {
     "tversky": (2, 3),
     "topk_kl": (7, 8),
     "taid": (3, 5),
-    "asl": (1, 0),
     "cispo": (1, 2),
     "complementary_label": (1, 2),
     "coral": (1, 0),

@@ -46,12 +46,6 @@ def _ratio(x: Tensor, y: Tensor, old_logp: Tensor) -> Tensor:
     return (_logp(x, y) - old_logp).clamp(-20, 20).exp()
 
 
-def _asl(x: Tensor, labels: Tensor) -> Tensor:
-    q = (x.sigmoid() - 0.05).relu()
-    own = (-x).sigmoid() * F.logsigmoid(x)
-    return -(labels * own + (1 - labels) * q**4 * (-q).log1p()).sum(1)
-
-
 def _cosface(x: Tensor, y: Tensor) -> Tensor:
     return F.cross_entropy(64 * (x - 0.35 * F.one_hot(y, V)), y, reduction="none")
 
@@ -124,7 +118,6 @@ CASES: dict[str, Case] = {
     "unlikelihood": Case(_unlikelihood, (_labels(2),)),
     "partial_label": Case(lambda x, c: -(c * x.softmax(1)).sum(1).log(), (_labels(3),), y=False),
     "complementary_label": Case(lambda x, y: -(1 - _at(x.softmax(1), y)).log()),
-    "asl": Case(_asl, (_labels(5),), y=False),
     "cosface": Case(_cosface),
     "seesaw": Case(_seesaw, (), {"counts": torch.tensor([1.0, 5.0, 40.0, 3.0, 200.0, 9.0])}),
     "cispo": Case(_cispo, (), POLICY),
