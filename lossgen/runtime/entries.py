@@ -101,7 +101,7 @@ def _is_number(value: Any) -> bool:
 def _padded(entries: Entries) -> Entries:
     """One place where there is none: what has no elements has no rows either."""
     indices, values, fill = entries
-    blank = indices.new_full((*indices.shape[:-1], 1), -1)
+    blank = indices.new_full((*indices.shape[:-1], 1), -1, dtype=torch.long)  # a byte has none
     if values is not None:
         values = torch.cat([values, values.new_zeros(blank.shape)], -1)  # which still learn
     return Entries(blank, values, fill)

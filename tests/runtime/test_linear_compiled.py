@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -121,6 +122,6 @@ def test_the_operators_keep_their_contracts() -> None:
 
     numbers = torch.tensor([1.0, 1.0, 0.7], dtype=torch.float64)
     arguments = (LOSS.key, [hidden, weight], [True, True, False], target, [], [], numbers)
-    options = (False, -100, "auto", 0, None, "auto", True, None)
+    options = ([math.nan], False, -100, "auto", 0, None, "auto", True, None)
     operator = torch.ops.lossgen.linear_rows.default
     torch.library.opcheck(operator, (*arguments, *options))
