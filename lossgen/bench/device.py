@@ -80,7 +80,7 @@ class Subject:
                 elif entry.integer:
                     found[entry.name] = (values * shape.classes).floor()
                 else:
-                    least = max(0.0, entry.lo) if entry.lo >= 0.8 else 0.0
+                    least = entry.lo if entry.lo >= 0.8 else 0.0
                     found[entry.name] = least + 0.2 + 0.6 * values
         return found
 

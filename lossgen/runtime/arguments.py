@@ -25,6 +25,7 @@ __all__ = [
     "check_input",
     "differs",
     "integer",
+    "is_number",
     "is_scalar",
     "no_tensor",
     "numbers",
@@ -166,7 +167,7 @@ def numbers(loss: str, declared: Sequence[Parameter], values: Sequence[Any]) -> 
                 found.append(value)  # its number is known when the graph runs
                 continue
             value = value.item()
-        if isinstance(value, (Tensor, bool)) or not _is_number(value):
+        if isinstance(value, (Tensor, bool)) or not is_number(value):
             raise TypeError(
                 f"{loss}: {parameter.name} must be a number, not {type(value).__name__}"
                 f"{remedies.of_a_number(parameter.name, value, parameter.default)}"
@@ -206,7 +207,7 @@ def differs(value: Any, off: float | None) -> bool:
     return isinstance(value, Tensor) or value != off
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
     return isinstance(value, (int, float, torch.SymInt, torch.SymFloat)) or (
         hasattr(value, "__float__") and not hasattr(value, "__len__")
     )

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lossgen.runtime.arguments import Input, no_tensor, warn_constant
+from lossgen.runtime.arguments import Input, is_number, no_tensor, warn_constant
 from lossgen.runtime.layout import shape_text
 from lossgen.runtime.projected import Existing, Take, pick
 
@@ -79,7 +79,7 @@ def check_entries(
     if values is not None and not values.dtype.is_floating_point:
         kind = str(values.dtype).removeprefix("torch.")
         raise TypeError(f"{loss}: {names[1]} must be floating point, not {kind}")
-    if isinstance(fill, bool) or not _is_number(fill) or fill != fill:
+    if isinstance(fill, bool) or not is_number(fill) or fill != fill:
         raise TypeError(f"{loss}: the fill of {declared.name} must be a number, not {fill!r}")
     if not (declared.domain.everything or declared.domain.contains(fill)):
         raise ValueError(
@@ -90,12 +90,6 @@ def check_entries(
             warn_constant(loss, declared.name)
         entries = entries._replace(values=values.detach())
     return entries if indices.shape[-1] else _padded(entries)
-
-
-def _is_number(value: Any) -> bool:
-    """Of Python, of numpy, or of a tracer."""
-    known = isinstance(value, (int, float, torch.SymInt, torch.SymFloat))
-    return known or (hasattr(value, "__float__") and not hasattr(value, "__len__"))
 
 
 def _padded(entries: Entries) -> Entries:

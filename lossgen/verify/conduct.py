@@ -263,7 +263,7 @@ def parameters_matter(case: Case, run: Runner) -> None:
     idle = set(keys)
     for given in (keys, _sparse(case.spec, keys)):
         plain = torch_run.slopes(logits, target, given)
-        for name in idle & set(keys):
+        for name in sorted(idle):
             for other in _others(case.spec, name, given[name]):  # or between two thresholds
                 loss, grads = torch_run.slopes(logits, target, {**given, name: other})
                 same = torch.equal(loss, plain[0])

@@ -30,9 +30,8 @@ def linear_is_rows(case: Case, run: Runner) -> None:
 
 
 def tiles_are_rows(case: Case, run: Runner) -> None:
-    """So does a linear layer whose logits stay on chip; its class inputs are rows or factors. Of a
-    loss in float64 there is no such program."""
-    if any(variant.tiled is None for variant in run.module.LOSS.variants):
+    """So does a linear layer whose logits stay on chip; its class inputs are rows or factors."""
+    if any(variant.tiled is None for variant in run.module.LOSS.variants):  # one in float64
         return
     _compare(case, run, {"schedule": "tiled", "filter": False}, existing=case.seed % 2 == 1)
 
