@@ -11,6 +11,8 @@ import os
 # Triton decorates its own library at import: the interpreter is chosen before that, or never.
 os.environ.setdefault("TRITON_INTERPRET", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Not a test of how fast the machine is: the limit of 30 processor seconds has tests of its own.
+os.environ.setdefault("LOSSGEN_MAX_SECONDS", "240")
 
 import pytest
 import torch

@@ -11,7 +11,7 @@ from sympy import Expr
 from lossgen.ir.evaluate import evaluated
 from lossgen.ir.stages import StableLoss
 from lossgen.lower.constants import CLAMP
-from lossgen.passes.samples import parameter_points
+from lossgen.passes.points import parameter_points
 
 __all__ = ["clamped"]
 

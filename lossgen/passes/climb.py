@@ -11,7 +11,8 @@ from dataclasses import replace
 import numpy as np
 
 from lossgen.ir.rows import MASKED, Row
-from lossgen.passes.samples import Shape, drawn, drawn_number, is_free, parameter_points
+from lossgen.passes.points import parameter_points
+from lossgen.passes.samples import Shape, drawn, drawn_number, is_free
 from lossgen.spec.model import LossSpec
 
 __all__ = ["neighbours"]

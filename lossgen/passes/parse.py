@@ -141,9 +141,7 @@ class _Pairs:
     def __init__(
         self, spec: LossSpec, uses: frozenset[str], pivot: Pivot | None, whole: bool = False
     ) -> None:
-        trees = [t.expr for t in spec.terms] + [o.expr for o in spec.outputs]
-        trees += spec.let.values()
-        calls = set().union(*(_calls(t) for t in trees))
+        calls = set().union(*(_calls(t) for t in spec.trees))
         if pivot is None and spec.has_target:
             pivot = Pivot.TARGET
         elif pivot is None:

@@ -1,13 +1,13 @@
-"""Where a loss is measured: parameter points at the ends of their domains, and adversarial rows.
+"""The rows a loss is measured on, adversarial ones.
 
-Rows are confident in y and in another class, flat, tied, masked, offset, of one class and of many;
+They are confident in y and in another class, flat, tied, masked, offset, of one class and of many;
 class inputs agree with the logits to five digits, contradict them, or are masks; inputs of few
 values hold each of them, and integer inputs the target's number, another's, or each other's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,14 +17,16 @@ from sympy import Symbol
 
 from lossgen.ir.rows import MASKED, Row
 from lossgen.ir.stages import GradedLoss
+from lossgen.passes.points import parameter_points
 from lossgen.spec.domain import Interval
+from lossgen.spec.expr import Compare, Name, Number
 from lossgen.spec.model import Input, LossSpec
+from lossgen.spec.trees import nodes
 
 __all__ = [
     "drawn",
     "drawn_number",
     "is_free",
-    "parameter_points",
     "plain_rows",
     "rows_masked_alone",
     "sample_rows",
@@ -34,28 +36,6 @@ __all__ = [
 Array = NDArray[Any]
 _CLASSES = 7
 _MANY = 33
-
-
-def parameter_points(spec: LossSpec, names: Iterable[str]) -> list[dict[str, float]]:
-    """The defaults, and each parameter at and near the ends of its range (or else of its domain),
-    one at a time."""
-    chosen = list(names)
-    defaults = {n: float(np.float32(spec.parameters[n].default)) for n in chosen}
-    points = [defaults]
-    for name in chosen:
-        entry = spec.parameters[name]
-        domain, default = entry.tested, float(entry.default)
-        default = default if np.isfinite(default) else 1.0  # as of a cap that caps nothing
-        low = domain.lo if np.isfinite(domain.lo) else -4.0 * max(1.0, abs(default))
-        high = domain.hi if np.isfinite(domain.hi) else 4.0 * max(1.0, abs(default))
-        step = (high - low) * 2.0**-10
-        ends = [low + step if domain.lo_open else low, high - step if domain.hi_open else high]
-        ends += [low + 0.37 * (high - low), low + 0.8 * (high - low)]
-        for end in ends:
-            value = float(round(end)) if entry.integer else float(np.float32(end))
-            if domain.contains(value) and value != defaults[name]:
-                points.append(defaults | {name: value})
-    return points
 
 
 # ---------------------------------------------------------------------------- shapes of rows
@@ -206,7 +186,8 @@ def rows_masked_alone(stable: GradedLoss) -> list[Row]:
 
 
 def plain_rows(specs: Sequence[LossSpec], seed: int = 5) -> list[Row]:
-    """Three ordinary rows with the inputs that these losses require, by name; no parameters."""
+    """Three ordinary rows with the inputs that these losses require, by name; no parameters.  A
+    class input whose formulas tell its least number from others, as a list does, holds some."""
     rng = np.random.default_rng(seed)
     required = {n: e for spec in specs for n, e in spec.inputs.items() if e.off is None}
     least = max(spec.min_classes for spec in specs)
@@ -215,7 +196,24 @@ def plain_rows(specs: Sequence[LossSpec], seed: int = 5) -> list[Row]:
         Shape(target=2.0, near=1.0, classes=max(4, least)),
         Shape(classes=max(3, least), near=1.0, other=1.0),
     )
-    return [_drawn(required, {}, shape, rng) for shape in shapes]
+    rows = [_drawn(required, {}, shape, rng) for shape in shapes]
+    lists = {name: required[name] for spec in specs for name in _lists(spec) & {*required}}
+    for name, entry in lists.items():
+        for k, row in enumerate(rows):
+            shortened = _with(row.streams[name], (row.y + 1) % len(row.x), _ends(entry)[0])
+            rows[k] = replace(row, streams={**row.streams, name: shortened})
+    return rows
+
+
+def _lists(spec: LossSpec) -> set[str]:
+    """The class inputs that a formula compares with their least number."""
+    found = set()
+    for node in (n for tree in spec.trees for n in nodes(tree)):
+        if isinstance(node, Compare) and isinstance(node.left, Name):
+            entry = spec.inputs.get(node.left.name)
+            if entry is not None and entry.kind == "class" and isinstance(node.right, Number):
+                found |= {node.left.name} if node.right.value == _ends(entry)[0] else set()
+    return found
 
 
 def _drawn(

@@ -10,7 +10,8 @@ import numpy as np
 from lossgen.ir.evaluate import evaluated, real_of
 from lossgen.ir.literal import literal
 from lossgen.ir.stages import Pivot, StableLoss
-from lossgen.passes.samples import parameter_points, used_symbols
+from lossgen.passes.points import parameter_points
+from lossgen.passes.samples import used_symbols
 from lossgen.passes.worst import ALIKE, TINY, Worst, off
 from lossgen.spec.model import LossSpec
 

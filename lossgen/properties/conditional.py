@@ -92,9 +92,8 @@ class Conditional:
     @cached_property
     def corners(self) -> bool:
         """Is the formula one of those that Newton's steps do not suit?"""
-        spec = self.setting.spec
-        formulas = [*(t.expr for t in spec.terms), *spec.let.values()]
-        return any(isinstance(n, Call) and n.func in _CORNERS for e in formulas for n in nodes(e))
+        every = (n for tree in self.setting.spec.trees for n in nodes(tree))
+        return any(isinstance(n, Call) and n.func in _CORNERS for n in every)
 
     def best(
         self,

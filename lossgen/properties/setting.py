@@ -214,10 +214,8 @@ def _singular(plain: Setting) -> tuple[str, ...]:
 
 def _unstopped(spec: LossSpec) -> LossSpec:
     """The spec with the identity in place of ``stop_gradient``."""
-    expressions = [t.expr for t in spec.terms] + [*spec.let.values()]
-    if not any(
-        isinstance(n, Call) and n.func == "stop_gradient" for e in expressions for n in nodes(e)
-    ):
+    every = (n for tree in spec.trees for n in nodes(tree))
+    if not any(isinstance(n, Call) and n.func == "stop_gradient" for n in every):
         return spec
     terms = tuple(t.model_copy(update={"expr": _opened(t.expr)}) for t in spec.terms)
     let = {name: _opened(expr) for name, expr in spec.let.items()}

@@ -63,7 +63,7 @@ def without_label(spec: LossSpec) -> str:
     fixed = [n for n in held if not spec.inputs[n].differentiable]
     if fixed:
         return f"does not apply: {fixed[0]} goes with the label"
-    formulas = [*(t.expr for t in spec.terms), *spec.let.values()]
-    if any(isinstance(n, Name) and n.kind is NameKind.INDEX for e in formulas for n in nodes(e)):
+    every = (n for tree in spec.trees for n in nodes(tree))
+    if any(isinstance(n, Name) and n.kind is NameKind.INDEX for n in every):
         return "does not apply: the classes are not alike"
     return ""

@@ -313,6 +313,12 @@ class LossSpec(_Model):
         """Of the generated functions, the one whose results are per row."""
         return self.name + ("_parts" if self.batch else "" if self.outputs else "_loss")
 
+    @property
+    def trees(self) -> list[Expr]:
+        """Of every formula: terms, outputs, lets."""
+        formulas = [t.expr for t in self.terms] + [o.expr for o in self.outputs]
+        return [*formulas, *self.let.values()]
+
     def location_of(self, name: str, span: Span) -> Location:
         """Where a part of a formula stands.
 

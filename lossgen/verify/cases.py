@@ -16,7 +16,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lossgen.passes.samples import parameter_points
+from lossgen.passes.points import parameter_points
 from lossgen.spec.model import LossSpec
 from lossgen.verify.reference import Arguments
 from lossgen.verify.streams import RELATIONS, beside, draw, streams

@@ -188,12 +188,10 @@ def permutation(case: Case, run: Runner) -> None:
 
 def _numbers_classes(case: Case) -> bool:
     """Does a class's number count (index, argmax)? Then renaming classes changes the loss."""
-    spec = case.spec
-    formulas = [t.expr for t in spec.terms] + [o.expr for o in spec.outputs]
     return any(
         getattr(node, "kind", None) is NameKind.INDEX or getattr(node, "func", "") == "argmax"
-        for expr in (*formulas, *spec.let.values())
-        for node in nodes(expr)
+        for tree in case.spec.trees
+        for node in nodes(tree)
     )
 
 

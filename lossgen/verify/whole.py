@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lossgen.passes.samples import parameter_points
+from lossgen.passes.points import parameter_points
 from lossgen.spec.expr import Call, NameKind, walk
 from lossgen.spec.model import LossSpec
 from lossgen.verify.cases import Case

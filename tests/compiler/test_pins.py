@@ -8,7 +8,7 @@ from lossgen import paths
 from lossgen.compiler import compile_loss
 from lossgen.errors import CompileError
 from lossgen.ir.plan import KernelPlan
-from lossgen.passes.samples import parameter_points
+from lossgen.passes.points import parameter_points
 from lossgen.spec.load import load_spec, load_text
 
 #: name -> (statistics, saved scalars) of the base variant

@@ -30,10 +30,7 @@ regularizer:
 def module(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
     path = tmp_path_factory.mktemp("specs") / "standardised.yaml"
     path.write_text(STANDARDISED)
-    with pytest.MonkeyPatch.context() as patch:  # it takes most of the 30 that are allowed
-        patch.setenv("LOSSGEN_MAX_SECONDS", "240")
-        found: ModuleType = lossgen.load(path)
-    return found
+    return lossgen.load(path)
 
 
 def _given() -> tuple[torch.Tensor, torch.Tensor]:
@@ -72,11 +69,8 @@ def test_it_takes_no_target_anywhere(module: ModuleType) -> None:
     assert "target" not in str(module.standardised_loss.__doc__)
 
 
-def test_only_the_variants_that_need_it_have_it(
-    module: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_the_variants_that_need_it_have_it(module: ModuleType) -> None:
     """Entropy alone is measured from the largest class, as ever."""
-    monkeypatch.setenv("LOSSGEN_MAX_SECONDS", "240")
     assert [v.from_first for v in module.LOSS.variants] == [False, True]
     text = str(compile_loss(load_text(STANDARDISED), draft=True).variants[-1].stable)
     assert "y is class 0 (no target)" in text

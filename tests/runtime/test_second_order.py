@@ -51,12 +51,6 @@ LONG = ("emo", "trades", "reverse_kl", "brier", "sce", "kd_forward_kl")  # to co
 PARTS = [pytest.param(n, marks=pytest.mark.slow if n in LONG else ()) for n in CASES]
 
 
-@pytest.fixture(autouse=True)
-def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Some take a good part of the 30 seconds that are allowed, on two busy cores all of them."""
-    monkeypatch.setenv("LOSSGEN_MAX_SECONDS", "240")
-
-
 def _calls(name: str, backend: str) -> tuple[Rows, Rows, tuple[Tensor, ...]]:
     """The loss per row and the formula, both of the rows that get a gradient; and those."""
     spec = load_spec(paths.specs_dir() / f"{name}.yaml")

@@ -108,7 +108,7 @@ def test_memory_is_statistics_gradients_and_a_panel() -> None:
     hidden = torch.randn(rows, features, requires_grad=True)
     weight = torch.randn(classes, features, requires_grad=True)
     target = torch.randint(0, classes, (rows,))
-    launch = tiled.Launch(256, 128, 16, 1, 1)
+    launch = tiled.Launch(128, 128, 16, 1, 1)
     splits, sums = 2, 1
     with launched(launch, splits, panel=1, sums=sums), Peak() as peak:
         linear_gce_loss(hidden, weight, target, **TILED).backward()
