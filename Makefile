@@ -15,7 +15,7 @@ SPILLS := gce trades jsd_beta token_stats
 # Losses whose counted instructions are recorded, likewise.
 COUNTED := gce focal cross_entropy kd_forward_kl trades jsd_beta token_stats
 
-.PHONY: demo test peers integrations sanitize emulate campaign ordinary bench counts build site check lint format types layers aot wheel ci clean help
+.PHONY: demo test peers integrations sanitize distributed emulate campaign ordinary bench counts build site check lint format types layers aot wheel ci clean help
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -47,6 +47,9 @@ integrations: $(READY)  ## lossgen in transformers, TRL, PEFT, Lightning, timm (
 
 sanitize: $(READY)  ## every C program under the address, undefined-behaviour and thread sanitizers
 	$(BIN)/python -m tests.runtime.sanitize
+
+distributed: $(READY)  ## every loss over classes in shards, in four processes
+	LOSSGEN_EVERY_LOSS=1 $(BIN)/python -m pytest tests/distributed $(PYTEST_ARGS)
 
 emulate: $(READY)  ## every launch of six losses' row kernels, compiled for sm_80, without a GPU; WORD=...: some
 	$(BIN)/python -m tests.emulation every "$(WORD)"

@@ -570,7 +570,8 @@ def adv_comp_sum_loss(
     tau: float = 1.5, rho: float = 1.0, nu: float = 1.0, weight: Tensor | None = None,
     row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
     ignore_index: int = -100, reduction: str = "mean", backend: str = "auto",
-    inplace_grad: bool = False, class_dim: int | None = None, **unknown: NoReturn,
+    inplace_grad: bool = False, class_dim: int | None = None, group: rt.Group | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """Smooth adversarial comp-sum loss.
 
@@ -591,7 +592,7 @@ def adv_comp_sum_loss(
         rt.refuse(adv_comp_sum_loss, more, unknown)
     return LOSS(
         logits, target, (adversarial_x,), (tau, rho, nu), (), ignore_index, reduction, backend,
-        inplace_grad, class_dim, weight, row_weight, normalizer,
+        inplace_grad, class_dim, weight, row_weight, normalizer, group,
     )
 
 
@@ -607,8 +608,8 @@ def linear_adv_comp_sum_loss(
     row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
     linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
     shift: int = 0, memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
-    skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
-    backend: str = "auto", **unknown: NoReturn,
+    skip_ignored: bool | None = None, group: rt.Group | None = None, ignore_index: int = -100,
+    reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`adv_comp_sum_loss`, of a linear layer without its logits."""
     if more or unknown:
@@ -619,7 +620,7 @@ def linear_adv_comp_sum_loss(
         reduction,
         rt.LinearOptions(
             softcap=softcap, temperature=temperature, shift=shift, memory_budget=memory_budget,
-            schedule=schedule, filter=filter, skip_ignored=skip_ignored,
+            schedule=schedule, filter=filter, skip_ignored=skip_ignored, group=group,
         ),
         rt.Weights(weight, row_weight, normalizer),
     )

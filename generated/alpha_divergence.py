@@ -738,7 +738,7 @@ def alpha_divergence_loss(
     logits: Tensor, teacher: Tensor | rt.Entries, *more: NoReturn, alpha: float = 0.5,
     row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
     reduction: str = "mean", backend: str = "auto", inplace_grad: bool = False,
-    class_dim: int | None = None, **unknown: NoReturn,
+    class_dim: int | None = None, group: rt.Group | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """Alpha divergence distillation.
 
@@ -756,7 +756,7 @@ def alpha_divergence_loss(
         rt.refuse(alpha_divergence_loss, more, unknown)
     return LOSS(
         logits, None, (teacher,), (alpha,), (), -100, reduction, backend, inplace_grad, class_dim,
-        None, row_weight, normalizer,
+        None, row_weight, normalizer, group,
     )
 
 
@@ -770,8 +770,8 @@ def linear_alpha_divergence_loss(
     *more: NoReturn, alpha: float = 0.5, row_weight: Tensor | None = None,
     normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None,
     softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None,
-    schedule: str = "auto", filter: bool = True, reduction: str = "mean", backend: str = "auto",
-    **unknown: NoReturn,
+    schedule: str = "auto", filter: bool = True, group: rt.Group | None = None,
+    reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`alpha_divergence_loss`, of a linear layer without its logits."""
     if more or unknown:
@@ -781,7 +781,7 @@ def linear_alpha_divergence_loss(
         rt.Arguments(None, (teacher,), (alpha,), (), -100, backend), reduction,
         rt.LinearOptions(
             softcap=softcap, temperature=temperature, memory_budget=memory_budget,
-            schedule=schedule, filter=filter,
+            schedule=schedule, filter=filter, group=group,
         ),
         rt.Weights(None, row_weight, normalizer),
     )

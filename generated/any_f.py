@@ -416,7 +416,8 @@ class AnyFParts(NamedTuple):
 def any_f_parts(
     logits: Tensor, label: Tensor | rt.Entries, of_found: Tensor | rt.Entries,
     of_present: Tensor | rt.Entries, of_positive: Tensor | rt.Entries, *more: NoReturn,
-    steep: float = 73.0, backend: str = "auto", class_dim: int | None = None, **unknown: NoReturn,
+    steep: float = 73.0, backend: str = "auto", class_dim: int | None = None,
+    group: rt.Group | None = None, **unknown: NoReturn,
 ) -> AnyFParts:
     """AnyLoss of the F-score, what is summed of each row.
 
@@ -442,7 +443,7 @@ def any_f_parts(
     return AnyFParts(
         *LOSS.rows(
             logits, None, (label, of_found, of_present, of_positive), (steep,), (), -100, backend,
-            class_dim,
+            class_dim, group,
         )
     )
 
@@ -455,7 +456,7 @@ def linear_any_f_parts(
     of_positive: Tensor | tuple[Tensor, ...] | rt.Entries, *more: NoReturn, steep: float = 73.0,
     linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
     memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
-    backend: str = "auto", **unknown: NoReturn,
+    group: rt.Group | None = None, backend: str = "auto", **unknown: NoReturn,
 ) -> AnyFParts:
     """As :func:`any_f_parts`, of a linear layer without its logits."""
     if more or unknown:
@@ -468,7 +469,7 @@ def linear_any_f_parts(
             ),
             rt.LinearOptions(
                 softcap=softcap, temperature=temperature, memory_budget=memory_budget,
-                schedule=schedule, filter=filter,
+                schedule=schedule, filter=filter, group=group,
             ),
         )
     )

@@ -500,7 +500,7 @@ def asl_single_label_loss(
     smoothing: float = 0.1, weight: Tensor | None = None, row_weight: Tensor | None = None,
     normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: str = "mean",
     backend: str = "auto", inplace_grad: bool = False, class_dim: int | None = None,
-    **unknown: NoReturn,
+    group: rt.Group | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """Asymmetric loss, single label.
 
@@ -518,7 +518,7 @@ def asl_single_label_loss(
         rt.refuse(asl_single_label_loss, more, unknown)
     return LOSS(
         logits, target, (), (gamma_pos, gamma_neg, smoothing), (), ignore_index, reduction, backend,
-        inplace_grad, class_dim, weight, row_weight, normalizer,
+        inplace_grad, class_dim, weight, row_weight, normalizer, group,
     )
 
 
@@ -533,8 +533,8 @@ def linear_asl_single_label_loss(
     row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
     linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
     shift: int = 0, memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
-    skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
-    backend: str = "auto", **unknown: NoReturn,
+    skip_ignored: bool | None = None, group: rt.Group | None = None, ignore_index: int = -100,
+    reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`asl_single_label_loss`, of a linear layer without its logits."""
     if more or unknown:
@@ -545,7 +545,7 @@ def linear_asl_single_label_loss(
         reduction,
         rt.LinearOptions(
             softcap=softcap, temperature=temperature, shift=shift, memory_budget=memory_budget,
-            schedule=schedule, filter=filter, skip_ignored=skip_ignored,
+            schedule=schedule, filter=filter, skip_ignored=skip_ignored, group=group,
         ),
         rt.Weights(weight, row_weight, normalizer),
     )

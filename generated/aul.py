@@ -372,7 +372,7 @@ def aul_loss(
     weight: Tensor | None = None, row_weight: Tensor | None = None,
     normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: str = "mean",
     backend: str = "auto", inplace_grad: bool = False, class_dim: int | None = None,
-    **unknown: NoReturn,
+    group: rt.Group | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """Asymmetric unhinged loss.
 
@@ -388,7 +388,7 @@ def aul_loss(
         rt.refuse(aul_loss, more, unknown)
     return LOSS(
         logits, target, (), (a, q), (), ignore_index, reduction, backend, inplace_grad, class_dim,
-        weight, row_weight, normalizer,
+        weight, row_weight, normalizer, group,
     )
 
 
@@ -403,8 +403,8 @@ def linear_aul_loss(
     normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None,
     softcap: float | None = None, temperature: float = 1.0, shift: int = 0,
     memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
-    skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
-    backend: str = "auto", **unknown: NoReturn,
+    skip_ignored: bool | None = None, group: rt.Group | None = None, ignore_index: int = -100,
+    reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`aul_loss`, of a linear layer without its logits."""
     if more or unknown:
@@ -414,7 +414,7 @@ def linear_aul_loss(
         rt.Arguments(target, (), (a, q), (), ignore_index, backend), reduction,
         rt.LinearOptions(
             softcap=softcap, temperature=temperature, shift=shift, memory_budget=memory_budget,
-            schedule=schedule, filter=filter, skip_ignored=skip_ignored,
+            schedule=schedule, filter=filter, skip_ignored=skip_ignored, group=group,
         ),
         rt.Weights(weight, row_weight, normalizer),
     )

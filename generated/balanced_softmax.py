@@ -387,7 +387,8 @@ def balanced_softmax_loss(
     logits: Tensor, target: Tensor, *more: NoReturn, counts: Tensor, weight: Tensor | None = None,
     row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
     ignore_index: int = -100, reduction: str = "mean", backend: str = "auto",
-    inplace_grad: bool = False, class_dim: int | None = None, **unknown: NoReturn,
+    inplace_grad: bool = False, class_dim: int | None = None, group: rt.Group | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """Balanced softmax.
 
@@ -402,7 +403,7 @@ def balanced_softmax_loss(
         rt.refuse(balanced_softmax_loss, more, unknown)
     return LOSS(
         logits, target, (), (), (counts,), ignore_index, reduction, backend, inplace_grad,
-        class_dim, weight, row_weight, normalizer,
+        class_dim, weight, row_weight, normalizer, group,
     )
 
 
@@ -417,8 +418,8 @@ def linear_balanced_softmax_loss(
     normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None,
     softcap: float | None = None, temperature: float = 1.0, shift: int = 0,
     memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
-    skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
-    backend: str = "auto", **unknown: NoReturn,
+    skip_ignored: bool | None = None, group: rt.Group | None = None, ignore_index: int = -100,
+    reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`balanced_softmax_loss`, of a linear layer without its logits."""
     if more or unknown:
@@ -428,7 +429,7 @@ def linear_balanced_softmax_loss(
         rt.Arguments(target, (), (), (counts,), ignore_index, backend), reduction,
         rt.LinearOptions(
             softcap=softcap, temperature=temperature, shift=shift, memory_budget=memory_budget,
-            schedule=schedule, filter=filter, skip_ignored=skip_ignored,
+            schedule=schedule, filter=filter, skip_ignored=skip_ignored, group=group,
         ),
         rt.Weights(weight, row_weight, normalizer),
     )

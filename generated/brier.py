@@ -382,7 +382,8 @@ def brier_loss(
     logits: Tensor, target: Tensor, *more: NoReturn, weight: Tensor | None = None,
     row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
     ignore_index: int = -100, reduction: str = "mean", backend: str = "auto",
-    inplace_grad: bool = False, class_dim: int | None = None, **unknown: NoReturn,
+    inplace_grad: bool = False, class_dim: int | None = None, group: rt.Group | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """Brier (quadratic) score.
 
@@ -394,7 +395,7 @@ def brier_loss(
         rt.refuse(brier_loss, more, unknown)
     return LOSS(
         logits, target, (), (), (), ignore_index, reduction, backend, inplace_grad, class_dim,
-        weight, row_weight, normalizer,
+        weight, row_weight, normalizer, group,
     )
 
 
@@ -409,8 +410,8 @@ def linear_brier_loss(
     normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None,
     softcap: float | None = None, temperature: float = 1.0, shift: int = 0,
     memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
-    skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
-    backend: str = "auto", **unknown: NoReturn,
+    skip_ignored: bool | None = None, group: rt.Group | None = None, ignore_index: int = -100,
+    reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`brier_loss`, of a linear layer without its logits."""
     if more or unknown:
@@ -420,7 +421,7 @@ def linear_brier_loss(
         rt.Arguments(target, (), (), (), ignore_index, backend), reduction,
         rt.LinearOptions(
             softcap=softcap, temperature=temperature, shift=shift, memory_budget=memory_budget,
-            schedule=schedule, filter=filter, skip_ignored=skip_ignored,
+            schedule=schedule, filter=filter, skip_ignored=skip_ignored, group=group,
         ),
         rt.Weights(weight, row_weight, normalizer),
     )

@@ -361,7 +361,8 @@ def comp_sum_loss(
     logits: Tensor, target: Tensor, *more: NoReturn, tau: float = 1.5, weight: Tensor | None = None,
     row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
     ignore_index: int = -100, reduction: str = "mean", backend: str = "auto",
-    inplace_grad: bool = False, class_dim: int | None = None, **unknown: NoReturn,
+    inplace_grad: bool = False, class_dim: int | None = None, group: rt.Group | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """Comp-sum loss.
 
@@ -377,7 +378,7 @@ def comp_sum_loss(
         rt.refuse(comp_sum_loss, more, unknown)
     return LOSS(
         logits, target, (), (tau,), (), ignore_index, reduction, backend, inplace_grad, class_dim,
-        weight, row_weight, normalizer,
+        weight, row_weight, normalizer, group,
     )
 
 
@@ -392,8 +393,8 @@ def linear_comp_sum_loss(
     normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None,
     softcap: float | None = None, temperature: float = 1.0, shift: int = 0,
     memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
-    skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
-    backend: str = "auto", **unknown: NoReturn,
+    skip_ignored: bool | None = None, group: rt.Group | None = None, ignore_index: int = -100,
+    reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`comp_sum_loss`, of a linear layer without its logits."""
     if more or unknown:
@@ -403,7 +404,7 @@ def linear_comp_sum_loss(
         rt.Arguments(target, (), (tau,), (), ignore_index, backend), reduction,
         rt.LinearOptions(
             softcap=softcap, temperature=temperature, shift=shift, memory_budget=memory_budget,
-            schedule=schedule, filter=filter, skip_ignored=skip_ignored,
+            schedule=schedule, filter=filter, skip_ignored=skip_ignored, group=group,
         ),
         rt.Weights(weight, row_weight, normalizer),
     )

@@ -277,7 +277,8 @@ LOSS = rt.RowLoss(
 def coral_loss(
     logits: Tensor, *more: NoReturn, level: Tensor, row_weight: Tensor | None = None,
     normalizer: Tensor | float | None = None, reduction: str = "mean", backend: str = "auto",
-    inplace_grad: bool = False, class_dim: int | None = None, **unknown: NoReturn,
+    inplace_grad: bool = False, class_dim: int | None = None, group: rt.Group | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """CORAL, consistent rank logits.
 
@@ -292,7 +293,7 @@ def coral_loss(
         rt.refuse(coral_loss, more, unknown)
     return LOSS(
         logits, None, (), (), (level,), -100, reduction, backend, inplace_grad, class_dim, None,
-        row_weight, normalizer,
+        row_weight, normalizer, group,
     )
 
 
@@ -306,7 +307,8 @@ def linear_coral_loss(
     row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
     linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
     memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
-    reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
+    group: rt.Group | None = None, reduction: str = "mean", backend: str = "auto",
+    **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`coral_loss`, of a linear layer without its logits."""
     if more or unknown:
@@ -316,7 +318,7 @@ def linear_coral_loss(
         rt.Arguments(None, (), (), (level,), -100, backend), reduction,
         rt.LinearOptions(
             softcap=softcap, temperature=temperature, memory_budget=memory_budget,
-            schedule=schedule, filter=filter,
+            schedule=schedule, filter=filter, group=group,
         ),
         rt.Weights(None, row_weight, normalizer),
     )

@@ -371,7 +371,7 @@ def cosface_loss(
     weight: Tensor | None = None, row_weight: Tensor | None = None,
     normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: str = "mean",
     backend: str = "auto", inplace_grad: bool = False, class_dim: int | None = None,
-    **unknown: NoReturn,
+    group: rt.Group | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """CosFace, additive margin softmax.
 
@@ -387,7 +387,7 @@ def cosface_loss(
         rt.refuse(cosface_loss, more, unknown)
     return LOSS(
         logits, target, (), (s, m), (), ignore_index, reduction, backend, inplace_grad, class_dim,
-        weight, row_weight, normalizer,
+        weight, row_weight, normalizer, group,
     )
 
 
@@ -402,8 +402,8 @@ def linear_cosface_loss(
     normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None,
     softcap: float | None = None, temperature: float = 1.0, shift: int = 0,
     memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
-    skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
-    backend: str = "auto", **unknown: NoReturn,
+    skip_ignored: bool | None = None, group: rt.Group | None = None, ignore_index: int = -100,
+    reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`cosface_loss`, of a linear layer without its logits."""
     if more or unknown:
@@ -413,7 +413,7 @@ def linear_cosface_loss(
         rt.Arguments(target, (), (s, m), (), ignore_index, backend), reduction,
         rt.LinearOptions(
             softcap=softcap, temperature=temperature, shift=shift, memory_budget=memory_budget,
-            schedule=schedule, filter=filter, skip_ignored=skip_ignored,
+            schedule=schedule, filter=filter, skip_ignored=skip_ignored, group=group,
         ),
         rt.Weights(weight, row_weight, normalizer),
     )

@@ -1386,7 +1386,7 @@ def cross_entropy_loss(
     weight: Tensor | None = None, row_weight: Tensor | None = None,
     normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: str = "mean",
     backend: str = "auto", inplace_grad: bool = False, class_dim: int | None = None,
-    **unknown: NoReturn,
+    group: rt.Group | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """Cross-entropy with label smoothing, z-loss, class weights, softcap and temperature.
 
@@ -1411,6 +1411,7 @@ def cross_entropy_loss(
     return LOSS(
         logits, target, (), (label_smoothing, z_loss, softcap, temperature), (weight,),
         ignore_index, reduction, backend, inplace_grad, class_dim, None, row_weight, normalizer,
+        group,
     )
 
 
@@ -1425,8 +1426,8 @@ def linear_cross_entropy_loss(
     temperature: float = 1.0, weight: Tensor | None = None, row_weight: Tensor | None = None,
     normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, shift: int = 0,
     memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
-    skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
-    backend: str = "auto", **unknown: NoReturn,
+    skip_ignored: bool | None = None, group: rt.Group | None = None, ignore_index: int = -100,
+    reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`cross_entropy_loss`, of a linear layer without its logits."""
     if more or unknown:
@@ -1440,7 +1441,7 @@ def linear_cross_entropy_loss(
         reduction,
         rt.LinearOptions(
             shift=shift, memory_budget=memory_budget, schedule=schedule, filter=filter,
-            skip_ignored=skip_ignored,
+            skip_ignored=skip_ignored, group=group,
         ),
         rt.Weights(None, row_weight, normalizer),
     )

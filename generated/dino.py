@@ -610,7 +610,8 @@ def dino_loss(
     logits: Tensor, teacher: Tensor | rt.Entries, *more: NoReturn, tau_student: float = 0.1,
     tau_teacher: float = 0.04, center: Tensor, row_weight: Tensor | None = None,
     normalizer: Tensor | float | None = None, reduction: str = "mean", backend: str = "auto",
-    inplace_grad: bool = False, class_dim: int | None = None, **unknown: NoReturn,
+    inplace_grad: bool = False, class_dim: int | None = None, group: rt.Group | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """DINO self-distillation.
 
@@ -628,7 +629,7 @@ def dino_loss(
         rt.refuse(dino_loss, more, unknown)
     return LOSS(
         logits, None, (teacher,), (tau_student, tau_teacher), (center,), -100, reduction, backend,
-        inplace_grad, class_dim, None, row_weight, normalizer,
+        inplace_grad, class_dim, None, row_weight, normalizer, group,
     )
 
 
@@ -643,7 +644,8 @@ def linear_dino_loss(
     row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
     linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
     memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
-    reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
+    group: rt.Group | None = None, reduction: str = "mean", backend: str = "auto",
+    **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`dino_loss`, of a linear layer without its logits."""
     if more or unknown:
@@ -654,7 +656,7 @@ def linear_dino_loss(
         reduction,
         rt.LinearOptions(
             softcap=softcap, temperature=temperature, memory_budget=memory_budget,
-            schedule=schedule, filter=filter,
+            schedule=schedule, filter=filter, group=group,
         ),
         rt.Weights(None, row_weight, normalizer),
     )

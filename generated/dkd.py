@@ -630,7 +630,8 @@ def dkd_loss(
     alpha: float = 1.0, beta: float = 8.0, weight: Tensor | None = None,
     row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
     ignore_index: int = -100, reduction: str = "mean", backend: str = "auto",
-    inplace_grad: bool = False, class_dim: int | None = None, **unknown: NoReturn,
+    inplace_grad: bool = False, class_dim: int | None = None, group: rt.Group | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """Decoupled knowledge distillation.
 
@@ -649,7 +650,7 @@ def dkd_loss(
         rt.refuse(dkd_loss, more, unknown)
     return LOSS(
         logits, target, (teacher,), (T, alpha, beta), (), ignore_index, reduction, backend,
-        inplace_grad, class_dim, weight, row_weight, normalizer,
+        inplace_grad, class_dim, weight, row_weight, normalizer, group,
     )
 
 
@@ -665,8 +666,8 @@ def linear_dkd_loss(
     row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
     linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
     shift: int = 0, memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
-    skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
-    backend: str = "auto", **unknown: NoReturn,
+    skip_ignored: bool | None = None, group: rt.Group | None = None, ignore_index: int = -100,
+    reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`dkd_loss`, of a linear layer without its logits."""
     if more or unknown:
@@ -676,7 +677,7 @@ def linear_dkd_loss(
         rt.Arguments(target, (teacher,), (T, alpha, beta), (), ignore_index, backend), reduction,
         rt.LinearOptions(
             softcap=softcap, temperature=temperature, shift=shift, memory_budget=memory_budget,
-            schedule=schedule, filter=filter, skip_ignored=skip_ignored,
+            schedule=schedule, filter=filter, skip_ignored=skip_ignored, group=group,
         ),
         rt.Weights(weight, row_weight, normalizer),
     )

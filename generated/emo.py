@@ -437,7 +437,7 @@ def emo_loss(
     weight: Tensor | None = None, row_weight: Tensor | None = None,
     normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: str = "mean",
     backend: str = "auto", inplace_grad: bool = False, class_dim: int | None = None,
-    **unknown: NoReturn,
+    group: rt.Group | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """Earth mover distance optimisation.
 
@@ -453,7 +453,7 @@ def emo_loss(
         rt.refuse(emo_loss, more, unknown)
     return LOSS(
         logits, target, (cost,), (), (), ignore_index, reduction, backend, inplace_grad, class_dim,
-        weight, row_weight, normalizer,
+        weight, row_weight, normalizer, group,
     )
 
 
@@ -468,8 +468,8 @@ def linear_emo_loss(
     row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
     linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
     shift: int = 0, memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
-    skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
-    backend: str = "auto", **unknown: NoReturn,
+    skip_ignored: bool | None = None, group: rt.Group | None = None, ignore_index: int = -100,
+    reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`emo_loss`, of a linear layer without its logits."""
     if more or unknown:
@@ -479,7 +479,7 @@ def linear_emo_loss(
         rt.Arguments(target, (cost,), (), (), ignore_index, backend), reduction,
         rt.LinearOptions(
             softcap=softcap, temperature=temperature, shift=shift, memory_budget=memory_budget,
-            schedule=schedule, filter=filter, skip_ignored=skip_ignored,
+            schedule=schedule, filter=filter, skip_ignored=skip_ignored, group=group,
         ),
         rt.Weights(weight, row_weight, normalizer),
     )

@@ -469,7 +469,7 @@ def energy_ood_loss(
     logits: Tensor, *more: NoReturn, T: float = 1.0, m_in: float = -23.0, m_out: float = -5.0,
     inlier: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
     reduction: str = "mean", backend: str = "auto", inplace_grad: bool = False,
-    class_dim: int | None = None, **unknown: NoReturn,
+    class_dim: int | None = None, group: rt.Group | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """Energy bounded for out-of-distribution detection.
 
@@ -487,7 +487,7 @@ def energy_ood_loss(
         rt.refuse(energy_ood_loss, more, unknown)
     return LOSS(
         logits, None, (), (T, m_in, m_out), (inlier,), -100, reduction, backend, inplace_grad,
-        class_dim, None, row_weight, normalizer,
+        class_dim, None, row_weight, normalizer, group,
     )
 
 
@@ -501,8 +501,8 @@ def linear_energy_ood_loss(
     m_out: float = -5.0, inlier: Tensor, row_weight: Tensor | None = None,
     normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None,
     softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None,
-    schedule: str = "auto", filter: bool = True, reduction: str = "mean", backend: str = "auto",
-    **unknown: NoReturn,
+    schedule: str = "auto", filter: bool = True, group: rt.Group | None = None,
+    reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`energy_ood_loss`, of a linear layer without its logits."""
     if more or unknown:
@@ -512,7 +512,7 @@ def linear_energy_ood_loss(
         rt.Arguments(None, (), (T, m_in, m_out), (inlier,), -100, backend), reduction,
         rt.LinearOptions(
             softcap=softcap, temperature=temperature, memory_budget=memory_budget,
-            schedule=schedule, filter=filter,
+            schedule=schedule, filter=filter, group=group,
         ),
         rt.Weights(None, row_weight, normalizer),
     )

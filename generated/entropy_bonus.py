@@ -440,7 +440,8 @@ def entropy_bonus_loss(
     logits: Tensor, target: Tensor, *more: NoReturn, weight: float = 0.01, advantage: Tensor,
     row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
     ignore_index: int = -100, reduction: str = "mean", backend: str = "auto",
-    inplace_grad: bool = False, class_dim: int | None = None, **unknown: NoReturn,
+    inplace_grad: bool = False, class_dim: int | None = None, group: rt.Group | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """Policy gradient with an entropy bonus.
 
@@ -457,7 +458,7 @@ def entropy_bonus_loss(
         rt.refuse(entropy_bonus_loss, more, unknown)
     return LOSS(
         logits, target, (), (weight,), (advantage,), ignore_index, reduction, backend, inplace_grad,
-        class_dim, None, row_weight, normalizer,
+        class_dim, None, row_weight, normalizer, group,
     )
 
 
@@ -471,8 +472,8 @@ def linear_entropy_bonus_loss(
     advantage: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
     linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
     shift: int = 0, memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
-    skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
-    backend: str = "auto", **unknown: NoReturn,
+    skip_ignored: bool | None = None, group: rt.Group | None = None, ignore_index: int = -100,
+    reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`entropy_bonus_loss`, of a linear layer without its logits."""
     if more or unknown:
@@ -482,7 +483,7 @@ def linear_entropy_bonus_loss(
         rt.Arguments(target, (), (weight,), (advantage,), ignore_index, backend), reduction,
         rt.LinearOptions(
             softcap=softcap, temperature=temperature, shift=shift, memory_budget=memory_budget,
-            schedule=schedule, filter=filter, skip_ignored=skip_ignored,
+            schedule=schedule, filter=filter, skip_ignored=skip_ignored, group=group,
         ),
         rt.Weights(None, row_weight, normalizer),
     )

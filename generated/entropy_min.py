@@ -437,7 +437,8 @@ LOSS = rt.RowLoss(
 def entropy_min_loss(
     logits: Tensor, *more: NoReturn, row_weight: Tensor | None = None,
     normalizer: Tensor | float | None = None, reduction: str = "mean", backend: str = "auto",
-    inplace_grad: bool = False, class_dim: int | None = None, **unknown: NoReturn,
+    inplace_grad: bool = False, class_dim: int | None = None, group: rt.Group | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """Entropy minimisation.
 
@@ -449,7 +450,7 @@ def entropy_min_loss(
         rt.refuse(entropy_min_loss, more, unknown)
     return LOSS(
         logits, None, (), (), (), -100, reduction, backend, inplace_grad, class_dim, None,
-        row_weight, normalizer,
+        row_weight, normalizer, group,
     )
 
 
@@ -462,8 +463,8 @@ def linear_entropy_min_loss(
     hidden: Tensor, linear_weight: Tensor, *more: NoReturn, row_weight: Tensor | None = None,
     normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None,
     softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None,
-    schedule: str = "auto", filter: bool = True, reduction: str = "mean", backend: str = "auto",
-    **unknown: NoReturn,
+    schedule: str = "auto", filter: bool = True, group: rt.Group | None = None,
+    reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`entropy_min_loss`, of a linear layer without its logits."""
     if more or unknown:
@@ -473,7 +474,7 @@ def linear_entropy_min_loss(
         rt.Arguments(None, (), (), (), -100, backend), reduction,
         rt.LinearOptions(
             softcap=softcap, temperature=temperature, memory_budget=memory_budget,
-            schedule=schedule, filter=filter,
+            schedule=schedule, filter=filter, group=group,
         ),
         rt.Weights(None, row_weight, normalizer),
     )

@@ -616,7 +616,7 @@ def generalized_dice_parts(
     logits: Tensor, target: Tensor, of_labelled: Tensor | rt.Entries,
     of_overlap: Tensor | rt.Entries, of_predicted: Tensor | rt.Entries, *more: NoReturn,
     ignore_index: int = -100, backend: str = "auto", class_dim: int | None = None,
-    **unknown: NoReturn,
+    group: rt.Group | None = None, **unknown: NoReturn,
 ) -> GeneralizedDiceParts:
     """Generalized Dice loss, what is summed of each row.
 
@@ -639,7 +639,7 @@ def generalized_dice_parts(
     return GeneralizedDiceParts(
         *LOSS.rows(
             logits, target, (of_labelled, of_overlap, of_predicted), (), (), ignore_index, backend,
-            class_dim,
+            class_dim, group,
         )
     )
 
@@ -652,8 +652,8 @@ def linear_generalized_dice_parts(
     of_predicted: Tensor | tuple[Tensor, ...] | rt.Entries, *more: NoReturn,
     linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
     shift: int = 0, memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
-    skip_ignored: bool | None = None, ignore_index: int = -100, backend: str = "auto",
-    **unknown: NoReturn,
+    skip_ignored: bool | None = None, group: rt.Group | None = None, ignore_index: int = -100,
+    backend: str = "auto", **unknown: NoReturn,
 ) -> GeneralizedDiceParts:
     """As :func:`generalized_dice_parts`, of a linear layer without its logits."""
     if more or unknown:
@@ -666,7 +666,7 @@ def linear_generalized_dice_parts(
             ),
             rt.LinearOptions(
                 softcap=softcap, temperature=temperature, shift=shift, memory_budget=memory_budget,
-                schedule=schedule, filter=filter, skip_ignored=skip_ignored,
+                schedule=schedule, filter=filter, skip_ignored=skip_ignored, group=group,
             ),
         )
     )

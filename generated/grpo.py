@@ -497,7 +497,7 @@ def grpo_loss(
     weight: Tensor | None = None, row_weight: Tensor | None = None,
     normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: str = "mean",
     backend: str = "auto", inplace_grad: bool = False, class_dim: int | None = None,
-    **unknown: NoReturn,
+    group: rt.Group | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """GRPO token loss.
 
@@ -518,7 +518,7 @@ def grpo_loss(
         rt.refuse(grpo_loss, more, unknown)
     return LOSS(
         logits, target, (), (low, high, beta), (advantage, old_logp, ref_logp), ignore_index,
-        reduction, backend, inplace_grad, class_dim, weight, row_weight, normalizer,
+        reduction, backend, inplace_grad, class_dim, weight, row_weight, normalizer, group,
     )
 
 
@@ -534,8 +534,8 @@ def linear_grpo_loss(
     normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None,
     softcap: float | None = None, temperature: float = 1.0, shift: int = 0,
     memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
-    skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
-    backend: str = "auto", **unknown: NoReturn,
+    skip_ignored: bool | None = None, group: rt.Group | None = None, ignore_index: int = -100,
+    reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`grpo_loss`, of a linear layer without its logits."""
     if more or unknown:
@@ -548,7 +548,7 @@ def linear_grpo_loss(
         reduction,
         rt.LinearOptions(
             softcap=softcap, temperature=temperature, shift=shift, memory_budget=memory_budget,
-            schedule=schedule, filter=filter, skip_ignored=skip_ignored,
+            schedule=schedule, filter=filter, skip_ignored=skip_ignored, group=group,
         ),
         rt.Weights(weight, row_weight, normalizer),
     )

@@ -643,7 +643,7 @@ def hl_gauss_loss(
     logits: Tensor, *more: NoReturn, low: float = 0.0, high: float = 1.0, sigma: float = 0.1,
     value: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
     reduction: str = "mean", backend: str = "auto", inplace_grad: bool = False,
-    class_dim: int | None = None, **unknown: NoReturn,
+    class_dim: int | None = None, group: rt.Group | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """HL-Gauss, a histogram of a Gaussian around the value.
 
@@ -662,7 +662,7 @@ def hl_gauss_loss(
         rt.refuse(hl_gauss_loss, more, unknown)
     return LOSS(
         logits, None, (), (low, high, sigma), (value,), -100, reduction, backend, inplace_grad,
-        class_dim, None, row_weight, normalizer,
+        class_dim, None, row_weight, normalizer, group,
     )
 
 
@@ -676,8 +676,8 @@ def linear_hl_gauss_loss(
     sigma: float = 0.1, value: Tensor, row_weight: Tensor | None = None,
     normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None,
     softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None,
-    schedule: str = "auto", filter: bool = True, reduction: str = "mean", backend: str = "auto",
-    **unknown: NoReturn,
+    schedule: str = "auto", filter: bool = True, group: rt.Group | None = None,
+    reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`hl_gauss_loss`, of a linear layer without its logits."""
     if more or unknown:
@@ -687,7 +687,7 @@ def linear_hl_gauss_loss(
         rt.Arguments(None, (), (low, high, sigma), (value,), -100, backend), reduction,
         rt.LinearOptions(
             softcap=softcap, temperature=temperature, memory_budget=memory_budget,
-            schedule=schedule, filter=filter,
+            schedule=schedule, filter=filter, group=group,
         ),
         rt.Weights(None, row_weight, normalizer),
     )

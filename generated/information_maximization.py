@@ -517,7 +517,7 @@ class InformationMaximizationParts(NamedTuple):
 @rt.documented
 def information_maximization_parts(
     logits: Tensor, of_marginal: Tensor | rt.Entries, *more: NoReturn, backend: str = "auto",
-    class_dim: int | None = None, **unknown: NoReturn,
+    class_dim: int | None = None, group: rt.Group | None = None, **unknown: NoReturn,
 ) -> InformationMaximizationParts:
     """Information maximization, what is summed of each row.
 
@@ -533,7 +533,7 @@ def information_maximization_parts(
     if more or unknown:
         rt.refuse(information_maximization_parts, more, unknown)
     return InformationMaximizationParts(
-        *LOSS.rows(logits, None, (of_marginal,), (), (), -100, backend, class_dim)
+        *LOSS.rows(logits, None, (of_marginal,), (), (), -100, backend, class_dim, group)
     )
 
 
@@ -542,7 +542,7 @@ def linear_information_maximization_parts(
     hidden: Tensor, linear_weight: Tensor, of_marginal: Tensor | tuple[Tensor, ...] | rt.Entries,
     *more: NoReturn, linear_bias: Tensor | None = None, softcap: float | None = None,
     temperature: float = 1.0, memory_budget: int | None = None, schedule: str = "auto",
-    filter: bool = True, backend: str = "auto", **unknown: NoReturn,
+    filter: bool = True, group: rt.Group | None = None, backend: str = "auto", **unknown: NoReturn,
 ) -> InformationMaximizationParts:
     """As :func:`information_maximization_parts`, of a linear layer without its logits."""
     if more or unknown:
@@ -553,7 +553,7 @@ def linear_information_maximization_parts(
             rt.Arguments(None, (of_marginal,), (), (), -100, backend),
             rt.LinearOptions(
                 softcap=softcap, temperature=temperature, memory_budget=memory_budget,
-                schedule=schedule, filter=filter,
+                schedule=schedule, filter=filter, group=group,
             ),
         )
     )

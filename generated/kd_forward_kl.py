@@ -633,7 +633,7 @@ def kd_forward_kl_loss(
     logits: Tensor, teacher: Tensor | rt.Entries, *more: NoReturn, T: float = 4.0,
     row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
     reduction: str = "mean", backend: str = "auto", inplace_grad: bool = False,
-    class_dim: int | None = None, **unknown: NoReturn,
+    class_dim: int | None = None, group: rt.Group | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """Knowledge distillation, forward KL.
 
@@ -649,7 +649,7 @@ def kd_forward_kl_loss(
         rt.refuse(kd_forward_kl_loss, more, unknown)
     return LOSS(
         logits, None, (teacher,), (T,), (), -100, reduction, backend, inplace_grad, class_dim, None,
-        row_weight, normalizer,
+        row_weight, normalizer, group,
     )
 
 
@@ -663,8 +663,8 @@ def linear_kd_forward_kl_loss(
     *more: NoReturn, T: float = 4.0, row_weight: Tensor | None = None,
     normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None,
     softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None,
-    schedule: str = "auto", filter: bool = True, reduction: str = "mean", backend: str = "auto",
-    **unknown: NoReturn,
+    schedule: str = "auto", filter: bool = True, group: rt.Group | None = None,
+    reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`kd_forward_kl_loss`, of a linear layer without its logits."""
     if more or unknown:
@@ -674,7 +674,7 @@ def linear_kd_forward_kl_loss(
         rt.Arguments(None, (teacher,), (T,), (), -100, backend), reduction,
         rt.LinearOptions(
             softcap=softcap, temperature=temperature, memory_budget=memory_budget,
-            schedule=schedule, filter=filter,
+            schedule=schedule, filter=filter, group=group,
         ),
         rt.Weights(None, row_weight, normalizer),
     )

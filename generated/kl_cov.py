@@ -425,7 +425,7 @@ def kl_cov_loss(
     old_logp: Tensor, selected: Tensor, row_weight: Tensor | None = None,
     normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: str = "mean",
     backend: str = "auto", inplace_grad: bool = False, class_dim: int | None = None,
-    **unknown: NoReturn,
+    group: rt.Group | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """KL-Cov token loss.
 
@@ -444,7 +444,7 @@ def kl_cov_loss(
         rt.refuse(kl_cov_loss, more, unknown)
     return LOSS(
         logits, target, (), (weight,), (advantage, old_logp, selected), ignore_index, reduction,
-        backend, inplace_grad, class_dim, None, row_weight, normalizer,
+        backend, inplace_grad, class_dim, None, row_weight, normalizer, group,
     )
 
 
@@ -459,8 +459,8 @@ def linear_kl_cov_loss(
     normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None,
     softcap: float | None = None, temperature: float = 1.0, shift: int = 0,
     memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
-    skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
-    backend: str = "auto", **unknown: NoReturn,
+    skip_ignored: bool | None = None, group: rt.Group | None = None, ignore_index: int = -100,
+    reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`kl_cov_loss`, of a linear layer without its logits."""
     if more or unknown:
@@ -471,7 +471,7 @@ def linear_kl_cov_loss(
         reduction,
         rt.LinearOptions(
             softcap=softcap, temperature=temperature, shift=shift, memory_budget=memory_budget,
-            schedule=schedule, filter=filter, skip_ignored=skip_ignored,
+            schedule=schedule, filter=filter, skip_ignored=skip_ignored, group=group,
         ),
         rt.Weights(None, row_weight, normalizer),
     )

@@ -523,7 +523,8 @@ def logit_pairing_loss(
     logits: Tensor, target: Tensor, adversarial_x: Tensor | rt.Entries, *more: NoReturn,
     weight: float = 0.5, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
     ignore_index: int = -100, reduction: str = "mean", backend: str = "auto",
-    inplace_grad: bool = False, class_dim: int | None = None, **unknown: NoReturn,
+    inplace_grad: bool = False, class_dim: int | None = None, group: rt.Group | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """Adversarial logit pairing.
 
@@ -542,7 +543,7 @@ def logit_pairing_loss(
         rt.refuse(logit_pairing_loss, more, unknown)
     return LOSS(
         logits, target, (adversarial_x,), (weight,), (), ignore_index, reduction, backend,
-        inplace_grad, class_dim, None, row_weight, normalizer,
+        inplace_grad, class_dim, None, row_weight, normalizer, group,
     )
 
 
@@ -557,8 +558,8 @@ def linear_logit_pairing_loss(
     row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
     linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
     shift: int = 0, memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
-    skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
-    backend: str = "auto", **unknown: NoReturn,
+    skip_ignored: bool | None = None, group: rt.Group | None = None, ignore_index: int = -100,
+    reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`logit_pairing_loss`, of a linear layer without its logits."""
     if more or unknown:
@@ -568,7 +569,7 @@ def linear_logit_pairing_loss(
         rt.Arguments(target, (adversarial_x,), (weight,), (), ignore_index, backend), reduction,
         rt.LinearOptions(
             softcap=softcap, temperature=temperature, shift=shift, memory_budget=memory_budget,
-            schedule=schedule, filter=filter, skip_ignored=skip_ignored,
+            schedule=schedule, filter=filter, skip_ignored=skip_ignored, group=group,
         ),
         rt.Weights(None, row_weight, normalizer),
     )

@@ -416,7 +416,7 @@ class MarginalEntropyParts(NamedTuple):
 @rt.documented
 def marginal_entropy_parts(
     logits: Tensor, of_marginal: Tensor | rt.Entries, *more: NoReturn, backend: str = "auto",
-    class_dim: int | None = None, **unknown: NoReturn,
+    class_dim: int | None = None, group: rt.Group | None = None, **unknown: NoReturn,
 ) -> MarginalEntropyParts:
     """Entropy of the marginal, what is summed of each row.
 
@@ -431,7 +431,7 @@ def marginal_entropy_parts(
     if more or unknown:
         rt.refuse(marginal_entropy_parts, more, unknown)
     return MarginalEntropyParts(
-        *LOSS.rows(logits, None, (of_marginal,), (), (), -100, backend, class_dim)
+        *LOSS.rows(logits, None, (of_marginal,), (), (), -100, backend, class_dim, group)
     )
 
 
@@ -440,7 +440,7 @@ def linear_marginal_entropy_parts(
     hidden: Tensor, linear_weight: Tensor, of_marginal: Tensor | tuple[Tensor, ...] | rt.Entries,
     *more: NoReturn, linear_bias: Tensor | None = None, softcap: float | None = None,
     temperature: float = 1.0, memory_budget: int | None = None, schedule: str = "auto",
-    filter: bool = True, backend: str = "auto", **unknown: NoReturn,
+    filter: bool = True, group: rt.Group | None = None, backend: str = "auto", **unknown: NoReturn,
 ) -> MarginalEntropyParts:
     """As :func:`marginal_entropy_parts`, of a linear layer without its logits."""
     if more or unknown:
@@ -451,7 +451,7 @@ def linear_marginal_entropy_parts(
             rt.Arguments(None, (of_marginal,), (), (), -100, backend),
             rt.LinearOptions(
                 softcap=softcap, temperature=temperature, memory_budget=memory_budget,
-                schedule=schedule, filter=filter,
+                schedule=schedule, filter=filter, group=group,
             ),
         )
     )

@@ -454,7 +454,7 @@ class MDCAParts(NamedTuple):
 def mdca_parts(
     logits: Tensor, target: Tensor, of_part0: Tensor | rt.Entries, of_part1: Tensor | rt.Entries,
     *more: NoReturn, ignore_index: int = -100, backend: str = "auto", class_dim: int | None = None,
-    **unknown: NoReturn,
+    group: rt.Group | None = None, **unknown: NoReturn,
 ) -> MDCAParts:
     """Cross-entropy with the multi-class difference of confidence and accuracy, what is summed
         of each row.
@@ -474,7 +474,9 @@ def mdca_parts(
     if more or unknown:
         rt.refuse(mdca_parts, more, unknown)
     return MDCAParts(
-        *LOSS.rows(logits, target, (of_part0, of_part1), (), (), ignore_index, backend, class_dim)
+        *LOSS.rows(
+            logits, target, (of_part0, of_part1), (), (), ignore_index, backend, class_dim, group
+        )
     )
 
 
@@ -485,8 +487,8 @@ def linear_mdca_parts(
     of_part1: Tensor | tuple[Tensor, ...] | rt.Entries, *more: NoReturn,
     linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
     shift: int = 0, memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
-    skip_ignored: bool | None = None, ignore_index: int = -100, backend: str = "auto",
-    **unknown: NoReturn,
+    skip_ignored: bool | None = None, group: rt.Group | None = None, ignore_index: int = -100,
+    backend: str = "auto", **unknown: NoReturn,
 ) -> MDCAParts:
     """As :func:`mdca_parts`, of a linear layer without its logits."""
     if more or unknown:
@@ -497,7 +499,7 @@ def linear_mdca_parts(
             rt.Arguments(target, (of_part0, of_part1), (), (), ignore_index, backend),
             rt.LinearOptions(
                 softcap=softcap, temperature=temperature, shift=shift, memory_budget=memory_budget,
-                schedule=schedule, filter=filter, skip_ignored=skip_ignored,
+                schedule=schedule, filter=filter, skip_ignored=skip_ignored, group=group,
             ),
         )
     )

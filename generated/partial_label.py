@@ -649,7 +649,7 @@ def partial_label_loss(
     logits: Tensor, candidates: Tensor | rt.Entries, *more: NoReturn,
     row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
     reduction: str = "mean", backend: str = "auto", inplace_grad: bool = False,
-    class_dim: int | None = None, **unknown: NoReturn,
+    class_dim: int | None = None, group: rt.Group | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """Partial-label loss, the logarithm of the candidates' probability.
 
@@ -665,7 +665,7 @@ def partial_label_loss(
         rt.refuse(partial_label_loss, more, unknown)
     return LOSS(
         logits, None, (candidates,), (), (), -100, reduction, backend, inplace_grad, class_dim,
-        None, row_weight, normalizer,
+        None, row_weight, normalizer, group,
     )
 
 
@@ -679,7 +679,8 @@ def linear_partial_label_loss(
     *more: NoReturn, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
     linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
     memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
-    reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
+    group: rt.Group | None = None, reduction: str = "mean", backend: str = "auto",
+    **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`partial_label_loss`, of a linear layer without its logits."""
     if more or unknown:
@@ -689,7 +690,7 @@ def linear_partial_label_loss(
         rt.Arguments(None, (candidates,), (), (), -100, backend), reduction,
         rt.LinearOptions(
             softcap=softcap, temperature=temperature, memory_budget=memory_budget,
-            schedule=schedule, filter=filter,
+            schedule=schedule, filter=filter, group=group,
         ),
         rt.Weights(None, row_weight, normalizer),
     )

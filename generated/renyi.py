@@ -677,7 +677,7 @@ def renyi_loss(
     logits: Tensor, teacher: Tensor | rt.Entries, *more: NoReturn, alpha: float = 0.5,
     row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
     reduction: str = "mean", backend: str = "auto", inplace_grad: bool = False,
-    class_dim: int | None = None, **unknown: NoReturn,
+    class_dim: int | None = None, group: rt.Group | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """Renyi divergence distillation.
 
@@ -693,7 +693,7 @@ def renyi_loss(
         rt.refuse(renyi_loss, more, unknown)
     return LOSS(
         logits, None, (teacher,), (alpha,), (), -100, reduction, backend, inplace_grad, class_dim,
-        None, row_weight, normalizer,
+        None, row_weight, normalizer, group,
     )
 
 
@@ -707,8 +707,8 @@ def linear_renyi_loss(
     *more: NoReturn, alpha: float = 0.5, row_weight: Tensor | None = None,
     normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None,
     softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None,
-    schedule: str = "auto", filter: bool = True, reduction: str = "mean", backend: str = "auto",
-    **unknown: NoReturn,
+    schedule: str = "auto", filter: bool = True, group: rt.Group | None = None,
+    reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`renyi_loss`, of a linear layer without its logits."""
     if more or unknown:
@@ -718,7 +718,7 @@ def linear_renyi_loss(
         rt.Arguments(None, (teacher,), (alpha,), (), -100, backend), reduction,
         rt.LinearOptions(
             softcap=softcap, temperature=temperature, memory_budget=memory_budget,
-            schedule=schedule, filter=filter,
+            schedule=schedule, filter=filter, group=group,
         ),
         rt.Weights(None, row_weight, normalizer),
     )

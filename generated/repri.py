@@ -515,7 +515,7 @@ class RePRIParts(NamedTuple):
 @rt.documented
 def repri_parts(
     logits: Tensor, of_marginal: Tensor | rt.Entries, *more: NoReturn, backend: str = "auto",
-    class_dim: int | None = None, **unknown: NoReturn,
+    class_dim: int | None = None, group: rt.Group | None = None, **unknown: NoReturn,
 ) -> RePRIParts:
     """Entropy of rows and divergence of their marginal from a prior, what is summed of each row.
 
@@ -530,7 +530,9 @@ def repri_parts(
     """
     if more or unknown:
         rt.refuse(repri_parts, more, unknown)
-    return RePRIParts(*LOSS.rows(logits, None, (of_marginal,), (), (), -100, backend, class_dim))
+    return RePRIParts(
+        *LOSS.rows(logits, None, (of_marginal,), (), (), -100, backend, class_dim, group)
+    )
 
 
 @rt.documented
@@ -538,7 +540,7 @@ def linear_repri_parts(
     hidden: Tensor, linear_weight: Tensor, of_marginal: Tensor | tuple[Tensor, ...] | rt.Entries,
     *more: NoReturn, linear_bias: Tensor | None = None, softcap: float | None = None,
     temperature: float = 1.0, memory_budget: int | None = None, schedule: str = "auto",
-    filter: bool = True, backend: str = "auto", **unknown: NoReturn,
+    filter: bool = True, group: rt.Group | None = None, backend: str = "auto", **unknown: NoReturn,
 ) -> RePRIParts:
     """As :func:`repri_parts`, of a linear layer without its logits."""
     if more or unknown:
@@ -549,7 +551,7 @@ def linear_repri_parts(
             rt.Arguments(None, (of_marginal,), (), (), -100, backend),
             rt.LinearOptions(
                 softcap=softcap, temperature=temperature, memory_budget=memory_budget,
-                schedule=schedule, filter=filter,
+                schedule=schedule, filter=filter, group=group,
             ),
         )
     )

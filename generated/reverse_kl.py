@@ -662,7 +662,8 @@ LOSS = rt.RowLoss(
 def reverse_kl_loss(
     logits: Tensor, teacher: Tensor | rt.Entries, *more: NoReturn, row_weight: Tensor | None = None,
     normalizer: Tensor | float | None = None, reduction: str = "mean", backend: str = "auto",
-    inplace_grad: bool = False, class_dim: int | None = None, **unknown: NoReturn,
+    inplace_grad: bool = False, class_dim: int | None = None, group: rt.Group | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """Reverse KL distillation.
 
@@ -677,7 +678,7 @@ def reverse_kl_loss(
         rt.refuse(reverse_kl_loss, more, unknown)
     return LOSS(
         logits, None, (teacher,), (), (), -100, reduction, backend, inplace_grad, class_dim, None,
-        row_weight, normalizer,
+        row_weight, normalizer, group,
     )
 
 
@@ -691,7 +692,8 @@ def linear_reverse_kl_loss(
     *more: NoReturn, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
     linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
     memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
-    reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
+    group: rt.Group | None = None, reduction: str = "mean", backend: str = "auto",
+    **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`reverse_kl_loss`, of a linear layer without its logits."""
     if more or unknown:
@@ -701,7 +703,7 @@ def linear_reverse_kl_loss(
         rt.Arguments(None, (teacher,), (), (), -100, backend), reduction,
         rt.LinearOptions(
             softcap=softcap, temperature=temperature, memory_budget=memory_budget,
-            schedule=schedule, filter=filter,
+            schedule=schedule, filter=filter, group=group,
         ),
         rt.Weights(None, row_weight, normalizer),
     )

@@ -669,7 +669,7 @@ def rmt_symmetric_ce_loss(
     logits: Tensor, teacher: Tensor | rt.Entries, *more: NoReturn, alpha: float = 0.5,
     row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
     reduction: str = "mean", backend: str = "auto", inplace_grad: bool = False,
-    class_dim: int | None = None, **unknown: NoReturn,
+    class_dim: int | None = None, group: rt.Group | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """Symmetric cross-entropy with a teacher.
 
@@ -685,7 +685,7 @@ def rmt_symmetric_ce_loss(
         rt.refuse(rmt_symmetric_ce_loss, more, unknown)
     return LOSS(
         logits, None, (teacher,), (alpha,), (), -100, reduction, backend, inplace_grad, class_dim,
-        None, row_weight, normalizer,
+        None, row_weight, normalizer, group,
     )
 
 
@@ -699,8 +699,8 @@ def linear_rmt_symmetric_ce_loss(
     *more: NoReturn, alpha: float = 0.5, row_weight: Tensor | None = None,
     normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None,
     softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None,
-    schedule: str = "auto", filter: bool = True, reduction: str = "mean", backend: str = "auto",
-    **unknown: NoReturn,
+    schedule: str = "auto", filter: bool = True, group: rt.Group | None = None,
+    reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`rmt_symmetric_ce_loss`, of a linear layer without its logits."""
     if more or unknown:
@@ -710,7 +710,7 @@ def linear_rmt_symmetric_ce_loss(
         rt.Arguments(None, (teacher,), (alpha,), (), -100, backend), reduction,
         rt.LinearOptions(
             softcap=softcap, temperature=temperature, memory_budget=memory_budget,
-            schedule=schedule, filter=filter,
+            schedule=schedule, filter=filter, group=group,
         ),
         rt.Weights(None, row_weight, normalizer),
     )

@@ -448,7 +448,8 @@ def sapo_loss(
     advantage: Tensor, old_logp: Tensor, weight: Tensor | None = None,
     row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
     ignore_index: int = -100, reduction: str = "mean", backend: str = "auto",
-    inplace_grad: bool = False, class_dim: int | None = None, **unknown: NoReturn,
+    inplace_grad: bool = False, class_dim: int | None = None, group: rt.Group | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """SAPO, soft adaptive policy optimization.
 
@@ -466,7 +467,7 @@ def sapo_loss(
         rt.refuse(sapo_loss, more, unknown)
     return LOSS(
         logits, target, (), (tau_pos, tau_neg), (advantage, old_logp), ignore_index, reduction,
-        backend, inplace_grad, class_dim, weight, row_weight, normalizer,
+        backend, inplace_grad, class_dim, weight, row_weight, normalizer, group,
     )
 
 
@@ -481,8 +482,8 @@ def linear_sapo_loss(
     row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
     linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
     shift: int = 0, memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
-    skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
-    backend: str = "auto", **unknown: NoReturn,
+    skip_ignored: bool | None = None, group: rt.Group | None = None, ignore_index: int = -100,
+    reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`sapo_loss`, of a linear layer without its logits."""
     if more or unknown:
@@ -493,7 +494,7 @@ def linear_sapo_loss(
         reduction,
         rt.LinearOptions(
             softcap=softcap, temperature=temperature, shift=shift, memory_budget=memory_budget,
-            schedule=schedule, filter=filter, skip_ignored=skip_ignored,
+            schedule=schedule, filter=filter, skip_ignored=skip_ignored, group=group,
         ),
         rt.Weights(weight, row_weight, normalizer),
     )

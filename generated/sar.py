@@ -466,7 +466,8 @@ LOSS = rt.RowLoss(
 def sar_loss(
     logits: Tensor, *more: NoReturn, margin: float = 0.4, row_weight: Tensor | None = None,
     normalizer: Tensor | float | None = None, reduction: str = "mean", backend: str = "auto",
-    inplace_grad: bool = False, class_dim: int | None = None, **unknown: NoReturn,
+    inplace_grad: bool = False, class_dim: int | None = None, group: rt.Group | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """Reliable entropy minimisation.
 
@@ -482,7 +483,7 @@ def sar_loss(
         rt.refuse(sar_loss, more, unknown)
     return LOSS(
         logits, None, (), (margin,), (), -100, reduction, backend, inplace_grad, class_dim, None,
-        row_weight, normalizer,
+        row_weight, normalizer, group,
     )
 
 
@@ -496,7 +497,8 @@ def linear_sar_loss(
     row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
     linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
     memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
-    reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
+    group: rt.Group | None = None, reduction: str = "mean", backend: str = "auto",
+    **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`sar_loss`, of a linear layer without its logits."""
     if more or unknown:
@@ -506,7 +508,7 @@ def linear_sar_loss(
         rt.Arguments(None, (), (margin,), (), -100, backend), reduction,
         rt.LinearOptions(
             softcap=softcap, temperature=temperature, memory_budget=memory_budget,
-            schedule=schedule, filter=filter,
+            schedule=schedule, filter=filter, group=group,
         ),
         rt.Weights(None, row_weight, normalizer),
     )

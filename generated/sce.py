@@ -384,7 +384,7 @@ def sce_loss(
     A: float = -4.0, weight: Tensor | None = None, row_weight: Tensor | None = None,
     normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: str = "mean",
     backend: str = "auto", inplace_grad: bool = False, class_dim: int | None = None,
-    **unknown: NoReturn,
+    group: rt.Group | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """Symmetric cross-entropy.
 
@@ -401,7 +401,7 @@ def sce_loss(
         rt.refuse(sce_loss, more, unknown)
     return LOSS(
         logits, target, (), (alpha, beta, A), (), ignore_index, reduction, backend, inplace_grad,
-        class_dim, weight, row_weight, normalizer,
+        class_dim, weight, row_weight, normalizer, group,
     )
 
 
@@ -416,8 +416,8 @@ def linear_sce_loss(
     row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
     linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
     shift: int = 0, memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
-    skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
-    backend: str = "auto", **unknown: NoReturn,
+    skip_ignored: bool | None = None, group: rt.Group | None = None, ignore_index: int = -100,
+    reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`sce_loss`, of a linear layer without its logits."""
     if more or unknown:
@@ -427,7 +427,7 @@ def linear_sce_loss(
         rt.Arguments(target, (), (alpha, beta, A), (), ignore_index, backend), reduction,
         rt.LinearOptions(
             softcap=softcap, temperature=temperature, shift=shift, memory_budget=memory_budget,
-            schedule=schedule, filter=filter, skip_ignored=skip_ignored,
+            schedule=schedule, filter=filter, skip_ignored=skip_ignored, group=group,
         ),
         rt.Weights(weight, row_weight, normalizer),
     )

@@ -574,7 +574,8 @@ def seesaw_loss(
     compensation: float = 2.0, counts: Tensor, weight: Tensor | None = None,
     row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
     ignore_index: int = -100, reduction: str = "mean", backend: str = "auto",
-    inplace_grad: bool = False, class_dim: int | None = None, **unknown: NoReturn,
+    inplace_grad: bool = False, class_dim: int | None = None, group: rt.Group | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """Seesaw loss.
 
@@ -591,7 +592,7 @@ def seesaw_loss(
         rt.refuse(seesaw_loss, more, unknown)
     return LOSS(
         logits, target, (), (mitigation, compensation), (counts,), ignore_index, reduction, backend,
-        inplace_grad, class_dim, weight, row_weight, normalizer,
+        inplace_grad, class_dim, weight, row_weight, normalizer, group,
     )
 
 
@@ -606,8 +607,8 @@ def linear_seesaw_loss(
     row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
     linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
     shift: int = 0, memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
-    skip_ignored: bool | None = None, ignore_index: int = -100, reduction: str = "mean",
-    backend: str = "auto", **unknown: NoReturn,
+    skip_ignored: bool | None = None, group: rt.Group | None = None, ignore_index: int = -100,
+    reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`seesaw_loss`, of a linear layer without its logits."""
     if more or unknown:
@@ -618,7 +619,7 @@ def linear_seesaw_loss(
         reduction,
         rt.LinearOptions(
             softcap=softcap, temperature=temperature, shift=shift, memory_budget=memory_budget,
-            schedule=schedule, filter=filter, skip_ignored=skip_ignored,
+            schedule=schedule, filter=filter, skip_ignored=skip_ignored, group=group,
         ),
         rt.Weights(weight, row_weight, normalizer),
     )

@@ -286,7 +286,8 @@ LOSS = rt.RowLoss(
 def sigmoid_bce_loss(
     logits: Tensor, labels: Tensor | rt.Entries, *more: NoReturn, row_weight: Tensor | None = None,
     normalizer: Tensor | float | None = None, reduction: str = "mean", backend: str = "auto",
-    inplace_grad: bool = False, class_dim: int | None = None, **unknown: NoReturn,
+    inplace_grad: bool = False, class_dim: int | None = None, group: rt.Group | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """Multi-label binary cross-entropy.
 
@@ -302,7 +303,7 @@ def sigmoid_bce_loss(
         rt.refuse(sigmoid_bce_loss, more, unknown)
     return LOSS(
         logits, None, (labels,), (), (), -100, reduction, backend, inplace_grad, class_dim, None,
-        row_weight, normalizer,
+        row_weight, normalizer, group,
     )
 
 
@@ -316,7 +317,8 @@ def linear_sigmoid_bce_loss(
     *more: NoReturn, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
     linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
     memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
-    reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
+    group: rt.Group | None = None, reduction: str = "mean", backend: str = "auto",
+    **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`sigmoid_bce_loss`, of a linear layer without its logits."""
     if more or unknown:
@@ -326,7 +328,7 @@ def linear_sigmoid_bce_loss(
         rt.Arguments(None, (labels,), (), (), -100, backend), reduction,
         rt.LinearOptions(
             softcap=softcap, temperature=temperature, memory_budget=memory_budget,
-            schedule=schedule, filter=filter,
+            schedule=schedule, filter=filter, group=group,
         ),
         rt.Weights(None, row_weight, normalizer),
     )

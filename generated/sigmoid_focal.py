@@ -688,7 +688,7 @@ def sigmoid_focal_loss(
     logits: Tensor, labels: Tensor | rt.Entries, *more: NoReturn, alpha: float = 0.25,
     gamma: float = 2.0, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
     reduction: str = "mean", backend: str = "auto", inplace_grad: bool = False,
-    class_dim: int | None = None, **unknown: NoReturn,
+    class_dim: int | None = None, group: rt.Group | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """Multi-label focal loss.
 
@@ -707,7 +707,7 @@ def sigmoid_focal_loss(
         rt.refuse(sigmoid_focal_loss, more, unknown)
     return LOSS(
         logits, None, (labels,), (alpha, gamma), (), -100, reduction, backend, inplace_grad,
-        class_dim, None, row_weight, normalizer,
+        class_dim, None, row_weight, normalizer, group,
     )
 
 
@@ -721,8 +721,8 @@ def linear_sigmoid_focal_loss(
     *more: NoReturn, alpha: float = 0.25, gamma: float = 2.0, row_weight: Tensor | None = None,
     normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None,
     softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None,
-    schedule: str = "auto", filter: bool = True, reduction: str = "mean", backend: str = "auto",
-    **unknown: NoReturn,
+    schedule: str = "auto", filter: bool = True, group: rt.Group | None = None,
+    reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`sigmoid_focal_loss`, of a linear layer without its logits."""
     if more or unknown:
@@ -732,7 +732,7 @@ def linear_sigmoid_focal_loss(
         rt.Arguments(None, (labels,), (alpha, gamma), (), -100, backend), reduction,
         rt.LinearOptions(
             softcap=softcap, temperature=temperature, memory_budget=memory_budget,
-            schedule=schedule, filter=filter,
+            schedule=schedule, filter=filter, group=group,
         ),
         rt.Weights(None, row_weight, normalizer),
     )

@@ -709,7 +709,7 @@ def skew_kl_loss(
     logits: Tensor, teacher: Tensor | rt.Entries, *more: NoReturn, skew: float = 0.1,
     row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
     reduction: str = "mean", backend: str = "auto", inplace_grad: bool = False,
-    class_dim: int | None = None, **unknown: NoReturn,
+    class_dim: int | None = None, group: rt.Group | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """Skew KL divergence.
 
@@ -725,7 +725,7 @@ def skew_kl_loss(
         rt.refuse(skew_kl_loss, more, unknown)
     return LOSS(
         logits, None, (teacher,), (skew,), (), -100, reduction, backend, inplace_grad, class_dim,
-        None, row_weight, normalizer,
+        None, row_weight, normalizer, group,
     )
 
 
@@ -739,8 +739,8 @@ def linear_skew_kl_loss(
     *more: NoReturn, skew: float = 0.1, row_weight: Tensor | None = None,
     normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None,
     softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None,
-    schedule: str = "auto", filter: bool = True, reduction: str = "mean", backend: str = "auto",
-    **unknown: NoReturn,
+    schedule: str = "auto", filter: bool = True, group: rt.Group | None = None,
+    reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`skew_kl_loss`, of a linear layer without its logits."""
     if more or unknown:
@@ -750,7 +750,7 @@ def linear_skew_kl_loss(
         rt.Arguments(None, (teacher,), (skew,), (), -100, backend), reduction,
         rt.LinearOptions(
             softcap=softcap, temperature=temperature, memory_budget=memory_budget,
-            schedule=schedule, filter=filter,
+            schedule=schedule, filter=filter, group=group,
         ),
         rt.Weights(None, row_weight, normalizer),
     )

@@ -615,7 +615,7 @@ def soft_dice_parts(
     logits: Tensor, target: Tensor, of_overlap: Tensor | rt.Entries,
     of_predicted: Tensor | rt.Entries, of_labelled: Tensor | rt.Entries, *more: NoReturn,
     ignore_index: int = -100, backend: str = "auto", class_dim: int | None = None,
-    **unknown: NoReturn,
+    group: rt.Group | None = None, **unknown: NoReturn,
 ) -> SoftDiceParts:
     """Dice loss of a whole batch, what is summed of each row.
 
@@ -638,7 +638,7 @@ def soft_dice_parts(
     return SoftDiceParts(
         *LOSS.rows(
             logits, target, (of_overlap, of_predicted, of_labelled), (), (), ignore_index, backend,
-            class_dim,
+            class_dim, group,
         )
     )
 
@@ -651,8 +651,8 @@ def linear_soft_dice_parts(
     of_labelled: Tensor | tuple[Tensor, ...] | rt.Entries, *more: NoReturn,
     linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
     shift: int = 0, memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
-    skip_ignored: bool | None = None, ignore_index: int = -100, backend: str = "auto",
-    **unknown: NoReturn,
+    skip_ignored: bool | None = None, group: rt.Group | None = None, ignore_index: int = -100,
+    backend: str = "auto", **unknown: NoReturn,
 ) -> SoftDiceParts:
     """As :func:`soft_dice_parts`, of a linear layer without its logits."""
     if more or unknown:
@@ -665,7 +665,7 @@ def linear_soft_dice_parts(
             ),
             rt.LinearOptions(
                 softcap=softcap, temperature=temperature, shift=shift, memory_budget=memory_budget,
-                schedule=schedule, filter=filter, skip_ignored=skip_ignored,
+                schedule=schedule, filter=filter, skip_ignored=skip_ignored, group=group,
             ),
         )
     )

@@ -468,7 +468,7 @@ def soft_target_ce_loss(
     logits: Tensor, probabilities: Tensor | rt.Entries, *more: NoReturn,
     row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
     reduction: str = "mean", backend: str = "auto", inplace_grad: bool = False,
-    class_dim: int | None = None, **unknown: NoReturn,
+    class_dim: int | None = None, group: rt.Group | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """Cross-entropy with soft targets.
 
@@ -484,7 +484,7 @@ def soft_target_ce_loss(
         rt.refuse(soft_target_ce_loss, more, unknown)
     return LOSS(
         logits, None, (probabilities,), (), (), -100, reduction, backend, inplace_grad, class_dim,
-        None, row_weight, normalizer,
+        None, row_weight, normalizer, group,
     )
 
 
@@ -498,7 +498,8 @@ def linear_soft_target_ce_loss(
     *more: NoReturn, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
     linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
     memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
-    reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
+    group: rt.Group | None = None, reduction: str = "mean", backend: str = "auto",
+    **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`soft_target_ce_loss`, of a linear layer without its logits."""
     if more or unknown:
@@ -508,7 +509,7 @@ def linear_soft_target_ce_loss(
         rt.Arguments(None, (probabilities,), (), (), -100, backend), reduction,
         rt.LinearOptions(
             softcap=softcap, temperature=temperature, memory_budget=memory_budget,
-            schedule=schedule, filter=filter,
+            schedule=schedule, filter=filter, group=group,
         ),
         rt.Weights(None, row_weight, normalizer),
     )

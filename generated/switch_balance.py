@@ -565,7 +565,7 @@ class SwitchBalanceParts(NamedTuple):
 def switch_balance_parts(
     logits: Tensor, dispatched: Tensor | rt.Entries, of_share: Tensor | rt.Entries,
     of_chosen: Tensor | rt.Entries, *more: NoReturn, backend: str = "auto",
-    class_dim: int | None = None, **unknown: NoReturn,
+    class_dim: int | None = None, group: rt.Group | None = None, **unknown: NoReturn,
 ) -> SwitchBalanceParts:
     """Load balance of experts, what is summed of each row.
 
@@ -586,7 +586,7 @@ def switch_balance_parts(
         rt.refuse(switch_balance_parts, more, unknown)
     return SwitchBalanceParts(
         *LOSS.rows(
-            logits, None, (dispatched, of_share, of_chosen), (), (), -100, backend, class_dim
+            logits, None, (dispatched, of_share, of_chosen), (), (), -100, backend, class_dim, group
         )
     )
 
@@ -598,7 +598,7 @@ def linear_switch_balance_parts(
     of_chosen: Tensor | tuple[Tensor, ...] | rt.Entries, *more: NoReturn,
     linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
     memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
-    backend: str = "auto", **unknown: NoReturn,
+    group: rt.Group | None = None, backend: str = "auto", **unknown: NoReturn,
 ) -> SwitchBalanceParts:
     """As :func:`switch_balance_parts`, of a linear layer without its logits."""
     if more or unknown:
@@ -609,7 +609,7 @@ def linear_switch_balance_parts(
             rt.Arguments(None, (dispatched, of_share, of_chosen), (), (), -100, backend),
             rt.LinearOptions(
                 softcap=softcap, temperature=temperature, memory_budget=memory_budget,
-                schedule=schedule, filter=filter,
+                schedule=schedule, filter=filter, group=group,
             ),
         )
     )

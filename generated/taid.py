@@ -651,7 +651,7 @@ def taid_loss(
     logits: Tensor, teacher: Tensor | rt.Entries, *more: NoReturn, t: float = 0.5,
     row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
     reduction: str = "mean", backend: str = "auto", inplace_grad: bool = False,
-    class_dim: int | None = None, **unknown: NoReturn,
+    class_dim: int | None = None, group: rt.Group | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """TAID, distillation from a mixture of student and teacher logits.
 
@@ -667,7 +667,7 @@ def taid_loss(
         rt.refuse(taid_loss, more, unknown)
     return LOSS(
         logits, None, (teacher,), (t,), (), -100, reduction, backend, inplace_grad, class_dim, None,
-        row_weight, normalizer,
+        row_weight, normalizer, group,
     )
 
 
@@ -681,8 +681,8 @@ def linear_taid_loss(
     *more: NoReturn, t: float = 0.5, row_weight: Tensor | None = None,
     normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None,
     softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None,
-    schedule: str = "auto", filter: bool = True, reduction: str = "mean", backend: str = "auto",
-    **unknown: NoReturn,
+    schedule: str = "auto", filter: bool = True, group: rt.Group | None = None,
+    reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`taid_loss`, of a linear layer without its logits."""
     if more or unknown:
@@ -692,7 +692,7 @@ def linear_taid_loss(
         rt.Arguments(None, (teacher,), (t,), (), -100, backend), reduction,
         rt.LinearOptions(
             softcap=softcap, temperature=temperature, memory_budget=memory_budget,
-            schedule=schedule, filter=filter,
+            schedule=schedule, filter=filter, group=group,
         ),
         rt.Weights(None, row_weight, normalizer),
     )

@@ -682,7 +682,8 @@ class TokenHead(NamedTuple):
 @rt.documented
 def token_head(
     logits: Tensor, target: Tensor, *more: NoReturn, ignore_index: int = -100,
-    backend: str = "auto", class_dim: int | None = None, **unknown: NoReturn,
+    backend: str = "auto", class_dim: int | None = None, group: rt.Group | None = None,
+    **unknown: NoReturn,
 ) -> TokenHead:
     """What a trainer weighs and logs of a token.
 
@@ -700,7 +701,9 @@ def token_head(
     """
     if more or unknown:
         rt.refuse(token_head, more, unknown)
-    return TokenHead(*LOSS.rows(logits, target, (), (), (), ignore_index, backend, class_dim))
+    return TokenHead(
+        *LOSS.rows(logits, target, (), (), (), ignore_index, backend, class_dim, group)
+    )
 
 
 @rt.documented
@@ -708,8 +711,8 @@ def linear_token_head(
     hidden: Tensor, linear_weight: Tensor, target: Tensor, *more: NoReturn,
     linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
     shift: int = 0, memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
-    skip_ignored: bool | None = None, ignore_index: int = -100, backend: str = "auto",
-    **unknown: NoReturn,
+    skip_ignored: bool | None = None, group: rt.Group | None = None, ignore_index: int = -100,
+    backend: str = "auto", **unknown: NoReturn,
 ) -> TokenHead:
     """As :func:`token_head`, of a linear layer without its logits."""
     if more or unknown:
@@ -720,7 +723,7 @@ def linear_token_head(
             rt.Arguments(target, (), (), (), ignore_index, backend),
             rt.LinearOptions(
                 softcap=softcap, temperature=temperature, shift=shift, memory_budget=memory_budget,
-                schedule=schedule, filter=filter, skip_ignored=skip_ignored,
+                schedule=schedule, filter=filter, skip_ignored=skip_ignored, group=group,
             ),
         )
     )

@@ -545,7 +545,8 @@ class TokenStats(NamedTuple):
 @rt.documented
 def token_stats(
     logits: Tensor, target: Tensor, *more: NoReturn, ignore_index: int = -100,
-    backend: str = "auto", class_dim: int | None = None, **unknown: NoReturn,
+    backend: str = "auto", class_dim: int | None = None, group: rt.Group | None = None,
+    **unknown: NoReturn,
 ) -> TokenStats:
     """What policy-gradient and filtering losses need of a token.
 
@@ -558,7 +559,9 @@ def token_stats(
     """
     if more or unknown:
         rt.refuse(token_stats, more, unknown)
-    return TokenStats(*LOSS.rows(logits, target, (), (), (), ignore_index, backend, class_dim))
+    return TokenStats(
+        *LOSS.rows(logits, target, (), (), (), ignore_index, backend, class_dim, group)
+    )
 
 
 @rt.documented
@@ -566,8 +569,8 @@ def linear_token_stats(
     hidden: Tensor, linear_weight: Tensor, target: Tensor, *more: NoReturn,
     linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
     shift: int = 0, memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
-    skip_ignored: bool | None = None, ignore_index: int = -100, backend: str = "auto",
-    **unknown: NoReturn,
+    skip_ignored: bool | None = None, group: rt.Group | None = None, ignore_index: int = -100,
+    backend: str = "auto", **unknown: NoReturn,
 ) -> TokenStats:
     """As :func:`token_stats`, of a linear layer without its logits."""
     if more or unknown:
@@ -578,7 +581,7 @@ def linear_token_stats(
             rt.Arguments(target, (), (), (), ignore_index, backend),
             rt.LinearOptions(
                 softcap=softcap, temperature=temperature, shift=shift, memory_budget=memory_budget,
-                schedule=schedule, filter=filter, skip_ignored=skip_ignored,
+                schedule=schedule, filter=filter, skip_ignored=skip_ignored, group=group,
             ),
         )
     )

@@ -790,7 +790,7 @@ def topk_kl_loss(
     logits: Tensor, teacher: Tensor | rt.Entries, *more: NoReturn, rest: Tensor,
     row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
     reduction: str = "mean", backend: str = "auto", inplace_grad: bool = False,
-    class_dim: int | None = None, **unknown: NoReturn,
+    class_dim: int | None = None, group: rt.Group | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """Forward KL from the best classes of a teacher, with a bucket for the others.
 
@@ -808,7 +808,7 @@ def topk_kl_loss(
         rt.refuse(topk_kl_loss, more, unknown)
     return LOSS(
         logits, None, (teacher,), (), (rest,), -100, reduction, backend, inplace_grad, class_dim,
-        None, row_weight, normalizer,
+        None, row_weight, normalizer, group,
     )
 
 
@@ -822,8 +822,8 @@ def linear_topk_kl_loss(
     *more: NoReturn, rest: Tensor, row_weight: Tensor | None = None,
     normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None,
     softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None,
-    schedule: str = "auto", filter: bool = True, reduction: str = "mean", backend: str = "auto",
-    **unknown: NoReturn,
+    schedule: str = "auto", filter: bool = True, group: rt.Group | None = None,
+    reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`topk_kl_loss`, of a linear layer without its logits."""
     if more or unknown:
@@ -833,7 +833,7 @@ def linear_topk_kl_loss(
         rt.Arguments(None, (teacher,), (), (rest,), -100, backend), reduction,
         rt.LinearOptions(
             softcap=softcap, temperature=temperature, memory_budget=memory_budget,
-            schedule=schedule, filter=filter,
+            schedule=schedule, filter=filter, group=group,
         ),
         rt.Weights(None, row_weight, normalizer),
     )

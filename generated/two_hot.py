@@ -579,7 +579,7 @@ def two_hot_loss(
     logits: Tensor, *more: NoReturn, low: float = 0.0, high: float = 1.0, value: Tensor,
     row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
     reduction: str = "mean", backend: str = "auto", inplace_grad: bool = False,
-    class_dim: int | None = None, **unknown: NoReturn,
+    class_dim: int | None = None, group: rt.Group | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """Two-hot regression target.
 
@@ -598,7 +598,7 @@ def two_hot_loss(
         rt.refuse(two_hot_loss, more, unknown)
     return LOSS(
         logits, None, (), (low, high), (value,), -100, reduction, backend, inplace_grad, class_dim,
-        None, row_weight, normalizer,
+        None, row_weight, normalizer, group,
     )
 
 
@@ -612,7 +612,8 @@ def linear_two_hot_loss(
     value: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
     linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
     memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
-    reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
+    group: rt.Group | None = None, reduction: str = "mean", backend: str = "auto",
+    **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`two_hot_loss`, of a linear layer without its logits."""
     if more or unknown:
@@ -622,7 +623,7 @@ def linear_two_hot_loss(
         rt.Arguments(None, (), (low, high), (value,), -100, backend), reduction,
         rt.LinearOptions(
             softcap=softcap, temperature=temperature, memory_budget=memory_budget,
-            schedule=schedule, filter=filter,
+            schedule=schedule, filter=filter, group=group,
         ),
         rt.Weights(None, row_weight, normalizer),
     )

@@ -653,7 +653,7 @@ def vat_loss(
     logits: Tensor, perturbed_x: Tensor | rt.Entries, *more: NoReturn,
     row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
     reduction: str = "mean", backend: str = "auto", inplace_grad: bool = False,
-    class_dim: int | None = None, **unknown: NoReturn,
+    class_dim: int | None = None, group: rt.Group | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """Virtual adversarial training divergence.
 
@@ -669,7 +669,7 @@ def vat_loss(
         rt.refuse(vat_loss, more, unknown)
     return LOSS(
         logits, None, (perturbed_x,), (), (), -100, reduction, backend, inplace_grad, class_dim,
-        None, row_weight, normalizer,
+        None, row_weight, normalizer, group,
     )
 
 
@@ -683,7 +683,8 @@ def linear_vat_loss(
     *more: NoReturn, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None,
     linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
     memory_budget: int | None = None, schedule: str = "auto", filter: bool = True,
-    reduction: str = "mean", backend: str = "auto", **unknown: NoReturn,
+    group: rt.Group | None = None, reduction: str = "mean", backend: str = "auto",
+    **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`vat_loss`, of a linear layer without its logits."""
     if more or unknown:
@@ -693,7 +694,7 @@ def linear_vat_loss(
         rt.Arguments(None, (perturbed_x,), (), (), -100, backend), reduction,
         rt.LinearOptions(
             softcap=softcap, temperature=temperature, memory_budget=memory_budget,
-            schedule=schedule, filter=filter,
+            schedule=schedule, filter=filter, group=group,
         ),
         rt.Weights(None, row_weight, normalizer),
     )

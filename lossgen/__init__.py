@@ -32,10 +32,12 @@ if TYPE_CHECKING:
     from lossgen.integrations.causal_lm import patch, unpatch
     from lossgen.runtime.entries import Entries
     from lossgen.runtime.memory import empty_cache, set_cache_limit
+    from lossgen.runtime.shards import ClassShards, mean_count
     from lossgen.spec.model import LossSpec
     from lossgen.verify import verify
 
 __all__ = [
+    "ClassShards",
     "Entries",
     "LossSpec",
     "LossgenError",
@@ -48,6 +50,7 @@ __all__ = [
     "hf",
     "load",
     "loss",
+    "mean_count",
     "patch",
     "plot",
     "set_cache_limit",
@@ -62,6 +65,7 @@ __version__ = "0.1.0"
 # `build` and `verify` are also modules of those names, which are callable; `hf`, `timm` and
 # `trl` are modules.
 _HOMES = {
+    "ClassShards": "lossgen.runtime.shards",
     "Entries": "lossgen.runtime.entries",
     "LossSpec": "lossgen.spec.model",
     "LossgenError": "lossgen.errors",
@@ -73,6 +77,7 @@ _HOMES = {
     "hf": "lossgen.integrations.hf",
     "load": "lossgen.cache",
     "loss": "lossgen.inline",
+    "mean_count": "lossgen.runtime.shards",
     "patch": "lossgen.integrations.causal_lm",
     "plot": "lossgen.draw",
     "set_cache_limit": "lossgen.runtime.memory",

@@ -6,13 +6,14 @@ from torch import Tensor
 from torch.nn import Module
 
 from lossgen.runtime.entries import Entries
+from lossgen.runtime.shards import Group
 
 _Reduction: TypeAlias = Literal["mean", "sum", "none", "batchmean"]
 _Backend: TypeAlias = Literal["auto", "triton", "c", "torch"]
 _Schedule: TypeAlias = Literal["auto", "chunked", "tiled"]
 
 # ---- adaptive_smoothing
-def adaptive_smoothing_loss(logits: Tensor, target: Tensor, robust_x: Tensor | Entries, *, alpha: float | Tensor = 0.5, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def adaptive_smoothing_loss(logits: Tensor, target: Tensor, robust_x: Tensor | Entries, *, alpha: float | Tensor = 0.5, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """Mixture of an accurate and a robust classifier: -log((1 - alpha) * p[y] + alpha * softmax(robust_x)[y])"""
 
 class AdaptiveSmoothingLoss(Module):
@@ -23,11 +24,12 @@ class AdaptiveSmoothingLoss(Module):
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, alpha: float | Tensor = 0.5, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    group: Group | None
+    def __init__(self, *, alpha: float | Tensor = 0.5, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor, robust_x: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor, robust_x: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_adaptive_smoothing_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, robust_x: Tensor | tuple[Tensor, ...] | Entries, *, alpha: float | Tensor = 0.5, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_adaptive_smoothing_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, robust_x: Tensor | tuple[Tensor, ...] | Entries, *, alpha: float | Tensor = 0.5, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Mixture of an accurate and a robust classifier: -log((1 - alpha) * p[y] + alpha * softmax(robust_x)[y])"""
 
 class LinearAdaptiveSmoothingLoss(Module):
@@ -40,15 +42,16 @@ class LinearAdaptiveSmoothingLoss(Module):
     schedule: _Schedule
     filter: bool
     skip_ignored: bool | None
+    group: Group | None
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, alpha: float | Tensor = 0.5, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, alpha: float | Tensor = 0.5, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, robust_x: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, robust_x: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- adv_comp_sum
-def adv_comp_sum_loss(logits: Tensor, target: Tensor, adversarial_x: Tensor | Entries, *, tau: float | Tensor = 1.5, rho: float | Tensor = 1.0, nu: float | Tensor = 1.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def adv_comp_sum_loss(logits: Tensor, target: Tensor, adversarial_x: Tensor | Entries, *, tau: float | Tensor = 1.5, rho: float | Tensor = 1.0, nu: float | Tensor = 1.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """Smooth adversarial comp-sum loss: ((1 + sum(exp(margins / rho), over=others))**(1 - tau) - 1) / (1 - tau) + nu * norm(moved - margins)"""
 
 class AdvCompSumLoss(Module):
@@ -61,11 +64,12 @@ class AdvCompSumLoss(Module):
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, tau: float | Tensor = 1.5, rho: float | Tensor = 1.0, nu: float | Tensor = 1.0, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    group: Group | None
+    def __init__(self, *, tau: float | Tensor = 1.5, rho: float | Tensor = 1.0, nu: float | Tensor = 1.0, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor, adversarial_x: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor, adversarial_x: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_adv_comp_sum_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, adversarial_x: Tensor | tuple[Tensor, ...] | Entries, *, tau: float | Tensor = 1.5, rho: float | Tensor = 1.0, nu: float | Tensor = 1.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_adv_comp_sum_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, adversarial_x: Tensor | tuple[Tensor, ...] | Entries, *, tau: float | Tensor = 1.5, rho: float | Tensor = 1.0, nu: float | Tensor = 1.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Smooth adversarial comp-sum loss: ((1 + sum(exp(margins / rho), over=others))**(1 - tau) - 1) / (1 - tau) + nu * norm(moved - margins)"""
 
 class LinearAdvCompSumLoss(Module):
@@ -80,15 +84,16 @@ class LinearAdvCompSumLoss(Module):
     schedule: _Schedule
     filter: bool
     skip_ignored: bool | None
+    group: Group | None
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, tau: float | Tensor = 1.5, rho: float | Tensor = 1.0, nu: float | Tensor = 1.0, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, tau: float | Tensor = 1.5, rho: float | Tensor = 1.0, nu: float | Tensor = 1.0, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, adversarial_x: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, adversarial_x: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- aexp
-def aexp_loss(logits: Tensor, target: Tensor, *, a: float | Tensor = 3.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def aexp_loss(logits: Tensor, target: Tensor, *, a: float | Tensor = 3.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """Asymmetric exponential loss: exp(-p[y] / a)"""
 
 class AExpLoss(Module):
@@ -99,11 +104,12 @@ class AExpLoss(Module):
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, a: float | Tensor = 3.0, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    group: Group | None
+    def __init__(self, *, a: float | Tensor = 3.0, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_aexp_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, a: float | Tensor = 3.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_aexp_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, a: float | Tensor = 3.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Asymmetric exponential loss: exp(-p[y] / a)"""
 
 class LinearAExpLoss(Module):
@@ -116,15 +122,16 @@ class LinearAExpLoss(Module):
     schedule: _Schedule
     filter: bool
     skip_ignored: bool | None
+    group: Group | None
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, a: float | Tensor = 3.0, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, a: float | Tensor = 3.0, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- agce
-def agce_loss(logits: Tensor, target: Tensor, *, a: float | Tensor = 1.0, q: float | Tensor = 2.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def agce_loss(logits: Tensor, target: Tensor, *, a: float | Tensor = 1.0, q: float | Tensor = 2.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """Asymmetric generalized cross-entropy: ((a + 1)**q - (a + p[y])**q) / q"""
 
 class AGCELoss(Module):
@@ -136,11 +143,12 @@ class AGCELoss(Module):
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, a: float | Tensor = 1.0, q: float | Tensor = 2.0, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    group: Group | None
+    def __init__(self, *, a: float | Tensor = 1.0, q: float | Tensor = 2.0, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_agce_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, a: float | Tensor = 1.0, q: float | Tensor = 2.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_agce_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, a: float | Tensor = 1.0, q: float | Tensor = 2.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Asymmetric generalized cross-entropy: ((a + 1)**q - (a + p[y])**q) / q"""
 
 class LinearAGCELoss(Module):
@@ -154,15 +162,16 @@ class LinearAGCELoss(Module):
     schedule: _Schedule
     filter: bool
     skip_ignored: bool | None
+    group: Group | None
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, a: float | Tensor = 1.0, q: float | Tensor = 2.0, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, a: float | Tensor = 1.0, q: float | Tensor = 2.0, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- alpha_divergence
-def alpha_divergence_loss(logits: Tensor, teacher: Tensor | Entries, *, alpha: float | Tensor = 0.5, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def alpha_divergence_loss(logits: Tensor, teacher: Tensor | Entries, *, alpha: float | Tensor = 0.5, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """Alpha divergence distillation: (sum(p**(1 - alpha) * t**alpha) - 1) / (alpha * (alpha - 1))"""
 
 class AlphaDivergenceLoss(Module):
@@ -171,11 +180,12 @@ class AlphaDivergenceLoss(Module):
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, alpha: float | Tensor = 0.5, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    group: Group | None
+    def __init__(self, *, alpha: float | Tensor = 0.5, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
     def forward(self, logits: Tensor, teacher: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, teacher: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_alpha_divergence_loss(hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, alpha: float | Tensor = 0.5, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_alpha_divergence_loss(hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, alpha: float | Tensor = 0.5, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, group: Group | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Alpha divergence distillation: (sum(p**(1 - alpha) * t**alpha) - 1) / (alpha * (alpha - 1))"""
 
 class LinearAlphaDivergenceLoss(Module):
@@ -185,9 +195,10 @@ class LinearAlphaDivergenceLoss(Module):
     memory_budget: int | None
     schedule: _Schedule
     filter: bool
+    group: Group | None
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, alpha: float | Tensor = 0.5, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, alpha: float | Tensor = 0.5, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, group: Group | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
@@ -196,10 +207,10 @@ class AnyFParts(NamedTuple):
     found: Tensor
     present: Tensor
     positive: Tensor
-def any_f_parts(logits: Tensor, label: Tensor | Entries, of_found: Tensor | Entries, of_present: Tensor | Entries, of_positive: Tensor | Entries, *, steep: float | Tensor = 73.0, backend: _Backend = "auto", class_dim: int | None = None) -> AnyFParts:
+def any_f_parts(logits: Tensor, label: Tensor | Entries, of_found: Tensor | Entries, of_present: Tensor | Entries, of_positive: Tensor | Entries, *, steep: float | Tensor = 73.0, backend: _Backend = "auto", class_dim: int | None = None, group: Group | None = None) -> AnyFParts:
     """AnyLoss of the F-score: found = sum(of_found*(called*label)), present = sum(of_present*label), positive = sum(of_positive*called)"""
 
-def linear_any_f_parts(hidden: Tensor, linear_weight: Tensor, label: Tensor | tuple[Tensor, ...] | Entries, of_found: Tensor | tuple[Tensor, ...] | Entries, of_present: Tensor | tuple[Tensor, ...] | Entries, of_positive: Tensor | tuple[Tensor, ...] | Entries, *, steep: float | Tensor = 73.0, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, backend: _Backend = "auto") -> AnyFParts:
+def linear_any_f_parts(hidden: Tensor, linear_weight: Tensor, label: Tensor | tuple[Tensor, ...] | Entries, of_found: Tensor | tuple[Tensor, ...] | Entries, of_present: Tensor | tuple[Tensor, ...] | Entries, of_positive: Tensor | tuple[Tensor, ...] | Entries, *, steep: float | Tensor = 73.0, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, group: Group | None = None, backend: _Backend = "auto") -> AnyFParts:
     """AnyLoss of the F-score: found = sum(of_found*(called*label)), present = sum(of_present*label), positive = sum(of_positive*called)"""
 
 def any_f_loss(logits: Tensor, label: Tensor | Entries, *, beta: float | Tensor = 1.0, steep: float | Tensor = 73.0, row_weight: Tensor | None = None, by: Tensor | None = None, backend: _Backend = "auto", class_dim: int | None = None) -> Tensor:
@@ -229,7 +240,7 @@ class LinearAnyFLoss(Module):
     def __call__(self, hidden: Tensor, linear_weight: Tensor, label: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- apl_nce_mae
-def apl_nce_mae_loss(logits: Tensor, target: Tensor, *, alpha: float | Tensor = 1.0, beta: float | Tensor = 1.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def apl_nce_mae_loss(logits: Tensor, target: Tensor, *, alpha: float | Tensor = 1.0, beta: float | Tensor = 1.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """Active passive loss, NCE and MAE: alpha * logp[y] / sum(logp) + beta * (1 - p[y])"""
 
 class NCEMAELoss(Module):
@@ -241,11 +252,12 @@ class NCEMAELoss(Module):
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, alpha: float | Tensor = 1.0, beta: float | Tensor = 1.0, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    group: Group | None
+    def __init__(self, *, alpha: float | Tensor = 1.0, beta: float | Tensor = 1.0, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_apl_nce_mae_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, alpha: float | Tensor = 1.0, beta: float | Tensor = 1.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_apl_nce_mae_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, alpha: float | Tensor = 1.0, beta: float | Tensor = 1.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Active passive loss, NCE and MAE: alpha * logp[y] / sum(logp) + beta * (1 - p[y])"""
 
 class LinearNCEMAELoss(Module):
@@ -259,15 +271,16 @@ class LinearNCEMAELoss(Module):
     schedule: _Schedule
     filter: bool
     skip_ignored: bool | None
+    group: Group | None
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, alpha: float | Tensor = 1.0, beta: float | Tensor = 1.0, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, alpha: float | Tensor = 1.0, beta: float | Tensor = 1.0, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- apl_nce_rce
-def apl_nce_rce_loss(logits: Tensor, target: Tensor, *, alpha: float | Tensor = 1.0, beta: float | Tensor = 1.0, A: float | Tensor = -4.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def apl_nce_rce_loss(logits: Tensor, target: Tensor, *, alpha: float | Tensor = 1.0, beta: float | Tensor = 1.0, A: float | Tensor = -4.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """Active passive loss, NCE and reverse cross-entropy: alpha * logp[y] / sum(logp) - beta * A * (1 - p[y])"""
 
 class NCERCELoss(Module):
@@ -280,11 +293,12 @@ class NCERCELoss(Module):
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, alpha: float | Tensor = 1.0, beta: float | Tensor = 1.0, A: float | Tensor = -4.0, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    group: Group | None
+    def __init__(self, *, alpha: float | Tensor = 1.0, beta: float | Tensor = 1.0, A: float | Tensor = -4.0, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_apl_nce_rce_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, alpha: float | Tensor = 1.0, beta: float | Tensor = 1.0, A: float | Tensor = -4.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_apl_nce_rce_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, alpha: float | Tensor = 1.0, beta: float | Tensor = 1.0, A: float | Tensor = -4.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Active passive loss, NCE and reverse cross-entropy: alpha * logp[y] / sum(logp) - beta * A * (1 - p[y])"""
 
 class LinearNCERCELoss(Module):
@@ -299,15 +313,16 @@ class LinearNCERCELoss(Module):
     schedule: _Schedule
     filter: bool
     skip_ignored: bool | None
+    group: Group | None
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, alpha: float | Tensor = 1.0, beta: float | Tensor = 1.0, A: float | Tensor = -4.0, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, alpha: float | Tensor = 1.0, beta: float | Tensor = 1.0, A: float | Tensor = -4.0, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- asl_single_label
-def asl_single_label_loss(logits: Tensor, target: Tensor, *, gamma_pos: float | Tensor = 0.0, gamma_neg: float | Tensor = 4.0, smoothing: float | Tensor = 0.1, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def asl_single_label_loss(logits: Tensor, target: Tensor, *, gamma_pos: float | Tensor = 0.0, gamma_neg: float | Tensor = 4.0, smoothing: float | Tensor = 0.1, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """Asymmetric loss, single label: -(1 - smoothing + smoothing / V) * (1 - p[y])**gamma_pos * logp[y] - smoothing / V * sum(p**gamma_neg * logp, over=others)"""
 
 class ASLSingleLabelLoss(Module):
@@ -320,11 +335,12 @@ class ASLSingleLabelLoss(Module):
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, gamma_pos: float | Tensor = 0.0, gamma_neg: float | Tensor = 4.0, smoothing: float | Tensor = 0.1, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    group: Group | None
+    def __init__(self, *, gamma_pos: float | Tensor = 0.0, gamma_neg: float | Tensor = 4.0, smoothing: float | Tensor = 0.1, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_asl_single_label_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, gamma_pos: float | Tensor = 0.0, gamma_neg: float | Tensor = 4.0, smoothing: float | Tensor = 0.1, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_asl_single_label_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, gamma_pos: float | Tensor = 0.0, gamma_neg: float | Tensor = 4.0, smoothing: float | Tensor = 0.1, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Asymmetric loss, single label: -(1 - smoothing + smoothing / V) * (1 - p[y])**gamma_pos * logp[y] - smoothing / V * sum(p**gamma_neg * logp, over=others)"""
 
 class LinearASLSingleLabelLoss(Module):
@@ -339,15 +355,16 @@ class LinearASLSingleLabelLoss(Module):
     schedule: _Schedule
     filter: bool
     skip_ignored: bool | None
+    group: Group | None
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, gamma_pos: float | Tensor = 0.0, gamma_neg: float | Tensor = 4.0, smoothing: float | Tensor = 0.1, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, gamma_pos: float | Tensor = 0.0, gamma_neg: float | Tensor = 4.0, smoothing: float | Tensor = 0.1, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- aul
-def aul_loss(logits: Tensor, target: Tensor, *, a: float | Tensor = 1.5, q: float | Tensor = 0.9, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def aul_loss(logits: Tensor, target: Tensor, *, a: float | Tensor = 1.5, q: float | Tensor = 0.9, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """Asymmetric unhinged loss: ((a - p[y])**q - (a - 1)**q) / q"""
 
 class AULLoss(Module):
@@ -359,11 +376,12 @@ class AULLoss(Module):
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, a: float | Tensor = 1.5, q: float | Tensor = 0.9, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    group: Group | None
+    def __init__(self, *, a: float | Tensor = 1.5, q: float | Tensor = 0.9, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_aul_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, a: float | Tensor = 1.5, q: float | Tensor = 0.9, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_aul_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, a: float | Tensor = 1.5, q: float | Tensor = 0.9, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Asymmetric unhinged loss: ((a - p[y])**q - (a - 1)**q) / q"""
 
 class LinearAULLoss(Module):
@@ -377,15 +395,16 @@ class LinearAULLoss(Module):
     schedule: _Schedule
     filter: bool
     skip_ignored: bool | None
+    group: Group | None
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, a: float | Tensor = 1.5, q: float | Tensor = 0.9, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, a: float | Tensor = 1.5, q: float | Tensor = 0.9, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- balanced_softmax
-def balanced_softmax_loss(logits: Tensor, target: Tensor, *, counts: Tensor, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def balanced_softmax_loss(logits: Tensor, target: Tensor, *, counts: Tensor, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """Balanced softmax: -log_softmax(x + log(counts))[y]"""
 
 class BalancedSoftmaxLoss(Module):
@@ -396,11 +415,12 @@ class BalancedSoftmaxLoss(Module):
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, counts: Tensor, *, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    group: Group | None
+    def __init__(self, counts: Tensor, *, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_balanced_softmax_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, counts: Tensor, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_balanced_softmax_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, counts: Tensor, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Balanced softmax: -log_softmax(x + log(counts))[y]"""
 
 class LinearBalancedSoftmaxLoss(Module):
@@ -413,15 +433,16 @@ class LinearBalancedSoftmaxLoss(Module):
     schedule: _Schedule
     filter: bool
     skip_ignored: bool | None
+    group: Group | None
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, counts: Tensor, *, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, counts: Tensor, *, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- brier
-def brier_loss(logits: Tensor, target: Tensor, *, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def brier_loss(logits: Tensor, target: Tensor, *, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """Brier (quadratic) score: sum((p - onehot)**2)"""
 
 class BrierLoss(Module):
@@ -431,11 +452,12 @@ class BrierLoss(Module):
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    group: Group | None
+    def __init__(self, *, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_brier_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_brier_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Brier (quadratic) score: sum((p - onehot)**2)"""
 
 class LinearBrierLoss(Module):
@@ -447,15 +469,16 @@ class LinearBrierLoss(Module):
     schedule: _Schedule
     filter: bool
     skip_ignored: bool | None
+    group: Group | None
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- cispo
-def cispo_loss(logits: Tensor, target: Tensor, *, high: float | Tensor = 5.0, advantage: Tensor, old_logp: Tensor, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def cispo_loss(logits: Tensor, target: Tensor, *, high: float | Tensor = 5.0, advantage: Tensor, old_logp: Tensor, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """CISPO, policy gradient with a clipped and detached importance ratio: -stop_gradient(minimum(exp(clip(logp[y] - old_logp, -20, 20)), high)) * advantage * logp[y]"""
 
 class CISPOLoss(Module):
@@ -466,11 +489,12 @@ class CISPOLoss(Module):
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, high: float | Tensor = 5.0, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    group: Group | None
+    def __init__(self, *, high: float | Tensor = 5.0, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor, *, advantage: Tensor, old_logp: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor, *, advantage: Tensor, old_logp: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_cispo_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, high: float | Tensor = 5.0, advantage: Tensor, old_logp: Tensor, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_cispo_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, high: float | Tensor = 5.0, advantage: Tensor, old_logp: Tensor, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """CISPO, policy gradient with a clipped and detached importance ratio: -stop_gradient(minimum(exp(clip(logp[y] - old_logp, -20, 20)), high)) * advantage * logp[y]"""
 
 class LinearCISPOLoss(Module):
@@ -483,15 +507,16 @@ class LinearCISPOLoss(Module):
     schedule: _Schedule
     filter: bool
     skip_ignored: bool | None
+    group: Group | None
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, high: float | Tensor = 5.0, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, high: float | Tensor = 5.0, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, advantage: Tensor, old_logp: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, advantage: Tensor, old_logp: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- comp_sum
-def comp_sum_loss(logits: Tensor, target: Tensor, *, tau: float | Tensor = 1.5, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def comp_sum_loss(logits: Tensor, target: Tensor, *, tau: float | Tensor = 1.5, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """Comp-sum loss: ((1 + u)**(1 - tau) - 1) / (1 - tau)"""
 
 class CompSumLoss(Module):
@@ -502,11 +527,12 @@ class CompSumLoss(Module):
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, tau: float | Tensor = 1.5, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    group: Group | None
+    def __init__(self, *, tau: float | Tensor = 1.5, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_comp_sum_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, tau: float | Tensor = 1.5, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_comp_sum_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, tau: float | Tensor = 1.5, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Comp-sum loss: ((1 + u)**(1 - tau) - 1) / (1 - tau)"""
 
 class LinearCompSumLoss(Module):
@@ -519,15 +545,16 @@ class LinearCompSumLoss(Module):
     schedule: _Schedule
     filter: bool
     skip_ignored: bool | None
+    group: Group | None
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, tau: float | Tensor = 1.5, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, tau: float | Tensor = 1.5, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- complementary_label
-def complementary_label_loss(logits: Tensor, target: Tensor, *, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def complementary_label_loss(logits: Tensor, target: Tensor, *, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """Negative learning from a complementary label: -log(1 - p[y])"""
 
 class ComplementaryLabelLoss(Module):
@@ -537,11 +564,12 @@ class ComplementaryLabelLoss(Module):
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    group: Group | None
+    def __init__(self, *, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_complementary_label_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_complementary_label_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Negative learning from a complementary label: -log(1 - p[y])"""
 
 class LinearComplementaryLabelLoss(Module):
@@ -553,15 +581,16 @@ class LinearComplementaryLabelLoss(Module):
     schedule: _Schedule
     filter: bool
     skip_ignored: bool | None
+    group: Group | None
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- confidence_penalty
-def confidence_penalty_loss(logits: Tensor, target: Tensor, *, beta: float | Tensor = 0.1, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def confidence_penalty_loss(logits: Tensor, target: Tensor, *, beta: float | Tensor = 0.1, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """Cross-entropy with a confidence penalty: -logp[y] + beta * (sum(p * logp))"""
 
 class ConfidencePenaltyLoss(Module):
@@ -572,11 +601,12 @@ class ConfidencePenaltyLoss(Module):
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, beta: float | Tensor = 0.1, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    group: Group | None
+    def __init__(self, *, beta: float | Tensor = 0.1, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_confidence_penalty_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, beta: float | Tensor = 0.1, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_confidence_penalty_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, beta: float | Tensor = 0.1, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Cross-entropy with a confidence penalty: -logp[y] + beta * (sum(p * logp))"""
 
 class LinearConfidencePenaltyLoss(Module):
@@ -589,15 +619,16 @@ class LinearConfidencePenaltyLoss(Module):
     schedule: _Schedule
     filter: bool
     skip_ignored: bool | None
+    group: Group | None
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, beta: float | Tensor = 0.1, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, beta: float | Tensor = 0.1, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- coral
-def coral_loss(logits: Tensor, *, level: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def coral_loss(logits: Tensor, *, level: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """CORAL, consistent rank logits: sum(softplus(x) - where(index < level, x, 0))"""
 
 class CORALLoss(Module):
@@ -605,11 +636,12 @@ class CORALLoss(Module):
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    group: Group | None
+    def __init__(self, *, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
     def forward(self, logits: Tensor, *, level: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, *, level: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_coral_loss(hidden: Tensor, linear_weight: Tensor, *, level: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_coral_loss(hidden: Tensor, linear_weight: Tensor, *, level: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, group: Group | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """CORAL, consistent rank logits: sum(softplus(x) - where(index < level, x, 0))"""
 
 class LinearCORALLoss(Module):
@@ -618,14 +650,15 @@ class LinearCORALLoss(Module):
     memory_budget: int | None
     schedule: _Schedule
     filter: bool
+    group: Group | None
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, group: Group | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, *, level: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, *, level: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- cosface
-def cosface_loss(logits: Tensor, target: Tensor, *, s: float | Tensor = 64.0, m: float | Tensor = 0.35, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def cosface_loss(logits: Tensor, target: Tensor, *, s: float | Tensor = 64.0, m: float | Tensor = 0.35, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """CosFace, additive margin softmax: -log_softmax(s * (x - m * onehot))[y]"""
 
 class CosFaceLoss(Module):
@@ -637,11 +670,12 @@ class CosFaceLoss(Module):
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, s: float | Tensor = 64.0, m: float | Tensor = 0.35, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    group: Group | None
+    def __init__(self, *, s: float | Tensor = 64.0, m: float | Tensor = 0.35, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_cosface_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, s: float | Tensor = 64.0, m: float | Tensor = 0.35, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_cosface_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, s: float | Tensor = 64.0, m: float | Tensor = 0.35, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """CosFace, additive margin softmax: -log_softmax(s * (x - m * onehot))[y]"""
 
 class LinearCosFaceLoss(Module):
@@ -655,15 +689,16 @@ class LinearCosFaceLoss(Module):
     schedule: _Schedule
     filter: bool
     skip_ignored: bool | None
+    group: Group | None
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, s: float | Tensor = 64.0, m: float | Tensor = 0.35, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, s: float | Tensor = 64.0, m: float | Tensor = 0.35, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- crammer_singer
-def crammer_singer_loss(logits: Tensor, target: Tensor, *, margin: float | Tensor = 1.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def crammer_singer_loss(logits: Tensor, target: Tensor, *, margin: float | Tensor = 1.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """Multiclass hinge loss of Crammer and Singer: relu(margin + max(x, over=others) - x[y])"""
 
 class CrammerSingerLoss(Module):
@@ -674,11 +709,12 @@ class CrammerSingerLoss(Module):
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, margin: float | Tensor = 1.0, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    group: Group | None
+    def __init__(self, *, margin: float | Tensor = 1.0, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_crammer_singer_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, margin: float | Tensor = 1.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_crammer_singer_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, margin: float | Tensor = 1.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Multiclass hinge loss of Crammer and Singer: relu(margin + max(x, over=others) - x[y])"""
 
 class LinearCrammerSingerLoss(Module):
@@ -691,15 +727,16 @@ class LinearCrammerSingerLoss(Module):
     schedule: _Schedule
     filter: bool
     skip_ignored: bool | None
+    group: Group | None
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, margin: float | Tensor = 1.0, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, margin: float | Tensor = 1.0, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- cross_entropy
-def cross_entropy_loss(logits: Tensor, target: Tensor, *, label_smoothing: float | Tensor | None = 0.0, z_loss: float | Tensor | None = 0.0, softcap: float | Tensor | None = float("inf"), temperature: float | Tensor | None = 1.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def cross_entropy_loss(logits: Tensor, target: Tensor, *, label_smoothing: float | Tensor | None = 0.0, z_loss: float | Tensor | None = 0.0, softcap: float | Tensor | None = float("inf"), temperature: float | Tensor | None = 1.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """Cross-entropy with label smoothing, z-loss, class weights, softcap and temperature: -(1 - label_smoothing) * weight[y] * log_softmax(scores)[y] + label_smoothing * (-mean(weight * log_softmax(scores))) + z_loss * (logsumexp(scores)**2)"""
 
 class CrossEntropyLoss(Module):
@@ -713,11 +750,12 @@ class CrossEntropyLoss(Module):
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, weight: Tensor | None = None, *, label_smoothing: float | Tensor | None = 0.0, z_loss: float | Tensor | None = 0.0, softcap: float | Tensor | None = float("inf"), temperature: float | Tensor | None = 1.0, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    group: Group | None
+    def __init__(self, weight: Tensor | None = None, *, label_smoothing: float | Tensor | None = 0.0, z_loss: float | Tensor | None = 0.0, softcap: float | Tensor | None = float("inf"), temperature: float | Tensor | None = 1.0, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_cross_entropy_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, label_smoothing: float | Tensor | None = 0.0, z_loss: float | Tensor | None = 0.0, softcap: float | Tensor | None = float("inf"), temperature: float | Tensor | None = 1.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_cross_entropy_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, label_smoothing: float | Tensor | None = 0.0, z_loss: float | Tensor | None = 0.0, softcap: float | Tensor | None = float("inf"), temperature: float | Tensor | None = 1.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Cross-entropy with label smoothing, z-loss, class weights, softcap and temperature: -(1 - label_smoothing) * weight[y] * log_softmax(scores)[y] + label_smoothing * (-mean(weight * log_softmax(scores))) + z_loss * (logsumexp(scores)**2)"""
 
 class LinearCrossEntropyLoss(Module):
@@ -731,15 +769,16 @@ class LinearCrossEntropyLoss(Module):
     schedule: _Schedule
     filter: bool
     skip_ignored: bool | None
+    group: Group | None
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, weight: Tensor | None = None, *, label_smoothing: float | Tensor | None = 0.0, z_loss: float | Tensor | None = 0.0, softcap: float | Tensor | None = float("inf"), temperature: float | Tensor | None = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, weight: Tensor | None = None, *, label_smoothing: float | Tensor | None = 0.0, z_loss: float | Tensor | None = 0.0, softcap: float | Tensor | None = float("inf"), temperature: float | Tensor | None = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- dc_pdd
-def dc_pdd_loss(logits: Tensor, target: Tensor, *, cap: float | Tensor = 0.01, frequency: Tensor, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def dc_pdd_loss(logits: Tensor, target: Tensor, *, cap: float | Tensor = 0.01, frequency: Tensor, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """Divergence-calibrated pretraining-data score: minimum(-p[y] * log(frequency[y]), cap)"""
 
 class DCPDDLoss(Module):
@@ -751,11 +790,12 @@ class DCPDDLoss(Module):
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, frequency: Tensor, *, cap: float | Tensor = 0.01, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    group: Group | None
+    def __init__(self, frequency: Tensor, *, cap: float | Tensor = 0.01, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_dc_pdd_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, cap: float | Tensor = 0.01, frequency: Tensor, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_dc_pdd_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, cap: float | Tensor = 0.01, frequency: Tensor, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Divergence-calibrated pretraining-data score: minimum(-p[y] * log(frequency[y]), cap)"""
 
 class LinearDCPDDLoss(Module):
@@ -769,15 +809,16 @@ class LinearDCPDDLoss(Module):
     schedule: _Schedule
     filter: bool
     skip_ignored: bool | None
+    group: Group | None
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, frequency: Tensor, *, cap: float | Tensor = 0.01, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, frequency: Tensor, *, cap: float | Tensor = 0.01, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- dco
-def dco_loss(logits: Tensor, target: Tensor, *, n: float | Tensor = 8.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def dco_loss(logits: Tensor, target: Tensor, *, n: float | Tensor = 8.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """Direct coverage optimization: -log(1 - (1 - p[y])**n)"""
 
 class DCOLoss(Module):
@@ -788,11 +829,12 @@ class DCOLoss(Module):
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, n: float | Tensor = 8.0, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    group: Group | None
+    def __init__(self, *, n: float | Tensor = 8.0, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_dco_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, n: float | Tensor = 8.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_dco_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, n: float | Tensor = 8.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Direct coverage optimization: -log(1 - (1 - p[y])**n)"""
 
 class LinearDCOLoss(Module):
@@ -805,15 +847,16 @@ class LinearDCOLoss(Module):
     schedule: _Schedule
     filter: bool
     skip_ignored: bool | None
+    group: Group | None
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, n: float | Tensor = 8.0, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, n: float | Tensor = 8.0, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- dice
-def dice_loss(logits: Tensor, target: Tensor, *, alpha: float | Tensor = 0.01, gamma: float | Tensor = 1.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def dice_loss(logits: Tensor, target: Tensor, *, alpha: float | Tensor = 0.01, gamma: float | Tensor = 1.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """Self-adjusting dice loss: (1 - g[y])**2 / (g[y]**2 + 1 + gamma) + sigmoid(ratio_top) + sum(where(index == argmax(x, over=others), 0, sigmoid(ratio)), over=others)"""
 
 class DiceLoss(Module):
@@ -825,11 +868,12 @@ class DiceLoss(Module):
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, alpha: float | Tensor = 0.01, gamma: float | Tensor = 1.0, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    group: Group | None
+    def __init__(self, *, alpha: float | Tensor = 0.01, gamma: float | Tensor = 1.0, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_dice_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, alpha: float | Tensor = 0.01, gamma: float | Tensor = 1.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_dice_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, alpha: float | Tensor = 0.01, gamma: float | Tensor = 1.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Self-adjusting dice loss: (1 - g[y])**2 / (g[y]**2 + 1 + gamma) + sigmoid(ratio_top) + sum(where(index == argmax(x, over=others), 0, sigmoid(ratio)), over=others)"""
 
 class LinearDiceLoss(Module):
@@ -843,15 +887,16 @@ class LinearDiceLoss(Module):
     schedule: _Schedule
     filter: bool
     skip_ignored: bool | None
+    group: Group | None
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, alpha: float | Tensor = 0.01, gamma: float | Tensor = 1.0, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, alpha: float | Tensor = 0.01, gamma: float | Tensor = 1.0, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- dino
-def dino_loss(logits: Tensor, teacher: Tensor | Entries, *, tau_student: float | Tensor = 0.1, tau_teacher: float | Tensor = 0.04, center: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def dino_loss(logits: Tensor, teacher: Tensor | Entries, *, tau_student: float | Tensor = 0.1, tau_teacher: float | Tensor = 0.04, center: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """DINO self-distillation: -sum(softmax((teacher - center) / tau_teacher) * log_softmax(x / tau_student))"""
 
 class DINOLoss(Module):
@@ -862,11 +907,12 @@ class DINOLoss(Module):
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, center: Tensor, *, tau_student: float | Tensor = 0.1, tau_teacher: float | Tensor = 0.04, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    group: Group | None
+    def __init__(self, center: Tensor, *, tau_student: float | Tensor = 0.1, tau_teacher: float | Tensor = 0.04, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
     def forward(self, logits: Tensor, teacher: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, teacher: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_dino_loss(hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, tau_student: float | Tensor = 0.1, tau_teacher: float | Tensor = 0.04, center: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_dino_loss(hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, tau_student: float | Tensor = 0.1, tau_teacher: float | Tensor = 0.04, center: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, group: Group | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """DINO self-distillation: -sum(softmax((teacher - center) / tau_teacher) * log_softmax(x / tau_student))"""
 
 class LinearDINOLoss(Module):
@@ -878,14 +924,15 @@ class LinearDINOLoss(Module):
     memory_budget: int | None
     schedule: _Schedule
     filter: bool
+    group: Group | None
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, center: Tensor, *, tau_student: float | Tensor = 0.1, tau_teacher: float | Tensor = 0.04, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, center: Tensor, *, tau_student: float | Tensor = 0.1, tau_teacher: float | Tensor = 0.04, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, group: Group | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- dist_row
-def dist_row_loss(logits: Tensor, teacher: Tensor | Entries, *, T: float | Tensor = 1.0, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def dist_row_loss(logits: Tensor, teacher: Tensor | Entries, *, T: float | Tensor = 1.0, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """DIST, relations among the classes of a row: T**2 * (1 - where(spread > 1e-11, sum(a * b) / (norm(a) * norm(b)), 0))"""
 
 class DISTRowLoss(Module):
@@ -894,11 +941,12 @@ class DISTRowLoss(Module):
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, T: float | Tensor = 1.0, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    group: Group | None
+    def __init__(self, *, T: float | Tensor = 1.0, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
     def forward(self, logits: Tensor, teacher: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, teacher: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_dist_row_loss(hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, T: float | Tensor = 1.0, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_dist_row_loss(hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, T: float | Tensor = 1.0, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, group: Group | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """DIST, relations among the classes of a row: T**2 * (1 - where(spread > 1e-11, sum(a * b) / (norm(a) * norm(b)), 0))"""
 
 class LinearDISTRowLoss(Module):
@@ -908,14 +956,15 @@ class LinearDISTRowLoss(Module):
     memory_budget: int | None
     schedule: _Schedule
     filter: bool
+    group: Group | None
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, T: float | Tensor = 1.0, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, T: float | Tensor = 1.0, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, group: Group | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- dkd
-def dkd_loss(logits: Tensor, target: Tensor, teacher: Tensor | Entries, *, T: float | Tensor = 4.0, alpha: float | Tensor = 1.0, beta: float | Tensor = 8.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def dkd_loss(logits: Tensor, target: Tensor, teacher: Tensor | Entries, *, T: float | Tensor = 4.0, alpha: float | Tensor = 1.0, beta: float | Tensor = 8.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """Decoupled knowledge distillation: T**2 * (alpha * binary + beta * among)"""
 
 class DKDLoss(Module):
@@ -928,11 +977,12 @@ class DKDLoss(Module):
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, T: float | Tensor = 4.0, alpha: float | Tensor = 1.0, beta: float | Tensor = 8.0, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    group: Group | None
+    def __init__(self, *, T: float | Tensor = 4.0, alpha: float | Tensor = 1.0, beta: float | Tensor = 8.0, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor, teacher: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor, teacher: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_dkd_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, T: float | Tensor = 4.0, alpha: float | Tensor = 1.0, beta: float | Tensor = 8.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_dkd_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, T: float | Tensor = 4.0, alpha: float | Tensor = 1.0, beta: float | Tensor = 8.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Decoupled knowledge distillation: T**2 * (alpha * binary + beta * among)"""
 
 class LinearDKDLoss(Module):
@@ -947,15 +997,16 @@ class LinearDKDLoss(Module):
     schedule: _Schedule
     filter: bool
     skip_ignored: bool | None
+    group: Group | None
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, T: float | Tensor = 4.0, alpha: float | Tensor = 1.0, beta: float | Tensor = 8.0, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, T: float | Tensor = 4.0, alpha: float | Tensor = 1.0, beta: float | Tensor = 8.0, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- dual_clip_ppo
-def dual_clip_ppo_loss(logits: Tensor, target: Tensor, *, low: float | Tensor = 0.2, high: float | Tensor = 0.2, c: float | Tensor = 3.0, advantage: Tensor, old_logp: Tensor, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def dual_clip_ppo_loss(logits: Tensor, target: Tensor, *, low: float | Tensor = 0.2, high: float | Tensor = 0.2, c: float | Tensor = 3.0, advantage: Tensor, old_logp: Tensor, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """Dual-clip policy-gradient token loss: where(advantage < 0, minimum(clipped, -c * advantage), clipped)"""
 
 class DualClipPPOLoss(Module):
@@ -968,11 +1019,12 @@ class DualClipPPOLoss(Module):
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, low: float | Tensor = 0.2, high: float | Tensor = 0.2, c: float | Tensor = 3.0, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    group: Group | None
+    def __init__(self, *, low: float | Tensor = 0.2, high: float | Tensor = 0.2, c: float | Tensor = 3.0, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor, *, advantage: Tensor, old_logp: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor, *, advantage: Tensor, old_logp: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_dual_clip_ppo_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, low: float | Tensor = 0.2, high: float | Tensor = 0.2, c: float | Tensor = 3.0, advantage: Tensor, old_logp: Tensor, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_dual_clip_ppo_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, low: float | Tensor = 0.2, high: float | Tensor = 0.2, c: float | Tensor = 3.0, advantage: Tensor, old_logp: Tensor, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Dual-clip policy-gradient token loss: where(advantage < 0, minimum(clipped, -c * advantage), clipped)"""
 
 class LinearDualClipPPOLoss(Module):
@@ -987,15 +1039,16 @@ class LinearDualClipPPOLoss(Module):
     schedule: _Schedule
     filter: bool
     skip_ignored: bool | None
+    group: Group | None
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, low: float | Tensor = 0.2, high: float | Tensor = 0.2, c: float | Tensor = 3.0, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, low: float | Tensor = 0.2, high: float | Tensor = 0.2, c: float | Tensor = 3.0, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, advantage: Tensor, old_logp: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, advantage: Tensor, old_logp: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- elr
-def elr_loss(logits: Tensor, target: Tensor, ensemble: Tensor | Entries, *, strength: float | Tensor = 3.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def elr_loss(logits: Tensor, target: Tensor, ensemble: Tensor | Entries, *, strength: float | Tensor = 3.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """Early-learning regularisation: -logp[y] + strength * log(p[y] * (1 - ensemble[y]) + (1 - p[y]) * rest)"""
 
 class ELRLoss(Module):
@@ -1006,11 +1059,12 @@ class ELRLoss(Module):
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, strength: float | Tensor = 3.0, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    group: Group | None
+    def __init__(self, *, strength: float | Tensor = 3.0, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor, ensemble: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor, ensemble: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_elr_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, ensemble: Tensor | tuple[Tensor, ...] | Entries, *, strength: float | Tensor = 3.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_elr_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, ensemble: Tensor | tuple[Tensor, ...] | Entries, *, strength: float | Tensor = 3.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Early-learning regularisation: -logp[y] + strength * log(p[y] * (1 - ensemble[y]) + (1 - p[y]) * rest)"""
 
 class LinearELRLoss(Module):
@@ -1023,15 +1077,16 @@ class LinearELRLoss(Module):
     schedule: _Schedule
     filter: bool
     skip_ignored: bool | None
+    group: Group | None
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, strength: float | Tensor = 3.0, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, strength: float | Tensor = 3.0, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, ensemble: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, ensemble: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- emo
-def emo_loss(logits: Tensor, target: Tensor, cost: Tensor | Entries, *, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def emo_loss(logits: Tensor, target: Tensor, cost: Tensor | Entries, *, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """Earth mover distance optimisation: (ce + stop_gradient(ce / emd) * emd) / 2"""
 
 class EMOLoss(Module):
@@ -1041,11 +1096,12 @@ class EMOLoss(Module):
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    group: Group | None
+    def __init__(self, *, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor, cost: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor, cost: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_emo_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, cost: Tensor | tuple[Tensor, ...] | Entries, *, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_emo_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, cost: Tensor | tuple[Tensor, ...] | Entries, *, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Earth mover distance optimisation: (ce + stop_gradient(ce / emd) * emd) / 2"""
 
 class LinearEMOLoss(Module):
@@ -1057,15 +1113,16 @@ class LinearEMOLoss(Module):
     schedule: _Schedule
     filter: bool
     skip_ignored: bool | None
+    group: Group | None
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, cost: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, cost: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- energy_ood
-def energy_ood_loss(logits: Tensor, *, T: float | Tensor = 1.0, m_in: float | Tensor = -23.0, m_out: float | Tensor = -5.0, inlier: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def energy_ood_loss(logits: Tensor, *, T: float | Tensor = 1.0, m_in: float | Tensor = -23.0, m_out: float | Tensor = -5.0, inlier: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """Energy bounded for out-of-distribution detection: where(inlier > 0.5, relu(energy - m_in), relu(m_out - energy))**2"""
 
 class EnergyOODLoss(Module):
@@ -1076,11 +1133,12 @@ class EnergyOODLoss(Module):
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, T: float | Tensor = 1.0, m_in: float | Tensor = -23.0, m_out: float | Tensor = -5.0, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    group: Group | None
+    def __init__(self, *, T: float | Tensor = 1.0, m_in: float | Tensor = -23.0, m_out: float | Tensor = -5.0, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
     def forward(self, logits: Tensor, *, inlier: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, *, inlier: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_energy_ood_loss(hidden: Tensor, linear_weight: Tensor, *, T: float | Tensor = 1.0, m_in: float | Tensor = -23.0, m_out: float | Tensor = -5.0, inlier: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_energy_ood_loss(hidden: Tensor, linear_weight: Tensor, *, T: float | Tensor = 1.0, m_in: float | Tensor = -23.0, m_out: float | Tensor = -5.0, inlier: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, group: Group | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Energy bounded for out-of-distribution detection: where(inlier > 0.5, relu(energy - m_in), relu(m_out - energy))**2"""
 
 class LinearEnergyOODLoss(Module):
@@ -1092,14 +1150,15 @@ class LinearEnergyOODLoss(Module):
     memory_budget: int | None
     schedule: _Schedule
     filter: bool
+    group: Group | None
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, T: float | Tensor = 1.0, m_in: float | Tensor = -23.0, m_out: float | Tensor = -5.0, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, T: float | Tensor = 1.0, m_in: float | Tensor = -23.0, m_out: float | Tensor = -5.0, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, group: Group | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, *, inlier: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, *, inlier: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- entropy_bonus
-def entropy_bonus_loss(logits: Tensor, target: Tensor, *, weight: float | Tensor = 0.01, advantage: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def entropy_bonus_loss(logits: Tensor, target: Tensor, *, weight: float | Tensor = 0.01, advantage: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """Policy gradient with an entropy bonus: -advantage * logp[y] + weight * sum(p * logp)"""
 
 class EntropyBonusLoss(Module):
@@ -1109,11 +1168,12 @@ class EntropyBonusLoss(Module):
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, weight: float | Tensor = 0.01, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    group: Group | None
+    def __init__(self, *, weight: float | Tensor = 0.01, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor, *, advantage: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor, *, advantage: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_entropy_bonus_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, weight: float | Tensor = 0.01, advantage: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_entropy_bonus_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, weight: float | Tensor = 0.01, advantage: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Policy gradient with an entropy bonus: -advantage * logp[y] + weight * sum(p * logp)"""
 
 class LinearEntropyBonusLoss(Module):
@@ -1125,15 +1185,16 @@ class LinearEntropyBonusLoss(Module):
     schedule: _Schedule
     filter: bool
     skip_ignored: bool | None
+    group: Group | None
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, weight: float | Tensor = 0.01, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, weight: float | Tensor = 0.01, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, advantage: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, advantage: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- entropy_min
-def entropy_min_loss(logits: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def entropy_min_loss(logits: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """Entropy minimisation: -sum(p * logp)"""
 
 class EntropyMinLoss(Module):
@@ -1141,11 +1202,12 @@ class EntropyMinLoss(Module):
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    group: Group | None
+    def __init__(self, *, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
     def forward(self, logits: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_entropy_min_loss(hidden: Tensor, linear_weight: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_entropy_min_loss(hidden: Tensor, linear_weight: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, group: Group | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Entropy minimisation: -sum(p * logp)"""
 
 class LinearEntropyMinLoss(Module):
@@ -1154,14 +1216,15 @@ class LinearEntropyMinLoss(Module):
     memory_budget: int | None
     schedule: _Schedule
     filter: bool
+    group: Group | None
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, group: Group | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- focal
-def focal_loss(logits: Tensor, target: Tensor, *, gamma: float | Tensor = 2.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def focal_loss(logits: Tensor, target: Tensor, *, gamma: float | Tensor = 2.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """Focal loss: -(1 - p[y])**gamma * logp[y]"""
 
 class FocalLoss(Module):
@@ -1172,11 +1235,12 @@ class FocalLoss(Module):
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, gamma: float | Tensor = 2.0, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    group: Group | None
+    def __init__(self, *, gamma: float | Tensor = 2.0, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_focal_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, gamma: float | Tensor = 2.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_focal_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, gamma: float | Tensor = 2.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Focal loss: -(1 - p[y])**gamma * logp[y]"""
 
 class LinearFocalLoss(Module):
@@ -1189,15 +1253,16 @@ class LinearFocalLoss(Module):
     schedule: _Schedule
     filter: bool
     skip_ignored: bool | None
+    group: Group | None
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, gamma: float | Tensor = 2.0, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, gamma: float | Tensor = 2.0, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- gce
-def gce_loss(logits: Tensor, target: Tensor, *, q: float | Tensor = 0.7, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def gce_loss(logits: Tensor, target: Tensor, *, q: float | Tensor = 0.7, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """Generalized cross-entropy: (1 - p[y]**q) / q"""
 
 class GCELoss(Module):
@@ -1208,11 +1273,12 @@ class GCELoss(Module):
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, q: float | Tensor = 0.7, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    group: Group | None
+    def __init__(self, *, q: float | Tensor = 0.7, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_gce_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, q: float | Tensor = 0.7, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_gce_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, q: float | Tensor = 0.7, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Generalized cross-entropy: (1 - p[y]**q) / q"""
 
 class LinearGCELoss(Module):
@@ -1225,10 +1291,11 @@ class LinearGCELoss(Module):
     schedule: _Schedule
     filter: bool
     skip_ignored: bool | None
+    group: Group | None
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, q: float | Tensor = 0.7, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, q: float | Tensor = 0.7, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
@@ -1237,10 +1304,10 @@ class GeneralizedDiceParts(NamedTuple):
     labelled: Tensor
     overlap: Tensor
     predicted: Tensor
-def generalized_dice_parts(logits: Tensor, target: Tensor, of_labelled: Tensor | Entries, of_overlap: Tensor | Entries, of_predicted: Tensor | Entries, *, ignore_index: int = -100, backend: _Backend = "auto", class_dim: int | None = None) -> GeneralizedDiceParts:
+def generalized_dice_parts(logits: Tensor, target: Tensor, of_labelled: Tensor | Entries, of_overlap: Tensor | Entries, of_predicted: Tensor | Entries, *, ignore_index: int = -100, backend: _Backend = "auto", class_dim: int | None = None, group: Group | None = None) -> GeneralizedDiceParts:
     """Generalized Dice loss: labelled = sum(of_labelled*onehot), overlap = sum(of_overlap*(softmax(x)*onehot)), predicted = sum(of_predicted*softmax(x))"""
 
-def linear_generalized_dice_parts(hidden: Tensor, linear_weight: Tensor, target: Tensor, of_labelled: Tensor | tuple[Tensor, ...] | Entries, of_overlap: Tensor | tuple[Tensor, ...] | Entries, of_predicted: Tensor | tuple[Tensor, ...] | Entries, *, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, backend: _Backend = "auto") -> GeneralizedDiceParts:
+def linear_generalized_dice_parts(hidden: Tensor, linear_weight: Tensor, target: Tensor, of_labelled: Tensor | tuple[Tensor, ...] | Entries, of_overlap: Tensor | tuple[Tensor, ...] | Entries, of_predicted: Tensor | tuple[Tensor, ...] | Entries, *, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, backend: _Backend = "auto") -> GeneralizedDiceParts:
     """Generalized Dice loss: labelled = sum(of_labelled*onehot), overlap = sum(of_overlap*(softmax(x)*onehot)), predicted = sum(of_predicted*softmax(x))"""
 
 def generalized_dice_loss(logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None, ignore_index: int = -100, backend: _Backend = "auto", class_dim: int | None = None) -> Tensor:
@@ -1270,7 +1337,7 @@ class LinearGeneralizedDiceLoss(Module):
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- gjs
-def gjs_loss(logits: Tensor, target: Tensor, *, pi1: float | Tensor = 0.5, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def gjs_loss(logits: Tensor, target: Tensor, *, pi1: float | Tensor = 0.5, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """Generalized Jensen-Shannon divergence, hard label: (-pi1 * log(m) + pi2 * (p[y] * log(p[y] / m) - (1 - p[y]) * log1p(-pi1))) / (-pi2 * log1p(-pi1))"""
 
 class GJSLoss(Module):
@@ -1281,11 +1348,12 @@ class GJSLoss(Module):
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, pi1: float | Tensor = 0.5, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    group: Group | None
+    def __init__(self, *, pi1: float | Tensor = 0.5, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_gjs_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, pi1: float | Tensor = 0.5, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_gjs_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, pi1: float | Tensor = 0.5, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Generalized Jensen-Shannon divergence, hard label: (-pi1 * log(m) + pi2 * (p[y] * log(p[y] / m) - (1 - p[y]) * log1p(-pi1))) / (-pi2 * log1p(-pi1))"""
 
 class LinearGJSLoss(Module):
@@ -1298,15 +1366,16 @@ class LinearGJSLoss(Module):
     schedule: _Schedule
     filter: bool
     skip_ignored: bool | None
+    group: Group | None
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, pi1: float | Tensor = 0.5, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, pi1: float | Tensor = 0.5, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- grpo
-def grpo_loss(logits: Tensor, target: Tensor, *, low: float | Tensor = 0.2, high: float | Tensor = 0.2, beta: float | Tensor = 0.04, advantage: Tensor, old_logp: Tensor, ref_logp: Tensor, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def grpo_loss(logits: Tensor, target: Tensor, *, low: float | Tensor = 0.2, high: float | Tensor = 0.2, beta: float | Tensor = 0.04, advantage: Tensor, old_logp: Tensor, ref_logp: Tensor, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """GRPO token loss: maximum(-ratio * advantage, -clip(ratio, 1 - low, 1 + high) * advantage) + beta * (exp(apart) - apart - 1)"""
 
 class GRPOLoss(Module):
@@ -1319,11 +1388,12 @@ class GRPOLoss(Module):
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, low: float | Tensor = 0.2, high: float | Tensor = 0.2, beta: float | Tensor = 0.04, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    group: Group | None
+    def __init__(self, *, low: float | Tensor = 0.2, high: float | Tensor = 0.2, beta: float | Tensor = 0.04, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor, *, advantage: Tensor, old_logp: Tensor, ref_logp: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor, *, advantage: Tensor, old_logp: Tensor, ref_logp: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_grpo_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, low: float | Tensor = 0.2, high: float | Tensor = 0.2, beta: float | Tensor = 0.04, advantage: Tensor, old_logp: Tensor, ref_logp: Tensor, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_grpo_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, low: float | Tensor = 0.2, high: float | Tensor = 0.2, beta: float | Tensor = 0.04, advantage: Tensor, old_logp: Tensor, ref_logp: Tensor, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """GRPO token loss: maximum(-ratio * advantage, -clip(ratio, 1 - low, 1 + high) * advantage) + beta * (exp(apart) - apart - 1)"""
 
 class LinearGRPOLoss(Module):
@@ -1338,15 +1408,16 @@ class LinearGRPOLoss(Module):
     schedule: _Schedule
     filter: bool
     skip_ignored: bool | None
+    group: Group | None
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, low: float | Tensor = 0.2, high: float | Tensor = 0.2, beta: float | Tensor = 0.04, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, low: float | Tensor = 0.2, high: float | Tensor = 0.2, beta: float | Tensor = 0.04, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, advantage: Tensor, old_logp: Tensor, ref_logp: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, advantage: Tensor, old_logp: Tensor, ref_logp: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- hard_bootstrap
-def hard_bootstrap_loss(logits: Tensor, target: Tensor, *, beta: float | Tensor = 0.8, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def hard_bootstrap_loss(logits: Tensor, target: Tensor, *, beta: float | Tensor = 0.8, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """Hard bootstrapping: -beta * logp[y] - (1 - beta) * max(logp)"""
 
 class HardBootstrapLoss(Module):
@@ -1357,11 +1428,12 @@ class HardBootstrapLoss(Module):
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, beta: float | Tensor = 0.8, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    group: Group | None
+    def __init__(self, *, beta: float | Tensor = 0.8, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_hard_bootstrap_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, beta: float | Tensor = 0.8, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_hard_bootstrap_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, beta: float | Tensor = 0.8, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Hard bootstrapping: -beta * logp[y] - (1 - beta) * max(logp)"""
 
 class LinearHardBootstrapLoss(Module):
@@ -1374,15 +1446,16 @@ class LinearHardBootstrapLoss(Module):
     schedule: _Schedule
     filter: bool
     skip_ignored: bool | None
+    group: Group | None
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, beta: float | Tensor = 0.8, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, beta: float | Tensor = 0.8, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- hl_gauss
-def hl_gauss_loss(logits: Tensor, *, low: float | Tensor = 0.0, high: float | Tensor = 1.0, sigma: float | Tensor = 0.1, value: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def hl_gauss_loss(logits: Tensor, *, low: float | Tensor = 0.0, high: float | Tensor = 1.0, sigma: float | Tensor = 0.1, value: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """HL-Gauss, a histogram of a Gaussian around the value: -sum((erf((edge + width - v) / scale) - erf((edge - v) / scale)) * logp) / mass"""
 
 class HLGaussLoss(Module):
@@ -1393,11 +1466,12 @@ class HLGaussLoss(Module):
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, low: float | Tensor = 0.0, high: float | Tensor = 1.0, sigma: float | Tensor = 0.1, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    group: Group | None
+    def __init__(self, *, low: float | Tensor = 0.0, high: float | Tensor = 1.0, sigma: float | Tensor = 0.1, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
     def forward(self, logits: Tensor, *, value: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, *, value: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_hl_gauss_loss(hidden: Tensor, linear_weight: Tensor, *, low: float | Tensor = 0.0, high: float | Tensor = 1.0, sigma: float | Tensor = 0.1, value: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_hl_gauss_loss(hidden: Tensor, linear_weight: Tensor, *, low: float | Tensor = 0.0, high: float | Tensor = 1.0, sigma: float | Tensor = 0.1, value: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, group: Group | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """HL-Gauss, a histogram of a Gaussian around the value: -sum((erf((edge + width - v) / scale) - erf((edge - v) / scale)) * logp) / mass"""
 
 class LinearHLGaussLoss(Module):
@@ -1409,9 +1483,10 @@ class LinearHLGaussLoss(Module):
     memory_budget: int | None
     schedule: _Schedule
     filter: bool
+    group: Group | None
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, low: float | Tensor = 0.0, high: float | Tensor = 1.0, sigma: float | Tensor = 0.1, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, low: float | Tensor = 0.0, high: float | Tensor = 1.0, sigma: float | Tensor = 0.1, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, group: Group | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, *, value: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, *, value: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
@@ -1419,10 +1494,10 @@ class LinearHLGaussLoss(Module):
 class InformationMaximizationParts(NamedTuple):
     rows: Tensor
     marginal: Tensor
-def information_maximization_parts(logits: Tensor, of_marginal: Tensor | Entries, *, backend: _Backend = "auto", class_dim: int | None = None) -> InformationMaximizationParts:
+def information_maximization_parts(logits: Tensor, of_marginal: Tensor | Entries, *, backend: _Backend = "auto", class_dim: int | None = None, group: Group | None = None) -> InformationMaximizationParts:
     """Information maximization: rows = -sum(softmax(x)*log_softmax(x)), marginal = sum(of_marginal*softmax(x))"""
 
-def linear_information_maximization_parts(hidden: Tensor, linear_weight: Tensor, of_marginal: Tensor | tuple[Tensor, ...] | Entries, *, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, backend: _Backend = "auto") -> InformationMaximizationParts:
+def linear_information_maximization_parts(hidden: Tensor, linear_weight: Tensor, of_marginal: Tensor | tuple[Tensor, ...] | Entries, *, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, group: Group | None = None, backend: _Backend = "auto") -> InformationMaximizationParts:
     """Information maximization: rows = -sum(softmax(x)*log_softmax(x)), marginal = sum(of_marginal*softmax(x))"""
 
 def information_maximization_loss(logits: Tensor, *, diversity: float | Tensor = 1.0, row_weight: Tensor | None = None, by: Tensor | None = None, backend: _Backend = "auto", class_dim: int | None = None) -> Tensor:
@@ -1454,10 +1529,10 @@ class JaccardParts(NamedTuple):
     overlap: Tensor
     predicted: Tensor
     labelled: Tensor
-def jaccard_parts(logits: Tensor, target: Tensor, of_overlap: Tensor | Entries, of_predicted: Tensor | Entries, of_labelled: Tensor | Entries, *, ignore_index: int = -100, backend: _Backend = "auto", class_dim: int | None = None) -> JaccardParts:
+def jaccard_parts(logits: Tensor, target: Tensor, of_overlap: Tensor | Entries, of_predicted: Tensor | Entries, of_labelled: Tensor | Entries, *, ignore_index: int = -100, backend: _Backend = "auto", class_dim: int | None = None, group: Group | None = None) -> JaccardParts:
     """Jaccard loss of a whole batch: overlap = sum(of_overlap*(softmax(x)*onehot)), predicted = sum(of_predicted*softmax(x)), labelled = sum(of_labelled*onehot)"""
 
-def linear_jaccard_parts(hidden: Tensor, linear_weight: Tensor, target: Tensor, of_overlap: Tensor | tuple[Tensor, ...] | Entries, of_predicted: Tensor | tuple[Tensor, ...] | Entries, of_labelled: Tensor | tuple[Tensor, ...] | Entries, *, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, backend: _Backend = "auto") -> JaccardParts:
+def linear_jaccard_parts(hidden: Tensor, linear_weight: Tensor, target: Tensor, of_overlap: Tensor | tuple[Tensor, ...] | Entries, of_predicted: Tensor | tuple[Tensor, ...] | Entries, of_labelled: Tensor | tuple[Tensor, ...] | Entries, *, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, backend: _Backend = "auto") -> JaccardParts:
     """Jaccard loss of a whole batch: overlap = sum(of_overlap*(softmax(x)*onehot)), predicted = sum(of_predicted*softmax(x)), labelled = sum(of_labelled*onehot)"""
 
 def jaccard_loss(logits: Tensor, target: Tensor, *, smooth: float | Tensor = 1.0, row_weight: Tensor | None = None, by: Tensor | None = None, ignore_index: int = -100, backend: _Backend = "auto", class_dim: int | None = None) -> Tensor:
@@ -1489,7 +1564,7 @@ class LinearJaccardLoss(Module):
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- jsd_beta
-def jsd_beta_loss(logits: Tensor, teacher: Tensor | Entries, *, beta: float | Tensor = 0.5, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def jsd_beta_loss(logits: Tensor, teacher: Tensor | Entries, *, beta: float | Tensor = 0.5, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """Generalized Jensen-Shannon divergence: beta * sum(t * (log_softmax(teacher) - log(m))) + (1 - beta) * sum(p * (logp - log(m)))"""
 
 class JSDBetaLoss(Module):
@@ -1498,11 +1573,12 @@ class JSDBetaLoss(Module):
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, beta: float | Tensor = 0.5, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    group: Group | None
+    def __init__(self, *, beta: float | Tensor = 0.5, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
     def forward(self, logits: Tensor, teacher: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, teacher: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_jsd_beta_loss(hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, beta: float | Tensor = 0.5, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_jsd_beta_loss(hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, beta: float | Tensor = 0.5, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, group: Group | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Generalized Jensen-Shannon divergence: beta * sum(t * (log_softmax(teacher) - log(m))) + (1 - beta) * sum(p * (logp - log(m)))"""
 
 class LinearJSDBetaLoss(Module):
@@ -1512,14 +1588,15 @@ class LinearJSDBetaLoss(Module):
     memory_budget: int | None
     schedule: _Schedule
     filter: bool
+    group: Group | None
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, beta: float | Tensor = 0.5, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, beta: float | Tensor = 0.5, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, group: Group | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- kd_forward_kl
-def kd_forward_kl_loss(logits: Tensor, teacher: Tensor | Entries, *, T: float | Tensor = 4.0, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def kd_forward_kl_loss(logits: Tensor, teacher: Tensor | Entries, *, T: float | Tensor = 4.0, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """Knowledge distillation, forward KL: T**2 * sum(softmax(teacher / T) * (log_softmax(teacher / T) - log_softmax(x / T)))"""
 
 class KDForwardKLLoss(Module):
@@ -1528,11 +1605,12 @@ class KDForwardKLLoss(Module):
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, T: float | Tensor = 4.0, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    group: Group | None
+    def __init__(self, *, T: float | Tensor = 4.0, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
     def forward(self, logits: Tensor, teacher: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, teacher: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_kd_forward_kl_loss(hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, T: float | Tensor = 4.0, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_kd_forward_kl_loss(hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, T: float | Tensor = 4.0, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, group: Group | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Knowledge distillation, forward KL: T**2 * sum(softmax(teacher / T) * (log_softmax(teacher / T) - log_softmax(x / T)))"""
 
 class LinearKDForwardKLLoss(Module):
@@ -1542,14 +1620,15 @@ class LinearKDForwardKLLoss(Module):
     memory_budget: int | None
     schedule: _Schedule
     filter: bool
+    group: Group | None
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, T: float | Tensor = 4.0, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, T: float | Tensor = 4.0, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, group: Group | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- kl_cov
-def kl_cov_loss(logits: Tensor, target: Tensor, *, weight: float | Tensor = 1.0, advantage: Tensor, old_logp: Tensor, selected: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def kl_cov_loss(logits: Tensor, target: Tensor, *, weight: float | Tensor = 1.0, advantage: Tensor, old_logp: Tensor, selected: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """KL-Cov token loss: -exp(moved) * advantage + weight * selected * abs(moved)"""
 
 class KLCovLoss(Module):
@@ -1559,11 +1638,12 @@ class KLCovLoss(Module):
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, weight: float | Tensor = 1.0, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    group: Group | None
+    def __init__(self, *, weight: float | Tensor = 1.0, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor, *, advantage: Tensor, old_logp: Tensor, selected: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor, *, advantage: Tensor, old_logp: Tensor, selected: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_kl_cov_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, weight: float | Tensor = 1.0, advantage: Tensor, old_logp: Tensor, selected: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_kl_cov_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, weight: float | Tensor = 1.0, advantage: Tensor, old_logp: Tensor, selected: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """KL-Cov token loss: -exp(moved) * advantage + weight * selected * abs(moved)"""
 
 class LinearKLCovLoss(Module):
@@ -1575,15 +1655,16 @@ class LinearKLCovLoss(Module):
     schedule: _Schedule
     filter: bool
     skip_ignored: bool | None
+    group: Group | None
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, weight: float | Tensor = 1.0, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, weight: float | Tensor = 1.0, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, advantage: Tensor, old_logp: Tensor, selected: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, advantage: Tensor, old_logp: Tensor, selected: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- ldam
-def ldam_loss(logits: Tensor, target: Tensor, *, s: float | Tensor = 30.0, margins: Tensor, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def ldam_loss(logits: Tensor, target: Tensor, *, s: float | Tensor = 30.0, margins: Tensor, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """Label-distribution-aware margin loss: -log_softmax(s * (x - margins * onehot))[y]"""
 
 class LDAMLoss(Module):
@@ -1595,11 +1676,12 @@ class LDAMLoss(Module):
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, margins: Tensor, *, s: float | Tensor = 30.0, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    group: Group | None
+    def __init__(self, margins: Tensor, *, s: float | Tensor = 30.0, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_ldam_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, s: float | Tensor = 30.0, margins: Tensor, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_ldam_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, s: float | Tensor = 30.0, margins: Tensor, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Label-distribution-aware margin loss: -log_softmax(s * (x - margins * onehot))[y]"""
 
 class LinearLDAMLoss(Module):
@@ -1613,15 +1695,16 @@ class LinearLDAMLoss(Module):
     schedule: _Schedule
     filter: bool
     skip_ignored: bool | None
+    group: Group | None
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, margins: Tensor, *, s: float | Tensor = 30.0, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, margins: Tensor, *, s: float | Tensor = 30.0, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- ldr_kl
-def ldr_kl_loss(logits: Tensor, target: Tensor, *, lam: float | Tensor = 1.0, margin: float | Tensor = 0.1, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def ldr_kl_loss(logits: Tensor, target: Tensor, *, lam: float | Tensor = 1.0, margin: float | Tensor = 0.1, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """Label-distributionally robust loss with KL regularisation: lam * (logsumexp((x + margin * (1 - onehot)) / lam) - log(V)) - x[y]"""
 
 class LDRKLLoss(Module):
@@ -1633,11 +1716,12 @@ class LDRKLLoss(Module):
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, lam: float | Tensor = 1.0, margin: float | Tensor = 0.1, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    group: Group | None
+    def __init__(self, *, lam: float | Tensor = 1.0, margin: float | Tensor = 0.1, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_ldr_kl_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, lam: float | Tensor = 1.0, margin: float | Tensor = 0.1, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_ldr_kl_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, lam: float | Tensor = 1.0, margin: float | Tensor = 0.1, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Label-distributionally robust loss with KL regularisation: lam * (logsumexp((x + margin * (1 - onehot)) / lam) - log(V)) - x[y]"""
 
 class LinearLDRKLLoss(Module):
@@ -1651,15 +1735,16 @@ class LinearLDRKLLoss(Module):
     schedule: _Schedule
     filter: bool
     skip_ignored: bool | None
+    group: Group | None
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, lam: float | Tensor = 1.0, margin: float | Tensor = 0.1, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, lam: float | Tensor = 1.0, margin: float | Tensor = 0.1, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- logit_adjustment
-def logit_adjustment_loss(logits: Tensor, target: Tensor, *, tau: float | Tensor = 1.0, log_prior: Tensor, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def logit_adjustment_loss(logits: Tensor, target: Tensor, *, tau: float | Tensor = 1.0, log_prior: Tensor, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """Logit-adjusted cross-entropy: -log_softmax(x + tau * log_prior)[y]"""
 
 class LogitAdjustmentLoss(Module):
@@ -1671,11 +1756,12 @@ class LogitAdjustmentLoss(Module):
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, log_prior: Tensor, *, tau: float | Tensor = 1.0, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    group: Group | None
+    def __init__(self, log_prior: Tensor, *, tau: float | Tensor = 1.0, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_logit_adjustment_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, tau: float | Tensor = 1.0, log_prior: Tensor, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_logit_adjustment_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, tau: float | Tensor = 1.0, log_prior: Tensor, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Logit-adjusted cross-entropy: -log_softmax(x + tau * log_prior)[y]"""
 
 class LinearLogitAdjustmentLoss(Module):
@@ -1689,15 +1775,16 @@ class LinearLogitAdjustmentLoss(Module):
     schedule: _Schedule
     filter: bool
     skip_ignored: bool | None
+    group: Group | None
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, log_prior: Tensor, *, tau: float | Tensor = 1.0, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, log_prior: Tensor, *, tau: float | Tensor = 1.0, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- logit_l2
-def logit_l2_loss(logits: Tensor, target: Tensor, *, weight: float | Tensor = 0.01, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def logit_l2_loss(logits: Tensor, target: Tensor, *, weight: float | Tensor = 0.01, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """Cross-entropy with a penalty on the squared logits: -logp[y] + weight * (mean(x**2))"""
 
 class LogitL2Loss(Module):
@@ -1707,11 +1794,12 @@ class LogitL2Loss(Module):
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, weight: float | Tensor = 0.01, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    group: Group | None
+    def __init__(self, *, weight: float | Tensor = 0.01, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_logit_l2_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, weight: float | Tensor = 0.01, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_logit_l2_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, weight: float | Tensor = 0.01, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Cross-entropy with a penalty on the squared logits: -logp[y] + weight * (mean(x**2))"""
 
 class LinearLogitL2Loss(Module):
@@ -1723,15 +1811,16 @@ class LinearLogitL2Loss(Module):
     schedule: _Schedule
     filter: bool
     skip_ignored: bool | None
+    group: Group | None
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, weight: float | Tensor = 0.01, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, weight: float | Tensor = 0.01, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- logit_norm
-def logit_norm_loss(logits: Tensor, target: Tensor, *, T: float | Tensor = 0.04, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def logit_norm_loss(logits: Tensor, target: Tensor, *, T: float | Tensor = 0.04, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """LogitNorm: -log_softmax(x / (T * norm(x)))[y]"""
 
 class LogitNormLoss(Module):
@@ -1742,11 +1831,12 @@ class LogitNormLoss(Module):
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, T: float | Tensor = 0.04, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    group: Group | None
+    def __init__(self, *, T: float | Tensor = 0.04, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_logit_norm_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, T: float | Tensor = 0.04, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_logit_norm_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, T: float | Tensor = 0.04, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """LogitNorm: -log_softmax(x / (T * norm(x)))[y]"""
 
 class LinearLogitNormLoss(Module):
@@ -1759,15 +1849,16 @@ class LinearLogitNormLoss(Module):
     schedule: _Schedule
     filter: bool
     skip_ignored: bool | None
+    group: Group | None
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, T: float | Tensor = 0.04, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, T: float | Tensor = 0.04, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- logit_pairing
-def logit_pairing_loss(logits: Tensor, target: Tensor, adversarial_x: Tensor | Entries, *, weight: float | Tensor = 0.5, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def logit_pairing_loss(logits: Tensor, target: Tensor, adversarial_x: Tensor | Entries, *, weight: float | Tensor = 0.5, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """Adversarial logit pairing: -logp[y] - log_softmax(adversarial_x)[y] + weight * mean((x - adversarial_x)**2)"""
 
 class LogitPairingLoss(Module):
@@ -1777,11 +1868,12 @@ class LogitPairingLoss(Module):
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, weight: float | Tensor = 0.5, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    group: Group | None
+    def __init__(self, *, weight: float | Tensor = 0.5, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor, adversarial_x: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor, adversarial_x: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_logit_pairing_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, adversarial_x: Tensor | tuple[Tensor, ...] | Entries, *, weight: float | Tensor = 0.5, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_logit_pairing_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, adversarial_x: Tensor | tuple[Tensor, ...] | Entries, *, weight: float | Tensor = 0.5, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Adversarial logit pairing: -logp[y] - log_softmax(adversarial_x)[y] + weight * mean((x - adversarial_x)**2)"""
 
 class LinearLogitPairingLoss(Module):
@@ -1793,15 +1885,16 @@ class LinearLogitPairingLoss(Module):
     schedule: _Schedule
     filter: bool
     skip_ignored: bool | None
+    group: Group | None
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, weight: float | Tensor = 0.5, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, weight: float | Tensor = 0.5, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, adversarial_x: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, adversarial_x: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- mae
-def mae_loss(logits: Tensor, target: Tensor, *, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def mae_loss(logits: Tensor, target: Tensor, *, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """Mean absolute error between softmax and one-hot, halved: 1 - p[y]"""
 
 class MAELoss(Module):
@@ -1811,11 +1904,12 @@ class MAELoss(Module):
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    group: Group | None
+    def __init__(self, *, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_mae_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_mae_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Mean absolute error between softmax and one-hot, halved: 1 - p[y]"""
 
 class LinearMAELoss(Module):
@@ -1827,20 +1921,21 @@ class LinearMAELoss(Module):
     schedule: _Schedule
     filter: bool
     skip_ignored: bool | None
+    group: Group | None
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- marginal_entropy
 class MarginalEntropyParts(NamedTuple):
     marginal: Tensor
-def marginal_entropy_parts(logits: Tensor, of_marginal: Tensor | Entries, *, backend: _Backend = "auto", class_dim: int | None = None) -> MarginalEntropyParts:
+def marginal_entropy_parts(logits: Tensor, of_marginal: Tensor | Entries, *, backend: _Backend = "auto", class_dim: int | None = None, group: Group | None = None) -> MarginalEntropyParts:
     """Entropy of the marginal: marginal = sum(of_marginal*softmax(x))"""
 
-def linear_marginal_entropy_parts(hidden: Tensor, linear_weight: Tensor, of_marginal: Tensor | tuple[Tensor, ...] | Entries, *, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, backend: _Backend = "auto") -> MarginalEntropyParts:
+def linear_marginal_entropy_parts(hidden: Tensor, linear_weight: Tensor, of_marginal: Tensor | tuple[Tensor, ...] | Entries, *, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, group: Group | None = None, backend: _Backend = "auto") -> MarginalEntropyParts:
     """Entropy of the marginal: marginal = sum(of_marginal*softmax(x))"""
 
 def marginal_entropy_loss(logits: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None, backend: _Backend = "auto", class_dim: int | None = None) -> Tensor:
@@ -1866,7 +1961,7 @@ class LinearMarginalEntropyLoss(Module):
     def __call__(self, hidden: Tensor, linear_weight: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- mart
-def mart_loss(logits: Tensor, target: Tensor, adversarial_x: Tensor | Entries, *, beta: float | Tensor = 5.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def mart_loss(logits: Tensor, target: Tensor, adversarial_x: Tensor | Entries, *, beta: float | Tensor = 5.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """Misclassification-aware adversarial training: -logq[y] - log(1 - max(softmax(adversarial_x), over=others)) + beta * (1 - p[y]) * sum(p * (logp - logq))"""
 
 class MARTLoss(Module):
@@ -1877,11 +1972,12 @@ class MARTLoss(Module):
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, beta: float | Tensor = 5.0, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    group: Group | None
+    def __init__(self, *, beta: float | Tensor = 5.0, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor, adversarial_x: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor, adversarial_x: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_mart_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, adversarial_x: Tensor | tuple[Tensor, ...] | Entries, *, beta: float | Tensor = 5.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_mart_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, adversarial_x: Tensor | tuple[Tensor, ...] | Entries, *, beta: float | Tensor = 5.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Misclassification-aware adversarial training: -logq[y] - log(1 - max(softmax(adversarial_x), over=others)) + beta * (1 - p[y]) * sum(p * (logp - logq))"""
 
 class LinearMARTLoss(Module):
@@ -1894,10 +1990,11 @@ class LinearMARTLoss(Module):
     schedule: _Schedule
     filter: bool
     skip_ignored: bool | None
+    group: Group | None
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, beta: float | Tensor = 5.0, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, beta: float | Tensor = 5.0, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, adversarial_x: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, adversarial_x: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
@@ -1906,10 +2003,10 @@ class MDCAParts(NamedTuple):
     rows: Tensor
     part0: Tensor
     part1: Tensor
-def mdca_parts(logits: Tensor, target: Tensor, of_part0: Tensor | Entries, of_part1: Tensor | Entries, *, ignore_index: int = -100, backend: _Backend = "auto", class_dim: int | None = None) -> MDCAParts:
+def mdca_parts(logits: Tensor, target: Tensor, of_part0: Tensor | Entries, of_part1: Tensor | Entries, *, ignore_index: int = -100, backend: _Backend = "auto", class_dim: int | None = None, group: Group | None = None) -> MDCAParts:
     """Cross-entropy with the multi-class difference of confidence and accuracy: rows = -log_softmax(x)[y], part0 = sum(of_part0*softmax(x)), part1 = sum(of_part1*onehot)"""
 
-def linear_mdca_parts(hidden: Tensor, linear_weight: Tensor, target: Tensor, of_part0: Tensor | tuple[Tensor, ...] | Entries, of_part1: Tensor | tuple[Tensor, ...] | Entries, *, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, backend: _Backend = "auto") -> MDCAParts:
+def linear_mdca_parts(hidden: Tensor, linear_weight: Tensor, target: Tensor, of_part0: Tensor | tuple[Tensor, ...] | Entries, of_part1: Tensor | tuple[Tensor, ...] | Entries, *, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, backend: _Backend = "auto") -> MDCAParts:
     """Cross-entropy with the multi-class difference of confidence and accuracy: rows = -log_softmax(x)[y], part0 = sum(of_part0*softmax(x)), part1 = sum(of_part1*onehot)"""
 
 def mdca_loss(logits: Tensor, target: Tensor, *, beta: float | Tensor = 1.0, row_weight: Tensor | None = None, by: Tensor | None = None, ignore_index: int = -100, backend: _Backend = "auto", class_dim: int | None = None) -> Tensor:
@@ -1941,7 +2038,7 @@ class LinearMDCALoss(Module):
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- mixce
-def mixce_loss(logits: Tensor, target: Tensor, *, eta: float | Tensor = 0.5, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def mixce_loss(logits: Tensor, target: Tensor, *, eta: float | Tensor = 0.5, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """MixCE: -(eta + (1 - eta) * stop_gradient(p[y])) * logp[y]"""
 
 class MixCELoss(Module):
@@ -1952,11 +2049,12 @@ class MixCELoss(Module):
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, eta: float | Tensor = 0.5, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    group: Group | None
+    def __init__(self, *, eta: float | Tensor = 0.5, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_mixce_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, eta: float | Tensor = 0.5, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_mixce_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, eta: float | Tensor = 0.5, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """MixCE: -(eta + (1 - eta) * stop_gradient(p[y])) * logp[y]"""
 
 class LinearMixCELoss(Module):
@@ -1969,15 +2067,16 @@ class LinearMixCELoss(Module):
     schedule: _Schedule
     filter: bool
     skip_ignored: bool | None
+    group: Group | None
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, eta: float | Tensor = 0.5, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, eta: float | Tensor = 0.5, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- nce
-def nce_loss(logits: Tensor, target: Tensor, *, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def nce_loss(logits: Tensor, target: Tensor, *, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """Normalized cross-entropy: logp[y] / sum(logp)"""
 
 class NCELoss(Module):
@@ -1987,11 +2086,12 @@ class NCELoss(Module):
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    group: Group | None
+    def __init__(self, *, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_nce_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_nce_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Normalized cross-entropy: logp[y] / sum(logp)"""
 
 class LinearNCELoss(Module):
@@ -2003,15 +2103,16 @@ class LinearNCELoss(Module):
     schedule: _Schedule
     filter: bool
     skip_ignored: bool | None
+    group: Group | None
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- nfl
-def nfl_loss(logits: Tensor, target: Tensor, *, gamma: float | Tensor = 0.5, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def nfl_loss(logits: Tensor, target: Tensor, *, gamma: float | Tensor = 0.5, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """Normalized focal loss: (1 - p[y])**gamma * logp[y] / sum((1 - p)**gamma * logp)"""
 
 class NFLLoss(Module):
@@ -2022,11 +2123,12 @@ class NFLLoss(Module):
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, gamma: float | Tensor = 0.5, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    group: Group | None
+    def __init__(self, *, gamma: float | Tensor = 0.5, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_nfl_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, gamma: float | Tensor = 0.5, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_nfl_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, gamma: float | Tensor = 0.5, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Normalized focal loss: (1 - p[y])**gamma * logp[y] / sum((1 - p)**gamma * logp)"""
 
 class LinearNFLLoss(Module):
@@ -2039,15 +2141,16 @@ class LinearNFLLoss(Module):
     schedule: _Schedule
     filter: bool
     skip_ignored: bool | None
+    group: Group | None
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, gamma: float | Tensor = 0.5, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, gamma: float | Tensor = 0.5, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- ngce
-def ngce_loss(logits: Tensor, target: Tensor, *, q: float | Tensor = 0.7, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def ngce_loss(logits: Tensor, target: Tensor, *, q: float | Tensor = 0.7, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """Normalized generalized cross-entropy: (1 - p[y]**q) / sum(1 - p**q)"""
 
 class NGCELoss(Module):
@@ -2058,11 +2161,12 @@ class NGCELoss(Module):
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, q: float | Tensor = 0.7, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    group: Group | None
+    def __init__(self, *, q: float | Tensor = 0.7, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_ngce_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, q: float | Tensor = 0.7, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_ngce_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, q: float | Tensor = 0.7, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Normalized generalized cross-entropy: (1 - p[y]**q) / sum(1 - p**q)"""
 
 class LinearNGCELoss(Module):
@@ -2075,15 +2179,16 @@ class LinearNGCELoss(Module):
     schedule: _Schedule
     filter: bool
     skip_ignored: bool | None
+    group: Group | None
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, q: float | Tensor = 0.7, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, q: float | Tensor = 0.7, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- partial_label
-def partial_label_loss(logits: Tensor, candidates: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def partial_label_loss(logits: Tensor, candidates: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """Partial-label loss, the logarithm of the candidates' probability: -log(sum(candidates * p))"""
 
 class PartialLabelLoss(Module):
@@ -2091,11 +2196,12 @@ class PartialLabelLoss(Module):
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    group: Group | None
+    def __init__(self, *, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
     def forward(self, logits: Tensor, candidates: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, candidates: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_partial_label_loss(hidden: Tensor, linear_weight: Tensor, candidates: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_partial_label_loss(hidden: Tensor, linear_weight: Tensor, candidates: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, group: Group | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Partial-label loss, the logarithm of the candidates' probability: -log(sum(candidates * p))"""
 
 class LinearPartialLabelLoss(Module):
@@ -2104,14 +2210,15 @@ class LinearPartialLabelLoss(Module):
     memory_budget: int | None
     schedule: _Schedule
     filter: bool
+    group: Group | None
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, group: Group | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, candidates: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, candidates: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- poly1
-def poly1_loss(logits: Tensor, target: Tensor, *, epsilon: float | Tensor = 1.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def poly1_loss(logits: Tensor, target: Tensor, *, epsilon: float | Tensor = 1.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """Poly-1 cross-entropy: -logp[y] + epsilon * (1 - p[y])"""
 
 class Poly1Loss(Module):
@@ -2122,11 +2229,12 @@ class Poly1Loss(Module):
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, epsilon: float | Tensor = 1.0, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    group: Group | None
+    def __init__(self, *, epsilon: float | Tensor = 1.0, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_poly1_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, epsilon: float | Tensor = 1.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_poly1_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, epsilon: float | Tensor = 1.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Poly-1 cross-entropy: -logp[y] + epsilon * (1 - p[y])"""
 
 class LinearPoly1Loss(Module):
@@ -2139,15 +2247,16 @@ class LinearPoly1Loss(Module):
     schedule: _Schedule
     filter: bool
     skip_ignored: bool | None
+    group: Group | None
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, epsilon: float | Tensor = 1.0, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, epsilon: float | Tensor = 1.0, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- ppo_clip
-def ppo_clip_loss(logits: Tensor, target: Tensor, *, low: float | Tensor = 0.2, high: float | Tensor = 0.2, advantage: Tensor, old_logp: Tensor, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def ppo_clip_loss(logits: Tensor, target: Tensor, *, low: float | Tensor = 0.2, high: float | Tensor = 0.2, advantage: Tensor, old_logp: Tensor, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """Clipped policy-gradient token loss: maximum(-ratio * advantage, -clip(ratio, 1 - low, 1 + high) * advantage)"""
 
 class PPOClipLoss(Module):
@@ -2159,11 +2268,12 @@ class PPOClipLoss(Module):
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, low: float | Tensor = 0.2, high: float | Tensor = 0.2, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    group: Group | None
+    def __init__(self, *, low: float | Tensor = 0.2, high: float | Tensor = 0.2, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor, *, advantage: Tensor, old_logp: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor, *, advantage: Tensor, old_logp: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_ppo_clip_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, low: float | Tensor = 0.2, high: float | Tensor = 0.2, advantage: Tensor, old_logp: Tensor, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_ppo_clip_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, low: float | Tensor = 0.2, high: float | Tensor = 0.2, advantage: Tensor, old_logp: Tensor, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Clipped policy-gradient token loss: maximum(-ratio * advantage, -clip(ratio, 1 - low, 1 + high) * advantage)"""
 
 class LinearPPOClipLoss(Module):
@@ -2177,15 +2287,16 @@ class LinearPPOClipLoss(Module):
     schedule: _Schedule
     filter: bool
     skip_ignored: bool | None
+    group: Group | None
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, low: float | Tensor = 0.2, high: float | Tensor = 0.2, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, low: float | Tensor = 0.2, high: float | Tensor = 0.2, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, advantage: Tensor, old_logp: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, advantage: Tensor, old_logp: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- pseudo_spherical
-def pseudo_spherical_loss(logits: Tensor, target: Tensor, *, a: float | Tensor = 2.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def pseudo_spherical_loss(logits: Tensor, target: Tensor, *, a: float | Tensor = 2.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """Pseudo-spherical score: -softmax(a * x)[y]**((a - 1) / a)"""
 
 class PseudoSphericalLoss(Module):
@@ -2196,11 +2307,12 @@ class PseudoSphericalLoss(Module):
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, a: float | Tensor = 2.0, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    group: Group | None
+    def __init__(self, *, a: float | Tensor = 2.0, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_pseudo_spherical_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, a: float | Tensor = 2.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_pseudo_spherical_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, a: float | Tensor = 2.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Pseudo-spherical score: -softmax(a * x)[y]**((a - 1) / a)"""
 
 class LinearPseudoSphericalLoss(Module):
@@ -2213,15 +2325,16 @@ class LinearPseudoSphericalLoss(Module):
     schedule: _Schedule
     filter: bool
     skip_ignored: bool | None
+    group: Group | None
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, a: float | Tensor = 2.0, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, a: float | Tensor = 2.0, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- renyi
-def renyi_loss(logits: Tensor, teacher: Tensor | Entries, *, alpha: float | Tensor = 0.5, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def renyi_loss(logits: Tensor, teacher: Tensor | Entries, *, alpha: float | Tensor = 0.5, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """Renyi divergence distillation: log(sum(p**(1 - alpha) * t**alpha)) / (alpha - 1)"""
 
 class RenyiLoss(Module):
@@ -2230,11 +2343,12 @@ class RenyiLoss(Module):
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, alpha: float | Tensor = 0.5, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    group: Group | None
+    def __init__(self, *, alpha: float | Tensor = 0.5, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
     def forward(self, logits: Tensor, teacher: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, teacher: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_renyi_loss(hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, alpha: float | Tensor = 0.5, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_renyi_loss(hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, alpha: float | Tensor = 0.5, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, group: Group | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Renyi divergence distillation: log(sum(p**(1 - alpha) * t**alpha)) / (alpha - 1)"""
 
 class LinearRenyiLoss(Module):
@@ -2244,9 +2358,10 @@ class LinearRenyiLoss(Module):
     memory_budget: int | None
     schedule: _Schedule
     filter: bool
+    group: Group | None
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, alpha: float | Tensor = 0.5, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, alpha: float | Tensor = 0.5, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, group: Group | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
@@ -2254,10 +2369,10 @@ class LinearRenyiLoss(Module):
 class RePRIParts(NamedTuple):
     rows: Tensor
     marginal: Tensor
-def repri_parts(logits: Tensor, of_marginal: Tensor | Entries, *, backend: _Backend = "auto", class_dim: int | None = None) -> RePRIParts:
+def repri_parts(logits: Tensor, of_marginal: Tensor | Entries, *, backend: _Backend = "auto", class_dim: int | None = None, group: Group | None = None) -> RePRIParts:
     """Entropy of rows and divergence of their marginal from a prior: rows = -sum(softmax(x)*log_softmax(x)), marginal = sum(of_marginal*softmax(x))"""
 
-def linear_repri_parts(hidden: Tensor, linear_weight: Tensor, of_marginal: Tensor | tuple[Tensor, ...] | Entries, *, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, backend: _Backend = "auto") -> RePRIParts:
+def linear_repri_parts(hidden: Tensor, linear_weight: Tensor, of_marginal: Tensor | tuple[Tensor, ...] | Entries, *, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, group: Group | None = None, backend: _Backend = "auto") -> RePRIParts:
     """Entropy of rows and divergence of their marginal from a prior: rows = -sum(softmax(x)*log_softmax(x)), marginal = sum(of_marginal*softmax(x))"""
 
 def repri_loss(logits: Tensor, *, lam: float | Tensor = 1.0, prior: Tensor, row_weight: Tensor | None = None, by: Tensor | None = None, backend: _Backend = "auto", class_dim: int | None = None) -> Tensor:
@@ -2287,7 +2402,7 @@ class LinearRePRILoss(Module):
     def __call__(self, hidden: Tensor, linear_weight: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- reverse_kl
-def reverse_kl_loss(logits: Tensor, teacher: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def reverse_kl_loss(logits: Tensor, teacher: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """Reverse KL distillation: sum(p * (logp - log_softmax(teacher)))"""
 
 class ReverseKLLoss(Module):
@@ -2295,11 +2410,12 @@ class ReverseKLLoss(Module):
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    group: Group | None
+    def __init__(self, *, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
     def forward(self, logits: Tensor, teacher: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, teacher: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_reverse_kl_loss(hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_reverse_kl_loss(hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, group: Group | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Reverse KL distillation: sum(p * (logp - log_softmax(teacher)))"""
 
 class LinearReverseKLLoss(Module):
@@ -2308,14 +2424,15 @@ class LinearReverseKLLoss(Module):
     memory_budget: int | None
     schedule: _Schedule
     filter: bool
+    group: Group | None
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, group: Group | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- rmt_symmetric_ce
-def rmt_symmetric_ce_loss(logits: Tensor, teacher: Tensor | Entries, *, alpha: float | Tensor = 0.5, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def rmt_symmetric_ce_loss(logits: Tensor, teacher: Tensor | Entries, *, alpha: float | Tensor = 0.5, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """Symmetric cross-entropy with a teacher: -(1 - alpha) * sum(softmax(teacher) * logp) - alpha * sum(p * log_softmax(teacher))"""
 
 class RMTSymmetricCELoss(Module):
@@ -2324,11 +2441,12 @@ class RMTSymmetricCELoss(Module):
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, alpha: float | Tensor = 0.5, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    group: Group | None
+    def __init__(self, *, alpha: float | Tensor = 0.5, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
     def forward(self, logits: Tensor, teacher: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, teacher: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_rmt_symmetric_ce_loss(hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, alpha: float | Tensor = 0.5, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_rmt_symmetric_ce_loss(hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, alpha: float | Tensor = 0.5, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, group: Group | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Symmetric cross-entropy with a teacher: -(1 - alpha) * sum(softmax(teacher) * logp) - alpha * sum(p * log_softmax(teacher))"""
 
 class LinearRMTSymmetricCELoss(Module):
@@ -2338,14 +2456,15 @@ class LinearRMTSymmetricCELoss(Module):
     memory_budget: int | None
     schedule: _Schedule
     filter: bool
+    group: Group | None
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, alpha: float | Tensor = 0.5, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, alpha: float | Tensor = 0.5, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, group: Group | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- sapo
-def sapo_loss(logits: Tensor, target: Tensor, *, tau_pos: float | Tensor = 1.0, tau_neg: float | Tensor = 1.05, advantage: Tensor, old_logp: Tensor, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def sapo_loss(logits: Tensor, target: Tensor, *, tau_pos: float | Tensor = 1.0, tau_neg: float | Tensor = 1.05, advantage: Tensor, old_logp: Tensor, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """SAPO, soft adaptive policy optimization: -advantage * 4 / tau * sigmoid(tau * (ratio - 1))"""
 
 class SAPOLoss(Module):
@@ -2357,11 +2476,12 @@ class SAPOLoss(Module):
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, tau_pos: float | Tensor = 1.0, tau_neg: float | Tensor = 1.05, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    group: Group | None
+    def __init__(self, *, tau_pos: float | Tensor = 1.0, tau_neg: float | Tensor = 1.05, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor, *, advantage: Tensor, old_logp: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor, *, advantage: Tensor, old_logp: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_sapo_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, tau_pos: float | Tensor = 1.0, tau_neg: float | Tensor = 1.05, advantage: Tensor, old_logp: Tensor, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_sapo_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, tau_pos: float | Tensor = 1.0, tau_neg: float | Tensor = 1.05, advantage: Tensor, old_logp: Tensor, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """SAPO, soft adaptive policy optimization: -advantage * 4 / tau * sigmoid(tau * (ratio - 1))"""
 
 class LinearSAPOLoss(Module):
@@ -2375,15 +2495,16 @@ class LinearSAPOLoss(Module):
     schedule: _Schedule
     filter: bool
     skip_ignored: bool | None
+    group: Group | None
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, tau_pos: float | Tensor = 1.0, tau_neg: float | Tensor = 1.05, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, tau_pos: float | Tensor = 1.0, tau_neg: float | Tensor = 1.05, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, advantage: Tensor, old_logp: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, advantage: Tensor, old_logp: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- sar
-def sar_loss(logits: Tensor, *, margin: float | Tensor = 0.4, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def sar_loss(logits: Tensor, *, margin: float | Tensor = 0.4, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """Reliable entropy minimisation: where(stop_gradient(entropy) < margin * log(V), entropy, 0)"""
 
 class SARLoss(Module):
@@ -2392,11 +2513,12 @@ class SARLoss(Module):
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, margin: float | Tensor = 0.4, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    group: Group | None
+    def __init__(self, *, margin: float | Tensor = 0.4, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
     def forward(self, logits: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_sar_loss(hidden: Tensor, linear_weight: Tensor, *, margin: float | Tensor = 0.4, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_sar_loss(hidden: Tensor, linear_weight: Tensor, *, margin: float | Tensor = 0.4, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, group: Group | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Reliable entropy minimisation: where(stop_gradient(entropy) < margin * log(V), entropy, 0)"""
 
 class LinearSARLoss(Module):
@@ -2406,14 +2528,15 @@ class LinearSARLoss(Module):
     memory_budget: int | None
     schedule: _Schedule
     filter: bool
+    group: Group | None
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, margin: float | Tensor = 0.4, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, margin: float | Tensor = 0.4, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, group: Group | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- sce
-def sce_loss(logits: Tensor, target: Tensor, *, alpha: float | Tensor = 0.1, beta: float | Tensor = 1.0, A: float | Tensor = -4.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def sce_loss(logits: Tensor, target: Tensor, *, alpha: float | Tensor = 0.1, beta: float | Tensor = 1.0, A: float | Tensor = -4.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """Symmetric cross-entropy: -alpha * logp[y] - beta * A * (1 - p[y])"""
 
 class SCELoss(Module):
@@ -2426,11 +2549,12 @@ class SCELoss(Module):
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, alpha: float | Tensor = 0.1, beta: float | Tensor = 1.0, A: float | Tensor = -4.0, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    group: Group | None
+    def __init__(self, *, alpha: float | Tensor = 0.1, beta: float | Tensor = 1.0, A: float | Tensor = -4.0, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_sce_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, alpha: float | Tensor = 0.1, beta: float | Tensor = 1.0, A: float | Tensor = -4.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_sce_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, alpha: float | Tensor = 0.1, beta: float | Tensor = 1.0, A: float | Tensor = -4.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Symmetric cross-entropy: -alpha * logp[y] - beta * A * (1 - p[y])"""
 
 class LinearSCELoss(Module):
@@ -2445,15 +2569,16 @@ class LinearSCELoss(Module):
     schedule: _Schedule
     filter: bool
     skip_ignored: bool | None
+    group: Group | None
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, alpha: float | Tensor = 0.1, beta: float | Tensor = 1.0, A: float | Tensor = -4.0, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, alpha: float | Tensor = 0.1, beta: float | Tensor = 1.0, A: float | Tensor = -4.0, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- seesaw
-def seesaw_loss(logits: Tensor, target: Tensor, *, mitigation: float | Tensor = 0.8, compensation: float | Tensor = 2.0, counts: Tensor, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def seesaw_loss(logits: Tensor, target: Tensor, *, mitigation: float | Tensor = 0.8, compensation: float | Tensor = 2.0, counts: Tensor, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """Seesaw loss: -log_softmax(x + rarer + likelier)[y]"""
 
 class SeesawLoss(Module):
@@ -2466,11 +2591,12 @@ class SeesawLoss(Module):
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, counts: Tensor, *, mitigation: float | Tensor = 0.8, compensation: float | Tensor = 2.0, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    group: Group | None
+    def __init__(self, counts: Tensor, *, mitigation: float | Tensor = 0.8, compensation: float | Tensor = 2.0, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_seesaw_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, mitigation: float | Tensor = 0.8, compensation: float | Tensor = 2.0, counts: Tensor, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_seesaw_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, mitigation: float | Tensor = 0.8, compensation: float | Tensor = 2.0, counts: Tensor, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Seesaw loss: -log_softmax(x + rarer + likelier)[y]"""
 
 class LinearSeesawLoss(Module):
@@ -2485,15 +2611,16 @@ class LinearSeesawLoss(Module):
     schedule: _Schedule
     filter: bool
     skip_ignored: bool | None
+    group: Group | None
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, counts: Tensor, *, mitigation: float | Tensor = 0.8, compensation: float | Tensor = 2.0, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, counts: Tensor, *, mitigation: float | Tensor = 0.8, compensation: float | Tensor = 2.0, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- sigmoid_bce
-def sigmoid_bce_loss(logits: Tensor, labels: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def sigmoid_bce_loss(logits: Tensor, labels: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """Multi-label binary cross-entropy: sum(softplus(x) - labels * x)"""
 
 class SigmoidBCELoss(Module):
@@ -2501,11 +2628,12 @@ class SigmoidBCELoss(Module):
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    group: Group | None
+    def __init__(self, *, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
     def forward(self, logits: Tensor, labels: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, labels: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_sigmoid_bce_loss(hidden: Tensor, linear_weight: Tensor, labels: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_sigmoid_bce_loss(hidden: Tensor, linear_weight: Tensor, labels: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, group: Group | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Multi-label binary cross-entropy: sum(softplus(x) - labels * x)"""
 
 class LinearSigmoidBCELoss(Module):
@@ -2514,14 +2642,15 @@ class LinearSigmoidBCELoss(Module):
     memory_budget: int | None
     schedule: _Schedule
     filter: bool
+    group: Group | None
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, group: Group | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, labels: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, labels: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- sigmoid_focal
-def sigmoid_focal_loss(logits: Tensor, labels: Tensor | Entries, *, alpha: float | Tensor = 0.25, gamma: float | Tensor = 2.0, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def sigmoid_focal_loss(logits: Tensor, labels: Tensor | Entries, *, alpha: float | Tensor = 0.25, gamma: float | Tensor = 2.0, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """Multi-label focal loss: sum(alpha * labels * exp(-gamma * softplus(x)) * softplus(-x) + (1 - alpha) * (1 - labels) * exp(-gamma * softplus(-x)) * softplus(x))"""
 
 class SigmoidFocalLoss(Module):
@@ -2531,11 +2660,12 @@ class SigmoidFocalLoss(Module):
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, alpha: float | Tensor = 0.25, gamma: float | Tensor = 2.0, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    group: Group | None
+    def __init__(self, *, alpha: float | Tensor = 0.25, gamma: float | Tensor = 2.0, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
     def forward(self, logits: Tensor, labels: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, labels: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_sigmoid_focal_loss(hidden: Tensor, linear_weight: Tensor, labels: Tensor | tuple[Tensor, ...] | Entries, *, alpha: float | Tensor = 0.25, gamma: float | Tensor = 2.0, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_sigmoid_focal_loss(hidden: Tensor, linear_weight: Tensor, labels: Tensor | tuple[Tensor, ...] | Entries, *, alpha: float | Tensor = 0.25, gamma: float | Tensor = 2.0, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, group: Group | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Multi-label focal loss: sum(alpha * labels * exp(-gamma * softplus(x)) * softplus(-x) + (1 - alpha) * (1 - labels) * exp(-gamma * softplus(-x)) * softplus(x))"""
 
 class LinearSigmoidFocalLoss(Module):
@@ -2546,14 +2676,15 @@ class LinearSigmoidFocalLoss(Module):
     memory_budget: int | None
     schedule: _Schedule
     filter: bool
+    group: Group | None
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, alpha: float | Tensor = 0.25, gamma: float | Tensor = 2.0, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, alpha: float | Tensor = 0.25, gamma: float | Tensor = 2.0, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, group: Group | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, labels: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, labels: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- skew_kl
-def skew_kl_loss(logits: Tensor, teacher: Tensor | Entries, *, skew: float | Tensor = 0.1, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def skew_kl_loss(logits: Tensor, teacher: Tensor | Entries, *, skew: float | Tensor = 0.1, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """Skew KL divergence: sum(t * (log_softmax(teacher) - log(skew * t + (1 - skew) * p)))"""
 
 class SkewKLLoss(Module):
@@ -2562,11 +2693,12 @@ class SkewKLLoss(Module):
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, skew: float | Tensor = 0.1, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    group: Group | None
+    def __init__(self, *, skew: float | Tensor = 0.1, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
     def forward(self, logits: Tensor, teacher: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, teacher: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_skew_kl_loss(hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, skew: float | Tensor = 0.1, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_skew_kl_loss(hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, skew: float | Tensor = 0.1, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, group: Group | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Skew KL divergence: sum(t * (log_softmax(teacher) - log(skew * t + (1 - skew) * p)))"""
 
 class LinearSkewKLLoss(Module):
@@ -2576,14 +2708,15 @@ class LinearSkewKLLoss(Module):
     memory_budget: int | None
     schedule: _Schedule
     filter: bool
+    group: Group | None
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, skew: float | Tensor = 0.1, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, skew: float | Tensor = 0.1, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, group: Group | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- skew_reverse_kl
-def skew_reverse_kl_loss(logits: Tensor, teacher: Tensor | Entries, *, skew: float | Tensor = 0.1, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def skew_reverse_kl_loss(logits: Tensor, teacher: Tensor | Entries, *, skew: float | Tensor = 0.1, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """Skew reverse KL divergence: sum(p * (logp - log((1 - skew) * p + skew * softmax(teacher))))"""
 
 class SkewReverseKLLoss(Module):
@@ -2592,11 +2725,12 @@ class SkewReverseKLLoss(Module):
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, skew: float | Tensor = 0.1, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    group: Group | None
+    def __init__(self, *, skew: float | Tensor = 0.1, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
     def forward(self, logits: Tensor, teacher: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, teacher: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_skew_reverse_kl_loss(hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, skew: float | Tensor = 0.1, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_skew_reverse_kl_loss(hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, skew: float | Tensor = 0.1, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, group: Group | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Skew reverse KL divergence: sum(p * (logp - log((1 - skew) * p + skew * softmax(teacher))))"""
 
 class LinearSkewReverseKLLoss(Module):
@@ -2606,14 +2740,15 @@ class LinearSkewReverseKLLoss(Module):
     memory_budget: int | None
     schedule: _Schedule
     filter: bool
+    group: Group | None
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, skew: float | Tensor = 0.1, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, skew: float | Tensor = 0.1, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, group: Group | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- soft_bootstrap
-def soft_bootstrap_loss(logits: Tensor, target: Tensor, *, beta: float | Tensor = 0.95, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def soft_bootstrap_loss(logits: Tensor, target: Tensor, *, beta: float | Tensor = 0.95, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """Soft bootstrapping: -beta * logp[y] - (1 - beta) * sum(p * logp)"""
 
 class SoftBootstrapLoss(Module):
@@ -2624,11 +2759,12 @@ class SoftBootstrapLoss(Module):
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, beta: float | Tensor = 0.95, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    group: Group | None
+    def __init__(self, *, beta: float | Tensor = 0.95, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_soft_bootstrap_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, beta: float | Tensor = 0.95, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_soft_bootstrap_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, beta: float | Tensor = 0.95, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Soft bootstrapping: -beta * logp[y] - (1 - beta) * sum(p * logp)"""
 
 class LinearSoftBootstrapLoss(Module):
@@ -2641,10 +2777,11 @@ class LinearSoftBootstrapLoss(Module):
     schedule: _Schedule
     filter: bool
     skip_ignored: bool | None
+    group: Group | None
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, beta: float | Tensor = 0.95, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, beta: float | Tensor = 0.95, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
@@ -2653,10 +2790,10 @@ class SoftDiceParts(NamedTuple):
     overlap: Tensor
     predicted: Tensor
     labelled: Tensor
-def soft_dice_parts(logits: Tensor, target: Tensor, of_overlap: Tensor | Entries, of_predicted: Tensor | Entries, of_labelled: Tensor | Entries, *, ignore_index: int = -100, backend: _Backend = "auto", class_dim: int | None = None) -> SoftDiceParts:
+def soft_dice_parts(logits: Tensor, target: Tensor, of_overlap: Tensor | Entries, of_predicted: Tensor | Entries, of_labelled: Tensor | Entries, *, ignore_index: int = -100, backend: _Backend = "auto", class_dim: int | None = None, group: Group | None = None) -> SoftDiceParts:
     """Dice loss of a whole batch: overlap = sum(of_overlap*(softmax(x)*onehot)), predicted = sum(of_predicted*softmax(x)), labelled = sum(of_labelled*onehot)"""
 
-def linear_soft_dice_parts(hidden: Tensor, linear_weight: Tensor, target: Tensor, of_overlap: Tensor | tuple[Tensor, ...] | Entries, of_predicted: Tensor | tuple[Tensor, ...] | Entries, of_labelled: Tensor | tuple[Tensor, ...] | Entries, *, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, backend: _Backend = "auto") -> SoftDiceParts:
+def linear_soft_dice_parts(hidden: Tensor, linear_weight: Tensor, target: Tensor, of_overlap: Tensor | tuple[Tensor, ...] | Entries, of_predicted: Tensor | tuple[Tensor, ...] | Entries, of_labelled: Tensor | tuple[Tensor, ...] | Entries, *, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, backend: _Backend = "auto") -> SoftDiceParts:
     """Dice loss of a whole batch: overlap = sum(of_overlap*(softmax(x)*onehot)), predicted = sum(of_predicted*softmax(x)), labelled = sum(of_labelled*onehot)"""
 
 def soft_dice_loss(logits: Tensor, target: Tensor, *, smooth: float | Tensor = 1.0, row_weight: Tensor | None = None, by: Tensor | None = None, ignore_index: int = -100, backend: _Backend = "auto", class_dim: int | None = None) -> Tensor:
@@ -2688,7 +2825,7 @@ class LinearSoftDiceLoss(Module):
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- soft_target_ce
-def soft_target_ce_loss(logits: Tensor, probabilities: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def soft_target_ce_loss(logits: Tensor, probabilities: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """Cross-entropy with soft targets: -sum(probabilities * logp)"""
 
 class SoftTargetCELoss(Module):
@@ -2696,11 +2833,12 @@ class SoftTargetCELoss(Module):
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    group: Group | None
+    def __init__(self, *, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
     def forward(self, logits: Tensor, probabilities: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, probabilities: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_soft_target_ce_loss(hidden: Tensor, linear_weight: Tensor, probabilities: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_soft_target_ce_loss(hidden: Tensor, linear_weight: Tensor, probabilities: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, group: Group | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Cross-entropy with soft targets: -sum(probabilities * logp)"""
 
 class LinearSoftTargetCELoss(Module):
@@ -2709,14 +2847,15 @@ class LinearSoftTargetCELoss(Module):
     memory_budget: int | None
     schedule: _Schedule
     filter: bool
+    group: Group | None
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, group: Group | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, probabilities: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, probabilities: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- spherical
-def spherical_loss(logits: Tensor, target: Tensor, *, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def spherical_loss(logits: Tensor, target: Tensor, *, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """Spherical score: -p[y] / norm(p)"""
 
 class SphericalLoss(Module):
@@ -2726,11 +2865,12 @@ class SphericalLoss(Module):
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    group: Group | None
+    def __init__(self, *, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_spherical_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_spherical_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Spherical score: -p[y] / norm(p)"""
 
 class LinearSphericalLoss(Module):
@@ -2742,10 +2882,11 @@ class LinearSphericalLoss(Module):
     schedule: _Schedule
     filter: bool
     skip_ignored: bool | None
+    group: Group | None
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
@@ -2753,10 +2894,10 @@ class LinearSphericalLoss(Module):
 class SwitchBalanceParts(NamedTuple):
     share: Tensor
     chosen: Tensor
-def switch_balance_parts(logits: Tensor, dispatched: Tensor | Entries, of_share: Tensor | Entries, of_chosen: Tensor | Entries, *, backend: _Backend = "auto", class_dim: int | None = None) -> SwitchBalanceParts:
+def switch_balance_parts(logits: Tensor, dispatched: Tensor | Entries, of_share: Tensor | Entries, of_chosen: Tensor | Entries, *, backend: _Backend = "auto", class_dim: int | None = None, group: Group | None = None) -> SwitchBalanceParts:
     """Load balance of experts: share = sum(of_share*dispatched), chosen = sum(of_chosen*softmax(x))"""
 
-def linear_switch_balance_parts(hidden: Tensor, linear_weight: Tensor, dispatched: Tensor | tuple[Tensor, ...] | Entries, of_share: Tensor | tuple[Tensor, ...] | Entries, of_chosen: Tensor | tuple[Tensor, ...] | Entries, *, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, backend: _Backend = "auto") -> SwitchBalanceParts:
+def linear_switch_balance_parts(hidden: Tensor, linear_weight: Tensor, dispatched: Tensor | tuple[Tensor, ...] | Entries, of_share: Tensor | tuple[Tensor, ...] | Entries, of_chosen: Tensor | tuple[Tensor, ...] | Entries, *, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, group: Group | None = None, backend: _Backend = "auto") -> SwitchBalanceParts:
     """Load balance of experts: share = sum(of_share*dispatched), chosen = sum(of_chosen*softmax(x))"""
 
 def switch_balance_loss(logits: Tensor, dispatched: Tensor | Entries, *, row_weight: Tensor | None = None, by: Tensor | None = None, backend: _Backend = "auto", class_dim: int | None = None) -> Tensor:
@@ -2782,7 +2923,7 @@ class LinearSwitchBalanceLoss(Module):
     def __call__(self, hidden: Tensor, linear_weight: Tensor, dispatched: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- taid
-def taid_loss(logits: Tensor, teacher: Tensor | Entries, *, t: float | Tensor = 0.5, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def taid_loss(logits: Tensor, teacher: Tensor | Entries, *, t: float | Tensor = 0.5, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """TAID, distillation from a mixture of student and teacher logits: sum(softmax(between) * (log_softmax(between) - logp))"""
 
 class TAIDLoss(Module):
@@ -2791,11 +2932,12 @@ class TAIDLoss(Module):
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, t: float | Tensor = 0.5, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    group: Group | None
+    def __init__(self, *, t: float | Tensor = 0.5, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
     def forward(self, logits: Tensor, teacher: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, teacher: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_taid_loss(hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, t: float | Tensor = 0.5, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_taid_loss(hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, t: float | Tensor = 0.5, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, group: Group | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """TAID, distillation from a mixture of student and teacher logits: sum(softmax(between) * (log_softmax(between) - logp))"""
 
 class LinearTAIDLoss(Module):
@@ -2805,14 +2947,15 @@ class LinearTAIDLoss(Module):
     memory_budget: int | None
     schedule: _Schedule
     filter: bool
+    group: Group | None
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, t: float | Tensor = 0.5, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, t: float | Tensor = 0.5, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, group: Group | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- tailr
-def tailr_loss(logits: Tensor, target: Tensor, *, gamma: float | Tensor = 0.1, floor: float | Tensor = 0.2, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def tailr_loss(logits: Tensor, target: Tensor, *, gamma: float | Tensor = 0.1, floor: float | Tensor = 0.2, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """TaiLr: -maximum(stop_gradient(p[y] / (gamma + (1 - gamma) * p[y])), floor) * logp[y]"""
 
 class TaiLrLoss(Module):
@@ -2824,11 +2967,12 @@ class TaiLrLoss(Module):
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, gamma: float | Tensor = 0.1, floor: float | Tensor = 0.2, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    group: Group | None
+    def __init__(self, *, gamma: float | Tensor = 0.1, floor: float | Tensor = 0.2, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_tailr_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, gamma: float | Tensor = 0.1, floor: float | Tensor = 0.2, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_tailr_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, gamma: float | Tensor = 0.1, floor: float | Tensor = 0.2, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """TaiLr: -maximum(stop_gradient(p[y] / (gamma + (1 - gamma) * p[y])), floor) * logp[y]"""
 
 class LinearTaiLrLoss(Module):
@@ -2842,15 +2986,16 @@ class LinearTaiLrLoss(Module):
     schedule: _Schedule
     filter: bool
     skip_ignored: bool | None
+    group: Group | None
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, gamma: float | Tensor = 0.1, floor: float | Tensor = 0.2, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, gamma: float | Tensor = 0.1, floor: float | Tensor = 0.2, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- taylor_ce
-def taylor_ce_loss(logits: Tensor, target: Tensor, *, t: int = 2, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def taylor_ce_loss(logits: Tensor, target: Tensor, *, t: int = 2, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """Taylor cross-entropy: mercator(1 - p[y], t)"""
 
 class TaylorCELoss(Module):
@@ -2861,11 +3006,12 @@ class TaylorCELoss(Module):
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, t: int = 2, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    group: Group | None
+    def __init__(self, *, t: int = 2, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_taylor_ce_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, t: int = 2, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_taylor_ce_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, t: int = 2, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Taylor cross-entropy: mercator(1 - p[y], t)"""
 
 class LinearTaylorCELoss(Module):
@@ -2878,10 +3024,11 @@ class LinearTaylorCELoss(Module):
     schedule: _Schedule
     filter: bool
     skip_ignored: bool | None
+    group: Group | None
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, t: int = 2, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, t: int = 2, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
@@ -2893,10 +3040,10 @@ class TokenHead(NamedTuple):
     lse: Tensor
     mean_logit: Tensor
     sum_p2: Tensor
-def token_head(logits: Tensor, target: Tensor, *, ignore_index: int = -100, backend: _Backend = "auto", class_dim: int | None = None) -> TokenHead:
+def token_head(logits: Tensor, target: Tensor, *, ignore_index: int = -100, backend: _Backend = "auto", class_dim: int | None = None, group: Group | None = None) -> TokenHead:
     """What a trainer weighs and logs of a token: logp = logp[y], entropy = -sum(p * logp), hit = where(index[y] == argmax(x), 1, 0), lse = logsumexp(x), mean_logit = mean(x), sum_p2 = sum(p**2)"""
 
-def linear_token_head(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, backend: _Backend = "auto") -> TokenHead:
+def linear_token_head(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, backend: _Backend = "auto") -> TokenHead:
     """What a trainer weighs and logs of a token: logp = logp[y], entropy = -sum(p * logp), hit = where(index[y] == argmax(x), 1, 0), lse = logsumexp(x), mean_logit = mean(x), sum_p2 = sum(p**2)"""
 
 # ---- token_stats
@@ -2905,14 +3052,14 @@ class TokenStats(NamedTuple):
     entropy: Tensor
     lse: Tensor
     sum_p2: Tensor
-def token_stats(logits: Tensor, target: Tensor, *, ignore_index: int = -100, backend: _Backend = "auto", class_dim: int | None = None) -> TokenStats:
+def token_stats(logits: Tensor, target: Tensor, *, ignore_index: int = -100, backend: _Backend = "auto", class_dim: int | None = None, group: Group | None = None) -> TokenStats:
     """What policy-gradient and filtering losses need of a token: logp = logp[y], entropy = -sum(p * logp), lse = logsumexp(x), sum_p2 = sum(p**2)"""
 
-def linear_token_stats(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, backend: _Backend = "auto") -> TokenStats:
+def linear_token_stats(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, backend: _Backend = "auto") -> TokenStats:
     """What policy-gradient and filtering losses need of a token: logp = logp[y], entropy = -sum(p * logp), lse = logsumexp(x), sum_p2 = sum(p**2)"""
 
 # ---- topk_kl
-def topk_kl_loss(logits: Tensor, teacher: Tensor | Entries, *, rest: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def topk_kl_loss(logits: Tensor, teacher: Tensor | Entries, *, rest: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """Forward KL from the best classes of a teacher, with a bucket for the others: sum(teacher * (log(teacher) - logp)) + rest * (log(rest) - log(tail))"""
 
 class TopKKLLoss(Module):
@@ -2920,11 +3067,12 @@ class TopKKLLoss(Module):
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    group: Group | None
+    def __init__(self, *, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
     def forward(self, logits: Tensor, teacher: Tensor | Entries, *, rest: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, teacher: Tensor | Entries, *, rest: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_topk_kl_loss(hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, rest: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_topk_kl_loss(hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, rest: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, group: Group | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Forward KL from the best classes of a teacher, with a bucket for the others: sum(teacher * (log(teacher) - logp)) + rest * (log(rest) - log(tail))"""
 
 class LinearTopKKLLoss(Module):
@@ -2933,14 +3081,15 @@ class LinearTopKKLLoss(Module):
     memory_budget: int | None
     schedule: _Schedule
     filter: bool
+    group: Group | None
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, group: Group | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, rest: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, rest: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- topk_reverse_kl
-def topk_reverse_kl_loss(logits: Tensor, teacher: Tensor | Entries, *, rest: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def topk_reverse_kl_loss(logits: Tensor, teacher: Tensor | Entries, *, rest: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """Reverse KL to the best classes of a teacher, with a bucket for the others: sum(where(teacher > 0, p, 0) * (logp - log(teacher))) + tail * (log(tail) - log(rest))"""
 
 class TopKReverseKLLoss(Module):
@@ -2948,11 +3097,12 @@ class TopKReverseKLLoss(Module):
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    group: Group | None
+    def __init__(self, *, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
     def forward(self, logits: Tensor, teacher: Tensor | Entries, *, rest: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, teacher: Tensor | Entries, *, rest: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_topk_reverse_kl_loss(hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, rest: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_topk_reverse_kl_loss(hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, rest: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, group: Group | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Reverse KL to the best classes of a teacher, with a bucket for the others: sum(where(teacher > 0, p, 0) * (logp - log(teacher))) + tail * (log(tail) - log(rest))"""
 
 class LinearTopKReverseKLLoss(Module):
@@ -2961,14 +3111,15 @@ class LinearTopKReverseKLLoss(Module):
     memory_budget: int | None
     schedule: _Schedule
     filter: bool
+    group: Group | None
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, group: Group | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, rest: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, rest: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- trades
-def trades_loss(logits: Tensor, target: Tensor, adversarial_x: Tensor | Entries, *, beta: float | Tensor = 6.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def trades_loss(logits: Tensor, target: Tensor, adversarial_x: Tensor | Entries, *, beta: float | Tensor = 6.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """TRADES: -logp[y] + beta * sum(p * (logp - log_softmax(adversarial_x)))"""
 
 class TRADESLoss(Module):
@@ -2979,11 +3130,12 @@ class TRADESLoss(Module):
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, beta: float | Tensor = 6.0, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    group: Group | None
+    def __init__(self, *, beta: float | Tensor = 6.0, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor, adversarial_x: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor, adversarial_x: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_trades_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, adversarial_x: Tensor | tuple[Tensor, ...] | Entries, *, beta: float | Tensor = 6.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_trades_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, adversarial_x: Tensor | tuple[Tensor, ...] | Entries, *, beta: float | Tensor = 6.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """TRADES: -logp[y] + beta * sum(p * (logp - log_softmax(adversarial_x)))"""
 
 class LinearTRADESLoss(Module):
@@ -2996,15 +3148,16 @@ class LinearTRADESLoss(Module):
     schedule: _Schedule
     filter: bool
     skip_ignored: bool | None
+    group: Group | None
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, beta: float | Tensor = 6.0, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, beta: float | Tensor = 6.0, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, adversarial_x: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, adversarial_x: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- truncated_gce
-def truncated_gce_loss(logits: Tensor, target: Tensor, *, q: float | Tensor = 0.7, k: float | Tensor = 0.5, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def truncated_gce_loss(logits: Tensor, target: Tensor, *, q: float | Tensor = 0.7, k: float | Tensor = 0.5, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """Truncated generalized cross-entropy, stateless: minimum((1 - p[y]**q) / q, (1 - k**q) / q)"""
 
 class TruncatedGCELoss(Module):
@@ -3016,11 +3169,12 @@ class TruncatedGCELoss(Module):
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, q: float | Tensor = 0.7, k: float | Tensor = 0.5, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    group: Group | None
+    def __init__(self, *, q: float | Tensor = 0.7, k: float | Tensor = 0.5, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_truncated_gce_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, q: float | Tensor = 0.7, k: float | Tensor = 0.5, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_truncated_gce_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, q: float | Tensor = 0.7, k: float | Tensor = 0.5, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Truncated generalized cross-entropy, stateless: minimum((1 - p[y]**q) / q, (1 - k**q) / q)"""
 
 class LinearTruncatedGCELoss(Module):
@@ -3034,15 +3188,16 @@ class LinearTruncatedGCELoss(Module):
     schedule: _Schedule
     filter: bool
     skip_ignored: bool | None
+    group: Group | None
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, q: float | Tensor = 0.7, k: float | Tensor = 0.5, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, q: float | Tensor = 0.7, k: float | Tensor = 0.5, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- tsallis_score
-def tsallis_score_loss(logits: Tensor, target: Tensor, *, beta: float | Tensor = 1.5, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def tsallis_score_loss(logits: Tensor, target: Tensor, *, beta: float | Tensor = 1.5, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """Tsallis (power) score: sum(p**beta) - beta / (beta - 1) * p[y]**(beta - 1)"""
 
 class TsallisScoreLoss(Module):
@@ -3053,11 +3208,12 @@ class TsallisScoreLoss(Module):
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, beta: float | Tensor = 1.5, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    group: Group | None
+    def __init__(self, *, beta: float | Tensor = 1.5, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_tsallis_score_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, beta: float | Tensor = 1.5, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_tsallis_score_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, beta: float | Tensor = 1.5, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Tsallis (power) score: sum(p**beta) - beta / (beta - 1) * p[y]**(beta - 1)"""
 
 class LinearTsallisScoreLoss(Module):
@@ -3070,15 +3226,16 @@ class LinearTsallisScoreLoss(Module):
     schedule: _Schedule
     filter: bool
     skip_ignored: bool | None
+    group: Group | None
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, beta: float | Tensor = 1.5, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, beta: float | Tensor = 1.5, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- tvd
-def tvd_loss(logits: Tensor, teacher: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def tvd_loss(logits: Tensor, teacher: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """Total variation distance: sum(abs(p - softmax(teacher))) / 2"""
 
 class TVDLoss(Module):
@@ -3086,11 +3243,12 @@ class TVDLoss(Module):
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    group: Group | None
+    def __init__(self, *, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
     def forward(self, logits: Tensor, teacher: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, teacher: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_tvd_loss(hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_tvd_loss(hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, group: Group | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Total variation distance: sum(abs(p - softmax(teacher))) / 2"""
 
 class LinearTVDLoss(Module):
@@ -3099,9 +3257,10 @@ class LinearTVDLoss(Module):
     memory_budget: int | None
     schedule: _Schedule
     filter: bool
+    group: Group | None
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, group: Group | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
@@ -3110,10 +3269,10 @@ class TverskyParts(NamedTuple):
     predicted: Tensor
     overlap: Tensor
     labelled: Tensor
-def tversky_parts(logits: Tensor, target: Tensor, of_predicted: Tensor | Entries, of_overlap: Tensor | Entries, of_labelled: Tensor | Entries, *, ignore_index: int = -100, backend: _Backend = "auto", class_dim: int | None = None) -> TverskyParts:
+def tversky_parts(logits: Tensor, target: Tensor, of_predicted: Tensor | Entries, of_overlap: Tensor | Entries, of_labelled: Tensor | Entries, *, ignore_index: int = -100, backend: _Backend = "auto", class_dim: int | None = None, group: Group | None = None) -> TverskyParts:
     """Focal Tversky loss of a whole batch: predicted = sum(of_predicted*softmax(x)), overlap = sum(of_overlap*(softmax(x)*onehot)), labelled = sum(of_labelled*onehot)"""
 
-def linear_tversky_parts(hidden: Tensor, linear_weight: Tensor, target: Tensor, of_predicted: Tensor | tuple[Tensor, ...] | Entries, of_overlap: Tensor | tuple[Tensor, ...] | Entries, of_labelled: Tensor | tuple[Tensor, ...] | Entries, *, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, backend: _Backend = "auto") -> TverskyParts:
+def linear_tversky_parts(hidden: Tensor, linear_weight: Tensor, target: Tensor, of_predicted: Tensor | tuple[Tensor, ...] | Entries, of_overlap: Tensor | tuple[Tensor, ...] | Entries, of_labelled: Tensor | tuple[Tensor, ...] | Entries, *, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, backend: _Backend = "auto") -> TverskyParts:
     """Focal Tversky loss of a whole batch: predicted = sum(of_predicted*softmax(x)), overlap = sum(of_overlap*(softmax(x)*onehot)), labelled = sum(of_labelled*onehot)"""
 
 def tversky_loss(logits: Tensor, target: Tensor, *, alpha: float | Tensor = 0.3, beta: float | Tensor = 0.7, focus: float | Tensor = 1.0, smooth: float | Tensor = 1.0, row_weight: Tensor | None = None, by: Tensor | None = None, ignore_index: int = -100, backend: _Backend = "auto", class_dim: int | None = None) -> Tensor:
@@ -3151,7 +3310,7 @@ class LinearTverskyLoss(Module):
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- two_hot
-def two_hot_loss(logits: Tensor, *, low: float | Tensor = 0.0, high: float | Tensor = 1.0, value: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def two_hot_loss(logits: Tensor, *, low: float | Tensor = 0.0, high: float | Tensor = 1.0, value: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """Two-hot regression target: -sum(relu(1 - abs(position - index)) * logp)"""
 
 class TwoHotLoss(Module):
@@ -3161,11 +3320,12 @@ class TwoHotLoss(Module):
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, low: float | Tensor = 0.0, high: float | Tensor = 1.0, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    group: Group | None
+    def __init__(self, *, low: float | Tensor = 0.0, high: float | Tensor = 1.0, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
     def forward(self, logits: Tensor, *, value: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, *, value: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_two_hot_loss(hidden: Tensor, linear_weight: Tensor, *, low: float | Tensor = 0.0, high: float | Tensor = 1.0, value: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_two_hot_loss(hidden: Tensor, linear_weight: Tensor, *, low: float | Tensor = 0.0, high: float | Tensor = 1.0, value: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, group: Group | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Two-hot regression target: -sum(relu(1 - abs(position - index)) * logp)"""
 
 class LinearTwoHotLoss(Module):
@@ -3176,14 +3336,15 @@ class LinearTwoHotLoss(Module):
     memory_budget: int | None
     schedule: _Schedule
     filter: bool
+    group: Group | None
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, low: float | Tensor = 0.0, high: float | Tensor = 1.0, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, low: float | Tensor = 0.0, high: float | Tensor = 1.0, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, group: Group | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, *, value: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, *, value: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- unlikelihood
-def unlikelihood_loss(logits: Tensor, target: Tensor, negatives: Tensor | Entries, *, alpha: float | Tensor = 1.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def unlikelihood_loss(logits: Tensor, target: Tensor, negatives: Tensor | Entries, *, alpha: float | Tensor = 1.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """Cross-entropy with unlikelihood of listed tokens: -logp[y] - alpha * sum(negatives * log(1 - p), over=others)"""
 
 class UnlikelihoodLoss(Module):
@@ -3194,11 +3355,12 @@ class UnlikelihoodLoss(Module):
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, alpha: float | Tensor = 1.0, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    group: Group | None
+    def __init__(self, *, alpha: float | Tensor = 1.0, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor, negatives: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor, negatives: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_unlikelihood_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, negatives: Tensor | tuple[Tensor, ...] | Entries, *, alpha: float | Tensor = 1.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_unlikelihood_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, negatives: Tensor | tuple[Tensor, ...] | Entries, *, alpha: float | Tensor = 1.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Cross-entropy with unlikelihood of listed tokens: -logp[y] - alpha * sum(negatives * log(1 - p), over=others)"""
 
 class LinearUnlikelihoodLoss(Module):
@@ -3211,15 +3373,16 @@ class LinearUnlikelihoodLoss(Module):
     schedule: _Schedule
     filter: bool
     skip_ignored: bool | None
+    group: Group | None
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, alpha: float | Tensor = 1.0, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, alpha: float | Tensor = 1.0, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, negatives: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, negatives: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- vat
-def vat_loss(logits: Tensor, perturbed_x: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def vat_loss(logits: Tensor, perturbed_x: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """Virtual adversarial training divergence: sum(stop_gradient(p) * (stop_gradient(logp) - log_softmax(perturbed_x)))"""
 
 class VATLoss(Module):
@@ -3227,11 +3390,12 @@ class VATLoss(Module):
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    group: Group | None
+    def __init__(self, *, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
     def forward(self, logits: Tensor, perturbed_x: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, perturbed_x: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_vat_loss(hidden: Tensor, linear_weight: Tensor, perturbed_x: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_vat_loss(hidden: Tensor, linear_weight: Tensor, perturbed_x: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, group: Group | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Virtual adversarial training divergence: sum(stop_gradient(p) * (stop_gradient(logp) - log_softmax(perturbed_x)))"""
 
 class LinearVATLoss(Module):
@@ -3240,14 +3404,15 @@ class LinearVATLoss(Module):
     memory_budget: int | None
     schedule: _Schedule
     filter: bool
+    group: Group | None
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, group: Group | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, perturbed_x: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, perturbed_x: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- weston_watkins
-def weston_watkins_loss(logits: Tensor, target: Tensor, *, margin: float | Tensor = 1.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> Tensor:
+def weston_watkins_loss(logits: Tensor, target: Tensor, *, margin: float | Tensor = 1.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """Multiclass hinge loss of Weston and Watkins: sum(relu(margin + x - x[y]), over=others)"""
 
 class WestonWatkinsLoss(Module):
@@ -3258,11 +3423,12 @@ class WestonWatkinsLoss(Module):
     backend: _Backend
     inplace_grad: bool
     class_dim: int | None
-    def __init__(self, *, margin: float | Tensor = 1.0, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None) -> None: ...
+    group: Group | None
+    def __init__(self, *, margin: float | Tensor = 1.0, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_weston_watkins_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, margin: float | Tensor = 1.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_weston_watkins_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, margin: float | Tensor = 1.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Multiclass hinge loss of Weston and Watkins: sum(relu(margin + x - x[y]), over=others)"""
 
 class LinearWestonWatkinsLoss(Module):
@@ -3275,9 +3441,10 @@ class LinearWestonWatkinsLoss(Module):
     schedule: _Schedule
     filter: bool
     skip_ignored: bool | None
+    group: Group | None
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, *, margin: float | Tensor = 1.0, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, *, margin: float | Tensor = 1.0, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...

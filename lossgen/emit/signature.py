@@ -23,7 +23,7 @@ class Argument:
     choices: str | None = None
 
 
-#: Of a class input; the template knows where ``Entries`` stands.
+#: Of a class input; the template knows where ``Entries`` and ``Group`` stand.
 _STREAM = "Tensor | Entries"
 _STREAM_OR_FACTORS = "Tensor | tuple[Tensor, ...] | Entries"
 _HIDDEN = (Argument("hidden", "Tensor"), Argument("linear_weight", "Tensor"))
@@ -40,6 +40,7 @@ _REDUCTION = Argument("reduction", "str", '"mean"', "_Reduction")
 _BACKEND = Argument("backend", "str", '"auto"', "_Backend")
 _INPLACE = Argument("inplace_grad", "bool", "False")
 _CLASS_DIM = Argument("class_dim", "int | None", "None")
+_GROUP = Argument("group", "Group | None", "None")
 _BY = Argument("by", "Tensor | None", "None")
 #: What every reduced loss takes, unless its spec has an argument of that name: fields of Weights.
 _WEIGHT = Argument("weight", "Tensor | None", "None")
@@ -70,11 +71,14 @@ class FunctionView:
         #: fields of LinearOptions
         shift = [_SHIFT] if spec.has_target else []
         skip = [_SKIP] if spec.has_target else []
-        self.scaling = [*scaling, *shift, _BUDGET, _SCHEDULE, _FILTER, *skip] if linear else []
+        group = [] if _GROUP.name in taken else [_GROUP]
+        after = [_BUDGET, _SCHEDULE, _FILTER, *skip, *group]
+        self.group = "group" if group else "None"  # as the template passes it on
+        self.scaling = [*scaling, *shift, *after] if linear else []
         common = [_IGNORE] if spec.has_target else []
         common += [_BACKEND] if spec.outputs else [_REDUCTION, _BACKEND]
         common += [] if linear or spec.outputs else [_INPLACE]
-        common += [] if linear else [_CLASS_DIM]
+        common += [] if linear else [_CLASS_DIM, *group]
         free = () if spec.outputs else (_WEIGHT, _ROW_WEIGHT, _NORMALIZER)
         weights = [a for a in free if a.name not in taken and (a is not _WEIGHT or target)]
         #: as the template passes them on; None: the loss has another argument of that name

@@ -9,6 +9,7 @@ from lossgen.runtime.linear_arguments import Factors, LinearOptions
 from lossgen.runtime.loss import RowLoss
 from lossgen.runtime.module import LossModule
 from lossgen.runtime.refused import refuse
+from lossgen.runtime.shards import Group
 from lossgen.runtime.weights import Weights
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "BatchLoss",
     "Entries",
     "Factors",
+    "Group",
     "Input",
     "LinearOptions",
     "LossModule",

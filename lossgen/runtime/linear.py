@@ -26,6 +26,7 @@ from lossgen.runtime.linear_bind import Arguments, Bound, bound, call_of, called
 from lossgen.runtime.linear_call import present
 from lossgen.runtime.linear_slopes import learned
 from lossgen.runtime.loss import RowLoss
+from lossgen.runtime.shards import whole_vector
 from lossgen.runtime.slopes import asked
 from lossgen.runtime.tensors import (
     in_transform,
@@ -73,7 +74,7 @@ def linear_loss(
     wants_grad = torch.is_grad_enabled() and any(t.requires_grad for t in present(tensors))
     half = call.batch.logits.dtype is torch.float16  # as in RowLoss: its scale is not known yet
     moved = any(t is not None and t.requires_grad for t in (each, count))
-    late = half or moved or call.tiled or transformed()
+    late = half or moved or call.tiled or options.group is not None or transformed()
     if reduction != "none" and wants_grad and not late:
         return Fused.apply(call, count, each, *tensors)
     return _reduced(Rows.apply(call, *tensors)[0], found, reduction, count, each)
@@ -91,9 +92,11 @@ def _weighted(
     [N]; None: 1."""
     if weights.even and reduction != "batchmean":
         return given, None, weights
-    logits = stand_in(sources[0])
+    logits = stand_in(sources[0], options.group)
     lead, classes = logits.shape[:-1], logits.shape[-1]
     name = called(loss, sources[0])
+    if options.group is not None:
+        weights = weights._replace(weight=whole_vector(weights.weight, options.group))
     weights = weights.checked(name, logits, lead, classes, reduction)
     own = given.target if loss.has_target else None
     each = weights.of_rows(logits, own, lead)

@@ -13,6 +13,7 @@ from torch import Tensor
 from lossgen.runtime.arguments import Input, Parameter, Variant, integer, numbers, warn_constant
 from lossgen.runtime.entries import Entries
 from lossgen.runtime.remedies import of_no_tensor
+from lossgen.runtime.shards import ClassShards
 
 __all__ = [
     "Factors",
@@ -66,6 +67,8 @@ class LinearOptions:
     schedule: str = "auto"
     filter: bool = True
     skip_ignored: bool | None = None
+    #: of ranks that hold other classes of the same rows; ClassShards once it is checked
+    group: Any = None
 
 
 def check_linear(
@@ -190,9 +193,21 @@ def parts_of(source: Source) -> tuple[Tensor | None, Tensor | None, Tensor | Non
     return (*source[:2], None) if isinstance(source, Entries) else source
 
 
-def stand_in(source: Source, logits: Tensor | None = None) -> Tensor:
-    """A tensor of the shape, dtype and device of the logits, without their memory; of entries,
-    beside these ``logits``."""
+def stand_in(
+    source: Source, shards: ClassShards | None = None, logits: Tensor | None = None
+) -> Tensor:
+    """A tensor of the shape, dtype and device of the logits, without their memory, with the classes
+    of all shards; of entries, beside these ``logits``."""
+    found = _of_rank(source, logits)
+    if shards is None or isinstance(source, Entries):
+        return found
+    lead, own = found.shape[:-1], shards.sizes[shards.rank]
+    classes = shards.classes if found.shape[-1] == own else found.shape[-1]
+    return found.detach().new_zeros(()).expand(*lead, classes)
+
+
+def _of_rank(source: Source, logits: Tensor | None) -> Tensor:
+    """The same with the classes that this process has."""
     if isinstance(source, Tensor):
         return source
     if isinstance(source, Entries):

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lossgen.runtime import chunked
+from lossgen.runtime import chunked, sharded
 from lossgen.runtime.autograd import once
 from lossgen.runtime.batch import reduced, weighed
 from lossgen.runtime.linear_call import LinearCall, present
@@ -25,6 +25,8 @@ __all__ = ["Fused", "Rows", "schedule_of"]
 
 def schedule_of(call: LinearCall) -> Any:
     """The module that runs it."""
+    if call.options.group is not None:
+        return sharded
     if not call.tiled:
         return chunked
     from lossgen.runtime import tiled  # and Triton with it

@@ -10,6 +10,7 @@ from torch import Tensor
 from lossgen.runtime import chunked
 from lossgen.runtime.arguments import Input
 from lossgen.runtime.batch import Batch, wider
+from lossgen.runtime.dtensors import is_dtensor, local_factors, local_whole
 from lossgen.runtime.entries import Entries, check_entries
 from lossgen.runtime.linear_arguments import (
     Factors,
@@ -29,6 +30,8 @@ from lossgen.runtime.linear_arguments import (
 from lossgen.runtime.linear_call import LinearCall
 from lossgen.runtime.loss import RowLoss
 from lossgen.runtime.projected import flat
+from lossgen.runtime.sharded import rows_of_a_chunk
+from lossgen.runtime.shards import ClassShards, shards_of, whole_vector
 from lossgen.runtime.tensors import admitted, check_tracing, transformed
 
 __all__ = ["Arguments", "Bound", "bound", "call_of", "called", "checked", "rows_in_cache"]
@@ -78,13 +81,20 @@ def checked(
         TypeError, ValueError, IndexError: as the generated function says.
     """
     name = name or called(loss, factors)
+    if isinstance(factors, Factors) and (options.group is not None or is_dtensor(factors.weight)):
+        parts, group = local_factors(name, factors, options.group)
+        factors, options = Factors(*parts), replace(options, group=group)
+        given = replace(given, target=local_whole(given.target))
     given = _admitted(name, loss, given)
     streams = [s if isinstance(s, (Tensor, Entries)) else Factors(*s) for s in given.streams]
     declared_as = (None, *loss.streams)
     pairs = zip(declared_as, (factors, *streams), strict=True)
     sources = [autocast(_admitted_source(name, *pair)) for pair in pairs]
     options = check_linear(name, [*zip(declared_as, sources, strict=True)], options)
-    logits = stand_in(sources[0])
+    if options.group is not None:
+        options = replace(options, group=_shards(name, sources, given, options))
+        given = _whole(loss, given, options.group)
+    logits = stand_in(sources[0], options.group)
     for k, declared in enumerate(loss.streams, 1):
         source = sources[k]
         if isinstance(source, Factors):
@@ -92,7 +102,7 @@ def checked(
         elif isinstance(source, Entries):
             lead = logits.shape[:-1]
             sources[k] = check_entries(name, declared, source, lead, logits.device)
-    others = [stand_in(source, logits) for source in sources[1:]]
+    others = [stand_in(source, options.group, logits) for source in sources[1:]]
     if options.shift and logits.dim() == 1:
         raise ValueError(f"{name}: shift needs hidden [*, S, D], but it has no axis of positions")
     parameters, ignore_index = loss.check(
@@ -111,6 +121,26 @@ def checked(
     given = replace(given, parameters=tuple(parameters), ignore_index=ignore_index)
     constants = (constant(name, *pair) for pair in zip(loss.streams, sources[1:], strict=True))
     return [sources[0], *constants], given, options
+
+
+def _whole(loss: RowLoss, given: Arguments, shards: ClassShards) -> Arguments:
+    """With vectors over all classes."""
+    pairs = zip(loss.others, given.inputs, strict=True)
+    found = (whole_vector(v, shards) if i.kind == "vocab" else v for i, v in pairs)
+    return replace(given, inputs=tuple(found))
+
+
+def _shards(
+    name: str, sources: list[Source], given: Arguments, options: LinearOptions
+) -> ClassShards:
+    """Of the ranks of ``group``. Raises RuntimeError, TypeError, ValueError."""
+    if options.schedule == "tiled" or given.backend not in ("auto", "torch"):
+        raise ValueError(f"{name}: classes in shards run on backend 'torch', by the chunk")
+    if any(isinstance(source, Entries) for source in sources):
+        raise ValueError(f"{name}: class inputs of classes in shards are rows, not entries")
+    whole = stand_in(sources[0])
+    rows, classes = whole.shape[:-1].numel(), whole.shape[-1]
+    return shards_of(name, options.group, rows, classes, whole.device)
 
 
 def _admitted(name: str, loss: RowLoss, given: Arguments) -> Arguments:
@@ -140,8 +170,8 @@ def _admitted_source(name: str, declared: Input | None, source: Source) -> Sourc
 
 def bound(loss: RowLoss, sources: list[Source], given: Arguments, options: LinearOptions) -> Bound:
     """Shift and flatten; nothing here looks at a value."""
-    logits = stand_in(sources[0])
-    others = [stand_in(source, logits) for source in sources[1:]]
+    logits = stand_in(sources[0], options.group)
+    others = [stand_in(source, options.group, logits) for source in sources[1:]]
     dtype, device = wider(logits, others), logits.device
     shift, lead, classes = options.shift, logits.shape[:-1], logits.shape[-1]
     positions, run = None, (lead.numel(), lead.numel())
@@ -199,6 +229,9 @@ def call_of(
         tiled=False,
         unseen=transformed(),
     )
+    if options.group is not None:
+        own = options.group.sizes[options.group.rank]
+        return replace(call, step=rows_of_a_chunk(own, options.memory_budget)), tensors, found
     row = chunked.bytes_per_row(call, tensors)
     listed = any(fill is not None for fill in call.fills)
     if not listed and is_tiled(name, backend, call.variant, options, row):

@@ -1,10 +1,10 @@
 """Losses of a linear layer as two registered torch operators, for ``torch.compile``.
 
-lossgen::linear_rows      (key of the loss, factors, target, …) -> results [outputs, N]
-lossgen::linear_gradients (grad_rows [outputs, N], wanted, the same) -> gradients of the factors
+lossgen::linear_rows      (key of the loss, factors, target, …) -> results [outputs, N], and kept
+lossgen::linear_gradients (grad_rows, kept, wanted, the same) -> gradients of the factors
 
 The graph holds no logits: the operators run the schedules as they are run without a compiler, and
-the backward makes the logits again.
+the backward makes the logits again.  Kept is what classes in shards would have to be gathered for.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lossgen.runtime import sharded
 from lossgen.runtime.batch import compute_dtype
 from lossgen.runtime.entries import Entries
 from lossgen.runtime.linear_arguments import Factors, LinearOptions, Source, parts_of
@@ -24,6 +25,7 @@ from lossgen.runtime.linear_bind import Arguments, bound, call_of
 from lossgen.runtime.linear_call import LinearCall
 from lossgen.runtime.loss import RowLoss
 from lossgen.runtime.operators import loss_of
+from lossgen.runtime.shards import ClassShards, named_shards
 from lossgen.runtime.values import check_listed, check_target_range
 
 __all__ = ["rows"]
@@ -32,7 +34,7 @@ _NAMESPACE = __name__.partition(".")[0]  # a vendored runtime has operators of i
 _ARGUMENTS = (
     "str key, Tensor[] tensors, bool[] present, Tensor? target, Tensor[] inputs, bool[] given, "
     "Tensor numbers, float[] fills, bool capped, int ignore_index, str backend, int shift, "
-    "int? memory_budget, str schedule, bool filter, bool? skip_ignored"
+    "int? memory_budget, str schedule, bool filter, bool? skip_ignored, str? group, int[] sizes"
 )
 _NUMBERS = 6  # their place in the arguments
 
@@ -45,7 +47,8 @@ def rows(
     for source in sources:
         parts += parts_of(source)
     present = [t for t in parts if t is not None]
-    found: Tensor = _forward(
+    shards: ClassShards | None = options.group
+    found: list[Tensor] = _forward(
         loss.key,
         present,
         [t is not None for t in parts],
@@ -62,8 +65,10 @@ def rows(
         options.schedule,
         options.filter,
         options.skip_ignored,
+        None if shards is None else shards.group.group_name,
+        [] if shards is None else [*shards.sizes],
     )
-    return found
+    return found[0]
 
 
 def as_tensor(like: Tensor, values: Sequence[float]) -> Tensor:
@@ -90,7 +95,7 @@ def _unpacked(
     capped: bool,
     ignore_index: int,
     backend: str,
-    *options: Any,
+    *rest: Any,
     values: Sequence[float] | None = None,
 ) -> tuple[RowLoss, list[Source], Arguments, LinearOptions]:
     """``values`` stand for ``numbers`` where those cannot be read."""
@@ -113,6 +118,8 @@ def _unpacked(
         backend,
     )
     scaling = (cap if capped else None, temperature)
+    *options, group, sizes = rest
+    options.append(None if group is None else named_shards(group, sizes))
     return loss_of(key), sources, arguments, LinearOptions(*scaling, *options)
 
 
@@ -128,28 +135,34 @@ def _opened(arguments: Sequence[Any]) -> tuple[LinearCall, list[Tensor | None]]:
     return call, tensors
 
 
-def _results(*arguments: Any) -> Tensor:
+def _results(*arguments: Any) -> list[Tensor]:
     call, tensors = _opened(arguments)
-    found: Tensor = schedule_of(call).statistics(call, tensors)[0]
-    return found
+    results, kept = schedule_of(call).statistics(call, tensors)
+    return [results, *(kept if call.options.group is not None else ())]
 
 
-def _results_fake(*arguments: Any) -> Tensor:
+def _results_fake(*arguments: Any) -> list[Tensor]:
     # Shapes do not depend on numbers.
     values = [1.0] * arguments[_NUMBERS].shape[0]
     loss, sources, given, options = _unpacked(*arguments, values=values)
-    batch = bound(loss, sources, given, options).batch
-    size = (batch.n_out, batch.logits.shape[0])
-    return torch.empty(size, dtype=compute_dtype(batch.logits), device=batch.logits.device)
+    found = bound(loss, sources, given, options)
+    logits, variant = found.batch.logits, loss.variants[found.index]
+    size = (found.batch.n_out, logits.shape[0])
+    results = torch.empty(size, dtype=compute_dtype(logits), device=logits.device)
+    if options.group is None:
+        return [results]
+    return [results, *sharded.kept_like(variant, len(sources), found.batch)]
 
 
-def _gradients(grad_rows: Tensor, wanted: Sequence[bool], *arguments: Any) -> list[Tensor]:
+def _gradients(
+    grad_rows: Tensor, kept: Sequence[Tensor], wanted: Sequence[bool], *arguments: Any
+) -> list[Tensor]:
     tensors, present = arguments[1:3]
     rest = iter(wanted)
     asked = [next(rest) if flag else False for flag in present]
     call, rows = _opened(arguments)
     schedule = schedule_of(call)
-    kept = schedule.statistics(call, rows)[1] if call.tiled else ()
+    kept = schedule.statistics(call, rows)[1] if call.tiled else kept
     found = schedule.gradients(call, rows, kept, grad_rows, asked)
     given = [g for g, flag in zip(found, present, strict=True) if flag]
     return [
@@ -159,39 +172,43 @@ def _gradients(grad_rows: Tensor, wanted: Sequence[bool], *arguments: Any) -> li
     ]
 
 
-def _gradients_fake(grad_rows: Tensor, wanted: Sequence[bool], *arguments: Any) -> list[Tensor]:
+def _gradients_fake(
+    grad_rows: Tensor, kept: Sequence[Tensor], wanted: Sequence[bool], *arguments: Any
+) -> list[Tensor]:
     pairs = zip(arguments[1], wanted, strict=True)
     return [t.new_empty(t.shape) for t, want in pairs if want]
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Sequence[Tensor]) -> None:
     key, tensors, present, target, given, flags, numbers, *rest = inputs
-    ctx.save_for_backward(target, numbers, *tensors, *given)
+    kept = output[1:]
+    ctx.save_for_backward(target, numbers, *kept, *tensors, *given)
+    ctx.kept = len(kept)
     ctx.key, ctx.present, ctx.flags, ctx.rest = key, present, flags, rest
     ctx.count = len(tensors)
     ctx.needs = [t.requires_grad for t in tensors]
 
 
-def _differentiate(ctx: Any, grad_rows: Tensor) -> tuple[Any, ...]:
+def _differentiate(ctx: Any, grads: Sequence[Tensor]) -> tuple[Any, ...]:
     target, numbers, *saved = ctx.saved_tensors
+    kept, saved = saved[: ctx.kept], saved[ctx.kept :]
     tensors, given = saved[: ctx.count], saved[ctx.count :]
     arguments = (ctx.key, tensors, ctx.present, target, given, ctx.flags, numbers, *ctx.rest)
-    found = iter(_backward(grad_rows, ctx.needs, *arguments))
+    found = iter(_backward(grads[0], kept, ctx.needs, *arguments))
     grads = [next(found) if need else None for need in ctx.needs]
     # An empty list is taken for a list of tensors, whatever its type says.
-    flags: list[Any] | None = None if ctx.flags else []
-    nothing = [None] * (1 + len(ctx.rest))
-    return None, grads, None, None, [None] * len(given), flags, *nothing
+    nothing: list[Any] = [[] if value == [] else None for value in (ctx.flags, *ctx.rest)]
+    return None, grads, None, None, [None] * len(given), nothing[0], None, *nothing[1:]
 
 
 _forward = torch.library.custom_op(
-    f"{_NAMESPACE}::linear_rows", _results, mutates_args=(), schema=f"({_ARGUMENTS}) -> Tensor"
+    f"{_NAMESPACE}::linear_rows", _results, mutates_args=(), schema=f"({_ARGUMENTS}) -> Tensor[]"
 )
 _backward = torch.library.custom_op(
     f"{_NAMESPACE}::linear_gradients",
     _gradients,
     mutates_args=(),
-    schema=f"(Tensor grad_rows, bool[] wanted, {_ARGUMENTS}) -> Tensor[]",
+    schema=f"(Tensor grad_rows, Tensor[] kept, bool[] wanted, {_ARGUMENTS}) -> Tensor[]",
 )
 _forward.register_fake(_results_fake)
 _backward.register_fake(_gradients_fake)

@@ -55,6 +55,9 @@ def learned(
         return result
 
     for name, source in sources_of(loss, wanted, found.inputs).items():
+        if is_vocab(loss, name) and options.group is not None:
+            why = "as the classes are in shards"
+            raise ValueError(f"{call.loss}: no gradient is computed for {name}, {why}")
         if is_vocab(loss, name):
             one = source.to(compute_dtype(found.batch.logits))
             lead = stand_in(logits).shape[:-1]

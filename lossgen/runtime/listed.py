@@ -1,5 +1,5 @@
-"""Calls of rows that exist where a class input is given by its entries: by the chunk, as the loss
-of a linear layer is computed."""
+"""Calls of rows that exist where a class input is given by its entries, or the classes are spread
+over ranks: by the chunk, as the loss of a linear layer is computed."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lossgen.runtime.arguments import no_tensor
+from lossgen.runtime.dtensors import is_dtensor, local_rows, local_whole
 from lossgen.runtime.entries import Entries
 from lossgen.runtime.layout import class_axis, classes_last
 from lossgen.runtime.linear import linear_loss, linear_rows
@@ -31,29 +32,42 @@ def total(
     backend: str,
     class_dim: int | None,
     weights: Weights,
+    group: Any,
 ) -> Tensor:
     """The reduced loss of what ``RowLoss`` was called with."""
-    logits, arguments = _arguments(loss, given, backend, class_dim)
-    return linear_loss(loss, logits, arguments, reduction, LinearOptions(), weights)
+    logits, arguments, group = _arguments(loss, given, backend, class_dim, group)
+    return linear_loss(loss, logits, arguments, reduction, LinearOptions(group=group), weights)
 
 
 def results(
-    loss: RowLoss, given: tuple[Any, ...], backend: str, class_dim: int | None
+    loss: RowLoss, given: tuple[Any, ...], backend: str, class_dim: int | None, group: Any
 ) -> tuple[Tensor, ...]:
     """The results of a program with several outputs."""
-    logits, arguments = _arguments(loss, given, backend, class_dim)
-    return linear_rows(loss, logits, arguments, LinearOptions())
+    logits, arguments, group = _arguments(loss, given, backend, class_dim, group)
+    return linear_rows(loss, logits, arguments, LinearOptions(group=group))
 
 
 def _arguments(
-    loss: RowLoss, given: tuple[Any, ...], backend: str, class_dim: int | None
-) -> tuple[Tensor, Arguments]:
+    loss: RowLoss, given: tuple[Any, ...], backend: str, class_dim: int | None, group: Any
+) -> tuple[Tensor, Arguments, Any]:
     logits, target, streams, parameters, inputs, ignore_index = given
+    if any(map(is_dtensor, (logits, *streams))):
+        axis = -1 if class_dim is None else class_dim
+        names = ("logits", *(i.name for i in loss.streams))
+        own = []
+        for name, value in zip(names, (logits, *streams), strict=True):
+            found, group = local_rows(loss.function, name, value, axis, group)
+            own.append(found)
+        logits, streams = own[0], own[1:]
+        target = local_whole(target)
+        kinds = (declared.kind for declared in loss.others)
+        pairs = zip(inputs, kinds, strict=True)
+        inputs = tuple(local_whole(value, kind == "row") for value, kind in pairs)
     pairs = zip(loss.others, inputs, strict=True)
     rows = (*([target] if loss.has_target else []), *(v for i, v in pairs if i.kind == "row"))
     logits, streams = moved(loss.function, logits, streams, rows, class_dim)
     rest = (tuple(parameters), tuple(inputs), ignore_index, backend)
-    return logits, Arguments(target if loss.has_target else None, streams, *rest)
+    return logits, Arguments(target if loss.has_target else None, streams, *rest), group
 
 
 def _dim(value: Any) -> int | None:

@@ -31,7 +31,7 @@ from lossgen.runtime.arguments import (
 from lossgen.runtime.autograd import Call, Fused, Rows, seen
 from lossgen.runtime.batch import Batch, reduced, rows_of, scaled, weighed, wider
 from lossgen.runtime.divisor import divisor
-from lossgen.runtime.entries import Entries
+from lossgen.runtime.dtensors import is_apart
 from lossgen.runtime.layout import class_axis, lead_of
 from lossgen.runtime.operators import as_tensor, register
 from lossgen.runtime.plans import Plans
@@ -52,6 +52,7 @@ from lossgen.runtime.weighted import weighted
 from lossgen.runtime.weights import Weights
 
 __all__ = ["RowLoss"]
+
 
 Normalizer = Callable[[Tensor, dict[str, Tensor | None], torch.dtype], Tensor]
 
@@ -125,14 +126,15 @@ class RowLoss:
         weight: Tensor | None = None,
         row_weight: Tensor | None = None,
         normalizer: Tensor | float | None = None,
+        group: Any = None,
     ) -> Tensor:
         """The reduced loss; see the generated function for the contract."""
         given = (logits, target, streams, parameters, inputs, ignore_index)
-        if any(isinstance(stream, Entries) for stream in streams):
+        if group is not None or any(map(is_apart, (logits, *streams))):
             weights = Weights(weight, row_weight, normalizer)
             from lossgen.runtime import listed  # which stands on this module
 
-            return listed.total(self, given, reduction, backend, class_dim, weights)
+            return listed.total(self, given, reduction, backend, class_dim, weights, group)
         even = weight is None and row_weight is None and normalizer is None
         if not even or reduction == "batchmean":
             rest = (reduction, backend, inplace_grad, class_dim)
@@ -197,13 +199,14 @@ class RowLoss:
         ignore_index: int,
         backend: str,
         class_dim: int | None = None,
+        group: Any = None,
     ) -> tuple[Tensor, ...]:
         """The results of a program with several outputs, each of the shape of the target."""
         given = (logits, target, streams, parameters, inputs, ignore_index)
-        if any(isinstance(stream, Entries) for stream in streams):
+        if group is not None or any(map(is_apart, (logits, *streams))):
             from lossgen.runtime import listed
 
-            return listed.results(self, given, backend, class_dim)
+            return listed.results(self, given, backend, class_dim, group)
         wanted = asked(self, parameters, inputs)
         if torch.compiler.is_compiling() and (wanted or in_transform()):
             return tuple(outside_the_graph(self.rows, *given, backend, class_dim))

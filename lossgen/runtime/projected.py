@@ -36,7 +36,7 @@ def flat(rows: Tensor) -> Tensor:
         longer = rows.stride(0) != rows.shape[1] * rows.stride(1)
         if longer and rows.shape[0] > 1 and rows.shape[1] > 1:
             return rows
-    return rows.reshape(-1, rows.shape[-1])
+    return rows.reshape(rows.shape[:-1].numel(), rows.shape[-1])  # of no classes too
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Projected:
 
 class _RowGradients:
     def __init__(self, out: Tensor) -> None:
-        self.whole, self.out = out, out.view(-1, out.shape[-1])
+        self.whole, self.out = out, out.view(out.shape[:-1].numel(), out.shape[-1])
 
     def add(self, take: Take, gradient: Tensor, hidden: Tensor | None = None) -> None:
         """``gradient`` [R, V] of the rows that were taken."""

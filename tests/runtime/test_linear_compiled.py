@@ -122,6 +122,6 @@ def test_the_operators_keep_their_contracts() -> None:
 
     numbers = torch.tensor([1.0, 1.0, 0.7], dtype=torch.float64)
     arguments = (LOSS.key, [hidden, weight], [True, True, False], target, [], [], numbers)
-    options = ([math.nan], False, -100, "auto", 0, None, "auto", True, None)
+    options = ([math.nan], False, -100, "auto", 0, None, "auto", True, None, None, [])
     operator = torch.ops.lossgen.linear_rows.default
     torch.library.opcheck(operator, (*arguments, *options))

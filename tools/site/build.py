@@ -21,7 +21,10 @@ __all__ = ["HERE", "build", "navigation", "write_pages"]
 
 HERE = Path(__file__).parent
 _ASSETS = HERE / "assets"
-_GUIDE = ("overview", "calling", "integrations", "first_loss", "language", "properties", "sheets")
+_GUIDE = (
+    *("overview", "calling", "parallel", "integrations", "first_loss", "language"),
+    *("properties", "sheets"),
+)
 _FIGURES = ("benchmarks", "catalogue")
 _INSIDE = ("numerics", "rewrites", "verification", "ir", "templates", "operations", "contributing")
 

@@ -1,0 +1,183 @@
+"""The class axis in shards: which rank of a process group holds which classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+__all__ = [
+    "ClassShards",
+    "Group",
+    "gathered",
+    "mean_count",
+    "named_shards",
+    "shards_of",
+    "summed",
+    "whole_vector",
+]
+
+#: What a call takes as ``group``.
+Group: TypeAlias = "ProcessGroup | ClassShards"
+
+
+@dataclass(frozen=True)
+class ClassShards:
+    """Ranks that hold the classes one after the other; pass it as ``group`` where the sizes are
+    known, so that no call has to ask for them.
+
+    Args:
+        group: a ``torch.distributed.ProcessGroup``; None: all ranks.
+        sizes: how many classes each rank of the group holds, in the order of its ranks; they may
+            differ, and be 0.
+
+    Raises:
+        TypeError, ValueError: sizes that are no counts, or not one of each rank.
+    """
+
+    group: Any
+    sizes: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if self.group is None:
+            object.__setattr__(self, "group", _distributed("ClassShards").group.WORLD)
+        sizes = tuple(self.sizes)
+        object.__setattr__(self, "sizes", sizes)
+        if not all(isinstance(size, int) and size >= 0 for size in sizes):
+            raise TypeError(f"ClassShards: sizes must be counts of classes, not {sizes}")
+        ranks = _distributed("ClassShards").get_world_size(self.group)
+        if len(sizes) != ranks:
+            raise ValueError(f"ClassShards: {len(sizes)} sizes for a group of {ranks} ranks")
+
+    @property
+    def classes(self) -> int:
+        """Of all shards."""
+        return sum(self.sizes)
+
+    @property
+    def rank(self) -> int:
+        """This process's, in the group."""
+        rank: int = _distributed("ClassShards").get_rank(self.group)
+        return rank
+
+    @property
+    def own(self) -> slice:
+        """The classes of this rank."""
+        start = sum(self.sizes[: self.rank])
+        return slice(start, start + self.sizes[self.rank])
+
+    @property
+    def ends(self) -> list[int]:
+        """The class behind the last of each rank."""
+        return [*accumulate(self.sizes)]
+
+
+def _distributed(name: str) -> Any:
+    import torch.distributed as dist
+
+    if not dist.is_available() or not dist.is_initialized():
+        raise RuntimeError(
+            f"{name}: group needs torch.distributed.init_process_group, on every rank"
+        )
+    return dist
+
+
+def shards_of(loss: str, group: Any, rows: int, classes: int, device: torch.device) -> ClassShards:
+    """The shards of a call whose rank has ``classes`` of them, by one all_gather, unless they are
+    given.
+
+    Raises:
+        RuntimeError: no process group.
+        TypeError: ``group`` is none.
+        ValueError: shards that differ from what was given, or ranks with different rows: on every
+            rank alike, by the first that differs.
+    """
+    dist = _distributed(loss)
+    if isinstance(group, ClassShards):
+        if group.sizes[group.rank] != classes:
+            raise ValueError(
+                f"{loss}: rank {group.rank} has {classes} classes, but group says "
+                f"{group.sizes[group.rank]}"
+            )
+        return group
+    if not isinstance(group, dist.ProcessGroup):
+        raise TypeError(
+            f"{loss}: group must be a torch.distributed.ProcessGroup or lossgen.ClassShards, not "
+            f"{type(group).__name__}"
+        )
+    told = gathered(torch.tensor([rows, classes], device=device), group).tolist()
+    for rank, (others, _) in enumerate(told):
+        if others != told[0][0]:
+            raise ValueError(
+                f"{loss}: rank {rank} of the group has {others} rows, but rank 0 has {told[0][0]}; "
+                "each rank of a group holds other classes of the same rows"
+            )
+    return ClassShards(group, tuple(size for _, size in told))
+
+
+def named_shards(name: str, sizes: Sequence[int]) -> ClassShards:
+    """Of a group by its name, as an operator takes it."""
+    from torch.distributed.distributed_c10d import _resolve_process_group
+
+    return ClassShards(_resolve_process_group(name), tuple(sizes))
+
+
+def gathered(part: Tensor, group: Any) -> Tensor:
+    """``part`` [*] of every rank, [ranks, *], in their order: the same on each."""
+    dist = _distributed("lossgen")
+    part = part.contiguous()
+    whole = part.new_empty((dist.get_world_size(group), *part.shape))
+    # its name from torch 2.13 on, where the other is deprecated
+    gather = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
+    gather(whole.view(-1), part.view(-1), group=group)
+    return whole
+
+
+def whole_vector(value: Tensor | None, shards: ClassShards) -> Tensor | None:
+    """A vector over the classes of which each rank has its own, by one all_gather; a whole one as
+    it is."""
+    own, most = shards.sizes[shards.rank], max(shards.sizes)
+    if value is None or value.dim() != 1 or value.shape[0] != own or most == shards.classes:
+        return value
+    padded = value.detach().new_zeros(most)
+    padded[:own] = value.detach()
+    parts = zip(gathered(padded, shards.group), shards.sizes, strict=True)
+    return torch.cat([part[:size] for part, size in parts])
+
+
+def mean_count(target: Tensor, group: Any = None, ignore_index: int = -100) -> Tensor:
+    """What a mean is divided by where ranks have other rows: pass it as ``normalizer``.
+
+    DDP and FSDP average gradients over the ranks; each rank's sum over this number then gives the
+    gradient of the mean over the rows of all ranks.
+
+    Args:
+        target: [*], this rank's labels; or a mask of the rows that count, bool.
+        group: the process group whose ranks have other rows; None: all ranks.
+        ignore_index: rows with this target do not count.
+
+    Returns:
+        A scalar, float32: the rows that count on all ranks over the number of ranks.
+
+    Raises:
+        RuntimeError: no process group.
+    """
+    dist = _distributed("mean_count")
+    counts = target if target.dtype is torch.bool else target != ignore_index
+    total = counts.sum().to(torch.float64 if target.device.type == "cpu" else torch.float32)
+    dist.all_reduce(total, group=group)
+    return (total / dist.get_world_size(group)).to(torch.float32)
+
+
+def summed(parts: Sequence[Tensor], group: Any) -> None:
+    """Each of ``parts`` over the ranks, in place."""
+    dist = _distributed("lossgen")
+    for part in parts:
+        dist.all_reduce(part, group=group)
