@@ -130,13 +130,21 @@ def named_shards(name: str, sizes: Sequence[int]) -> ClassShards:
 
 
 def gathered(part: Tensor, group: Any) -> Tensor:
-    """``part`` [*] of every rank, [ranks, *], in their order: the same on each."""
+    """``part`` [*] of every rank, [ranks, *], in their order: the same on each. RuntimeError where
+    one of them does not answer within the time that the group allows."""
     dist = _distributed("lossgen")
     part = part.contiguous()
     whole = part.new_empty((dist.get_world_size(group), *part.shape))
     # its name from torch 2.13 on, where the other is deprecated
     gather = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
-    gather(whole.view(-1), part.view(-1), group=group)
+    try:
+        gather(whole.view(-1), part.view(-1), group=group)
+    except RuntimeError as error:
+        raise RuntimeError(
+            f"lossgen: rank {dist.get_rank(group)} of {dist.get_world_size(group)} waited for what "
+            "the other ranks of group have of their classes; one of them has failed, or has not "
+            f"made this call with as many rows: {error}"
+        ) from error
     return whole
 
 

@@ -25,6 +25,7 @@ from lossgen.losses import (
     logit_norm_loss,
     token_stats,
 )
+from tests.distributed.launch import GONE
 
 N, V, D = 8, 22, 6
 SIZES = (9, 0, 8, 5)
@@ -225,6 +226,20 @@ def counted() -> list[int]:
 
 
 # ----------------------------------------------------------------------------------- errors
+def deserted() -> str:
+    """A rank dies between two calls: the others say so, and whom they waited for."""
+    shards = lossgen.ClassShards(dist.group.WORLD, SIZES)
+    x = X[:, shards.own]
+    gce_loss(x, TARGET, group=shards)
+    if dist.get_rank() == 2:
+        return GONE
+    try:
+        gce_loss(x, TARGET, group=shards)
+    except RuntimeError as error:
+        return str(error)
+    return ""
+
+
 def refused() -> None:
     """By name, before a rank waits for another."""
     group, shards = dist.group.WORLD, lossgen.ClassShards(dist.group.WORLD, SIZES)
