@@ -55,8 +55,8 @@ _SHARED = {
     "class_dim": "the axis of the classes in logits and class inputs, 1 for torch's [N, C, H, W]. "
     "None: the last, refused where the shapes fit axis 1 as well.",
     "group": "a process group whose ranks hold the classes one after the other (vocabulary "
-    "parallel): logits, class inputs and linear_weight are this rank's, target and vectors over "
-    "the classes are whole. ``lossgen.ClassShards`` where the sizes are known.",
+    "parallel): rows over the classes and the layer are this rank's, all else is whole. "
+    "``lossgen.ClassShards`` where the sizes are known.",
 }
 _STREAM = "[*, V], any of these dtypes"  # what a class input is
 _LISTED = ", or a ``lossgen.Entries`` of K classes a row"

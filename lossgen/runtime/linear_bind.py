@@ -230,8 +230,9 @@ def call_of(
         unseen=transformed(),
     )
     if options.group is not None:
-        own = options.group.sizes[options.group.rank]
-        return replace(call, step=rows_of_a_chunk(own, options.memory_budget)), tensors, found
+        own, device = options.group.sizes[options.group.rank], batch.logits.device.type
+        step = rows_of_a_chunk(own, device, options.memory_budget)
+        return replace(call, step=step), tensors, found
     row = chunked.bytes_per_row(call, tensors)
     listed = any(fill is not None for fill in call.fills)
     if not listed and is_tiled(name, backend, call.variant, options, row):

@@ -28,13 +28,15 @@ from lossgen.runtime.tile_program import Values, program_of
 
 __all__ = ["gradients", "rows_of_a_chunk", "statistics"]
 
-#: Logits of a chunk: a dozen tensors of its size are alive at once.
-_CHUNK = 1 << 20
+#: Logits of a chunk: a dozen tensors of its size are alive at once, on a CPU in its caches.
+_CHUNK = {"cpu": 1 << 20}
+_CHUNK_ON_GPU = 1 << 24
+_BYTES = 64  # of a logit: a dozen float32, and some in half precision
 
 
-def rows_of_a_chunk(classes: int, budget: int | None) -> int:
-    """Of a shard of ``classes``."""
-    size = _CHUNK if budget is None else budget // 64
+def rows_of_a_chunk(classes: int, device: str, budget: int | None) -> int:
+    """Of a shard of ``classes``, in ``budget`` bytes."""
+    size = _CHUNK.get(device, _CHUNK_ON_GPU) if budget is None else budget // _BYTES
     return max(1, size // max(1, classes))
 
 
@@ -230,8 +232,9 @@ class _Run:
         """Of [ranks, sources, N]: from the rank that has the target; with the vocab inputs there,
         as the functions read them."""
         assert self.y is not None
-        ends = torch.tensor(self.shards.ends, device=whole.device)
-        owner = torch.bucketize(self.y.squeeze(1), ends, right=True)
+        owner = torch.zeros_like(self.y.squeeze(1))
+        for end in self.shards.ends[:-1]:
+            owner += self.y.squeeze(1) >= end
         own = whole.gather(0, owner.expand(1, *whole.shape[1:])).squeeze(0)
         found = (*_columns(own), *(value[self.y] for value in self.vocab))
         if self.program.context is not None:

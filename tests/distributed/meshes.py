@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -313,3 +314,15 @@ def compiled() -> None:
         wanted, found = _gradients(one, *whole), _gradients(many, *sources)
         _close((many, one), (found[0], wanted[0][:, own]), (found[1], wanted[1]))
         _close((found[2], wanted[2][own]))
+
+
+def every(names: Sequence[str]) -> dict[str, Any]:
+    """What each of these functions returns, or how it failed, one after the other."""
+    found: dict[str, Any] = {}
+    for name in names:
+        try:
+            found[name] = globals()[name]()
+        except Exception:
+            found[name] = traceback.format_exc()
+        dist.barrier()
+    return found
