@@ -231,7 +231,7 @@ def call_of(
     )
     if options.group is not None:
         own, device = options.group.sizes[options.group.rank], batch.logits.device.type
-        step = rows_of_a_chunk(own, device, options.memory_budget)
+        step = rows_of_a_chunk(own, device, options.memory_budget, any(call.projected))
         return replace(call, step=step), tensors, found
     row = chunked.bytes_per_row(call, tensors)
     listed = any(fill is not None for fill in call.fills)

@@ -26,18 +26,21 @@ from lossgen.runtime.projected import Existing, Gradients, Projected, Take, pick
 from lossgen.runtime.shards import ClassShards, gathered, summed
 from lossgen.runtime.tile_program import Values, program_of
 
-__all__ = ["gradients", "rows_of_a_chunk", "statistics"]
+__all__ = ["gradients", "kept_like", "rows_of_a_chunk", "statistics"]
 
 #: Logits of a chunk: a dozen tensors of its size are alive at once, on a CPU in its caches.
 _CHUNK = {"cpu": 1 << 20}
 _CHUNK_ON_GPU = 1 << 24
 _BYTES = 64  # of a logit: a dozen float32, and some in half precision
+_FEWEST = 64  # rows of a product: of 32 it takes 1.1 times as long, of 8 twice
 
 
-def rows_of_a_chunk(classes: int, device: str, budget: int | None) -> int:
-    """Of a shard of ``classes``, in ``budget`` bytes."""
-    size = _CHUNK.get(device, _CHUNK_ON_GPU) if budget is None else budget // _BYTES
-    return max(1, size // max(1, classes))
+def rows_of_a_chunk(classes: int, device: str, budget: int | None, made: bool) -> int:
+    """Of a shard of ``classes``, in ``budget`` bytes; ``made`` by a product."""
+    if budget is not None:
+        return max(1, budget // _BYTES // max(1, classes))
+    size = _CHUNK.get(device, _CHUNK_ON_GPU)
+    return max(_FEWEST if made else 1, size // max(1, classes))
 
 
 def kept_like(variant: Variant, sources: int, batch: Batch) -> list[Tensor]:
@@ -168,13 +171,10 @@ class _Run:
                 y = states[program.pivot].long()
                 at = states[program.pivot + 1 :][: program.carried]
         found = program.finish(*given, *self.constants, *states)
-        saved = self._stacked(found[program.results :])
-        place = y if y is not None else torch.zeros_like(self.cols[:, :0].expand(self.count, 0))
-        return self._finished(self._stacked(found[: program.results])), (
-            saved,
-            self._stacked(at),
-            place,
-        )
+        results, saved = found[: program.results], found[program.results :]
+        place = self.cols.new_empty((self.count, 0)) if y is None else y
+        kept = (self._stacked(saved), self._stacked(at), place)
+        return self._finished(self._stacked(results)), kept
 
     def _blank(self) -> tuple[None, ...]:
         return self.program.blank(len(self.sources) + len(self.vocab))
