@@ -111,3 +111,16 @@ def test_a_normalizer_is_compiled_from_its_tree(backend: str) -> None:
         loss = module.normal_loss(x, y, t, reduction="none", **given)
         found = module.normal_loss(x, y, t, **given)
         torch.testing.assert_close(found, loss.sum() / count.sum())
+
+
+def test_an_input_called_group_keeps_its_name(tmp_path: Path) -> None:
+    """The call then has no process group: an argument of every loss yields to a spec's own."""
+    path = tmp_path / "t.yaml"
+    path.write_text('name: t\ninputs: {group: {kind: row}}\ntransform: "-group*logp[y]"\n')
+    module = lossgen.load(path)
+    x, y = torch.tensor([[0.3, -1.0, 2.0]]), torch.tensor([1])
+    expected = 2 * torch.nn.functional.cross_entropy(x, y)
+    torch.testing.assert_close(module.t_loss(x, y, group=torch.tensor([2.0])), expected)
+    weight = torch.eye(3)
+    loss = module.linear_t_loss(x, weight, y, group=torch.tensor([2.0]))
+    torch.testing.assert_close(loss, expected)
