@@ -17,11 +17,11 @@ from torch import Tensor
 from lossgen.runtime.entries import Entries
 from lossgen.runtime.tensors import PLAIN
 
-__all__ = ["is_apart", "is_dtensor", "local_factors", "local_rows", "local_whole"]
+__all__ = ["is_apart", "is_dtensor", "local_factors", "local_rest", "local_rows"]
 
 #: How the axes of meshes are called that hold the classes of a weight, or copies of a model.
 _VOCABULARY = ("tp", "tensor", "model", "vocab")
-_DATA = ("dp", "fsdp", "data", "replicate", "cp", "context")
+_DATA = ("dp", "fsdp", "data", "replicate", "shard", "cp", "context")
 
 
 def is_dtensor(value: Any) -> bool:
@@ -56,16 +56,24 @@ def _same(loss: str, name: str, found: Any, given: Any) -> Any:
     """``given`` where it is the group that was found, or holds it; that one where none is given."""
     if given is None:
         return found
-    if getattr(given, "group", given) != found:
+    if _ranks(given) != _ranks(found):
         raise ValueError(f"{loss}: the classes of {name} are in shards of another group than group")
     return given
 
 
-def local_whole(value: Any, rows: bool = True) -> Any:
-    """This rank's ``rows`` of a DTensor [*], or all of a vector; another value as it is."""
+def _ranks(group: Any) -> frozenset[int]:
+    """Of a process group, or of what holds one."""
+    from torch.distributed import get_process_group_ranks
+
+    return frozenset(get_process_group_ranks(getattr(group, "group", group)))
+
+
+def local_rest(value: Any, kind: str, group: Any) -> Any:
+    """Of a DTensor of kind "row" the rows of this rank and of all ranks of ``group``; of kind
+    "vocab" the whole vector; another value as it is."""
     if not is_dtensor(value):
         return value
-    return value.to_local() if rows else value.full_tensor()
+    return value.full_tensor() if kind == "vocab" else _all_rows(value, group)
 
 
 def local_factors(loss: str, factors: Sequence[Any], group: Any) -> tuple[tuple[Any, ...], Any]:
@@ -78,26 +86,37 @@ def local_factors(loss: str, factors: Sequence[Any], group: Any) -> tuple[tuple[
     """
     hidden, weight, *rest = factors
     bias = rest[0] if rest else None
-    axis = None
     if is_dtensor(weight):
         axis = _vocabulary_axis(loss, weight, group)
         if axis is not None:
             group = _same(loss, "linear_weight", weight.device_mesh.get_group(axis), group)
-    parts = (_rows_of_all_classes(hidden, group), _gathered(weight, axis), _gathered(bias, axis))
-    return parts, group
+    whole = _all_rows(hidden, group, hidden.dim() - 1 if is_dtensor(hidden) else None)
+    return (whole, _gathered(weight, group), _gathered(bias, group)), group
 
 
-def _rows_of_all_classes(hidden: Any, group: Any) -> Any:
-    """Hidden with all features, and with the rows of all ranks of ``group`` (sequence parallel):
-    each has classes for them."""
-    if not is_dtensor(hidden):
-        return hidden
-    mesh, own = hidden.device_mesh, getattr(group, "group", group)
+def _all_rows(rows: Any, group: Any, features: int | None = None) -> Any:
+    """With the rows of all ranks of ``group``, each of which has classes for them (sequence
+    parallel), with all of the axis ``features``, and with no sum pending."""
+    if not is_dtensor(rows):
+        return rows
+    own = _axis_of(rows, group)
+
+    def is_cut(placed: Any) -> bool:
+        return features is not None and placed.is_shard(features)
+
     placements = [
-        _replicate() if placed.is_shard(hidden.dim() - 1) or mesh.get_group(k) == own else placed
-        for k, placed in enumerate(hidden.placements)
+        _replicate() if k == own or placed.is_partial() or is_cut(placed) else placed
+        for k, placed in enumerate(rows.placements)
     ]
-    return hidden.redistribute(placements=placements).to_local()
+    return rows.redistribute(placements=placements).to_local()
+
+
+def _axis_of(value: Any, group: Any) -> int | None:
+    """Of the mesh of a DTensor: the one whose ranks are those of ``group``."""
+    if group is None:
+        return None
+    mesh, ranks = value.device_mesh, _ranks(group)
+    return next((k for k in range(mesh.ndim) if _ranks(mesh.get_group(k)) == ranks), None)
 
 
 def _vocabulary_axis(loss: str, weight: Any, group: Any) -> int | None:
@@ -105,16 +124,23 @@ def _vocabulary_axis(loss: str, weight: Any, group: Any) -> int | None:
     mesh = weight.device_mesh
     shared = [k for k, placed in enumerate(weight.placements) if placed.is_shard(0)]
     if group is not None:
-        own = getattr(group, "group", group)
-        return next((k for k in shared if mesh.get_group(k) == own), None)
+        axis = _axis_of(weight, group)
+        ranks = [_ranks(mesh.get_group(k)) & _ranks(group) for k in range(mesh.ndim)]
+        apart = axis is None and any(len(both) > 1 for both in ranks)
+        if apart or (axis not in (None, *shared) and len(_ranks(group)) > 1):
+            raise ValueError(
+                f"{loss}: linear_weight is a DTensor placed as {[*weight.placements]}, which does "
+                "not spread its classes over the ranks of group"
+            )
+        return axis if axis in shared else None
     names = mesh.mesh_dim_names or [""] * mesh.ndim
     of_data = [k for k in shared if any(word in names[k] for word in _DATA)]
     of_classes = [k for k in shared if k not in of_data and _is_of_classes(names[k])]
     if len(of_data) + len(of_classes) < len(shared) or len(of_classes) > 1:
         raise TypeError(
             f"{loss}: linear_weight is a DTensor, and nothing says what the axes of its mesh hold; "
-            "pass group=mesh.get_group(...) of the axis with the other classes, or "
-            "linear_weight.full_tensor() where every rank has other rows"
+            "pass group=mesh.get_group(...) of the axis with the other classes, or name the axes: "
+            "tp where ranks have other classes, dp where they have other rows"
         )
     return of_classes[0] if of_classes else None
 
@@ -129,11 +155,12 @@ def _replicate() -> Any:
     return Replicate()
 
 
-def _gathered(value: Any, axis: int | None) -> Any:
-    """With this rank's shard of the ``axis`` of the mesh, and all of the others: of those the ranks
-    have other rows, so that a gradient goes back as their mean."""
+def _gathered(value: Any, group: Any) -> Any:
+    """With this rank's shard of the classes of ``group``, and all of the other axes' shards: of
+    those the ranks have other rows, so that a gradient goes back as their mean."""
     if not is_dtensor(value):
         return value
+    axis = _axis_of(value, group)
     from torch.distributed.tensor import Partial
 
     placements = [p if k == axis else _replicate() for k, p in enumerate(value.placements)]

@@ -10,7 +10,7 @@ from torch import Tensor
 from lossgen.runtime import chunked
 from lossgen.runtime.arguments import Input
 from lossgen.runtime.batch import Batch, wider
-from lossgen.runtime.dtensors import is_dtensor, local_factors, local_whole
+from lossgen.runtime.dtensors import is_dtensor, local_factors, local_rest
 from lossgen.runtime.entries import Entries, check_entries
 from lossgen.runtime.linear_arguments import (
     Factors,
@@ -84,7 +84,10 @@ def checked(
     if isinstance(factors, Factors) and (options.group is not None or is_dtensor(factors.weight)):
         parts, group = local_factors(name, factors, options.group)
         factors, options = Factors(*parts), replace(options, group=group)
-        given = replace(given, target=local_whole(given.target))
+        kinds = (declared.kind for declared in loss.others)
+        inputs = (local_rest(v, k, group) for v, k in zip(given.inputs, kinds, strict=True))
+        target = local_rest(given.target, "row", group)
+        given = replace(given, target=target, inputs=tuple(inputs))
     given = _admitted(name, loss, given)
     streams = [s if isinstance(s, (Tensor, Entries)) else Factors(*s) for s in given.streams]
     declared_as = (None, *loss.streams)
@@ -92,7 +95,7 @@ def checked(
     sources = [autocast(_admitted_source(name, *pair)) for pair in pairs]
     options = check_linear(name, [*zip(declared_as, sources, strict=True)], options)
     if options.group is not None:
-        options = replace(options, group=_shards(name, sources, given, options))
+        options = replace(options, group=_shards(name, loss, sources, given, options))
         given = _whole(loss, given, options.group)
     logits = stand_in(sources[0], options.group)
     for k, declared in enumerate(loss.streams, 1):
@@ -131,7 +134,7 @@ def _whole(loss: RowLoss, given: Arguments, shards: ClassShards) -> Arguments:
 
 
 def _shards(
-    name: str, sources: list[Source], given: Arguments, options: LinearOptions
+    name: str, loss: RowLoss, sources: list[Source], given: Arguments, options: LinearOptions
 ) -> ClassShards:
     """Of the ranks of ``group``. Raises RuntimeError, TypeError, ValueError."""
     if options.schedule == "tiled" or given.backend not in ("auto", "torch"):
@@ -140,6 +143,13 @@ def _shards(
         raise ValueError(f"{name}: class inputs of classes in shards are rows, not entries")
     whole = stand_in(sources[0])
     rows, classes = whole.shape[:-1].numel(), whole.shape[-1]
+    for declared, source in zip(loss.streams, sources[1:], strict=True):
+        own = stand_in(source).shape[-1] if isinstance(source, (Tensor, Factors)) else classes
+        if own != classes:
+            raise ValueError(
+                f"{name}: {declared.name} has {own} classes, but this rank's logits {classes}; "
+                "with group each rank gives its own classes of everything"
+            )
     return shards_of(name, options.group, rows, classes, whole.device)
 
 
@@ -231,7 +241,8 @@ def call_of(
     )
     if options.group is not None:
         own, device = options.group.sizes[options.group.rank], batch.logits.device.type
-        step = rows_of_a_chunk(own, device, options.memory_budget, any(call.projected))
+        sizes = (own, len(sources), device, options.memory_budget, any(call.projected))
+        step = rows_of_a_chunk(name, *sizes)
         return replace(call, step=step), tensors, found
     row = chunked.bytes_per_row(call, tensors)
     listed = any(fill is not None for fill in call.fills)

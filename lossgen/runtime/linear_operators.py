@@ -151,7 +151,7 @@ def _results_fake(*arguments: Any) -> list[Tensor]:
     results = torch.empty(size, dtype=compute_dtype(logits), device=logits.device)
     if options.group is None:
         return [results]
-    return [results, *sharded.kept_like(variant, len(sources), found.batch)]
+    return [results, *sharded.kept_like(variant, found.batch)]
 
 
 def _gradients(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lossgen.runtime.arguments import no_tensor
-from lossgen.runtime.dtensors import is_dtensor, local_rows, local_whole
+from lossgen.runtime.dtensors import is_dtensor, local_rest, local_rows
 from lossgen.runtime.entries import Entries
 from lossgen.runtime.layout import class_axis, classes_last
 from lossgen.runtime.linear import linear_loss, linear_rows
@@ -59,10 +59,9 @@ def _arguments(
             found, group = local_rows(loss.function, name, value, axis, group)
             own.append(found)
         logits, streams = own[0], own[1:]
-        target = local_whole(target)
+        target = local_rest(target, "row", group)
         kinds = (declared.kind for declared in loss.others)
-        pairs = zip(inputs, kinds, strict=True)
-        inputs = tuple(local_whole(value, kind == "row") for value, kind in pairs)
+        inputs = tuple(local_rest(v, k, group) for v, k in zip(inputs, kinds, strict=True))
     pairs = zip(loss.others, inputs, strict=True)
     rows = (*([target] if loss.has_target else []), *(v for i, v in pairs if i.kind == "row"))
     logits, streams = moved(loss.function, logits, streams, rows, class_dim)

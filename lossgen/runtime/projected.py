@@ -161,4 +161,6 @@ def _fresh(rows: Tensor, whole: bool) -> Tensor:
         rows = rows.new_empty(()).expand(rows.shape)
         make = torch.empty_like if whole else torch.zeros_like
         return make(rows, memory_format=torch.contiguous_format)
-    return empty_like(rows) if whole else torch.zeros_like(rows)
+    if whole:
+        return empty_like(rows)
+    return torch.zeros_like(rows, memory_format=torch.contiguous_format)

@@ -35,21 +35,23 @@ _BYTES = 64  # of a logit: a dozen float32, and some in half precision
 _FEWEST = 64  # rows of a product: of 32 it takes 1.1 times as long, of 8 twice
 
 
-def rows_of_a_chunk(classes: int, device: str, budget: int | None, made: bool) -> int:
-    """Of a shard of ``classes``, in ``budget`` bytes; ``made`` by a product."""
+def rows_of_a_chunk(
+    loss: str, classes: int, sources: int, device: str, budget: int | None, made: bool
+) -> int:
+    """Of a shard of ``classes``, in ``budget`` bytes; ``made`` by a product. Raises ValueError."""
     if budget is not None:
-        return max(1, budget // _BYTES // max(1, classes))
+        row = _BYTES * max(1, classes) * sources
+        if budget < row:
+            raise ValueError(f"{loss}: memory_budget = {budget} bytes, but one row takes {row}")
+        return budget // row
     size = _CHUNK.get(device, _CHUNK_ON_GPU)
     return max(_FEWEST if made else 1, size // max(1, classes))
 
 
-def kept_like(variant: Variant, sources: int, batch: Batch) -> list[Tensor]:
+def kept_like(variant: Variant, batch: Batch) -> list[Tensor]:
     """Empty, of the shapes and dtypes of what ``statistics`` keeps for the backward."""
     program, like = program_of(variant), batch.logits
-    beside = sources + batch.kinds.count("vocab")
-    at = program.carried
-    if program.has_target:
-        at = len(program.blank(beside))
+    at = len(program.blank) if program.has_target else program.carried
     real, rows = arithmetic(variant, like.dtype), like.shape[0]
     found = [like.new_empty((size, rows), dtype=real) for size in (variant.n_saved, at)]
     return [*found, like.new_empty((rows, int(program.pivot > -2)), dtype=torch.long)]
@@ -152,13 +154,13 @@ class _Run:
         at: Values = ()  # what stands at the class apart
         known: Values = ()
         states: Values = ()
-        late = y is not None and not self._reads_target()  # it travels with the first sweep
+        late = y is not None and not program.reads_target  # it travels with the first sweep
         if y is not None and not late:
             at = self._at_target(self._gathered(None, (), y, True))
         given = at
         for k, sweep in enumerate(program.sweeps):
-            blank = self._blank() if late else at
-            whole = self._gathered(k, (*blank, *self.constants, *known), y, late)
+            held = program.blank if late else at
+            whole = self._gathered(k, (*held, *self.constants, *known), y, late)
             size = len(sweep.empty)
             if late:
                 given = at = self._at_target(whole[:, size:])
@@ -175,20 +177,6 @@ class _Run:
         place = self.cols.new_empty((self.count, 0)) if y is None else y
         kept = (self._stacked(saved), self._stacked(at), place)
         return self._finished(self._stacked(results)), kept
-
-    def _blank(self) -> tuple[None, ...]:
-        return self.program.blank(len(self.sources) + len(self.vocab))
-
-    def _reads_target(self) -> bool:
-        """Does the first sweep read what stands at the target?"""
-        one = torch.zeros((1, 1), dtype=self.real)
-        tile = [one] * (len(self.sources) + len(self.vocab))
-        constants = [one] * len(self.constants)
-        try:
-            self.program.sweeps[0].lift(one.long(), one == 0, *tile, *self._blank(), *constants)
-        except (TypeError, AttributeError):
-            return True
-        return False
 
     def _gathered(
         self, k: int | None, values: tuple[Any, ...], y: Tensor | None, at_target: bool
@@ -215,7 +203,7 @@ class _Run:
     ) -> Values:
         """The state of the classes of this rank, of some rows."""
         counts = torch.ones_like(tile[0], dtype=torch.bool)
-        if y is not None and (self.program.pivot == -1 or (self.program.pivot >= 0 and k > 0)):
+        if y is not None and self.program.apart(k):
             counts = self.cols != y[taken]
         sweep = self.program.sweeps[k]
         found: Values = sweep.lift(self.cols, counts, *tile, *_cut(values, taken))
@@ -312,4 +300,4 @@ def _stack(columns: Values, rows: int) -> Tensor:
 
 def _cut(values: tuple[Any, ...], taken: Take) -> tuple[Any, ...]:
     """Some rows of values [N, 1]; of [1, 1] there is one row for all."""
-    return tuple(v if v is None or v.shape[0] == 1 else v[taken] for v in values)
+    return tuple(v[taken] if isinstance(v, Tensor) and v.shape[0] > 1 else v for v in values)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import operator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -48,13 +50,25 @@ class ClassShards:
     def __post_init__(self) -> None:
         if self.group is None:
             object.__setattr__(self, "group", _distributed("ClassShards").group.WORLD)
-        sizes = tuple(self.sizes)
+        try:
+            sizes = tuple(operator.index(size) for size in self.sizes)
+        except TypeError:
+            sizes = (-1,)
+        if min(sizes, default=0) < 0 or any(isinstance(size, bool) for size in self.sizes):
+            raise TypeError(f"ClassShards: sizes must be counts of classes, not {self.sizes}")
         object.__setattr__(self, "sizes", sizes)
-        if not all(isinstance(size, int) and size >= 0 for size in sizes):
-            raise TypeError(f"ClassShards: sizes must be counts of classes, not {sizes}")
+        if self.rank < 0:
+            raise ValueError("ClassShards: this process is not in the group")
         ranks = _distributed("ClassShards").get_world_size(self.group)
         if len(sizes) != ranks:
             raise ValueError(f"ClassShards: {len(sizes)} sizes for a group of {ranks} ranks")
+
+    def __deepcopy__(self, _: Any) -> ClassShards:
+        """Of a module that holds it: a group cannot be copied."""
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return named_shards, (self.group.group_name, self.sizes)
 
     @property
     def classes(self) -> int:
@@ -96,8 +110,8 @@ def shards_of(loss: str, group: Any, rows: int, classes: int, device: torch.devi
     Raises:
         RuntimeError: no process group.
         TypeError: ``group`` is none.
-        ValueError: shards that differ from what was given, or ranks with different rows: on every
-            rank alike, by the first that differs.
+        ValueError: classes that are not as many as ``ClassShards`` says, on this rank; or, where
+            the ranks are asked, one that has other rows than the first, on every rank.
     """
     dist = _distributed(loss)
     if isinstance(group, ClassShards):
@@ -137,27 +151,48 @@ def gathered(part: Tensor, group: Any) -> Tensor:
     whole = part.new_empty((dist.get_world_size(group), *part.shape))
     # its name from torch 2.13 on, where the other is deprecated
     gather = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
-    try:
+    with _explained(dist, group):
         gather(whole.view(-1), part.view(-1), group=group)
+    return whole
+
+
+@contextmanager
+def _explained(dist: Any, group: Any) -> Iterator[None]:
+    try:
+        yield
     except RuntimeError as error:
         raise RuntimeError(
             f"lossgen: rank {dist.get_rank(group)} of {dist.get_world_size(group)} waited for what "
             "the other ranks of group have of their classes; one of them has failed, or has not "
             f"made this call with as many rows: {error}"
         ) from error
-    return whole
 
 
 def whole_vector(value: Tensor | None, shards: ClassShards) -> Tensor | None:
     """A vector over the classes of which each rank has its own, by one all_gather; a whole one as
     it is."""
     own, most = shards.sizes[shards.rank], max(shards.sizes)
-    if value is None or value.dim() != 1 or value.shape[0] != own or most == shards.classes:
+    is_part = isinstance(value, Tensor) and value.dim() == 1 and value.shape[0] == own
+    if value is None or not is_part or most == shards.classes:
         return value
-    padded = value.detach().new_zeros(most)
-    padded[:own] = value.detach()
-    parts = zip(gathered(padded, shards.group), shards.sizes, strict=True)
-    return torch.cat([part[:size] for part, size in parts])
+    found: Tensor = _Whole.apply(value, shards)
+    return found
+
+
+class _Whole(torch.autograd.Function):
+    """A vector from its parts: every rank has the gradient of all of it."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, shards: ClassShards) -> Tensor:
+        ctx.own = shards.own
+        padded = value.new_zeros(max(shards.sizes))
+        padded[: value.shape[0]] = value
+        parts = zip(gathered(padded, shards.group), shards.sizes, strict=True)
+        return torch.cat([part[:size] for part, size in parts])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient[ctx.own], None
 
 
 def mean_count(target: Tensor, group: Any = None, ignore_index: int = -100) -> Tensor:
@@ -187,5 +222,6 @@ def mean_count(target: Tensor, group: Any = None, ignore_index: int = -100) -> T
 def summed(parts: Sequence[Tensor], group: Any) -> None:
     """Each of ``parts`` over the ranks, in place."""
     dist = _distributed("lossgen")
-    for part in parts:
-        dist.all_reduce(part, group=group)
+    with _explained(dist, group):
+        for part in parts:  # contiguous: memory is what is summed
+            dist.all_reduce(part, group=group)

@@ -63,17 +63,23 @@ class Program:
     within: bool  # does the gradient hold the slopes of the results?
     counted: bool  # do the functions read the number of classes?
     has_target: bool
+    blank: tuple[Any, ...]  # stands for the values at the target before they are known
+    reads_target: bool  # does the first sweep read one of these?
 
     def apart(self, sweep: int) -> bool:
         """Is a class left out of it?"""
         return self.pivot == -1 or (self.pivot >= 0 and sweep > 0)
 
-    def blank(self, read: int) -> tuple[None, ...]:
-        """In the place of what stands at the target, of so much ``read`` by class."""
-        raw = (torch.zeros(1, 1),) * read
-        if self.context is not None:
-            raw = self.context(torch.zeros(1, 1, dtype=torch.long), *raw)
-        return (None,) * len(raw)
+
+class _Unknown:
+    """A value that nothing can be computed with."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __eq__(self, other: object) -> bool:
+        raise TypeError("this value is not known yet")
+
+    __ne__ = __eq__
 
 
 @lru_cache(maxsize=256)
@@ -81,7 +87,19 @@ def program_of(variant: Variant) -> Program:
     forward, backward = (
         _called(kernel) for kernel in (variant.forward_kernel, variant.backward_kernel)
     )
-    sweeps = (Sweep(lift, merge, empty, kept) for lift, merge, _, empty, kept in forward["SWEEPS"])
+    sweeps = [Sweep(lift, merge, empty, kept) for lift, merge, _, empty, kept in forward["SWEEPS"]]
+    read = len(forward["streams"]) + len(forward["vocab"])
+    constants = len(forward["rows"]) + len(forward["parameters"]) + forward["COUNTED"]
+    has_target = len(forward["labels"]) > 0
+    one = (torch.zeros(1, 1),)
+    y = torch.zeros(1, 1, dtype=torch.long)
+    at = forward["CONTEXT"](y, *one * read) if forward["CONTEXT"] is not None else one * read
+    blank = (_Unknown(),) * len(at) if has_target else ()
+    reads_target = False
+    try:
+        sweeps[0].lift(y, y == 0, *one * read, *blank, *one * constants)
+    except TypeError:
+        reads_target = True
     return Program(
         sweeps=tuple(sweeps),
         betweens=forward["BETWEENS"],
@@ -94,7 +112,9 @@ def program_of(variant: Variant) -> Program:
         results=forward["RESULTS"],
         within=backward["WITHIN"],
         counted=forward["COUNTED"],
-        has_target=len(forward["labels"]) > 0,
+        has_target=has_target,
+        blank=blank,
+        reads_target=reads_target,
     )
 
 

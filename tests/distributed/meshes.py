@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -132,6 +134,28 @@ def linear() -> None:
     _close((module(HIDDEN, LAYER[own], TARGET), linear_gce_loss(HIDDEN, LAYER, TARGET, q=0.5)))
 
 
+def learned() -> None:
+    """A vector that wants a gradient, whole or this rank's part of it; hidden that is transposed,
+    beside a rank without classes; a module is copied with its group."""
+    shards = lossgen.ClassShards(dist.group.WORLD, SIZES)
+    own, x = shards.own, X[:, shards.own]
+    weight, whole, part = (_leaf(_draw(V, seed=6).exp()) for _ in range(3))
+    part = _leaf(part[own])
+    [wanted] = _gradients(gce_loss(X, TARGET, weight=weight), weight)
+    _close(
+        (_gradients(gce_loss(x, TARGET, weight=whole, group=shards), whole)[0], wanted),
+        (_gradients(gce_loss(x, TARGET, weight=part, group=shards), part)[0], wanted[own]),
+    )
+    turned = HIDDEN.t().contiguous().t().requires_grad_()
+    plain = _leaf(HIDDEN)
+    many = linear_gce_loss(turned, LAYER[own], TARGET, group=shards)
+    [found] = _gradients(many, turned)
+    _close((found, _gradients(linear_gce_loss(plain, LAYER, TARGET), plain)[0]))
+    module = copy.deepcopy(lossgen.losses.GCELoss(q=0.5, group=shards))
+    _close((module(x, TARGET), gce_loss(X, TARGET, q=0.5)))
+    assert pickle.loads(pickle.dumps(shards)) == shards
+
+
 def masked() -> None:
     """A vocabulary that is padded by -inf, on ranks of their own too; a confident row."""
     shards = lossgen.ClassShards(dist.group.WORLD, SIZES)
@@ -179,6 +203,11 @@ def dtensors() -> None:
     many = linear_gce_loss(sequence, layer, TARGET[rows])
     _close((many, one))
     ours = _gradients(many, sequence)[0].to_local()
+    labels = distribute_tensor(TARGET, mesh, [Shard(0), Shard(0)])  # beside its rows
+    _close((linear_gce_loss(sequence, layer, labels), one))
+    pending = DTensor.from_local(HIDDEN[rows] / 2, mesh, [Shard(0), Partial()])
+    _close((linear_gce_loss(pending, layer, TARGET[rows]), one))
+    _close((linear_gce_loss(hidden, layer, TARGET[rows], group=mesh.get_group("tp")), one))
     half = mesh.get_local_rank("tp") * (N // 4)
     _close((ours, wanted[0][half : half + N // 4]))
 
@@ -263,7 +292,16 @@ def refused() -> None:
     for kind, text, call in cases:
         with pytest.raises(kind, match=text):
             call()
+    with pytest.raises(ValueError, match="memory_budget = 1 bytes, but one row takes"):
+        linear_gce_loss(HIDDEN, LAYER[own], TARGET, group=shards, memory_budget=1)
+    with pytest.raises(ValueError, match="teacher has 22 classes, but this rank's logits"):
+        kd_forward_kl_loss(x, TEACHER, group=shards)  # whole, beside parts
+    with pytest.raises(TypeError, match="weight must be a tensor"):
+        gce_loss(x, TARGET, weight=[1.0] * V, group=shards)
     mesh = init_device_mesh("cpu", (4,))
+    whole = distribute_tensor(LAYER, mesh, [Replicate()])
+    with pytest.raises(ValueError, match="does not spread its classes over the ranks of group"):
+        linear_gce_loss(HIDDEN, whole, TARGET, group=group)
     for placed in (Replicate(), Shard(0), Partial()):
         x = DTensor.from_local(X, mesh, [placed])
         with pytest.raises(TypeError, match=r"logits is a DTensor.*full_tensor"):

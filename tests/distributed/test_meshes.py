@@ -10,7 +10,7 @@ import pytest
 from tests.distributed.launch import on_ranks
 
 CHECKS = (
-    *("options", "linear", "masked", "dtensors", "fully_sharded", "refused", "means"),
+    *("options", "linear", "masked", "dtensors", "fully_sharded", "refused", "means", "learned"),
     "compiled",
 )
 
