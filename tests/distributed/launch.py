@@ -17,7 +17,7 @@ import torch.distributed as dist
 
 ROOT = Path(__file__).parents[2]
 GONE = "gone"  # what a function returns whose rank is to die
-_SECONDS = 60  # that a rank waits for the others
+_SECONDS = 300  # that a rank waits for the others
 
 
 def on_ranks(
