@@ -103,7 +103,7 @@ def test_leading_axes_and_module() -> None:
     torch.testing.assert_close(out.reshape(-1), gce_loss(x, y, q=0.5, reduction="none"))
     assert repr(loss) == (
         "GCELoss(q=0.5, ignore_index=-100, reduction='none', backend='auto', inplace_grad=False, "
-        "class_dim=None)"
+        "class_dim=None, group=None)"
     )
     copy = pickle.loads(pickle.dumps(loss))
     torch.testing.assert_close(copy(x, y), gce_loss(x, y, q=0.5, reduction="none"))
