@@ -94,11 +94,13 @@ class _Watch(threading.Thread):
         self.waiting = threading.Lock()  # held until the block ends
         self.waiting.acquire()
         self.spent = self.limit = self.variable = ""
+        self.raised = False
 
     def run(self) -> None:
         pause = _TICK
         while not self.waiting.acquire(timeout=pause):
             if self._is_spent():
+                self.raised = True
                 _raise_in(self.target, _Spent)
                 pause = _AGAIN
 
@@ -113,7 +115,8 @@ class _Watch(threading.Thread):
                 break
             except _Spent:
                 late = True
-        _raise_in(self.target, None)
+        if self.raised:
+            _settle(self.target)
         if late:
             raise _Spent
 
@@ -149,12 +152,23 @@ def _resident() -> int:
         return 0
 
 
-def _raise_in(thread: int, kind: type[BaseException] | None) -> None:
-    """Raise ``kind`` in ``thread`` at its next instruction; None: take back what waits there."""
+def _raise_in(thread: int, kind: type[BaseException]) -> bool:
+    """Raise ``kind`` in ``thread`` soon, in the place of what waits there. False: it cannot be."""
     python = getattr(ctypes, "pythonapi", None)  # only CPython has one
-    if python is not None:
-        raised = ctypes.py_object(kind) if kind is not None else None
-        python.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), raised)
+    if python is None:
+        return False
+    python.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(kind))
+    return True
+
+
+def _settle(thread: int) -> None:
+    """Let what may still wait in this ``thread`` be raised here.  Taken back, by raising NULL, it
+    would be looked for at every jump, and for ever where calls are traced."""
+    try:
+        while _raise_in(thread, _Spent):
+            pass
+    except _Spent:
+        pass
 
 
 def _forget_half_done() -> None:

@@ -1,5 +1,7 @@
 """What reading and compiling a spec may cost: small texts that are large inside, and the watch."""
 
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -164,3 +166,18 @@ def test_a_compilation_that_takes_too_long_names_its_formula(monkeypatch):
     spec = load_text(_spec("sum((softmax(2*x) + softmax(3*x) + softmax(4*x) + softmax(x))**2)"))
     with pytest.raises(OverBudget, match="<string>:2:13: error LG201: 't' is too dear"):
         compile_loss(spec)
+
+
+def test_a_compile_leaves_nothing_that_waits() -> None:
+    """Taking back an exception that nothing had raised kept the interpreter looking for it: calls
+    under a profiler never came back."""
+    program = (
+        "import cProfile, lossgen\n"
+        "from lossgen.spec.load import load_text\n"
+        "lossgen.compile_loss(load_text('name: t\\ntransform: -logp[y]\\n'), draft=True)\n"
+        "cProfile.runctx('sorted([2, 1])', {}, {})\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], timeout=200, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
