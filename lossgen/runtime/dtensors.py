@@ -8,6 +8,7 @@ back as the mean over that axis.  Other DTensors are refused where every tensor 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -160,16 +161,14 @@ def _gathered(value: Any, group: Any) -> Any:
     those the ranks have other rows, so that a gradient goes back as their mean."""
     if not is_dtensor(value):
         return value
-    axis = _axis_of(value, group)
     from torch.distributed.tensor import Partial
 
+    axis = _axis_of(value, group)
     placements = [p if k == axis else _replicate() for k, p in enumerate(value.placements)]
     every = [k for k, p in enumerate(value.placements) if k != axis and p.is_shard()]
     back = [Partial() if k in every else p for k, p in enumerate(placements)]
     found = value.redistribute(placements=placements).to_local(grad_placements=back)
-    ranks = 1
-    for k in every:
-        ranks *= value.device_mesh.size(k)
+    ranks = math.prod(value.device_mesh.size(k) for k in every)
     return _Mean.apply(found, ranks) if ranks > 1 else found
 
 

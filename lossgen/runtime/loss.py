@@ -53,7 +53,6 @@ from lossgen.runtime.weights import Weights
 
 __all__ = ["RowLoss"]
 
-
 Normalizer = Callable[[Tensor, dict[str, Tensor | None], torch.dtype], Tensor]
 
 

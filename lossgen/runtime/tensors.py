@@ -100,9 +100,7 @@ def symbolic(value: Tensor) -> bool:
 
 
 _TRACED = ("FakeTensor", "FunctionalTensor")
-
-
-_COUNTERS = ("CommDebugMode",)
+_COUNTERS = ("CommDebugMode",)  # modes of torch that only count, as ``only_counts`` says of ours
 
 
 def watched() -> bool:

@@ -35,9 +35,9 @@ def judged(names: Sequence[str], worlds: Sequence[int]) -> dict[str, list[str]]:
                 continue
             shards = lossgen.ClassShards(group, SIZES[world])
             for k, case in enumerate(_cases(name)):
-                # every second call asks the ranks for their sizes
+                given = group if k % 2 else shards  # every second asks the ranks for their sizes
                 for linear in (False, True):
-                    one = _Trial(case, linear, shards, group if k % 2 else shards)
+                    one = _Trial(case, linear, shards, given)
                     problems += (f"{world} ranks, {case}: {text}" for text in one.problems())
     return found
 
