@@ -162,7 +162,7 @@ def _lift_2(cols, valid, x, x_y, index_y, u_alpha, u_gamma, m0, pinv0, lam0, ind
     e0 = dl.exp_tile(t0)
     w0 = dl.eq(index, index0)
     w1 = 2.0 * u_alpha
-    w2 = 2.0 * logp0 + w1 * dl.log1mexp(-logp0) - dl.log_accurate(u_gamma)
+    w2 = 2.0 * logp0 + w1 * dl.log_complement(logp0) - dl.log_accurate(u_gamma)
     w3 = dl.sigmoid(w2)
     v0 = dl.where(w0, 0.0, w3)
     v1 = dl.where(w0, 0.0, w3 * (2.0 + w1 * pinv0 * e0 / dl.expm1(logp0)) * dl.sigmoid(-w2))
@@ -272,7 +272,7 @@ def _gradient(
     p0 = e0 * pinv0
     rise0 = tl.where(cols == index0, -dl.expm1(-top0), -p0)
     w0 = 2.0 * u_alpha
-    w1 = 2.0 * logp0 + w0 * dl.log1mexp(-logp0) - dl.log_accurate(u_gamma)
+    w1 = 2.0 * logp0 + w0 * dl.log_complement(logp0) - dl.log_accurate(u_gamma)
     w2 = dl.sigmoid(w1) * dl.sigmoid(-w1)
     grad_x = (
         c0 * rinv0 * e0
@@ -784,7 +784,7 @@ LOSS = rt.RowLoss(
                     (_tiled_sweep_kernel_2, _tiled_merge_kernel_2, 2),
                 ),
                 n_coefficients=9, row=_tiled_row_kernel, gradient=_tiled_gradient_kernel,
-                sparse=(False,), work=46,
+                sparse=(False,), work=42,
             ),
         ),
     ),

@@ -129,7 +129,7 @@ def _lift_2(
     t1 = l1 - tl.where(m1 == float("-inf"), 0.0, m1)
     e1 = dl.exp_tile(t1)
     w0 = dl.ne(u_negatives, 0.0)
-    v0 = dl.where(is_max0, 0.0, dl.where(w0, u_negatives * dl.log1mexp(-logp0), 0.0))
+    v0 = dl.where(is_max0, 0.0, dl.where(w0, u_negatives * dl.log_complement(logp0), 0.0))
     v1 = is_max0 * u_negatives
     v2 = dl.where(is_max0, 0.0, dl.where(w0, p0 * u_negatives / dl.expm1(logp0), 0.0))
     a1 = dl.row_sum(e1)
@@ -730,7 +730,7 @@ LOSS = rt.RowLoss(
                     (_tiled_sweep_kernel_2, _tiled_merge_kernel_2, 5),
                 ),
                 n_coefficients=10, row=_tiled_row_kernel, gradient=_tiled_gradient_kernel,
-                sparse=(False,), work=54,
+                sparse=(False,), work=50,
             ),
         ),
     ),

@@ -79,6 +79,7 @@ TRITON = Printer(
         "expm1_half": "dl.expm1_half({})",
         "reciprocal": "dl.reciprocal({})",
         "log": "dl.log_accurate({})",
+        "log_complement": "dl.log_complement({})",
         "sqrt": "dl.sqrt({})",
         "power": "dl.power({}, {})",
         "select": "tl.where({}, {}, {})",

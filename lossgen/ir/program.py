@@ -14,6 +14,7 @@ tile; the vocabulary of :mod:`lossgen.ir.ops` by name; and
     exp_tile     e^a of an exponent of a tile, as fast as the target has it; ``exp_below`` of one
                  that is not above 0 where it counts
     exp2         2^a;  ``expm1_half`` e^a - 1 where |a| <= 1/2;  ``reciprocal`` 1 / a
+    log_complement    log(1 - e^a), a <= 0
     fmax, fmin   of two values, dropping NaN
     number       a class index as a number;  ``index`` a number as a class index
     take         (v, k): the class value v at the class k

@@ -1,6 +1,7 @@
 """Functions that kernels call, with fewer instructions per class: the same but for roundings.
 
     a - (-e), (-a)·e, Σ -a         →  a + e, -(a·e), -Σ a       a sign is an instruction
+    log1mexp(-a)                   →  log_complement(a)         its expm1(a) may be there already
     Σ c·a                          →  c·Σ a
     a / r                          →  a·reciprocal(r)           once per row, not per class
     c·a·d                          →  (c·d)·a                   likewise
@@ -93,6 +94,8 @@ def _unsigned(node: Call) -> Node | None:
             return a
         case Call(op="neg", args=[Call(op="-", args=[a, b])]):
             return b - a
+        case Call(op="log1mexp", args=[Call(op="neg", args=[a])]):
+            return call("log_complement", a)
         case Call(op="+", args=[a, Call(op="neg", args=[b])]):
             return a - b
         case Call(op="+", args=[Call(op="neg", args=[a]), b]):

@@ -64,6 +64,7 @@ __all__ = [
     "log1p_unit",
     "log1pmx",
     "log_accurate",
+    "log_complement",
     "logaddexp",
     "logsoftplus",
     "lt",
@@ -144,10 +145,15 @@ def sigmoid(a):
 
 
 @jit
+def log_complement(a):
+    """log(1 - e^a), a <= 0: -inf at 0, 0 at -inf; 0.6 ulp."""
+    return tl.where(a > -0.6931471805599453, tl.log(-expm1(a)), log1p(-exp_nonpositive(a)))
+
+
+@jit
 def log1mexp(a):
     """log(1 - e^-a), a >= 0: -inf at 0, 0 at inf; 0.6 ulp."""
-    near = tl.log(-expm1(-a))
-    return tl.where(a < 0.6931471805599453, near, log1p(-exp_nonpositive(-a)))
+    return log_complement(-a)
 
 
 @jit

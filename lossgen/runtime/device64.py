@@ -136,9 +136,15 @@ def sigmoid(a):
 
 
 @jit
+def log_complement(a):
+    """log(1 - e^a), a <= 0: -inf at 0, 0 at -inf."""
+    return tl.where(a > -0.6931471805599453, tl.log(-expm1(a)), log1p(-tl.exp(a)))
+
+
+@jit
 def log1mexp(a):
     """log(1 - e^-a), a >= 0: -inf at 0, 0 at inf."""
-    return tl.where(a < 0.6931471805599453, tl.log(-expm1(-a)), log1p(-tl.exp(-a)))
+    return log_complement(-a)
 
 
 @jit

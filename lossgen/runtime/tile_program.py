@@ -184,6 +184,7 @@ _DEVICE = SimpleNamespace(
     exp_tile=el.exp,
     expm1_half=el.expm1,
     log_accurate=el.log,
+    log_complement=lambda a: el.log1mexp(-a),
     reciprocal=lambda a: 1.0 / a,
     row_max=lambda a: a.amax(-1, keepdim=True),
     row_max_or_nan=lambda a: a.amax(-1, keepdim=True),

@@ -53,6 +53,11 @@ REWRITES: dict[str, tuple[Sequence[str], Sequence[str], Sequence[str]]] = {
         ["w = a - (-b - c)", "v = -(a - b) * w", "g = row_sum(v)"],
         ["w = a + (b + c)", "v = (b - a) * w", "g = row_sum(v)"],
     ),
+    "the sign in a logarithm of one minus an exponential": (
+        ["a"],
+        ["g = log1mexp(-a) + c / expm1(a)"],
+        ["g = log_complement(a) + c / expm1(a)"],
+    ),
     "the sign of a masked term": (
         ["valid", "a", "b"],
         ["v = -a * b", "g = row_sum(select(valid, v, 0.0))"],
@@ -117,7 +122,8 @@ def test_the_same_numbers(name: str) -> None:
         e, f = (e, f) if "other" in name else (f, e)
         given |= {"a": a, "e": e.astype(np.float32), "f": f.astype(np.float32)}
     else:
-        given |= {n: generator.uniform(0.1, 3, (4, 64)).astype(np.float32) for n in tiles}
+        sign = -1.0 if "one minus" in name else 1.0
+        given |= {n: sign * generator.uniform(0.1, 3, (4, 64)).astype(np.float32) for n in tiles}
         given["valid"] = generator.uniform(0, 1, (4, 64)) > 0.3
     function = function_of(tiles, before)
     exact = {n: v if n == "valid" else np.float64(v) for n, v in given.items()}
