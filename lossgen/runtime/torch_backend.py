@@ -129,7 +129,8 @@ def fused(
         x = chunks.copy(span) if reused is None else reused[span].copy_(logits[span])
         value, grads = variant.torch_rows(x, *args, weight[span])
         loss[:, span] = value.t()
-        for out, grad in zip(outs, grads, strict=True):
+        # any of the gradients may stand in x, which is where the first goes: that is written last
+        for out, grad in reversed(list(zip(outs, grads, strict=True))):
             if out is not None and grad.data_ptr() != out[span].data_ptr():
                 out[span].copy_(grad)
     for out in outs:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import gc
 import weakref
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+import lossgen
 from lossgen.runtime import autograd, torch_backend
 
 from . import handwritten_pair as hand
@@ -303,3 +305,29 @@ def test_inplace_grad_of_one_half_of_a_batch(backend: str) -> None:
     call(pair, halves, backend=backend, inplace_grad=True)
     assert not torch.equal(student, before[:6])
     assert torch.equal(teacher, before[6:])
+
+
+SHARED = """
+name: shared
+inputs: {teacher: {kind: class, differentiable: true}}
+transform: sum(p*log_softmax(teacher/2)) + norm(p - onehot)*logsumexp(x)
+"""
+
+
+def test_a_gradient_stands_where_the_first_will(tmp_path: Path) -> None:
+    """In torch the teacher's gradient, p - q, is computed in place of p, which stands where the
+    gradient of the logits will be: the second was overwritten by the first, and handed out."""
+    path = tmp_path / "shared.yaml"
+    path.write_text(SHARED)
+    module = lossgen.load(path)
+    x, t = (torch.randn(5, 4, requires_grad=True) for _ in range(2))
+    y = torch.tensor([0, 1, 2, 3, 0])
+    p, q = x.log_softmax(-1).exp(), (t / 2).log_softmax(-1)
+    one = torch.nn.functional.one_hot(y, 4)
+    true = (p * q).sum() + ((p - one).norm(dim=-1) * x.logsumexp(-1)).sum()
+    loss = module.shared_loss(x, y, t, reduction="sum", backend="torch")
+    close(loss, true)
+    for ours, expected in zip(
+        torch.autograd.grad(loss, (x, t)), torch.autograd.grad(true, (x, t)), strict=True
+    ):
+        close(ours, expected)
