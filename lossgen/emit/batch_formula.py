@@ -20,10 +20,10 @@ from lossgen.spec.expr import (
     NameKind,
     Number,
     Unary,
+    children,
 )
 from lossgen.spec.model import LossSpec
 from lossgen.spec.spelling import spelled
-from lossgen.spec.trees import children
 
 __all__ = ["arguments", "formula"]
 

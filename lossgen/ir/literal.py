@@ -1,10 +1,12 @@
-"""The literal formula of one row in mpmath, with its derivatives: the truth of a certificate.
+"""The literal formula of one row in many digits, with its derivatives: the truth of a certificate.
 
 It walks the formula as the author wrote it and shares nothing with the passes: no rewrite, no
 statistic, and derivatives of its own, in reverse over a tape of whole vectors.  As many digits as
 the caller works with.
 
     (1 - p[y]) * logp[y]   →   0.31…, [dloss/dx_0, dloss/dx_1, …]
+
+Numbers come and go as mpmath's; on the way they are those of :mod:`lossgen.ir.reals`.
 
 Conventions where the formula alone is silent: 0·∞ is 0, in the value and in the chain rule; the
 maximum's derivative goes to the first index, the second maximum's to the second occurrence;
@@ -18,26 +20,25 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
+import gmpy2
 import mpmath as mp
 
 from lossgen.ir.literal_along import along
 from lossgen.ir.literal_rules import (
     COMPARE,
     GENTLE,
-    ONE,
     REDUCTIONS,
     RULES,
-    ZERO,
     Vector,
     flag,
     times,
     total_exponential,
 )
-from lossgen.ir.numeric import bounded
-from lossgen.spec.expr import Call, NameKind, walk
+from lossgen.ir.reals import INF, ONE, ZERO, as_mpf, bounded, ordered, real, reals
+from lossgen.spec.expr import Call, Expr, NameKind, walk
 from lossgen.spec.model import LossSpec
 
-__all__ = ["Literal", "Truth", "literal"]
+__all__ = ["Truth", "formula", "literal"]
 
 _NARROW = 53  # bits, of which
 _DOUBLE = 1024  # float64 ends at 2**1024
@@ -50,14 +51,14 @@ class Truth:
     results: Vector
     gradients: dict[str, Vector]  # by stream: "x", or a differentiable class input
     slopes: dict[str, Any]  # by parameter and row input
-    largest: Any = ZERO  # number that is added to another on the way
-    steepest: Any = ZERO  # derivative of any of them
+    largest: Any = 0  # number that is added to another on the way
+    steepest: Any = 0  # derivative of any of them
 
     @property
     def real(self) -> bool:
         """Are all of them finite real numbers?"""
         parts = (self.results, *self.gradients.values())
-        return all(mp.isfinite(v) and mp.im(v) == 0 for part in parts for v in part)
+        return all(mp.isfinite(v) for part in parts for v in part)
 
 
 def literal(
@@ -84,31 +85,50 @@ def literal(
     """
     if spec.origin is not None and spec.tangent:
         return _along(spec, spec.origin, x, y, given, cotangents, double)
-    if spec.origin is not None:
-        return _derivatives(spec.origin, spec.by, x, y, given)
-    algebra = Literal(spec, [mp.mpf(v) for v in x], y, given, double=double, frozen=frozen)
-    if spec.outputs:
-        results = [walk(o.expr, algebra) for o in spec.outputs]
-    else:
-        results = [algebra.total([(t.weight, t.expr) for t in spec.terms])]
+    with reals():
+        if spec.origin is not None:
+            return _derivatives(spec.origin, spec.by, x, y, given)
+        return _differentiated(spec, x, y, given, cotangents, double, frozen)
+
+
+def formula(
+    spec: LossSpec, expr: Expr | None, x: Sequence[Any], y: int | None, given: Mapping[str, Any]
+) -> Vector:
+    """The value of a formula, or of the loss itself, one number or one for each class, and NaN
+    where it is none. Raises what ``literal`` raises."""
+    with reals():
+        algebra = Literal(spec, list(map(real, x)), y, given)
+        return list(map(as_mpf, (algebra.loss() if expr is None else walk(expr, algebra)).value))
+
+
+def _differentiated(
+    spec: LossSpec,
+    x: Sequence[Any],
+    y: int | None,
+    given: Mapping[str, Any],
+    cotangents: Sequence[float],
+    double: bool,
+    frozen: dict[int, Vector] | None,
+) -> Truth:
+    algebra = Literal(spec, list(map(real, x)), y, given, double=double, frozen=frozen)
+    results = algebra.results()
     for result in results:  # nor is anything asked of its derivatives
         bounded(result.value[0])
     for k, result in enumerate(results):
-        algebra.seed(result, mp.mpf(cotangents[k % len(cotangents)]))
+        algebra.seed(result, real(cotangents[k % len(cotangents)]))
     algebra.backward()
     size, leaves = len(x), algebra.leaves
     gradients = {
-        n: algebra.slope(leaves.get(n), size)
+        n: list(map(as_mpf, algebra.slope(leaves.get(n), size)))
         for n in (
             "x",
             *(n for n, e in spec.inputs.items() if e.kind == "class" and e.differentiable),
         )
     }
     rows = [*spec.parameters, *(n for n, e in spec.inputs.items() if e.kind == "row")]
-    slopes = {n: algebra.slope(leaves.get(n), 1)[0] for n in rows}
-    return Truth(
-        [r.value[0] for r in results], gradients, slopes, algebra.largest, algebra.steepest
-    )
+    slopes = {n: as_mpf(algebra.slope(leaves.get(n), 1)[0]) for n in rows}
+    values = [as_mpf(r.value[0]) for r in results]
+    return Truth(values, gradients, slopes, as_mpf(algebra.largest), as_mpf(algebra.steepest))
 
 
 def _derivatives(
@@ -117,16 +137,12 @@ def _derivatives(
     """What ``spec.derived`` has the formulas of, without these: of each result of the original."""
     found, largest, count = list[Any](), ZERO, max(1, len(origin.outputs))
     for k in range(count):
-        algebra = Literal(origin, [mp.mpf(v) for v in x], y, given, moved=by)
-        if origin.outputs:
-            result = walk(origin.outputs[k].expr, algebra)
-        else:
-            result = algebra.total([(t.weight, t.expr) for t in origin.terms])
-        algebra.seed(result, ONE)
+        algebra = Literal(origin, list(map(real, x)), y, given, moved=by)
+        algebra.seed(algebra.results()[k], ONE)
         algebra.backward()
         found += algebra.slope(algebra.leaves.get(by), 1)
         largest = max(largest, algebra.largest)
-    return Truth(found, {"x": [ZERO] * len(x)}, {}, largest)
+    return Truth(list(map(as_mpf, found)), {"x": [mp.mpf(0)] * len(x)}, {}, as_mpf(largest))
 
 
 def _along(
@@ -204,16 +220,20 @@ class Literal:
     def _add(self, node: Node, slope: Vector) -> None:
         self.steepest = max((self.steepest, *map(abs, slope)))
         if len(node.value) == 1 and len(slope) > 1:
-            slope = [mp.fsum(slope)]
+            slope = [gmpy2.fsum(slope)]
         if node.slope is None:
             node.slope = list(slope)
         else:
             node.slope = [a + b for a, b in zip(node.slope, slope, strict=True)]
 
-    def total(self, terms: Sequence[tuple[str | None, Any]]) -> Node:
+    def results(self) -> list[Node]:
+        """The outputs, or the loss."""
+        return [walk(o.expr, self) for o in self.spec.outputs] or [self.loss()]
+
+    def loss(self) -> Node:
         """Σ weight·term, without the terms that are turned off."""
         total = self.node([ZERO])
-        for weight, expr in terms:
+        for weight, expr in ((t.weight, t.expr) for t in self.spec.terms):
             factor = None if weight is None else self.name(weight, NameKind.PARAMETER)
             if factor is not None and factor.value[0] == 0 and weight != self.moved:
                 continue  # it may mention inputs that nobody gave
@@ -223,7 +243,7 @@ class Literal:
 
     # ------------------------------------------------------------------ leaves
     def number(self, value: Fraction) -> Node:
-        return self.node([mp.mpf(value.numerator) / value.denominator])
+        return self.node([real(value.numerator) / value.denominator])
 
     def name(self, name: str, kind: NameKind) -> Node:
         if name not in self.leaves:
@@ -239,21 +259,21 @@ class Literal:
             case NameKind.LOGITS:
                 return self.x
             case NameKind.CLASSES:
-                return [mp.mpf(size)]
+                return [real(size)]
             case NameKind.CONSTANT:
-                return [+mp.pi]
+                return [gmpy2.const_pi()]
             case NameKind.ONEHOT:
                 return [flag(j == self.y) for j in range(size)]
             case NameKind.INDEX:
-                return [mp.mpf(j) for j in range(size)]
+                return [real(j) for j in range(size)]
         entry: Any = self.spec.parameters.get(name) or self.spec.inputs.get(name)
         value = self.given.get(name)
         if value is None:
             value = entry.off if entry.off is not None else entry.default
         wide = kind in (NameKind.VOCAB_INPUT, NameKind.STREAM)
         if wide and not isinstance(value, Sequence):
-            return [mp.mpf(value)] * size
-        return [mp.mpf(v) for v in value] if wide else [mp.mpf(value)]
+            return [real(value)] * size
+        return list(map(real, value)) if wide else [real(value)]
 
     # ------------------------------------------------------------------ elementwise
     def _apply(self, rule: str, *args: Node) -> Node:
@@ -289,6 +309,7 @@ class Literal:
     def compare(self, op: str, left: Node, right: Node) -> Node:
         size = max(len(left.value), len(right.value))
         a, b = (n.value if len(n.value) == size else n.value * size for n in (left, right))
+        ordered(*a, *b)
         return self.node([flag(COMPARE[op](v, w)) for v, w in zip(a, b, strict=True)])
 
     def gather(self, vector: Node) -> Node:
@@ -317,7 +338,8 @@ class Literal:
         if func not in GENTLE:
             values = list(map(bounded, values))
         if func == "argmax":
-            return self.node([mp.mpf(max(kept, key=lambda j: full.value[j], default=0))])
+            ordered(*values)
+            return self.node([real(max(kept, key=lambda j: full.value[j], default=0))])
         if func in ("softmax", "log_softmax"):
             return self._normalised(func, full, kept, values)
         value, slopes = REDUCTIONS[func](values)
@@ -341,14 +363,14 @@ class Literal:
             self.totals[key] = total_exponential(values)
         total, p = self.totals[key]
         logs = func == "log_softmax"
-        value = [-mp.inf if logs else ZERO] * len(full.value)
+        value = [-INF if logs else ZERO] * len(full.value)
         for j, v, q in zip(kept, values, p, strict=True):
             value[j] = v - total if logs else q
 
         def back(slope: Vector) -> None:
             own = [slope[j] for j in kept]
             part = [ZERO] * len(full.value)
-            mean = mp.fsum(own) if logs else mp.fsum(map(times, own, p))
+            mean = gmpy2.fsum(own if logs else list(map(times, own, p)))
             for j, g, q in zip(kept, own, p, strict=True):
                 part[j] = g - times(q, mean) if logs else times(q, g - mean)
             self._add(full, part)

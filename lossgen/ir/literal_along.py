@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import mpmath as mp
 
-from lossgen.ir.literal_rules import ONE, ZERO, Vector, times
+from lossgen.ir.literal_rules import Vector
 
 __all__ = ["Derivatives", "along"]
 
@@ -52,11 +52,11 @@ def along(
         ValueError: the gradient has a kink there, or the results are not finite.
     """
     count, moved = len(cotangents), [mp.mpf(v) for v in row[tangent]]
-    weights = [[ONE if i == k else ZERO for i in range(count)] for k in range(count)]
+    weights = [[float(i == k) for i in range(count)] for k in range(count)]
     each = [original(row, own, None) for own in weights]
     if not all(one.real for one in each):
         raise ValueError("nothing to be differentiated")
-    results = [mp.fsum(map(times, moved, one.gradients[by])) for one in each]
+    results = [mp.fdot(zip(moved, one.gradients[by], strict=True)) for one in each]
     with mp.workdps(max(mp.mp.dps, _STEP) + _MORE):
         h = mp.mpf(10) ** -_STEP
         held: dict[int, Vector] = {}  # as autograd holds what is detached

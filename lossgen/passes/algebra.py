@@ -52,19 +52,24 @@ _MAX_OPS = 150  # larger expressions keep their form: expansion is not worth its
 def complement(expr: Expr, forms: Iterable[Form]) -> Expr:
     """Bottom-up: write 1 - P as Q and 1 - Q as P, and logarithms of products of both as sums."""
     forms = tuple(forms)
-    own = {a for f in forms for a in (f.P, f.Q, f.s, f.r)}
-    if not expr.free_symbols & own and not expr.has(*_TAILS):
-        return expr
+    return _complemented(expr, forms, {a for f in forms for a in (f.P, f.Q, f.s, f.r)})[0]
+
+
+def _complemented(expr: Expr, forms: Sequence[Form], own: set[Symbol]) -> tuple[Expr, bool]:
+    """And whether there is anything in it that it is about."""
     if not expr.args:
-        return expr
-    expr = expr.func(*(complement(a, forms) for a in expr.args))
+        return expr, expr in own
+    parts = [_complemented(a, forms, own) for a in expr.args]
+    if expr.func not in _TAILS and not any(found for _, found in parts):
+        return expr, False
+    expr = expr.func(*(part for part, _ in parts))
     if isinstance(expr, Add):
-        return _complement_sum(expr, forms)
+        return _complement_sum(expr, forms), True
     if isinstance(expr, exp):
-        return _power_of_half(expr, forms)
+        return _power_of_half(expr, forms), True
     if isinstance(expr, log):
-        return _log_of_product(expr, forms)
-    return expr
+        return _log_of_product(expr, forms), True
+    return expr, True
 
 
 def _complement_sum(expr: Expr, forms: Sequence[Form]) -> Expr:
@@ -146,15 +151,23 @@ def _sign(term: Expr) -> int:
     return 0
 
 
-def cost(expr: Expr) -> tuple[int, int, str]:
-    """(terms that may cancel, operations, text): smaller is better, total and reproducible."""
+def cost(expr: Expr) -> tuple[int, int]:
+    """(terms that may cancel, operations): smaller is better."""
     mixed = 0
     for node in expr.atoms(Add):
         if not node.free_symbols:
             continue
         signs = {_sign(t) for t in node.args}
         mixed += 0 if signs in ({1}, {-1}) else len(node.args) - 1
-    return mixed, int(expr.count_ops()), str(expr)
+    return mixed, int(expr.count_ops())
+
+
+def cheapest(exprs: Iterable[Expr]) -> Expr:
+    """Of the least cost, and the first by its text of those: the same whatever the order."""
+    costs = {expr: cost(expr) for expr in exprs}
+    least = min(costs.values())
+    ties = [expr for expr, own in costs.items() if own == least]
+    return ties[0] if len(ties) == 1 else min(ties, key=str)
 
 
 def cancel_parameters(expr: Expr, parameters: frozenset[Symbol]) -> Expr:
@@ -200,12 +213,11 @@ def tidy(expr: Expr, forms: Iterable[Form], parameters: frozenset[Symbol]) -> Ex
     starts = [flat]
     for form in forms:
         starts += [_eliminate(flat, form.P, form.Q), _eliminate(flat, form.Q, form.P)]
-    for start in starts:
-        for shaped in (start, _fraction(start)):
-            candidates.append(complement(shaped, forms))
-            candidates.append(complement(factor_terms(complement(shaped, forms)), forms))
-    candidates = [cancel_parameters(c, parameters) for c in candidates]
-    return min(candidates, key=cost)
+    shapes = [shape for start in dict.fromkeys(starts) for shape in (start, _fraction(start))]
+    for shape in dict.fromkeys(shapes):
+        candidates.append(complement(shape, forms))
+        candidates.append(complement(factor_terms(candidates[-1]), forms))
+    return cheapest(cancel_parameters(c, parameters) for c in dict.fromkeys(candidates))
 
 
 def expand_products(expr: Expr) -> Expr:

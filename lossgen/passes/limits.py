@@ -14,7 +14,7 @@ import mpmath as mp
 
 from lossgen import paths
 from lossgen.errors import BadLimit, OutsideDomain, SpecError, UnknownParameter
-from lossgen.ir.literal import Literal
+from lossgen.ir.literal import formula
 from lossgen.ir.rows import Row
 from lossgen.passes.samples import plain_rows
 from lossgen.spec.declarations import spell
@@ -131,12 +131,11 @@ def _other_parameters(spec: LossSpec, other: LossSpec, number: int) -> dict[str,
 def _value(spec: LossSpec, row: Row, given: dict[str, Any]) -> Any:
     """The loss of a row, or None where the formula has no finite real value."""
     known = {**row.rows, **row.vocab, **row.streams, **given}
-    algebra = Literal(spec, [mp.mpf(v) for v in row.x], row.y, known)
     try:
-        value = algebra.total([(t.weight, t.expr) for t in spec.terms]).value[0]
+        value = formula(spec, None, row.x, row.y, known)[0]
     except (ZeroDivisionError, ValueError, TypeError, OverflowError):
         return None
-    return value if mp.isfinite(value) and mp.im(value) == 0 else None
+    return value if mp.isfinite(value) else None
 
 
 def _near(spec: LossSpec, limit: Limit, row: Row) -> Any:

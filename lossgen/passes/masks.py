@@ -13,14 +13,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-import mpmath as mp
-
-from lossgen.ir.literal import Literal
+from lossgen.ir.literal import formula
 from lossgen.ir.rows import Row
 from lossgen.passes.samples import is_free, plain_rows
-from lossgen.spec.expr import Call, Expr, Name, NameKind, walk
+from lossgen.spec.expr import Call, Expr, Name, NameKind, children
 from lossgen.spec.model import LossSpec
-from lossgen.spec.trees import children, nodes
+from lossgen.spec.trees import nodes
 
 __all__ = ["counted_masks"]
 
@@ -82,7 +80,7 @@ def _value(spec: LossSpec, expr: Expr, row: Row, at: int) -> Any:
     """Of the masked class; None where the formula has none."""
     given = {**row.rows, **row.vocab, **row.streams}
     try:
-        value = walk(expr, Literal(spec, [mp.mpf(v) for v in row.x], row.y, given)).value
+        value = formula(spec, expr, row.x, row.y, given)
     except (ZeroDivisionError, ValueError, TypeError, OverflowError):
         return None
     return value[at] if len(value) > 1 else None

@@ -14,11 +14,11 @@ from typing import Any, NoReturn
 
 from lossgen.errors import ConstantLoss, NotInLanguage, SpecError
 from lossgen.spec.derived import free, written
-from lossgen.spec.expr import Binary, Call, Expr, Gather, Name, NameKind, Rank, Span
+from lossgen.spec.expr import Binary, Call, Expr, Gather, Name, NameKind, Rank, Span, children
 from lossgen.spec.model import Batch, Input, LossSpec, Output, Part
 from lossgen.spec.refused import NotOfTheBatch
 from lossgen.spec.slopes import number, operation
-from lossgen.spec.trees import children, depends_on, mapped, names, nodes, reaches
+from lossgen.spec.trees import depends_on, mapped, names, nodes, reaches
 from lossgen.spec.vocabulary import BATCH_WORDS
 
 __all__ = ["taken_apart"]

@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import IntEnum
 from fractions import Fraction
+from functools import lru_cache
 from typing import Generic, Protocol, TypeVar
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "Rank",
     "Span",
     "Unary",
+    "children",
     "walk",
 ]
 
@@ -132,6 +134,20 @@ class Gather(Expr):
     vector: Expr
 
 
+def children(expr: Expr) -> tuple[Expr, ...]:
+    """The operands of a node, left to right."""
+    match expr:
+        case Unary(operand=operand):
+            return (operand,)
+        case Binary(left=left, right=right) | Compare(left=left, right=right):
+            return (left, right)
+        case Call(args=args):
+            return args
+        case Gather(vector=vector):
+            return (vector,)
+    return ()
+
+
 T = TypeVar("T")
 
 
@@ -149,29 +165,42 @@ class Algebra(Protocol, Generic[T]):
 
 def walk(expr: Expr, algebra: Algebra[T]) -> T:
     """Evaluate ``expr`` bottom-up in ``algebra``; equal subtrees are evaluated once."""
-    memo: dict[Expr, T] = {}
-
-    def visit(node: Expr) -> T:
-        if node in memo:
-            return memo[node]
+    values: list[T] = []
+    for node, places in _steps(expr):
+        args = [values[place] for place in places]
         match node:
             case Number(value=value):
                 result = algebra.number(value)
             case Name(name=name, kind=kind):
                 result = algebra.name(name, kind)
-            case Unary(operand=operand):
-                result = algebra.negate(visit(operand))
-            case Binary(op=op, left=left, right=right):
-                result = algebra.binary(op, visit(left), visit(right))
-            case Compare(op=op, left=left, right=right):
-                result = algebra.compare(op, visit(left), visit(right))
-            case Gather(vector=vector):
-                result = algebra.gather(visit(vector))
-            case Call(args=args):
-                result = algebra.call(node, tuple(visit(a) for a in args))
+            case Unary():
+                result = algebra.negate(*args)
+            case Binary(op=op):
+                result = algebra.binary(op, *args)
+            case Compare(op=op):
+                result = algebra.compare(op, *args)
+            case Gather():
+                result = algebra.gather(*args)
+            case Call():
+                result = algebra.call(node, tuple(args))
             case _:
                 raise TypeError(f"not an expression node: {node!r}")
-        memo[node] = result
-        return result
+        values.append(result)
+    return values[-1]
 
-    return visit(expr)
+
+@lru_cache(maxsize=512)
+def _steps(expr: Expr) -> tuple[tuple[Expr, tuple[int, ...]], ...]:
+    """The different subtrees, each after its operands, and the places of these."""
+    places: dict[Expr, int] = {}
+    steps: list[tuple[Expr, tuple[int, ...]]] = []
+
+    def visit(node: Expr) -> int:
+        if node not in places:
+            step = node, tuple(visit(child) for child in children(node))
+            places[node] = len(steps)
+            steps.append(step)
+        return places[node]
+
+    visit(expr)
+    return tuple(steps)

@@ -45,9 +45,9 @@ from lossgen.spec.expr import (
     Rank,
     Span,
     Unary,
+    children,
 )
 from lossgen.spec.source import shorten
-from lossgen.spec.trees import children
 from lossgen.spec.vocabulary import (
     ARGUMENTS,
     BATCH_WORDS,

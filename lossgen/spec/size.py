@@ -12,8 +12,18 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from lossgen.spec.expr import Binary, Call, Compare, Expr, Gather, Name, NameKind, Number, Unary
-from lossgen.spec.trees import children
+from lossgen.spec.expr import (
+    Binary,
+    Call,
+    Compare,
+    Expr,
+    Gather,
+    Name,
+    NameKind,
+    Number,
+    Unary,
+    children,
+)
 
 __all__ = ["Size", "Sizes"]
 

@@ -15,10 +15,10 @@ from lossgen.spec.expr import (
     NameKind,
     Rank,
     Unary,
+    children,
 )
 
 __all__ = [
-    "children",
     "culprit",
     "depends_on",
     "mapped",
@@ -28,20 +28,6 @@ __all__ = [
     "reaches",
     "uses_target",
 ]
-
-
-def children(expr: Expr) -> tuple[Expr, ...]:
-    """The operands of a node, left to right."""
-    match expr:
-        case Unary(operand=operand):
-            return (operand,)
-        case Binary(left=left, right=right) | Compare(left=left, right=right):
-            return (left, right)
-        case Call(args=args):
-            return args
-        case Gather(vector=vector):
-            return (vector,)
-    return ()
 
 
 def mapped(expr: Expr, change: Callable[[Expr], Expr]) -> Expr:

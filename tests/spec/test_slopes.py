@@ -6,11 +6,10 @@ import mpmath as mp
 import pytest
 
 from lossgen import paths
-from lossgen.ir.literal import Literal, literal
+from lossgen.ir.literal import formula, literal
 from lossgen.ir.rows import Row
 from lossgen.passes.samples import plain_rows
 from lossgen.spec.derived import slope, written
-from lossgen.spec.expr import walk
 from lossgen.spec.load import load_spec, load_text
 from lossgen.spec.model import LossSpec
 from lossgen.spec.slopes import RULES, NoSlope
@@ -22,8 +21,7 @@ _DIGITS = 50
 def _value(derived: LossSpec, row: Row) -> list[object]:
     """The formulas of a derived spec as they are written."""
     given = {**row.rows, **row.vocab, **row.streams, **row.parameters}
-    algebra = Literal(derived, [mp.mpf(v) for v in row.x], row.y, given)
-    return [walk(o.expr, algebra).value[0] for o in derived.outputs]
+    return [formula(derived, o.expr, row.x, row.y, given)[0] for o in derived.outputs]
 
 
 def _truth(spec: LossSpec, by: str, row: Row) -> list[object]:
