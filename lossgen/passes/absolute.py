@@ -8,14 +8,15 @@ Its own Abs has no derivative at 0, and no kernel knows it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TypeVar
 
-from sympy import Abs, Expr, sign, sqrt
+from sympy import Abs, Expr, Mul, sign, sqrt
 
 from lossgen.ir.ops import absf, sgn
 from lossgen.ir.stages import SymbolicLoss, mapped
 
-__all__ = ["absolute", "root", "with_absolutes", "without_abs"]
+__all__ = ["absolute", "root", "with_absolutes", "without_abs", "without_signs"]
 
 Stage = TypeVar("Stage", bound=SymbolicLoss)
 
@@ -37,6 +38,21 @@ def without_abs(expr: Expr) -> Expr:
     if not expr.has(Abs, sign):
         return expr
     return expr.replace(Abs, absolute).replace(sign, sgn)
+
+
+def without_signs(expr: Expr, held: Callable[[Expr], bool]) -> Expr:
+    """|a|·sgn(a) as a, where ``held(a)``."""
+    for part in sorted(expr.atoms(absf), key=str):
+        (a,) = part.args
+        if held(a):
+            expr = expr.xreplace(
+                {
+                    product: product / part / sgn(a) * a
+                    for product in expr.atoms(Mul)
+                    if {part, sgn(a)} <= {*product.args}
+                }
+            )
+    return expr
 
 
 def with_absolutes(stage: Stage) -> Stage:

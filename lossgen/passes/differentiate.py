@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from sympy import Add, Expr, Integer, Mul, Pow, Symbol, exp, expand
 
@@ -21,7 +22,7 @@ from lossgen.ir.check import defined
 from lossgen.ir.piecewise import eq
 from lossgen.ir.stages import GradedLoss, Gradient, Pivot, SymbolicLoss
 from lossgen.ir.statistics import Centre, Form, Max
-from lossgen.passes.absolute import with_absolutes
+from lossgen.passes.absolute import with_absolutes, without_signs
 from lossgen.passes.algebra import (
     cancel_fractions,
     divisors_apart,
@@ -31,7 +32,7 @@ from lossgen.passes.algebra import (
 )
 from lossgen.passes.powers import whole_at_zero
 from lossgen.passes.reductions import Reductions
-from lossgen.passes.separate import raw_sums
+from lossgen.passes.separate import is_centred, raw_sums
 
 __all__ = ["differentiate"]
 
@@ -166,7 +167,8 @@ class _Reverse:
             for c in self.loss.centres
             if c.symbol in body.free_symbols
         ]
-        return Add(body.diff(symbol), *through)
+        slope = Add(body.diff(symbol), *through)
+        return without_signs(slope, partial(is_centred, built=self.built))
 
     def _pull_statistics(self, cotangent: Expr, body: Expr, largest: Max | None) -> None:
         inside = [c for c in self.loss.centres if c.symbol in body.free_symbols]
@@ -243,7 +245,7 @@ def _collect(
             by_basis[basis] = by_basis.get(basis, Integer(0)) + coefficient
 
     for coefficient, basis in _together(terms, built, parameters):
-        kept = raw_sums(basis, built)
+        kept = raw_sums(basis, built, centred=True)
         back = {dummy: node for node, dummy in kept.items()}
         whole = cancel_fractions(basis.xreplace(kept), {*class_symbols, *back})
         whole, divisors = divisors_apart(whole, {*class_symbols, *back})

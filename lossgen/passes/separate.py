@@ -24,7 +24,7 @@ from lossgen.passes.uniform import excess
 if TYPE_CHECKING:
     from lossgen.passes.reductions import Reductions
 
-__all__ = ["Piece", "raw_sums", "separate"]
+__all__ = ["Piece", "is_centred", "raw_sums", "separate"]
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,12 @@ def separate(body: Expr, built: Reductions) -> list[Piece] | None:
     return _Separation(built)(body)
 
 
-def raw_sums(body: Expr, built: Reductions) -> dict[Expr, Dummy]:
+def raw_sums(body: Expr, built: Reductions, centred: bool = False) -> dict[Expr, Dummy]:
     """What expansion must not take apart: sums of raw streams (1 - t is exact, p - t·p not) and
     functions of them (|a·(V - 1) - index| is more accurate than |a·V - a - index|), and factors
-    p - 1/V, whose squares and products are small where p is nearly uniform."""
+    p - 1/V, whose squares and products are small where p is nearly uniform.
+
+    ``centred``: and raw streams less a number of the row, as x - mean(x) is, all of it known."""
     found: dict[Expr, Dummy] = {}
     stack = [body]
     while stack:
@@ -63,13 +65,20 @@ def raw_sums(body: Expr, built: Reductions) -> dict[Expr, Dummy]:
         raw = varies and built.level(node) == 0
         called = isinstance(node, Function) and not isinstance(node, exp)
         near_uniform = varies and node != body and node.is_Add and excess(node) is not None
-        if (raw and (node.is_Add or called)) or near_uniform:
+        apart = centred and node.is_Add and is_centred(node, built)
+        if (raw and (node.is_Add or called)) or near_uniform or apart:
             found[node] = Dummy(f"raw{len(found)}", real=True)
         elif not raw:
             stack.extend(node.args)
         elif node.is_Mul:  # a sum in it is taken apart: c·(a + b)
             stack.extend(a for a in node.args if not a.is_Add)
     return found
+
+
+def is_centred(total: Expr, built: Reductions) -> bool:
+    """Raw streams, and numbers of the row beside them."""
+    wide = [term for term in Add.make_args(total) if built.varies(term)]
+    return bool(wide) and not any(map(built.level, wide))
 
 
 class _Separation:
