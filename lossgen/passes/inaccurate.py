@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -13,6 +14,9 @@ from lossgen.ir.stages import StableLoss
 from lossgen.spec.model import LossSpec
 
 __all__ = ["Inaccurate", "check_defaults"]
+
+
+_ONE_CLASS = re.compile(r"logits \[[^,]*\]")  # in the words for a row
 
 
 class Inaccurate(CompileError):
@@ -34,6 +38,8 @@ class Inaccurate(CompileError):
         scaled = float(fields["scaled"]) if enough is None else enough
         judged = _judged(**fields)
         hint = _enough(scaled, masked="-inf" in fields["where"])
+        if _ONE_CLASS.search(fields["where"]):
+            hint += "; if a row of one class makes no sense, say so in the spec: `min_classes: 2`"
         super().__init__(of=of, location=location, hint=hint, judged=judged, **fields)
 
     def of_rungs(self, cheapest: StableLoss, narrow: float) -> Inaccurate:

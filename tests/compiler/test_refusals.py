@@ -11,6 +11,7 @@ from lossgen.emit.render import render_module
 from lossgen.errors import CompileError
 from lossgen.ir.rows import Row, rows_mpmath
 from lossgen.passes.differentiate import differentiate
+from lossgen.passes.inaccurate import Inaccurate
 from lossgen.passes.parse import parse
 from lossgen.passes.stabilize import stabilize
 from lossgen.spec.load import load_spec, load_text
@@ -161,3 +162,13 @@ regularizer: [{name: kd, weight: k, value: "sum(a*(x - t)**2)*w"}]
 """
     compiled = compile_loss(load_text(text))
     assert [variant.stable.uses for variant in compiled.variants] == [frozenset(), {"k"}]
+
+
+@pytest.mark.parametrize(("row", "told"), [("[-0.8143]", True), ("[-0.8143, 0.5]", False)])
+def test_a_row_of_one_class_may_make_no_sense(row, told):
+    """The least number of classes is a key of the spec that an author may not know."""
+    where = f"a row with logits {row}, target 0, t = [6.266]"
+    error = Inaccurate(
+        which="loss", ulp=9.0, scaled=9.0, where=where, bound=4.0, arithmetic="float64"
+    )
+    assert ("`min_classes: 2`" in error.hint) == told
