@@ -80,6 +80,10 @@ class Zeros:
         expr = expr.func(*(self(a) for a in expr.args))
         if isinstance(expr, Add):
             return self._left_out(self._measured(expr))
+        if isinstance(expr, exp):
+            return exp(self.exponent(expr.args[0]))
+        if isinstance(expr, Pow) and isinstance(expr.base, sigmoid):  # e^(-g·softplus(-x))
+            return _held(expr, self.raw) if may_vanish(expr.exp, self.domains) else expr
         if not isinstance(expr, Mul):
             return expr
         expr = self._floored(expr)

@@ -235,3 +235,29 @@ def test_u_log_u_of_what_falls_to_0(formula: str, tmp_path: Path) -> None:
         assert value.item() == 0.0, backend
         assert x.grad is not None
         assert x.grad.item() == 0.0, backend
+
+
+#: formula of a g that may be 0 → whether it is e^0 = 1 of a masked class, whatever beside it
+OF_NO_POWER = {
+    "sum(sigmoid(x)**g*softplus(x))": lambda x: torch.nn.functional.softplus(x).sum(),
+    "sum(sigmoid(x)**g)": lambda x: torch.tensor(3.0, dtype=x.dtype),
+    "sum(exp(-g*softplus(-x))*sigmoid(x))": lambda x: x.sigmoid().sum(),
+    "sum(w*sigmoid(x)**g*softplus(x), over=others)": lambda x: torch.nn.functional.softplus(
+        x[1:]
+    ).sum(),
+}
+
+
+@pytest.mark.parametrize("formula", OF_NO_POWER)
+def test_a_power_of_a_masked_class_that_is_none(formula: str) -> None:
+    """sigmoid(x)^g is e^(-g·softplus(-x)), which was 0·∞: such losses were refused."""
+    more = {"w": {"kind": "class", "domain": "[0, 1]"}} if "w*" in formula else {}
+    loss = lossgen.loss(formula, g={"default": 2.0, "domain": "[0, 5]"}, **more)
+    x = torch.tensor([[0.5, -math.inf, 1.0]], requires_grad=True)
+    target = (torch.tensor([0]),) if "others" in formula else ()
+    weight = (torch.ones(1, 3),) if more else ()
+    for backend in ("torch", "c", "triton"):
+        value = loss(x, *target, *weight, g=0.0, backend=backend)
+        torch.testing.assert_close(value, OF_NO_POWER[formula](x[0]), msg=backend)
+        (gradient,) = torch.autograd.grad(value, x)
+        assert gradient.isfinite().all(), backend
