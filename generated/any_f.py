@@ -504,7 +504,8 @@ BATCH = rt.BatchLoss(
 def any_f_loss(
     logits: Tensor, label: Tensor | rt.Entries, *more: NoReturn, beta: float = 1.0,
     steep: float = 73.0, row_weight: Tensor | None = None, by: Tensor | None = None,
-    backend: str = "auto", class_dim: int | None = None, **unknown: NoReturn,
+    backend: str = "auto", class_dim: int | None = None, batch_group: rt.Ranks | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """AnyLoss of the F-score.
 
@@ -526,7 +527,8 @@ def any_f_loss(
     if more or unknown:
         rt.refuse(any_f_loss, more, unknown)
     return BATCH(
-        logits, None, (label,), (beta, steep), (), row_weight, by, -100, backend, class_dim
+        logits, None, (label,), (beta, steep), (), row_weight, by, batch_group, -100, backend,
+        class_dim,
     )
 
 
@@ -540,14 +542,14 @@ def linear_any_f_loss(
     *more: NoReturn, beta: float = 1.0, steep: float = 73.0, row_weight: Tensor | None = None,
     by: Tensor | None = None, linear_bias: Tensor | None = None, softcap: float | None = None,
     temperature: float = 1.0, memory_budget: int | None = None, backend: str = "auto",
-    **unknown: NoReturn,
+    batch_group: rt.Ranks | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`any_f_loss`, of a linear layer without its logits."""
     if more or unknown:
         rt.refuse(linear_any_f_loss, more, unknown)
     return BATCH.linear(
         rt.Factors(hidden, linear_weight, linear_bias),
-        rt.Arguments(None, (label,), (beta, steep), (), -100, backend), row_weight, by,
+        rt.Arguments(None, (label,), (beta, steep), (), -100, backend), row_weight, by, batch_group,
         rt.LinearOptions(softcap=softcap, temperature=temperature, memory_budget=memory_budget),
     )
 

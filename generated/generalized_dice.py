@@ -711,7 +711,7 @@ BATCH = rt.BatchLoss(
 def generalized_dice_loss(
     logits: Tensor, target: Tensor, *more: NoReturn, row_weight: Tensor | None = None,
     by: Tensor | None = None, ignore_index: int = -100, backend: str = "auto",
-    class_dim: int | None = None, **unknown: NoReturn,
+    class_dim: int | None = None, batch_group: rt.Ranks | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """Generalized Dice loss.
 
@@ -725,7 +725,9 @@ def generalized_dice_loss(
     """
     if more or unknown:
         rt.refuse(generalized_dice_loss, more, unknown)
-    return BATCH(logits, target, (), (), (), row_weight, by, ignore_index, backend, class_dim)
+    return BATCH(
+        logits, target, (), (), (), row_weight, by, batch_group, ignore_index, backend, class_dim
+    )
 
 
 class GeneralizedDiceLoss(rt.LossModule, loss=BATCH, function=generalized_dice_loss):
@@ -738,14 +740,14 @@ def linear_generalized_dice_loss(
     row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None,
     softcap: float | None = None, temperature: float = 1.0, shift: int = 0,
     memory_budget: int | None = None, skip_ignored: bool | None = None, ignore_index: int = -100,
-    backend: str = "auto", **unknown: NoReturn,
+    backend: str = "auto", batch_group: rt.Ranks | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`generalized_dice_loss`, of a linear layer without its logits."""
     if more or unknown:
         rt.refuse(linear_generalized_dice_loss, more, unknown)
     return BATCH.linear(
         rt.Factors(hidden, linear_weight, linear_bias),
-        rt.Arguments(target, (), (), (), ignore_index, backend), row_weight, by,
+        rt.Arguments(target, (), (), (), ignore_index, backend), row_weight, by, batch_group,
         rt.LinearOptions(
             softcap=softcap, temperature=temperature, shift=shift, memory_budget=memory_budget,
             skip_ignored=skip_ignored,

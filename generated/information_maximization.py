@@ -575,7 +575,7 @@ BATCH = rt.BatchLoss(
 def information_maximization_loss(
     logits: Tensor, *more: NoReturn, diversity: float = 1.0, row_weight: Tensor | None = None,
     by: Tensor | None = None, backend: str = "auto", class_dim: int | None = None,
-    **unknown: NoReturn,
+    batch_group: rt.Ranks | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """Information maximization.
 
@@ -589,7 +589,9 @@ def information_maximization_loss(
     """
     if more or unknown:
         rt.refuse(information_maximization_loss, more, unknown)
-    return BATCH(logits, None, (), (diversity,), (), row_weight, by, -100, backend, class_dim)
+    return BATCH(
+        logits, None, (), (diversity,), (), row_weight, by, batch_group, -100, backend, class_dim
+    )
 
 
 class InformationMaximizationLoss(
@@ -603,14 +605,14 @@ def linear_information_maximization_loss(
     hidden: Tensor, linear_weight: Tensor, *more: NoReturn, diversity: float = 1.0,
     row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None,
     softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None,
-    backend: str = "auto", **unknown: NoReturn,
+    backend: str = "auto", batch_group: rt.Ranks | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`information_maximization_loss`, of a linear layer without its logits."""
     if more or unknown:
         rt.refuse(linear_information_maximization_loss, more, unknown)
     return BATCH.linear(
         rt.Factors(hidden, linear_weight, linear_bias),
-        rt.Arguments(None, (), (diversity,), (), -100, backend), row_weight, by,
+        rt.Arguments(None, (), (diversity,), (), -100, backend), row_weight, by, batch_group,
         rt.LinearOptions(softcap=softcap, temperature=temperature, memory_budget=memory_budget),
     )
 

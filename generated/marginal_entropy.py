@@ -471,7 +471,8 @@ BATCH = rt.BatchLoss(
 @rt.documented
 def marginal_entropy_loss(
     logits: Tensor, *more: NoReturn, row_weight: Tensor | None = None, by: Tensor | None = None,
-    backend: str = "auto", class_dim: int | None = None, **unknown: NoReturn,
+    backend: str = "auto", class_dim: int | None = None, batch_group: rt.Ranks | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """Entropy of the marginal.
 
@@ -482,7 +483,7 @@ def marginal_entropy_loss(
     """
     if more or unknown:
         rt.refuse(marginal_entropy_loss, more, unknown)
-    return BATCH(logits, None, (), (), (), row_weight, by, -100, backend, class_dim)
+    return BATCH(logits, None, (), (), (), row_weight, by, batch_group, -100, backend, class_dim)
 
 
 class MarginalEntropyLoss(rt.LossModule, loss=BATCH, function=marginal_entropy_loss):
@@ -494,14 +495,14 @@ def linear_marginal_entropy_loss(
     hidden: Tensor, linear_weight: Tensor, *more: NoReturn, row_weight: Tensor | None = None,
     by: Tensor | None = None, linear_bias: Tensor | None = None, softcap: float | None = None,
     temperature: float = 1.0, memory_budget: int | None = None, backend: str = "auto",
-    **unknown: NoReturn,
+    batch_group: rt.Ranks | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`marginal_entropy_loss`, of a linear layer without its logits."""
     if more or unknown:
         rt.refuse(linear_marginal_entropy_loss, more, unknown)
     return BATCH.linear(
         rt.Factors(hidden, linear_weight, linear_bias),
-        rt.Arguments(None, (), (), (), -100, backend), row_weight, by,
+        rt.Arguments(None, (), (), (), -100, backend), row_weight, by, batch_group,
         rt.LinearOptions(softcap=softcap, temperature=temperature, memory_budget=memory_budget),
     )
 

@@ -522,7 +522,8 @@ BATCH = rt.BatchLoss(
 def mdca_loss(
     logits: Tensor, target: Tensor, *more: NoReturn, beta: float = 1.0,
     row_weight: Tensor | None = None, by: Tensor | None = None, ignore_index: int = -100,
-    backend: str = "auto", class_dim: int | None = None, **unknown: NoReturn,
+    backend: str = "auto", class_dim: int | None = None, batch_group: rt.Ranks | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """Cross-entropy with the multi-class difference of confidence and accuracy.
 
@@ -535,7 +536,10 @@ def mdca_loss(
     """
     if more or unknown:
         rt.refuse(mdca_loss, more, unknown)
-    return BATCH(logits, target, (), (beta,), (), row_weight, by, ignore_index, backend, class_dim)
+    return BATCH(
+        logits, target, (), (beta,), (), row_weight, by, batch_group, ignore_index, backend,
+        class_dim,
+    )
 
 
 class MDCALoss(rt.LossModule, loss=BATCH, function=mdca_loss):
@@ -548,14 +552,14 @@ def linear_mdca_loss(
     row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None,
     softcap: float | None = None, temperature: float = 1.0, shift: int = 0,
     memory_budget: int | None = None, skip_ignored: bool | None = None, ignore_index: int = -100,
-    backend: str = "auto", **unknown: NoReturn,
+    backend: str = "auto", batch_group: rt.Ranks | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`mdca_loss`, of a linear layer without its logits."""
     if more or unknown:
         rt.refuse(linear_mdca_loss, more, unknown)
     return BATCH.linear(
         rt.Factors(hidden, linear_weight, linear_bias),
-        rt.Arguments(target, (), (beta,), (), ignore_index, backend), row_weight, by,
+        rt.Arguments(target, (), (beta,), (), ignore_index, backend), row_weight, by, batch_group,
         rt.LinearOptions(
             softcap=softcap, temperature=temperature, shift=shift, memory_budget=memory_budget,
             skip_ignored=skip_ignored,

@@ -573,7 +573,7 @@ BATCH = rt.BatchLoss(
 def repri_loss(
     logits: Tensor, *more: NoReturn, lam: float = 1.0, prior: Tensor,
     row_weight: Tensor | None = None, by: Tensor | None = None, backend: str = "auto",
-    class_dim: int | None = None, **unknown: NoReturn,
+    class_dim: int | None = None, batch_group: rt.Ranks | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """Entropy of rows and divergence of their marginal from a prior.
 
@@ -588,7 +588,9 @@ def repri_loss(
     """
     if more or unknown:
         rt.refuse(repri_loss, more, unknown)
-    return BATCH(logits, None, (), (lam,), (prior,), row_weight, by, -100, backend, class_dim)
+    return BATCH(
+        logits, None, (), (lam,), (prior,), row_weight, by, batch_group, -100, backend, class_dim
+    )
 
 
 class RePRILoss(rt.LossModule, loss=BATCH, function=repri_loss):
@@ -600,14 +602,14 @@ def linear_repri_loss(
     hidden: Tensor, linear_weight: Tensor, *more: NoReturn, lam: float = 1.0, prior: Tensor,
     row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None,
     softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None,
-    backend: str = "auto", **unknown: NoReturn,
+    backend: str = "auto", batch_group: rt.Ranks | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`repri_loss`, of a linear layer without its logits."""
     if more or unknown:
         rt.refuse(linear_repri_loss, more, unknown)
     return BATCH.linear(
         rt.Factors(hidden, linear_weight, linear_bias),
-        rt.Arguments(None, (), (lam,), (prior,), -100, backend), row_weight, by,
+        rt.Arguments(None, (), (lam,), (prior,), -100, backend), row_weight, by, batch_group,
         rt.LinearOptions(softcap=softcap, temperature=temperature, memory_budget=memory_budget),
     )
 

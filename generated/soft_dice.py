@@ -693,7 +693,8 @@ BATCH = rt.BatchLoss(
 def soft_dice_loss(
     logits: Tensor, target: Tensor, *more: NoReturn, smooth: float = 1.0,
     row_weight: Tensor | None = None, by: Tensor | None = None, ignore_index: int = -100,
-    backend: str = "auto", class_dim: int | None = None, **unknown: NoReturn,
+    backend: str = "auto", class_dim: int | None = None, batch_group: rt.Ranks | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """Dice loss of a whole batch.
 
@@ -710,7 +711,8 @@ def soft_dice_loss(
     if more or unknown:
         rt.refuse(soft_dice_loss, more, unknown)
     return BATCH(
-        logits, target, (), (smooth,), (), row_weight, by, ignore_index, backend, class_dim
+        logits, target, (), (smooth,), (), row_weight, by, batch_group, ignore_index, backend,
+        class_dim,
     )
 
 
@@ -724,14 +726,14 @@ def linear_soft_dice_loss(
     row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None,
     softcap: float | None = None, temperature: float = 1.0, shift: int = 0,
     memory_budget: int | None = None, skip_ignored: bool | None = None, ignore_index: int = -100,
-    backend: str = "auto", **unknown: NoReturn,
+    backend: str = "auto", batch_group: rt.Ranks | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`soft_dice_loss`, of a linear layer without its logits."""
     if more or unknown:
         rt.refuse(linear_soft_dice_loss, more, unknown)
     return BATCH.linear(
         rt.Factors(hidden, linear_weight, linear_bias),
-        rt.Arguments(target, (), (smooth,), (), ignore_index, backend), row_weight, by,
+        rt.Arguments(target, (), (smooth,), (), ignore_index, backend), row_weight, by, batch_group,
         rt.LinearOptions(
             softcap=softcap, temperature=temperature, shift=shift, memory_budget=memory_budget,
             skip_ignored=skip_ignored,

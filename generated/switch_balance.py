@@ -639,7 +639,7 @@ BATCH = rt.BatchLoss(
 def switch_balance_loss(
     logits: Tensor, dispatched: Tensor | rt.Entries, *more: NoReturn,
     row_weight: Tensor | None = None, by: Tensor | None = None, backend: str = "auto",
-    class_dim: int | None = None, **unknown: NoReturn,
+    class_dim: int | None = None, batch_group: rt.Ranks | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """Load balance of experts.
 
@@ -655,7 +655,9 @@ def switch_balance_loss(
     """
     if more or unknown:
         rt.refuse(switch_balance_loss, more, unknown)
-    return BATCH(logits, None, (dispatched,), (), (), row_weight, by, -100, backend, class_dim)
+    return BATCH(
+        logits, None, (dispatched,), (), (), row_weight, by, batch_group, -100, backend, class_dim
+    )
 
 
 class SwitchBalanceLoss(rt.LossModule, loss=BATCH, function=switch_balance_loss):
@@ -667,14 +669,15 @@ def linear_switch_balance_loss(
     hidden: Tensor, linear_weight: Tensor, dispatched: Tensor | tuple[Tensor, ...] | rt.Entries,
     *more: NoReturn, row_weight: Tensor | None = None, by: Tensor | None = None,
     linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0,
-    memory_budget: int | None = None, backend: str = "auto", **unknown: NoReturn,
+    memory_budget: int | None = None, backend: str = "auto", batch_group: rt.Ranks | None = None,
+    **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`switch_balance_loss`, of a linear layer without its logits."""
     if more or unknown:
         rt.refuse(linear_switch_balance_loss, more, unknown)
     return BATCH.linear(
         rt.Factors(hidden, linear_weight, linear_bias),
-        rt.Arguments(None, (dispatched,), (), (), -100, backend), row_weight, by,
+        rt.Arguments(None, (dispatched,), (), (), -100, backend), row_weight, by, batch_group,
         rt.LinearOptions(softcap=softcap, temperature=temperature, memory_budget=memory_budget),
     )
 

@@ -710,7 +710,7 @@ def tversky_loss(
     logits: Tensor, target: Tensor, *more: NoReturn, alpha: float = 0.3, beta: float = 0.7,
     focus: float = 1.0, smooth: float = 1.0, row_weight: Tensor | None = None,
     by: Tensor | None = None, ignore_index: int = -100, backend: str = "auto",
-    class_dim: int | None = None, **unknown: NoReturn,
+    class_dim: int | None = None, batch_group: rt.Ranks | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """Focal Tversky loss of a whole batch.
 
@@ -731,8 +731,8 @@ def tversky_loss(
     if more or unknown:
         rt.refuse(tversky_loss, more, unknown)
     return BATCH(
-        logits, target, (), (alpha, beta, focus, smooth), (), row_weight, by, ignore_index, backend,
-        class_dim,
+        logits, target, (), (alpha, beta, focus, smooth), (), row_weight, by, batch_group,
+        ignore_index, backend, class_dim,
     )
 
 
@@ -747,7 +747,7 @@ def linear_tversky_loss(
     by: Tensor | None = None, linear_bias: Tensor | None = None, softcap: float | None = None,
     temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None,
     skip_ignored: bool | None = None, ignore_index: int = -100, backend: str = "auto",
-    **unknown: NoReturn,
+    batch_group: rt.Ranks | None = None, **unknown: NoReturn,
 ) -> Tensor:
     """As :func:`tversky_loss`, of a linear layer without its logits."""
     if more or unknown:
@@ -755,7 +755,7 @@ def linear_tversky_loss(
     return BATCH.linear(
         rt.Factors(hidden, linear_weight, linear_bias),
         rt.Arguments(target, (), (alpha, beta, focus, smooth), (), ignore_index, backend),
-        row_weight, by,
+        row_weight, by, batch_group,
         rt.LinearOptions(
             softcap=softcap, temperature=temperature, shift=shift, memory_budget=memory_budget,
             skip_ignored=skip_ignored,

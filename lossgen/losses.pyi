@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from lossgen.runtime.entries import Entries
-from lossgen.runtime.shards import Group
+from lossgen.runtime.shards import Group, Ranks
 
 _Reduction: TypeAlias = Literal["mean", "sum", "none", "batchmean"]
 _Backend: TypeAlias = Literal["auto", "triton", "c", "torch"]
@@ -213,7 +213,7 @@ def any_f_parts(logits: Tensor, label: Tensor | Entries, of_found: Tensor | Entr
 def linear_any_f_parts(hidden: Tensor, linear_weight: Tensor, label: Tensor | tuple[Tensor, ...] | Entries, of_found: Tensor | tuple[Tensor, ...] | Entries, of_present: Tensor | tuple[Tensor, ...] | Entries, of_positive: Tensor | tuple[Tensor, ...] | Entries, *, steep: float | Tensor = 73.0, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, group: Group | None = None, backend: _Backend = "auto") -> AnyFParts:
     """AnyLoss of the F-score: found = sum(of_found*(called*label)), present = sum(of_present*label), positive = sum(of_positive*called)"""
 
-def any_f_loss(logits: Tensor, label: Tensor | Entries, *, beta: float | Tensor = 1.0, steep: float | Tensor = 73.0, row_weight: Tensor | None = None, by: Tensor | None = None, backend: _Backend = "auto", class_dim: int | None = None) -> Tensor:
+def any_f_loss(logits: Tensor, label: Tensor | Entries, *, beta: float | Tensor = 1.0, steep: float | Tensor = 73.0, row_weight: Tensor | None = None, by: Tensor | None = None, backend: _Backend = "auto", class_dim: int | None = None, batch_group: Ranks | None = None) -> Tensor:
     """AnyLoss of the F-score: 1 - mean(score)"""
 
 class AnyFLoss(Module):
@@ -221,11 +221,12 @@ class AnyFLoss(Module):
     steep: float | Tensor
     backend: _Backend
     class_dim: int | None
-    def __init__(self, *, beta: float | Tensor = 1.0, steep: float | Tensor = 73.0, backend: _Backend = "auto", class_dim: int | None = None) -> None: ...
+    batch_group: Ranks | None
+    def __init__(self, *, beta: float | Tensor = 1.0, steep: float | Tensor = 73.0, backend: _Backend = "auto", class_dim: int | None = None, batch_group: Ranks | None = None) -> None: ...
     def forward(self, logits: Tensor, label: Tensor | Entries, *, row_weight: Tensor | None = None, by: Tensor | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, label: Tensor | Entries, *, row_weight: Tensor | None = None, by: Tensor | None = None) -> Tensor: ...
 
-def linear_any_f_loss(hidden: Tensor, linear_weight: Tensor, label: Tensor | tuple[Tensor, ...] | Entries, *, beta: float | Tensor = 1.0, steep: float | Tensor = 73.0, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, backend: _Backend = "auto") -> Tensor:
+def linear_any_f_loss(hidden: Tensor, linear_weight: Tensor, label: Tensor | tuple[Tensor, ...] | Entries, *, beta: float | Tensor = 1.0, steep: float | Tensor = 73.0, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, backend: _Backend = "auto", batch_group: Ranks | None = None) -> Tensor:
     """AnyLoss of the F-score: 1 - mean(score)"""
 
 class LinearAnyFLoss(Module):
@@ -235,7 +236,8 @@ class LinearAnyFLoss(Module):
     temperature: float
     memory_budget: int | None
     backend: _Backend
-    def __init__(self, *, beta: float | Tensor = 1.0, steep: float | Tensor = 73.0, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, backend: _Backend = "auto") -> None: ...
+    batch_group: Ranks | None
+    def __init__(self, *, beta: float | Tensor = 1.0, steep: float | Tensor = 73.0, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, backend: _Backend = "auto", batch_group: Ranks | None = None) -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, label: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, label: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
@@ -1310,18 +1312,19 @@ def generalized_dice_parts(logits: Tensor, target: Tensor, of_labelled: Tensor |
 def linear_generalized_dice_parts(hidden: Tensor, linear_weight: Tensor, target: Tensor, of_labelled: Tensor | tuple[Tensor, ...] | Entries, of_overlap: Tensor | tuple[Tensor, ...] | Entries, of_predicted: Tensor | tuple[Tensor, ...] | Entries, *, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, backend: _Backend = "auto") -> GeneralizedDiceParts:
     """Generalized Dice loss: labelled = sum(of_labelled*onehot), overlap = sum(of_overlap*(softmax(x)*onehot)), predicted = sum(of_predicted*softmax(x))"""
 
-def generalized_dice_loss(logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None, ignore_index: int = -100, backend: _Backend = "auto", class_dim: int | None = None) -> Tensor:
+def generalized_dice_loss(logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None, ignore_index: int = -100, backend: _Backend = "auto", class_dim: int | None = None, batch_group: Ranks | None = None) -> Tensor:
     """Generalized Dice loss: 1 - 2 * sum(rare * overlap) / sum(rare * (predicted + labelled))"""
 
 class GeneralizedDiceLoss(Module):
     ignore_index: int
     backend: _Backend
     class_dim: int | None
-    def __init__(self, *, ignore_index: int = -100, backend: _Backend = "auto", class_dim: int | None = None) -> None: ...
+    batch_group: Ranks | None
+    def __init__(self, *, ignore_index: int = -100, backend: _Backend = "auto", class_dim: int | None = None, batch_group: Ranks | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None) -> Tensor: ...
 
-def linear_generalized_dice_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, skip_ignored: bool | None = None, ignore_index: int = -100, backend: _Backend = "auto") -> Tensor:
+def linear_generalized_dice_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, skip_ignored: bool | None = None, ignore_index: int = -100, backend: _Backend = "auto", batch_group: Ranks | None = None) -> Tensor:
     """Generalized Dice loss: 1 - 2 * sum(rare * overlap) / sum(rare * (predicted + labelled))"""
 
 class LinearGeneralizedDiceLoss(Module):
@@ -1332,7 +1335,8 @@ class LinearGeneralizedDiceLoss(Module):
     skip_ignored: bool | None
     ignore_index: int
     backend: _Backend
-    def __init__(self, *, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, skip_ignored: bool | None = None, ignore_index: int = -100, backend: _Backend = "auto") -> None: ...
+    batch_group: Ranks | None
+    def __init__(self, *, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, skip_ignored: bool | None = None, ignore_index: int = -100, backend: _Backend = "auto", batch_group: Ranks | None = None) -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
@@ -1500,18 +1504,19 @@ def information_maximization_parts(logits: Tensor, of_marginal: Tensor | Entries
 def linear_information_maximization_parts(hidden: Tensor, linear_weight: Tensor, of_marginal: Tensor | tuple[Tensor, ...] | Entries, *, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, group: Group | None = None, backend: _Backend = "auto") -> InformationMaximizationParts:
     """Information maximization: rows = -sum(softmax(x)*log_softmax(x)), marginal = sum(of_marginal*softmax(x))"""
 
-def information_maximization_loss(logits: Tensor, *, diversity: float | Tensor = 1.0, row_weight: Tensor | None = None, by: Tensor | None = None, backend: _Backend = "auto", class_dim: int | None = None) -> Tensor:
+def information_maximization_loss(logits: Tensor, *, diversity: float | Tensor = 1.0, row_weight: Tensor | None = None, by: Tensor | None = None, backend: _Backend = "auto", class_dim: int | None = None, batch_group: Ranks | None = None) -> Tensor:
     """Information maximization: diversity * sum(marginal * log(marginal))"""
 
 class InformationMaximizationLoss(Module):
     diversity: float | Tensor
     backend: _Backend
     class_dim: int | None
-    def __init__(self, *, diversity: float | Tensor = 1.0, backend: _Backend = "auto", class_dim: int | None = None) -> None: ...
+    batch_group: Ranks | None
+    def __init__(self, *, diversity: float | Tensor = 1.0, backend: _Backend = "auto", class_dim: int | None = None, batch_group: Ranks | None = None) -> None: ...
     def forward(self, logits: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None) -> Tensor: ...
 
-def linear_information_maximization_loss(hidden: Tensor, linear_weight: Tensor, *, diversity: float | Tensor = 1.0, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, backend: _Backend = "auto") -> Tensor:
+def linear_information_maximization_loss(hidden: Tensor, linear_weight: Tensor, *, diversity: float | Tensor = 1.0, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, backend: _Backend = "auto", batch_group: Ranks | None = None) -> Tensor:
     """Information maximization: diversity * sum(marginal * log(marginal))"""
 
 class LinearInformationMaximizationLoss(Module):
@@ -1520,7 +1525,8 @@ class LinearInformationMaximizationLoss(Module):
     temperature: float
     memory_budget: int | None
     backend: _Backend
-    def __init__(self, *, diversity: float | Tensor = 1.0, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, backend: _Backend = "auto") -> None: ...
+    batch_group: Ranks | None
+    def __init__(self, *, diversity: float | Tensor = 1.0, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, backend: _Backend = "auto", batch_group: Ranks | None = None) -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
@@ -1535,7 +1541,7 @@ def jaccard_parts(logits: Tensor, target: Tensor, of_overlap: Tensor | Entries, 
 def linear_jaccard_parts(hidden: Tensor, linear_weight: Tensor, target: Tensor, of_overlap: Tensor | tuple[Tensor, ...] | Entries, of_predicted: Tensor | tuple[Tensor, ...] | Entries, of_labelled: Tensor | tuple[Tensor, ...] | Entries, *, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, backend: _Backend = "auto") -> JaccardParts:
     """Jaccard loss of a whole batch: overlap = sum(of_overlap*(softmax(x)*onehot)), predicted = sum(of_predicted*softmax(x)), labelled = sum(of_labelled*onehot)"""
 
-def jaccard_loss(logits: Tensor, target: Tensor, *, smooth: float | Tensor = 1.0, row_weight: Tensor | None = None, by: Tensor | None = None, ignore_index: int = -100, backend: _Backend = "auto", class_dim: int | None = None) -> Tensor:
+def jaccard_loss(logits: Tensor, target: Tensor, *, smooth: float | Tensor = 1.0, row_weight: Tensor | None = None, by: Tensor | None = None, ignore_index: int = -100, backend: _Backend = "auto", class_dim: int | None = None, batch_group: Ranks | None = None) -> Tensor:
     """Jaccard loss of a whole batch: 1 - mean((overlap + smooth) / (union + smooth))"""
 
 class JaccardLoss(Module):
@@ -1543,11 +1549,12 @@ class JaccardLoss(Module):
     ignore_index: int
     backend: _Backend
     class_dim: int | None
-    def __init__(self, *, smooth: float | Tensor = 1.0, ignore_index: int = -100, backend: _Backend = "auto", class_dim: int | None = None) -> None: ...
+    batch_group: Ranks | None
+    def __init__(self, *, smooth: float | Tensor = 1.0, ignore_index: int = -100, backend: _Backend = "auto", class_dim: int | None = None, batch_group: Ranks | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None) -> Tensor: ...
 
-def linear_jaccard_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, smooth: float | Tensor = 1.0, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, skip_ignored: bool | None = None, ignore_index: int = -100, backend: _Backend = "auto") -> Tensor:
+def linear_jaccard_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, smooth: float | Tensor = 1.0, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, skip_ignored: bool | None = None, ignore_index: int = -100, backend: _Backend = "auto", batch_group: Ranks | None = None) -> Tensor:
     """Jaccard loss of a whole batch: 1 - mean((overlap + smooth) / (union + smooth))"""
 
 class LinearJaccardLoss(Module):
@@ -1559,7 +1566,8 @@ class LinearJaccardLoss(Module):
     skip_ignored: bool | None
     ignore_index: int
     backend: _Backend
-    def __init__(self, *, smooth: float | Tensor = 1.0, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, skip_ignored: bool | None = None, ignore_index: int = -100, backend: _Backend = "auto") -> None: ...
+    batch_group: Ranks | None
+    def __init__(self, *, smooth: float | Tensor = 1.0, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, skip_ignored: bool | None = None, ignore_index: int = -100, backend: _Backend = "auto", batch_group: Ranks | None = None) -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
@@ -1938,17 +1946,18 @@ def marginal_entropy_parts(logits: Tensor, of_marginal: Tensor | Entries, *, bac
 def linear_marginal_entropy_parts(hidden: Tensor, linear_weight: Tensor, of_marginal: Tensor | tuple[Tensor, ...] | Entries, *, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, group: Group | None = None, backend: _Backend = "auto") -> MarginalEntropyParts:
     """Entropy of the marginal: marginal = sum(of_marginal*softmax(x))"""
 
-def marginal_entropy_loss(logits: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None, backend: _Backend = "auto", class_dim: int | None = None) -> Tensor:
+def marginal_entropy_loss(logits: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None, backend: _Backend = "auto", class_dim: int | None = None, batch_group: Ranks | None = None) -> Tensor:
     """Entropy of the marginal: -sum(marginal * log(marginal))"""
 
 class MarginalEntropyLoss(Module):
     backend: _Backend
     class_dim: int | None
-    def __init__(self, *, backend: _Backend = "auto", class_dim: int | None = None) -> None: ...
+    batch_group: Ranks | None
+    def __init__(self, *, backend: _Backend = "auto", class_dim: int | None = None, batch_group: Ranks | None = None) -> None: ...
     def forward(self, logits: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None) -> Tensor: ...
 
-def linear_marginal_entropy_loss(hidden: Tensor, linear_weight: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, backend: _Backend = "auto") -> Tensor:
+def linear_marginal_entropy_loss(hidden: Tensor, linear_weight: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, backend: _Backend = "auto", batch_group: Ranks | None = None) -> Tensor:
     """Entropy of the marginal: -sum(marginal * log(marginal))"""
 
 class LinearMarginalEntropyLoss(Module):
@@ -1956,7 +1965,8 @@ class LinearMarginalEntropyLoss(Module):
     temperature: float
     memory_budget: int | None
     backend: _Backend
-    def __init__(self, *, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, backend: _Backend = "auto") -> None: ...
+    batch_group: Ranks | None
+    def __init__(self, *, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, backend: _Backend = "auto", batch_group: Ranks | None = None) -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
@@ -2009,7 +2019,7 @@ def mdca_parts(logits: Tensor, target: Tensor, of_part0: Tensor | Entries, of_pa
 def linear_mdca_parts(hidden: Tensor, linear_weight: Tensor, target: Tensor, of_part0: Tensor | tuple[Tensor, ...] | Entries, of_part1: Tensor | tuple[Tensor, ...] | Entries, *, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, backend: _Backend = "auto") -> MDCAParts:
     """Cross-entropy with the multi-class difference of confidence and accuracy: rows = -log_softmax(x)[y], part0 = sum(of_part0*softmax(x)), part1 = sum(of_part1*onehot)"""
 
-def mdca_loss(logits: Tensor, target: Tensor, *, beta: float | Tensor = 1.0, row_weight: Tensor | None = None, by: Tensor | None = None, ignore_index: int = -100, backend: _Backend = "auto", class_dim: int | None = None) -> Tensor:
+def mdca_loss(logits: Tensor, target: Tensor, *, beta: float | Tensor = 1.0, row_weight: Tensor | None = None, by: Tensor | None = None, ignore_index: int = -100, backend: _Backend = "auto", class_dim: int | None = None, batch_group: Ranks | None = None) -> Tensor:
     """Cross-entropy with the multi-class difference of confidence and accuracy: beta * sum(abs(batch_mean(p) - batch_mean(onehot))) / V"""
 
 class MDCALoss(Module):
@@ -2017,11 +2027,12 @@ class MDCALoss(Module):
     ignore_index: int
     backend: _Backend
     class_dim: int | None
-    def __init__(self, *, beta: float | Tensor = 1.0, ignore_index: int = -100, backend: _Backend = "auto", class_dim: int | None = None) -> None: ...
+    batch_group: Ranks | None
+    def __init__(self, *, beta: float | Tensor = 1.0, ignore_index: int = -100, backend: _Backend = "auto", class_dim: int | None = None, batch_group: Ranks | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None) -> Tensor: ...
 
-def linear_mdca_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, beta: float | Tensor = 1.0, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, skip_ignored: bool | None = None, ignore_index: int = -100, backend: _Backend = "auto") -> Tensor:
+def linear_mdca_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, beta: float | Tensor = 1.0, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, skip_ignored: bool | None = None, ignore_index: int = -100, backend: _Backend = "auto", batch_group: Ranks | None = None) -> Tensor:
     """Cross-entropy with the multi-class difference of confidence and accuracy: beta * sum(abs(batch_mean(p) - batch_mean(onehot))) / V"""
 
 class LinearMDCALoss(Module):
@@ -2033,7 +2044,8 @@ class LinearMDCALoss(Module):
     skip_ignored: bool | None
     ignore_index: int
     backend: _Backend
-    def __init__(self, *, beta: float | Tensor = 1.0, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, skip_ignored: bool | None = None, ignore_index: int = -100, backend: _Backend = "auto") -> None: ...
+    batch_group: Ranks | None
+    def __init__(self, *, beta: float | Tensor = 1.0, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, skip_ignored: bool | None = None, ignore_index: int = -100, backend: _Backend = "auto", batch_group: Ranks | None = None) -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
@@ -2375,7 +2387,7 @@ def repri_parts(logits: Tensor, of_marginal: Tensor | Entries, *, backend: _Back
 def linear_repri_parts(hidden: Tensor, linear_weight: Tensor, of_marginal: Tensor | tuple[Tensor, ...] | Entries, *, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, group: Group | None = None, backend: _Backend = "auto") -> RePRIParts:
     """Entropy of rows and divergence of their marginal from a prior: rows = -sum(softmax(x)*log_softmax(x)), marginal = sum(of_marginal*softmax(x))"""
 
-def repri_loss(logits: Tensor, *, lam: float | Tensor = 1.0, prior: Tensor, row_weight: Tensor | None = None, by: Tensor | None = None, backend: _Backend = "auto", class_dim: int | None = None) -> Tensor:
+def repri_loss(logits: Tensor, *, lam: float | Tensor = 1.0, prior: Tensor, row_weight: Tensor | None = None, by: Tensor | None = None, backend: _Backend = "auto", class_dim: int | None = None, batch_group: Ranks | None = None) -> Tensor:
     """Entropy of rows and divergence of their marginal from a prior: lam * sum(marginal * log(marginal / prior))"""
 
 class RePRILoss(Module):
@@ -2383,11 +2395,12 @@ class RePRILoss(Module):
     prior: Tensor
     backend: _Backend
     class_dim: int | None
-    def __init__(self, prior: Tensor, *, lam: float | Tensor = 1.0, backend: _Backend = "auto", class_dim: int | None = None) -> None: ...
+    batch_group: Ranks | None
+    def __init__(self, prior: Tensor, *, lam: float | Tensor = 1.0, backend: _Backend = "auto", class_dim: int | None = None, batch_group: Ranks | None = None) -> None: ...
     def forward(self, logits: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None) -> Tensor: ...
 
-def linear_repri_loss(hidden: Tensor, linear_weight: Tensor, *, lam: float | Tensor = 1.0, prior: Tensor, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, backend: _Backend = "auto") -> Tensor:
+def linear_repri_loss(hidden: Tensor, linear_weight: Tensor, *, lam: float | Tensor = 1.0, prior: Tensor, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, backend: _Backend = "auto", batch_group: Ranks | None = None) -> Tensor:
     """Entropy of rows and divergence of their marginal from a prior: lam * sum(marginal * log(marginal / prior))"""
 
 class LinearRePRILoss(Module):
@@ -2397,7 +2410,8 @@ class LinearRePRILoss(Module):
     temperature: float
     memory_budget: int | None
     backend: _Backend
-    def __init__(self, prior: Tensor, *, lam: float | Tensor = 1.0, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, backend: _Backend = "auto") -> None: ...
+    batch_group: Ranks | None
+    def __init__(self, prior: Tensor, *, lam: float | Tensor = 1.0, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, backend: _Backend = "auto", batch_group: Ranks | None = None) -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
@@ -2796,7 +2810,7 @@ def soft_dice_parts(logits: Tensor, target: Tensor, of_overlap: Tensor | Entries
 def linear_soft_dice_parts(hidden: Tensor, linear_weight: Tensor, target: Tensor, of_overlap: Tensor | tuple[Tensor, ...] | Entries, of_predicted: Tensor | tuple[Tensor, ...] | Entries, of_labelled: Tensor | tuple[Tensor, ...] | Entries, *, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, backend: _Backend = "auto") -> SoftDiceParts:
     """Dice loss of a whole batch: overlap = sum(of_overlap*(softmax(x)*onehot)), predicted = sum(of_predicted*softmax(x)), labelled = sum(of_labelled*onehot)"""
 
-def soft_dice_loss(logits: Tensor, target: Tensor, *, smooth: float | Tensor = 1.0, row_weight: Tensor | None = None, by: Tensor | None = None, ignore_index: int = -100, backend: _Backend = "auto", class_dim: int | None = None) -> Tensor:
+def soft_dice_loss(logits: Tensor, target: Tensor, *, smooth: float | Tensor = 1.0, row_weight: Tensor | None = None, by: Tensor | None = None, ignore_index: int = -100, backend: _Backend = "auto", class_dim: int | None = None, batch_group: Ranks | None = None) -> Tensor:
     """Dice loss of a whole batch: 1 - mean((2 * overlap + smooth) / (predicted + labelled + smooth))"""
 
 class SoftDiceLoss(Module):
@@ -2804,11 +2818,12 @@ class SoftDiceLoss(Module):
     ignore_index: int
     backend: _Backend
     class_dim: int | None
-    def __init__(self, *, smooth: float | Tensor = 1.0, ignore_index: int = -100, backend: _Backend = "auto", class_dim: int | None = None) -> None: ...
+    batch_group: Ranks | None
+    def __init__(self, *, smooth: float | Tensor = 1.0, ignore_index: int = -100, backend: _Backend = "auto", class_dim: int | None = None, batch_group: Ranks | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None) -> Tensor: ...
 
-def linear_soft_dice_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, smooth: float | Tensor = 1.0, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, skip_ignored: bool | None = None, ignore_index: int = -100, backend: _Backend = "auto") -> Tensor:
+def linear_soft_dice_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, smooth: float | Tensor = 1.0, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, skip_ignored: bool | None = None, ignore_index: int = -100, backend: _Backend = "auto", batch_group: Ranks | None = None) -> Tensor:
     """Dice loss of a whole batch: 1 - mean((2 * overlap + smooth) / (predicted + labelled + smooth))"""
 
 class LinearSoftDiceLoss(Module):
@@ -2820,7 +2835,8 @@ class LinearSoftDiceLoss(Module):
     skip_ignored: bool | None
     ignore_index: int
     backend: _Backend
-    def __init__(self, *, smooth: float | Tensor = 1.0, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, skip_ignored: bool | None = None, ignore_index: int = -100, backend: _Backend = "auto") -> None: ...
+    batch_group: Ranks | None
+    def __init__(self, *, smooth: float | Tensor = 1.0, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, skip_ignored: bool | None = None, ignore_index: int = -100, backend: _Backend = "auto", batch_group: Ranks | None = None) -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
@@ -2900,17 +2916,18 @@ def switch_balance_parts(logits: Tensor, dispatched: Tensor | Entries, of_share:
 def linear_switch_balance_parts(hidden: Tensor, linear_weight: Tensor, dispatched: Tensor | tuple[Tensor, ...] | Entries, of_share: Tensor | tuple[Tensor, ...] | Entries, of_chosen: Tensor | tuple[Tensor, ...] | Entries, *, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, group: Group | None = None, backend: _Backend = "auto") -> SwitchBalanceParts:
     """Load balance of experts: share = sum(of_share*dispatched), chosen = sum(of_chosen*softmax(x))"""
 
-def switch_balance_loss(logits: Tensor, dispatched: Tensor | Entries, *, row_weight: Tensor | None = None, by: Tensor | None = None, backend: _Backend = "auto", class_dim: int | None = None) -> Tensor:
+def switch_balance_loss(logits: Tensor, dispatched: Tensor | Entries, *, row_weight: Tensor | None = None, by: Tensor | None = None, backend: _Backend = "auto", class_dim: int | None = None, batch_group: Ranks | None = None) -> Tensor:
     """Load balance of experts: V * sum(share * chosen) / sum(share)"""
 
 class SwitchBalanceLoss(Module):
     backend: _Backend
     class_dim: int | None
-    def __init__(self, *, backend: _Backend = "auto", class_dim: int | None = None) -> None: ...
+    batch_group: Ranks | None
+    def __init__(self, *, backend: _Backend = "auto", class_dim: int | None = None, batch_group: Ranks | None = None) -> None: ...
     def forward(self, logits: Tensor, dispatched: Tensor | Entries, *, row_weight: Tensor | None = None, by: Tensor | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, dispatched: Tensor | Entries, *, row_weight: Tensor | None = None, by: Tensor | None = None) -> Tensor: ...
 
-def linear_switch_balance_loss(hidden: Tensor, linear_weight: Tensor, dispatched: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, backend: _Backend = "auto") -> Tensor:
+def linear_switch_balance_loss(hidden: Tensor, linear_weight: Tensor, dispatched: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, backend: _Backend = "auto", batch_group: Ranks | None = None) -> Tensor:
     """Load balance of experts: V * sum(share * chosen) / sum(share)"""
 
 class LinearSwitchBalanceLoss(Module):
@@ -2918,7 +2935,8 @@ class LinearSwitchBalanceLoss(Module):
     temperature: float
     memory_budget: int | None
     backend: _Backend
-    def __init__(self, *, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, backend: _Backend = "auto") -> None: ...
+    batch_group: Ranks | None
+    def __init__(self, *, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, backend: _Backend = "auto", batch_group: Ranks | None = None) -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, dispatched: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, dispatched: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
@@ -3275,7 +3293,7 @@ def tversky_parts(logits: Tensor, target: Tensor, of_predicted: Tensor | Entries
 def linear_tversky_parts(hidden: Tensor, linear_weight: Tensor, target: Tensor, of_predicted: Tensor | tuple[Tensor, ...] | Entries, of_overlap: Tensor | tuple[Tensor, ...] | Entries, of_labelled: Tensor | tuple[Tensor, ...] | Entries, *, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, backend: _Backend = "auto") -> TverskyParts:
     """Focal Tversky loss of a whole batch: predicted = sum(of_predicted*softmax(x)), overlap = sum(of_overlap*(softmax(x)*onehot)), labelled = sum(of_labelled*onehot)"""
 
-def tversky_loss(logits: Tensor, target: Tensor, *, alpha: float | Tensor = 0.3, beta: float | Tensor = 0.7, focus: float | Tensor = 1.0, smooth: float | Tensor = 1.0, row_weight: Tensor | None = None, by: Tensor | None = None, ignore_index: int = -100, backend: _Backend = "auto", class_dim: int | None = None) -> Tensor:
+def tversky_loss(logits: Tensor, target: Tensor, *, alpha: float | Tensor = 0.3, beta: float | Tensor = 0.7, focus: float | Tensor = 1.0, smooth: float | Tensor = 1.0, row_weight: Tensor | None = None, by: Tensor | None = None, ignore_index: int = -100, backend: _Backend = "auto", class_dim: int | None = None, batch_group: Ranks | None = None) -> Tensor:
     """Focal Tversky loss of a whole batch: mean((wrong / (overlap + wrong + smooth))**focus)"""
 
 class TverskyLoss(Module):
@@ -3286,11 +3304,12 @@ class TverskyLoss(Module):
     ignore_index: int
     backend: _Backend
     class_dim: int | None
-    def __init__(self, *, alpha: float | Tensor = 0.3, beta: float | Tensor = 0.7, focus: float | Tensor = 1.0, smooth: float | Tensor = 1.0, ignore_index: int = -100, backend: _Backend = "auto", class_dim: int | None = None) -> None: ...
+    batch_group: Ranks | None
+    def __init__(self, *, alpha: float | Tensor = 0.3, beta: float | Tensor = 0.7, focus: float | Tensor = 1.0, smooth: float | Tensor = 1.0, ignore_index: int = -100, backend: _Backend = "auto", class_dim: int | None = None, batch_group: Ranks | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None) -> Tensor: ...
 
-def linear_tversky_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, alpha: float | Tensor = 0.3, beta: float | Tensor = 0.7, focus: float | Tensor = 1.0, smooth: float | Tensor = 1.0, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, skip_ignored: bool | None = None, ignore_index: int = -100, backend: _Backend = "auto") -> Tensor:
+def linear_tversky_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, alpha: float | Tensor = 0.3, beta: float | Tensor = 0.7, focus: float | Tensor = 1.0, smooth: float | Tensor = 1.0, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, skip_ignored: bool | None = None, ignore_index: int = -100, backend: _Backend = "auto", batch_group: Ranks | None = None) -> Tensor:
     """Focal Tversky loss of a whole batch: mean((wrong / (overlap + wrong + smooth))**focus)"""
 
 class LinearTverskyLoss(Module):
@@ -3305,7 +3324,8 @@ class LinearTverskyLoss(Module):
     skip_ignored: bool | None
     ignore_index: int
     backend: _Backend
-    def __init__(self, *, alpha: float | Tensor = 0.3, beta: float | Tensor = 0.7, focus: float | Tensor = 1.0, smooth: float | Tensor = 1.0, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, skip_ignored: bool | None = None, ignore_index: int = -100, backend: _Backend = "auto") -> None: ...
+    batch_group: Ranks | None
+    def __init__(self, *, alpha: float | Tensor = 0.3, beta: float | Tensor = 0.7, focus: float | Tensor = 1.0, smooth: float | Tensor = 1.0, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, skip_ignored: bool | None = None, ignore_index: int = -100, backend: _Backend = "auto", batch_group: Ranks | None = None) -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 
 import jinja2
@@ -11,6 +12,8 @@ from lossgen.paths import templates_dir
 from lossgen.spec.spelling import said
 
 __all__ = ["environment"]
+
+_OF_THE_RUNTIME = re.compile(r"\b(Entries|Group|Ranks)\b")
 
 
 @cache
@@ -23,5 +26,6 @@ def environment() -> jinja2.Environment:
     )
     made.globals["numbered"] = lambda names: list(enumerate(names))
     made.filters["triton"] = lambda function: TRITON.lines(function.lines)
+    made.filters["typed"] = lambda kind, runtime: _OF_THE_RUNTIME.sub(rf"{runtime}.\1", kind)
     made.filters["said"] = lambda names: tuple(map(said, names))
     return made

@@ -23,7 +23,7 @@ class Argument:
     choices: str | None = None
 
 
-#: Of a class input; the template knows where ``Entries`` and ``Group`` stand.
+#: Of a class input; ``Entries``, ``Group`` and ``Ranks`` are the runtime's.
 _STREAM = "Tensor | Entries"
 _STREAM_OR_FACTORS = "Tensor | tuple[Tensor, ...] | Entries"
 _HIDDEN = (Argument("hidden", "Tensor"), Argument("linear_weight", "Tensor"))
@@ -42,6 +42,7 @@ _INPLACE = Argument("inplace_grad", "bool", "False")
 _CLASS_DIM = Argument("class_dim", "int | None", "None")
 _GROUP = Argument("group", "Group | None", "None")
 _BY = Argument("by", "Tensor | None", "None")
+_BATCH_GROUP = Argument("batch_group", "Ranks | None", "None")
 #: What every reduced loss takes, unless its spec has an argument of that name: fields of Weights.
 _WEIGHT = Argument("weight", "Tensor | None", "None")
 _ROW_WEIGHT = Argument("row_weight", "Tensor | None", "None")
@@ -117,19 +118,21 @@ class BatchView:
         declared = [Argument(n, "float", literal(p.default)) for n, p in batch.parameters.items()]
         others = [_input(n, batch) for n, kind in kinds.items() if kind != "class"]
         taken = {*batch.parameters, *batch.inputs}
-        per_call = [a for a in (_ROW_WEIGHT, _BY) if a.name not in taken]
+        free = (_ROW_WEIGHT, _BY, _BATCH_GROUP)
+        *per_call, group = ([a] if a.name not in taken else [] for a in free)
         #: as the template passes them on; None: the loss has another argument of that name
-        self.weights = [a.name if a in per_call else "None" for a in (_ROW_WEIGHT, _BY)]
+        self.weights = [a.name if a.name not in taken else "None" for a in free]
         scaling = [a for a in (_SOFTCAP, _TEMPERATURE) if a.name not in taken]
         after = [_SHIFT, _BUDGET, _SKIP] if spec.has_target else [_BUDGET]
         self.scaling = [*scaling, *after] if linear else []
         common = [*([_IGNORE] if spec.has_target else []), _BACKEND]
-        common += [] if linear else [_CLASS_DIM]
+        common += [*([] if linear else [_CLASS_DIM]), *group]
         bias = [_BIAS] if linear else []
         vocab = [a for a in others if kinds[a.name] == "vocab"]
         self.kept = [*declared, *vocab, *self.scaling, *common]
-        self.given = [*(a for a in others if kinds[a.name] == "row"), *per_call, *bias]
-        self.options = [*declared, *others, *per_call, *bias, *self.scaling, *common]
+        given = [a for each in per_call for a in each]
+        self.given = [*(a for a in others if kinds[a.name] == "row"), *given, *bias]
+        self.options = [*declared, *others, *given, *bias, *self.scaling, *common]
         told = f"As :func:`{spec.name}_loss`, of a linear layer without its logits."
         self.docstring = python_docstring(told) if linear else docstring(spec, batch)
 

@@ -33,7 +33,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from lossgen.runtime.entries import Entries
-from lossgen.runtime.shards import Group
+from lossgen.runtime.shards import Group, Ranks
 
 """
 _SECTION = re.compile(r"^# ---- (\w+)\n", re.MULTILINE)

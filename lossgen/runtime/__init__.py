@@ -9,7 +9,7 @@ from lossgen.runtime.linear_arguments import Factors, LinearOptions
 from lossgen.runtime.loss import RowLoss
 from lossgen.runtime.module import LossModule
 from lossgen.runtime.refused import refuse
-from lossgen.runtime.shards import Group
+from lossgen.runtime.shards import Group, Ranks
 from lossgen.runtime.weights import Weights
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "LossModule",
     "Parameter",
     "Part",
+    "Ranks",
     "RowLoss",
     "Tiled",
     "Variant",

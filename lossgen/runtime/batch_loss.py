@@ -33,6 +33,7 @@ from lossgen.runtime.linear_bind import Arguments, Bound, call_of, checked, rows
 from lossgen.runtime.linear_call import LinearCall
 from lossgen.runtime.listed import moved
 from lossgen.runtime.loss import RowLoss
+from lossgen.runtime.shards import Ranks, check_ranks, over_ranks
 from lossgen.runtime.tensors import admitted, outside_the_graph
 from lossgen.runtime.values import check_input_values
 from lossgen.runtime.weights import Weights, left_out
@@ -97,21 +98,24 @@ class BatchLoss:
         inputs: Sequence[Tensor | None],
         row_weight: Tensor | None,
         by: Tensor | None,
+        batch_group: Ranks | None,
         ignore_index: int,
         backend: str,
         class_dim: int | None,
     ) -> Tensor:
         """The loss; see the generated function for the contract."""
         if torch.compiler.is_compiling():
-            rest = (parameters, inputs, row_weight, by, ignore_index, backend, class_dim)
-            return cast(Tensor, outside_the_graph(self.__call__, logits, target, streams, *rest))
+            given = (logits, target, streams, parameters, inputs, row_weight, by, batch_group)
+            options = (ignore_index, backend, class_dim)
+            return cast(Tensor, outside_the_graph(self.__call__, *given, *options))
         pairs = zip(self.others, inputs, strict=True)
         of_rows = (target, row_weight, by, *(v for i, v in pairs if i.kind == "row"))
         logits, moved_streams = moved(self.function, logits, streams, of_rows, class_dim)
-        given = Arguments(
+        arguments = Arguments(
             target, moved_streams, tuple(parameters), tuple(inputs), ignore_index, backend
         )
-        return self._loss(self.function, logits, given, row_weight, by, LinearOptions())
+        whole = (row_weight, by, batch_group, LinearOptions())
+        return self._loss(self.function, logits, arguments, *whole)
 
     def linear(
         self,
@@ -119,15 +123,16 @@ class BatchLoss:
         given: Arguments,
         row_weight: Tensor | None,
         by: Tensor | None,
+        batch_group: Ranks | None,
         options: LinearOptions,
     ) -> Tensor:
         """The same of a linear layer, whose logits exist a chunk at a time."""
         if torch.compiler.is_compiling():
-            whole = (factors, given, row_weight, by, options)
+            whole = (factors, given, row_weight, by, batch_group, options)
             return cast(Tensor, outside_the_graph(self.linear, *whole))
         name = f"linear_{self.function}"
         options = check_linear(name, [(None, factors)], options)
-        return self._loss(name, factors, given, row_weight, by, options)
+        return self._loss(name, factors, given, row_weight, by, batch_group, options)
 
     def _loss(
         self,
@@ -136,8 +141,10 @@ class BatchLoss:
         given: Arguments,
         row_weight: Tensor | None,
         by: Tensor | None,
+        batch_group: Ranks | None,
         options: LinearOptions,
     ) -> Tensor:
+        check_ranks(name, batch_group, by)
         values = self._numbers(name, given)
         beside = dict(zip((i.name for i in self.others), given.inputs, strict=True))
         sources, own, options = checked(
@@ -152,8 +159,8 @@ class BatchLoss:
         groups, size = self._groups(name, logits, by, options.shift)
         vectors = tuple(part.vector is not None for part in self.parts)
         rows = Rows(name, self._chunked(call, options), groups, size, vectors)
-        sums = Sums.apply(rows, each, *tensors)
-        result = self._formula(sums, rows.total(each), logits.shape[-1], [*values.values()], vocab)
+        *sums, n = over_ranks((*Sums.apply(rows, each, *tensors), rows.total(each)), batch_group)
+        result = self._formula(sums, n, logits.shape[-1], [*values.values()], vocab)
         return result.to(compute_dtype(logits))
 
     def _formula(

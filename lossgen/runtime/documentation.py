@@ -48,6 +48,8 @@ _SHARED = {
     "row_weight": "[*], what each row counts for, or a mask: 0 and False leave it out.",
     "normalizer": "what a mean divides by, as the tokens of all batches of a step.",
     "by": "[*], integers: rows of one value are a batch of their own; the result is their mean.",
+    "batch_group": "a process group whose ranks hold other rows of the batch: the loss is that of "
+    "the rows of all ranks; gradients are those that DDP and FSDP average.",
     "reduction": '"mean" (over what the rows count for), "sum", "none", or "batchmean" (the sum '
     "over the length of the first axis).",
     "backend": '"auto" (Triton on CUDA, C on CPU), "triton", "c" or "torch".',

@@ -18,16 +18,20 @@ if TYPE_CHECKING:
 __all__ = [
     "ClassShards",
     "Group",
+    "Ranks",
+    "check_ranks",
     "gathered",
     "mean_count",
     "named_shards",
+    "over_ranks",
     "shards_of",
     "summed",
     "whole_vector",
 ]
 
-#: What a call takes as ``group``.
+#: What a call takes as ``group``, and as ``batch_group``.
 Group: TypeAlias = "ProcessGroup | ClassShards"
+Ranks: TypeAlias = "ProcessGroup"
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,7 @@ def _distributed(name: str) -> Any:
 
     if not dist.is_available() or not dist.is_initialized():
         raise RuntimeError(
-            f"{name}: group needs torch.distributed.init_process_group, on every rank"
+            f"{name}: a group needs torch.distributed.init_process_group, on every rank"
         )
     return dist
 
@@ -163,8 +167,8 @@ def _explained(dist: Any, group: Any) -> Iterator[None]:
     except RuntimeError as error:
         raise RuntimeError(
             f"lossgen: rank {dist.get_rank(group)} of {dist.get_world_size(group)} waited for what "
-            "the other ranks of group have of their classes; one of them has failed, or has not "
-            f"made this call with as many rows: {error}"
+            "the other ranks of group have; one of them has failed, or has not made this call with "
+            f"tensors of these sizes: {error}"
         ) from error
 
 
@@ -217,6 +221,47 @@ def mean_count(target: Tensor, group: Any = None, ignore_index: int = -100) -> T
     total = counts.sum().to(torch.float64 if target.device.type == "cpu" else torch.float32)
     dist.all_reduce(total, group=group)
     return (total / dist.get_world_size(group)).to(torch.float32)
+
+
+def check_ranks(name: str, group: Any, by: Tensor | None) -> None:
+    """Raises TypeError, ValueError: ``group`` is no process group, or not with ``by``."""
+    if group is None:
+        return
+    dist = _distributed(name)
+    if not isinstance(group, dist.ProcessGroup):
+        kind = type(group).__name__
+        raise TypeError(f"{name}: batch_group must be a torch.distributed.ProcessGroup, not {kind}")
+    if by is not None:
+        raise ValueError(
+            f"{name}: rows of one value of by are a batch of their own, on one rank; pass by or "
+            "batch_group"
+        )
+
+
+def over_ranks(sums: Sequence[Tensor], group: Any) -> tuple[Tensor, ...]:
+    """Sums over the rows of each rank, over those of all ranks, by one all_reduce; and one for the
+    gradient, of what the losses of all ranks add up to."""
+    return tuple(sums) if group is None else _OverRanks.apply(group, *sums)
+
+
+class _OverRanks(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, group: Any, *sums: Tensor) -> tuple[Tensor, ...]:
+        ctx.group = group
+        return _together(sums, group)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        return None, *_together(gradients, ctx.group)
+
+
+def _together(parts: Sequence[Tensor], group: Any) -> tuple[Tensor, ...]:
+    whole = torch.cat([part.reshape(-1) for part in parts])
+    summed([whole], group)
+    pieces = whole.split([part.numel() for part in parts])
+    return tuple(
+        piece.reshape(part.shape).to(part.dtype) for piece, part in zip(pieces, parts, strict=True)
+    )
 
 
 def summed(parts: Sequence[Tensor], group: Any) -> None:
