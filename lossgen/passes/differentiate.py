@@ -318,14 +318,8 @@ def _shared(
         if basis in softmaxes:
             parts = [t for t in Add.make_args(expand_products(coefficient)) if t in alone]
         yield from ((part, basis) for part in parts)
-        yield (
-            (tidy(coefficient - Add(*parts), built.forms, parameters), basis)
-            if parts
-            else (
-                coefficient,
-                basis,
-            )
-        )
+        left = tidy(coefficient - Add(*parts), built.forms, parameters) if parts else coefficient
+        yield left, basis
 
 
 def _divided(expr: Expr, form: Form) -> bool:
