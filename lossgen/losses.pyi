@@ -323,6 +323,82 @@ class LinearNCERCELoss(Module):
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
+# ---- arcface
+def arcface_loss(logits: Tensor, target: Tensor, *, s: float | Tensor = 64.0, m: float | Tensor = 0.5, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
+    """ArcFace, additive angular margin softmax: softplus(logsumexp(s * x, over=others) - s * moved[y])"""
+
+class ArcFaceLoss(Module):
+    s: float | Tensor
+    m: float | Tensor
+    weight: Tensor | None
+    ignore_index: int
+    reduction: _Reduction
+    backend: _Backend
+    inplace_grad: bool
+    class_dim: int | None
+    group: Group | None
+    def __init__(self, *, s: float | Tensor = 64.0, m: float | Tensor = 0.5, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
+    def forward(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+    def __call__(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+
+def linear_arcface_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, s: float | Tensor = 64.0, m: float | Tensor = 0.5, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+    """ArcFace, additive angular margin softmax: softplus(logsumexp(s * x, over=others) - s * moved[y])"""
+
+class LinearArcFaceLoss(Module):
+    s: float | Tensor
+    m: float | Tensor
+    weight: Tensor | None
+    softcap: float | None
+    temperature: float
+    shift: int
+    memory_budget: int | None
+    schedule: _Schedule
+    filter: bool
+    skip_ignored: bool | None
+    group: Group | None
+    ignore_index: int
+    reduction: _Reduction
+    backend: _Backend
+    def __init__(self, *, s: float | Tensor = 64.0, m: float | Tensor = 0.5, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+
+# ---- asl_multi_label
+def asl_multi_label_loss(logits: Tensor, labels: Tensor | Entries, *, gamma_pos: float | Tensor = 1.0, gamma_neg: float | Tensor = 4.0, margin: float | Tensor = 0.05, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
+    """Asymmetric loss, several labels: -sum(labels * sigmoid(-x)**gamma_pos * log_sigmoid(x) + (1 - labels) * q**gamma_neg * log_rest)"""
+
+class ASLMultiLabelLoss(Module):
+    gamma_pos: float | Tensor
+    gamma_neg: float | Tensor
+    margin: float | Tensor
+    reduction: _Reduction
+    backend: _Backend
+    inplace_grad: bool
+    class_dim: int | None
+    group: Group | None
+    def __init__(self, *, gamma_pos: float | Tensor = 1.0, gamma_neg: float | Tensor = 4.0, margin: float | Tensor = 0.05, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
+    def forward(self, logits: Tensor, labels: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+    def __call__(self, logits: Tensor, labels: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+
+def linear_asl_multi_label_loss(hidden: Tensor, linear_weight: Tensor, labels: Tensor | tuple[Tensor, ...] | Entries, *, gamma_pos: float | Tensor = 1.0, gamma_neg: float | Tensor = 4.0, margin: float | Tensor = 0.05, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, group: Group | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+    """Asymmetric loss, several labels: -sum(labels * sigmoid(-x)**gamma_pos * log_sigmoid(x) + (1 - labels) * q**gamma_neg * log_rest)"""
+
+class LinearASLMultiLabelLoss(Module):
+    gamma_pos: float | Tensor
+    gamma_neg: float | Tensor
+    margin: float | Tensor
+    softcap: float | None
+    temperature: float
+    memory_budget: int | None
+    schedule: _Schedule
+    filter: bool
+    group: Group | None
+    reduction: _Reduction
+    backend: _Backend
+    def __init__(self, *, gamma_pos: float | Tensor = 1.0, gamma_neg: float | Tensor = 4.0, margin: float | Tensor = 0.05, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, group: Group | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def forward(self, hidden: Tensor, linear_weight: Tensor, labels: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def __call__(self, hidden: Tensor, linear_weight: Tensor, labels: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+
 # ---- asl_single_label
 def asl_single_label_loss(logits: Tensor, target: Tensor, *, gamma_pos: float | Tensor = 0.0, gamma_neg: float | Tensor = 4.0, smoothing: float | Tensor = 0.1, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """Asymmetric loss, single label: -(1 - smoothing + smoothing / V) * (1 - p[y])**gamma_pos * logp[y] - smoothing / V * sum(p**gamma_neg * logp, over=others)"""
@@ -443,6 +519,46 @@ class LinearBalancedSoftmaxLoss(Module):
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
+# ---- bias_loss
+def bias_loss_loss(logits: Tensor, target: Tensor, *, alpha: float | Tensor = 0.3, beta: float | Tensor = 0.3, variance: Tensor, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
+    """Bias loss, cross-entropy weighed by the variance of the features: -(exp(alpha * variance) - beta) * logp[y]"""
+
+class BiasLoss(Module):
+    alpha: float | Tensor
+    beta: float | Tensor
+    weight: Tensor | None
+    ignore_index: int
+    reduction: _Reduction
+    backend: _Backend
+    inplace_grad: bool
+    class_dim: int | None
+    group: Group | None
+    def __init__(self, *, alpha: float | Tensor = 0.3, beta: float | Tensor = 0.3, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
+    def forward(self, logits: Tensor, target: Tensor, *, variance: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+    def __call__(self, logits: Tensor, target: Tensor, *, variance: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+
+def linear_bias_loss_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, alpha: float | Tensor = 0.3, beta: float | Tensor = 0.3, variance: Tensor, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+    """Bias loss, cross-entropy weighed by the variance of the features: -(exp(alpha * variance) - beta) * logp[y]"""
+
+class LinearBiasLoss(Module):
+    alpha: float | Tensor
+    beta: float | Tensor
+    weight: Tensor | None
+    softcap: float | None
+    temperature: float
+    shift: int
+    memory_budget: int | None
+    schedule: _Schedule
+    filter: bool
+    skip_ignored: bool | None
+    group: Group | None
+    ignore_index: int
+    reduction: _Reduction
+    backend: _Backend
+    def __init__(self, *, alpha: float | Tensor = 0.3, beta: float | Tensor = 0.3, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, variance: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, variance: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+
 # ---- brier
 def brier_loss(logits: Tensor, target: Tensor, *, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """Brier (quadratic) score: sum((p - onehot)**2)"""
@@ -478,6 +594,78 @@ class LinearBrierLoss(Module):
     def __init__(self, *, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+
+# ---- ca_calibration
+def ca_calibration_loss(logits: Tensor, target: Tensor, *, T: float | Tensor = 1.0, omega: Tensor, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
+    """Correctness-aware calibration loss: omega * where(argmax(x) == index[y], (1 - q[y])**2, max(q)**2)"""
+
+class CACalibrationLoss(Module):
+    T: float | Tensor
+    weight: Tensor | None
+    ignore_index: int
+    reduction: _Reduction
+    backend: _Backend
+    inplace_grad: bool
+    class_dim: int | None
+    group: Group | None
+    def __init__(self, *, T: float | Tensor = 1.0, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
+    def forward(self, logits: Tensor, target: Tensor, *, omega: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+    def __call__(self, logits: Tensor, target: Tensor, *, omega: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+
+def linear_ca_calibration_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, T: float | Tensor = 1.0, omega: Tensor, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+    """Correctness-aware calibration loss: omega * where(argmax(x) == index[y], (1 - q[y])**2, max(q)**2)"""
+
+class LinearCACalibrationLoss(Module):
+    T: float | Tensor
+    weight: Tensor | None
+    softcap: float | None
+    temperature: float
+    shift: int
+    memory_budget: int | None
+    schedule: _Schedule
+    filter: bool
+    skip_ignored: bool | None
+    group: Group | None
+    ignore_index: int
+    reduction: _Reduction
+    backend: _Backend
+    def __init__(self, *, T: float | Tensor = 1.0, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, omega: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, omega: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+
+# ---- circle_loss
+def circle_loss_loss(logits: Tensor, positives: Tensor | Entries, *, m: float | Tensor = 0.25, gamma: float | Tensor = 256.0, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
+    """Circle loss, of a row of similarities: softplus(logsumexp(where(x > -1e4, within, -1e30)) + logsumexp(where(x > -1e4, between, -1e30)))"""
+
+class CircleLoss(Module):
+    m: float | Tensor
+    gamma: float | Tensor
+    reduction: _Reduction
+    backend: _Backend
+    inplace_grad: bool
+    class_dim: int | None
+    group: Group | None
+    def __init__(self, *, m: float | Tensor = 0.25, gamma: float | Tensor = 256.0, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
+    def forward(self, logits: Tensor, positives: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+    def __call__(self, logits: Tensor, positives: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+
+def linear_circle_loss_loss(hidden: Tensor, linear_weight: Tensor, positives: Tensor | tuple[Tensor, ...] | Entries, *, m: float | Tensor = 0.25, gamma: float | Tensor = 256.0, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, group: Group | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+    """Circle loss, of a row of similarities: softplus(logsumexp(where(x > -1e4, within, -1e30)) + logsumexp(where(x > -1e4, between, -1e30)))"""
+
+class LinearCircleLoss(Module):
+    m: float | Tensor
+    gamma: float | Tensor
+    softcap: float | None
+    temperature: float
+    memory_budget: int | None
+    schedule: _Schedule
+    filter: bool
+    group: Group | None
+    reduction: _Reduction
+    backend: _Backend
+    def __init__(self, *, m: float | Tensor = 0.25, gamma: float | Tensor = 256.0, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, group: Group | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def forward(self, hidden: Tensor, linear_weight: Tensor, positives: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def __call__(self, hidden: Tensor, linear_weight: Tensor, positives: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- cispo
 def cispo_loss(logits: Tensor, target: Tensor, *, high: float | Tensor = 5.0, advantage: Tensor, old_logp: Tensor, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
@@ -516,6 +704,46 @@ class LinearCISPOLoss(Module):
     def __init__(self, *, high: float | Tensor = 5.0, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, advantage: Tensor, old_logp: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, advantage: Tensor, old_logp: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+
+# ---- clip_cov
+def clip_cov_loss(logits: Tensor, target: Tensor, *, low: float | Tensor = 0.2, high: float | Tensor = 0.2, advantage: Tensor, old_logp: Tensor, selected: Tensor, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
+    """Clip-Cov token loss: (1 - selected) * maximum(-ratio * advantage, -clip(ratio, 1 - low, 1 + high) * advantage)"""
+
+class ClipCovLoss(Module):
+    low: float | Tensor
+    high: float | Tensor
+    weight: Tensor | None
+    ignore_index: int
+    reduction: _Reduction
+    backend: _Backend
+    inplace_grad: bool
+    class_dim: int | None
+    group: Group | None
+    def __init__(self, *, low: float | Tensor = 0.2, high: float | Tensor = 0.2, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
+    def forward(self, logits: Tensor, target: Tensor, *, advantage: Tensor, old_logp: Tensor, selected: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+    def __call__(self, logits: Tensor, target: Tensor, *, advantage: Tensor, old_logp: Tensor, selected: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+
+def linear_clip_cov_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, low: float | Tensor = 0.2, high: float | Tensor = 0.2, advantage: Tensor, old_logp: Tensor, selected: Tensor, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+    """Clip-Cov token loss: (1 - selected) * maximum(-ratio * advantage, -clip(ratio, 1 - low, 1 + high) * advantage)"""
+
+class LinearClipCovLoss(Module):
+    low: float | Tensor
+    high: float | Tensor
+    weight: Tensor | None
+    softcap: float | None
+    temperature: float
+    shift: int
+    memory_budget: int | None
+    schedule: _Schedule
+    filter: bool
+    skip_ignored: bool | None
+    group: Group | None
+    ignore_index: int
+    reduction: _Reduction
+    backend: _Backend
+    def __init__(self, *, low: float | Tensor = 0.2, high: float | Tensor = 0.2, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, advantage: Tensor, old_logp: Tensor, selected: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, advantage: Tensor, old_logp: Tensor, selected: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- comp_sum
 def comp_sum_loss(logits: Tensor, target: Tensor, *, tau: float | Tensor = 1.5, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
@@ -647,6 +875,36 @@ def linear_coral_loss(hidden: Tensor, linear_weight: Tensor, *, level: Tensor, r
     """CORAL, consistent rank logits: sum(softplus(x) - where(index < level, x, 0))"""
 
 class LinearCORALLoss(Module):
+    softcap: float | None
+    temperature: float
+    memory_budget: int | None
+    schedule: _Schedule
+    filter: bool
+    group: Group | None
+    reduction: _Reduction
+    backend: _Backend
+    def __init__(self, *, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, group: Group | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def forward(self, hidden: Tensor, linear_weight: Tensor, *, level: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def __call__(self, hidden: Tensor, linear_weight: Tensor, *, level: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+
+# ---- corn
+def corn_loss(logits: Tensor, *, level: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
+    """CORN, conditional ordinal regression: sum(where(index <= level, softplus(where(index < level, -x, x)), 0))"""
+
+class CORNLoss(Module):
+    reduction: _Reduction
+    backend: _Backend
+    inplace_grad: bool
+    class_dim: int | None
+    group: Group | None
+    def __init__(self, *, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
+    def forward(self, logits: Tensor, *, level: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+    def __call__(self, logits: Tensor, *, level: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+
+def linear_corn_loss(hidden: Tensor, linear_weight: Tensor, *, level: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, group: Group | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+    """CORN, conditional ordinal regression: sum(where(index <= level, softplus(where(index < level, -x, x)), 0))"""
+
+class LinearCORNLoss(Module):
     softcap: float | None
     temperature: float
     memory_budget: int | None
@@ -819,6 +1077,44 @@ class LinearDCPDDLoss(Module):
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
+# ---- dcl
+def dcl_loss(logits: Tensor, target: Tensor, *, tau: float | Tensor = 0.1, w: Tensor | None = None, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
+    """Decoupled contrastive loss, of a row of similarities: logsumexp(x / tau, over=others) - w * x[y] / tau"""
+
+class DCLLoss(Module):
+    tau: float | Tensor
+    weight: Tensor | None
+    ignore_index: int
+    reduction: _Reduction
+    backend: _Backend
+    inplace_grad: bool
+    class_dim: int | None
+    group: Group | None
+    def __init__(self, *, tau: float | Tensor = 0.1, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
+    def forward(self, logits: Tensor, target: Tensor, *, w: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+    def __call__(self, logits: Tensor, target: Tensor, *, w: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+
+def linear_dcl_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, tau: float | Tensor = 0.1, w: Tensor | None = None, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+    """Decoupled contrastive loss, of a row of similarities: logsumexp(x / tau, over=others) - w * x[y] / tau"""
+
+class LinearDCLLoss(Module):
+    tau: float | Tensor
+    weight: Tensor | None
+    softcap: float | None
+    temperature: float
+    shift: int
+    memory_budget: int | None
+    schedule: _Schedule
+    filter: bool
+    skip_ignored: bool | None
+    group: Group | None
+    ignore_index: int
+    reduction: _Reduction
+    backend: _Backend
+    def __init__(self, *, tau: float | Tensor = 0.1, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, w: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, w: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+
 # ---- dco
 def dco_loss(logits: Tensor, target: Tensor, *, n: float | Tensor = 8.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """Direct coverage optimization: -log(1 - (1 - p[y])**n)"""
@@ -854,6 +1150,42 @@ class LinearDCOLoss(Module):
     reduction: _Reduction
     backend: _Backend
     def __init__(self, *, n: float | Tensor = 8.0, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+
+# ---- dft
+def dft_loss(logits: Tensor, target: Tensor, *, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
+    """Dynamic fine-tuning: -stop_gradient(p[y]) * logp[y]"""
+
+class DFTLoss(Module):
+    weight: Tensor | None
+    ignore_index: int
+    reduction: _Reduction
+    backend: _Backend
+    inplace_grad: bool
+    class_dim: int | None
+    group: Group | None
+    def __init__(self, *, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
+    def forward(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+    def __call__(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+
+def linear_dft_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+    """Dynamic fine-tuning: -stop_gradient(p[y]) * logp[y]"""
+
+class LinearDFTLoss(Module):
+    weight: Tensor | None
+    softcap: float | None
+    temperature: float
+    shift: int
+    memory_budget: int | None
+    schedule: _Schedule
+    filter: bool
+    skip_ignored: bool | None
+    group: Group | None
+    ignore_index: int
+    reduction: _Reduction
+    backend: _Backend
+    def __init__(self, *, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
@@ -1049,6 +1381,44 @@ class LinearDualClipPPOLoss(Module):
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, advantage: Tensor, old_logp: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, advantage: Tensor, old_logp: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
+# ---- dual_focal
+def dual_focal_loss(logits: Tensor, target: Tensor, *, gamma: float | Tensor = 5.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
+    """Dual focal loss: -(1 - p[y] + exp(runner_up - logsumexp(x)))**gamma * logp[y]"""
+
+class DualFocalLoss(Module):
+    gamma: float | Tensor
+    weight: Tensor | None
+    ignore_index: int
+    reduction: _Reduction
+    backend: _Backend
+    inplace_grad: bool
+    class_dim: int | None
+    group: Group | None
+    def __init__(self, *, gamma: float | Tensor = 5.0, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
+    def forward(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+    def __call__(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+
+def linear_dual_focal_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, gamma: float | Tensor = 5.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+    """Dual focal loss: -(1 - p[y] + exp(runner_up - logsumexp(x)))**gamma * logp[y]"""
+
+class LinearDualFocalLoss(Module):
+    gamma: float | Tensor
+    weight: Tensor | None
+    softcap: float | None
+    temperature: float
+    shift: int
+    memory_budget: int | None
+    schedule: _Schedule
+    filter: bool
+    skip_ignored: bool | None
+    group: Group | None
+    ignore_index: int
+    reduction: _Reduction
+    backend: _Backend
+    def __init__(self, *, gamma: float | Tensor = 5.0, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+
 # ---- elr
 def elr_loss(logits: Tensor, target: Tensor, ensemble: Tensor | Entries, *, strength: float | Tensor = 3.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """Early-learning regularisation: -logp[y] + strength * log(p[y] * (1 - ensemble[y]) + (1 - p[y]) * rest)"""
@@ -1224,6 +1594,122 @@ class LinearEntropyMinLoss(Module):
     def __init__(self, *, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, group: Group | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+
+# ---- eql_v2
+def eql_v2_loss(logits: Tensor, target: Tensor, *, alpha: float | Tensor = 4.0, gamma: float | Tensor = 12.0, mu: float | Tensor = 0.8, ratio: Tensor, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
+    """Equalization loss v2: (1 + alpha * sigmoid(-gamma * (ratio[y] - mu))) * softplus(-x[y]) + sum(share * softplus(x), over=others)"""
+
+class EQLv2Loss(Module):
+    alpha: float | Tensor
+    gamma: float | Tensor
+    mu: float | Tensor
+    ratio: Tensor
+    weight: Tensor | None
+    ignore_index: int
+    reduction: _Reduction
+    backend: _Backend
+    inplace_grad: bool
+    class_dim: int | None
+    group: Group | None
+    def __init__(self, ratio: Tensor, *, alpha: float | Tensor = 4.0, gamma: float | Tensor = 12.0, mu: float | Tensor = 0.8, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
+    def forward(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+    def __call__(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+
+def linear_eql_v2_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, alpha: float | Tensor = 4.0, gamma: float | Tensor = 12.0, mu: float | Tensor = 0.8, ratio: Tensor, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+    """Equalization loss v2: (1 + alpha * sigmoid(-gamma * (ratio[y] - mu))) * softplus(-x[y]) + sum(share * softplus(x), over=others)"""
+
+class LinearEQLv2Loss(Module):
+    alpha: float | Tensor
+    gamma: float | Tensor
+    mu: float | Tensor
+    ratio: Tensor
+    weight: Tensor | None
+    softcap: float | None
+    temperature: float
+    shift: int
+    memory_budget: int | None
+    schedule: _Schedule
+    filter: bool
+    skip_ignored: bool | None
+    group: Group | None
+    ignore_index: int
+    reduction: _Reduction
+    backend: _Backend
+    def __init__(self, ratio: Tensor, *, alpha: float | Tensor = 4.0, gamma: float | Tensor = 12.0, mu: float | Tensor = 0.8, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+
+# ---- evidential_log
+def evidential_log_loss(logits: Tensor, target: Tensor, *, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
+    """Evidential classification, marginal likelihood: log1p(sum(alpha, over=others) / alpha[y])"""
+
+class EvidentialLogLoss(Module):
+    weight: Tensor | None
+    ignore_index: int
+    reduction: _Reduction
+    backend: _Backend
+    inplace_grad: bool
+    class_dim: int | None
+    group: Group | None
+    def __init__(self, *, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
+    def forward(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+    def __call__(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+
+def linear_evidential_log_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+    """Evidential classification, marginal likelihood: log1p(sum(alpha, over=others) / alpha[y])"""
+
+class LinearEvidentialLogLoss(Module):
+    weight: Tensor | None
+    softcap: float | None
+    temperature: float
+    shift: int
+    memory_budget: int | None
+    schedule: _Schedule
+    filter: bool
+    skip_ignored: bool | None
+    group: Group | None
+    ignore_index: int
+    reduction: _Reduction
+    backend: _Backend
+    def __init__(self, *, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+
+# ---- evidential_mse
+def evidential_mse_loss(logits: Tensor, target: Tensor, *, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
+    """Evidential classification, expected squared error: rest**2 + sum(alpha**2, over=others) / total**2 + (1 - squares) / (total + 1)"""
+
+class EvidentialMSELoss(Module):
+    weight: Tensor | None
+    ignore_index: int
+    reduction: _Reduction
+    backend: _Backend
+    inplace_grad: bool
+    class_dim: int | None
+    group: Group | None
+    def __init__(self, *, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
+    def forward(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+    def __call__(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+
+def linear_evidential_mse_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+    """Evidential classification, expected squared error: rest**2 + sum(alpha**2, over=others) / total**2 + (1 - squares) / (total + 1)"""
+
+class LinearEvidentialMSELoss(Module):
+    weight: Tensor | None
+    softcap: float | None
+    temperature: float
+    shift: int
+    memory_budget: int | None
+    schedule: _Schedule
+    filter: bool
+    skip_ignored: bool | None
+    group: Group | None
+    ignore_index: int
+    reduction: _Reduction
+    backend: _Backend
+    def __init__(self, *, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- focal
 def focal_loss(logits: Tensor, target: Tensor, *, gamma: float | Tensor = 2.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
@@ -1671,6 +2157,44 @@ class LinearKLCovLoss(Module):
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, advantage: Tensor, old_logp: Tensor, selected: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, advantage: Tensor, old_logp: Tensor, selected: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
+# ---- label_relaxation
+def label_relaxation_loss(logits: Tensor, target: Tensor, *, alpha: float | Tensor = 0.1, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
+    """Label relaxation: where(p[y] >= 1 - alpha, 0, (1 - alpha) * (log(1 - alpha) - logp[y]) + alpha * (log(alpha) - log(1 - p[y])))"""
+
+class LabelRelaxationLoss(Module):
+    alpha: float | Tensor
+    weight: Tensor | None
+    ignore_index: int
+    reduction: _Reduction
+    backend: _Backend
+    inplace_grad: bool
+    class_dim: int | None
+    group: Group | None
+    def __init__(self, *, alpha: float | Tensor = 0.1, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
+    def forward(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+    def __call__(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+
+def linear_label_relaxation_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, alpha: float | Tensor = 0.1, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+    """Label relaxation: where(p[y] >= 1 - alpha, 0, (1 - alpha) * (log(1 - alpha) - logp[y]) + alpha * (log(alpha) - log(1 - p[y])))"""
+
+class LinearLabelRelaxationLoss(Module):
+    alpha: float | Tensor
+    weight: Tensor | None
+    softcap: float | None
+    temperature: float
+    shift: int
+    memory_budget: int | None
+    schedule: _Schedule
+    filter: bool
+    skip_ignored: bool | None
+    group: Group | None
+    ignore_index: int
+    reduction: _Reduction
+    backend: _Backend
+    def __init__(self, *, alpha: float | Tensor = 0.1, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+
 # ---- ldam
 def ldam_loss(logits: Tensor, target: Tensor, *, s: float | Tensor = 30.0, margins: Tensor, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """Label-distribution-aware margin loss: -log_softmax(s * (x - margins * onehot))[y]"""
@@ -1750,6 +2274,68 @@ class LinearLDRKLLoss(Module):
     def __init__(self, *, lam: float | Tensor = 1.0, margin: float | Tensor = 0.1, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+
+# ---- lk_alpha
+def lk_alpha_loss(logits: Tensor, verifier: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
+    """Negative logarithm of the acceptance rate of a draft model: -log(sum(minimum(p, softmax(verifier))))"""
+
+class LKAlphaLoss(Module):
+    reduction: _Reduction
+    backend: _Backend
+    inplace_grad: bool
+    class_dim: int | None
+    group: Group | None
+    def __init__(self, *, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
+    def forward(self, logits: Tensor, verifier: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+    def __call__(self, logits: Tensor, verifier: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+
+def linear_lk_alpha_loss(hidden: Tensor, linear_weight: Tensor, verifier: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, group: Group | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+    """Negative logarithm of the acceptance rate of a draft model: -log(sum(minimum(p, softmax(verifier))))"""
+
+class LinearLKAlphaLoss(Module):
+    softcap: float | None
+    temperature: float
+    memory_budget: int | None
+    schedule: _Schedule
+    filter: bool
+    group: Group | None
+    reduction: _Reduction
+    backend: _Backend
+    def __init__(self, *, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, group: Group | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def forward(self, hidden: Tensor, linear_weight: Tensor, verifier: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def __call__(self, hidden: Tensor, linear_weight: Tensor, verifier: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+
+# ---- lk_hybrid
+def lk_hybrid_loss(logits: Tensor, verifier: Tensor | Entries, *, eta: float | Tensor = 3.0, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
+    """Divergence and rejection rate of a draft model, weighed by its acceptance rate: share * sum(t * (log_softmax(verifier) - logp)) + (1 - share) * rejected"""
+
+class LKHybridLoss(Module):
+    eta: float | Tensor
+    reduction: _Reduction
+    backend: _Backend
+    inplace_grad: bool
+    class_dim: int | None
+    group: Group | None
+    def __init__(self, *, eta: float | Tensor = 3.0, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
+    def forward(self, logits: Tensor, verifier: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+    def __call__(self, logits: Tensor, verifier: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+
+def linear_lk_hybrid_loss(hidden: Tensor, linear_weight: Tensor, verifier: Tensor | tuple[Tensor, ...] | Entries, *, eta: float | Tensor = 3.0, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, group: Group | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+    """Divergence and rejection rate of a draft model, weighed by its acceptance rate: share * sum(t * (log_softmax(verifier) - logp)) + (1 - share) * rejected"""
+
+class LinearLKHybridLoss(Module):
+    eta: float | Tensor
+    softcap: float | None
+    temperature: float
+    memory_budget: int | None
+    schedule: _Schedule
+    filter: bool
+    group: Group | None
+    reduction: _Reduction
+    backend: _Backend
+    def __init__(self, *, eta: float | Tensor = 3.0, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, group: Group | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def forward(self, hidden: Tensor, linear_weight: Tensor, verifier: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def __call__(self, hidden: Tensor, linear_weight: Tensor, verifier: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- logit_adjustment
 def logit_adjustment_loss(logits: Tensor, target: Tensor, *, tau: float | Tensor = 1.0, log_prior: Tensor, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
@@ -2008,6 +2594,46 @@ class LinearMARTLoss(Module):
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, adversarial_x: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, adversarial_x: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
+# ---- mbls
+def mbls_loss(logits: Tensor, target: Tensor, *, alpha: float | Tensor = 0.1, margin: float | Tensor = 10.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
+    """Margin-based label smoothing: -logp[y] + alpha * mean(relu(max(x) - x - margin))"""
+
+class MbLSLoss(Module):
+    alpha: float | Tensor
+    margin: float | Tensor
+    weight: Tensor | None
+    ignore_index: int
+    reduction: _Reduction
+    backend: _Backend
+    inplace_grad: bool
+    class_dim: int | None
+    group: Group | None
+    def __init__(self, *, alpha: float | Tensor = 0.1, margin: float | Tensor = 10.0, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
+    def forward(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+    def __call__(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+
+def linear_mbls_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, alpha: float | Tensor = 0.1, margin: float | Tensor = 10.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+    """Margin-based label smoothing: -logp[y] + alpha * mean(relu(max(x) - x - margin))"""
+
+class LinearMbLSLoss(Module):
+    alpha: float | Tensor
+    margin: float | Tensor
+    weight: Tensor | None
+    softcap: float | None
+    temperature: float
+    shift: int
+    memory_budget: int | None
+    schedule: _Schedule
+    filter: bool
+    skip_ignored: bool | None
+    group: Group | None
+    ignore_index: int
+    reduction: _Reduction
+    backend: _Backend
+    def __init__(self, *, alpha: float | Tensor = 0.1, margin: float | Tensor = 10.0, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+
 # ---- mdca
 class MDCAParts(NamedTuple):
     rows: Tensor
@@ -2048,6 +2674,16 @@ class LinearMDCALoss(Module):
     def __init__(self, *, beta: float | Tensor = 1.0, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, skip_ignored: bool | None = None, ignore_index: int = -100, backend: _Backend = "auto", batch_group: Ranks | None = None) -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, by: Tensor | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+
+# ---- min_k
+class MinK(NamedTuple):
+    logp: Tensor
+    score: Tensor
+def min_k(logits: Tensor, target: Tensor, *, ignore_index: int = -100, backend: _Backend = "auto", class_dim: int | None = None, group: Group | None = None) -> MinK:
+    """Token scores of Min-K% and Min-K%++: logp = logp[y], score = where(variance > 1e-6, (logp[y] - mu) / sqrt(maximum(variance, 1e-6)), 0)"""
+
+def linear_min_k(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, backend: _Backend = "auto") -> MinK:
+    """Token scores of Min-K% and Min-K%++: logp = logp[y], score = where(variance > 1e-6, (logp[y] - mu) / sqrt(maximum(variance, 1e-6)), 0)"""
 
 # ---- mixce
 def mixce_loss(logits: Tensor, target: Tensor, *, eta: float | Tensor = 0.5, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
@@ -2199,6 +2835,44 @@ class LinearNGCELoss(Module):
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
+# ---- npo
+def npo_loss(logits: Tensor, target: Tensor, *, beta: float | Tensor = 0.1, ref_logp: Tensor, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
+    """Negative preference optimization: 2 / beta * softplus(beta * (logp[y] - ref_logp))"""
+
+class NPOLoss(Module):
+    beta: float | Tensor
+    weight: Tensor | None
+    ignore_index: int
+    reduction: _Reduction
+    backend: _Backend
+    inplace_grad: bool
+    class_dim: int | None
+    group: Group | None
+    def __init__(self, *, beta: float | Tensor = 0.1, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
+    def forward(self, logits: Tensor, target: Tensor, *, ref_logp: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+    def __call__(self, logits: Tensor, target: Tensor, *, ref_logp: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+
+def linear_npo_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, beta: float | Tensor = 0.1, ref_logp: Tensor, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+    """Negative preference optimization: 2 / beta * softplus(beta * (logp[y] - ref_logp))"""
+
+class LinearNPOLoss(Module):
+    beta: float | Tensor
+    weight: Tensor | None
+    softcap: float | None
+    temperature: float
+    shift: int
+    memory_budget: int | None
+    schedule: _Schedule
+    filter: bool
+    skip_ignored: bool | None
+    group: Group | None
+    ignore_index: int
+    reduction: _Reduction
+    backend: _Backend
+    def __init__(self, *, beta: float | Tensor = 0.1, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, ref_logp: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, ref_logp: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+
 # ---- partial_label
 def partial_label_loss(logits: Tensor, candidates: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """Partial-label loss, the logarithm of the candidates' probability: -log(sum(candidates * p))"""
@@ -2228,6 +2902,44 @@ class LinearPartialLabelLoss(Module):
     def __init__(self, *, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, group: Group | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, candidates: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, candidates: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+
+# ---- phuber_ce
+def phuber_ce_loss(logits: Tensor, target: Tensor, *, tau: float | Tensor = 10.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
+    """Partially Huberised cross-entropy: where(tau * p[y] > 1, -logp[y], 1 + log(tau) - tau * p[y])"""
+
+class PHuberCELoss(Module):
+    tau: float | Tensor
+    weight: Tensor | None
+    ignore_index: int
+    reduction: _Reduction
+    backend: _Backend
+    inplace_grad: bool
+    class_dim: int | None
+    group: Group | None
+    def __init__(self, *, tau: float | Tensor = 10.0, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
+    def forward(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+    def __call__(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+
+def linear_phuber_ce_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, tau: float | Tensor = 10.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+    """Partially Huberised cross-entropy: where(tau * p[y] > 1, -logp[y], 1 + log(tau) - tau * p[y])"""
+
+class LinearPHuberCELoss(Module):
+    tau: float | Tensor
+    weight: Tensor | None
+    softcap: float | None
+    temperature: float
+    shift: int
+    memory_budget: int | None
+    schedule: _Schedule
+    filter: bool
+    skip_ignored: bool | None
+    group: Group | None
+    ignore_index: int
+    reduction: _Reduction
+    backend: _Backend
+    def __init__(self, *, tau: float | Tensor = 10.0, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- poly1
 def poly1_loss(logits: Tensor, target: Tensor, *, epsilon: float | Tensor = 1.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
@@ -2444,6 +3156,46 @@ class LinearReverseKLLoss(Module):
     def __init__(self, *, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, group: Group | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+
+# ---- rince
+def rince_loss(logits: Tensor, target: Tensor, *, q: float | Tensor = 0.5, lam: float | Tensor = 0.01, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
+    """Robust InfoNCE, of a row of similarities: -exp(q * (logsumexp(x) + log(lam))) * expm1(q * (logp[y] - log(lam))) / q"""
+
+class RINCELoss(Module):
+    q: float | Tensor
+    lam: float | Tensor
+    weight: Tensor | None
+    ignore_index: int
+    reduction: _Reduction
+    backend: _Backend
+    inplace_grad: bool
+    class_dim: int | None
+    group: Group | None
+    def __init__(self, *, q: float | Tensor = 0.5, lam: float | Tensor = 0.01, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
+    def forward(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+    def __call__(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+
+def linear_rince_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, q: float | Tensor = 0.5, lam: float | Tensor = 0.01, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+    """Robust InfoNCE, of a row of similarities: -exp(q * (logsumexp(x) + log(lam))) * expm1(q * (logp[y] - log(lam))) / q"""
+
+class LinearRINCELoss(Module):
+    q: float | Tensor
+    lam: float | Tensor
+    weight: Tensor | None
+    softcap: float | None
+    temperature: float
+    shift: int
+    memory_budget: int | None
+    schedule: _Schedule
+    filter: bool
+    skip_ignored: bool | None
+    group: Group | None
+    ignore_index: int
+    reduction: _Reduction
+    backend: _Backend
+    def __init__(self, *, q: float | Tensor = 0.5, lam: float | Tensor = 0.01, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- rmt_symmetric_ce
 def rmt_symmetric_ce_loss(logits: Tensor, teacher: Tensor | Entries, *, alpha: float | Tensor = 0.5, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
@@ -2905,6 +3657,74 @@ class LinearSphericalLoss(Module):
     def __init__(self, *, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+
+# ---- squentropy
+def squentropy_loss(logits: Tensor, target: Tensor, *, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
+    """Squentropy, cross-entropy with the squares of the other logits: -logp[y] + mean(x**2, over=others)"""
+
+class SquentropyLoss(Module):
+    weight: Tensor | None
+    ignore_index: int
+    reduction: _Reduction
+    backend: _Backend
+    inplace_grad: bool
+    class_dim: int | None
+    group: Group | None
+    def __init__(self, *, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
+    def forward(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+    def __call__(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+
+def linear_squentropy_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+    """Squentropy, cross-entropy with the squares of the other logits: -logp[y] + mean(x**2, over=others)"""
+
+class LinearSquentropyLoss(Module):
+    weight: Tensor | None
+    softcap: float | None
+    temperature: float
+    shift: int
+    memory_budget: int | None
+    schedule: _Schedule
+    filter: bool
+    skip_ignored: bool | None
+    group: Group | None
+    ignore_index: int
+    reduction: _Reduction
+    backend: _Backend
+    def __init__(self, *, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+
+# ---- supcon
+def supcon_loss(logits: Tensor, positives: Tensor | Entries, *, tau: float | Tensor = 0.1, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
+    """Supervised contrastive loss, of a row of similarities: -sum(positives * log_softmax(x / tau)) / maximum(count, 1)"""
+
+class SupConLoss(Module):
+    tau: float | Tensor
+    reduction: _Reduction
+    backend: _Backend
+    inplace_grad: bool
+    class_dim: int | None
+    group: Group | None
+    def __init__(self, *, tau: float | Tensor = 0.1, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
+    def forward(self, logits: Tensor, positives: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+    def __call__(self, logits: Tensor, positives: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+
+def linear_supcon_loss(hidden: Tensor, linear_weight: Tensor, positives: Tensor | tuple[Tensor, ...] | Entries, *, tau: float | Tensor = 0.1, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, group: Group | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+    """Supervised contrastive loss, of a row of similarities: -sum(positives * log_softmax(x / tau)) / maximum(count, 1)"""
+
+class LinearSupConLoss(Module):
+    tau: float | Tensor
+    softcap: float | None
+    temperature: float
+    memory_budget: int | None
+    schedule: _Schedule
+    filter: bool
+    group: Group | None
+    reduction: _Reduction
+    backend: _Backend
+    def __init__(self, *, tau: float | Tensor = 0.1, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, group: Group | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def forward(self, hidden: Tensor, linear_weight: Tensor, positives: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def __call__(self, hidden: Tensor, linear_weight: Tensor, positives: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- switch_balance
 class SwitchBalanceParts(NamedTuple):
@@ -3468,3 +4288,33 @@ class LinearWestonWatkinsLoss(Module):
     def __init__(self, *, margin: float | Tensor = 1.0, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+
+# ---- zlpr
+def zlpr_loss(logits: Tensor, labels: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
+    """ZLPR, zero-bounded log-sum-exp and pairwise rank: log(1 + sum(labels * exp(-x))) + log(1 + sum((1 - labels) * exp(x)))"""
+
+class ZLPRLoss(Module):
+    reduction: _Reduction
+    backend: _Backend
+    inplace_grad: bool
+    class_dim: int | None
+    group: Group | None
+    def __init__(self, *, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
+    def forward(self, logits: Tensor, labels: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+    def __call__(self, logits: Tensor, labels: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
+
+def linear_zlpr_loss(hidden: Tensor, linear_weight: Tensor, labels: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, group: Group | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+    """ZLPR, zero-bounded log-sum-exp and pairwise rank: log(1 + sum(labels * exp(-x))) + log(1 + sum((1 - labels) * exp(x)))"""
+
+class LinearZLPRLoss(Module):
+    softcap: float | None
+    temperature: float
+    memory_budget: int | None
+    schedule: _Schedule
+    filter: bool
+    group: Group | None
+    reduction: _Reduction
+    backend: _Backend
+    def __init__(self, *, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, group: Group | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def forward(self, hidden: Tensor, linear_weight: Tensor, labels: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
+    def __call__(self, hidden: Tensor, linear_weight: Tensor, labels: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
