@@ -109,7 +109,7 @@ PINS = {
     "seesaw": (2, 4),
     "unlikelihood": (6, 8),
     "topk_reverse_kl": (7, 11),
-    "arcface": (0, 0),
+    "arcface": (1, 2),
     "circle_loss": (2, 5),
     "asl_multi_label": (1, 0),
     "zlpr": (4, 4),
