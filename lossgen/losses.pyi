@@ -365,7 +365,7 @@ class LinearArcFaceLoss(Module):
 
 # ---- asl_multi_label
 def asl_multi_label_loss(logits: Tensor, labels: Tensor | Entries, *, gamma_pos: float | Tensor = 1.0, gamma_neg: float | Tensor = 4.0, margin: float | Tensor = 0.05, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
-    """Asymmetric loss, several labels: -sum(labels * sigmoid(-x)**gamma_pos * log_sigmoid(x) + (1 - labels) * q**gamma_neg * log_rest)"""
+    """Asymmetric loss, several labels: -sum(focus * where(labels > 0, log_sigmoid(x), log_rest))"""
 
 class ASLMultiLabelLoss(Module):
     gamma_pos: float | Tensor
@@ -381,7 +381,7 @@ class ASLMultiLabelLoss(Module):
     def __call__(self, logits: Tensor, labels: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
 def linear_asl_multi_label_loss(hidden: Tensor, linear_weight: Tensor, labels: Tensor | tuple[Tensor, ...] | Entries, *, gamma_pos: float | Tensor = 1.0, gamma_neg: float | Tensor = 4.0, margin: float | Tensor = 0.05, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, group: Group | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
-    """Asymmetric loss, several labels: -sum(labels * sigmoid(-x)**gamma_pos * log_sigmoid(x) + (1 - labels) * q**gamma_neg * log_rest)"""
+    """Asymmetric loss, several labels: -sum(focus * where(labels > 0, log_sigmoid(x), log_rest))"""
 
 class LinearASLMultiLabelLoss(Module):
     gamma_pos: float | Tensor
@@ -597,7 +597,7 @@ class LinearBrierLoss(Module):
 
 # ---- ca_calibration
 def ca_calibration_loss(logits: Tensor, target: Tensor, *, T: float | Tensor = 1.0, omega: Tensor, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
-    """Correctness-aware calibration loss: omega * where(argmax(x) == index[y], (1 - q[y])**2, max(q)**2)"""
+    """Correctness-aware calibration loss: omega * where(argmax(x) == index[y], 1 - q[y], max(q))**2"""
 
 class CACalibrationLoss(Module):
     T: float | Tensor
@@ -613,7 +613,7 @@ class CACalibrationLoss(Module):
     def __call__(self, logits: Tensor, target: Tensor, *, omega: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
 def linear_ca_calibration_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, T: float | Tensor = 1.0, omega: Tensor, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
-    """Correctness-aware calibration loss: omega * where(argmax(x) == index[y], (1 - q[y])**2, max(q)**2)"""
+    """Correctness-aware calibration loss: omega * where(argmax(x) == index[y], 1 - q[y], max(q))**2"""
 
 class LinearCACalibrationLoss(Module):
     T: float | Tensor
@@ -889,7 +889,7 @@ class LinearCORALLoss(Module):
 
 # ---- corn
 def corn_loss(logits: Tensor, *, level: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
-    """CORN, conditional ordinal regression: sum(where(index <= level, softplus(where(index < level, -x, x)), 0))"""
+    """CORN, conditional ordinal regression: sum(softplus(where(index < level, -x, where(index > level, -1e30, x))))"""
 
 class CORNLoss(Module):
     reduction: _Reduction
@@ -902,7 +902,7 @@ class CORNLoss(Module):
     def __call__(self, logits: Tensor, *, level: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
 def linear_corn_loss(hidden: Tensor, linear_weight: Tensor, *, level: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, group: Group | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
-    """CORN, conditional ordinal regression: sum(where(index <= level, softplus(where(index < level, -x, x)), 0))"""
+    """CORN, conditional ordinal regression: sum(softplus(where(index < level, -x, where(index > level, -1e30, x))))"""
 
 class LinearCORNLoss(Module):
     softcap: float | None
@@ -1596,14 +1596,12 @@ class LinearEntropyMinLoss(Module):
     def __call__(self, hidden: Tensor, linear_weight: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
 # ---- eql_v2
-def eql_v2_loss(logits: Tensor, target: Tensor, *, alpha: float | Tensor = 4.0, gamma: float | Tensor = 12.0, mu: float | Tensor = 0.8, ratio: Tensor, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
-    """Equalization loss v2: (1 + alpha * sigmoid(-gamma * (ratio[y] - mu))) * softplus(-x[y]) + sum(share * softplus(x), over=others)"""
+def eql_v2_loss(logits: Tensor, target: Tensor, *, alpha: float | Tensor = 4.0, negative: Tensor, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
+    """Equalization loss v2: (1 + alpha * (1 - negative[y])) * softplus(-x[y]) + sum(negative * logaddexp(x, 0), over=others)"""
 
 class EQLv2Loss(Module):
     alpha: float | Tensor
-    gamma: float | Tensor
-    mu: float | Tensor
-    ratio: Tensor
+    negative: Tensor
     weight: Tensor | None
     ignore_index: int
     reduction: _Reduction
@@ -1611,18 +1609,16 @@ class EQLv2Loss(Module):
     inplace_grad: bool
     class_dim: int | None
     group: Group | None
-    def __init__(self, ratio: Tensor, *, alpha: float | Tensor = 4.0, gamma: float | Tensor = 12.0, mu: float | Tensor = 0.8, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
+    def __init__(self, negative: Tensor, *, alpha: float | Tensor = 4.0, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
     def forward(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_eql_v2_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, alpha: float | Tensor = 4.0, gamma: float | Tensor = 12.0, mu: float | Tensor = 0.8, ratio: Tensor, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
-    """Equalization loss v2: (1 + alpha * sigmoid(-gamma * (ratio[y] - mu))) * softplus(-x[y]) + sum(share * softplus(x), over=others)"""
+def linear_eql_v2_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, alpha: float | Tensor = 4.0, negative: Tensor, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+    """Equalization loss v2: (1 + alpha * (1 - negative[y])) * softplus(-x[y]) + sum(negative * logaddexp(x, 0), over=others)"""
 
 class LinearEQLv2Loss(Module):
     alpha: float | Tensor
-    gamma: float | Tensor
-    mu: float | Tensor
-    ratio: Tensor
+    negative: Tensor
     weight: Tensor | None
     softcap: float | None
     temperature: float
@@ -1635,7 +1631,7 @@ class LinearEQLv2Loss(Module):
     ignore_index: int
     reduction: _Reduction
     backend: _Backend
-    def __init__(self, ratio: Tensor, *, alpha: float | Tensor = 4.0, gamma: float | Tensor = 12.0, mu: float | Tensor = 0.8, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
+    def __init__(self, negative: Tensor, *, alpha: float | Tensor = 4.0, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 

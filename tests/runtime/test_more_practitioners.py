@@ -183,11 +183,8 @@ def _hybrid(x: Tensor, verifier: Tensor, eta: float = 3) -> Tensor:
     return share * (t.exp() * (t - x.log_softmax(1))).sum(1) + (1 - share) * (1 - accepted)
 
 
-def _eql(
-    x: Tensor, y: Tensor, ratio: Tensor, alpha: float = 4, gamma: float = 12, mu: float = 0.8
-) -> Tensor:
+def _eql(x: Tensor, y: Tensor, negative: Tensor, alpha: float = 4) -> Tensor:
     onehot = F.one_hot(y, V).double()
-    negative = (gamma * (ratio - mu)).sigmoid()
     weight = onehot * (1 + alpha * (1 - negative)) + (1 - onehot) * negative
     return (weight * F.binary_cross_entropy_with_logits(x, onehot, reduction="none")).sum(1)
 
@@ -251,7 +248,7 @@ CASES: dict[str, Case] = {
     "bias_loss": Case(_bias, (), {"variance": _row(5, 0, 1)}, ({"alpha": 2, "beta": 1},)),
     "lk_alpha": Case(lambda x, v: -_accepted(x, v).log(), (_matrix(4),), y=False),
     "lk_hybrid": Case(_hybrid, (_matrix(4),), {}, ({"eta": 0.5}, {"eta": 6}), False),
-    "eql_v2": Case(_eql, (), {"ratio": _row(3, 0, 2, V)}, ({"alpha": 1, "gamma": 4, "mu": 0.5},)),
+    "eql_v2": Case(_eql, (), {"negative": _row(3, 0, 1, V)}, ({"alpha": 1}, {"alpha": 0})),
     "corn": Case(_corn, (), LEVEL, y=False),
     "ca_calibration": Case(_calibration, (), {"omega": _row(9, 0, 1)}, ({"T": 0.3}, {"T": 5})),
 }
