@@ -65,11 +65,25 @@ def _constant(value: Fraction | float) -> Value:
 
 
 _MATH = {
-    name: f"math.{name}" for name in ("exp", "log", "log1p", "expm1", "sqrt", "tanh", "erf")
+    name: f"math.{name}"
+    for name in ("exp", "log", "log1p", "expm1", "sqrt", "sin", "cos", "tanh", "erf")
 } | {"abs": "abs", "minimum": "min", "maximum": "max"}
 _TORCH = {
     name: f"torch.{name}"
-    for name in ("exp", "log", "log1p", "expm1", "sqrt", "tanh", "abs", "relu", "sigmoid", "erf")
+    for name in (
+        "exp",
+        "log",
+        "log1p",
+        "expm1",
+        "sqrt",
+        "sin",
+        "cos",
+        "tanh",
+        "abs",
+        "relu",
+        "sigmoid",
+        "erf",
+    )
 } | {
     "sign": "torch.sign",
     "softplus": "F.softplus",
