@@ -112,7 +112,6 @@ PINS = {
     "arcface": (1, 2),
     "circle_loss": (2, 5),
     "asl_multi_label": (1, 0),
-    "zlpr": (4, 4),
     "evidential_mse": (2, 2),
     "evidential_log": (1, 1),
     "dual_focal": (2, 4),

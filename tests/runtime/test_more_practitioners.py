@@ -93,12 +93,6 @@ def _asl(
     return -(positive + (1 - labels) * shifted**gamma_neg * log_rest).sum(1)
 
 
-def _zlpr(x: Tensor, labels: Tensor) -> Tensor:
-    zero = torch.zeros(N, 1, dtype=x.dtype)
-    positive = torch.cat([zero, (-x).masked_fill(labels == 0, -math.inf)], 1).logsumexp(1)
-    return positive + torch.cat([zero, x.masked_fill(labels > 0, -math.inf)], 1).logsumexp(1)
-
-
 def _evidential_mse(x: Tensor, y: Tensor) -> Tensor:
     alpha = F.softplus(x) + 1
     moments = torch.distributions.Dirichlet(alpha)
@@ -229,7 +223,6 @@ CASES: dict[str, Case] = {
         ({"gamma_pos": 0, "gamma_neg": 2, "margin": 0.2}, {"gamma_pos": 2.5, "margin": 0}),
         False,
     ),
-    "zlpr": Case(_zlpr, (_labels(4),), y=False),
     "evidential_mse": Case(_evidential_mse),
     "evidential_log": Case(_evidential_log),
     "dual_focal": Case(_dual_focal, parameters=({"gamma": 1}, {"gamma": 2.5}, {"gamma": 0})),
