@@ -4284,33 +4284,3 @@ class LinearWestonWatkinsLoss(Module):
     def __init__(self, *, margin: float | Tensor = 1.0, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
-
-# ---- zlpr
-def zlpr_loss(logits: Tensor, labels: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
-    """ZLPR, zero-bounded log-sum-exp and pairwise rank: softplus(logsumexp(where(labels > 0, -x, -1e30))) + softplus(logsumexp(where(labels > 0, -1e30, x)))"""
-
-class ZLPRLoss(Module):
-    reduction: _Reduction
-    backend: _Backend
-    inplace_grad: bool
-    class_dim: int | None
-    group: Group | None
-    def __init__(self, *, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
-    def forward(self, logits: Tensor, labels: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
-    def __call__(self, logits: Tensor, labels: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
-
-def linear_zlpr_loss(hidden: Tensor, linear_weight: Tensor, labels: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, group: Group | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
-    """ZLPR, zero-bounded log-sum-exp and pairwise rank: softplus(logsumexp(where(labels > 0, -x, -1e30))) + softplus(logsumexp(where(labels > 0, -1e30, x)))"""
-
-class LinearZLPRLoss(Module):
-    softcap: float | None
-    temperature: float
-    memory_budget: int | None
-    schedule: _Schedule
-    filter: bool
-    group: Group | None
-    reduction: _Reduction
-    backend: _Backend
-    def __init__(self, *, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, group: Group | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
-    def forward(self, hidden: Tensor, linear_weight: Tensor, labels: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
-    def __call__(self, hidden: Tensor, linear_weight: Tensor, labels: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
