@@ -30,14 +30,26 @@ __all__ = ["DualFocalLoss", "LinearDualFocalLoss", "dual_focal_loss", "linear_du
 
 # ======================================================================================
 # Dual focal loss
-#   loss     = (exp(-L0 + where(eq(where(lt(x_y, x_y), x_y, -1000000000000000000000000000000),
-#       max0)*lt(index_y, index0) + lt(max0, where(lt(x_y, x_y), x_y,
-#       -1000000000000000000000000000000)), where(lt(x_y, x_y), x_y,
-#       -1000000000000000000000000000000), max0)) + sigmoid(z0))**u_gamma*softplus(z0)
-#   c0       = -u_gamma*exp(-L0 + where(eq(where(lt(x_y, x_y), x_y,
-#       -1000000000000000000000000000000), max0)*lt(index_y, index0) + lt(max0, where(lt(x_y,
-#       x_y), x_y, -1000000000000000000000000000000)), where(lt(x_y, x_y), x_y,
-#       -1000000000000000000000000000000), max0))*softplus(z0)*where(eq(exp(-L0 +
+#   loss     = (exp(-L0 + where(eq(where(lt(maximum(x_y, -1.0e+18), maximum(x_y, -1.0e+18)),
+#       maximum(x_y, -1.0e+18), -1000000000000000000000000000000), max0)*lt(index_y, index0) +
+#       lt(max0, where(lt(x_y, x_y), x_y, -1000000000000000000000000000000)), where(lt(x_y, x_y),
+#       x_y, -1000000000000000000000000000000), max0)) + sigmoid(z0))**u_gamma*softplus(z0)
+#   c0       = -u_gamma*exp(-L0 + where(eq(where(lt(maximum(x_y, -1.0e+18), maximum(x_y,
+#       -1.0e+18)), maximum(x_y, -1.0e+18), -1000000000000000000000000000000), max0)*lt(index_y,
+#       index0) + lt(max0, where(lt(x_y, x_y), x_y, -1000000000000000000000000000000)),
+#       where(lt(x_y, x_y), x_y, -1000000000000000000000000000000),
+#       max0))*softplus(z0)*where(eq(exp(-L0 + where(eq(where(lt(maximum(x_y, -1.0e+18),
+#       maximum(x_y, -1.0e+18)), maximum(x_y, -1.0e+18), -1000000000000000000000000000000),
+#       max0)*lt(index_y, index0) + lt(max0, where(lt(maximum(x_y, -1.0e+18), maximum(x_y,
+#       -1.0e+18)), maximum(x_y, -1.0e+18), -1000000000000000000000000000000)),
+#       where(lt(maximum(x_y, -1.0e+18), maximum(x_y, -1.0e+18)), maximum(x_y, -1.0e+18),
+#       -1000000000000000000000000000000), max0)) + sigmoid(z0), 0), eq(u_gamma - 1, 0), (exp(-L0
+#       + where(eq(where(lt(maximum(x_y, -1.0e+18), maximum(x_y, -1.0e+18)), maximum(x_y,
+#       -1.0e+18), -1000000000000000000000000000000), max0)*lt(index_y, index0) + lt(max0,
+#       where(lt(maximum(x_y, -1.0e+18), maximum(x_y, -1.0e+18)), maximum(x_y, -1.0e+18),
+#       -1000000000000000000000000000000)), where(lt(maximum(x_y, -1.0e+18), maximum(x_y,
+#       -1.0e+18)), maximum(x_y, -1.0e+18), -1000000000000000000000000000000), max0)) +
+#       sigmoid(z0))**(u_gamma - 1)) + u_gamma*sigmoid(-z0)*softplus(z0)*where(eq(exp(-L0 +
 #       where(eq(where(lt(maximum(x_y, -1.0e+18), maximum(x_y, -1.0e+18)), maximum(x_y, -1.0e+18),
 #       -1000000000000000000000000000000), max0)*lt(index_y, index0) + lt(max0,
 #       where(lt(maximum(x_y, -1.0e+18), maximum(x_y, -1.0e+18)), maximum(x_y, -1.0e+18),
@@ -48,28 +60,18 @@ __all__ = ["DualFocalLoss", "LinearDualFocalLoss", "dual_focal_loss", "linear_du
 #       max0)*lt(index_y, index0) + lt(max0, where(lt(maximum(x_y, -1.0e+18), maximum(x_y,
 #       -1.0e+18)), maximum(x_y, -1.0e+18), -1000000000000000000000000000000)),
 #       where(lt(maximum(x_y, -1.0e+18), maximum(x_y, -1.0e+18)), maximum(x_y, -1.0e+18),
-#       -1000000000000000000000000000000), max0)) + sigmoid(z0))**(u_gamma - 1)) +
-#       u_gamma*sigmoid(-z0)*softplus(z0)*where(eq(exp(-L0 + where(eq(where(lt(maximum(x_y,
-#       -1.0e+18), maximum(x_y, -1.0e+18)), maximum(x_y, -1.0e+18),
-#       -1000000000000000000000000000000), max0)*lt(index_y, index0) + lt(max0,
-#       where(lt(maximum(x_y, -1.0e+18), maximum(x_y, -1.0e+18)), maximum(x_y, -1.0e+18),
-#       -1000000000000000000000000000000)), where(lt(maximum(x_y, -1.0e+18), maximum(x_y,
-#       -1.0e+18)), maximum(x_y, -1.0e+18), -1000000000000000000000000000000), max0)) +
-#       sigmoid(z0), 0), eq(u_gamma - 1, 0), (exp(-L0 + where(eq(where(lt(maximum(x_y, -1.0e+18),
-#       maximum(x_y, -1.0e+18)), maximum(x_y, -1.0e+18), -1000000000000000000000000000000),
-#       max0)*lt(index_y, index0) + lt(max0, where(lt(maximum(x_y, -1.0e+18), maximum(x_y,
-#       -1.0e+18)), maximum(x_y, -1.0e+18), -1000000000000000000000000000000)),
-#       where(lt(maximum(x_y, -1.0e+18), maximum(x_y, -1.0e+18)), maximum(x_y, -1.0e+18),
 #       -1000000000000000000000000000000), max0)) + sigmoid(z0))**(u_gamma - 1)) + (exp(-L0 +
-#       where(eq(where(lt(x_y, x_y), x_y, -1000000000000000000000000000000), max0)*lt(index_y,
-#       index0) + lt(max0, where(lt(x_y, x_y), x_y, -1000000000000000000000000000000)),
-#       where(lt(x_y, x_y), x_y, -1000000000000000000000000000000), max0)) + sigmoid(z0))**u_gamma
-#   c1       = u_gamma*exp(-L0 + where(eq(where(lt(x_y, x_y), x_y,
+#       where(eq(where(lt(maximum(x_y, -1.0e+18), maximum(x_y, -1.0e+18)), maximum(x_y, -1.0e+18),
 #       -1000000000000000000000000000000), max0)*lt(index_y, index0) + lt(max0, where(lt(x_y,
 #       x_y), x_y, -1000000000000000000000000000000)), where(lt(x_y, x_y), x_y,
-#       -1000000000000000000000000000000), max0))*softplus(z0)*where(eq(where(lt(x_y, x_y), x_y,
-#       -1000000000000000000000000000000), max0)*lt(index_y, index0) + lt(max0, where(lt(x_y,
-#       x_y), x_y, -1000000000000000000000000000000)), 0, 1)*where(eq(exp(-L0 +
+#       -1000000000000000000000000000000), max0)) + sigmoid(z0))**u_gamma
+#   c1       = u_gamma*exp(-L0 + where(eq(where(lt(maximum(x_y, -1.0e+18), maximum(x_y,
+#       -1.0e+18)), maximum(x_y, -1.0e+18), -1000000000000000000000000000000), max0)*lt(index_y,
+#       index0) + lt(max0, where(lt(x_y, x_y), x_y, -1000000000000000000000000000000)),
+#       where(lt(x_y, x_y), x_y, -1000000000000000000000000000000),
+#       max0))*softplus(z0)*where(eq(where(lt(x_y, x_y), x_y, -1000000000000000000000000000000),
+#       max0)*lt(index_y, index0) + lt(max0, where(lt(x_y, x_y), x_y,
+#       -1000000000000000000000000000000)), 0, 1)*where(eq(exp(-L0 +
 #       where(eq(where(lt(maximum(x_y, -1.0e+18), maximum(x_y, -1.0e+18)), maximum(x_y, -1.0e+18),
 #       -1000000000000000000000000000000), max0)*lt(index_y, index0) + lt(max0,
 #       where(lt(maximum(x_y, -1.0e+18), maximum(x_y, -1.0e+18)), maximum(x_y, -1.0e+18),
@@ -82,11 +84,12 @@ __all__ = ["DualFocalLoss", "LinearDualFocalLoss", "dual_focal_loss", "linear_du
 #       where(lt(maximum(x_y, -1.0e+18), maximum(x_y, -1.0e+18)), maximum(x_y, -1.0e+18),
 #       -1000000000000000000000000000000), max0)) + sigmoid(z0))**(u_gamma - 1))
 #   dloss/dx = c0*exp(logp0) + where(ne(c1, 0), c1*is_max0*where(lt(x, x_y), 1, 0), 0)
-#   dloss/dx_y = -u_gamma*exp(-L0 + where(eq(where(lt(x_y, x_y), x_y,
-#       -1000000000000000000000000000000), max0)*lt(index_y, index0) + lt(max0, where(lt(x_y,
-#       x_y), x_y, -1000000000000000000000000000000)), where(lt(x_y, x_y), x_y,
-#       -1000000000000000000000000000000), max0))*sigmoid(-z0)*softplus(z0)*where(eq(exp(-L0 +
-#       where(eq(where(lt(maximum(x_y, -1.0e+18), maximum(x_y, -1.0e+18)), maximum(x_y, -1.0e+18),
+#   dloss/dx_y = -u_gamma*exp(-L0 + where(eq(where(lt(maximum(x_y, -1.0e+18), maximum(x_y,
+#       -1.0e+18)), maximum(x_y, -1.0e+18), -1000000000000000000000000000000), max0)*lt(index_y,
+#       index0) + lt(max0, where(lt(x_y, x_y), x_y, -1000000000000000000000000000000)),
+#       where(lt(x_y, x_y), x_y, -1000000000000000000000000000000),
+#       max0))*sigmoid(-z0)*softplus(z0)*where(eq(exp(-L0 + where(eq(where(lt(maximum(x_y,
+#       -1.0e+18), maximum(x_y, -1.0e+18)), maximum(x_y, -1.0e+18),
 #       -1000000000000000000000000000000), max0)*lt(index_y, index0) + lt(max0,
 #       where(lt(maximum(x_y, -1.0e+18), maximum(x_y, -1.0e+18)), maximum(x_y, -1.0e+18),
 #       -1000000000000000000000000000000)), where(lt(maximum(x_y, -1.0e+18), maximum(x_y,
@@ -97,15 +100,15 @@ __all__ = ["DualFocalLoss", "LinearDualFocalLoss", "dual_focal_loss", "linear_du
 #       -1.0e+18)), maximum(x_y, -1.0e+18), -1000000000000000000000000000000)),
 #       where(lt(maximum(x_y, -1.0e+18), maximum(x_y, -1.0e+18)), maximum(x_y, -1.0e+18),
 #       -1000000000000000000000000000000), max0)) + sigmoid(z0))**(u_gamma - 1)) + u_gamma*exp(-L0
-#       + where(eq(where(lt(x_y, x_y), x_y, -1000000000000000000000000000000), max0)*lt(index_y,
-#       index0) + lt(max0, where(lt(x_y, x_y), x_y, -1000000000000000000000000000000)),
-#       where(lt(x_y, x_y), x_y, -1000000000000000000000000000000),
-#       max0))*softplus(z0)*where(eq(where(lt(x_y, x_y), x_y, -1000000000000000000000000000000),
-#       max0)*lt(index_y, index0) + lt(max0, where(lt(x_y, x_y), x_y,
-#       -1000000000000000000000000000000)), where(lt(x_y, x_y), 1, 0), 0)*where(eq(exp(-L0 +
-#       where(eq(where(lt(maximum(x_y, -1.0e+18), maximum(x_y, -1.0e+18)), maximum(x_y, -1.0e+18),
-#       -1000000000000000000000000000000), max0)*lt(index_y, index0) + lt(max0,
-#       where(lt(maximum(x_y, -1.0e+18), maximum(x_y, -1.0e+18)), maximum(x_y, -1.0e+18),
+#       + where(eq(where(lt(maximum(x_y, -1.0e+18), maximum(x_y, -1.0e+18)), maximum(x_y,
+#       -1.0e+18), -1000000000000000000000000000000), max0)*lt(index_y, index0) + lt(max0,
+#       where(lt(x_y, x_y), x_y, -1000000000000000000000000000000)), where(lt(x_y, x_y), x_y,
+#       -1000000000000000000000000000000), max0))*softplus(z0)*where(eq(where(lt(x_y, x_y), x_y,
+#       -1000000000000000000000000000000), max0)*lt(index_y, index0) + lt(max0, where(lt(x_y,
+#       x_y), x_y, -1000000000000000000000000000000)), where(lt(x_y, x_y), 1, 0),
+#       0)*where(eq(exp(-L0 + where(eq(where(lt(maximum(x_y, -1.0e+18), maximum(x_y, -1.0e+18)),
+#       maximum(x_y, -1.0e+18), -1000000000000000000000000000000), max0)*lt(index_y, index0) +
+#       lt(max0, where(lt(maximum(x_y, -1.0e+18), maximum(x_y, -1.0e+18)), maximum(x_y, -1.0e+18),
 #       -1000000000000000000000000000000)), where(lt(maximum(x_y, -1.0e+18), maximum(x_y,
 #       -1.0e+18)), maximum(x_y, -1.0e+18), -1000000000000000000000000000000), max0)) +
 #       sigmoid(z0), 0), eq(u_gamma - 1, 0), (exp(-L0 + where(eq(where(lt(maximum(x_y, -1.0e+18),
@@ -194,9 +197,15 @@ def _finish(x_y, index_y, u_gamma, m0, a0, max0, index0):
     lam0 = tl.where(z0 > 0.0, la0 + dl.softplus(-z0), dl.softplus(z0) - (m0 - ly0))
     L0 = m0 + lam0
     w0 = dl.where(dl.lt(x_y, x_y), x_y, -1e30)
+    w1 = dl.maximum(x_y, -1e18)
     loss = dl.power(
         dl.exp_accurate(
-            dl.where(dl.eq(w0, max0) * dl.lt(index_y, index0) + dl.lt(max0, w0), w0, max0) - L0
+            dl.where(
+                dl.eq(dl.where(dl.lt(w1, w1), w1, -1e30), max0) * dl.lt(index_y, index0)
+                + dl.lt(max0, w0),
+                w0, max0,
+            )
+            - L0
         )
         + dl.sigmoid(z0),
         u_gamma,
@@ -215,25 +224,27 @@ def _coefficients(x_y, index_y, u_gamma, m0, la0, max0, index0):
     w0 = dl.sigmoid(zc0)
     w1 = dl.lt(x_y, x_y)
     w2 = dl.where(w1, x_y, -1e30)
-    w3 = dl.lt(index_y, index0)
-    w4 = dl.lt(max0, w2) + w3 * dl.eq(w2, max0)
-    w5 = dl.exp_accurate(dl.where(w4, w2, max0) - L0)
-    w6 = dl.softplus(zc0)
-    w7 = dl.maximum(x_y, -1e18)
-    w8 = dl.where(dl.lt(w7, w7), w7, -1e30)
-    w9 = dl.exp_accurate(dl.where(dl.lt(max0, w8) + w3 * dl.eq(w8, max0), w8, max0) - L0) + w0
-    w10 = u_gamma - 1.0
-    w11 = dl.where(dl.eq(w9, 0.0), dl.eq(w10, 0.0), dl.power(w9, w10))
-    w12 = w11 * w6 * u_gamma
-    w13 = w12 * dl.sigmoid(-zc0)
-    w14 = w12 * w5
-    c0 = dl.power(w0 + w5, u_gamma) + w13 - w14
-    c1 = w14 * dl.where(w4, 0.0, 1.0)
+    w3 = dl.lt(max0, w2)
+    w4 = dl.lt(index_y, index0)
+    w5 = dl.maximum(x_y, -1e18)
+    w6 = dl.where(dl.lt(w5, w5), w5, -1e30)
+    w7 = w4 * dl.eq(w6, max0)
+    w8 = dl.exp_accurate(dl.where(w3 + w7, w2, max0) - L0)
+    w9 = dl.softplus(zc0)
+    w10 = dl.exp_accurate(dl.where(dl.lt(max0, w6) + w7, w6, max0) - L0) + w0
+    w11 = u_gamma - 1.0
+    w12 = dl.where(dl.eq(w10, 0.0), dl.eq(w11, 0.0), dl.power(w10, w11))
+    w13 = w12 * w9 * u_gamma
+    w14 = w13 * dl.sigmoid(-zc0)
+    w15 = w13 * w8
+    w16 = w3 + w4 * dl.eq(w2, max0)
+    c0 = dl.power(w0 + w8, u_gamma) + w14 - w15
+    c1 = w15 * dl.where(w16, 0.0, 1.0)
     grad_x_y = (
-        w11 * w5 * w6 * u_gamma * dl.where(w4, dl.where(w1, 1.0, 0.0), 0.0)
-        - w0 * w13
-        - w0 * dl.power(w9, u_gamma)
-        - w13 * w5
+        w12 * w8 * w9 * u_gamma * dl.where(w16, dl.where(w1, 1.0, 0.0), 0.0)
+        - w0 * dl.power(w10, u_gamma)
+        - w0 * w14
+        - w14 * w8
     )
     pinv0 = tl.where(la0 == float("-inf"), 0.0, dl.exp_accurate(-lam0))
     return c0, c1, grad_x_y, m0, pinv0, index0
@@ -421,8 +432,16 @@ def _torch_rows(x, y, u_gamma, g=None):
     lam0 = torch.where(z0 > 0.0, la0 + el.softplus(-z0), el.softplus(z0) - (m0 - ly0))
     L0 = m0 + lam0
     w0 = el.where(el.lt(x_y, x_y), x_y, -1e30)
+    w1 = el.maximum(x_y, -1e18)
     loss = el.power(
-        el.exp(el.where(el.eq(w0, max0) * el.lt(index_y, index0) + el.lt(max0, w0), w0, max0) - L0)
+        el.exp(
+            el.where(
+                el.eq(el.where(el.lt(w1, w1), w1, -1e30), max0) * el.lt(index_y, index0)
+                + el.lt(max0, w0),
+                w0, max0,
+            )
+            - L0
+        )
         + el.sigmoid(z0),
         u_gamma,
     ) * el.softplus(z0)
@@ -432,25 +451,27 @@ def _torch_rows(x, y, u_gamma, g=None):
     w0 = el.sigmoid(zc0)
     w1 = el.lt(x_y, x_y)
     w2 = el.where(w1, x_y, -1e30)
-    w3 = el.lt(index_y, index0)
-    w4 = el.lt(max0, w2) + w3 * el.eq(w2, max0)
-    w5 = el.exp(el.where(w4, w2, max0) - L0)
-    w6 = el.softplus(zc0)
-    w7 = el.maximum(x_y, -1e18)
-    w8 = el.where(el.lt(w7, w7), w7, -1e30)
-    w9 = el.exp(el.where(el.lt(max0, w8) + w3 * el.eq(w8, max0), w8, max0) - L0) + w0
-    w10 = u_gamma - 1.0
-    w11 = el.where(el.eq(w9, 0.0), el.eq(w10, 0.0), el.power(w9, w10))
-    w12 = w11 * w6 * u_gamma
-    w13 = w12 * el.sigmoid(-zc0)
-    w14 = w12 * w5
-    c0 = el.power(w0 + w5, u_gamma) + w13 - w14
-    c1 = w14 * el.where(w4, 0.0, 1.0)
+    w3 = el.lt(max0, w2)
+    w4 = el.lt(index_y, index0)
+    w5 = el.maximum(x_y, -1e18)
+    w6 = el.where(el.lt(w5, w5), w5, -1e30)
+    w7 = w4 * el.eq(w6, max0)
+    w8 = el.exp(el.where(w3 + w7, w2, max0) - L0)
+    w9 = el.softplus(zc0)
+    w10 = el.exp(el.where(el.lt(max0, w6) + w7, w6, max0) - L0) + w0
+    w11 = u_gamma - 1.0
+    w12 = el.where(el.eq(w10, 0.0), el.eq(w11, 0.0), el.power(w10, w11))
+    w13 = w12 * w9 * u_gamma
+    w14 = w13 * el.sigmoid(-zc0)
+    w15 = w13 * w8
+    w16 = w3 + w4 * el.eq(w2, max0)
+    c0 = el.power(w0 + w8, u_gamma) + w14 - w15
+    c1 = w15 * el.where(w16, 0.0, 1.0)
     grad_x_y = (
-        w11 * w5 * w6 * u_gamma * el.where(w4, el.where(w1, 1.0, 0.0), 0.0)
-        - w0 * w13
-        - w0 * el.power(w9, u_gamma)
-        - w13 * w5
+        w12 * w8 * w9 * u_gamma * el.where(w16, el.where(w1, 1.0, 0.0), 0.0)
+        - w0 * el.power(w10, u_gamma)
+        - w0 * w14
+        - w14 * w8
     )
     pinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0))
     is_max0 = torch.where(cols == index0, 1.0, 0.0).to(x.dtype)
@@ -477,25 +498,27 @@ def _torch_backward(x, y, u_gamma, saved, g):
     w0 = el.sigmoid(zc0)
     w1 = el.lt(x_y, x_y)
     w2 = el.where(w1, x_y, -1e30)
-    w3 = el.lt(index_y, index0)
-    w4 = el.lt(max0, w2) + w3 * el.eq(w2, max0)
-    w5 = el.exp(el.where(w4, w2, max0) - L0)
-    w6 = el.softplus(zc0)
-    w7 = el.maximum(x_y, -1e18)
-    w8 = el.where(el.lt(w7, w7), w7, -1e30)
-    w9 = el.exp(el.where(el.lt(max0, w8) + w3 * el.eq(w8, max0), w8, max0) - L0) + w0
-    w10 = u_gamma - 1.0
-    w11 = el.where(el.eq(w9, 0.0), el.eq(w10, 0.0), el.power(w9, w10))
-    w12 = w11 * w6 * u_gamma
-    w13 = w12 * el.sigmoid(-zc0)
-    w14 = w12 * w5
-    c0 = el.power(w0 + w5, u_gamma) + w13 - w14
-    c1 = w14 * el.where(w4, 0.0, 1.0)
+    w3 = el.lt(max0, w2)
+    w4 = el.lt(index_y, index0)
+    w5 = el.maximum(x_y, -1e18)
+    w6 = el.where(el.lt(w5, w5), w5, -1e30)
+    w7 = w4 * el.eq(w6, max0)
+    w8 = el.exp(el.where(w3 + w7, w2, max0) - L0)
+    w9 = el.softplus(zc0)
+    w10 = el.exp(el.where(el.lt(max0, w6) + w7, w6, max0) - L0) + w0
+    w11 = u_gamma - 1.0
+    w12 = el.where(el.eq(w10, 0.0), el.eq(w11, 0.0), el.power(w10, w11))
+    w13 = w12 * w9 * u_gamma
+    w14 = w13 * el.sigmoid(-zc0)
+    w15 = w13 * w8
+    w16 = w3 + w4 * el.eq(w2, max0)
+    c0 = el.power(w0 + w8, u_gamma) + w14 - w15
+    c1 = w15 * el.where(w16, 0.0, 1.0)
     grad_x_y = (
-        w11 * w5 * w6 * u_gamma * el.where(w4, el.where(w1, 1.0, 0.0), 0.0)
-        - w0 * w13
-        - w0 * el.power(w9, u_gamma)
-        - w13 * w5
+        w12 * w8 * w9 * u_gamma * el.where(w16, el.where(w1, 1.0, 0.0), 0.0)
+        - w0 * el.power(w10, u_gamma)
+        - w0 * w14
+        - w14 * w8
     )
     pinv0 = torch.where(la0 == float("-inf"), 0.0, el.exp(-lam0))
     is_max0 = torch.where(cols == index0, 1.0, 0.0).to(x.dtype)
@@ -554,8 +577,9 @@ ROW_VALUES
         double lam0 = (z0 > 0.0 ? la0 + f_softplus(-z0) : f_softplus(z0) - (m0 - ly0));
         double L0 = m0 + lam0;
         double w0 = (f_lt(x_y, x_y) ? x_y : -1e+30);
-        loss = f_power(f_exp((f_eq(w0, max0) * f_lt(index_y, index0) + f_lt(max0, w0) ? w0 : max0) -
-            L0) + f_sigmoid(z0), u_gamma) * f_softplus(z0);
+        double w1 = f_maximum(x_y, -1e+18);
+        loss = f_power(f_exp((f_eq((f_lt(w1, w1) ? w1 : -1e+30), max0) * f_lt(index_y, index0) +
+            f_lt(max0, w0) ? w0 : max0) - L0) + f_sigmoid(z0), u_gamma) * f_softplus(z0);
     }
     if (mode != FORWARD) {
         double ly0 = x_y;
@@ -566,22 +590,24 @@ ROW_VALUES
         double w0 = f_sigmoid(zc0);
         double w1 = f_lt(x_y, x_y);
         double w2 = (w1 ? x_y : -1e+30);
-        double w3 = f_lt(index_y, index0);
-        double w4 = f_lt(max0, w2) + w3 * f_eq(w2, max0);
-        double w5 = f_exp((w4 ? w2 : max0) - L0);
-        double w6 = f_softplus(zc0);
-        double w7 = f_maximum(x_y, -1e+18);
-        double w8 = (f_lt(w7, w7) ? w7 : -1e+30);
-        double w9 = f_exp((f_lt(max0, w8) + w3 * f_eq(w8, max0) ? w8 : max0) - L0) + w0;
-        double w10 = u_gamma - 1.0;
-        double w11 = (f_eq(w9, 0.0) ? f_eq(w10, 0.0) : f_power(w9, w10));
-        double w12 = w11 * w6 * u_gamma;
-        double w13 = w12 * f_sigmoid(-zc0);
-        double w14 = w12 * w5;
-        c0 = f_power(w0 + w5, u_gamma) + w13 - w14;
-        c1 = w14 * (w4 ? 0.0 : 1.0);
-        grad_x_y = w11 * w5 * w6 * u_gamma * (w4 ? (w1 ? 1.0 : 0.0) : 0.0) - w0 * w13 - w0 *
-            f_power(w9, u_gamma) - w13 * w5;
+        double w3 = f_lt(max0, w2);
+        double w4 = f_lt(index_y, index0);
+        double w5 = f_maximum(x_y, -1e+18);
+        double w6 = (f_lt(w5, w5) ? w5 : -1e+30);
+        double w7 = w4 * f_eq(w6, max0);
+        double w8 = f_exp((w3 + w7 ? w2 : max0) - L0);
+        double w9 = f_softplus(zc0);
+        double w10 = f_exp((f_lt(max0, w6) + w7 ? w6 : max0) - L0) + w0;
+        double w11 = u_gamma - 1.0;
+        double w12 = (f_eq(w10, 0.0) ? f_eq(w11, 0.0) : f_power(w10, w11));
+        double w13 = w12 * w9 * u_gamma;
+        double w14 = w13 * f_sigmoid(-zc0);
+        double w15 = w13 * w8;
+        double w16 = w3 + w4 * f_eq(w2, max0);
+        c0 = f_power(w0 + w8, u_gamma) + w14 - w15;
+        c1 = w15 * (w16 ? 0.0 : 1.0);
+        grad_x_y = w12 * w8 * w9 * u_gamma * (w16 ? (w1 ? 1.0 : 0.0) : 0.0) - w0 * f_power(w10,
+            u_gamma) - w0 * w14 - w14 * w8;
         pinv0 = (la0 == -INFINITY ? 0.0 : f_exp(-lam0));
     }
 ROW_VALUES_END

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+import lossgen
 from lossgen import losses
 
 N, V = 5, 6
@@ -283,7 +284,7 @@ def test_scores_of_min_k(backend: str) -> None:
         exact = (_matrix(1) * spread).float().double().requires_grad_()
         wanted = _scores(exact, TARGET)
         x = exact.detach().float().requires_grad_()
-        found = losses.min_k(x, TARGET, backend=backend)
+        found = lossgen.load("min_k").min_k(x, TARGET, backend=backend)
         for a, b in zip((found.logp, found.score), wanted, strict=True):
             torch.testing.assert_close(a.double(), b, rtol=2e-5, atol=2e-6)
             (grad,) = torch.autograd.grad(a.sum(), x, retain_graph=True)
@@ -294,7 +295,7 @@ def test_scores_of_min_k(backend: str) -> None:
 @pytest.mark.parametrize("row", [torch.zeros(V), torch.tensor([40.0, 0, 0, 0, 0, 0])])
 def test_scores_of_min_k_without_a_deviation_are_zero(row: Tensor) -> None:
     x = row.repeat(1, 1).requires_grad_()
-    found = losses.min_k(x, torch.tensor([0]), backend="torch")
+    found = lossgen.load("min_k").min_k(x, torch.tensor([0]), backend="torch")
     (grad,) = torch.autograd.grad(found.score.sum(), x)
     assert found.score.item() == 0
     assert not grad.any()
