@@ -519,8 +519,8 @@ class LinearBalancedSoftmaxLoss(Module):
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
-# ---- bias_loss
-def bias_loss_loss(logits: Tensor, target: Tensor, *, alpha: float | Tensor = 0.3, beta: float | Tensor = 0.3, variance: Tensor, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
+# ---- bias
+def bias_loss(logits: Tensor, target: Tensor, *, alpha: float | Tensor = 0.3, beta: float | Tensor = 0.3, variance: Tensor, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """Bias loss, cross-entropy weighed by the variance of the features: -(exp(alpha * variance) - beta) * logp[y]"""
 
 class BiasLoss(Module):
@@ -537,7 +537,7 @@ class BiasLoss(Module):
     def forward(self, logits: Tensor, target: Tensor, *, variance: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor, *, variance: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_bias_loss_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, alpha: float | Tensor = 0.3, beta: float | Tensor = 0.3, variance: Tensor, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_bias_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, alpha: float | Tensor = 0.3, beta: float | Tensor = 0.3, variance: Tensor, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Bias loss, cross-entropy weighed by the variance of the features: -(exp(alpha * variance) - beta) * logp[y]"""
 
 class LinearBiasLoss(Module):
@@ -633,8 +633,8 @@ class LinearCACalibrationLoss(Module):
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, omega: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, omega: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
-# ---- circle_loss
-def circle_loss_loss(logits: Tensor, positives: Tensor | Entries, *, m: float | Tensor = 0.25, gamma: float | Tensor = 256.0, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
+# ---- circle
+def circle_loss(logits: Tensor, positives: Tensor | Entries, *, m: float | Tensor = 0.25, gamma: float | Tensor = 256.0, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """Circle loss, of a row of similarities: softplus(logsumexp(where(x > -1e4, within, -1e30)) + logsumexp(where(x > -1e4, between, -1e30)))"""
 
 class CircleLoss(Module):
@@ -649,7 +649,7 @@ class CircleLoss(Module):
     def forward(self, logits: Tensor, positives: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, positives: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_circle_loss_loss(hidden: Tensor, linear_weight: Tensor, positives: Tensor | tuple[Tensor, ...] | Entries, *, m: float | Tensor = 0.25, gamma: float | Tensor = 256.0, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, group: Group | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_circle_loss(hidden: Tensor, linear_weight: Tensor, positives: Tensor | tuple[Tensor, ...] | Entries, *, m: float | Tensor = 0.25, gamma: float | Tensor = 256.0, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, group: Group | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Circle loss, of a row of similarities: softplus(logsumexp(where(x > -1e4, within, -1e30)) + logsumexp(where(x > -1e4, between, -1e30)))"""
 
 class LinearCircleLoss(Module):

@@ -214,7 +214,7 @@ POLICY = {"advantage": _row(7, -2, 2), "old_logp": _row(8, -3, -0.1)}
 LEVEL = {"level": torch.tensor([0.0, 1.0, 3.0, 6.0, 5.0])}
 CASES: dict[str, Case] = {
     "arcface": Case(_arcface, parameters=({"s": 8, "m": 0.2}, {"s": 1, "m": 0}), rows=_cosines),
-    "circle_loss": Case(
+    "circle": Case(
         _circle, (_labels(2),), {}, ({"m": 0.1, "gamma": 16}, {"m": 0.5}), False, _cosines
     ),
     "asl_multi_label": Case(
@@ -239,7 +239,7 @@ CASES: dict[str, Case] = {
     "dft": Case(lambda x, y: -_logp(x, y).exp().detach() * _logp(x, y)),
     "npo": Case(_npo, (), {"ref_logp": _row(6, -3, -0.1)}, ({"beta": 1}, {"beta": 4})),
     "clip_cov": Case(_clip_cov, (), {**POLICY, **SELECTED}, ({"low": 0.5, "high": 0.3},)),
-    "bias_loss": Case(_bias, (), {"variance": _row(5, 0, 1)}, ({"alpha": 2, "beta": 1},)),
+    "bias": Case(_bias, (), {"variance": _row(5, 0, 1)}, ({"alpha": 2, "beta": 1},)),
     "lk_alpha": Case(lambda x, v: -_accepted(x, v).log(), (_matrix(4),), y=False),
     "lk_hybrid": Case(_hybrid, (_matrix(4),), {}, ({"eta": 0.5}, {"eta": 6}), False),
     "eql_v2": Case(_eql, (), {"negative": _row(3, 0, 1, V)}, ({"alpha": 1}, {"alpha": 0})),
