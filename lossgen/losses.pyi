@@ -519,8 +519,8 @@ class LinearBalancedSoftmaxLoss(Module):
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
-# ---- bias
-def bias_loss(logits: Tensor, target: Tensor, *, alpha: float | Tensor = 0.3, beta: float | Tensor = 0.3, variance: Tensor, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
+# ---- bias_weighted
+def bias_weighted_loss(logits: Tensor, target: Tensor, *, alpha: float | Tensor = 0.3, beta: float | Tensor = 0.3, variance: Tensor, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """Bias loss, cross-entropy weighed by the variance of the features: -(exp(alpha * variance) - beta) * logp[y]"""
 
 class BiasLoss(Module):
@@ -537,7 +537,7 @@ class BiasLoss(Module):
     def forward(self, logits: Tensor, target: Tensor, *, variance: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
     def __call__(self, logits: Tensor, target: Tensor, *, variance: Tensor, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
-def linear_bias_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, alpha: float | Tensor = 0.3, beta: float | Tensor = 0.3, variance: Tensor, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
+def linear_bias_weighted_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, alpha: float | Tensor = 0.3, beta: float | Tensor = 0.3, variance: Tensor, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
     """Bias loss, cross-entropy weighed by the variance of the features: -(exp(alpha * variance) - beta) * logp[y]"""
 
 class LinearBiasLoss(Module):

@@ -126,7 +126,7 @@ PINS = {
     "npo": (1, 2),
     "clip_cov": (1, 2),
     "min_k": (3, 4),
-    "bias": (1, 2),
+    "bias_weighted": (1, 2),
     "lk_alpha": (4, 7),
     "lk_hybrid": (5, 7),
     "eql_v2": (1, 0),

@@ -239,7 +239,7 @@ CASES: dict[str, Case] = {
     "dft": Case(lambda x, y: -_logp(x, y).exp().detach() * _logp(x, y)),
     "npo": Case(_npo, (), {"ref_logp": _row(6, -3, -0.1)}, ({"beta": 1}, {"beta": 4})),
     "clip_cov": Case(_clip_cov, (), {**POLICY, **SELECTED}, ({"low": 0.5, "high": 0.3},)),
-    "bias": Case(_bias, (), {"variance": _row(5, 0, 1)}, ({"alpha": 2, "beta": 1},)),
+    "bias_weighted": Case(_bias, (), {"variance": _row(5, 0, 1)}, ({"alpha": 2, "beta": 1},)),
     "lk_alpha": Case(lambda x, v: -_accepted(x, v).log(), (_matrix(4),), y=False),
     "lk_hybrid": Case(_hybrid, (_matrix(4),), {}, ({"eta": 0.5}, {"eta": 6}), False),
     "eql_v2": Case(_eql, (), {"negative": _row(3, 0, 1, V)}, ({"alpha": 1}, {"alpha": 0})),
