@@ -88,6 +88,7 @@ class RowScalars:
         """The row scalars of the gradient; ``saved``: from what the forward stored."""
         model, stable = self.model, self.model.plan.stable
         wanted = self._tops() | self._of_exponents
+        wanted |= symbols_of(g.expr for g in model.gradients) & {f.L for f in model.forms}
         targets: list[tuple[str, Expr]] = []
         for scalar in model.plan.coefficients:
             wanted |= scalar.expr.free_symbols
