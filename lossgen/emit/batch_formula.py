@@ -108,7 +108,7 @@ class _Text:
             case NameKind.CONSTANT:
                 return "3.141592653589793"
             case NameKind.INDEX:
-                return "torch.arange(int(V), dtype=n.dtype, device=n.device)[None]"
+                return "torch.arange(V, dtype=n.dtype, device=n.device)[None]"
         return spelled(expr.name)
 
     def _product(self, expr: Binary) -> str:

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 from sympy import Add, Expr, Integer, Rational, Symbol, exp, expand, log, oo, pi, sympify
 
-from lossgen.errors import CompileError, LossgenError
+from lossgen.errors import LossgenError
 from lossgen.ir.check import defined
 from lossgen.ir.ops import OPS, acosh, asinh, compare, log1p, log_sigmoid, sgn
 from lossgen.ir.piecewise import where
@@ -24,6 +24,7 @@ from lossgen.ir.stages import Cls, Pivot, SymbolicLoss
 from lossgen.ir.statistics import Form, Max
 from lossgen.passes.absolute import absolute, root, without_abs
 from lossgen.passes.algebra import complement
+from lossgen.passes.even import even
 from lossgen.passes.maxima import beats, largest_of
 from lossgen.passes.reductions import Reductions
 from lossgen.passes.subsets import Subsets
@@ -222,6 +223,8 @@ class _Pairs:
     def call(self, node: Call, args: tuple[Value, ...]) -> Value:
         special = _OWN.get(node.func)
         if special is not None and node.func in _SOFT:
+            if (found := even(node.func, args[0], node.others, self.built)) is not None:
+                return found
             return self._thawed(partial(special, self), args[0], node.others)
         if special is not None:
             return special(self, args[0], node.others)
@@ -276,8 +279,6 @@ class _Pairs:
     # ------------------------------------------------------------------ softmax and reductions
     def _form(self, value: Value) -> tuple[Any, Expr]:
         assert isinstance(value, Cls)
-        if not self.built.varies(value.o):
-            raise CompileError("the softmax of a vector that is the same for every class")
         return self.built.form(value.o, value.y)
 
     def _thawed(self, reduce: Callable[..., Value], value: Value, others: bool) -> Value:

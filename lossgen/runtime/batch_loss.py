@@ -174,7 +174,7 @@ class BatchLoss:
         if n.shape[0] > 1 and not bool((n > 0).all()):  # no row of that batch counts
             alive = (n > 0).squeeze(1)
             n, sums = n[alive], [part[alive] for part in sums]
-        given = [torch.as_tensor(v).to(n) for v in values]
+        given = [v.to(n) if isinstance(v, Tensor) else n.new_tensor(v) for v in values]
         found = self.formula(*sums[self.own :], n, float(classes), *given, *vocab)
         found = torch.as_tensor(found).to(n).expand(n.shape)
         return (found + sums[0] / n if self.own else found).mean()

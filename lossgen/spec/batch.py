@@ -18,7 +18,7 @@ from lossgen.spec.expr import Binary, Call, Expr, Gather, Name, NameKind, Rank, 
 from lossgen.spec.model import Batch, Input, LossSpec, Output, Part
 from lossgen.spec.refused import NotOfTheBatch
 from lossgen.spec.slopes import number, operation
-from lossgen.spec.trees import depends_on, mapped, names, nodes, reaches
+from lossgen.spec.trees import mapped, names, nodes, reaches
 from lossgen.spec.vocabulary import BATCH_WORDS
 
 __all__ = ["taken_apart"]
@@ -166,8 +166,6 @@ class _Apart:
                 Rank.ROW, _NOWHERE, "sum", (Binary(Rank.CLASS, terms.span, "*", weight, terms),)
             )
             self.inputs[vector] = _VECTOR
-        elif not depends_on(terms, spec.let, ["x", *self._streams()]):
-            self._fail(ConstantLoss, terms, what="what is summed", vectors="the logits")
         label = self._named(wanted, expr)
         self.formulas[label] = self.formulas[self.label]
         return Part(name=label, vector=vector, expr=terms)

@@ -24,6 +24,7 @@ from lossgen.spec.expr import (
     Unary,
     children,
 )
+from lossgen.spec.vocabulary import BATCH_WORDS
 
 __all__ = ["Size", "Sizes"]
 
@@ -43,11 +44,12 @@ class Size:
     value: Count
     slope: Count
     depth: int = 1
+    summed: float = 0  # nodes of the largest sum over a batch: torch has the formula around it
 
     @property
     def nodes(self) -> float:
         """Of the formula and its derivative together."""
-        return self.value.nodes + self.slope.nodes
+        return max(self.value.nodes + self.slope.nodes, self.summed)
 
 
 _HUGE = 1e15  # large enough to be refused, and far from overflow
@@ -79,9 +81,12 @@ class Sizes:
         if not parts:
             moves = isinstance(expr, Name) and expr.kind in _MOVING
             return Size(_ONE, _ONE if moves else _NONE)
+        depth, summed = 1 + max(p.depth for p in parts), max(p.summed for p in parts)
+        if isinstance(expr, Call) and expr.func in BATCH_WORDS:
+            return Size(_ONE, _NONE, depth, parts[0].nodes)
         value = _value(expr, [part.value for part in parts])
         slope = _slope(expr, parts, value)
-        return Size(_capped(value), _capped(slope), 1 + max(part.depth for part in parts))
+        return Size(_capped(value), _capped(slope), depth, summed)
 
 
 def _value(expr: Expr, parts: Sequence[Count]) -> Count:

@@ -325,3 +325,59 @@ def test_compiled() -> None:
     x, y, _ = _drawn()
     compiled = torch.compile(lambda x, y: 2 * losses.soft_dice_loss(x, y), backend="eager")
     torch.testing.assert_close(compiled(x, y), 2 * losses.soft_dice_loss(x, y))
+
+
+#: Formulas of a batch that were refused: what they declare, the formula, and it in torch of
+#: logits, labels, weights w and their probabilities.
+WRITTEN: dict[str, tuple[str, Callable[[Tensor, Tensor, Tensor], Tensor]]] = {
+    "sum(index**2*batch_mean(p))": (
+        "",
+        lambda x, y, w: (torch.arange(x.shape[1]) ** 2 * x.softmax(1).mean(0)).sum(),
+    ),
+    "-batch_sum(w*logp[y])/batch_sum(w)": (
+        "inputs: {w: {kind: row}}\n",
+        lambda x, y, w: (
+            torch.nn.functional.nll_loss(x.log_softmax(1), y, reduction="none")
+            .mul(w)
+            .sum()
+            .div(w.sum())
+        ),
+    ),
+    # 2.7e6 nodes multiplied out, which nothing multiplies out
+    "1 - mean((a*b + c)/sqrt((a + b + 1)*(a + c + 1)*(b + c + 1)*(a + b + c + 1)))": (
+        "let: {a: batch_sum(p), b: batch_sum(p**2), c: batch_sum(onehot*p)}\n",
+        lambda x, y, w: _correlation(x.softmax(1), y),
+    ),
+}
+
+
+def _correlation(p: Tensor, y: Tensor) -> Tensor:
+    one = torch.nn.functional.one_hot(y, p.shape[1])
+    a, b, c = p.sum(0), (p**2).sum(0), (one * p).sum(0)
+    below = ((a + b + 1) * (a + c + 1) * (b + c + 1) * (a + b + c + 1)).sqrt()
+    return 1 - ((a * b + c) / below).mean()
+
+
+@pytest.mark.parametrize("formula", WRITTEN)
+def test_what_was_refused(tmp_path: Path, formula: str) -> None:
+    declared, true = WRITTEN[formula]
+    path = tmp_path / "t.yaml"
+    path.write_text(f"name: t\n{declared}batch: '{formula}'\n")
+    module = lossgen.load(path)
+    x = torch.randn(11, 4, dtype=torch.float64, requires_grad=True)
+    y, w = torch.arange(11) % 4, torch.rand(11, dtype=torch.float64)
+    given = (y,) if "[y]" in formula or "onehot" in declared else ()
+    loss = module.t_loss(x, *given, **({"w": w} if "kind: row" in declared else {}))
+    torch.testing.assert_close(loss, true(x, y, w))
+    slopes = (torch.autograd.grad(value, x)[0] for value in (loss, true(x, y, w)))
+    torch.testing.assert_close(*slopes)
+
+
+def test_a_parameter_of_the_formula_is_a_double(tmp_path: Path) -> None:
+    """It was rounded to float32, beside logits in float64 too."""
+    path = tmp_path / "t.yaml"
+    parameters = '{g: {default: 0.3, domain: "[0, 1]"}}'
+    path.write_text(f"name: t\nparameters: {parameters}\nbatch: g*sum(batch_mean(p)**2)\n")
+    x = torch.randn(7, 3, dtype=torch.float64)
+    expected = 0.3 * (x.softmax(1).mean(0) ** 2).sum()
+    torch.testing.assert_close(lossgen.load(path).t_loss(x), expected, rtol=1e-13, atol=0)
