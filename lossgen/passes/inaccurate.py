@@ -77,7 +77,8 @@ def _enough(scaled: float, masked: bool) -> str:
     if scaled == math.inf:
         return (
             "it, or a value on the way to it, overflows, or is 0·∞ or ∞ - ∞: narrow the domain of "
-            "a parameter or an input; no bound accepts this"
+            "a parameter or an input, or bound the logits there, as in exp(clip(x, -50, 50)); no "
+            "bound accepts this"
         )
     digits = 10 ** (math.floor(math.log10(scaled)) - 1)
     bound = math.ceil(scaled * 1.2 / digits) * digits

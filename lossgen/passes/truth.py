@@ -38,12 +38,13 @@ def digits(row: Row) -> int:
 def true_row(spec: LossSpec, row: Row, more: int = 0) -> Truth | None:
     """Results and derivatives, where they are real; ``more`` digits than usual.
 
-    A masked class is the limit of one that is far below the others, and farther in one row than in
-    the other, if that is finite: 0·∞ is 0 where both rows mask it, and ∞ - ∞ is nothing.
+    A masked class is the limit of one that is far below the others, and below what formulas write
+    for -∞, as -1e9; farther in one row than in the other, if that is finite: 0·∞ is 0 where both
+    rows mask it, and ∞ - ∞ is nothing.
     """
     with mp.workdps(digits(row) + more):
         found: list[Truth] = []
-        for far in (-1e6, -2e6):
+        for far in (-1e12, -2e12):
             streams = {n: _floored(v, 1.5 * far) for n, v in row.streams.items()}
             moved = replace(row, x=_floored(row.x, far), streams=streams)
             truth = _literal(spec, moved)

@@ -173,9 +173,6 @@ class _Apart:
     def _taken(self) -> set[str]:
         return {o.name for o in self.outputs} | {*self.inputs}
 
-    def _streams(self) -> list[str]:
-        return [name for name, entry in self.spec.inputs.items() if entry.kind == "class"]
-
     # ------------------------------------------------------------------ what is of one row
     def _of_one_row(self, expr: Expr, label: str) -> None:
         """Refuse sums over the batch in the formula of a row."""

@@ -99,6 +99,8 @@ _STANDARD_T = _STANDARD.replace("x", "t")
 NUMBER = "never a number: it divides by 0"
 # formula, what it declares, part of the refusal; None: it builds
 _ALONG, _APART = "t/norm(x) - x*sum(x*t)/norm(x)**3", "((x - x[y]) - (t - t[y]))"
+_SMALLER = "max(where(x < x[y], x, -1e9), over=others)"
+SENTINEL = f"relu(where({_SMALLER} > -1e8, {_SMALLER}, max(x, over=others)) - x[y] + 0.2)"
 REFUSED = [
     ("1/(sum(p) - 1)", "", NUMBER),
     ("-log_softmax(softcap(x, 0))[y]", "", NUMBER),
@@ -114,6 +116,7 @@ REFUSED = [
     ("second_max(sqrt(t)) - logp[y]", "t", None),  # the root of a negative number has no order
     # KeyError: a log-sum-exp in what classes are multiplied by in the gradient
     ("mean(xlog1py((x - t)**2, exp(x - x[y]))) - logp[y]", "t", "LG200"),
+    (SENTINEL, "", None),  # a masked class stood for -1e6, above the formula's own -1e9
     ("argmax(logp**q, over=others) + p[y]", "q", None),  # a parameter in a maximum alone
     # KeyError: the second sweep's differences are made of a sum of the first
     (f"sum(softmax(x/norm(x))*({_ALONG} - ({_ALONG})[y]))", "t", None),

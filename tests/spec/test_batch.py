@@ -51,7 +51,7 @@ def test_a_sum_that_is_written_twice_is_one() -> None:
             "LG148: a sum over the batch",
         ),
         ("batch: batch_mean(p[y])\nnormalizer: 1", "LG131: 'normalizer' has no place beside batch"),
-        ("inputs: {r: {kind: row}}\nbatch: batch_mean(r)", "LG150: what is summed does not depend"),
+        ("inputs: {r: {kind: row}}\nbatch: batch_mean(r)", "LG150: the formula does not depend"),
         ("let: {batch_sum: -x}\nbatch: batch_mean(p[y])", "a function of the formula language"),
     ],
 )
