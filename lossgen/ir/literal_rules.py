@@ -8,7 +8,7 @@ from typing import Any
 
 import gmpy2
 
-from lossgen.ir.reals import HALF, INF, ONE, ZERO, ordered, quotient
+from lossgen.ir.reals import HALF, INF, ONE, ZERO, exponential, ordered, quotient
 
 __all__ = [
     "COMPARE",
@@ -126,7 +126,7 @@ RULES: dict[str, Rule] = {
     "/": (quotient, lambda a, b, v: (1 / b, -v / b)),
     "**": (_power, _power_slopes),
     "negate": (lambda a: -a, lambda a, v: (-ONE,)),
-    "exp": (gmpy2.exp, lambda a, v: (v,)),
+    "exp": (exponential, lambda a, v: (v,)),
     "log": (_log, lambda a, v: (_inverse(a),)),
     "log1p": (lambda a: -INF if a == -1 else gmpy2.log1p(a), lambda a, v: (_inverse(1 + a),)),
     "expm1": (gmpy2.expm1, lambda a, v: (v + 1,)),

@@ -7,8 +7,6 @@ order: what would compare it raises ValueError.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import gmpy2
@@ -29,19 +27,18 @@ __all__ = [
 ]
 
 ZERO, ONE, HALF, INF = mpfr(0), mpfr(1), mpfr("0.5"), mpfr("inf")
-_LEAST, _MOST = gmpy2.get_emin_min(), gmpy2.get_emax_max()
+_TOO_LARGE = mpfr("inf")
 
 
-@contextmanager
-def reals() -> Iterator[None]:
-    """Where numbers have as many bits as mpmath's have now. Raises ZeroDivisionError and
-    OverflowError, where mpmath would go on with an exponent of any size."""
-    traps = {"trap_divzero": True, "trap_overflow": True}
-    with gmpy2.context(precision=mp.mp.prec, emin=_LEAST, emax=_MOST, **traps):
-        try:
-            yield
-        except gmpy2.OverflowResultError as error:
-            raise OverflowError("an intermediate value is too large") from error
+def reals() -> Any:
+    """A context in which numbers have as many bits as mpmath's have now."""
+    return gmpy2.context(precision=mp.mp.prec, trap_divzero=True)
+
+
+def exponential(value: Any) -> Any:
+    """e^value; beyond e^7e8 an infinity that ``bounded`` knows from others."""
+    found = gmpy2.exp(value)
+    return _TOO_LARGE if gmpy2.is_infinite(found) and gmpy2.is_finite(value) else found
 
 
 def real(value: Any) -> Any:
@@ -65,7 +62,7 @@ def as_mpf(value: Any) -> Any:
 
 def bounded(value: Any, bits: int = 4096) -> Any:
     """``value``, unless it is beyond 2**bits: its exponential would not be a number."""
-    if gmpy2.is_finite(value) and gmpy2.get_exp(value) > bits:
+    if value is _TOO_LARGE or (gmpy2.is_finite(value) and gmpy2.get_exp(value) > bits):
         raise OverflowError("an intermediate value is too large")
     return value
 
