@@ -147,7 +147,8 @@ def _within(entry: Any, size: tuple[int, ...], random: Random) -> Tensor:
         (entry.domain.lo, entry.domain.hi) if entry.domain else (-math.inf, math.inf)
     )
     if math.isinf(low) and math.isinf(high):
-        return 2 * torch.randn(size)
+        values = 2 * torch.randn(size)
+        return values.round() if getattr(entry, "integer", False) else values
     if math.isinf(low):
         return high - 3 * torch.rand(size) - 0.01
     values = low + (min(high, low + 3.0) - low) * (0.05 + 0.9 * torch.rand(size))
