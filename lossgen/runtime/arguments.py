@@ -214,14 +214,18 @@ def is_number(value: Any) -> bool:
 
 
 def integer(loss: str, name: str, value: Any) -> Any:
-    """An int of Python, numpy or a tracer. Raises TypeError."""
+    """An int of Python, numpy or a tracer. Raises TypeError, and ValueError beyond 64 bits."""
     if isinstance(value, torch.SymInt):
         return value
     if not isinstance(value, (bool, Tensor)):
         try:
-            return operator.index(value)
+            found = operator.index(value)
         except TypeError:
             pass
+        else:
+            if not -(2**63) <= found < 2**63:  # C would take it modulo 2^64
+                raise ValueError(f"{loss}: {name} = {found} is no integer of 64 bits")
+            return found
     raise TypeError(f"{loss}: {name} must be an integer, not {type(value).__name__}")
 
 
