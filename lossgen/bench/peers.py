@@ -64,27 +64,10 @@ def _constant(value: Fraction | float) -> Value:
     return Value(f"({text})" if value < 0 else text, False, value)
 
 
-_MATH = {
-    name: f"math.{name}"
-    for name in ("exp", "log", "log1p", "expm1", "sqrt", "sin", "cos", "tanh", "erf")
-} | {"abs": "abs", "minimum": "min", "maximum": "max"}
-_TORCH = {
-    name: f"torch.{name}"
-    for name in (
-        "exp",
-        "log",
-        "log1p",
-        "expm1",
-        "sqrt",
-        "sin",
-        "cos",
-        "tanh",
-        "abs",
-        "relu",
-        "sigmoid",
-        "erf",
-    )
-} | {
+_ALIKE = ("exp", "log", "log1p", "expm1", "sqrt", "sin", "cos", "tanh", "erf")
+_MATH = {name: f"math.{name}" for name in _ALIKE}
+_MATH |= {"abs": "abs", "minimum": "min", "maximum": "max"}
+_TORCH = {name: f"torch.{name}" for name in (*_ALIKE, "abs", "relu", "sigmoid")} | {
     "sign": "torch.sign",
     "softplus": "F.softplus",
     "log_sigmoid": "F.logsigmoid",

@@ -118,8 +118,9 @@ class BatchView:
         declared = [Argument(n, "float", literal(p.default)) for n, p in batch.parameters.items()]
         others = [_input(n, batch) for n, kind in kinds.items() if kind != "class"]
         taken = {*batch.parameters, *batch.inputs}
+        per_call = [a for a in (_ROW_WEIGHT, _BY) if a.name not in taken]
+        group = [] if _BATCH_GROUP.name in taken else [_BATCH_GROUP]
         free = (_ROW_WEIGHT, _BY, _BATCH_GROUP)
-        *per_call, group = ([a] if a.name not in taken else [] for a in free)
         #: as the template passes them on; None: the loss has another argument of that name
         self.weights = [a.name if a.name not in taken else "None" for a in free]
         scaling = [a for a in (_SOFTCAP, _TEMPERATURE) if a.name not in taken]
@@ -130,9 +131,8 @@ class BatchView:
         bias = [_BIAS] if linear else []
         vocab = [a for a in others if kinds[a.name] == "vocab"]
         self.kept = [*declared, *vocab, *self.scaling, *common]
-        given = [a for each in per_call for a in each]
-        self.given = [*(a for a in others if kinds[a.name] == "row"), *given, *bias]
-        self.options = [*declared, *others, *given, *bias, *self.scaling, *common]
+        self.given = [*(a for a in others if kinds[a.name] == "row"), *per_call, *bias]
+        self.options = [*declared, *others, *per_call, *bias, *self.scaling, *common]
         told = f"As :func:`{spec.name}_loss`, of a linear layer without its logits."
         self.docstring = python_docstring(told) if linear else docstring(spec, batch)
 

@@ -42,8 +42,11 @@ _OPERATORS: dict[str, Callable[..., Any]] = {
     "fmin": np.fmin,
 }
 _EXPONENTIALS = dict.fromkeys(("exp_tile", "exp_below"), BUILTINS["exp"].numpy)
-_EXPONENTIALS |= {"exp2": np.exp2, "expm1_half": np.expm1}
-_EXPONENTIALS |= {"log_complement": lambda a: OPS["log1mexp"].numpy(-a)}
+_EXPONENTIALS |= {
+    "exp2": np.exp2,
+    "expm1_half": np.expm1,
+    "log_complement": lambda a: OPS["log1mexp"].numpy(-a),
+}
 _FUNCTIONS = {name: op.numpy for name, op in (OPS | BUILTINS).items()} | _EXPONENTIALS
 
 
