@@ -19,7 +19,7 @@ from lossgen.ir.rows import MASKED, Row
 from lossgen.ir.stages import GradedLoss
 from lossgen.passes.points import parameter_points
 from lossgen.spec.domain import Interval
-from lossgen.spec.expr import Compare, Name, Number
+from lossgen.spec.expr import Call, Compare, Name, NameKind, Number
 from lossgen.spec.model import Input, LossSpec
 from lossgen.spec.trees import nodes
 
@@ -114,6 +114,8 @@ _SOMETIMES = (
     Shape(classes=1),
 )
 _PER_POINT = 2
+#: Counts of classes that are tried where a formula has one of these numbers.
+_FEW = range(2, 12)
 #: One more at each of them: powers of what float32 does not hold may be numbers that it does.
 _CONFIDENT = Shape(target=110.0, near=1.0)
 #: And where the largest class alone counts, which is not y: 1 - q of a scaled softmax.
@@ -131,6 +133,7 @@ def sample_rows(stable: GradedLoss, seed: int = 20230711) -> list[Row]:
     shapes = [*_ALWAYS, *(Shape(other=3.0, near=1.0, holds=k + 1) for k in range(specials))]
     shapes += [Shape(target=9.0, near=1e-2, holds=k + 1) for k in range(specials)]
     shapes += [Shape(masked=-np.inf, near=0.3, holds=k + 1) for k in range(min(2, specials))]
+    shapes += _counted(spec)
     taken, rows = 0, []
     for k, point in enumerate(points):
         # A parameter that is off has a variant of its own without it, and 0·∞ beside it.
@@ -150,6 +153,21 @@ def sample_rows(stable: GradedLoss, seed: int = 20230711) -> list[Row]:
             if k == 0 and shape is shapes[0] and masks and logits:
                 rows += _with_targets_apart(row, logits)
     return rows + _with_ends_apart(spec, {n: spec.inputs[n] for n in inputs}, points[0])
+
+
+def _counted(spec: LossSpec) -> list[Shape]:
+    """Confident rows of as many classes as make a number of the formula cancel: p[y] - 3*mean(p)
+    is p[y] - 1 at three classes, and V - 4 is 0 at four."""
+    written = [n for tree in spec.trees for n in nodes(tree)]
+    counts = any(
+        (isinstance(n, Name) and n.kind is NameKind.CLASSES)
+        or (isinstance(n, Call) and n.func == "mean")
+        for n in written
+    )
+    numbers = {int(n.value) for n in written if isinstance(n, Number) and n.value in _FEW}
+    sizes = sorted(numbers.union(n + 1 for n in numbers)) if counts else []
+    sure = [Shape(target=20.0, near=1.0), Shape(other=20.0, near=0.1), Shape(near=1.0)]
+    return [replace(shape, classes=size) for size in sizes for shape in sure]
 
 
 def _with_ends_apart(

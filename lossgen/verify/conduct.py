@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
-from itertools import combinations_with_replacement
+from itertools import combinations_with_replacement, product
 from typing import Any
 
 import torch
@@ -257,22 +257,36 @@ def parameters_matter(case: Case, run: Runner) -> None:
     """Every parameter and input changes the result for some logits."""
     classes = max(5, case.spec.min_classes)  # few classes, many rows: a rare event happens
     base = case.with_(variant=-1, kind="plain", rows=32, classes=classes, dtype=torch.float64)
-    logits, target = base.tensors()
-    keys = base.keywords()
-    torch_run = Runner(run.module, run.spec, "torch")
-    idle = set(keys)
-    for given in (keys, _sparse(case.spec, keys)):
-        plain = torch_run.slopes(logits, target, given)
-        for name in sorted(idle):
-            for other in _others(case.spec, name, given[name]):  # or between two thresholds
-                loss, grads = torch_run.slopes(logits, target, {**given, name: other})
-                same = torch.equal(loss, plain[0])
-                if not same or any(not torch.equal(grads[n], g) for n, g in plain[1].items()):
-                    idle.discard(name)
-                    break
+    idle = set(base.keywords())
+    for logits, target, given in _settings(base):
+        idle = _idle(Runner(run.module, run.spec, "torch"), logits, target, given, idle)
         if not idle:
             return
     fail(f"{min(idle)} changes nothing")
+
+
+def _settings(base: Case) -> Iterator[tuple[Tensor, Tensor | None, dict[str, Any]]]:
+    """Calls in one of which everything counts: masks are not always empty, a parameter not always
+    multiplied by another that is 0, and a margin of 10 tells of logits that lie that far apart."""
+    for k, wide in product(range(4), (1.0, 8.0)):
+        own = base if k == 0 else base.with_(seed=base.seed + k, point=0)
+        logits, target = own.tensors()
+        keys = own.keywords()
+        for given in (keys, _sparse(own.spec, keys)):
+            yield logits * wide, target, given
+
+
+def _idle(
+    run: Runner, logits: Tensor, target: Tensor | None, given: dict[str, Any], names: set[str]
+) -> set[str]:
+    """Which of the names change neither the loss nor a gradient."""
+    loss, grads = run.slopes(logits, target, given)
+
+    def same(name: str, other: Any) -> bool:
+        value, slopes = run.slopes(logits, target, {**given, name: other})
+        return torch.equal(value, loss) and all(torch.equal(slopes[n], g) for n, g in grads.items())
+
+    return {n for n in names if all(same(n, v) for v in _others(run.spec, n, given[n]))}
 
 
 def _sparse(spec: LossSpec, keys: dict[str, Any]) -> dict[str, Any]:

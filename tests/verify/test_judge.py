@@ -32,6 +32,18 @@ CASES = [
         "c",
         {"kind": "peaked", "rows": 1, "seed": 1, "point": 2},
     ),
+    # no plain logits lie further apart than the margin
+    ("mbls", parameters_matter, "torch", {"rows": 1, "classes": 2}),
+]
+#: A saturated row of one class has a gradient of 2e-15, which seemed to sum to zero.
+CASES += [
+    (
+        "asl_multi_label",
+        zero_sum_gradient,
+        "torch",
+        {"kind": "peaked", "rows": 4, "classes": 1, "seed": seed},
+    )
+    for seed in range(6)
 ]
 
 
