@@ -6,7 +6,7 @@
 # statistics: 3
 # sweeps: 1
 # saved: m0, la0, T0
-# certificate: loss <= 0.7, gradient <= 0.4 (1 + kappa) ulp (absolute where another class dominates) at 600 points
+# certificate: loss <= 0.7, gradient <= 0.4 (1 + kappa) ulp (absolute where another class dominates) at 616 points
 """Active passive loss, NCE and MAE.
 
 Ma et al. 2020, arXiv:2006.13554

@@ -6,7 +6,7 @@
 # statistics: 2
 # sweeps: 1
 # saved: m0, la0, T0
-# certificate: loss <= 0.5, gradient <= 3.0 (1 + kappa) ulp at 602 points
+# certificate: loss <= 0.5, gradient <= 3.0 (1 + kappa) ulp at 610 points
 """Policy gradient with an entropy bonus.
 
 Williams & Peng 1991; Mnih et al. 2016, arXiv:1602.01783

@@ -6,7 +6,7 @@
 # statistics: 1
 # sweeps: 1
 # saved: m0, la0
-# certificate: loss <= 5.1, gradient <= 0.3 (1 + kappa) ulp at 648 points
+# certificate: loss <= 5.1, gradient <= 0.3 (1 + kappa) ulp at 656 points
 """Label-distributionally robust loss with KL regularisation.
 
 Zhu, Ying, Yang 2023, arXiv:2112.14869

@@ -7,7 +7,7 @@
 # statistics: 6
 # sweeps: 2
 # saved: m0, la0, m1, la1, m2, la2, o0, T0, max1, index1
-# certificate: loss <= 2.9, gradient <= 0.7 (1 + kappa) ulp at 930 points
+# certificate: loss <= 2.9, gradient <= 0.7 (1 + kappa) ulp at 942 points
 """Misclassification-aware adversarial training.
 
 Wang et al. 2020, ICLR, openreview rklOg6EFwS

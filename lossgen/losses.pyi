@@ -1383,7 +1383,7 @@ class LinearDualClipPPOLoss(Module):
 
 # ---- dual_focal
 def dual_focal_loss(logits: Tensor, target: Tensor, *, gamma: float | Tensor = 5.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
-    """Dual focal loss: -(1 - p[y] + exp(runner_up - logsumexp(x)))**gamma * logp[y]"""
+    """Dual focal loss: -(1 - p[y] + exp(below + logp[y]))**gamma * logp[y]"""
 
 class DualFocalLoss(Module):
     gamma: float | Tensor
@@ -1399,7 +1399,7 @@ class DualFocalLoss(Module):
     def __call__(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
 def linear_dual_focal_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, gamma: float | Tensor = 5.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
-    """Dual focal loss: -(1 - p[y] + exp(runner_up - logsumexp(x)))**gamma * logp[y]"""
+    """Dual focal loss: -(1 - p[y] + exp(below + logp[y]))**gamma * logp[y]"""
 
 class LinearDualFocalLoss(Module):
     gamma: float | Tensor
@@ -1459,7 +1459,7 @@ class LinearELRLoss(Module):
 
 # ---- emo
 def emo_loss(logits: Tensor, target: Tensor, cost: Tensor | Entries, *, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
-    """Earth mover distance optimisation: (ce + stop_gradient(ce / emd) * emd) / 2"""
+    """Earth mover distance optimisation: (ce + stop_gradient(ce / (emd + 1e-10)) * emd) / 2"""
 
 class EMOLoss(Module):
     weight: Tensor | None
@@ -1474,7 +1474,7 @@ class EMOLoss(Module):
     def __call__(self, logits: Tensor, target: Tensor, cost: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
 
 def linear_emo_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, cost: Tensor | tuple[Tensor, ...] | Entries, *, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
-    """Earth mover distance optimisation: (ce + stop_gradient(ce / emd) * emd) / 2"""
+    """Earth mover distance optimisation: (ce + stop_gradient(ce / (emd + 1e-10)) * emd) / 2"""
 
 class LinearEMOLoss(Module):
     weight: Tensor | None
@@ -4100,14 +4100,14 @@ class LinearTVDLoss(Module):
 
 # ---- tversky
 class TverskyParts(NamedTuple):
-    predicted: Tensor
+    false_positives: Tensor
+    false_negatives: Tensor
     overlap: Tensor
-    labelled: Tensor
-def tversky_parts(logits: Tensor, target: Tensor, of_predicted: Tensor | Entries, of_overlap: Tensor | Entries, of_labelled: Tensor | Entries, *, ignore_index: int = -100, backend: _Backend = "auto", class_dim: int | None = None, group: Group | None = None) -> TverskyParts:
-    """Focal Tversky loss of a whole batch: predicted = sum(of_predicted*softmax(x)), overlap = sum(of_overlap*(softmax(x)*onehot)), labelled = sum(of_labelled*onehot)"""
+def tversky_parts(logits: Tensor, target: Tensor, of_false_positives: Tensor | Entries, of_false_negatives: Tensor | Entries, of_overlap: Tensor | Entries, *, ignore_index: int = -100, backend: _Backend = "auto", class_dim: int | None = None, group: Group | None = None) -> TverskyParts:
+    """Focal Tversky loss of a whole batch: false_positives = sum(of_false_positives*(softmax(x)*(1 - onehot))), false_negatives = sum(of_false_negatives*((1 - softmax(x))*onehot)), overlap = sum(of_overlap*(softmax(x)*onehot))"""
 
-def linear_tversky_parts(hidden: Tensor, linear_weight: Tensor, target: Tensor, of_predicted: Tensor | tuple[Tensor, ...] | Entries, of_overlap: Tensor | tuple[Tensor, ...] | Entries, of_labelled: Tensor | tuple[Tensor, ...] | Entries, *, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, backend: _Backend = "auto") -> TverskyParts:
-    """Focal Tversky loss of a whole batch: predicted = sum(of_predicted*softmax(x)), overlap = sum(of_overlap*(softmax(x)*onehot)), labelled = sum(of_labelled*onehot)"""
+def linear_tversky_parts(hidden: Tensor, linear_weight: Tensor, target: Tensor, of_false_positives: Tensor | tuple[Tensor, ...] | Entries, of_false_negatives: Tensor | tuple[Tensor, ...] | Entries, of_overlap: Tensor | tuple[Tensor, ...] | Entries, *, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, backend: _Backend = "auto") -> TverskyParts:
+    """Focal Tversky loss of a whole batch: false_positives = sum(of_false_positives*(softmax(x)*(1 - onehot))), false_negatives = sum(of_false_negatives*((1 - softmax(x))*onehot)), overlap = sum(of_overlap*(softmax(x)*onehot))"""
 
 def tversky_loss(logits: Tensor, target: Tensor, *, alpha: float | Tensor = 0.3, beta: float | Tensor = 0.7, focus: float | Tensor = 1.0, smooth: float | Tensor = 1.0, row_weight: Tensor | None = None, by: Tensor | None = None, ignore_index: int = -100, backend: _Backend = "auto", class_dim: int | None = None, batch_group: Ranks | None = None) -> Tensor:
     """Focal Tversky loss of a whole batch: mean((wrong / (overlap + wrong + smooth))**focus)"""

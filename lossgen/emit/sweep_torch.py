@@ -55,7 +55,7 @@ class TorchProgram:
     is None, the gradients; ``backward`` the gradients of what was saved."""
 
     def __init__(self, model: RowModel) -> None:
-        self.model, self.scalars = model, RowScalars(model, sums_pivot=False)
+        self.model, self.scalars = model, RowScalars(model)
         cotangents = [f"{n} = g[:, {k} : {k + 1}]" for k, n in enumerate(model.cotangents)]
         results = self.scalars.results(with_gradient=True)
         coefficients = self.scalars.coefficients(saved=False)

@@ -1,13 +1,14 @@
 """The derivative of a power whose exponent is a parameter, at base 0.
 
-    B^k / B   →   where(B == 0, k == 1, B^(k-1))     of a B that is never negative
-    B^k / B   →   where(k == 0, 0, B^(k-1))          of any other
+    B^k / B   →   where(B == 0, k == 1, minimum(B^(k-1), 3e38))   of a B that is never negative
+    B^k / B   →   where(k == 0, 0, B^(k-1))                       of any other
     B^k · (a + c/B)   →   a·B^k + c·B^k/B            first: the quotient may be inside of a sum
 
 SymPy writes the derivative of B^k as k·B^k·B'/B, which is 0/0 at 0.  What is never negative is flat
 where it is 0 (a relu and its kin by convention): nothing goes through, not even where the slope of
-the power is infinite.  Of a raw value, or a difference, the slope at 0 is k·0^(k-1), as torch has
-it, and 0 for k = 0.  A fixed exponent between 0 and 1 is treated as one that is a parameter.
+the power is infinite; nor is it infinite near 0, as it is multiplied by k, which may be 0.  Of a
+raw value, or a difference, the slope at 0 is k·0^(k-1), as torch has it, and 0 for k = 0.  A fixed
+exponent between 0 and 1 is treated as one that is a parameter.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
-from sympy import Add, Dummy, Expr, Integer, Mul, Pow, Rational, Symbol, exp
+from sympy import Add, Dummy, Expr, Float, Integer, Mul, Pow, Rational, Symbol, exp
 
-from lossgen.ir.piecewise import eq, where
+from lossgen.ir.piecewise import eq, minimum, where
 from lossgen.ir.stages import GradedLoss, Gradient
 
 __all__ = ["whole_at_zero"]
+
+_MOST = Float(3e38)
 
 
 def whole_at_zero(graded: GradedLoss, own: Collection[Symbol]) -> GradedLoss:
@@ -95,7 +98,7 @@ def _slopes(expr: Expr, kinds: _Kinds) -> Expr:
         exponent = sum(found, Integer(0))
         slope = base**exponent
         if kinds.is_flat(base):
-            slope = where(eq(base, 0), eq(exponent, 0), slope)
+            slope = where(eq(base, 0), eq(exponent, 0), minimum(slope, _MOST))
         elif not (exponent + 1).is_nonzero:
             slope = where(eq(exponent + 1, 0), 0, slope)
         expr = rest * slope

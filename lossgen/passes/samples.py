@@ -113,6 +113,8 @@ _SOMETIMES = (
     Shape(scale=1.5e-3, near=1.0),
     Shape(classes=1),
 )
+#: What is the last that float32 holds.
+_LAST = (Shape(other=96.0, near=1.0), Shape(target=96.0, near=1.0))
 _PER_POINT = 2
 #: Counts of classes that are tried where a formula has one of these numbers.
 _FEW = range(2, 12)
@@ -152,7 +154,20 @@ def sample_rows(stable: GradedLoss, seed: int = 20230711) -> list[Row]:
             logits = [n for n in row.streams if is_free(spec.inputs[n])]
             if k == 0 and shape is shapes[0] and masks and logits:
                 rows += _with_targets_apart(row, logits)
-    return rows + _with_ends_apart(spec, {n: spec.inputs[n] for n in inputs}, points[0])
+    return [
+        *rows,
+        *_with_ends_apart(spec, {n: spec.inputs[n] for n in inputs}, points[0]),
+        *_at_zero(spec, {n: spec.inputs[n] for n in inputs}, points),
+    ]
+
+
+def _at_zero(
+    spec: LossSpec, inputs: Mapping[str, Input], points: Sequence[dict[str, float]]
+) -> list[Row]:
+    """Rows at the end of what float32 holds, where a parameter is 0: 0·∞."""
+    rng = np.random.default_rng(29)
+    zeros = [p for p in points[1:] if 0.0 in p.values() and 0.0 not in points[0].values()]
+    return [_drawn(inputs, point, shape, rng) for point in zeros for shape in _LAST]
 
 
 def _counted(spec: LossSpec) -> list[Shape]:

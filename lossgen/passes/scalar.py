@@ -77,7 +77,8 @@ def certify_scalar(stable: StableLoss, worst: Worst) -> None:
         env |= {s: real(np.float32(point.get(n, 1.0))) for n, s in names.parameters.items()}
         values = [np.broadcast_to(evaluated(e, env, real), len(grid)) for e in emitted]
         for i, z in enumerate(grid):
-            found = [float(np.float32(v[i])) for v in values]
+            with np.errstate(over="ignore"):
+                found = [float(np.float32(v[i])) for v in values]
             _point(stable.spec, worst, size, float(np.float32(z)), point, found)
 
 

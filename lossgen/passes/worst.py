@@ -12,7 +12,7 @@ from lossgen.ir.stages import Certificate
 from lossgen.passes.inaccurate import Inaccurate
 from lossgen.spec.model import LossSpec
 
-__all__ = ["ALIKE", "BOUND", "ENOUGH", "LEAST", "TINY", "Worst", "off"]
+__all__ = ["ALIKE", "BOUND", "ENOUGH", "LARGEST", "LEAST", "TINY", "Worst", "off"]
 
 BOUND = 4.0  # unless the spec states another
 ENOUGH = 16.0  # where no program meets it: sooner than twice the time in float64, or a refusal
@@ -23,7 +23,7 @@ ALIKE = 8.0  # times what the formula as written loses in float64: another order
 _ULP = 2.0**-23
 #: What dominates a row: without a target the pivot is class 0, where there is one of its own.
 _OTHER = {True: "another class", False: "another class than the first"}
-_LARGEST = mp.mpf(2) ** 128 * (1 - mp.mpf(2) ** -25)  # from here on float32 rounds to ∞
+LARGEST = mp.mpf(2) ** 128 * (1 - mp.mpf(2) ** -25)  # from here on float32 rounds to ∞
 
 
 class Worst:
@@ -110,5 +110,5 @@ def off(value: float, gold: Any) -> Any:
     """The error of a float32 number; a true value that float32 cannot hold is rightly ±inf."""
     if np.isfinite(value):
         return abs(mp.mpf(value) - gold)
-    beyond = np.isinf(value) and abs(gold) >= _LARGEST and (value > 0) == (gold > 0)
+    beyond = np.isinf(value) and abs(gold) >= LARGEST and (value > 0) == (gold > 0)
     return mp.mpf(0) if beyond else mp.inf

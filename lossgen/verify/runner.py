@@ -166,7 +166,8 @@ def shaken(case: Case, draw: int = 0) -> Arguments:
     """The case's numbers, each off by one ulp of float32, in float64.
 
     Logits are taken relative to the row's largest: a shift of the row is no error.  They count as
-    1 at least: whatever they are, their softmax is rounded to an ulp of itself.
+    1 at least: whatever they are, their softmax is rounded to an ulp of itself.  Equal numbers stay
+    equal: which of them is the maximum is no rounding.
     """
     given = case.arguments()
     generator = torch.Generator().manual_seed(case.seed + (draw << 20))
@@ -174,7 +175,9 @@ def shaken(case: Case, draw: int = 0) -> Arguments:
     moved = {}
     for name, values in owned.items():
         like_logits = name == LOGITS or normal(case.spec.inputs[name])
-        steps = 2.0**-23 * (torch.randint(0, 2, values.shape, generator=generator) * 2.0 - 1.0)
+        held, place = values.unique(return_inverse=True)
+        signs = torch.randint(0, 2, held.shape, generator=generator) * 2.0 - 1.0
+        steps = 2.0**-23 * signs[place]
         if like_logits:
             size = (values - values.amax(1, keepdim=True)).abs().clamp_(min=1.0)
             moved[name] = values + torch.where(size.isfinite(), size * steps, 0.0)

@@ -4,9 +4,9 @@
 
 gold is the literal formula in float64 (which itself loses 1e-13 where 1 - p cancels), eager the
 same formula in the arithmetic of the kernel (float32), each maximum is over a row, and what the
-output dtype itself rounds is added.  With streams, eager is also gold for numbers that are one
-ulp off (a few draws of them), whichever is further from gold: a difference of two softmaxes is as
-uncertain as that.
+output dtype itself rounds is added.  Where that is not met, eager is also gold for numbers that are
+one ulp off (a few draws of them), whichever is further from gold: a difference of two softmaxes, or
+an exponential, is as uncertain as that.
 """
 
 from __future__ import annotations
