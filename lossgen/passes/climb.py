@@ -12,7 +12,8 @@ import numpy as np
 
 from lossgen.ir.rows import MASKED, Row
 from lossgen.passes.points import parameter_points
-from lossgen.passes.samples import Shape, drawn, drawn_number, is_free
+from lossgen.passes.samples import drawn, drawn_number, is_free
+from lossgen.passes.shapes import Shape
 from lossgen.spec.model import LossSpec
 
 __all__ = ["neighbours"]

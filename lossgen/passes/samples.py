@@ -8,7 +8,7 @@ values hold each of them, and integer inputs the target's number, another's, or 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,8 +18,18 @@ from sympy import Symbol
 from lossgen.ir.rows import MASKED, Row
 from lossgen.ir.stages import GradedLoss
 from lossgen.passes.points import parameter_points
+from lossgen.passes.shapes import (
+    ALONE,
+    ALWAYS,
+    CONFIDENT,
+    LAST,
+    PER_POINT,
+    SOMETIMES,
+    Shape,
+    counted,
+)
 from lossgen.spec.domain import Interval
-from lossgen.spec.expr import Call, Compare, Name, NameKind, Number
+from lossgen.spec.expr import Compare, Name, Number
 from lossgen.spec.model import Input, LossSpec
 from lossgen.spec.trees import nodes
 
@@ -34,94 +44,6 @@ __all__ = [
 ]
 
 Array = NDArray[Any]
-_CLASSES = 7
-_MANY = 33
-
-
-# ---------------------------------------------------------------------------- shapes of rows
-@dataclass(frozen=True)
-class Shape:
-    """A kind of row: what is added where, and how the class inputs lie to it."""
-
-    target: float = 0.0  # how far y is above the others
-    other: float = 0.0  # how far another class is
-    scale: float = 1.5
-    offset: float = 0.0
-    tied: str = ""  # "all", "top" (the two largest), "y" (with the largest)
-    masked: float = 0.0  # what is written into masked classes; 0: none
-    mask: str = "one"  # "one", "most", or "y"
-    alone: bool = False  # free class inputs do not mask what the logits do
-    near: float | None = None  # free class inputs are the logits but for this; None: far from them
-    classes: int = _CLASSES
-    holds: int = 0  # which of the inputs' special values
-
-
-#: At the default parameters.
-_ALWAYS: tuple[Shape, ...] = (
-    Shape(near=1.0),
-    Shape(target=12.0, near=1.0),
-    Shape(target=40.0, near=0.1),
-    Shape(target=4.0, offset=3000.0, near=1.0),
-    Shape(other=6.0, offset=-3000.0, near=0.3),
-    Shape(target=-12.0, near=3.0),
-    Shape(scale=1.5e-3, near=1.0),
-    Shape(target=20.0, masked=-np.inf, near=0.3),
-    Shape(target=90.0, near=1.0),
-    Shape(target=8.0, near=1e-3),
-    Shape(other=5.0),
-    Shape(other=17.0, near=1.0),
-    Shape(other=40.0, near=0.1),
-    Shape(other=90.0),
-    Shape(other=86.0, near=1.0),
-    Shape(other=96.0, near=1.0),
-    Shape(other=1e4),
-    Shape(target=1e4),
-    Shape(tied="all", near=0.1),
-    Shape(tied="all", scale=0.0, near=0.0),
-    Shape(tied="top", near=1.0),
-    Shape(tied="y", near=1.0),
-    Shape(near=1e-1),
-    Shape(near=1e-2),
-    Shape(near=1e-3),
-    Shape(near=1e-4),
-    Shape(near=1e-5),
-    Shape(near=0.0),
-    Shape(other=12.0, near=1e-3),
-    Shape(near=1e-2, offset=3000.0),
-    Shape(masked=-1e4, near=1.0),
-    Shape(masked=-1e9, near=1e-2),
-    Shape(masked=-np.inf, mask="most", other=6.0),
-    Shape(masked=-np.inf, mask="y"),
-    Shape(masked=-1e4, mask="y", near=1.0),
-    Shape(classes=1),
-    Shape(classes=2, near=1.0),
-    Shape(classes=2, target=20.0, near=0.1),
-    Shape(classes=2, other=20.0),
-    Shape(classes=2, scale=1.5e-3),
-    Shape(classes=_MANY, near=1.0),
-    Shape(classes=_MANY, other=25.0, near=0.1),
-)
-#: One after another at the other parameter points.
-_SOMETIMES = (
-    Shape(target=12.0, near=1.0),
-    Shape(target=40.0, near=0.1),
-    Shape(target=-12.0, near=3.0),
-    Shape(other=17.0),
-    Shape(near=1e-2),
-    Shape(tied="top", near=1.0),
-    Shape(masked=-np.inf, near=1.0),
-    Shape(scale=1.5e-3, near=1.0),
-    Shape(classes=1),
-)
-#: What is the last that float32 holds.
-_LAST = (Shape(other=96.0, near=1.0), Shape(target=96.0, near=1.0))
-_PER_POINT = 2
-#: Counts of classes that are tried where a formula has one of these numbers.
-_FEW = range(2, 12)
-#: One more at each of them: powers of what float32 does not hold may be numbers that it does.
-_CONFIDENT = Shape(target=110.0, near=1.0)
-#: And where the largest class alone counts, which is not y: 1 - q of a scaled softmax.
-_ALONE = Shape(other=3.5, near=1.0, holds=6)
 
 
 def sample_rows(stable: GradedLoss, seed: int = 20230711) -> list[Row]:
@@ -132,20 +54,20 @@ def sample_rows(stable: GradedLoss, seed: int = 20230711) -> list[Row]:
     points = parameter_points(spec, [n for n, s in names.parameters.items() if s in used])
     inputs = [n for n, e in spec.inputs.items() if e.off is None or n in stable.uses]
     specials = max((_specials(spec.inputs[n]) for n in inputs), default=0)
-    shapes = [*_ALWAYS, *(Shape(other=3.0, near=1.0, holds=k + 1) for k in range(specials))]
+    shapes = [*ALWAYS, *(Shape(other=3.0, near=1.0, holds=k + 1) for k in range(specials))]
     shapes += [Shape(target=9.0, near=1e-2, holds=k + 1) for k in range(specials)]
     shapes += [Shape(masked=-np.inf, near=0.3, holds=k + 1) for k in range(min(2, specials))]
-    shapes += _counted(spec)
+    shapes += counted(spec)
     taken, rows = 0, []
     for k, point in enumerate(points):
         # A parameter that is off has a variant of its own without it, and 0·∞ beside it.
         masks = all(spec.parameters[n].off != v for n, v in point.items())
         # Where one is 0, a term is left out that hides what the others lose.
         often = k and 0.0 in point.values() and 0.0 not in points[0].values()
-        count = len(_SOMETIMES) if often else _PER_POINT
-        some = [_SOMETIMES[(taken + i) % len(_SOMETIMES)] for i in range(count)]
+        count = len(SOMETIMES) if often else PER_POINT
+        some = [SOMETIMES[(taken + i) % len(SOMETIMES)] for i in range(count)]
         taken += count if k else 0
-        some += [_CONFIDENT, *([_ALONE] if specials == 6 else [])]
+        some += [CONFIDENT, *([ALONE] if specials == 6 else [])]
         for shape in some if k else shapes:
             if shape.classes < spec.min_classes or (shape.masked and not masks):
                 continue
@@ -167,22 +89,7 @@ def _at_zero(
     """Rows at the end of what float32 holds, where a parameter is 0: 0·∞."""
     rng = np.random.default_rng(29)
     zeros = [p for p in points[1:] if 0.0 in p.values() and 0.0 not in points[0].values()]
-    return [_drawn(inputs, point, shape, rng) for point in zeros for shape in _LAST]
-
-
-def _counted(spec: LossSpec) -> list[Shape]:
-    """Confident rows of as many classes as make a number of the formula cancel: p[y] - 3*mean(p)
-    is p[y] - 1 at three classes, and V - 4 is 0 at four."""
-    written = [n for tree in spec.trees for n in nodes(tree)]
-    counts = any(
-        (isinstance(n, Name) and n.kind is NameKind.CLASSES)
-        or (isinstance(n, Call) and n.func == "mean")
-        for n in written
-    )
-    numbers = {int(n.value) for n in written if isinstance(n, Number) and n.value in _FEW}
-    sizes = sorted(numbers.union(n + 1 for n in numbers)) if counts else []
-    sure = [Shape(target=20.0, near=1.0), Shape(other=20.0, near=0.1), Shape(near=1.0)]
-    return [replace(shape, classes=size) for size in sizes for shape in sure]
+    return [_drawn(inputs, point, shape, rng) for point in zeros for shape in LAST]
 
 
 def _with_ends_apart(
