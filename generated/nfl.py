@@ -648,7 +648,7 @@ LOSS = rt.RowLoss(
             uses=frozenset([]), parameters=("gamma",), inputs=(), streams=(), n_saved=4, n_state=4,
             torch_rows=_torch_rows, torch_backward=_torch_backward, forward_kernel=_forward_kernel,
             merge_kernel=None, backward_kernel=_backward_kernel, fused_kernel=_fused_kernel,
-            c_source=_C_SOURCE,
+            c_source=_C_SOURCE, absolute=True,
             tiled=rt.Tiled(
                 sweeps=(
                     (_tiled_sweep_kernel, _tiled_merge_kernel, 2),

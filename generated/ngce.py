@@ -444,7 +444,7 @@ LOSS = rt.RowLoss(
             uses=frozenset([]), parameters=("q",), inputs=(), streams=(), n_saved=3, n_state=3,
             torch_rows=_torch_rows, torch_backward=_torch_backward, forward_kernel=_forward_kernel,
             merge_kernel=_merge_kernel, backward_kernel=_backward_kernel,
-            fused_kernel=_fused_kernel, c_source=_C_SOURCE,
+            fused_kernel=_fused_kernel, c_source=_C_SOURCE, absolute=True,
             tiled=rt.Tiled(
                 sweeps=((_tiled_sweep_kernel, _tiled_merge_kernel, 3),), n_coefficients=6,
                 row=_tiled_row_kernel, gradient=_tiled_gradient_kernel, sparse=(False,), work=10,

@@ -596,7 +596,7 @@ LOSS = rt.RowLoss(
             streams=("of_overlap", "of_predicted", "of_labelled"), n_saved=3, n_state=3,
             torch_rows=_torch_rows, torch_backward=_torch_backward, forward_kernel=_forward_kernel,
             merge_kernel=_merge_kernel, backward_kernel=_backward_kernel,
-            fused_kernel=_fused_kernel, arithmetic="float32", c_source=_C_SOURCE,
+            fused_kernel=_fused_kernel, arithmetic="float32", c_source=_C_SOURCE, absolute=True,
         ),
     ),
 )

@@ -681,7 +681,7 @@ LOSS = rt.RowLoss(
             n_state=3, torch_rows=_torch_rows, torch_backward=_torch_backward,
             forward_kernel=_forward_kernel, merge_kernel=_merge_kernel,
             backward_kernel=_backward_kernel, fused_kernel=_fused_kernel, arithmetic="float32",
-            c_source=_C_SOURCE,
+            c_source=_C_SOURCE, absolute=True,
         ),
     ),
 )

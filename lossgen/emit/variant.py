@@ -44,6 +44,12 @@ class Variant(RowModel):
         return self.target and not self.plan.stable.spec.has_target
 
     @property
+    def absolute(self) -> bool:
+        """Does the certificate promise absolute accuracy where another class dominates?"""
+        certificate = self.plan.stable.certificate
+        return certificate is not None and bool(certificate.dominated)
+
+    @property
     def uses(self) -> list[str]:
         return sorted(self.plan.stable.uses)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from math import comb
 
 from sympy import Expr, Symbol, log
+from sympy import Number as SympyNumber
 
 from lossgen.ir.bernoulli import bernoulli
 from lossgen.ir.plan import Moment
@@ -29,7 +30,7 @@ from lossgen.ir.program import (
     where,
 )
 from lossgen.ir.statistics import Form, Sum
-from lossgen.lower.constants import CLAMP, FAR_GAP, LARGEST, LARGEST_INVERSE
+from lossgen.lower.constants import CLAMP, FAR_GAP, LARGEST, LARGEST_INVERSE, NUMBERS
 from lossgen.lower.expressions import ROW, Lowering, assignments, exponential_names
 from lossgen.lower.model import RowModel
 from lossgen.lower.spoilt import symbols_of, unread
@@ -38,6 +39,11 @@ from lossgen.lower.sweep import centred, joint
 __all__ = ["RowScalars"]
 
 _NOWHERE = Number(0.0)  # the gap of the pivot itself
+
+
+def _beyond(value: Name, least: float) -> Node:
+    """Infinite from ``least`` on."""
+    return where(value > least, INFINITE, where(value < -least, EMPTY, value))
 
 
 class RowScalars:
@@ -59,12 +65,13 @@ class RowScalars:
         clamped, lowering = self._clamp(stable.clamp_loss, self.model.forms)
         targets = list(zip(self.model.outputs, stable.results, strict=True))
         lines += clamped + assignments(targets, lowering)
-        if stable.clamp_loss:  # what a clamped z leaves of infinity
-            ends = [ne(f"z{f.index}", f"zc{f.index}") for f in self.model.forms]
-            for name, _ in targets:
-                own = Name(name)
-                far = where(own > LARGEST, INFINITE, where(own < -LARGEST, EMPTY, own))
-                lines.append(Line(name, where(both(ends, "|"), far, own)))
+        ends = [ne(f"z{f.index}", f"zc{f.index}") for f in self.model.forms]
+        for name, value in targets:
+            own = Name(name)
+            if stable.clamp_loss:  # what a clamped z leaves of infinity
+                lines.append(Line(name, where(both(ends, "|"), _beyond(own, LARGEST), own)))
+            if any(abs(n) > NUMBERS for n in value.atoms(SympyNumber)):  # one stands for infinity
+                lines.append(Line(name, _beyond(own, NUMBERS)))
         for name, value in targets:
             lines += self._shown(name, unread(self.model, value, with_sums=True))
         return lines

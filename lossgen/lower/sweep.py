@@ -123,7 +123,7 @@ def lift(sweep: Sweep, whole_row: bool = False) -> list[Line]:
     origins = sorted(sweep.model.origins(names))
     lines += [Line(f"ref{k}", at_or_above(Name(f"m{k}"))) for k in origins]
     from_maxima = {sweep.model.forms[k].m: Name(f"ref{k}") for k in origins}
-    lines += deltas(sweep.model, names, Lowering(TILE.exp, from_maxima), measuring=True)
+    lines += deltas(sweep.model, names, Lowering(TILE.exp, from_maxima), sweep.level)
     lines += _moments(sweep)
     for k, largest in sweep.maxes:
         counts: Node = Name("valid")
@@ -224,18 +224,18 @@ def _selected(k: int, select: Symbol) -> Line:
     return Line(select.name, where(eq(COLS, f"index{k}"), 1.0, 0.0))
 
 
-def deltas(
-    model: RowModel, names: set[str], lowering: Lowering, measuring: bool = False
-) -> list[Line]:
+def deltas(model: RowModel, names: set[str], lowering: Lowering, measured: int = 0) -> list[Line]:
     """factor·(c_j - origin) of every centre that is used.
 
-    ``measuring`` finds what it is at the largest class of the weight; otherwise that is known.
+    The sweep of level ``measured`` finds what its centres are at the largest class of the weight;
+    otherwise that is known.
     """
     lines: list[Line] = []
     for centre in (c for c in model.centres if c.symbol.name in names):
         if centre not in model.measured:
             lines += centred(centre, lowering)
             continue
+        measuring = centre.level == measured
         lines += centred(replace(centre, symbol=centre.apart), lowering)
         lines += _at_largest(centre, model, lowering) if measuring else []
         own = Name(centre.at_largest.name)

@@ -22,9 +22,10 @@ from lossgen.ir.ops import OPS, acosh, asinh, compare, log1p, log_sigmoid, sgn
 from lossgen.ir.piecewise import where
 from lossgen.ir.stages import Cls, Pivot, SymbolicLoss
 from lossgen.ir.statistics import Form, Max
-from lossgen.passes.absolute import absolute, root, without_abs
+from lossgen.passes.absolute import absolute, root
 from lossgen.passes.algebra import complement
 from lossgen.passes.even import even
+from lossgen.passes.exponentials import expand_exp, opened, power
 from lossgen.passes.maxima import beats, largest_of
 from lossgen.passes.reductions import Reductions
 from lossgen.passes.subsets import Subsets
@@ -210,7 +211,7 @@ class _Pairs:
             "-": lambda a, b: self.subsets.total(a - b),
             "*": lambda a, b: a * b,
             "/": lambda a, b: self.subsets.raised.quotient(a / b),
-            "**": lambda a, b: self.subsets.power(a, b) or _power(a, b),
+            "**": lambda a, b: self.subsets.power(a, b) or power(a, b),
         }
         return self._map(table[op], left, right)
 
@@ -228,16 +229,21 @@ class _Pairs:
             return self._thawed(partial(special, self), args[0], node.others)
         if special is not None:
             return special(self, args[0], node.others)
-        function = self.subsets.choice if node.func == "where" else _FUNCTIONS[node.func]
-        return self._map(function, *args)
+        if node.func == "where":
+            return self._map(self.subsets.choice, *args)
+        return self._map(_FUNCTIONS[node.func], *map(self._opened, args))
+
+    def _opened(self, value: Value) -> Value:
+        return self._map(partial(opened, forms=self.built.forms), value)
 
     def _exp(self, value: Value, others: bool) -> Value:
+        value = self._opened(value)
         if not isinstance(value, Cls):
-            return self._map(_expand_exp, value)
+            return self._map(expand_exp, value)
         # exp(x - max(x)): what is the same for all classes, a maximum, is a factor
         row, ell = value.o.as_independent(*self.built.class_symbols(), as_Add=True)
         if not self._is_raw(ell):
-            return self._map(_expand_exp, value)
+            return self._map(expand_exp, value)
         form, constant = self.built.form(ell, value.y - row)
         scale = exp(form.L + constant + row)
         return Cls(exp(form.logp) * scale, form.P * scale)
@@ -249,6 +255,7 @@ class _Pairs:
 
     def _log(self, value: Value, others: bool) -> Value:
         if isinstance(value, Cls):
+            value = self._opened(value)
             at_y = complement(self.subsets.log(value.y), self.built.forms)
             return Cls(self.subsets.log_of_class(value.o), at_y)
         return complement(self.subsets.log(value), self.built.forms)
@@ -383,13 +390,3 @@ _OWN: dict[str, Callable[[_Pairs, Value, bool], Value]] = {
 
 def _exact(number: float) -> Expr:
     return sympify(number) if isinf(number) else Rational(str(number))
-
-
-def _power(base: Expr, exponent: Expr) -> Expr:
-    if isinstance(base, exp):
-        return exp(expand(base.args[0] * exponent))
-    return without_abs(base**exponent)
-
-
-def _expand_exp(argument: Expr) -> Expr:
-    return exp(expand(argument))

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sympy import Add, Expr, Integer, Symbol, collect, exp, expand, factor_terms
+from sympy import Add, Dummy, Expr, Integer, Mul, Symbol, collect, exp, expand, factor_terms
 
 from lossgen.ir.stages import Pivot, Vocabulary
 from lossgen.ir.statistics import Centre, Form, Max, Sum
@@ -158,12 +158,18 @@ class Reductions:
         raw_y |= {twin for live, twin in self._twins.items() if live in raw_y}
         along: list[Expr] = []
         shift_y: list[Expr] = []
-        for term in Add.make_args(collect(expand(ell_y - constant), sorted(raw_y, key=str))):
+        # expanded, 1/(std(x) + eps) would be spelled in two ways, which are rounded apart
+        held = {f: Dummy("factor", positive=True) for f in Mul.make_args(scale) if f.atoms(Add)}
+        back = {factor: node for node, factor in held.items()}
+        flat, unit = expand((ell_y - constant).xreplace(held)), scale.xreplace(held)
+        for term in Add.make_args(collect(flat, sorted(raw_y, key=str))):
             (along if term.free_symbols & raw_y else shift_y).append(term)
-        base_y = without_abs(Add(*(term / scale for term in along)))
+        base_y, apart = (
+            without_abs(Add(*terms).xreplace(back))
+            for terms in ([term / unit for term in along], shift_y)
+        )
         level = self.level(ell) + 1
-        found = Form(len(self.forms), scale, base, base_y, without_abs(Add(*shift_y)), level)
-        return self._numbered(found), constant
+        return self._numbered(Form(len(self.forms), scale, base, base_y, apart, level)), constant
 
     def weighted(self, scale: Expr, base: Expr, base_y: Expr) -> Form:
         """The form with these exponents, as they stand."""

@@ -66,13 +66,18 @@ def raw_sums(body: Expr, built: Reductions, centred: bool = False) -> dict[Expr,
         called = isinstance(node, Function) and not isinstance(node, exp)
         near_uniform = varies and node != body and node.is_Add and excess(node) is not None
         apart = centred and node.is_Add and is_centred(node, built)
-        if (raw and (node.is_Add or called)) or near_uniform or apart:
+        if (raw and (_is_sum(node) or called)) or near_uniform or apart:
             found[node] = Dummy(f"raw{len(found)}", real=True)
         elif not raw:
             stack.extend(node.args)
         elif node.is_Mul:  # a sum in it is taken apart: c·(a + b)
             stack.extend(a for a in node.args if not a.is_Add)
     return found
+
+
+def _is_sum(node: Expr) -> bool:
+    """Or a power of one: Σ p·(index - y)², in moments, is a difference of squares of indices."""
+    return bool(node.is_Add or (node.is_Pow and node.base.is_Add))
 
 
 def is_centred(total: Expr, built: Reductions) -> bool:

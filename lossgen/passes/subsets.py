@@ -48,7 +48,8 @@ __all__ = ["Subsets"]
 
 _CORNERS = 6
 _NOTHING = -3 * Integer(10) ** 38
-_SHARES = {"lt", "le", "eq", "ne", "step", "above", "inrange", "sigmoid", "sech2"}
+_STEPS = {"lt", "le", "eq", "ne", "step", "above", "inrange"}
+_SHARES = _STEPS | {"sigmoid", "sech2"}
 
 
 @dataclass(frozen=True)
@@ -114,11 +115,30 @@ class Subsets:
         return self._complement(self._cross_entropy(logistic(_in_branches(expr))))
 
     def choice(self, condition: Expr, value: Expr, otherwise: Expr) -> Expr:
-        """where(c, p, 0) as c·p, a weight under a sum, if p is finite."""
+        """where(c, p, 0) as c·p, a weight under a sum, if p is finite or exponentials, of which a
+        sum makes a softmax; where(c, t·e^v, e^v) as where(c, t, 1)·e^v, which is a weight, too."""
+        common = {f for f in Mul.make_args(value) if isinstance(f, exp)}
+        if common := common.intersection(Mul.make_args(otherwise)):
+            value, otherwise = (
+                Mul(*(f for f in Mul.make_args(branch) if f not in common))
+                for branch in (value, otherwise)
+            )
+            return self.choice(condition, value, otherwise) * Mul(*common)
         finite = self._is_share(value) and self._is_share(otherwise)
-        if finite and self.is_weight(condition) and _has_range(condition):
+        grows = 0 in (value, otherwise) and self._is_exponential(value + otherwise)
+        weighs = (finite and self._is_given(condition)) or (grows and self.is_weight(condition))
+        if weighs and _has_range(condition):
             return condition * value + (1 - condition) * otherwise
         return where(condition, value, otherwise)
+
+    def _is_exponential(self, expr: Expr) -> bool:
+        """Is it made of exponentials of softmaxes, and of weights?"""
+        factors = Mul.make_args(expr)
+        shares = {share for f in self.built.forms for share in (f.P, exp(f.logp))}
+        grown = [f for f in factors if isinstance(f, exp) or f in shares]
+        return bool(shares.intersection(grown)) and all(
+            self.is_weight(f) for f in factors if f not in grown
+        )
 
     def _complement(self, expr: Expr) -> Expr:
         """1 - Σ w·p as Σ (1 - w)·p."""
@@ -293,7 +313,12 @@ class Subsets:
         return form.level == 1 and not form.parts
 
     def is_weight(self, expr: Expr) -> bool:
-        """Nothing that the logits move?"""
+        """Nothing that the logits move? A comparison of logits jumps, and moves nothing between."""
+        steps = (n for n in expr.atoms(Function) if n.func.__name__ in _STEPS)
+        return self._is_given(expr.xreplace({n: Dummy("step") for n in steps}))
+
+    def _is_given(self, expr: Expr) -> bool:
+        """No statistic and no logit in it?"""
         return not expr.free_symbols & (self.built.statistics() | self.moving) and not any(
             s in f.class_symbols for f in self.built.forms for s in expr.free_symbols
         )

@@ -13,14 +13,14 @@ from lossgen.ir.literal import Truth, literal
 from lossgen.ir.rows import COTANGENTS, MASKED, Row
 from lossgen.spec.model import LossSpec
 
-__all__ = ["agree", "as_written", "digits", "is_dominated", "is_undone", "true_row"]
+__all__ = ["FAR", "agree", "as_written", "digits", "is_dominated", "is_undone", "true_row"]
 
 _MOST = 6000
 _SAME = mp.mpf(10) ** -30
 _LIKE = mp.mpf(10) ** -12
 _LOWEST = -745.0  # its exponential is 0 in float64
 _NEVER = -1e8  # -∞, by any convention of masking
-_FAR = 4.0  # p_y < 2 %
+FAR = 4.0  # p_y < 2 %
 _EXTREME = 500.0  # no logit is as large
 _NOTHING = mp.mpf(10) ** -45
 
@@ -117,4 +117,4 @@ def is_dominated(row: Row, stretch: float = 1.0) -> bool:
     that are ``stretch`` times the logits?"""
     wide = (row.x, *row.streams.values())
     above = (v - values[row.y] for values in wide for v in values if values[row.y] > -inf)
-    return max(above, default=inf) * max(1.0, stretch) > _FAR
+    return max(above, default=inf) * max(1.0, stretch) > FAR

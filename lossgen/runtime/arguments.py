@@ -142,6 +142,7 @@ class Variant:
     fused_kernel: Any
     arithmetic: str = "float32"  # or float64: of numbers that are read and written narrower
     bound: float = 4.0  # ulp / (1 + kappa) of its certificate
+    absolute: bool = False  # ulp of 1 at least, where another class than the target is far above it
     c_source: str = ""  # a module written by hand may have none: torch on the CPU
     tiled: Tiled | None = None
     from_first: bool = False

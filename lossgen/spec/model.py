@@ -275,6 +275,7 @@ class Accuracy(_Model):
     ulp: float
     scale: float
     reason: str
+    absolute: bool = False  # to 1 at least, where another class than the target is far above it
 
 
 class LossSpec(_Model):

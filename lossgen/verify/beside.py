@@ -40,7 +40,7 @@ def constant_streams(case: Case, run: Runner) -> None:
     """A class input that gets no gradient is a constant, also where it requires one."""
     logits, target = case.tensors(run.device)
     keys = case.keywords(run.device)
-    plain = run.loss(logits, target, **keys)
+    plain = run.loss(logits.detach().requires_grad_(), target, **keys)
     for name in streams(case.spec):
         if case.spec.inputs[name].differentiable:
             continue

@@ -165,21 +165,24 @@ def gold(case: Case, dtype: torch.dtype = torch.float64, weight: Tensor | None =
 def shaken(case: Case, draw: int = 0) -> Arguments:
     """The case's numbers, each off by one ulp of float32, in float64.
 
-    Logits are taken relative to the row's largest: a shift of the row is no error.  They count as
-    1 at least: whatever they are, their softmax is rounded to an ulp of itself.  Equal numbers stay
-    equal: which of them is the maximum is no rounding.
+    Logits are taken relative to the row's largest, where a shift of the row changes nothing.  They
+    count as 1 at least: whatever they are, their softmax is rounded to an ulp of itself.  Equal
+    numbers stay equal: which of them is the maximum is no rounding.
     """
     given = case.arguments()
     generator = torch.Generator().manual_seed(case.seed + (draw << 20))
     owned = {LOGITS: given.logits, **{n: given.inputs[n] for n in streams(case.spec)}}
-    moved = {}
+    moved, loss = {}, literal(case.spec, given)
     for name, values in owned.items():
         like_logits = name == LOGITS or normal(case.spec.inputs[name])
         held, place = values.unique(return_inverse=True)
         signs = torch.randint(0, 2, held.shape, generator=generator) * 2.0 - 1.0
         steps = 2.0**-23 * signs[place]
         if like_logits:
-            size = (values - values.amax(1, keepdim=True)).abs().clamp_(min=1.0)
+            shifted = literal(case.spec, given.with_(**{name: values + 1.0}))
+            apart = torch.allclose(loss, shifted, rtol=1e-9, atol=1e-9, equal_nan=True)
+            largest = values.amax(1, keepdim=True) if apart else 0.0
+            size = (values - largest).abs().clamp_(min=1.0)
             moved[name] = values + torch.where(size.isfinite(), size * steps, 0.0)
         else:
             moved[name] = values * (1.0 + steps)

@@ -36,11 +36,11 @@ def slack(spec: LossSpec) -> float:
 def stated(spec: LossSpec, variant: Variant) -> LossSpec:
     """``spec`` with the accuracy that the certificate of its kernels is about."""
     wide = variant.arithmetic == "float64"
-    if not wide and variant.bound == BOUND:
+    if not wide and variant.bound == BOUND and not variant.absolute:
         return spec
     scale = max(least(spec), LEAST) if wide else least(spec)
     reason = f"computed in {variant.arithmetic}"
-    own = Accuracy(ulp=variant.bound, scale=scale, reason=reason)
+    own = Accuracy(ulp=variant.bound, scale=scale, reason=reason, absolute=variant.absolute)
     return spec.model_copy(update={"accuracy": own})
 
 
