@@ -24,16 +24,13 @@ from lossgen.spec.expr import (
 )
 from lossgen.spec.model import LossSpec
 from lossgen.spec.spelling import spelled
+from lossgen.spec.vocabulary import ELEMENTWISE
 
 __all__ = ["arguments", "formula"]
 
-_CALLS = {
-    **{name: f"torch.{name}" for name in ("exp", "log", "log1p", "expm1", "sqrt", "tanh", "abs")},
-    **{name: f"torch.{name}" for name in ("relu", "sigmoid", "erf", "erfc", "sin", "cos", "atan")},
-    **{name: f"torch.{name}" for name in ("cosh", "sinh", "asinh", "acosh", "sign", "logaddexp")},
-    **{name: f"torch.{name}" for name in ("minimum", "maximum")},
-}
-#: {0}, {1}, …: the arguments
+#: they take a whole number, which is no tensor
+_REFUSED = {"mercator", "polygamma"}
+#: {0}, {1}, …: the arguments; what is not here has torch's name
 _WRITTEN = {
     "softplus": "torch.logaddexp({0}, torch.zeros_like({0}))",
     "log_sigmoid": "(-torch.logaddexp(-{0}, torch.zeros_like({0})))",
@@ -133,8 +130,8 @@ class _Text:
 
     def _call(self, expr: Call, func: str, args: tuple[Expr, ...]) -> str:
         given = [self._tensor(a) for a in args]
-        if func in _CALLS:
-            return f"{_CALLS[func]}({', '.join(given)})"
+        if func in ELEMENTWISE.keys() - _WRITTEN.keys() - _REFUSED:
+            return f"torch.{func}({', '.join(given)})"
         if func not in _WRITTEN:
             location = self.spec.location_of("batch", expr.span)
             raise NotOfFewNumbers(func=func, location=location)

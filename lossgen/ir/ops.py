@@ -204,13 +204,9 @@ _UNARY: tuple[type[Elementwise], ...] = (
     step,
     stop_gradient,
 )
-_SPECIAL: dict[type[Elementwise], tuple[Range, ...]] = {
-    kind: (ends,) for kind, ends in special.DOMAINS.items()
-}
-
 OPS: dict[str, Op] = {
     kind.__name__: _op(kind.__name__, kind, *ranges)
-    for kind, ranges in (dict.fromkeys(_UNARY, (_REAL,)) | _DOMAINS | _SPECIAL).items()
+    for kind, ranges in (dict.fromkeys(_UNARY, (_REAL,)) | _DOMAINS | special.DOMAINS).items()
 }
 BUILTINS: dict[str, Op] = {
     "exp": _op("exp", sympy.exp, _REAL),

@@ -16,6 +16,7 @@ from gmpy2 import mpfr
 __all__ = [
     "HALF",
     "INF",
+    "NAN",
     "ONE",
     "ZERO",
     "as_mpf",
@@ -26,7 +27,7 @@ __all__ = [
     "reals",
 ]
 
-ZERO, ONE, HALF, INF = mpfr(0), mpfr(1), mpfr("0.5"), mpfr("inf")
+ZERO, ONE, HALF, INF, NAN = mpfr(0), mpfr(1), mpfr("0.5"), mpfr("inf"), mpfr("nan")
 _TOO_LARGE = mpfr("inf")
 
 

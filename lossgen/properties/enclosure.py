@@ -89,6 +89,13 @@ EVEN: dict[str, Callable[[float], float]] = {
 }
 
 
+_AT_LEAST, _LEAST = 1.4616321449683623, -0.12148629053584962  # of lgamma
+
+
+def _lgamma(a: float) -> float:
+    return _INF if a == 0 else math.lgamma(a)
+
+
 def _times(a: float, b: float) -> float:
     return 0.0 if a == 0 or b == 0 else a * b
 
@@ -230,6 +237,9 @@ class Enclosure:
                 return _hull(args[1].lo, args[1].hi, args[2].lo, args[2].hi)
             case "sin" | "cos":
                 return Enclosed(-1.0, 1.0)
+            case "lgamma" if first.lo >= 0:
+                ends = [_lgamma(first.lo), _lgamma(first.hi)]
+                return _hull(*ends, *([_LEAST] if first.lo < _AT_LEAST < first.hi else []))
             case "erfc":
                 return Enclosed(1 - math.erf(first.hi), 1 - math.erf(first.lo))
             case "mercator" if first.lo >= 0 and other.point:

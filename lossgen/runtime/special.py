@@ -1,6 +1,6 @@
-"""The elementwise vocabulary as torch functions, continued: circular and hyperbolic functions, erfc
-and log cosh.  Everything that :mod:`lossgen.runtime.elementwise` says holds here too; it has these
-functions as its own.
+"""The elementwise vocabulary as torch functions, continued: circular and hyperbolic functions,
+erfc, log cosh and those of the gamma function.  Everything that
+:mod:`lossgen.runtime.elementwise` says holds here too; it has these functions as its own.
 """
 
 from __future__ import annotations
@@ -12,7 +12,20 @@ from torch import Tensor
 
 from lossgen.runtime.lifted import numbers_too
 
-__all__ = ["acosh", "asinh", "atan", "cos", "cosh", "erfc", "logcosh", "sin", "sinh"]
+__all__ = [
+    "acosh",
+    "asinh",
+    "atan",
+    "cos",
+    "cosh",
+    "digamma",
+    "erfc",
+    "lgamma",
+    "logcosh",
+    "polygamma",
+    "sin",
+    "sinh",
+]
 
 LN2 = math.log(2.0)
 
@@ -76,3 +89,25 @@ def logcosh(a: Tensor) -> Tensor:
     near = (t * t).div_(t.add_(1.0).mul_(2.0)).log1p_()  # of cosh a - 1
     far = size.mul(-2.0).exp_().log1p_().add_(size - LN2)
     return torch.where(size < 1.0, near, far)
+
+
+@numbers_too
+def lgamma(a: Tensor) -> Tensor:
+    """log(gamma(a)), a >= 0."""
+    return torch.lgamma(a).masked_fill_(a < 0.0, math.nan)
+
+
+@numbers_too
+def digamma(a: Tensor) -> Tensor:
+    """The derivative of lgamma, a >= 0 (through float64, which has its digits beside its zero)."""
+    return torch.digamma(a.double()).to(a.dtype).masked_fill(a < 0.0, math.nan)
+
+
+@numbers_too
+def polygamma(n: Tensor, a: Tensor) -> Tensor:
+    """The n-th derivative of digamma, a >= 0; n is one number. torch.polygamma(1, a) of float64 has
+    nine digits, and NaN at infinity for larger n; Hurwitz' zeta function has neither fault."""
+    order = int(n)
+    size = -math.factorial(order) * (-1.0) ** order
+    series = torch.special.zeta(order + 1.0, a).mul_(size)
+    return series.masked_fill_(a < 0.0, math.nan).masked_fill_(a == math.inf, 0.0)

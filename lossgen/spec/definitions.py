@@ -78,6 +78,11 @@ DEFINITIONS: tuple[tuple[str, str, str], ...] = (
     ("xlog1py(a, b)", "a*log1p(b)", _POSITIVE),
     ("entr(e)", "-e*log(e)", _POSITIVE),
     ("ndtr(e)", "erfc(-e/sqrt(2))/2", _REAL),
+    # of the gamma function
+    ("gammaln(e)", "lgamma(e)", _POSITIVE),
+    ("loggamma(e)", "lgamma(e)", _POSITIVE),
+    ("psi(e)", "digamma(e)", _POSITIVE),
+    ("trigamma(e)", "polygamma(1, e)", _POSITIVE),
     # circular and hyperbolic
     ("arctan(e)", "atan(e)", _REAL),
     ("tan(e)", "sin(e)/cos(e)", "(-1.57, 1.57)"),

@@ -67,7 +67,11 @@ from lossgen.spec.words import check_words
 __all__ = ["Scope", "parse"]
 
 MAX_DEPTH = 100
-MAX_MERCATOR = 16
+#: of functions of a whole number: its place among the arguments, the least, the most, and a hint
+_ORDERS = {
+    "mercator": (1, 0, 16, None),
+    "polygamma": (0, 1, 6, "digamma(e) is the one of order 0"),
+}
 MAX_WRITTEN_OUT = 4000  # nodes of a formula once its words of ``definitions`` are written out
 
 _BINARY = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/", ast.Pow: "**"}
@@ -281,8 +285,8 @@ class _Builder:
                 hint = f"remove the {name}, or give it a class vector such as x, p or logp"
                 self.rank_error(f"{name} needs a class vector", arguments[0], hint)
             rank = Rank.CLASS if name in CLASS_MAPS else Rank.ROW
-        if name == "mercator":
-            self.check_order(arguments[1])
+        if name in _ORDERS:
+            self.check_order(name, arguments)
         return self.checked(Call(rank, span, name, arguments, others))
 
     def check_count(self, name: str, given: int, span: Span) -> None:
@@ -360,21 +364,17 @@ class _Builder:
         rank = max(left.rank, right.rank)
         return Compare(rank, span, _COMPARE[type(node.ops[0])], left, right)
 
-    def check_order(self, order: Expr) -> None:
+    def check_order(self, name: str, arguments: tuple[Expr, ...]) -> None:
+        place, least, most, hint = _ORDERS[name]
+        order = arguments[place]
         domain = self.scope.integers.get(order.name) if isinstance(order, Name) else None
-        if domain is not None and domain.lo >= 0 and domain.hi <= MAX_MERCATOR:
+        if domain is not None and domain.lo >= least and domain.hi <= most:
             return
-        if (
-            isinstance(order, Number)
-            and order.value.denominator == 1
-            and (order.value <= MAX_MERCATOR)
-        ):
+        number = order.value if isinstance(order, Number) else Fraction(1, 2)
+        if number.denominator == 1 and least <= number <= most:
             return
-        self.wrong_arguments(
-            order.span,
-            "the order of mercator must be a whole number, or an integer parameter, "
-            f"between 0 and {MAX_MERCATOR}",
-        )
+        problem = f"the order of {name} must be a whole number, or an integer parameter, "
+        self.wrong_arguments(order.span, f"{problem}between {least} and {most}", hint)
 
 
 class _Written(_Builder):

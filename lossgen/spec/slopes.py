@@ -66,6 +66,9 @@ RULES: dict[str, tuple[str, ...]] = {
     "asinh": ("slope/sqrt(1 + e**2)",),
     "acosh": ("where(e > 1, slope/(sqrt(e - 1)*sqrt(e + 1)), 0)",),
     "logcosh": ("tanh(e)*slope",),
+    "lgamma": ("digamma(e)*slope",),
+    "digamma": ("polygamma(1, e)*slope",),
+    "polygamma": ("0", "polygamma(n + 1, e)*slope"),
     "logaddexp": ("sigmoid(a - b)*slope", "sigmoid(b - a)*slope"),
     "minimum": (
         "where(a < b, slope, where(b < a, 0, slope/2))",

@@ -63,6 +63,8 @@ ELEMENTWISE = {
             "asinh",
             "acosh",
             "logcosh",
+            "lgamma",
+            "digamma",
             "sign",
             "stop_gradient",
         ),
@@ -75,6 +77,7 @@ ELEMENTWISE = {
     "where": ("condition", "a", "b"),
     "softcap": ("e", "cap"),
     "mercator": ("q", "t"),
+    "polygamma": ("n", "e"),
 }
 CLASS_MAPS = ("softmax", "log_softmax")  # class → class
 REDUCTIONS = ("sum", "mean", "max", "logsumexp", "norm", "argmax", "second_max")  # class → row
@@ -90,7 +93,7 @@ OVER_CLASSES = frozenset((*CLASS_MAPS, *REDUCTIONS, *CLASS_WORDS))  # they take 
 # A call is never a name: these, and the words of ``DEFINED``, may be names of parameters too.
 _ALSO_NAMES = {
     *("softcap", "logaddexp", "erfc", "sin", "cos", "atan"),
-    *("cosh", "sinh", "asinh", "acosh", "logcosh"),
+    *("cosh", "sinh", "asinh", "acosh", "logcosh", "lgamma", "digamma", "polygamma"),
 }
 
 #: arguments of every loss
@@ -229,9 +232,15 @@ _INSTEAD = {
 
 #: Functions, by names that are usual for parameters too.
 _SPECIAL = {
-    *("gamma", "lgamma", "gammaln", "loggamma", "digamma", "psi", "polygamma", "beta", "betaln"),
-    *("gammainc", "gammaincc", "zeta", "erfinv", "erfcinv", "erfcx", "ndtri", "factorial", "binom"),
+    *("gammainc", "gammaincc", "zeta", "erfinv", "erfcinv", "erfcx", "ndtri"),
     *("lambertw", "i0", "i1", "i0e", "i1e", "bessel_j0", "bessel_j1"),
+}
+_OF_GAMMA = {
+    "gamma": "write exp(lgamma(e))",
+    "factorial": "write exp(lgamma(e + 1))",
+    "betaln": "write lgamma(a) + lgamma(b) - lgamma(a + b)",
+    "beta": "write exp(lgamma(a) + lgamma(b) - lgamma(a + b))",
+    "binom": "write exp(lgamma(a + 1) - lgamma(b + 1) - lgamma(a - b + 1))",
 }
 
 
@@ -239,10 +248,10 @@ def repair_call(name: str, known: list[str]) -> str | None:
     """``repair`` of the name of a function."""
     if name in _SPECIAL:
         return (
-            f"{name} is not in the language, whose special functions are erf, erfc and ndtr: "
-            "compute it in torch, and give it as an input of kind row or class"
+            f"{name} is not in the language, whose special functions are erf, erfc, ndtr, lgamma, "
+            "digamma, polygamma: compute it in torch, and give it as an input of kind row or class"
         )
-    return repair(name, known)
+    return _OF_GAMMA.get(name) or repair(name, known)
 
 
 def repair(name: str, known: list[str]) -> str | None:

@@ -172,6 +172,10 @@ class Literal:
             "mercator": lambda: torch.stack(
                 [first**k / k for k in range(1, int(args[1].item()) + 1)]
             ).sum(0),
+            # torch reflects them at 0, and of its trigamma nine digits are right
+            "lgamma": lambda: torch.lgamma(first) + _no_number_below_0(first),
+            "digamma": lambda: torch.digamma(first) + _no_number_below_0(first),
+            "polygamma": lambda: _polygamma(int(args[0].item()), args[1]),
             "stop_gradient": lambda: first.detach(),
         }
         return table[func]() if func in table else getattr(torch, func)(first)
@@ -233,3 +237,14 @@ class Literal:
             assert self.given.target is not None
             first = first + (first >= self.given.target[:, None])
         return first.to(self.x.dtype)
+
+
+def _no_number_below_0(a: Tensor) -> Tensor:
+    return torch.where(a.detach() < 0, math.nan, 0.0).to(a.dtype)
+
+
+def _polygamma(order: int, a: Tensor) -> Tensor:
+    size = -math.factorial(order) * (-1) ** order
+    far = a == math.inf
+    series = torch.special.zeta(order + 1.0, torch.where(far, 1.0, a))
+    return torch.where(far, 0.0, size * series) + _no_number_below_0(a)

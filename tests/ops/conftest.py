@@ -20,13 +20,31 @@ from numpy.typing import NDArray
 from lossgen.ir.ops import BUILTINS, OPS, Op
 
 ALL = {**OPS, **BUILTINS}
-INTEGERS = {("mercator", 1), ("geometric", 1)}  # arguments without a derivative
+INTEGERS = {("mercator", 1), ("geometric", 1), ("polygamma", 0)}  # arguments without a derivative
 Array = NDArray[np.float64]
+_POSITIVE = (
+    0.0,
+    1e-6,
+    0.3,
+    0.99,
+    1.0,
+    1.4616321,
+    2.0,
+    3.7,
+    4.0,
+    7.9,
+    8.0,
+    9.5,
+    40.0,
+    1e4,
+    math.inf,
+)
 SPECIAL = {
     "where": [(0.0, 1.0), (-1.5, 2.0, math.inf), (3.0, -2.0, -math.inf)],
     "softcap": [(0.0, 0.3, -5.0, 40.0, 1e4, math.inf, -math.inf), (0.5, 30.0, math.inf)],
     "mercator": [(0.0, 1e-6, 0.3, 0.97, 1.0), tuple(range(1, 17))],
     "geometric": [(0.0, 1e-6, 0.3, 0.97, 1.0), tuple(range(1, 17))],
+    "polygamma": [tuple(range(1, 9)), _POSITIVE],
     "xlogy": [(0.0, 1e-6, 0.5, -3.0, 100.0), (0.0, 1e-6, 0.4, 2.0, 1e4)],
     "power": [(0.0, 1e-6, 0.3, 0.99, 1.0, 1.5, 1e3), (-4.0, -0.5, 0.0, 1e-3, 0.5, 2.0, 5.0)],
     "expm1div": [(0.0, 1e-6, -0.3, 2.0, 13.0, -15.5, -80.0), (0.0, 1e-9, -6.0, -0.5, 1.0, 7.0)],

@@ -28,6 +28,7 @@ LITERALS = (
     "dl.mercator(x, 3.0)",
     "dl.expm1div(x, -0.5)",
     "dl.xlogy(0.3, x)",
+    "dl.polygamma(1.0, x)",
 )
 MAIN = """
 import sys

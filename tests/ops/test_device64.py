@@ -19,7 +19,7 @@ SIZES += [36.0, 40.5, 80.5, 87.5, 104.0, 300.0, 708.0, 1e5, 1e12]
 ENDS = [0.0, np.inf, np.nan]
 #: Where an operation is asked for, if not everywhere; the rest of its twin is a convention.
 DOMAINS = {
-    **dict.fromkeys(("log", "sqrt", "safe_rsqrt", "log1mexp"), (0.0, np.inf)),
+    **dict.fromkeys(("log", "sqrt", "safe_rsqrt", "log1mexp", "lgamma", "digamma"), (0.0, np.inf)),
     **dict.fromkeys(("log1p", "log1pmx"), (-1.0, np.inf)),
     "acosh": (1.0, np.inf),
     **dict.fromkeys(("sin", "cos"), (-1e5, 1e5)),
@@ -30,6 +30,7 @@ BESIDE = {
     "geometric": [1.0, 2.0, 7.0, 16.0],
     "softcap": [0.5, 30.0, np.inf],
     "expm1div": [0.0, 1e-12, 0.7, 2.0],
+    "polygamma": [0.0, 1e-20, 1e-4, 0.7, 1.0, 4.0, 7.9, 8.0, 36.0, 1e5, np.inf],
 }
 ABSOLUTE = {"erfc": 1e-15}
 BLOCK = 64
@@ -56,6 +57,8 @@ def _points(name, arguments):
         values = values[np.abs(values) <= 2]
     if name == "expm1div":
         values = values[np.abs(values) <= 300]
+    if name == "polygamma":
+        values = np.arange(1.0, 9.0)
     columns = [values]
     if arguments > 1:
         others = np.array(BESIDE.get(name, [-3.0, -0.5, 0.0, 0.5, 2.0, 3.0]))

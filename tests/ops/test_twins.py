@@ -16,6 +16,10 @@ from lossgen.verify import interpreter
 ALL = {**OPS, **BUILTINS}
 NAMES = sorted(ALL)
 COMPARISONS = {"lt", "le", "eq", "ne"}
+#: arguments that are whole numbers, or may be NaN
+NOT_NAN = {("mercator", 1), ("geometric", 1), ("power", 1), ("polygamma", 0)}
+#: the argument of which a call has one number
+COUNTS = {"mercator": 1, "geometric": 1, "polygamma": 0}
 EPS32, EPS64 = 2.0**-23, 2.0**-52
 LIMIT32 = (EPS32, 2.0**-123, 3.4028e38)
 LIMIT64 = (EPS64, 2.0**-1020, 1.7e308)
@@ -32,20 +36,22 @@ def _check(p, name: str, got: np.ndarray, limit: tuple[float, float, float], bou
     )
 
 
-def _by_count(function, args, make):
-    """Call a series function once per number of terms, which is one number per call."""
+def _by_count(function, args, make, place):
+    """Call a function once per number of terms, or order, which is one number per call."""
     out = np.empty(args[0].shape)
-    for t in np.unique(args[1]):
-        rows = args[1] == t
-        out[rows] = np.asarray(function(make(args[0][rows]), float(t)).double())
+    for t in np.unique(args[place]):
+        rows = args[place] == t
+        given = [make(a[rows]) for a in args]
+        given[place] = float(t)
+        out[rows] = np.asarray(function(*given).double())
     return out
 
 
 def _torch(args: tuple[np.ndarray, ...], name: str, dtype: torch.dtype) -> np.ndarray:
     function = getattr(el, ALL[name].torch)
     make = lambda a: torch.tensor(a, dtype=dtype)  # noqa: E731
-    if name in ("mercator", "geometric"):
-        return _by_count(function, args, make)
+    if name in COUNTS:
+        return _by_count(function, args, make, COUNTS[name])
     tensors = [make(a) for a in args]
     out = function(*tensors)
     assert out.dtype == dtype
@@ -75,14 +81,11 @@ def test_nan_stays_nan(name):
     for i in range(op.arity):
         args = [0.5] * op.arity
         args[i] = math.nan
-        if name == "where" or (name, i) in (("mercator", 1), ("geometric", 1), ("power", 1)):
+        if name == "where" or (name, i) in NOT_NAN:
             continue
         expected_nan = name not in COMPARISONS
         assert math.isnan(op.numpy(*args)) == expected_nan
-        values = [
-            torch.tensor([a]) if j == 0 or name not in ("mercator", "geometric") else 2.0
-            for j, a in enumerate(args)
-        ]
+        values = [2.0 if COUNTS.get(name) == j else torch.tensor([a]) for j, a in enumerate(args)]
         got = getattr(el, name)(*values).item()
         assert math.isnan(got) == expected_nan, f"argument {i} of {name}: {got}"
 
@@ -196,7 +199,7 @@ def test_device_function_takes_scalars(points, name):
 def test_device_function_keeps_nan(name):
     op = ALL[name]
     for i in range(op.arity):
-        if name == "where" or (name, i) in (("mercator", 1), ("geometric", 1), ("power", 1)):
+        if name == "where" or (name, i) in NOT_NAN:
             continue
         args = [np.array([0.5, 2.0])] * op.arity
         args[i] = np.array([math.nan, math.nan])

@@ -1,5 +1,5 @@
-/* The vocabulary, continued: circular and hyperbolic functions, erfc, log cosh.  Included at the end
-   of vocabulary.h, once for each type; BY_TYPE is in row.h. */
+/* The vocabulary, continued: circular and hyperbolic functions, erfc, log cosh, those of the gamma
+   function.  Included at the end of vocabulary.h, once for each type; BY_TYPE is in row.h. */
 
 #if REAL_IS_FLOAT
 
@@ -8,8 +8,11 @@
 #define f_atan(a) BY_TYPE(atan, a)(a)
 #define f_cos(a) BY_TYPE(cos, a)(a)
 #define f_cosh(a) BY_TYPE(cosh, a)(a)
+#define f_digamma(a) BY_TYPE(digamma, a)(a)
 #define f_erfc(a) BY_TYPE(erfc, a)(a)
+#define f_lgamma(a) BY_TYPE(lgamma, a)(a)
 #define f_logcosh(a) BY_TYPE(logcosh, a)(a)
+#define f_polygamma(n, a) BY_TYPE(polygamma, a)(n, a)
 #define f_sin(a) BY_TYPE(sin, a)(a)
 #define f_sinh(a) BY_TYPE(sinh, a)(a)
 
@@ -114,4 +117,119 @@ OPERATION FN(logcosh)(REAL a) {
     const REAL near = FN(log1p)(t * t / (K(2) * (K(1) + t))); /* cosh a - 1 inside */
     const REAL far = size - K(0.6931471805599453) + FN(log1p)(FN(exp)(K(-2) * size));
     return size < K(1) ? near : far;
+}
+
+/* ------------------------------------------------------------------ the gamma function
+   lgamma of C writes signgam, and no compiler makes vectors of it.  All coefficients of the quotients
+   of polynomials are positive. */
+
+/* (z - 1)(z - 2) times a quotient for 0.75 <= z <= 2.5, to which z + 1 and z - 1 lead; Stirling's
+   series from 8. */
+OPERATION FN(lgamma)(REAL a) {
+    const int low = a < K(0.75), far = a >= K(8);
+    REAL z = low ? a + K(1) : far ? K(2) : a, product = K(1);
+    for (int k = 0; k < 6; ++k) {
+        const int high = z >= K(2.5);
+        z = high ? z - K(1) : z;
+        product = high ? product * z : product;
+    }
+    REAL p = FMA(K(0.008291091015562402), z, K(3.8495085697831293));
+    p = FMA(p, z, K(107.56958751281714));
+    p = FMA(p, z, K(812.4653237768774));
+    p = FMA(p, z, K(2218.8489436030804));
+    p = FMA(p, z, K(2396.542690593807));
+    p = FMA(p, z, K(1005.3508803679939));
+    p = FMA(p, z, K(141.64052795062935));
+    p = FMA(p, z, K(4.279715395820672));
+    REAL q = z + K(47.15976075712922);
+    q = FMA(q, z, K(561.3752321694636));
+    q = FMA(q, z, K(2425.6735667905245));
+    q = FMA(q, z, K(4309.7597143780295));
+    q = FMA(q, z, K(3215.025433385883));
+    q = FMA(q, z, K(940.0879260820468));
+    q = FMA(q, z, K(89.38521338862839));
+    q = FMA(q, z, K(1.6175183750145912));
+    const REAL above_one = low ? a : z - K(1); /* exact */
+    const REAL near = above_one * (above_one - K(1)) * (p / q);
+    const REAL w = far ? a : K(8), r = K(1) / w, r2 = r * r;
+    const REAL logarithm = FN(log)(low || far ? a : product);
+    REAL s = FMA(K(-0.029550653594771242), r2, K(0.00641025641025641));
+    s = FMA(s, r2, K(-0.0019175269175269176));
+    s = FMA(s, r2, K(0.0008417508417508417));
+    s = FMA(s, r2, K(-0.0005952380952380953));
+    s = FMA(s, r2, K(0.0007936507936507937));
+    s = FMA(s, r2, K(-0.002777777777777778));
+    s = FMA(s, r2, K(0.08333333333333333));
+    const REAL stirling = (w - K(0.5)) * (logarithm - K(1)) + FMA(s, r, K(0.4189385332046727));
+    return far ? stirling : near + (low ? -logarithm : logarithm);
+}
+
+/* Its zero times a quotient for 1 <= z <= 4, the logarithm and a series of a + 4 above. */
+OPERATION FN(digamma)(REAL a) {
+    const int low = a < K(1), far = a >= K(4);
+    const REAL z = low ? a + K(1) : far ? K(4) : a;
+    REAL p = FMA(K(0.0051705927765805385), z, K(5.327910469928194));
+    p = FMA(p, z, K(291.62510295557286));
+    p = FMA(p, z, K(4561.17146876152));
+    p = FMA(p, z, K(27766.65260695553));
+    p = FMA(p, z, K(71897.2553987721));
+    p = FMA(p, z, K(74897.87308637952));
+    p = FMA(p, z, K(22757.186829709768));
+    REAL q = z + K(78.85003782621173);
+    q = FMA(q, z, K(1650.3709760488532));
+    q = FMA(q, z, K(13250.586591108558));
+    q = FMA(q, z, K(45932.80963040824));
+    q = FMA(q, z, K(67516.2555533541));
+    q = FMA(q, z, K(33262.632695654116));
+    q = FMA(q, z, K(0.00026691275827835494));
+    const REAL above_zero = ((low ? a : z - K(1)) - K(0.4616321325302124)) - K(1.2438149938918909e-08);
+    const REAL near = above_zero * (p / q) - (low ? K(1) / a : K(0));
+    const REAL b = far ? a > K(1e15) ? K(1e15) : a : K(4), v = b * (b + K(3));
+    const REAL below = (K(2) * b + K(3)) * (K(1) / v + K(1) / (v + K(2)));
+    const REAL w = (far ? a : K(4)) + K(4), r = K(1) / w, r2 = r * r;
+    REAL s = FMA(K(3.0539543302701198), r2, K(-0.4432598039215686));
+    s = FMA(s, r2, K(0.08333333333333333));
+    s = FMA(s, r2, K(-0.021092796092796094));
+    s = FMA(s, r2, K(0.007575757575757576));
+    s = FMA(s, r2, K(-0.004166666666666667));
+    s = FMA(s, r2, K(0.003968253968253968));
+    s = FMA(s, r2, K(-0.008333333333333333));
+    s = FMA(s, r2, K(0.08333333333333333));
+    const REAL series = FN(log)(w) - (FMA(K(0.5), r, s * r2) + below);
+    return a < K(0) ? NAN : far ? series : near;
+}
+
+/* -(-1)^n n! times Hurwitz' zeta function of n + 1 and a: eight terms, and the series of Euler and
+   Maclaurin. */
+OPERATION FN(polygamma)(REAL n, REAL a) {
+    const int order = (int)n;
+    REAL r = K(1) / (a + K(8)), power = K(1), sign = K(-1);
+    for (int k = 1; k <= order; ++k) {
+        power *= r;
+        sign *= K(-k);
+    }
+    const REAL r2 = r * r;
+    REAL e = power * r, total = power / n + K(0.5) * e;
+    e *= r * (n + K(1));
+    total += K(0.08333333333333333) * e;
+    e *= r2 * ((n + K(2)) * (n + K(3)));
+    total += K(-0.001388888888888889) * e;
+    e *= r2 * ((n + K(4)) * (n + K(5)));
+    total += K(3.306878306878307e-05) * e;
+    e *= r2 * ((n + K(6)) * (n + K(7)));
+    total += K(-8.267195767195768e-07) * e;
+    e *= r2 * ((n + K(8)) * (n + K(9)));
+    total += K(2.08767569878681e-08) * e;
+    e *= r2 * ((n + K(10)) * (n + K(11)));
+    total += K(-5.284190138687493e-10) * e;
+    e *= r2 * ((n + K(12)) * (n + K(13)));
+    total += K(1.3382536530684679e-11) * e;
+    e *= r2 * ((n + K(14)) * (n + K(15)));
+    total += K(-3.3896802963225827e-13) * e;
+    for (int k = 7; k >= 0; --k) {
+        REAL term = r = K(1) / (a + K(k));
+        for (int i = 0; i < order; ++i) term *= r;
+        total += term;
+    }
+    return a < K(0) ? NAN : sign * total;
 }
