@@ -22,9 +22,9 @@ from lossgen.spec.expr import (
     Unary,
     children,
 )
+from lossgen.spec.functions import ELEMENTWISE
 from lossgen.spec.model import LossSpec
 from lossgen.spec.spelling import spelled
-from lossgen.spec.vocabulary import ELEMENTWISE
 
 __all__ = ["arguments", "formula"]
 

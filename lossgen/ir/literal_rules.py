@@ -4,24 +4,12 @@ certificate alone."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any
 
 import gmpy2
-import mpmath as mp
 
-from lossgen.ir.reals import (
-    HALF,
-    INF,
-    NAN,
-    ONE,
-    ZERO,
-    as_mpf,
-    exponential,
-    ordered,
-    quotient,
-    real,
-)
+from lossgen.ir import special
+from lossgen.ir.reals import HALF, INF, ONE, ZERO, Rule, exponential, ordered, quotient
 
 __all__ = [
     "COMPARE",
@@ -38,7 +26,6 @@ __all__ = [
 
 Vector = list[Any]  # one number, or one for each class
 _MANY = 1000  # factors of a power
-_ENOUGH = 1024  # bits of functions of the gamma function
 
 
 def times(a: Any, b: Any) -> Any:
@@ -131,34 +118,6 @@ def _mercator(q: Any, t: Any) -> Any:
     return gmpy2.fsum([q**k / k for k in range(1, int(t) + 1)])
 
 
-@lru_cache(maxsize=4096)
-def _measured(order: int, a: Any, bits: int) -> Any:
-    """log(gamma(a)) for order -1, digamma for 0, its derivatives above: MPFR has none of these."""
-    with gmpy2.context(precision=bits), mp.workprec(bits):
-        if order > 0:
-            return real(mp.psi(order, as_mpf(+a)))
-        return (gmpy2.digamma if order == 0 else gmpy2.lngamma)(a)
-
-
-def _of_gamma(order: int, a: Any) -> Any:
-    """The same of any number, with at most ``_ENOUGH`` bits, which take a millisecond where 15000
-    take seconds; half of them of what is left beside a whole number."""
-    ordered(a)
-    if a <= 0 or gmpy2.is_infinite(a):
-        end = INF if order < 1 else ZERO
-        at_zero = -INF if order % 2 == 0 else INF
-        return end if a > 0 else at_zero if a == 0 else NAN
-    bits = gmpy2.get_context().precision
-    if bits <= _ENOUGH:
-        return _measured(order, a, bits)
-    whole = gmpy2.rint(a)
-    beside = a - whole
-    if whole > 0 and abs(beside) < gmpy2.exp2(-_ENOUGH // 2):
-        return _measured(order, whole, _ENOUGH) + beside * _measured(order + 1, whole, _ENOUGH)
-    return _measured(order, a, _ENOUGH)
-
-
-Rule = tuple[Callable[..., Any], Callable[..., tuple[Any, ...]]]
 #: Each elementwise function, and its derivatives from the arguments and the value.
 RULES: dict[str, Rule] = {
     "+": (lambda a, b: a + b, lambda a, b, v: (ONE, ONE)),
@@ -180,26 +139,12 @@ RULES: dict[str, Rule] = {
     "softplus": (_softplus, lambda a, v: (_sigmoid(a),)),
     "log_sigmoid": (lambda a: -_softplus(-a), lambda a, v: (_sigmoid(-a),)),
     "erf": (gmpy2.erf, lambda a, v: (2 / gmpy2.sqrt(gmpy2.const_pi()) * gmpy2.exp(-a * a),)),
-    "erfc": (gmpy2.erfc, lambda a, v: (-2 / gmpy2.sqrt(gmpy2.const_pi()) * gmpy2.exp(-a * a),)),
-    "cosh": (gmpy2.cosh, lambda a, v: (gmpy2.sinh(a),)),
-    "sinh": (gmpy2.sinh, lambda a, v: (gmpy2.cosh(a),)),
-    "logcosh": (lambda a: gmpy2.log1p(2 * gmpy2.sinh(a / 2) ** 2), lambda a, v: (gmpy2.tanh(a),)),
-    "asinh": (gmpy2.asinh, lambda a, v: (1 / gmpy2.hypot(1, a),)),
-    "acosh": (gmpy2.acosh, lambda a, v: (1 / gmpy2.sqrt(a * a - 1) if a != 1 else ZERO,)),
-    "atan": (gmpy2.atan, lambda a, v: (1 / (1 + a * a),)),
-    "sin": (gmpy2.sin, lambda a, v: (gmpy2.cos(a),)),
-    "cos": (gmpy2.cos, lambda a, v: (-gmpy2.sin(a),)),
-    "lgamma": (lambda a: _of_gamma(-1, a), lambda a, v: (_of_gamma(0, a),)),
-    "digamma": (lambda a: _of_gamma(0, a), lambda a, v: (_of_gamma(1, a),)),
-    "polygamma": (
-        lambda n, a: _of_gamma(int(n), a),
-        lambda n, a, v: (ZERO, _of_gamma(int(n) + 1, a)),
-    ),
     "logaddexp": (_logaddexp, _logaddexp_slopes),
     "minimum": (_minimum, lambda a, b, v: (_tie(b, a), _tie(a, b))),
     "maximum": (_maximum, lambda a, b, v: (_tie(a, b), _tie(b, a))),
     "clip": (lambda a, low, high: _minimum(_maximum(a, low), high), _clip_slopes),
     "where": (lambda c, a, b: a if c else b, lambda c, a, b, v: (ZERO, c, 1 - c)),
+    **special.RULES,
     "softcap": (_softcap, _softcap_slopes),
     "mercator": (
         _mercator,

@@ -7,6 +7,7 @@ order: what would compare it raises ValueError.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import gmpy2
@@ -19,6 +20,7 @@ __all__ = [
     "NAN",
     "ONE",
     "ZERO",
+    "Rule",
     "as_mpf",
     "bounded",
     "ordered",
@@ -28,6 +30,8 @@ __all__ = [
 ]
 
 ZERO, ONE, HALF, INF, NAN = mpfr(0), mpfr(1), mpfr("0.5"), mpfr("inf"), mpfr("nan")
+#: a function, and its derivatives from the arguments and the value
+Rule = tuple[Callable[..., Any], Callable[..., tuple[Any, ...]]]
 _TOO_LARGE = mpfr("inf")
 
 

@@ -14,19 +14,16 @@ from lossgen.runtime.device import (
     HAS_TRITON,
     above,
     absf,
-    digamma,
     eq,
     erf,
     inrange,
     jit,
     kernel,
     le,
-    lgamma,
     log,
     log_accurate,
     lt,
     ne,
-    polygamma,
     relu,
     row_max,
     row_max_or_nan,
@@ -40,6 +37,7 @@ from lossgen.runtime.device import (
     where,
     xlogy,
 )
+from lossgen.runtime.device_both import *  # noqa: F403
 
 __all__ = [*device.__all__]
 

@@ -12,7 +12,7 @@ from fractions import Fraction
 
 from lossgen.errors import NotReal, NumberTooLarge, SpecError
 from lossgen.spec.expr import Binary, Call, Expr, Name, NameKind, Number, Span, Unary
-from lossgen.spec.vocabulary import ELEMENTWISE
+from lossgen.spec.functions import ELEMENTWISE
 
 __all__ = ["Constants", "Problem"]
 
@@ -21,9 +21,19 @@ MAX_BITS = 4096
 
 Value = Fraction | float
 _INFINITE_BITS = 1024
+
+
+def _lgamma(a: float) -> float:
+    """Python's goes on below 0, where the language has none."""
+    if a <= 0:
+        raise ValueError
+    return math.lgamma(a)
+
+
 _FUNCTIONS: dict[str, Callable[[float], float]] = {
     **{name: getattr(math, name) for name in ELEMENTWISE if hasattr(math, name)},
     "abs": abs,
+    "lgamma": _lgamma,
 }
 
 

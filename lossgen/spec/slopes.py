@@ -5,7 +5,7 @@ input, as a formula of the same language.
                         →   p[y]**(q - 1)*p[y]*sum(p*(v - v[y]))             along v
 
 A function is one line of ``RULES``: for each argument, the derivative of the call where that
-argument's is ``slope``.  The conventions at kinks are those of the gradient.
+argument's is ``slope``.  Those of elementwise functions are in ``lossgen.spec.functions``.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from lossgen.spec.expr import (
     Span,
     Unary,
 )
+from lossgen.spec.functions import SLOPES
 from lossgen.spec.vocabulary import ARGUMENTS, CLASS_MAPS, LEAVES, REDUCTIONS
 
 __all__ = ["RULES", "NoSlope", "Slopes", "frozen", "number", "operation"]
@@ -45,51 +46,7 @@ _NOWHERE = Span(0, 0)
 
 #: function -> the derivative with respect to each of its arguments, times that argument's ``slope``
 RULES: dict[str, tuple[str, ...]] = {
-    "exp": ("exp(e)*slope",),
-    "log": ("slope/e",),
-    "log1p": ("slope/(1 + e)",),
-    "expm1": ("exp(e)*slope",),
-    "sqrt": ("where(e > 0, slope/(2*sqrt(e)), 0)",),
-    "tanh": ("(1 - tanh(e)**2)*slope",),
-    "abs": ("sign(e)*slope",),
-    "relu": ("where(e > 0, slope, 0)",),
-    "sigmoid": ("sigmoid(e)*sigmoid(-e)*slope",),
-    "softplus": ("sigmoid(e)*slope",),
-    "log_sigmoid": ("sigmoid(-e)*slope",),
-    "erf": ("2/sqrt(pi)*exp(-e**2)*slope",),
-    "erfc": ("-2/sqrt(pi)*exp(-e**2)*slope",),
-    "sin": ("cos(e)*slope",),
-    "cos": ("-sin(e)*slope",),
-    "atan": ("slope/(1 + e**2)",),
-    "cosh": ("sinh(e)*slope",),
-    "sinh": ("cosh(e)*slope",),
-    "asinh": ("slope/sqrt(1 + e**2)",),
-    "acosh": ("where(e > 1, slope/(sqrt(e - 1)*sqrt(e + 1)), 0)",),
-    "logcosh": ("tanh(e)*slope",),
-    "lgamma": ("digamma(e)*slope",),
-    "digamma": ("polygamma(1, e)*slope",),
-    "polygamma": ("0", "polygamma(n + 1, e)*slope"),
-    "logaddexp": ("sigmoid(a - b)*slope", "sigmoid(b - a)*slope"),
-    "minimum": (
-        "where(a < b, slope, where(b < a, 0, slope/2))",
-        "where(b < a, slope, where(a < b, 0, slope/2))",
-    ),
-    "maximum": (
-        "where(a > b, slope, where(b > a, 0, slope/2))",
-        "where(b > a, slope, where(a > b, 0, slope/2))",
-    ),
-    "clip": (
-        "where(e < low, 0, where(e > high, 0, slope))",
-        "where(e < low, slope, 0)",
-        "where(e > high, slope, 0)",
-    ),
-    "softcap": (
-        "(1 - tanh(maximum(e, -1e18)/cap)**2)*slope",
-        "(tanh(maximum(e, -1e18)/cap) - maximum(e, -1e18)/cap"
-        "*(1 - tanh(maximum(e, -1e18)/cap)**2))*slope",
-    ),
-    "mercator": ("(1 - q**t)/(1 - q)*slope", "0"),
-    **dict.fromkeys(("sign", "stop_gradient"), ("0",)),
+    **SLOPES,
     # over the classes
     "softmax": ("softmax(e)*(slope - sum(softmax(e)*slope))",),
     "log_softmax": ("slope - sum(softmax(e)*slope)",),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lossgen.spec.definitions import DEFINED
 from lossgen.spec.expr import NameKind, Rank
+from lossgen.spec.functions import ELEMENTWISE
 from lossgen.unknown import nearest
 
 __all__ = [
@@ -38,51 +39,11 @@ LEAVES: dict[str, tuple[NameKind, Rank]] = {
 }
 SUGAR = {"p": "softmax(x)", "logp": "log_softmax(x)", "u": "sum(exp(x - x[y]), over=others)"}
 
-# elementwise functions and the names of their arguments
-ELEMENTWISE = {
-    **dict.fromkeys(
-        (
-            "exp",
-            "log",
-            "log1p",
-            "expm1",
-            "sqrt",
-            "tanh",
-            "abs",
-            "relu",
-            "sigmoid",
-            "softplus",
-            "log_sigmoid",
-            "erf",
-            "erfc",
-            "sin",
-            "cos",
-            "atan",
-            "cosh",
-            "sinh",
-            "asinh",
-            "acosh",
-            "logcosh",
-            "lgamma",
-            "digamma",
-            "sign",
-            "stop_gradient",
-        ),
-        ("e",),
-    ),
-    "logaddexp": ("a", "b"),
-    "minimum": ("a", "b"),
-    "maximum": ("a", "b"),
-    "clip": ("e", "low", "high"),
-    "where": ("condition", "a", "b"),
-    "softcap": ("e", "cap"),
-    "mercator": ("q", "t"),
-    "polygamma": ("n", "e"),
-}
 CLASS_MAPS = ("softmax", "log_softmax")  # class → class
 REDUCTIONS = ("sum", "mean", "max", "logsumexp", "norm", "argmax", "second_max")  # class → row
 #: over the rows of a batch, of any rank
 BATCH_WORDS = dict.fromkeys(("batch_sum", "batch_mean"), ("e",))
+#: the names of the arguments
 ARGUMENTS: dict[str, tuple[str, ...]] = ELEMENTWISE | dict.fromkeys(CLASS_MAPS + REDUCTIONS, ("e",))
 FUNCTIONS = frozenset({*ARGUMENTS, *BATCH_WORDS, *DEFINED})
 #: the words of ``DEFINED`` that go over the classes
@@ -90,10 +51,11 @@ CLASS_WORDS = tuple(
     name for name, word in DEFINED.items() if word.calls & {*REDUCTIONS, *CLASS_MAPS}
 )
 OVER_CLASSES = frozenset((*CLASS_MAPS, *REDUCTIONS, *CLASS_WORDS))  # they take over=others
-# A call is never a name: these, and the words of ``DEFINED``, may be names of parameters too.
-_ALSO_NAMES = {
-    *("softcap", "logaddexp", "erfc", "sin", "cos", "atan"),
-    *("cosh", "sinh", "asinh", "acosh", "logcosh", "lgamma", "digamma", "polygamma"),
+# A call is never a name: all others, and the words of ``DEFINED``, may be names of parameters too.
+_NO_NAMES = {
+    *("exp", "log", "log1p", "expm1", "sqrt", "abs", "sign", "relu", "tanh", "sigmoid", "softplus"),
+    *("log_sigmoid", "erf", "minimum", "maximum", "clip", "where", "mercator", "stop_gradient"),
+    *(*CLASS_MAPS, *REDUCTIONS),
 }
 
 #: arguments of every loss
@@ -107,7 +69,7 @@ RESERVED = {
     **dict.fromkeys((*LEAVES, "over", "others"), "a word of the formula language"),
     **dict.fromkeys(("x", "logits"), "the logits"),
     **dict.fromkeys(("y", "target"), "the target class"),
-    **dict.fromkeys(ARGUMENTS.keys() - _ALSO_NAMES, "a function of the formula language"),
+    **dict.fromkeys(_NO_NAMES, "a function of the formula language"),
     **dict.fromkeys(BATCH_WORDS, "a function of the formula language"),
     "self": "the first argument of a method",
     **dict.fromkeys(

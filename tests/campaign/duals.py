@@ -148,6 +148,9 @@ _INSIDE: dict[str, tuple[Any, Any, _Rule]] = {
     "asin": (-1, 1, (mp.asin, lambda v: 1 / mp.sqrt((1 - v) * (1 + v)))),
     "acos": (-1, 1, (mp.acos, lambda v: -1 / mp.sqrt((1 - v) * (1 + v)))),
     "atanh": (-1, 1, (mp.atanh, lambda v: 1 / ((1 - v) * (1 + v)))),
+    "lgamma": (0, mp.inf, (mp.loggamma, mp.digamma)),
+    "digamma": (0, mp.inf, (mp.digamma, lambda v: mp.psi(1, v))),
+    "trigamma": (0, mp.inf, (lambda v: mp.psi(1, v), lambda v: mp.psi(2, v))),
     "acosh": (1, mp.inf, (mp.acosh, lambda v: 1 / mp.sqrt((v - 1) * (v + 1)))),
 }
 
@@ -323,6 +326,9 @@ FUNCTIONS |= {
         "arccos": "acos",
         "arcsinh": "asinh",
         "arccosh": "acosh",
+        "gammaln": "lgamma",
+        "loggamma": "lgamma",
+        "psi": "digamma",
         "arctanh": "atanh",
         "log_cosh": "logcosh",
         "absolute": "abs",

@@ -14,7 +14,10 @@ SINGLE: dict[str, tuple[str, ...]] = {
         *("gelu", "mish", "softsign", "relu", "leaky_relu", "elu", "selu", "celu"),
         *("relu6", "hardtanh", "hardsigmoid", "expm1", "exp"),
     ),
-    "positive": (*("log", "ln", "log2", "log10", "log1p", "sqrt", "rsqrt", "reciprocal", "entr"),),
+    "positive": (
+        *("log", "ln", "log2", "log10", "log1p", "sqrt", "rsqrt", "reciprocal", "entr"),
+        *("lgamma", "digamma", "trigamma", "gammaln", "loggamma", "psi"),
+    ),
     "unit": (*("logit", "entr", "asin", "arcsin", "acos", "arccos", "atanh", "arctanh", "tan"),),
     "above one": ("acosh", "arccosh", "log", "sqrt"),
 }

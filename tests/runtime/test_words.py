@@ -221,7 +221,7 @@ def _peer(name: str) -> tuple[Callable[..., object], str] | None:
 
 
 #: what the libraries do not have under these names
-ALONE = {"swish", "log_cosh", "lse", "logsoftmax"}
+ALONE = {"swish", "log_cosh", "lse", "logsoftmax", "trigamma"}
 
 
 @pytest.mark.parametrize("name", sorted(DEFINED))

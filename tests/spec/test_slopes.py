@@ -53,6 +53,8 @@ def _text(func: str) -> str:
         return "where(x[y] < a, a*x[y], a**2*x[y])"
     if func == "mercator":
         return f"mercator({first}, 3)"
+    if func == "polygamma":
+        return f"polygamma(2, {first}) + 0*x[y]"
     rest = {"clip": ["a/8", "a/5"], "softcap": ["a + exp(x[y])"]}.get(func, ["a/4"])
     return f"{func}({', '.join([first, *rest][: len(names)])}) + 0*x[y]"
 
