@@ -9,6 +9,7 @@ catalogue so.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from fractions import Fraction
 from math import inf, isinf
 
 from lossgen.spec.expr import Call, NameKind, walk
+from lossgen.spec.functions import ELEMENTWISE
 from lossgen.spec.model import Input, LossSpec, Parameter
 
 __all__ = ["HEADER", "composite_source", "composites_module"]
@@ -64,11 +66,9 @@ def _constant(value: Fraction | float) -> Value:
     return Value(f"({text})" if value < 0 else text, False, value)
 
 
-_ALIKE = ("exp", "log", "log1p", "expm1", "sqrt", "sin", "cos", "tanh", "erf")
-_MATH = {name: f"math.{name}" for name in _ALIKE}
+_MATH = {name: f"math.{name}" for name in ELEMENTWISE if hasattr(math, name)}
 _MATH |= {"abs": "abs", "minimum": "min", "maximum": "max"}
-_TORCH = {name: f"torch.{name}" for name in (*_ALIKE, "abs", "relu", "sigmoid")} | {
-    "sign": "torch.sign",
+_TORCH = {name: f"torch.{name}" for name in ELEMENTWISE} | {
     "softplus": "F.softplus",
     "log_sigmoid": "F.logsigmoid",
 }
@@ -188,6 +188,10 @@ class _Writer:
         if func == "mercator":
             series = f"{texts[0]} ** _k / _k for _k in range(1, int({texts[1]}) + 1)"
             return self._assign(f"sum({series})", tensor)
+        if func == "polygamma":
+            point = texts[1] if tensor else f"torch.tensor({texts[1]}, dtype=torch.float64)"
+            value = f"torch.polygamma(int({texts[0]}), {point})"
+            return self._assign(value if tensor else f"float({value})", tensor)
         if func == "clip" and tensor:
             return self._assign(f"torch.clamp({joined})")
         if func == "clip":

@@ -54,6 +54,13 @@ def test_a_supremum_is_no_more_than_it_is():
     assert found.data["enclosure"] == [0, 3]
 
 
+def test_the_least_of_lgamma_is_between_its_zeros():
+    found = value_range(formula("lgamma(1 + 2*p[y])"))
+    assert found.data["enclosure"] == pytest.approx([-0.1214862905, math.lgamma(3)])
+    found = value_range(formula("lgamma(2 + p[y])"))
+    assert found.data["enclosure"] == pytest.approx([0, math.lgamma(3)])
+
+
 # ------------------------------------------------------------------------------- convex
 def test_convex_by_a_proof():
     assert convexity(at("cross_entropy")).basis == "proof"

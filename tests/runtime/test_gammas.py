@@ -186,3 +186,35 @@ def test_synonyms_are_the_same_formula():
     other = lossgen.loss("lgamma(exp(x[y])) - lgamma(2*exp(x[y])) + digamma(exp(x[y]))")
     x, y = torch.randn(3, 4), torch.tensor([0, 3, 1])
     assert torch.equal(one(x, y, reduction="none"), other(x, y, reduction="none"))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_orders_of_polygamma(backend):
+    """Each has the next one in its gradient."""
+    loss = lossgen.loss(
+        "polygamma(1, exp(x[y])) + polygamma(2, exp(x[y])) + polygamma(6, exp(x[y]))"
+    )
+    a = torch.tensor([0.7, 1.0, 3.0, 8.5])
+    x = a.log()[:, None].expand(4, 3).clone().requires_grad_()
+    got = loss(x, torch.arange(4) % 3, reduction="none", backend=backend)
+    got.sum().backward()
+    a = x.detach()[:, 0].double().exp()
+    exact = sum(torch.polygamma(n, a) for n in (1, 2, 6))
+    slope = sum(torch.polygamma(n + 1, a) for n in (1, 2, 6)) * a
+    torch.testing.assert_close(got.detach().double(), exact, rtol=2e-6, atol=0)
+    torch.testing.assert_close(x.grad.double().sum(1), slope, rtol=3e-6, atol=0)
+
+
+@TRITON
+def test_tiles_in_float32():
+    """Where float32 holds the loss, its logits are made on chip as those of any other."""
+    loss = lossgen.loss("lgamma(2 + p[y]) + digamma(2 + p[y])")
+    torch.manual_seed(1)
+    hidden, weight = torch.randn(6, 4), torch.randn(9, 4)
+    y = torch.tensor([0, 8, 2, 2, 5, 3])
+    found = []
+    for schedule in ("tiled", "chunked"):
+        given = [t.clone().requires_grad_() for t in (hidden, weight)]
+        value = loss.linear_custom_loss(*given, y, schedule=schedule, backend="triton")
+        found.append([value.detach(), *torch.autograd.grad(value, given)])
+    torch.testing.assert_close(*found, rtol=1e-5, atol=1e-6)
