@@ -289,6 +289,11 @@ def _mercator(q: Dual, t: Dual) -> Dual:
     return total
 
 
+def _polygamma(n: Dual, a: Dual) -> Dual:
+    order = int(n.value)
+    return _inside(0, mp.inf, (lambda v: mp.psi(order, v), lambda v: mp.psi(order + 1, v)))(a)
+
+
 OPERATIONS = {"+": _add, "-": _sub, "*": _mul, "/": _div, "**": _pow}
 FUNCTIONS |= {
     "relu": _relu,
@@ -315,6 +320,7 @@ FUNCTIONS |= {
     "logaddexp": _logaddexp,
     "softcap": _softcap,
     "mercator": _mercator,
+    "polygamma": _polygamma,
 }
 FUNCTIONS |= {
     name: FUNCTIONS[meant]

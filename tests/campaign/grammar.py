@@ -17,7 +17,7 @@ from tests.campaign.trees import (
     Spec,
     names_of,
 )
-from tests.campaign.words import OVER_CLASSES, PAIRS, SINGLE, WITH_NUMBERS
+from tests.campaign.words import NUMBER_FIRST, OVER_CLASSES, PAIRS, SINGLE, WITH_NUMBERS
 
 __all__ = ["draw"]
 
@@ -166,7 +166,8 @@ class _Drawer:
             return _call(name, *(argument(k, depth) for k in kinds))
         if form == "numbers":
             name, kind, numbers = self.random.choice(WITH_NUMBERS)
-            return _call(name, argument(kind, depth), *map(Number, numbers))
+            given = [argument(kind, depth), *map(Number, numbers)]
+            return _call(name, *(reversed(given) if name in NUMBER_FIRST else given))
         kind = self.random.choice(["real", "real", "real", "positive", "unit", "above one"])
         return _call(self.random.choice(SINGLE[kind]), argument(kind, depth))
 

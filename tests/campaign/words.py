@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["OVER_CLASSES", "PAIRS", "SINGLE", "WITH_NUMBERS"]
+__all__ = ["NUMBER_FIRST", "OVER_CLASSES", "PAIRS", "SINGLE", "WITH_NUMBERS"]
 
 #: One argument: any real number; not negative, mostly above 0; in (0, 1); at least 1.
 SINGLE: dict[str, tuple[str, ...]] = {
@@ -44,6 +44,9 @@ WITH_NUMBERS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("power", "positive", ("0.3",)),
     ("mercator", "unit", ("3",)),
     ("mercator", "unit", ("8",)),
+    ("polygamma", "positive", ("1",)),
+    ("polygamma", "above one", ("3",)),
 )
+NUMBER_FIRST = {"polygamma"}
 OVER_CLASSES = ("min", "amin", "amax", "argmax", "argmin", "second_max", "var", "std", "average")
 OVER_CLASSES += ("lse", "max", "mean", "norm")
