@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import inf, isinf
 
-from lossgen.spec.expr import Call, NameKind, walk
+from lossgen.spec.expr import Call, Name, NameKind, walk
 from lossgen.spec.functions import ELEMENTWISE
 from lossgen.spec.model import Input, LossSpec, Parameter
 
@@ -25,6 +25,7 @@ __all__ = ["HEADER", "composite_source", "composites_module"]
 HEADER = """from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -37,6 +38,18 @@ def _at(e: Tensor, y: Tensor) -> Tensor:
 
 def _hot(y: Tensor, classes: int) -> Tensor:
     return torch.arange(classes, device=y.device) == y
+
+
+def _root(e: Callable[[Tensor], Tensor], low: Tensor, high: Tensor) -> Tensor:
+    low, high = low.detach(), high.detach()
+    for _ in range(60):
+        middle = (low + high) / 2
+        below = e(middle).detach() >= 0
+        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+    with torch.enable_grad():
+        t = low.clone().requires_grad_()
+        (slope,) = torch.autograd.grad(e(t).sum(), t)
+    return low - e(low) / slope
 """
 
 _WIDTH = 88  # of a line of a function's body
@@ -148,6 +161,8 @@ class _Writer:
 
     def call(self, node: Call, args: tuple[Value, ...]) -> Value:
         func, texts = node.func, [arg.text for arg in args]
+        if func == "root":
+            return self._root(node, texts)
         if func in _REDUCTIONS:
             return self._reduce(func, texts[0], node.others)
         if func in ("softmax", "log_softmax"):
@@ -163,6 +178,20 @@ class _Writer:
         if func == "stop_gradient":
             return self._assign(f"{texts[0]}.detach()") if args[0].tensor else args[0]
         return self._elementwise(func, args, texts)
+
+    def _root(self, node: Call, ends: list[str]) -> Value:
+        """The equation is one expression, of the unknown."""
+        unknown, equation = node.args[:2]
+        assert isinstance(unknown, Name)
+        inside = _Writer({})
+        inside.known = {**self.known, unknown.name: Value(unknown.name, True)}
+        value = walk(equation, inside)
+        text = value.text
+        for line in reversed(inside.lines):
+            name, _, part = line.partition(" = ")
+            text = re.sub(rf"\b{name}\b", f"({part})".replace("\\", r"\\"), text)
+        low, high = (f"torch.zeros_like(x[:, :1]) + {end}" for end in ends)
+        return self._assign(f"_root(lambda {unknown.name}: {text}, {low}, {high})")
 
     def _masked(self, text: str, fill: str) -> str:
         whole = text if text == "x" else f"torch.broadcast_to({text}, x.shape)"

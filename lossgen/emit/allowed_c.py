@@ -20,7 +20,7 @@ _CHARACTERS = re.compile(r"[A-Za-z0-9_ \n!&()*+,\-./:;<=>?\[\]{}|]*")
 _WORD = re.compile(r"[A-Za-z_]\w*")
 _CALL = re.compile(r"([A-Za-z_]\w*)\s*\(")
 _CALLED = re.compile(
-    r"if|R|int|f_[a-z0-9_]+|REDUCE|EACH_CLASS|AT_CLASS|row_(input|entry)|class_entry"
+    r"if|R|int|f_[a-z0-9_]+|REDUCE|REPEATED|EACH_CLASS|AT_CLASS|row_(input|entry)|class_entry"
 )
 
 

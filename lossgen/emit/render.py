@@ -164,6 +164,7 @@ def _loss(compiled: Compiled) -> dict[str, Any]:
     offered = functions(spec)
     kinds = {name: entry.kind == "class" for name, entry in spec.inputs.items()}
     of_batches = batch_functions(spec)
+    roots = any(plan.roots for plan in compiled.variants)
     classes = [f.class_name for f in of_batches]
     classes += [spec.class_name] if spec.outputs else [f.class_name for f in offered]
     return {
@@ -173,7 +174,7 @@ def _loss(compiled: Compiled) -> dict[str, Any]:
         "draft": compiled.draft,
         "spec": _text_of(spec),
         "device": "device64" if compiled.arithmetic == "float64" else "device",
-        "tiled": compiled.arithmetic == "float32" and spec.batch is None,
+        "tiled": compiled.arithmetic == "float32" and spec.batch is None and not roots,
         "bound": None if compiled.bound == BOUND else compiled.bound,
         "parameters": list(spec.parameters),
         "declared": [

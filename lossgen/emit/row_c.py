@@ -32,15 +32,24 @@ class CRow:
             if sweep.level < len(model.sweep_models):
                 lines += scalars.between(sweep.level)
             number = 1 + sum(len(s.loops) for s in sweeps)
-            alone = len(model.sweep_models) == 1
-            sweeps.append(CSweep(sweep, known, row_lines(lines, declared), number, alone))
+            alone, repeated = len(model.sweep_models) == 1, None
+            if sweep.roots:
+                own = {*known}
+                before = row_lines(scalars.started(sweep), own)
+                after = [*finished_maxima(sweep), *scalars.stepped(sweep)]
+                repeated = before, row_lines(after, own)
+            between = row_lines(lines, declared)
+            sweeps.append(CSweep(sweep, known, between, number, alone, repeated))
         coefficients = scalars.coefficients(saved=True)
         gradient = GradientLoop(model)
         loops = [*(loop for sweep in sweeps for loop in sweep.loops), gradient.loop]
         self.loops = loops  # in the order they run in; the last is the gradient's
         table: dict[str, str] = {}
-        keys = [Keys(loop.program, known, table) for loop in loops]
-        buffers = keep(loops, keys)
+        trials = {n for sweep in model.sweep_models for n in sweep.trial}
+        keys = [Keys(loop.program, known | trials, table) for loop in loops]
+        once = [loop for sweep in sweeps if not sweep.repeated for loop in sweep.loops]
+        once.append(gradient.loop)  # what runs again would write over what it reads
+        buffers = keep(once, [key for loop, key in zip(loops, keys, strict=True) if loop in once])
         self.kept = [(buffer, name) for name, buffer in buffers.items()]
         self.buffers = 1 + max(buffers.values(), default=-1)
         for loop, key in zip(loops, keys, strict=True):

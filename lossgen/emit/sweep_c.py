@@ -13,9 +13,11 @@ from typing import TypeGuard
 
 from lossgen.emit.c_text import CText
 from lossgen.emit.program_c import Program, Reduction, Statement
+from lossgen.ir.plan import SWEEPS
 from lossgen.ir.program import Line, Name, Node, variables
-from lossgen.lower.model import RowModel, Sweep
+from lossgen.lower.model import RowModel
 from lossgen.lower.sweep import counting, gradient, lift
+from lossgen.lower.sweep_model import Sweep
 
 __all__ = ["CSweep", "GradientLoop", "Loop", "row_lines"]
 
@@ -99,10 +101,16 @@ class Loop:
 
 class CSweep:
     """The loops of one sweep, and the row values ``between`` it and the next; ``variables`` are
-    those that are declared already."""
+    those that are declared already.  ``repeated``: lines before it, and after each of its runs."""
 
     def __init__(
-        self, sweep: Sweep, variables: set[str], between: list[str], number: int, alone: bool
+        self,
+        sweep: Sweep,
+        variables: set[str],
+        between: list[str],
+        number: int,
+        alone: bool,
+        repeated: tuple[list[str], list[str]] | None = None,
     ) -> None:
         model = sweep.model
         self.program = Program([counting(sweep), *lift(sweep, whole_row=True)], model.tile_streams)
@@ -112,7 +120,7 @@ class CSweep:
             known.add("pivot")
         first, *rest = self.program.rounds(known)
         self.before, self.variables, self.between = first[1], variables, between
-        self.number, self.alone, self.sweep = number, alone, sweep
+        self.number, self.alone, self.sweep, self.repeated = number, alone, sweep, repeated
         self.names: dict[str, str] = {}
         self.loops = []
         for ready, follow in rest:
@@ -148,9 +156,24 @@ class CSweep:
         versions = [(n, self.program.names.get(n, n)) for n in self.sweep.state]
         named = [(n, self.names.get(version, version)) for n, version in versions]
         found += [f"{n} = {version};" for n, version in named if n != version]
+        if self.repeated is not None:
+            found = self._until_found(found, *self.repeated)
         if not self.alone:  # names of one sweep may come again in the next
             found = ["{", *(f"    {line}" for line in found), "}"]
         return found + self.between
+
+    def _until_found(self, sweep: list[str], before: list[str], after: list[str]) -> list[str]:
+        roots = self.sweep.roots
+        moving = " || ".join(f"{r.state[-1]} > 0" for r in roots)
+        return [
+            "{",
+            *before,
+            f"REPEATED({SWEEPS}, {moving}) {{",
+            *(f"    {line}" for line in (*sweep, "{", *after, "}")),
+            "}",
+            *(f"{r.symbol} = {r.trial};" for r in roots),
+            "}",
+        ]
 
 
 class GradientLoop:

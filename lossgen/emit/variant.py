@@ -71,10 +71,15 @@ class Variant(RowModel):
         """Values at the pivot that the state carries with it."""
         return len(self.at_y) if self.pivot == "argmax" else 0
 
+    @property
+    def whole_rows(self) -> bool:
+        """Does a later sweep, or one more, need what one has found of all classes?"""
+        return len(self.sweep_models) > 1 or bool(self.plan.roots)
+
     @cached_property
     def starts(self) -> tuple[int, ...]:
         """Of each sweep's state in that of all."""
-        lengths = [len(sweep.state) for sweep in self.sweep_models]
+        lengths = [len(sweep.found) for sweep in self.sweep_models]
         return tuple(accumulate(lengths[:-1], initial=0))
 
     @cached_property
@@ -134,6 +139,10 @@ class Variant(RowModel):
             )
         comments += [f"{name} = {value}" for name, value in differences(stable)]
         comments += [f"{s.symbol} = sum_({over}) {s.body}" for s in plan.sums]
+        comments += [
+            f"{r.symbol} = the {r.trial} between {r.low} and {r.high} where {r.residual} = 0"
+            for r in plan.roots
+        ]
         if stable.vocabulary.x_ref in {s for f in stable.forms for s in f.ell.free_symbols}:
             comments.append(f"x_ref = x_y, or 0 where that is not above {float(MASKED):g}")
         for k, largest in enumerate(stable.maxes):

@@ -44,6 +44,7 @@ def check(stage: SymbolicLoss) -> None:
     statistics |= {
         s for c in stage.centres if c.softmaxes for s in (c.lse, c.symbol_y, c.bernoulli)
     }
+    statistics |= {r.symbol for r in stage.roots}
     class_symbols = raw_class | {s for m in stage.maxes for s in (m.select, m.rise)}
     for form in stage.forms:
         statistics |= {*form.row_symbols, form.logu_y}
@@ -64,6 +65,10 @@ def check(stage: SymbolicLoss) -> None:
     if isinstance(stage, StableLoss):
         halves = {s for f in stage.forms for s in (f.P, f.Q, f.s, f.r)}
         row_known -= halves
+    for root in stage.roots:
+        for expr in root.exprs:
+            _symbols(expr, row_known | {root.trial}, "an equation")
+            _nodes(expr, "an equation")
     for what, expr in rows:
         _symbols(expr, row_known, what)
         _nodes(expr, what)
@@ -75,6 +80,7 @@ def _earlier(stage: SymbolicLoss, entry: Sum) -> None:
     late = {f.index: f for f in stage.forms if f.level >= entry.level and f.index not in own}
     strange = {s for f in late.values() for s in (*f.row_symbols, *f.class_symbols)}
     strange |= {s.symbol for s in stage.sums if s.level >= entry.level}
+    strange |= {r.symbol for r in stage.roots if r.level >= entry.level}
     if entry.body.free_symbols & strange:
         raise CompilerBug(f"{entry.symbol} of sweep {entry.level} sums {entry.body}")
 

@@ -83,28 +83,35 @@ def _grouped(expr: Expr) -> tuple[tuple[Expr, ...], ...]:
 
 
 #: A logit of the row: at the target, or the largest.
-_LEVEL = re.compile(r"-?(\w+_y|x_ref|max\d+)")
+_LEVEL = re.compile(r"-?(\w+_y|x_ref|\w+_top|max\d+)((?:/\d+)?)")
+_TERM = re.compile(r"(-?)(\w+)((?:/\d+)?)")
 
 
 def paired(expr: Add) -> list[list[Expr]]:
     """The terms in the order of evaluation: first each v - v_y, a difference of its own, which
-    is exact (x_y may stand as x_ref), and each x_y - max, of two numbers that are as far from 0 as
-    the row is; then the rest as one group."""
+    is exact (x_y may stand as x_ref, or as x_top, the largest of all), and each x_y - max, of two
+    numbers that are as far from 0 as the row is; then the rest as one group."""
     args = sorted(expr.args, key=str)
     by_text = {str(a): a for a in args}
-    groups = []
+    groups: list[list[Expr]] = []
+    used: set[Expr] = set()
     for text, term in by_text.items():
-        negative, name = text[0] == "-", text.removeprefix("-")
-        for away in (f"{name}_y", f"{name.removesuffix('_y')}_ref"):
-            if not negative and f"-{away}" in by_text:
-                groups.append([term, by_text[f"-{away}"]])
-            elif negative and away in by_text:
-                groups.append([by_text[away], term])
-    used = {t for group in groups for t in group}
-    levels = [a for a in args if a not in used and _LEVEL.fullmatch(str(a))]
-    above = [a for a in levels if str(a)[0] != "-"]
-    below = [a for a in levels if str(a)[0] == "-"]
-    pairs = [[*pair] for pair in zip(above, below, strict=False)]
+        if (found := _TERM.fullmatch(text)) is None:
+            continue
+        sign, name, divisor = found.groups()
+        stem = name.removesuffix("_y")
+        for away in (f"{name}_y", f"{stem}_ref", f"{stem}_top"):
+            other = by_text.get(f"{'' if sign else '-'}{away}{divisor}")
+            if other is not None and not used & {term, other}:
+                groups.append([other, term] if sign else [term, other])
+                used |= {term, other}
+    levels = {a: m[2] for a in args if a not in used and (m := _LEVEL.fullmatch(str(a)))}
+    pairs: list[list[Expr]] = []
+    for divisor in sorted(set(levels.values())):
+        own = [a for a, per in levels.items() if per == divisor]
+        above = [a for a in own if str(a)[0] != "-"]
+        below = [a for a in own if str(a)[0] == "-"]
+        pairs += [[*pair] for pair in zip(above, below, strict=False)]
     used |= {t for pair in pairs for t in pair}
     rest = [a for a in args if a not in used]
     return [*groups, *pairs, rest] if rest else [*groups, *pairs]

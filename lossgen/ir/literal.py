@@ -24,6 +24,7 @@ import gmpy2
 import mpmath as mp
 
 from lossgen.ir.literal_along import along
+from lossgen.ir.literal_root import at_root
 from lossgen.ir.literal_rules import (
     COMPARE,
     GENTLE,
@@ -196,6 +197,7 @@ class Literal:
     double: bool = False
     frozen: dict[int, Vector] | None = None
     stops: int = 0  # so far
+    unknowns: dict[str, Node] = field(default_factory=dict)  # of the equations around this place
 
     # ------------------------------------------------------------------ the tape
     def node(self, value: Vector, back: Callable[[Vector], None] | None = None) -> Node:
@@ -246,6 +248,8 @@ class Literal:
         return self.node([real(value.numerator) / value.denominator])
 
     def name(self, name: str, kind: NameKind) -> Node:
+        if kind is NameKind.UNKNOWN:
+            return self.unknowns[name]
         if name not in self.leaves:
             if kind is NameKind.LET:
                 self.leaves[name] = walk(self.spec.let[name], self)
@@ -276,7 +280,7 @@ class Literal:
         return list(map(real, value)) if wide else [real(value)]
 
     # ------------------------------------------------------------------ elementwise
-    def _apply(self, rule: str, *args: Node) -> Node:
+    def apply(self, rule: str, *args: Node) -> Node:
         function, slopes = RULES[rule]
         size = max(len(a.value) for a in args)
         columns = [a.value if len(a.value) == size else a.value * size for a in args]
@@ -299,12 +303,12 @@ class Literal:
         return self.node(value, back)
 
     def negate(self, operand: Node) -> Node:
-        return self._apply("negate", operand)
+        return self.apply("negate", operand)
 
     def binary(self, op: str, left: Node, right: Node) -> Node:
         if op in "+-" and len(left.value) == len(right.value) == 1:
             self.largest = max(self.largest, abs(left.value[0]), abs(right.value[0]))
-        return self._apply(op, left, right)
+        return self.apply(op, left, right)
 
     def compare(self, op: str, left: Node, right: Node) -> Node:
         size = max(len(left.value), len(right.value))
@@ -325,12 +329,14 @@ class Literal:
     # ------------------------------------------------------------------ over classes
     def call(self, node: Call, args: tuple[Node, ...]) -> Node:
         func, first = node.func, args[0]
+        if func == "root":
+            return at_root(self, node, *args)
         if func == "stop_gradient":
             self.stops += 1
             held = {} if self.frozen is None else self.frozen
             return self.node(held.setdefault(self.stops, first.value))
         if func not in REDUCTIONS and func not in ("softmax", "log_softmax", "argmax"):
-            return self._apply(func, *args)
+            return self.apply(func, *args)
         size = len(self.x)
         full = self._broadcast(first, size)
         kept = [j for j in range(size) if not node.others or j != self.y]

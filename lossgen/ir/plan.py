@@ -10,9 +10,12 @@ from dataclasses import dataclass, replace
 from sympy import Expr, Symbol
 
 from lossgen.ir.stages import Certificate, StableLoss
-from lossgen.ir.statistics import Sum
+from lossgen.ir.statistics import Root, Sum
 
-__all__ = ["KernelPlan", "Moment", "RowScalar", "StreamGradient"]
+__all__ = ["SWEEPS", "KernelPlan", "Moment", "RowScalar", "StreamGradient"]
+
+#: a root is found in at most so many: from the 12th on every second halves the interval
+SWEEPS = 64
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,7 @@ class KernelPlan:
     sums: tuple[Sum, ...]  # sums that the results or the gradient need
     coefficients: tuple[RowScalar, ...]  # row scalars of the gradient
     gradients: tuple[StreamGradient, ...]
+    roots: tuple[Root, ...] = ()  # likewise
 
     @property
     def certificate(self) -> Certificate | None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sympy import Add
+from sympy import Add, Symbol
 
-from lossgen.ir.plan import KernelPlan
+from lossgen.ir.plan import SWEEPS, KernelPlan
 from lossgen.ir.stages import GradedLoss, Pivot, StableLoss, SymbolicLoss
-from lossgen.ir.statistics import Sum
+from lossgen.ir.statistics import Root, Sum, underlying
 
 __all__ = ["differences", "show"]
 
@@ -45,6 +45,9 @@ def _loss(stage: SymbolicLoss) -> Iterator[str]:
     for m in stage.maxes:
         left = "" if m.below is None else f" without the class of {stage.maxes[m.below].symbol}"
         yield f"max          {m.symbol} = max_({over}) {m.body}{left}"
+    for r in _roots(stage):
+        yield f"root         {r.symbol} in [{r.low}, {r.high}]: {r.residual} = 0 at {r.trial}"
+        yield f"             slope {r.slope}   (sweep {r.level}, repeated)"
     for name, value in stage.outputs or (("loss", stage.loss),):
         yield f"{name:<12} {value}"
     if isinstance(stage, GradedLoss):
@@ -82,13 +85,20 @@ def differences(stage: SymbolicLoss) -> Iterator[tuple[str, str]]:
 
 def _needed(stage: SymbolicLoss) -> Iterator[Sum]:
     """The sums that the stage still mentions."""
+    used = _mentioned(stage)
+    yield from (s for s in stage.sums if s.symbol in used)
+
+
+def _roots(stage: SymbolicLoss) -> Iterator[Root]:
+    used = _mentioned(stage)
+    yield from (r for r in stage.roots if r.symbol in used)
+
+
+def _mentioned(stage: SymbolicLoss) -> set[Symbol]:
     used = stage.loss.free_symbols.union(*(e.free_symbols for _, e in stage.outputs))
     if isinstance(stage, GradedLoss):
-        used = used.union(*(c.free_symbols for c in stage.coefficients))
-    for entry in sorted(stage.sums, key=lambda e: -e.level):
-        if entry.symbol in used:
-            used |= entry.body.free_symbols
-    yield from (s for s in stage.sums if s.symbol in used)
+        used = used.union(*(c.free_symbols for c in (*stage.coefficients, *stage.bases)))
+    return underlying(used, stage.sums, stage.roots)
 
 
 def _plan(plan: KernelPlan) -> Iterator[str]:
@@ -104,6 +114,10 @@ def _plan(plan: KernelPlan) -> Iterator[str]:
         parts += [str(m.centre)] if m.centre is not None else []
         sweep = f"   (sweep {m.level})" if m.level > 1 else ""
         yield f"accumulate   {m.name} = sum {' * '.join(parts) or '1'}{sweep}"
+    for r in plan.roots:
+        yield f"root         {r.symbol} in [{r.low}, {r.high}]"
+        yield f"             {r.trial} -> {r.trial} - ({r.residual})/({r.slope})"
+        yield f"             (sweep {r.level}, at most {SWEEPS} times)"
     for k in range(len(plan.stable.maxes)):
         yield f"accumulate   max{k} and its first index"
     yield f"save         {', '.join(plan.saved) or 'nothing'}"

@@ -28,7 +28,7 @@ from typing import Any, TypeVar
 
 from sympy import Expr, Symbol
 
-from lossgen.ir.statistics import Centre, Form, Max, Sum
+from lossgen.ir.statistics import Centre, Form, Max, Root, Sum
 from lossgen.spec.model import LossSpec
 
 __all__ = [
@@ -124,6 +124,7 @@ class SymbolicLoss:
     maxes: tuple[Max, ...]
     loss: Expr  # of several outputs: their sum, each times its cotangent
     centres: tuple[Centre, ...] = ()
+    roots: tuple[Root, ...] = ()
     outputs: tuple[tuple[str, Expr], ...] = ()  # named row results; none: the loss
     twins: dict[Symbol, Symbol] = field(default_factory=dict)  # live symbol -> its constant twin
     whole: bool = False  # sums are as they are written: none is made of what its terms add up to
@@ -132,6 +133,7 @@ class SymbolicLoss:
     def last_level(self) -> int:
         """The last sweep that reduces anything."""
         levels = [s.level for s in self.sums] + [f.level for f in self.forms]
+        levels += [r.level for r in self.roots]
         return max([*levels, *(m.level for m in self.maxes)], default=0)
 
     def measures(self, centre: Centre) -> bool:
@@ -229,6 +231,16 @@ def mapped(stage: Stage, function: Callable[[Expr], Expr]) -> Stage:
         stage,
         sums=tuple(
             replace(s, body=function(s.body), weight=function(s.weight)) for s in stage.sums
+        ),
+        roots=tuple(
+            replace(
+                r,
+                residual=function(r.residual),
+                slope=function(r.slope),
+                low=function(r.low),
+                high=function(r.high),
+            )
+            for r in stage.roots
         ),
         loss=function(stage.loss),
         outputs=tuple((n, function(v)) for n, v in stage.outputs),

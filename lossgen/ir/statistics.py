@@ -5,13 +5,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from sympy import Add, Expr, S, Symbol, expand
 
-__all__ = ["Centre", "Form", "Max", "Sum"]
+__all__ = ["Centre", "Form", "Max", "Root", "Sum", "trial", "underlying"]
 
 
 @dataclass(frozen=True)
@@ -248,3 +248,58 @@ class Max:
     def rise(self) -> Symbol:
         """select - p_j of that softmax: 1 - p at the maximum itself, without the difference."""
         return Symbol(f"rise{self.symbol.name.removeprefix('max')}", real=True)
+
+
+@dataclass(frozen=True)
+class Root:
+    """The number t between ``low`` and ``high`` at which ``residual``, which falls in t, is 0.
+
+    residual and slope = dresidual/dt are row expressions in sums of the sweep ``level``, whose
+    bodies hold ``trial``.  That sweep is repeated, each time with a better trial; the root is what
+    it ends with, and sums of later sweeps hold the root itself.
+    """
+
+    index: int  # numbers the roots of a program
+    residual: Expr
+    slope: Expr
+    low: Expr
+    high: Expr
+    level: int
+
+    def _named(self, word: str) -> Symbol:
+        return Symbol(f"{word}{self.index}", real=True)
+
+    @cached_property
+    def symbol(self) -> Symbol:
+        return self._named("root")
+
+    @cached_property
+    def trial(self) -> Symbol:
+        return trial(self.index)
+
+    @property
+    def state(self) -> tuple[str, ...]:
+        """What one sweep hands to the next: the trial; the ends, which the root lies between; how
+        many sweeps Newton's steps have had; is it still moving?"""
+        return tuple(f"{word}{self.index}" for word in ("try", "below", "above", "age", "moving"))
+
+    @property
+    def exprs(self) -> tuple[Expr, ...]:
+        return (self.residual, self.slope, self.low, self.high)
+
+
+def trial(index: int) -> Symbol:
+    """What a sweep takes root ``index`` for."""
+    return Symbol(f"try{index}", real=True)
+
+
+def underlying(wanted: Iterable[Symbol], sums: Iterable[Sum], roots: Iterable[Root]) -> set[Symbol]:
+    """``wanted``, and what the sums and equations are made of that it mentions."""
+    known = set(wanted)
+    both: tuple[Sum | Root, ...] = (*sums, *roots)
+    entries = sorted(both, key=lambda e: (-e.level, isinstance(e, Sum)))
+    for entry in entries:  # of one sweep, an equation before its sums
+        if entry.symbol in known:
+            exprs = entry.exprs if isinstance(entry, Root) else (entry.body,)
+            known = known.union(*(e.free_symbols for e in exprs))
+    return known

@@ -14,6 +14,7 @@ a kernel).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -37,7 +38,7 @@ from sympy import (
 
 from lossgen.errors import CompilerBug
 from lossgen.ir.evaluate import paired
-from lossgen.ir.ops import OPS, safe_rsqrt
+from lossgen.ir.ops import OPS, maximum, safe_rsqrt
 from lossgen.ir.program import Call, Line, Name, Node, Number, call, product
 from lossgen.ir.statistics import Form
 
@@ -141,6 +142,7 @@ class Lowering:
         return call("power", self(base), self(exponent))
 
 
+_TOP = re.compile(r"maximum\((\w+)_y, max\d+\)")
 ROW, TILE = Lowering(), Lowering("exp_tile")
 
 
@@ -172,9 +174,11 @@ def assignments(
     if not targets:
         return []
     fresh = numbered_symbols(prefix, real=True)
-    shared, reduced = cse([_rooted(e) for _, e in targets], symbols=fresh, order="canonical")
+    tops = _tops([e for _, e in targets])
+    lines = [Line(symbol.name, lowering(largest)) for largest, symbol in tops.items()]
+    exprs = [_rooted(e.xreplace(tops)) for _, e in targets]
+    shared, reduced = cse(exprs, symbols=fresh, order="canonical")
     names = [name for name, _ in targets]
-    lines: list[Line] = []
     for name, expr in [*((s.name, e) for s, e in shared), *zip(names, reduced, strict=True)]:
         roots = {
             power.base: next(fresh)
@@ -184,6 +188,15 @@ def assignments(
         lines += [Line(symbol.name, lowering(root)) for root, symbol in roots.items()]
         lines.append(Line(name, lowering(expr.xreplace(roots))))
     return lines
+
+
+def _tops(exprs: list[Expr]) -> dict[Expr, Symbol]:
+    """The largest class of a stream, maximum(x_y, max0), as x_top: ``paired`` knows it by name."""
+    found: dict[Symbol, Expr] = {}
+    for node in sorted({a for e in exprs for a in e.atoms(maximum)}, key=str):
+        if (text := _TOP.fullmatch(str(node))) is not None:
+            found.setdefault(Symbol(f"{text[1]}_top", real=True), node)
+    return {node: symbol for symbol, node in found.items()}
 
 
 def _rooted(expr: Expr) -> Expr:

@@ -13,9 +13,10 @@ from lossgen.ir.program import Function, Line, Name, call, where
 from lossgen.lower.constants import FAR, MASKED
 from lossgen.lower.fewer import fewer
 from lossgen.lower.merge import merge
-from lossgen.lower.model import RowModel, Sweep
+from lossgen.lower.model import RowModel
 from lossgen.lower.scalars import RowScalars
 from lossgen.lower.sweep import finished_maxima, gradient, lift
+from lossgen.lower.sweep_model import Sweep
 
 __all__ = ["RowProgram", "lowered"]
 
@@ -28,6 +29,8 @@ class RowProgram:
     lifts: a tile of classes, and which of them count → its state.
     merges: two states → one.
     betweens: the states so far → what the next sweep knows of the row; none after the last.
+    starts, steps: of a sweep that is repeated (else None): the states before it → a trial; these,
+        its own and the trial → the next one.
     finish: all states → results, and what is saved.
     coefficients: what was saved → the row values of the gradient.
     gradient: a tile, and which class stands apart → its gradients.
@@ -37,6 +40,8 @@ class RowProgram:
     lifts: tuple[Function, ...]
     merges: tuple[Function, ...]
     betweens: tuple[Function, ...]
+    starts: tuple[Function | None, ...]
+    steps: tuple[Function | None, ...]
     finish: Function
     coefficients: Function
     gradient: Function
@@ -56,12 +61,14 @@ def lowered(model: RowModel) -> RowProgram:
         ),
         betweens=tuple(
             _function(
-                [*model.values_before, *(n for e in sweeps[: s.level] for n in e.state)],
+                [*model.values_before, *(n for e in sweeps[: s.level] for n in e.found)],
                 [*_finished(scalars, sweeps[: s.level]), *scalars.between(s.level)],
                 sweeps[s.level].known,
             )
             for s in sweeps[:-1]
         ),
+        starts=tuple(_start(scalars, sweeps, s) if s.roots else None for s in sweeps),
+        steps=tuple(_step(scalars, sweeps, s) if s.roots else None for s in sweeps),
         finish=_function(
             [*model.values_before, *model.state],
             [*_finished(scalars, sweeps), *scalars.results()],
@@ -76,6 +83,25 @@ def lowered(model: RowModel) -> RowProgram:
     )
 
 
+def _start(scalars: RowScalars, sweeps: Sequence[Sweep], sweep: Sweep) -> Function:
+    before = sweeps[: sweep.level - 1]
+    return _function(
+        [*scalars.model.values_before, *(n for e in before for n in e.found)],
+        [*_finished(scalars, before), *scalars.started(sweep)],
+        sweep.trial,
+    )
+
+
+def _step(scalars: RowScalars, sweeps: Sequence[Sweep], sweep: Sweep) -> Function:
+    before = sweeps[: sweep.level - 1]
+    given = [*scalars.model.values_before, *(n for e in before for n in e.found)]
+    return _function(
+        [*given, *sweep.state, *sweep.trial],
+        [*_finished(scalars, sweeps[: sweep.level]), *scalars.stepped(sweep)],
+        sweep.trial,
+    )
+
+
 def _function(arguments: Iterable[str], lines: list[Line], results: Iterable[str]) -> Function:
     return Function(tuple(dict.fromkeys(arguments)), tuple(lines), tuple(results))
 
@@ -87,7 +113,7 @@ def _by_class(model: RowModel, function: Function) -> Function:
     row = {
         *model.row_context,
         *model.coefficient_names,
-        *(n for s in model.sweep_models for n in s.known),
+        *(n for s in model.sweep_models for n in (*s.known, *s.trial)),
     }
     return fewer(function, [n for n in function.arguments if n not in row], model.vocab)
 

@@ -16,8 +16,9 @@ from lossgen.ir.program import EMPTY, Line, Name, Node, Number, call, eq, ne, pr
 from lossgen.ir.statistics import Centre, Form
 from lossgen.lower.constants import FLOOR
 from lossgen.lower.expressions import ROW, assignments
-from lossgen.lower.model import Sweep, whole
+from lossgen.lower.model import whole
 from lossgen.lower.sweep import at_or_above, gap, joint, scaled, stands, times
+from lossgen.lower.sweep_model import Sweep
 
 __all__ = ["merge"]
 

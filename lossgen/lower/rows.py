@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from lossgen.ir.evaluate import Real, real_of
 from lossgen.ir.execute import execute
-from lossgen.ir.plan import KernelPlan
+from lossgen.ir.plan import SWEEPS, KernelPlan
 from lossgen.ir.rows import COTANGENTS, Row
 from lossgen.lower.functions import RowProgram, lowered
 from lossgen.lower.model import RowModel
@@ -114,13 +114,28 @@ class RoundedRows:
         """The states of all sweeps, and what is known of the rows after them."""
         states: Known = {}
         for k, sweep in enumerate(self.model.sweep_models):
-            states |= self._sweep(k, known, columns)
+            found = self._repeated if sweep.roots else self._sweep
+            states |= found(k, known | states, columns)
             if k < len(self.functions.betweens):
                 known = known | execute(self.functions.betweens[k], known | states, self.real)
             if sweep.carries_pivot:
                 at = states["pivot"].astype(np.int64)
                 known = known | {"pivot": states["pivot"]} | self._values_at(at, columns)
         return states, known
+
+    def _repeated(self, k: int, known: Known, columns: Known) -> Known:
+        """The state of a sweep at the roots, and these."""
+        start, step, state = self.functions.starts[k], self.functions.steps[k], Known()
+        assert start is not None
+        assert step is not None
+        trial = execute(start, known, self.real)
+        for _ in range(SWEEPS):
+            state = self._sweep(k, known | trial, columns)
+            trial = execute(step, known | state | trial, self.real)
+            if not any(np.any(v > 0) for n, v in trial.items() if n.startswith("moving")):
+                break
+        roots = {r.symbol.name: trial[r.trial.name] for r in self.model.sweep_models[k].roots}
+        return state | roots
 
     def _sweep(self, k: int, known: Known, columns: Known) -> Known:
         lift, merge = self.functions.lifts[k], self.functions.merges[k]

@@ -33,8 +33,10 @@ from lossgen.ir.statistics import Form, Sum
 from lossgen.lower.constants import CLAMP, FAR_GAP, LARGEST, LARGEST_INVERSE, NUMBERS
 from lossgen.lower.expressions import ROW, Lowering, assignments, exponential_names
 from lossgen.lower.model import RowModel
+from lossgen.lower.roots import start, step
 from lossgen.lower.spoilt import symbols_of, unread
 from lossgen.lower.sweep import centred, joint
+from lossgen.lower.sweep_model import Sweep
 
 __all__ = ["RowScalars"]
 
@@ -87,6 +89,19 @@ class RowScalars:
         names = self.model.read(following.bodies)
         return lines + self._inverses(names, level)
 
+    def started(self, sweep: Sweep) -> list[Line]:
+        """From the state of the sweeps before it to the first trial of its roots."""
+        wanted = symbols_of(e for r in sweep.roots for e in (r.low, r.high))
+        lines = self._settled(sweep.level - 1, wanted, False)
+        return lines + [line for r in sweep.roots for line in start(r)]
+
+    def stepped(self, sweep: Sweep) -> list[Line]:
+        """From its own state, at a trial, to the next one."""
+        wanted = symbols_of(e for r in sweep.roots for e in (r.residual, r.slope))
+        lines = self._settled(sweep.level, wanted, False, sweep)
+        arithmetic = self.model.plan.stable.arithmetic
+        return lines + [line for r in sweep.roots for line in step(r, arithmetic)]
+
     def coefficients(self, saved: bool) -> list[Line]:
         """The row scalars of the gradient; ``saved``: from what the forward stored."""
         model, stable = self.model, self.model.plan.stable
@@ -133,14 +148,20 @@ class RowScalars:
         later = [f for f in self.model.forms if f.level > 1]
         return symbols_of(e for f in later for e in (f.scale, f.base_y, f.shift_y))
 
-    def _settled(self, level: int, wanted: set[Symbol], gradient: bool) -> list[Line]:
+    def _settled(
+        self, level: int, wanted: set[Symbol], gradient: bool, tried: Sweep | None = None
+    ) -> list[Line]:
+        """``tried``: with the sums of its equations, which nobody else reads."""
         lines, wanted = [], wanted | self._of_exponents
+        trials = {r.trial for r in self.model.plan.roots}
         for k in range(1, level + 1):
             for form in self.model.forms:
                 if form.level == k:
                     lines += self._softmax(form, wanted, False, gradient)
             lines += self._log_sums(k, wanted)
             for entry in (e for e in self.model.sums if e.level == k):
+                if entry.body.free_symbols & trials and (tried is None or tried.level != k):
+                    continue
                 lines += [self._sum(entry)] if entry.against is None else self._divergence(entry)
         return lines
 

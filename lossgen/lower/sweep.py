@@ -29,8 +29,9 @@ from lossgen.ir.program import (
 from lossgen.ir.statistics import Centre, Form
 from lossgen.lower.constants import FAR_GAP, FLOOR
 from lossgen.lower.expressions import ROW, TILE, Lowering, assignments
-from lossgen.lower.model import RowModel, Sweep, whole
+from lossgen.lower.model import RowModel, whole
 from lossgen.lower.spoilt import shows
+from lossgen.lower.sweep_model import Sweep
 
 __all__ = [
     "at_or_above",

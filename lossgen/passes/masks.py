@@ -18,7 +18,7 @@ from lossgen.ir.rows import Row
 from lossgen.passes.samples import is_free, plain_rows
 from lossgen.spec.expr import Call, Expr, Name, NameKind, children
 from lossgen.spec.model import LossSpec
-from lossgen.spec.trees import nodes
+from lossgen.spec.trees import nodes, unknowns
 
 __all__ = ["counted_masks"]
 
@@ -36,6 +36,8 @@ def counted_masks(spec: LossSpec) -> list[str]:
     for label, expr in _formulas(spec):
         for node in nodes(expr):
             if not isinstance(node, Call) or node.func not in _ADDS or not _is_raw(node, spec):
+                continue
+            if unknowns(node):  # it has a value where its equation is solved alone
                 continue
             values = [_value(spec, node.args[0], moved, at) for moved in (near, far)]
             if None not in values and abs(values[1]) > 1.5 * abs(values[0]) > 1:

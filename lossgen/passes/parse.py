@@ -11,10 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from fractions import Fraction
 from functools import partial
-from math import isinf
 from typing import Any, TypeAlias
 
-from sympy import Add, Expr, Integer, Rational, Symbol, exp, expand, log, oo, pi, sympify
+from sympy import Add, Expr, Integer, Rational, Symbol, exp, expand, log, oo, pi
 
 from lossgen.errors import LossgenError
 from lossgen.ir.check import defined
@@ -24,12 +23,13 @@ from lossgen.ir.stages import Cls, Pivot, SymbolicLoss
 from lossgen.ir.statistics import Form, Max
 from lossgen.passes.absolute import absolute, root
 from lossgen.passes.algebra import complement
+from lossgen.passes.equations import Equations
 from lossgen.passes.even import even
 from lossgen.passes.exponentials import expand_exp, opened, power
 from lossgen.passes.maxima import beats, largest_of
 from lossgen.passes.reductions import Reductions
 from lossgen.passes.subsets import Subsets
-from lossgen.passes.symbols import vocabulary
+from lossgen.passes.symbols import exact, vocabulary
 from lossgen.spec.expr import Call, NameKind, walk
 from lossgen.spec.expr import Expr as Tree
 from lossgen.spec.model import LossSpec
@@ -79,6 +79,7 @@ def parse(
         maxes=tuple(built.maxes),
         loss=loss,
         centres=tuple(built.centres),
+        roots=tuple(built.roots),
         outputs=outputs,
         twins=built.twins,
         whole=whole,
@@ -152,6 +153,7 @@ class _Pairs:
         self.built = Reductions(vocabulary(spec), pivot, whole=whole)
         self.subsets = Subsets(self.built, spec)
         self.lets: dict[str, Value] = {}
+        self.equations = Equations(self.built, lambda tree: walk(tree, self))
 
     # ------------------------------------------------------------------ leaves
     def number(self, value: Fraction) -> Value:
@@ -160,7 +162,7 @@ class _Pairs:
     def parameter(self, name: str) -> Expr:
         off = self.spec.parameters[name].off
         if off is not None and name not in self.uses:
-            return _exact(off)
+            return exact(off)
         return self.built.vocabulary.parameters[name]
 
     def name(self, name: str, kind: NameKind) -> Value:
@@ -180,13 +182,15 @@ class _Pairs:
                 return pi
             case NameKind.ONEHOT:
                 return Cls(Integer(0), Integer(1))
+            case NameKind.UNKNOWN:
+                return self.equations.unknowns[name]
             case NameKind.LET:
                 if name not in self.lets:
                     self.lets[name] = walk(self.spec.let[name], self)
                 return self.lets[name]
         off = self.spec.inputs[name].off
         if off is not None and name not in self.uses:
-            constant = _exact(off)
+            constant = exact(off)
             return Cls(constant, constant) if kind is NameKind.VOCAB_INPUT else constant
         if kind is NameKind.VOCAB_INPUT:
             return Cls(*names.vocab[name])
@@ -222,6 +226,8 @@ class _Pairs:
         return vector.y if isinstance(vector, Cls) else vector
 
     def call(self, node: Call, args: tuple[Value, ...]) -> Value:
+        if node.func == "root":
+            return self.equations(node, *args)
         special = _OWN.get(node.func)
         if special is not None and node.func in _SOFT:
             if (found := even(node.func, args[0], node.others, self.built)) is not None:
@@ -386,7 +392,3 @@ _OWN: dict[str, Callable[[_Pairs, Value, bool], Value]] = {
     "argmax": lambda pairs, value, others: pairs._largest(value, others)[1],
     "second_max": _Pairs._second_max,
 }
-
-
-def _exact(number: float) -> Expr:
-    return sympify(number) if isinf(number) else Rational(str(number))

@@ -17,9 +17,11 @@ from dataclasses import replace
 from sympy import Add, Dummy, Expr, Integer, Mul, Symbol, collect, exp, expand, factor_terms
 
 from lossgen.ir.stages import Pivot, Vocabulary
-from lossgen.ir.statistics import Centre, Form, Max, Sum
+from lossgen.ir.statistics import Centre, Form, Max, Root, Sum
 from lossgen.passes.absolute import without_abs
 from lossgen.passes.algebra import cancel_fractions
+from lossgen.passes.equations import held_sum
+from lossgen.passes.maxima import without_places
 from lossgen.passes.separate import Piece, separate
 
 __all__ = ["Reductions"]
@@ -39,6 +41,7 @@ class Reductions:
         maxes: tuple[Max, ...] = (),
         centres: tuple[Centre, ...] = (),
         whole: bool = False,
+        roots: tuple[Root, ...] = (),
     ) -> None:
         self.whole = whole  # what several terms make up is summed as it is written
         self.vocabulary = vocabulary
@@ -47,6 +50,7 @@ class Reductions:
         self.sums = list(sums)
         self.maxes = list(maxes)
         self.centres = list(centres)
+        self.roots = list(roots)
         self._twins: dict[Symbol, Symbol] = {}
 
     @property
@@ -74,6 +78,8 @@ class Reductions:
             found |= dict.fromkeys((*form.row_symbols, *form.class_symbols), form.level)
         for centre in (c for c in self.centres if c.softmaxes):
             found |= dict.fromkeys((centre.symbol, centre.lse), centre.level)
+        for root in self.roots:
+            found |= {root.symbol: root.level, root.trial: root.level - 1}
         return found | {t: found[live] for live, t in self._twins.items() if live in found}
 
     def level(self, expr: Expr) -> int:
@@ -92,6 +98,7 @@ class Reductions:
     def freeze(self, expr: Expr) -> Expr:
         """Replace every symbol that depends on a stream by a twin with zero derivative."""
         names = self.vocabulary
+        expr = without_places(expr, names.index[1], self.maxes)
         live = set(self.levels()) | self.class_symbols()
         live |= {s for pair in names.streams.values() for s in pair} | {names.x_own}
         for symbol in sorted(expr.free_symbols & live, key=str):
@@ -114,6 +121,11 @@ class Reductions:
             return form
         scale, base, base_y, shift_y = map(self.unfreeze, fields)
         return replace(form, scale=scale, base=base, base_y=base_y, shift_y=shift_y)
+
+    def followed_root(self, root: Root) -> Root:
+        """The same of an equation."""
+        residual, slope, low, high = map(self.unfreeze, root.exprs)
+        return replace(root, residual=residual, slope=slope, low=low, high=high)
 
     def followed_difference(self, centre: Centre) -> Centre:
         """The same of a difference of such exponents."""
@@ -156,8 +168,7 @@ class Reductions:
         constant = scale * offset
         raw_y = {x_ref, *(pair[1] for pair in self.vocabulary.streams.values())}
         raw_y |= {twin for live, twin in self._twins.items() if live in raw_y}
-        along: list[Expr] = []
-        shift_y: list[Expr] = []
+        along, shift_y = list[Expr](), list[Expr]()
         # expanded, 1/(std(x) + eps) would be spelled in two ways, which are rounded apart
         held = {f: Dummy("factor", positive=True) for f in Mul.make_args(scale) if f.atoms(Add)}
         back = {factor: node for node, factor in held.items()}
@@ -341,8 +352,13 @@ class Reductions:
 
     def _whole(self, body: Expr) -> Expr:
         row, cls = body.as_independent(*self.class_symbols(), as_Add=False)
-        key = Sum(Symbol("_"), cls, weight=cls, level=self.level(cls) + 1)
-        return row * self._register(key)
+        if (known := held_sum(self.roots, self.sums, cls)) is not None:
+            return row * known
+        return row * self.register(cls)
+
+    def register(self, body: Expr) -> Symbol:
+        """Σ_{j≠y} body as it stands, in a statistic of its own."""
+        return self._register(Sum(Symbol("_"), body, weight=body, level=self.level(body) + 1))
 
     def _register(self, key: Sum) -> Symbol:
         for entry in self.sums:

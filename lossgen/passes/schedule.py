@@ -15,7 +15,7 @@ from lossgen.ir.function import PiecewiseConstant
 from lossgen.ir.piecewise import ne, where
 from lossgen.ir.plan import KernelPlan, Moment, RowScalar, StreamGradient
 from lossgen.ir.stages import Pivot, StableLoss, SymbolicLoss
-from lossgen.ir.statistics import Form, Sum
+from lossgen.ir.statistics import Form, Sum, underlying
 from lossgen.passes.algebra import parted
 
 __all__ = ["pivot_is_known", "schedule"]
@@ -31,7 +31,8 @@ def schedule(stable: StableLoss) -> KernelPlan:
             owner = stable.forms[largest.form]
             needed |= {owner.top, owner.logp, largest.select}
     wanted = needed.union(*(e.free_symbols for e in stable.results))
-    live = _live(stable, wanted)
+    known = _known(stable, wanted)
+    live = tuple(s for s in stable.sums if s.symbol in known)
     moments = _moments(stable.forms, live, wanted, stable.pivot)
     if not moments and not stable.maxes:  # a loss of x[y] alone: a sweep has a state
         moments = (Moment("b0", None, Integer(0), 0, Integer(1), level=1),)
@@ -42,20 +43,14 @@ def schedule(stable: StableLoss) -> KernelPlan:
         sums=live,
         coefficients=coefficients,
         gradients=gradients,
+        roots=tuple(r for r in stable.roots if r.symbol in known),
     )
 
 
-def _live(stable: StableLoss, wanted: set[Symbol]) -> tuple[Sum, ...]:
-    """The sums that are needed, and those that their bodies need."""
-    known = set(wanted)
-    for form in stable.forms:
-        known |= form.ell.free_symbols | form.ell_y.free_symbols
-    kept: list[Sum] = []
-    for entry in sorted(stable.sums, key=lambda e: -e.level):
-        if entry.symbol in known:
-            kept.append(entry)
-            known |= entry.body.free_symbols
-    return tuple(e for e in stable.sums if e in kept)
+def _known(stable: StableLoss, wanted: set[Symbol]) -> set[Symbol]:
+    """What is needed, and what its sums and equations need."""
+    exponents = (e.free_symbols for f in stable.forms for e in (f.ell, f.ell_y))
+    return underlying(wanted.union(*exponents), stable.sums, stable.roots)
 
 
 def pivot_is_known(loss: SymbolicLoss) -> bool:
@@ -139,6 +134,7 @@ def _saved(stable: StableLoss, needed: set[Symbol]) -> tuple[str, ...]:
         names.append("pivot")
     names += [str(c.at_largest) for c in apart if stable.measures(c)]
     names += [s.symbol.name for s in stable.sums if s.symbol in needed]
+    names += [r.symbol.name for r in stable.roots if r.symbol in needed]
     for k, largest in enumerate(stable.maxes):
         if largest.symbol in needed:
             names.append(largest.symbol.name)

@@ -11,7 +11,7 @@ from sympy import Expr, Float, sympify
 
 from lossgen.ir.ops import maximum
 from lossgen.ir.stages import GradedLoss, Gradient, StableLoss
-from lossgen.ir.statistics import Centre, Form, Max, Sum
+from lossgen.ir.statistics import Centre, Form, Max, Root, Sum
 from lossgen.passes.absolute import with_absolutes
 from lossgen.passes.divergences import with_divergences
 from lossgen.passes.near_one import near_one
@@ -54,6 +54,7 @@ def _stable(graded: GradedLoss, before: GradedLoss, dearer: StableLoss | None) -
         twins=graded.twins,
         whole=graded.whole,
         centres=tuple(_stable_centre(c, rewriter) for c in graded.centres),
+        roots=tuple(_stable_root(r, rewriter, zeros) for r in graded.roots),
         loss=zeros(rewriter(graded.loss)),
         outputs=tuple((name, zeros(rewriter(value))) for name, value in graded.outputs),
         gradients=tuple(
@@ -121,6 +122,11 @@ def _stable_sum(entry: Sum, rewriter: Rewriter, zeros: Zeros) -> Sum:
         body = rewriter.class_level(body).xreplace(rewriter.final)
     body = zeros(body)
     return replace(entry, body=body, weight=body)
+
+
+def _stable_root(root: Root, rewriter: Rewriter, zeros: Zeros) -> Root:
+    residual, slope, low, high = (zeros(rewriter(e)) for e in root.exprs)
+    return replace(root, residual=residual, slope=slope, low=low, high=high)
 
 
 def _stable_max(entry: Max, rewriter: Rewriter, zeros: Zeros) -> Max:

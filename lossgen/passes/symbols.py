@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from sympy import Symbol
+from math import isinf
+
+from sympy import Expr, Rational, Symbol, sympify
 
 from lossgen.ir.given import Given
 from lossgen.ir.stages import Vocabulary
 from lossgen.spec.model import LossSpec
 
-__all__ = ["vocabulary"]
+__all__ = ["exact", "vocabulary"]
 
 
 def vocabulary(spec: LossSpec) -> Vocabulary:
@@ -51,3 +53,8 @@ def vocabulary(spec: LossSpec) -> Vocabulary:
         index=(Symbol("index", nonnegative=True), Symbol("index_y", nonnegative=True)),
         cotangents=tuple(Symbol(f"g{k}", real=True) for k in range(len(spec.outputs))),
     )
+
+
+def exact(number: float) -> Expr:
+    """A number as its author wrote it."""
+    return sympify(number) if isinf(number) else Rational(str(number))

@@ -16,7 +16,7 @@ from collections.abc import Collection, Mapping
 from sympy import Add, Expr, Float, Function, Integer, Mul, Pow, Symbol, collect, exp, log
 
 from lossgen.ir.function import PiecewiseConstant
-from lossgen.ir.ops import clip, expm1, maximum, ne, sigmoid, softplus, where
+from lossgen.ir.ops import clip, expm1, maximum, ne, relu, sigmoid, softplus, where
 from lossgen.ir.special import erfc
 from lossgen.ir.stages import GradedLoss
 from lossgen.spec.domain import Interval
@@ -138,12 +138,24 @@ class Zeros:
         return {s for s in logits if not term.diff(s).is_positive}
 
     def _floored(self, expr: Mul) -> Expr:
-        """p·x is 0 where a class is masked."""
+        """p·x is 0 where a class is masked, and so is relu(x - t)·x."""
         raw = expr.free_symbols & self.raw
         weighted = any(isinstance(a, sigmoid | exp | erfc) or a in self.shares for a in expr.args)
-        if not raw or not weighted:
+        shut = [a for a in expr.args if self._shuts(a)]
+        if not raw or not (weighted or shut):
             return expr
-        return expr.func(*(_held(a, raw) if self._grows(a) else a for a in expr.args))
+        grown = [a for a in expr.args if a not in shut and self._grows(a)]
+        return expr.func(*(_held(a, raw) if a in grown else a for a in expr.args))
+
+    def _shuts(self, expr: Expr) -> bool:
+        """Is it 0 of a class far below: relu(x - t), a power of it, or where it is not?"""
+        if isinstance(expr, ne) and expr.args[1] == 0:
+            return self._shuts(expr.args[0])
+        if isinstance(expr, Pow) and expr.exp.is_positive:
+            return self._shuts(expr.base)
+        if not isinstance(expr, relu):
+            return False
+        return any(expr.args[0].coeff(s).is_positive for s in expr.free_symbols & self.raw)
 
     def exponent(self, expr: Expr) -> Expr:
         """The exponent of a softmax, with relu(x)·x, w·x and a·x finite where x is masked, and 0

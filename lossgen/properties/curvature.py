@@ -15,6 +15,7 @@ from fractions import Fraction
 from lossgen.properties.enclosure import Enclosed, Enclosure
 from lossgen.properties.setting import Setting
 from lossgen.spec.expr import Call, NameKind, walk
+from lossgen.spec.vocabulary import ROOT
 
 __all__ = ["Curvature", "Curved", "CurvatureOf"]
 
@@ -136,6 +137,8 @@ def _power(base: Curved, exponent: Curved) -> Curvature:
 
 def _called(func: str, args: tuple[Curved, ...]) -> Curvature:
     of = [a.curvature for a in args]
+    if func in ROOT:
+        return _U
     if all(c is _C for c in of):
         return _C
     convex = all(c in (_C, _A, _V) for c in of)

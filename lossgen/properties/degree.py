@@ -14,6 +14,7 @@ from fractions import Fraction
 from lossgen.properties.enclosure import Enclosed, Enclosure
 from lossgen.properties.setting import Setting
 from lossgen.spec.expr import Call, NameKind, walk
+from lossgen.spec.vocabulary import ROOT
 
 __all__ = ["Degree", "DegreeOf"]
 
@@ -85,7 +86,7 @@ class DegreeOf:
 
     def _called(self, node: Call, of: list[float | None], args: tuple[Degree, ...]) -> float | None:
         first = of[0]
-        if any(d is None for d in of):
+        if any(d is None for d in of) or node.func in ROOT:
             return None
         if node.func in _INVARIANT or all(d == 0 for d in of):
             return 0.0

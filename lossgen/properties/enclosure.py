@@ -222,6 +222,8 @@ class Enclosure:
                 largest = max(abs(first.lo), abs(first.hi))
                 least = 0.0 if first.lo <= 0 <= first.hi else min(abs(first.lo), abs(first.hi))
                 return Enclosed(least * math.sqrt(count), largest * math.sqrt(count))
+            case "root":
+                return _hull(first.lo, other.hi)
             case "argmax":
                 return Enclosed(0.0, self.setting.classes - 1)
             case "minimum":

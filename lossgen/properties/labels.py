@@ -22,6 +22,7 @@ from sympy import Function, Rational, Symbol
 from lossgen.properties.enclosure import enclosed
 from lossgen.properties.setting import Setting
 from lossgen.spec.expr import Binary, Call, Expr, Gather, Name, NameKind, walk
+from lossgen.spec.vocabulary import ROOT
 
 __all__ = ["Labelled", "NotSymbolic", "labelled"]
 
@@ -200,6 +201,8 @@ class _Labels:
 
     def call(self, node: Call, args: tuple[Formula, ...]) -> Formula:
         func, first = node.func, args[0]
+        if func in ROOT:
+            raise NotSymbolic
         if func in ("softmax", "log_softmax"):
             if node.others or first.has(_D) or first.free_symbols & {*self.labels.values()}:
                 raise NotSymbolic

@@ -227,7 +227,7 @@ def is_tiled(loss: str, backend: str, variant: Variant, options: LinearOptions, 
             "schedule 'chunked'"
         )
     if options.schedule == "tiled" and variant.tiled is None:
-        why = "has no program of the parts of a batch"
+        why = "has no program of the parts of a batch, nor of a loss with a root in its formula"
         if variant.arithmetic == "float64":
             why = "makes float32 logits on chip, and this loss is computed in float64"
         raise ValueError(f"{loss}: schedule 'tiled' {why}; use schedule 'chunked'")

@@ -160,15 +160,22 @@ class _Run:
         given = at
         for k, sweep in enumerate(program.sweeps):
             held = program.blank if late else at
-            whole = self._gathered(k, (*held, *self.constants, *known), y, late)
+            if late and sweep.start is not None:  # an equation reads it from the first
+                given = at = held = self._at_target(self._gathered(None, (), y, True))
+                late = False
+            values = (*held, *self.constants, *known)
+            if sweep.start is not None:
+                states += self._repeated(k, values, given, states, y)
+                known = self._between(k, given, states)
+                continue
+            whole = self._gathered(k, values, y, late)
             size = len(sweep.empty)
             if late:
                 given = at = self._at_target(whole[:, size:])
                 late = False
             values = (*at, *self.constants, *known)
             states += sweep.joined(values, [_columns(part[:size]) for part in whole])
-            if k + 1 < len(program.sweeps):
-                known = program.betweens[k](*given, *self.constants, *states)
+            known = self._between(k, given, states)
             if program.pivot >= 0 and k == 0:
                 y = states[program.pivot].long()
                 at = states[program.pivot + 1 :][: program.carried]
@@ -177,6 +184,29 @@ class _Run:
         place = self.cols.new_empty((self.count, 0)) if y is None else y
         kept = (self._stacked(saved), self._stacked(at), place)
         return self._finished(self._stacked(results)), kept
+
+    def _between(self, k: int, given: Values, states: Values) -> Values:
+        """What the sweep after ``k`` knows of the rows."""
+        between = (*self.program.betweens, None)[k]
+        return between(*given, *self.constants, *states) if between is not None else ()
+
+    def _repeated(
+        self, k: int, values: Values, given: Values, states: Values, y: Tensor | None
+    ) -> Values:
+        """The state of a sweep at its roots, and the roots: the same trials on every rank."""
+        sweep, known, state = self.program.sweeps[k], (*given, *self.constants, *states), Values()
+        assert sweep.start is not None
+        assert sweep.step is not None
+        nothing = torch.zeros((self.count, 1), dtype=self.real, device=self.cols.device)
+        trial: Values = tuple(nothing + value for value in sweep.start(*known))
+        size = len(trial) // sweep.roots
+        for _ in range(sweep.most):
+            parts = self._gathered(k, (*values, *trial), y, False)
+            state = sweep.joined(values, [_columns(part) for part in parts])
+            trial = sweep.step(*known, *state, *trial)
+            if not any(moving.any().item() for moving in trial[size - 1 :: size]):
+                break
+        return (*state, *trial[::size])
 
     def _gathered(
         self, k: int | None, values: tuple[Any, ...], y: Tensor | None, at_target: bool

@@ -35,6 +35,10 @@ class Sweep:
     merge: Function
     empty: tuple[float, ...]  # the state of no class
     kept: tuple[int, ...]  # which of the values of a row the merge reads
+    start: Function | None = None  # of one that is run again until its roots are found
+    step: Function | None = None
+    most: int = 1  # times that it is run
+    roots: int = 0
 
     def joined(self, values: Values, states: list[Values]) -> Values:
         """The states of all parts as one, in their order."""
@@ -52,7 +56,7 @@ class Program:
     behind it."""
 
     sweeps: tuple[Sweep, ...]
-    betweens: tuple[Function, ...]
+    betweens: tuple[Function | None, ...]
     finish: Function
     coefficients: Function | None
     gradient: Function
@@ -87,7 +91,7 @@ def program_of(variant: Variant) -> Program:
     forward, backward = (
         _called(kernel) for kernel in (variant.forward_kernel, variant.backward_kernel)
     )
-    sweeps = [Sweep(lift, merge, empty, kept) for lift, merge, _, empty, kept in forward["SWEEPS"]]
+    sweeps = [Sweep(s[0], s[1], *s[3:]) for s in forward["SWEEPS"]]
     read = len(forward["streams"]) + len(forward["vocab"])
     constants = len(forward["rows"]) + len(forward["parameters"]) + forward["COUNTED"]
     has_target = len(forward["labels"]) > 0

@@ -60,6 +60,9 @@ _ACOS = (
     " + where(e < 0, -2, 2)*atan(sqrt(1 - e)*sqrt(1 + e)/where(e < 0, 1 - e, 1 + e))"
 )
 
+#: in which the offset of the row is no part of an equation; neither value nor slope depends on it
+_APART = "(e - stop_gradient(max(e)))"
+
 #: call, formula, domain of the first argument
 DEFINITIONS: tuple[tuple[str, str, str], ...] = (
     # powers and logarithms
@@ -136,6 +139,12 @@ DEFINITIONS: tuple[tuple[str, str, str], ...] = (
     ("std(e)", "sqrt(mean(abs(e - mean(e))**2))", _REAL),
     ("lse(e)", "logsumexp(e)", _REAL),
     ("logsoftmax(e)", "log_softmax(e)", _REAL),
+    ("sparsemax(e)", f"relu({_APART} - root(t, sum(relu({_APART} - t)) - 1, -1, 0))", _REAL),
+    (
+        "entmax15(e)",
+        f"relu({_APART}/2 - root(t, sum(relu({_APART}/2 - t)**2) - 1, -1, 0))**2",
+        _REAL,
+    ),
 )
 
 

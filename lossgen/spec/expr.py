@@ -60,6 +60,7 @@ class NameKind(IntEnum):
     STREAM = 8  # declared input of kind "class", [N, V]
     INDEX = 9  # 0, 1, …, V - 1
     PART = 10  # a sum over the rows of a batch; "" is their number
+    UNKNOWN = 11  # of a root: the number at which its equation holds
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,9 @@ class Call(Expr):
     ``over=others``: the target class is left out of the reduction (or of the softmax).
     ``p``, ``logp`` and ``u`` are sugar the parser expands to ``softmax(x)``,
     ``log_softmax(x)`` and ``sum(exp(x - x[y]), over=others)``.
+
+    ``root(t, e, low, high)`` binds a name: its arguments are the unknown, the equation e = 0 in it,
+    and two row values between which it lies.
     """
 
     func: str
@@ -148,11 +152,19 @@ def children(expr: Expr) -> tuple[Expr, ...]:
     return ()
 
 
+def evaluated(expr: Expr) -> tuple[Expr, ...]:
+    """The operands that have a value of their own: of a root its two ends."""
+    if isinstance(expr, Call) and expr.func == "root":
+        return expr.args[2:]
+    return children(expr)
+
+
 T = TypeVar("T")
 
 
 class Algebra(Protocol, Generic[T]):
-    """One domain of evaluation. Reductions and elementwise functions both arrive in ``call``."""
+    """One domain of evaluation. Reductions and elementwise functions both arrive in ``call``; of a
+    root its two ends, and whoever solves the equation walks it, with a value of the unknown."""
 
     def number(self, value: Fraction) -> T: ...
     def name(self, name: str, kind: NameKind) -> T: ...
@@ -191,13 +203,13 @@ def walk(expr: Expr, algebra: Algebra[T]) -> T:
 
 @lru_cache(maxsize=512)
 def _steps(expr: Expr) -> tuple[tuple[Expr, tuple[int, ...]], ...]:
-    """The different subtrees, each after its operands, and the places of these."""
+    """The different subtrees that have a value, each after its operands, and their places."""
     places: dict[Expr, int] = {}
     steps: list[tuple[Expr, tuple[int, ...]]] = []
 
     def visit(node: Expr) -> int:
         if node not in places:
-            step = node, tuple(visit(child) for child in children(node))
+            step = node, tuple(visit(child) for child in evaluated(node))
             places[node] = len(steps)
             steps.append(step)
         return places[node]

@@ -9,8 +9,7 @@ numbers, only the language's operators), so that Python's parser sees nothing da
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Any, NoReturn
 
@@ -32,7 +31,7 @@ from lossgen.errors import (
 from lossgen.paths import spec_names
 from lossgen.spec.constants import Constants
 from lossgen.spec.definitions import DEFINED, Definition, tree
-from lossgen.spec.domain import Interval
+from lossgen.spec.equation import equation
 from lossgen.spec.expr import (
     Binary,
     Call,
@@ -47,6 +46,7 @@ from lossgen.spec.expr import (
     Unary,
     children,
 )
+from lossgen.spec.scope import Scope
 from lossgen.spec.source import shorten
 from lossgen.spec.vocabulary import (
     ARGUMENTS,
@@ -57,6 +57,8 @@ from lossgen.spec.vocabulary import (
     LEAVES,
     OVER_CLASSES,
     REDUCTIONS,
+    RESERVED,
+    ROOT,
     SUGAR,
     repair,
     repair_call,
@@ -87,17 +89,6 @@ _MEANING = {
 }
 
 
-@dataclass(frozen=True)
-class Scope:
-    """The names that a formula may use besides the language's own words."""
-
-    names: Mapping[str, tuple[NameKind, Rank]] = field(default_factory=dict)
-    integers: Mapping[str, Interval] = field(default_factory=dict)  # integer parameters' domains
-    later: frozenset[str] = frozenset()  # lets that are declared further down
-    outputs: frozenset[str] = frozenset()  # results of the spec, which no formula may use
-    batch: bool = False  # may it sum over the rows of a batch?
-
-
 def parse(text: str, scope: Scope, locate: Callable[[Span], Location]) -> Expr:
     """The typed tree of a formula; any rank (see ``check`` for what each place requires).
 
@@ -122,10 +113,10 @@ def parse(text: str, scope: Scope, locate: Callable[[Span], Location]) -> Expr:
         raise FormulaTooLarge(
             what="operations nest too deeply", location=locate(Span(0, 1))
         ) from None
-    return _Builder(text, scope, locate).visit(tree.body, 0)
+    return Builder(text, scope, locate).visit(tree.body, 0)
 
 
-class _Builder:
+class Builder:
     """Python's syntax tree → ours, one visit per node."""
 
     def __init__(self, text: str, scope: Scope, locate: Callable[[Span], Location]) -> None:
@@ -133,6 +124,8 @@ class _Builder:
         self.constants = Constants()
         self.counts: dict[int, tuple[Expr, int]] = {}  # of nodes, by identity of the root
         self.known = sorted({*scope.names, *LEAVES, *SUGAR})
+        self.unknowns: list[str] = []  # of the equations around this place
+        self.taken = frozenset((*scope.names, *scope.later, *RESERVED))  # no unknown is called so
 
     def fail(self, error: type[SpecError], span: Span, **fields: Any) -> NoReturn:
         raise error(location=self.locate(span), **fields)
@@ -197,6 +190,8 @@ class _Builder:
         return expr
 
     def name(self, name: str, span: Span) -> Expr:
+        if name in self.unknowns:
+            return Name(Rank.ROW, span, name, NameKind.UNKNOWN)
         if name in LEAVES:
             kind, rank = LEAVES[name]
             return self.checked(Name(rank, span, name, kind))
@@ -272,6 +267,8 @@ class _Builder:
         self.check_count(name, len(node.args), span)
         if name in DEFINED:
             return self.written_out(DEFINED[name], node, span, others, depth)
+        if name in ROOT:
+            return equation(self, node, span, depth)
         if name == "where":
             arguments = (
                 self.condition(node.args[0], depth + 1),
@@ -299,6 +296,7 @@ class _Builder:
             "max": "maximum(a, b) is the elementwise one",
             "min": "minimum(a, b) is the elementwise one",
             "norm": "norm(e) is the root of the sum of squares",
+            "root": "e is 0 at a t between the row values low and high",
         }.get(name)
         count = f"{most}" if fewest == most else f"{fewest} to {most}"
         problem = f"{usual(name)} takes {count} argument{'s'[: most > 1]}, not {given}"
@@ -339,6 +337,9 @@ class _Builder:
             if not (isinstance(entry.value, ast.Name) and entry.value.id == "others"):
                 problem = "the only value of over is others: the classes besides the target"
                 self.wrong_arguments(span, problem, "without it, all classes are meant")
+            if name in CLASS_WORDS and name not in OVER_CLASSES:
+                hint = "without it, all classes are meant"
+                self.wrong_arguments(span, f"{name} has no value at a class left out", hint)
             if name not in OVER_CLASSES:
                 hint = f"functions that do: {', '.join(CLASS_MAPS + REDUCTIONS)}"
                 self.wrong_arguments(span, f"{name} does not look over the classes", hint)
@@ -377,13 +378,14 @@ class _Builder:
         self.wrong_arguments(order.span, f"{problem}between {least} and {most}", hint)
 
 
-class _Written(_Builder):
+class _Written(Builder):
     """A builder for the formula of a word: its arguments are trees, its place is the word's."""
 
-    def __init__(self, outer: _Builder, given: dict[str, Expr], span: Span, others: bool) -> None:
+    def __init__(self, outer: Builder, given: dict[str, Expr], span: Span, others: bool) -> None:
         super().__init__(outer.text, outer.scope, outer.locate)
         self.constants, self.counts = outer.constants, outer.counts
         self.given, self.site, self.others = given, span, others
+        self.taken = frozenset()  # nobody else's formula is in it
 
     def span(self, node: ast.expr | ast.keyword) -> Span:
         return self.site

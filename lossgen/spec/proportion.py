@@ -12,6 +12,7 @@ from fractions import Fraction
 from lossgen.errors import SpecError
 from lossgen.spec.expr import Call, Expr, NameKind, walk
 from lossgen.spec.model import Input, Term
+from lossgen.spec.vocabulary import ROOT
 
 __all__ = ["BadCountedTerm", "degree", "disproportion"]
 
@@ -104,6 +105,8 @@ class _Degrees:
         return vector
 
     def call(self, node: Call, args: tuple[int | None, ...]) -> int | None:
+        if node.func in ROOT:
+            return None  # whatever its equation is made of
         if node.func in _HOMOGENEOUS:
             return args[0]
         same = args[1:] if node.func == "where" else args

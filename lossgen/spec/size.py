@@ -24,7 +24,7 @@ from lossgen.spec.expr import (
     Unary,
     children,
 )
-from lossgen.spec.vocabulary import BATCH_WORDS
+from lossgen.spec.vocabulary import BATCH_WORDS, ROOT
 
 __all__ = ["Size", "Sizes"]
 
@@ -44,7 +44,7 @@ class Size:
     value: Count
     slope: Count
     depth: int = 1
-    summed: float = 0  # nodes of the largest sum over a batch: torch has the formula around it
+    summed: float = 0  # nodes of the largest part that is formed alone: a batch's sum, an equation
 
     @property
     def nodes(self) -> float:
@@ -84,6 +84,8 @@ class Sizes:
         depth, summed = 1 + max(p.depth for p in parts), max(p.summed for p in parts)
         if isinstance(expr, Call) and expr.func in BATCH_WORDS:
             return Size(_ONE, _NONE, depth, parts[0].nodes)
+        if isinstance(expr, Call) and expr.func in ROOT:  # a symbol, whatever its equation is
+            return Size(_ONE, _ONE, depth, max(summed, *(p.nodes for p in parts)))
         value = _value(expr, [part.value for part in parts])
         slope = _slope(expr, parts, value)
         return Size(_capped(value), _capped(slope), depth, summed)
@@ -115,6 +117,8 @@ def _slope(expr: Expr, parts: Sequence[Size], value: Count) -> Count:
             return _NONE
         case Unary() | Gather() | Binary(op="+" | "-"):
             return Count(sum(s.terms for s in slopes), sum(s.nodes for s in slopes))
+        case Call(func="where"):  # a choice between the derivatives
+            return Count(1, parts[0].value.nodes + sum(s.nodes for s in slopes))
         case Binary(op="*"):
             left, right = parts
             one, other = _product(left.slope, right.value), _product(left.value, right.slope)

@@ -31,7 +31,7 @@ from lossgen.spec.expr import (
     Unary,
 )
 from lossgen.spec.functions import SLOPES
-from lossgen.spec.vocabulary import ARGUMENTS, CLASS_MAPS, LEAVES, REDUCTIONS
+from lossgen.spec.vocabulary import ARGUMENTS, CLASS_MAPS, LEAVES, REDUCTIONS, ROOT
 
 __all__ = ["RULES", "NoSlope", "Slopes", "frozen", "number", "operation"]
 
@@ -162,6 +162,8 @@ class Slopes:
         match expr:
             case Name(kind=NameKind.LET, name=name):
                 return self.of(self.let[name])
+            case Name(kind=NameKind.UNKNOWN):
+                return _ZERO
             case Name(name=name) if name == self.name:
                 return self.along
             case Unary(operand=operand):
@@ -237,6 +239,8 @@ class Slopes:
 
     def _function(self, expr: Call) -> Expr:
         slopes = [self.of(a) for a in expr.args]
+        if expr.func in ROOT and any(slope != _ZERO for slope in slopes):
+            raise NoSlope(name=self.name, func=expr.func)
         total = _ZERO
         given = dict(zip(ARGUMENTS[expr.func], expr.args, strict=True))
         for k, slope in enumerate(slopes):

@@ -26,6 +26,7 @@ __all__ = [
     "needs_others",
     "nodes",
     "reaches",
+    "unknowns",
     "uses_target",
 ]
 
@@ -56,6 +57,15 @@ def nodes(expr: Expr) -> Iterator[Expr]:
 def names(expr: Expr) -> set[str]:
     """The names that occur, the language's own among them; lets are not opened."""
     return {node.name for node in nodes(expr) if isinstance(node, Name)}
+
+
+def unknowns(expr: Expr) -> set[str]:
+    """The unknowns of equations around it that occur; a root's own is not known outside of it."""
+    if isinstance(expr, Name):
+        return {expr.name} if expr.kind is NameKind.UNKNOWN else set()
+    if isinstance(expr, Call) and expr.func == "root":
+        return set()
+    return set().union(*map(unknowns, children(expr)))
 
 
 def uses_target(expr: Expr) -> bool:

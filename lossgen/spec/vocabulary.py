@@ -22,6 +22,7 @@ __all__ = [
     "REDUCTIONS",
     "RESERVED",
     "RESERVED_OUTPUTS",
+    "ROOT",
     "SUGAR",
     "TYPOGRAPHY",
     "repair",
@@ -39,18 +40,25 @@ LEAVES: dict[str, tuple[NameKind, Rank]] = {
 }
 SUGAR = {"p": "softmax(x)", "logp": "log_softmax(x)", "u": "sum(exp(x - x[y]), over=others)"}
 
+#: solved for its first argument, a name of its own
+ROOT = {"root": ("t", "e", "low", "high")}
 CLASS_MAPS = ("softmax", "log_softmax")  # class → class
 REDUCTIONS = ("sum", "mean", "max", "logsumexp", "norm", "argmax", "second_max")  # class → row
 #: over the rows of a batch, of any rank
 BATCH_WORDS = dict.fromkeys(("batch_sum", "batch_mean"), ("e",))
 #: the names of the arguments
-ARGUMENTS: dict[str, tuple[str, ...]] = ELEMENTWISE | dict.fromkeys(CLASS_MAPS + REDUCTIONS, ("e",))
+ARGUMENTS: dict[str, tuple[str, ...]] = (
+    ELEMENTWISE | ROOT | dict.fromkeys(CLASS_MAPS + REDUCTIONS, ("e",))
+)
 FUNCTIONS = frozenset({*ARGUMENTS, *BATCH_WORDS, *DEFINED})
 #: the words of ``DEFINED`` that go over the classes
 CLASS_WORDS = tuple(
     name for name, word in DEFINED.items() if word.calls & {*REDUCTIONS, *CLASS_MAPS}
 )
-OVER_CLASSES = frozenset((*CLASS_MAPS, *REDUCTIONS, *CLASS_WORDS))  # they take over=others
+#: they take over=others; at the class that an equation leaves out there would be no value
+OVER_CLASSES = frozenset(
+    (*CLASS_MAPS, *REDUCTIONS, *(n for n in CLASS_WORDS if not DEFINED[n].calls & ROOT.keys()))
+)
 # A call is never a name: all others, and the words of ``DEFINED``, may be names of parameters too.
 _NO_NAMES = {
     *("exp", "log", "log1p", "expm1", "sqrt", "abs", "sign", "relu", "tanh", "sigmoid", "softplus"),

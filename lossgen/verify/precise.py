@@ -10,7 +10,7 @@ from typing import Any
 import mpmath as mp
 
 from lossgen.ir.ops import BUILTINS, OPS
-from lossgen.spec.expr import Call, NameKind, walk
+from lossgen.spec.expr import Call, Name, NameKind, walk
 from lossgen.spec.model import LossSpec
 
 __all__ = ["literal_mpmath"]
@@ -81,6 +81,7 @@ class _Precise:
     frozen: list[Any] | None = None  # the values under stop_gradient, in order of evaluation
     recorded: list[Any] = field(default_factory=list)
     lets: dict[str, Any] = field(default_factory=dict)
+    unknowns: dict[str, Any] = field(default_factory=dict)
 
     def total(self) -> Any:
         if self.spec.outputs:
@@ -108,6 +109,8 @@ class _Precise:
                 return [mp.mpf(int(j == self.target)) for j in range(len(self.x))]
             case NameKind.INDEX:
                 return [mp.mpf(j) for j in range(len(self.x))]
+            case NameKind.UNKNOWN:
+                return self.unknowns[name]
             case NameKind.LET:
                 if name not in self.lets:
                     self.lets[name] = walk(self.spec.let[name], self)
@@ -154,6 +157,8 @@ class _Precise:
 
     def call(self, node: Call, args: tuple[Any, ...]) -> Any:
         func, first = node.func, args[0]
+        if func == "root":
+            return self._root(node, *args)
         if func in _REDUCTIONS:
             return _REDUCTIONS[func](
                 [v for j, v in enumerate(first) if not node.others or j != self.target]
@@ -173,6 +178,28 @@ class _Precise:
         twin = {"abs": "absf", "sign": "sgn"}.get(func, func)
         table = OPS | BUILTINS
         return self._map(table[twin].mp, *args)
+
+    def _root(self, node: Call, low: Any, high: Any) -> Any:
+        """By bisection, until nothing is between the ends; of a row that was moved by a step of a
+        difference the root may be just outside of those that are written."""
+        unknown, equation = node.args[:2]
+        assert isinstance(unknown, Name)
+        outer, self.unknowns = self.unknowns, {unknown.name: low}
+        walk(equation, self)  # whatever lets it has are known from here on
+        before = len(self.recorded)
+        walk(equation, self)
+        self.unknowns, held = outer, self.recorded[before:]
+        outside = (high - low) * mp.mpf(10) ** -9
+        low, high = low - outside, high + outside
+        while True:
+            middle = (low + high) / 2
+            if not low < middle < high:
+                return low
+            own = replace(self, frozen=held, recorded=[], unknowns={unknown.name: middle})
+            value = walk(equation, own)
+            if value == 0:
+                return middle
+            low, high = (middle, high) if value > 0 else (low, middle)
 
     def _freeze(self, value: Any) -> Any:
         kept = value if self.frozen is None else self.frozen[len(self.recorded)]

@@ -19,12 +19,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lossgen.spec.expr import Call, NameKind, walk
+from lossgen.spec.expr import Call, Name, NameKind, walk
 from lossgen.spec.model import LossSpec
 from lossgen.verify.precise import literal_mpmath
 
 __all__ = ["Arguments", "Literal", "literal", "literal_mpmath"]
 
+_HALVINGS = 60  # of an interval: what is left of it is less than an ulp of float64
 Value = Any  # float, or Tensor: row [N, 1], vocab and index [1, V], class [N, V]
 
 
@@ -63,6 +64,7 @@ class Literal:
     def __init__(self, spec: LossSpec, arguments: Arguments) -> None:
         self.spec, self.given = spec, arguments
         self.lets: dict[str, Value] = {}
+        self.unknowns: dict[str, Tensor] = {}
 
     @property
     def x(self) -> Tensor:
@@ -97,6 +99,8 @@ class Literal:
                 )
             case NameKind.INDEX:
                 return torch.arange(self.x.shape[1], dtype=self.x.dtype)[None, :]
+            case NameKind.UNKNOWN:
+                return self.unknowns[name]
             case NameKind.LET:
                 if name not in self.lets:
                     self.lets[name] = walk(self.spec.let[name], self)
@@ -141,6 +145,8 @@ class Literal:
         return vector.expand(self.x.shape).gather(1, self.given.target[:, None])
 
     def call(self, node: Call, args: tuple[Value, ...]) -> Value:
+        if node.func == "root":
+            return self._at_root(node, *args)
         reduce = getattr(self, f"_{node.func}", None)
         if reduce is not None:
             return reduce(args[0], node.others)
@@ -214,6 +220,29 @@ class Literal:
 
     def _norm(self, value: Value, others: bool) -> Value:
         return torch.linalg.vector_norm(self._over(value, others), dim=1, keepdim=True)
+
+    def _at_root(self, node: Call, low: Value, high: Value) -> Tensor:
+        """By bisection; t - e(t)/e'(t) at the root has its derivative, with t and e' held."""
+        unknown, equation = node.args[:2]
+        assert isinstance(unknown, Name)
+        ends = [self.rows(end).detach().clone() for end in (low, high)]
+        outer = self.unknowns
+
+        def at(t: Tensor) -> Tensor:
+            self.unknowns = {unknown.name: t}
+            value = self.rows(walk(equation, self))
+            self.unknowns = outer
+            return value
+
+        for _ in range(_HALVINGS):
+            middle = (ends[0] + ends[1]) / 2
+            below = at(middle).detach() >= 0
+            ends = [torch.where(below, middle, ends[0]), torch.where(below, ends[1], middle)]
+        with torch.enable_grad():
+            t = ends[0].clone().requires_grad_()
+            (slope,) = torch.autograd.grad(at(t).sum(), t)
+        found: Tensor = ends[0] - at(ends[0]) / slope
+        return found
 
     def _max(self, value: Value, others: bool) -> Value:
         over = self._over(value, others)

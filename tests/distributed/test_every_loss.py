@@ -10,10 +10,10 @@ from tests.distributed.every_loss import names
 from tests.distributed.launch import on_ranks
 
 #: One sweep, two, the largest class as pivot, several streams, several results, row numbers,
-#: vectors over the classes, a parameter as a power, float64.
+#: vectors over the classes, a parameter as a power, float64, a root.
 SLICE = (
     *("gce", "logit_norm", "kd_forward_kl", "reverse_kl", "token_stats", "trades", "ldam"),
-    *("cross_entropy", "emo", "topk_kl", "seesaw", "dc_pdd", "tsallis_score"),
+    *("cross_entropy", "emo", "topk_kl", "seesaw", "dc_pdd", "tsallis_score", "sparsemax"),
 )
 CHOSEN = names() if os.environ.get("LOSSGEN_EVERY_LOSS") else SLICE
 

@@ -40,6 +40,7 @@ from lossgen.spec.vocabulary import (
     CLASS_WORDS,
     ELEMENTWISE,
     FUNCTIONS,
+    ROOT,
 )
 
 GROUP = 6
@@ -65,7 +66,7 @@ class Word:
         if self.name not in CLASS_WORDS:
             at_y = self.call.replace("(a", "(a[y]", 1)
             return {f"{self.name}_at": at_y, f"{self.name}_all": f"sum({self.call})"}
-        if DEFINED[self.name].calls & {*CLASS_MAPS}:
+        if DEFINED[self.name].calls & {*CLASS_MAPS, *ROOT}:
             return {f"{self.name}_at": f"{self.call}[y]", f"{self.name}_all": f"sum({self.call})"}
         return {f"{self.name}_all": self.call, f"{self.name}_others": others}
 
@@ -221,7 +222,7 @@ def _peer(name: str) -> tuple[Callable[..., object], str] | None:
 
 
 #: what the libraries do not have under these names
-ALONE = {"swish", "log_cosh", "lse", "logsoftmax", "trigamma"}
+ALONE = {"swish", "log_cosh", "lse", "logsoftmax", "trigamma", "sparsemax", "entmax15"}
 
 
 @pytest.mark.parametrize("name", sorted(DEFINED))

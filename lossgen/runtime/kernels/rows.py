@@ -5,7 +5,8 @@ own entry kernels, which call ``forward``, ``merge``, ``backward`` and ``fused``
 
   lift         (cols, valid, *tile, *values) → state
   merge        (*kept, *state, *state) → state
-  between      (*values, *states) → what the next sweep knows of the row
+  between      (*values, *states) → what the next sweep knows of the row; None: nothing
+  start, step  (*values, *states) → a trial of the roots of a sweep; these and a trial → the next
   finish       (*values, *states) → results, saved
   coefficients (*values, *slopes, *saved) → row values of the gradient
   gradient     (cols, own, *tile, *values, *coefficients) → gradients

@@ -1,7 +1,8 @@
 """Reductions over the classes of a row, tile by tile, or class by class for many rows at once.
 
 A sweep is a tuple: lift, merge, across (the merge of all states along an axis), the state of no
-class, and which of the row's values the merge reads.
+class, and which of the row's values the merge reads; of one that is repeated until its roots are
+found, behind these: start, step, how often at most, and how many roots.
 """
 
 from __future__ import annotations
@@ -207,6 +208,101 @@ def short_sweep(
 
 
 @jit
+def swept(
+    SWEEP: tl.constexpr,
+    bases,
+    vocab,
+    values,
+    y,
+    skip,
+    live,
+    first,
+    stop,
+    n_classes,
+    held,
+    APART: tl.constexpr,
+    REAL: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    LANE: tl.constexpr,
+):
+    """The state of one sweep."""
+    if len(held) > 0:
+        counts = held[1]
+        if APART:
+            counts = counts & (held[0] != y)
+        state = SWEEP[0](tl.maximum(held[0], 0), counts, *held[2], *values)
+    elif ROWS > 1:
+        state = short_sweep(SWEEP, bases, vocab, values, y, live, n_classes, APART, REAL, ROWS)
+    else:
+        state = long_sweep(
+            SWEEP, bases, vocab, values, y, skip, first, stop, n_classes, APART, REAL, BLOCK, LANE
+        )
+    return state
+
+
+@jit
+def unfound(trial, ROOTS: tl.constexpr):
+    """How many roots still move: the last number of each trial is 1 until it is found."""
+    SIZE: tl.constexpr = len(trial) // ROOTS
+    left = trial[SIZE - 1]
+    for k in tl.static_range(1, ROOTS):
+        left = left + trial[SIZE * k + SIZE - 1]
+    if len(left.shape) > 0:
+        left = tl.sum(tl.sum(left, axis=1), axis=0)
+    return left
+
+
+@jit
+def repeated(
+    SWEEP: tl.constexpr,
+    bases,
+    vocab,
+    given,
+    known,
+    states,
+    y,
+    skip,
+    live,
+    first,
+    stop,
+    n_classes,
+    held,
+    APART: tl.constexpr,
+    REAL: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    LANE: tl.constexpr,
+):
+    """The state of a sweep at its roots, and the roots: it is run again with better trials, of all
+    rows of the program until each has its own."""
+    SHAPE: tl.constexpr = [ROWS, 1] if ROWS > 1 else []
+    begun = SWEEP[5](*given, *states)
+    SIZE: tl.constexpr = len(begun) // SWEEP[8]
+    trial = ()
+    for k in tl.static_range(len(begun)):
+        value = begun[k] + tl.zeros(SHAPE, REAL)
+        if k % SIZE == SIZE - 1:
+            value = tl.where(live, value, 0.0)
+        trial = trial + (value,)
+    state = identity(SWEEP[3], SHAPE, REAL)
+    times = 0
+    left = unfound(trial, SWEEP[8])
+    while (times < SWEEP[7]) & (left > 0):
+        state = swept(
+            SWEEP, bases, vocab, known + trial, y, skip, live, first, stop, n_classes, held,
+            APART, REAL, ROWS, BLOCK, LANE,
+        )  # fmt: skip
+        trial = SWEEP[6](*given, *states, *state, *trial)
+        left = unfound(trial, SWEEP[8])
+        times += 1
+    found = state
+    for k in tl.static_range(SWEEP[8]):
+        found = found + (trial[SIZE * k],)
+    return found
+
+
+@jit
 def settled(
     SWEEPS: tl.constexpr,
     BETWEENS: tl.constexpr,
@@ -239,24 +335,21 @@ def settled(
     given = at_target + constants
     for k in tl.static_range(len(SWEEPS)):
         values = at_target + constants + known
-        if len(held) > 0:
-            counts = held[1]
-            if PIVOT == -1 or (PIVOT >= 0 and k > 0):
-                counts = counts & (held[0] != y)
-            state = SWEEPS[k][0](tl.maximum(held[0], 0), counts, *held[2], *values)
-        elif ROWS > 1:
-            state = short_sweep(
-                SWEEPS[k], bases, vocab, values, y, live, n_classes,
-                PIVOT == -1 or (PIVOT >= 0 and k > 0), REAL, ROWS,
+        if len(SWEEPS[k]) > 5:
+            state = repeated(
+                SWEEPS[k], bases, vocab, given, values, states, y, skip, live, first, stop,
+                n_classes, held, PIVOT == -1 or (PIVOT >= 0 and k > 0), REAL, ROWS, BLOCK, LANE,
             )  # fmt: skip
         else:
-            state = long_sweep(
-                SWEEPS[k], bases, vocab, values, y, skip, first, stop, n_classes,
-                PIVOT == -1 or (PIVOT >= 0 and k > 0), REAL, BLOCK, LANE,
+            state = swept(
+                SWEEPS[k], bases, vocab, values, y, skip, live, first, stop, n_classes, held,
+                PIVOT == -1 or (PIVOT >= 0 and k > 0), REAL, ROWS, BLOCK, LANE,
             )  # fmt: skip
         states = states + state
         if k + 1 < len(SWEEPS):
-            known = BETWEENS[k](*given, *states)
+            known = ()
+            if BETWEENS[k] is not None:
+                known = BETWEENS[k](*given, *states)
         if PIVOT >= 0 and k == 0:
             y = states[PIVOT].to(tl.int32)
             for n in tl.static_range(CARRIED):
