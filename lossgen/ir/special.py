@@ -332,6 +332,10 @@ def _of_gamma(order: int, a: Any) -> Any:
     bits = gmpy2.get_context().precision
     if bits <= _ENOUGH:
         return _measured(order, a, bits)
+    if a < gmpy2.exp2(-_ENOUGH):  # MPFR takes seconds for what its leading term is
+        if order == -1:
+            return -gmpy2.log(a)
+        return (-1) ** (order + 1) * gmpy2.fac(order) / a ** (order + 1)
     whole = gmpy2.rint(a)
     beside = a - whole
     if whole > 0 and abs(beside) < gmpy2.exp2(-_ENOUGH // 2):

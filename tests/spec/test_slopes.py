@@ -53,6 +53,8 @@ def _text(func: str) -> str:
         return "where(x[y] < a, a*x[y], a**2*x[y])"
     if func == "mercator":
         return f"mercator({first}, 3)"
+    if func == "root":
+        return "root(t, sum(relu(a*x - t)) - 1, max(a*x) - 1, max(a*x))"
     if func == "polygamma":
         return f"polygamma(2, {first}) + 0*x[y]"
     rest = {"clip": ["a/8", "a/5"], "softcap": ["a + exp(x[y])"]}.get(func, ["a/4"])
@@ -65,15 +67,15 @@ def test_the_derivative_of_every_function(func: str) -> None:
         f'name: t\nparameters: {{a: {{default: 1.3, domain: "(0, 4)"}}}}\n'
         f'transform: "{_text(func)} + a*x[y]"\n'
     )
-    if func == "second_max":
-        with pytest.raises(NoSlope, match=r"derivative with respect to a is formed of second_max"):
+    if func in ("root", "second_max"):
+        with pytest.raises(NoSlope, match=rf"derivative with respect to a is formed of {func}"):
             slope(spec, "a")
         return
     _agree(spec, "a", list(plain_rows((spec,))))
 
 
 def test_every_function_has_a_rule_or_a_reason() -> None:
-    assert ARGUMENTS.keys() - RULES.keys() == {"where", "second_max"}
+    assert ARGUMENTS.keys() - RULES.keys() == {"root", "where", "second_max"}
 
 
 @pytest.mark.parametrize("others", ["", ", over=others"])
