@@ -261,7 +261,9 @@ class _Pairs:
 
     def _log(self, value: Value, others: bool) -> Value:
         if isinstance(value, Cls):
-            value = self._opened(value)
+            whole = self._opened(value)
+            if any(node.args[0].has(exp) for node in whole.o.atoms(exp)):  # no log-sum-exp
+                value = whole
             at_y = complement(self.subsets.log(value.y), self.built.forms)
             return Cls(self.subsets.log_of_class(value.o), at_y)
         return complement(self.subsets.log(value), self.built.forms)

@@ -111,7 +111,7 @@ def _dual_focal(x: Tensor, y: Tensor, gamma: float = 5) -> Tensor:
     return -((_rest(x, y).exp() + second) ** gamma) * _logp(x, y)
 
 
-def _mbls(x: Tensor, y: Tensor, alpha: float = 0.1, margin: float = 6) -> Tensor:
+def _mbls(x: Tensor, y: Tensor, alpha: float = 0.1, margin: float = 10) -> Tensor:
     over = (x.amax(1, keepdim=True) - x - margin).relu()
     return F.cross_entropy(x, y, reduction="none") + alpha * over.mean(1)
 
