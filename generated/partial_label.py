@@ -181,7 +181,6 @@ def _finish(m0, m1, m2, a0, a1, a2, pivot, x_y, u_candidates_y):
         tl.where(loss > 1e24, float("inf"), tl.where(loss < -1e24, float("-inf"), loss)),
         loss,
     )
-    loss = tl.where(loss > 1e37, float("inf"), tl.where(loss < -1e37, float("-inf"), loss))
     loss = tl.where(u_candidates_y == u_candidates_y, loss, u_candidates_y)
     return loss, m1, la1, m2, la2, pivot
 
@@ -442,7 +441,6 @@ def _torch_rows(x, u_candidates, g=None):
         torch.where(loss > 1e24, float("inf"), torch.where(loss < -1e24, float("-inf"), loss)),
         loss,
     )
-    loss = torch.where(loss > 1e37, float("inf"), torch.where(loss < -1e37, float("-inf"), loss))
     loss = torch.where(u_candidates_y == u_candidates_y, loss, u_candidates_y)
     if g is None:
         return loss, torch.cat([m1, la1, m2, la2, pivot], 1).t().to(x.dtype)
@@ -583,7 +581,6 @@ ROW_VALUES
             f_log(u_candidates_y) : -3e+38)));
         loss = ((z0 != zc0 || z1 != zc1 || z2 != zc2) ? (loss > 1e+24 ? INFINITY : (loss < -1e+24 ?
             -INFINITY : loss)) : loss);
-        loss = (loss > 1e+37 ? INFINITY : (loss < -1e+37 ? -INFINITY : loss));
         loss = (u_candidates_y == u_candidates_y ? loss : u_candidates_y);
     }
     if (mode != FORWARD) {

@@ -290,7 +290,6 @@ def _finish(u_rest, m0, m1, m2, a0, a1, a2, b0, b1, b2, b3, pivot, x_y, u_teache
         tl.where(loss > 1e24, float("inf"), tl.where(loss < -1e24, float("-inf"), loss)),
         loss,
     )
-    loss = tl.where(loss > 1e37, float("inf"), tl.where(loss < -1e37, float("-inf"), loss))
     loss = tl.where(x_y == x_y, loss, x_y)
     loss = tl.where(u_teacher_y == u_teacher_y, loss, u_teacher_y)
     return loss, m0, la0, m1, la1, m2, la2, pivot, T0, T1, T2, T3
@@ -662,7 +661,6 @@ def _torch_rows(x, u_teacher, u_rest, g=None):
         torch.where(loss > 1e24, float("inf"), torch.where(loss < -1e24, float("-inf"), loss)),
         loss,
     )
-    loss = torch.where(loss > 1e37, float("inf"), torch.where(loss < -1e37, float("-inf"), loss))
     loss = torch.where(x_y == x_y, loss, x_y)
     loss = torch.where(u_teacher_y == u_teacher_y, loss, u_teacher_y)
     if g is None:
@@ -934,7 +932,6 @@ ROW_VALUES
             -3e+38)) - f_logaddexp(zc1, (f_ne(w3, 0.0) ? f_log1p(-w0) : -3e+38)))) : 0.0) - T1;
         loss = ((z0 != zc0 || z1 != zc1 || z2 != zc2) ? (loss > 1e+24 ? INFINITY : (loss < -1e+24 ?
             -INFINITY : loss)) : loss);
-        loss = (loss > 1e+37 ? INFINITY : (loss < -1e+37 ? -INFINITY : loss));
         loss = (x_y == x_y ? loss : x_y);
         loss = (u_teacher_y == u_teacher_y ? loss : u_teacher_y);
     }

@@ -1265,36 +1265,6 @@ class LinearDINOLoss(Module):
     def forward(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, teacher: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 
-# ---- dirichlet_multinomial
-def dirichlet_multinomial_loss(logits: Tensor, counts: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
-    """Likelihood of counts under a Dirichlet-multinomial distribution: lgamma(total + sum(counts)) - lgamma(total) - sum(lgamma(alpha + counts) - lgamma(alpha))"""
-
-class DirichletMultinomialLoss(Module):
-    reduction: _Reduction
-    backend: _Backend
-    inplace_grad: bool
-    class_dim: int | None
-    group: Group | None
-    def __init__(self, *, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
-    def forward(self, logits: Tensor, counts: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
-    def __call__(self, logits: Tensor, counts: Tensor | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
-
-def linear_dirichlet_multinomial_loss(hidden: Tensor, linear_weight: Tensor, counts: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, group: Group | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
-    """Likelihood of counts under a Dirichlet-multinomial distribution: lgamma(total + sum(counts)) - lgamma(total) - sum(lgamma(alpha + counts) - lgamma(alpha))"""
-
-class LinearDirichletMultinomialLoss(Module):
-    softcap: float | None
-    temperature: float
-    memory_budget: int | None
-    schedule: _Schedule
-    filter: bool
-    group: Group | None
-    reduction: _Reduction
-    backend: _Backend
-    def __init__(self, *, softcap: float | None = None, temperature: float = 1.0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, group: Group | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
-    def forward(self, hidden: Tensor, linear_weight: Tensor, counts: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
-    def __call__(self, hidden: Tensor, linear_weight: Tensor, counts: Tensor | tuple[Tensor, ...] | Entries, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
-
 # ---- dist_row
 def dist_row_loss(logits: Tensor, teacher: Tensor | Entries, *, T: float | Tensor = 1.0, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
     """DIST, relations among the classes of a row: T**2 * (1 - where(spread > 1e-11, sum(a * b) / (norm(a) * norm(b)), 0))"""
@@ -1698,80 +1668,6 @@ class LinearEQLv2Loss(Module):
     reduction: _Reduction
     backend: _Backend
     def __init__(self, negative: Tensor, *, alpha: float | Tensor = 4.0, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
-    def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
-    def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
-
-# ---- evidential_ce
-def evidential_ce_loss(logits: Tensor, target: Tensor, *, annealing: float | Tensor | None = 0.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
-    """Evidential classification, expected cross-entropy: digamma(sum(alpha)) - digamma(alpha[y]) + annealing * (lgamma(flat) - lgamma(V) - misplaced * digamma(flat) + sum(evidence * digamma(evidence + 1) - lgamma(evidence + 1), over=others))"""
-
-class EvidentialCELoss(Module):
-    annealing: float | Tensor | None
-    weight: Tensor | None
-    ignore_index: int
-    reduction: _Reduction
-    backend: _Backend
-    inplace_grad: bool
-    class_dim: int | None
-    group: Group | None
-    def __init__(self, *, annealing: float | Tensor | None = 0.0, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
-    def forward(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
-    def __call__(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
-
-def linear_evidential_ce_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, annealing: float | Tensor | None = 0.0, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
-    """Evidential classification, expected cross-entropy: digamma(sum(alpha)) - digamma(alpha[y]) + annealing * (lgamma(flat) - lgamma(V) - misplaced * digamma(flat) + sum(evidence * digamma(evidence + 1) - lgamma(evidence + 1), over=others))"""
-
-class LinearEvidentialCELoss(Module):
-    annealing: float | Tensor | None
-    weight: Tensor | None
-    softcap: float | None
-    temperature: float
-    shift: int
-    memory_budget: int | None
-    schedule: _Schedule
-    filter: bool
-    skip_ignored: bool | None
-    group: Group | None
-    ignore_index: int
-    reduction: _Reduction
-    backend: _Backend
-    def __init__(self, *, annealing: float | Tensor | None = 0.0, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
-    def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
-    def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
-
-# ---- evidential_kl
-def evidential_kl_loss(logits: Tensor, target: Tensor, *, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> Tensor:
-    """Divergence of misplaced evidence from none: lgamma(total) - lgamma(V) - misplaced * digamma(total) + sum(evidence * digamma(evidence + 1) - lgamma(evidence + 1), over=others)"""
-
-class EvidentialKLLoss(Module):
-    weight: Tensor | None
-    ignore_index: int
-    reduction: _Reduction
-    backend: _Backend
-    inplace_grad: bool
-    class_dim: int | None
-    group: Group | None
-    def __init__(self, *, weight: Tensor | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto", inplace_grad: bool = False, class_dim: int | None = None, group: Group | None = None) -> None: ...
-    def forward(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
-    def __call__(self, logits: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None) -> Tensor: ...
-
-def linear_evidential_kl_loss(hidden: Tensor, linear_weight: Tensor, target: Tensor, *, weight: Tensor | None = None, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> Tensor:
-    """Divergence of misplaced evidence from none: lgamma(total) - lgamma(V) - misplaced * digamma(total) + sum(evidence * digamma(evidence + 1) - lgamma(evidence + 1), over=others)"""
-
-class LinearEvidentialKLLoss(Module):
-    weight: Tensor | None
-    softcap: float | None
-    temperature: float
-    shift: int
-    memory_budget: int | None
-    schedule: _Schedule
-    filter: bool
-    skip_ignored: bool | None
-    group: Group | None
-    ignore_index: int
-    reduction: _Reduction
-    backend: _Backend
-    def __init__(self, *, weight: Tensor | None = None, softcap: float | None = None, temperature: float = 1.0, shift: int = 0, memory_budget: int | None = None, schedule: _Schedule = "auto", filter: bool = True, skip_ignored: bool | None = None, group: Group | None = None, ignore_index: int = -100, reduction: _Reduction = "mean", backend: _Backend = "auto") -> None: ...
     def forward(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
     def __call__(self, hidden: Tensor, linear_weight: Tensor, target: Tensor, *, row_weight: Tensor | None = None, normalizer: Tensor | float | None = None, linear_bias: Tensor | None = None) -> Tensor: ...
 

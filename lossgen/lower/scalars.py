@@ -9,7 +9,6 @@ from __future__ import annotations
 from math import comb
 
 from sympy import Expr, Symbol, log
-from sympy import Number as SympyNumber
 
 from lossgen.ir.bernoulli import bernoulli
 from lossgen.ir.plan import Moment
@@ -30,7 +29,7 @@ from lossgen.ir.program import (
     where,
 )
 from lossgen.ir.statistics import Form, Sum
-from lossgen.lower.constants import CLAMP, FAR_GAP, LARGEST, LARGEST_INVERSE, NUMBERS
+from lossgen.lower.constants import CLAMP, FAR_GAP, LARGEST, LARGEST_INVERSE
 from lossgen.lower.expressions import ROW, Lowering, assignments, exponential_names
 from lossgen.lower.model import RowModel
 from lossgen.lower.roots import start, step
@@ -68,12 +67,9 @@ class RowScalars:
         targets = list(zip(self.model.outputs, stable.results, strict=True))
         lines += clamped + assignments(targets, lowering)
         ends = [ne(f"z{f.index}", f"zc{f.index}") for f in self.model.forms]
-        for name, value in targets:
+        for name, _ in targets if stable.clamp_loss else []:  # what a clamped z leaves of infinity
             own = Name(name)
-            if stable.clamp_loss:  # what a clamped z leaves of infinity
-                lines.append(Line(name, where(both(ends, "|"), _beyond(own, LARGEST), own)))
-            if any(abs(n) > NUMBERS for n in value.atoms(SympyNumber)):  # one stands for infinity
-                lines.append(Line(name, _beyond(own, NUMBERS)))
+            lines.append(Line(name, where(both(ends, "|"), _beyond(own, LARGEST), own)))
         for name, value in targets:
             lines += self._shown(name, unread(self.model, value, with_sums=True))
         return lines
