@@ -96,7 +96,7 @@ def _lift(cols, valid, x, u_value, u_low, u_high, u_sigma, V):
     a0 = dl.row_sum(e0)
     b0 = dl.row_sum(tl.where(others & (v0 != 0.0), v0, 0.0))
     b1 = dl.row_sum(tl.where(others & (v0 != 0.0), t0 * v0, 0.0))
-    b2 = dl.row_sum(tl.where(others, v0, 0.0))
+    b2 = dl.row_sum(tl.where(valid, v0, 0.0))
     pivot = pivot.to(tl.float32)
     return m0, a0, b0, b1, b2, pivot, x_y, index_y
 
@@ -137,7 +137,7 @@ def _merge(
         + (b1_b + d0_b * b0_b)
         + tl.where(lost & (v0 != 0.0), tl.where(sunk, float("-inf"), d0) * v0, 0.0)
     )
-    b2 = b2_a + b2_b + tl.where(lost, v0, 0.0)
+    b2 = b2_a + b2_b
     return m0, a0, b0, b1, b2, pivot, x_y, index_y
 
 
@@ -171,7 +171,25 @@ def _finish(u_value, u_low, u_high, u_sigma, V, m0, a0, b0, b1, b2, pivot, x_y, 
     z0 = la0
     lam0 = dl.softplus(z0)
     T0 = b1 - lam0 * b0
-    T1 = b2
+    T1 = b2 - (
+        dl.erf(
+            0.5
+            * dl.sqrt(2.0)
+            * (
+                (u_high - u_low) / V
+                + index_y * (u_high - u_low) / V
+                + u_low
+                - dl.clip(u_value, u_low, u_high)
+            )
+            / u_sigma
+        )
+        - dl.erf(
+            0.5
+            * dl.sqrt(2.0)
+            * (index_y * (u_high - u_low) / V + u_low - dl.clip(u_value, u_low, u_high))
+            / u_sigma
+        )
+    )
     w0 = -dl.clip(u_value, u_low, u_high)
     w1 = 0.5 * dl.sqrt(2.0) / u_sigma
     w2 = u_low + w0

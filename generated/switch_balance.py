@@ -73,7 +73,7 @@ def _lift(cols, valid, x, u_dispatched, u_of_share, u_of_chosen):
     e0 = dl.exp_tile(t0)
     a0 = dl.row_sum(e0)
     b0 = dl.row_sum(
-        tl.where(others, dl.where(dl.ne(u_dispatched, 0.0), u_of_share * u_dispatched, 0.0), 0.0)
+        tl.where(valid, dl.where(dl.ne(u_dispatched, 0.0), u_of_share * u_dispatched, 0.0), 0.0)
     )
     b1 = dl.row_sum(e0 * tl.where(e0 > 0.0, u_of_chosen, 0.0))
     pivot = pivot.to(tl.float32)
@@ -102,18 +102,12 @@ def _merge(
     u_of_share_y = tl.where(first, u_of_share_y_a, u_of_share_y_b)
     u_of_chosen_y = tl.where(first, u_of_chosen_y_a, u_of_chosen_y_b)
     lost = tl.where(first, pivot_b, pivot_a) >= 0.0
-    u_dispatched = tl.where(first, u_dispatched_y_b, u_dispatched_y_a)
-    u_of_share = tl.where(first, u_of_share_y_b, u_of_share_y_a)
     u_of_chosen = tl.where(first, u_of_chosen_y_b, u_of_chosen_y_a)
     sunk = tl.where(first, m0_b, m0_a) == float("-inf")
     d0 = tl.where(sunk, -1e18, tl.where(first, d0_b, d0_a))
     k0 = dl.exp_tile(d0)
     a0 = k0_a * a0_a + k0_b * a0_b + tl.where(lost & ~(k0 <= 0.0), k0, 0.0)
-    b0 = (
-        b0_a
-        + b0_b
-        + tl.where(lost, dl.where(dl.ne(u_dispatched, 0.0), u_of_share * u_dispatched, 0.0), 0.0)
-    )
+    b0 = b0_a + b0_b
     b1 = (
         k0_a * tl.where(k0_a > 0.0, b1_a, 0.0)
         + k0_b * tl.where(k0_b > 0.0, b1_b, 0.0)
@@ -137,7 +131,7 @@ def _finish(m0, a0, b0, b1, pivot, x_y, u_dispatched_y, u_of_share_y, u_of_chose
     la0 = dl.log_accurate(a0)
     z0 = la0
     lam0 = dl.softplus(z0)
-    T0 = b0
+    T0 = b0 - dl.where(dl.ne(u_dispatched_y, 0.0), u_of_share_y * u_dispatched_y, 0.0)
     T1 = dl.exp_accurate(-lam0) * b1
     out_u_share = T0 + dl.where(dl.ne(u_dispatched_y, 0.0), u_of_share_y * u_dispatched_y, 0.0)
     out_u_chosen = T1 + dl.maximum(u_of_chosen_y, -1e18) * dl.sigmoid(-z0)

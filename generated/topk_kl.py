@@ -100,14 +100,12 @@ def _lift(cols, valid, x, u_teacher, u_rest):
     a2 = dl.row_sum(e2)
     b0 = dl.row_sum(
         tl.where(
-            others,
-            dl.where(dl.ne(u_teacher, 0.0), u_teacher * dl.log_accurate(u_teacher), 0.0),
-            0.0,
+            valid, dl.where(dl.ne(u_teacher, 0.0), u_teacher * dl.log_accurate(u_teacher), 0.0), 0.0
         )
     )
     b1 = dl.row_sum(tl.where(others & (u_teacher != 0.0), u_teacher, 0.0))
     b2 = dl.row_sum(tl.where(others & (u_teacher != 0.0), t0 * u_teacher, 0.0))
-    b3 = dl.row_sum(tl.where(others, u_teacher, 0.0))
+    b3 = dl.row_sum(tl.where(valid, u_teacher, 0.0))
     pivot = pivot.to(tl.float32)
     return m0, m1, m2, a0, a1, a2, b0, b1, b2, b3, pivot, x_y, u_teacher_y
 
@@ -162,13 +160,7 @@ def _merge(
     a0 = k0_a * a0_a + k0_b * a0_b + tl.where(lost & ~(k0 <= 0.0), k0, 0.0)
     a1 = k1_a * a1_a + k1_b * a1_b + tl.where(lost & ~(k1 <= 0.0), k1, 0.0)
     a2 = k2_a * a2_a + k2_b * a2_b + tl.where(lost & ~(k2 <= 0.0), k2, 0.0)
-    b0 = (
-        b0_a
-        + b0_b
-        + tl.where(
-            lost, dl.where(dl.ne(u_teacher, 0.0), u_teacher * dl.log_accurate(u_teacher), 0.0), 0.0
-        )
-    )
+    b0 = b0_a + b0_b
     b1 = b1_a + b1_b + tl.where(lost & (u_teacher != 0.0), u_teacher, 0.0)
     b2 = (
         b2_a
@@ -176,7 +168,7 @@ def _merge(
         + (b2_b + d0_b * b1_b)
         + tl.where(lost & (u_teacher != 0.0), tl.where(sunk, float("-inf"), d0) * u_teacher, 0.0)
     )
-    b3 = b3_a + b3_b + tl.where(lost, u_teacher, 0.0)
+    b3 = b3_a + b3_b
     return m0, m1, m2, a0, a1, a2, b0, b1, b2, b3, pivot, x_y, u_teacher_y
 
 
@@ -201,9 +193,9 @@ def _finish(u_rest, m0, m1, m2, a0, a1, a2, b0, b1, b2, b3, pivot, x_y, u_teache
     la2 = dl.log_accurate(a2)
     ly2 = x_y
     z2 = m2 - ly2 + la2
-    T0 = b0
+    T0 = b0 - dl.where(dl.ne(u_teacher_y, 0.0), u_teacher_y * dl.log_accurate(u_teacher_y), 0.0)
     T1 = b2 - lam0 * b1
-    T3 = b3
+    T3 = b3 - u_teacher_y
     zc0 = dl.clip(z0, -1e32, 1e32)
     zc1 = dl.clip(z1, -1e32, 1e32)
     zc2 = dl.clip(z2, -1e32, 1e32)

@@ -78,7 +78,7 @@ def _lift(cols, valid, x, u_value, u_low, u_high, V):
     a0 = dl.row_sum(e0)
     b0 = dl.row_sum(tl.where(others & (v0 != 0.0), v0, 0.0))
     b1 = dl.row_sum(tl.where(others & (v0 != 0.0), t0 * v0, 0.0))
-    b2 = dl.row_sum(tl.where(others, v0, 0.0))
+    b2 = dl.row_sum(tl.where(valid, v0, 0.0))
     pivot = pivot.to(tl.float32)
     return m0, a0, b0, b1, b2, pivot, x_y, index_y
 
@@ -119,7 +119,7 @@ def _merge(
         + (b1_b + d0_b * b0_b)
         + tl.where(lost & (v0 != 0.0), tl.where(sunk, float("-inf"), d0) * v0, 0.0)
     )
-    b2 = b2_a + b2_b + tl.where(lost, v0, 0.0)
+    b2 = b2_a + b2_b
     return m0, a0, b0, b1, b2, pivot, x_y, index_y
 
 
@@ -152,7 +152,12 @@ def _finish(u_value, u_low, u_high, V, m0, a0, b0, b1, b2, pivot, x_y, index_y):
     z0 = la0
     lam0 = dl.softplus(z0)
     T0 = b1 - lam0 * b0
-    T1 = b2
+    T1 = b2 - dl.relu(
+        1.0
+        - dl.absf(
+            (V - 1.0) * (dl.clip(u_value, u_low, u_high) - u_low) / (u_high - u_low) - index_y
+        )
+    )
     loss = (
         dl.relu(
             1.0

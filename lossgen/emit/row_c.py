@@ -20,7 +20,7 @@ class CRow:
     """The C view of a ``RowModel``."""
 
     def __init__(self, model: RowModel) -> None:
-        scalars, self.results = RowScalars(model), model.outputs
+        scalars, self.results = RowScalars(model, sums_pivot=False), model.outputs
         self.slopes = model.cotangents or ["g"]
         begun = [*model.at_y, *model.state, *model.saved, *self.results, *self.slopes]
         begun += [name for sweep in model.sweep_models for name in sweep.known]

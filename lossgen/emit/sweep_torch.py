@@ -32,7 +32,7 @@ class TorchProgram:
     is None, the gradients; ``backward`` the gradients of what was saved."""
 
     def __init__(self, model: RowModel) -> None:
-        self.model, self.scalars = model, RowScalars(model)
+        self.model, self.scalars = model, RowScalars(model, sums_pivot=False)
         self.functions: list[RootFunction] = []
         cotangents = [f"{n} = g[:, {k} : {k + 1}]" for k, n in enumerate(model.cotangents)]
         results = self.scalars.results(with_gradient=True)

@@ -48,10 +48,14 @@ def _beyond(value: Name, least: float) -> Node:
 
 
 class RowScalars:
-    """The lines of one model."""
+    """The lines of one model.
 
-    def __init__(self, model: RowModel) -> None:
-        self.model = model
+    ``sums_pivot``: the sums of the first sweep count an arg-max pivot, as it is not known yet; not
+    where a whole row is one tile.
+    """
+
+    def __init__(self, model: RowModel, sums_pivot: bool = True) -> None:
+        self.model, self.sums_pivot = model, sums_pivot
 
     # ------------------------------------------------------------------ the whole
     def results(self, with_gradient: bool = False) -> list[Line]:
@@ -304,7 +308,10 @@ class RowScalars:
         )
         name = entry.symbol.name
         if entry.form is None:
-            return Line(name, Name(self.model.lower(moment, 0)))
+            value: Node = Name(self.model.lower(moment, 0))
+            if self.model.pivot == "argmax" and self.sums_pivot and entry.level == 1:
+                value = value - ROW(entry.body.xreplace(self.model.plan.stable.vocabulary.at_y))
+            return Line(name, value)
         i, n = entry.form, entry.power
         la, lam, empty = Name(f"la{i}"), Name(f"lam{i}"), eq(f"la{i}", EMPTY)
         if entry.others:  # b/a, and nothing where there is no other class

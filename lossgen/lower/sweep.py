@@ -125,7 +125,7 @@ def lift(sweep: Sweep, whole_row: bool = False) -> list[Line]:
     lines += [Line(f"ref{k}", at_or_above(Name(f"m{k}"))) for k in origins]
     from_maxima = {sweep.model.forms[k].m: Name(f"ref{k}") for k in origins}
     lines += deltas(sweep.model, names, Lowering(TILE.exp, from_maxima), sweep.level)
-    lines += _moments(sweep)
+    lines += _moments(sweep, whole_row)
     for k, largest in sweep.maxes:
         counts: Node = Name("valid")
         if largest.below is not None:
@@ -286,7 +286,7 @@ def centred(centre: Centre, lowering: Lowering) -> list[Line]:
     return [*lines, Line(symbol, times(centre, lowering, total((1, p) for p in parts) - near))]
 
 
-def _moments(sweep: Sweep) -> list[Line]:
+def _moments(sweep: Sweep, whole_row: bool) -> list[Line]:
     lines: list[Line] = []
     plain = [m for m in sweep.moments if m.form is None]
     targets = [(name.name, sweep.model.named(w)) for w, name in sweep.weights.items()]
@@ -309,7 +309,7 @@ def _moments(sweep: Sweep) -> list[Line]:
             continue
         if moment.form is None:
             body = Name(f"v{plain.index(moment)}") if sweep.level > 1 else body
-            inside = Name("others" if sweep.carries_pivot else "valid")
+            inside = Name("others" if sweep.carries_pivot and whole_row else "valid")
             body = where(inside, body, 0.0)
         elif moment.kappa == 0:
             counts: Node = Name("others" if sweep.carries_pivot else "valid")
