@@ -8,14 +8,15 @@ The sort finds the threshold without autograd; the gradient is then q - e, as th
 from __future__ import annotations
 
 from collections.abc import Callable
-from time import perf_counter
+from functools import partial
 
 import torch
 from torch import Tensor
 
 import lossgen
+from lossgen.bench.report import paired, ratio
 
-ROWS, CLASSES, ROUNDS = 64, 32000, 4
+ROWS, CLASSES, ROUNDS = 64, 32000, 5
 
 
 def sparsemax(x: Tensor) -> Tensor:
@@ -45,14 +46,10 @@ def sorted_loss(name: str, x: Tensor, y: Tensor) -> Tensor:
     return (q * lead).sum(1) + scale * (1 - (q**power).sum(1))
 
 
-def fastest(x: Tensor, function: Callable[[], Tensor]) -> float:
-    """Milliseconds of loss and gradient."""
-    times = []
-    for _ in range(ROUNDS):
-        x.grad, start = None, perf_counter()
-        function().mean().backward()
-        times.append(1e3 * (perf_counter() - start))
-    return min(times)
+def step(x: Tensor, loss: Callable[..., Tensor], *given: object) -> None:
+    """Loss and gradient."""
+    x.grad = None
+    loss(x, *given).mean().backward()
 
 
 def main() -> None:
@@ -62,13 +59,16 @@ def main() -> None:
         for scale in (0.01, 1.0, 3.0):
             x = (torch.randn(ROWS, CLASSES) * scale).requires_grad_()
             y = torch.randint(CLASSES, (ROWS,))
-            theirs = fastest(x, lambda n=name, x=x, y=y: sorted_loss(n, x, y))
-            ours = {
-                b: fastest(x, lambda f=loss, x=x, y=y, b=b: f(x, y, reduction="none", backend=b))
-                for b in ("c", "torch")
-            }
-            found = ", ".join(f"{b} {t:.1f} ms, {theirs / t:.1f} x" for b, t in ours.items())
-            print(f"{name}, logits of deviation {scale}: sort {theirs:.1f} ms, {found}")
+            candidates = {"sort": partial(step, x, partial(sorted_loss, name), y)}
+            for backend in ("c", "torch"):
+                ours = partial(loss, reduction="none", backend=backend)
+                candidates[backend] = partial(step, x, ours, y)
+            times = paired(candidates, ROUNDS)
+            found = [
+                f"{b} {1e3 * t.median:.1f} ms, {ratio(times['sort'], t):.1f} x"
+                for b, t in times.items()
+            ]
+            print(f"{name}, logits of deviation {scale}: {'; '.join(found)}")
 
 
 if __name__ == "__main__":

@@ -42,11 +42,6 @@ __all__ = ["RowScalars"]
 _NOWHERE = Number(0.0)  # the gap of the pivot itself
 
 
-def _beyond(value: Name, least: float) -> Node:
-    """Infinite from ``least`` on."""
-    return where(value > least, INFINITE, where(value < -least, EMPTY, value))
-
-
 class RowScalars:
     """The lines of one model.
 
@@ -70,10 +65,12 @@ class RowScalars:
         clamped, lowering = self._clamp(stable.clamp_loss, self.model.forms)
         targets = list(zip(self.model.outputs, stable.results, strict=True))
         lines += clamped + assignments(targets, lowering)
-        ends = [ne(f"z{f.index}", f"zc{f.index}") for f in self.model.forms]
-        for name, _ in targets if stable.clamp_loss else []:  # what a clamped z leaves of infinity
-            own = Name(name)
-            lines.append(Line(name, where(both(ends, "|"), _beyond(own, LARGEST), own)))
+        if stable.clamp_loss:  # what a clamped z leaves of infinity
+            ends = [ne(f"z{f.index}", f"zc{f.index}") for f in self.model.forms]
+            for name, _ in targets:
+                own = Name(name)
+                far = where(own > LARGEST, INFINITE, where(own < -LARGEST, EMPTY, own))
+                lines.append(Line(name, where(both(ends, "|"), far, own)))
         for name, value in targets:
             lines += self._shown(name, unread(self.model, value, with_sums=True))
         return lines

@@ -22,9 +22,7 @@ from lossgen.ir.piecewise import eq
 from lossgen.ir.stages import GradedLoss, Gradient, Pivot, SymbolicLoss
 from lossgen.ir.statistics import Centre, Form, Max, Root
 from lossgen.passes.absolute import with_absolutes, without_signs
-from lossgen.passes.algebra import (
-    tidy,
-)
+from lossgen.passes.algebra import tidy
 from lossgen.passes.bases import collected, shared
 from lossgen.passes.equations import at_root, balanced, tried
 from lossgen.passes.kinks import chosen_once, vanishes

@@ -45,11 +45,9 @@ def _merged(form: Form, product: Expr) -> Expr:
 
 def power(base: Expr, exponent: Expr) -> Expr:
     """base^exponent, of an exponential an exponential."""
-    return (
-        expand_exp(base.args[0] * exponent)
-        if isinstance(base, exp)
-        else without_abs(base**exponent)
-    )
+    if isinstance(base, exp):
+        return expand_exp(base.args[0] * exponent)
+    return without_abs(base**exponent)
 
 
 def expand_exp(argument: Expr) -> Expr:

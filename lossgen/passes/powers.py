@@ -16,14 +16,13 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
-from sympy import Add, Dummy, Expr, Float, Integer, Mul, Pow, Rational, Symbol, exp
+from sympy import Add, Dummy, Expr, Integer, Mul, Pow, Rational, Symbol, exp
 
 from lossgen.ir.piecewise import eq, minimum, where
 from lossgen.ir.stages import GradedLoss, Gradient
+from lossgen.passes.zeros import MOST
 
 __all__ = ["whole_at_zero"]
-
-_MOST = Float(3e38)
 
 
 def whole_at_zero(graded: GradedLoss, own: Collection[Symbol]) -> GradedLoss:
@@ -98,7 +97,7 @@ def _slopes(expr: Expr, kinds: _Kinds) -> Expr:
         exponent = sum(found, Integer(0))
         slope = base**exponent
         if kinds.is_flat(base):
-            slope = where(eq(base, 0), eq(exponent, 0), minimum(slope, _MOST))
+            slope = where(eq(base, 0), eq(exponent, 0), minimum(slope, MOST))
         elif not (exponent + 1).is_nonzero:
             slope = where(eq(exponent + 1, 0), 0, slope)
         expr = rest * slope

@@ -21,11 +21,11 @@ from lossgen.ir.special import erfc
 from lossgen.ir.stages import GradedLoss
 from lossgen.spec.domain import Interval
 
-__all__ = ["BOUNDED", "LOWEST", "Zeros", "may_vanish"]
+__all__ = ["BOUNDED", "LOWEST", "MOST", "Zeros", "may_vanish"]
 
 LOWEST = Float(-1e18)  # a masked class, of logits that are multiplied by what may be 0
 
-_MOST = Float(3e38)
+MOST = Float(3e38)  # stands for what float32 does not hold, beside what may be 0
 
 BOUNDED = {"sigmoid", "tanh", "sech2", "erf", "sgn", "step", "above", "inrange"}
 BOUNDED |= {"lt", "le", "eq", "ne", "atan", "sin", "cos", "erfc"}
@@ -233,7 +233,7 @@ class Zeros:
         if not any(map(self._is_infinite_of_zero, Add.make_args(expr))):
             return expr
         kept = any(map(self._may_vanish, Mul.make_args(basis)))
-        return clip(expr, -_MOST, _MOST) if kept else expr
+        return clip(expr, -MOST, MOST) if kept else expr
 
     def _is_bounded(self, expr: Expr) -> bool:
         if expr.free_symbols <= self.constants:  # finite in the domains of the parameters

@@ -38,7 +38,8 @@ def nan_shows(case: Case, run: Runner) -> None:
     """A NaN that the formula reads makes its row's loss NaN, and the gradients that depend on it.
 
     The literal formula in float64 says which rows and entries; where it reads a value and then
-    multiplies it by 0, either will do: so no parameter is.  Ignored rows are 0 whatever they hold.
+    multiplies it by 0, either will do: defaults stand in for a setting with a parameter of 0.
+    Ignored rows are 0 whatever they hold.
     """
     if 0.0 in case.parameters().values():
         case = case.with_(point=0)

@@ -61,20 +61,20 @@ def double_precision(case: Case, run: Runner) -> None:
     loss, grads = run.gradient(case)
     if loss.dtype is not torch.float64:
         fail(f"the loss is {str(loss.dtype)[6:]} in float64")
-    if any(_apart_in_float64(grads, gold(case)).values()):
-        for name, off in _apart_in_float64(grads, corrected(case, gold(case))).items():
-            if off:
-                fail(f"{naming(name)} off by {off:.3g} in float64")
+    exact = gold(case)
+    if _apart_in_float64(grads, exact):
+        for name, off in _apart_in_float64(grads, corrected(case, exact)).items():
+            fail(f"{naming(name)} off by {off:.3g} in float64")
 
 
 def _apart_in_float64(grads: Gradients, exact: Gold) -> dict[str, float]:
-    """How far off the gradients are, where they are too far off."""
+    """How far off those gradients are that are too far off."""
     found = {}
     for name, right in exact.grads.items():
         error = torch.where(right.isfinite(), (grads[name] - right).abs(), 0.0)
         size = torch.where(right.isfinite(), right.abs(), 0.0).amax(1, keepdim=True)
-        close_enough = bool((error <= 1e-6 * size + 1e-9).all())
-        found[name] = 0.0 if close_enough else float(error.max())
+        if not bool((error <= 1e-6 * size + 1e-9).all()):
+            found[name] = float(error.max())
     return found
 
 

@@ -177,13 +177,13 @@ INLINE void end_row(const Row *r, const enum mode mode, const Values *values, co
         GRADIENTS_OF(GRADIENT_POINTER)
 #define ROW_GRADIENTS_END }
 
+/* Loops that find a root run again, with a better trial, while it moves. */
+#define REPEATED(most, moving) for (int times = 0; times < most && (moving); ++times)
+
 /* ------------------------------------------------------------------ loops over the classes
    REDUCE(OF, ...): the text computes values of the class cols; OF(EACH) = EACH(SUM, a, e) lists what
    is reduced over the row: its kind, the row value that it becomes, and the value of a class.
    LANES partial results side by side are vectors; they join PARTS doubles after every BLOCK. */
-/* Loops that find a root run again, with a better trial, while it moves. */
-#define REPEATED(most, moving) for (int times = 0; times < most && (moving); ++times)
-
 #define TYPE_SUM real
 #define TYPE_MAX real
 #define TYPE_MAX_OR_NAN real
