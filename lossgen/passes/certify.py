@@ -39,7 +39,7 @@ from lossgen.ir.stages import Pivot, StableLoss
 from lossgen.lower.rows import RoundedRows
 from lossgen.lower.work import work_of
 from lossgen.passes.clamp import clamped
-from lossgen.passes.climb import neighbours
+from lossgen.passes.climb import liked, neighbours
 from lossgen.passes.condition import (
     of_gradient,
     of_loss,
@@ -72,8 +72,11 @@ _BESIDE, _WIDE_ULP = 2.0**-48, 2.0**-53
 _NORMAL = 2.0**-126  # the least number of which float32 has all digits
 _CLIPPED = 1e-34
 _ONE = mp.mpf(1)
+_MILD = 8.0
 #: How the search goes on from the worst rows: rounds of so many moves from so many rows.
 ROUNDS, MOVES, SEEDS = 3, 5, 2
+#: How many mild rows are followed to where their loss is small.
+FOLLOWED = 12
 
 
 def certify(stable: StableLoss, arithmetic: str = "float32", bound: float = BOUND) -> StableLoss:
@@ -144,6 +147,7 @@ def _certified(stable: StableLoss) -> StableLoss:
         certify_scalar(stable, worst)
     trial = Trial(stable, worst, RoundedRows(schedule(stable)))
     trial.take(sample_rows(stable))
+    trial.follow()
     if not worst.real:
         raise CompileError(
             "the loss is not a real number at any of the points that were tried: it takes a "
@@ -213,6 +217,16 @@ class Trial:
         order = sorted(range(len(self.scores)), key=lambda k: (-max(self.scores[k]), k))[:keep]
         self.tried = [self.tried[k] for k in order]
         self.scores = [self.scores[k] for k in order]
+
+    def follow(self) -> None:
+        """Try rows that are sure of what the loss asks for."""
+        first = self.tried[0][0].parameters if self.tried else {}
+        mild = [
+            (row, truth)
+            for row, truth in self.tried
+            if row.parameters == first and _is_mild(row) and "x" in truth.gradients
+        ]
+        self.take([r for row, t in mild[:FOLLOWED] for r in liked(row, t.gradients["x"])])
 
     def climb(self, seed: int = 0) -> None:
         """Go on from the worst rows, of the loss and of the gradient, within a counted budget."""
@@ -356,6 +370,10 @@ class Trial:
         """Do more digits say the same? Where 0 is a difference of equal numbers, they do not."""
         again = true_row(self.stable.spec, row, more=50)
         return again is not None and agree(truth, again)
+
+
+def _is_mild(row: Row) -> bool:
+    return len(row.x) > 1 and 0.1 < max(map(abs, row.x)) < _MILD
 
 
 def _alike(rows: Sequence[Row]) -> list[list[int]]:

@@ -1,13 +1,16 @@
 """From a bad row to worse ones: coordinate moves, counted and seeded, never timed.
 
 x, y, inputs, parameters   →   the same but for one or two numbers
+x   →   -size·sgn(dloss/dx)                    where a loss is small: sure rows, whatever its labels
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
+import mpmath as mp
 import numpy as np
 
 from lossgen.ir.rows import MASKED, Row
@@ -16,9 +19,11 @@ from lossgen.passes.samples import drawn, drawn_number, is_free
 from lossgen.passes.shapes import Shape
 from lossgen.spec.model import LossSpec
 
-__all__ = ["neighbours"]
+__all__ = ["liked", "neighbours"]
 
 _STEPS = (1e-2, 0.3, 2.0, 8.0)
+#: How far mild rows are moved along their slopes.
+_SURE = (-9.0, -22.0, 6.0)
 Generator = np.random.Generator
 Move = Callable[[LossSpec, Row, Generator], Row]
 
@@ -31,6 +36,14 @@ def neighbours(spec: LossSpec, row: Row, count: int, rng: Generator) -> list[Row
     moves += [_inputs] if row.rows or row.vocab or len(_free(spec, row)) < len(row.streams) else []
     moves += [_parameter] if row.parameters else []
     return [moves[int(rng.integers(len(moves)))](spec, row, rng) for _ in range(count)]
+
+
+def liked(row: Row, slopes: Sequence[Any]) -> list[Row]:
+    """A mild row moved to where the loss is small, and to where it is large: to be sure of every
+    label is to have followed the slope, whichever of the inputs holds it."""
+    signs = np.array([float(mp.sign(s)) for s in slopes])
+    apart = 1.0 + 0.01 * np.array(row.x)
+    return [replace(row, x=_rounded(size * signs * apart)) for size in _SURE]
 
 
 def _free(spec: LossSpec, row: Row) -> list[str]:

@@ -1,22 +1,32 @@
 """Exponentials of the parser, and e^(logp + L) as e^x inside of a function.
 
     exp(-p_j·e^L)   →   exp(-e^(x_j))          (e^a)^b   →   e^(a·b)
+    1 - p_j·e^L     →   1 - e^(x_j)            e^-softplus(u)   →   σ(-u)
+    1/(1 + e^u)     →   σ(-u)                  e^u/(1 + e^u)    →   σ(u)
 
 An exponential of logits is parsed as one of a softmax, of which sums are made.  Inside of another
-function that costs a sweep, and is 0·∞ where L is infinite.
+function that costs a sweep, and is 0·∞ where L is infinite; beside 1 it hides an expm1.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from functools import partial
 
-from sympy import Expr, Integer, Mul, exp, expand
+from sympy import Add, Expr, Integer, Mul, Symbol, exp, expand
 
+from lossgen.ir.ops import sigmoid, softplus
 from lossgen.ir.statistics import Form
 from lossgen.passes.absolute import without_abs
 
-__all__ = ["expand_exp", "opened", "power"]
+__all__ = [
+    "beside_one",
+    "expand_exp",
+    "logistic_power",
+    "logistic_quotient",
+    "opened",
+    "power",
+]
 
 
 def opened(expr: Expr, forms: Sequence[Form]) -> Expr:
@@ -25,6 +35,36 @@ def opened(expr: Expr, forms: Sequence[Form]) -> Expr:
         if form.L in expr.free_symbols:
             found = expr.replace(lambda node: isinstance(node, Mul), partial(_merged, form))
             expr = expr if form.L in found.free_symbols else found
+    return expr
+
+
+def beside_one(expr: Expr, forms: Sequence[Form], statistics: Set[Symbol]) -> Expr:
+    """``expr`` with the exponentials of logits that a number is less opened."""
+    number, rest = expr.as_coeff_Add()
+    if not number or not any(
+        (number * t.as_coeff_Mul()[0]).is_negative for t in Add.make_args(rest)
+    ):
+        return expr
+    found = opened(expr, forms)
+    alone = not any(node.free_symbols & statistics for node in found.atoms(exp))
+    return found if alone else expr  # e^(x - max x) is one of a sum
+
+
+def logistic_power(exponent: Expr) -> Expr | None:
+    """e^exponent, if that is a σ."""
+    number, node = exponent.as_coeff_Mul()
+    return sigmoid(-node.args[0]) if number == -1 and isinstance(node, softplus) else None
+
+
+def logistic_quotient(expr: Expr, forms: Sequence[Form]) -> Expr:
+    """A quotient by 1 + e^u as a product with a σ."""
+    for factor in Mul.make_args(expr):
+        base, order = factor.as_base_exp()
+        grown = opened(base, forms) - 1 if order == -1 and base.is_Add else None
+        if isinstance(grown, exp):
+            above = opened(expr / factor, forms)
+            u = grown.args[0]
+            return above / grown * sigmoid(u) if above.has(grown) else above * sigmoid(-u)
     return expr
 
 
@@ -52,4 +92,5 @@ def power(base: Expr, exponent: Expr) -> Expr:
 
 def expand_exp(argument: Expr) -> Expr:
     """exp of a sum of products."""
-    return exp(expand(argument))
+    found = expand(argument)
+    return logistic_power(found) or exp(found)

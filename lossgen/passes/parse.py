@@ -25,7 +25,7 @@ from lossgen.passes.absolute import absolute, root
 from lossgen.passes.algebra import complement
 from lossgen.passes.equations import Equations
 from lossgen.passes.even import even
-from lossgen.passes.exponentials import expand_exp, opened, power
+from lossgen.passes.exponentials import expand_exp, logistic_power, logistic_quotient, opened, power
 from lossgen.passes.maxima import beats, largest_of
 from lossgen.passes.reductions import Reductions
 from lossgen.passes.subsets import Subsets
@@ -210,11 +210,12 @@ class _Pairs:
         return self._map(lambda a: -a, operand)
 
     def binary(self, op: str, left: Value, right: Value) -> Value:
+        forms = self.built.forms
         table = {
             "+": lambda a, b: self.subsets.total(a + b),
             "-": lambda a, b: self.subsets.total(a - b),
             "*": lambda a, b: a * b,
-            "/": lambda a, b: self.subsets.raised.quotient(a / b),
+            "/": lambda a, b: self.subsets.raised.quotient(logistic_quotient(a / b, forms)),
             "**": lambda a, b: self.subsets.power(a, b) or power(a, b),
         }
         return self._map(table[op], left, right)
@@ -247,6 +248,8 @@ class _Pairs:
         if not isinstance(value, Cls):
             return self._map(expand_exp, value)
         # exp(x - max(x)): what is the same for all classes, a maximum, is a factor
+        if (share := logistic_power(value.o)) is not None:
+            return Cls(share, expand_exp(value.y))
         row, ell = value.o.as_independent(*self.built.class_symbols(), as_Add=True)
         if not self._is_raw(ell):
             return self._map(expand_exp, value)

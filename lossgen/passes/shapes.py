@@ -82,6 +82,7 @@ ALWAYS: tuple[Shape, ...] = (
     Shape(classes=1),
     Shape(classes=2, near=1.0),
     Shape(classes=2, target=20.0, near=0.1),
+    Shape(classes=2, other=7.0, near=1.0),  # both fairly sure: no difference of the two vanishes
     Shape(classes=2, other=20.0),
     Shape(classes=2, scale=1.5e-3),
     Shape(classes=_MANY, near=1.0),

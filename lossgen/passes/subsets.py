@@ -2,7 +2,6 @@
 
     log Σ_j w_j·p_j     →   -softplus(A(1 - w) - A(w))      0 <= w <= 1
                         →   A(w) - A(1)                      0 <= w
-    softplus(u) - t·u   →   t·softplus(-u) + (1 - t)·softplus(u)          0 <= t <= 1
     log(1 - p_k)        →   -softplus(l_k - A(1 - [j = k]))  k the largest class beside the target
                         →   -softplus(-z)                    k the arg-max pivot, in a later sweep
     log(1 - max p)      →   the same, of the target or of k, whichever is larger
@@ -39,6 +38,8 @@ from lossgen.ir.special import cosh, logcosh
 from lossgen.ir.stages import Cls, Pivot
 from lossgen.ir.statistics import Form, Max
 from lossgen.passes.algebra import complement, logistic
+from lossgen.passes.exponentials import beside_one, opened
+from lossgen.passes.labels import Labels
 from lossgen.passes.logsums import log_of_class_sum
 from lossgen.passes.raised import Raised
 from lossgen.passes.reductions import Reductions
@@ -73,9 +74,12 @@ class Subsets:
         self.shares = {s for n, s in single.items() if n in within}
         pairs = names.streams | names.vocab
         self.shares |= {s for n, pair in pairs.items() if n in within for s in pair}
+        bits = {n for n, e in spec.inputs.items() if e.values and {*e.values} <= {0, 1}}
+        self.bits = {s for n, s in names.rows.items() if n in bits}
+        self.bits |= {s for n, pair in pairs.items() if n in bits for s in pair}
         #: z of A(w) of the other classes, and whose part it is.
         self.parts: dict[Symbol, tuple[Form, Expr]] = {}
-        self.raised = Raised(self)
+        self.raised, self.labels = Raised(self), Labels(self)
         self.moving = {s for n in names.differentiable for s in names.streams[n]}
 
     # ------------------------------------------------------------------ row expressions
@@ -90,7 +94,7 @@ class Subsets:
                 found += factor.args[0]
             elif mass is not None:
                 found += exponent * self.log_of_part(mass.form, mass.weight)
-            elif (known := _log_of_function(factor)) is not None:
+            elif (known := _log_of_function(opened(factor, self.built.forms))) is not None:
                 found += known
             elif (form := self._largest_left_out(factor)) is not None:
                 found += self._log_rest(form)[1]
@@ -112,7 +116,8 @@ class Subsets:
 
     def total(self, expr: Expr) -> Expr:
         """A sum or difference of two values in its accurate form."""
-        return self._complement(self._cross_entropy(logistic(_in_branches(expr))))
+        expr = beside_one(_in_branches(expr), self.built.forms, self.built.statistics())
+        return self._complement(self.labels.total(logistic(expr)))
 
     def choice(self, condition: Expr, value: Expr, otherwise: Expr) -> Expr:
         """where(c, p, 0) as c·p, a weight under a sum, if p is finite or exponentials, of which a
@@ -124,12 +129,19 @@ class Subsets:
                 for branch in (value, otherwise)
             )
             return self.choice(condition, value, otherwise) * Mul(*common)
-        finite = self._is_share(value) and self._is_share(otherwise)
+        finite = self.is_share(value) and self.is_share(otherwise)
         grows = 0 in (value, otherwise) and self._is_exponential(value + otherwise)
+        if finite and self._is_of_one(value + otherwise):
+            return where(condition, value, otherwise)
         weighs = (finite and self._is_given(condition)) or (grows and self.is_weight(condition))
         if weighs and _has_range(condition):
             return condition * value + (1 - condition) * otherwise
         return where(condition, value, otherwise)
+
+    def _is_of_one(self, expr: Expr) -> bool:
+        """Is it a function of a logit alone, which no softmax is in?"""
+        known = self.built.statistics() | {f.logp for f in self.built.forms}
+        return bool(expr.free_symbols & self.moving) and not expr.free_symbols & known
 
     def _is_exponential(self, expr: Expr) -> bool:
         """Is it made of exponentials of softmaxes, and of weights?"""
@@ -147,26 +159,13 @@ class Subsets:
             return expr
         return self.built.sum(mass.weight.o * exp(mass.form.logp)) + mass.weight.y * mass.form.P
 
-    def _cross_entropy(self, expr: Expr) -> Expr:
-        """softplus(u) - t·u as t·softplus(-u) + (1 - t)·softplus(u), where 0 <= t <= 1."""
-        terms = list(expr.args) if isinstance(expr, Add) else []
-        for term in terms:
-            for node in Mul.make_args(term):
-                for other in terms if isinstance(node, softplus) else ():
-                    u, scale = node.args[0], term / node
-                    share = -other / (scale * u)
-                    if share != 0 and other != term and self._is_share(share):
-                        whole = share * softplus(-u) + (1 - share) * softplus(u)
-                        return expr - term - other + scale * whole
-        return expr
-
     # ------------------------------------------------------------------ class expressions
     def log_of_class(self, value: Expr) -> Expr:
         """log of a class expression."""
         found, rest = Integer(0), Integer(1)
         for factor in Mul.make_args(value):
             base, exponent = factor.as_base_exp()
-            known = _log_of_function(base)  # of what is positive
+            known = _log_of_function(opened(base, self.built.forms))  # of what is positive
             if isinstance(factor, exp) and factor != value:  # p/p' may be 0/0: log p - log p'
                 found += factor.args[0]
             elif known is None:
@@ -216,7 +215,7 @@ class Subsets:
     def log_of_part(self, form: Form, weight: Cls) -> Expr:
         """log Σ w·p"""
         own = self.log_of_weighted(form, weight)
-        if all(self._is_share(w) for w in (weight.o, weight.y)):
+        if all(self.is_share(w) for w in (weight.o, weight.y)):
             rest = Cls(1 - weight.o, 1 - weight.y)
             return -softplus(self.log_of_weighted(form, rest) - own)
         return own - self.log_of_weighted(form, Cls(Integer(1), Integer(1)))
@@ -324,11 +323,19 @@ class Subsets:
         )
 
     def nonnegative(self, expr: Expr) -> bool:
-        if expr.is_nonnegative or self._is_share(expr):
+        if expr.is_nonnegative or self.is_share(expr):
             return True
         return isinstance(expr, Add | Mul) and all(self.nonnegative(a) for a in expr.args)
 
-    def _is_share(self, expr: Expr) -> bool:
+    def is_bit(self, expr: Expr) -> bool:
+        """Is it known to be 0 or 1?"""
+        if isinstance(expr, Add):
+            return expr.args[0] == 1 and self.is_bit(1 - expr)
+        if isinstance(expr, Mul):
+            return all(self.is_bit(a) for a in expr.args)
+        return expr in self.bits or expr.func.__name__ in _STEPS
+
+    def is_share(self, expr: Expr) -> bool:
         """Is it known to be between 0 and 1?"""
         if isinstance(expr, Symbol):
             known = {s for f in self.built.forms for s in (f.P, f.Q, f.R)}
@@ -336,16 +343,16 @@ class Subsets:
         if expr.is_Rational:
             return bool(0 <= expr <= 1)
         if isinstance(expr, where):
-            return all(self._is_share(a) for a in expr.args[1:])
+            return all(self.is_share(a) for a in expr.args[1:])
         if isinstance(expr, Mul):
-            return all(self._is_share(a) for a in expr.args)
+            return all(self.is_share(a) for a in expr.args)
         if isinstance(expr, exp):
             return bool(expr.args[0].is_nonpositive)
         if isinstance(expr, Pow):
-            return bool(expr.exp.is_nonnegative) and self._is_share(expr.base)
-        return self._is_share_at_corners(expr) if isinstance(expr, Add) else _has_range(expr)
+            return bool(expr.exp.is_nonnegative) and self.is_share(expr.base)
+        return self.is_share_at_corners(expr) if isinstance(expr, Add) else _has_range(expr)
 
-    def _is_share_at_corners(self, expr: Expr) -> bool:
+    def is_share_at_corners(self, expr: Expr) -> bool:
         """A polynomial, linear in each of a few shares, is extreme where they are 0 or 1."""
         count = self.built.vocabulary.classes
         parts = {n for n in expr.atoms(Function) if _has_range(n)} | {1 / count}
@@ -354,7 +361,7 @@ class Subsets:
         symbols = sorted(plain.free_symbols, key=str)
         if len(symbols) > _CORNERS or not plain.is_polynomial(*symbols):
             return False
-        if not all(s in opaque.values() or self._is_share(s) for s in symbols):
+        if not all(s in opaque.values() or self.is_share(s) for s in symbols):
             return False
         if any(degree(plain, s) > 1 for s in symbols):
             return False
@@ -380,7 +387,9 @@ def _log_of_weight(weight: Expr) -> Expr:
 
 
 def _log_of_function(expr: Expr) -> Expr | None:
-    """log(sigmoid(u)) and log(cosh(u)), which neither underflow nor overflow."""
+    """log(sigmoid(u)), log(cosh(u)) and log(1 + exp(u)), which neither underflow nor overflow."""
+    if isinstance(expr, Add) and isinstance(expr - 1, exp):
+        return softplus((expr - 1).args[0])
     if isinstance(expr, cosh):
         return logcosh(expr.args[0])
     return -softplus(-expr.args[0]) if isinstance(expr, sigmoid) else None
