@@ -30,9 +30,9 @@ __all__ = ["CORALLoss", "LinearCORALLoss", "coral_loss", "linear_coral_loss"]
 # ======================================================================================
 # CORAL, consistent rank logits
 #   loss     = T0
-#   dloss/dx = sigmoid(where(lt(index, u_level), -x, x))*where(lt(index, u_level), -1, 1)
+#   dloss/dx = sigmoid(x*where(lt(index, u_level), -1, 1))*where(lt(index, u_level), -1, 1)
 #   names of the spec begin with u_: u_level is its level
-#   T0 = sum_(j) softplus(where(lt(index, u_level), -x, x))
+#   T0 = sum_(j) softplus(x*where(lt(index, u_level), -1, 1))
 # ======================================================================================
 
 
@@ -40,7 +40,9 @@ __all__ = ["CORALLoss", "LinearCORALLoss", "coral_loss", "linear_coral_loss"]
 def _lift(cols, valid, x, u_level):
     # Sums of one tile.
     index = cols.to(tl.float32)
-    b0 = dl.row_sum(tl.where(valid, dl.softplus(dl.where(dl.lt(index, u_level), -x, x)), 0.0))
+    b0 = dl.row_sum(
+        tl.where(valid, dl.softplus(x * dl.where(dl.lt(index, u_level), -1.0, 1.0)), 0.0)
+    )
     return (b0,)
 
 
@@ -69,8 +71,8 @@ def _finish(u_level, b0):
 def _gradient(cols, own, x, u_level):
     # dloss/dx_j of one tile.
     index = cols.to(tl.float32)
-    w0 = dl.lt(index, u_level)
-    grad_x = dl.sigmoid(dl.where(w0, -x, x)) * dl.where(w0, -1.0, 1.0)
+    w0 = dl.where(dl.lt(index, u_level), -1.0, 1.0)
+    grad_x = w0 * dl.sigmoid(w0 * x)
     return (grad_x,)
 
 
@@ -204,13 +206,13 @@ def _torch_rows(x, u_level, g=None):
     """Results [rows, outputs] of a chunk, and what is saved [n_saved, rows] or g * gradients."""
     cols = torch.arange(x.shape[1], device=x.device)
     index = cols.to(x.dtype)
-    b0 = el.softplus(el.where(el.lt(index, u_level), -x, x)).sum(1, keepdim=True)
+    b0 = el.softplus(x * el.where(el.lt(index, u_level), -1.0, 1.0)).sum(1, keepdim=True)
     T0 = b0
     loss = T0
     if g is None:
         return loss, x.new_empty(0, x.shape[0])
-    w0 = el.lt(index, u_level)
-    grad_x = el.sigmoid(el.where(w0, -x, x)) * el.where(w0, -1.0, 1.0)
+    w0 = el.where(el.lt(index, u_level), -1.0, 1.0)
+    grad_x = w0 * el.sigmoid(w0 * x)
     grad_x = grad_x.mul_(g)
     return loss, (grad_x,)
 
@@ -219,8 +221,8 @@ def _torch_backward(x, u_level, saved, g):
     """g * gradients [rows, V] of a chunk, from what was saved."""
     cols = torch.arange(x.shape[1], device=x.device)
     index = cols.to(x.dtype)
-    w0 = el.lt(index, u_level)
-    grad_x = el.sigmoid(el.where(w0, -x, x)) * el.where(w0, -1.0, 1.0)
+    w0 = el.where(el.lt(index, u_level), -1.0, 1.0)
+    grad_x = w0 * el.sigmoid(w0 * x)
     grad_x = grad_x.mul_(g)
     return (grad_x,)
 
@@ -236,7 +238,7 @@ ROW_LOOPS
     if (mode != BACKWARD) {
         REDUCE(SUMS_1,
             const real index = (real)(cols);
-            const real b0_j = f_softplus((f_lt(index, R(u_level)) ? -x : x));)
+            const real b0_j = f_softplus(x * (f_lt(index, R(u_level)) ? -R(1.0) : R(1.0)));)
     }
 ROW_LOOPS_END
 
@@ -252,8 +254,8 @@ ROW_VALUES_END
 ROW_GRADIENTS
     EACH_CLASS(g,
         const real index = (real)(cols);
-        const real w0 = f_lt(index, R(u_level));
-        const real grad_x = f_sigmoid((w0 ? -x : x)) * (w0 ? -R(1.0) : R(1.0));)
+        const real w0 = (f_lt(index, R(u_level)) ? -R(1.0) : R(1.0));
+        const real grad_x = w0 * f_sigmoid(w0 * x);)
 ROW_GRADIENTS_END
 """
 
@@ -270,7 +272,7 @@ LOSS = rt.RowLoss(
             fused_kernel=_fused_kernel, c_source=_C_SOURCE,
             tiled=rt.Tiled(
                 sweeps=((_tiled_sweep_kernel, _tiled_merge_kernel, 1),), n_coefficients=0, row=None,
-                gradient=_tiled_gradient_kernel, sparse=(False,), work=19,
+                gradient=_tiled_gradient_kernel, sparse=(False,), work=15,
             ),
         ),
     ),

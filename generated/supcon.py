@@ -63,7 +63,7 @@ def _lift(cols, valid, x, u_positives, u_tau):
     a0 = dl.row_sum(e0)
     b0 = dl.row_sum(tl.where(others & (u_positives != 0.0), u_positives, 0.0))
     b1 = dl.row_sum(tl.where(others & (u_positives != 0.0), t0 * u_positives, 0.0))
-    b2 = dl.row_sum(tl.where(valid, u_positives, 0.0))
+    b2 = dl.row_sum(tl.where(others, u_positives, 0.0))
     pivot = pivot.to(tl.float32)
     return m0, a0, b0, b1, b2, pivot, x_y, u_positives_y
 
@@ -102,7 +102,7 @@ def _merge(
             lost & (u_positives != 0.0), tl.where(sunk, float("-inf"), d0) * u_positives, 0.0
         )
     )
-    b2 = b2_a + b2_b
+    b2 = b2_a + b2_b + tl.where(lost, u_positives, 0.0)
     return m0, a0, b0, b1, b2, pivot, x_y, u_positives_y
 
 
@@ -133,7 +133,7 @@ def _finish(u_tau, m0, a0, b0, b1, b2, pivot, x_y, u_positives_y):
     z0 = la0
     lam0 = dl.softplus(z0)
     T0 = b1 - lam0 * b0
-    T1 = b2 - u_positives_y
+    T1 = b2
     loss = (
         dl.where(dl.ne(u_positives_y, 0.0), u_positives_y * dl.softplus(z0), 0.0) - T0
     ) / dl.maximum(T1 + u_positives_y, 1.0)

@@ -105,7 +105,7 @@ def _lift(cols, valid, x, u_teacher, u_rest):
     )
     b1 = dl.row_sum(tl.where(others & (u_teacher != 0.0), u_teacher, 0.0))
     b2 = dl.row_sum(tl.where(others & (u_teacher != 0.0), t0 * u_teacher, 0.0))
-    b3 = dl.row_sum(tl.where(valid, u_teacher, 0.0))
+    b3 = dl.row_sum(tl.where(others, u_teacher, 0.0))
     pivot = pivot.to(tl.float32)
     return m0, m1, m2, a0, a1, a2, b0, b1, b2, b3, pivot, x_y, u_teacher_y
 
@@ -168,7 +168,7 @@ def _merge(
         + (b2_b + d0_b * b1_b)
         + tl.where(lost & (u_teacher != 0.0), tl.where(sunk, float("-inf"), d0) * u_teacher, 0.0)
     )
-    b3 = b3_a + b3_b
+    b3 = b3_a + b3_b + tl.where(lost, u_teacher, 0.0)
     return m0, m1, m2, a0, a1, a2, b0, b1, b2, b3, pivot, x_y, u_teacher_y
 
 
@@ -195,7 +195,7 @@ def _finish(u_rest, m0, m1, m2, a0, a1, a2, b0, b1, b2, b3, pivot, x_y, u_teache
     z2 = m2 - ly2 + la2
     T0 = b0 - dl.where(dl.ne(u_teacher_y, 0.0), u_teacher_y * dl.log_accurate(u_teacher_y), 0.0)
     T1 = b2 - lam0 * b1
-    T3 = b3 - u_teacher_y
+    T3 = b3
     zc0 = dl.clip(z0, -1e32, 1e32)
     zc1 = dl.clip(z1, -1e32, 1e32)
     zc2 = dl.clip(z2, -1e32, 1e32)

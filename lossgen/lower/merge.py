@@ -18,7 +18,7 @@ from lossgen.lower.constants import FLOOR
 from lossgen.lower.expressions import ROW, assignments
 from lossgen.lower.model import whole
 from lossgen.lower.sweep import at_or_above, gap, joint, scaled, stands, times
-from lossgen.lower.sweep_model import Sweep
+from lossgen.lower.sweep_model import Sweep, joins
 
 __all__ = ["merge"]
 
@@ -64,7 +64,7 @@ def merge(sweep: Sweep) -> list[Line]:
             m_a, m_b = _sides(f"m{moment.form}")
             smaller = call("fmin", *_sides(f"k{moment.form}"))
             parts.append(where((m_a > EMPTY) & (m_b > EMPTY), smaller, 0.0))
-        if sweep.carries_pivot and moment.form is not None:
+        if sweep.carries_pivot and (moment.form is not None or joins(moment.weight)):
             parts.append(_joining(sweep, moment))
         lines.append(Line(moment.name, total((1, p) for p in parts)))
     for k, largest in sweep.maxes:
@@ -154,6 +154,8 @@ def _joining(sweep: Sweep, moment: Moment) -> Node:
     """What the pivot that lost adds to a sum over the other classes."""
     i, against = moment.form, moment.against
     weight = sweep.weight(moment)
+    if i is None:
+        return where(_LOST, ROW(weight), 0.0)
     d, k = Name(f"d{i}"), Name(f"k{i}")
     if against is not None:
         apart = Name(f"d{against}") - d

@@ -35,7 +35,7 @@ from lossgen.lower.model import RowModel
 from lossgen.lower.roots import start, step
 from lossgen.lower.spoilt import symbols_of, unread
 from lossgen.lower.sweep import centred, joint
-from lossgen.lower.sweep_model import Sweep
+from lossgen.lower.sweep_model import Sweep, joins
 
 __all__ = ["RowScalars"]
 
@@ -45,8 +45,8 @@ _NOWHERE = Number(0.0)  # the gap of the pivot itself
 class RowScalars:
     """The lines of one model.
 
-    ``sums_pivot``: the sums of the first sweep count an arg-max pivot, as it is not known yet; not
-    where a whole row is one tile.
+    ``sums_pivot``: in tiles, where an arg-max pivot is not known until the last, the sums of the
+    first sweep count one that cannot join them later; not where a whole row is one tile.
     """
 
     def __init__(self, model: RowModel, sums_pivot: bool = True) -> None:
@@ -306,7 +306,8 @@ class RowScalars:
         name = entry.symbol.name
         if entry.form is None:
             value: Node = Name(self.model.lower(moment, 0))
-            if self.model.pivot == "argmax" and self.sums_pivot and entry.level == 1:
+            counted = self.sums_pivot and entry.level == 1 and not joins(entry.body)
+            if self.model.pivot == "argmax" and counted:
                 value = value - ROW(entry.body.xreplace(self.model.plan.stable.vocabulary.at_y))
             return Line(name, value)
         i, n = entry.form, entry.power

@@ -31,7 +31,7 @@ from lossgen.lower.constants import FAR_GAP, FLOOR
 from lossgen.lower.expressions import ROW, TILE, Lowering, assignments
 from lossgen.lower.model import RowModel, whole
 from lossgen.lower.spoilt import shows
-from lossgen.lower.sweep_model import Sweep
+from lossgen.lower.sweep_model import Sweep, joins
 
 __all__ = [
     "at_or_above",
@@ -309,7 +309,8 @@ def _moments(sweep: Sweep, whole_row: bool) -> list[Line]:
             continue
         if moment.form is None:
             body = Name(f"v{plain.index(moment)}") if sweep.level > 1 else body
-            inside = Name("others" if sweep.carries_pivot and whole_row else "valid")
+            left_out = sweep.carries_pivot and (whole_row or joins(moment.weight))
+            inside = Name("others" if left_out else "valid")
             body = where(inside, body, 0.0)
         elif moment.kappa == 0:
             counts: Node = Name("others" if sweep.carries_pivot else "valid")

@@ -8,7 +8,7 @@ from functools import cached_property
 from math import inf
 from typing import TYPE_CHECKING
 
-from sympy import Expr, Symbol
+from sympy import Expr, Function, Symbol
 
 from lossgen.ir.plan import SWEEPS, Moment
 from lossgen.ir.statistics import Centre, Form, Max, Root
@@ -16,7 +16,13 @@ from lossgen.ir.statistics import Centre, Form, Max, Root
 if TYPE_CHECKING:
     from lossgen.lower.model import RowModel
 
-__all__ = ["Sweep"]
+__all__ = ["Sweep", "joins"]
+
+
+def joins(body: Expr) -> bool:
+    """Does a pivot that loses a merge of tiles join a plain sum of ``body`` then?  A function would
+    be taken again in each of them: such a sum counts the pivot, and is rid of it in the end."""
+    return not body.has(Function)
 
 
 @dataclass(frozen=True)

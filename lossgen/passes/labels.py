@@ -1,10 +1,9 @@
 """What a label leaves of a probability, or of its logarithm, where the two agree.
 
     softplus(u) - t·u              →   t·softplus(-u) + (1 - t)·softplus(u)       0 <= t <= 1
-    softplus(u) - where(c, u, b)   →   softplus(where(c, -u, u)) - where(c, 0, b)
     σ(u) - t                       →   (1 - t)·σ(u) - t·σ(-u)
-    the same of a t that is 0 or 1 →   where(t, -σ(-u), σ(u))
-    σ(u) - where(c, 1, b)          →   where(c, -σ(-u), σ(u)) - where(c, 0, b)
+    softplus(u) - where(c, u, b)   →   softplus(s·u) - where(c, 0, b)        s = where(c, -1, 1)
+    σ(u) - where(c, 1, b)          →   s·σ(s·u) - where(c, 0, b)             so of a t of 0 and 1
     Σ a - Σ b                      →   Σ (a - b)       where one of these applies
 
 On rows that are sure of every label both terms are large and what is left is small.  P is the σ of
@@ -65,9 +64,9 @@ class Labels:
         """f(u) - taken, if that is known where the label says so."""
         node, whole, left = part
         share = taken / whole
-        if not share.is_number and self.subsets.is_bit(share):
-            return _chosen(part, share, (True, False))
-        if not share.is_number and self.subsets.is_share(share):
+        if self._is_label(share, isinstance(node, softplus)):
+            if self.subsets.is_bit(share):
+                return _chosen(part, share, (True, False))
             return share * left + (1 - share) * node
         nodes = [f for f in Mul.make_args(taken) if isinstance(f, where)]
         if len(nodes) != 1:
@@ -79,6 +78,13 @@ class Labels:
             return None
         rest = where(c, *(0 if same else b for same, b in zip(agrees, branches, strict=True)))
         return _chosen(part, c, agrees) - scale * rest
+
+    def _is_label(self, share: Expr, may_be_fixed: bool) -> bool:
+        """Is it between 0 and 1, and no number; nor, unless it may be, a parameter, as a margin?"""
+        fixed = set(self.subsets.built.vocabulary.parameters.values())
+        if share.is_number or (share.free_symbols <= fixed and not may_be_fixed):
+            return False
+        return self.subsets.is_share(share)
 
     def _of_sums(self, expr: Expr) -> Expr:
         """Two sums over the same classes as one, where their bodies make one."""
@@ -97,7 +103,10 @@ class Labels:
 
 def _chosen(part: Part, condition: Expr, agrees: Sequence[bool]) -> Expr:
     """What is left where the label agrees, and f(u) elsewhere."""
-    node, whole, left = part
-    if isinstance(node, softplus):  # of one argument: an exponential is dear
-        return softplus(where(condition, *(-whole if same else whole for same in agrees)))
+    node, _, left = part
+    sign = where(condition, *(-1 if same else 1 for same in agrees))
+    if isinstance(node, softplus):
+        return softplus(sign * node.args[0])
+    if isinstance(node, sigmoid):
+        return sign * sigmoid(sign * node.args[0])
     return where(condition, *(left if same else node for same in agrees))
