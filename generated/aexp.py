@@ -6,7 +6,7 @@
 # statistics: 1
 # sweeps: 1
 # saved: m0, la0
-# certificate: loss <= 0.8, gradient <= 0.8 (1 + kappa) ulp at 862 points
+# certificate: loss <= 0.8, gradient <= 0.8 (1 + kappa) ulp at 866 points
 """Asymmetric exponential loss.
 
 Zhou et al. 2021, arXiv:2106.03110

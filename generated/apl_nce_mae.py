@@ -6,7 +6,7 @@
 # statistics: 3
 # sweeps: 1
 # saved: m0, la0, T0
-# certificate: loss <= 0.8, gradient <= 0.6 (1 + kappa) ulp (absolute where another class dominates) at 754 points
+# certificate: loss <= 0.8, gradient <= 0.6 (1 + kappa) ulp (absolute where another class dominates) at 758 points
 """Active passive loss, NCE and MAE.
 
 Ma et al. 2020, arXiv:2006.13554

@@ -6,7 +6,7 @@
 # statistics: 2
 # sweeps: 1
 # saved: m0, la0, T0
-# certificate: loss <= 1.9, gradient <= 0.9 (1 + kappa) ulp (absolute where another class dominates) at 676 points
+# certificate: loss <= 1.4, gradient <= 1.1 (1 + kappa) ulp (absolute where another class dominates) at 680 points
 """Brier (quadratic) score.
 
 Brier 1950, Monthly Weather Review 78

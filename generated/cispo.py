@@ -6,7 +6,7 @@
 # statistics: 1
 # sweeps: 1
 # saved: m0, la0
-# certificate: loss <= 0.6, gradient <= 0.5 (1 + kappa) ulp at 692 points
+# certificate: loss <= 0.7, gradient <= 0.5 (1 + kappa) ulp at 634 points
 """CISPO, policy gradient with a clipped and detached importance ratio.
 
 MiniMax 2025, arXiv:2506.13585

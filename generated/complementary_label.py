@@ -6,7 +6,7 @@
 # statistics: 1
 # sweeps: 1
 # saved: m0, la0
-# certificate: loss <= 1.3, gradient <= 0.7 (1 + kappa) ulp at 672 points
+# certificate: loss <= 1.3, gradient <= 0.7 (1 + kappa) ulp at 676 points
 """Negative learning from a complementary label.
 
 Kim et al. 2019, arXiv:1908.07387 (NLNL)

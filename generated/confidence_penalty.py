@@ -6,7 +6,7 @@
 # statistics: 2
 # sweeps: 1
 # saved: m0, la0, T0
-# certificate: loss <= 3.2, gradient <= 1.9 (1 + kappa) ulp at 636 points
+# certificate: loss <= 3.2, gradient <= 1.9 (1 + kappa) ulp at 660 points
 """Cross-entropy with a confidence penalty.
 
 Pereyra et al. 2017, arXiv:1701.06548

@@ -6,7 +6,7 @@
 # statistics: 1
 # sweeps: 1
 # saved: nothing
-# certificate: loss <= 0.8, gradient <= 0.4 (1 + kappa) ulp at 704 points
+# certificate: loss <= 0.6, gradient <= 0.4 (1 + kappa) ulp at 648 points
 """CORN, conditional ordinal regression.
 
 Shi, Cao, Raschka 2021, arXiv:2111.08851

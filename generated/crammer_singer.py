@@ -6,7 +6,7 @@
 # statistics: 1
 # sweeps: 1
 # saved: max0, index0
-# certificate: loss <= 0.3, gradient <= 0.0 (1 + kappa) ulp at 756 points
+# certificate: loss <= 0.3, gradient <= 0.0 (1 + kappa) ulp at 760 points
 """Multiclass hinge loss of Crammer and Singer.
 
 Crammer & Singer 2001, JMLR 2

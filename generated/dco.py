@@ -6,7 +6,7 @@
 # statistics: 1
 # sweeps: 1
 # saved: m0, la0
-# certificate: loss <= 1.2, gradient <= 0.5 (1 + kappa) ulp at 854 points
+# certificate: loss <= 1.2, gradient <= 0.5 (1 + kappa) ulp at 858 points
 """Direct coverage optimization.
 
 Chen et al. 2025, arXiv:2502.07154

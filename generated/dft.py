@@ -6,7 +6,7 @@
 # statistics: 1
 # sweeps: 1
 # saved: m0, la0
-# certificate: loss <= 0.8, gradient <= 1.0 (1 + kappa) ulp at 646 points
+# certificate: loss <= 1.0, gradient <= 0.6 (1 + kappa) ulp at 650 points
 """Dynamic fine-tuning.
 
 Wu et al. 2025, arXiv:2508.05629

@@ -7,7 +7,7 @@
 # statistics: 1
 # sweeps: 1
 # saved: m0, la0
-# certificate: loss <= 0.5, gradient <= 0.4 (1 + kappa) ulp at 864 points
+# certificate: loss <= 0.4, gradient <= 0.4 (1 + kappa) ulp at 928 points
 """Dual-clip policy-gradient token loss.
 
 Ye et al. 2020, arXiv:1912.09729

@@ -7,7 +7,7 @@
 # statistics: 1
 # sweeps: 1
 # saved: T0
-# certificate: loss <= 0.8, gradient <= 1.4 (1 + kappa) ulp at 656 points
+# certificate: loss <= 0.6, gradient <= 1.4 (1 + kappa) ulp at 680 points
 """Evidential classification, marginal likelihood.
 
 Sensoy, Kaplan, Kandemir 2018, arXiv:1806.01768

@@ -6,7 +6,7 @@
 # statistics: 1
 # sweeps: 1
 # saved: m0, la0
-# certificate: loss <= 0.8, gradient <= 0.6 (1 + kappa) ulp at 822 points
+# certificate: loss <= 0.8, gradient <= 0.5 (1 + kappa) ulp at 846 points
 """Generalized cross-entropy.
 
 Zhang & Sabuncu 2018, arXiv:1805.07836; comp-sum with tau = 1 + q

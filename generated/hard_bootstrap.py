@@ -6,7 +6,7 @@
 # statistics: 3
 # sweeps: 1
 # saved: m0, la0, rest0, max0, index0
-# certificate: loss <= 0.8, gradient <= 0.6 (1 + kappa) ulp at 704 points
+# certificate: loss <= 0.8, gradient <= 0.6 (1 + kappa) ulp at 728 points
 """Hard bootstrapping.
 
 Reed et al. 2014, arXiv:1412.6596

@@ -7,7 +7,7 @@
 # statistics: 1
 # sweeps: 1
 # saved: m0, la0
-# certificate: loss <= 0.4, gradient <= 0.5 (1 + kappa) ulp at 772 points
+# certificate: loss <= 0.4, gradient <= 0.5 (1 + kappa) ulp at 796 points
 """KL-Cov token loss.
 
 Cui et al. 2025, arXiv:2505.22617

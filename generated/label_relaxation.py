@@ -6,7 +6,7 @@
 # statistics: 1
 # sweeps: 1
 # saved: m0, la0
-# certificate: loss <= 6.2, gradient <= 0.7 (1 + kappa) ulp at 780 points
+# certificate: loss <= 5.9, gradient <= 0.7 (1 + kappa) ulp at 814 points
 """Label relaxation.
 
 Lienen, Hüllermeier 2021, AAAI

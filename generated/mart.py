@@ -4,11 +4,10 @@
 #
 # formula: -logq[y] - log(1 - max(softmax(adversarial_x), over=others)) + beta * (1 - p[y]) * sum(p * (logp - logq))
 # with: logq = log_softmax(adversarial_x)
-# statistics: 7
+# statistics: 6
 # sweeps: 2
-# saved: m0, la0, m1, la1, m2, la2, o0, T0, T1, max1, index1
-# arithmetic: float32, 1.1 times the operations; the cheapest program is off by 4.4 (1 + kappa) ulp
-# certificate: loss <= 1.0, gradient <= 0.5 (1 + kappa) ulp at 1164 points
+# saved: m0, la0, m1, la1, m2, la2, o0, T0, max1, index1
+# certificate: loss <= 2.9, gradient <= 0.7 (1 + kappa) ulp at 1170 points
 """Misclassification-aware adversarial training.
 
 Wang et al. 2020, ICLR, openreview rklOg6EFwS
@@ -32,18 +31,22 @@ __all__ = ["LinearMARTLoss", "MARTLoss", "linear_mart_loss", "mart_loss"]
 # ======================================================================================
 # Misclassification-aware adversarial training
 #   loss     = softplus(z0) + softplus(max1 - logaddexp(z1, 0)) + where(eq(u_beta, 0), 0,
-#       u_beta*(B0 + sigmoid(z2)*where(ne(sigmoid(z2), 0), T1, 0))*sigmoid(z2))
+#       u_beta*(T0 - lse0*sigmoid(z2) + sigmoid(-z2)*where(lt(absf(z0 - z2), 1),
+#       log1p(expm1(clip(z0 - z2, -1, 1))*sigmoid(z2)), where(ne(sigmoid(-z2), 0), softplus(z0) -
+#       softplus(z2), 0)))*sigmoid(z2))
 #   c0       = u_beta*sigmoid(z2)
-#   c1       = where(eq(u_beta, 0), 0, u_beta*(B0 + sigmoid(z2)*where(ne(sigmoid(z2), 0), T1,
-#       0))*sigmoid(-z2) - u_beta*(T0 + sigmoid(-z2)*where(ne(sigmoid(-z2), 0), delta0_y,
-#       0))*sigmoid(z2))
+#   c1       = where(eq(u_beta, 0), 0, -u_beta*(T0 + sigmoid(-z2)*where(ne(sigmoid(-z2), 0),
+#       delta0_y, 0))*sigmoid(z2) + u_beta*(T0 - lse0*sigmoid(z2) + sigmoid(-z2)*where(lt(absf(z0
+#       - z2), 1), log1p(expm1(clip(z0 - z2, -1, 1))*sigmoid(z2)), where(ne(sigmoid(-z2), 0),
+#       softplus(z0) - softplus(z2), 0)))*sigmoid(-z2))
 #   c2       = -sigmoid(z1)*sigmoid(max1 - logaddexp(z1, 0))
 #   c3       = sigmoid(max1 - logaddexp(z1, 0))
 #   dloss/dx = where(ne(exp(logp2), 0), (c0*minimum(delta0, 1.0e+18) + c1)*exp(logp2), 0)
-#   dloss/dx_y = where(eq(u_beta, 0), 0, -2*u_beta*(B0 + sigmoid(z2)*where(ne(sigmoid(z2), 0), T1,
-#       0))*sigmoid(-z2)*sigmoid(z2) + u_beta*sigmoid(-z2)*sigmoid(z2)*where(lt(absf(z0 - z2), 1),
-#       log1p(expm1(clip(z0 - z2, -1, 1))*sigmoid(z2)), where(ne(sigmoid(-z2), 0), softplus(z0) -
-#       softplus(z2), 0)))
+#   dloss/dx_y = where(eq(u_beta, 0), 0, -2*u_beta*(T0 - lse0*sigmoid(z2) +
+#       sigmoid(-z2)*where(lt(absf(z0 - z2), 1), log1p(expm1(clip(z0 - z2, -1, 1))*sigmoid(z2)),
+#       where(ne(sigmoid(-z2), 0), softplus(z0) - softplus(z2), 0)))*sigmoid(-z2)*sigmoid(z2) +
+#       u_beta*sigmoid(-z2)*sigmoid(z2)*where(lt(absf(z0 - z2), 1), log1p(expm1(clip(z0 - z2, -1,
+#       1))*sigmoid(z2)), where(ne(sigmoid(-z2), 0), softplus(z0) - softplus(z2), 0)))
 #   dloss/du_adversarial_x = R1*c2 + c0*(exp(logp0) - exp(logp2)) + c3*is_max1 + exp(logp0)
 #   dloss/du_adversarial_x_y = u_beta*sigmoid(-z0)*sigmoid(z2)**2 -
 #       (u_beta*sigmoid(-z2)*sigmoid(z2) + 1)*sigmoid(z0) - sigmoid(-z1)*sigmoid(max1 -
@@ -56,9 +59,8 @@ __all__ = ["LinearMARTLoss", "MARTLoss", "linear_mart_loss", "mart_loss"]
 #   with l2_j = x, z2 = logsumexp_(j != y) l2_j - l2_y, logp2 = l2_j - logsumexp l2, R2 = exp(l2_j
 #       - logsumexp_(j != y) l2_j), m2 = max_(j != y) x
 #   delta0_j = (-u_adversarial_x + x) - that of the largest l2
-#   B0 = P2*log(P2/P0) + Q2*log(Q2/Q0), P = sigmoid(-z), Q = sigmoid(z)
+#   lse0 = (-L0 + L2) - (-u_adversarial_x + x) of the largest l2
 #   T0 = sum_(j != y) delta0*exp(logp2)
-#   T1 = sum_(j != y) R2*log(R2/R0)
 #   max0 = max_(j != y) u_adversarial_x, first at index0; is_max0 = [j is index0]
 #   top0 = logsumexp l0 - max_(j != y) l0
 #   rise0 = is_max0 - exp(logp0)
@@ -93,7 +95,6 @@ def _lift(cols, valid, x, u_adversarial_x, x_y, u_adversarial_x_y, u_beta):
     a0 = dl.row_sum(e0)
     a2 = dl.row_sum(e2)
     b0 = dl.row_sum(e2 * tl.where(e2 > 0.0, delta0, 0.0))
-    b1 = -dl.row_sum(tl.where(dl.absf(apart0) < 0.5, e0 * dl.expm1_half(apart0), e2 - e0))
     f0 = tl.where(valid, u_adversarial_x, float("-inf"))
     max0 = dl.row_max(f0)
     index0 = dl.row_min(tl.where(f0 == max0, cols, 2147483647)).to(tl.float32)
@@ -101,13 +102,13 @@ def _lift(cols, valid, x, u_adversarial_x, x_y, u_adversarial_x_y, u_beta):
     max1 = dl.row_max_or_nan(f1)
     near1 = tl.where(max1 == max1, max1, float("inf"))
     index1 = dl.row_min(tl.where(f1 < near1, 2147483647, cols)).to(tl.float32)
-    return m0, m2, a0, a2, b0, b1, o0, max0, index0, max1, index1
+    return m0, m2, a0, a2, b0, o0, max0, index0, max1, index1
 
 
 @dl.jit
 def _merge(
-    m0_a, m2_a, a0_a, a2_a, b0_a, b1_a, o0_a, max0_a, index0_a, max1_a, index1_a, m0_b, m2_b, a0_b,
-    a2_b, b0_b, b1_b, o0_b, max0_b, index0_b, max1_b, index1_b,
+    m0_a, m2_a, a0_a, a2_a, b0_a, o0_a, max0_a, index0_a, max1_a, index1_a, m0_b, m2_b, a0_b, a2_b,
+    b0_b, o0_b, max0_b, index0_b, max1_b, index1_b,
 ):
     # Two states as one: m = max(m_a, m_b), d = m_side - m, M = sum of exp(kappa * d) * shifted M_side.
     m0 = tl.maximum(m0_a, m0_b)
@@ -128,35 +129,23 @@ def _merge(
     b0 = k2_a * tl.where(k2_a > 0.0, b0_a + (o0_a - o0) * a2_a, 0.0) + k2_b * tl.where(
         k2_b > 0.0, b0_b + (o0_b - o0) * a2_b, 0.0
     )
-    b1 = (
-        k2_a * b1_a
-        + tl.where(dl.absf(d0_a - d2_a) < 0.5, k2_a * dl.expm1_half(d0_a - d2_a), k0_a - k2_a)
-        * a0_a
-        + (
-            k2_b * b1_b
-            + tl.where(dl.absf(d0_b - d2_b) < 0.5, k2_b * dl.expm1_half(d0_b - d2_b), k0_b - k2_b)
-            * a0_b
-        )
-    )
     first0 = (max0_a > max0_b) | (max0_a == max0_b) & (index0_a <= index0_b) | (max0_a != max0_a)
     max0 = dl.maximum(max0_a, max0_b)
     index0 = tl.where(first0, index0_a, index0_b)
     first1 = (max1_a > max1_b) | (max1_a == max1_b) & (index1_a <= index1_b) | (max1_a != max1_a)
     max1 = dl.maximum(max1_a, max1_b)
     index1 = tl.where(first1, index1_a, index1_b)
-    return m0, m2, a0, a2, b0, b1, o0, max0, index0, max1, index1
+    return m0, m2, a0, a2, b0, o0, max0, index0, max1, index1
 
 
 @dl.jit
-def _across(m0, m2, a0, a2, b0, b1, o0, max0, index0, max1, index1):
+def _across(m0, m2, a0, a2, b0, o0, max0, index0, max1, index1):
     # The states along the first axis as one.
-    return tl.reduce((m0, m2, a0, a2, b0, b1, o0, max0, index0, max1, index1), 0, _merge)
+    return tl.reduce((m0, m2, a0, a2, b0, o0, max0, index0, max1, index1), 0, _merge)
 
 
 @dl.jit
-def _between(
-    x_y, u_adversarial_x_y, u_beta, m0, m2, a0, a2, b0, b1, o0, max0, index0, max1, index1
-):
+def _between(x_y, u_adversarial_x_y, u_beta, m0, m2, a0, a2, b0, o0, max0, index0, max1, index1):
     # From the state to what the next sweep needs to know of the row.
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
     m2 = tl.where(m2 == float("-inf"), 0.0, m2)
@@ -168,14 +157,6 @@ def _between(
     z2 = m2 - ly2 + la2
     lam2 = tl.where(z2 > 0.0, la2 + dl.softplus(-z2), dl.softplus(z2) - (m2 - ly2))
     T0 = tl.where(la2 == float("-inf"), 0.0, dl.exp_accurate(-lam2) * b0)
-    T1 = b0 / a2 + o0
-    T1 = tl.where(
-        la2 == float("-inf"), 0.0,
-        tl.where(
-            T1 == float("inf"), T1,
-            T1 + tl.where((2.0 * b1 < a2) & (-2.0 * b1 < a2), dl.log1p(b1 / a2), la0 - la2),
-        ),
-    )
     return (index1,)
 
 
@@ -214,7 +195,7 @@ def _across_2(m1, a1):
 
 @dl.jit
 def _finish(
-    x_y, u_adversarial_x_y, u_beta, m0, m2, a0, a2, b0, b1, o0, max0, index0, max1, index1, m1, a1
+    x_y, u_adversarial_x_y, u_beta, m0, m2, a0, a2, b0, o0, max0, index0, max1, index1, m1, a1
 ):
     # From the merged state to the results of the row, and the statistics that the gradient reads.
     m0 = tl.where(m0 == float("-inf"), 0.0, m0)
@@ -227,50 +208,58 @@ def _finish(
     ly2 = x_y
     z2 = m2 - ly2 + la2
     lam2 = tl.where(z2 > 0.0, la2 + dl.softplus(-z2), dl.softplus(z2) - (m2 - ly2))
-    B0_0 = -z2
-    B0_1 = B0_0 + z0
-    B0_2 = dl.sigmoid(z2)
-    B0_3 = dl.clip(B0_1, -1.0, 1.0)
-    B0_4 = dl.sigmoid(B0_0)
-    B0_5 = -B0_3
-    B0 = dl.where(
-        dl.lt(dl.absf(B0_1), 1.0),
-        dl.where(
-            dl.lt(z2, 0.0),
-            B0_2 * dl.expm1x(B0_3) + dl.log1pmx(B0_2 * dl.expm1(B0_3)),
-            B0_4 * dl.expm1x(B0_5) + dl.log1pmx(B0_4 * dl.expm1(B0_5)),
-        ),
-        dl.where(dl.ne(B0_2, 0.0), B0_2 * (dl.softplus(-z0) - dl.softplus(B0_0)), 0.0)
-        + dl.where(dl.ne(B0_4, 0.0), B0_4 * (dl.softplus(z0) - dl.softplus(z2)), 0.0),
+    near_apart0_y = m2 - m0
+    far_apart0_y = (near_apart0_y > 1.0) | (near_apart0_y < -1.0)
+    off0_apart0_y = tl.where(far_apart0_y, m2, 0.0)
+    off1_apart0_y = tl.where(far_apart0_y, -m0, 0.0)
+    near_apart0_y = tl.where(far_apart0_y, 0.0, near_apart0_y)
+    apart0_y = x_y - off0_apart0_y + (-u_adversarial_x_y - off1_apart0_y) - near_apart0_y
+    lse0_2 = tl.where(z2 > 0.0, la2 + dl.softplus(-z2), dl.softplus(z2))
+    lse0_0 = tl.where(z0 > 0.0, la0 + dl.softplus(-z0), dl.softplus(z0))
+    lse0 = (
+        lse0_2
+        - lse0_0
+        + tl.where(
+            (z2 <= 0.0) & (z0 <= 0.0), apart0_y,
+            -tl.where(z2 > 0.0, 0.0, m2 - ly2) + tl.where(z0 > 0.0, 0.0, m0 - ly0),
+        )
+        - o0
     )
     T0 = tl.where(la2 == float("-inf"), 0.0, dl.exp_accurate(-lam2) * b0)
-    T1 = b0 / a2 + o0
-    T1 = tl.where(
-        la2 == float("-inf"), 0.0,
-        tl.where(
-            T1 == float("inf"), T1,
-            T1 + tl.where((2.0 * b1 < a2) & (-2.0 * b1 < a2), dl.log1p(b1 / a2), la0 - la2),
-        ),
-    )
     la1 = dl.log_accurate(a1)
     ly1 = 0.0
     z1 = m1 - ly1 + la1
-    w0 = dl.sigmoid(z2)
+    w0 = dl.softplus(z0)
+    w1 = dl.sigmoid(z2)
+    w2 = -z2
+    w3 = dl.sigmoid(w2)
+    w4 = w2 + z0
     loss = (
         dl.softplus(max1 - dl.logaddexp(z1, 0.0))
-        + dl.softplus(z0)
+        + w0
         + dl.where(
-            dl.eq(u_beta, 0.0), 0.0, w0 * u_beta * (B0 + w0 * dl.where(dl.ne(w0, 0.0), T1, 0.0))
+            dl.eq(u_beta, 0.0),
+            0.0,
+            w1
+            * u_beta
+            * (
+                T0
+                + w3
+                * dl.where(
+                    dl.lt(dl.absf(w4), 1.0),
+                    dl.log1p(w1 * dl.expm1(dl.clip(w4, -1.0, 1.0))),
+                    dl.where(dl.ne(w3, 0.0), w0 - dl.softplus(z2), 0.0),
+                )
+                - lse0 * w1
+            ),
         )
     )
     loss = tl.where(x_y == x_y, loss, x_y)
-    return loss, m0, la0, m1, la1, m2, la2, o0, T0, T1, max1, index1
+    return loss, m0, la0, m1, la1, m2, la2, o0, T0, max1, index1
 
 
 @dl.jit
-def _coefficients(
-    x_y, u_adversarial_x_y, u_beta, m0, la0, m1, la1, m2, la2, o0, T0, T1, max1, index1
-):
+def _coefficients(x_y, u_adversarial_x_y, u_beta, m0, la0, m1, la1, m2, la2, o0, T0, max1, index1):
     # Row scalars of the gradient.
     ly0 = u_adversarial_x_y
     z0 = m0 - ly0 + la0
@@ -280,22 +269,6 @@ def _coefficients(
     ly2 = x_y
     z2 = m2 - ly2 + la2
     lam2 = tl.where(z2 > 0.0, la2 + dl.softplus(-z2), dl.softplus(z2) - (m2 - ly2))
-    B0_0 = -z2
-    B0_1 = B0_0 + z0
-    B0_2 = dl.sigmoid(z2)
-    B0_3 = dl.clip(B0_1, -1.0, 1.0)
-    B0_4 = dl.sigmoid(B0_0)
-    B0_5 = -B0_3
-    B0 = dl.where(
-        dl.lt(dl.absf(B0_1), 1.0),
-        dl.where(
-            dl.lt(z2, 0.0),
-            B0_2 * dl.expm1x(B0_3) + dl.log1pmx(B0_2 * dl.expm1(B0_3)),
-            B0_4 * dl.expm1x(B0_5) + dl.log1pmx(B0_4 * dl.expm1(B0_5)),
-        ),
-        dl.where(dl.ne(B0_2, 0.0), B0_2 * (dl.softplus(-z0) - dl.softplus(B0_0)), 0.0)
-        + dl.where(dl.ne(B0_4, 0.0), B0_4 * (dl.softplus(z0) - dl.softplus(z2)), 0.0),
-    )
     near_apart0_y = m2 - m0
     far_apart0_y = (near_apart0_y > 1.0) | (near_apart0_y < -1.0)
     off0_apart0_y = tl.where(far_apart0_y, m2, 0.0)
@@ -303,33 +276,38 @@ def _coefficients(
     near_apart0_y = tl.where(far_apart0_y, 0.0, near_apart0_y)
     apart0_y = x_y - off0_apart0_y + (-u_adversarial_x_y - off1_apart0_y) - near_apart0_y
     delta0_y = apart0_y - o0
+    lse0_2 = tl.where(z2 > 0.0, la2 + dl.softplus(-z2), dl.softplus(z2))
+    lse0_0 = tl.where(z0 > 0.0, la0 + dl.softplus(-z0), dl.softplus(z0))
+    lse0 = (
+        lse0_2
+        - lse0_0
+        + tl.where(
+            (z2 <= 0.0) & (z0 <= 0.0), apart0_y,
+            -tl.where(z2 > 0.0, 0.0, m2 - ly2) + tl.where(z0 > 0.0, 0.0, m0 - ly0),
+        )
+        - o0
+    )
     w0 = dl.sigmoid(z2)
     w1 = w0 * u_beta
     w2 = dl.eq(u_beta, 0.0)
     w3 = -z2
     w4 = dl.sigmoid(w3)
-    w5 = w4 * (B0 + w0 * dl.where(dl.ne(w0, 0.0), T1, 0.0))
-    w6 = dl.ne(w4, 0.0)
-    w7 = dl.sigmoid(max1 - dl.logaddexp(z1, 0.0))
-    w8 = w3 + z0
-    c0 = w1
-    c1 = dl.where(w2, 0.0, w5 * u_beta - w1 * (T0 + w4 * dl.where(w6, delta0_y, 0.0)))
-    c2 = -w7 * dl.sigmoid(z1)
-    c3 = w7
-    grad_x_y = dl.where(
-        w2, 0.0,
-        w0
-        * w4
-        * u_beta
-        * dl.where(
-            dl.lt(dl.absf(w8), 1.0),
-            dl.log1p(w0 * dl.expm1(dl.clip(w8, -1.0, 1.0))),
-            dl.where(w6, dl.softplus(z0) - dl.softplus(z2), 0.0),
-        )
-        - 2.0 * w1 * w5,
+    w5 = dl.ne(w4, 0.0)
+    w6 = w3 + z0
+    w7 = dl.where(
+        dl.lt(dl.absf(w6), 1.0),
+        dl.log1p(w0 * dl.expm1(dl.clip(w6, -1.0, 1.0))),
+        dl.where(w5, dl.softplus(z0) - dl.softplus(z2), 0.0),
     )
+    w8 = T0 + w4 * w7 - lse0 * w0
+    w9 = dl.sigmoid(max1 - dl.logaddexp(z1, 0.0))
+    c0 = w1
+    c1 = dl.where(w2, 0.0, w4 * w8 * u_beta - w1 * (T0 + w4 * dl.where(w5, delta0_y, 0.0)))
+    c2 = -w9 * dl.sigmoid(z1)
+    c3 = w9
+    grad_x_y = dl.where(w2, 0.0, w0 * w4 * w7 * u_beta - 2.0 * w1 * w4 * w8)
     grad_u_adversarial_x_y = (
-        u_beta * w0 * w0 * dl.sigmoid(-z0) - (1.0 + w1 * w4) * dl.sigmoid(z0) - w7 * dl.sigmoid(-z1)
+        u_beta * w0 * w0 * dl.sigmoid(-z0) - (1.0 + w1 * w4) * dl.sigmoid(z0) - w9 * dl.sigmoid(-z1)
     )
     grad_x_y = tl.where(x_y == x_y, grad_x_y, x_y)
     grad_x_y = tl.where(u_adversarial_x_y == u_adversarial_x_y, grad_x_y, u_adversarial_x_y)
@@ -382,7 +360,7 @@ def _forward_kernel(
             (
                 _lift, _merge, _across,
                 (
-                    float("-inf"), float("-inf"), 0.0, 0.0, 0.0, 0.0, 0.0, float("-inf"), 0.0,
+                    float("-inf"), float("-inf"), 0.0, 0.0, 0.0, 0.0, float("-inf"), 0.0,
                     float("-inf"), 0.0,
                 ),
                 (),
@@ -407,7 +385,7 @@ def _backward_kernel(
     ALIGNED: tl.constexpr,
 ):
     rows.backward(
-        COEFFICIENTS=_coefficients, GRADIENT=_gradient, PIVOT=-1, SAVED=11, CONTEXT=None,
+        COEFFICIENTS=_coefficients, GRADIENT=_gradient, PIVOT=-1, SAVED=10, CONTEXT=None,
         COUNTED=False, REAL=tl.float32, streams=(logits, u_adversarial_x_ptr),
         strides=(stride_row, stride_u_adversarial_x), vocab=(), rows=(), row_strides=(),
         parameters=(u_beta,), labels=(target, stride_target, ignore_index), n_rows=n_rows,
@@ -431,7 +409,7 @@ def _fused_kernel(
             (
                 _lift, _merge, _across,
                 (
-                    float("-inf"), float("-inf"), 0.0, 0.0, 0.0, 0.0, 0.0, float("-inf"), 0.0,
+                    float("-inf"), float("-inf"), 0.0, 0.0, 0.0, 0.0, float("-inf"), 0.0,
                     float("-inf"), 0.0,
                 ),
                 (),
@@ -464,12 +442,12 @@ def _tiled_sweep_kernel(
         SWEEP=(
             _lift, _merge, _across,
             (
-                float("-inf"), float("-inf"), 0.0, 0.0, 0.0, 0.0, 0.0, float("-inf"), 0.0,
-                float("-inf"), 0.0,
+                float("-inf"), float("-inf"), 0.0, 0.0, 0.0, 0.0, float("-inf"), 0.0, float("-inf"),
+                0.0,
             ),
             (),
         ),
-        LEVEL=0, BETWEENS=(_between,), STARTS=(0, 11), CONTEXT=None, PIVOT=-1, CARRIED=0,
+        LEVEL=0, BETWEENS=(_between,), STARTS=(0, 10), CONTEXT=None, PIVOT=-1, CARRIED=0,
         COUNTED=False,
         factors=(
             (x_hidden, u_adversarial_x_hidden), (x_weight, u_adversarial_x_weight),
@@ -496,12 +474,12 @@ def _tiled_merge_kernel(
         SWEEP=(
             _lift, _merge, _across,
             (
-                float("-inf"), float("-inf"), 0.0, 0.0, 0.0, 0.0, 0.0, float("-inf"), 0.0,
-                float("-inf"), 0.0,
+                float("-inf"), float("-inf"), 0.0, 0.0, 0.0, 0.0, float("-inf"), 0.0, float("-inf"),
+                0.0,
             ),
             (),
         ),
-        LEVEL=0, BETWEENS=(_between,), STARTS=(0, 11), FINISH=_finish, RESULTS=1, STREAMS=2,
+        LEVEL=0, BETWEENS=(_between,), STARTS=(0, 10), FINISH=_finish, RESULTS=1, STREAMS=2,
         CONTEXT=None, PIVOT=-1, CARRIED=0, COUNTED=False, given=((), (), (u_beta,), (target,)),
         at_y=at_y, n_rows=n_rows, n_classes=n_classes, merged=row_merged, state=state, results=(),
         n_splits=n_splits, BM=BM,
@@ -520,7 +498,7 @@ def _tiled_sweep_kernel_2(
 ):
     tiled.sweep(
         SWEEP=(_lift_2, _merge_2, _across_2, (float("-inf"), 0.0), ()), LEVEL=1,
-        BETWEENS=(_between,), STARTS=(0, 11), CONTEXT=None, PIVOT=-1, CARRIED=0, COUNTED=False,
+        BETWEENS=(_between,), STARTS=(0, 10), CONTEXT=None, PIVOT=-1, CARRIED=0, COUNTED=False,
         factors=(
             (x_hidden, u_adversarial_x_hidden), (x_weight, u_adversarial_x_weight),
             (x_bias, u_adversarial_x_bias), (stride_x_hidden, stride_u_adversarial_x_hidden),
@@ -545,7 +523,7 @@ def _tiled_merge_kernel_2(
 ):
     tiled.merge(
         SWEEP=(_lift_2, _merge_2, _across_2, (float("-inf"), 0.0), ()), LEVEL=1,
-        BETWEENS=(_between,), STARTS=(0, 11), FINISH=_finish, RESULTS=1, STREAMS=2, CONTEXT=None,
+        BETWEENS=(_between,), STARTS=(0, 10), FINISH=_finish, RESULTS=1, STREAMS=2, CONTEXT=None,
         PIVOT=-1, CARRIED=0, COUNTED=False, given=((), (), (u_beta,), (target,)), at_y=at_y,
         n_rows=n_rows, n_classes=n_classes, merged=row_merged, state=state, results=(loss, saved),
         n_splits=n_splits, BM=BM,
@@ -561,7 +539,7 @@ def _tiled_row_kernel(
     BM: tl.constexpr,
 ):
     tiled.coefficients(
-        COEFFICIENTS=_coefficients, STREAMS=2, SAVED=11, SLOPES=0, CONTEXT=None, PIVOT=-1,
+        COEFFICIENTS=_coefficients, STREAMS=2, SAVED=10, SLOPES=0, CONTEXT=None, PIVOT=-1,
         CARRIED=0, COUNTED=False, given=((), (), (u_beta,), (target,)), at_y=at_y, n_rows=n_rows,
         n_classes=n_classes, merged=row_merged, saved=saved, grad_rows=grad_rows, row_coef=row_coef,
         BM=BM,
@@ -626,14 +604,10 @@ def _torch_rows(x, y, u_adversarial_x, u_beta, g=None):
     )
     o0 = torch.where(e2 == 1.0, apart0, float("-inf")).amax(1, keepdim=True)
     o0 = torch.where((o0 > -1e18) & (o0 < 1e18), o0, 0.0)
-    delta0 = apart0 - o0
+    delta0 = apart0.sub_(o0)
     a0 = e0.sum(1, keepdim=True)
     a2 = e2.sum(1, keepdim=True)
     b0 = torch.where(e2 > 0.0, e2 * delta0, 0.0).sum(1, keepdim=True)
-    b1_j = torch.where(
-        (-apart0 > -1.0) & (-apart0 < 1.0), e2 * el.expm1(el.clip(-apart0, -1.0, 1.0)), e0 - e2
-    )
-    b1 = b1_j.sum(1, keepdim=True)
     f1 = (u_adversarial_x - u_adversarial_x_y).scatter_(1, y, float("-inf"))
     max1 = f1.amax(1, keepdim=True)
     near1 = torch.where(max1 == max1, max1, float("inf"))
@@ -660,80 +634,77 @@ def _torch_rows(x, y, u_adversarial_x, u_beta, g=None):
     e1 = t1.exp_()
     a1 = e1.sum(1, keepdim=True)
     m1 = torch.where(m1 == float("-inf"), 0.0, m1)
-    B0_0 = -z2
-    B0_1 = B0_0 + z0
-    B0_2 = el.sigmoid(z2)
-    B0_3 = el.clip(B0_1, -1.0, 1.0)
-    B0_4 = el.sigmoid(B0_0)
-    B0_5 = -B0_3
-    B0 = el.where(
-        el.lt(el.absf(B0_1), 1.0),
-        el.where(
-            el.lt(z2, 0.0),
-            B0_2 * el.expm1x(B0_3) + el.log1pmx(B0_2 * el.expm1(B0_3)),
-            B0_4 * el.expm1x(B0_5) + el.log1pmx(B0_4 * el.expm1(B0_5)),
-        ),
-        el.where(el.ne(B0_2, 0.0), B0_2 * (el.softplus(-z0) - el.softplus(B0_0)), 0.0)
-        + el.where(el.ne(B0_4, 0.0), B0_4 * (el.softplus(z0) - el.softplus(z2)), 0.0),
-    )
-    T1 = b0 / a2 + o0
-    T1 = torch.where(
-        la2 == float("-inf"), 0.0,
-        torch.where(
-            T1 == float("inf"), T1,
-            T1 + torch.where((2.0 * b1 < a2) & (-2.0 * b1 < a2), el.log1p(b1 / a2), la0 - la2),
-        ),
-    )
-    la1 = el.log(a1)
-    ly1 = 0.0
-    z1 = m1 - ly1 + la1
-    w0 = el.sigmoid(z2)
-    loss = (
-        el.softplus(max1 - el.logaddexp(z1, 0.0))
-        + el.softplus(z0)
-        + el.where(
-            el.eq(u_beta, 0.0), 0.0, w0 * u_beta * (B0 + w0 * el.where(el.ne(w0, 0.0), T1, 0.0))
-        )
-    )
-    loss = torch.where(x_y == x_y, loss, x_y)
-    if g is None:
-        return loss, torch.cat([m0, la0, m1, la1, m2, la2, o0, T0, T1, max1, index1], 1).t().to(
-            x.dtype
-        )
-    lam0 = torch.where(z0 > 0.0, la0 + el.softplus(-z0), el.softplus(z0) - (m0 - ly0))
     near_apart0_y = m2 - m0
     far_apart0_y = (near_apart0_y > 1.0) | (near_apart0_y < -1.0)
     off0_apart0_y = torch.where(far_apart0_y, m2, 0.0)
     off1_apart0_y = torch.where(far_apart0_y, -m0, 0.0)
     near_apart0_y = torch.where(far_apart0_y, 0.0, near_apart0_y)
     apart0_y = x_y - off0_apart0_y + (-u_adversarial_x_y - off1_apart0_y) - near_apart0_y
+    lse0_2 = torch.where(z2 > 0.0, la2 + el.softplus(-z2), el.softplus(z2))
+    lse0_0 = torch.where(z0 > 0.0, la0 + el.softplus(-z0), el.softplus(z0))
+    lse0 = (
+        lse0_2
+        - lse0_0
+        + torch.where(
+            (z2 <= 0.0) & (z0 <= 0.0), apart0_y,
+            -torch.where(z2 > 0.0, 0.0, m2 - ly2) + torch.where(z0 > 0.0, 0.0, m0 - ly0),
+        )
+        - o0
+    )
+    la1 = el.log(a1)
+    ly1 = 0.0
+    z1 = m1 - ly1 + la1
+    w0 = el.softplus(z0)
+    w1 = el.sigmoid(z2)
+    w2 = -z2
+    w3 = el.sigmoid(w2)
+    w4 = w2 + z0
+    loss = (
+        el.softplus(max1 - el.logaddexp(z1, 0.0))
+        + w0
+        + el.where(
+            el.eq(u_beta, 0.0),
+            0.0,
+            w1
+            * u_beta
+            * (
+                T0
+                + w3
+                * el.where(
+                    el.lt(el.absf(w4), 1.0),
+                    el.log1p(w1 * el.expm1(el.clip(w4, -1.0, 1.0))),
+                    el.where(el.ne(w3, 0.0), w0 - el.softplus(z2), 0.0),
+                )
+                - lse0 * w1
+            ),
+        )
+    )
+    loss = torch.where(x_y == x_y, loss, x_y)
+    if g is None:
+        return loss, torch.cat([m0, la0, m1, la1, m2, la2, o0, T0, max1, index1], 1).t().to(x.dtype)
+    lam0 = torch.where(z0 > 0.0, la0 + el.softplus(-z0), el.softplus(z0) - (m0 - ly0))
     delta0_y = apart0_y - o0
+    w0 = el.sigmoid(z2)
     w1 = w0 * u_beta
     w2 = el.eq(u_beta, 0.0)
     w3 = -z2
     w4 = el.sigmoid(w3)
-    w5 = w4 * (B0 + w0 * el.where(el.ne(w0, 0.0), T1, 0.0))
-    w6 = el.ne(w4, 0.0)
-    w7 = el.sigmoid(max1 - el.logaddexp(z1, 0.0))
-    w8 = w3 + z0
-    c0 = w1
-    c1 = el.where(w2, 0.0, w5 * u_beta - w1 * (T0 + w4 * el.where(w6, delta0_y, 0.0)))
-    c2 = -w7 * el.sigmoid(z1)
-    c3 = w7
-    grad_x_y = el.where(
-        w2, 0.0,
-        w0
-        * w4
-        * u_beta
-        * el.where(
-            el.lt(el.absf(w8), 1.0),
-            el.log1p(w0 * el.expm1(el.clip(w8, -1.0, 1.0))),
-            el.where(w6, el.softplus(z0) - el.softplus(z2), 0.0),
-        )
-        - 2.0 * w1 * w5,
+    w5 = el.ne(w4, 0.0)
+    w6 = w3 + z0
+    w7 = el.where(
+        el.lt(el.absf(w6), 1.0),
+        el.log1p(w0 * el.expm1(el.clip(w6, -1.0, 1.0))),
+        el.where(w5, el.softplus(z0) - el.softplus(z2), 0.0),
     )
+    w8 = T0 + w4 * w7 - lse0 * w0
+    w9 = el.sigmoid(max1 - el.logaddexp(z1, 0.0))
+    c0 = w1
+    c1 = el.where(w2, 0.0, w4 * w8 * u_beta - w1 * (T0 + w4 * el.where(w5, delta0_y, 0.0)))
+    c2 = -w9 * el.sigmoid(z1)
+    c3 = w9
+    grad_x_y = el.where(w2, 0.0, w0 * w4 * w7 * u_beta - 2.0 * w1 * w4 * w8)
     grad_u_adversarial_x_y = (
-        u_beta * w0 * w0 * el.sigmoid(-z0) - (1.0 + w1 * w4) * el.sigmoid(z0) - w7 * el.sigmoid(-z1)
+        u_beta * w0 * w0 * el.sigmoid(-z0) - (1.0 + w1 * w4) * el.sigmoid(z0) - w9 * el.sigmoid(-z1)
     )
     grad_x_y = torch.where(x_y == x_y, grad_x_y, x_y)
     grad_x_y = torch.where(u_adversarial_x_y == u_adversarial_x_y, grad_x_y, u_adversarial_x_y)
@@ -763,7 +734,7 @@ def _torch_rows(x, y, u_adversarial_x, u_beta, g=None):
 
 def _torch_backward(x, y, u_adversarial_x, u_beta, saved, g):
     """g * gradients [rows, V] of a chunk, from what was saved."""
-    m0, la0, m1, la1, m2, la2, o0, T0, T1, max1, index1 = saved.unsqueeze(2)
+    m0, la0, m1, la1, m2, la2, o0, T0, max1, index1 = saved.unsqueeze(2)
     x_y = x.gather(1, y)
     u_adversarial_x_y = u_adversarial_x.gather(1, y)
     cols = torch.arange(x.shape[1], device=x.device)
@@ -775,22 +746,6 @@ def _torch_backward(x, y, u_adversarial_x, u_beta, saved, g):
     ly2 = x_y
     z2 = m2 - ly2 + la2
     lam2 = torch.where(z2 > 0.0, la2 + el.softplus(-z2), el.softplus(z2) - (m2 - ly2))
-    B0_0 = -z2
-    B0_1 = B0_0 + z0
-    B0_2 = el.sigmoid(z2)
-    B0_3 = el.clip(B0_1, -1.0, 1.0)
-    B0_4 = el.sigmoid(B0_0)
-    B0_5 = -B0_3
-    B0 = el.where(
-        el.lt(el.absf(B0_1), 1.0),
-        el.where(
-            el.lt(z2, 0.0),
-            B0_2 * el.expm1x(B0_3) + el.log1pmx(B0_2 * el.expm1(B0_3)),
-            B0_4 * el.expm1x(B0_5) + el.log1pmx(B0_4 * el.expm1(B0_5)),
-        ),
-        el.where(el.ne(B0_2, 0.0), B0_2 * (el.softplus(-z0) - el.softplus(B0_0)), 0.0)
-        + el.where(el.ne(B0_4, 0.0), B0_4 * (el.softplus(z0) - el.softplus(z2)), 0.0),
-    )
     near_apart0_y = m2 - m0
     far_apart0_y = (near_apart0_y > 1.0) | (near_apart0_y < -1.0)
     off0_apart0_y = torch.where(far_apart0_y, m2, 0.0)
@@ -798,33 +753,38 @@ def _torch_backward(x, y, u_adversarial_x, u_beta, saved, g):
     near_apart0_y = torch.where(far_apart0_y, 0.0, near_apart0_y)
     apart0_y = x_y - off0_apart0_y + (-u_adversarial_x_y - off1_apart0_y) - near_apart0_y
     delta0_y = apart0_y - o0
+    lse0_2 = torch.where(z2 > 0.0, la2 + el.softplus(-z2), el.softplus(z2))
+    lse0_0 = torch.where(z0 > 0.0, la0 + el.softplus(-z0), el.softplus(z0))
+    lse0 = (
+        lse0_2
+        - lse0_0
+        + torch.where(
+            (z2 <= 0.0) & (z0 <= 0.0), apart0_y,
+            -torch.where(z2 > 0.0, 0.0, m2 - ly2) + torch.where(z0 > 0.0, 0.0, m0 - ly0),
+        )
+        - o0
+    )
     w0 = el.sigmoid(z2)
     w1 = w0 * u_beta
     w2 = el.eq(u_beta, 0.0)
     w3 = -z2
     w4 = el.sigmoid(w3)
-    w5 = w4 * (B0 + w0 * el.where(el.ne(w0, 0.0), T1, 0.0))
-    w6 = el.ne(w4, 0.0)
-    w7 = el.sigmoid(max1 - el.logaddexp(z1, 0.0))
-    w8 = w3 + z0
-    c0 = w1
-    c1 = el.where(w2, 0.0, w5 * u_beta - w1 * (T0 + w4 * el.where(w6, delta0_y, 0.0)))
-    c2 = -w7 * el.sigmoid(z1)
-    c3 = w7
-    grad_x_y = el.where(
-        w2, 0.0,
-        w0
-        * w4
-        * u_beta
-        * el.where(
-            el.lt(el.absf(w8), 1.0),
-            el.log1p(w0 * el.expm1(el.clip(w8, -1.0, 1.0))),
-            el.where(w6, el.softplus(z0) - el.softplus(z2), 0.0),
-        )
-        - 2.0 * w1 * w5,
+    w5 = el.ne(w4, 0.0)
+    w6 = w3 + z0
+    w7 = el.where(
+        el.lt(el.absf(w6), 1.0),
+        el.log1p(w0 * el.expm1(el.clip(w6, -1.0, 1.0))),
+        el.where(w5, el.softplus(z0) - el.softplus(z2), 0.0),
     )
+    w8 = T0 + w4 * w7 - lse0 * w0
+    w9 = el.sigmoid(max1 - el.logaddexp(z1, 0.0))
+    c0 = w1
+    c1 = el.where(w2, 0.0, w4 * w8 * u_beta - w1 * (T0 + w4 * el.where(w5, delta0_y, 0.0)))
+    c2 = -w9 * el.sigmoid(z1)
+    c3 = w9
+    grad_x_y = el.where(w2, 0.0, w0 * w4 * w7 * u_beta - 2.0 * w1 * w4 * w8)
     grad_u_adversarial_x_y = (
-        u_beta * w0 * w0 * el.sigmoid(-z0) - (1.0 + w1 * w4) * el.sigmoid(z0) - w7 * el.sigmoid(-z1)
+        u_beta * w0 * w0 * el.sigmoid(-z0) - (1.0 + w1 * w4) * el.sigmoid(z0) - w9 * el.sigmoid(-z1)
     )
     grad_x_y = torch.where(x_y == x_y, grad_x_y, x_y)
     grad_x_y = torch.where(u_adversarial_x_y == u_adversarial_x_y, grad_x_y, u_adversarial_x_y)
@@ -864,19 +824,19 @@ _C_SOURCE = r"""enum { KEPT = 3, HAS_TARGET = 1 };
 #define GRADIENTS_OF(EACH) EACH(0, x) EACH(1, u_adversarial_x)
 #define NUMBERS_OF(EACH) EACH(parameter[0], u_beta)
 #define SAVED_OF(EACH) EACH(0, m0) EACH(1, la0) EACH(2, m1) EACH(3, la1) EACH(4, m2) EACH(5, la2) \
-    EACH(6, o0) EACH(7, T0) EACH(8, T1) EACH(9, max1) EACH(10, index1)
+    EACH(6, o0) EACH(7, T0) EACH(8, max1) EACH(9, index1)
 #define KEPT_OF(EACH) EACH(0, kept0) EACH(1, kept2) EACH(2, kept1) EACH(2, kept3)
 #define BEGUN_OF(EACH) EACH(x_y) EACH(u_adversarial_x_y) EACH(m0) EACH(m2) EACH(a0) EACH(a2) \
-    EACH(b0) EACH(b1) EACH(o0) EACH(max0) EACH(index0) EACH(max1) EACH(index1) EACH(m1) EACH(a1) \
-    EACH(la0) EACH(la1) EACH(la2) EACH(T0) EACH(T1) EACH(loss) EACH(g)
+    EACH(b0) EACH(o0) EACH(max0) EACH(index0) EACH(max1) EACH(index1) EACH(m1) EACH(a1) EACH(la0) \
+    EACH(la1) EACH(la2) EACH(T0) EACH(loss) EACH(g)
 #define FOUND_OF(EACH) EACH(c0) EACH(c1) EACH(c2) EACH(c3) EACH(grad_x_y) \
     EACH(grad_u_adversarial_x_y) EACH(pinv0) EACH(rinv1) EACH(pinv2)
 #include "program.h"
 
 #define SUMS_1(EACH) EACH(MAX, m0, l0) EACH(MAX, m2, l2) EACH(MAX, max0, f0) EACH(MAX_OR_NAN, \
     max1, f1)
-#define SUMS_2(EACH) EACH(MAX, o0, o0_j) EACH(SUM, a0, e0) EACH(SUM, a2, e2) EACH(SUM, b1, b1_j) \
-    EACH(MIN, reduced8, reduced8_j) EACH(MIN, reduced10, reduced10_j)
+#define SUMS_2(EACH) EACH(MAX, o0, o0_j) EACH(SUM, a0, e0) EACH(SUM, a2, e2) EACH(MIN, reduced7, \
+    reduced7_j) EACH(MIN, reduced9, reduced9_j)
 #define SUMS_3(EACH) EACH(SUM, b0, b0_j)
 #define SUMS_4(EACH) EACH(MAX, m1, l1)
 #define SUMS_5(EACH) EACH(SUM, a1, e1)
@@ -902,7 +862,7 @@ ROW_LOOPS
             double off1_apart0 = (far_apart0 ? -ref0 : 0.0);
             double near_apart0_2 = (far_apart0 ? 0.0 : near_apart0);
             double near1 = (max1 == max1 ? max1 : INFINITY);
-            double reduced8, reduced10;
+            double reduced7, reduced9;
             REDUCE(SUMS_2,
                 const int valid = cols != y;
                 const real l0 = (valid ? u_adversarial_x : -INFINITY);
@@ -913,18 +873,16 @@ ROW_LOOPS
                 const real e2 = f_exp_below(t2);
                 const real apart0 = x - R(off0_apart0) + (-u_adversarial_x - R(off1_apart0)) -
                     R(near_apart0_2);
-                const real b1_j = (-apart0 > -R(1.0) && -apart0 < R(1.0) ? e2 *
-                    f_expm1_within(f_clamp(-apart0, R(1.0))) : e0 - e2);
                 const real f0 = (valid ? u_adversarial_x : -INFINITY);
                 const real f1 = (valid ? u_adversarial_x - R(u_adversarial_x_y) : -INFINITY);
                 kept0_ptr[cols] = e2;
                 if (fused) kept2_ptr[cols] = e0;
                 const real o0_j = (e2 == R(1.0) ? apart0 : -INFINITY);
-                const int reduced8_j = (f0 == R(max0) ? cols : INT_MAX);
-                const int reduced10_j = (f1 < R(near1) ? INT_MAX : cols);)
+                const int reduced7_j = (f0 == R(max0) ? cols : INT_MAX);
+                const int reduced9_j = (f1 < R(near1) ? INT_MAX : cols);)
             double o0_2 = (o0 > -1e+18 && o0 < 1e+18 ? o0 : 0.0);
-            index0 = (real)(reduced8);
-            index1 = (real)(reduced10);
+            index0 = (real)(reduced7);
+            index1 = (real)(reduced9);
             REDUCE(SUMS_3,
                 const real e2 = kept0_ptr[cols];
                 const real apart0 = x - R(off0_apart0) + (-u_adversarial_x - R(off1_apart0)) -
@@ -943,9 +901,6 @@ ROW_LOOPS
         double z2 = m2 - ly2 + la2;
         double lam2 = (z2 > 0.0 ? la2 + f_softplus(-z2) : f_softplus(z2) - (m2 - ly2));
         T0 = (la2 == -INFINITY ? 0.0 : f_exp(-lam2) * b0);
-        T1 = b0 / a2 + o0;
-        T1 = (la2 == -INFINITY ? 0.0 : (T1 == INFINITY ? T1 : T1 + (2.0 * b1 < a2 && -2.0 * b1 < a2
-            ? f_log1p(b1 / a2) : la0 - la2)));
         {
             REDUCE(SUMS_4,
                 const int valid = cols != y;
@@ -977,26 +932,29 @@ ROW_VALUES
         double ly2 = x_y;
         double z2 = m2 - ly2 + la2;
         double lam2 = (z2 > 0.0 ? la2 + f_softplus(-z2) : f_softplus(z2) - (m2 - ly2));
-        double B0_0 = -z2;
-        double B0_1 = B0_0 + z0;
-        double B0_2 = f_sigmoid(z2);
-        double B0_3 = f_clamp(B0_1, 1.0);
-        double B0_4 = f_sigmoid(B0_0);
-        double B0_5 = -B0_3;
-        double B0 = (f_lt(f_absf(B0_1), 1.0) ? (f_lt(z2, 0.0) ? B0_2 * f_expm1x(B0_3) +
-            f_log1pmx(B0_2 * f_expm1(B0_3)) : B0_4 * f_expm1x(B0_5) + f_log1pmx(B0_4 *
-            f_expm1(B0_5))) : (f_ne(B0_2, 0.0) ? B0_2 * (f_softplus(-z0) - f_softplus(B0_0)) : 0.0)
-            + (f_ne(B0_4, 0.0) ? B0_4 * (f_softplus(z0) - f_softplus(z2)) : 0.0));
+        double near_apart0_y = m2 - m0;
+        double far_apart0_y = near_apart0_y > 1.0 || near_apart0_y < -1.0;
+        double off0_apart0_y = (far_apart0_y ? m2 : 0.0);
+        double off1_apart0_y = (far_apart0_y ? -m0 : 0.0);
+        near_apart0_y = (far_apart0_y ? 0.0 : near_apart0_y);
+        double apart0_y = x_y - off0_apart0_y + (-u_adversarial_x_y - off1_apart0_y) -
+            near_apart0_y;
+        double lse0_2 = (z2 > 0.0 ? la2 + f_softplus(-z2) : f_softplus(z2));
+        double lse0_0 = (z0 > 0.0 ? la0 + f_softplus(-z0) : f_softplus(z0));
+        double lse0 = lse0_2 - lse0_0 + (z2 <= 0.0 && z0 <= 0.0 ? apart0_y : -(z2 > 0.0 ? 0.0 : m2 -
+            ly2) + (z0 > 0.0 ? 0.0 : m0 - ly0)) - o0;
         T0 = (la2 == -INFINITY ? 0.0 : f_exp(-lam2) * b0);
-        T1 = b0 / a2 + o0;
-        T1 = (la2 == -INFINITY ? 0.0 : (T1 == INFINITY ? T1 : T1 + (2.0 * b1 < a2 && -2.0 * b1 < a2
-            ? f_log1p(b1 / a2) : la0 - la2)));
         la1 = f_log(a1);
         double ly1 = 0.0;
         double z1 = m1 - ly1 + la1;
-        double w0 = f_sigmoid(z2);
-        loss = f_softplus(max1 - f_logaddexp(z1, 0.0)) + f_softplus(z0) + (f_eq(u_beta, 0.0) ? 0.0 :
-            w0 * u_beta * (B0 + w0 * (f_ne(w0, 0.0) ? T1 : 0.0)));
+        double w0 = f_softplus(z0);
+        double w1 = f_sigmoid(z2);
+        double w2 = -z2;
+        double w3 = f_sigmoid(w2);
+        double w4 = w2 + z0;
+        loss = f_softplus(max1 - f_logaddexp(z1, 0.0)) + w0 + (f_eq(u_beta, 0.0) ? 0.0 : w1 * u_beta
+            * (T0 + w3 * (f_lt(f_absf(w4), 1.0) ? f_log1p(w1 * f_expm1_within(f_clamp(w4, 1.0))) :
+            (f_ne(w3, 0.0) ? w0 - f_softplus(z2) : 0.0)) - lse0 * w1));
         loss = (x_y == x_y ? loss : x_y);
     }
     if (mode != FORWARD) {
@@ -1008,16 +966,6 @@ ROW_VALUES
         double ly2 = x_y;
         double z2 = m2 - ly2 + la2;
         double lam2 = (z2 > 0.0 ? la2 + f_softplus(-z2) : f_softplus(z2) - (m2 - ly2));
-        double B0_0 = -z2;
-        double B0_1 = B0_0 + z0;
-        double B0_2 = f_sigmoid(z2);
-        double B0_3 = f_clamp(B0_1, 1.0);
-        double B0_4 = f_sigmoid(B0_0);
-        double B0_5 = -B0_3;
-        double B0 = (f_lt(f_absf(B0_1), 1.0) ? (f_lt(z2, 0.0) ? B0_2 * f_expm1x(B0_3) +
-            f_log1pmx(B0_2 * f_expm1(B0_3)) : B0_4 * f_expm1x(B0_5) + f_log1pmx(B0_4 *
-            f_expm1(B0_5))) : (f_ne(B0_2, 0.0) ? B0_2 * (f_softplus(-z0) - f_softplus(B0_0)) : 0.0)
-            + (f_ne(B0_4, 0.0) ? B0_4 * (f_softplus(z0) - f_softplus(z2)) : 0.0));
         double near_apart0_y = m2 - m0;
         double far_apart0_y = near_apart0_y > 1.0 || near_apart0_y < -1.0;
         double off0_apart0_y = (far_apart0_y ? m2 : 0.0);
@@ -1026,24 +974,28 @@ ROW_VALUES
         double apart0_y = x_y - off0_apart0_y + (-u_adversarial_x_y - off1_apart0_y) -
             near_apart0_y;
         double delta0_y = apart0_y - o0;
+        double lse0_2 = (z2 > 0.0 ? la2 + f_softplus(-z2) : f_softplus(z2));
+        double lse0_0 = (z0 > 0.0 ? la0 + f_softplus(-z0) : f_softplus(z0));
+        double lse0 = lse0_2 - lse0_0 + (z2 <= 0.0 && z0 <= 0.0 ? apart0_y : -(z2 > 0.0 ? 0.0 : m2 -
+            ly2) + (z0 > 0.0 ? 0.0 : m0 - ly0)) - o0;
         double w0 = f_sigmoid(z2);
         double w1 = w0 * u_beta;
         double w2 = f_eq(u_beta, 0.0);
         double w3 = -z2;
         double w4 = f_sigmoid(w3);
-        double w5 = w4 * (B0 + w0 * (f_ne(w0, 0.0) ? T1 : 0.0));
-        double w6 = f_ne(w4, 0.0);
-        double w7 = f_sigmoid(max1 - f_logaddexp(z1, 0.0));
-        double w8 = w3 + z0;
+        double w5 = f_ne(w4, 0.0);
+        double w6 = w3 + z0;
+        double w7 = (f_lt(f_absf(w6), 1.0) ? f_log1p(w0 * f_expm1_within(f_clamp(w6, 1.0))) : (w5 ?
+            f_softplus(z0) - f_softplus(z2) : 0.0));
+        double w8 = T0 + w4 * w7 - lse0 * w0;
+        double w9 = f_sigmoid(max1 - f_logaddexp(z1, 0.0));
         c0 = w1;
-        c1 = (w2 ? 0.0 : w5 * u_beta - w1 * (T0 + w4 * (w6 ? delta0_y : 0.0)));
-        c2 = -w7 * f_sigmoid(z1);
-        c3 = w7;
-        grad_x_y = (w2 ? 0.0 : w0 * w4 * u_beta * (f_lt(f_absf(w8), 1.0) ? f_log1p(w0 *
-            f_expm1_within(f_clamp(w8, 1.0))) : (w6 ? f_softplus(z0) - f_softplus(z2) : 0.0)) - 2.0
-            * w1 * w5);
+        c1 = (w2 ? 0.0 : w4 * w8 * u_beta - w1 * (T0 + w4 * (w5 ? delta0_y : 0.0)));
+        c2 = -w9 * f_sigmoid(z1);
+        c3 = w9;
+        grad_x_y = (w2 ? 0.0 : w0 * w4 * w7 * u_beta - 2.0 * w1 * w4 * w8);
         grad_u_adversarial_x_y = u_beta * w0 * w0 * f_sigmoid(-z0) - (1.0 + w1 * w4) * f_sigmoid(z0)
-            - w7 * f_sigmoid(-z1);
+            - w9 * f_sigmoid(-z1);
         grad_x_y = (x_y == x_y ? grad_x_y : x_y);
         grad_x_y = (u_adversarial_x_y == u_adversarial_x_y ? grad_x_y : u_adversarial_x_y);
         pinv0 = (la0 == -INFINITY ? 0.0 : f_exp(-lam0));
@@ -1088,16 +1040,16 @@ LOSS = rt.RowLoss(
     variants=(
         rt.Variant(
             uses=frozenset([]), parameters=("beta",), inputs=(), streams=("adversarial_x",),
-            n_saved=11, n_state=13, torch_rows=_torch_rows, torch_backward=_torch_backward,
+            n_saved=10, n_state=12, torch_rows=_torch_rows, torch_backward=_torch_backward,
             forward_kernel=_forward_kernel, merge_kernel=None, backward_kernel=_backward_kernel,
             fused_kernel=_fused_kernel, c_source=_C_SOURCE,
             tiled=rt.Tiled(
                 sweeps=(
-                    (_tiled_sweep_kernel, _tiled_merge_kernel, 11),
+                    (_tiled_sweep_kernel, _tiled_merge_kernel, 10),
                     (_tiled_sweep_kernel_2, _tiled_merge_kernel_2, 2),
                 ),
                 n_coefficients=14, row=_tiled_row_kernel, gradient=_tiled_gradient_kernel,
-                sparse=(True, False), work=45,
+                sparse=(True, False), work=39,
             ),
         ),
     ),

@@ -8,7 +8,7 @@
 # sweeps: 1
 # saved: m0, la0, T0, T1
 # arithmetic: float64, 2.0 times the operations; in float32 it is not finite
-# certificate: loss <= 0.3, gradient <= 0.3 (1 + kappa) ulp of max(|true value|, 1e-08) at 1008 points
+# certificate: loss <= 0.3, gradient <= 0.3 (1 + kappa) ulp of max(|true value|, 1e-08) at 1014 points
 """Token scores of Min-K% and Min-K%++.
 
 Shi et al. 2024, arXiv:2310.16789; Zhang et al. 2024, arXiv:2404.02936

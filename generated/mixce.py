@@ -6,7 +6,7 @@
 # statistics: 1
 # sweeps: 1
 # saved: m0, la0
-# certificate: loss <= 0.8, gradient <= 0.7 (1 + kappa) ulp at 854 points
+# certificate: loss <= 0.8, gradient <= 0.7 (1 + kappa) ulp at 898 points
 """MixCE.
 
 Zhang et al. 2023, arXiv:2305.16958

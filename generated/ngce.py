@@ -6,7 +6,7 @@
 # statistics: 2
 # sweeps: 1
 # saved: m0, la0, T0
-# certificate: loss <= 1.8, gradient <= 0.6 (1 + kappa) ulp (absolute where another class dominates) at 720 points
+# certificate: loss <= 1.8, gradient <= 0.6 (1 + kappa) ulp (absolute where another class dominates) at 724 points
 """Normalized generalized cross-entropy.
 
 Ma et al. 2020, arXiv:2006.13554; generalized cross-entropy of arXiv:1805.07836

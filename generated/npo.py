@@ -6,7 +6,7 @@
 # statistics: 1
 # sweeps: 1
 # saved: m0, la0
-# certificate: loss <= 0.5, gradient <= 0.5 (1 + kappa) ulp at 736 points
+# certificate: loss <= 0.6, gradient <= 0.6 (1 + kappa) ulp at 630 points
 """Negative preference optimization.
 
 Zhang et al. 2024, arXiv:2404.05868

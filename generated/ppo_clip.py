@@ -7,7 +7,7 @@
 # statistics: 1
 # sweeps: 1
 # saved: m0, la0
-# certificate: loss <= 0.5, gradient <= 0.5 (1 + kappa) ulp at 876 points
+# certificate: loss <= 0.4, gradient <= 0.5 (1 + kappa) ulp at 880 points
 """Clipped policy-gradient token loss.
 
 Schulman et al. 2017, arXiv:1707.06347; DAPO, Yu et al. 2025, arXiv:2503.14476

@@ -6,7 +6,7 @@
 # statistics: 1
 # sweeps: 1
 # saved: m0, la0
-# certificate: loss <= 0.8, gradient <= 0.5 (1 + kappa) ulp at 724 points
+# certificate: loss <= 0.8, gradient <= 0.5 (1 + kappa) ulp at 728 points
 """Pseudo-spherical score.
 
 Gneiting & Raftery 2007, JASA 102, section 4

@@ -6,7 +6,7 @@
 # statistics: 3
 # sweeps: 1
 # saved: m0, la0, m1, la1, pivot, o0, T0
-# certificate: loss <= 1.4, gradient <= 0.2 (1 + kappa) ulp of max(|true value|, 1) at 708 points
+# certificate: loss <= 1.9, gradient <= 0.3 (1 + kappa) ulp of max(|true value|, 1) at 712 points
 # absolute: the divergence of nearly equal rows is a small difference of large terms
 """Reverse KL distillation.
 

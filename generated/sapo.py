@@ -7,7 +7,7 @@
 # statistics: 1
 # sweeps: 1
 # saved: m0, la0
-# certificate: loss <= 0.3, gradient <= 0.5 (1 + kappa) ulp at 804 points
+# certificate: loss <= 0.3, gradient <= 0.4 (1 + kappa) ulp at 808 points
 """SAPO, soft adaptive policy optimization.
 
 Gao et al. 2025, arXiv:2511.20347

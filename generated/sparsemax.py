@@ -7,7 +7,7 @@
 # statistics: 5
 # sweeps: 3
 # saved: T6, root0, max0
-# certificate: loss <= 0.3, gradient <= 0.4 (1 + kappa) ulp at 672 points
+# certificate: loss <= 0.3, gradient <= 0.4 (1 + kappa) ulp at 676 points
 """Sparsemax loss.
 
 Martins and Astudillo 2016, "From Softmax to Sparsemax", arXiv:1602.02068

@@ -6,7 +6,7 @@
 # statistics: 2
 # sweeps: 1
 # saved: m0, la0, T0
-# certificate: loss <= 1.1, gradient <= 1.3 (1 + kappa) ulp at 676 points
+# certificate: loss <= 1.1, gradient <= 1.1 (1 + kappa) ulp at 680 points
 """Spherical score.
 
 Gneiting & Raftery 2007, JASA 102, section 4

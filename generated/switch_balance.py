@@ -8,7 +8,7 @@
 # statistics: 3
 # sweeps: 1
 # saved: m0, la0, pivot, T1
-# certificate: loss <= 1.1, gradient <= 4.3 (1 + kappa) ulp at 1860 points
+# certificate: loss <= 1.1, gradient <= 2.6 (1 + kappa) ulp at 1870 points
 """Load balance of experts.
 
 Fedus, Zoph, Shazeer 2021 (Switch Transformer), arXiv:2101.03961
@@ -548,7 +548,7 @@ LOSS = rt.RowLoss(
             streams=("dispatched", "of_share", "of_chosen"), n_saved=4, n_state=9,
             torch_rows=_torch_rows, torch_backward=_torch_backward, forward_kernel=_forward_kernel,
             merge_kernel=_merge_kernel, backward_kernel=_backward_kernel,
-            fused_kernel=_fused_kernel, arithmetic="float32", c_source=_C_SOURCE, bound=16.0,
+            fused_kernel=_fused_kernel, arithmetic="float32", c_source=_C_SOURCE,
         ),
     ),
 )

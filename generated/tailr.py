@@ -6,7 +6,7 @@
 # statistics: 1
 # sweeps: 1
 # saved: m0, la0
-# certificate: loss <= 0.8, gradient <= 1.0 (1 + kappa) ulp at 946 points
+# certificate: loss <= 0.9, gradient <= 1.0 (1 + kappa) ulp at 980 points
 """TaiLr.
 
 Ji et al. 2023, arXiv:2302.13344

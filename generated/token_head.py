@@ -6,7 +6,7 @@
 # statistics: 5
 # sweeps: 1
 # saved: m0, la0, T0, T2
-# certificate: loss <= 2.3, gradient <= 1.2 (1 + kappa) ulp (absolute where another class dominates) at 2149 points
+# certificate: loss <= 2.3, gradient <= 1.2 (1 + kappa) ulp (absolute where another class dominates) at 2163 points
 """What a trainer weighs and logs of a token.
 
 the per-token results of trl's fused head, TRL 1.16

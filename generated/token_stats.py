@@ -6,7 +6,7 @@
 # statistics: 3
 # sweeps: 1
 # saved: m0, la0, T0, T1
-# certificate: loss <= 3.4, gradient <= 1.5 (1 + kappa) ulp (absolute where another class dominates) at 1680 points
+# certificate: loss <= 2.3, gradient <= 1.5 (1 + kappa) ulp (absolute where another class dominates) at 1640 points
 """What policy-gradient and filtering losses need of a token.
 
 verl and TRL compute these from explicit logits

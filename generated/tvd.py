@@ -6,7 +6,7 @@
 # statistics: 4
 # sweeps: 2
 # saved: m0, la0, m1, la1, pivot, T2
-# certificate: loss <= 1.2, gradient <= 0.9 (1 + kappa) ulp of max(|true value|, 1) at 712 points
+# certificate: loss <= 1.2, gradient <= 0.9 (1 + kappa) ulp of max(|true value|, 1) at 716 points
 # absolute: of nearly equal rows p - q is a difference of numbers near 1/V
 """Total variation distance.
 

@@ -6,7 +6,7 @@
 # statistics: 2
 # sweeps: 1
 # saved: T1
-# certificate: loss <= 0.3, gradient <= 0.0 (1 + kappa) ulp at 744 points
+# certificate: loss <= 0.3, gradient <= 0.0 (1 + kappa) ulp at 752 points
 """Multiclass hinge loss of Weston and Watkins.
 
 Weston & Watkins 1999, ESANN

@@ -147,7 +147,6 @@ def _certified(stable: StableLoss) -> StableLoss:
         certify_scalar(stable, worst)
     trial = Trial(stable, worst, RoundedRows(schedule(stable)))
     trial.take(sample_rows(stable))
-    trial.follow()
     if not worst.real:
         raise CompileError(
             "the loss is not a real number at any of the points that were tried: it takes a "
@@ -156,6 +155,7 @@ def _certified(stable: StableLoss) -> StableLoss:
     check_defaults(stable.spec, [row.parameters for row, _ in trial.tried])
     worst.check()
     trial.climb()
+    trial.follow()
     worst.check()
     if any(map(trial.has_none, rows_masked_alone(stable))):
         worst.masks = "as written"  # it is said, and forgives no other row
@@ -173,6 +173,7 @@ class Trial:
     program: str = ""  # whose arithmetic it is, for messages
     tried: list[tuple[Row, Truth]] = field(default_factory=list)
     scores: list[tuple[float, float]] = field(default_factory=list)  # of loss and gradient
+    sure: list[tuple[Row, Truth]] = field(default_factory=list)  # see ``follow``
 
     @cached_property
     def apart(self) -> frozenset[str]:
@@ -183,12 +184,15 @@ class Trial:
         known = [(row, truth) for row in rows if (truth := self.truth(row)) is not None]
         self._take(known)
 
-    def _take(self, known: Sequence[tuple[Row, Truth]]) -> None:
+    def _take(self, known: Sequence[tuple[Row, Truth]], starts: bool = True) -> None:
+        """Judge rows; ``starts``: from which the search may go on."""
         for group in _alike([row for row, _ in known]):
             values, slopes = self.evaluate([known[k][0] for k in group])
             for i, k in enumerate(group):
-                self.tried.append(known[k])
-                self.scores.append(self.judge(*known[k], values[i], [s[i] for s in slopes]))
+                score = self.judge(*known[k], values[i], [s[i] for s in slopes])
+                if starts:
+                    self.tried.append(known[k])
+                    self.scores.append(score)
 
     def on(self, evaluate: Evaluate, program: str) -> Trial:
         """The same rows, and then worse ones, in another arithmetic."""
@@ -196,6 +200,7 @@ class Trial:
         other._take(self.tried)
         other.worst.check()
         other.climb()
+        other._take(self.sure, starts=False)
         return other
 
     def truth(self, row: Row) -> Truth | None:
@@ -219,14 +224,17 @@ class Trial:
         self.scores = [self.scores[k] for k in order]
 
     def follow(self) -> None:
-        """Try rows that are sure of what the loss asks for."""
+        """Try rows that are sure of what the loss asks for.  No search starts there: it ends in
+        ties of two large logits, where a slope is what the small ones leave of 1 - 2·p."""
         first = self.tried[0][0].parameters if self.tried else {}
         mild = [
             (row, truth)
             for row, truth in self.tried
             if row.parameters == first and _is_mild(row) and "x" in truth.gradients
         ]
-        self.take([r for row, t in mild[:FOLLOWED] for r in liked(row, t.gradients["x"])])
+        rows = [r for row, t in mild[:FOLLOWED] for r in liked(row, t.gradients["x"])]
+        self.sure = [(row, truth) for row in rows if (truth := self.truth(row)) is not None]
+        self._take(self.sure, starts=False)
 
     def climb(self, seed: int = 0) -> None:
         """Go on from the worst rows, of the loss and of the gradient, within a counted budget."""

@@ -23,7 +23,8 @@ __all__ = ["liked", "neighbours"]
 
 _STEPS = (1e-2, 0.3, 2.0, 8.0)
 #: How far mild rows are moved along their slopes.
-_SURE = (-9.0, -22.0, 6.0)
+_SURE = (-9.0, -15.0, 6.0)
+_GOLDEN = 0.618
 Generator = np.random.Generator
 Move = Callable[[LossSpec, Row, Generator], Row]
 
@@ -42,7 +43,7 @@ def liked(row: Row, slopes: Sequence[Any]) -> list[Row]:
     """A mild row moved to where the loss is small, and to where it is large: to be sure of every
     label is to have followed the slope, whichever of the inputs holds it."""
     signs = np.array([float(mp.sign(s)) for s in slopes])
-    apart = 1.0 + 0.01 * np.array(row.x)
+    apart = 1.0 + 0.2 * (np.arange(len(row.x)) * _GOLDEN % 1.0)  # no ties, where slopes vanish
     return [replace(row, x=_rounded(size * signs * apart)) for size in _SURE]
 
 

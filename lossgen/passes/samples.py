@@ -23,6 +23,7 @@ from lossgen.passes.shapes import (
     ALWAYS,
     CONFIDENT,
     LAST,
+    PAIRS,
     PER_POINT,
     SOMETIMES,
     Shape,
@@ -79,17 +80,19 @@ def sample_rows(stable: GradedLoss, seed: int = 20230711) -> list[Row]:
     return [
         *rows,
         *_with_ends_apart(spec, {n: spec.inputs[n] for n in inputs}, points[0]),
-        *_at_zero(spec, {n: spec.inputs[n] for n in inputs}, points),
+        *_apart(spec, {n: spec.inputs[n] for n in inputs}, points),
     ]
 
 
-def _at_zero(
+def _apart(
     spec: LossSpec, inputs: Mapping[str, Input], points: Sequence[dict[str, float]]
 ) -> list[Row]:
-    """Rows at the end of what float32 holds, where a parameter is 0: 0·∞."""
+    """Rows at the end of what float32 holds, where a parameter is 0: 0·∞; and two classes."""
     rng = np.random.default_rng(29)
     zeros = [p for p in points[1:] if 0.0 in p.values() and 0.0 not in points[0].values()]
-    return [_drawn(inputs, point, shape, rng) for point in zeros for shape in LAST]
+    found = [(point, shape) for point in zeros for shape in LAST]
+    found += [(points[0], shape) for shape in PAIRS if shape.classes >= spec.min_classes]
+    return [_drawn(inputs, point, shape, rng) for point, shape in found]
 
 
 def _with_ends_apart(

@@ -15,6 +15,7 @@ __all__ = [
     "ALWAYS",
     "CONFIDENT",
     "LAST",
+    "PAIRS",
     "PER_POINT",
     "SOMETIMES",
     "Shape",
@@ -82,7 +83,6 @@ ALWAYS: tuple[Shape, ...] = (
     Shape(classes=1),
     Shape(classes=2, near=1.0),
     Shape(classes=2, target=20.0, near=0.1),
-    Shape(classes=2, other=7.0, near=1.0),  # both fairly sure: no difference of the two vanishes
     Shape(classes=2, other=20.0),
     Shape(classes=2, scale=1.5e-3),
     Shape(classes=_MANY, near=1.0),
@@ -107,6 +107,8 @@ CONFIDENT = Shape(target=110.0, near=1.0)
 ALONE = Shape(other=3.5, near=1.0, holds=6)
 #: And, where a parameter is 0, what is the last that float32 holds.
 LAST = (Shape(other=96.0, near=1.0), Shape(target=96.0, near=1.0))
+#: And of two, of which the other is fairly sure: no difference of the two vanishes.
+PAIRS = (Shape(classes=2, other=7.0, near=1.0), Shape(classes=2, other=9.0))
 #: Counts of classes that are tried where a formula has one of these numbers.
 _FEW = range(2, 12)
 
