@@ -295,7 +295,7 @@ LOSS = rt.RowLoss(
             fused_kernel=_fused_kernel, c_source=_C_SOURCE,
             tiled=rt.Tiled(
                 sweeps=((_tiled_sweep_kernel, _tiled_merge_kernel, 1),), n_coefficients=0, row=None,
-                gradient=_tiled_gradient_kernel, sparse=(False,), work=32,
+                gradient=_tiled_gradient_kernel, sparse=(False,), work=45,
             ),
         ),
     ),

@@ -784,7 +784,7 @@ LOSS = rt.RowLoss(
                     (_tiled_sweep_kernel_2, _tiled_merge_kernel_2, 2),
                 ),
                 n_coefficients=9, row=_tiled_row_kernel, gradient=_tiled_gradient_kernel,
-                sparse=(False,), work=42,
+                sparse=(False,), work=55,
             ),
         ),
     ),

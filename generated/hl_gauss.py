@@ -631,7 +631,7 @@ LOSS = rt.RowLoss(
             bound=512.0,
             tiled=rt.Tiled(
                 sweeps=((_tiled_sweep_kernel, _tiled_merge_kernel, 8),), n_coefficients=5,
-                row=_tiled_row_kernel, gradient=_tiled_gradient_kernel, sparse=(False,), work=43,
+                row=_tiled_row_kernel, gradient=_tiled_gradient_kernel, sparse=(False,), work=56,
             ),
         ),
     ),

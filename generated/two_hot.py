@@ -567,7 +567,7 @@ LOSS = rt.RowLoss(
             backward_kernel=_backward_kernel, fused_kernel=_fused_kernel, c_source=_C_SOURCE,
             tiled=rt.Tiled(
                 sweeps=((_tiled_sweep_kernel, _tiled_merge_kernel, 8),), n_coefficients=4,
-                row=_tiled_row_kernel, gradient=_tiled_gradient_kernel, sparse=(False,), work=36,
+                row=_tiled_row_kernel, gradient=_tiled_gradient_kernel, sparse=(False,), work=49,
             ),
         ),
     ),

@@ -168,11 +168,13 @@ def _place(pivot: str, names: Sequence[str]) -> int:
 
 
 def _operations(function: Function) -> int:
-    """A rough count: a line is one, a reduction another, a function of the vocabulary four."""
+    """A rough count: a line is one, a reduction another, a function of the vocabulary four; the
+    index of a class stays in a register, which weighs as much as fourteen."""
     lines = function.lines
+    index = 13 * any(line.name == "index" for line in lines)
     calls = [n.op for line in lines for n in walk(line.value) if isinstance(n, Call)]
     reductions = sum(op in REDUCTIONS or op == "take" for op in calls)
-    return len(lines) + reductions + 4 * sum(op in BUILTINS or op in OPS for op in calls)
+    return len(lines) + index + reductions + 4 * sum(op in BUILTINS or op in OPS for op in calls)
 
 
 def _suffixes(compiled: Compiled) -> list[str]:
