@@ -40,13 +40,14 @@ def true_row(spec: LossSpec, row: Row, more: int = 0) -> Truth | None:
 
     A masked class is the limit of one that is far below the others, and below what formulas write
     for -∞, as -1e9; farther in one row than in the other, if that is finite: 0·∞ is 0 where both
-    rows mask it, and ∞ - ∞ is nothing.
+    rows mask it, and ∞ - ∞ is nothing.  How far they are from each other says nothing: what that
+    decides, as a softmax over masked classes alone, is no number.
     """
     with mp.workdps(digits(row) + more):
         found: list[Truth] = []
-        for far in (-1e12, -2e12):
-            streams = {n: _floored(v, 1.5 * far) for n, v in row.streams.items()}
-            moved = replace(row, x=_floored(row.x, far), streams=streams)
+        for far, apart in ((-1e12, 0.0), (-2e12, 0.1)):
+            streams = {n: _floored(v, 1.5 * far, apart) for n, v in row.streams.items()}
+            moved = replace(row, x=_floored(row.x, far, apart), streams=streams)
             truth = _literal(spec, moved)
             if truth is None or not truth.real:
                 return None
@@ -83,8 +84,9 @@ def _in_float64(spec: LossSpec, row: Row, bounded: bool = True) -> Truth | None:
         return found if found is not None and found.real else None
 
 
-def _floored(values: tuple[float, ...], far: float) -> tuple[float, ...]:
-    return tuple(far if v <= _NEVER else v for v in values)
+def _floored(values: tuple[float, ...], far: float, apart: float = 0.0) -> tuple[float, ...]:
+    """The masked at ``far``, each farther than the one before by ``apart`` of that."""
+    return tuple(far * (1 + apart * k) if v <= _NEVER else v for k, v in enumerate(values))
 
 
 def _sunk(values: tuple[float, ...]) -> tuple[float, ...]:

@@ -28,6 +28,7 @@ from lossgen.passes.differentiate import differentiate
 from lossgen.passes.parse import parse
 from lossgen.passes.schedule import schedule
 from lossgen.passes.stabilize import stabilize
+from lossgen.passes.truth import true_row
 from lossgen.passes.worst import Worst
 from lossgen.spec.load import load_spec, load_text
 
@@ -223,3 +224,13 @@ def test_sure_of_the_one_class_that_a_mask_holds(tmp_path: Path) -> None:
     path.write_text(head + f"transform: '{formula}'\n")
     header = Path(str(lossgen.load(path).__file__)).read_text(encoding="utf-8")
     assert "absolute where another class dominates" in header
+
+
+def test_a_softmax_of_masked_classes_alone_is_no_number():
+    """It was uniform, as all of them were equally far: a right loss was refused."""
+    spec = load_text("name: among\ntransform: 'sum(softmax(x, over=others)**2, over=others)'\n")
+    inf = math.inf
+    assert true_row(spec, Row((1.0, -inf, -inf), 0, {}, {}, {})) is None
+    held = true_row(spec, Row((1.0, -inf, 0.5), 0, {}, {}, {}))
+    assert held is not None
+    assert held.results == [1.0]
