@@ -25,6 +25,7 @@ from sympy import (
     cancel,
     exp,
     expand,
+    expand_mul,
     factor_terms,
     log,
     together,
@@ -50,9 +51,10 @@ _MAX_OPS = 150  # larger expressions keep their form: expansion is not worth its
 
 
 def complement(expr: Expr, forms: Iterable[Form]) -> Expr:
-    """Bottom-up: write 1 - P as Q and 1 - Q as P, and logarithms of products of both as sums."""
+    """Bottom-up: write 1 - P as Q and 1 - Q as P, L - l_y as -log P, and logarithms of products of
+    both as sums."""
     forms = tuple(forms)
-    return _complemented(expr, forms, {a for f in forms for a in (f.P, f.Q, f.s, f.r)})[0]
+    return _complemented(expr, forms, {a for f in forms for a in (f.P, f.Q, f.s, f.r, f.L)})[0]
 
 
 def _complemented(expr: Expr, forms: Sequence[Form], own: set[Symbol]) -> tuple[Expr, bool]:
@@ -94,7 +96,19 @@ def _complement_sum(expr: Expr, forms: Sequence[Form]) -> Expr:
                 terms.remove(term)
                 terms.remove(partner)
                 terms.append(term / form.s * form.z)
+        terms = _from_target(terms, form)
     return logistic(Add(*terms))
+
+
+def _from_target(terms: list[Expr], form: Form) -> list[Expr]:
+    """Terms with c·L - c·l_y as c·s, which an offset of the row does not reach."""
+    for term in terms:
+        if form.L in Mul.make_args(term):
+            scale = term / form.L
+            own = Add.make_args(expand_mul(-scale * form.ell_y))
+            if all(part in terms for part in own):
+                return [t for t in terms if t != term and t not in own] + [scale * form.s]
+    return terms
 
 
 def logistic(expr: Expr) -> Expr:

@@ -30,6 +30,7 @@ from lossgen.passes.maxima import beats, largest_of
 from lossgen.passes.reductions import Reductions
 from lossgen.passes.subsets import Subsets
 from lossgen.passes.symbols import exact, vocabulary
+from lossgen.passes.totals import total
 from lossgen.spec.expr import Call, NameKind, walk
 from lossgen.spec.expr import Expr as Tree
 from lossgen.spec.model import LossSpec
@@ -212,8 +213,8 @@ class _Pairs:
     def binary(self, op: str, left: Value, right: Value) -> Value:
         forms = self.built.forms
         table = {
-            "+": lambda a, b: self.subsets.total(a + b),
-            "-": lambda a, b: self.subsets.total(a - b),
+            "+": lambda a, b: total(a + b, self.subsets),
+            "-": lambda a, b: total(a - b, self.subsets),
             "*": lambda a, b: a * b,
             "/": lambda a, b: self.subsets.raised.quotient(logistic_quotient(a / b, forms)),
             "**": lambda a, b: self.subsets.power(a, b) or power(a, b),

@@ -77,6 +77,7 @@ class Raised:
                 own = self.subsets.log_of_part(level.form, level.weight) + level.form.L
             else:
                 own = self.subsets.log_of_weighted(level.form, level.weight)
+                self.subsets.logs[own] = level.form, level.weight
                 own += self.subsets.reference_value(level.form)
             found += level.order * (own + level.rest)
         return expand(found, power_base=False, log=False), rest

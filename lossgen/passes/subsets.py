@@ -37,9 +37,8 @@ from lossgen.ir.ops import logaddexp, ne, sigmoid, softplus, where
 from lossgen.ir.special import cosh, logcosh
 from lossgen.ir.stages import Cls, Pivot
 from lossgen.ir.statistics import Form, Max
-from lossgen.passes.algebra import complement, logistic
-from lossgen.passes.exponentials import beside_one, opened
-from lossgen.passes.labels import Labels
+from lossgen.passes.algebra import complement
+from lossgen.passes.exponentials import opened
 from lossgen.passes.logsums import log_of_class_sum
 from lossgen.passes.raised import Raised
 from lossgen.passes.reductions import Reductions
@@ -79,7 +78,9 @@ class Subsets:
         self.bits |= {s for n, pair in pairs.items() if n in bits for s in pair}
         #: z of A(w) of the other classes, and whose part it is.
         self.parts: dict[Symbol, tuple[Form, Expr]] = {}
-        self.raised, self.labels = Raised(self), Labels(self)
+        self.raised = Raised(self)
+        #: A(w) that a logarithm was written as.
+        self.logs: dict[Expr, tuple[Form, Cls]] = {}
         self.moving = {s for n in names.differentiable for s in names.streams[n]}
 
     # ------------------------------------------------------------------ row expressions
@@ -114,11 +115,6 @@ class Subsets:
         mass = self._mass(base)
         return None if mass is None else exp(exponent * self.log_of_part(mass.form, mass.weight))
 
-    def total(self, expr: Expr) -> Expr:
-        """A sum or difference of two values in its accurate form."""
-        expr = beside_one(_in_branches(expr), self.built.forms, self.built.statistics())
-        return self._complement(self.labels.total(logistic(expr)))
-
     def choice(self, condition: Expr, value: Expr, otherwise: Expr) -> Expr:
         """where(c, p, 0) as c·p, a weight under a sum, if p is finite or exponentials, of which a
         sum makes a softmax; where(c, t·e^v, e^v) as where(c, t, 1)·e^v, which is a weight, too."""
@@ -152,7 +148,7 @@ class Subsets:
             self.is_weight(f) for f in factors if f not in grown
         )
 
-    def _complement(self, expr: Expr) -> Expr:
+    def complement(self, expr: Expr) -> Expr:
         """1 - Σ w·p as Σ (1 - w)·p."""
         mass = self._mass(expr) if isinstance(expr, Add) else None
         if mass is None or all(t.is_nonnegative for t in expr.args):
@@ -368,15 +364,6 @@ class Subsets:
         corners = product((0, 1), repeat=len(symbols))
         values = [plain.xreplace(dict(zip(symbols, map(Integer, c), strict=True))) for c in corners]
         return all(0 <= v <= 1 for v in values)
-
-
-def _in_branches(expr: Expr) -> Expr:
-    """c - c·where(w, a, b)  →  where(w, c - c·a, c - c·b), as of the largest p of all classes."""
-    constant, rest = expr.as_coeff_Add()
-    node = -rest / constant if constant else None
-    if not isinstance(node, where):
-        return expr
-    return where(node.args[0], *(constant - constant * branch for branch in node.args[1:]))
 
 
 def _log_of_weight(weight: Expr) -> Expr:

@@ -52,6 +52,7 @@ class Zeros:
         self.raw = moving | self.beside
         self.shares = {f.R for f in graded.forms}
         self.logs = {f.logp for f in graded.forms}
+        self.odds = {f.z for f in graded.forms}  # -∞ of one class, ∞ of a masked target
         self.weights = {s for s in given - moving if not s.is_positive}
         self.finite = (given - moving) | names.constants | set(names.index)
         self.finite |= {m.select for m in graded.maxes}
@@ -193,9 +194,11 @@ class Zeros:
 
     def _is_infinite_of_zero(self, expr: Expr) -> bool:
         """Is it log(w) or 1/w, of a given w that may be 0, or has it such a term? Or the logarithm
-        of what falls to 0 with a probability, as in u·log(u)?"""
+        of what falls to 0 with a probability, as in u·log(u), or z, of which both are?"""
         if isinstance(expr, Add | Mul):
             return any(map(self._is_infinite_of_zero, expr.args))
+        if expr in self.odds:
+            return True
         if isinstance(expr, Pow) and not expr.exp.is_negative:
             return self._is_infinite_of_zero(expr.base)
         if isinstance(expr, log) and self._underflows(expr.args[0]):

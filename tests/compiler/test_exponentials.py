@@ -42,6 +42,14 @@ FORMULAS = {
         "inputs: {c: {kind: class, values: [0, 1]}}",
         "float32",
     ),
+    # two logarithms for one: 2e-9 of a gradient that is 0, and an offset's digits
+    "by_two_logarithms": (
+        "log(sum((1 - c)*exp(x))) - log(sum(exp(x)))",
+        "inputs: {c: {kind: class, values: [0, 1]}}",
+        "float32",
+    ),
+    # a tie was ±1e-17, of which a sign makes a gradient
+    "margin": ("abs(p[y] - max(p, over=others))", "", "float32"),
     # e^x inside of a function is no softmax's p·e^L
     "cloglog": ("-sum(log(1 - exp(-exp(x))))", "", "float64"),
     # Σ p·(index - y)² in moments is a difference of squares of indices
@@ -96,6 +104,34 @@ def test_as_written(name: str, tmp_path: Path) -> None:
         torch.testing.assert_close(loss.double(), exact, rtol=2e-6, atol=1e-6)
         right = slopes["logits"]
         torch.testing.assert_close(grads["logits"].double(), right, rtol=1e-5, atol=1e-6)
+
+
+def test_a_tie_of_two_probabilities(tmp_path: Path) -> None:
+    """Refused once: in float64 the two were 1e-17 apart."""
+    path = tmp_path / "margin.yaml"
+    path.write_text(f"name: margin\ntransform: '{FORMULAS['margin'][0]}'\n")
+    x = torch.tensor([[3.146, 0.3707, 0.02186, -1.342, 3.146, -3.537, 2.997], [-0.3069] * 7])
+    spec = load_text(path.read_text())
+    for backend in ("c", "torch", "triton"):
+        loss, grads = Runner(lossgen.load(path), spec, backend).slopes(x, torch.tensor([4, 6]), {})
+        assert loss.tolist() == [0.0, 0.0]
+        assert not grads["logits"].any()
+
+
+def test_two_logarithms_at_an_offset(tmp_path: Path) -> None:
+    """log p_0 less a half of what is nearly the entropy, at -3000: 8e-4 of it was rounding."""
+    path = tmp_path / "offset.yaml"
+    path.write_text(
+        "name: offset\ninputs: {c: {kind: class, values: [0, 1]}}\n"
+        "parameters: {tau: {default: 4, domain: '[0.5, 4]'}}\n"
+        "transform: 'log(sum((1 - c)*exp(x))) - log(sum(exp(x))) "
+        "- 0.5*sum(p*logaddexp(x/tau, logp))'\n"
+    )
+    spec = load_text(path.read_text())
+    x, c = torch.tensor([[-2998.776123046875, -3000.989013671875]]), torch.tensor([[0.0, 1.0]])
+    for backend in ("c", "torch", "triton"):
+        loss, _ = Runner(lossgen.load(path), spec, backend).slopes(x, None, {"c": c, "tau": 4.0})
+        assert loss.item() == pytest.approx(0.05719179692, rel=1e-6)
 
 
 def test_a_flat_row_has_the_slope_of_its_eps(tmp_path: Path) -> None:

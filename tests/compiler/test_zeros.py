@@ -261,3 +261,16 @@ def test_a_power_of_a_masked_class_that_is_none(formula: str) -> None:
         torch.testing.assert_close(value, OF_NO_POWER[formula](x[0]), msg=backend)
         (gradient,) = torch.autograd.grad(value, x)
         assert gradient.isfinite().all(), backend
+
+
+@pytest.mark.parametrize("formula", ["xlogy(-logp[y], u)", "(1 - p[y])*(log(1 - p[y]) - logp[y])"])
+def test_one_class_beside_its_odds(formula: str, tmp_path: Path) -> None:
+    """0·log 0: u is 0 where there is no other class."""
+    loss = built(tmp_path, formula)
+    for backend in ("torch", "c", "triton"):
+        x = torch.tensor([[-0.3689]], requires_grad=True)
+        value = loss(x, torch.tensor([0]), backend=backend)
+        value.backward()
+        assert value.item() == 0.0, backend
+        assert x.grad is not None
+        assert x.grad.item() == 0.0, backend
