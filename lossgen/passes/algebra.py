@@ -101,8 +101,9 @@ def _complement_sum(expr: Expr, forms: Sequence[Form]) -> Expr:
 
 
 def _from_target(terms: list[Expr], form: Form) -> list[Expr]:
-    """Terms with c·L - c·l_y as c·s, which an offset of the row does not reach."""
-    for term in terms:
+    """Terms with c·L - c·l_y as c·s, which an offset of the row does not reach; L - r - l_y is z
+    only when all is known, as its exponential is made of P and Q."""
+    for term in terms if not any(t.has(form.r) for t in terms) else ():
         if form.L in Mul.make_args(term):
             scale = term / form.L
             own = Add.make_args(expand_mul(-scale * form.ell_y))
