@@ -180,5 +180,6 @@ def _shaken(
             v + step * (max(abs(v - centre), least) or 1.0) if np.isfinite(v) else v
             for v, step in zip(values, steps, strict=True)
         )
-    moved = [v * (1 + step) if v else step for v, step in zip(values, steps, strict=True)]
+    # What a domain begins with is exact: a weight of 0 beside an infinite logarithm is no 1e-7.
+    moved = [v * (1 + step) for v, step in zip(values, steps, strict=True)]
     return tuple(m if domain.contains(m) else v for v, m in zip(values, moved, strict=True))

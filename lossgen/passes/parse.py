@@ -13,19 +13,20 @@ from fractions import Fraction
 from functools import partial
 from typing import Any, TypeAlias
 
-from sympy import Add, Expr, Integer, Rational, Symbol, exp, expand, log, oo, pi
+from sympy import Add, Expr, Integer, Rational, exp, log, oo, pi
 
 from lossgen.errors import LossgenError
 from lossgen.ir.check import defined
 from lossgen.ir.ops import OPS, acosh, asinh, compare, log1p, log_sigmoid, sgn
 from lossgen.ir.piecewise import where
 from lossgen.ir.stages import Cls, Pivot, SymbolicLoss
-from lossgen.ir.statistics import Form, Max
+from lossgen.ir.statistics import Max
 from lossgen.passes.absolute import absolute, root
 from lossgen.passes.algebra import complement
 from lossgen.passes.equations import Equations
 from lossgen.passes.even import even
 from lossgen.passes.exponentials import expand_exp, logistic_power, logistic_quotient, opened, power
+from lossgen.passes.levels import shift_invariant
 from lossgen.passes.maxima import beats, largest_of
 from lossgen.passes.reductions import Reductions
 from lossgen.passes.subsets import Subsets
@@ -66,9 +67,9 @@ def parse(
         if weight != 0:  # else its softmaxes would be computed all the same
             total += weight * _row(spec, algebra, term.name or term.role, term.expr)
     values = [_row(spec, algebra, o.name, o.expr) for o in spec.outputs]
-    values = [_shift_invariant(complement(v, built.forms), built) for v in values]
+    values = [shift_invariant(complement(v, built.forms), built) for v in values]
     outputs = tuple((o.name, v) for o, v in zip(spec.outputs, values, strict=True))
-    loss = _shift_invariant(complement(total, built.forms), built)
+    loss = shift_invariant(complement(total, built.forms), built)
     loss += Add(*(g * v for g, v in zip(built.vocabulary.cotangents, values, strict=True)))
     return SymbolicLoss(
         spec=spec,
@@ -99,31 +100,6 @@ def _row(spec: LossSpec, algebra: _Pairs, name: str, tree: Tree) -> Expr:
         raise
     assert isinstance(value, Expr)
     return value
-
-
-def _shift_invariant(loss: Expr, built: Reductions) -> Expr:
-    """Write x_y through L where L then drops out: the value depends on differences only.
-
-    logsumexp(x) - x[y]  →  L - (L - s) = s
-    """
-    names = built.vocabulary
-    for form in built.forms:
-        for raw in (pair[1] for pair in names.streams.values()):
-            loss = _without_level(loss, form, raw, built)
-    return loss
-
-
-def _without_level(loss: Expr, form: Form, raw: Symbol, built: Reductions) -> Expr:
-    slope = form.ell_y.diff(raw)
-    if slope == 0 or slope.has(raw) or raw not in loss.free_symbols:
-        return loss
-    offset = form.ell_y - slope * raw
-    replaced = loss.xreplace({raw: (form.L - form.s - expand(offset)) / slope})
-    flat = expand(replaced, power_base=False, power_exp=False, log=False)
-    for candidate in (replaced, flat):
-        if form.L not in candidate.free_symbols:
-            return complement(candidate, built.forms)
-    return loss
 
 
 def _calls(tree: Tree) -> set[str]:

@@ -106,6 +106,7 @@ def _with_ends_apart(
     rng = np.random.default_rng(17)
     sure = [Shape(other=17.0, near=1.0, holds=6), Shape(other=40.0, near=1.0, holds=6)]
     sure += [Shape(other=22.0, near=1.0, holds=6, classes=2)] * (spec.min_classes <= 2)
+    sure += [Shape(other=9.0, near=1.0, holds=6), Shape(other=6.0, near=1.0, holds=6)]
     found = [_drawn(inputs, point, shape, rng) for shape in sure]
     numbers = [n for n, e in inputs.items() if e.kind == "row"]
     for holds in (1, 2, 4, 6) if numbers else ():

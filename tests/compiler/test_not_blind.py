@@ -234,3 +234,19 @@ def test_a_softmax_of_masked_classes_alone_is_no_number():
     held = true_row(spec, Row((1.0, -inf, 0.5), 0, {}, {}, {}))
     assert held is not None
     assert held.results == [1.0]
+
+
+def test_a_weight_of_0_is_exact():
+    """Moved by an ulp of 1 beside log q of -17 it made 1e5 of the condition number, which forgave
+    what log q of the largest class had lost: the certificate is absolute on such rows, and says
+    so."""
+    formula = "sum(xlogy(w, softmax(2*x))) - minimum(second_max(p), p[y])"
+    declared = 'inputs: {w: {kind: class, domain: "[0, 1]"}}'
+    spec = load_text(f"name: exact\n{declared}\ntransform: '{formula}'\n")
+    stable = compile_loss(spec).variants[0].stable
+    row = Row((9.5, 1.5, 0.75), 2, {}, {}, {}, streams={"w": (0.75, 0.0, 0.0)})
+    trial = Trial(stable, Worst(spec), RoundedRows(schedule(stable)))
+    trial.take([row])
+    assert trial.worst.strict["loss"][1] > 4.0
+    assert stable.certificate is not None
+    assert stable.certificate.dominated == "another class"
