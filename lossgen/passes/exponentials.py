@@ -62,10 +62,18 @@ def logistic_quotient(expr: Expr, forms: Sequence[Form]) -> Expr:
         base, order = factor.as_base_exp()
         grown = opened(base, forms) - 1 if order == -1 and base.is_Add else None
         if isinstance(grown, exp):
-            above = opened(expr / factor, forms)
-            u = grown.args[0]
-            return above / grown * sigmoid(u) if above.has(grown) else above * sigmoid(-u)
+            return _divided(opened(expr / factor, forms), grown)
     return expr
+
+
+def _divided(above: Expr, grown: exp) -> Expr:
+    """``above`` divided by 1 + grown, term by term: neither e^u nor e^-u is left to overflow."""
+    if isinstance(above, Add):
+        return Add(*(_divided(term, grown) for term in above.args))
+    u = grown.args[0]
+    if grown in Mul.make_args(above):
+        return above / grown * sigmoid(u)
+    return above * sigmoid(-u)
 
 
 def _merged(form: Form, product: Expr) -> Expr:
