@@ -8,7 +8,7 @@
 # statistics: 3
 # sweeps: 1
 # saved: nothing
-# certificate: loss <= 3.3, gradient <= 0.3 (1 + kappa) ulp at 2870 points
+# certificate: loss <= 3.3, gradient <= 0.3 (1 + kappa) ulp at 3038 points
 """AnyLoss of the F-score.
 
 Han, Moniz, Chawla 2024, arXiv:2405.14745

@@ -6,7 +6,7 @@
 # statistics: 1
 # sweeps: 1
 # saved: m0, la0
-# certificate: loss <= 1.0, gradient <= 0.4 (1 + kappa) ulp at 800 points
+# certificate: loss <= 1.0, gradient <= 0.4 (1 + kappa) ulp at 848 points
 """Divergence-calibrated pretraining-data score.
 
 Zhang et al. 2024, arXiv:2409.14781 (DC-PDD)

@@ -7,7 +7,7 @@
 # statistics: 2
 # sweeps: 1
 # saved: m0, la0, T0
-# certificate: loss <= 2.1, gradient <= 5.0 (1 + kappa) ulp at 764 points
+# certificate: loss <= 2.1, gradient <= 5.0 (1 + kappa) ulp at 808 points
 """Early-learning regularisation.
 
 Liu et al. 2020, arXiv:2007.00151

@@ -7,7 +7,7 @@
 # statistics: 2
 # sweeps: 1
 # saved: m0, la0, T0
-# certificate: loss <= 0.7, gradient <= 1.6 (1 + kappa) ulp at 642 points
+# certificate: loss <= 0.7, gradient <= 1.6 (1 + kappa) ulp at 674 points
 # bound 16: far from the target the gradient is a difference of numbers as large as the loss
 """Earth mover distance optimisation.
 

@@ -6,7 +6,7 @@
 # statistics: 1
 # sweeps: 1
 # saved: nothing
-# certificate: loss <= 0.7, gradient <= 0.4 (1 + kappa) ulp at 852 points
+# certificate: loss <= 0.7, gradient <= 0.4 (1 + kappa) ulp at 900 points
 """Equalization loss v2.
 
 Tan et al. 2021, arXiv:2012.08548

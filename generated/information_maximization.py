@@ -8,7 +8,7 @@
 # statistics: 3
 # sweeps: 1
 # saved: m0, la0, pivot, T0, T1
-# certificate: loss <= 0.9, gradient <= 2.0 (1 + kappa) ulp at 1432 points
+# certificate: loss <= 0.9, gradient <= 2.0 (1 + kappa) ulp at 1496 points
 """Information maximization.
 
 Liang et al. 2020 (SHOT), arXiv:2002.08546; Krause et al. 2010

@@ -6,7 +6,7 @@
 # statistics: 1
 # sweeps: 1
 # saved: m0, la0
-# certificate: loss <= 0.6, gradient <= 0.2 (1 + kappa) ulp at 816 points
+# certificate: loss <= 0.6, gradient <= 0.2 (1 + kappa) ulp at 864 points
 """Label-distribution-aware margin loss.
 
 Cao et al. 2019, arXiv:1906.07413

@@ -6,7 +6,7 @@
 # statistics: 3
 # sweeps: 1
 # saved: m1, la1, m2, la2, pivot
-# certificate: loss <= 1.1, gradient <= 0.7 (1 + kappa) ulp at 690 points
+# certificate: loss <= 0.7, gradient <= 0.7 (1 + kappa) ulp at 736 points
 """Partial-label loss, the logarithm of the candidates' probability.
 
 Feng et al. 2020, arXiv:2007.08929 (CC)

@@ -7,7 +7,7 @@
 # statistics: 2
 # sweeps: 2
 # saved: m0, la0, m1, la1
-# certificate: loss <= 0.6, gradient <= 0.6 (1 + kappa) ulp at 872 points
+# certificate: loss <= 0.6, gradient <= 0.6 (1 + kappa) ulp at 996 points
 """Seesaw loss.
 
 Wang et al. 2021, arXiv:2008.10032

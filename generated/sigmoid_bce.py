@@ -6,7 +6,7 @@
 # statistics: 1
 # sweeps: 1
 # saved: nothing
-# certificate: loss <= 0.9, gradient <= 0.5 (1 + kappa) ulp at 736 points
+# certificate: loss <= 0.9, gradient <= 0.5 (1 + kappa) ulp at 768 points
 """Multi-label binary cross-entropy.
 
 torch.nn.functional.binary_cross_entropy_with_logits

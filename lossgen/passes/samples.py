@@ -26,6 +26,7 @@ from lossgen.passes.shapes import (
     PAIRS,
     PER_POINT,
     SOMETIMES,
+    SPARED,
     Shape,
     counted,
 )
@@ -87,11 +88,14 @@ def sample_rows(stable: GradedLoss, seed: int = 20230711) -> list[Row]:
 def _apart(
     spec: LossSpec, inputs: Mapping[str, Input], points: Sequence[dict[str, float]]
 ) -> list[Row]:
-    """Rows at the end of what float32 holds, where a parameter is 0: 0·∞; and two classes."""
+    """Rows at the end of what float32 holds, where a parameter is 0: 0·∞; two classes; and masks
+    at parameters that may leave a term out which hides the others, as sum(p**q) at q = 1."""
     rng = np.random.default_rng(29)
     zeros = [p for p in points[1:] if 0.0 in p.values() and 0.0 not in points[0].values()]
     found = [(point, shape) for point in zeros for shape in LAST]
     found += [(points[0], shape) for shape in PAIRS if shape.classes >= spec.min_classes]
+    if any(_specials(entry) == 6 for entry in inputs.values()):
+        found += [(point, SPARED) for point in points[1:]]
     return [_drawn(inputs, point, shape, rng) for point, shape in found]
 
 
@@ -107,6 +111,8 @@ def _with_ends_apart(
     sure = [Shape(other=17.0, near=1.0, holds=6), Shape(other=40.0, near=1.0, holds=6)]
     sure += [Shape(other=22.0, near=1.0, holds=6, classes=2)] * (spec.min_classes <= 2)
     sure += [Shape(other=9.0, near=1.0, holds=6), Shape(other=6.0, near=1.0, holds=6)]
+    sure += [Shape(target=17.0, near=1.0, holds=k + 1) for k in range(6)]
+    sure += [Shape(other=17.0, near=1.0, holds=k) for k in (3, 5)]
     found = [_drawn(inputs, point, shape, rng) for shape in sure]
     numbers = [n for n, e in inputs.items() if e.kind == "row"]
     for holds in (1, 2, 4, 6) if numbers else ():

@@ -18,6 +18,7 @@ __all__ = [
     "PAIRS",
     "PER_POINT",
     "SOMETIMES",
+    "SPARED",
     "Shape",
     "counted",
 ]
@@ -105,6 +106,8 @@ PER_POINT = 2
 CONFIDENT = Shape(target=110.0, near=1.0)
 #: And where the largest class alone counts, which is not y: 1 - q of a scaled softmax.
 ALONE = Shape(other=3.5, near=1.0, holds=6)
+#: And where a mask spares it: of w·log(1 - p) no infinity, but what the others leave.
+SPARED = Shape(other=17.0, near=1.0, holds=5)
 #: And, where a parameter is 0, what is the last that float32 holds.
 LAST = (Shape(other=96.0, near=1.0), Shape(target=96.0, near=1.0))
 #: And of two, of which the other is fairly sure: no difference of the two vanishes.
