@@ -269,10 +269,10 @@ LOSS = rt.RowLoss(
             uses=frozenset([]), parameters=(), inputs=("level",), streams=(), n_saved=0, n_state=1,
             torch_rows=_torch_rows, torch_backward=_torch_backward, forward_kernel=_forward_kernel,
             merge_kernel=_merge_kernel, backward_kernel=_backward_kernel,
-            fused_kernel=_fused_kernel, c_source=_C_SOURCE,
+            fused_kernel=_fused_kernel, c_source=_C_SOURCE, indexed=True,
             tiled=rt.Tiled(
                 sweeps=((_tiled_sweep_kernel, _tiled_merge_kernel, 1),), n_coefficients=0, row=None,
-                gradient=_tiled_gradient_kernel, sparse=(False,), work=28,
+                gradient=_tiled_gradient_kernel, sparse=(False,), work=15,
             ),
         ),
     ),

@@ -777,14 +777,14 @@ LOSS = rt.RowLoss(
             uses=frozenset([]), parameters=("alpha", "gamma"), inputs=(), streams=(), n_saved=5,
             n_state=7, torch_rows=_torch_rows, torch_backward=_torch_backward,
             forward_kernel=_forward_kernel, merge_kernel=None, backward_kernel=_backward_kernel,
-            fused_kernel=_fused_kernel, c_source=_C_SOURCE, bound=8.0,
+            fused_kernel=_fused_kernel, c_source=_C_SOURCE, bound=8.0, indexed=True,
             tiled=rt.Tiled(
                 sweeps=(
                     (_tiled_sweep_kernel, _tiled_merge_kernel, 5),
                     (_tiled_sweep_kernel_2, _tiled_merge_kernel_2, 2),
                 ),
                 n_coefficients=9, row=_tiled_row_kernel, gradient=_tiled_gradient_kernel,
-                sparse=(False,), work=55,
+                sparse=(False,), work=42,
             ),
         ),
     ),

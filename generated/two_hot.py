@@ -565,9 +565,10 @@ LOSS = rt.RowLoss(
             n_saved=4, n_state=8, torch_rows=_torch_rows, torch_backward=_torch_backward,
             forward_kernel=_forward_kernel, merge_kernel=_merge_kernel,
             backward_kernel=_backward_kernel, fused_kernel=_fused_kernel, c_source=_C_SOURCE,
+            indexed=True,
             tiled=rt.Tiled(
                 sweeps=((_tiled_sweep_kernel, _tiled_merge_kernel, 8),), n_coefficients=4,
-                row=_tiled_row_kernel, gradient=_tiled_gradient_kernel, sparse=(False,), work=49,
+                row=_tiled_row_kernel, gradient=_tiled_gradient_kernel, sparse=(False,), work=36,
             ),
         ),
     ),

@@ -83,6 +83,12 @@ class Variant(RowModel):
         return tuple(accumulate(lengths[:-1], initial=0))
 
     @cached_property
+    def indexed(self) -> bool:
+        """Is a class's number among what its sums or gradients are made of?"""
+        functions = [*self.program.lifts, self.program.gradient]
+        return any(line.name == "index" for f in functions for line in f.lines)
+
+    @cached_property
     def work(self) -> int:
         return max(map(_operations, [*self.program.lifts, self.program.gradient]))
 
@@ -168,13 +174,11 @@ def _place(pivot: str, names: Sequence[str]) -> int:
 
 
 def _operations(function: Function) -> int:
-    """A rough count: a line is one, a reduction another, a function of the vocabulary four; the
-    index of a class stays in a register, which weighs as much as fourteen."""
+    """A rough count: a line is one, a reduction another, a function of the vocabulary four."""
     lines = function.lines
-    index = 13 * any(line.name == "index" for line in lines)
     calls = [n.op for line in lines for n in walk(line.value) if isinstance(n, Call)]
     reductions = sum(op in REDUCTIONS or op == "take" for op in calls)
-    return len(lines) + index + reductions + 4 * sum(op in BUILTINS or op in OPS for op in calls)
+    return len(lines) + reductions + 4 * sum(op in BUILTINS or op in OPS for op in calls)
 
 
 def _suffixes(compiled: Compiled) -> list[str]:

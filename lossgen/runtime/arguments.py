@@ -123,7 +123,7 @@ class Variant:
 
     ``streams`` are all class inputs of the loss.  There is no ``merge_kernel`` where a row takes
     several sweeps: one program then does the whole row.  ``from_first``: the loss has no target,
-    and the program takes class 0 for it.
+    and the program takes class 0 for it.  ``indexed``: each class's number is computed with.
     """
 
     uses: frozenset[str]
@@ -146,6 +146,7 @@ class Variant:
     c_source: str = ""  # a module written by hand may have none: torch on the CPU
     tiled: Tiled | None = None
     from_first: bool = False
+    indexed: bool = False
 
 
 def numbers(loss: str, declared: Sequence[Parameter], values: Sequence[Any]) -> list[Any]:

@@ -71,8 +71,8 @@ def config(
     architecture: str = "",
 ) -> Config:
     """The launch of kernel ``role`` for rows of ``n_classes``; ``streams``: class inputs beside
-    the logits, which share the registers; ``heavy``, ``narrow``: ``is_heavy`` and ``is_narrow``.
-    What was measured on an ``architecture`` goes before what is counted."""
+    the logits, and the index, which share the registers; ``heavy``, ``narrow``: ``is_heavy`` and
+    ``is_narrow``.  What was measured on an ``architecture`` goes before what is counted."""
     many = narrow and role != "backward"
     chosen = _configured(role, n_classes, hip, heavy or streams > 0, heavy, many)
     if architecture not in ROWS or chosen.rows > 1 or many:
@@ -110,7 +110,7 @@ def config_of(
     role: str, variant: Variant, n_classes: int, hip: bool, architecture: str = ""
 ) -> Config:
     """The launch of a variant's kernel ``role``."""
-    heavy, streams = is_heavy(variant), len(variant.streams)
+    heavy, streams = is_heavy(variant), len(variant.streams) + variant.indexed
     narrow = heavy and is_narrow(variant)
     return config(role, n_classes, hip, streams, heavy, narrow, architecture)
 

@@ -162,7 +162,8 @@ class Dies:
         os._exit(134)
 
 
-HELD = dict(uses=frozenset(), streams=(), inputs=(), n_saved=2, n_state=2, merge_kernel=None,
+HELD = dict(uses=frozenset(), streams=(), inputs=(), indexed=False, n_saved=2, n_state=2,
+            merge_kernel=None,
             tiled=None, arithmetic="float32")
 DYING = SimpleNamespace(**HELD, forward_kernel=Dies())
 LOSS = SimpleNamespace(inputs=(), streams=(), variants=(DYING,))
