@@ -1,7 +1,7 @@
 """Rows that are sure of every label: what it leaves of a probability, in float32.
 
 The certificate never tried them where the labels are not the target (CORAL was certified at 0.9 ulp
-and had 2 % of its loss wrong on a row that it liked).
+and had 0.2 % of its loss wrong on a row that it liked).
 """
 
 from __future__ import annotations
