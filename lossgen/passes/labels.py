@@ -39,12 +39,13 @@ class Labels:
         """A sum in its accurate form."""
         if not isinstance(expr, Add):
             return expr
-        for term, other in permutations(expr.args, 2):
+        for term in expr.args:
             for part in self._parts(term):
                 scale = term / part[0]
-                left = self._left(part, -other / scale)
-                if left is not None:
-                    return self.total(expr - term - other + scale * left)
+                for other in expr.args:
+                    left = None if other is term else self._left(part, -other / scale)
+                    if left is not None:
+                        return self.total(expr - term - other + scale * left)
         return self._of_sums(expr)
 
     def _parts(self, term: Expr) -> list[Part]:

@@ -346,9 +346,9 @@ class Subsets:
             return bool(expr.args[0].is_nonpositive)
         if isinstance(expr, Pow):
             return bool(expr.exp.is_nonnegative) and self.is_share(expr.base)
-        return self.is_share_at_corners(expr) if isinstance(expr, Add) else _has_range(expr)
+        return self._is_share_at_corners(expr) if isinstance(expr, Add) else _has_range(expr)
 
-    def is_share_at_corners(self, expr: Expr) -> bool:
+    def _is_share_at_corners(self, expr: Expr) -> bool:
         """A polynomial, linear in each of a few shares, is extreme where they are 0 or 1."""
         count = self.built.vocabulary.classes
         parts = {n for n in expr.atoms(Function) if _has_range(n)} | {1 / count}

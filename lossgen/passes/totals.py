@@ -41,10 +41,11 @@ def _of_part(expr: Expr, subsets: Subsets) -> Expr:
     if not isinstance(expr, Add) or not subsets.logs:
         return expr
     plain = complement(expr, subsets.built.forms)
+    terms = Add.make_args(plain)
     for own, (form, weight) in subsets.logs.items():
-        for term in Add.make_args(plain):
-            scale = term / own if own in Mul.make_args(term) else None
-            shares = all(subsets.is_share(w) for w in (weight.o, weight.y))
-            if scale is not None and shares and -scale * form.s in Add.make_args(plain):
+        if not (subsets.is_share(weight.o) and subsets.is_share(weight.y)):
+            continue
+        for scale in (term / own for term in terms if own in Mul.make_args(term)):
+            if -scale * form.s in terms:
                 return plain + scale * (subsets.log_of_part(form, weight) - own + form.s)
     return expr
